@@ -1,0 +1,1 @@
+"""Runs what is due: polls, claims, calls handlers, renews leases, and drains."""
