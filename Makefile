@@ -1,0 +1,57 @@
+# Every target sets up what it needs by itself, given git, make and Python >= 3.11. Nothing outside this folder
+# is changed, but for a PostgreSQL server that the tests may have to install (see CONTRIBUTING.md).
+# PYTHON=… names the Python to use; ARGS=… is handed to the command of a target.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help dev test test-all check format generate requirements upgrade bench docs clean
+
+BIN := .venv/bin
+READY := .venv/ready
+ARGS ?=
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: $(READY) ## Run the quickstart: handlers on their schedules, on an embedded SQLite.
+	@$(BIN)/pyncette dev examples/quickstart $(ARGS)
+
+test: $(READY) ## Run the tests that need no cluster, on real servers.
+	$(BIN)/python -m pytest -m "not cluster and not long" $(ARGS)
+
+test-all: $(READY) ## Run every test.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Check format, lint, types, imports, and that generated files are current.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/generate.py --check
+
+format: $(READY) ## Format the code, and mend what the linter can.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+generate: $(READY) ## Write the files that are made from the code.
+	$(BIN)/python tools/generate.py
+
+requirements: $(READY) ## Pin requirements/*.txt again, after a change of what is asked for.
+	$(BIN)/python tools/compile_requirements.py $(ARGS)
+
+upgrade: $(READY) ## Pin requirements/*.txt to the newest versions.
+	$(BIN)/python tools/compile_requirements.py --upgrade $(ARGS)
+
+bench: $(READY) ## Measure, and write the table of docs/performance.md.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(READY) ## Build the documentation into site/.
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+clean: ## Remove what make made; the next target sets up again.
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site dist
+
+# Set up again only when what is asked for changed.
+$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml tools/set_up.py
+	@python=$$(PYTHON='$(PYTHON)' tools/find-python) && "$$python" tools/set_up.py
+	@touch $@

@@ -1,0 +1,42 @@
+"""
+Writes the files that are made from the code, or with --check says which of them are not current.
+
+A file that is made stands in GENERATED with the function that makes its text; nothing else needs to know of it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GENERATED: dict[str, Callable[[], str]] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the files that are made from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not current")
+    if parser.parse_args().check:
+        sys.exit(check())
+    write()
+
+
+def write() -> None:
+    for name, make in GENERATED.items():
+        path = ROOT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(make(), encoding="utf-8")
+
+
+def check() -> str | None:
+    stale = [name for name, make in GENERATED.items() if current(ROOT / name) != make()]
+    return f"not current: {', '.join(stale)}; run `make generate`" if stale else None
+
+
+def current(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+if __name__ == "__main__":
+    main()
