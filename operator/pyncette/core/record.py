@@ -1,0 +1,190 @@
+"""An instance as it is stored: whose it is, when it is next due, who holds it, and how it has gone so far."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from pyncette.clock import Duration, Instant
+from pyncette.core.spec import Spec
+
+MESSAGE_CHARACTERS_MAX: Final = 1024
+"""An error is kept with its record up to this length, as `lastRun.message` promises."""
+
+
+class Partition(NamedTuple):
+    """What workers claim from. A worker claims only from partitions of handlers that it registered."""
+
+    realm: str
+    """Keeps the tenants of one database apart; empty by default."""
+    handler: str
+    number: int = 0
+
+
+class Key(NamedTuple):
+    """Which record: keys of one partition are ordered by their three names, and scanned in that order."""
+
+    partition: Partition
+    task: str
+    instance: str = ""
+    """Empty for a task with a schedule of its own, and for a template."""
+    occurrence: str = ""
+    """Set for what lives beside its schedule: an overlapping run, a run on demand, a dead letter, a tally."""
+
+    def __str__(self) -> str:
+        name = f"{self.task}/{self.instance}" if self.instance else self.task
+        return f"{name}@{self.occurrence}" if self.occurrence else name
+
+
+class Lease(NamedTuple):
+    """The right to run a record and to write what became of it."""
+
+    id: str
+    """New with each claim; one claim gives the same id to all records of its batch."""
+    holder: str
+    expires_at: Instant
+
+
+class Outcome(Enum):
+    """How an occurrence ended. Each ends in exactly one way, and is counted."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DEAD_LETTERED = "deadLettered"
+    MISSED = "missed"
+    SKIPPED = "skipped"
+    REPLACED = "replaced"
+    LOST = "lost"
+    WITHDRAWN = "withdrawn"
+
+
+class Counts(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """How many occurrences ended in which way, since the record was created."""
+
+    succeeded: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+    missed: int = 0
+    skipped: int = 0
+    replaced: int = 0
+    lost: int = 0
+    withdrawn: int = 0
+
+
+class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A gap: occurrences that ended without a run, all in the same way."""
+
+    outcome: Outcome
+    first_at: Instant
+    last_at: Instant
+    count: int = 1
+    exact: bool = True
+    """False: *count* is a lower bound."""
+
+
+class Started(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The occurrence in progress, once it has to be told apart from what `due_at` and `began_at` say."""
+
+    scheduled_at: Instant
+    began_at: Instant
+    """The store's time of the first claim."""
+    dropped: tuple[Dropped, ...] = ()
+    """What the choice of this occurrence dropped; counted when it ends."""
+
+
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The resource that a record mirrors."""
+
+    uid: str
+    generation: int
+    spec_hash: str
+
+
+class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How it has gone so far."""
+
+    last_scheduled_at: Instant | None = None
+    last_started_at: Instant | None = None
+    last_ended_at: Instant | None = None
+    last_outcome: Outcome | None = None
+    last_attempts: int = 0
+    last_worker: str = ""
+    last_message: str = ""
+    last_success_at: Instant | None = None
+    last_failure_at: Instant | None = None
+    consecutive_failures: int = 0
+    counts: Counts = Counts()
+    lower_bound: bool = False
+    """True once a gap too large to be counted made `counts` a lower bound."""
+
+
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a record remembers that no store needs to compare: written with each completion, as one JSON text."""
+
+    born: int = 0
+    """The version that the record started with: tells a recreated record from the one before it."""
+    started: Started | None = None
+    exhausted: bool = False
+    """Suspended because attempts were spent; ends by a resume or by a new generation."""
+    withdrawn_at: Instant | None = None
+    """Stopped since then, and removed after a grace unless its resource returns."""
+    owner: Owner | None = None
+    summary: Summary = Summary()
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One instance as stored. A record never changes: a rule makes a new one, and `swap` puts it in its place."""
+
+    key: Key
+    spec: Spec
+    version: int
+    """Grows with each write but a renewal. A new record starts at the store's clock in microseconds."""
+    fence: int
+    """Grows with each claim; starts like `version`."""
+    due_at: Instant | None
+    """The next occurrence, or the one in progress; nominal, without jitter. None: no further one."""
+    schedule_since: Instant
+    """Since when this schedule counts; an interval counts from here."""
+    claimable_at: Instant | None
+    """When the record is next to be looked at. None: nothing is to run (suspended, finished)."""
+    lease_length: Duration
+    """A claim stamps its time plus this."""
+    attempt: int = 0
+    """Claims of the occurrence in progress that count; 0 if none is."""
+    began_at: Instant | None = None
+    """The time of the first claim of the occurrence in progress."""
+    lease: Lease | None = None
+    state: State = State()
+    locator: Any = None
+    """Where the store found it: the store's own business, and good only with this version."""
+
+
+class Run(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """A row of history: how one occurrence, or one gap of them, ended."""
+
+    id: str
+    scheduled_at: Instant
+    ended_at: Instant
+    outcome: Outcome
+    started_at: Instant | None = None
+    attempts: int = 0
+    worker: str = ""
+    message: str = ""
+    count: int = 1
+    """More than 1 for a gap; a lower bound if not `exact`."""
+    exact: bool = True
+
+
+class HistoryRow(NamedTuple):
+    """A run and the slot that it is kept in: writing to a slot replaces what was there, which bounds a history."""
+
+    slot: int
+    """Not negative for runs that succeeded, negative for the others."""
+    run: Run
+
+
+def replace(record: Record, **fields: Any) -> Record:
+    """Return *record* with *fields* in place of its own."""
+    return msgspec.structs.replace(record, **fields)
