@@ -1,0 +1,151 @@
+"""What a test may expect of the servers that it asks for."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
+from tests.servers.wrong_clock import wrong_clock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OwnPostgres]:
+    """One server for this module, which each test leaves running."""
+    server = open_postgres(own=True)
+    assert isinstance(server, OwnPostgres)
+    with server:
+        yield server
+
+
+async def test_a_database_is_new_and_empty_and_gone_after_its_test(postgres: Postgres):
+    with postgres.fresh_database() as one, postgres.fresh_database() as other:
+        connection = await asyncpg.connect(one)
+        await connection.execute("CREATE TABLE here (id int)")
+        tables = "SELECT tablename FROM pg_tables WHERE tablename = 'here'"
+
+        assert len(postgres.execute(tables, one)) == 1
+        assert postgres.execute(tables, other) == []
+
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        postgres.execute("SELECT 1", one)
+    await connection.close()
+
+
+def test_the_product_is_tested_as_a_user_who_is_no_superuser(server: OwnPostgres):
+    with server.fresh_database() as url:
+        rows = server.execute("SELECT usesuper FROM pg_user WHERE usename = current_user", url)
+
+    assert [row["usesuper"] for row in rows] == [False]
+
+
+def test_the_password_is_really_asked_for(server: OwnPostgres):
+    with server.fresh_database() as url, pytest.raises(asyncpg.InvalidPasswordError):
+        server.execute("SELECT 1", url.replace(server.password, "wrong"))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_stopped_server_answers_nobody_and_comes_back_on_its_port_with_its_data(server: OwnPostgres, mode):
+    with server.fresh_database() as url:
+        server.execute("CREATE TABLE kept AS SELECT 7 AS seven", url)
+
+        with server.stopped(mode), pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=1)
+
+        assert server.execute("SELECT seven FROM kept", url)[0]["seven"] == 7
+
+
+async def test_killing_connections_ends_those_of_one_database_alone(server: OwnPostgres):
+    with server.fresh_database() as url, server.fresh_database() as other:
+        killed = await asyncpg.connect(url)
+        spared = await asyncpg.connect(other)
+
+        assert server.kill_connections(url) == 1
+
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+            await killed.fetch("SELECT 1")
+        assert await spared.fetchval("SELECT 1") == 1
+        await spared.close()
+
+
+@pytest.mark.parametrize("minutes", [1, -1])
+def test_a_server_can_run_with_a_clock_that_differs_by_a_minute(server: OwnPostgres, minutes):
+    server.restart(clock_ahead=timedelta(minutes=minutes))
+    told = server.execute("SELECT clock_timestamp() AS now")[0]["now"]
+    server.restart()
+    corrected = server.execute("SELECT clock_timestamp() AS now")[0]["now"]
+
+    assert told - datetime.now(UTC) == pytest.approx(timedelta(minutes=minutes), abs=timedelta(seconds=20))
+    assert corrected - datetime.now(UTC) == pytest.approx(timedelta(0), abs=timedelta(seconds=20))
+
+
+def test_a_server_ends_with_the_tests_even_if_they_are_killed():
+    program = (
+        "import sys, tests.servers as servers\n"
+        "server = servers.open_postgres(own=True)\n"
+        "print(server.port, flush=True); sys.stdin.read()"
+    )
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    port = int(tests.stdout.readline())
+    connection = socket.create_connection(("127.0.0.1", port))
+
+    os.kill(tests.pid, signal.SIGKILL)
+    tests.communicate()
+
+    # The server hangs up when it ends; a server that stays would leave this waiting.
+    connection.settimeout(30)
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+def test_a_server_named_by_the_environment_is_used_as_it_is(server: OwnPostgres, monkeypatch):
+    monkeypatch.setenv("PYNCETTE_TEST_POSTGRES_URL", server.url_of("postgres"))
+
+    given = open_postgres()
+
+    assert isinstance(given, GivenPostgres)
+    with given.fresh_database() as url:
+        assert urlsplit(url).port == server.port
+        assert given.execute("SELECT 1 AS one", url)[0]["one"] == 1
+
+
+def test_a_missing_server_is_a_failure_that_names_the_command_that_installs_it(nothing_installed):
+    with pytest.raises(MissingServerError) as missing:
+        open_postgres()
+
+    assert "sudo apt-get install postgresql" in str(missing.value)
+    assert "PYNCETTE_TEST_POSTGRES_URL=postgresql://" in str(missing.value)
+
+
+def test_a_missing_wrong_clock_is_a_failure_that_names_the_command_that_installs_it(nothing_installed):
+    with pytest.raises(MissingServerError, match="sudo apt-get install libfaketime"):
+        wrong_clock(timedelta(minutes=1))
+
+
+def test_a_missing_server_fails_the_test_that_asks_for_it_and_skips_nothing(nothing_installed, pytester):
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makeconftest("from tests.conftest import postgres, postgres_url")
+    pytester.makepyfile("def test_asks(postgres_url): pass")
+
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(errors=1)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch, tmp_path):
+    """A machine on which there is no server, and no way to install one."""
+    monkeypatch.delenv("PYNCETTE_TEST_POSTGRES_URL", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tests.servers.postgres.PLACES", {})
+    monkeypatch.setattr("tests.servers.wrong_clock.PLACES", {})

@@ -1,0 +1,9 @@
+"""What can go wrong before a test has even begun."""
+
+
+class MissingServerError(Exception):
+    """No server of this kind could be had; the message names the command that brings one."""
+
+
+class ServerDidNotStartError(Exception):
+    """The server is installed, but did not come up; the message ends with what it logged."""
