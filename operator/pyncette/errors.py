@@ -23,16 +23,18 @@ class TaskLockedException(PyncetteException):
 
     def __init__(self, task: Any, locked_until: datetime.datetime | None = None) -> None:
         until = f" until {locked_until.isoformat()}" if locked_until else ""
-        super().__init__(f"Task {task} is locked{until}; wait for its run to end, or schedule it with force=True")
+        super().__init__(
+            f"Task {task} is locked{until}; wait for its run to end, or schedule it with force=True"
+        )
         self.task = task
         self.locked_until = locked_until
 
 
-class DoNotRetry(PyncetteException):  # noqa: N818 - reads as the order it gives
+class DoNotRetry(PyncetteException):
     """Raised by a handler: this occurrence has failed for good, whatever attempts are left."""
 
 
-class RetryAfter(PyncetteException):  # noqa: N818 - reads as the order it gives
+class RetryAfter(PyncetteException):
     """Raised by a handler: try this occurrence again after *delay*, instead of the backoff of its policy."""
 
     def __init__(self, delay: datetime.timedelta, message: str = "") -> None:
