@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 Instant: TypeAlias = int
@@ -17,31 +18,65 @@ MILLISECOND: Duration = 1_000
 SECOND: Duration = 1_000_000
 
 
+class Timer(Protocol):
+    """Something that was put off until an instant."""
+
+    def cancel(self) -> None: ...
+
+
 class Clock(Protocol):
     """What the time is, and how to wait for it. A worker has exactly one."""
 
     def now(self) -> Instant:
         """The time by which things are due and leases end. It never goes back."""
+        ...
+
+    def expired_at(self) -> Instant:
+        """
+        Leases that ended at or before this instant may be taken over: `now`, or earlier for a while after a step.
+
+        A step of the backend's clock makes leases look expired that are not: their holders are alive, and stamped them
+        by the clock of before.
+        """
+        ...
 
     def monotonic(self) -> Duration:
         """Time since an arbitrary origin, which no step of a clock moves: for the length of leases and of runs."""
+        ...
+
+    def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
+        """Call *callback* in the running loop, as soon as it is *at*."""
+        ...
 
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         """Return True as soon as *event* is set, or False once it is *until* (never, if None)."""
+        ...
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         """Take note of the backend's time, read between two readings of `monotonic`."""
+        ...
 
 
 class SystemClock:
-    """The time of this process, advanced by its monotonic clock and kept on the time of its backend."""
+    """
+    The time of the backend: this process's monotonic clock, on an origin that each answer of the backend corrects.
 
-    SLEW_STEP: Duration = 50 * MILLISECOND
-    """An observation that is off by less than this, or than its own uncertainty, moves the clock only forward."""
+    An answer pins the origin to within half its round trip; inside of that the origin is left alone. Until the first
+    answer it is the system's own. The clock never goes back: after a step backwards it stands still until it is reached.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, shortest_lease: Duration = 60 * SECOND, longest_lease: Duration = 60 * SECOND) -> None:
         self._origin = time.time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
+        self._observed = False
+        self._step_above = shortest_lease // 4
+        self._quarantine = longest_lease
+        self._stepped_by: Duration = 0
+        self._quarantined_until: Duration = 0
+
+    def expect_leases(self, shortest: Duration, longest: Duration) -> None:
+        """Set what counts as a step (a quarter of the shortest lease), and how long one is felt (the longest)."""
+        self._step_above, self._quarantine = shortest // 4, longest
 
     def now(self) -> Instant:
         reading = self._origin + time.monotonic_ns() // 1000
@@ -49,19 +84,35 @@ class SystemClock:
             self._latest = reading
         return self._latest
 
+    def expired_at(self) -> Instant:
+        now = self.now()
+        if self._stepped_by and self.monotonic() < self._quarantined_until:
+            return now - self._stepped_by
+        return now
+
     def monotonic(self) -> Duration:
         return time.monotonic_ns() // 1000
 
+    def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(0, at - self.now()) / SECOND, callback)
+
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
-        delay = None if until is None else max(0, until - self.now()) / SECOND
+        if until is None:
+            return await event.wait()
+        timer = asyncio.get_running_loop().call_later(max(0, until - self.now()) / SECOND, event.set)
         try:
-            async with asyncio.timeout(delay):
-                return await event.wait()
-        except TimeoutError:
-            return False
+            await event.wait()
+        finally:
+            timer.cancel()
+        return self.now() < until
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
-        origin = backend_now - (asked_at + answered_at) // 2
+        correction = backend_now - (asked_at + answered_at) // 2 - self._origin
         uncertainty = (answered_at - asked_at) // 2
-        if abs(origin - self._origin) > uncertainty:
-            self._origin = origin
+        if abs(correction) <= uncertainty:
+            return
+        self._origin += correction
+        if self._observed and abs(correction) > self._step_above:
+            self._stepped_by = max(0, correction)
+            self._quarantined_until = answered_at + self._quarantine
+        self._observed = True

@@ -116,8 +116,10 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     last_failure_at: Instant | None = None
     consecutive_failures: int = 0
     counts: Counts = Counts()
-    lower_bound: bool = False
-    """True once a gap too large to be counted made `counts` a lower bound."""
+    exact: bool = True
+    """False once a gap too large to be counted made `counts` a lower bound."""
+    rows: int = 0
+    """Rows of history written so far about other outcomes than success: tells the slot of the next one."""
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,6 +185,21 @@ class HistoryRow(NamedTuple):
     slot: int
     """Not negative for runs that succeeded, negative for the others."""
     run: Run
+
+
+class Change(NamedTuple):
+    """
+    A compare-and-swap: put *after* in the place of *before*.
+
+    Without *before* the record is created, if no record has its key; without *after* it is deleted. With both, the
+    keys are equal and `after.version` is greater. *history* is written with it or not at all; each row replaces
+    what its slot held for `history_of` (the key of *before* or *after*, unless it is given).
+    """
+
+    before: Record | None
+    after: Record | None
+    history: tuple[HistoryRow, ...] = ()
+    history_of: Key | None = None
 
 
 def replace(record: Record, **fields: Any) -> Record:

@@ -7,7 +7,20 @@ from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import HistoryRow, Key, Partition, Record, Run
+from pyncette.core.record import Change, Key, Partition, Record, Run
+
+__all__ = [
+    "MIN_READER",
+    "PORT_VERSION",
+    "SCHEMA_VERSION",
+    "Capabilities",
+    "Change",
+    "Claimed",
+    "Notification",
+    "Renewal",
+    "Renewed",
+    "Store",
+]
 
 PORT_VERSION: Final = 1
 """Grows when a store written for the port of before no longer fits."""
@@ -17,21 +30,6 @@ SCHEMA_VERSION: Final = 1
 
 MIN_READER: Final = 1
 """The oldest schema version whose programs may work on tables of `SCHEMA_VERSION`."""
-
-
-class Change(NamedTuple):
-    """
-    A compare-and-swap: put *after* in the place of *before*.
-
-    Without *before* the record is created, if no record has its key; without *after* it is deleted. With both, the
-    keys are equal and `after.version` is greater. *history* is written with it or not at all; each row replaces
-    what its slot held for `history_of` (the key of *before* or *after*, unless it is given).
-    """
-
-    before: Record | None
-    after: Record | None
-    history: tuple[HistoryRow, ...] = ()
-    history_of: Key | None = None
 
 
 class Claimed(NamedTuple):

@@ -1,0 +1,119 @@
+"""Chooses: which of several passed occurrences runs, when the next one is due, and how long a retry waits."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core.record import Dropped, Key, Outcome
+from pyncette.core.schedule import Schedule, count, first_after, nth_latest
+from pyncette.core.schedule import latest as latest_of
+from pyncette.core.spec import Missed, Policies, Retry
+
+SKIP_TOLERANCE: Final[Duration] = 10 * SECOND
+"""With `Missed.SKIP` and no starting deadline: as late as this an occurrence still starts."""
+
+ONE_OFF_TOLERANCE: Final[Duration] = 60 * SECOND
+"""With no starting deadline: a one-off this much older than its resource was meant for another time, and is missed."""
+
+BACKOFF_DOUBLINGS_MAX: Final = 40
+"""Doubling a microsecond this often passes any maximum that an instant can hold."""
+
+
+def fraction(key: Key, salt: int = 0) -> float:
+    """Return a number in [0, 1) that is hashed from *key*, and so the same on all workers and after restarts."""
+    text = "\0".join((*map(str, key.partition), *key[1:], str(salt)))
+    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest()) / (1 << 48)
+
+
+def jitter_of(key: Key, policies: Policies) -> Duration:
+    """Return how long after their due time the occurrences of this instance become claimable."""
+    return int(fraction(key) * policies.jitter) if policies.jitter else 0
+
+
+def backoff(retry: Retry, key: Key, attempt: int) -> Duration:
+    """Return the wait after the failed *attempt* (1, 2, …): doubling, bounded, and spread if the policy says so."""
+    delay = min(retry.initial << min(attempt - 1, BACKOFF_DOUBLINGS_MAX), retry.maximum)
+    return int(delay * (1 - fraction(key, attempt) / 2)) if retry.jitter else delay
+
+
+def next_due(schedule: Schedule | None, policies: Policies, since: Instant, after: Instant) -> Instant | None:
+    """Return the first occurrence after *after* that lies in the window, or None if there is no further one."""
+    if schedule is None:
+        return None
+    if policies.not_before is not None and after < policies.not_before:
+        after = policies.not_before - 1
+    at = first_after(schedule, after, since)
+    if at is not None and policies.not_after is not None and at > policies.not_after:
+        return None
+    return at
+
+
+class Choice(NamedTuple):
+    """What to do about the occurrences that have passed."""
+
+    run: Instant | None
+    """The occurrence to run; None: none of them."""
+    dropped: tuple[Dropped, ...]
+    """Those that end without a run."""
+    upcoming: Instant | None
+    """The occurrence after the one to run, or the next one if there is none to run; None: not known, or none."""
+
+
+def choose(schedule: Schedule, policies: Policies, since: Instant, due: Instant, at: Instant) -> Choice:
+    """
+    Choose among the occurrences from *due* up to *at* (the time of the first claim, less the jitter).
+
+    The same arguments give the same choice for ever, so a crash between a claim and what follows it changes nothing.
+    """
+    at = max(at, due)
+    late = late_until(policies, at)
+    if policies.missed is Missed.FAST_FORWARD or (policies.missed is Missed.ALL and not policies.max_catch_up):
+        if late is None or due >= late:
+            return Choice(due, (), None)
+        first = due
+        following = None
+    else:
+        following = next_due(schedule, policies, since, due)
+        if (following is None or following > at) and (late is None or due >= late):
+            return Choice(due, (), following)
+        first = _first_made_up_for(schedule, policies, since, due, at)
+    missed = _gap(Outcome.MISSED, schedule, since, due, first)
+    if late is None or first >= late:
+        return Choice(first, missed, following if first == due else None)
+    punctual = next_due(schedule, policies, since, late - 1)
+    end = at + 1 if punctual is None else punctual
+    outcome = Outcome.MISSED if policies.missed is Missed.SKIP else Outcome.SKIPPED
+    dropped = missed + _gap(outcome, schedule, since, first, end)
+    if punctual is None or punctual > at:
+        return Choice(None, dropped, punctual)
+    return Choice(punctual, dropped, None)
+
+
+def late_until(policies: Policies, at: Instant) -> Instant | None:
+    """Return the instant before which an occurrence is too old to be started at *at*, or None if none ever is."""
+    if policies.starting_deadline is not None:
+        return at - policies.starting_deadline
+    return at - SKIP_TOLERANCE if policies.missed is Missed.SKIP else None
+
+
+def _first_made_up_for(schedule: Schedule, policies: Policies, since: Instant, due: Instant, at: Instant) -> Instant:
+    if policies.missed is Missed.SKIP:
+        return due
+    if policies.not_after is not None:
+        at = min(at, policies.not_after)
+    if policies.missed is Missed.LATEST:
+        first = latest_of(schedule, at, since)
+    else:
+        first = nth_latest(schedule, at, policies.max_catch_up, since)
+    return due if first is None or first < due else first
+
+
+def _gap(outcome: Outcome, schedule: Schedule, since: Instant, first: Instant, end: Instant) -> tuple[Dropped, ...]:
+    """Return the occurrences from *first*, which is one, up to but not including *end*, as one gap."""
+    if first >= end:
+        return ()
+    further, exact = count(schedule, first, end - 1, since)
+    last = latest_of(schedule, end - 1, since) if further else None
+    return (Dropped(outcome, first, first if last is None else last, 1 + further, exact),)
