@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Clock, Instant
 from pyncette.core import rules
-from pyncette.core.record import Change, Key, Partition, Record
+from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.core.rules import Beginning, Ended, Held, Settlement
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import Tally, tallied
@@ -47,7 +47,9 @@ class Settling(NamedTuple):
 class Ledger:
     """The only writer of records. *wake* is told of each record that becomes claimable sooner than it was."""
 
-    def __init__(self, store: Store, clock: Clock, wake: Callable[[Partition, Instant], None] | None = None) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, wake: Callable[[Partition, Instant], None] | None = None
+    ) -> None:
         self.store = store
         self.clock = clock
         self._wake = wake
@@ -115,7 +117,9 @@ class Ledger:
         todo = [entry for entry in todo if entry[2].change is not None]
         tallies: list[Tally] = []
         for _ in range(SWAP_ATTEMPTS_MAX):
-            made = await self._swap([settlement.change for _, _, settlement in todo if settlement.change is not None])
+            made = await self._swap(
+                [settlement.change for _, _, settlement in todo if settlement.change is not None]
+            )
             lost = []
             for entry, ok in zip(todo, made, strict=True):
                 if not ok:
@@ -135,7 +139,9 @@ class Ledger:
                 settlement = rules.settle(now_held, settling[index].ended, self.clock.now())
                 if settlement.change is not None:
                     todo.append((index, now_held, settlement))
-        raise HeldElsewhereError(f"{todo[0][1].record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed")
+        raise HeldElsewhereError(
+            f"{todo[0][1].record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
+        )
 
     async def count(self, tallies: Iterable[Tally]) -> None:
         """Count what was removed at the records of its schedules and templates."""
@@ -148,14 +154,23 @@ class Ledger:
                 return
             records = await self._load(homes)
             now = self.clock.now()
-            changes = [_tally_all(record, by_home[home], now) for home, record in zip(homes, records, strict=True)]
+            changes = [
+                _tally_all(record, by_home[home], now) for home, record in zip(homes, records, strict=True)
+            ]
             made = await self._swap(changes)
             homes = [home for home, ok in zip(homes, made, strict=True) if not ok]
-        logger.error("outcomes of removed instances were not counted", extra={"records": [str(home) for home in homes]})
+        logger.error(
+            "outcomes of removed instances were not counted", extra={"records": [str(home) for home in homes]}
+        )
 
     async def _write_starts(self, writing: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
         """First what lives beside a schedule, then the schedule: a crash between the two repeats harmlessly."""
-        creations = [(beginning, change) for beginning, _ in writing for change in beginning.first if change.before is None]
+        creations = [
+            (beginning, change)
+            for beginning, _ in writing
+            for change in beginning.first
+            if change.before is None
+        ]
         created = await self._swap([change for _, change in creations])
         refused = {id(beginning) for (beginning, _), ok in zip(creations, created, strict=True) if not ok}
         moves = [
@@ -179,7 +194,9 @@ class Ledger:
             if ok and beginning.tally is not None
         )
         for beginning, policies, change in contested:
-            ready += await self._start_again(beginning, policies, change, created=id(beginning) not in refused)
+            ready += await self._start_again(
+                beginning, policies, change, created=id(beginning) not in refused
+            )
         return ready
 
     async def _start_again(
@@ -201,7 +218,11 @@ class Ledger:
         size = self.store.capabilities.swap_batch_max
         if len(keys) <= size:
             return await self.store.load(keys)
-        return [record for at in range(0, len(keys), size) for record in await self.store.load(keys[at : at + size])]
+        return [
+            record
+            for at in range(0, len(keys), size)
+            for record in await self.store.load(keys[at : at + size])
+        ]
 
     async def _swap(self, changes: Sequence[Change]) -> list[bool]:
         size = self.store.capabilities.swap_batch_max
@@ -209,7 +230,11 @@ class Ledger:
             return []
         if len(changes) <= size:
             return await self.store.swap(changes)
-        return [made for at in range(0, len(changes), size) for made in await self.store.swap(changes[at : at + size])]
+        return [
+            made
+            for at in range(0, len(changes), size)
+            for made in await self.store.swap(changes[at : at + size])
+        ]
 
     async def _announce(self, changes: Iterable[Change | None]) -> None:
         """Tell of what is now claimable sooner than it was; only that, since telling costs a backend more than it seems."""
@@ -244,6 +269,6 @@ def _tally_all(home: Record | None, tallies: Sequence[Tally], now: Instant) -> C
         rows += change.history
     assert record is not None
     if home is not None:
-        record = rules.replace(record, version=home.version + 1)
+        record = replace(record, version=home.version + 1)
     latest_by_slot = {row.slot: row for row in rows}
     return Change(home, record, tuple(latest_by_slot.values()))

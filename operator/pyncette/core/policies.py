@@ -69,7 +69,9 @@ def choose(schedule: Schedule, policies: Policies, since: Instant, due: Instant,
     """
     at = max(at, due)
     late = late_until(policies, at)
-    if policies.missed is Missed.FAST_FORWARD or (policies.missed is Missed.ALL and not policies.max_catch_up):
+    if policies.missed is Missed.FAST_FORWARD or (
+        policies.missed is Missed.ALL and not policies.max_catch_up
+    ):
         if late is None or due >= late:
             return Choice(due, (), None)
         first = due
@@ -98,7 +100,9 @@ def late_until(policies: Policies, at: Instant) -> Instant | None:
     return at - SKIP_TOLERANCE if policies.missed is Missed.SKIP else None
 
 
-def _first_made_up_for(schedule: Schedule, policies: Policies, since: Instant, due: Instant, at: Instant) -> Instant:
+def _first_made_up_for(
+    schedule: Schedule, policies: Policies, since: Instant, due: Instant, at: Instant
+) -> Instant:
     if policies.missed is Missed.SKIP:
         return due
     if policies.not_after is not None:
@@ -110,7 +114,9 @@ def _first_made_up_for(schedule: Schedule, policies: Policies, since: Instant, d
     return due if first is None or first < due else first
 
 
-def _gap(outcome: Outcome, schedule: Schedule, since: Instant, first: Instant, end: Instant) -> tuple[Dropped, ...]:
+def _gap(
+    outcome: Outcome, schedule: Schedule, since: Instant, first: Instant, end: Instant
+) -> tuple[Dropped, ...]:
     """Return the occurrences from *first*, which is one, up to but not including *end*, as one gap."""
     if first >= end:
         return ()

@@ -131,7 +131,9 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
         return Settlement(Change(held.record, _to_be_retried(held, now + ended.retry_after)))
     if retry.wait_for_lease:
         return Settlement(None)
-    return Settlement(Change(held.record, _to_be_retried(held, now + backoff(retry, held.record.key, held.attempt))))
+    return Settlement(
+        Change(held.record, _to_be_retried(held, now + backoff(retry, held.record.key, held.attempt)))
+    )
 
 
 def unstarted(held: Held, now: Instant) -> Settlement:
@@ -214,11 +216,15 @@ def _start_beside(held: Held, now: Instant) -> Beginning:
     due = _following(held, now)
     summary = with_dropped(record.state.summary, held.dropped)
     state = replace(record.state, started=None, summary=summary)
-    after = replace(_idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state)
+    after = replace(
+        _idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state
+    )
     rows = rows_of(record.state.summary, policies, gap_runs(record.key, held.dropped, now))
     moved = Change(record, None) if _is_removed(after, policies) else Change(record, after, rows)
     # What the template of a removed instance counts is the run itself, when it is over.
-    return Beginning(Held(sibling, policies, held.scheduled_at, held.began_at, 1), (Change(None, sibling), moved))
+    return Beginning(
+        Held(sibling, policies, held.scheduled_at, held.began_at, 1), (Change(None, sibling), moved)
+    )
 
 
 def _none_to_run(
@@ -227,7 +233,9 @@ def _none_to_run(
     """Move on without a run: all that had passed is missed or skipped."""
     summary = with_dropped(record.state.summary, dropped)
     state = replace(record.state, summary=summary)
-    after = replace(_idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state)
+    after = replace(
+        _idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state
+    )
     runs = gap_runs(record.key, dropped, now)
     if _is_removed(after, policies):
         return Beginning(None, (Change(record, None),), Tally(home_of(record.key), summary, runs))

@@ -67,7 +67,9 @@ def created(
     )
 
 
-def edited(record: Record, spec: Spec, policies: Policies, now: Instant, *, owner: Owner | None = None) -> Record:
+def edited(
+    record: Record, spec: Spec, policies: Policies, now: Instant, *, owner: Owner | None = None
+) -> Record:
     """
     Return *record* with *spec* in force from now on.
 
@@ -79,7 +81,9 @@ def edited(record: Record, spec: Spec, policies: Policies, now: Instant, *, owne
     anew = moved or _resumes(record, spec, policies, owner)
     since = now if moved else record.schedule_since
     started = started_of(record, policies) if in_progress(record) else None
-    state = replace(state, owner=owner or state.owner, withdrawn_at=None, exhausted=state.exhausted and not anew)
+    state = replace(
+        state, owner=owner or state.owner, withdrawn_at=None, exhausted=state.exhausted and not anew
+    )
     due = record.due_at
     if started is None or policies.mode is Mode.AT_MOST_ONCE:
         if anew:
@@ -240,7 +244,9 @@ def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None
     if record.spec.policies is not None and record.spec.policies.suspend and not policies.suspend:
         return True
     before = record.state.owner
-    newer = owner is not None and (before is None or owner.uid != before.uid or owner.generation > before.generation)
+    newer = owner is not None and (
+        before is None or owner.uid != before.uid or owner.generation > before.generation
+    )
     return record.state.exhausted and (newer or spec != record.spec)
 
 
