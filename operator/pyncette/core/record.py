@@ -202,21 +202,6 @@ class Change(NamedTuple):
     history_of: Key | None = None
 
 
-class Change(NamedTuple):
-    """
-    A compare-and-swap: put *after* in the place of *before*.
-
-    Without *before* the record is created, if no record has its key; without *after* it is deleted. With both, the
-    keys are equal and `after.version` is greater. *history* is written with it or not at all; each row replaces
-    what its slot held for `history_of` (the key of *before* or *after*, unless it is given).
-    """
-
-    before: Record | None
-    after: Record | None
-    history: tuple[HistoryRow, ...] = ()
-    history_of: Key | None = None
-
-
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
