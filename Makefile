@@ -8,6 +8,8 @@
 
 BIN := .venv/bin
 READY := .venv/ready
+# Its notice is of a theme that we know of: see docs/dependencies.md.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 ARGS ?=
 
 help: ## Show this list.
@@ -22,12 +24,13 @@ test: $(READY) ## Run the tests that need no cluster, on real servers.
 test-all: $(READY) ## Run every test.
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## Check format, lint, types, imports, and that generated files are current.
+check: $(READY) ## Check format, lint, types, imports, links, and that generated files are current.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/generate.py --check
+	$(MKDOCS)
 
 format: $(READY) ## Format the code, and mend what the linter can.
 	$(BIN)/ruff check --fix-only .
@@ -46,7 +49,7 @@ bench: $(READY) ## Measure, and write the table of docs/performance.md.
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(READY) ## Build the documentation into site/.
-	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	$(MKDOCS) $(ARGS)
 
 clean: ## Remove what make made; the next target sets up again.
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site dist
