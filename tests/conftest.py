@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import OwnPostgres, Postgres, open_postgres
+from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
 
 pytest_plugins = ["pytester"]
 
@@ -12,7 +12,7 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The session's PostgreSQL: for databases, and not to be stopped, since it may be somebody's and is everybody's."""
-    server = open_postgres()
+    server = _postgres_or_failure()
     yield server
     server.close()
 
@@ -27,7 +27,15 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture
 def own_postgres() -> Iterator[OwnPostgres]:
     """A PostgreSQL for this test alone, to stop, start, crash and put the clock wrong on (about a second to bring up)."""
-    server = open_postgres(own=True)
+    server = _postgres_or_failure(own=True)
     assert isinstance(server, OwnPostgres)
     with server:
         yield server
+
+
+def _postgres_or_failure(*, own: bool = False) -> GivenPostgres | OwnPostgres:
+    """A missing server fails the test with what there is to do about it, and without a traceback around that."""
+    try:
+        return open_postgres(own=own)
+    except MissingServerError as missing:
+        pytest.fail(str(missing), pytrace=False)

@@ -139,7 +139,11 @@ def test_a_missing_server_fails_the_test_that_asks_for_it_and_skips_nothing(noth
     pytester.makeconftest("from tests.conftest import postgres, postgres_url")
     pytester.makepyfile("def test_asks(postgres_url): pass")
 
-    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(errors=1)
+    run = pytester.runpytest("-p", "no:cacheprovider")
+
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("*sudo apt-get install postgresql*")
+    run.stdout.no_fnmatch_line("*tests/servers/postgres.py*")
 
 
 @pytest.fixture
