@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
-from pyncette.clock import Duration, Timer
+from pyncette.clock import Clock, Duration, Timer
 from pyncette.core.record import Partition
 from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
-
-if TYPE_CHECKING:
-    from pyncette.worker.service import Worker
+from pyncette.core.tallies import run_id
 
 
 class Registration(Protocol):
@@ -44,12 +42,30 @@ class Registration(Protocol):
 class Occurrence:
     """A run in this process. It lives from its claim until its handler returns."""
 
-    __slots__ = ("ending", "held", "lease_lost", "lease_until", "registration", "task", "timers", "worker")
+    __slots__ = (
+        "_clock",
+        "_renew",
+        "ending",
+        "held",
+        "lease_lost",
+        "lease_until",
+        "registration",
+        "task",
+        "timers",
+    )
 
-    def __init__(self, held: Held, registration: Registration, worker: Worker, lease_until: Duration) -> None:
+    def __init__(
+        self,
+        held: Held,
+        registration: Registration,
+        renew: Callable[[Occurrence], Any],
+        clock: Clock,
+        lease_until: Duration,
+    ) -> None:
         self.held = held
         self.registration = registration
-        self.worker = worker
+        self._renew = renew
+        self._clock = clock
         self.lease_until = lease_until
         """Until when the lease is surely ours, by this process's monotonic clock."""
         self.lease_lost = False
@@ -69,14 +85,33 @@ class Occurrence:
 
     def lease_remaining(self) -> Duration:
         """How long the lease is surely ours, if nobody renews it; not negative."""
-        return max(0, self.lease_until - self.worker.clock.monotonic())
+        return max(0, self.lease_until - self._clock.monotonic())
 
     async def heartbeat(self) -> bool:
         """Renew the lease, and say whether it is still ours."""
-        return await self.worker.renew(self)
+        held: bool = await self._renew(self)
+        return held
 
     def cancel(self, ending: Ending) -> None:
         """End the run from outside, and remember why."""
         if self.ending is None and self.task is not None:
             self.ending = ending
             self.task.cancel()
+
+    def lose(self) -> None:
+        """Take note that the lease is gone: what the run does from now on is not written."""
+        if not self.lease_lost:
+            self.lease_lost = True
+            if self.renews_itself and self.task is not None:
+                self.task.cancel()
+
+    def facts(self) -> dict[str, Any]:
+        """What a log line about this run says beside its sentence."""
+        record = self.held.record
+        return {
+            "task": record.key.task,
+            "instance": record.key.instance,
+            "run_id": run_id(record.key, record.fence),
+            "attempt": self.held.attempt,
+            "scheduled_at": self.held.scheduled_at,
+        }

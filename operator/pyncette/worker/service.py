@@ -1,14 +1,33 @@
-"""Runs what is due in one process: claims, calls handlers, writes what became of them, and renews their leases."""
+"""A worker: runs in one process what is due, until it is told to stop, and then leaves nothing behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, NamedTuple, Protocol
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
+from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.core.record import Partition
+from pyncette.core.rules import Ending
+from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
+from pyncette.worker.outbox import Outbox
+from pyncette.worker.patience import Patience
+from pyncette.worker.poll import Poller
+from pyncette.worker.renew import RenewalThread, Renewer, renew
+from pyncette.worker.run import Runs
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS: Final = 10.0
+"""How long a worker that stops tries to write its last results, and to give back what it holds."""
+
+CANCELLED_SECONDS: Final = 5.0
+"""How long a cancelled handler may take to clean up."""
 
 
 class WorkerSettings(NamedTuple):
@@ -21,8 +40,7 @@ class WorkerSettings(NamedTuple):
     batch_size: int = 100
     """Records of one claim, at most."""
     poll_interval: Duration = 1 * SECOND
-    grace: Duration | None = None
-    """How long a drain lets handlers run; None: until they return."""
+    """The longest time between two looks, where the backend cannot notify."""
 
 
 class Listener(Protocol):
@@ -31,3 +49,172 @@ class Listener(Protocol):
     def polled(self, seconds: float, error: BaseException | None) -> None:
         """A look for claimable records is over."""
         ...
+
+
+class Worker:
+    """
+    Runs what is due.
+
+    It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
+    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        clock: Clock,
+        registrations: Sequence[Registration],
+        settings: WorkerSettings,
+        renewal_store: Callable[[], Store] | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._renewal_store = renewal_store
+        self._listeners = listeners
+        self._patience = Patience()
+        self._outbox = Outbox(ledger, self._wake, self._patience)
+        self._runs = Runs(clock, self._outbox, settings.slots, self._heartbeat)
+        self._poller = Poller(
+            ledger,
+            clock,
+            self._runs,
+            self._outbox,
+            self._patience,
+            registrations,
+            settings.holder,
+            settings.batch_size,
+            settings.poll_interval,
+            self._polled,
+        )
+        self._grace_seconds: float | None = None
+        ledger.on_claimable(self._wake)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the backend answered when it was last asked."""
+        return self._patience.ready
+
+    @property
+    def last_polled_at(self) -> Instant | None:
+        """When the last look for claimable records ended; None before the first. A wait for the next counts as a look."""
+        return self._poller.polled_at
+
+    @property
+    def running(self) -> Sequence[Occurrence]:
+        """What runs now."""
+        return list(self._runs.running.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is claimed, running or unwritten, and nothing is claimable, as far as is known."""
+        return self._poller.is_parked and not self._runs.running and not len(self._outbox)
+
+    def drain(self, grace: Duration | None = None) -> None:
+        """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
+        self._grace_seconds = None if grace is None else grace / SECOND
+        self._poller.stop()
+
+    async def run(self) -> None:
+        """
+        Run what is due until `drain`; cancelled, it cancels what runs, and gives back what it holds.
+
+        Raises what makes going on impossible: a schema that this program cannot work with, or a bug.
+        """
+        async with AsyncExitStack() as stack:
+            if self._renewal_store is not None:
+                thread = RenewalThread(self._runs, self._renewal_store, self._clock, self._patience)
+                await stack.enter_async_context(thread)
+            background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
+            if self._renewal_store is None:
+                renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
+                background.append(asyncio.create_task(renewer.run(Occurrence.lose)))
+            poller = asyncio.create_task(self._poller.run())
+            try:
+                await _first_of(poller, background)
+                await self._let_runs_end(background)
+            finally:
+                poller.cancel()
+                await _shielded(self._give_back(poller))
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, poller, return_exceptions=True)
+
+    async def _let_runs_end(self, background: Sequence[asyncio.Task[None]]) -> None:
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await _first_of(asyncio.create_task(self._runs.ended()), background)
+        except TimeoutError:
+            logger.warning(
+                "the grace is over; cancelling what still runs", extra={"runs": len(self._runs.running)}
+            )
+
+    async def _give_back(self, poller: asyncio.Task[None]) -> None:
+        """Cancel what still runs, and write what became of it: the one thing that is shielded, and bounded."""
+        await asyncio.wait([poller], timeout=CANCELLED_SECONDS)
+        self._runs.cancel_all(Ending.DRAINED)
+        try:
+            async with asyncio.timeout(CANCELLED_SECONDS):
+                await self._runs.ended()
+        except TimeoutError:
+            stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
+            logger.warning("handlers do not end although they were cancelled", extra={"records": stubborn})
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._outbox.emptied()
+        except TimeoutError:
+            logger.warning(
+                "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
+            )
+
+    async def _listen(self) -> None:
+        """Wake at what other processes notify of."""
+        if not self._ledger.store.capabilities.notifies:
+            return
+        waits = self._patience.waits()
+        while True:
+            try:
+                async for notification in self._ledger.store.notified():
+                    self._wake(notification.partition, notification.at)
+            except StoreError as error:
+                logger.debug("notifications were interrupted", extra={"error": str(error)})
+            await asyncio.sleep(next(waits))
+
+    async def _heartbeat(self, occurrence: Occurrence) -> bool:
+        if not occurrence.lease_lost:
+            await renew(self._ledger.store, self._clock, [occurrence], Occurrence.lose)
+        return not occurrence.lease_lost
+
+    def _wake(self, partition: Partition, at: Instant) -> None:
+        self._poller.wake(partition, at)
+
+    def _polled(self, seconds: float, error: BaseException | None) -> None:
+        for listener in self._listeners:
+            listener.polled(seconds, error)
+
+
+async def _first_of(task: asyncio.Task[None], background: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for *task*; what ends a task of the background ends the wait, and is raised if it is an error."""
+    pending = {task, *(other for other in background if not other.done())}
+    try:
+        while not task.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for other in done:
+                other.result()
+    finally:
+        if not task.done():
+            task.cancel()
+    task.result()
+
+
+async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Finish *work* although this task is cancelled, even more than once."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+    task.result()

@@ -1,0 +1,121 @@
+"""Gathers what became of runs, and writes it in batches: at once when idle, in ever larger ones under load."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from pyncette.clock import Instant
+from pyncette.core.record import Partition
+from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.ledger import Ledger, Settling
+from pyncette.worker.patience import Patience
+
+logger = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 500
+"""Beyond this a larger batch no longer lowers the cost of a completion, and only makes the next one wait."""
+
+WRITERS: Final = 2
+"""One batch is put together while another is on its way; more would only make batches smaller."""
+
+UNWRITTEN_MAX: Final = 10_000
+"""Results that wait for a backend that is slow or away. Above this nothing more is claimed."""
+
+
+class Outbox:
+    """Results of runs, from the end of their handlers until they are written."""
+
+    def __init__(
+        self, ledger: Ledger, wake: Callable[[Partition, Instant], None], patience: Patience
+    ) -> None:
+        self._ledger = ledger
+        self._wake = wake
+        self._patience = patience
+        self._waiting: list[Settling] = []
+        self._being_written = 0
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + self._being_written
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) >= UNWRITTEN_MAX
+
+    def put(self, settling: Settling) -> None:
+        """Have *settling* written soon."""
+        self._waiting.append(settling)
+        if not self._filled.is_set():
+            self._filled.set()
+            self._emptied.clear()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as writers:
+            for _ in range(WRITERS):
+                writers.create_task(self._write_on())
+
+    async def emptied(self) -> None:
+        """Return once all that was put in is written."""
+        await self._emptied.wait()
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._filled.wait()
+            batch = self._take()
+            if not batch:
+                continue
+            try:
+                await self._write(batch)
+            finally:
+                self._being_written -= len(batch)
+                if not len(self):
+                    self._emptied.set()
+
+    def _take(self) -> list[Settling]:
+        if len(self._waiting) <= BATCH_MAX:
+            batch, self._waiting = self._waiting, []
+            self._filled.clear()
+        else:
+            batch = self._waiting[:BATCH_MAX]
+            del self._waiting[:BATCH_MAX]
+        self._being_written += len(batch)
+        return batch
+
+    async def _write(self, batch: list[Settling]) -> None:
+        """Write *batch*, however long the backend is away: results are only lost with the process."""
+        waits = self._patience.waits()
+        while True:
+            try:
+                written = await self._ledger.settle(batch)
+            except HeldElsewhereError:
+                logger.exception("results were not written", extra={"runs": len(batch)})
+                return
+            except StoreError as error:
+                await self._patience.wait("results are kept until the backend answers", error, waits)
+                continue
+            self._patience.answered()
+            self._tell(batch, written)
+            return
+
+    def _tell(self, batch: list[Settling], written: list[bool]) -> None:
+        if not all(written):
+            for item in islice((item for item, ok in zip(batch, written, strict=True) if not ok), 10):
+                logger.warning(
+                    "lease lost before the run was written", extra={"record": str(item.held.record.key)}
+                )
+        soonest: Instant | None = None
+        partition: Partition | None = None
+        for _, _, (change, _, _) in batch:
+            if change is not None and change.after is not None:
+                at = change.after.claimable_at
+                if at is not None and (soonest is None or at < soonest):
+                    soonest, partition = at, change.after.key.partition
+        if soonest is not None and partition is not None:
+            self._wake(partition, soonest)

@@ -1,0 +1,181 @@
+"""Keeps leases alive while their handlers run, and stops a handler once its lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
+from pyncette.core.record import Lease
+from pyncette.errors import StoreError
+from pyncette.store.base import Renewal, Store
+from pyncette.worker.occurrence import Occurrence
+from pyncette.worker.patience import Patience
+from pyncette.worker.run import LEASE_UNKNOWN, Runs
+
+logger = logging.getLogger(__name__)
+
+RENEWALS_A_LEASE: Final = 3
+"""A lease is renewed when a third of it has gone by, so two renewals may fail before it is lost."""
+
+LONGEST_PAUSE: Final[Duration] = 10 * SECOND
+SHORTEST_PAUSE: Final[Duration] = 20 * MILLISECOND
+
+BLOCKED_AFTER_SECONDS: Final = 2.0
+"""A loop that did not turn for this long is blocked by a handler, which is then named."""
+
+
+class Renewer:
+    """Renews the leases of all runs of a process in one write."""
+
+    def __init__(self, runs: Runs, store: Store, clock: Clock, patience: Patience) -> None:
+        self._runs = runs
+        self._store = store
+        self._clock = clock
+        self._patience = patience
+
+    async def run(self, lose: Callable[[Occurrence], None]) -> None:
+        """Renew until cancelled; call *lose* for what is no longer ours."""
+        never = asyncio.Event()
+        while True:
+            await self._clock.wait(never, self._clock.now() + self._pause())
+            await self.look(lose)
+
+    async def look(self, lose: Callable[[Occurrence], None]) -> None:
+        """Renew what has used up its third, and give up what has run out."""
+        clock = self._clock
+        due = [
+            occurrence
+            for occurrence in list(self._runs.running.values())
+            if not occurrence.lease_lost
+            and occurrence.renews_itself
+            and occurrence.lease_remaining()
+            < occurrence.held.policies.lease * (RENEWALS_A_LEASE - 1) // RENEWALS_A_LEASE
+        ]
+        if due:
+            try:
+                await renew(self._store, clock, due, lose)
+                self._patience.answered()
+            except StoreError as error:
+                logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
+        for occurrence in due:
+            if occurrence.lease_remaining() == 0:
+                lose(occurrence)
+
+    def _pause(self) -> Duration:
+        shortest = self._runs.shortest_lease
+        if shortest == LEASE_UNKNOWN:
+            return LONGEST_PAUSE
+        return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, shortest // (2 * RENEWALS_A_LEASE)))
+
+
+async def renew(
+    store: Store, clock: Clock, occurrences: Sequence[Occurrence], lose: Callable[[Occurrence], None]
+) -> None:
+    """Renew the leases of *occurrences*, and call *lose* for those that are no longer held."""
+    renewals = []
+    for occurrence in occurrences:
+        lease: Lease | None = occurrence.held.record.lease
+        assert lease is not None
+        renewals.append(Renewal(occurrence.held.record.key, lease.id, occurrence.held.policies.lease))
+    asked_at = clock.monotonic()
+    renewed = await store.renew(renewals, clock.now())
+    clock.observe(renewed.backend_now, asked_at, clock.monotonic())
+    for occurrence, held in zip(occurrences, renewed.held, strict=True):
+        if held:
+            occurrence.lease_until = asked_at + occurrence.held.policies.lease
+        else:
+            lose(occurrence)
+
+
+class RenewalThread:
+    """
+    Renews on a thread with a loop and a connection of its own, so that a handler that blocks its loop costs no lease.
+
+    An async context manager. It also watches the loop of the handlers, and names the one that blocks it.
+    """
+
+    def __init__(self, runs: Runs, open_store: Callable[[], Store], clock: Clock, patience: Patience) -> None:
+        self._runs = runs
+        self._open_store = open_store
+        self._clock = clock
+        self._patience = patience
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._started = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        self._handlers_loop = asyncio.get_running_loop()
+        self._handlers_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._main, name="pyncette-renewals", daemon=True)
+        self._thread.start()
+        await asyncio.to_thread(self._started.wait)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _main(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._started.set()
+        waits = self._patience.waits()
+        try:
+            while True:
+                try:
+                    await self._renew_and_watch()
+                except StoreError as error:
+                    logger.warning("no connection for renewals yet", extra={"error": str(error)})
+                    await asyncio.sleep(next(waits))
+        except asyncio.CancelledError:
+            return
+
+    async def _renew_and_watch(self) -> None:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(self._open_store())
+            renewer = Renewer(self._runs, store, self._clock, self._patience)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(renewer.run(self._lose))
+                group.create_task(self._watch())
+
+    def _lose(self, occurrence: Occurrence) -> None:
+        self._handlers_loop.call_soon_threadsafe(occurrence.lose)
+
+    async def _watch(self) -> None:
+        """Name the handler that keeps the loop from turning: all others wait for it."""
+        turned = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(turned.set)
+
+        while True:
+            await asyncio.sleep(BLOCKED_AFTER_SECONDS)
+            if not self._runs.running:
+                continue
+            turned.clear()
+            self._handlers_loop.call_soon_threadsafe(tell)
+            try:
+                async with asyncio.timeout(BLOCKED_AFTER_SECONDS):
+                    await turned.wait()
+            except TimeoutError:
+                self._name_the_blocking_one()
+                await turned.wait()
+
+    def _name_the_blocking_one(self) -> None:
+        task = asyncio.current_task(self._handlers_loop)
+        occurrence = self._runs.running.get(task) if task is not None else None
+        extra = occurrence.facts() if occurrence is not None else {}
+        name = occurrence.held.record.key if occurrence is not None else "something"
+        logger.warning("%s blocks the event loop, and all handlers wait for it", name, extra=extra)

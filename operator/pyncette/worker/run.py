@@ -1,0 +1,146 @@
+"""Calls the handlers of claimed occurrences, and turns what they do into words that rules understand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from pyncette.clock import MICROSECOND, Clock, Duration
+from pyncette.core import rules
+from pyncette.core.rules import RETURNED, Ended, Ending, Held
+from pyncette.core.spec import Overlap
+from pyncette.errors import DoNotRetry, RetryAfter
+from pyncette.ledger import Settling
+from pyncette.worker.occurrence import Occurrence, Registration
+from pyncette.worker.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+LEASE_UNKNOWN: Final[Duration] = 2**62
+"""Longer than any run."""
+
+
+class Runs:
+    """The handlers that run in this process."""
+
+    def __init__(
+        self, clock: Clock, outbox: Outbox, slots: int, renew: Callable[[Occurrence], object]
+    ) -> None:
+        self.running: dict[asyncio.Task[None], Occurrence] = {}
+        self.reserved = 0
+        """Slots of what was claimed and is not started yet."""
+        self.freed = asyncio.Event()
+        self.shortest_lease: Duration = LEASE_UNKNOWN
+        self._clock = clock
+        self._outbox = outbox
+        self._slots = slots
+        self._renew = renew
+        self._by_handler: Counter[str] = Counter()
+
+    @property
+    def free(self) -> int:
+        """How many more may be started."""
+        return self._slots - len(self.running) - self.reserved
+
+    def free_for(self, registration: Registration) -> int:
+        """How many more of this handler may be started."""
+        limit = registration.concurrency_limit
+        return self.free if limit is None else min(self.free, limit - self._by_handler[registration.handler])
+
+    def start(self, held: Held, registration: Registration, lease_until: Duration) -> None:
+        """Call the handler for *held*, soon."""
+        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until)
+        task = asyncio.get_running_loop().create_task(self._run(occurrence))
+        occurrence.task = task
+        self.running[task] = occurrence
+        if registration.concurrency_limit is not None:
+            self._by_handler[registration.handler] += 1
+        policies = held.policies
+        if policies.lease < self.shortest_lease:
+            self.shortest_lease = policies.lease
+        if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
+            self._arm(occurrence)
+
+    def cancel_all(self, ending: Ending) -> None:
+        """End all runs from outside."""
+        for occurrence in list(self.running.values()):
+            occurrence.cancel(ending)
+
+    async def ended(self) -> None:
+        """Return once no handler runs."""
+        while self.running:
+            await asyncio.wait(list(self.running))
+
+    async def _run(self, occurrence: Occurrence) -> None:
+        ended = RETURNED
+        try:
+            await occurrence.registration.run(occurrence)
+        except asyncio.CancelledError:
+            ended = _cancelled(occurrence)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its answer
+            ended = _raised(occurrence, error)
+        self._over(occurrence, ended)
+
+    def _over(self, occurrence: Occurrence, ended: Ended) -> None:
+        assert occurrence.task is not None
+        del self.running[occurrence.task]
+        if not self.freed.is_set():
+            self.freed.set()
+        if occurrence.timers is not None:
+            for timer in occurrence.timers:
+                timer.cancel()
+        registration = occurrence.registration
+        if registration.concurrency_limit is not None:
+            self._by_handler[registration.handler] -= 1
+        if occurrence.lease_lost:
+            logger.warning("run ended after its lease was lost", extra=occurrence.facts())
+            return
+        try:
+            settlement = rules.settle(occurrence.held, ended, self._clock.now())
+        except Exception:
+            # A record that cannot be completed hurts itself only: its lease expires, and it is seen again.
+            logger.exception("the end of a run could not be decided", extra=occurrence.facts())
+            return
+        if settlement.change is not None:
+            self._outbox.put(Settling(occurrence.held, ended, settlement))
+
+    def _arm(self, occurrence: Occurrence) -> None:
+        """Set the timers that end a run from outside."""
+        policies = occurrence.held.policies
+        occurrence.timers = []
+        if policies.active_deadline is not None:
+            at = self._clock.now() + policies.active_deadline
+            occurrence.timers.append(self._clock.call_at(at, lambda: occurrence.cancel(Ending.RAISED)))
+        if policies.overlap is Overlap.REPLACE:
+            at = rules.replaced_at(occurrence.held)
+            if at != rules.NEVER:
+                occurrence.timers.append(self._clock.call_at(at, lambda: occurrence.cancel(Ending.REPLACED)))
+
+
+def _cancelled(occurrence: Occurrence) -> Ended:
+    """Tell our own cancellation from one that the handler brought upon itself."""
+    ending = occurrence.ending
+    if ending is Ending.RAISED:
+        seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
+        return Ended(Ending.RAISED, f"the run took longer than its active deadline of {seconds:g} s")
+    if ending is Ending.DRAINED:
+        return rules.DRAINED
+    if ending is Ending.REPLACED:
+        return Ended(Ending.REPLACED, "the next occurrence was due")
+    return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, not by its worker")
+
+
+def _raised(occurrence: Occurrence, error: Exception) -> Ended:
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    extra = occurrence.facts()
+    if isinstance(error, DoNotRetry):
+        logger.error("the handler failed, and asks not to be tried again: %s", message, extra=extra)
+        return Ended(Ending.REFUSED, message)
+    if isinstance(error, RetryAfter):
+        logger.warning("the handler asks to be tried again in %s", error.delay, extra=extra)
+        return Ended(Ending.RAISED, message, int(error.delay.total_seconds() * 1_000_000))
+    logger.error("the handler failed: %s", message, exc_info=error, extra=extra)
+    return Ended(Ending.RAISED, message)
