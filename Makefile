@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev test test-all check format generate requirements upgrade bench docs clean
+.PHONY: help dev test test-all check format generate requirements upgrade bench docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -54,7 +54,7 @@ docs: $(READY) ## Build the documentation into site/.
 clean: ## Remove what make made; the next target sets up again.
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site dist
 
-# Set up again only when what is asked for changed.
-$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml tools/set_up.py
+# Set up again only when what is asked for changed; a Python that is named may be another than last time.
+$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml tools/set_up.py $(if $(PYTHON),named-python)
 	@python=$$(PYTHON='$(PYTHON)' tools/find-python) && "$$python" tools/set_up.py
 	@touch $@

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
 
 pytest_plugins = ["pytester"]
+
+# A slow example on a laden machine is no bug; what must be fast is measured by benchmarks/.
+hypothesis.settings.register_profile("pyncette", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pyncette")
 
 
 @pytest.fixture(scope="session")

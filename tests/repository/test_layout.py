@@ -1,8 +1,12 @@
 """What a stranger who works in this repository can rely on."""
 
+import pkgutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+
+import pyncette
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,3 +24,34 @@ def test_operator_is_a_source_root_that_holds_one_package_and_no_module():
     inside = {path.name for path in (ROOT / "operator").iterdir()} - {"__pycache__"}
 
     assert inside == {"pyncette"}
+
+
+def test_the_wheel_holds_the_package_under_the_version_that_it_tells(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in inside} == {
+        "pyncette",
+        wheel.stem.rsplit("-", 3)[0] + ".dist-info",
+    }
+    assert wheel.name.startswith(f"pyncette_operator-{pyncette.__version__}-")
+    assert "pyncette/py.typed" in inside
+
+
+WHAT_EXTRAS_BRING = ["asyncpg", "kopf", "kubernetes_asyncio", "prometheus_client"]
+NEED_AN_EXTRA = ("pyncette.controller", "pyncette.postgres", "pyncette.prometheus", "pyncette.store.postgres")
+
+
+def test_a_bare_install_imports_all_that_no_extra_is_for():
+    modules = [module.name for module in pkgutil.walk_packages(pyncette.__path__, "pyncette.")]
+    wanted = [
+        name for name in modules if not name.startswith(NEED_AN_EXTRA) and not name.endswith("__main__")
+    ]
+    program = f"import sys; sys.modules |= dict.fromkeys({WHAT_EXTRAS_BRING}); import {', '.join(wanted)}"
+
+    imported = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert imported.returncode == 0, imported.stderr

@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
+from tests.servers import (
+    GivenPostgres,
+    MissingServerError,
+    OwnPostgres,
+    Postgres,
+    ServerDidNotStartError,
+    open_postgres,
+)
 from tests.servers.wrong_clock import wrong_clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +151,15 @@ def test_a_missing_server_fails_the_test_that_asks_for_it_and_skips_nothing(noth
     run.assert_outcomes(errors=1)
     run.stdout.fnmatch_lines("*sudo apt-get install postgresql*")
     run.stdout.no_fnmatch_line("*tests/servers/postgres.py*")
+
+
+def test_docker_is_the_last_resort_and_says_why_it_failed(nothing_installed, tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\ncase $1 in info) exit 0 ;; *) echo "no such image" >&2; exit 125 ;; esac\n')
+    docker.chmod(0o755)
+
+    with pytest.raises(ServerDidNotStartError, match="docker run: no such image"):
+        open_postgres()
 
 
 @pytest.fixture

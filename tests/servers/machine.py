@@ -102,7 +102,7 @@ class Watchdog:
 
     def __init__(self, command: str, *arguments: str | Path, account: Account) -> None:
         self._shell = subprocess.Popen(
-            ["sh", "-c", f"cat >/dev/null; {command}", "watchdog", *map(str, arguments)],
+            ["/bin/sh", "-c", f"cat >/dev/null; {command}", "watchdog", *map(str, arguments)],
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

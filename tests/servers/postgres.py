@@ -269,7 +269,9 @@ class PostgresInDocker(OwnPostgres):
 
     def __init__(self, *, durable: bool = False) -> None:
         super().__init__()
-        self._settings = [] if durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]
+        self._settings = ["-c", "max_connections=200"]
+        if not durable:
+            self._settings += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self._container = f"pyncette-postgres-{secrets.token_hex(6)}"
         self._watchdog = machine.Watchdog(
             'docker rm --force --volumes "$1"', self._container, account=machine.our_account()
@@ -309,7 +311,7 @@ class PostgresInDocker(OwnPostgres):
         while True:
             try:
                 self.execute("SELECT 1")
-            except (OSError, asyncpg.PostgresError) as error:
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if time.monotonic() > end:
                     raise ServerDidNotStartError(
                         self._docker("logs", "--tail=20", self._container)
