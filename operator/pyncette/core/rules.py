@@ -24,7 +24,6 @@ from pyncette.core.wishes import beside, claimable_at
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
 
-
 DEAD_LETTER_PREFIX: Final = "dead-"
 
 
@@ -105,7 +104,7 @@ def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
     if policies.overlap is Overlap.REPLACE and replaced_at(held) <= now:
         return _over(held, Outcome.REPLACED, "the next one is due", now)
     limit = policies.retry.max_attempts
-    if limit and record.attempt > limit:
+    if limit and record.attempt > limit and policies.retry.count_takeovers:
         ended = Ended(Ending.REFUSED, f"the worker died in the last of {limit} attempts")
         return _instead_of_a_run(settle(held._replace(attempt=limit), ended, now))
     return Beginning(held)

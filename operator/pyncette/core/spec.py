@@ -72,6 +72,11 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Spread each delay over the half below it, by a hash, so that what failed together does not return together."""
     wait_for_lease: bool = False
     """Write nothing when an attempt fails: the lease expires, and then it is tried again (`FailureMode.NONE`)."""
+    count_takeovers: bool = True
+    """
+    An attempt whose worker died is an attempt. False: whatever `max_attempts` is, an occurrence is taken over until its
+    handler returns or raises (`FailureMode.COMMIT`, which is one attempt, and this).
+    """
 
 
 class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
