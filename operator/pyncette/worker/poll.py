@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Partition, Record
-from pyncette.core.rules import Beginning
+from pyncette.core.rules import NEVER, Beginning
 from pyncette.core.spec import Policies
 from pyncette.errors import SchemaError, StoreError
 from pyncette.ledger import Ledger
@@ -30,7 +31,7 @@ SAFETY_LOOK: Final[Duration] = 10 * SECOND
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """The wait after a look that found claimable records and got none: others are faster, or the records cannot be read."""
 
-HINT_PAUSE: Final[Duration] = 100 * MILLISECOND
+HINT_PAUSE_SECONDS: Final = 0.1
 """A worker that has no slot for what is due says so at most this often, for those that have."""
 
 
@@ -65,10 +66,14 @@ class Poller:
         self._next_at: Instant = 0
         self._stopping = False
         self._parked = False
+        self._full = False
         self._polled_at: Instant | None = None
-        self._hinted_at: Instant = 0
-        self._hungry: frozenset[Partition] = frozenset()
-        self._turn = count()
+        self._round: list[Partition] = []
+        """Partitions that are still to be looked at before the worker may sleep."""
+        self._round_next_at: Instant = NEVER
+        self._hungry: list[Partition] = []
+        """Partitions that may hold more than their share let through."""
+        self._turn = 0
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
         self._starting: set[asyncio.Task[None]] = set()
 
@@ -78,20 +83,24 @@ class Poller:
         return self._clock.now() if self._parked and self._polled_at is not None else self._polled_at
 
     @property
-    def is_parked(self) -> bool:
-        """Whether nothing is claimable, as far as is known, and nothing is being started."""
-        return (
-            self._parked
-            and not self._woken.is_set()
-            and not self._starting
-            and self._next_at > self._clock.now()
-        )
+    def is_idle(self) -> bool:
+        """Whether there is nothing to claim, as far as is known, or no slot to claim it for; and nothing is being started."""
+        if self._starting:
+            return False
+        if self._full:
+            return not self._runs.freed.is_set()
+        return self._parked and not self._woken.is_set() and self._next_at > self._clock.now()
 
     def wake(self, _: Partition, at: Instant) -> None:
         """Take note that something is claimable at *at*."""
         if at < self._next_at:
             self._next_at = at
             self._woken.set()
+
+    def look_soon(self) -> None:
+        """Look at everything again, as soon as there is a slot."""
+        self._next_at = 0
+        self._woken.set()
 
     def stop(self) -> None:
         """Claim nothing more."""
@@ -114,6 +123,7 @@ class Poller:
                     raise
                 except StoreError as error:
                     self._polled(0.0, error)
+                    self._round, self._hungry = [], []
                     self._next_at = 0
                     await self._patience.wait("nothing is claimed until it does", error, waits)
                 else:
@@ -123,10 +133,13 @@ class Poller:
             await asyncio.wait(self._starting)
 
     async def _park(self) -> None:
+        # What others may have changed unnoticed is looked for in real time, also where time is pretended.
+        look = asyncio.get_running_loop().call_later(self._interval / SECOND, self.look_soon)
         self._parked = True
         try:
-            await self._clock.wait(self._woken, self._next_at)
+            await self._clock.wait(self._woken, None if self._next_at == NEVER else self._next_at)
         finally:
+            look.cancel()
             self._parked = False
             self._woken.clear()
 
@@ -135,11 +148,17 @@ class Poller:
         self._runs.freed.clear()
         if self._runs.free > 0 and not self._outbox.is_full:
             return
-        if await self._clock.wait(self._runs.freed, self._clock.now() + HINT_PAUSE):
-            return
+        self._full = True
+        try:
+            async with asyncio.timeout(HINT_PAUSE_SECONDS):
+                await self._runs.freed.wait()
+                return
+        except TimeoutError:
+            pass
+        finally:
+            self._full = False
         now = self._clock.now()
-        if self._store.capabilities.notifies and now >= self._next_at and now >= self._hinted_at + HINT_PAUSE:
-            self._hinted_at = now
+        if self._store.capabilities.notifies and now >= self._next_at:
             partitions = [
                 partition for registration in self._registrations for partition in registration.partitions
             ]
@@ -151,7 +170,7 @@ class Poller:
     async def _look(self) -> None:
         clock = self._clock
         now = clock.now()
-        self._next_at = now + self._interval
+        self._next_at = NEVER  # whoever wakes us from here on has news
         by_partition = {
             partition: registration
             for registration in self._registrations
@@ -159,6 +178,8 @@ class Poller:
         }
         limits = self._limits(by_partition)
         if not limits:
+            self._plan(None, limits, now)
+            self._polled_at = now
             return
         asked_at = clock.monotonic()
         claimed = await self._store.claim(
@@ -179,35 +200,36 @@ class Poller:
         hungry. So a backlog in one delays no other, and is itself not held up by their emptiness.
         """
         free = min(self._runs.free, self._batch_size)
-        wanted = [partition for partition in by_partition if not self._hungry or partition in self._hungry]
-        self._hungry = frozenset()
-        if not wanted:
-            return {}
-        if len(wanted) > free:
-            first = next(self._turn) * free % len(wanted)
-            wanted = (wanted + wanted)[first : first + free]
-        share = max(1, free // len(wanted))
+        if not self._round and not self._hungry:
+            partitions = list(by_partition)
+            self._turn = (self._turn + 1) % max(1, len(partitions))
+            self._round = partitions[self._turn :] + partitions[: self._turn]
+            self._round_next_at = NEVER
+        if self._hungry:
+            asked, self._hungry = self._hungry[:free], self._hungry[free:]
+        else:
+            asked, self._round = self._round[:free], self._round[free:]
+        share = max(1, free // max(1, len(asked)))
         limits = {}
-        for partition in wanted:
-            limit = min(share, self._runs.free_for(by_partition[partition]))
+        for partition in asked:
+            registration = by_partition.get(partition)
+            limit = 0 if registration is None else min(share, self._runs.free_for(registration))
             if limit > 0:
                 limits[partition] = limit
         return limits
 
-    def _plan(self, claimed: Claimed, limits: dict[Partition, int], now: Instant) -> None:
+    def _plan(self, claimed: Claimed | None, limits: dict[Partition, int], now: Instant) -> None:
         """Decide when the next look is worth it."""
-        taken: dict[Partition, int] = {}
-        for record in claimed.records:
-            partition = record.key.partition
-            taken[partition] = taken.get(partition, 0) + 1
-        self._hungry = frozenset(
-            partition for partition, number in taken.items() if number >= limits[partition]
-        )
-        at = claimed.next_claimable_at
-        if self._hungry:
-            self._next_at = now
-        elif at is not None and at < self._next_at:
-            self._next_at = at if claimed.records or at > now else now + BEATEN_PAUSE
+        if claimed is not None:
+            taken = Counter(record.key.partition for record in claimed.records)
+            self._hungry += [partition for partition, number in taken.items() if number >= limits[partition]]
+            at = claimed.next_claimable_at
+            if at is not None and at <= now and not claimed.records:
+                at = now + BEATEN_PAUSE
+            if at is not None and not self._hungry:
+                self._round_next_at = min(self._round_next_at, at)
+        next_at = now if self._hungry or self._round else self._round_next_at
+        self._next_at = min(self._next_at, next_at)
 
     def _start(
         self,

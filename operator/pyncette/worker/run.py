@@ -33,6 +33,8 @@ class Runs:
         self.reserved = 0
         """Slots of what was claimed and is not started yet."""
         self.freed = asyncio.Event()
+        self.on_limit_freed: Callable[[], None] | None = None
+        """Called when a handler with a limit of its own has room again: the slots alone do not tell."""
         self.shortest_lease: Duration = LEASE_UNKNOWN
         self._clock = clock
         self._outbox = outbox
@@ -95,6 +97,8 @@ class Runs:
         registration = occurrence.registration
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1
+            if self.on_limit_freed is not None:
+                self.on_limit_freed()
         if occurrence.lease_lost:
             logger.warning("run ended after its lease was lost", extra=occurrence.facts())
             return

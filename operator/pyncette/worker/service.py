@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -88,6 +89,7 @@ class Worker:
             settings.poll_interval,
             self._polled,
         )
+        self._runs.on_limit_freed = self._poller.look_soon
         self._grace_seconds: float | None = None
         ledger.on_claimable(self._wake)
 
@@ -106,10 +108,13 @@ class Worker:
         """What runs now."""
         return list(self._runs.running.values())
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is claimed, running or unwritten, and nothing is claimable, as far as is known."""
-        return self._poller.is_parked and not self._runs.running and not len(self._outbox)
+    def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> bool:
+        """
+        Say whether nothing is being claimed, running or unwritten, and nothing is claimable, as far as is known.
+
+        Handlers whose tasks are *asleep* (in pretended time) count as having nothing to do.
+        """
+        return self._poller.is_idle and not len(self._outbox) and self._runs.running.keys() <= asleep
 
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""

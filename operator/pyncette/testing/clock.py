@@ -1,0 +1,195 @@
+"""A clock that stands still until it is told to move, and lets everything that is due run on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import heapq
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from itertools import count
+from typing import Any, Final, Protocol
+
+from pyncette.clock import Duration, Instant
+
+SETTLE_SECONDS: Final = 30.0
+"""Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
+
+SPINS_MAX: Final = 50
+"""Turns of the loop before waiting for the backend's answers in real time."""
+
+REAL_PAUSE_SECONDS: Final = 0.0005
+
+
+class Participant(Protocol):
+    """Something that works at pretended time, and can tell when it has nothing to do."""
+
+    def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]]) -> bool:
+        """Say whether it has nothing to do before the clock moves; the tasks *asleep* wait for just that."""
+        ...
+
+
+class UnsettledError(AssertionError):
+    """A move did not end: something that is due goes on running in real time."""
+
+
+class VirtualTimer:
+    """Something that was put off until the clock is moved there."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class VirtualClock:
+    """
+    A `Clock` whose time is pretended, while all input and output is real.
+
+    It moves only by `advance` and `advance_to`: from due time to due time, and before each step it waits until nothing
+    is claimed, running or unwritten any more. So a week of a schedule takes milliseconds, and its runs come in order.
+    """
+
+    def __init__(self, start: datetime.datetime | None = None) -> None:
+        start = start or datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+        if start.tzinfo is None:
+            raise ValueError(
+                "the start of a virtual clock needs a time zone; try datetime(…, tzinfo=datetime.UTC)"
+            )
+        self._now: Instant = instant_of(start)
+        self._timers: list[tuple[Instant, int, VirtualTimer]] = []
+        self._order = count()
+        self._participants: list[Participant] = []
+        self._asleep: set[asyncio.Task[Any]] = set()
+
+    # --- What a worker asks of a clock ---------------------------------------------------------------------------
+
+    def now(self) -> Instant:
+        return self._now
+
+    def expired_at(self) -> Instant:
+        return self._now
+
+    def monotonic(self) -> Duration:
+        return self._now
+
+    def call_at(self, at: Instant, callback: Callable[[], object]) -> VirtualTimer:
+        timer = VirtualTimer(callback)
+        heapq.heappush(self._timers, (at, next(self._order), timer))
+        return timer
+
+    async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
+        if until is None:
+            return await event.wait()
+        if until <= self._now:
+            await asyncio.sleep(0)
+            return event.is_set()
+        over = asyncio.Event()
+        timer = self.call_at(until, over.set)
+        waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(over.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            for future in waiting:
+                future.cancel()
+        return event.is_set()
+
+    def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
+        """Ignore the backend's time: this one is pretended."""
+
+    # --- What a test asks of it ----------------------------------------------------------------------------------
+
+    @property
+    def utc(self) -> datetime.datetime:
+        """The pretended time, in UTC."""
+        return EPOCH + datetime.timedelta(microseconds=self._now)
+
+    def join(self, participant: Participant) -> None:
+        """Wait for *participant* at each step from now on."""
+        self._participants.append(participant)
+
+    def leave(self, participant: Participant) -> None:
+        """Wait for *participant* no longer."""
+        self._participants.remove(participant)
+
+    async def sleep(self, delay: datetime.timedelta) -> None:
+        """Wait in pretended time: what a handler under test uses to take long."""
+        over = asyncio.Event()
+        timer = self.call_at(self._now + duration_of(delay), over.set)
+        task = asyncio.current_task()
+        assert task is not None
+        self._asleep.add(task)
+        try:
+            await over.wait()
+        finally:
+            self._asleep.discard(task)
+            timer.cancel()
+
+    async def advance(self, delay: datetime.timedelta) -> None:
+        """Move on by *delay*, and return once all that became due on the way has run and is written."""
+        if delay < datetime.timedelta(0):
+            raise ValueError("a virtual clock does not go back")
+        await self._move_to(self._now + duration_of(delay))
+
+    async def advance_to(self, at: datetime.datetime) -> None:
+        """Move on to *at*."""
+        if instant_of(at) < self._now:
+            raise ValueError(f"a virtual clock does not go back: it is {self.utc} already")
+        await self._move_to(instant_of(at))
+
+    async def settle(self) -> None:
+        """Return once all that is due by now has run and is written."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_SECONDS
+        spins = 0
+        quiet = 0
+        while quiet < 2:  # what settles may have woken another that had settled before
+            spins += 1
+            await asyncio.sleep(0 if spins < SPINS_MAX else REAL_PAUSE_SECONDS)
+            quiet = (
+                quiet + 1
+                if all(participant.is_settled(self._asleep) for participant in self._participants)
+                else 0
+            )
+            if loop.time() > deadline:
+                raise UnsettledError(
+                    f"after {SETTLE_SECONDS:g} s something still runs, or the backend is away. A handler under virtual time "
+                    "must not wait for real time: let it await the clock's sleep()"
+                )
+
+    async def _move_to(self, target: Instant) -> None:
+        await self.settle()
+        while True:
+            at = self._next_timer()
+            if at is None or at > target:
+                break
+            self._now = max(self._now, at)
+            self._ring()
+            await self.settle()
+        self._now = target
+
+    def _next_timer(self) -> Instant | None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def _ring(self) -> None:
+        while self._timers and self._timers[0][0] <= self._now:
+            callback = heapq.heappop(self._timers)[2].callback
+            if callback is not None:
+                callback()
+
+
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def instant_of(at: datetime.datetime) -> Instant:
+    """Return microseconds since the epoch."""
+    return (at - EPOCH) // datetime.timedelta(microseconds=1)
+
+
+def duration_of(delay: datetime.timedelta) -> Duration:
+    """Return microseconds."""
+    return delay // datetime.timedelta(microseconds=1)
