@@ -1,0 +1,100 @@
+"""Turns a PyncetteTask into what the core keeps of it: whose record it is, and the spec that is wanted."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from pyncette.clock import Duration, Instant
+from pyncette.core.record import Key, Owner, Partition
+from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
+from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
+from pyncette.resources.modelling import duration_of, instant_of
+from pyncette.resources.task import DEFAULT_ZONE, PyncetteTask, RetryPolicy, TaskSpec, canonical
+
+
+def realm_of(cluster_id: str, namespace: str, pool: str) -> str:
+    """Return the realm of a pool, which no other pool of any cluster on the same database has."""
+    return f"{cluster_id}/{namespace}/{pool}"
+
+
+def to_key(task: PyncetteTask, realm: str) -> Key:
+    """Return where the record of *task* is: its own, or its template's if it is dynamic."""
+    return Key(Partition(realm, task.spec.handler, 0), task.metadata.name)
+
+
+def to_spec(task: PyncetteTask) -> Spec:
+    """
+    Return what is wanted of the record of *task*; equal for tasks that mean the same, however they were written.
+
+    A dynamic task becomes a template: without a schedule, with the policies that its instances follow.
+    """
+    args = msgspec.Raw(canonical(task.spec.args))
+    return Spec(schedule=_schedule(task), args=args, policies=_policies(task.spec))
+
+
+def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
+    """Return the mark of *task* on its record. What no API server has seen has no uid, and generation 0."""
+    return Owner(task.metadata.uid or "", task.metadata.generation or 0, spec_hash(spec))
+
+
+def spec_hash(spec: Spec) -> str:
+    """
+    Return a hash that differs when anything differs that matters to the core.
+
+    Defaults are left out of what is hashed, so that a new field of a later release changes no hash.
+    """
+    return blake2b(msgspec.json.encode(spec, order="sorted"), digest_size=16).hexdigest()
+
+
+def created_at(task: PyncetteTask) -> Instant | None:
+    """Return when the API server created *task*: a one-off that was overdue by then is missed. None if none has seen it."""
+    created = task.metadata.creation_timestamp
+    return None if created is None else instant_of(created)
+
+
+def _schedule(task: PyncetteTask) -> Schedule | None:
+    spec = task.spec
+    if spec.schedule is not None:
+        # Hashed from what no edit changes: moving to another pool or handler must not move the next run.
+        return seeded(Cron(spec.schedule, spec.time_zone or DEFAULT_ZONE), task.full_name)
+    if spec.interval_seconds is not None:
+        return Interval(duration_of(spec.interval_seconds))
+    return None if spec.execute_at is None else Once(instant_of(spec.execute_at))
+
+
+def _policies(spec: TaskSpec) -> Policies:
+    return Policies(
+        mode=Mode(spec.execution_mode),
+        overlap=Overlap(spec.concurrency_policy),
+        missed=Missed(spec.missed_run_policy),
+        max_catch_up=spec.max_catch_up_runs,
+        starting_deadline=_deadline(spec.starting_deadline_seconds),
+        active_deadline=_deadline(spec.active_deadline_seconds),
+        retry=_retry(spec.retry_policy or RetryPolicy()),
+        exhausted=Exhaustion(spec.on_exhausted),
+        jitter=duration_of(spec.jitter_seconds),
+        not_before=None if spec.not_before is None else instant_of(spec.not_before),
+        not_after=None if spec.not_after is None else instant_of(spec.not_after),
+        suspend=spec.suspend,
+        lease=duration_of(spec.lease_duration_seconds),
+        heartbeat=Heartbeat(spec.heartbeat),
+        # The record of a one-off stays with its resource, which tells that it ran. One-offs among the instances of
+        # a template have no resource, and are removed when they are over.
+        keep_finished=not spec.dynamic,
+        keep_successful=spec.successful_runs_history_limit,
+        keep_failed=spec.failed_runs_history_limit,
+    )
+
+
+def _retry(policy: RetryPolicy) -> Retry:
+    return Retry(
+        max_attempts=policy.max_attempts,
+        initial=duration_of(policy.initial_backoff_seconds),
+        maximum=duration_of(policy.max_backoff_seconds),
+    )
+
+
+def _deadline(seconds: int | None) -> Duration | None:
+    return None if seconds is None else duration_of(seconds)

@@ -1,0 +1,259 @@
+"""Reads a custom resource from JSON, and says of what it refuses where it is, what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pyncette.resources.modelling import INVALID, PATTERNS, Model, listed, nearest
+from pyncette.resources.resource import Resource
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Where something is in a document: names of fields, and numbers of items."""
+
+R = TypeVar("R", bound=Resource)
+
+UNKNOWN_FIELD: Final = "UnknownField"
+
+SHOWN_CHARACTERS_MAX: Final = 60
+"""Of a value that is quoted in a message."""
+
+
+class Problem(NamedTuple):
+    """One thing that keeps a resource from being used."""
+
+    path: Path
+    message: str
+    reason: str = INVALID
+    """PascalCase, as a condition gives it."""
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
+
+
+class Refusal(NamedTuple):
+    """The answer to a resource that cannot be used: all that is wrong with it."""
+
+    problems: tuple[Problem, ...]
+
+
+def read(model: type[R], manifest: Mapping[str, Any]) -> R | Refusal:
+    """Read what a user wrote: an unknown field is a problem, and a status is not the user's to write, so it is not read."""
+    return _read(model, {name: value for name, value in manifest.items() if name != "status"}, "forbid")
+
+
+def read_stored(model: type[R], stored: Mapping[str, Any]) -> R | Refusal:
+    """
+    Read what the API server holds, which may be written for another release: what is unknown is passed over.
+
+    A status that this release cannot read counts as none: it is going to be written anew.
+    """
+    resource = _read(model, stored, "ignore")
+    if isinstance(resource, Refusal) and any(
+        problem.path[:1] == ("status",) for problem in resource.problems
+    ):
+        return _read(model, {name: value for name, value in stored.items() if name != "status"}, "ignore")
+    return resource
+
+
+def written(resource: Resource) -> dict[str, Any]:
+    """Return *resource* as JSON that `read_stored` reads back to an equal one; defaults are written out."""
+    return resource.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def dotted(path: Path) -> str:
+    """Return *path* as Kubernetes writes it: `spec.args[some key].items[0]`."""
+    text = ""
+    for part in path:
+        if isinstance(part, str) and part.isidentifier():
+            text += f".{part}" if text else part
+        else:
+            text += f"[{part}]"
+    return text
+
+
+def unknown_handler(name: str, registered: Iterable[str]) -> str:
+    """Return what to say of a handler that no worker has registered."""
+    known = sorted(registered)
+    close = nearest(name, known)
+    if close is not None:
+        return f'no handler "{name}" is registered; did you mean {close}?'
+    return f'no handler "{name}" is registered; there {"is" if len(known) == 1 else "are"} {listed(known)}'
+
+
+def _read(model: type[R], given: Mapping[str, Any], extra: Any) -> R | Refusal:
+    try:
+        return model.model_validate(dict(given), extra=extra, by_alias=True, by_name=False)
+    except ValidationError as error:
+        return Refusal(tuple(_problem(model, details) for details in error.errors(include_url=False)))
+
+
+def _problem(root: type[Model], details: ErrorDetails) -> Problem:
+    kind, path = details["type"], details["loc"]
+    if kind == "extra_forbidden":
+        return Problem(path, _unknown_field(root, path), UNKNOWN_FIELD)
+    if kind in _SAYINGS:
+        return Problem(path, _SAYINGS[kind](_Said(root, path, details["input"], details.get("ctx", {}))))
+    return Problem(path, details["msg"], kind if kind[0].isupper() else INVALID)
+
+
+# --- What is said of each kind of error ------------------------------------------------------------------------------
+
+
+class _Said(NamedTuple):
+    root: type[Model]
+    path: Path
+    given: Any
+    context: Mapping[str, Any]
+
+
+def _missing(said: _Said) -> str:
+    owner = _model_at(said.root, said.path[:-1])
+    name = str(said.path[-1])
+    examples = [
+        field.examples for field in owner.model_fields.values() if field.alias == name and field.examples
+    ]
+    return f"is required, for example {name}: {examples[0][0]}" if examples else "is required"
+
+
+def _not_text(said: _Said) -> str:
+    mend = f"; put it in quotes: {json.dumps(_plain(said.given))}" if _is_scalar(said.given) else ""
+    return f"must be text, not {_shown(said.given)}{mend}"
+
+
+def _not_whole(said: _Said) -> str:
+    text = said.given if isinstance(said.given, str) else ""
+    mend = f"; write it without quotes: {text}" if text.removeprefix("-").isdecimal() else ""
+    return f"must be a whole number, not {_shown(said.given)}{mend}"
+
+
+def _not_boolean(said: _Said) -> str:
+    mend = f"; write it without quotes: {said.given}" if said.given in ("true", "false") else ""
+    return f"must be true or false, not {_shown(said.given)}{mend}"
+
+
+def _not_listed(said: _Said) -> str:
+    allowed = _allowed(said.context["expected"])
+    close = nearest(said.given, allowed) if isinstance(said.given, str) else None
+    mend = f"; did you mean {close}?" if close else ""
+    return f"must be {listed(allowed, 'or')}, not {_shown(said.given)}{mend}"
+
+
+def _too_long(said: _Said) -> str:
+    # The actual length of pydantic is absent where it stopped counting.
+    return f"may have {said.context['max_length']:,} entries at most, and has {len(said.given):,}"
+
+
+def _text_too_long(said: _Said) -> str:
+    return f"may have {said.context['max_length']:,} characters at most, and has {len(said.given):,}"
+
+
+def _unlike(said: _Said) -> str:
+    pattern = said.context["pattern"]
+    return f"{_shown(said.given)} is not {PATTERNS.get(pattern, 'like ' + pattern)}"
+
+
+_SAYINGS: Final[dict[str, Callable[[_Said], str]]] = {
+    "bool_type": _not_boolean,
+    "dict_type": lambda said: f"must be a mapping of names to values, not {_shown(said.given)}",
+    "greater_than_equal": lambda said: f"must be at least {said.context['ge']}, not {said.given}",
+    "int_type": _not_whole,
+    "less_than_equal": lambda said: f"must be at most {said.context['le']}, not {said.given}",
+    "list_type": lambda said: f"must be a list, not {_shown(said.given)}",
+    "literal_error": _not_listed,
+    "missing": _missing,
+    "model_type": lambda said: f"must be a mapping of fields to values, not {_shown(said.given)}",
+    "string_pattern_mismatch": _unlike,
+    "string_too_long": _text_too_long,
+    "string_too_short": lambda _: "must not be empty",
+    "string_type": _not_text,
+    "too_long": _too_long,
+    "tuple_type": lambda said: f"must be a list, not {_shown(said.given)}",
+}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None:
+        return "nothing"
+    kind = "" if isinstance(value, str | bool) else "the number "
+    text = json.dumps(value, ensure_ascii=False)
+    return kind + (text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…")
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _allowed(expected: str) -> list[str]:
+    # pydantic says it as a sentence: 'a', 'b' or 'c'.
+    return expected.split("'")[1::2]
+
+
+# --- Unknown fields --------------------------------------------------------------------------------------------------
+
+
+def _unknown_field(root: type[Model], path: Path) -> str:
+    name, owner = str(path[-1]), _model_at(root, path[:-1])
+    known = _fields(owner)
+    if name in owner.instead:
+        return f"unknown field; {owner.instead[name]}"
+    if name in _homes(root):
+        return f"unknown field here; it belongs at {dotted(_homes(root)[name])}"
+    close = nearest(name, known)
+    return (
+        f"unknown field; did you mean {close}?"
+        if close
+        else f"unknown field; there are {listed(sorted(known))}"
+    )
+
+
+def _fields(model: type[Model]) -> dict[str, Any]:
+    return {
+        field.alias or name: field.annotation
+        for name, field in model.model_fields.items()
+        if name != "status"
+    }
+
+
+def _model_at(root: type[Model], path: Path) -> type[Model]:
+    model = root
+    for part in path:
+        if isinstance(part, str):
+            model = next(_models_in(_fields(model).get(part)), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    """Yield the models that a type is made of: of `Model | None`, `tuple[Model, ...]` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+@cache
+def _homes(root: type[Model]) -> dict[str, Path]:
+    """Return where in *root* a field of each name belongs, the outermost place if there are several."""
+    homes: dict[str, Path] = {}
+    level: list[tuple[Path, type[Model]]] = [((), root)]
+    while level:
+        inner: list[tuple[Path, type[Model]]] = []
+        for path, model in level:
+            for name, annotation in _fields(model).items():
+                homes.setdefault(name, (*path, name))
+                inner.extend(((*path, name), submodel) for submodel in _models_in(annotation))
+        level = inner
+    return homes

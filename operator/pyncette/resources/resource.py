@@ -1,0 +1,116 @@
+"""What every custom resource has: its place in the API, its metadata, and the conditions of its status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field, model_validator
+
+from pyncette.resources.modelling import COUNT_MAX, Instant3339, Label, Model, Subdomain
+
+GROUP: Final = "pyncette.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "pyncette.dev/v1alpha1"
+
+DEFAULT_NAMESPACE: Final = "default"
+"""Where an object goes that names no namespace, as with a kubectl that was told nothing else."""
+
+UNOBSERVED: Final = -1
+"""The observed generation of an object that the operator has not seen yet."""
+
+LabelValue = Annotated[str, Field(max_length=63)]
+AnnotationValue = Annotated[str, Field(max_length=262_144)]
+
+
+class Metadata(Model):
+    """The part of the metadata of Kubernetes objects that has a meaning here; the rest is accepted, and left alone."""
+
+    elsewhere: ClassVar[frozenset[str]] = frozenset(
+        {
+            "deletionGracePeriodSeconds",
+            "deletionTimestamp",
+            "finalizers",
+            "generateName",
+            "managedFields",
+            "ownerReferences",
+            "resourceVersion",
+            "selfLink",
+        }
+    )
+    """Fields that are Kubernetes' business alone."""
+
+    name: Subdomain
+    """Name of the object, unique among its kind in its namespace."""
+    namespace: Label = DEFAULT_NAMESPACE
+    """Namespace of the object."""
+    labels: dict[str, LabelValue] = Field(default={}, max_length=1024)
+    """Labels, for selectors."""
+    annotations: dict[str, AnnotationValue] = Field(default={}, max_length=1024)
+    """Annotations; some ask the operator for something once."""
+    uid: str | None = Field(default=None, max_length=128)
+    """Given by the API server; another object of the same name has another one."""
+    generation: int | None = Field(default=None, ge=0, le=COUNT_MAX)
+    """Counted up by the API server at each change of the spec."""
+    creation_timestamp: Instant3339 | None = None
+    """When the API server created the object."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_alone(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if name not in cls.elsewhere}
+        return given
+
+
+class Resource(Model):
+    """An object of the group."""
+
+    plural: ClassVar[str]
+    short_name: ClassVar[str]
+
+    metadata: Metadata
+    """Standard metadata of Kubernetes objects."""
+
+    @property
+    def full_name(self) -> str:
+        """Namespace and name: what an object keeps, whatever is edited, restored or replaced."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+
+class Condition(Model):
+    """One aspect of the state of an object, as the operator saw it last."""
+
+    type: str = Field(max_length=63, pattern="^[A-Z][A-Za-z]*$")
+    """Aspect that this is about, for example Ready."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: str = Field(min_length=1, max_length=128, pattern="^[A-Z][A-Za-z]*$")
+    """Why, in one word for programs."""
+    message: str = Field(default="", max_length=4096)
+    """Why, in a sentence for people."""
+    last_transition_time: Instant3339
+    """When the status last changed."""
+    observed_generation: int | None = Field(default=None, ge=0, le=COUNT_MAX)
+    """Generation of the spec that this was said of."""
+
+
+AWAITED: Final = Condition(
+    type="Ready",
+    status="Unknown",
+    reason="Pending",
+    message="The operator has not looked at this object yet.",
+    last_transition_time=datetime(1970, 1, 1, tzinfo=UTC),
+)
+"""The condition of an object that was just created: a default of the schema, as only the API server is there yet."""
+
+CONDITIONS_MAX: Final = 16
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(
+        max_length=CONDITIONS_MAX,
+        strict=False,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]

@@ -1,0 +1,123 @@
+"""Tells from a record what the status of its PyncetteTask says of its times and its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pyncette.clock import Instant
+from pyncette.core.policies import next_due
+from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Record, Summary
+from pyncette.core.spec import Mode, Policies
+from pyncette.core.wishes import in_progress, started_of
+from pyncette.resources.modelling import datetime_of
+from pyncette.resources.resource import UNOBSERVED, Condition
+from pyncette.resources.task import (
+    UPCOMING_MAX,
+    WORKER_CHARACTERS_MAX,
+    Instances,
+    LastRun,
+    RunCounts,
+    TaskStatus,
+)
+
+
+def status_of(
+    record: Record,
+    now: Instant,
+    *,
+    conditions: Sequence[Condition] = (),
+    beside: int = 0,
+    last_run_id: str | None = None,
+    instances: Instances | None = None,
+) -> TaskStatus:
+    """
+    Return the status that *record* shows at *now*, the same whenever both are the same.
+
+    The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
+    ones, and those on demand), the id of the last run, and the *instances* of a template.
+    """
+    policies = record.spec.policies or Policies()
+    summary = record.state.summary
+    following = _following(record, policies)
+    owner = record.state.owner
+    return TaskStatus(
+        observed_generation=UNOBSERVED if owner is None else owner.generation,
+        conditions=tuple(conditions),
+        next_schedule_time=_time(following),
+        upcoming_schedule_times=tuple(map(datetime_of, _upcoming(record, policies, following, now))),
+        last_schedule_time=_time(_last_scheduled_at(record, policies)),
+        last_successful_time=_time(summary.last_success_at),
+        last_failure_time=_time(summary.last_failure_at),
+        last_run=_last_run(summary, last_run_id),
+        active=_is_running(record, now) + beside,
+        consecutive_failures=summary.consecutive_failures,
+        run_counts=_run_counts(summary),
+        instances=instances,
+    )
+
+
+def _following(record: Record, policies: Policies) -> Instant | None:
+    """Return the next occurrence that has not started, which may have passed; None if none is going to start."""
+    if policies.suspend or record.state.exhausted or record.state.withdrawn_at is not None:
+        return None
+    started = started_of(record, policies) if in_progress(record) else None
+    if started is None or policies.mode is Mode.AT_MOST_ONCE:
+        # At most once the schedule moved on before the run began.
+        return record.due_at
+    since = record.schedule_since
+    return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
+
+
+def _upcoming(record: Record, policies: Policies, following: Instant | None, now: Instant) -> list[Instant]:
+    """Return the next times from *now* on that the schedule names: none that passed, however long the backlog is."""
+    upcoming: list[Instant] = []
+    at = following
+    if at is not None and at <= now:
+        at = next_due(record.spec.schedule, policies, record.schedule_since, now)
+    while at is not None and len(upcoming) < UPCOMING_MAX:
+        upcoming.append(at)
+        at = next_due(record.spec.schedule, policies, record.schedule_since, at)
+    return upcoming
+
+
+def _last_scheduled_at(record: Record, policies: Policies) -> Instant | None:
+    started = started_of(record, policies) if in_progress(record) else None
+    return record.state.summary.last_scheduled_at if started is None else started.scheduled_at
+
+
+def _is_running(record: Record, now: Instant) -> bool:
+    return record.lease is not None and record.lease.expires_at > now
+
+
+def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
+    if summary.last_outcome is None:
+        return None
+    return LastRun(
+        id=run_id,
+        scheduled_time=_time(summary.last_scheduled_at),
+        start_time=_time(summary.last_started_at),
+        completion_time=_time(summary.last_ended_at),
+        outcome=summary.last_outcome.value,
+        attempts=summary.last_attempts,
+        worker=summary.last_worker[:WORKER_CHARACTERS_MAX],
+        message=summary.last_message[:MESSAGE_CHARACTERS_MAX],
+    )
+
+
+def _run_counts(summary: Summary) -> RunCounts:
+    counts = summary.counts
+    return RunCounts(
+        succeeded=counts.succeeded,
+        failed=counts.failed,
+        dead_lettered=counts.dead_lettered,
+        missed=counts.missed,
+        skipped=counts.skipped,
+        replaced=counts.replaced,
+        lost=counts.lost,
+        withdrawn=counts.withdrawn,
+    )
+
+
+def _time(at: Instant | None) -> datetime | None:
+    return None if at is None else datetime_of(at)

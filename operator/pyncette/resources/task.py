@@ -1,0 +1,517 @@
+"""PyncetteTask: a handler with its schedule, its arguments and its policies, and the status that tells how it goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Final, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from pyncette.core.record import MESSAGE_CHARACTERS_MAX
+from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
+from pyncette.resources.modelling import (
+    COUNT_MAX,
+    PATTERNS,
+    Count,
+    Finding,
+    Instant3339,
+    Label,
+    Model,
+    Rule,
+    Seconds,
+    Transition,
+    instant_of,
+    nearest,
+    refusal,
+)
+from pyncette.resources.resource import API_VERSION, AWAITED, UNOBSERVED, Conditions, Resource
+
+ARGS_BYTES_MAX: Final = 16 * 1024
+"""Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
+
+ARGS_KEYS_MAX: Final = 64
+
+DEFAULT_ZONE: Final = "UTC"
+"""Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
+
+HANDLER: Final = r"^[^\s:/]+$"
+ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
+
+PATTERNS[HANDLER] = (
+    "the name of a handler, which has no white space, ':' or '/', for it is not an import path"
+)
+
+
+def canonical(args: dict[str, Any]) -> bytes:
+    """Return *args* as JSON that is the same for equal arguments, whatever their order. Raises ValueError if they are none."""
+    try:
+        return json.dumps(
+            args, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+        ).encode()
+    except TypeError as error:
+        raise ValueError(error) from None
+    except RecursionError:
+        raise ValueError("they are nested too deeply") from None
+
+
+def _small(args: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(canonical(args))
+    except ValueError as error:
+        raise refusal(f"cannot be written as JSON: {error}") from None
+    if size > ARGS_BYTES_MAX:
+        raise refusal(
+            f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
+            "keep what is large in a database, and pass what it is found by",
+            "ArgumentsTooLarge",
+        )
+    return args
+
+
+def _known_zone(name: str) -> str:
+    try:
+        known = _is_portable(name) and bool(ZoneInfo(name).key)
+    except (KeyError, ValueError, OSError):
+        known = False
+    if not known:
+        raise refusal(_no_such_zone(name), "UnknownTimeZone")
+    return name
+
+
+def _is_portable(name: str) -> bool:
+    """Pass over what else lies in a machine's folder of zones, such as localtime and posix/."""
+    return name[:1].isupper()
+
+
+def _no_such_zone(name: str) -> str:
+    close = nearest(name, sorted(filter(_is_portable, available_timezones())))
+    mend = f"did you mean {close}?" if close else "write one like Europe/Dublin or UTC"
+    return f'"{name}" is not a time zone of the IANA database; {mend}'
+
+
+Zone = Annotated[
+    str,
+    Field(min_length=1, max_length=64),
+    AfterValidator(_known_zone),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 64, "pattern": ZONE}),
+]
+
+Arguments = Annotated[
+    dict[str, Any],
+    Field(max_length=ARGS_KEYS_MAX),
+    AfterValidator(_small),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": ARGS_KEYS_MAX,
+            "additionalProperties": {
+                # Any JSON, of which the API server bounds the first level; the whole is bounded by the operator.
+                "x-kubernetes-preserve-unknown-fields": True,
+                "nullable": True,
+                "maxLength": ARGS_BYTES_MAX,
+                "maxItems": ARGS_BYTES_MAX // 2,
+                "maxProperties": ARGS_BYTES_MAX // 4,
+            },
+        }
+    ),
+]
+
+HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER)]
+
+
+class WorkerPoolRef(Model):
+    """Names a pool in the namespace of the task."""
+
+    name: Label = "default"
+    """Name of a PyncetteWorkerPool in the same namespace."""
+
+
+class RetryPolicy(Model):
+    """How a failed run is tried again. The delay doubles from try to try, and is spread a little."""
+
+    max_attempts: int = Field(default=5, ge=0, le=1000)
+    """Runs of one occurrence, the first included, until it has failed for good. 0 sets no limit."""
+    initial_backoff_seconds: int = Field(default=5, ge=1, le=86_400)
+    """Delay after the first failed run, in seconds."""
+    max_backoff_seconds: int = Field(default=300, ge=1, le=604_800)
+    """Delay beyond which doubling does not go, in seconds."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.initialBackoffSeconds <= self.maxBackoffSeconds",
+            message="initialBackoffSeconds must not exceed maxBackoffSeconds, which is 300 unless it is set",
+            holds=lambda self: self.initial_backoff_seconds <= self.max_backoff_seconds,
+            blames=("initial_backoff_seconds", "max_backoff_seconds"),
+        ),
+    )
+
+
+def _fixed_if_dynamic(field: str, name: str, cel: str) -> Transition:
+    return Transition(
+        cel=f"!oldSelf.dynamic || {cel}",
+        message=f"{name} of a dynamic task cannot be changed, for its instances are stored under it: "
+        "make a new task, and schedule the instances there",
+        holds=lambda before, after: not before.dynamic or getattr(before, field) == getattr(after, field),
+        blames=(field,),
+    )
+
+
+class TaskSpec(Model):
+    """What is wanted: what runs, when, with which arguments, and what becomes of a run that is late, long or failed."""
+
+    worker_pool_ref: WorkerPoolRef = WorkerPoolRef()
+    """Pool whose workers run the handler."""
+    handler: HandlerName = Field(examples=["send_report"])
+    """
+    Name of a handler that the pool's task module registers. It is a name, never an import path. While no worker
+    knows it, the task's condition HandlerResolved says so, and which name comes closest.
+    """
+    schedule: str | None = Field(default=None, min_length=1, max_length=512, examples=['"0 12 * * MON-FRI"'])
+    """
+    Cron expression: 5 fields (minute, hour, day of month, month, day of week), 6 with seconds last, 7 with the year
+    after them, or a word such as @hourly. H stands for a value that is hashed from the task's name, so that many
+    tasks do not start together. Exactly one of schedule, intervalSeconds and executeAt is given, unless dynamic.
+    """
+    interval_seconds: Seconds | None = Field(default=None, examples=[300])
+    """Seconds from one occurrence to the next, counted from when the interval was set, whatever time the runs take."""
+    execute_at: Instant3339 | None = Field(default=None, examples=["2030-01-31T09:00:00Z"])
+    """
+    The one instant to run at, as RFC 3339 with its offset. It runs once, ever. If it was already older than the starting
+    deadline (60 seconds if none is set) when the task was created, it is missed instead.
+    """
+    dynamic: bool = False
+    """
+    Makes the task a template: programs schedule its instances through the API, each with a schedule of its own. They
+    may be tens of millions, and are never Kubernetes objects. Cannot be undone.
+    """
+    partitions: int = Field(default=1, ge=1, le=1024)
+    """Parts that the instances of a dynamic task are spread over, so that more workers can claim at once. Immutable."""
+    time_zone: Zone | None = Field(default=None, examples=["Europe/Dublin"])
+    """Time zone of the schedule, by its name in the IANA database; UTC if it is not set. With schedule only."""
+    jitter_seconds: int = Field(default=0, ge=0, le=86_400)
+    """
+    Upper bound of a delay that is hashed from the name, so that tasks of the same schedule do not start together. It is
+    not random: for one task it is always the same.
+    """
+    not_before: Instant3339 | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+    """Times of the schedule before this instant do not count."""
+    not_after: Instant3339 | None = Field(default=None, examples=["2030-12-31T23:59:59Z"])
+    """Times of the schedule after this instant do not count."""
+    suspend: bool = False
+    """
+    Stops the schedule until it is false again. What has started goes on to its end. Times that pass meanwhile
+    do not count: the task resumes with the next one from then on.
+    """
+    execution_mode: Literal["AtLeastOnce", "AtMostOnce"] = "AtLeastOnce"
+    """
+    What happens when a worker dies in the middle of a run. AtLeastOnce: another worker runs the occurrence again.
+    AtMostOnce: it is lost, and counted so, but never runs twice.
+    """
+    concurrency_policy: Literal["Forbid", "Allow", "Replace"] = "Forbid"
+    """
+    What happens when an occurrence is due while the one before it runs. Forbid: it waits. Allow: both run. Replace: the
+    running one is cancelled, and the new one takes its place.
+    """
+    missed_run_policy: Literal["All", "Latest", "Skip"] = "Latest"
+    """
+    What is made up for when several occurrences passed without a worker. All: one by one, the newest maxCatchUpRuns
+    of them. Latest: one run, for the latest. Skip: none that is late. The others are counted as missed.
+    """
+    max_catch_up_runs: int = Field(default=100, ge=1, le=10_000)
+    """With missedRunPolicy All, the number of missed occurrences that are made up for; those before them are not."""
+    starting_deadline_seconds: Seconds | None = Field(default=None, examples=[600])
+    """Seconds that an occurrence may be late. What could not start within them is skipped, and counted so."""
+    active_deadline_seconds: Seconds | None = Field(default=None, examples=[3600])
+    """Seconds after which a run is cancelled, whether it still sends heartbeats or not. It has failed then."""
+    lease_duration_seconds: int = Field(default=60, ge=1, le=86_400)
+    """
+    Seconds without a sign of life after which a run is taken for dead, and another worker may take over. It bounds
+    how long a task stands still after a crash, not how long it may run.
+    """
+    heartbeat: Literal["Automatic", "Cooperative"] = "Automatic"
+    """Who gives the signs of life. Automatic: the worker, as long as it lives. Cooperative: the handler, when it chooses."""
+    retry_policy: RetryPolicy | None = Field(default=None, examples=["{maxAttempts: 3}"])
+    """
+    How a failed run is tried again; 5 attempts, 5 seconds after the first and at most 300 seconds apart, if it is not
+    set. A handler can also say itself that it is not to be tried again, or when. Not with AtMostOnce.
+    """
+    on_exhausted: Literal["Continue", "Suspend", "DeadLetter"] = "Continue"
+    """
+    What follows when the attempts of an occurrence are spent. Continue: the next occurrence. Suspend: nothing, until
+    the task is resumed or changed. DeadLetter: the next occurrence, and this one is kept, to be tried again on request.
+    """
+    args: Arguments = Field(default={})
+    """Arguments that the handler finds in its context: any JSON, 64 keys and 16 KiB in all."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """
+    What becomes of the instances of a dynamic task when it is deleted. Retain: they are stopped and kept.
+    Delete: they are removed.
+    """
+    successful_runs_history_limit: int = Field(default=3, ge=0, le=1000)
+    """Runs that succeeded and are kept in the history of the task, in the backend."""
+    failed_runs_history_limit: int = Field(default=10, ge=0, le=1000)
+    """Occurrences that ended in any other way and are kept in the history of the task, in the backend."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",
+            message="nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
+            holds=lambda self: self.dynamic or self.times(),
+        ),
+        Rule(
+            cel="[has(self.schedule), has(self.intervalSeconds), has(self.executeAt)].filter(given, given).size() <= 1",
+            message="schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+            holds=lambda self: self.times() <= 1,
+            blames=("interval_seconds", "execute_at", "schedule"),
+        ),
+        Rule(
+            cel="!self.dynamic || !(has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt))",
+            message="a dynamic task is a template, and each instance brings its own times: "
+            "remove schedule, intervalSeconds and executeAt, or remove dynamic",
+            holds=lambda self: not (self.dynamic and self.times()),
+            blames=("schedule", "interval_seconds", "execute_at"),
+        ),
+        Rule(
+            cel="!has(self.timeZone) || has(self.schedule)",
+            message="timeZone belongs to a schedule: an interval has no time zone, and executeAt carries its own offset",
+            holds=lambda self: self.time_zone is None or self.schedule is not None,
+            blames=("time_zone",),
+        ),
+        Rule(
+            cel="!has(self.schedule) || !self.schedule.contains('TZ=')",
+            message="a time zone has no place in schedule: write it into timeZone",
+            holds=lambda self: self.schedule is None or "TZ=" not in self.schedule,
+            blames=("schedule",),
+        ),
+        Rule(
+            cel="!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
+            message="notAfter must be later than notBefore, or no time is left between them",
+            holds=lambda self: (
+                self.not_before is None or self.not_after is None or self.not_before < self.not_after
+            ),
+            blames=("not_after",),
+        ),
+        Rule(
+            cel="!has(self.executeAt) || ((!has(self.notBefore) || self.executeAt >= self.notBefore)"
+            " && (!has(self.notAfter) || self.executeAt <= self.notAfter))",
+            message="executeAt lies outside of notBefore and notAfter, so it would never run",
+            holds=lambda self: (
+                self.execute_at is None
+                or (
+                    (self.not_before is None or self.execute_at >= self.not_before)
+                    and (self.not_after is None or self.execute_at <= self.not_after)
+                )
+            ),
+            blames=("execute_at",),
+        ),
+        Rule(
+            cel="self.executionMode != 'AtMostOnce' || !has(self.retryPolicy)",
+            message="with executionMode AtMostOnce nothing is tried again: remove retryPolicy, or the executionMode",
+            holds=lambda self: self.execution_mode != "AtMostOnce" or self.retry_policy is None,
+            blames=("retry_policy",),
+        ),
+        Rule(
+            cel="self.dynamic || self.partitions == 1",
+            message="only a dynamic task has instances to be spread over partitions: remove partitions",
+            holds=lambda self: self.dynamic or self.partitions == 1,
+            blames=("partitions",),
+        ),
+        Rule(
+            cel="self.dynamic || self.deletionPolicy == 'Retain'",
+            message="deletionPolicy is about the instances of a dynamic task, and this one has none: remove it",
+            holds=lambda self: self.dynamic or self.deletion_policy == "Retain",
+            blames=("deletion_policy",),
+        ),
+    )
+    transitions: ClassVar = (
+        _fixed_if_dynamic("dynamic", "dynamic", "self.dynamic"),
+        _fixed_if_dynamic("handler", "handler", "self.handler == oldSelf.handler"),
+        _fixed_if_dynamic("partitions", "partitions", "self.partitions == oldSelf.partitions"),
+        _fixed_if_dynamic(
+            "worker_pool_ref", "workerPoolRef", "self.workerPoolRef.name == oldSelf.workerPoolRef.name"
+        ),
+    )
+    instead: ClassVar = {
+        "at": "write executeAt",
+        "backoffLimit": "write retryPolicy.maxAttempts, which counts the first run too",
+        "cron": "write schedule",
+        "enabled": "write suspend: true to stop it",
+        "failedJobsHistoryLimit": "write failedRunsHistoryLimit",
+        "interval": "write intervalSeconds",
+        "jobTemplate": "a task has no pod of its own: write the name of a handler, and a worker pool runs it",
+        "kwargs": "write args",
+        "pool": "write workerPoolRef: {name: …}",
+        "retries": "write retryPolicy.maxAttempts, which counts the first run too",
+        "successfulJobsHistoryLimit": "write successfulRunsHistoryLimit",
+        "timeout": "write activeDeadlineSeconds",
+        "workerPool": "write workerPoolRef: {name: …}",
+    }
+
+    def times(self) -> int:
+        """Return how many of the three ways to say when it is due were used."""
+        return sum(given is not None for given in (self.schedule, self.interval_seconds, self.execute_at))
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield why a schedule can never be due; an interval always is."""
+        if self.schedule is not None:
+            reason = _refusal_of(seeded(Cron(self.schedule, self.time_zone or DEFAULT_ZONE), "any"))
+            if reason:
+                yield Finding("schedule", reason + _suspect(self.schedule), "InvalidSchedule")
+        if self.execute_at is not None:
+            reason = _refusal_of(Once(instant_of(self.execute_at)))
+            if reason:
+                yield Finding("execute_at", reason, "InvalidSchedule")
+
+
+_CRON_FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week", "second", "year")
+
+
+def _refusal_of(schedule: Schedule) -> str:
+    try:
+        check(schedule)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _suspect(expression: str) -> str:
+    """Name the field that makes *expression* unacceptable, if it is one: croniter says so of few."""
+    fields = expression.split()
+    for index, name in zip(range(len(fields)), _CRON_FIELDS, strict=False):
+        rest = " ".join("*" if index == other else field for other, field in enumerate(fields))
+        if not _refusal_of(seeded(Cron(rest), "any")):
+            return f"; look at the {name}, {fields[index]}"
+    return ""
+
+
+WORKER_CHARACTERS_MAX: Final = 253
+"""A worker is named after its pod, by default."""
+
+OutcomeName = Literal[
+    "succeeded", "failed", "deadLettered", "missed", "skipped", "replaced", "lost", "withdrawn"
+]
+
+
+class LastRun(Model):
+    """The occurrence that ended last."""
+
+    id: str | None = Field(default=None, max_length=64)
+    """Id of the run, as logs and the history have it."""
+    scheduled_time: Instant3339 | None = None
+    """When it was due."""
+    start_time: Instant3339 | None = None
+    """When its first attempt started; absent if none did."""
+    completion_time: Instant3339 | None = None
+    """When it ended."""
+    outcome: OutcomeName
+    """
+    How it ended: succeeded; failed; deadLettered (failed, and kept to be tried again); missed (dropped by
+    missedRunPolicy); skipped (later than startingDeadlineSeconds); replaced (by the next one); lost (its worker died,
+    AtMostOnce); withdrawn (its task was removed).
+    """
+    attempts: int = Field(default=0, ge=0, le=COUNT_MAX)
+    """Runs that it took."""
+    worker: str = Field(default="", max_length=WORKER_CHARACTERS_MAX)
+    """Worker that ran it last."""
+    message: str = Field(default="", max_length=MESSAGE_CHARACTERS_MAX)
+    """What went wrong, if something did; cut at 1 KiB."""
+
+
+class RunCounts(Model):
+    """Occurrences since the task was first seen, by how they ended."""
+
+    succeeded: Count = 0
+    """Those whose handler returned."""
+    failed: Count = 0
+    """Those whose attempts were spent, or whose handler said that trying again is of no use."""
+    dead_lettered: Count = 0
+    """Those that failed, and were kept to be tried again on request."""
+    missed: Count = 0
+    """Those dropped by missedRunPolicy."""
+    skipped: Count = 0
+    """Those that could not start within startingDeadlineSeconds."""
+    replaced: Count = 0
+    """Those cancelled because the next one was due."""
+    lost: Count = 0
+    """Those whose worker died in the middle, with AtMostOnce."""
+    withdrawn: Count = 0
+    """Those cancelled because the task was removed."""
+
+
+class Instances(Model):
+    """How many instances a dynamic task has."""
+
+    total: Count | None = None
+    """All of them, counted now and then; absent where the backend cannot count cheaply."""
+    due: Count | None = None
+    """Those that wait for a worker, counted up to 10,000."""
+    leased: Count | None = None
+    """Those that run, counted up to 10,000."""
+
+
+UPCOMING_MAX: Final = 5
+REQUEST_CHARACTERS_MAX: Final = 256
+"""A request is compared, and echoed, up to this length."""
+
+Request = Annotated[str, Field(max_length=REQUEST_CHARACTERS_MAX)]
+
+
+class TaskStatus(Model):
+    """What the operator saw last: in the cluster, and in the backend."""
+
+    observed_generation: int = Field(default=UNOBSERVED, ge=UNOBSERVED, le=COUNT_MAX)
+    """Generation of the spec that this status is about; -1 before the operator looked for the first time."""
+    conditions: Conditions = (AWAITED,)
+    """Ready, Reconciling and Stalled as Flux and Argo CD read them; Scheduled, HandlerResolved, Suspended, RunsHealthy."""
+    next_schedule_time: Instant3339 | None = None
+    """The next occurrence that has not started; in the past if no worker took it yet; absent if there is none."""
+    upcoming_schedule_times: Annotated[
+        tuple[Instant3339, ...],
+        Field(max_length=UPCOMING_MAX, strict=False, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """The next times that the schedule names, five at most."""
+    last_schedule_time: Instant3339 | None = None
+    """When the occurrence was due that runs now, or ran last."""
+    last_successful_time: Instant3339 | None = None
+    """When an occurrence last succeeded."""
+    last_failure_time: Instant3339 | None = None
+    """When an occurrence last failed."""
+    last_run: LastRun | None = None
+    """The occurrence that ended last."""
+    active: Count = 0
+    """Runs under way."""
+    consecutive_failures: Count = 0
+    """Occurrences that failed since one last succeeded."""
+    run_counts: RunCounts = RunCounts()
+    """Occurrences so far, by how they ended."""
+    instances: Instances | None = None
+    """Instances of a dynamic task."""
+    last_handled_run_request: Request | None = None
+    """Value of the annotation pyncette.dev/run-requested-at that was last acted upon."""
+    last_handled_resume_request: Request | None = None
+    """Value of the annotation pyncette.dev/resume-requested-at that was last acted upon."""
+    last_handled_redrive_request: Request | None = None
+    """Value of the annotation pyncette.dev/redrive-requested-at that was last acted upon."""
+
+
+class PyncetteTask(Resource):
+    """
+    Runs a handler of a worker pool on a schedule.
+
+    The operator keeps its schedule in the pool's backend, where it goes on running while the operator and the API
+    server are away, and shows here when it runs next and how it went.
+    """
+
+    plural: ClassVar = "pyncettetasks"
+    short_name: ClassVar = "pyt"
+
+    api_version: Literal["pyncette.dev/v1alpha1"] = API_VERSION
+    """Version of the API that the object is written for."""
+    kind: Literal["PyncetteTask"] = "PyncetteTask"
+    """Kind of the object."""
+    spec: TaskSpec
+    """What is wanted."""
+    status: TaskStatus = TaskStatus()
+    """What was seen; written by the operator alone."""
