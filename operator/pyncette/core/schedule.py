@@ -39,8 +39,8 @@ LATEST: Final[Instant] = LAST_SECOND * SECOND
 """Nothing is due after this, likewise in the year 9999."""
 
 
-FIRST_YEAR: Final[Instant] = -2 * DAY * SECOND
-"""Before the first year that an expression can name, 1970, has begun in any zone."""
+BEFORE_1970: Final[Instant] = -2 * DAY * SECOND
+"""When the first year that an expression can name has begun in no zone yet."""
 
 
 class Cron(msgspec.Struct, frozen=True, tag="cron", omit_defaults=True):
@@ -84,11 +84,7 @@ def check(schedule: Schedule, after: Instant | None = None) -> None:
     if isinstance(schedule, Cron):
         _check_cron(schedule)
     elif isinstance(schedule, Interval):
-        if schedule.length <= 0:
-            raise ValueError(
-                f"An interval must be longer than zero, not {schedule.length / SECOND:g} seconds."
-            )
-        if schedule.length > LATEST:
+        if _length(schedule) > LATEST:
             raise ValueError(f"An interval of {schedule.length / SECOND:g} seconds ends after the year 9999.")
     elif not EARLIEST <= schedule.at <= LATEST:
         raise ValueError("An instant must be within the years 1 to 9999.")
@@ -99,7 +95,7 @@ def check(schedule: Schedule, after: Instant | None = None) -> None:
 def _check_cron(schedule: Cron) -> None:
     resolve_zone(schedule.zone)
     pattern_of(schedule.expression, schedule.seed)
-    if first_after(schedule, FIRST_YEAR, FIRST_YEAR) is None:
+    if first_after(schedule, BEFORE_1970, BEFORE_1970) is None:
         raise _never(schedule, f"in {schedule.zone}: the clocks there skip every time that it names")
 
 
@@ -107,6 +103,12 @@ def _never(schedule: Schedule, why: str) -> ValueError:
     if isinstance(schedule, Cron):
         return CroniterBadCronError(f"[{schedule.expression}] never fires {why}")
     return ValueError(f"{schedule} is never due {why}")
+
+
+def _length(schedule: Interval) -> Duration:
+    if schedule.length <= 0:
+        raise ValueError(f"An interval must be longer than zero, not {schedule.length / SECOND:g} seconds.")
+    return schedule.length
 
 
 def first_after(schedule: Schedule, after: Instant, since: Instant) -> Instant | None:
@@ -118,7 +120,8 @@ def first_after(schedule: Schedule, after: Instant, since: Instant) -> Instant |
         )
         return found * SECOND if found is not None and found <= LAST_SECOND else None
     if isinstance(schedule, Interval):
-        due = since + max(1, (after - since) // schedule.length + 1) * schedule.length
+        length = _length(schedule)
+        due = since + max(1, (after - since) // length + 1) * length
         return due if due <= LATEST else None
     return schedule.at if schedule.at > after else None
 
@@ -141,7 +144,7 @@ def nth_latest(schedule: Schedule, at: Instant, n: int, since: Instant) -> Insta
             found = timetable.nth_last(pattern, zone, second, n, floor)
         return None if found is None else found * SECOND
     if isinstance(schedule, Interval):
-        number = (min(at, LATEST) - since) // schedule.length - n + 1
+        number = (min(at, LATEST) - since) // _length(schedule) - n + 1
         return since + number * schedule.length if number >= 1 else None
     return schedule.at if n == 1 and schedule.at <= at else None
 
@@ -160,7 +163,7 @@ def count(
         pattern, zone = pattern_of(schedule.expression, schedule.seed), zone_named(schedule.zone)
         found = timetable.count(pattern, zone, begin, end, limit)
     elif isinstance(schedule, Interval):
-        done = max(0, (after - since) // schedule.length)
+        done = max(0, (after - since) // _length(schedule))
         found = max(0, (min(until, LATEST) - since) // schedule.length - done)
     else:
         found = int(after < schedule.at <= until)

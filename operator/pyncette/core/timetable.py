@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from pyncette.core.cron import Pattern
-from pyncette.core.zone import DAY, JUMP_MAX, Zone
+from pyncette.core.zone import DAY, JUMP_MAX, LAST_SECOND, Zone
 
 HORIZON: Final = 146_097 * DAY
 """How far an occurrence is looked for: in 400 years the calendar and the rules of all zones have repeated, so an
@@ -23,7 +23,7 @@ expression that only named skipped times for so long never fires."""
 def first(pattern: Pattern, zone: Zone, second: int) -> int | None:
     """The first occurrence that is not before *second*."""
     second = max(second, pattern.begin - JUMP_MAX)
-    horizon = second + HORIZON
+    horizon = min(second + HORIZON, LAST_SECOND + 1)
     while second < horizon:
         start, end, offset, unseen, skipped = zone.stretch_at(second)
         wall = second + offset
