@@ -150,9 +150,13 @@ class Store(Protocol):
         """
         ...
 
-    async def scan(self, partition: Partition, task: str, after: Key | None, limit: int) -> list[Record]:
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
         """
         Return the next records of *task* in the order of their keys, at most *limit*, that come after the key *after*.
+
+        Without *task*, those of the whole partition: it is how one finds what is there without knowing its names.
 
         A page costs the same wherever it begins. A record that exists throughout a sequence of pages is in exactly
         one of them. An empty page is the end.
