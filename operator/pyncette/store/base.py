@@ -10,7 +10,9 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 
 __all__ = [
+    "KEY_BYTES_MAX",
     "MIN_READER",
+    "PARTITION_BYTES_MAX",
     "PORT_VERSION",
     "SCHEMA_VERSION",
     "Capabilities",
@@ -20,6 +22,9 @@ __all__ = [
     "Renewal",
     "Renewed",
     "Store",
+    "check_changes",
+    "check_key",
+    "check_partition",
 ]
 
 PORT_VERSION: Final = 1
@@ -32,6 +37,13 @@ MIN_READER: Final = 1
 """The oldest schema version whose programs may work on tables of `SCHEMA_VERSION`."""
 
 
+KEY_BYTES_MAX: Final = 1000
+"""What task, instance and occurrence of a key may take together, in UTF-8: what the tightest index of a backend holds."""
+
+PARTITION_BYTES_MAX: Final = 1000
+"""What realm and handler of a partition may take together, in UTF-8."""
+
+
 class Claimed(NamedTuple):
     """What a claim got."""
 
@@ -41,8 +53,10 @@ class Claimed(NamedTuple):
     """The backend's own time, read while it answered."""
     next_claimable_at: Instant | None
     """
-    When a record of these partitions will next be claimable, by what was seen; it may be in the past, if more is
-    claimable than the limits let through. None: none is known.
+    When a record of these partitions will next be claimable: the sooner of what is due and what lease ends, as far as
+    this claim saw, its own leases included. It may be too soon, never too late, unless others write in the meantime.
+    It is at or before the claim's `now` only if more may be claimable than the limits let through, or if a record
+    could not be read. None: nothing will be claimable before something is written.
     """
 
 
@@ -87,12 +101,19 @@ class Store(Protocol):
     Where records are kept. It moves them, and decides nothing.
 
     A store is an async context manager: entering connects (and creates what is missing, unless it was told not to),
-    leaving closes; both are done once. All verbs may be called by many tasks at once, in between.
+    leaving closes; both are done once. All verbs may be called by many tasks at once, in between, on the loop that
+    entered. A call that is cancelled may have been carried out or not, and leaves the store fit for the next.
 
     Every verb raises `StoreUnavailableError` if the backend did not answer. Then nothing is known of what was asked:
     a swap may have happened, and leases may have been given, which simply expire. The next call connects again.
-    Instants and durations are microseconds. `now` is always the caller's: a store stamps what it is given, and never
-    mixes in a clock of its own, so that time can be pretended on every backend.
+    Instants and durations are microseconds, and like versions and fences any integer of 64 bits with its sign.
+    `now` is always the caller's: a store stamps what it is given, and never mixes in a clock of its own, so that time
+    can be pretended on every backend.
+
+    Names are any text without NUL that UTF-8 can hold, of up to `KEY_BYTES_MAX` and `PARTITION_BYTES_MAX`; they are
+    equal if their characters are (case and accents count), and ordered by code points. A number of a partition is not
+    negative and has 31 bits. Holders and ids of leases are text without NUL of up to 255 characters. A verb raises
+    ValueError for a name that is none of these, before it does anything.
     """
 
     @property
@@ -105,7 +126,11 @@ class Store(Protocol):
     ) -> None: ...
 
     async def load(self, keys: Sequence[Key]) -> list[Record | None]:
-        """Return the record of each key, in the order asked for, or None where there is none."""
+        """
+        Return the record of each key, in the order asked for, or None where there is none.
+
+        A record that cannot be read (a poisoned row) is None too, and logged: it must not take the others with it.
+        """
         ...
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
@@ -114,9 +139,14 @@ class Store(Protocol):
 
         A record is unchanged while its version is what *before* says. A renewal does not change the version, so a swap
         never writes the lease's end unless it changes the lease: `after.lease` equal to `before.lease` in its id leaves
-        the stored lease as it is. The batch takes one round trip or transaction; a change that loses does not stop the
-        others. No key may occur twice in a batch. Rows of history are bounded by their slots, and deleted with a
-        record whose `occurrence` is empty.
+        the stored lease as it is. Another lease in *after* replaces the stored one, none takes it away, and a record may
+        be created with one. *before* is a record as a store gave it, or the *after* of a swap that was made.
+
+        The batch takes one round trip or transaction; a change that loses does not stop the others, and writes no row of
+        history either. Rows of one slot are written in the order of the batch, so the last one stays. A record whose
+        `occurrence` is empty takes the rows kept for its key along when it is deleted, those of the same change too.
+
+        Raises ValueError for a batch that makes no sense (see `check_changes`), before anything is written.
         """
         ...
 
@@ -131,13 +161,17 @@ class Store(Protocol):
         """
         Lease at most that many claimable records of each partition, soonest first.
 
+        *limits* says how many of which partition; a limit of 0 only looks when the next one is claimable.
+
         A record is claimable if `claimable_at <= now` (at that very instant, too) and it has no lease, or one with
         `expires_at <= expired_at`. The claim gives it the lease (*lease_id*, *holder*, *now* + `lease_length`), adds one
         to `attempt`, `version` and `fence`, and sets `began_at` to *now* if it was None. Nothing else changes.
 
         No two calls give the same record while the first lease lives, on any number of workers. An empty result does
         not mean that nothing is due: another worker may have been faster. A record that cannot be read (a poisoned
-        row) is left out, logged, and stays: it hurts only itself. A lease id must not be used for two claims.
+        row) is left out, logged, and stays: it hurts only itself. It is leased like the others all the same, which puts
+        it aside for a while: else a few of them at the head would fill every claim. A lease id must not be used for two
+        claims.
         """
         ...
 
@@ -145,7 +179,8 @@ class Store(Protocol):
         """
         Prolong the leases that are still held under the same id, all in one write.
 
-        A lease that expired but was not taken over is held. The version stays. A store may move `claimable_at` of a
+        It then ends at *now* plus its length, be that later or sooner than before. A lease that expired but was not taken
+        over is held; that of a record which is gone is not. The version stays. A store may move `claimable_at` of a
         renewed record up to the lease's end, but not down, and not from None.
         """
         ...
@@ -159,7 +194,8 @@ class Store(Protocol):
         Without *task*, those of the whole partition: it is how one finds what is there without knowing its names.
 
         A page costs the same wherever it begins. A record that exists throughout a sequence of pages is in exactly
-        one of them. An empty page is the end.
+        one of them. An empty page is the end; a page may be short without being the last, since what cannot be read is
+        left out and logged.
         """
         ...
 
@@ -168,7 +204,7 @@ class Store(Protocol):
         ...
 
     async def history(self, key: Key) -> list[Run]:
-        """Return the rows kept for *key*, the latest `ended_at` first."""
+        """Return the rows kept for *key*, the latest `ended_at` first. What cannot be read is left out and logged."""
         ...
 
     async def now(self) -> Instant:
@@ -186,3 +222,56 @@ class Store(Protocol):
         Only for stores whose capabilities say that they notify; others yield nothing and wait.
         """
         ...
+
+
+def check_partition(partition: Partition) -> None:
+    """Raise ValueError unless every store can hold *partition*."""
+    _check_names("realm and handler", partition.realm + partition.handler, PARTITION_BYTES_MAX)
+    if not 0 <= partition.number < 2**31:
+        raise ValueError(f"A partition's number must be from 0 to {2**31 - 1}, not {partition.number}.")
+
+
+def check_key(key: Key) -> None:
+    """Raise ValueError unless every store can hold the names of *key* (those of its partition aside)."""
+    _check_names("task, instance and occurrence", key.task + key.instance + key.occurrence, KEY_BYTES_MAX)
+
+
+def check_changes(changes: Sequence[Change]) -> None:
+    """
+    Raise ValueError unless a batch makes sense.
+
+    Each change has a *before* or an *after*; with both, they are of one key and the version grows. No key occurs twice.
+    What is created has names that every store can hold.
+    """
+    keys = set()
+    for before, after, _, home in changes:
+        if after is None:
+            if before is None:
+                raise ValueError("A change needs a record before it or after it.")
+            key = before.key
+        else:
+            key = after.key
+            if before is None:
+                check_partition(key.partition)
+                check_key(key)
+            elif before.key != key:
+                raise ValueError(f"A change cannot turn the record {before.key} into {key}.")
+            elif before.version >= after.version:
+                raise ValueError(f"A change of {key} must raise its version above {before.version}.")
+        if home is not None:
+            check_partition(home.partition)
+            check_key(home)
+        keys.add(key)
+    if len(keys) != len(changes):
+        raise ValueError("No key may occur twice in a batch of changes.")
+
+
+def _check_names(what: str, names: str, limit: int) -> None:
+    if "\0" in names:
+        raise ValueError(f"A name must not hold the character NUL: {names!r}.")
+    try:
+        size = len(names.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"A name must be valid Unicode: {names!r}.") from None
+    if size > limit:
+        raise ValueError(f"The names of {what} take {size} bytes together; {limit} is the most.")

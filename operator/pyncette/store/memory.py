@@ -1,0 +1,327 @@
+"""Keeps records in the memory of this process, for tests and simulation: exact, deterministic, without a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left, insort
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+
+from pyncette.clock import Instant
+from pyncette.core.record import Change, Key, Lease, Partition, Record, Run, replace
+from pyncette.store.base import (
+    Capabilities,
+    Claimed,
+    Notification,
+    Renewal,
+    Renewed,
+    check_changes,
+    check_key,
+    check_partition,
+)
+from pyncette.store.codec import PoisonedRecordError, log_poisoned
+
+CAPABILITIES: Final = Capabilities(name="memory", notifies=True, shared=False, durable=False)
+
+CHUNK_MAX: Final = 1000
+"""Above this length a list is cut in two: short enough to insert into in a microsecond."""
+
+NOTIFICATIONS_MAX: Final = 10_000
+"""What one listener may leave unread; the rest is lost to it, as the port allows."""
+
+_T = TypeVar("_T", bound=tuple[Any, ...])
+
+
+class MemoryBackend:
+    """Memory that several stores of one event loop share. *now* is its own time, that of the system by default."""
+
+    def __init__(self, now: Callable[[], Instant] | None = None) -> None:
+        self.now = now or _system_time
+        self.shelves: dict[Partition, _Shelf] = {}
+        self.histories: dict[Key, dict[int, Run]] = {}
+        self.listeners: set[asyncio.Queue[Notification]] = set()
+
+    def shelf(self, partition: Partition) -> _Shelf:
+        found = self.shelves.get(partition)
+        if found is None:
+            check_partition(partition)
+            found = self.shelves[partition] = _Shelf()
+        return found
+
+    def poison(self, key: Key) -> None:
+        """Make a record unreadable from now on, until it is written anew."""
+        self.shelf(key.partition).poisoned.add(key)
+
+
+class MemoryStore:
+    """A store on a *backend* that others may share; without one, on a backend of its own."""
+
+    def __init__(self, backend: MemoryBackend | None = None) -> None:
+        self.backend = backend or MemoryBackend()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def load(self, keys: Sequence[Key]) -> list[Record | None]:
+        for key in keys:
+            check_key(key)
+        return [self.backend.shelf(key.partition).readable(key) for key in keys]
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        check_changes(changes)
+        return [self._make(change) for change in changes]
+
+    def _make(self, change: Change) -> bool:
+        before, after, rows, home = change
+        known = before or after
+        assert known is not None
+        key = known.key
+        shelf = self.backend.shelf(key.partition)
+        stored = shelf.records.get(key)
+        if (stored and stored.version) != (before and before.version):
+            return False
+        if rows:
+            slots = self.backend.histories.setdefault(home or key, {})
+            slots.update((row.slot, row.run) for row in rows)
+        if after is not None:
+            shelf.put(_with_kept_lease(after, before, stored))
+            shelf.poisoned.discard(key)
+        else:
+            shelf.remove(key)
+            if not key.occurrence:
+                self.backend.histories.pop(key, None)
+        return True
+
+    async def claim(
+        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+    ) -> Claimed:
+        records: list[Record] = []
+        soonest: list[Instant] = []
+        for partition, limit in limits.items():
+            shelf = self.backend.shelf(partition)
+            for record in shelf.claimable(limit, now, expired_at):
+                shelf.put(_leased(record, Lease(lease_id, holder, now + record.lease_length), now))
+                readable = shelf.readable(record.key)
+                if readable is not None:
+                    records.append(readable)
+            soonest += shelf.next_claimable(now, expired_at)
+        return Claimed(records, self.backend.now(), min(soonest, default=None))
+
+    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        return Renewed([self._renew(renewal, now) for renewal in renewals], self.backend.now())
+
+    def _renew(self, renewal: Renewal, now: Instant) -> bool:
+        shelf = self.backend.shelf(renewal.key.partition)
+        record = shelf.records.get(renewal.key)
+        if record is None or record.lease is None or record.lease.id != renewal.lease_id:
+            return False
+        shelf.put(replace(record, lease=record.lease._replace(expires_at=now + renewal.length)))
+        return True
+
+    async def scan(self, partition: Partition, task: str, after: Key | None, limit: int) -> list[Record]:
+        shelf = self.backend.shelf(partition)
+        page: list[Record] = []
+        for key in shelf.keys.beginning_with(after or Key(partition, task)):
+            if key == after:
+                continue
+            if key.task != task or len(page) >= limit:
+                break
+            record = shelf.readable(key)
+            if record is not None:
+                page.append(record)
+        return page
+
+    async def partitions(self, realm: str) -> list[Partition]:
+        return sorted(
+            partition
+            for partition, shelf in self.backend.shelves.items()
+            if partition.realm == realm and shelf.records
+        )
+
+    async def history(self, key: Key) -> list[Run]:
+        rows = self.backend.histories.get(key, {})
+        return sorted(rows.values(), key=lambda run: run.ended_at, reverse=True)
+
+    async def now(self) -> Instant:
+        return self.backend.now()
+
+    async def notify(self, notifications: Sequence[Notification]) -> None:
+        for listener in self.backend.listeners:
+            for notification in notifications:
+                if not listener.full():
+                    listener.put_nowait(notification)
+
+    async def notified(self) -> AsyncIterator[Notification]:
+        listener: asyncio.Queue[Notification] = asyncio.Queue(NOTIFICATIONS_MAX)
+        self.backend.listeners.add(listener)
+        try:
+            while True:
+                yield await listener.get()
+        finally:
+            self.backend.listeners.discard(listener)
+
+
+class _Shelf:
+    """
+    The records of one partition, each filed by when it is next to be looked at.
+
+    One without a lease is filed as due at its `claimable_at`. One with a lease is filed as leased until it can be
+    claimable again, and is filed as due by the first claim after that; so a claim looks at what is due, and not at
+    what others hold.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[Key, Record] = {}
+        self.poisoned: set[Key] = set()
+        self.keys: _Ordered[Key] = _Ordered()
+        self._due: _Ordered[tuple[Instant, Key]] = _Ordered()
+        self._leased: _Ordered[tuple[Instant, Key]] = _Ordered()
+        self._filed: dict[Key, tuple[_Ordered[tuple[Instant, Key]], tuple[Instant, Key]]] = {}
+
+    def readable(self, key: Key) -> Record | None:
+        if key in self.poisoned:
+            log_poisoned(PoisonedRecordError(key, "it was poisoned"))
+            return None
+        return self.records.get(key)
+
+    def put(self, record: Record) -> None:
+        key = record.key
+        if key not in self.records:
+            self.keys.add(key)
+        self.records[key] = record
+        self._unfile(key)
+        if record.claimable_at is None:
+            return
+        if record.lease is None:
+            self._file(self._due, (record.claimable_at, key))
+        else:
+            self._file(self._leased, (max(record.claimable_at, record.lease.expires_at), key))
+
+    def remove(self, key: Key) -> None:
+        del self.records[key]
+        self.keys.remove(key)
+        self.poisoned.discard(key)
+        self._unfile(key)
+
+    def claimable(self, limit: int, now: Instant, expired_at: Instant) -> list[Record]:
+        self._file_the_expired(max(now, expired_at))
+        found: list[Record] = []
+        for at, key in self._due:
+            if at > now or len(found) >= limit:
+                break
+            record = self.records[key]
+            if record.lease is None or record.lease.expires_at <= expired_at:
+                found.append(record)
+        return found
+
+    def next_claimable(self, now: Instant, expired_at: Instant) -> list[Instant]:
+        """When the first of what is due, and the first of what is leased, can be claimed; by one who waits."""
+        found = [at for at, _ in self._leased.first()]
+        for at, key in self._due:
+            lease = self.records[key].lease
+            if lease is None or lease.expires_at <= expired_at:
+                found.append(at)
+                break
+            # It looks expired, but is not to be taken over yet: the claimer's clock has stepped.
+            found.append(max(at, lease.expires_at + now - expired_at))
+        return found
+
+    def _file_the_expired(self, until: Instant) -> None:
+        while (first := self._leased.first()) and first[0][0] <= until:
+            _, key = first[0]
+            self._unfile(key)
+            record = self.records[key]
+            assert record.claimable_at is not None
+            self._file(self._due, (record.claimable_at, key))
+
+    def _file(self, where: _Ordered[tuple[Instant, Key]], entry: tuple[Instant, Key]) -> None:
+        where.add(entry)
+        self._filed[entry[1]] = (where, entry)
+
+    def _unfile(self, key: Key) -> None:
+        filed = self._filed.pop(key, None)
+        if filed is not None:
+            where, entry = filed
+            where.remove(entry)
+
+
+class _Ordered(Generic[_T]):
+    """A set in order, as a list of short sorted lists: adding, removing and seeking cost little at any size."""
+
+    def __init__(self) -> None:
+        self._chunks: list[list[_T]] = []
+        self._lasts: list[_T] = []
+
+    def add(self, item: _T) -> None:
+        if not self._chunks:
+            self._chunks, self._lasts = [[item]], [item]
+            return
+        at = min(bisect_left(self._lasts, item), len(self._chunks) - 1)
+        chunk = self._chunks[at]
+        insort(chunk, item)
+        if len(chunk) > CHUNK_MAX:
+            half = len(chunk) // 2
+            self._chunks[at : at + 1] = [chunk[:half], chunk[half:]]
+            self._lasts.insert(at, chunk[half - 1])
+            at += 1
+        self._lasts[at] = self._chunks[at][-1]
+
+    def remove(self, item: _T) -> None:
+        at = bisect_left(self._lasts, item)
+        chunk = self._chunks[at]
+        del chunk[bisect_left(chunk, item)]
+        if chunk:
+            self._lasts[at] = chunk[-1]
+        else:
+            del self._chunks[at], self._lasts[at]
+
+    def first(self) -> list[_T]:
+        """Return the first, or nothing."""
+        return self._chunks[0][:1] if self._chunks else []
+
+    def beginning_with(self, item: _T) -> Iterator[_T]:
+        """Iterate over *item*, if it is there, and what comes after it."""
+        at = bisect_left(self._lasts, item)
+        for index in range(at, len(self._chunks)):
+            chunk = self._chunks[index]
+            for position in range(bisect_left(chunk, item) if index == at else 0, len(chunk)):
+                yield chunk[position]
+
+    def __iter__(self) -> Iterator[_T]:
+        for chunk in self._chunks:
+            yield from chunk
+
+
+def _with_kept_lease(after: Record, before: Record | None, stored: Record | None) -> Record:
+    """The stored lease wins over one of the same id, since it may have been renewed."""
+    if after.lease is None or stored is None or stored.lease is None or before is None:
+        return after
+    if before.lease is None or before.lease.id != after.lease.id:
+        return after
+    return replace(after, lease=stored.lease)
+
+
+def _leased(record: Record, lease: Lease, now: Instant) -> Record:
+    return replace(
+        record,
+        lease=lease,
+        attempt=record.attempt + 1,
+        version=record.version + 1,
+        fence=record.fence + 1,
+        began_at=now if record.began_at is None else record.began_at,
+    )
+
+
+def _system_time() -> Instant:
+    return time.time_ns() // 1000
