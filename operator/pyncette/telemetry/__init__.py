@@ -1,0 +1,1 @@
+"""Tells what goes on: logs, metrics and health. It listens; nothing that works depends on it."""

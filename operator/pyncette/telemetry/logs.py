@@ -1,0 +1,115 @@
+"""Writes log lines with the fields that stand beside their sentences: as text for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, TextIO
+
+from pyncette.clock import Instant
+from pyncette.errors import ConfigurationError
+
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+FIELDS_OF_A_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
+"""What logging itself puts into a record, in any version of Python; all else came as `extra`."""
+
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+run_fields: ContextVar[Mapping[str, Any] | None] = ContextVar("run_fields", default=None)
+"""What each line that is logged while a handler runs says of its run; set around the handler, so tasks inherit it."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the extra fields, and error for a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _rfc3339(int(record.created * 1e6)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in fields_of(record).items() if name not in line}
+        trace = traceback_of(self, record)
+        if trace:
+            line["traceback"] = trace
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time of day in the local zone, level, message, and the extra fields as name=value; a traceback follows."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.datetime.fromtimestamp(record.created).astimezone()
+        head = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {record.name}: "
+        trace = traceback_of(self, record)
+        return head + record.getMessage() + as_text(fields_of(record)) + (f"\n{trace}" if trace else "")
+
+
+FORMATS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
+
+
+def set_up_logging(style: str = "text", level: str = "INFO", stream: TextIO | None = None) -> None:
+    """
+    Log to *stream* (stderr), unless the program has set up its own logging: then that stays as it is.
+
+    Raises ConfigurationError for a *style* or *level* that there is not.
+    """
+    name = level.upper()
+    if name not in LEVELS:
+        raise ConfigurationError(f"the log level is {level!r}; it can be {', '.join(LEVELS)}")
+    if style not in FORMATS:
+        raise ConfigurationError(f"the log format is {style!r}; it can be {' or '.join(FORMATS)}")
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(FORMATS[style]())
+    root.addHandler(handler)
+    root.setLevel(name)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what stands beside the sentence: of the run that logged it, and the extra fields; instants are RFC 3339."""
+    extra = {name: value for name, value in vars(record).items() if name not in FIELDS_OF_A_RECORD}
+    fields = {**(run_fields.get() or {}), **extra}
+    return {
+        name: _rfc3339(value) if name.endswith("_at") and type(value) is int else value
+        for name, value in fields.items()
+        if value != "" and value is not None  # the instance of what has none, and the like
+    }
+
+
+def as_text(fields: Mapping[str, Any]) -> str:
+    """Return *fields* as `  name=value …`, quoted where it would not be clear where a value ends."""
+    return "".join(
+        f"{' ' if number else '  '}{name}={_quoted(str(value))}"
+        for number, (name, value) in enumerate(fields.items())
+    )
+
+
+def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """Return the traceback that came with *record*, or ''."""
+    parts = []
+    if record.exc_info:
+        parts.append(formatter.formatException(record.exc_info))
+    elif record.exc_text:
+        parts.append(record.exc_text)
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    plain = text and not any(character.isspace() or character in "\"'=" for character in text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _rfc3339(instant: Instant) -> str:
+    moment = EPOCH + datetime.timedelta(microseconds=instant)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

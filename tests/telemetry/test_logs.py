@@ -1,0 +1,119 @@
+"""A log line is a sentence with fields beside it, for people or for programs."""
+
+import io
+import json
+import logging
+from contextlib import contextmanager
+
+import pytest
+
+from pyncette.errors import ConfigurationError
+from pyncette.telemetry.logs import JsonFormatter, TextFormatter, run_fields, set_up_logging
+
+
+def record(message="lease lost", *args, error=None, **extra):
+    info = (type(error), error, error.__traceback__) if error else None
+    made = logging.makeLogRecord(
+        {"name": "pyncette.worker", "levelno": 30, "levelname": "WARNING", "msg": message, "args": args}
+    )
+    made.exc_info = info
+    made.created = 1_700_000_000.25
+    vars(made).update(extra)
+    return made
+
+
+def told(made):
+    return json.loads(JsonFormatter().format(made))
+
+
+def test_a_json_line_has_the_sentence_and_its_fields():
+    line = told(record("lease of %s lost", "report", task="report", attempt=2))
+
+    assert line == {
+        "time": "2023-11-14T22:13:20.250000Z",
+        "level": "warning",
+        "logger": "pyncette.worker",
+        "message": "lease of report lost",
+        "task": "report",
+        "attempt": 2,
+    }
+
+
+def test_an_instant_is_told_as_a_time():
+    assert told(record(scheduled_at=1_700_000_000_000_000))["scheduled_at"] == "2023-11-14T22:13:20.000000Z"
+
+
+def test_a_field_that_says_nothing_is_left_out():
+    assert "instance" not in told(record(instance=""))
+
+
+def test_a_field_cannot_hide_the_time_or_the_level():
+    assert told(record(level="forged", time="never"))["level"] == "warning"
+
+
+def test_a_value_that_is_not_json_is_told_by_its_text():
+    assert told(record(path=ValueError("odd")))["path"] == "odd"
+
+
+def test_a_traceback_comes_along_in_one_line():
+    try:
+        raise ValueError("no such user")
+    except ValueError as error:
+        text = JsonFormatter().format(record("the handler failed", error=error))
+
+    assert "\n" not in text
+    assert json.loads(text)["traceback"].endswith("ValueError: no such user")
+
+
+def test_a_text_line_puts_the_fields_after_the_sentence():
+    line = TextFormatter().format(record(task="report", message_of="a b"))
+
+    assert line.endswith('.250 WARNING pyncette.worker: lease lost  task=report message_of="a b"')
+
+
+def test_a_line_that_is_logged_in_a_run_says_which():
+    token = run_fields.set({"task": "report", "run_id": "ab12"})
+    try:
+        line = told(record("sent"))
+    finally:
+        run_fields.reset(token)
+
+    assert (line["task"], line["run_id"]) == ("report", "ab12")
+
+
+@contextmanager
+def bare_root():
+    """The root logger as a program finds it that has set up nothing; pytest hangs its own handlers there for each test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield root
+    root.handlers[:], root.level = handlers, level
+
+
+def test_logs_go_to_the_stream_in_the_format_asked_for():
+    stream = io.StringIO()
+
+    with bare_root():
+        set_up_logging("json", "info", stream)
+        logging.getLogger("mine").info("hello", extra={"n": 1})
+        logging.getLogger("mine").debug("unheard")
+
+    assert json.loads(stream.getvalue())["message"] == "hello"
+
+
+def test_the_logging_of_a_program_that_set_it_up_is_left_alone():
+    own = logging.NullHandler()
+
+    with bare_root() as root:
+        root.addHandler(own)
+        set_up_logging("json")
+        handlers = root.handlers[:]
+
+    assert handlers == [own]
+
+
+@pytest.mark.parametrize(("style", "level"), [("xml", "INFO"), ("text", "LOUD")])
+def test_an_unknown_format_or_level_is_refused_with_what_there_is(style, level):
+    with pytest.raises(ConfigurationError, match=r"it can be .*(json|DEBUG)"):
+        set_up_logging(style, level)
