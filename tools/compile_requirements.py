@@ -12,6 +12,7 @@ UV = ROOT / ".tools" / "bin" / "uv"
 SOURCES = {
     "uv.txt": ["requirements/uv.in"],
     "dev.txt": ["pyproject.toml", "--all-extras", "requirements/dev.in"],
+    "upstream.txt": ["requirements/upstream.in"],
     "runtime.txt": ["pyproject.toml", "--all-extras", "--constraints", "requirements/dev.txt"],
 }
 

@@ -1,0 +1,304 @@
+"""
+Does one measurement in one process, and prints what it saw as a line of JSON.
+
+It uses nothing but names that both packages share, so the same lines measure ours and the released upstream, each in
+an environment of its own. What only ours has (`schedule_many`) is used where it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+import pyncette
+from pyncette import Context, Pyncette
+
+ZONE = "Europe/Dublin"
+SPREAD_SECONDS = 20
+SETTLE_SECONDS_MAX = 120
+AT_ONCE = 50
+"""Calls of `schedule_task` under way at once, where there is no bulk call."""
+
+
+def main() -> None:
+    arguments = parsed()
+    print(json.dumps(uvloop.run(MEASUREMENTS[arguments.measurement](arguments))), flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measurement", choices=MEASUREMENTS)
+    parser.add_argument("--store", choices=["sqlite", "postgres"], required=True)
+    parser.add_argument("--place", required=True, help="the file or the URL")
+    parser.add_argument("--number", type=int, required=True, help="instances that are due")
+    parser.add_argument("--beside", type=int, default=0, help="instances that are not due, in the same table")
+    parser.add_argument(
+        "--rate", type=float, default=500, help="instances a second that populating surely reaches"
+    )
+    parser.add_argument("--at-once", type=int, default=500, help="both concurrency_limit and batch_size")
+    parser.add_argument("--server-pid", type=int, help="the first process of the server, to count its CPU")
+    return parser.parse_args()
+
+
+# --- What is measured ------------------------------------------------------------------------------------------------
+
+
+async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All instances fall due in the same second: runs a second from the first to the last handler."""
+    calls: list[float] = []
+    done = asyncio.Event()
+    app = opened(arguments)
+
+    @app.dynamic_task(lease_duration=datetime.timedelta(seconds=300))
+    async def tick(context: Context) -> None:
+        calls.append(time.perf_counter())
+        if len(calls) >= arguments.number:
+            done.set()
+
+    async with app.create() as context:
+        total = arguments.number + arguments.beside
+        due = soon(2 + total / arguments.rate)
+        every = max(1, total // arguments.number)
+        later = due + datetime.timedelta(days=40)
+        items = (
+            (
+                name_of(index),
+                cron_at(due if index % every == 0 and index // every < arguments.number else later),
+            )
+            for index in range(total)
+        )
+        began = time.perf_counter()
+        await schedule(context, tick, items)
+        populated = time.perf_counter() - began
+        left = (due - now()).total_seconds()
+        if left < 0.5:
+            raise SystemExit(
+                f"populating took {populated:.1f} s, longer than expected: give a smaller --rate"
+            )
+        await asyncio.sleep(left - 0.4)
+        running = asyncio.create_task(context.run())
+        await asyncio.sleep(max(0, (due - now()).total_seconds()))
+        before = cpu(arguments.server_pid)
+        await asyncio.wait_for(done.wait(), 600)
+        context.shutdown()
+        await running
+        after = cpu(arguments.server_pid)
+    return {
+        "runs": len(calls),
+        "seconds": calls[arguments.number - 1] - calls[0],
+        "rate": (arguments.number - 1) / (calls[arguments.number - 1] - calls[0]),
+        "worker_cpu_us": (after[0] - before[0]) / len(calls) * 1e6,
+        "server_cpu_us": (after[1] - before[1]) / len(calls) * 1e6,
+        "populate_rate": total / populated,
+        "rss_mib": peak_rss_mib(),
+    }
+
+
+async def populate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Instances with a cron in a time zone, scheduled as fast as the API allows."""
+    app = opened(arguments)
+
+    @app.dynamic_task()
+    async def tick(context: Context) -> None: ...
+
+    async with app.create() as context:
+        later = cron_at(soon(40 * 86400))
+        before = cpu(arguments.server_pid)
+        began = time.perf_counter()
+        await schedule(context, tick, ((name_of(index), later) for index in range(arguments.number)))
+        seconds = time.perf_counter() - began
+        after = cpu(arguments.server_pid)
+    return {
+        "rate": arguments.number / seconds,
+        "worker_cpu_us": (after[0] - before[0]) / arguments.number * 1e6,
+        "server_cpu_us": (after[1] - before[1]) / arguments.number * 1e6,
+    }
+
+
+async def latency(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One-offs spread evenly over twenty seconds: start of the handler minus due time."""
+    late: list[float] = []
+    done = asyncio.Event()
+    app = opened(arguments)
+
+    @app.dynamic_task()
+    async def tick(context: Context) -> None:
+        late.append((now() - context.scheduled_at).total_seconds() * 1000)
+        if len(late) >= arguments.number:
+            done.set()
+
+    async with app.create() as context:
+        first = soon(3 + arguments.number / arguments.rate)
+        step = datetime.timedelta(seconds=SPREAD_SECONDS) / arguments.number
+        items = ((name_of(index), {"execute_at": first + step * index}) for index in range(arguments.number))
+        await schedule(context, tick, items)
+        running = asyncio.create_task(context.run())
+        await asyncio.wait_for(done.wait(), SPREAD_SECONDS + SETTLE_SECONDS_MAX)
+        context.shutdown()
+        await running
+    late.sort()
+    return {
+        "p50_ms": late[len(late) // 2],
+        "p99_ms": late[len(late) * 99 // 100],
+        "max_ms": late[-1],
+        "early": sum(value < 0 for value in late),
+    }
+
+
+async def idle(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Instances that are all due in weeks: what a worker costs that has nothing to do."""
+    app = opened(arguments)
+
+    @app.dynamic_task()
+    async def tick(context: Context) -> None: ...
+
+    async with app.create() as context:
+        later = cron_at(soon(40 * 86400))
+        await schedule(context, tick, ((name_of(index), later) for index in range(arguments.number)))
+        running = asyncio.create_task(context.run())
+        await asyncio.sleep(3)
+        before, began = cpu(arguments.server_pid), time.perf_counter()
+        # The parent counts statements in between, by the marks on this line.
+        print("idle", flush=True)
+        await asyncio.sleep(30)
+        print("done", flush=True)
+        seconds = time.perf_counter() - began
+        after = cpu(arguments.server_pid)
+        await asyncio.sleep(1)
+        context.shutdown()
+        await running
+    return {
+        "worker_core_percent": (after[0] - before[0]) / seconds * 100,
+        "server_core_percent": (after[1] - before[1]) / seconds * 100,
+        "seconds": seconds,
+    }
+
+
+async def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Resident memory after a tenth of the runs, and after all of them."""
+    readings: list[float] = []
+    done = asyncio.Event()
+    count = 0
+    app = opened(arguments)
+
+    @app.dynamic_task(fast_forward=False)
+    async def tick(context: Context) -> None:
+        nonlocal count
+        count += 1
+        if count == arguments.number // 10:
+            readings.append(rss_mib())
+        if count == arguments.number:
+            readings.append(rss_mib())
+            done.set()
+
+    async with app.create() as context:
+        items = ((name_of(index), {"interval": datetime.timedelta(seconds=1)}) for index in range(20_000))
+        await schedule(context, tick, items)
+        running = asyncio.create_task(context.run())
+        await asyncio.wait_for(done.wait(), 1200)
+        context.shutdown()
+        await running
+    return {"early_mib": readings[0], "late_mib": readings[1]}
+
+
+MEASUREMENTS = {"drain": drain, "populate": populate, "latency": latency, "idle": idle, "memory": memory}
+
+
+# --- What they share -------------------------------------------------------------------------------------------------
+
+
+def opened(arguments: argparse.Namespace) -> Pyncette:
+    common: dict[str, Any] = {"batch_size": arguments.at_once, "concurrency_limit": arguments.at_once}
+    if arguments.store == "sqlite":
+        from pyncette.sqlite import sqlite_repository
+
+        return Pyncette(repository_factory=sqlite_repository, sqlite_database=arguments.place, **common)
+    from pyncette.postgres import postgres_repository
+
+    return Pyncette(repository_factory=postgres_repository, postgres_url=arguments.place, **common)
+
+
+async def schedule(context: Any, task: Any, items: Any) -> None:
+    if hasattr(context, "schedule_many"):
+        async for result in context.schedule_many(task, items):
+            if result.error is not None:
+                raise result.error
+        return
+    waiting = set()
+    for name, options in items:
+        waiting.add(asyncio.ensure_future(context.schedule_task(task, name, **options)))
+        if len(waiting) >= AT_ONCE:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for call in done:
+                call.result()
+    await asyncio.gather(*waiting)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def soon(seconds: float) -> datetime.datetime:
+    return (now() + datetime.timedelta(seconds=seconds + 1)).replace(microsecond=0)
+
+
+def cron_at(at: datetime.datetime) -> dict[str, Any]:
+    from zoneinfo import ZoneInfo
+
+    local = at.astimezone(ZoneInfo(ZONE))
+    return {
+        "schedule": f"{local.minute} {local.hour} {local.day} {local.month} * {local.second}",
+        "timezone": ZONE,
+    }
+
+
+def name_of(index: int) -> str:
+    """Names come in no order, as the ids of users do."""
+    return f"user-{random.Random(index).getrandbits(40):010x}-{index}"
+
+
+def cpu(server_pid: int | None) -> tuple[float, float]:
+    """CPU seconds of this process, and of the server with all its processes, those that ended included."""
+    return time.process_time(), 0.0 if server_pid is None else server_cpu(server_pid)
+
+
+def server_cpu(first: int) -> float:
+    ticks = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parent = int(fields[1])
+        if int(folder.name) == first:
+            ticks += sum(map(int, fields[11:15]))
+        elif parent == first:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def peak_rss_mib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(f"pyncette {pyncette.__version__} on Python {sys.version.split()[0]}", file=sys.stderr)
+    main()

@@ -1,0 +1,70 @@
+"""The two environments that are compared: this checkout, and the released upstream package in one of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = ROOT / ".tools" / "bin" / "uv"
+UPSTREAM = ROOT / ".cache" / "upstream"
+PINNED = ROOT / "requirements" / "upstream.txt"
+DRIVER = ROOT / "benchmarks" / "driver.py"
+
+SIDES = ("ours", "upstream")
+
+
+def python_of(side: str) -> Path:
+    """Where the Python of *side* is; upstream's environment is made when it is first asked for."""
+    if side == "ours":
+        return Path(sys.executable)
+    mark = UPSTREAM / f"made-from-{hashlib.sha256(PINNED.read_bytes()).hexdigest()[:16]}"
+    if not mark.exists():
+        print("making the environment of the upstream package …", file=sys.stderr, flush=True)
+        subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, UPSTREAM], check=True)
+        python = UPSTREAM / "bin" / "python"
+        subprocess.run(
+            [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", PINNED],
+            check=True,
+        )
+        mark.touch()
+    return UPSTREAM / "bin" / "python"
+
+
+def drive(
+    side: str, *arguments: object, heard: Callable[[str], None] | None = None, timeout_seconds: float = 3600
+) -> dict[str, Any]:
+    """Run the driver in the environment of *side*; *heard* is told each line that it prints before its result."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYNCETTE_")}
+    environment.pop("PYTHONPATH", None)
+    process = subprocess.Popen(
+        [python_of(side), DRIVER, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT / "benchmarks",
+    )
+    last = ""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for line in process.stdout:
+        last = line.strip()
+        if heard is not None:
+            heard(last)
+    errors = process.stderr.read()
+    if process.wait(timeout_seconds) != 0:
+        raise RuntimeError(f"{side} {' '.join(map(str, arguments))} failed:\n{errors[-3000:]}")
+    result: dict[str, Any] = json.loads(last)
+    return result
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the middle one; of an even number, the lower of the two."""
+    return sorted(values)[(len(values) - 1) // 2]

@@ -1,0 +1,66 @@
+"""The backends that are measured, each with a place that is new for each measurement, and a count of statements."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.servers import OwnPostgres, open_postgres
+
+
+class Place(NamedTuple):
+    """Where one measurement keeps its records."""
+
+    store: str
+    address: str
+    server: OwnPostgres | None
+
+    def arguments(self) -> list[object]:
+        """What the driver is told about it."""
+        pid = [] if self.server is None else ["--server-pid", server_pid(self.server)]
+        return ["--store", self.store, "--place", self.address, *pid]
+
+    def statements(self) -> int | None:
+        """How many statements the server has run so far; None where it cannot tell."""
+        if self.server is None:
+            return None
+        (row,) = self.server.execute(
+            "SELECT coalesce(sum(calls), 0)::bigint AS calls FROM pg_stat_statements"
+            " WHERE query NOT LIKE '%pg_stat_statements%'"
+        )
+        calls: int = row["calls"]
+        return calls
+
+
+@contextmanager
+def postgres() -> Iterator[OwnPostgres]:
+    """A PostgreSQL of default durability, that counts its statements."""
+    server = open_postgres(own=True, durable=True)
+    assert isinstance(server, OwnPostgres)
+    with server:
+        server.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+        server.restart()
+        server.execute("CREATE EXTENSION pg_stat_statements")
+        yield server
+
+
+@contextmanager
+def fresh(store: str, server: OwnPostgres | None) -> Iterator[Place]:
+    """A new, empty place on *store*."""
+    if store == "postgres":
+        assert server is not None
+        with server.fresh_database() as url:
+            yield Place(store, url, server)
+        return
+    with tempfile.TemporaryDirectory(prefix="pyncette-bench-") as folder:
+        yield Place(store, str(Path(folder) / "bench.sqlite"), None)
+
+
+def server_pid(server: OwnPostgres) -> int:
+    """The first process of the server, whose children do the work."""
+    (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
+    pid: int = row["pid"]
+    return pid
