@@ -129,13 +129,15 @@ class MemoryStore:
         shelf.put(replace(record, lease=record.lease._replace(expires_at=now + renewal.length)))
         return True
 
-    async def scan(self, partition: Partition, task: str, after: Key | None, limit: int) -> list[Record]:
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
         shelf = self.backend.shelf(partition)
         page: list[Record] = []
-        for key in shelf.keys.beginning_with(after or Key(partition, task)):
+        for key in shelf.keys.beginning_with(after or Key(partition, task or "")):
             if key == after:
                 continue
-            if key.task != task or len(page) >= limit:
+            if task not in {None, key.task} or len(page) >= limit:
                 break
             record = shelf.readable(key)
             if record is not None:

@@ -1060,6 +1060,16 @@ class StoreConformance:
         assert [record.key for record in found] == keys
         assert [seen(record) for record in found] == [a_record(key=key) for key in keys]
 
+    async def test_a_scan_without_a_task_goes_through_the_whole_partition(self, store: Store) -> None:
+        keys = [Key(HERE, task, instance) for task in ("", "a", "ab", "b") for instance in ("", "x")]
+        await create(store, a_record(key=Key(ELSEWHERE, "a")), *(a_record(key=key) for key in keys))
+
+        first = await store.scan(HERE, None, None, 5)
+        rest = await store.scan(HERE, None, first[-1].key, 100)
+
+        assert [record.key for record in [*first, *rest]] == keys
+        assert await store.scan(HERE, None, keys[-1], 5) == []
+
     async def test_the_pages_of_a_scan_hold_each_record_once(self, store: Store) -> None:
         await create(store, *(a_record(f"{number:03}") for number in range(25)))
         pages: list[list[str]] = []
