@@ -17,7 +17,6 @@ from typing import Any
 from benchmarks import report
 from benchmarks.environments import ROOT, SIDES, drive
 from benchmarks.stores import Place, fresh, postgres
-from tests.servers import OwnPostgres
 
 RESULTS = ROOT / ".cache" / "bench.json"
 

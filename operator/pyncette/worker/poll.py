@@ -148,6 +148,10 @@ class Poller:
         self._runs.freed.clear()
         if self._runs.free > 0 and not self._outbox.is_full:
             return
+        if self._hungry:
+            # Whoever was hungry has had its share: with the next free slot it is everybody's turn again.
+            self._hungry = []
+            self._next_at = 0
         self._full = True
         try:
             async with asyncio.timeout(HINT_PAUSE_SECONDS):

@@ -37,13 +37,22 @@ class Renewer:
         self._store = store
         self._clock = clock
         self._patience = patience
+        self._hurried = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours."""
-        never = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._runs.on_shorter_lease = self._hurry
         while True:
-            await self._clock.wait(never, self._clock.now() + self._pause())
+            await self._clock.wait(self._hurried, self._clock.now() + self._pause())
+            self._hurried.clear()
             await self.look(lose)
+
+    def _hurry(self) -> None:
+        """Take note, on any thread, that a lease is shorter than the pauses so far were made for."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hurried.set)
 
     async def look(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew what has used up its third, and give up what has run out."""

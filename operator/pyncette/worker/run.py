@@ -36,6 +36,8 @@ class Runs:
         self.on_limit_freed: Callable[[], None] | None = None
         """Called when a handler with a limit of its own has room again: the slots alone do not tell."""
         self.shortest_lease: Duration = LEASE_UNKNOWN
+        self.on_shorter_lease: Callable[[], None] | None = None
+        """Called when a lease is shorter than any before."""
         self._clock = clock
         self._outbox = outbox
         self._slots = slots
@@ -63,6 +65,8 @@ class Runs:
         policies = held.policies
         if policies.lease < self.shortest_lease:
             self.shortest_lease = policies.lease
+            if self.on_shorter_lease is not None:
+                self.on_shorter_lease()
         if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
             self._arm(occurrence)
 

@@ -1,0 +1,137 @@
+"""A worker on a workbench: pretended time, records in memory, and handlers that remember what they were called for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pyncette.clock import SECOND, Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, Key, Partition, Record
+from pyncette.core.schedule import Interval, Once, Schedule
+from pyncette.core.spec import Policies, Spec
+from pyncette.ledger import Ledger, Ruling
+from pyncette.store.base import Store
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.testing import VirtualClock
+from pyncette.worker.occurrence import Occurrence
+from pyncette.worker.service import Worker, WorkerSettings
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+SECONDS = timedelta(seconds=1)
+
+Handler = Callable[[Occurrence], Awaitable[None]]
+
+
+class Registered:
+    """A handler, and the calls that it had."""
+
+    def __init__(
+        self,
+        handler: str,
+        policies: Policies,
+        call: Handler | None = None,
+        concurrency_limit: int | None = None,
+        numbers: int = 1,
+    ) -> None:
+        self.handler = handler
+        self.policies = policies
+        self.concurrency_limit = concurrency_limit
+        self.partitions: Sequence[Partition] = tuple(
+            Partition("", handler, number) for number in range(numbers)
+        )
+        self.calls: list[Occurrence] = []
+        self.running = 0
+        self.most_at_once = 0
+        self._call = call
+
+    async def run(self, occurrence: Occurrence) -> None:
+        self.calls.append(occurrence)
+        self.running += 1
+        self.most_at_once = max(self.most_at_once, self.running)
+        try:
+            if self._call is not None:
+                await self._call(occurrence)
+        finally:
+            self.running -= 1
+
+    @property
+    def scheduled(self) -> list[int]:
+        """The due times of its calls, in seconds since the start."""
+        return [seconds(occurrence.held.scheduled_at) for occurrence in self.calls]
+
+    def key(self, instance: str = "", number: int = 0) -> Key:
+        return Key(self.partitions[number], self.handler, instance)
+
+
+class Bench:
+    """One backend and one clock, for any number of workers."""
+
+    def __init__(self, *handlers: Registered) -> None:
+        self.clock = VirtualClock(START)
+        self.backend = MemoryBackend(self.clock.now)
+        self.store: Store = MemoryStore(self.backend)
+        self.ledger = Ledger(self.store, self.clock)
+        self.handlers = handlers
+
+    async def declare(
+        self, handler: Registered, schedule: Schedule, instance: str = "", number: int = 0
+    ) -> Key:
+        """Put an instance into the store, with its handler's policies."""
+        key = handler.key(instance, number)
+        spec = Spec(schedule, policies=handler.policies)
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            after = wishes.created(key, spec, handler.policies, now)
+            return Ruling(Change(record, after))
+
+        await self.ledger.apply({key: rule})
+        return key
+
+    async def every(self, handler: Registered, interval: float, instance: str = "") -> Key:
+        return await self.declare(handler, Interval(int(interval * SECOND)), instance)
+
+    async def once(self, handler: Registered, after: float, instance: str, number: int = 0) -> Key:
+        return await self.declare(handler, Once(self.clock.now() + int(after * SECOND)), instance, number)
+
+    async def record(self, key: Key) -> Record:
+        (record,) = await self.store.load([key])
+        assert record is not None, f"no record of {key}"
+        return record
+
+    @asynccontextmanager
+    async def worker(
+        self, store: Store | None = None, holder: str = "w1", **settings: Any
+    ) -> AsyncIterator[Worker]:
+        """A worker that runs for the length of the block, and then drains without grace."""
+        ledger = self.ledger if store is None else Ledger(store, self.clock)
+        worker = Worker(
+            ledger=ledger,
+            clock=self.clock,
+            registrations=self.handlers,
+            settings=WorkerSettings(holder, **settings),
+        )
+        running = asyncio.create_task(worker.run())
+        self.clock.join(worker)
+        try:
+            yield worker
+        finally:
+            self.clock.leave(worker)
+            worker.drain(0)
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def advance(self, by: float) -> None:
+        await self.clock.advance(by * SECONDS)
+
+    async def sleep(self, seconds: float) -> None:
+        """What a handler does that takes long."""
+        await self.clock.sleep(seconds * SECONDS)
+
+
+def seconds(at: Instant | None) -> int:
+    """Return *at* in seconds since the start."""
+    assert at is not None
+    return round((at - int(START.timestamp()) * SECOND) / SECOND)

@@ -1,0 +1,646 @@
+"""What a worker promises, on pretended time and records in memory."""
+
+import asyncio
+import logging
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from pyncette.clock import SECOND, SystemClock
+from pyncette.core.record import Outcome
+from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry
+from pyncette.errors import DoNotRetry, RetryAfter, SchemaError, StoreUnavailableError
+from pyncette.ledger import Ledger
+from pyncette.store.base import Change, Notification
+from pyncette.store.memory import MemoryStore
+from pyncette.worker.occurrence import Occurrence
+from pyncette.worker.service import Worker, WorkerSettings
+from tests.worker.bench import Bench, Registered, seconds
+
+QUICK_RETRY = Retry(max_attempts=3, initial=10 * SECOND, maximum=10 * SECOND, jitter=False)
+
+
+# --- When things run -------------------------------------------------------------------------------------------------
+
+
+async def test_an_occurrence_starts_at_its_due_time_and_not_at_the_next_poll() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    starts: list[int] = []
+    handler._call = _remember(starts, bench)
+    await bench.once(handler, 7.25, "a")
+
+    async with bench.worker(poll_interval=60 * SECOND):
+        await bench.advance(20)
+
+    assert [round((at - starts[0]) / 1000) for at in starts] == [0]
+    assert starts[0] == bench.clock.now() - int(12.75 * SECOND)
+
+
+async def test_a_week_of_an_hourly_task_runs_in_order() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    await bench.every(handler, 3600)
+
+    async with bench.worker():
+        await bench.advance(7 * 86400)
+
+    assert handler.scheduled == [3600 * hour for hour in range(1, 7 * 24 + 1)]
+
+
+async def test_an_instance_declared_while_the_worker_sleeps_wakes_it() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+
+    async with bench.worker(poll_interval=3600 * SECOND):
+        await bench.advance(100)
+        await bench.once(handler, 5, "a")
+        await bench.advance(5)
+
+    assert handler.scheduled == [105]
+
+
+async def test_what_another_process_notifies_of_wakes_a_worker_that_sleeps() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    elsewhere = MemoryStore(bench.backend)
+
+    async with bench.worker(poll_interval=3600 * SECOND) as worker:
+        await bench.advance(100)
+        other = Bench(handler)
+        other.clock, other.store, other.ledger = bench.clock, elsewhere, Ledger(elsewhere, bench.clock)
+        await other.once(handler, 5, "a")
+        await _until(lambda: not worker.is_settled() or handler.calls == [])
+        await bench.advance(5)
+
+    assert handler.scheduled == [105]
+
+
+async def test_a_wait_for_the_next_due_time_counts_as_a_look() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    await bench.once(handler, 3600, "a")
+
+    async with bench.worker() as worker:
+        assert worker.last_polled_at is None
+        await bench.advance(1800)
+
+        assert worker.last_polled_at == bench.clock.now()
+
+
+# --- Slots and fairness ----------------------------------------------------------------------------------------------
+
+
+async def test_no_more_is_claimed_than_there_are_free_slots() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(10))
+    bench.handlers = (handler,)
+    for number in range(10):
+        await bench.once(handler, 1, f"i{number}")
+
+    async with bench.worker(slots=3):
+        await bench.advance(2)
+        leased = [
+            record for record in await bench.store.scan(handler.partitions[0], "h", None, 100) if record.lease
+        ]
+        assert len(leased) == 3
+        await bench.advance(60)
+
+    assert handler.most_at_once == 3
+    assert len(handler.calls) == 10
+
+
+async def test_a_backlog_of_one_task_does_not_keep_another_from_a_slot() -> None:
+    bench = Bench()
+    backlog = Registered("backlog", Policies(), call=lambda _: bench.sleep(1))
+    other = Registered("other", Policies())
+    bench.handlers = (backlog, other)
+    for number in range(200):
+        await bench.once(backlog, 1, f"i{number}")
+    await bench.once(other, 5.5, "a")
+    starts: list[int] = []
+    other._call = _remember(starts, bench)
+
+    async with bench.worker(slots=10):
+        await bench.advance(10)
+
+    assert starts[0] <= bench.clock.now() - 3.5 * SECOND  # due at 5.5 s, and a slot is free each second
+
+
+async def test_a_limit_of_a_handler_holds_beside_free_slots() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(1), concurrency_limit=2)
+    bench.handlers = (handler,)
+    for number in range(6):
+        await bench.once(handler, 1, f"i{number}")
+
+    async with bench.worker(slots=100):
+        await bench.advance(10)
+
+    assert handler.most_at_once == 2
+    assert len(handler.calls) == 6
+
+
+async def test_more_partitions_than_slots_are_all_looked_at() -> None:
+    handler = Registered("h", Policies(), numbers=20)
+    bench = Bench(handler)
+    for number in range(20):
+        await bench.once(handler, 1, f"i{number}", number)
+
+    async with bench.worker(slots=3):
+        await bench.advance(2)
+
+    assert len(handler.calls) == 20
+
+
+async def test_a_disabled_partition_is_not_claimed_from_until_it_is_enabled() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    partitions, handler.partitions = handler.partitions, ()
+    handler.partitions = partitions
+    await bench.once(handler, 1, "a")
+    handler.partitions = ()
+
+    async with bench.worker() as worker:
+        await bench.advance(10)
+        assert handler.calls == []
+        handler.partitions = partitions
+        worker._poller.look_soon()
+        await bench.advance(1)
+
+    assert len(handler.calls) == 1
+
+
+# --- What becomes of runs --------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_raises_is_tried_again_after_its_backoff() -> None:
+    bench = Bench()
+    starts: list[int] = []
+
+    async def fail_twice(occurrence: Occurrence) -> None:
+        starts.append(seconds(bench.clock.now()))
+        if occurrence.held.attempt < 3:
+            raise ValueError("not yet")
+
+    handler = Registered("h", Policies(retry=QUICK_RETRY), fail_twice)
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(150)
+        summary = (await bench.record(key)).state.summary
+
+    assert starts == [100, 110, 120]
+    assert [occurrence.held.attempt for occurrence in handler.calls] == [1, 2, 3]
+    assert (summary.counts.succeeded, summary.counts.failed, summary.last_attempts) == (1, 0, 3)
+
+
+async def test_spent_attempts_fail_the_occurrence_with_what_the_handler_said() -> None:
+    handler = Registered("h", Policies(retry=QUICK_RETRY, keep_failed=3), _raising(ValueError("broken")))
+    bench = Bench(handler)
+    key = await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(150)
+        record = await bench.record(key)
+        (run,) = await bench.store.history(key)
+
+    assert record.state.summary.counts.failed == 1
+    assert (run.outcome, run.attempts, run.message) == (Outcome.FAILED, 3, "ValueError: broken")
+
+
+async def test_do_not_retry_ends_the_occurrence_at_once() -> None:
+    handler = Registered("h", Policies(retry=QUICK_RETRY), _raising(DoNotRetry("hopeless")))
+    bench = Bench(handler)
+    key = await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(150)
+
+        assert (await bench.record(key)).state.summary.counts.failed == 1
+    assert len(handler.calls) == 1
+
+
+async def test_retry_after_waits_as_long_as_the_handler_says() -> None:
+    handler = Registered("h", Policies(retry=QUICK_RETRY), _raising(RetryAfter(timedelta(seconds=33))))
+    bench = Bench(handler)
+    starts: list[int] = []
+    raising = handler._call
+    assert raising is not None
+
+    async def call(occurrence: Occurrence) -> None:
+        starts.append(seconds(bench.clock.now()))
+        await raising(occurrence)
+
+    handler._call = call
+    await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(180)
+
+    assert starts == [100, 133, 166]
+
+
+async def test_a_run_that_passes_its_active_deadline_is_cancelled_and_has_failed() -> None:
+    bench = Bench()
+    policies = Policies(
+        active_deadline=5 * SECOND, retry=Retry(max_attempts=1), exhausted=Exhaustion.CONTINUE
+    )
+    handler = Registered("h", policies, call=lambda _: bench.sleep(60))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(106)
+        summary = (await bench.record(key)).state.summary
+
+    assert summary.counts.failed == 1
+    assert summary.last_message == "the run took longer than its active deadline of 5 s"
+
+
+async def test_replace_cancels_the_run_when_the_next_occurrence_is_due() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(overlap=Overlap.REPLACE), call=lambda _: bench.sleep(25))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(35)
+        summary = (await bench.record(key)).state.summary
+
+    assert handler.scheduled == [10, 20, 30]
+    assert summary.counts.replaced == 2
+    assert handler.most_at_once == 1
+
+
+async def test_allow_runs_the_next_occurrence_beside_the_one_that_runs() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(overlap=Overlap.ALLOW), call=lambda _: bench.sleep(25))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(60)
+        summary = (await bench.record(key)).state.summary
+
+    assert handler.scheduled == [10, 20, 30, 40, 50, 60]
+    assert handler.most_at_once == 3
+    assert summary.counts.succeeded == 3
+
+
+async def test_forbid_makes_the_next_occurrence_wait_and_latest_drops_what_passed() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(missed=Missed.LATEST), call=lambda _: bench.sleep(25))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(62)
+        summary = (await bench.record(key)).state.summary
+
+    assert handler.scheduled == [10, 30, 60]
+    assert handler.most_at_once == 1
+    assert (summary.counts.succeeded, summary.counts.missed) == (2, 1)  # 20; 40 and 50 count when 60 ends
+
+
+async def test_at_most_once_the_start_is_written_before_the_handler_is_called() -> None:
+    bench = Bench()
+    seen: list[int | None] = []
+
+    async def look(occurrence: Occurrence) -> None:
+        record = await bench.record(occurrence.held.record.key)
+        seen.append(None if record.state.started is None else seconds(record.state.started.scheduled_at))
+
+    handler = Registered("h", Policies(mode=Mode.AT_MOST_ONCE), look)
+    bench.handlers = (handler,)
+    await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(20)
+
+    assert seen == [10, 20]
+
+
+async def test_a_poisoned_schedule_stalls_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    good = await bench.every(handler, 10, "good")
+    bad = await bench.every(handler, 10, "bad")
+    record = await bench.record(bad)
+    from pyncette.core.record import replace
+    from pyncette.core.schedule import Cron
+
+    broken = replace(record, version=record.version + 1, spec=replace(record.spec, schedule=Cron("nonsense")))
+    await bench.store.swap([Change(record, broken)])
+
+    async with bench.worker():
+        await bench.advance(35)
+
+        assert (await bench.record(good)).state.summary.counts.succeeded == 3
+    assert "could not be decided" in caplog.text
+
+
+# --- Leases ----------------------------------------------------------------------------------------------------------
+
+
+async def test_automatic_heartbeats_keep_the_lease_of_a_run_that_outlasts_it() -> None:
+    bench = Bench()
+    policies = Policies(lease=10 * SECOND, heartbeat=Heartbeat.AUTOMATIC)
+    handler = Registered("h", policies, call=lambda _: bench.sleep(100))
+    bench.handlers = (handler,)
+    key = await bench.once(handler, 1, "a")
+
+    async with bench.worker(holder="w1"), bench.worker(MemoryStore(bench.backend), holder="w2"):
+        await bench.advance(95)
+        lease = (await bench.record(key)).lease
+        assert lease is not None
+        assert lease.expires_at > bench.clock.now()
+        await bench.advance(20)
+
+    assert len(handler.calls) == 1
+
+
+async def test_a_run_without_heartbeats_is_taken_over_and_its_late_result_is_not_written() -> None:
+    bench = Bench()
+    policies = Policies(lease=10 * SECOND, heartbeat=Heartbeat.COOPERATIVE)
+
+    async def first_hangs(occurrence: Occurrence) -> None:
+        if occurrence.held.attempt == 1:
+            await bench.sleep(30)
+
+    handler = Registered("h", policies, first_hangs)
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 1000)
+
+    async with bench.worker(holder="w1"), bench.worker(MemoryStore(bench.backend), holder="w2"):
+        await bench.advance(1020)
+        taken_over = await bench.record(key)
+        await bench.advance(30)
+
+        assert await bench.record(key) == taken_over
+    assert [occurrence.held.attempt for occurrence in handler.calls] == [1, 2]
+    assert taken_over.state.summary.counts.succeeded == 1
+
+
+async def test_a_heartbeat_tells_the_handler_that_its_lease_was_lost() -> None:
+    bench = Bench()
+    told: list[bool] = []
+
+    async def call(occurrence: Occurrence) -> None:
+        if occurrence.held.attempt == 1:
+            told.append(await occurrence.heartbeat())
+            await bench.sleep(30)
+            told.append(await occurrence.heartbeat())
+
+    policies = Policies(lease=10 * SECOND, heartbeat=Heartbeat.COOPERATIVE)
+    handler = Registered("h", policies, call)
+    bench.handlers = (handler,)
+    await bench.every(handler, 1000)
+
+    async with bench.worker(holder="w1"), bench.worker(MemoryStore(bench.backend), holder="w2"):
+        await bench.advance(1050)
+
+    assert told == [True, False]
+
+
+async def test_a_handler_whose_instance_was_removed_is_cancelled_at_the_next_renewal() -> None:
+    bench = Bench()
+    cancelled: list[int] = []
+
+    async def call(_: Occurrence) -> None:
+        try:
+            await bench.sleep(100)
+        except asyncio.CancelledError:
+            cancelled.append(seconds(bench.clock.now()))
+            raise
+
+    handler = Registered("h", Policies(lease=9 * SECOND), call)
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(11)
+        await bench.store.swap([Change(await bench.record(key), None)])
+        await bench.advance(10)
+
+    assert len(cancelled) == 1
+    assert cancelled[0] <= 10 + 9
+
+
+# --- Stopping --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_lets_handlers_end_and_writes_what_became_of_them() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(5))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+    worker = Worker(
+        ledger=bench.ledger, clock=bench.clock, registrations=bench.handlers, settings=WorkerSettings("w1")
+    )
+    running = asyncio.create_task(worker.run())
+    bench.clock.join(worker)
+    await bench.advance(11)
+
+    worker.drain()
+    bench.clock.leave(worker)
+    await bench.advance(5)
+    await running
+
+    record = await bench.record(key)
+    assert record.state.summary.counts.succeeded == 1
+    assert record.lease is None
+
+
+async def test_what_outlasts_the_grace_is_cancelled_and_given_back_with_its_attempt() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(5000))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker() as worker:
+        await bench.advance(11)
+        worker.drain(0)
+
+    record = await bench.record(key)
+    assert (record.attempt, record.lease, record.state.summary.counts.succeeded) == (0, None, 0)
+    assert record.claimable_at is not None
+    assert record.claimable_at <= bench.clock.now()
+
+
+async def test_cancelling_a_worker_cancels_what_runs_and_gives_it_back() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(5000))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+    worker = Worker(
+        ledger=bench.ledger, clock=bench.clock, registrations=bench.handlers, settings=WorkerSettings("w1")
+    )
+    running = asyncio.create_task(worker.run())
+    bench.clock.join(worker)
+    await bench.advance(11)
+
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    record = await bench.record(key)
+    assert (record.attempt, record.lease) == (0, None)
+
+
+# --- A backend that is away ------------------------------------------------------------------------------------------
+
+
+class Interrupted(MemoryStore):
+    """A backend that is away while told to be."""
+
+    away = False
+
+    async def claim(self, *args, **kwargs):
+        if self.away:
+            raise StoreUnavailableError("away")
+        return await super().claim(*args, **kwargs)
+
+    async def swap(self, *args, **kwargs):
+        if self.away:
+            raise StoreUnavailableError("away")
+        return await super().swap(*args, **kwargs)
+
+
+async def test_an_outage_makes_a_worker_unready_and_loses_no_result() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(5))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+    store = Interrupted(bench.backend)
+
+    async with bench.worker(store) as worker:
+        await bench.advance(11)
+        store.away = True
+        bench.clock.leave(worker)
+        await bench.advance(10)
+        await _until(lambda: not worker.ready)
+        assert len(handler.calls) == 1
+
+        store.away = False
+        await _until(lambda: worker.ready)
+        bench.clock.join(worker)
+        await bench.advance(10)
+
+        assert worker.ready
+        assert (await bench.record(key)).state.summary.counts.succeeded >= 1
+    assert handler.scheduled[0] == 10
+
+
+async def test_a_newer_schema_ends_the_worker() -> None:
+    class Newer(MemoryStore):
+        async def claim(self, *args, **kwargs):
+            raise SchemaError("the tables are of version 9")
+
+    bench = Bench(Registered("h", Policies()))
+    worker = Worker(
+        ledger=Ledger(Newer(bench.backend), bench.clock),
+        clock=bench.clock,
+        registrations=bench.handlers,
+        settings=WorkerSettings("w1"),
+    )
+
+    with pytest.raises(SchemaError, match="version 9"):
+        await asyncio.wait_for(worker.run(), 5)
+
+
+async def test_a_worker_without_a_slot_hints_at_what_is_due_to_those_that_have_one() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(1000))
+    bench.handlers = (handler,)
+    listener = MemoryStore(bench.backend)
+    heard: list[Notification] = []
+
+    async def listen() -> None:
+        async for notification in listener.notified():
+            heard.append(notification)  # noqa: PERF401 - it never ends
+
+    listening = asyncio.create_task(listen())
+    await bench.once(handler, 1, "a")
+    await bench.once(handler, 2, "b")
+    async with bench.worker(slots=1):
+        await bench.advance(3)
+        heard.clear()
+        await _until(lambda: heard != [])
+    listening.cancel()
+
+    assert heard[0].partition == handler.partitions[0]
+
+
+# --- The thread of renewals, in real time -----------------------------------------------------------------------------
+
+
+async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    lease = 2 * SECOND
+
+    async def block(_: Occurrence) -> None:
+        time.sleep(3 * lease / SECOND)  # noqa: ASYNC251 - it is what this test is about
+
+    handler = Registered("h", Policies(lease=lease), block)
+    bench = Bench(handler)
+    clock = SystemClock()
+    lock = threading.Lock()
+
+    class Locked(MemoryStore):
+        async def renew(self, *args, **kwargs):
+            with lock:
+                return await super().renew(*args, **kwargs)
+
+    from pyncette.core import wishes
+    from pyncette.core.schedule import Once
+    from pyncette.core.spec import Spec
+
+    key = handler.key("a")
+    record = wishes.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
+    await bench.store.swap([Change(None, record)])
+    worker = Worker(
+        ledger=Ledger(bench.store, clock),
+        clock=clock,
+        registrations=[handler],
+        settings=WorkerSettings("w1"),
+        renewal_store=lambda: Locked(bench.backend),
+    )
+    running = asyncio.create_task(worker.run())
+    await _until(lambda: handler.calls != [] and not worker.running, seconds_max=20)
+    worker.drain()
+    await running
+
+    assert "h/a blocks the event loop" in caplog.text
+    assert not handler.calls[0].lease_lost
+    assert await bench.store.load([key]) == [None]
+
+
+# --- What the tests share ---------------------------------------------------------------------------------------------
+
+
+def _remember(starts: list[int], bench: Bench):
+    async def call(_: Occurrence) -> None:
+        starts.append(bench.clock.now())
+
+    return call
+
+
+def _raising(error: Exception):
+    async def call(_: Occurrence) -> None:
+        raise error
+
+    return call
+
+
+async def _until(condition, seconds_max: float = 10) -> None:
+    """Wait in real time for what happens in real time."""
+    deadline = time.monotonic() + seconds_max
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
