@@ -1,0 +1,294 @@
+"""Keeps the records of resources equal to what is wished for: created, edited, moved, stopped, and at last removed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core import rules, wishes
+from pyncette.core.record import Change, Key, Owner, Record, State, replace
+from pyncette.core.spec import Policies, Spec
+from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
+from pyncette.resources.task import PyncetteTask
+from pyncette.store.base import Store
+
+WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
+"""How long the record of a resource that is gone is kept, stopped: a restore or a mistake within it loses nothing."""
+
+PAGE: Final = 200
+"""Records of one look at what is there."""
+
+BEYOND: Final = "\U0010ffff" * 8
+"""Sorts after the name of any instance, since Unicode will never give this code point to a character."""
+
+
+class Wish(NamedTuple):
+    """A resource as the store is to hold it."""
+
+    key: Key
+    spec: Spec
+    owner: Owner
+    created_at: Instant | None
+    """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
+
+    @property
+    def policies(self) -> Policies:
+        return self.spec.policies or Policies()
+
+
+class Step(Enum):
+    """What was done about a resource."""
+
+    CREATED = "created"
+    EDITED = "edited"
+    UNCHANGED = "unchanged"
+    OUTDATED = "outdated"
+    """The record holds a newer generation of the same resource already."""
+    MOVED = "moved"
+    """Its handler is another: the record went to the other partition, with its due time, fence and counts."""
+    WAITING = "waiting"
+    """Its handler is another, and moves once the run in progress is over: ask again."""
+    STOPPED = "stopped"
+    REMOVED = "removed"
+
+
+class Taken(NamedTuple):
+    """What was done about the resource with this name."""
+
+    name: str
+    step: Step
+    record: Record | None = None
+    """As it is now, if it was written."""
+
+
+def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> Wish:
+    """
+    Return how *task* is to be held in *realm*.
+
+    *seen_at* counts as its creation where no API server gave it one: when its file was written, for example.
+    """
+    spec = to_spec(task)
+    created = created_at(task)
+    return Wish(to_key(task, realm), spec, to_owner(task, spec), seen_at if created is None else created)
+
+
+# --- Decisions -------------------------------------------------------------------------------------------------------
+
+
+def mirrored(wish: Wish) -> Rule:
+    """The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            new = wishes.created(
+                wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
+            )
+            return _made(Step.CREATED, None, new)
+        owner = record.state.owner
+        if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
+            return _left(wish.key, Step.OUTDATED)
+        if owner == wish.owner and record.state.withdrawn_at is None:
+            return _left(wish.key, Step.UNCHANGED)
+        edited = wishes.edited(record, wish.spec, wish.policies, now, owner=wish.owner)
+        return _made(Step.EDITED, record, edited)
+
+    return rule
+
+
+def moved(wish: Wish, old: Record) -> Rule:
+    """The rule for where the record of a resource goes to, whose handler was another: *old* has been stopped there."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if (
+            record is not None
+        ):  # it was created there when we were here before, and crashed before old was removed
+            return mirrored(wish)(record, now)
+        here = Record(
+            key=wish.key,
+            spec=old.spec,
+            version=max(now, old.version),
+            fence=max(now, old.fence),
+            due_at=old.due_at,
+            schedule_since=old.schedule_since,
+            claimable_at=old.claimable_at,
+            lease_length=old.lease_length,
+            state=replace(old.state, withdrawn_at=None),
+        )
+        new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
+        return _made(Step.MOVED, None, new)
+
+    return rule
+
+
+def stopped(record: Record | None, now: Instant) -> Ruling:
+    """The rule for the record of a resource that is gone: nothing of it runs any more, and what ran is withdrawn."""
+    if record is None or record.state.withdrawn_at is not None:
+        return Ruling(None, None)
+    return _made(Step.STOPPED, record, wishes.stopped(record, _policies_of(record), now))
+
+
+def stopped_between_runs(record: Record | None, now: Instant) -> Ruling:
+    """Like `stopped`, but a run in progress goes on to its outcome first; the answer tells whether it did."""
+    if record is None:
+        return Ruling(None, None)
+    if wishes.in_progress(record):
+        return _left(record.key, Step.WAITING)
+    return stopped(record, now)
+
+
+def removed_after(grace: Duration) -> Rule:
+    """The rule for the record of a resource that was stopped: it is removed, unless the resource returns within *grace*."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None or record.state.withdrawn_at is None or record.state.withdrawn_at > now - grace:
+            return Ruling(None, None)
+        return Ruling(Change(record, None), Taken(record.key.task, Step.REMOVED))
+
+    return rule
+
+
+def withdrawn(record: Record | None, now: Instant) -> Ruling:
+    """The rule for what lives beside a schedule that is stopped or removed; it is counted there."""
+    if record is None:
+        return Ruling(None)
+    return Ruling(Change(record, None), tally=wishes.removed(record, _policies_of(record), now))
+
+
+def _policies_of(record: Record) -> Policies:
+    return record.spec.policies or Policies()
+
+
+def _made(step: Step, before: Record | None, after: Record) -> Ruling:
+    return Ruling(Change(before, after), Taken(after.key.task, step, after))
+
+
+def _left(key: Key, step: Step) -> Ruling:
+    return Ruling(None, Taken(key.task, step))
+
+
+# --- Doing it --------------------------------------------------------------------------------------------------------
+
+
+async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
+    """
+    Yield the records that are neither instances nor beside a schedule: one of each task in *realm*.
+
+    Instances of templates are passed over in pages, however many there are.
+    """
+    for partition in await store.partitions(realm):
+        after: Key | None = None
+        while page := await store.scan(partition, None, after, PAGE):
+            for record in page:
+                if not record.key.instance and not record.key.occurrence:
+                    yield record
+            last = page[-1].key
+            after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+
+
+async def mirror(
+    ledger: Ledger,
+    realm: str,
+    wanted: Iterable[Wish],
+    *,
+    keep: Collection[str] = (),
+    grace: Duration = WITHDRAWAL_GRACE,
+) -> list[Taken]:
+    """
+    Make the records of resources in *realm* equal to what is *wanted*, and say what was done.
+
+    What is wanted no longer is stopped at once, and removed after *grace*; names in *keep* are left as they are. Records
+    that no resource owns are not touched. Doing this twice does it once. Raises StoreError.
+    """
+    by_name = {wish.key.task: wish for wish in wanted}
+    found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
+    there = {record.key for record in found}
+    strays = [record for record in found if (wish := by_name.get(record.key.task)) and wish.key != record.key]
+    moving = {record.key.task: record for record in strays if by_name[record.key.task].key not in there}
+    gone = [record for record in found if record.key.task not in by_name and record.key.task not in keep]
+    here = {wish.key: mirrored(wish) for name, wish in by_name.items() if name not in moving}
+    taken = _answers(await ledger.apply(here))
+    for name, old in moving.items():
+        taken += await _move(ledger, by_name[name], old)
+    # A move that did not come to its end left two records of one name: the one that is not wanted goes.
+    await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
+    taken += await _stop(ledger, gone)
+    return taken + await _remove(ledger, gone, grace)
+
+
+async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
+    """Stop it there, create it here, remove it there: wherever this breaks off, it goes on from there the next time."""
+    (answer,) = (await ledger.apply({old.key: stopped_between_runs})).values()
+    if answer is not None and answer.step is Step.WAITING:
+        return [answer]
+    (last,) = await ledger.store.load([old.key])
+    if last is None:
+        return []
+    taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
+    async for page in _beside(ledger.store, last.key):
+        letters = {_at(wish.key, letter.key): letter for letter in page if rules.is_dead_letter(letter.key)}
+        await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
+    await _remove(ledger, [last], grace=0)
+    return taken
+
+
+async def _stop(ledger: Ledger, gone: Sequence[Record]) -> list[Taken]:
+    fresh = [record for record in gone if record.state.withdrawn_at is None]
+    taken = _answers(await ledger.apply({record.key: stopped for record in fresh}))
+    for record in fresh:
+        await _withdraw_beside(ledger, record, with_letters=False)
+    return taken
+
+
+async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> list[Taken]:
+    now = ledger.clock.now()
+    over = [r for r in gone if grace == 0 or _is_over(r.state, now - grace)]
+    for record in over:
+        await _withdraw_beside(ledger, record, with_letters=True)
+    if grace == 0:
+        await ledger.apply({record.key: stopped for record in over})
+    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+
+
+async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
+    """Withdraw what lives beside a schedule; dead letters only if asked to, since they outlive a stop."""
+    async for page in _beside(ledger.store, home.key):
+        keys = [record.key for record in page if with_letters or not rules.is_dead_letter(record.key)]
+        await ledger.apply(dict.fromkeys(keys, withdrawn))
+
+
+async def _beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
+    """Yield what lives beside a schedule, in pages. All of it comes before the first instance of the same task."""
+    after = home
+    while page := await store.scan(home.partition, home.task, after, PAGE):
+        found = [record for record in page if not record.key.instance]
+        if found:
+            yield found
+        if len(found) < len(page):
+            return
+        after = page[-1].key
+
+
+def _at(home: Key, letter: Key) -> Key:
+    return home._replace(occurrence=letter.occurrence)
+
+
+def _taken_along(key: Key, letter: Record) -> Rule:
+    """The rule for a dead letter that moves with its schedule: it is created where that went, unless it is there."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is not None:
+            return Ruling(None)
+        return Ruling(Change(None, replace(letter, key=key, version=max(now, letter.version), locator=None)))
+
+    return rule
+
+
+def _is_over(state: State, before: Instant) -> bool:
+    return state.withdrawn_at is not None and state.withdrawn_at <= before
+
+
+def _answers(answers: Mapping[Key, Taken | None]) -> list[Taken]:
+    return [answer for answer in answers.values() if answer is not None]
