@@ -1,0 +1,353 @@
+"""Keeps records in PostgreSQL: each verb is one statement for its whole batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from pyncette.clock import Instant
+from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.errors import SchemaError, StoreUnavailableError
+from pyncette.store.base import (
+    SCHEMA_VERSION,
+    Capabilities,
+    Claimed,
+    Notification,
+    Renewal,
+    Renewed,
+    check_changes,
+    check_key,
+    check_partition,
+)
+from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
+from pyncette.store.postgres_connection import Connections, TryAgainError
+from pyncette.store.postgres_rows import (
+    PLACE,
+    claimed_records,
+    completion_columns,
+    is_completion,
+    names_of,
+    partitions_told_of,
+    record_of,
+    swap_columns,
+    told_rows,
+)
+from pyncette.store.postgres_schema import ID_BLOCK, creation, tables_named
+from pyncette.store.postgres_statements import SESSION, statements_for
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS_MAX: Final = 6
+"""All take their locks in one order, so even one deadlock is rare; six in a row are no accident."""
+
+CREATION_SECONDS: Final = 60.0
+"""Creating tables takes milliseconds, and waits for others that do the same."""
+
+DEADLOCK_PAUSE_SECONDS: Final = 0.02
+"""Those that stood in each other's way try again at different times."""
+
+PAYLOAD_BYTES_MAX: Final = 7_999
+"""PostgreSQL takes no longer payload of a notification."""
+
+
+class PostgresStore:
+    """
+    Records in the tables whose names begin with *table*, in the database at *url*.
+
+    With *create* the tables are created if they are missing; without it nothing but rows is ever written.
+    Raises ValueError for a name that is not allowed.
+    """
+
+    def __init__(self, url: str, table: str = "pyncette_tasks", *, create: bool = True) -> None:
+        self._tables = tables_named(table)
+        self._sql = statements_for(self._tables)
+        self._create = create
+        self._connections = Connections(url, SESSION, self._forget)
+        self._partition_ids: dict[Partition, int] = {}
+        self._ids = range(0)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("postgresql", notifies=True, shared=True, durable=True)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._connections.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connections.close()
+
+    # --- Verbs ---
+
+    async def load(self, keys: Sequence[Key]) -> list[Record | None]:
+        for key in keys:
+            check_key(key)
+        found: list[Record | None] = [None] * len(keys)
+        ids = await self._ids_of({key.partition for key in keys}, add=False)
+        asked = [place for place, key in enumerate(keys) if key.partition in ids]
+        if not asked:
+            return found
+        rows = await self._fetch(self._sql.load, *names_of([keys[place] for place in asked], ids))
+        for row in rows:
+            place = asked[row[PLACE] - 1]
+            found[place] = record_of(row, keys[place].partition)
+        return found
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        check_changes(changes)
+        deleted = {change.before.key for change in changes if change.before and not change.after}
+        if deleted and any(change.history_of in deleted for change in changes):
+            # One statement would write rows that it also removes. What is removed goes last.
+            return await self._swap_in_turns(changes)
+        return await self._swap_at_once(changes)
+
+    async def claim(
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+    ) -> Claimed:
+        ids = await self._ids_of(limits, add=True)
+        partition_of = {ids[partition]: partition for partition in limits}
+        rows = await self._fetch(
+            self._sql.claim, list(partition_of), list(limits.values()), now, expired_at, lease_id, holder
+        )
+        told = rows.pop()  # the row of no record: the time, and when there is more
+        records = claimed_records(rows, partition_of, lease_id, holder)
+        return Claimed(records, told[7], told[8])
+
+    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        held = [False] * len(renewals)
+        ids = await self._ids_of({renewal.key.partition for renewal in renewals}, add=False)
+        asked = [place for place, renewal in enumerate(renewals) if renewal.key.partition in ids]
+        wanted = [renewals[place] for place in asked]
+        ((backend_now, places),) = await self._fetch(
+            self._sql.renew,
+            *names_of([renewal.key for renewal in wanted], ids),
+            [renewal.lease_id for renewal in wanted],
+            [renewal.length for renewal in wanted],
+            now,
+        )
+        for place in places or ():
+            held[asked[place - 1]] = True
+        return Renewed(held, backend_now)
+
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
+        check_partition(partition)
+        begin = _first_after(after, task)
+        id_ = (await self._ids_of([partition], add=False)).get(partition)
+        statement = self._sql.scan_all if task is None else self._sql.scan_task
+        while id_ is not None and begin is not None:
+            rows = await self._fetch(statement, id_, limit, *begin)
+            records = [record for row in rows if (record := record_of(row, partition)) is not None]
+            if records or len(rows) < limit:
+                return records
+            # An empty page would be the end, so one of nothing but what cannot be read is left out.
+            begin = _first_after(Key(partition, *rows[-1][2:5]), task)
+        return []
+
+    async def partitions(self, realm: str) -> list[Partition]:
+        rows = await self._fetch(self._sql.partitions, realm)
+        found = {Partition(realm_, handler, number): id_ for id_, realm_, handler, number in rows}
+        self._partition_ids.update(found)
+        return list(found)
+
+    async def history(self, key: Key) -> list[Run]:
+        ids = await self._ids_of([key.partition], add=False)
+        if not ids:
+            return []
+        rows = await self._fetch(
+            self._sql.history, ids[key.partition], key.task, key.instance, key.occurrence
+        )
+        runs = []
+        for (text,) in rows:
+            try:
+                runs.append(decode_run(key, text))
+            except PoisonedRecordError as error:
+                log_poisoned(error)
+        return sorted(runs, key=lambda run: run.ended_at, reverse=True)
+
+    async def now(self) -> Instant:
+        ((now,),) = await self._fetch(self._sql.now)
+        told: Instant = now
+        return told
+
+    async def notify(self, notifications: Sequence[Notification]) -> None:
+        if notifications:
+            await self._fetch(self._sql.notify, self._tables.channel, list(_payloads(notifications)))
+
+    async def notified(self) -> AsyncIterator[Notification]:
+        async for payload in self._connections.listen(self._tables.channel):
+            try:
+                heard = msgspec.json.decode(payload, type=list[Notification])
+            except msgspec.MsgspecError:
+                logger.warning("a notification of somebody else's", extra={"channel": self._tables.channel})
+                continue
+            for notification in heard:
+                yield notification
+
+    # --- Swaps ---
+
+    async def _swap_in_turns(self, changes: Sequence[Change]) -> list[bool]:
+        made = [False] * len(changes)
+        for deletes in (False, True):
+            places = [place for place, change in enumerate(changes) if (change.after is None) is deletes]
+            for place, ok in zip(
+                places, await self._swap_at_once([changes[at] for at in places]), strict=True
+            ):
+                made[place] = ok
+        return made
+
+    async def _swap_at_once(self, changes: Sequence[Change]) -> list[bool]:
+        located = await self._locate(changes)
+        found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
+        found.sort(key=itemgetter(0))
+        if not found:
+            return [False] * len(changes)
+        if all(is_completion(change) for _, change in found):
+            ((winners,),) = await self._fetch(self._sql.complete, *completion_columns(found))
+        else:
+            ids = await self._ids_of(partitions_told_of(changes), add=True)
+            ((winners,),) = await self._fetch(
+                self._sql.swap, *swap_columns(found, told_rows(located, changes), ids)
+            )
+        if winners is None:
+            return [False] * len(changes)
+        if len(winners) == len(changes):
+            return [True] * len(changes)
+        won = set(winners)
+        return [id_ in won for id_ in located]
+
+    async def _locate(self, changes: Sequence[Change]) -> list[int | None]:
+        """Return the id of each record, a new one for what is to be created, and None for what is not there."""
+        located: list[int | None] = [
+            None if change.before is None else change.before.locator for change in changes
+        ]
+        if None in located:
+            unknown = [place for place, id_ in enumerate(located) if id_ is None]
+            new = [(key, place) for place in unknown if (key := _created_key(changes[place])) is not None]
+            for (_, place), id_ in zip(sorted(new), await self._new_ids(len(new)), strict=True):
+                located[place] = id_
+            old = [(record.key, place) for place in unknown if (record := changes[place].before) is not None]
+            found = await self._find([key for key, _ in old])
+            for (_, place), found_id in zip(old, found, strict=True):
+                located[place] = found_id
+        return located
+
+    async def _find(self, keys: Sequence[Key]) -> list[int | None]:
+        found: list[int | None] = [None] * len(keys)
+        ids = await self._ids_of({key.partition for key in keys}, add=False)
+        asked = [place for place, key in enumerate(keys) if key.partition in ids]
+        if asked:
+            columns = names_of([keys[place] for place in asked], ids)
+            for id_, place in await self._fetch(self._sql.find, *columns):
+                found[asked[place - 1]] = id_
+        return found
+
+    # --- Partitions and ids ---
+
+    async def _ids_of(self, partitions: Collection[Partition], *, add: bool) -> Mapping[Partition, int]:
+        """Return the id of each partition: with *add* of all of them, else of those that have one."""
+        # A copy: a connection that breaks while we wait makes us forget what is known.
+        ids = {partition: id_ for partition in partitions if (id_ := self._partition_ids.get(partition))}
+        missing = [partition for partition in partitions if partition not in ids]
+        for partition in missing:
+            check_partition(partition)
+        if missing:
+            columns = [list(column) for column in zip(*missing, strict=True)]
+            if add:
+                await self._fetch(self._sql.add_partitions, *columns)
+            rows = await self._fetch(self._sql.partition_ids, *columns)
+            found = {missing[place - 1]: id_ for id_, place in rows}
+            self._partition_ids.update(found)
+            ids.update(found)
+        return ids
+
+    async def _new_ids(self, count: int) -> range:
+        """Return ids that were never given before, the smallest first."""
+        assert count <= ID_BLOCK
+        if count > len(self._ids):
+            ((first,),) = await self._fetch(self._sql.next_ids)
+            self._ids = range(first, first + ID_BLOCK)
+        taken, self._ids = self._ids[:count], self._ids[count:]
+        return taken
+
+    def _forget(self) -> None:
+        """A server that is back after a break may be another one, or restored from a backup."""
+        self._partition_ids.clear()
+        self._ids = range(0)
+
+    # --- Statements ---
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                return await self._connections.fetch(statement, *arguments)
+            except TryAgainError as error:
+                logger.info("a deadlock was undone", extra={"error": str(error), "attempt": attempt + 1})
+                await asyncio.sleep(random.uniform(0, DEADLOCK_PAUSE_SECONDS))
+        raise StoreUnavailableError(f"{self._connections.place} undid a statement {ATTEMPTS_MAX} times")
+
+    async def _open(self) -> None:
+        """Make sure of the tables: that they are there, ours, and of a version that this program can work with."""
+        place, name = self._connections.place, self._tables.records
+        ((ours, some),) = await self._fetch(self._sql.exist)
+        if not ours and some:
+            raise SchemaError(
+                f"The table {name} in {place} is not of this program: choose another postgres_table_name"
+            )
+        if not ours and not self._create:
+            raise SchemaError(
+                f"There are no tables {name} in {place}: run `pyncette migrate`, or let the program create them"
+                " (postgres_skip_table_create=False)"
+            )
+        if not ours:
+            await self._connections.run_script(creation(self._tables), CREATION_SECONDS)
+        ((schema_version, min_reader),) = await self._fetch(self._sql.versions)
+        if min_reader > SCHEMA_VERSION:
+            raise SchemaError(
+                f"The tables {name} in {place} have schema {schema_version}, and this release knows {SCHEMA_VERSION}:"
+                " use a release that is as new as the one that changed them"
+            )
+
+
+def _first_after(after: Key | None, task: str | None) -> tuple[str, str, str] | None:
+    """Return the first names that may come after the key *after* (of *task*, if it is given); None if none can."""
+    if after is None or (task is not None and after.task < task):
+        return task or "", "", ""
+    if task is not None and after.task > task:
+        return None
+    # No text is between one and itself with the smallest character at its end, since NUL is none.
+    return after.task, after.instance, after.occurrence + "\1"
+
+
+def _created_key(change: Change) -> Key | None:
+    return change.after.key if change.before is None and change.after is not None else None
+
+
+def _payloads(notifications: Sequence[Notification]) -> Iterator[str]:
+    """Yield one payload, or several if it becomes too long; a name that fits in none wakes nobody."""
+    text = msgspec.json.encode(notifications)
+    if len(text) <= PAYLOAD_BYTES_MAX:
+        yield text.decode()
+    elif len(notifications) > 1:
+        half = len(notifications) // 2
+        yield from _payloads(notifications[:half])
+        yield from _payloads(notifications[half:])

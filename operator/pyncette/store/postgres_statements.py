@@ -1,0 +1,257 @@
+"""The SQL of each verb on PostgreSQL: every one a single statement that commits by itself."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND
+from pyncette.store.postgres_schema import NO_LEASE, Tables
+
+NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+"""The server's own time at this very moment, in microseconds."""
+
+SESSION: Final = """
+SELECT set_config(name, value, false) FROM (VALUES
+    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
+    ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
+    ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'),
+    ('statement_timeout', '10s'), ('idle_in_transaction_session_timeout', '10s'),
+    ('tcp_user_timeout', '10s'), ('tcp_keepalives_idle', '30s'), ('tcp_keepalives_interval', '10s')
+) AS setting(name, value)
+"""
+"""
+What every connection is set to. The planner knows nothing of a young table and would read all of it, in a plan that is
+then kept; every statement here has an index to go by, so it is told to. The timeouts end what a client left behind
+that is frozen or gone: a reply that nobody takes holds the locks of its statement.
+"""
+
+HEAD_MAX: Final = 500
+"""
+Leased records at the head of a partition that a claim looks at for the soonest end of a lease. Those that are renewed
+are not among them, since a renewal files a record at the end of its lease.
+"""
+
+HEAD_PAUSE: Final = SECOND
+"""If there are more, the next look is to come after this time at the latest: often enough, where so much happens."""
+
+RECORD: Final = """r.id, r.partition_id, r.task, r.instance, r.occurrence, r.spec, r.state, r.version, r.fence,
+    r.due_at, r.schedule_since, r.claimable_at, r.lease_length, r.attempt, r.began_at, r.lease_until"""
+
+
+class Statements(NamedTuple):
+    """The statements for one set of tables."""
+
+    load: str
+    complete: str
+    """Swaps that only update, leave the spec and the history alone and end in no lease."""
+    swap: str
+    """Swaps of every kind."""
+    find: str
+    claim: str
+    renew: str
+    scan_task: str
+    """Begins with the names that it is given."""
+    scan_all: str
+    history: str
+    partitions: str
+    partition_ids: str
+    add_partitions: str
+    next_ids: str
+    notify: str
+    now: str
+    exist: str
+    versions: str
+
+
+def statements_for(tables: Tables) -> Statements:
+    """Return the statements for *tables*."""
+    records, names, partitions, history = tables.records, tables.names, tables.partitions, tables.history
+    by_key = """n.partition_id = u.partition_id AND n.task = u.task
+    AND n.instance = u.instance AND n.occurrence = u.occurrence"""
+    full = f"{RECORD}, r.lease_id, r.holder"
+    return Statements(
+        load=f"""
+SELECT {full}, u.place
+FROM unnest($1::int[], $2::text[], $3::text[], $4::text[])
+    WITH ORDINALITY AS u(partition_id, task, instance, occurrence, place)
+JOIN {names} n ON {by_key}
+JOIN {records} r ON r.id = n.id
+""",
+        complete=f"""
+WITH updated AS (
+    UPDATE {records} r SET
+        version = u.version, fence = u.fence, due_at = u.due_at, schedule_since = u.schedule_since,
+        claimable_at = u.claimable_at, lease_length = u.lease_length, attempt = u.attempt, began_at = u.began_at,
+        state = u.state, lease_until = {NO_LEASE}, lease_id = NULL, holder = NULL
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::bigint[], $9::int[], $10::bigint[], $11::text[])
+        AS u(id, before, version, fence, due_at, schedule_since, claimable_at,
+            lease_length, attempt, began_at, state)
+    WHERE r.id = u.id AND r.version = u.before
+    RETURNING r.id
+)
+SELECT array_agg(id) FROM updated
+""",
+        swap=_swap(records, names, history),
+        find=f"""
+SELECT n.id, u.place
+FROM unnest($1::int[], $2::text[], $3::text[], $4::text[])
+    WITH ORDINALITY AS u(partition_id, task, instance, occurrence, place)
+JOIN {names} n ON {by_key}
+""",
+        claim=f"""
+WITH claimed AS (
+    UPDATE {records} r SET
+        lease_id = $5, holder = $6, lease_until = $3 + r.lease_length, attempt = r.attempt + 1,
+        began_at = coalesce(r.began_at, $3), fence = r.fence + 1, version = r.version + 1
+    WHERE r.ctid = ANY (ARRAY(
+        SELECT picked.place FROM unnest($1::int[], $2::bigint[]) AS wanted(partition_id, most), LATERAL (
+            SELECT c.ctid AS place FROM {records} c
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3 AND c.lease_until <= $4
+            ORDER BY c.claimable_at LIMIT wanted.most FOR UPDATE SKIP LOCKED
+        ) picked
+    ))
+    RETURNING {RECORD}
+)
+SELECT * FROM claimed
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {NOW}, (
+    SELECT least(min(coalesce(
+        (
+            SELECT c.claimable_at FROM {records} c
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3 AND c.lease_until <= $4
+            ORDER BY c.claimable_at OFFSET wanted.most LIMIT 1
+        ),
+        least((
+            SELECT c.claimable_at FROM {records} c
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $3
+            ORDER BY c.claimable_at LIMIT 1
+        ), (
+            SELECT least(
+                min(head.lease_until) FILTER (WHERE head.lease_until > $4) + $3 - $4,
+                CASE WHEN count(*) = {HEAD_MAX} THEN $3 + {HEAD_PAUSE} END
+            ) FROM (
+                SELECT c.lease_until FROM {records} c
+                WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3
+                ORDER BY c.claimable_at LIMIT {HEAD_MAX}
+            ) head
+        ))
+    )), (SELECT min(lease_until) + $3 - $4 FROM claimed))
+    FROM unnest($1::int[], $2::bigint[]) AS wanted(partition_id, most)
+), NULL, NULL, NULL, NULL, NULL, NULL, NULL
+""",
+        renew=f"""
+WITH found AS MATERIALIZED (
+    SELECT n.id, u.lease_id, u.length, u.place
+    FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+        WITH ORDINALITY AS u(partition_id, task, instance, occurrence, lease_id, length, place)
+    JOIN {names} n ON {by_key}
+    ORDER BY n.id
+), renewed AS (
+    UPDATE {records} r SET
+        lease_until = $7 + found.length,
+        claimable_at = CASE WHEN r.claimable_at < $7 + found.length THEN $7 + found.length ELSE r.claimable_at END
+    FROM found WHERE r.id = found.id AND r.lease_id = found.lease_id
+    RETURNING found.place
+)
+SELECT {NOW}, (SELECT array_agg(place) FROM renewed)
+""",
+        scan_task=f"""
+SELECT {full} FROM {names} n JOIN {records} r ON r.id = n.id
+WHERE n.partition_id = $1 AND n.task = $3 AND (n.instance, n.occurrence) >= ($4, $5)
+ORDER BY n.instance, n.occurrence LIMIT $2
+""",
+        scan_all=f"""
+SELECT {full} FROM {names} n JOIN {records} r ON r.id = n.id
+WHERE n.partition_id = $1 AND (n.task, n.instance, n.occurrence) >= ($3, $4, $5)
+ORDER BY n.task, n.instance, n.occurrence LIMIT $2
+""",
+        history=f"""
+SELECT run FROM {history} WHERE partition_id = $1 AND task = $2 AND instance = $3 AND occurrence = $4
+""",
+        partitions=f"""
+SELECT id, realm, handler, number FROM {partitions} p
+WHERE realm = $1 AND EXISTS (SELECT FROM {names} n WHERE n.partition_id = p.id)
+""",
+        partition_ids=f"""
+SELECT p.id, u.place
+FROM unnest($1::text[], $2::text[], $3::int[]) WITH ORDINALITY AS u(realm, handler, number, place)
+JOIN {partitions} p ON p.realm = u.realm AND p.handler = u.handler AND p.number = u.number
+""",
+        add_partitions=f"""
+INSERT INTO {partitions} (realm, handler, number)
+SELECT * FROM unnest($1::text[], $2::text[], $3::int[]) AS u(realm, handler, number) ORDER BY 1, 2, 3
+ON CONFLICT DO NOTHING
+""",
+        next_ids=f"""SELECT nextval('{tables.ids}')""",
+        notify="""SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload""",
+        now=f"SELECT {NOW}",
+        exist=f"""SELECT to_regclass('{tables.meta}') IS NOT NULL, to_regclass('{records}') IS NOT NULL""",
+        versions=f"""SELECT schema_version, min_reader FROM {tables.meta}""",
+    )
+
+
+def _swap(records: str, names: str, history: str) -> str:
+    """
+    Return the statement that makes changes of every kind.
+
+    Locks are taken in one order by all: names of what is created by their names, then records by their ids, then rows
+    of history. Whether a row is in a result is asked in a CASE, since the planner then looks it up in a hash, while
+    it would make a join of a plain IN, and compare each row with each.
+    """
+    return f"""
+WITH named AS (
+    INSERT INTO {names} (id, partition_id, task, instance, occurrence)
+    SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[])
+    ON CONFLICT (partition_id, task, instance, occurrence) DO NOTHING
+    RETURNING id
+), created AS (
+    INSERT INTO {records} (id, partition_id, task, instance, occurrence, version, fence, due_at, schedule_since,
+        claimable_at, lease_length, attempt, began_at, state, spec, lease_until, lease_id, holder)
+    SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::int[], $13::bigint[], $14::text[],
+        $15::text[], $16::bigint[], $17::text[], $18::text[]) AS u(id)
+    WHERE CASE WHEN u.id IN (SELECT id FROM named) THEN true END
+    RETURNING id
+), held AS MATERIALIZED (
+    SELECT r.id FROM unnest($19::bigint[], $20::bigint[]) AS u(id, before) JOIN {records} r ON r.id = u.id
+    WHERE r.version = u.before ORDER BY u.id FOR UPDATE OF r
+), updated AS (
+    UPDATE {records} r SET
+        version = u.version, fence = u.fence, due_at = u.due_at, schedule_since = u.schedule_since,
+        claimable_at = u.claimable_at, lease_length = u.lease_length, attempt = u.attempt, began_at = u.began_at,
+        state = u.state, spec = coalesce(u.spec, r.spec),
+        lease_until = CASE WHEN u.keeps_lease THEN r.lease_until ELSE u.lease_until END,
+        lease_id = CASE WHEN u.keeps_lease THEN r.lease_id ELSE u.lease_id END,
+        holder = CASE WHEN u.keeps_lease THEN r.holder ELSE u.holder END
+    FROM unnest($21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
+        $27::bigint[], $28::bigint[], $29::int[], $30::bigint[], $31::text[], $32::text[], $33::bool[],
+        $34::bigint[], $35::text[], $36::text[])
+        AS u(id, before, version, fence, due_at, schedule_since, claimable_at,
+            lease_length, attempt, began_at, state, spec, keeps_lease, lease_until, lease_id, holder)
+    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
+    RETURNING r.id
+), deleted AS (
+    DELETE FROM {records} r USING unnest($37::bigint[], $38::bigint[]) AS u(id, before)
+    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
+    RETURNING r.id, r.partition_id, r.task, r.instance, r.occurrence
+), unnamed AS (
+    DELETE FROM {names} n USING deleted WHERE n.id = deleted.id
+), forgotten AS (
+    DELETE FROM {history} h USING deleted
+    WHERE deleted.occurrence = '' AND h.partition_id = deleted.partition_id AND h.task = deleted.task
+        AND h.instance = deleted.instance AND h.occurrence = ''
+), made AS (
+    SELECT id FROM created UNION ALL SELECT id FROM updated UNION ALL SELECT id FROM deleted
+), told AS (
+    INSERT INTO {history} (partition_id, task, instance, occurrence, slot, run)
+    SELECT DISTINCT ON (partition_id, task, instance, occurrence, slot)
+        partition_id, task, instance, occurrence, slot, run
+    FROM unnest($39::bigint[], $40::int[], $41::text[], $42::text[], $43::text[], $44::int[], $45::text[])
+        WITH ORDINALITY AS u(teller, partition_id, task, instance, occurrence, slot, run, place)
+    WHERE CASE WHEN u.teller IN (SELECT id FROM made) THEN true END
+    ORDER BY partition_id, task, instance, occurrence, slot, place DESC
+    ON CONFLICT (partition_id, task, instance, occurrence, slot) DO UPDATE SET run = excluded.run
+)
+SELECT array_agg(id) FROM made
+"""
