@@ -123,6 +123,10 @@ def seconds(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(seconds=1)
 
 
+def listed(chosen: list[int], text: Callable[[int], str] = str) -> Field:
+    return Field(",".join(map(text, chosen)), frozenset(chosen))
+
+
 def plain_fields(low: int, high: int, names: tuple[str, ...] = ()) -> st.SearchStrategy[Field]:
     """Fields of numbers: `*`, lists, ranges, steps."""
     everything = range(low, high + 1)
@@ -138,12 +142,9 @@ def plain_fields(low: int, high: int, names: tuple[str, ...] = ()) -> st.SearchS
             return Field(f"{text(begin)}", frozenset({begin}))
         return Field(f"{text(begin)}-{text(end)}/{step}", frozenset(range(begin, end + 1, step)))
 
-    def listed(chosen):
-        return Field(",".join(text(number) for number in chosen), frozenset(chosen))
-
     return st.one_of(
         st.just(Field("*", frozenset(everything))),
-        st.lists(numbers, min_size=1, max_size=4, unique=True).map(listed),
+        st.lists(numbers, min_size=1, max_size=4, unique=True).map(lambda chosen: listed(chosen, text)),
         st.builds(ranged, st.tuples(numbers, numbers), steps),
         steps.map(lambda step: Field(f"*/{step}", frozenset(everything[::step]))),
         st.builds(
@@ -210,7 +211,9 @@ def _day_pairs() -> st.SearchStrategy[tuple[Field, Field]]:
 
 
 def expressions(with_seconds: st.SearchStrategy[bool]) -> st.SearchStrategy[Expression]:
-    minute, hour, second = plain_fields(0, 59), plain_fields(0, 23), plain_fields(0, 59)
+    # Clocks change at night, so half of the hours are drawn from it.
+    minute, second = plain_fields(0, 59), plain_fields(0, 59)
+    hour = st.one_of(plain_fields(0, 23), st.lists(st.integers(0, 3), min_size=1, unique=True).map(listed))
     months = st.one_of(st.just(Field("*", frozenset(range(1, 13)))), plain_fields(1, 12, MONTH_NAMES))
 
     def build(minute, hour, days, month, second, seconds_too):

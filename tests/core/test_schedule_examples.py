@@ -46,7 +46,11 @@ def between(schedule: Cron, after: str, until: str) -> list[str]:
     """The occurrences after one wall time, up to and with another, as the clocks of the zone show them."""
     begin, end = instant(after, schedule.zone), instant(until, schedule.zone)
     number, _ = count(schedule, begin, end, begin)
-    return [shown(at, schedule.zone) for at in upcoming(schedule, begin, number, begin)]
+    due = upcoming(schedule, begin, number, begin)
+    # Forwards and backwards they are the same.
+    assert [nth_latest(schedule, end, number - n, begin) for n in range(number)] == due
+    assert [latest(schedule, at - 1, begin) for at in [*due, end + 1]] == [None, *due]
+    return [shown(at, schedule.zone) for at in due]
 
 
 def next_days(expression: str, after: str, n: int) -> list[str]:
@@ -219,6 +223,40 @@ def test_the_first_instant_after_a_gap_need_not_be_a_whole_minute():
     found = between(schedule, "1972-01-06 12:00", "1972-01-07 12:00")
 
     assert found == ["1972-01-07 00:44:30+00:00"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "expression", "due"),
+    [
+        ("Europe/Berlin", "0 9 1 1 *", "2027-01-01 09:00:00+01:00"),
+        ("America/New_York", "0 9 1 1 *", "2027-01-01 09:00:00-05:00"),
+        ("Pacific/Kiritimati", "30 0 29 2 *", "2028-02-29 00:30:00+14:00"),
+        ("Pacific/Niue", "30 23 29 2 *", "2028-02-29 23:30:00-11:00"),
+    ],
+)
+def test_rare_times_are_found_across_years_and_changes_of_clocks(zone, expression, due):
+    schedule, at = Cron(expression, zone), instant(due)
+
+    assert first_after(schedule, instant("2026-07-02 12:00"), 0) == at
+    assert first_after(schedule, at - 1, 0) == at
+    assert latest(schedule, at + 300 * DAY, 0) == at
+    assert latest(schedule, at, 0) == at
+
+
+def test_the_pass_before_is_looked_at_for_times_later_on_the_clock():
+    schedule = Cron("50 * 1 11 *", "America/Havana")  # at 1:00 the clocks go back to 0:00
+    second_pass = instant("2026-11-01 00:10-05:00")
+
+    assert latest(schedule, second_pass, 0) == instant("2026-11-01 00:50-04:00")
+
+
+def test_a_year_is_found_from_any_distance():
+    schedule = Cron("0 0 1 1 * 0 2030")
+
+    assert first_after(schedule, EARLIEST, EARLIEST) == instant("2030-01-01 00:00")
+    assert latest(schedule, LATEST, EARLIEST) == instant("2030-01-01 00:00")
+    assert count(schedule, EARLIEST, LATEST, EARLIEST) == (1, True)
+    assert nth_latest(schedule, LATEST, 2, EARLIEST) is None
 
 
 @pytest.mark.parametrize(

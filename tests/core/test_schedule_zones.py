@@ -1,10 +1,11 @@
 """What is known of a zone's clocks, against the files of the time zone database."""
 
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import available_timezones
 
 import pytest
 
-from pyncette.core.zone import PROBE_STEP, Zone, resolve_zone
+from pyncette.core.zone import BLOCK, PROBE_STEP, Zone, resolve_zone
 from tests.core.oracles import listed_changes
 
 SOME = [
@@ -16,6 +17,27 @@ SOME = [
     "Asia/Manila",
 ]
 ALL = sorted(name for name in available_timezones() if not name.startswith(("posix", "right", "localtime")))
+
+
+def counted(text: str) -> int:
+    return int(datetime.fromisoformat(text if text.endswith("Z") else text + "Z").timestamp())
+
+
+class Changing(tzinfo):
+    """A zone with these offsets in seconds from these instants on, the first of them for ever before."""
+
+    def __init__(self, *changes: tuple[int, int]) -> None:
+        self._changes = changes
+
+    def fromutc(self, dt: datetime) -> datetime:
+        second = int(dt.replace(tzinfo=UTC).timestamp())
+        self._now = next(
+            (offset for at, offset in reversed(self._changes) if at <= second), self._changes[0][1]
+        )
+        return dt + timedelta(seconds=self._now)
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        return timedelta(seconds=self._now)
 
 
 def found_changes(name: str, begin: int, end: int) -> list[tuple[int, int]]:
@@ -69,11 +91,6 @@ def test_the_rule_at_the_end_of_a_file_goes_on_for_ever(name):
     ],
 )
 def test_a_stretch_tells_what_its_clocks_skipped_and_what_they_show_again(name, second, unseen, skipped):
-    from datetime import datetime
-
-    def counted(text):
-        return int(datetime.fromisoformat(text if text.endswith("Z") else text + "Z").timestamp())
-
     stretch = Zone(resolve_zone(name)).stretch_at(counted(second))
 
     assert stretch.start == counted(second)
@@ -116,3 +133,40 @@ def test_what_is_no_zone_is_refused_with_its_name(name):
         resolve_zone(name)
 
     assert str(refused.value) == f"Invalid timezone specifier '{name}'."
+
+
+@pytest.mark.parametrize("before_the_edge", [0, 1, 3599, 3600, 3601])
+def test_what_was_shown_is_not_forgotten_where_the_search_for_changes_is_cut(before_the_edge):
+    edge = 13 * BLOCK
+    back = edge - before_the_edge
+    zone = Zone(Changing((0, 7200), (back, 3600)))
+
+    second_pass = zone.stretch_at(edge)
+
+    assert second_pass.start == edge
+    assert second_pass.unseen == max(back + 7200, edge + 3600)
+    assert second_pass.skipped == edge + 3600
+
+
+@pytest.mark.parametrize("before_the_edge", [0, 1, 3600])
+def test_a_gap_is_told_once_where_the_search_for_changes_is_cut(before_the_edge):
+    edge = 13 * BLOCK
+    forward = edge - before_the_edge
+    zone = Zone(Changing((0, 3600), (forward, 7200)))
+
+    skipping = [zone.stretch_at(at) for at in {forward - 1, forward, edge - 1, edge, edge + 7200}]
+
+    assert {stretch.start for stretch in skipping if stretch.skipped < stretch.start + stretch.offset} == {
+        forward
+    }
+
+
+def test_a_second_change_amid_a_repeated_time_leaves_it_repeated():
+    back, forth = 1_800_000_000, 1_800_003_600
+    zone = Zone(Changing((0, 0), (back, -3 * 3600), (forth, -2 * 3600)))
+
+    first_pass, again, once_more = (zone.stretch_at(at) for at in (back - 1, back, forth))
+
+    assert first_pass.unseen < back
+    assert again.unseen == once_more.unseen == back
+    assert once_more.skipped == forth - 2 * 3600

@@ -21,7 +21,7 @@ PROBE_STEP: Final = 2 * DAY
 September 1939, a few minutes short of four days; a test looks at all zones."""
 
 BLOCK: Final = 1 << 27
-"""Changes are looked for this many seconds at a time, some four years: half a millisecond, once per zone and block."""
+"""Changes are looked for this many seconds at a time, some four years: a millisecond, once per zone and block."""
 
 BLOCKS_MAX: Final = 256
 """Blocks kept per zone: a thousand years. Who asks for more has them worked out again."""
