@@ -67,6 +67,7 @@ class Poller:
         self._stopping = False
         self._parked = False
         self._full = False
+        self._ended = False
         self._polled_at: Instant | None = None
         self._round: list[Partition] = []
         """Partitions that are still to be looked at before the worker may sleep."""
@@ -87,6 +88,8 @@ class Poller:
         """Whether there is nothing to claim, as far as is known, or no slot to claim it for; and nothing is being started."""
         if self._starting:
             return False
+        if self._ended:
+            return True
         if self._full:
             return not self._runs.freed.is_set()
         return self._parked and not self._woken.is_set() and self._next_at > self._clock.now()
@@ -129,6 +132,7 @@ class Poller:
                 else:
                     self._patience.answered()
                     waits = self._patience.waits()
+        self._ended = True
         if self._starting:
             await asyncio.wait(self._starting)
 
@@ -162,6 +166,8 @@ class Poller:
         finally:
             self._full = False
         now = self._clock.now()
+        if not self._outbox.is_full:
+            self._polled_at = now  # a worker whose slots are all taken does what it can, and is healthy
         if self._store.capabilities.notifies and now >= self._next_at:
             partitions = [
                 partition for registration in self._registrations for partition in registration.partitions
