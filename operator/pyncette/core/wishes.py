@@ -119,6 +119,9 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         if isinstance(spec.schedule, Interval):
             # An interval counts from the occurrence before it, so the one that was kept has to lie on the new lattice.
             since = due - spec.schedule.length
+        elif isinstance(spec.schedule, Once):
+            # It runs once: at the time that was kept, and not at its own as well.
+            spec = replace(spec, schedule=Once(due))
     return replace(
         record,
         spec=spec,
