@@ -90,6 +90,17 @@ class Ledger:
             f"{open_keys[0]} was changed by others {SWAP_ATTEMPTS_MAX} times while it was to be written"
         )
 
+    async def create(self, records: Sequence[Record]) -> list[bool]:
+        """
+        Write each of *records* that is not there yet, without a look first, and say for each whether it was.
+
+        Half the round trips of `apply`, for many that are most likely new. No key may occur twice.
+        """
+        changes = [Change(None, record) for record in records]
+        created = await self._swap(changes)
+        await self._announce(change for change, ok in zip(changes, created, strict=True) if ok)
+        return created
+
     async def start(self, claimed: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
         """Write what has to stand before a run, and return what may run. What another has taken is left alone."""
         ready: list[Held] = []
