@@ -1,0 +1,217 @@
+"""Reads the options of a task, and refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from pyncette.clock import Duration
+from pyncette.core.record import replace
+from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
+from pyncette.core.spec import EMPTY_ARGS, Heartbeat, Missed, Mode, Overlap, Policies, Retry
+from pyncette.model import A_MICROSECOND, ExecutionMode, FailureMode, instant_of
+
+HISTORY_OF_SUCCESSES: Final = 3
+HISTORY_OF_OTHERS: Final = 10
+"""Rows of history kept for tasks with a schedule of their own: as many as a PyncetteTask keeps."""
+
+TASK_NAME_BYTES_MAX: Final = 250
+INSTANCE_NAME_BYTES_MAX: Final = 650
+"""Both together leave room in a key (`KEY_BYTES_MAX`) for what tells apart the runs beside a schedule."""
+
+CRONS_MAX: Final = 8192
+"""Checked schedules kept; instances share few. One that fell out is checked again, in some microseconds."""
+
+HEARTBEATS: Final = {"cooperative": Heartbeat.COOPERATIVE, "automatic": Heartbeat.AUTOMATIC}
+
+BEHAVIOUR: Final = frozenset(
+    {"fast_forward", "failure_mode", "execution_mode", "lease_duration", "heartbeat"}
+)
+"""Options that an instance may have otherwise than its template."""
+
+OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "force"})
+"""Options that an instance cannot have, so that nobody takes them for arguments."""
+
+_T = TypeVar("_T")
+
+
+class Behaviour(NamedTuple):
+    """How runs go, as the options of a task say it."""
+
+    fast_forward: bool = False
+    failure_mode: FailureMode = FailureMode.NONE
+    execution_mode: ExecutionMode = ExecutionMode.AT_LEAST_ONCE
+    lease_duration: datetime.timedelta = datetime.timedelta(seconds=60)
+    heartbeat: str = "cooperative"
+
+
+DEFAULT_BEHAVIOUR: Final = Behaviour()
+
+
+class Options(NamedTuple):
+    """All options of a task, read and checked."""
+
+    enabled: bool
+    concurrency_limit: int | None
+    behaviour: Behaviour
+    schedule: Schedule | None
+    args: msgspec.Raw
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Read the options of a decorator but its name. Raises ValueError."""
+    options = dict(given)
+    enabled = options.pop("enabled", True)
+    limit = options.pop("concurrency_limit", None)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"concurrency_limit must be an integer of at least 1, not {limit!r}")
+    behaviour = pop_behaviour(options, DEFAULT_BEHAVIOUR)
+    schedule = pop_schedule(options)
+    return Options(bool(enabled), limit, behaviour, schedule, encode_args(options))
+
+
+def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
+    """Take from *options* what they say otherwise than *behaviour*, and return both together."""
+    given = {name: options.pop(name) for name in BEHAVIOUR & options.keys()}
+    if not given:
+        return behaviour
+    behaviour = behaviour._replace(**given)
+    _require("failure_mode", behaviour.failure_mode, FailureMode)
+    _require("execution_mode", behaviour.execution_mode, ExecutionMode)
+    if _require("lease_duration", behaviour.lease_duration, datetime.timedelta) <= datetime.timedelta(0):
+        raise ValueError(f"lease_duration must be longer than zero, not {behaviour.lease_duration}")
+    if behaviour.heartbeat not in HEARTBEATS:
+        raise ValueError(f"heartbeat must be 'cooperative' or 'automatic', not {behaviour.heartbeat!r}")
+    at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
+    if at_most_once and behaviour.failure_mode is not FailureMode.NONE:
+        raise ValueError("failure_mode is not applicable when execution_mode is AT_MOST_ONCE")
+    return behaviour
+
+
+def pop_schedule(options: dict[str, Any]) -> Schedule | None:
+    """Take the schedule from *options*, checked. None: they name none. Raises ValueError."""
+    expression = options.pop("schedule", None)
+    interval = options.pop("interval", None)
+    execute_at = options.pop("execute_at", None)
+    timezone = options.pop("timezone", None)
+    if (expression is not None) + (interval is not None) + (execute_at is not None) > 1:
+        raise ValueError("schedule, interval and execute_at exclude each other; give exactly one of them")
+    if expression is not None:
+        _require("schedule", expression, str)
+        return _cron(expression, "UTC" if timezone is None else _require("timezone", timezone, str))
+    if timezone is not None:
+        raise ValueError("timezone may be given only together with schedule, a cron expression")
+    if interval is not None:
+        return _checked(Interval(_require("interval", interval, datetime.timedelta) // A_MICROSECOND))
+    if execute_at is not None:
+        return _checked(Once(instant_of(_require("execute_at", execute_at, datetime.datetime))))
+    return None
+
+
+def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
+    """Return *args* as they are stored. Raises ValueError if they are not JSON."""
+    if not args:
+        return EMPTY_ARGS
+    try:
+        return msgspec.Raw(_encode(args).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"Extra parameters must be JSON serializable: {error}") from error
+
+
+def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:
+    """Return what *behaviour* means, in the words of the rules."""
+    at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
+    return Policies(
+        mode=Mode.AT_MOST_ONCE if at_most_once else Mode.AT_LEAST_ONCE,
+        overlap=Overlap.ALLOW if at_most_once else Overlap.FORBID,
+        missed=Missed.FAST_FORWARD if behaviour.fast_forward else Missed.ALL,
+        max_catch_up=0,
+        retry=_retry(behaviour.failure_mode, poll_interval),
+        lease=behaviour.lease_duration // A_MICROSECOND,
+        # At most once a heartbeat is of no effect, so the worker renews: a run that outlives its lease is not lost.
+        heartbeat=Heartbeat.AUTOMATIC if at_most_once else HEARTBEATS[behaviour.heartbeat],
+    )
+
+
+def behaviour_of(policies: Policies) -> Behaviour:
+    """Return the options that come closest to stored *policies*: the API can say less than a resource can."""
+    return Behaviour(
+        fast_forward=policies.missed is Missed.FAST_FORWARD,
+        failure_mode=_failure_mode(policies.retry),
+        execution_mode=ExecutionMode[policies.mode.name],
+        lease_duration=policies.lease * A_MICROSECOND,
+        heartbeat=policies.heartbeat.value.lower(),
+    )
+
+
+def with_history(policies: Policies) -> Policies:
+    """Return *policies* for a task with a schedule of its own, whose record stays and keeps rows of history."""
+    return replace(
+        policies,
+        keep_finished=True,
+        keep_successful=HISTORY_OF_SUCCESSES,
+        keep_failed=HISTORY_OF_OTHERS,
+    )
+
+
+def check_task_name(name: Any) -> None:
+    """Refuse what cannot be the name of a task."""
+    _check_name("a task", name, TASK_NAME_BYTES_MAX)
+
+
+def check_instance_name(name: Any) -> None:
+    """Refuse what cannot be the name of an instance."""
+    _check_name("an instance", name, INSTANCE_NAME_BYTES_MAX)
+
+
+_encode: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _check_name(of: str, name: Any, limit: int) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"The name of {of} must be a string that is not empty, not {name!r}")
+    if "\0" in name:
+        raise ValueError(f"The name of {of} must not contain a NUL character: {name!r}")
+    try:
+        size = len(name) if name.isascii() else len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"The name of {of} cannot be written as UTF-8: {name!r}") from None
+    if size > limit:
+        raise ValueError(f"The name of {of} takes {size:,} bytes, {limit} are allowed: {name[:40]!r}…")
+
+
+def _retry(mode: FailureMode, poll_interval: Duration) -> Retry:
+    if mode is FailureMode.UNLOCK:
+        return Retry(max_attempts=0, initial=poll_interval, maximum=poll_interval, jitter=False)
+    if mode is FailureMode.COMMIT:
+        return Retry(max_attempts=1, count_takeovers=False)
+    return Retry(max_attempts=0, wait_for_lease=True)
+
+
+def _failure_mode(retry: Retry) -> FailureMode:
+    if retry.max_attempts == 1:
+        return FailureMode.COMMIT
+    return FailureMode.NONE if retry.wait_for_lease else FailureMode.UNLOCK
+
+
+@lru_cache(maxsize=CRONS_MAX)
+def _cron(expression: str, zone: str) -> Cron:
+    cron = Cron(expression, zone)
+    check(cron)
+    return cron
+
+
+def _checked(schedule: Schedule) -> Schedule:
+    check(schedule)
+    return schedule
+
+
+def _require(option: str, value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise ValueError(f"{option} must be a {kind.__name__}, not {value!r}")  # noqa: TRY004 - what is refused at declaration is a ValueError
+    return value

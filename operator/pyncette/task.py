@@ -1,0 +1,266 @@
+"""A handler with its options, as a task module declares it; and the instances of those that are templates."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Mapping, Sequence
+from enum import Enum
+from hashlib import sha1
+from typing import Any, Final
+
+from pyncette.clock import Duration
+from pyncette.core.record import Record
+from pyncette.core.schedule import Cron, Interval, Once, seeded
+from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
+from pyncette.model import (
+    A_MICROSECOND,
+    Context,
+    ExecutionMode,
+    FailureMode,
+    PartitionSelector,
+    TaskFunc,
+    arguments_of,
+    datetime_of,
+)
+from pyncette.options import (
+    OF_THE_TASK_ALONE,
+    Options,
+    behaviour_of,
+    check_instance_name,
+    encode_args,
+    policies_of,
+    pop_behaviour,
+    pop_schedule,
+    with_history,
+)
+
+DIGEST_BITS: Final = 160
+
+
+class Kind(Enum):
+    """What a task is to be run for."""
+
+    STATIC = "static"
+    """A schedule of its own."""
+    TEMPLATE = "template"
+    """Instances that are scheduled at run time."""
+    HANDLER = "handler"
+    """Resources that name it."""
+    INSTANCE = "instance"
+    """The schedule that it got as an instance of its parent."""
+
+
+class Task:
+    """A handler with its options. Tasks are made by the decorators of `Pyncette`, and given back by its calls."""
+
+    def __init__(
+        self,
+        name: str,
+        task_func: TaskFunc,
+        kind: Kind,
+        options: Options,
+        poll_interval: Duration,
+        parent_task: Task | None = None,
+    ) -> None:
+        self.name = name
+        self.task_func = task_func
+        self.kind = kind
+        self.enabled = options.enabled
+        """Whether this process runs it; may be set at any time, and counts from the next poll."""
+        self.concurrency_limit = options.concurrency_limit
+        self.parent_task = parent_task
+        """The template of an instance, else None."""
+        self._options = options
+        self._poll_interval = poll_interval
+        self._policies: Policies | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it is a template."""
+        return self.kind is Kind.TEMPLATE
+
+    @property
+    def is_handler(self) -> bool:
+        """Whether a PyncetteTask may name it as its handler."""
+        return self.kind in {Kind.TEMPLATE, Kind.HANDLER}
+
+    @property
+    def schedule(self) -> str | None:
+        """The cron expression, or None."""
+        schedule = self._options.schedule
+        return schedule.expression if isinstance(schedule, Cron) else None
+
+    @property
+    def interval(self) -> datetime.timedelta | None:
+        schedule = self._options.schedule
+        return schedule.length * A_MICROSECOND if isinstance(schedule, Interval) else None
+
+    @property
+    def execute_at(self) -> datetime.datetime | None:
+        """When a one-off is due, in UTC, or None."""
+        schedule = self._options.schedule
+        return datetime_of(schedule.at) if isinstance(schedule, Once) else None
+
+    @property
+    def timezone(self) -> str | None:
+        """The time zone of the cron expression; None is UTC, however it was written."""
+        schedule = self._options.schedule
+        return schedule.zone if isinstance(schedule, Cron) and schedule.zone != "UTC" else None
+
+    @property
+    def fast_forward(self) -> bool:
+        return self._options.behaviour.fast_forward
+
+    @property
+    def failure_mode(self) -> FailureMode:
+        return self._options.behaviour.failure_mode
+
+    @property
+    def execution_mode(self) -> ExecutionMode:
+        return self._options.behaviour.execution_mode
+
+    @property
+    def lease_duration(self) -> datetime.timedelta:
+        return self._options.behaviour.lease_duration
+
+    @property
+    def heartbeat(self) -> str:
+        """Who renews the lease of a run: 'cooperative', the handler itself; 'automatic', the worker."""
+        return self._options.behaviour.heartbeat
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """The arguments, as a copy."""
+        return arguments_of(self._options.args)
+
+    @property
+    def partition_count(self) -> int:
+        """Partitions that the instances are spread over."""
+        return 1
+
+    @property
+    def polled_partitions(self) -> Sequence[int]:
+        """The partitions that this process claims from."""
+        return (0,)
+
+    def partition_of(self, instance_name: str) -> int:
+        """Return the partition of an instance. Raises ValueError if a selector names one that there is not."""
+        del instance_name
+        return 0
+
+    @property
+    def policies(self) -> Policies:
+        """What the options mean for records that have no policies of their own."""
+        if self._policies is None:
+            self._policies = policies_of(self._options.behaviour, self._poll_interval)
+        return self._policies
+
+    def own_spec(self, realm: str) -> Spec:
+        """Return what is to be stored of a static task."""
+        schedule, args = self._options.schedule, self._options.args
+        assert schedule is not None
+        return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
+
+    def wish(self, instance_name: str, options: Mapping[str, Any], realm: str) -> Spec:
+        """
+        Return what is to be stored of an instance with *options*.
+
+        What they do not say is as the template has it: arguments one by one, the schedule as a whole. Raises ValueError.
+        """
+        check_instance_name(instance_name)
+        given = dict(options)
+        if not OF_THE_TASK_ALONE.isdisjoint(given):
+            (first, *_) = sorted(OF_THE_TASK_ALONE & given.keys())
+            raise ValueError(
+                f"{first} is not an option of an instance, and cannot be the name of an argument either"
+            )
+        schedule = pop_schedule(given) or self._options.schedule
+        if schedule is None:
+            raise ValueError(f"The instance {instance_name!r} needs one of schedule, interval and execute_at")
+        behaviour = pop_behaviour(given, self._options.behaviour)
+        own = None
+        if behaviour is not self._options.behaviour:
+            own = policies_of(behaviour, self._poll_interval)
+        if self._options.args is not EMPTY_ARGS:
+            given = {**self.extra_args, **given}
+        if isinstance(schedule, Cron):
+            schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
+        return Spec(schedule, encode_args(given), own)
+
+    def instance(self, instance_name: str, spec: Spec) -> Task:
+        """Return an instance of this template, as *spec* has it."""
+        return Task(
+            instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
+        )
+
+    def of_record(self, record: Record) -> Task:
+        """Return the task that *record* is of: this one, one with the name of a resource, or an instance of either."""
+        task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
+        return task.instance(record.key.instance, record.spec) if record.key.instance else task
+
+    def __call__(self, context: Context) -> Awaitable[None]:
+        """Call the handler itself, without middlewares, as a test may want to."""
+        return self.task_func(context)
+
+    def __str__(self) -> str:
+        return self.name if self.parent_task is None else f"{self.parent_task}/{self.name}"
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value.capitalize()} task {self}>"
+
+    def _named(self, name: str, spec: Spec) -> Task:
+        return Task(name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval)
+
+    def _as_stored(self, spec: Spec) -> Options:
+        behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
+        return Options(self.enabled, self.concurrency_limit, behaviour, spec.schedule, spec.args)
+
+
+class PartitionedTask(Task):
+    """A template whose instances are spread over partitions, so that processes can share them out among themselves."""
+
+    def __init__(
+        self,
+        name: str,
+        task_func: TaskFunc,
+        options: Options,
+        poll_interval: Duration,
+        partition_count: int,
+        partition_selector: PartitionSelector | None,
+        enabled_partitions: Sequence[int] | None,
+    ) -> None:
+        super().__init__(name, task_func, Kind.TEMPLATE, options, poll_interval)
+        if partition_count < 1:
+            raise ValueError("Partition count must be greater than or equal to 1")
+        everyone = range(partition_count)
+        polled = tuple(everyone if enabled_partitions is None else sorted(set(enabled_partitions)))
+        if not all(number in everyone for number in polled):
+            raise ValueError(
+                f"enabled_partitions of the task {name} must be from 0 to {partition_count - 1}, not {polled}"
+            )
+        self._partition_count = partition_count
+        self.partition_selector = partition_selector or default_partition
+        self.enabled_partitions = polled
+
+    @property
+    def partition_count(self) -> int:
+        return self._partition_count
+
+    @property
+    def polled_partitions(self) -> Sequence[int]:
+        return self.enabled_partitions
+
+    def partition_of(self, instance_name: str) -> int:
+        number = self.partition_selector(self._partition_count, instance_name)
+        if number not in range(self._partition_count):
+            raise ValueError(
+                f"The partition selector of the task {self.name} put {instance_name!r} into partition {number!r}; "
+                f"there are 0 to {self._partition_count - 1}"
+            )
+        return number
+
+
+def default_partition(partition_count: int, instance_name: str) -> int:
+    """Return the partition that the hash of the name falls into, when the range of hashes is cut evenly."""
+    digest = sha1(instance_name.encode(), usedforsecurity=False).digest()
+    return (int.from_bytes(digest) * partition_count) >> DIGEST_BITS
