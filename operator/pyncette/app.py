@@ -1,0 +1,599 @@
+"""What a task module declares, and what it can do with it once it is started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import difflib
+import inspect
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from pyncette.clock import SECOND, Clock, Duration, SystemClock
+from pyncette.core.record import Key, Partition
+from pyncette.core.spec import Spec
+from pyncette.errors import ConfigurationError
+from pyncette.executor import DefaultExecutor
+from pyncette.instances import Instances, declaration, first_declaration
+from pyncette.ledger import Ledger
+from pyncette.model import (
+    A_MICROSECOND,
+    Context,
+    ContinuationToken,
+    FixtureFunc,
+    InstanceResult,
+    ListTasksResponse,
+    MiddlewareFunc,
+    PartitionSelector,
+    TaskFunc,
+    TaskState,
+    datetime_of,
+)
+from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args, read_options
+from pyncette.registration import TaskRegistration
+from pyncette.sqlite import sqlite_repository
+from pyncette.start import run_until_stopped
+from pyncette.store.base import Store
+from pyncette.task import Kind, PartitionedTask, Task
+from pyncette.worker.service import Listener, Worker, WorkerSettings
+
+BATCH_SIZE: Final = 100
+
+OWN_KEYS: Final = frozenset({"batch_size", "realm"})
+"""What the app itself takes from the configuration; the rest goes to the factory and the executor."""
+
+FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
+"""What a context has anyway, so no fixture can have its name."""
+
+VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
+"""What tells a store from anything else that a factory may make."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Executor(Protocol):
+    """What `executor_cls` makes: it says how many handlers run at once."""
+
+    slots: int
+
+
+class Pyncette:
+    """
+    An application: tasks, fixtures and middlewares, declared on import, and started by `main` or `create`.
+
+    *repository_factory* opens the backend, *executor_cls* says how many handlers run at once, and *configuration* is
+    for both. A key that nobody knows is a ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        repository_factory: Callable[..., Store] = sqlite_repository,
+        executor_cls: Callable[..., Executor] = DefaultExecutor,
+        poll_interval: datetime.timedelta = datetime.timedelta(seconds=1),
+        **configuration: Any,
+    ) -> None:
+        if poll_interval <= datetime.timedelta(0):
+            raise ConfigurationError(f"poll_interval must be longer than zero, not {poll_interval}")
+        _refuse_unknown(configuration, repository_factory, executor_cls)
+        self.poll_interval = poll_interval
+        self.tasks: dict[str, Task] = {}
+        """All that is declared, by name. To be read only."""
+        self.fixtures: dict[str, FixtureFunc] = {}
+        self.middlewares: list[MiddlewareFunc] = []
+        self.listeners: list[Listener] = []
+        self.repository_factory = repository_factory
+        self.batch_size = _batch_size(configuration)
+        self.realm = str(configuration.get("realm", ""))
+        self.slots = _call_with(executor_cls, configuration).slots
+        self._configuration = configuration
+
+    # --- Tasks -------------------------------------------------------------------------------------------------------
+
+    def task(self, **options: Any) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a task with a schedule of its own.
+
+        Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
+        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit`; whatever
+        else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
+        """
+
+        def decorator(func: TaskFunc) -> Task:
+            name, read = _read(func, options)
+            if options.get("execute_at") is not None:
+                raise ValueError(
+                    f"The task {name} cannot have execute_at: that is for instances of dynamic tasks"
+                )
+            if read.schedule is None:
+                raise ValueError(f"The task {name} needs a schedule or an interval; neither is given")
+            return self._declare(Task(name, _handler(func), Kind.STATIC, read, self._interval))
+
+        return decorator
+
+    def dynamic_task(self, **options: Any) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
+
+        Options are those of `task`. A schedule and arguments are what instances have that do not say otherwise.
+        """
+
+        def decorator(func: TaskFunc) -> Task:
+            name, read = _read(func, options)
+            return self._declare(Task(name, _handler(func), Kind.TEMPLATE, read, self._interval))
+
+        return decorator
+
+    def partitioned_task(
+        self,
+        *,
+        partition_count: int,
+        partition_selector: PartitionSelector | None = None,
+        enabled_partitions: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a template whose instances are spread over *partition_count* partitions.
+
+        *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
+        *enabled_partitions* limits which ones this process polls. The count is stored: it cannot change later.
+        """
+
+        def decorator(func: TaskFunc) -> Task:
+            name, read = _read(func, options)
+            task = PartitionedTask(
+                name,
+                _handler(func),
+                read,
+                self._interval,
+                partition_count,
+                partition_selector,
+                enabled_partitions,
+            )
+            return self._declare(task)
+
+        return decorator
+
+    def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
+        """Declare a handler without a schedule, for PyncetteTasks to name. Their fields are its options."""
+
+        def decorator(func: TaskFunc) -> Task:
+            told = _name_of(func, name, "task")
+            options = Options(
+                enabled=True,
+                concurrency_limit=None,
+                behaviour=DEFAULT_BEHAVIOUR,
+                schedule=None,
+                args=encode_args({}),
+            )
+            return self._declare(Task(told, _handler(func), Kind.HANDLER, options, self._interval))
+
+        return decorator
+
+    # --- What is around runs -----------------------------------------------------------------------------------------
+
+    def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
+        """Declare a fixture: an async generator function, called with the app context, that yields one value."""
+
+        def decorator(func: _F) -> _F:
+            self.use_fixture(_name_of(func, name, "fixture"), func)
+            return func
+
+        return decorator
+
+    def use_fixture(self, name: str, fixture: FixtureFunc) -> None:
+        """
+        Have *fixture* set up before the first poll, after those declared before it, and its value as `context.<name>`.
+
+        It is torn down after the last run, however that ended: what stands after its `yield` is always run.
+        """
+        _refuse_field(name)
+        if name in self.fixtures:
+            raise ValueError(f"Duplicate fixture name {name}")
+        self.fixtures[name] = fixture
+
+    def middleware(self, middleware: _F) -> _F:
+        """Declare a middleware: called around every run with the context and with what runs the rest."""
+        self.use_middleware(middleware)
+        return middleware
+
+    def use_middleware(self, middleware: MiddlewareFunc) -> None:
+        """Call *middleware* around every run, inside of those that were declared before it."""
+        self.middlewares.append(middleware)
+
+    def use_listener(self, listener: Listener) -> None:
+        """Tell *listener* of each look for what is due."""
+        self.listeners.append(listener)
+
+    # --- Starting ----------------------------------------------------------------------------------------------------
+
+    def new_store(self) -> Store:
+        """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
+        try:
+            made = _call_with(self.repository_factory, self._configuration)
+        except ConfigurationError:
+            raise
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        return require_store(made, self.repository_factory)
+
+    @contextlib.asynccontextmanager
+    async def create(
+        self,
+        *,
+        clock: Clock | None = None,
+        new_store: Callable[[], Store] | None = None,
+        realm: str | None = None,
+        slots: int | None = None,
+    ) -> AsyncIterator[PyncetteContext]:
+        """
+        Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
+
+        The arguments are for tests and for the command line, which have a clock, a backend and limits of their own.
+        Raises StoreError if the backend cannot be used, ConfigurationError if it holds what contradicts a declaration.
+        """
+        new_store = new_store or self.new_store
+        async with new_store() as store:
+            clock = clock or SystemClock(*self._leases())
+            asked_at = clock.monotonic()
+            backend_now = await store.now()
+            clock.observe(backend_now, asked_at, clock.monotonic())
+            context = PyncetteContext(
+                self,
+                Ledger(store, clock),
+                self.realm if realm is None else realm,
+                self.slots if slots is None else slots,
+                new_store if store.capabilities.shared else None,
+            )
+            await context.declare_tasks()
+            yield context
+
+    def main(self) -> None:
+        """
+        Run until SIGINT or SIGTERM, and then until what runs has returned; a second signal ends it at once.
+
+        Environment: LOG_LEVEL (INFO), USE_UVLOOP (1: required, 0: not used; else used where it is installed).
+        Exits with 1 if it cannot go on, and says why in a sentence.
+        """
+        run_until_stopped(self.create)
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _interval(self) -> Duration:
+        return self.poll_interval // A_MICROSECOND
+
+    def _declare(self, task: Task) -> Task:
+        check_task_name(task.name)
+        if task.name in self.tasks:
+            raise ValueError(f"Duplicate task name {task.name}")
+        self.tasks[task.name] = task
+        return task
+
+    def _leases(self) -> tuple[Duration, Duration]:
+        lengths = [task.lease_duration // A_MICROSECOND for task in self.tasks.values()]
+        return min(lengths, default=60 * SECOND), max(lengths, default=60 * SECOND)
+
+
+@runtime_checkable
+class _PretendedTime(Protocol):
+    """A clock that waits for those who have joined, before it moves."""
+
+    def join(self, participant: PyncetteContext) -> None: ...
+
+    def leave(self, participant: PyncetteContext) -> None: ...
+
+
+class PyncetteContext:
+    """An application on an open backend."""
+
+    def __init__(
+        self,
+        app: Pyncette,
+        ledger: Ledger,
+        realm: str,
+        slots: int,
+        renewal_store: Callable[[], Store] | None,
+    ) -> None:
+        self.app = app
+        self.ledger = ledger
+        self.clock = ledger.clock
+        self.realm = realm
+        self.values: dict[str, Any] = {}
+        """What fixtures yielded, and what was added: the further attributes of each `Context`."""
+        self.heartbeats: set[asyncio.Task[None]] = set()
+        """Renewals on their way that no handler waits for."""
+        self._settings = WorkerSettings(_holder(), slots, app.batch_size, app.poll_interval // A_MICROSECOND)
+        self._renewal_store = renewal_store
+        self._instances = Instances(ledger, realm, app.batch_size)
+        self._created_at = self.clock.now()
+        self._worker: Worker | None = None
+        self._running = False
+        self._shut_down = False
+
+    # --- Running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """
+        Set up the fixtures, run what is due until `shutdown`, and tear them down.
+
+        After `shutdown` running handlers finish. If this is cancelled, so are they, and what they ran stays due.
+        """
+        if self._running:
+            raise RuntimeError("This app context runs already")
+        self._running = True
+        if isinstance(self.clock, _PretendedTime):
+            self.clock.join(self)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for name, fixture in self.app.fixtures.items():
+                    self.values[name] = await stack.enter_async_context(_set_up(name, fixture, self))
+                await self._work()
+        finally:
+            if isinstance(self.clock, _PretendedTime):
+                self.clock.leave(self)
+            self._running = False
+
+    def shutdown(self, grace: datetime.timedelta | None = None) -> None:
+        """End `run` once the running handlers have returned; after *grace*, if it is given, they are cancelled."""
+        self._shut_down = True
+        if self._worker is not None:
+            self._worker.drain(None if grace is None else grace // A_MICROSECOND)
+
+    @property
+    def last_tick(self) -> datetime.datetime:
+        """When the last poll ended, in UTC; before the first: when this was created. A wait for what is due counts as a poll."""
+        polled_at = None if self._worker is None else self._worker.last_polled_at
+        return datetime_of(self._created_at if polled_at is None else polled_at)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it polls, and the backend answered when it was last asked."""
+        return self._worker is not None and self._worker.ready and not self._shut_down
+
+    def add_to_context(self, name: str, value: Any) -> None:
+        """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
+        _refuse_field(name)
+        if name in self.values or name in self.app.fixtures:
+            raise ValueError(f"The context has {name} already")
+        self.values[name] = value
+
+    def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> bool:
+        """Say whether nothing is to be done before pretended time moves on; the tasks *asleep* wait for just that."""
+        if self.heartbeats or (self._running and self._worker is None):
+            return False
+        return self._worker is None or self._worker.is_settled(asleep)
+
+    async def declare_tasks(self) -> None:
+        """Store what the module declares, where it differs from what is stored."""
+        rules = {}
+        for task in self.app.tasks.values():
+            key = Key(Partition(self.realm, task.name), task.name)
+            if task.kind is Kind.STATIC:
+                spec = task.own_spec(self.realm)
+                assert spec.policies is not None
+                rules[key] = declaration(key, spec, spec.policies)
+            elif task.kind is Kind.TEMPLATE:
+                spec = Spec(None, encode_args({"partition_count": task.partition_count}))
+                rules[key] = first_declaration(key, spec, task.policies)
+        declared = await self.ledger.apply(rules)
+        for task in self.app.tasks.values():
+            if task.kind is Kind.TEMPLATE:
+                _refuse_other_count(task, declared[Key(Partition(self.realm, task.name), task.name)])
+
+    # --- Instances ---------------------------------------------------------------------------------------------------
+
+    async def schedule_task(
+        self, task: Task, instance_name: str, force: bool = False, **options: Any
+    ) -> Task:
+        """
+        Create or update an instance of a dynamic task, and return it.
+
+        *options* are a schedule (exactly one of `schedule`, `interval` and `execute_at`), `timezone`, arguments, and
+        what the instance shall have otherwise than its template. Without *force*, one that runs now raises
+        TaskLockedException, and an update keeps the sooner of the old and the new next time. With *force* all is
+        overwritten: a running handler loses its lease. A time in the past is due at once.
+        """
+        return await self._instances.schedule(task, instance_name, options, force=force)
+
+    async def unschedule_task(self, task: Task, instance_name: str | None = None) -> None:
+        """
+        Remove an instance, whether it exists or not; a run in progress loses its lease.
+
+        *task* is the template, with *instance_name*, or the instance itself. A static task is removed until the next start.
+        """
+        await self._instances.unschedule(task, instance_name)
+
+    async def get_task(self, task: Task, instance_name: str | None = None) -> TaskState | None:
+        """Return how an instance, or a static task, stands; None if there is no such instance (any more)."""
+        return await self._instances.state(task, instance_name)
+
+    def schedule_many(
+        self,
+        task: Task,
+        items: Iterable[tuple[str, Mapping[str, Any]]] | AsyncIterable[tuple[str, Mapping[str, Any]]],
+        force: bool = False,
+    ) -> AsyncIterator[InstanceResult]:
+        """
+        Create or update any number of instances, each as `schedule_task` would, and tell of each how it went.
+
+        *items* are pairs of a name and options. They are taken as they come, written in batches, and never held all at
+        once; a result follows each, in their order. What is wrong with one item, or fails, is the `error` of its result
+        alone. Nothing is done unless the results are iterated over.
+        """
+        return self._instances.schedule_many(task, items, force=force)
+
+    def unschedule_many(
+        self, task: Task, names: Iterable[str] | AsyncIterable[str]
+    ) -> AsyncIterator[InstanceResult]:
+        """Remove any number of instances, as `schedule_many` creates them."""
+        return self._instances.unschedule_many(task, names)
+
+    async def list_tasks(
+        self,
+        task: Task,
+        limit: int | None = None,
+        continuation_token: ContinuationToken | None = None,
+    ) -> ListTasksResponse:
+        """
+        Return a page of the instances of *task*: at most *limit*, else at most `batch_size`.
+
+        Following the tokens until there is none gives each instance that exists throughout exactly once.
+        """
+        return await self._instances.page(task, limit, continuation_token)
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        registrations = [
+            TaskRegistration(task, self.realm, self, self.app.middlewares) for task in self.app.tasks.values()
+        ]
+        worker = Worker(
+            ledger=self.ledger,
+            clock=self.clock,
+            registrations=registrations,
+            settings=self._settings,
+            renewal_store=self._renewal_store,
+            listeners=self.app.listeners,
+        )
+        self._worker = worker
+        if self._shut_down:
+            worker.drain()
+        await worker.run()
+
+    def __getattr__(self, name: str) -> Any:
+        """Let a fixture reach those that were set up before it."""
+        values = self.__dict__.get("values", {})
+        if name in values:
+            return values[name]
+        raise AttributeError(f"The app context has no {name!r}: no fixture provides it yet")
+
+
+def require_store(made: Any, factory: Callable[..., Any]) -> Store:
+    """Return what *factory* made, if it is a store. Raises ConfigurationError."""
+    if all(hasattr(type(made), verb) for verb in VERBS):
+        store: Store = made
+        return store
+    raise ConfigurationError(
+        f"{_label(factory)} made a {type(made).__name__}, which is not a store. Repositories written for Pyncette 1.x "
+        "do not load here: a backend implements pyncette.store.base.Store now"
+    )
+
+
+@contextlib.asynccontextmanager
+async def _set_up(name: str, fixture: FixtureFunc, context: PyncetteContext) -> AsyncIterator[Any]:
+    generator = fixture(context)
+    try:
+        value = await anext(generator)
+    except StopAsyncIteration:
+        raise RuntimeError(f"The fixture {name} ended without a yield") from None
+    try:
+        yield value
+    finally:
+        # Resumed, not thrown at: what stands after the yield is there to be run, also when the app ended in an error.
+        if await anext(generator, _OVER) is not _OVER:
+            raise RuntimeError(f"The fixture {name} yielded more than once")
+
+
+_OVER: Final = object()
+
+
+def _read(func: TaskFunc, options: Mapping[str, Any]) -> tuple[str, Options]:
+    given = dict(options)
+    name = _name_of(func, given.pop("name", None), "task")
+    return name, read_options(given)
+
+
+def _name_of(func: Any, given: Any, of: str) -> str:
+    name = getattr(func, "__name__", None) if given is None else given
+    if name is None:
+        raise ValueError(f"Unable to determine name for the {of}; give it one by name=…")
+    if not isinstance(name, str):  # most likely @app.task without parentheses
+        message = f"The name of a {of} must be a string, not {name!r}; a decorator needs its parentheses"
+        raise ValueError(message)  # noqa: TRY004 - what is refused at declaration is a ValueError
+    return name
+
+
+def _handler(func: TaskFunc) -> TaskFunc:
+    """Decorators of tasks can be stacked: each gives the same handler another task."""
+    return func.task_func if isinstance(func, Task) else func
+
+
+def _refuse_field(name: str) -> None:
+    if name in FIELDS:
+        raise ValueError(f"{name} is a field of Context, so nothing else can have that name there")
+
+
+def _refuse_other_count(task: Task, stored: Spec) -> None:
+    count = msgspec.json.decode(stored.args).get("partition_count")
+    if count != task.partition_count:
+        raise ConfigurationError(
+            f"The task {task.name} has {task.partition_count} partitions here, but its instances are stored in {count}. "
+            f"Either go back to partition_count={count}, or declare the new count under a new name and move the instances "
+            "there: list_tasks of the old task, schedule_many of the new one"
+        )
+
+
+def _refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
+    known = set(OWN_KEYS)
+    for taker in takers:
+        keys = _keys_of(taker)
+        if keys is None:
+            return
+        known |= keys
+    for key in configuration:
+        if key not in known:
+            (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
+            mend = f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
+            raise ConfigurationError(f"{key} is not a setting of this app; {mend}")
+
+
+def _call_with(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
+    keys = _keys_of(taker)
+    missing = [
+        parameter.name
+        for parameter in _named_parameters(taker)
+        if parameter.default is parameter.empty and parameter.name not in configuration
+    ]
+    if missing:
+        raise ConfigurationError(f"{_label(taker)} needs {', '.join(missing)}: give it to Pyncette(…)")
+    return taker(**{key: value for key, value in configuration.items() if keys is None or key in keys})
+
+
+def _keys_of(taker: Callable[..., Any]) -> AbstractSet[str] | None:
+    """Return the configuration that *taker* accepts, as its signature says; None: whatever there is."""
+    if any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(taker).parameters.values()
+    ):
+        return None
+    return {parameter.name for parameter in _named_parameters(taker)}
+
+
+def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for parameter in inspect.signature(taker).parameters.values()
+        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    ]
+
+
+def _batch_size(configuration: Mapping[str, Any]) -> int:
+    size = configuration.get("batch_size", BATCH_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
+    return size
+
+
+def _label(factory: Callable[..., Any]) -> str:
+    return getattr(factory, "__name__", None) or repr(factory)
+
+
+def _holder() -> str:
+    """A name for this process: who runs it, and something random, since processes in containers are all number 1."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"

@@ -1,0 +1,388 @@
+"""Schedules, removes and lists the instances of templates, one or any number, by rules that the ledger applies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from pyncette.clock import Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
+from pyncette.core.spec import Overlap, Policies, Spec
+from pyncette.core.wishes import Locked
+from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
+from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
+from pyncette.model import Lease as Holder
+from pyncette.options import check_instance_name
+from pyncette.task import Kind, Task
+
+BATCHES_IN_FLIGHT: Final = 4
+"""Batches of `schedule_many` that are with the backend at once: while it writes one, the next is put together and sent.
+More would only wait there."""
+
+SCAN_MAX: Final = 1000
+"""Records asked for at once while a page is put together, whatever its limit: their size is not bounded."""
+
+_T = TypeVar("_T")
+
+
+class Wish(NamedTuple):
+    """An instance that is wanted, checked and ready to be stored."""
+
+    name: str
+    key: Key
+    spec: Spec
+    policies: Policies
+
+
+Entry: TypeAlias = "Wish | InstanceResult"
+"""One item of a batch: what is to be written, or what is wrong with it."""
+
+
+class Instances:
+    """The instances of one realm."""
+
+    def __init__(self, ledger: Ledger, realm: str, page_size: int) -> None:
+        self._ledger = ledger
+        self._realm = realm
+        self._page_size = page_size
+
+    async def schedule(self, task: Task, name: str, options: Mapping[str, Any], *, force: bool) -> Task:
+        """Create or update an instance. Raises TaskLockedException if it runs, unless forced to overwrite it."""
+        wish = self._wish(task, name, options)
+        answers = await self._ledger.apply({wish.key: _scheduling(wish, force=force)})
+        instance = task.instance(name, wish.spec)
+        _refuse_locked(instance, answers[wish.key])
+        return instance
+
+    async def unschedule(self, task: Task, name: str | None) -> None:
+        """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
+        task, key = self._find(task, name)
+        await self._ledger.apply({key: _removal(task.policies)})
+
+    async def state(self, task: Task, name: str | None) -> TaskState | None:
+        """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
+        task, key = self._find(task, name)
+        (record,) = await self._ledger.store.load([key])
+        return None if record is None else _state(task, record, self._ledger.clock.now())
+
+    def schedule_many(
+        self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], *, force: bool
+    ) -> AsyncIterator[InstanceResult]:
+        """Create or update instances, given as pairs of name and options."""
+        _require_template(task)
+
+        def prepared(item: _Item) -> Entry:
+            name, options = item
+            try:
+                return self._wish(task, name, options)
+            except Exception as error:  # noqa: BLE001 - one bad item hurts itself only; a selector may raise anything
+                return InstanceResult(name, None, error)
+
+        async def write(batch: Sequence[Wish]) -> list[InstanceResult]:
+            return await self._schedule_batch(task, batch, force=force)
+
+        return self._streamed(items, prepared, write)
+
+    def unschedule_many(
+        self, task: Task, names: Iterable[str] | AsyncIterable[str]
+    ) -> AsyncIterator[InstanceResult]:
+        """Remove instances by their names."""
+        _require_template(task)
+
+        def prepared(name: str) -> Entry:
+            try:
+                return Wish(name, self._key(task, name), _NOTHING, task.policies)
+            except Exception as error:  # noqa: BLE001 - as above
+                return InstanceResult(name, None, error)
+
+        async def write(batch: Sequence[Wish]) -> list[InstanceResult]:
+            answers = await self._apply_each({wish.key: _removal(wish.policies) for wish in batch})
+            return [InstanceResult(wish.name, None, _error(answers[wish.key])) for wish in batch]
+
+        return self._streamed(names, prepared, write)
+
+    async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
+        """Return at most *limit* instances, and where the next page begins."""
+        if task.kind is not Kind.TEMPLATE:
+            raise ValueError(f"Only the instances of a dynamic task can be listed; {task} is not one")
+        limit = self._page_size if limit is None else limit
+        if limit < 1:
+            raise ValueError(f"A page must be allowed to hold at least 1 instance, not {limit}")
+        now = self._ledger.clock.now()
+        states: list[TaskState] = []
+        number, after = (0, None) if token is None else self._position(task, token)
+        while number < task.partition_count:
+            partition = Partition(self._realm, task.name, number)
+            wanted = min(limit - len(states), SCAN_MAX)
+            records = await self._ledger.store.scan(partition, task.name, after, wanted)
+            if not records:
+                number, after = number + 1, None
+                continue
+            after = records[-1].key
+            states += [_state(task, record, now) for record in records if _is_instance(record.key)]
+            if len(states) == limit:
+                return ListTasksResponse(states, _token(after))
+        return ListTasksResponse(states, None)
+
+    def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
+        _require_template(task)
+        spec = task.wish(name, options, self._realm)
+        partition = Partition(self._realm, task.name, task.partition_of(name))
+        return Wish(name, Key(partition, task.name, name), spec, spec.policies or task.policies)
+
+    def _key(self, task: Task, name: str) -> Key:
+        check_instance_name(name)
+        return Key(Partition(self._realm, task.name, task.partition_of(name)), task.name, name)
+
+    def _find(self, task: Task, name: str | None) -> tuple[Task, Key]:
+        """Return whose record is meant, and where it is: that of a template's instance, of an instance, or of a static task."""
+        if task.parent_task is not None:
+            task, name = task.parent_task, task.name
+        if task.kind is Kind.STATIC and name is None:
+            return task, Key(Partition(self._realm, task.name), task.name)
+        _require_template(task)
+        if name is None:
+            raise ValueError(f"instance name must be provided: {task} is a dynamic task")
+        return task, self._key(task, name)
+
+    def _position(self, task: Task, token: ContinuationToken) -> tuple[int, Key]:
+        try:
+            name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
+        except (ValueError, TypeError, binascii.Error) as error:
+            raise ValueError("This is not a continuation token of list_tasks") from error
+        if name != task.name:
+            raise ValueError(f"This continuation token is of the task {name}, not of {task.name}")
+        return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
+
+    async def _schedule_batch(
+        self, task: Task, batch: Sequence[Wish], *, force: bool
+    ) -> list[InstanceResult]:
+        """Create what is new in one round trip; only what is there already is looked at first."""
+        now = self._ledger.clock.now()
+        records = [wishes.created(wish.key, wish.spec, wish.policies, now) for wish in batch]
+        try:
+            created = await self._ledger.create(records)
+        except StoreError as error:
+            return [InstanceResult(wish.name, None, error) for wish in batch]
+        known = {
+            wish.key: _scheduling(wish, force=force)
+            for wish, ok in zip(batch, created, strict=True)
+            if not ok
+        }
+        answers = await self._apply_each(known)
+        return [_scheduled(task, wish, answers.get(wish.key)) for wish in batch]
+
+    async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
+        """Apply all of *rules*, together if it can be; the answer of one that cannot be written is the error."""
+        if not rules:
+            return {}
+        try:
+            return await self._ledger.apply(rules)
+        except HeldElsewhereError as error:
+            if len(rules) == 1:
+                return dict.fromkeys(rules, error)
+        except StoreError as error:
+            return dict.fromkeys(rules, error)
+        alone = [await self._apply_each({key: rule}) for key, rule in rules.items()]
+        return {key: answer for answers in alone for key, answer in answers.items()}
+
+    async def _streamed(
+        self,
+        items: Iterable[_T] | AsyncIterable[_T],
+        prepared: Callable[[_T], Entry],
+        write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]],
+    ) -> AsyncIterator[InstanceResult]:
+        """Write *items* in batches, a few at once, and yield their results in the order of the items."""
+        size = self._ledger.store.capabilities.swap_batch_max
+        writing: deque[_Batch] = deque()
+        batch = _Batch()
+        try:
+            async for item in _each(items):
+                entry = prepared(item)
+                if isinstance(entry, Wish) and any(entry.name in other.names for other in (batch, *writing)):
+                    # A name again: what it asked for first has to be written before.
+                    writing.append(batch.start(write))
+                    batch = _Batch()
+                    while writing:
+                        for result in await writing.popleft().results():
+                            yield result
+                batch.add(entry)
+                if len(batch.entries) == size:
+                    writing.append(batch.start(write))
+                    batch = _Batch()
+                    if len(writing) == BATCHES_IN_FLIGHT:
+                        for result in await writing.popleft().results():
+                            yield result
+            writing.append(batch.start(write))
+            while writing:
+                for result in await writing.popleft().results():
+                    yield result
+        finally:
+            await _abandon(writing)
+
+
+_Item: TypeAlias = tuple[str, Mapping[str, Any]]
+
+_NOTHING: Final = Spec()
+
+
+class _Batch:
+    """Items that are written together."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.names: set[str] = set()
+        self.writing: asyncio.Future[list[InstanceResult]] | None = None
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        if isinstance(entry, Wish):
+            self.names.add(entry.name)
+
+    def start(self, write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]]) -> _Batch:
+        self.writing = asyncio.ensure_future(
+            write([entry for entry in self.entries if isinstance(entry, Wish)])
+        )
+        return self
+
+    async def results(self) -> list[InstanceResult]:
+        assert self.writing is not None
+        written = iter(await self.writing)
+        return [next(written) if isinstance(entry, Wish) else entry for entry in self.entries]
+
+
+async def _abandon(batches: Iterable[_Batch]) -> None:
+    """Give up what nobody waits for any more. Whether it was written is not known."""
+    writings = [batch.writing for batch in batches if batch.writing is not None]
+    for writing in writings:
+        writing.cancel()
+    await asyncio.gather(*writings, return_exceptions=True)
+
+
+async def _each(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncIterator[_T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
+    """The rule for what a task module declares: created, edited, or left alone if it is as wanted already."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(Change(None, wishes.created(key, spec, policies, now)), spec)
+        if record.spec == spec and record.lease_length == policies.lease:
+            return Ruling(None, spec)
+        return Ruling(Change(record, wishes.edited(record, spec, policies, now)), spec)
+
+    return rule
+
+
+def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
+    """The rule for what counts as it was first declared: whatever has arguments stays, and is the answer."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is not None and record.spec.args != _NOTHING.args:
+            return Ruling(None, record.spec)
+        return declaration(key, spec, policies)(record, now)
+
+    return rule
+
+
+def _scheduling(wish: Wish, *, force: bool) -> Rule:
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(Change(None, wishes.created(wish.key, wish.spec, wish.policies, now)))
+        if force:
+            return Ruling(Change(record, wishes.overwritten(record, wish.spec, wish.policies, now)))
+        rescheduled = wishes.rescheduled(_unlocked(record, wish.policies), wish.spec, wish.policies, now)
+        if isinstance(rescheduled, Locked):
+            return Ruling(None, rescheduled)
+        return Ruling(Change(record, rescheduled))
+
+    return rule
+
+
+def _unlocked(record: Record, policies: Policies) -> Record:
+    """
+    Return *record* as if not claimed, where a claim locks nothing: its run is, or will be, a record of its own.
+
+    Such a record holds a lease only from its claim until its run is written down. An edit in between takes the claim
+    away, and it is claimed again; the run had not begun.
+    """
+    if policies.overlap is not Overlap.ALLOW or record.lease is None or record.state.started is not None:
+        return record
+    return replace(record, attempt=0, began_at=None, lease=None)
+
+
+def _removal(policies: Policies) -> Rule:
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(None)
+        return Ruling(
+            Change(record, None), tally=wishes.removed(record, record.spec.policies or policies, now)
+        )
+
+    return rule
+
+
+def _scheduled(task: Task, wish: Wish, answer: Any) -> InstanceResult:
+    instance = task.instance(wish.name, wish.spec)
+    if answer is None:
+        return InstanceResult(wish.name, instance, None)
+    return InstanceResult(
+        wish.name, None, _locked(instance, answer) if isinstance(answer, Locked) else answer
+    )
+
+
+def _refuse_locked(instance: Task, answer: Any) -> None:
+    if isinstance(answer, Locked):
+        raise _locked(instance, answer)
+
+
+def _locked(instance: Task, locked: Locked) -> TaskLockedException:
+    return TaskLockedException(instance, datetime_of(locked.until))
+
+
+def _error(answer: Any) -> Exception | None:
+    return answer if isinstance(answer, Exception) else None
+
+
+def _state(task: Task, record: Record, now: Instant) -> TaskState:
+    lease = _living(record.lease, now)
+    due = record.due_at
+    return TaskState(
+        task=task.of_record(record),
+        scheduled_at=None if due is None else datetime_of(due, record.spec.schedule),
+        locked_until=None if lease is None else datetime_of(lease.expires_at),
+        locked_by=None if lease is None else Holder(lease.holder),
+    )
+
+
+def _living(lease: Lease | None, now: Instant) -> Lease | None:
+    return lease if lease is not None and lease.expires_at > now else None
+
+
+def _is_instance(key: Key) -> bool:
+    """Tell instances from the record of their template, and from runs that live beside them."""
+    return key.instance != "" and not key.occurrence
+
+
+def _require_template(task: Task) -> None:
+    if task.kind is not Kind.TEMPLATE:
+        raise ValueError(f"{task} has no instances: it is not a dynamic task")
+
+
+def _token(after: Key) -> ContinuationToken:
+    place = json.dumps([after.task, after.partition.number, after.instance, after.occurrence])
+    return ContinuationToken(base64.urlsafe_b64encode(place.encode()).decode())

@@ -1,0 +1,25 @@
+"""Opens a PostgreSQL database as the backend."""
+
+from __future__ import annotations
+
+from pyncette.store.base import Store
+
+try:
+    from pyncette.store.postgres import PostgresStore
+except ImportError as error:
+    raise ImportError("pyncette.postgres needs asyncpg: pip install 'pyncette-operator[postgres]'") from error
+
+
+def postgres_repository(
+    *,
+    postgres_url: str,
+    postgres_table_name: str = "pyncette_tasks",
+    postgres_skip_table_create: bool = False,
+) -> Store:
+    """
+    Return a store in the tables that belong to *postgres_table_name*, of the database at *postgres_url*.
+
+    They are created where they are missing, unless *postgres_skip_table_create* says that `pyncette migrate` did.
+    Raises ValueError for a name that holds more than lower-case letters, digits and underscores.
+    """
+    return PostgresStore(postgres_url, postgres_table_name, create=not postgres_skip_table_create)

@@ -1,0 +1,79 @@
+"""Binds a declared task to a running app, so that a worker can claim for it and call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pyncette.core.record import Partition, Record
+from pyncette.core.spec import Policies
+from pyncette.model import Context, MiddlewareFunc, TaskFunc
+from pyncette.task import Task
+from pyncette.worker.occurrence import Occurrence
+
+if TYPE_CHECKING:
+    from pyncette.app import PyncetteContext
+
+Call: TypeAlias = Callable[[Context], Coroutine[Any, Any, None]]
+
+
+class TaskRegistration:
+    """What a worker knows of a task: the `Registration` of its handler."""
+
+    def __init__(
+        self, task: Task, realm: str, app_context: PyncetteContext, middlewares: Sequence[MiddlewareFunc]
+    ) -> None:
+        self.task = task
+        self.app_context = app_context
+        self._partitions = [Partition(realm, task.name, number) for number in task.polled_partitions]
+        self._call = wrapped(task.task_func, middlewares)
+
+    @property
+    def handler(self) -> str:
+        return self.task.name
+
+    @property
+    def partitions(self) -> Sequence[Partition]:
+        return self._partitions if self.task.enabled else ()
+
+    @property
+    def policies(self) -> Policies:
+        return self.task.policies
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        return self.task.concurrency_limit
+
+    def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
+        return self._call(Context(self, occurrence))
+
+    def task_for(self, record: Record) -> Task:
+        """Return the task that a run of *record* is of."""
+        return self.task.of_record(record)
+
+
+def wrapped(handler: TaskFunc, middlewares: Sequence[MiddlewareFunc]) -> Call:
+    """Return *handler* with *middlewares* around it, the first one outermost; without any, the handler itself."""
+    call = _as_coroutine(handler)
+    for middleware in reversed(middlewares):
+        call = _around(middleware, call)
+    return call
+
+
+def _around(middleware: MiddlewareFunc, inner: Call) -> Call:
+    async def call(context: Context) -> None:
+        await middleware(context, partial(inner, context))
+
+    return call
+
+
+def _as_coroutine(handler: TaskFunc) -> Call:
+    if iscoroutinefunction(handler):
+        return handler
+
+    async def call(context: Context) -> None:
+        await handler(context)
+
+    return call

@@ -1,0 +1,127 @@
+"""Runs an app context in a process of its own: an event loop, signals that drain it, and errors that become exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from pyncette.errors import ConfigurationError, StoreError
+from pyncette.telemetry.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from pyncette.app import PyncetteContext
+
+logger = logging.getLogger(__name__)
+
+SECOND_SIGNAL_SECONDS: Final = 1.0
+"""After a second signal: how long what runs may take to be cancelled and given back."""
+
+INTERRUPTED: Final = 130
+"""What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
+
+
+def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[PyncetteContext]]) -> None:
+    """
+    Run an app context until SIGINT or SIGTERM, and then until its handlers have returned.
+
+    A second signal cancels what runs, and ends the process a second later at the latest. Exits with 1, and a sentence
+    on stderr, if it cannot go on.
+    """
+    try:
+        set_up_logging(level=os.environ.get("LOG_LEVEL", "INFO"))
+        with asyncio.Runner(loop_factory=choose_loop()) as runner:
+            code = runner.run(_run(create))
+    except (StoreError, ConfigurationError, BaseExceptionGroup) as error:
+        cause = _cause(error)
+        if not isinstance(cause, StoreError | ConfigurationError):
+            raise
+        logger.debug("cannot go on", exc_info=error)
+        sys.exit(f"pyncette: {cause}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(INTERRUPTED)
+    if code:
+        sys.exit(code)
+
+
+def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop's, where it can be had, and unless USE_UVLOOP says otherwise."""
+    wish = os.environ.get("USE_UVLOOP", "").strip().lower()
+    if wish in {"0", "false", "no", "off"}:
+        return None
+    try:
+        import uvloop  # noqa: PLC0415 - not everywhere
+    except ImportError:
+        if wish:
+            sys.exit("pyncette: USE_UVLOOP is set, but uvloop is not installed")
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _run(create: Callable[[], AbstractAsyncContextManager[PyncetteContext]]) -> int:
+    async with create() as context:
+        running = asyncio.current_task()
+        assert running is not None
+        with _signals(context, running):
+            try:
+                await context.run()
+            except asyncio.CancelledError:
+                logger.warning("ended at once; what ran was given back")
+                return INTERRUPTED
+    return 0
+
+
+@contextmanager
+def _signals(context: PyncetteContext, running: asyncio.Task[None]) -> Iterator[None]:
+    """
+    Have the first signal drain *context*, and the second cancel *running*.
+
+    Handlers of Python's own kind, since those of a loop wait for a handler that blocks it.
+    """
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    def receive(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            loop.call_soon_threadsafe(_drain, context, signal.Signals(number).name)
+            return
+        end = threading.Timer(SECOND_SIGNAL_SECONDS if seen == 2 else 0, _end)
+        end.daemon = True
+        end.start()
+        loop.call_soon_threadsafe(running.cancel)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _drain(context: PyncetteContext, name: str) -> None:
+    logger.info("%s: no more is claimed, and what runs may finish; once more ends it at once", name)
+    context.shutdown()
+
+
+def _end() -> None:
+    """End a process that does not end by itself. What it held is claimed again once its leases expire."""
+    sys.stderr.write("pyncette: ended at once; what still ran is taken over when its lease expires\n")
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first of what happened at once, which the others followed from."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,109 @@
+"""Keeps the lease of a handler that runs long, by heartbeats in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from pyncette.clock import Duration, Timer
+from pyncette.errors import LeaseLostException, StoreError
+from pyncette.model import Context, TaskFunc
+
+logger = logging.getLogger(__name__)
+
+RETRIES_A_LEASE: Final = 10
+"""A heartbeat that did not reach the backend is followed by the next after this part of the lease."""
+
+
+def with_heartbeat(
+    lease_remaining_ratio: float = 0.5, cancel_on_lease_lost: bool = False
+) -> Callable[[TaskFunc], Callable[[Context], Coroutine[Any, Any, None]]]:
+    """
+    Renew the lease of a handler whenever only *lease_remaining_ratio* of it is left, for as long as it runs.
+
+    If the lease is lost nevertheless, the handler goes on, and what it does is not counted; with
+    *cancel_on_lease_lost* it is cancelled, and LeaseLostException is raised in its place. Raises ValueError for a ratio
+    that is not between 0 and 1. A handler that blocks the event loop blocks its heartbeats, too:
+    `heartbeat='automatic'` renews from another thread.
+    """
+    if not 0 < lease_remaining_ratio < 1:
+        raise ValueError(f"lease_remaining_ratio must be between 0 and 1, not {lease_remaining_ratio}")
+
+    def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
+        @functools.wraps(handler)
+        async def run(context: Context) -> None:
+            pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
+            try:
+                await handler(context)
+            except asyncio.CancelledError:
+                pulse.raise_if_lost()
+                raise
+            finally:
+                pulse.stop()
+
+        return run
+
+    return decorator
+
+
+class _Pulse:
+    """The heartbeats of one run."""
+
+    def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
+        self._context = context
+        self._occurrence = context._occurrence  # noqa: SLF001 - how its lease stands is no business of handlers
+        self._clock = context.app_context.clock
+        self._heartbeats = context.app_context.heartbeats
+        self._lease = self._occurrence.held.policies.lease
+        self._left = int(self._lease * ratio)
+        self._cancel = cancel
+        self._handler_task = asyncio.current_task()
+        self._lost = False
+        self._timer: Timer | None = None
+        if not self._occurrence.is_at_most_once:
+            self._arm()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._handler_task = None
+
+    def raise_if_lost(self) -> None:
+        """Raise LeaseLostException, if that is why the handler was cancelled, and nobody else did it too."""
+        if self._lost and self._handler_task is not None and not self._handler_task.uncancel():
+            raise LeaseLostException(self._context.task) from None
+
+    def _arm(self, at_least: Duration = 0) -> None:
+        delay = max(at_least, self._occurrence.lease_remaining() - self._left)
+        self._timer = self._clock.call_at(self._clock.now() + delay, self._beat)
+
+    def _beat(self) -> None:
+        # Known from this very moment, so that pretended time waits for what a heartbeat does.
+        heartbeat = asyncio.get_running_loop().create_task(self._renew())
+        self._heartbeats.add(heartbeat)
+        heartbeat.add_done_callback(self._heartbeats.discard)
+
+    async def _renew(self) -> None:
+        try:
+            await self._context.heartbeat()
+        except LeaseLostException:
+            self._lose()
+            return
+        except StoreError as error:
+            logger.warning("a heartbeat did not reach the backend: %s", error)
+            if self._cancel and not self._occurrence.lease_remaining():
+                self._lose()
+                return
+        if self._handler_task is not None:
+            self._arm(self._lease // RETRIES_A_LEASE)
+
+    def _lose(self) -> None:
+        if self._handler_task is None:
+            return
+        logger.warning("the lease of %s was lost while its handler runs", self._context.task)
+        if self._cancel:
+            self._lost = True
+            self._handler_task.cancel()

@@ -1,0 +1,140 @@
+"""What `Pyncette(…)` takes, and what becomes of what it does not know."""
+
+import contextlib
+import datetime
+import functools
+
+import pytest
+
+from pyncette import Pyncette
+from pyncette.errors import ConfigurationError
+from pyncette.executor import DefaultExecutor, SynchronousExecutor
+from pyncette.postgres import postgres_repository
+from pyncette.prometheus import with_prometheus_repository
+from pyncette.store.memory import MemoryStore
+from tests.app.harness import running, seconds
+
+
+def a_repository(*, colour="red"):
+    return MemoryStore()
+
+
+@pytest.mark.parametrize(
+    ("configuration", "close"),
+    [
+        ({"sqlite_databse": "x"}, "did you mean sqlite_database?"),
+        ({"batchsize": 1}, "did you mean batch_size?"),
+        ({"concurency_limit": 1}, "did you mean concurrency_limit?"),
+        ({"postgres_url": "x"}, "known are batch_size, concurrency_limit, realm, sqlite_database"),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(configuration, close):
+    with pytest.raises(ConfigurationError) as refused:
+        Pyncette(**configuration)
+
+    (key,) = configuration
+    assert str(refused.value).startswith(f"{key} is not a setting of this app; ")
+    assert close in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "factory", [a_repository, with_prometheus_repository(a_repository), functools.partial(a_repository)]
+)
+def test_the_keys_of_a_factory_are_those_of_its_signature_also_when_it_is_wrapped(factory):
+    Pyncette(factory, colour="blue")
+
+    with pytest.raises(ConfigurationError, match="did you mean colour"):
+        Pyncette(factory, color="blue")
+
+
+def test_a_factory_that_takes_whatever_comes_gets_it():
+    given = {}
+
+    def factory(**configuration):
+        given.update(configuration)
+        return MemoryStore()
+
+    Pyncette(factory, anything=1).new_store()
+
+    assert given == {"anything": 1}
+
+
+def test_a_key_that_is_needed_and_missing_is_named():
+    with pytest.raises(ConfigurationError, match="postgres_repository needs postgres_url"):
+        Pyncette(postgres_repository).new_store()
+
+
+@pytest.mark.parametrize("name", ["Tasks", "tasks; drop table users", "tasks-1", "täsks", "", 'ta"sks'])
+def test_the_name_of_a_table_is_checked_before_any_statement_runs(name):
+    with pytest.raises(ValueError, match="postgres_table_name"):
+        Pyncette(
+            postgres_repository, postgres_url="postgresql://nowhere", postgres_table_name=name
+        ).new_store()
+
+
+@pytest.mark.parametrize("size", [0, -1, "many"])
+def test_a_batch_holds_at_least_one(size):
+    with pytest.raises(ConfigurationError, match="batch_size must be an integer of at least 1"):
+        Pyncette(batch_size=size)
+
+
+def test_at_least_one_handler_runs_at_once():
+    with pytest.raises(ConfigurationError, match="concurrency_limit must be at least 1"):
+        Pyncette(concurrency_limit=0)
+
+
+def test_a_poll_interval_is_longer_than_zero():
+    with pytest.raises(ConfigurationError, match="poll_interval must be longer than zero"):
+        Pyncette(poll_interval=datetime.timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("executor", "configuration", "slots"),
+    [
+        (DefaultExecutor, {}, 100),
+        (DefaultExecutor, {"concurrency_limit": 7}, 7),
+        (SynchronousExecutor, {}, 1),
+        (SynchronousExecutor, {"concurrency_limit": 7}, 1),
+    ],
+)
+def test_an_executor_says_how_many_handlers_run_at_once(executor, configuration, slots):
+    assert Pyncette(executor_cls=executor, **configuration).slots == slots
+
+
+@pytest.mark.parametrize(("executor", "most"), [(DefaultExecutor, 5), (SynchronousExecutor, 1)])
+async def test_no_more_handlers_run_at_once_than_the_executor_lets(memory, clock, executor, most):
+    app = Pyncette(memory, executor, **({"concurrency_limit": 5} if most == 5 else {}))
+    at_once, seen = 0, []
+
+    @app.dynamic_task()
+    async def work(context):
+        nonlocal at_once
+        at_once += 1
+        seen.append(at_once)
+        await clock.sleep(seconds(1))
+        at_once -= 1
+
+    async with running(app, clock) as app_context:
+        for number in range(20):
+            await app_context.schedule_task(work, f"work-{number}", execute_at=clock.utc)
+        await clock.advance(seconds(30))
+
+    assert len(seen) == 20
+    assert max(seen) == most
+
+
+async def test_a_repository_of_pyncette_1_is_refused_by_its_name(clock):
+    @contextlib.asynccontextmanager
+    async def my_old_repository(**kwargs):
+        yield object()
+
+    with pytest.raises(ConfigurationError) as refused:
+        async with Pyncette(my_old_repository).create(clock=clock):
+            pass
+
+    assert "my_old_repository made a _AsyncGeneratorContextManager, which is not a store" in str(
+        refused.value
+    )
+    assert "Pyncette 1.x do not load here" in str(refused.value)
+    with pytest.raises(ConfigurationError, match="my_old_repository"):
+        Pyncette(with_prometheus_repository(my_old_repository)).new_store()
