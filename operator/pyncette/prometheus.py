@@ -1,0 +1,206 @@
+"""Counts and times runs, polls and calls of the backend, for Prometheus."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from pyncette.app import require_store
+from pyncette.clock import SECOND, Instant
+from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.model import Context, NextFunc, instant_of
+from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store
+
+try:
+    from prometheus_client import Counter, Gauge, Histogram
+except ImportError as error:
+    raise ImportError(
+        "pyncette.prometheus needs prometheus-client: pip install 'pyncette-operator[prometheus]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from pyncette.app import Pyncette
+
+STALENESS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 3600)
+"""From the few milliseconds that an idle worker takes to the hours of a backlog, in seconds."""
+
+SEVERAL: Final = "*"
+"""The task name of a call of the backend for several tasks: calls are made in batches."""
+
+_F = TypeVar("_F", bound=Callable[..., Store])
+
+
+class Operation:
+    """The four metrics of one kind of operation."""
+
+    def __init__(self, name: str, of: str, labels: Sequence[str]) -> None:
+        self._total = Counter(f"pyncette_{name}_total", f"How many {of} have begun", labels)
+        self._seconds = Histogram(f"pyncette_{name}_duration_seconds", f"How long {of} take", labels)
+        self._failures = Counter(
+            f"pyncette_{name}_failures_total", f"How many {of} have failed", (*labels, "exception_type")
+        )
+        self._in_progress = Gauge(f"pyncette_{name}_in_progress", f"How many {of} are going on", labels)
+
+    @contextmanager
+    def measured(self, *labels: str) -> Iterator[None]:
+        """Measure what happens within."""
+        total, seconds, in_progress = self._of(*labels)
+        total.inc()
+        in_progress.inc()
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self._failures.labels(*labels, type(error).__name__).inc()
+            raise
+        finally:
+            seconds.observe(time.perf_counter() - began)
+            in_progress.dec()
+
+    def over(self, duration: float, error: BaseException | None, *labels: str) -> None:
+        """Measure what was only told of once it was over."""
+        total, seconds, _ = self._of(*labels)
+        total.inc()
+        seconds.observe(duration)
+        if error is not None:
+            self._failures.labels(*labels, type(error).__name__).inc()
+
+    @functools.cache  # noqa: B019 - lives as long as the program; finding a child by its labels costs more than using it
+    def _of(self, *labels: str) -> tuple[Counter, Histogram, Gauge]:
+        metrics = (self._total, self._seconds, self._in_progress)
+        return tuple(metric.labels(*labels) for metric in metrics) if labels else metrics  # type: ignore[return-value]
+
+
+TASKS: Final = Operation("tasks", "runs", ["task_name"])
+TICKS: Final = Operation("ticks", "polls", [])
+REPOSITORY_OPS: Final = Operation("repository_ops", "calls of the backend", ["operation", "task_name"])
+STALENESS: Final = Histogram(
+    "pyncette_tasks_staleness_seconds",
+    "How long after they were due runs start",
+    ["task_name"],
+    buckets=STALENESS_BUCKETS,
+)
+
+
+def use_prometheus(
+    app: Pyncette,
+    measure_repository: bool = True,
+    measure_ticks: bool = True,
+    measure_tasks: bool = True,
+) -> None:
+    """
+    Measure what *app* does, in the default registry of prometheus_client; serving it is the module's own business.
+
+    Tasks are named by their template, never by an instance, so that labels stay few.
+    """
+    if measure_repository:
+        app.repository_factory = with_prometheus_repository(app.repository_factory)
+    if measure_ticks:
+        app.use_listener(_Ticks())
+    if measure_tasks:
+        app.use_middleware(_measure_run)
+
+
+def with_prometheus_repository(factory: _F) -> _F:
+    """Return *factory*, with what it makes measured; it takes the same configuration."""
+
+    @functools.wraps(factory)
+    def measured(*args: Any, **configuration: Any) -> Any:
+        return MeasuredStore(require_store(factory(*args, **configuration), factory))
+
+    return measured  # type: ignore[return-value]
+
+
+async def _measure_run(context: Context, next: NextFunc) -> None:  # noqa: A002 - a middleware's second argument
+    task = context.task
+    name = (task.parent_task or task).name
+    late = context.app_context.clock.now() - instant_of(context.scheduled_at)
+    STALENESS.labels(name).observe(late / SECOND)
+    with TASKS.measured(name):
+        await next()
+
+
+class _Ticks:
+    """Measures polls."""
+
+    def polled(self, seconds: float, error: BaseException | None) -> None:
+        TICKS.over(seconds, error)
+
+
+class MeasuredStore:
+    """A store whose calls are measured, and are else those of *store*."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
+
+    async def __aenter__(self) -> Self:
+        await self._store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._store.__aexit__(kind, error, trace)
+
+    async def load(self, keys: Sequence[Key]) -> list[Record | None]:
+        with REPOSITORY_OPS.measured("load", _only(key.task for key in keys)):
+            return await self._store.load(keys)
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        with REPOSITORY_OPS.measured("swap", _only(_task_of(change) for change in changes)):
+            return await self._store.swap(changes)
+
+    async def claim(
+        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+    ) -> Claimed:
+        with REPOSITORY_OPS.measured("claim", _only(partition.handler for partition in limits)):
+            return await self._store.claim(limits, lease_id, holder, now, expired_at)
+
+    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        with REPOSITORY_OPS.measured("renew", _only(renewal.key.task for renewal in renewals)):
+            return await self._store.renew(renewals, now)
+
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
+        with REPOSITORY_OPS.measured("scan", task or partition.handler):
+            return await self._store.scan(partition, task, after, limit)
+
+    async def partitions(self, realm: str) -> list[Partition]:
+        with REPOSITORY_OPS.measured("partitions", SEVERAL):
+            return await self._store.partitions(realm)
+
+    async def history(self, key: Key) -> list[Run]:
+        with REPOSITORY_OPS.measured("history", key.task):
+            return await self._store.history(key)
+
+    async def now(self) -> Instant:
+        with REPOSITORY_OPS.measured("now", SEVERAL):
+            return await self._store.now()
+
+    async def notify(self, notifications: Sequence[Notification]) -> None:
+        with REPOSITORY_OPS.measured("notify", _only(told.partition.handler for told in notifications)):
+            await self._store.notify(notifications)
+
+    def notified(self) -> AsyncIterator[Notification]:
+        return self._store.notified()
+
+
+def _task_of(change: Change) -> str:
+    record = change.before or change.after
+    assert record is not None
+    return record.key.task
+
+
+def _only(names: Iterable[str]) -> str:
+    """Return the name that all of *names* are, or that there are several."""
+    (first, *others) = {*names} or {SEVERAL}
+    return SEVERAL if others else first
