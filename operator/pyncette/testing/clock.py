@@ -51,12 +51,15 @@ class VirtualClock:
     is claimed, running or unwritten any more. So a week of a schedule takes milliseconds, and its runs come in order.
     """
 
-    def __init__(self, start: datetime.datetime | None = None) -> None:
+    def __init__(
+        self, start: datetime.datetime | None = None, settle_seconds: float = SETTLE_SECONDS
+    ) -> None:
         start = start or datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
         if start.tzinfo is None:
             raise ValueError(
                 "the start of a virtual clock needs a time zone; try datetime(…, tzinfo=datetime.UTC)"
             )
+        self._settle_seconds = settle_seconds
         self._now: Instant = instant_of(start)
         self._timers: list[tuple[Instant, int, VirtualTimer]] = []
         self._order = count()
@@ -142,7 +145,7 @@ class VirtualClock:
     async def settle(self) -> None:
         """Return once all that is due by now has run and is written."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + SETTLE_SECONDS
+        deadline = loop.time() + self._settle_seconds
         spins = 0
         quiet = 0
         while quiet < 2:  # what settles may have woken another that had settled before
@@ -155,7 +158,7 @@ class VirtualClock:
             )
             if loop.time() > deadline:
                 raise UnsettledError(
-                    f"after {SETTLE_SECONDS:g} s something still runs, or the backend is away. A handler under virtual time "
+                    f"after {self._settle_seconds:g} s something still runs, or the backend is away. A handler under virtual time "
                     "must not wait for real time: let it await the clock's sleep()"
                 )
 
