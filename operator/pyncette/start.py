@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 SECOND_SIGNAL_SECONDS: Final = 1.0
 """After a second signal: how long what runs may take to be cancelled and given back."""
 
+being_loaded: ContextVar[bool] = ContextVar("being_loaded", default=False)
+"""Whether a command is importing a task module: it will start the app itself, on a backend of its own choice."""
+
 INTERRUPTED: Final = 130
 """What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
 
@@ -35,10 +40,14 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[PyncetteC
     A second signal cancels what runs, and ends the process a second later at the latest. Exits with 1, and a sentence
     on stderr, if it cannot go on.
     """
+    if being_loaded.get():
+        raise ConfigurationError(
+            'main() is called while the module is imported: put it under `if __name__ == "__main__":`'
+        )
     try:
         set_up_logging(level=os.environ.get("LOG_LEVEL", "INFO"))
         with asyncio.Runner(loop_factory=choose_loop()) as runner:
-            code = runner.run(_run(create))
+            code = runner.run(run_context(create))
     except (StoreError, ConfigurationError, BaseExceptionGroup) as error:
         cause = _cause(error)
         if not isinstance(cause, StoreError | ConfigurationError):
@@ -66,11 +75,20 @@ def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _run(create: Callable[[], AbstractAsyncContextManager[PyncetteContext]]) -> int:
+async def run_context(
+    create: Callable[[], AbstractAsyncContextManager[PyncetteContext]],
+    grace: datetime.timedelta | None = None,
+) -> int:
+    """
+    Run an app context until a signal, and return the exit code.
+
+    After the first signal what runs may go on for *grace* (without end, if None), and is then cancelled and given back.
+    Raises what makes going on impossible.
+    """
     async with create() as context:
         running = asyncio.current_task()
         assert running is not None
-        with _signals(context, running):
+        with _signals(context, running, grace):
             try:
                 await context.run()
             except asyncio.CancelledError:
@@ -80,7 +98,9 @@ async def _run(create: Callable[[], AbstractAsyncContextManager[PyncetteContext]
 
 
 @contextmanager
-def _signals(context: PyncetteContext, running: asyncio.Task[None]) -> Iterator[None]:
+def _signals(
+    context: PyncetteContext, running: asyncio.Task[None], grace: datetime.timedelta | None
+) -> Iterator[None]:
     """
     Have the first signal drain *context*, and the second cancel *running*.
 
@@ -93,7 +113,7 @@ def _signals(context: PyncetteContext, running: asyncio.Task[None]) -> Iterator[
         nonlocal seen
         seen += 1
         if seen == 1:
-            loop.call_soon_threadsafe(_drain, context, signal.Signals(number).name)
+            loop.call_soon_threadsafe(_drain, context, signal.Signals(number).name, grace)
             return
         end = threading.Timer(SECOND_SIGNAL_SECONDS if seen == 2 else 0, _end)
         end.daemon = True
@@ -108,9 +128,9 @@ def _signals(context: PyncetteContext, running: asyncio.Task[None]) -> Iterator[
             signal.signal(number, handler)
 
 
-def _drain(context: PyncetteContext, name: str) -> None:
+def _drain(context: PyncetteContext, name: str, grace: datetime.timedelta | None) -> None:
     logger.info("%s: no more is claimed, and what runs may finish; once more ends it at once", name)
-    context.shutdown()
+    context.shutdown(grace)
 
 
 def _end() -> None:

@@ -1,5 +1,7 @@
 """A log line is a sentence with fields beside it, for people or for programs."""
 
+import asyncio
+import datetime
 import io
 import json
 import logging
@@ -7,8 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from pyncette import Pyncette
 from pyncette.errors import ConfigurationError
-from pyncette.telemetry.logs import JsonFormatter, TextFormatter, run_fields, set_up_logging
+from pyncette.store.memory import MemoryStore
+from pyncette.telemetry.logs import JsonFormatter, TextFormatter, set_up_logging
+from pyncette.testing.clock import VirtualClock
 
 
 def record(message="lease lost", *args, error=None, **extra):
@@ -71,14 +76,28 @@ def test_a_text_line_puts_the_fields_after_the_sentence():
     assert line.endswith('.250 WARNING pyncette.worker: lease lost  task=report message_of="a b"')
 
 
-def test_a_line_that_is_logged_in_a_run_says_which():
-    token = run_fields.set({"task": "report", "run_id": "ab12"})
-    try:
-        line = told(record("sent"))
-    finally:
-        run_fields.reset(token)
+async def test_a_line_that_a_handler_logs_says_which_run_it_is_of():
+    lines = []
+    app = Pyncette()
 
-    assert (line["task"], line["run_id"]) == ("report", "ab12")
+    @app.dynamic_task()
+    async def report(context):
+        await asyncio.gather(note(context.run_id))  # in a task of its own, too
+
+    async def note(run_id):
+        lines.append((run_id, told(record("sent")), TextFormatter().format(record("sent"))))
+
+    clock = VirtualClock()
+    async with app.create(clock=clock, new_store=MemoryStore) as context:
+        running = asyncio.create_task(context.run())
+        await context.schedule_task(report, "daily", execute_at=clock.utc)
+        await clock.advance(datetime.timedelta(seconds=1))
+        context.shutdown()
+        await running
+
+    ((run_id, line, text),) = lines
+    assert (line["task"], line["instance"], line["run_id"]) == ("report", "daily", run_id)
+    assert text.endswith("sent  task=report/daily")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -193,7 +193,7 @@ async def mirror(
     realm: str,
     wanted: Iterable[Wish],
     *,
-    keep: Collection[str] = (),
+    keep: Container[str] = (),
     grace: Duration = WITHDRAWAL_GRACE,
 ) -> list[Taken]:
     """

@@ -7,11 +7,11 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 from pyncette.clock import Instant
 from pyncette.errors import ConfigurationError
+from pyncette.worker.occurrence import current
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -19,9 +19,6 @@ FIELDS_OF_A_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"ascti
 """What logging itself puts into a record, in any version of Python; all else came as `extra`."""
 
 EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-run_fields: ContextVar[Mapping[str, Any] | None] = ContextVar("run_fields", default=None)
-"""What each line that is logged while a handler runs says of its run; set around the handler, so tasks inherit it."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,7 +45,8 @@ class TextFormatter(logging.Formatter):
         moment = datetime.datetime.fromtimestamp(record.created).astimezone()
         head = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {record.name}: "
         trace = traceback_of(self, record)
-        return head + record.getMessage() + as_text(fields_of(record)) + (f"\n{trace}" if trace else "")
+        fields = {**_run_in_short(), **extra_of(record)}
+        return head + record.getMessage() + as_text(fields) + (f"\n{trace}" if trace else "")
 
 
 FORMATS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
@@ -75,14 +73,14 @@ def set_up_logging(style: str = "text", level: str = "INFO", stream: TextIO | No
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what stands beside the sentence: of the run that logged it, and the extra fields; instants are RFC 3339."""
-    extra = {name: value for name, value in vars(record).items() if name not in FIELDS_OF_A_RECORD}
-    fields = {**(run_fields.get() or {}), **extra}
-    return {
-        name: _rfc3339(value) if name.endswith("_at") and type(value) is int else value
-        for name, value in fields.items()
-        if value != "" and value is not None  # the instance of what has none, and the like
-    }
+    """Return what stands beside the sentence: which run logged it, if one did, and the extra fields."""
+    occurrence = current.get()
+    return {**(_told(occurrence.facts()) if occurrence else {}), **extra_of(record)}
+
+
+def extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the extra fields; instants are RFC 3339."""
+    return _told({name: value for name, value in vars(record).items() if name not in FIELDS_OF_A_RECORD})
 
 
 def as_text(fields: Mapping[str, Any]) -> str:
@@ -103,6 +101,20 @@ def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return "\n".join(parts)
+
+
+def _run_in_short() -> dict[str, Any]:
+    """Return which run logs this, without what only a program would look for."""
+    occurrence = current.get()
+    return {"task": str(occurrence.held.record.key)} if occurrence else {}
+
+
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _rfc3339(value) if name.endswith("_at") and type(value) is int else value
+        for name, value in fields.items()
+        if value != "" and value is not None  # the instance of what has none, and the like
+    }
 
 
 def _quoted(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from pyncette.clock import Clock, Duration, Timer
@@ -11,6 +12,9 @@ from pyncette.core.record import Partition
 from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
 from pyncette.core.tallies import run_id
+
+current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
+"""The run that this code is part of, with all that it awaits and starts; so that what it logs can say so."""
 
 
 class Registration(Protocol):

@@ -14,7 +14,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.ledger import Settling
-from pyncette.worker.occurrence import Occurrence, Registration
+from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Runs:
 
     async def _run(self, occurrence: Occurrence) -> None:
         ended = RETURNED
+        current.set(occurrence)
         try:
             await occurrence.registration.run(occurrence)
         except asyncio.CancelledError:
