@@ -129,6 +129,20 @@ async def test_a_backlog_of_one_task_does_not_keep_another_from_a_slot() -> None
     assert starts[0] <= bench.clock.now() - 3.5 * SECOND  # due at 5.5 s, and a slot is free each second
 
 
+async def test_a_backlog_of_one_task_does_not_make_a_worker_forget_when_another_is_due() -> None:
+    busy, quiet = Registered("busy", Policies()), Registered("quiet", Policies())
+    bench = Bench(busy, quiet)
+    for number in range(20):
+        await bench.once(busy, 1, f"i{number}")
+    await bench.once(quiet, 5, "a")
+
+    async with bench.worker(batch_size=4, poll_interval=3600 * SECOND):
+        await bench.advance(10)
+
+    assert len(busy.calls) == 20
+    assert quiet.scheduled == [5]
+
+
 async def test_a_limit_of_a_handler_holds_beside_free_slots() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(1), concurrency_limit=2)

@@ -232,11 +232,14 @@ class Poller:
         """Decide when the next look is worth it."""
         if claimed is not None:
             taken = Counter(record.key.partition for record in claimed.records)
-            self._hungry += [partition for partition, number in taken.items() if number >= limits[partition]]
+            hungry = [partition for partition, number in taken.items() if number >= limits[partition]]
+            self._hungry += hungry
             at = claimed.next_claimable_at
             if at is not None and at <= now and not claimed.records:
                 at = now + BEATEN_PAUSE
-            if at is not None and not self._hungry:
+            # Those that are hungry will be asked again. If all are, this tells of nobody else; if only some are, their
+            # backlog may hide when the others are next due, and these have to be asked once more.
+            if at is not None and len(hungry) < len(limits):
                 self._round_next_at = min(self._round_next_at, at)
         next_at = now if self._hungry or self._round else self._round_next_at
         self._next_at = min(self._next_at, next_at)
