@@ -1,0 +1,360 @@
+"""One connection to an SQLite database, on a thread of its own, which does all that is waiting in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple, TypeVar
+
+from pyncette.errors import SchemaError, StoreError, StoreRefusedError, StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+MEMORY: Final = ":memory:"
+
+OLDEST_SQLITE: Final = (3, 33, 0)
+"""The first with UPDATE … FROM."""
+
+JOBS_MAX: Final = 64
+"""Jobs of one transaction: it takes some milliseconds for each large one, and others wait for its end."""
+
+BUSY_SECONDS: Final = 5.0
+"""How long a transaction waits for those of other processes, before it is given up as unavailable."""
+
+BUSY_PAUSE_SECONDS: Final = 0.002
+"""
+How long to wait before the next try, at most. SQLite's own waiting, which grows to a tenth of a second, would starve
+beside a busy process, which leaves the database alone for moments only.
+"""
+
+SWITCH_SECONDS: Final = 0.0005
+"""
+After how long a thread that runs Python hands over to one that waits for it, as long as a database is open.
+
+The thread of the database waits for Python's lock after each call of SQLite. With the usual 5 ms, and a loop that is
+busy, these waits are what a batch takes: 8,800 runs a second instead of 40,000.
+"""
+
+CHECKPOINT_PAGES: Final = 16000
+"""64 MB of log before it is written back: what is written several times in between is written back once."""
+
+CACHE_KIBIBYTES: Final = 16 * 1024
+
+_UNAVAILABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+"""What may be over in a while."""
+
+_T = TypeVar("_T")
+
+
+class Session:
+    """The connection, as a job sees it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def read(self, text: str, parameters: Sequence[Any] = ()) -> bytes:
+        """Return the only value of the first row, as text in UTF-8; a statement of ours has no more."""
+        row = self._connection.execute(text, parameters).fetchone()
+        return b"null" if row is None else row[0]
+
+    def write(self, text: str, parameters: Sequence[Any] = ()) -> int:
+        """Return how many rows were written."""
+        return self._connection.execute(text, parameters).rowcount
+
+
+class _QuickSwitching:
+    """Lets threads hand over quickly for as long as one of its users is inside; the interval is one for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._usual = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual, SWITCH_SECONDS))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                sys.setswitchinterval(self._usual)
+
+
+_SWITCHING: Final = _QuickSwitching()
+
+
+class _Job(NamedTuple):
+    work: Callable[[Session], Any]
+    writes: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class Database:
+    """
+    The SQLite database at *path*, for one store or several, on one event loop or several.
+
+    A database `:memory:` lives as long as one of them is open. What other processes write is waited for up to
+    *busy_seconds*.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.path = os.fspath(path)
+        self.busy_seconds = busy_seconds
+        self.is_file = self.path != MEMORY
+        self.where = f"the SQLite database {self.path}"
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._users = 0
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Count one more user, and start the thread for the first."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._jobs = SimpleQueue()
+                self._thread = threading.Thread(
+                    target=_Worker(self, self._jobs).run, name=f"sqlite {self.path}", daemon=True
+                )
+                self._thread.start()
+
+    async def close(self) -> None:
+        """Count one user less; with the last one end the thread, after what it still has to do."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            thread, self._thread = self._thread, None
+            self._jobs.put(None)
+        assert thread is not None
+        await asyncio.to_thread(thread.join)
+
+    async def read(self, work: Callable[[Session], _T]) -> _T:
+        """Return what *work* returns; it must not write."""
+        return await self._ask(work, writes=False)
+
+    async def write(self, work: Callable[[Session], _T]) -> _T:
+        """
+        Return what *work* returns, once that is on disk. It may be done twice, if what it was done together with fails.
+
+        Raises a StoreError; `StoreUnavailableError` for what may be over in a while.
+        """
+        return await self._ask(work, writes=True)
+
+    async def _ask(self, work: Callable[[Session], _T], *, writes: bool) -> _T:
+        if self._thread is None:
+            raise RuntimeError(f"{self.where} is not open: enter its store first")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        self._jobs.put(_Job(work, writes, loop, future))
+        return await future
+
+
+class _Worker:
+    """What runs on the thread."""
+
+    def __init__(self, database: Database, jobs: SimpleQueue[_Job | None]) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._connection: sqlite3.Connection | None = None
+        self._ends = False
+
+    def run(self) -> None:
+        try:
+            with _SWITCHING:
+                while not self._ends:
+                    jobs = [job for job in self._waiting() if not job.future.cancelled()]
+                    _answer(jobs, self._outcomes(jobs))
+        finally:
+            self._disconnect()
+
+    def _waiting(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        job = self._jobs.get()
+        while True:
+            if job is None:
+                self._ends = True
+                return jobs
+            jobs.append(job)
+            if len(jobs) == JOBS_MAX:
+                return jobs
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return jobs
+
+    def _outcomes(self, jobs: list[_Job]) -> list[Any]:
+        """Return what each job returned, or the error that it raised."""
+        try:
+            return self._transact(jobs) if jobs else []
+        except StoreUnavailableError as error:
+            return [error] * len(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is handed to the caller
+            if len(jobs) == 1:
+                return [error]
+            # One of them is at fault. All were undone, so each is done again, by itself.
+            return [outcome for job in jobs for outcome in self._outcomes([job])]
+
+    def _transact(self, jobs: list[_Job]) -> list[Any]:
+        try:
+            connection = self._patiently(self._connected)
+            session = Session(connection)
+            if not any(job.writes for job in jobs):
+                return self._patiently(lambda: [job.work(session) for job in jobs])
+            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+            results = [job.work(session) for job in jobs]
+            connection.execute("COMMIT")
+            return results
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+        finally:
+            if self._connection is not None and self._connection.in_transaction:
+                self._undo(self._connection)
+
+    def _patiently(self, step: Callable[[], _T]) -> _T:
+        """Return what *step* returns, as soon as no other process stands in its way."""
+        deadline = time.monotonic() + self._database.busy_seconds
+        while True:
+            try:
+                return step()
+            except sqlite3.OperationalError as error:
+                if _primary(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(random.uniform(0, BUSY_PAUSE_SECONDS))
+
+    def _undo(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            logger.warning("a transaction could not be undone", extra={"error": str(error)})
+            self._disconnect()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = _connect(self._database)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _told(self, error: sqlite3.Error) -> StoreError:
+        """Return our error for that of the driver, and let go of a connection that may be spoilt."""
+        where, code = self._database.where, _primary(error)
+        if code == sqlite3.SQLITE_BUSY:
+            return StoreUnavailableError(
+                f"{where} is being written to by another process, for {self._database.busy_seconds:g} s by now"
+            )
+        if code in _UNAVAILABLE:
+            if self._database.is_file:
+                self._disconnect()
+            return StoreUnavailableError(f"{where} does not answer: {error}")
+        if code == sqlite3.SQLITE_ERROR and re.match("no such (table|column|index)", str(error)):
+            return SchemaError(f"The tables of {where} are gone, or not as this release knows them: {error}")
+        return StoreRefusedError(f"{where} refused: {error}")
+
+
+def _answer(jobs: list[_Job], outcomes: list[Any]) -> None:
+    """Hand results over to the loops that wait for them, with one call each: a call wakes a loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        by_loop.setdefault(job.loop, []).append((job.future, outcome))
+    for loop, answers in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, answers)
+        except RuntimeError:
+            logger.debug("nobody waits any more: the loop is closed")
+
+
+def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, outcome in answers:
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _connect(database: Database) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StoreRefusedError(
+            f"This Python has SQLite {sqlite3.sqlite_version}, and {'.'.join(map(str, OLDEST_SQLITE))} is needed:"
+            " use a Python that comes with a newer one"
+        )
+    try:
+        connection = sqlite3.connect(database.path, timeout=0, isolation_level=None, cached_statements=512)
+        try:
+            _set_up(connection, database.is_file)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        if _primary(error) == sqlite3.SQLITE_BUSY:
+            raise
+        raise _why_not(database, error) from error
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, is_file: bool) -> None:
+    connection.text_factory = bytes
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    if is_file:
+        # Also what reads the file for the first time, and so finds out whether it is a database that can be written.
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A completion of what is to run at most once must survive a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+
+
+def _why_not(database: Database, error: sqlite3.Error) -> StoreError:
+    """Say why a database cannot be opened: SQLite itself says the same of a missing folder and a missing right."""
+    path = Path(database.path)
+    code = _primary(error)
+    if not path.absolute().parent.is_dir():
+        return StoreRefusedError(
+            f"The folder of {database.where} does not exist: create {path.absolute().parent}"
+        )
+    if path.is_dir():
+        return StoreRefusedError(f"{database.where} is a folder: name a file in it")
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreRefusedError(f"{database.where} is a file of another kind: name another")
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+        return StoreRefusedError(
+            f"{database.where} cannot be written: grant the right to the file and its folder"
+        )
+    if code in _UNAVAILABLE:
+        return StoreUnavailableError(f"{database.where} does not answer: {error}")
+    return StoreRefusedError(f"{database.where} cannot be opened: {error}")
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """Return the code of *error*, without what SQLite puts into its higher bits to be more exact; 0 for none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
