@@ -145,6 +145,7 @@ class Poller:
         finally:
             look.cancel()
             self._parked = False
+            self._polled_at = self._clock.now()  # the wait counted as a look up to here
             self._woken.clear()
 
     async def _wait_for_a_slot(self) -> None:

@@ -1,0 +1,193 @@
+"""The health of an app over HTTP."""
+
+import asyncio
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from pyncette import Pyncette
+from pyncette.errors import StoreUnavailableError
+from pyncette.healthcheck import default_healthcheck, use_healthcheck_server
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from tests.app.harness import running, seconds
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def app(memory):
+    app = Pyncette(memory)
+    app.task(name="report", interval=seconds(10))(_nothing)
+    return app
+
+
+async def ask(port, method="GET", path="/health"):
+    def request():
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+        try:
+            with urllib.request.urlopen(asked, timeout=5) as answer:
+                return answer.status, answer.read().decode(), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(), dict(error.headers)
+
+    return await asyncio.to_thread(request)
+
+
+async def send(port, raw):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz?full=1"])
+async def test_a_healthy_app_answers_ok_on_any_path(app, clock, port, path):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        await clock.advance(seconds(100))
+        status, text, _ = await ask(port, path=path)
+
+    assert (status, text) == (200, "OK")
+
+
+@pytest.mark.parametrize("answer", [False, None, ConnectionError("no database")])
+async def test_an_unhealthy_app_answers_not_ok_also_when_the_check_itself_fails(app, clock, port, answer):
+    async def check(app_context):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1", healthcheck_handler=check)
+    async with running(app, clock):
+        status, text, _ = await ask(port)
+
+    assert (status, text) == (500, "Not OK")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
+async def test_other_verbs_are_not_allowed(app, clock, port, method):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        status, _, headers = await ask(port, method=method)
+
+    assert status == 405
+    assert headers["Allow"] == "GET"
+
+
+async def test_a_handler_of_ones_own_gets_the_app_context(app, clock, port):
+    seen = []
+
+    async def check(app_context):
+        seen.append(app_context)
+        return True
+
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1", healthcheck_handler=check)
+    async with running(app, clock) as app_context:
+        await ask(port)
+
+    assert seen == [app_context]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nnever ends",
+        b"GET / FTP/1\r\n\r\n",
+    ],
+)
+async def test_bad_requests_do_not_end_the_server(app, clock, port, raw, caplog):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        try:
+            answer = await send(port, raw)
+        except ConnectionError:
+            answer = b""
+        status, _, _ = await ask(port)
+
+    assert not answer or answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert status == 200
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_says_nothing_keeps_neither_others_nor_the_end_waiting(app, clock, port):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with asyncio.timeout(20):
+        async with running(app, clock):
+            _, silent = await asyncio.open_connection("127.0.0.1", port)
+            status, _, _ = await ask(port)
+        silent.close()
+
+    assert status == 200
+
+
+async def test_nothing_listens_any_more_once_the_app_has_ended(app, clock, port):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        pass
+
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_an_app_can_be_served_on_two_ports(app, clock, port):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        other = free.getsockname()[1]
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    use_healthcheck_server(app, port=other, bind_address="127.0.0.1")
+    async with running(app, clock):
+        assert [(await ask(port))[0], (await ask(other))[0]] == [200, 200]
+
+
+async def test_an_app_is_ill_while_its_last_poll_is_two_intervals_old(clock):
+    class Failing(MemoryStore):
+        down = False
+
+        async def claim(self, limits, lease_id, holder, now, expired_at):
+            if self.down:
+                raise StoreUnavailableError("the backend is away")
+            return await super().claim(limits, lease_id, holder, now, expired_at)
+
+    store = Failing(MemoryBackend())
+    app = Pyncette(lambda: store, poll_interval=seconds(5))
+    app.task(name="report", interval=seconds(10))(_nothing)
+    async with app.create(clock=clock) as app_context:
+        run = asyncio.create_task(app_context.run())
+        await clock.advance(seconds(9))
+        assert await default_healthcheck(app_context)
+
+        store.down = True
+        clock._now += 1_000_000
+        clock._ring()
+        await asyncio.sleep(0.05)
+        assert await default_healthcheck(app_context)
+
+        clock._now += 10_000_000
+        assert not await default_healthcheck(app_context)
+        assert not app_context.ready
+
+        store.down = False
+        async with asyncio.timeout(10):
+            while not await default_healthcheck(app_context):  # noqa: ASYNC110 - as a probe would
+                await asyncio.sleep(0.01)
+        assert app_context.ready
+        app_context.shutdown()
+        await run
+
+
+async def _nothing(context):
+    del context

@@ -1,0 +1,154 @@
+"""What is measured, under which names and labels."""
+
+import pytest
+from prometheus_client import REGISTRY
+
+from pyncette import FailureMode, Pyncette
+from pyncette.prometheus import use_prometheus, with_prometheus_repository
+from tests.app.harness import at, running, seconds
+
+
+def measured(name, **labels):
+    return REGISTRY.get_sample_value(f"pyncette_{name}", labels)
+
+
+@pytest.fixture
+def names(request):
+    """Names of tasks that no other test has, since metrics last as long as the program."""
+    name = request.node.name.replace("[", "_").replace("]", "")
+    return f"{name}_a", f"{name}_b"
+
+
+async def test_runs_are_counted_and_timed_by_the_name_of_their_template(memory, clock, names):
+    good, bad = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+    in_progress = []
+
+    @app.dynamic_task(name=good)
+    async def work(context):
+        in_progress.append(measured("tasks_in_progress", task_name=good))
+
+    @app.task(name=bad, interval=seconds(10), failure_mode=FailureMode.COMMIT)
+    async def fail(context):
+        raise LookupError("no report")
+
+    async with running(app, clock) as app_context:
+        for number in range(5):
+            await app_context.schedule_task(work, f"u{number}", execute_at=at(1))
+        await clock.advance(seconds(20))
+
+    assert measured("tasks_total", task_name=good) == 5
+    assert measured("tasks_duration_seconds_count", task_name=good) == 5
+    assert max(in_progress) >= 1
+    assert measured("tasks_in_progress", task_name=good) == 0
+    assert measured("tasks_failures_total", task_name=good, exception_type="LookupError") is None
+    assert measured("tasks_total", task_name=bad) == 2
+    assert measured("tasks_failures_total", task_name=bad, exception_type="LookupError") == 2
+    assert measured("tasks_total", task_name="u1") is None
+
+
+async def test_staleness_is_the_start_minus_the_scheduled_time(memory, clock, names):
+    name, _ = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+
+    @app.dynamic_task(name=name)
+    async def work(context):
+        pass
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(work, "late", execute_at=at(-90))
+        await app_context.schedule_task(work, "on time", execute_at=at(5))
+        await clock.advance(seconds(10))
+
+    assert measured("tasks_staleness_seconds_count", task_name=name) == 2
+    assert measured("tasks_staleness_seconds_sum", task_name=name) == 90
+
+
+async def test_polls_are_counted_and_timed(memory, clock):
+    app = Pyncette(memory)
+    use_prometheus(app)
+    app.task(name="t", interval=seconds(10))(_nothing)
+    before = measured("ticks_total") or 0
+
+    async with running(app, clock):
+        await clock.advance(seconds(30))
+
+    assert measured("ticks_total") >= before + 3
+    assert measured("ticks_duration_seconds_count") == measured("ticks_total")
+    assert measured("ticks_in_progress") == 0
+
+
+async def test_calls_of_the_backend_are_counted_by_operation_and_task(memory, clock, names):
+    one, other = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+    app.task(name=one, interval=seconds(10))(_nothing)
+    several = measured("repository_ops_total", operation="load", task_name="*") or 0
+
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(30))
+        await app_context.get_task(app.tasks[one])
+
+    assert measured("repository_ops_total", operation="claim", task_name=one) >= 3
+    assert measured("repository_ops_total", operation="swap", task_name=one) >= 3
+    assert measured("repository_ops_total", operation="load", task_name=one) >= 1
+    assert measured("repository_ops_duration_seconds_count", operation="claim", task_name=one) >= 3
+    assert measured("repository_ops_in_progress", operation="claim", task_name=one) == 0
+
+    app = Pyncette(memory)
+    use_prometheus(app)
+    for name in (one, other):
+        app.task(name=name, interval=seconds(10))(_nothing)
+    async with running(app, clock):
+        pass
+
+    assert measured("repository_ops_total", operation="load", task_name="*") > several
+
+
+async def test_a_call_of_the_backend_that_fails_is_counted_by_what_was_raised(memory, clock, names):
+    app = Pyncette(with_prometheus_repository(memory))
+    task = app.task(name=names[0], interval=seconds(10))(_nothing)
+
+    async with app.create(clock=clock) as app_context:
+        app_context.ledger.store._store.load = None
+        with pytest.raises(TypeError):
+            await app_context.get_task(task)
+
+    failures = measured(
+        "repository_ops_failures_total", operation="load", task_name=names[0], exception_type="TypeError"
+    )
+    assert failures == 1
+
+
+@pytest.mark.parametrize("what", ["measure_repository", "measure_ticks", "measure_tasks"])
+async def test_what_is_not_to_be_measured_is_not(memory, clock, names, what):
+    name, _ = names
+    app = Pyncette(memory)
+    use_prometheus(app, **{what: False})
+    app.task(name=name, interval=seconds(10))(_nothing)
+    ticks = measured("ticks_total") or 0
+
+    async with running(app, clock):
+        await clock.advance(seconds(10))
+
+    counted = {
+        "measure_repository": measured("repository_ops_total", operation="claim", task_name=name) is not None,
+        "measure_ticks": (measured("ticks_total") or 0) > ticks,
+        "measure_tasks": measured("tasks_total", task_name=name) is not None,
+    }
+    assert [key for key, seen in counted.items() if not seen] == [what]
+
+
+async def test_a_measured_repository_takes_the_configuration_of_the_one_it_measures(memory, clock):
+    @with_prometheus_repository
+    def coloured(*, colour="red"):
+        return memory()
+
+    async with Pyncette(coloured, colour="blue").create(clock=clock) as app_context:
+        assert app_context.ledger.store.capabilities.name == "memory"
+
+
+async def _nothing(context):
+    del context

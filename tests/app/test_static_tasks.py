@@ -1,0 +1,146 @@
+"""Tasks with a schedule of their own, and templates, as they are declared at each start."""
+
+import pytest
+
+from pyncette import FailureMode, Pyncette
+from pyncette.core.record import Key, Partition
+from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap
+from pyncette.errors import ConfigurationError
+from tests.app.harness import at, running, seconds
+
+
+async def record_of(app_context, name):
+    (record,) = await app_context.ledger.store.load([Key(Partition("", name), name)])
+    return record
+
+
+def an_app(memory, ran=None, *, name="report", **options):
+    app = Pyncette(memory)
+
+    async def handler(context):
+        (ran if ran is not None else []).append(context.scheduled_at)
+
+    app.task(**({"name": name, "interval": seconds(10)} | options))(handler)
+    return app
+
+
+async def test_a_start_that_declares_what_is_stored_writes_nothing(memory, clock):
+    async with an_app(memory).create(clock=clock) as app_context:
+        before = await record_of(app_context, "report")
+    await clock.advance(seconds(5))
+    async with an_app(memory).create(clock=clock) as app_context:
+        after = await record_of(app_context, "report")
+
+    assert after.version == before.version
+
+
+async def test_an_edit_of_arguments_leaves_the_next_time_alone(memory, clock):
+    ran = []
+    async with an_app(memory).create(clock=clock):
+        pass
+    await clock.advance(seconds(5))
+    async with running(an_app(memory, ran, audience="finance"), clock):
+        await clock.advance(seconds(20))
+
+    assert ran == [at(10), at(20)]
+
+
+async def test_an_edit_of_the_schedule_counts_from_the_start_that_brought_it(memory, clock):
+    ran = []
+    async with an_app(memory).create(clock=clock):
+        pass
+    await clock.advance(seconds(5))
+    async with running(an_app(memory, ran, interval=seconds(100)), clock):
+        await clock.advance(seconds(250))
+
+    assert ran == [at(105), at(205)]
+
+
+async def test_a_static_task_stores_its_policies_and_keeps_a_history(memory, clock):
+    app = an_app(memory, failure_mode=FailureMode.COMMIT, fast_forward=True, heartbeat="automatic")
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(100))
+        record = await record_of(app_context, "report")
+        history = await app_context.ledger.store.history(record.key)
+
+    policies = record.spec.policies
+    assert (policies.mode, policies.overlap) == (Mode.AT_LEAST_ONCE, Overlap.FORBID)
+    assert (policies.missed, policies.heartbeat) == (Missed.FAST_FORWARD, Heartbeat.AUTOMATIC)
+    assert (policies.keep_successful, policies.keep_failed, policies.keep_finished) == (3, 10, True)
+    assert len(history) == 3
+    assert record.state.summary.counts.succeeded == 10
+
+
+async def test_a_schedule_that_is_over_stays_over_at_the_next_start(memory, clock):
+    ran = []
+    for _ in range(2):
+        async with running(
+            an_app(memory, ran, interval=None, schedule="1 12 1 6 * 0 2030"), clock
+        ) as app_context:
+            await clock.advance(seconds(3600))
+            state = await app_context.get_task(app_context.app.tasks["report"])
+
+    assert ran == [at(60)]
+    assert state.scheduled_at is None
+
+
+async def test_two_tasks_with_one_handler_run_each_on_its_own(memory, clock):
+    app = Pyncette(memory)
+    ran = []
+
+    @app.task(name="often", interval=seconds(10))
+    @app.task(name="seldom", interval=seconds(25))
+    async def report(context):
+        ran.append((context.task.name, context.scheduled_at))
+
+    async with running(app, clock):
+        await clock.advance(seconds(30))
+
+    assert sorted(ran) == [("often", at(10)), ("often", at(20)), ("often", at(30)), ("seldom", at(25))]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (4, 1), (None, 4), (4, None)])
+async def test_another_partition_count_refuses_to_start_and_says_how_to_change_it(
+    memory, clock, before, after
+):
+    def app_with(count):
+        app = Pyncette(memory)
+        if count is None:
+            app.dynamic_task(name="spread")(print)
+        else:
+            app.partitioned_task(name="spread", partition_count=count)(print)
+        return app
+
+    async with app_with(before).create(clock=clock) as app_context:
+        await app_context.schedule_task(app_context.app.tasks["spread"], "ada", interval=seconds(10))
+
+    with pytest.raises(ConfigurationError) as refused:
+        async with app_with(after).create(clock=clock):
+            pass
+
+    assert f"has {after or 1} partitions here, but its instances are stored in {before or 1}" in str(
+        refused.value
+    )
+    assert f"go back to partition_count={before or 1}" in str(refused.value)
+    assert "schedule_many of the new one" in str(refused.value)
+
+
+async def test_the_count_is_remembered_although_outcomes_are_counted_in_the_same_record(memory, clock):
+    def app_with(count):
+        app = Pyncette(memory)
+
+        @app.partitioned_task(partition_count=count)
+        async def spread(context):
+            pass
+
+        return app
+
+    app = app_with(4)
+    async with running(app, clock) as app_context:
+        for number in range(20):
+            await app_context.schedule_task(app.tasks["spread"], f"u{number}", execute_at=at(1))
+        await clock.advance(seconds(10))
+
+    with pytest.raises(ConfigurationError, match="partitions"):
+        async with app_with(5).create(clock=clock):
+            pass

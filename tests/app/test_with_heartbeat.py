@@ -1,0 +1,189 @@
+"""`with_heartbeat` keeps the lease of a handler that says nothing of itself."""
+
+import asyncio
+
+import pytest
+
+from pyncette import ExecutionMode, Pyncette
+from pyncette.core.record import Key, Partition
+from pyncette.errors import LeaseLostException, StoreUnavailableError
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.utils import with_heartbeat
+from tests.app.harness import at, running, seconds
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+async def test_the_lease_is_kept_for_as_long_as_the_handler_runs(memory, clock, ratio):
+    app = Pyncette(memory)
+    attempts = []
+
+    @app.task(interval=seconds(10_000), lease_duration=seconds(60))
+    @with_heartbeat(lease_remaining_ratio=ratio)
+    async def long(context):
+        attempts.append(context.attempt)
+        await clock.sleep(seconds(1000))
+
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(10_500))
+        state = await app_context.get_task(long)
+        await clock.advance(seconds(1000))
+
+    assert attempts == [1]
+    remaining = (state.locked_until - at(10_500)) / seconds(60)
+    assert ratio <= remaining <= 1
+
+
+async def test_no_heartbeat_comes_after_the_handler_returned(memory, clock):
+    app = Pyncette(memory)
+
+    @app.task(interval=seconds(100), lease_duration=seconds(60))
+    @with_heartbeat()
+    async def short(context):
+        pass
+
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(199))
+        assert not app_context.heartbeats
+        assert (await app_context.get_task(short)).locked_until is None
+
+
+async def test_what_the_handler_raises_is_what_is_raised(memory, clock):
+    app = Pyncette(memory)
+    raised = []
+
+    @app.middleware
+    async def look(context, go_on):
+        try:
+            await go_on()
+        except ValueError as error:
+            raised.append(str(error))
+
+    @app.task(interval=seconds(100))
+    @with_heartbeat(cancel_on_lease_lost=True)
+    async def wrong(context):
+        raise ValueError("no report")
+
+    async with running(app, clock):
+        await clock.advance(seconds(100))
+
+    assert raised == ["no report"]
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_a_handler_that_lost_its_lease_is_cancelled_only_if_that_was_asked_for(memory, clock, cancel):
+    app = Pyncette(memory)
+    events = []
+
+    @app.middleware
+    async def look(context, go_on):
+        try:
+            await go_on()
+        except LeaseLostException as error:
+            events.append(f"lost {error.task}")
+            raise
+
+    @app.dynamic_task(lease_duration=seconds(60))
+    @with_heartbeat(cancel_on_lease_lost=cancel)
+    async def long(context):
+        try:
+            await clock.sleep(seconds(300))
+            events.append("done")
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(long, "ada", execute_at=at(1))
+        await clock.advance(seconds(10))
+        await app_context.unschedule_task(long, "ada")
+        await clock.advance(seconds(500))
+
+    assert events == (["cancelled", "lost long/ada"] if cancel else ["done"])
+
+
+async def test_a_run_that_is_cancelled_from_outside_is_not_taken_for_one_that_lost_its_lease(memory, clock):
+    app = Pyncette(memory)
+    events = []
+
+    @app.task(interval=seconds(100))
+    @with_heartbeat(cancel_on_lease_lost=True)
+    async def long(context):
+        try:
+            await clock.sleep(seconds(300))
+        except BaseException as error:
+            events.append(type(error))
+            raise
+
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(110))
+        app_context.shutdown(grace=seconds(0))
+
+    assert events == [asyncio.CancelledError]
+
+
+async def test_a_backend_that_is_away_for_a_moment_costs_no_lease(clock):
+    class Flaky(MemoryStore):
+        failing = 0
+
+        async def renew(self, renewals, now):
+            if self.failing:
+                self.failing -= 1
+                raise StoreUnavailableError("the backend is away")
+            return await super().renew(renewals, now)
+
+    store = Flaky(MemoryBackend())
+    app = Pyncette(lambda: store)
+    attempts = []
+
+    @app.task(interval=seconds(10_000), lease_duration=seconds(60))
+    @with_heartbeat(cancel_on_lease_lost=True)
+    async def long(context):
+        attempts.append(context.attempt)
+        await clock.sleep(seconds(500))
+
+    async with running(app, clock):
+        await clock.advance(seconds(10_010))
+        store.failing = 3
+        await clock.advance(seconds(1_000))
+
+    assert attempts == [1]
+
+
+async def test_at_most_once_there_is_nothing_to_renew(memory, clock):
+    app = Pyncette(memory)
+    ran = []
+
+    @app.dynamic_task(execution_mode=ExecutionMode.AT_MOST_ONCE, lease_duration=seconds(60))
+    @with_heartbeat(cancel_on_lease_lost=True)
+    async def long(context):
+        await clock.sleep(seconds(300))
+        ran.append(context.scheduled_at)
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(long, "ada", execute_at=at(1))
+        await clock.advance(seconds(10))
+        await app_context.unschedule_task(long, "ada")
+        await clock.advance(seconds(500))
+
+    assert ran == [at(1)]
+
+
+@pytest.mark.parametrize("mode", [ExecutionMode.AT_LEAST_ONCE, ExecutionMode.AT_MOST_ONCE])
+async def test_an_automatic_heartbeat_needs_no_word_of_the_handler(memory, clock, mode):
+    app = Pyncette(memory)
+    ran = []
+
+    @app.task(
+        interval=seconds(10_000), lease_duration=seconds(60), heartbeat="automatic", execution_mode=mode
+    )
+    async def long(context):
+        ran.append(context.attempt)
+        await clock.sleep(seconds(1_000))
+        ran.append("done")
+
+    async with running(app, clock) as app_context:
+        await clock.advance(seconds(12_000))
+        (record,) = await app_context.ledger.store.load([Key(Partition("", "long"), "long")])
+
+    assert ran == [1, "done"]
+    assert record.state.summary.counts.succeeded == 1
