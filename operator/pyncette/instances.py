@@ -8,6 +8,7 @@ import binascii
 import json
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pyncette.clock import Instant
@@ -55,6 +56,7 @@ class Instances:
 
     async def schedule(self, task: Task, name: str, options: Mapping[str, Any], *, force: bool) -> Task:
         """Create or update an instance. Raises TaskLockedException if it runs, unless forced to overwrite it."""
+        _require_template(task)
         wish = self._wish(task, name, options)
         answers = await self._ledger.apply({wish.key: _scheduling(wish, force=force)})
         instance = task.instance(name, wish.spec)
@@ -132,7 +134,6 @@ class Instances:
         return ListTasksResponse(states, None)
 
     def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
-        _require_template(task)
         spec = task.wish(name, options, self._realm)
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return Wish(name, Key(partition, task.name, name), spec, spec.policies or task.policies)
@@ -202,25 +203,17 @@ class Instances:
         """Write *items* in batches, a few at once, and yield their results in the order of the items."""
         size = self._ledger.store.capabilities.swap_batch_max
         writing: deque[_Batch] = deque()
-        batch = _Batch()
         try:
-            async for item in _each(items):
-                entry = prepared(item)
-                if isinstance(entry, Wish) and any(entry.name in other.names for other in (batch, *writing)):
+            async for chunk in _chunks(items, size):
+                for entries in _without_repeats([prepared(item) for item in chunk]):
+                    batch = _Batch(entries)
                     # A name again: what it asked for first has to be written before.
-                    writing.append(batch.start(write))
-                    batch = _Batch()
-                    while writing:
+                    again = not all(batch.names.isdisjoint(other.names) for other in writing)
+                    while writing and (again or len(writing) == BATCHES_IN_FLIGHT):
                         for result in await writing.popleft().results():
                             yield result
-                batch.add(entry)
-                if len(batch.entries) == size:
-                    writing.append(batch.start(write))
-                    batch = _Batch()
-                    if len(writing) == BATCHES_IN_FLIGHT:
-                        for result in await writing.popleft().results():
-                            yield result
-            writing.append(batch.start(write))
+                    batch.start(write)
+                    writing.append(batch)
             while writing:
                 for result in await writing.popleft().results():
                     yield result
@@ -234,28 +227,39 @@ _NOTHING: Final = Spec()
 
 
 class _Batch:
-    """Items that are written together."""
+    """Items that are written together, no two of one name."""
 
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.names: set[str] = set()
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.names = {entry.name for entry in entries}
         self.writing: asyncio.Future[list[InstanceResult]] | None = None
+        self._entries = entries
 
-    def add(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        if isinstance(entry, Wish):
-            self.names.add(entry.name)
-
-    def start(self, write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]]) -> _Batch:
-        self.writing = asyncio.ensure_future(
-            write([entry for entry in self.entries if isinstance(entry, Wish)])
-        )
-        return self
+    def start(self, write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]]) -> None:
+        wanted = [entry for entry in self._entries if isinstance(entry, Wish)]
+        self.writing = asyncio.ensure_future(write(wanted))
 
     async def results(self) -> list[InstanceResult]:
         assert self.writing is not None
-        written = iter(await self.writing)
-        return [next(written) if isinstance(entry, Wish) else entry for entry in self.entries]
+        written = await self.writing
+        if len(written) == len(self._entries):
+            return written
+        remaining = iter(written)
+        return [next(remaining) if isinstance(entry, Wish) else entry for entry in self._entries]
+
+
+def _without_repeats(entries: list[Entry]) -> list[list[Entry]]:
+    """Cut *entries* where a name comes again."""
+    if len({entry.name for entry in entries}) == len(entries):
+        return [entries]
+    cut: list[list[Entry]] = [[]]
+    names: set[str] = set()
+    for entry in entries:
+        if entry.name in names:
+            cut.append([])
+            names.clear()
+        cut[-1].append(entry)
+        names.add(entry.name)
+    return cut
 
 
 async def _abandon(batches: Iterable[_Batch]) -> None:
@@ -266,13 +270,21 @@ async def _abandon(batches: Iterable[_Batch]) -> None:
     await asyncio.gather(*writings, return_exceptions=True)
 
 
-async def _each(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncIterator[_T]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+async def _chunks(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncIterator[list[_T]]:
+    """Take *items* as they come, *size* at a time."""
+    if not isinstance(items, AsyncIterable):
+        source = iter(items)
+        while chunk := list(islice(source, size)):
+            yield chunk
+        return
+    chunk = []
+    async for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:

@@ -77,10 +77,9 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
     """Take from *options* what they say otherwise than *behaviour*, and return both together."""
-    given = {name: options.pop(name) for name in BEHAVIOUR & options.keys()}
-    if not given:
+    if BEHAVIOUR.isdisjoint(options):
         return behaviour
-    behaviour = behaviour._replace(**given)
+    behaviour = behaviour._replace(**{name: options.pop(name) for name in BEHAVIOUR & options.keys()})
     _require("failure_mode", behaviour.failure_mode, FailureMode)
     _require("execution_mode", behaviour.execution_mode, ExecutionMode)
     if _require("lease_duration", behaviour.lease_duration, datetime.timedelta) <= datetime.timedelta(0):

@@ -90,7 +90,7 @@ async def test_items_may_come_from_an_asynchronous_source_and_are_not_held_all_a
     async with app.create(clock=clock) as app_context:
         results = app_context.schedule_many(task, source())
         await anext(results)
-        assert taken <= 2_000
+        assert taken <= 5 * 500  # four batches are being written, and one is put together
         await results.aclose()
 
 

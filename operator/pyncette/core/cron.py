@@ -299,6 +299,7 @@ GREGORIAN_CYCLE: Final = range(2000, 2400)
 """The calendar repeats after these years, weekdays included."""
 
 
+@lru_cache(maxsize=PATTERNS_MAX)
 def uses_hash(expression: str) -> bool:
     """Whether the expression has an `H`, and so needs a seed."""
     return any(field[0] in "hH" for field in FIELD.findall(expression))
