@@ -244,12 +244,14 @@ class Pyncette:
             asked_at = clock.monotonic()
             backend_now = await store.now()
             clock.observe(backend_now, asked_at, clock.monotonic())
+            # Pretended time is that of one loop, so there renewals cannot have another.
+            renews_apart = store.capabilities.shared and not isinstance(clock, _PretendedTime)
             context = PyncetteContext(
                 self,
                 Ledger(store, clock),
                 self.realm if realm is None else realm,
                 self.slots if slots is None else slots,
-                new_store if store.capabilities.shared else None,
+                new_store if renews_apart else None,
             )
             await context.declare_tasks()
             yield context

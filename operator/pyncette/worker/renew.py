@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core.record import Lease
+from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
 from pyncette.store.base import Renewal, Store
 from pyncette.worker.occurrence import Occurrence
@@ -38,14 +39,21 @@ class Renewer:
         self._clock = clock
         self._patience = patience
         self._hurried = asyncio.Event()
+        self._next_at: Instant = NEVER
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no renewal is due, and none is on its way."""
+        return self._next_at > self._clock.now() and not self._hurried.is_set()
 
     async def run(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours."""
         self._loop = asyncio.get_running_loop()
         self._runs.on_shorter_lease = self._hurry
         while True:
-            await self._clock.wait(self._hurried, self._clock.now() + self._pause())
+            self._next_at = self._clock.now() + self._pause()
+            await self._clock.wait(self._hurried, self._next_at)
             self._hurried.clear()
             await self.look(lose)
 

@@ -91,6 +91,7 @@ class Worker:
         )
         self._runs.on_limit_freed = self._poller.look_soon
         self._grace_seconds: float | None = None
+        self._renewer: Renewer | None = None
         ledger.on_claimable(self._wake)
 
     @property
@@ -114,7 +115,9 @@ class Worker:
 
         Handlers whose tasks are *asleep* (in pretended time) count as having nothing to do.
         """
-        return self._poller.is_idle and not len(self._outbox) and self._runs.running.keys() <= asleep
+        renewed = self._renewer is None or self._renewer.is_idle
+        written = not len(self._outbox)
+        return self._poller.is_idle and renewed and written and self._runs.running.keys() <= asleep
 
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
@@ -133,8 +136,8 @@ class Worker:
                 await stack.enter_async_context(thread)
             background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
-                renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
-                background.append(asyncio.create_task(renewer.run(Occurrence.lose)))
+                self._renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
+                background.append(asyncio.create_task(self._renewer.run(Occurrence.lose)))
             poller = asyncio.create_task(self._poller.run())
             try:
                 await _first_of(poller, background)
