@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from pyncette.store.base import Store
+from pyncette.store.sqlite import SqliteStore
 
 
 def sqlite_repository(
@@ -16,6 +15,4 @@ def sqlite_repository(
     Several processes may open one file. Raises ValueError for a name that holds more than lower-case letters, digits
     and underscores.
     """
-    # Not there yet; named only where it is opened, so that apps on other backends can be written in the meantime.
-    store: Store = import_module("pyncette.store.sqlite").SqliteStore(sqlite_database, sqlite_table_name)
-    return store
+    return SqliteStore(sqlite_database, sqlite_table_name)

@@ -11,8 +11,8 @@ from pyncette.errors import LeaseLostException
 from tests.app.harness import NOON, at, running, seconds
 
 
-async def test_a_context_tells_what_runs_for_when_and_with_what(memory, clock):
-    app = Pyncette(memory)
+async def test_a_context_tells_what_runs_for_when_and_with_what(repository, clock):
+    app = Pyncette(repository)
     seen = []
 
     @app.task(schedule="0 14 * * *", timezone="Europe/Dublin", audience="finance")
@@ -33,8 +33,8 @@ async def test_a_context_tells_what_runs_for_when_and_with_what(memory, clock):
     assert context.args == {"audience": "finance"}
 
 
-async def test_arguments_are_a_copy_that_a_run_may_change(memory, clock):
-    app = Pyncette(memory)
+async def test_arguments_are_a_copy_that_a_run_may_change(repository, clock):
+    app = Pyncette(repository)
     seen = []
 
     @app.task(interval=seconds(10), numbers=[1])
@@ -49,9 +49,9 @@ async def test_arguments_are_a_copy_that_a_run_may_change(memory, clock):
 
 
 async def test_all_attempts_of_an_occurrence_share_a_key_and_each_has_an_id_and_a_greater_token(
-    memory, clock
+    repository, clock
 ):
-    app = Pyncette(memory)
+    app = Pyncette(repository)
     seen = []
 
     @app.task(interval=seconds(60), failure_mode=FailureMode.UNLOCK)
@@ -75,9 +75,9 @@ async def test_all_attempts_of_an_occurrence_share_a_key_and_each_has_an_id_and_
 
 
 async def test_fixtures_are_set_up_in_order_before_the_first_run_and_torn_down_in_reverse_after_the_last(
-    memory, clock
+    repository, clock
 ):
-    app = Pyncette(memory)
+    app = Pyncette(repository)
     events = []
 
     @app.fixture()
@@ -108,8 +108,8 @@ async def test_fixtures_are_set_up_in_order_before_the_first_run_and_torn_down_i
     ]
 
 
-async def test_fixtures_are_torn_down_when_run_is_cancelled(memory, clock):
-    app = Pyncette(memory)
+async def test_fixtures_are_torn_down_when_run_is_cancelled(repository, clock):
+    app = Pyncette(repository)
     events = []
 
     @app.fixture()
@@ -127,8 +127,8 @@ async def test_fixtures_are_torn_down_when_run_is_cancelled(memory, clock):
     assert events == ["down"]
 
 
-async def test_a_fixture_that_fails_ends_run_and_those_before_it_are_torn_down(memory, clock):
-    app = Pyncette(memory)
+async def test_a_fixture_that_fails_ends_run_and_those_before_it_are_torn_down(repository, clock):
+    app = Pyncette(repository)
     events = []
 
     @app.fixture()
@@ -149,8 +149,8 @@ async def test_a_fixture_that_fails_ends_run_and_those_before_it_are_torn_down(m
 
 
 @pytest.mark.parametrize(("yields", "message"), [(0, "ended without a yield"), (2, "yielded more than once")])
-async def test_a_fixture_yields_once(memory, clock, yields, message):
-    app = Pyncette(memory)
+async def test_a_fixture_yields_once(repository, clock, yields, message):
+    app = Pyncette(repository)
 
     @app.fixture()
     async def wrong(app_context):
@@ -162,8 +162,8 @@ async def test_a_fixture_yields_once(memory, clock, yields, message):
             pass
 
 
-async def test_a_fixture_may_use_the_app_context(memory, clock):
-    app = Pyncette(memory)
+async def test_a_fixture_may_use_the_app_context(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.dynamic_task()
@@ -181,8 +181,8 @@ async def test_a_fixture_may_use_the_app_context(memory, clock):
     assert ran == [at(1)]
 
 
-async def test_values_can_be_added_to_the_context(memory, clock):
-    app = Pyncette(memory)
+async def test_values_can_be_added_to_the_context(repository, clock):
+    app = Pyncette(repository)
     seen = []
 
     @app.fixture()
@@ -203,8 +203,8 @@ async def test_values_can_be_added_to_the_context(memory, clock):
     assert seen == [("1.2.3", "a database")]
 
 
-async def test_a_name_that_is_taken_cannot_be_added(memory, clock):
-    app = Pyncette(memory)
+async def test_a_name_that_is_taken_cannot_be_added(repository, clock):
+    app = Pyncette(repository)
 
     @app.fixture()
     async def database(app_context):
@@ -219,8 +219,8 @@ async def test_a_name_that_is_taken_cannot_be_added(memory, clock):
             app_context.add_to_context("args", 2)
 
 
-async def test_what_nobody_provides_is_an_attribute_error_that_says_so(memory, clock, caplog):
-    app = Pyncette(memory)
+async def test_what_nobody_provides_is_an_attribute_error_that_says_so(repository, clock, caplog):
+    app = Pyncette(repository)
 
     @app.task(interval=seconds(10))
     async def report(context):
@@ -236,8 +236,8 @@ async def test_what_nobody_provides_is_an_attribute_error_that_says_so(memory, c
 # --- Middlewares ---------------------------------------------------------------------------------------------------------
 
 
-async def test_middlewares_are_called_around_every_run_in_the_order_of_their_definition(memory, clock):
-    app = Pyncette(memory)
+async def test_middlewares_are_called_around_every_run_in_the_order_of_their_definition(repository, clock):
+    app = Pyncette(repository)
     events = []
 
     @app.middleware
@@ -263,8 +263,8 @@ async def test_middlewares_are_called_around_every_run_in_the_order_of_their_def
     assert events == ["outer begins report", "inner begins", "run", "inner ends", "outer ends"]
 
 
-async def test_a_middleware_sees_what_a_handler_raises_and_may_keep_it(memory, clock):
-    app = Pyncette(memory)
+async def test_a_middleware_sees_what_a_handler_raises_and_may_keep_it(repository, clock):
+    app = Pyncette(repository)
     caught = []
 
     @app.middleware
@@ -284,8 +284,8 @@ async def test_a_middleware_sees_what_a_handler_raises_and_may_keep_it(memory, c
     assert caught == ["no report", "no report"]
 
 
-async def test_a_middleware_that_does_not_go_on_completes_the_occurrence_without_a_run(memory, clock):
-    app = Pyncette(memory)
+async def test_a_middleware_that_does_not_go_on_completes_the_occurrence_without_a_run(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.middleware
@@ -306,8 +306,8 @@ async def test_a_middleware_that_does_not_go_on_completes_the_occurrence_without
 # --- Heartbeats ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_heartbeat_keeps_the_lease_of_a_run_that_takes_longer(memory, clock):
-    app = Pyncette(memory)
+async def test_a_heartbeat_keeps_the_lease_of_a_run_that_takes_longer(repository, clock):
+    app = Pyncette(repository)
     attempts = []
 
     @app.task(interval=seconds(1000), lease_duration=seconds(60))
@@ -323,8 +323,8 @@ async def test_a_heartbeat_keeps_the_lease_of_a_run_that_takes_longer(memory, cl
     assert attempts == [1]
 
 
-async def test_without_a_heartbeat_a_run_that_takes_longer_is_run_again(memory, clock):
-    app = Pyncette(memory)
+async def test_without_a_heartbeat_a_run_that_takes_longer_is_run_again(repository, clock):
+    app = Pyncette(repository)
     attempts = []
 
     @app.task(interval=seconds(1000), lease_duration=seconds(60))
@@ -339,8 +339,8 @@ async def test_without_a_heartbeat_a_run_that_takes_longer_is_run_again(memory, 
 
 
 @pytest.mark.parametrize("taken_by", ["removal", "force", "expiry"])
-async def test_a_heartbeat_after_the_lease_was_lost_raises(memory, clock, taken_by):
-    app = Pyncette(memory)
+async def test_a_heartbeat_after_the_lease_was_lost_raises(repository, clock, taken_by):
+    app = Pyncette(repository)
     lost = []
 
     @app.dynamic_task(lease_duration=seconds(60))
@@ -366,8 +366,8 @@ async def test_a_heartbeat_after_the_lease_was_lost_raises(memory, clock, taken_
     assert str(lost[0]) == "Lease on the task long/ada was lost"
 
 
-async def test_a_heartbeat_does_nothing_at_most_once(memory, clock):
-    app = Pyncette(memory)
+async def test_a_heartbeat_does_nothing_at_most_once(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.dynamic_task(execution_mode=ExecutionMode.AT_MOST_ONCE, lease_duration=seconds(10))
@@ -388,7 +388,7 @@ async def test_a_heartbeat_does_nothing_at_most_once(memory, clock):
 # --- Handlers for resources ----------------------------------------------------------------------------------------------
 
 
-async def test_a_run_for_a_resource_has_a_task_with_its_name_and_its_arguments(memory, clock):
+async def test_a_run_for_a_resource_has_a_task_with_its_name_and_its_arguments(repository, clock):
     from pyncette.core.record import Key, Partition
     from pyncette.core.schedule import Interval
     from pyncette.core.spec import Policies, Spec
@@ -396,7 +396,7 @@ async def test_a_run_for_a_resource_has_a_task_with_its_name_and_its_arguments(m
     from pyncette.model import instant_of
     from pyncette.options import encode_args
 
-    app = Pyncette(memory, realm="cluster/ns/pool")
+    app = Pyncette(repository, realm="cluster/ns/pool")
     seen = []
 
     @app.handler()

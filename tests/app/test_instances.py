@@ -18,8 +18,8 @@ def ran():
 
 
 @pytest.fixture
-def app(memory, clock, ran):
-    app = Pyncette(memory)
+def app(repository, clock, ran):
+    app = Pyncette(repository)
 
     @app.dynamic_task(greeting="hello")
     async def remind(context):
@@ -100,8 +100,8 @@ async def test_a_time_without_a_zone_is_taken_for_utc(app, clock):
     assert instance.execute_at == at(3600)
 
 
-async def test_an_instance_without_a_schedule_has_that_of_its_template(memory, clock, ran):
-    app = Pyncette(memory)
+async def test_an_instance_without_a_schedule_has_that_of_its_template(repository, clock, ran):
+    app = Pyncette(repository)
 
     @app.dynamic_task(interval=seconds(10))
     async def remind(context):
@@ -249,8 +249,8 @@ async def test_force_takes_the_lease_of_a_running_handler(app, clock, ran):
         assert await app_context.get_task(task, "ada") is None
 
 
-async def test_an_instance_of_at_most_once_is_never_locked(memory, clock, ran):
-    app = Pyncette(memory)
+async def test_an_instance_of_at_most_once_is_never_locked(repository, clock, ran):
+    app = Pyncette(repository)
 
     @app.dynamic_task(execution_mode=ExecutionMode.AT_MOST_ONCE)
     async def remind(context):
@@ -394,8 +394,8 @@ async def test_instances_that_come_and_go_while_pages_are_read_disturb_no_other(
     assert read | set(others) >= {f"user-{number}" for number in range(20)}
 
 
-async def test_a_list_shows_neither_the_templates_own_record_nor_runs_beside_a_schedule(memory, clock):
-    app = Pyncette(memory)
+async def test_a_list_shows_neither_the_templates_own_record_nor_runs_beside_a_schedule(repository, clock):
+    app = Pyncette(repository)
 
     @app.dynamic_task(execution_mode=ExecutionMode.AT_MOST_ONCE)
     async def remind(context):
@@ -436,8 +436,8 @@ async def test_a_token_that_is_none_or_of_another_task_is_refused(app, clock):
             )
 
 
-async def test_apps_of_two_realms_on_one_database_do_not_see_each_other(memory, clock):
-    apps = [Pyncette(memory, realm=realm) for realm in ("one", "two")]
+async def test_apps_of_two_realms_on_one_database_do_not_see_each_other(repository, clock):
+    apps = [Pyncette(repository, realm=realm) for realm in ("one", "two")]
     tasks = [app.dynamic_task(name="remind")(None) for app in apps]
     async with apps[0].create(clock=clock) as one, apps[1].create(clock=clock) as two:
         await one.schedule_task(tasks[0], "ada", interval=seconds(10))

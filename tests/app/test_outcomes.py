@@ -17,8 +17,8 @@ async def outcomes(app_context, task, instance=""):
     return record.state.summary
 
 
-async def test_what_returned_is_complete_and_the_next_occurrence_is_set(memory, clock):
-    app = Pyncette(memory)
+async def test_what_returned_is_complete_and_the_next_occurrence_is_set(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10))
@@ -33,8 +33,8 @@ async def test_what_returned_is_complete_and_the_next_occurrence_is_set(memory, 
     assert (state.scheduled_at, state.locked_until) == (at(40), None)
 
 
-async def test_none_leaves_what_raised_until_its_lease_expires(memory, clock):
-    app = Pyncette(memory)
+async def test_none_leaves_what_raised_until_its_lease_expires(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(1000), lease_duration=seconds(60))
@@ -52,8 +52,8 @@ async def test_none_leaves_what_raised_until_its_lease_expires(memory, clock):
     assert ran == [(at(1000), at(1000), 1), (at(1060), at(1000), 2)]
 
 
-async def test_unlock_tries_what_raised_again_a_poll_interval_later(memory, clock):
-    app = Pyncette(memory, poll_interval=seconds(3))
+async def test_unlock_tries_what_raised_again_a_poll_interval_later(repository, clock):
+    app = Pyncette(repository, poll_interval=seconds(3))
     ran = []
 
     @app.task(interval=seconds(1000), failure_mode=FailureMode.UNLOCK)
@@ -68,8 +68,8 @@ async def test_unlock_tries_what_raised_again_a_poll_interval_later(memory, cloc
     assert ran == [(at(1000), at(1000)), (at(1003), at(1000)), (at(1006), at(1000))]
 
 
-async def test_commit_completes_what_raised_and_counts_it_as_failed(memory, clock):
-    app = Pyncette(memory)
+async def test_commit_completes_what_raised_and_counts_it_as_failed(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), failure_mode=FailureMode.COMMIT)
@@ -87,8 +87,8 @@ async def test_commit_completes_what_raised_and_counts_it_as_failed(memory, cloc
 
 
 @pytest.mark.parametrize("mode", list(FailureMode))
-async def test_what_a_worker_died_in_runs_again_when_its_lease_expires(memory, clock, mode):
-    app = Pyncette(memory)
+async def test_what_a_worker_died_in_runs_again_when_its_lease_expires(repository, clock, mode):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(1000), lease_duration=seconds(60), failure_mode=mode)
@@ -107,8 +107,8 @@ async def test_what_a_worker_died_in_runs_again_when_its_lease_expires(memory, c
     assert ran == [(at(1060), at(1000), 2)]
 
 
-async def test_at_most_once_an_occurrence_that_raised_is_not_tried_again(memory, clock):
-    app = Pyncette(memory)
+async def test_at_most_once_an_occurrence_that_raised_is_not_tried_again(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), execution_mode=ExecutionMode.AT_MOST_ONCE)
@@ -124,8 +124,8 @@ async def test_at_most_once_an_occurrence_that_raised_is_not_tried_again(memory,
     assert summary.last_outcome is Outcome.FAILED
 
 
-async def test_at_most_once_an_occurrence_that_was_cancelled_is_lost(memory, clock):
-    app = Pyncette(memory)
+async def test_at_most_once_an_occurrence_that_was_cancelled_is_lost(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(1000), execution_mode=ExecutionMode.AT_MOST_ONCE)
@@ -147,8 +147,8 @@ async def test_at_most_once_an_occurrence_that_was_cancelled_is_lost(memory, clo
     assert summary.counts.lost == 1
 
 
-async def test_at_most_once_lets_an_occurrence_overlap_with_the_next(memory, clock):
-    app = Pyncette(memory)
+async def test_at_most_once_lets_an_occurrence_overlap_with_the_next(repository, clock):
+    app = Pyncette(repository)
     at_once, most = 0, 0
 
     @app.task(interval=seconds(10), execution_mode=ExecutionMode.AT_MOST_ONCE)
@@ -165,8 +165,8 @@ async def test_at_most_once_lets_an_occurrence_overlap_with_the_next(memory, clo
     assert most == 3
 
 
-async def test_at_least_once_an_occurrence_waits_for_the_one_before(memory, clock):
-    app = Pyncette(memory)
+async def test_at_least_once_an_occurrence_waits_for_the_one_before(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10))
@@ -180,8 +180,8 @@ async def test_at_least_once_an_occurrence_waits_for_the_one_before(memory, cloc
     assert ran == [(at(10), at(10)), (at(35), at(20)), (at(60), at(30))]
 
 
-async def test_missed_occurrences_are_made_up_for_one_by_one_each_with_its_own_time(memory, clock):
-    app = Pyncette(memory)
+async def test_missed_occurrences_are_made_up_for_one_by_one_each_with_its_own_time(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10))
@@ -197,8 +197,8 @@ async def test_missed_occurrences_are_made_up_for_one_by_one_each_with_its_own_t
     assert ran == [at(10 * number) for number in range(1, 1001)]
 
 
-async def test_fast_forward_runs_the_stale_one_and_goes_on_from_now(memory, clock):
-    app = Pyncette(memory)
+async def test_fast_forward_runs_the_stale_one_and_goes_on_from_now(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), fast_forward=True)
@@ -218,8 +218,8 @@ async def test_fast_forward_runs_the_stale_one_and_goes_on_from_now(memory, cloc
     ]
 
 
-async def test_with_fast_forward_an_occurrence_that_is_due_now_is_not_left_out(memory, clock):
-    app = Pyncette(memory)
+async def test_with_fast_forward_an_occurrence_that_is_due_now_is_not_left_out(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), fast_forward=True)
@@ -233,8 +233,8 @@ async def test_with_fast_forward_an_occurrence_that_is_due_now_is_not_left_out(m
     assert ran == [at(10), at(20), at(30), at(40)]
 
 
-async def test_an_interval_counts_from_the_moment_of_scheduling(memory, clock):
-    app = Pyncette(memory)
+async def test_an_interval_counts_from_the_moment_of_scheduling(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.dynamic_task()
@@ -249,8 +249,8 @@ async def test_an_interval_counts_from_the_moment_of_scheduling(memory, clock):
     assert ran == [at(13), at(23)]
 
 
-async def test_an_occurrence_starts_as_soon_as_it_is_due_and_not_at_the_next_poll(memory, clock):
-    app = Pyncette(memory, poll_interval=seconds(60))
+async def test_an_occurrence_starts_as_soon_as_it_is_due_and_not_at_the_next_poll(repository, clock):
+    app = Pyncette(repository, poll_interval=seconds(60))
     started = []
 
     @app.dynamic_task()
@@ -264,8 +264,8 @@ async def test_an_occurrence_starts_as_soon_as_it_is_due_and_not_at_the_next_pol
     assert started == [at(7.25)]
 
 
-async def test_a_handler_can_say_that_trying_again_is_of_no_use(memory, clock):
-    app = Pyncette(memory)
+async def test_a_handler_can_say_that_trying_again_is_of_no_use(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), failure_mode=FailureMode.UNLOCK)
@@ -281,8 +281,8 @@ async def test_a_handler_can_say_that_trying_again_is_of_no_use(memory, clock):
     assert summary.counts.failed == 2
 
 
-async def test_a_handler_can_say_when_to_try_again(memory, clock):
-    app = Pyncette(memory)
+async def test_a_handler_can_say_when_to_try_again(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(100))
@@ -297,8 +297,8 @@ async def test_a_handler_can_say_when_to_try_again(memory, clock):
     assert ran == [(at(100), at(100)), (at(107), at(100))]
 
 
-async def test_the_outcomes_of_instances_that_are_gone_are_counted_at_their_template(memory, clock):
-    app = Pyncette(memory)
+async def test_the_outcomes_of_instances_that_are_gone_are_counted_at_their_template(repository, clock):
+    app = Pyncette(repository)
 
     @app.dynamic_task(failure_mode=FailureMode.COMMIT)
     async def remind(context):
@@ -317,8 +317,8 @@ async def test_the_outcomes_of_instances_that_are_gone_are_counted_at_their_temp
 # --- Running and stopping ------------------------------------------------------------------------------------------------
 
 
-async def test_after_shutdown_running_handlers_finish_and_nothing_more_starts(memory, clock):
-    app = Pyncette(memory)
+async def test_after_shutdown_running_handlers_finish_and_nothing_more_starts(repository, clock):
+    app = Pyncette(repository)
     events = []
 
     @app.task(interval=seconds(10))
@@ -339,8 +339,8 @@ async def test_after_shutdown_running_handlers_finish_and_nothing_more_starts(me
     assert state.locked_until is None
 
 
-async def test_cancelling_run_cancels_what_runs_and_leaves_it_due(memory, clock):
-    app = Pyncette(memory)
+async def test_cancelling_run_cancels_what_runs_and_leaves_it_due(repository, clock):
+    app = Pyncette(repository)
     events = []
 
     @app.task(interval=seconds(1000))
@@ -366,22 +366,22 @@ async def test_cancelling_run_cancels_what_runs_and_leaves_it_due(memory, clock)
     assert events[:3] == [(at(1000), 1), "cancelled", (at(1010), 1)]
 
 
-async def test_shutdown_before_run_ends_it_at_once(memory, clock):
-    app = Pyncette(memory)
+async def test_shutdown_before_run_ends_it_at_once(repository, clock):
+    app = Pyncette(repository)
     async with app.create(clock=clock) as app_context:
         app_context.shutdown()
         async with asyncio.timeout(5):
             await app_context.run()
 
 
-async def test_an_app_context_runs_once_at_a_time(memory, clock):
-    async with running(Pyncette(memory), clock) as app_context:
+async def test_an_app_context_runs_once_at_a_time(repository, clock):
+    async with running(Pyncette(repository), clock) as app_context:
         with pytest.raises(RuntimeError, match="runs already"):
             await app_context.run()
 
 
-async def test_last_tick_is_when_the_last_poll_ended_and_waiting_counts_as_one(memory, clock):
-    app = Pyncette(memory)
+async def test_last_tick_is_when_the_last_poll_ended_and_waiting_counts_as_one(repository, clock):
+    app = Pyncette(repository)
     async with app.create(clock=clock) as app_context:
         assert app_context.last_tick == NOON
 
@@ -390,8 +390,8 @@ async def test_last_tick_is_when_the_last_poll_ended_and_waiting_counts_as_one(m
         assert app_context.last_tick == at(100)
 
 
-async def test_a_task_that_is_disabled_does_not_run_until_it_is_enabled(memory, clock):
-    app = Pyncette(memory)
+async def test_a_task_that_is_disabled_does_not_run_until_it_is_enabled(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(interval=seconds(10), enabled=False)
@@ -414,8 +414,8 @@ async def test_a_task_that_is_disabled_does_not_run_until_it_is_enabled(memory, 
         assert at(40) not in ran
 
 
-async def test_a_concurrency_limit_of_a_task_counts_beside_that_of_the_process(memory, clock):
-    app = Pyncette(memory)
+async def test_a_concurrency_limit_of_a_task_counts_beside_that_of_the_process(repository, clock):
+    app = Pyncette(repository)
     at_once, most = 0, 0
 
     @app.dynamic_task(concurrency_limit=2)
@@ -434,11 +434,11 @@ async def test_a_concurrency_limit_of_a_task_counts_beside_that_of_the_process(m
     assert most == 2
 
 
-async def test_a_process_claims_only_from_the_partitions_that_it_has_enabled(memory, clock):
+async def test_a_process_claims_only_from_the_partitions_that_it_has_enabled(repository, clock):
     ran = []
 
     def an_app(enabled):
-        app = Pyncette(memory)
+        app = Pyncette(repository)
 
         @app.partitioned_task(
             partition_count=3, partition_selector=lambda _, name: int(name), enabled_partitions=enabled
@@ -459,8 +459,8 @@ async def test_a_process_claims_only_from_the_partitions_that_it_has_enabled(mem
     assert sorted(ran) == [([0, 2], "0"), ([0, 2], "2"), ([1], "1")]
 
 
-async def test_a_worker_whose_slots_are_all_taken_goes_on_ticking(memory, clock):
-    app = Pyncette(memory, concurrency_limit=1)
+async def test_a_worker_whose_slots_are_all_taken_goes_on_ticking(repository, clock):
+    app = Pyncette(repository, concurrency_limit=1)
 
     @app.task(interval=seconds(10))
     async def long(context):

@@ -14,8 +14,8 @@ async def record_of(app_context, name):
     return record
 
 
-def an_app(memory, ran=None, *, name="report", **options):
-    app = Pyncette(memory)
+def an_app(repository, ran=None, *, name="report", **options):
+    app = Pyncette(repository)
 
     async def handler(context):
         (ran if ran is not None else []).append(context.scheduled_at)
@@ -24,40 +24,40 @@ def an_app(memory, ran=None, *, name="report", **options):
     return app
 
 
-async def test_a_start_that_declares_what_is_stored_writes_nothing(memory, clock):
-    async with an_app(memory).create(clock=clock) as app_context:
+async def test_a_start_that_declares_what_is_stored_writes_nothing(repository, clock):
+    async with an_app(repository).create(clock=clock) as app_context:
         before = await record_of(app_context, "report")
     await clock.advance(seconds(5))
-    async with an_app(memory).create(clock=clock) as app_context:
+    async with an_app(repository).create(clock=clock) as app_context:
         after = await record_of(app_context, "report")
 
     assert after.version == before.version
 
 
-async def test_an_edit_of_arguments_leaves_the_next_time_alone(memory, clock):
+async def test_an_edit_of_arguments_leaves_the_next_time_alone(repository, clock):
     ran = []
-    async with an_app(memory).create(clock=clock):
+    async with an_app(repository).create(clock=clock):
         pass
     await clock.advance(seconds(5))
-    async with running(an_app(memory, ran, audience="finance"), clock):
+    async with running(an_app(repository, ran, audience="finance"), clock):
         await clock.advance(seconds(20))
 
     assert ran == [at(10), at(20)]
 
 
-async def test_an_edit_of_the_schedule_counts_from_the_start_that_brought_it(memory, clock):
+async def test_an_edit_of_the_schedule_counts_from_the_start_that_brought_it(repository, clock):
     ran = []
-    async with an_app(memory).create(clock=clock):
+    async with an_app(repository).create(clock=clock):
         pass
     await clock.advance(seconds(5))
-    async with running(an_app(memory, ran, interval=seconds(100)), clock):
+    async with running(an_app(repository, ran, interval=seconds(100)), clock):
         await clock.advance(seconds(250))
 
     assert ran == [at(105), at(205)]
 
 
-async def test_a_static_task_stores_its_policies_and_keeps_a_history(memory, clock):
-    app = an_app(memory, failure_mode=FailureMode.COMMIT, fast_forward=True, heartbeat="automatic")
+async def test_a_static_task_stores_its_policies_and_keeps_a_history(repository, clock):
+    app = an_app(repository, failure_mode=FailureMode.COMMIT, fast_forward=True, heartbeat="automatic")
     async with running(app, clock) as app_context:
         await clock.advance(seconds(100))
         record = await record_of(app_context, "report")
@@ -71,11 +71,11 @@ async def test_a_static_task_stores_its_policies_and_keeps_a_history(memory, clo
     assert record.state.summary.counts.succeeded == 10
 
 
-async def test_a_schedule_that_is_over_stays_over_at_the_next_start(memory, clock):
+async def test_a_schedule_that_is_over_stays_over_at_the_next_start(repository, clock):
     ran = []
     for _ in range(2):
         async with running(
-            an_app(memory, ran, interval=None, schedule="1 12 1 6 * 0 2030"), clock
+            an_app(repository, ran, interval=None, schedule="1 12 1 6 * 0 2030"), clock
         ) as app_context:
             await clock.advance(seconds(3600))
             state = await app_context.get_task(app_context.app.tasks["report"])
@@ -84,8 +84,8 @@ async def test_a_schedule_that_is_over_stays_over_at_the_next_start(memory, cloc
     assert state.scheduled_at is None
 
 
-async def test_two_tasks_with_one_handler_run_each_on_its_own(memory, clock):
-    app = Pyncette(memory)
+async def test_two_tasks_with_one_handler_run_each_on_its_own(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(name="often", interval=seconds(10))
@@ -101,10 +101,10 @@ async def test_two_tasks_with_one_handler_run_each_on_its_own(memory, clock):
 
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (4, 1), (None, 4), (4, None)])
 async def test_another_partition_count_refuses_to_start_and_says_how_to_change_it(
-    memory, clock, before, after
+    repository, clock, before, after
 ):
     def app_with(count):
-        app = Pyncette(memory)
+        app = Pyncette(repository)
         if count is None:
             app.dynamic_task(name="spread")(print)
         else:
@@ -125,9 +125,9 @@ async def test_another_partition_count_refuses_to_start_and_says_how_to_change_i
     assert "schedule_many of the new one" in str(refused.value)
 
 
-async def test_the_count_is_remembered_although_outcomes_are_counted_in_the_same_record(memory, clock):
+async def test_the_count_is_remembered_although_outcomes_are_counted_in_the_same_record(repository, clock):
     def app_with(count):
-        app = Pyncette(memory)
+        app = Pyncette(repository)
 
         @app.partitioned_task(partition_count=count)
         async def spread(context):

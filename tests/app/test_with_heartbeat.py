@@ -13,8 +13,8 @@ from tests.app.harness import at, running, seconds
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
-async def test_the_lease_is_kept_for_as_long_as_the_handler_runs(memory, clock, ratio):
-    app = Pyncette(memory)
+async def test_the_lease_is_kept_for_as_long_as_the_handler_runs(repository, clock, ratio):
+    app = Pyncette(repository)
     attempts = []
 
     @app.task(interval=seconds(10_000), lease_duration=seconds(60))
@@ -33,8 +33,8 @@ async def test_the_lease_is_kept_for_as_long_as_the_handler_runs(memory, clock, 
     assert ratio <= remaining <= 1
 
 
-async def test_no_heartbeat_comes_after_the_handler_returned(memory, clock):
-    app = Pyncette(memory)
+async def test_no_heartbeat_comes_after_the_handler_returned(repository, clock):
+    app = Pyncette(repository)
 
     @app.task(interval=seconds(100), lease_duration=seconds(60))
     @with_heartbeat()
@@ -47,8 +47,8 @@ async def test_no_heartbeat_comes_after_the_handler_returned(memory, clock):
         assert (await app_context.get_task(short)).locked_until is None
 
 
-async def test_what_the_handler_raises_is_what_is_raised(memory, clock):
-    app = Pyncette(memory)
+async def test_what_the_handler_raises_is_what_is_raised(repository, clock):
+    app = Pyncette(repository)
     raised = []
 
     @app.middleware
@@ -70,8 +70,10 @@ async def test_what_the_handler_raises_is_what_is_raised(memory, clock):
 
 
 @pytest.mark.parametrize("cancel", [True, False])
-async def test_a_handler_that_lost_its_lease_is_cancelled_only_if_that_was_asked_for(memory, clock, cancel):
-    app = Pyncette(memory)
+async def test_a_handler_that_lost_its_lease_is_cancelled_only_if_that_was_asked_for(
+    repository, clock, cancel
+):
+    app = Pyncette(repository)
     events = []
 
     @app.middleware
@@ -101,8 +103,10 @@ async def test_a_handler_that_lost_its_lease_is_cancelled_only_if_that_was_asked
     assert events == (["cancelled", "lost long/ada"] if cancel else ["done"])
 
 
-async def test_a_run_that_is_cancelled_from_outside_is_not_taken_for_one_that_lost_its_lease(memory, clock):
-    app = Pyncette(memory)
+async def test_a_run_that_is_cancelled_from_outside_is_not_taken_for_one_that_lost_its_lease(
+    repository, clock
+):
+    app = Pyncette(repository)
     events = []
 
     @app.task(interval=seconds(100))
@@ -149,8 +153,8 @@ async def test_a_backend_that_is_away_for_a_moment_costs_no_lease(clock):
     assert attempts == [1]
 
 
-async def test_at_most_once_there_is_nothing_to_renew(memory, clock):
-    app = Pyncette(memory)
+async def test_at_most_once_there_is_nothing_to_renew(repository, clock):
+    app = Pyncette(repository)
     ran = []
 
     @app.dynamic_task(execution_mode=ExecutionMode.AT_MOST_ONCE, lease_duration=seconds(60))
@@ -169,8 +173,8 @@ async def test_at_most_once_there_is_nothing_to_renew(memory, clock):
 
 
 @pytest.mark.parametrize("mode", [ExecutionMode.AT_LEAST_ONCE, ExecutionMode.AT_MOST_ONCE])
-async def test_an_automatic_heartbeat_needs_no_word_of_the_handler(memory, clock, mode):
-    app = Pyncette(memory)
+async def test_an_automatic_heartbeat_needs_no_word_of_the_handler(repository, clock, mode):
+    app = Pyncette(repository)
     ran = []
 
     @app.task(
