@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
@@ -128,8 +129,10 @@ class PostgresStore:
             self._sql.claim, list(partition_of), list(limits.values()), now, expired_at, lease_id, holder
         )
         told = rows.pop()  # the row of no record: the time, and when there is more
-        records = claimed_records(rows, partition_of, lease_id, holder)
-        return Claimed(records, told[7], told[8])
+        taken = Counter(map(itemgetter(1), rows))
+        more = any(count >= limits[partition_of[id_]] for id_, count in taken.items())
+        records = claimed_records(rows, partition_of, lease_id, holder, now)
+        return Claimed(records, told[7], now if more else told[8])
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
         held = [False] * len(renewals)

@@ -7,7 +7,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, Record
 from pyncette.store.codec import (
     PoisonedRecordError,
@@ -18,8 +18,9 @@ from pyncette.store.codec import (
     log_poisoned,
 )
 from pyncette.store.postgres_schema import NO_LEASE
+from pyncette.store.postgres_statements import DOCUMENT_SEPARATOR
 
-Columns = tuple[list[Any], ...]
+Columns = tuple[Any, ...]
 
 PLACE: Final = 18
 """Where the answer to one of several questions says which one it answers, counted from 1."""
@@ -57,19 +58,19 @@ def record_of(row: Sequence[Any], partition: Partition) -> Record | None:
 
 
 def claimed_records(
-    rows: list[Any], partition_of: Mapping[int, Partition], lease_id: str, holder: str
+    rows: list[Any], partition_of: Mapping[int, Partition], lease_id: str, holder: str, now: Instant
 ) -> list[Record]:
     """Return the records of a claim that can be read, soonest first."""
     rows.sort(key=_claimable_at)
-    leases: dict[Instant, Lease] = {}
+    leases: dict[Duration, Lease] = {}
     records = []
     for (
         id_, partition, task, instance, occurrence, spec, state, version, fence, due_at, since,
-        claimable_at, length, attempt, began_at, until,
+        claimable_at, length, attempt, began_at,
     ) in rows:  # fmt: skip
-        lease = leases.get(until)
+        lease = leases.get(length)
         if lease is None:
-            lease = leases[until] = Lease(lease_id, holder, until)
+            lease = leases[length] = Lease(lease_id, holder, now + length)
         key = _key((partition_of[partition], task, instance, occurrence))
         try:
             records.append(decode_record(
@@ -95,14 +96,20 @@ def names_of(keys: Iterable[Key], ids: Mapping[Partition, int]) -> Columns:
 
 
 def is_completion(change: Change) -> bool:
-    """Say whether *change* is of the kind that nearly all are: an update that ends in no lease, and no more."""
-    before, after = change.before, change.after
+    """Say whether *change* ends an occurrence and writes no history: it goes by a statement with fewer columns."""
+    before, after, rows, _ = change
     return (
         before is not None
         and after is not None
         and after.lease is None
+        and after.attempt == 0
+        and after.began_at is None
+        and not rows
         and after.spec is before.spec
-        and not change.history
+        and after.version == before.version + 1
+        and after.fence == before.fence
+        and after.schedule_since == before.schedule_since
+        and after.lease_length == before.lease_length
     )
 
 
@@ -112,14 +119,15 @@ def partitions_told_of(changes: Sequence[Change]) -> set[Partition]:
     return {key.partition for key in keys + [change.history_of for change in changes if change.history_of]}
 
 
-def completion_columns(updated: Sequence[Located]) -> Columns:
+def completion_columns(completed: Sequence[Located]) -> Columns:
     """Return the columns of `Statements.complete`."""
-    afters: list[Any] = [change.after for _, change in updated]
+    afters: list[Any] = [change.after for _, change in completed]
     return (
-        [id_ for id_, _ in updated],
-        _versions(updated),
-        *_numbers(afters),
-        [encode_state(after.state) for after in afters],
+        _integers([id_ for id_, _ in completed]),
+        _versions(completed),
+        _integers([after.due_at for after in afters]),
+        _integers([after.claimable_at for after in afters]),
+        _documents([encode_state(after.state) for after in afters]),
     )
 
 
@@ -132,15 +140,15 @@ def swap_columns(located: Sequence[Located], told: Sequence[Told], ids: Mapping[
     held = [(id_, change) for id_, change in located if change.before] if updated and deleted else []
     return (
         *_created(created, ids),
-        [id_ for id_, _ in held],
+        _integers([id_ for id_, _ in held]),
         _versions(held),
         *_updated(updated),
-        [id_ for id_, _ in deleted],
+        _integers([id_ for id_, _ in deleted]),
         _versions(deleted),
-        [id_ for id_, _, _ in told],
-        *names_of([key for _, key, _ in told], ids),
-        [row.slot for _, _, row in told],
-        [encode_run(row.run) for _, _, row in told],
+        _integers([id_ for id_, _, _ in told]),
+        *_names([key for _, key, _ in told], ids),
+        _integers([row.slot for _, _, row in told]),
+        _documents([encode_run(row.run) for _, _, row in told]),
     )
 
 
@@ -154,40 +162,59 @@ def told_rows(located: Sequence[int | None], changes: Sequence[Change]) -> list[
     ]
 
 
-def _versions(located: Sequence[Located]) -> list[int]:
-    return [change.before.version for _, change in located if change.before]
+def _versions(located: Sequence[Located]) -> str:
+    return _integers([change.before.version for _, change in located if change.before])
 
 
-def _numbers(records: Sequence[Record]) -> Columns:
+def _values(records: Sequence[Record]) -> Columns:
     return (
-        [record.version for record in records],
-        [record.fence for record in records],
-        [record.due_at for record in records],
-        [record.schedule_since for record in records],
-        [record.claimable_at for record in records],
-        [record.lease_length for record in records],
-        [record.attempt for record in records],
-        [record.began_at for record in records],
+        _integers([record.version for record in records]),
+        _integers([record.fence for record in records]),
+        _integers([record.due_at for record in records]),
+        _integers([record.schedule_since for record in records]),
+        _integers([record.claimable_at for record in records]),
+        _integers([record.lease_length for record in records]),
+        _integers([record.attempt for record in records]),
+        _integers([record.began_at for record in records]),
+        _documents([encode_state(record.state) for record in records]),
     )
+
+
+def _names(keys: Sequence[Key], ids: Mapping[Partition, int]) -> Columns:
+    partitions, *names = names_of(keys, ids)
+    return _integers(partitions), *names
 
 
 def _leases(records: Sequence[Record]) -> Columns:
     leases = [record.lease for record in records]
     return (
-        [NO_LEASE if lease is None else lease.expires_at for lease in leases],
+        _integers([NO_LEASE if lease is None else lease.expires_at for lease in leases]),
         [None if lease is None else lease.id for lease in leases],
         [None if lease is None else lease.holder for lease in leases],
     )
 
 
+def _integers(values: Sequence[int | None]) -> str:
+    """Return *values* as the text of an array; `statements.integers` says why."""
+    text = "{" + repr(values)[1:-1] + "}"
+    return text.replace("None", "NULL") if "N" in text else text
+
+
+def _documents(texts: Sequence[str]) -> str:
+    """Return JSON texts as one. Raises ValueError if one is no JSON, which cannot hold the separator."""
+    text = DOCUMENT_SEPARATOR.join(texts)
+    if text.count(DOCUMENT_SEPARATOR) >= len(texts) > 0:
+        raise ValueError("The arguments of an instance must be JSON, which knows no control characters.")
+    return text
+
+
 def _created(created: Sequence[Located], ids: Mapping[Partition, int]) -> Columns:
     records = [change.after for _, change in created if change.after]
     return (
-        [id_ for id_, _ in created],
-        *names_of([record.key for record in records], ids),
-        *_numbers(records),
-        [encode_state(record.state) for record in records],
-        [encode_spec(record.spec) for record in records],
+        _integers([id_ for id_, _ in created]),
+        *_names([record.key for record in records], ids),
+        *_values(records),
+        _documents([encode_spec(record.spec) for record in records]),
         *_leases(records),
     )
 
@@ -196,11 +223,10 @@ def _updated(updated: Sequence[Located]) -> Columns:
     pairs = [(change.before, change.after) for _, change in updated if change.before and change.after]
     afters = [after for _, after in pairs]
     return (
-        [id_ for id_, _ in updated],
+        _integers([id_ for id_, _ in updated]),
         _versions(updated),
-        *_numbers(afters),
-        [encode_state(after.state) for after in afters],
-        [None if after.spec is before.spec else encode_spec(after.spec) for before, after in pairs],
+        *_values(afters),
+        _documents(["" if after.spec is before.spec else encode_spec(after.spec) for before, after in pairs]),
         [_same_lease(before, after) for before, after in pairs],
         *_leases(afters),
     )

@@ -14,7 +14,7 @@ SESSION: Final = """
 SELECT set_config(name, value, false) FROM (VALUES
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
     ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
-    ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'),
+    ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('max_parallel_workers_per_gather', '0'),
     ('statement_timeout', '10s'), ('idle_in_transaction_session_timeout', '10s'),
     ('tcp_user_timeout', '10s'), ('tcp_keepalives_idle', '30s'), ('tcp_keepalives_interval', '10s')
 ) AS setting(name, value)
@@ -24,6 +24,9 @@ What every connection is set to. The planner knows nothing of a young table and 
 then kept; every statement here has an index to go by, so it is told to. The timeouts end what a client left behind
 that is frozen or gone: a reply that nobody takes holds the locks of its statement.
 """
+
+DOCUMENT_SEPARATOR: Final = "\x1e"
+"""Stands between JSON texts, as in RFC 7464: it can be part of none."""
 
 HEAD_MAX: Final = 500
 """
@@ -35,7 +38,7 @@ HEAD_PAUSE: Final = SECOND
 """If there are more, the next look is to come after this time at the latest: often enough, where so much happens."""
 
 RECORD: Final = """r.id, r.partition_id, r.task, r.instance, r.occurrence, r.spec, r.state, r.version, r.fence,
-    r.due_at, r.schedule_since, r.claimable_at, r.lease_length, r.attempt, r.began_at, r.lease_until"""
+    r.due_at, r.schedule_since, r.claimable_at, r.lease_length, r.attempt, r.began_at"""
 
 
 class Statements(NamedTuple):
@@ -43,7 +46,7 @@ class Statements(NamedTuple):
 
     load: str
     complete: str
-    """Swaps that only update, leave the spec and the history alone and end in no lease."""
+    """Completions, as nearly all swaps are; see `is_completion`."""
     swap: str
     """Swaps of every kind."""
     find: str
@@ -68,7 +71,7 @@ def statements_for(tables: Tables) -> Statements:
     records, names, partitions, history = tables.records, tables.names, tables.partitions, tables.history
     by_key = """n.partition_id = u.partition_id AND n.task = u.task
     AND n.instance = u.instance AND n.occurrence = u.occurrence"""
-    full = f"{RECORD}, r.lease_id, r.holder"
+    full = f"{RECORD}, r.lease_until, r.lease_id, r.holder"
     return Statements(
         load=f"""
 SELECT {full}, u.place
@@ -80,13 +83,10 @@ JOIN {records} r ON r.id = n.id
         complete=f"""
 WITH updated AS (
     UPDATE {records} r SET
-        version = u.version, fence = u.fence, due_at = u.due_at, schedule_since = u.schedule_since,
-        claimable_at = u.claimable_at, lease_length = u.lease_length, attempt = u.attempt, began_at = u.began_at,
-        state = u.state, lease_until = {NO_LEASE}, lease_id = NULL, holder = NULL
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-        $8::bigint[], $9::int[], $10::bigint[], $11::text[])
-        AS u(id, before, version, fence, due_at, schedule_since, claimable_at,
-            lease_length, attempt, began_at, state)
+        version = r.version + 1, due_at = u.due_at, claimable_at = u.claimable_at, state = u.state,
+        attempt = 0, began_at = NULL, lease_until = {NO_LEASE}, lease_id = NULL, holder = NULL
+    FROM unnest({integers(1)}, {integers(2)}, {integers(3)}, {integers(4)}, {documents(5)})
+        AS u(id, before, due_at, claimable_at, state)
     WHERE r.id = u.id AND r.version = u.before
     RETURNING r.id
 )
@@ -116,29 +116,24 @@ WITH claimed AS (
 SELECT * FROM claimed
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {NOW}, (
-    SELECT least(min(coalesce(
-        (
-            SELECT c.claimable_at FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3 AND c.lease_until <= $4
-            ORDER BY c.claimable_at OFFSET wanted.most LIMIT 1
-        ),
-        least((
-            SELECT c.claimable_at FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $3
-            ORDER BY c.claimable_at LIMIT 1
-        ), (
-            SELECT least(
-                min(head.lease_until) FILTER (WHERE head.lease_until > $4) + $3 - $4,
-                CASE WHEN count(*) = {HEAD_MAX} THEN $3 + {HEAD_PAUSE} END
-            ) FROM (
-                SELECT c.lease_until FROM {records} c
-                WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3
-                ORDER BY c.claimable_at LIMIT {HEAD_MAX}
-            ) head
-        ))
-    )), (SELECT min(lease_until) + $3 - $4 FROM claimed))
+    SELECT least(min(least((
+        SELECT c.claimable_at FROM {records} c
+        WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $3
+        ORDER BY c.claimable_at LIMIT 1
+    ), (
+        SELECT least(
+            min(CASE WHEN head.lease_until > $4 THEN head.lease_until + $3 - $4
+                WHEN wanted.most = 0 THEN $3 END),
+            CASE WHEN count(*) = {HEAD_MAX} THEN $3 + {HEAD_PAUSE} END
+        ) FROM (
+            SELECT c.lease_until FROM {records} c
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3
+            ORDER BY c.claimable_at LIMIT {HEAD_MAX}
+        ) head
+    ))), (SELECT min(lease_length) + $3 + $3 - $4 FROM claimed))
     FROM unnest($1::int[], $2::bigint[]) AS wanted(partition_id, most)
-), NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    WHERE (SELECT count(*) FROM claimed) < (SELECT sum(greatest(most, 1)) FROM unnest($2::bigint[]) AS most)
+), NULL, NULL, NULL, NULL, NULL, NULL
 """,
         renew=f"""
 WITH found AS MATERIALIZED (
@@ -199,40 +194,38 @@ def _swap(records: str, names: str, history: str) -> str:
     of history. Whether a row is in a result is asked in a CASE, since the planner then looks it up in a hash, while
     it would make a join of a plain IN, and compare each row with each.
     """
+    columns = "version, fence, due_at, schedule_since, claimable_at, lease_length, attempt, began_at, state"
     return f"""
 WITH named AS (
     INSERT INTO {names} (id, partition_id, task, instance, occurrence)
-    SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[])
+    SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[])
     ON CONFLICT (partition_id, task, instance, occurrence) DO NOTHING
     RETURNING id
 ), created AS (
-    INSERT INTO {records} (id, partition_id, task, instance, occurrence, version, fence, due_at, schedule_since,
-        claimable_at, lease_length, attempt, began_at, state, spec, lease_until, lease_id, holder)
-    SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::int[], $13::bigint[], $14::text[],
-        $15::text[], $16::bigint[], $17::text[], $18::text[]) AS u(id)
+    INSERT INTO {records} (id, partition_id, task, instance, occurrence, {columns}, spec,
+        lease_until, lease_id, holder)
+    SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[], {values(6)},
+        {documents(15)}, {integers(16)}, $17::text[], $18::text[]) AS u(id)
     WHERE CASE WHEN u.id IN (SELECT id FROM named) THEN true END
     RETURNING id
 ), held AS MATERIALIZED (
-    SELECT r.id FROM unnest($19::bigint[], $20::bigint[]) AS u(id, before) JOIN {records} r ON r.id = u.id
+    SELECT r.id FROM unnest({integers(19)}, {integers(20)}) AS u(id, before) JOIN {records} r ON r.id = u.id
     WHERE r.version = u.before ORDER BY u.id FOR UPDATE OF r
 ), updated AS (
     UPDATE {records} r SET
         version = u.version, fence = u.fence, due_at = u.due_at, schedule_since = u.schedule_since,
         claimable_at = u.claimable_at, lease_length = u.lease_length, attempt = u.attempt, began_at = u.began_at,
-        state = u.state, spec = coalesce(u.spec, r.spec),
+        state = u.state, spec = coalesce(nullif(u.spec, ''), r.spec),
         lease_until = CASE WHEN u.keeps_lease THEN r.lease_until ELSE u.lease_until END,
         lease_id = CASE WHEN u.keeps_lease THEN r.lease_id ELSE u.lease_id END,
         holder = CASE WHEN u.keeps_lease THEN r.holder ELSE u.holder END
-    FROM unnest($21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
-        $27::bigint[], $28::bigint[], $29::int[], $30::bigint[], $31::text[], $32::text[], $33::bool[],
-        $34::bigint[], $35::text[], $36::text[])
-        AS u(id, before, version, fence, due_at, schedule_since, claimable_at,
-            lease_length, attempt, began_at, state, spec, keeps_lease, lease_until, lease_id, holder)
+    FROM unnest({integers(21)}, {integers(22)}, {values(23)}, {documents(32)}, $33::bool[],
+        {integers(34)}, $35::text[], $36::text[])
+        AS u(id, before, {columns}, spec, keeps_lease, lease_until, lease_id, holder)
     WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
     RETURNING r.id
 ), deleted AS (
-    DELETE FROM {records} r USING unnest($37::bigint[], $38::bigint[]) AS u(id, before)
+    DELETE FROM {records} r USING unnest({integers(37)}, {integers(38)}) AS u(id, before)
     WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
     RETURNING r.id, r.partition_id, r.task, r.instance, r.occurrence
 ), unnamed AS (
@@ -247,7 +240,8 @@ WITH named AS (
     INSERT INTO {history} (partition_id, task, instance, occurrence, slot, run)
     SELECT DISTINCT ON (partition_id, task, instance, occurrence, slot)
         partition_id, task, instance, occurrence, slot, run
-    FROM unnest($39::bigint[], $40::int[], $41::text[], $42::text[], $43::text[], $44::int[], $45::text[])
+    FROM unnest({integers(39)}, {integers(40, "int")}, $41::text[], $42::text[], $43::text[],
+        {integers(44, "int")}, {documents(45)})
         WITH ORDINALITY AS u(teller, partition_id, task, instance, occurrence, slot, run, place)
     WHERE CASE WHEN u.teller IN (SELECT id FROM made) THEN true END
     ORDER BY partition_id, task, instance, occurrence, slot, place DESC
@@ -255,3 +249,18 @@ WITH named AS (
 )
 SELECT array_agg(id) FROM made
 """
+
+
+def values(first: int) -> str:
+    """Return the arrays of what changes with each write: version to state, from parameter *first*."""
+    return ", ".join((*map(integers, range(first, first + 8)), documents(first + 8)))
+
+
+def integers(parameter: int, type_: str = "bigint") -> str:
+    """Return the array in a parameter that holds one as text: the driver takes twice as long for an array as such."""
+    return f"${parameter}::text::{type_}[]"
+
+
+def documents(parameter: int) -> str:
+    """Return the array in a parameter that holds JSON texts, one after the other, which for the driver are one text."""
+    return f"string_to_array(${parameter}::text, chr({ord(DOCUMENT_SEPARATOR)}))"
