@@ -1,5 +1,6 @@
-"""For tests of your own tasks: a clock that moves only when told to, on any backend."""
+"""For tests of your own tasks: your app on any backend, at a time that moves only when told to."""
 
-from pyncette.testing.clock import VirtualClock
+from pyncette.testing.clock import UnsettledError, VirtualClock
+from pyncette.testing.world import World, running
 
-__all__ = ["VirtualClock"]
+__all__ = ["UnsettledError", "VirtualClock", "World", "running"]

@@ -15,6 +15,9 @@ from pyncette.clock import Duration, Instant
 SETTLE_SECONDS: Final = 30.0
 """Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
 
+QUIET_TURNS: Final = 10
+"""Turns of the loop in which all say that they have nothing to do: what a timer woke needs some until it says otherwise."""
+
 SPINS_MAX: Final = 50
 """Turns of the loop before waiting for the backend's answers in real time."""
 
@@ -148,7 +151,7 @@ class VirtualClock:
         deadline = loop.time() + self._settle_seconds
         spins = 0
         quiet = 0
-        while quiet < 2:  # what settles may have woken another that had settled before
+        while quiet < QUIET_TURNS:
             spins += 1
             await asyncio.sleep(0 if spins < SPINS_MAX else REAL_PAUSE_SECONDS)
             quiet = (

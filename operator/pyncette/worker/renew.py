@@ -50,15 +50,26 @@ class Renewer:
     async def run(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours."""
         self._loop = asyncio.get_running_loop()
-        self._runs.on_shorter_lease = self._hurry
+        self._runs.on_sooner_renewal = self._hurry
         while True:
-            self._next_at = self._clock.now() + self._pause()
-            await self._clock.wait(self._hurried, self._next_at)
-            self._hurried.clear()
-            await self.look(lose)
+            self._next_at = self._planned()
+            if await self._clock.wait(self._hurried, None if self._next_at == NEVER else self._next_at):
+                self._hurried.clear()  # what is new is not due yet, but the plan was made for what was there before
+            else:
+                await self.look(lose)
+
+    def _planned(self) -> Instant:
+        """Return when to look next: never, while nothing runs; the first run then hurries us, on whatever thread it starts."""
+        self._runs.renewals_rest = (
+            True  # set before the look at what runs, or a run that starts in between is missed
+        )
+        if not self._runs.running:
+            return NEVER
+        self._runs.renewals_rest = False
+        return self._clock.now() + self._pause()
 
     def _hurry(self) -> None:
-        """Take note, on any thread, that a lease is shorter than the pauses so far were made for."""
+        """Take note, on any thread, that the next renewal may be due sooner than it was."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hurried.set)
 

@@ -36,8 +36,10 @@ class Runs:
         self.on_limit_freed: Callable[[], None] | None = None
         """Called when a handler with a limit of its own has room again: the slots alone do not tell."""
         self.shortest_lease: Duration = LEASE_UNKNOWN
-        self.on_shorter_lease: Callable[[], None] | None = None
-        """Called when a lease is shorter than any before."""
+        self.renewals_rest = True
+        """Whether nobody looks after leases, since nothing runs."""
+        self.on_sooner_renewal: Callable[[], None] | None = None
+        """Called when a lease is shorter than any before, or the first while renewals rest."""
         self._clock = clock
         self._outbox = outbox
         self._slots = slots
@@ -63,10 +65,11 @@ class Runs:
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] += 1
         policies = held.policies
-        if policies.lease < self.shortest_lease:
-            self.shortest_lease = policies.lease
-            if self.on_shorter_lease is not None:
-                self.on_shorter_lease()
+        if policies.lease < self.shortest_lease or self.renewals_rest:
+            self.shortest_lease = min(policies.lease, self.shortest_lease)
+            self.renewals_rest = False
+            if self.on_sooner_renewal is not None:
+                self.on_sooner_renewal()
         if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
             self._arm(occurrence)
 

@@ -90,8 +90,8 @@ class Worker:
             self._polled,
         )
         self._runs.on_limit_freed = self._poller.look_soon
-        self._grace_seconds: float | None = None
         self._renewer: Renewer | None = None
+        self._grace_seconds: float | None = None
         ledger.on_claimable(self._wake)
 
     @property
