@@ -434,6 +434,24 @@ async def test_a_concurrency_limit_of_a_task_counts_beside_that_of_the_process(r
     assert most == 2
 
 
+async def test_nothing_is_late_although_a_look_asks_only_some_of_many_partitions(repository, clock):
+    app = Pyncette(repository, batch_size=20)
+    late = []
+
+    async def work(context):
+        late.append((context.task.name, clock.utc - context.scheduled_at))
+
+    for length in (7, 10, 31):
+        app.task(name=f"every {length} s", interval=seconds(length))(work)
+    for number in range(3):
+        app.partitioned_task(name=f"spread {number}", partition_count=16)(work)
+    async with running(app, clock):
+        await clock.advance(seconds(600))
+
+    assert len(late) == 600 // 7 + 600 // 10 + 600 // 31
+    assert {lateness for _, lateness in late} == {seconds(0)}
+
+
 async def test_a_process_claims_only_from_the_partitions_that_it_has_enabled(repository, clock):
     ran = []
 

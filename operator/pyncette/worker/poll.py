@@ -96,6 +96,8 @@ class Poller:
 
     def wake(self, _: Partition, at: Instant) -> None:
         """Take note that something is claimable at *at*."""
+        # A round of several looks sets the time of the next one anew with each; this one must not be forgotten in between.
+        self._round_next_at = min(self._round_next_at, at)
         if at < self._next_at:
             self._next_at = at
             self._woken.set()
