@@ -92,7 +92,7 @@ class Pyncette:
         self.batch_size = _batch_size(configuration)
         self.realm = str(configuration.get("realm", ""))
         self.slots = _call_with(executor_cls, configuration).slots
-        self._configuration = configuration
+        self.configuration = configuration
 
     # --- Tasks -------------------------------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Pyncette:
     def new_store(self) -> Store:
         """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
         try:
-            made = _call_with(self.repository_factory, self._configuration)
+            made = _call_with(self.repository_factory, self.configuration)
         except ConfigurationError:
             raise
         except ValueError as error:

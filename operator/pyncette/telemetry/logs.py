@@ -45,7 +45,7 @@ class TextFormatter(logging.Formatter):
         moment = datetime.datetime.fromtimestamp(record.created).astimezone()
         head = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {record.name}: "
         trace = traceback_of(self, record)
-        fields = {**_run_in_short(), **extra_of(record)}
+        fields = {**run_in_short(), **extra_of(record)}
         return head + record.getMessage() + as_text(fields) + (f"\n{trace}" if trace else "")
 
 
@@ -103,7 +103,7 @@ def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str
     return "\n".join(parts)
 
 
-def _run_in_short() -> dict[str, Any]:
+def run_in_short() -> dict[str, Any]:
     """Return which run logs this, without what only a program would look for."""
     occurrence = current.get()
     return {"task": str(occurrence.held.record.key)} if occurrence else {}

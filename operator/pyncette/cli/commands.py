@@ -1,0 +1,373 @@
+"""The commands, their options and their help texts. What they do stands in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from pyncette._version import __version__
+from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of
+from pyncette.cli.output import print_json, print_table
+from pyncette.settings import SETTINGS, Settings, read_settings
+from pyncette.telemetry.logs import set_up_logging
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER: Final = click.Path(path_type=Path)
+
+OUTPUTS: Final = click.Choice(["table", "json"])
+
+
+class WithExamples(click.Command):
+    """A command whose help shows examples."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {example}\n" for example in self.examples))
+
+
+class Commands(WithExamples, click.Group):
+    """A group whose commands end with a sentence and an exit code, and not with a traceback, where it is not our fault."""
+
+    command_class = WithExamples
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            ctx.exit(ExitCode.INTERRUPTED)
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            logging.getLogger(__name__).debug("cannot go on", exc_info=error)
+            raise failure from error
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Exit codes"):
+            formatter.write_dl(
+                [(str(code.value), meaning.replace("`", "")) for code, meaning in MEANINGS.items()]
+            )
+
+
+def main() -> None:
+    """Run the command that the program's arguments name, and exit with its code."""
+    cli.main(prog_name="pyncette")
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """Add the options of settings; the command gets all that is set as one argument, `settings`."""
+
+    def decorator(command: F) -> F:
+        @wraps(command)  # the options of the command so far come along
+        def with_settings(*args: Any, **given: Any) -> Any:
+            options = {name: given.pop(name) for name in names}
+            return command(*args, settings=_settings(options), **given)
+
+        decorated: Any = with_settings
+        for setting in reversed(SETTINGS):
+            if setting.name in names:
+                decorated = click.option(
+                    setting.option,
+                    setting.name,
+                    metavar=setting.shown,
+                    help=f"{setting.meaning} [{setting.variable}]",
+                )(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorator
+
+
+def _settings(options: Mapping[str, str | None]) -> Settings:
+    settings = read_settings(os.environ, options)
+    for warning in settings.warnings:
+        click.echo(f"pyncette: warning: {warning}", err=True)
+    return settings
+
+
+def output_option(command: F) -> F:
+    return click.option(
+        "--output", "-o", type=OUTPUTS, default="table", show_default=True, help="How to print it."
+    )(command)
+
+
+def path_option(command: F) -> F:
+    return click.option(
+        "--path",
+        type=FOLDER,
+        metavar="PATH",
+        help="A folder where pyncette dev ran; by default the backend of the settings, or else the current folder.",
+    )(command)
+
+
+@click.group(
+    cls=Commands,
+    examples=[
+        "pyncette dev examples/quickstart        run a folder of handlers and manifests",
+        "pyncette tasks                          see what is scheduled",
+        "pyncette run hello --args '{\"n\": 1}'    run one now, and wait for its outcome",
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="pyncette")
+def cli() -> None:
+    """
+    Cron for Python functions: run handlers when they are due, and see how it went.
+
+
+    Where records are kept is said by PYNCETTE_BACKEND, for example sqlite:///tasks.db or
+    postgresql://user:password@host/database. PATH/.pyncette is where dev keeps its own.
+    """
+
+
+# --- dev -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command(
+    short_help="Run a folder of handlers and manifests, and reload on changes.",
+    examples=["pyncette dev .", "pyncette dev jobs --module nightly.py"],
+)
+@click.argument("path", type=FOLDER)
+@click.option(
+    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+)
+@click.option(
+    "--plain", is_flag=True, help="Print line after line, as it does anyway where there is no terminal."
+)
+@settings_options("drain_seconds", "log_level")
+def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> None:
+    """
+    Run the handlers of a folder by its manifests, on an embedded database, and reload when a file changes.
+
+    PATH holds a task module, which declares handlers, and PyncetteTask manifests, exactly those that kubectl apply takes. What
+    has run and what is due is kept in PATH/.pyncette, so that the next start goes on from there; delete it to begin
+    afresh. The backend that the module or PYNCETTE_BACKEND names is not touched.
+    """
+    from pyncette.cli.dev.folder import Folder  # noqa: PLC0415 - each command loads only what it needs
+    from pyncette.cli.dev.screens import LiveScreen, PlainScreen  # noqa: PLC0415
+    from pyncette.cli.dev.supervisor import Supervisor  # noqa: PLC0415
+    from pyncette.cli.modules import find_target  # noqa: PLC0415
+
+    folder = Folder(path)
+    folder.prepare()
+    target = find_target(path, module)
+    if settings.backend is not None:
+        click.echo(
+            f"pyncette: PYNCETTE_BACKEND is ignored: dev keeps its own database in {folder.backend.path}",
+            err=True,
+        )
+    live = not plain and sys.stdout.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}
+    screen = LiveScreen() if live else PlainScreen()
+    supervisor = Supervisor(folder, target, screen, settings.drain_seconds, settings.log_level)
+    with folder.alone():
+        _exit(asyncio.run(supervisor.run()))
+
+
+@cli.command(
+    short_help="Say what is wrong with such a folder.", examples=["pyncette check examples/quickstart"]
+)
+@click.argument("path", type=FOLDER)
+@click.option(
+    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+)
+def check(path: Path, module: str | None) -> None:
+    """
+    Say what is wrong with the manifests and the task module of a folder, and run nothing.
+
+    Each problem is a line with its file, line and column. The exit code is 1 if there is one.
+    """
+    from pyncette.cli.check import problems_of  # noqa: PLC0415
+
+    problems, notes, summary = problems_of(path, module)
+    for problem in problems:
+        click.echo(problem)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if problems:
+        raise Failure(
+            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
+        )
+    click.echo(summary)
+
+
+# --- worker ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command(
+    short_help="Run the handlers of a module on a backend.",
+    examples=[
+        "pyncette worker tasks --backend postgresql://user:password@host/database",
+        "PYNCETTE_BACKEND=sqlite:///tasks.db pyncette worker jobs/nightly.py:app --health 8080",
+    ],
+)
+@click.argument("module", metavar="MODULE[:APP]")
+@settings_options("backend", "realm", "concurrency", "drain_seconds", "health", "log_format", "log_level")
+def worker(module: str, settings: Settings) -> None:
+    """
+    Run the handlers of a task module on a backend, as one of any number of workers.
+
+    MODULE is an import path or a .py file; the app in it is `app`, or the only one. The backend comes from the settings
+    and never from the module. SIGTERM drains: nothing more is claimed, what runs may finish within --drain-seconds, and
+    what is left is given back; a second signal ends it at once. A backend that goes away makes it unready and is waited
+    for; one that is not there at the start ends it.
+    """
+    from pyncette.cli.modules import read_target  # noqa: PLC0415
+    from pyncette.cli.worker import run_worker  # noqa: PLC0415
+
+    set_up_logging(settings.log_format, settings.log_level)
+    _exit(run_worker(read_target(module), settings))
+
+
+# --- what is stored --------------------------------------------------------------------------------------------------
+
+
+@cli.command(
+    short_help="Run a task once more, now.",
+    examples=[
+        "pyncette run hello --path examples/quickstart",
+        'pyncette run report --args \'{"audience": "finance"}\' --timeout 60',
+    ],
+)
+@click.argument("task", metavar="TASK[/INSTANCE]")
+@click.option("--args", metavar="JSON", help="Arguments of this run, an object, in place of the task's own.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer; the run goes on."
+)
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def run(
+    task: str, args: str | None, timeout: float | None, path: Path | None, settings: Settings, output: str
+) -> None:
+    """
+    Run a task once more, now, and wait for its outcome.
+
+    A worker runs it, so one has to be running: pyncette dev, or pyncette worker. It is a run of its own: the schedule goes
+    on as if nothing had happened, and a task that is suspended runs, too. The exit code is 0 if it succeeded, 1 if
+    not, 5 if it was not over in time.
+    """
+    from pyncette.cli import stored, words  # noqa: PLC0415
+    from pyncette.cli.survey import run_as_json  # noqa: PLC0415
+    from pyncette.core.record import Outcome  # noqa: PLC0415
+
+    given = stored.read_args(args)
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    fired = stored.with_store(
+        stored.backend_of(settings, path),
+        lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say),
+    )
+    if fired.outcome is None:
+        raise Failure(f"{task} is not over after {timeout:g} s; it goes on", ExitCode.TIMEOUT)
+    succeeded = fired.outcome is Outcome.SUCCEEDED
+    if output == "json":
+        details = (
+            run_as_json(fired.run)
+            if fired.run
+            else {"outcome": fired.outcome.value, "message": fired.message}
+        )
+        print_json({"task": task, **details})
+    else:
+        took = ""
+        if fired.run is not None and fired.run.started_at is not None:
+            took = f" in {words.duration(fired.run.ended_at - fired.run.started_at)}"
+        click.echo(f"{task}: {fired.outcome.value}{took}{f': {fired.message}' if fired.message else ''}")
+    _exit(ExitCode.DONE if succeeded else ExitCode.FAILED)
+
+
+@cli.command(
+    short_help="List what is scheduled.",
+    examples=["pyncette tasks --path examples/quickstart", "pyncette tasks reminders/alice --output json"],
+)
+@click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def tasks(task: str | None, path: Path | None, settings: Settings, output: str) -> None:
+    """List what is scheduled: when it is next due, and how it has gone. With TASK, all about that one."""
+    from pyncette.cli import stored  # noqa: PLC0415
+    from pyncette.cli.tables import tasks_in  # noqa: PLC0415
+
+    found = stored.with_store(
+        stored.backend_of(settings, path), lambda store: tasks_in(store, settings.realm or "", task)
+    )
+    if output == "json":
+        print_json(found.as_json())
+    else:
+        print_table(*found.as_table())
+
+
+@cli.command(
+    short_help="List the latest runs of a task.", examples=["pyncette runs hello --path examples/quickstart"]
+)
+@click.argument("task", metavar="TASK[/INSTANCE]")
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def runs(task: str, path: Path | None, settings: Settings, output: str) -> None:
+    """
+    List the latest runs of a task, the last one first, as far as its history limits keep them.
+
+    Occurrences that ended without a run, because they were missed or skipped, are one line for each gap.
+    """
+    from pyncette.cli import stored  # noqa: PLC0415
+    from pyncette.cli.tables import runs_of  # noqa: PLC0415
+
+    found = stored.with_store(
+        stored.backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task)
+    )
+    if output == "json":
+        print_json(found.as_json())
+    else:
+        print_table(*found.as_table())
+
+
+@cli.command(
+    short_help="Bring the tables of a backend up to date.",
+    examples=["pyncette migrate --backend postgresql://owner:password@host/database"],
+)
+@settings_options("backend")
+@output_option
+def migrate(settings: Settings, output: str) -> None:
+    """
+    Bring the tables of the backend to the schema of this release; create them where there are none.
+
+    Programs of the release before go on working on them. It can be done while workers run.
+    """
+    if settings.backend is None:
+        raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+    migrated = asyncio.run(settings.backend.migrate())
+    if output == "json":
+        print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
+    elif migrated.before == migrated.after:
+        click.echo(f"{settings.backend} has schema {migrated.after} already")
+    elif migrated.before:
+        click.echo(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
+    else:
+        click.echo(f"{settings.backend}: tables of schema {migrated.after} were created")
+
+
+def _exit(code: int) -> None:
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    click.get_current_context().exit(code)

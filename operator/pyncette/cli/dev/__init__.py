@@ -1,0 +1,1 @@
+"""`pyncette dev`: a folder's handlers run by its manifests, on an embedded database, watched and reloaded."""

@@ -1,0 +1,198 @@
+"""The worker process of `pyncette dev`: imports the task module, waits to be told to go on, and runs what is due."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from pyncette.app import Pyncette
+from pyncette.cli.dev.events import (
+    TEXT_CHARACTERS_MAX,
+    Declared,
+    Event,
+    Fault,
+    Loaded,
+    Logged,
+    Printed,
+    Ran,
+    encode,
+)
+from pyncette.cli.dev.folder import Folder
+from pyncette.cli.failures import ExitCode, failure_of
+from pyncette.cli.modules import Target, load_app
+from pyncette.cli.worker import say_what_is_ignored
+from pyncette.clock import SECOND
+from pyncette.core.policies import jitter_of
+from pyncette.model import Context, NextFunc
+from pyncette.start import choose_loop, run_context
+from pyncette.telemetry.logs import as_text, extra_of, run_in_short, traceback_of
+from pyncette.worker.occurrence import current
+
+GO: Final = b"go\n"
+"""What the process that started this one says once nothing else runs any more."""
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a worker process is started with, as its one argument."""
+
+    folder: str
+    module: str
+    name: str
+    drain_seconds: float
+    log_level: str
+    events: int
+    """The file descriptor that events go to."""
+
+
+def main() -> int:
+    """Run, and return the exit code."""
+    orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    events = Events(orders.events)
+    root = logging.getLogger()
+    root.addHandler(EventHandler(events))
+    root.setLevel(orders.log_level)
+    sys.stdout, sys.stderr = Printer(events), Printer(events)
+    go = Go()
+    try:
+        app = load_app(Target(orders.module, orders.name))
+        events.send(Loaded(tuple(Declared(task.name, task.kind.value) for task in app.tasks.values())))
+        go.wait()
+        return run(app, orders, events)
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            logging.getLogger(__name__).exception("the worker cannot go on")
+            events.send(Fault(f"{type(error).__name__}: {error}", ExitCode.FAILED))
+            return ExitCode.FAILED
+        events.send(Fault(failure.message, failure.exit_code))
+        return failure.exit_code
+
+
+def run(app: Pyncette, orders: Orders, events: Events) -> int:
+    """Run *app* on the folder's database until it is told to stop, or whoever started it is gone."""
+    backend = Folder(Path(orders.folder)).backend
+    say_what_is_ignored(app, backend)
+    app.middlewares.insert(0, partial(tell, events))
+    with asyncio.Runner(loop_factory=choose_loop()) as runner:
+        create = partial(app.create, new_store=backend.new_store, realm="")
+        return runner.run(run_context(create, datetime.timedelta(seconds=orders.drain_seconds)))
+
+
+class Go:
+    """What whoever started this process says through its stdin; once that is closed they are gone, however they ended."""
+
+    def __init__(self) -> None:
+        self._said = threading.Event()
+        threading.Thread(target=self._listen, name="pyncette-dev-go", daemon=True).start()
+
+    def wait(self) -> None:
+        """Return once it is time to run."""
+        self._said.wait()
+
+    def _listen(self) -> None:
+        # Not through sys.stdin, whose lock a thread that waits would still hold when the interpreter ends.
+        while said := os.read(0, 1024):
+            if GO in said:
+                self._said.set()
+        # While the module is being imported, or before it runs, this ends the process; later it drains it.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def tell(events: Events, context: Context, call: NextFunc) -> None:
+    """Call a handler, and tell how long it took. What it raises the worker logs."""
+    occurrence = current.get()
+    assert occurrence is not None
+    held = occurrence.held
+    due_at = held.scheduled_at + jitter_of(held.record.key, held.policies)
+    late = max(0, context.app_context.clock.now() - due_at)
+    began = time.monotonic()
+    await call()
+    events.send(Ran(str(held.record.key), time.monotonic() - began, late / SECOND, held.attempt))
+
+
+class EventHandler(logging.Handler):
+    """Tells of each log line."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__()
+        self._events = events
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._events.send(
+                Logged(
+                    record.created,
+                    record.levelname,
+                    record.name,
+                    record.getMessage()[:TEXT_CHARACTERS_MAX],
+                    as_text({**run_in_short(), **extra_of(record)})[:TEXT_CHARACTERS_MAX],
+                    traceback_of(self._formatter, record)[-TEXT_CHARACTERS_MAX:],
+                )
+            )
+        except Exception:  # noqa: BLE001 - a line that cannot be told must not end who logged it
+            self.handleError(record)
+
+
+class Printer(io.TextIOBase):
+    """Tells of each line that is printed, and which task printed it; in the order of everything else that is told."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__()
+        self._events = events
+        self._begun: dict[str, str] = {}
+        """The line that each task has begun and not ended."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        occurrence = current.get()
+        task = str(occurrence.held.record.key) if occurrence else ""
+        *lines, rest = (self._begun.pop(task, "") + text).split("\n")
+        if rest and len(rest) < TEXT_CHARACTERS_MAX:
+            self._begun[task] = rest
+        elif rest:
+            lines.append(rest)
+        for line in lines:
+            self._events.send(Printed(line.rstrip("\r")[:TEXT_CHARACTERS_MAX], task))
+        return len(text)
+
+    def flush(self) -> None:
+        """Tell of lines that were begun, too: who prints a part and flushes wants it to be seen."""
+        for task in list(self._begun):
+            self._events.send(Printed(self._begun.pop(task), task))
+
+
+class Events:
+    """The pipe to whoever started this process; any thread may send."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe = os.fdopen(descriptor, "wb", buffering=0)
+        self._lock = threading.Lock()
+
+    def send(self, event: Event) -> None:
+        """Send *event*; if nobody listens any more it is dropped."""
+        line = encode(event) + b"\n"
+        with self._lock:
+            try:
+                while line:
+                    line = line[self._pipe.write(line) or 0 :]
+            except OSError:
+                pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

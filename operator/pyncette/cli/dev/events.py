@@ -1,0 +1,84 @@
+"""What a worker process of `pyncette dev` tells the process that started it: one JSON object a line."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+LINE_BYTES_MAX: Final = 1024 * 1024
+"""Of one event; a log line beyond it is cut by who writes it."""
+
+TEXT_CHARACTERS_MAX: Final = 100_000
+"""Of a message or a traceback in an event, so that no line exceeds `LINE_BYTES_MAX`."""
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A task that the module declares."""
+
+    name: str
+    kind: str
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The task module is imported; the worker waits to be told to go on."""
+
+    tasks: tuple[Declared, ...]
+
+    @property
+    def handlers(self) -> frozenset[str]:
+        """What manifests may name."""
+        return frozenset(task.name for task in self.tasks if task.kind in {"handler", "template"})
+
+    @property
+    def templates(self) -> frozenset[str]:
+        return frozenset(task.name for task in self.tasks if task.kind == "template")
+
+    @property
+    def others(self) -> frozenset[str]:
+        """What has a schedule of its own."""
+        return frozenset(task.name for task in self.tasks) - self.handlers
+
+
+class Fault(msgspec.Struct, frozen=True, tag="fault"):
+    """The worker cannot run: what is wrong with the module, its fixtures or the backend."""
+
+    message: str
+    code: int
+
+
+class Logged(msgspec.Struct, frozen=True, tag="log"):
+    """A line of a log."""
+
+    created: float
+    """Seconds since the epoch."""
+    level: str
+    logger: str
+    message: str
+    fields: str = ""
+    traceback: str = ""
+
+
+class Printed(msgspec.Struct, frozen=True, tag="printed"):
+    """A line that a handler printed."""
+
+    text: str
+    task: str = ""
+    """Empty: it was printed elsewhere, on import for example."""
+
+
+class Ran(msgspec.Struct, frozen=True, tag="ran"):
+    """A handler returned."""
+
+    name: str
+    """Of the task, and of the instance after a slash."""
+    seconds: float
+    late: float
+    """Seconds from its due time to its start."""
+    attempt: int
+
+
+Event: TypeAlias = Loaded | Fault | Logged | Printed | Ran
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Event).decode

@@ -1,0 +1,194 @@
+"""A folder that `pyncette dev` runs: its manifests, its task module, and what is kept of it between two starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pyncette.cli.dev.events import Loaded
+from pyncette.clock import Instant
+from pyncette.errors import ConfigurationError
+from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
+from pyncette.resources.mirror import Wish, wish_of
+from pyncette.resources.task import PyncetteTask
+from pyncette.store.backend import Backend
+
+STATE: Final = ".pyncette"
+"""The folder below it, where what is kept is kept. Deleting it begins afresh."""
+
+DATABASE: Final = "tasks.db"
+
+REALM: Final = ""
+"""Nobody else is in the embedded database."""
+
+
+class Wishes(NamedTuple):
+    """What the manifests of a folder wish for, and what is wrong with them."""
+
+    wishes: tuple[Wish, ...]
+    problems: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
+    keep: Container[str]
+    """Names of tasks that are not wished for, and not withdrawn either: their manifests cannot be read just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unclear:
+    """Names of which it cannot be told whether they are gone, since their manifests cannot be read."""
+
+    files: Mapping[str, Path]
+    wrong: frozenset[Path]
+
+    def __contains__(self, name: object) -> bool:
+        # A task that was never seen since the start may be in any of the files that have problems.
+        file = self.files.get(str(name))
+        return bool(self.wrong) if file is None else file in self.wrong
+
+
+class Folder:
+    """The folder at *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, Path] = {}
+        """Where the manifest of each task was, when it was last seen."""
+
+    @property
+    def backend(self) -> Backend:
+        """The embedded database."""
+        path = str(self.path / STATE / DATABASE)
+        return Backend("sqlite", f"sqlite:///{path}", path)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is a database of an earlier start."""
+        return Path(self.backend.path).is_file()
+
+    def prepare(self) -> None:
+        """Make room for the database, out of the sight of git. Raises ConfigurationError."""
+        if not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "does not exist"
+            raise ConfigurationError(
+                f"{self.path} {what}: dev needs a folder with a task module and manifests"
+            )
+        try:
+            (self.path / STATE).mkdir(exist_ok=True)
+            (self.path / STATE / ".gitignore").write_text("*\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{self.path / STATE} cannot be written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder against another `pyncette dev`: two would each restart what the other runs."""
+        with (self.path / STATE / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().strip()
+                by = f" (process {holder})" if holder else ""
+                raise ConfigurationError(f"pyncette dev runs in {self.path} already{by}") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def read(self, declared: Loaded, now: Instant) -> Wishes:
+        """
+        Read the manifests anew, for the tasks that the module has *declared*.
+
+        A manifest that has a problem is not wished for, but what an earlier version of it made goes on.
+        """
+        loaded = load(self.path)
+        unknown = _unknown_handlers(loaded.tasks, declared.handlers, declared.others)
+        misfits = {remark.place for remark in unknown}
+        fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
+        fit, twins = _one_of_each_name([item for item in fit if not item.resource.spec.dynamic])
+        fit, namesakes = _unlike_templates(fit, declared.templates)
+        problems = (*loaded.problems, *unknown, *twins, *namesakes)
+        keep = self._keep(loaded, problems)
+        wishes = tuple(wish_of(item.resource, REALM, _written_at(item.source.file, now)) for item in fit)
+        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded)), keep)
+
+    def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
+        """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
+        for item in loaded.tasks:
+            self._files[item.resource.metadata.name] = item.source.file
+        return _Unclear(dict(self._files), frozenset(problem.place.file for problem in problems))
+
+    def knows(self, name: str) -> bool:
+        """Whether a task of this name was in a manifest since the start."""
+        return name in self._files
+
+
+def _unknown_handlers(
+    tasks: Sequence[Manifest[PyncetteTask]], handlers: Collection[str], others: Collection[str]
+) -> tuple[Remark, ...]:
+    found = unknown_handlers(tasks, handlers)
+    by_place = {item.place("spec", "handler"): item.resource.spec.handler for item in tasks}
+    return tuple(
+        remark._replace(
+            message=f'spec.handler: "{name}" is a task with a schedule of its own: declare it by @app.handler()'
+        )
+        if (name := by_place[remark.place]) in others
+        else remark
+        for remark in found
+    )
+
+
+def _one_of_each_name(
+    tasks: Sequence[Manifest[PyncetteTask]],
+) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
+    """Refuse a second task of a name in another namespace: here all are in one."""
+    first: dict[str, Manifest[PyncetteTask]] = {}
+    twins = []
+    for item in tasks:
+        name = item.resource.metadata.name
+        if name in first:
+            other = first[name].place("metadata", "name")
+            message = (
+                f"metadata.name: {name} is at {other} already, in another namespace: dev has only one, so rename "
+                "one of them, or keep namespaces in folders of their own"
+            )
+            twins.append(Remark(item.place("metadata", "name"), message))
+        else:
+            first[name] = item
+    return list(first.values()), twins
+
+
+def _unlike_templates(
+    tasks: Sequence[Manifest[PyncetteTask]], templates: Collection[str]
+) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
+    """Refuse a task that is called like the dynamic task that runs it, whose own record is kept under that name."""
+    alike = [item for item in tasks if item.resource.metadata.name == item.resource.spec.handler in templates]
+    remarks = [
+        Remark(
+            item.place("metadata", "name"),
+            f"metadata.name: {item.resource.metadata.name} is the name of the dynamic task itself: choose another, or "
+            "declare the handler by @app.handler()",
+        )
+        for item in alike
+    ]
+    return [item for item in tasks if item not in alike], remarks
+
+
+def _notes(loaded: Manifests) -> Iterator[Remark]:
+    for item in loaded.tasks:
+        if item.resource.spec.dynamic:
+            yield Remark(
+                item.place("spec", "dynamic"),
+                "spec.dynamic: passed over here: the task module has the options of a dynamic task, and schedules its instances",
+            )
+
+
+def _written_at(file: Path, now: Instant) -> Instant:
+    """Return when *file* was written, which is when its resources were created, as far as can be told here."""
+    try:
+        return min(file.stat().st_mtime_ns // 1000, now)
+    except OSError:
+        return now

@@ -1,0 +1,218 @@
+"""Draws what `pyncette dev` shows: a table that stays with the latest lines below it, or plain lines one after another."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from types import TracebackType
+from typing import Final, Protocol, Self, TextIO
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from pyncette.cli.dev.state import Line, Picture, Row, row_of
+from pyncette.cli.survey import Standing, View
+
+LINES_MAX: Final = 1000
+"""Lines kept for the part of the screen below the table: more than any screen has."""
+
+LINES_LEFT: Final = 10
+"""Lines that stay in the terminal below the last table, once it is all over."""
+
+NARROW: Final = 110
+"""Columns below which a terminal has no room for everything."""
+
+COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
+
+
+class Screen(Protocol):
+    """Where the person looks."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def line(self, line: Line) -> None:
+        """Show one more line."""
+        ...
+
+    def draw(self, picture: Picture) -> None:
+        """Show how everything stands now."""
+        ...
+
+
+class PlainScreen:
+    """One line after another, each once: for files, pipes, and terminals that are not one."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._said: dict[str, str] = {}
+        self._before: Picture | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def line(self, line: Line) -> None:
+        level = "" if line.level == "INFO" else f"{line.level} "
+        self._print(f"{line.at:%H:%M:%S} {level}{line.text}")
+
+    def draw(self, picture: Picture) -> None:
+        """Say what is new: a picture that differs only in how things go is told by the lines already."""
+        before = self._before or Picture(picture.now, "", "")
+        if picture.title != before.title:
+            self._print(f"{picture.title}; {picture.status}")
+        for problem in picture.problems:
+            if problem not in before.problems:
+                self._print(f"problem: {problem}")
+        for problem in before.problems:
+            if problem not in picture.problems:
+                self._print(f"mended: {problem}")
+        for note in picture.notes:
+            if note not in before.notes:
+                self._print(f"note: {note}")
+        self._tell_tasks(picture)
+        self._before = picture
+
+    def _tell_tasks(self, picture: Picture) -> None:
+        said = {view.name: _declared(view) for view in picture.views}
+        for view in picture.views:
+            if self._said.get(view.name) != said[view.name]:
+                row = row_of(view, picture.now)
+                self._print(
+                    f"task: {view.name}: {', '.join(filter(None, (row.schedule, _plainly(view, row))))}"
+                )
+        self._said = said
+
+    def _print(self, text: str) -> None:
+        # One write a line: handlers and others may write to the same place.
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+
+def _declared(view: View) -> str:
+    """Return what is told anew when it changes: what is wanted, and not how it goes."""
+    standing = view.standing
+    going = {Standing.SCHEDULED, Standing.RUNNING, Standing.RETRYING}
+    return f"{view.schedule} {Standing.SCHEDULED if standing in going else standing}"
+
+
+def _plainly(view: View, row: Row) -> str:
+    is_next = view.next_at is not None and view.retry_at is None and not row.next.startswith("due")
+    return f"next {row.next}" if is_next else row.next
+
+
+class LiveScreen:
+    """The whole terminal: the table on top, problems, and the latest lines in the rest."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._lines: deque[Line] = deque(maxlen=LINES_MAX)
+        self._picture: Picture | None = None
+        self._live = Live(
+            console=self._console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        if self._picture is not None:  # the screen is gone with all that was on it: leave what it came to
+            self._console.print(table_of(self._picture, self._console.width))
+            for line in list(self._lines)[-LINES_LEFT:]:
+                self._console.print(_styled(line), soft_wrap=True)
+
+    def line(self, line: Line) -> None:
+        self._lines.append(line)
+
+    def draw(self, picture: Picture) -> None:
+        self._picture = picture
+        self._live.update(_Whole(picture, self._lines), refresh=True)
+
+
+class _Whole:
+    """A picture and the lines that fit below it."""
+
+    def __init__(self, picture: Picture, lines: deque[Line]) -> None:
+        self._picture = picture
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        top = console.render_lines(
+            head_of(self._picture, options.max_width), options.update(height=None), pad=False
+        )
+        room = max(0, options.size.height - len(top) - 1)
+        below = self._fill(console, options, room)
+        for line in [*top[: options.size.height - 1], *below]:
+            yield from line
+            yield Segment.line()
+
+    def _fill(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
+        shown: list[list[Segment]] = []
+        for line in reversed(self._lines):
+            if len(shown) >= room:
+                break
+            shown = console.render_lines(_styled(line), options.update(height=None), pad=False) + shown
+        return shown[-room:] if room else []
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+
+def head_of(picture: Picture, width: int) -> Group:
+    """Return everything above the lines."""
+    remarks = [Text(f"problem: {problem}", style="red") for problem in picture.problems]
+    remarks += [Text(f"note: {note}", style="yellow") for note in picture.notes]
+    return Group(
+        Text(picture.title, style="bold"),
+        Text(picture.status, style="dim"),
+        Text(),
+        table_of(picture, width),
+        *remarks,
+        Text("─" * width, style="dim"),
+    )
+
+
+def table_of(picture: Picture, width: int) -> Table:
+    """Return the table of tasks; a narrow terminal gets what matters most."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
+    wide = width >= NARROW
+    table.add_column("Task", no_wrap=True, overflow="ellipsis")
+    if wide:
+        table.add_column("Schedule", no_wrap=True, overflow="ellipsis")
+    table.add_column("Next", no_wrap=True, overflow="ellipsis")
+    table.add_column("Last", no_wrap=True, overflow="ellipsis")
+    if wide:
+        table.add_column("Late", no_wrap=True, justify="right")
+    table.add_column("Runs", no_wrap=True, justify="right")
+    table.add_column("So far", no_wrap=True, overflow="ellipsis")
+    for view in picture.views:
+        row = row_of(view, picture.now)
+        last = Text(row.last, style="green" if row.healthy else "red")
+        cells: list[str | Text] = [row.task, row.schedule, row.next, last, row.late, row.running, row.counts]
+        table.add_row(*(cells if wide else [cells[0], cells[2], cells[3], cells[5], cells[6]]))
+    return table
+
+
+def _styled(line: Line) -> Text:
+    text = Text(f"{line.at:%H:%M:%S} ", style="dim", no_wrap=False, overflow="fold")
+    text.append(line.text, style=COLOURS.get(line.level, "default not dim"))
+    return text

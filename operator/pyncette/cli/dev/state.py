@@ -1,0 +1,112 @@
+"""What `pyncette dev` shows: what there is, how it stands, and what is wrong; a value that screens draw."""
+
+from __future__ import annotations
+
+import datetime
+from typing import NamedTuple
+
+from pyncette.cli import words
+from pyncette.cli.survey import Standing, View
+from pyncette.clock import SECOND, Instant
+from pyncette.core.record import Counts, Outcome
+
+
+class Picture(NamedTuple):
+    """All that is shown, at one instant."""
+
+    now: Instant
+    title: str
+    status: str
+    """What the worker does, in a few words."""
+    views: tuple[View, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Line(NamedTuple):
+    """Something that happened, or that a handler printed."""
+
+    at: datetime.datetime
+    text: str
+    level: str = "INFO"
+
+
+class Row(NamedTuple):
+    """One task, in words."""
+
+    task: str
+    schedule: str
+    next: str
+    last: str
+    late: str
+    running: str
+    counts: str
+    healthy: bool
+
+
+def row_of(view: View, now: Instant) -> Row:
+    """Return *view* in words."""
+    summary = view.summary
+    return Row(
+        task=view.name,
+        schedule=_schedule(view),
+        next=_next(view, now),
+        last=_last(view, now),
+        late="" if view.late is None else words.duration(view.late),
+        running=str(view.running) if view.running else "",
+        counts=counts(summary.counts, exact=summary.exact),
+        healthy=not summary.consecutive_failures and view.standing is not Standing.EXHAUSTED,
+    )
+
+
+def counts(of: Counts, *, exact: bool) -> str:
+    """Return counts in words, those that are not 0."""
+    named = [
+        (of.succeeded, "ok"),
+        (of.failed, "failed"),
+        (of.dead_lettered, "dead"),
+        (of.missed, "missed"),
+        (of.skipped, "skipped"),
+        (of.replaced, "replaced"),
+        (of.lost, "lost"),
+        (of.withdrawn, "withdrawn"),
+    ]
+    text = ", ".join(f"{count} {name}" for count, name in named if count)
+    return text if exact or not text else f"≥ {text}"
+
+
+def _schedule(view: View) -> str:
+    if view.standing is not Standing.TEMPLATE:
+        return words.schedule(view.schedule)
+    more = "" if view.instances_exact else " or more"
+    return f"{view.instances or 0}{more} instances"
+
+
+def _next(view: View, now: Instant) -> str:
+    if view.retry_at is not None:
+        return f"attempt {view.attempt + 1} {words.relative(view.retry_at, now)}"
+    if view.next_at is None:
+        return "" if view.standing is Standing.TEMPLATE else _why_not(view)
+    zone = words.zone_of(view.schedule)
+    overdue = "due " if view.next_at < now - SECOND else ""
+    return f"{overdue}{words.relative(view.next_at, now)} ({words.moment(view.next_at, zone, now)})"
+
+
+def _why_not(view: View) -> str:
+    if view.standing is Standing.RUNNING:
+        return "none after this run"
+    if view.standing is Standing.EXHAUSTED:
+        return "suspended: attempts spent"
+    return str(view.standing.value)
+
+
+def _last(view: View, now: Instant) -> str:
+    summary = view.summary
+    if summary.last_outcome is None or summary.last_ended_at is None:
+        return "missed" if summary.counts.missed and not summary.counts.succeeded else ""
+    return f"{said(summary.last_outcome)} {words.relative(summary.last_ended_at, now)}"
+
+
+def said(outcome: Outcome) -> str:
+    """Return *outcome* in plain words."""
+    return "dead letter" if outcome is Outcome.DEAD_LETTERED else str(outcome.value)

@@ -1,0 +1,371 @@
+"""Runs a folder: mirrors its manifests, keeps a worker process running, starts a new one when code changes, shows it all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import signal
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import watchfiles
+
+from pyncette._version import __version__
+from pyncette.cli import words
+from pyncette.cli.dev.child import Orders
+from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
+from pyncette.cli.dev.folder import REALM, STATE, Folder, Wishes
+from pyncette.cli.dev.process import WorkerProcess
+from pyncette.cli.dev.screens import Screen
+from pyncette.cli.dev.state import Line, Picture
+from pyncette.cli.failures import ExitCode, Failure
+from pyncette.cli.modules import Target
+from pyncette.cli.survey import View, survey, view_of
+from pyncette.clock import SECOND, SystemClock
+from pyncette.errors import StoreError
+from pyncette.ledger import Ledger
+from pyncette.resources.manifests import SUFFIXES, Remark
+from pyncette.resources.mirror import Step, Taken, mirror
+from pyncette.store.base import Store
+
+REFRESH_SECONDS: Final = 0.5
+"""How often what is shown is looked up: often enough for a countdown, and a small part of a core."""
+
+MIRROR_SECONDS: Final = 60.0
+"""How often manifests are mirrored although none changed: what was stopped is removed after its grace."""
+
+WAITING_SECONDS: Final = 1.0
+"""How soon a task is looked at again that moves to another handler once its run is over."""
+
+INSTANCES_MAX: Final = 400
+"""Instances of a template are counted up to here, each time that something is shown."""
+
+DEBOUNCE_MILLISECONDS: Final = 400
+"""Changes of files within this time are one: editors write in several steps, and git changes many files."""
+
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 30.0
+"""Before a worker that ended by itself is started again: doubling, since most such causes do not pass by themselves."""
+
+RUN_LINES_MAX: Final = 20
+"""Runs told one by one within a second; the others are counted, or they would hide what handlers say."""
+
+RUNNING: Final = "running; ctrl-C ends it"
+
+OURS: Final = "pyncette."
+"""Loggers whose ordinary lines are not for people who watch their handlers."""
+
+
+class Supervisor:
+    """Runs the *folder* with the task module *target*, and shows it on *screen*."""
+
+    def __init__(
+        self, folder: Folder, target: Target, screen: Screen, drain_seconds: float, log_level: str
+    ) -> None:
+        self._folder = folder
+        self._screen = screen
+        self._drain_seconds = drain_seconds
+        self._says_all = log_level == "DEBUG"
+        self._orders = Orders(
+            str(folder.path), target.module, target.name, drain_seconds, log_level, events=-1
+        )
+        self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
+        self._status = "starting"
+        self._fault = ""
+        """What is wrong with the module as it is now; an earlier one may be running."""
+        self._declared = Loaded(())
+        self._wishes = Wishes((), (), (), ())
+        self._worker: WorkerProcess | None = None
+        self._module_changed = asyncio.Event()
+        self._manifests_changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._mirroring = asyncio.Lock()
+        self._runs_told = 0
+        self._runs_untold = 0
+
+    async def run(self) -> int:
+        """
+        Run until a signal: the first drains, the second ends at once. Return the exit code.
+
+        Raises Failure if the module cannot be imported at the start, and StoreError if the database cannot be used.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._signals())
+            stack.push_async_callback(self._end_worker)
+            store = await stack.enter_async_context(self._folder.backend.new_store())
+            self._ledger = Ledger(store, SystemClock())
+            if not await self._first_worker():
+                return ExitCode.DONE
+            await self._mirror()
+            stack.enter_context(self._screen)
+            self._status = RUNNING
+            await self._draw()
+            assert self._worker is not None
+            self._worker.go()
+            await self._until_stopped()
+        return ExitCode.DONE
+
+    async def _until_stopped(self) -> None:
+        async with asyncio.TaskGroup() as showing:
+            refreshing = showing.create_task(self._refresh())
+            async with asyncio.TaskGroup() as working:
+                tasks = [
+                    working.create_task(endless)
+                    for endless in (self._watch(), self._keep_worker(), self._keep_mirrored())
+                ]
+                await self._stop.wait()
+                for task in tasks:
+                    task.cancel()
+            await self._drain()
+            await self._draw()
+            refreshing.cancel()
+
+    async def _drain(self) -> None:
+        assert self._worker is not None
+        self._say("ending: no more is started, and what runs may finish; ctrl-C again ends it at once")
+        draining = asyncio.ensure_future(self._worker.drain(self._drain_seconds))
+        at_once = asyncio.ensure_future(self._at_once.wait())
+        await asyncio.wait([draining, at_once], return_when=asyncio.FIRST_COMPLETED)
+        at_once.cancel()
+        if not draining.done():
+            draining.cancel()
+            await self._worker.end()
+        self._say("ended")
+
+    async def _end_worker(self) -> None:
+        if self._worker is not None and not self._worker.ended.done():
+            await self._worker.end()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._at_once.set()
+        self._stop.set()
+
+    # --- The worker --------------------------------------------------------------------------------------------------
+
+    async def _first_worker(self) -> bool:
+        """Start a worker on a module that can be imported; False if it was interrupted."""
+        self._worker = await self._start_worker()
+        loaded = await _unless(self._stop, self._worker.loaded())
+        if loaded is None:
+            return False
+        if isinstance(loaded, Fault):
+            raise Failure(loaded.message, ExitCode(loaded.code))
+        self._declared = loaded
+        return True
+
+    async def _keep_worker(self) -> None:
+        """Replace the worker when code changes, and start it again when it ends by itself."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            assert self._worker is not None
+            changed = asyncio.ensure_future(self._module_changed.wait())
+            waited: list[asyncio.Future[Any]] = [changed, self._worker.ended]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not changed.done():
+                self._tell_end(self._worker, pause)
+                await asyncio.wait([changed], timeout=pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                pause = FIRST_PAUSE_SECONDS
+            changed.cancel()
+            self._module_changed.clear()
+            await self._replace_worker()
+
+    async def _replace_worker(self) -> None:
+        """
+        Start a worker on the code as it is now. The one before runs until the new code is imported, and is drained then.
+
+        If the new code cannot be imported, the one before goes on.
+        """
+        old = self._worker
+        assert old is not None
+        new = await self._start_worker()
+        try:
+            loaded = await new.loaded()
+            if isinstance(loaded, Fault):
+                self._fault = loaded.message
+                self._line(f"not reloaded, and the code of before goes on: {loaded.message}", "ERROR")
+                return
+            self._fault = ""
+            if not old.ended.done():
+                self._say("reloading: waiting for what runs")
+                await old.drain(self._drain_seconds)
+            self._declared = loaded
+            await self._mirror()
+            self._worker = new
+            new.go()
+            self._status = RUNNING
+            self._line("reloaded")
+        finally:
+            if self._worker is not new:
+                await new.end()
+
+    async def _start_worker(self) -> WorkerProcess:
+        return await WorkerProcess.start(self._orders, self._heard, self._line)
+
+    def _tell_end(self, worker: WorkerProcess, pause: float) -> None:
+        code = worker.ended.result()
+        why = (
+            worker.fault.message
+            if worker.fault
+            else f"by signal {-code}"
+            if code < 0
+            else f"with code {code}"
+        )
+        self._fault = f"the worker ended: {why}"
+        self._line(
+            f"the worker ended: {why}; it is started again in {pause:g} s, or when code changes", "ERROR"
+        )
+
+    # --- Manifests ---------------------------------------------------------------------------------------------------
+
+    async def _keep_mirrored(self) -> None:
+        waiting = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAITING_SECONDS if waiting else MIRROR_SECONDS):
+                    await self._manifests_changed.wait()
+            self._manifests_changed.clear()
+            waiting = await self._mirror()
+
+    async def _mirror(self) -> bool:
+        """Mirror the manifests as they are now; say whether something waits to be mirrored."""
+        async with self._mirroring:
+            now = self._ledger.clock.now()
+            self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
+            try:
+                taken = await mirror(self._ledger, REALM, self._wishes.wishes, keep=self._wishes.keep)
+            except StoreError as error:
+                self._line(f"manifests were not mirrored, and will be: {error}", "ERROR")
+                return True
+        for item in taken:
+            self._tell_taken(item)
+        return any(item.step is Step.WAITING for item in taken)
+
+    def _tell_taken(self, item: Taken) -> None:
+        if item.step is Step.STOPPED:
+            self._line(f"{item.name}: stopped, since its manifest is gone; it is forgotten in a day")
+        elif item.step is Step.WAITING:
+            self._line(f"{item.name}: goes to its new handler once its run is over")
+        elif item.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
+            self._line(f"{item.name}: {item.step.value}")
+
+    # --- Watching ----------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Notice changes of code, in folders below too, and of manifests."""
+        ignored = (*watchfiles.DefaultFilter.ignore_dirs, STATE)
+        changes = watchfiles.awatch(
+            self._folder.path,
+            watch_filter=watchfiles.DefaultFilter(ignore_dirs=ignored),
+            debounce=DEBOUNCE_MILLISECONDS,
+            stop_event=self._stop,
+        )
+        async for batch in changes:
+            paths = [Path(path) for _, path in batch]
+            if any(path.suffix == ".py" for path in paths):
+                self._module_changed.set()
+            if any(path.suffix in SUFFIXES for path in paths):
+                self._manifests_changed.set()
+
+    # --- Showing -----------------------------------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        while True:
+            await self._draw()
+            await asyncio.sleep(REFRESH_SECONDS)
+            self._tell_more_runs()
+
+    async def _draw(self) -> None:
+        now = self._ledger.clock.now()
+        status = self._status
+        views: tuple[View, ...] = ()
+        try:
+            views = tuple(await self._views(self._ledger.store, now))
+        except StoreError as error:
+            status = f"the database does not answer: {error}"
+        problems = ([self._fault] if self._fault else []) + [
+            self._placed(remark) for remark in self._wishes.problems
+        ]
+        notes = [self._placed(remark) for remark in self._wishes.notes]
+        self._screen.draw(Picture(now, self._title, status, views, tuple(problems), tuple(notes)))
+
+    async def _views(self, store: Store, now: int) -> Sequence[View]:
+        """Return what is in the manifests and in the module, or was until a moment ago."""
+        declared = {task.name for task in self._declared.tasks}
+        found = await survey(store, REALM, now, INSTANCES_MAX)
+        return [
+            view_of(item, now)
+            for item in found
+            if (item.name in declared and item.name == item.handler)
+            or any(home.state.owner is not None for home in item.homes)
+        ]
+
+    def _placed(self, remark: Remark) -> str:
+        """Return *remark* with its file as seen from the folder."""
+        file = remark.place.file
+        if file.is_relative_to(self._folder.path):
+            remark = remark._replace(place=remark.place._replace(file=file.relative_to(self._folder.path)))
+        return str(remark)
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Logged):
+            if event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"} and not self._says_all:
+                return
+            at = datetime.datetime.fromtimestamp(event.created).astimezone()
+            self._screen.line(Line(at, f"{event.message}{event.fields}", event.level))
+            for line in event.traceback.splitlines():
+                self._screen.line(Line(at, f"  {line}", event.level))
+        elif isinstance(event, Printed):
+            self._line(f"{event.task}: {event.text}" if event.task else event.text)
+        elif isinstance(event, Ran):
+            self._tell_run(event)
+
+    def _tell_run(self, ran: Ran) -> None:
+        if self._runs_told >= RUN_LINES_MAX * REFRESH_SECONDS:
+            self._runs_untold += 1
+            return
+        self._runs_told += 1
+        again = f", attempt {ran.attempt}" if ran.attempt > 1 else ""
+        took, late = (words.duration(int(seconds * SECOND)) for seconds in (ran.seconds, ran.late))
+        self._line(f"{ran.name}: succeeded in {took}, {late} late{again}")
+
+    def _tell_more_runs(self) -> None:
+        if self._runs_untold:
+            self._line(f"and {self._runs_untold} more runs succeeded")
+        self._runs_told = self._runs_untold = 0
+
+    def _say(self, status: str) -> None:
+        self._status = status
+        self._line(status)
+
+    def _line(self, text: str, level: str = "INFO") -> None:
+        self._screen.line(Line(datetime.datetime.now().astimezone(), text, level))
+
+
+async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault]) -> Loaded | Fault | None:
+    """Return the result of *work*, or None as soon as *event* is set."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        waiting.cancel()

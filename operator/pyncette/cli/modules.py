@@ -1,0 +1,271 @@
+"""Finds a task module, imports it, and says where in it something is wrong."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+from pyncette.app import Pyncette
+from pyncette.errors import ConfigurationError
+from pyncette.start import being_loaded
+
+DEFAULT_NAME: Final = "app"
+"""What the app of a module is usually called."""
+
+DEFAULT_FILE: Final = "tasks.py"
+"""Which file of a folder is the task module, if there is one of this name."""
+
+MAYBE_AN_APP: Final = re.compile(r"\bPyncette\s*\(")
+
+
+class ModuleError(ConfigurationError):
+    """A task module cannot be used; *file* and *line* say where, if that can be told."""
+
+    def __init__(self, message: str, file: str = "", line: int = 0) -> None:
+        place = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
+        super().__init__(f"{place}{message}")
+
+
+class Target(NamedTuple):
+    """Where an app is: MODULE[:NAME], MODULE being an import path or a file."""
+
+    module: str
+    name: str
+    """Of the app in the module; empty: `app`, or else the only one."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file, if *module* names one."""
+        is_path = self.module.endswith(".py") or "/" in self.module
+        return Path(self.module) if is_path else None
+
+
+def read_target(text: str) -> Target:
+    """Return what MODULE[:NAME] names. Raises ConfigurationError."""
+    module, _, name = text.partition(":")
+    if not module or (name and not name.isidentifier()):
+        raise ConfigurationError(f'"{text}" names no app: write tasks, tasks:app, or path/to/tasks.py')
+    return Target(module, name)
+
+
+# --- Finding ---------------------------------------------------------------------------------------------------------
+
+
+def find_target(folder: Path, named: str | None = None) -> Target:
+    """
+    Return the task module of *folder*: the one *named*, else `tasks.py`, else the only file that makes an app.
+
+    Nothing is imported. Raises ConfigurationError.
+    """
+    if named is not None:
+        target = read_target(named)
+        file = folder / (target.module if target.file else f"{target.module.replace('.', '/')}.py")
+        package = folder / target.module.replace(".", "/") / "__init__.py"
+        if file.is_file():
+            return target._replace(module=str(file)) if "." not in target.module or target.file else target
+        if target.file is None and package.is_file():
+            return target
+        raise ConfigurationError(
+            f"there is no module {named} in {folder}{_nearest(named, _names_in(folder))}"
+        )
+    if (folder / DEFAULT_FILE).is_file():
+        return Target(str(folder / DEFAULT_FILE), "")
+    found = [file for file in sorted(folder.glob("*.py")) if _makes_an_app(file)]
+    if len(found) == 1:
+        return Target(str(found[0]), "")
+    if found:
+        names = ", ".join(file.name for file in found)
+        raise ConfigurationError(f"several modules in {folder} make an app: {names}; say which by --module")
+    raise ConfigurationError(
+        f"there is no task module in {folder}: neither {DEFAULT_FILE} nor another .py file that makes an app, "
+        "as in `app = Pyncette()`"
+    )
+
+
+def _makes_an_app(file: Path) -> bool:
+    """Say whether *file* calls Pyncette() outside of any function. What cannot be parsed may: its fault is to be shown."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    if "Pyncette" not in text:
+        return False
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return MAYBE_AN_APP.search(text) is not None
+    names = {"Pyncette"} | {
+        alias.asname
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pyncette"
+        for alias in node.names
+        if alias.name == "Pyncette" and alias.asname
+    }
+    return any(_calls(value, names) for node in tree.body for value in _values(node))
+
+
+def _values(node: ast.stmt) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        yield node.value
+
+
+def _calls(value: ast.expr, names: set[str]) -> bool:
+    if not isinstance(value, ast.Call):
+        return False
+    called = value.func
+    name = (
+        called.id
+        if isinstance(called, ast.Name)
+        else called.attr
+        if isinstance(called, ast.Attribute)
+        else ""
+    )
+    return name in names
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [file.stem for file in folder.glob("*.py")]
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_app(target: Target) -> Pyncette:
+    """
+    Import the module of *target* and return its app. Modules beside it can be imported by it.
+
+    Raises ModuleError, which says in a sentence where what is wrong.
+    """
+    module = _import_file(target.file, target) if target.file else _import_name(target.module)
+    if target.name:
+        found = getattr(module, target.name, None)
+        if isinstance(found, Pyncette):
+            return found
+        what = (
+            f"is a {type(found).__name__}, not a Pyncette" if hasattr(module, target.name) else "is not there"
+        )
+        raise ModuleError(f"{target.name} {what}{_hint(module)}", _file_of(module))
+    found = getattr(module, DEFAULT_NAME, None)
+    if isinstance(found, Pyncette):
+        return found
+    apps = _apps(module)
+    if len({id(app) for app in apps.values()}) == 1:
+        return next(iter(apps.values()))
+    if apps:
+        raise ModuleError(
+            f"it has several apps, {', '.join(apps)}: say which, as in {target.module}:{min(apps)}",
+            _file_of(module),
+        )
+    raise ModuleError("it has no app; write `app = Pyncette()` there", _file_of(module))
+
+
+def _import_file(file: Path, target: Target) -> ModuleType:
+    if not file.is_file():
+        near = _nearest(file.stem, _names_in(file.parent), ".py") if file.parent.is_dir() else ""
+        raise ModuleError(f"there is no file {target.module}{near}")
+    _put_first(str(file.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Found under its name by what it pickles and by modules beside it; never in the place of one that is there already.
+    sys.modules.setdefault(file.stem, module)
+    with _told(file.resolve().parent), _loading():
+        spec.loader.exec_module(module)
+    return module
+
+
+def _import_name(name: str) -> ModuleType:
+    here = Path.cwd()
+    _put_first(str(here))
+    with _told(here, name), _loading():
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    token = being_loaded.set(True)
+    try:
+        yield
+    finally:
+        being_loaded.reset(token)
+
+
+@contextlib.contextmanager
+def _told(home: Path, name: str = "") -> Iterator[None]:
+    """Turn whatever an import raises into a ModuleError at the innermost line that is the user's."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ModuleError(
+            f"SyntaxError: {error.msg}", _shown(error.filename or ""), error.lineno or 0
+        ) from error
+    except ModuleNotFoundError as error:
+        if name and error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ModuleError(
+                f"there is no module {name}, neither in {home} nor installed{_nearest(name, _names_in(home))}"
+            ) from None
+        raise _fault(error, home) from error
+    except SystemExit as error:
+        raise ModuleError(*_last_line(error, home, "it ended the program while it was imported")) from error
+    except Exception as error:
+        raise _fault(error, home) from error
+
+
+def _fault(error: Exception, home: Path) -> ModuleError:
+    text = " ".join(str(error).split())
+    return ModuleError(
+        *_last_line(error, home, f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    )
+
+
+def _last_line(error: BaseException, home: Path, message: str) -> tuple[str, str, int]:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if _is_within(frame.filename, home)]
+    if not ours:
+        return message, "", 0
+    return message, _shown(ours[-1].filename), ours[-1].lineno or 0
+
+
+def _is_within(filename: str, home: Path) -> bool:
+    path = Path(filename)
+    return path.is_relative_to(home) and "site-packages" not in path.relative_to(home).parts
+
+
+def _shown(filename: str) -> str:
+    """Return a path as people would type it: relative, if it is below where they are."""
+    path = Path(filename)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else filename
+
+
+def _file_of(module: ModuleType) -> str:
+    return _shown(getattr(module, "__file__", None) or module.__name__)
+
+
+def _apps(module: ModuleType) -> dict[str, Pyncette]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Pyncette)}
+
+
+def _hint(module: ModuleType) -> str:
+    apps = sorted(_apps(module))
+    return f"; there is {', '.join(apps)}" if apps else ""
+
+
+def _nearest(name: str, known: list[str], suffix: str = "") -> str:
+    close = difflib.get_close_matches(name.removesuffix(".py"), known, n=1)
+    return f"; did you mean {close[0]}{suffix}?" if close else ""
+
+
+def _put_first(folder: str) -> None:
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)

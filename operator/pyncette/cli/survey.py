@@ -1,0 +1,281 @@
+"""Looks at what is stored: which tasks there are, when they are next due, and how it has gone so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from pyncette.cli import words
+from pyncette.clock import Duration, Instant
+from pyncette.core import wishes
+from pyncette.core.policies import jitter_of, next_due
+from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, replace
+from pyncette.core.rules import is_dead_letter
+from pyncette.core.schedule import Cron, Schedule
+from pyncette.core.spec import Mode, Policies
+from pyncette.resources.mirror import BEYOND
+from pyncette.store.base import Store
+
+PAGE: Final = 200
+INSTANCES_MAX: Final = 1000
+"""Instances of a template are counted up to here; more take a count that no store can give at once."""
+
+
+class Standing(Enum):
+    """How a task stands."""
+
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    SUSPENDED = "suspended"
+    EXHAUSTED = "exhausted"
+    """Suspended, since the attempts of an occurrence were spent."""
+    STOPPED = "stopped"
+    """Its manifest is gone; it is removed after a grace."""
+    FINISHED = "finished"
+    """There is no further occurrence."""
+    TEMPLATE = "template"
+    """Its instances have the schedules."""
+
+
+@dataclass(slots=True)
+class Found:
+    """All that is stored of one task, as far as it was looked at."""
+
+    name: str
+    handler: str
+    homes: list[Record] = field(default_factory=list)
+    beside: list[Record] = field(default_factory=list)
+    instances: int = 0
+    instances_exact: bool = True
+    running_instances: int = 0
+
+
+class View(NamedTuple):
+    """How a task stands, for people and programs."""
+
+    name: str
+    handler: str
+    schedule: Schedule | None
+    standing: Standing
+    next_at: Instant | None
+    """The next occurrence; None: there is none."""
+    retry_at: Instant | None
+    """When the occurrence in progress is tried again."""
+    attempt: int
+    running: int
+    dead_letters: int
+    summary: Summary
+    late: Duration | None
+    """How long after its due time the last run started."""
+    instances: int | None
+    """Of a template, at least."""
+    instances_exact: bool
+    args: msgspec.Raw
+
+
+async def survey(store: Store, realm: str, now: Instant, instances_max: int = INSTANCES_MAX) -> list[Found]:
+    """Return what is stored in *realm*, by name; of the instances of a template, *instances_max* a partition are counted."""
+    found: dict[tuple[str, str], Found] = {}
+    for partition in await store.partitions(realm):
+        await _survey_partition(store, partition, now, instances_max, found)
+    return [found[name] for name in sorted(found)]
+
+
+async def find(store: Store, realm: str, name: str) -> list[Record]:
+    """Return the records of the task NAME, or of the instance TASK/INSTANCE, in all partitions of *realm*."""
+    partitions = await store.partitions(realm)
+    task, _, instance = name.partition("/")
+    keys = [Key(partition, name) for partition in partitions]
+    if instance:
+        keys += [Key(partition, task, instance) for partition in partitions]
+    return [record for record in await store.load(keys) if record is not None] if keys else []
+
+
+async def look(store: Store, record: Record, now: Instant) -> Found:
+    """Return what is stored of the task or instance of *record*, with what lives beside it."""
+    key = record.key
+    found = Found(f"{key.task}/{key.instance}" if key.instance else key.task, key.partition.handler, [record])
+    for other in await store.scan(key.partition, key.task, key, PAGE):
+        if other.key.instance == key.instance and other.key.occurrence:
+            found.beside.append(other)
+    if not key.instance:
+        whole: dict[tuple[str, str], Found] = {}
+        await _survey_partition(store, key.partition, now, INSTANCES_MAX, whole, task=key.task)
+        (of_task,) = whole.values()
+        found.instances, found.instances_exact = of_task.instances, of_task.instances_exact
+        found.running_instances = of_task.running_instances
+    return found
+
+
+async def _survey_partition(
+    store: Store,
+    partition: Partition,
+    now: Instant,
+    instances_max: int,
+    found: dict[tuple[str, str], Found],
+    task: str | None = None,
+) -> None:
+    after: Key | None = None
+    counted: dict[str, int] = {}
+    while page := await store.scan(partition, task, after, PAGE):
+        for record in page:
+            key = record.key
+            of = found.setdefault((key.task, partition.handler), Found(key.task, partition.handler))
+            if key.instance:
+                of.instances += not key.occurrence
+                of.running_instances += _runs(record, now)
+                counted[key.task] = counted.get(key.task, 0) + 1
+            else:
+                (of.beside if key.occurrence else of.homes).append(record)
+        after = page[-1].key
+        if counted.get(after.task, 0) >= instances_max and after.instance:
+            found[after.task, partition.handler].instances_exact = False
+            after = after._replace(instance=BEYOND, occurrence="")
+
+
+# --- What it means ---------------------------------------------------------------------------------------------------
+
+
+def view_of(found: Found, now: Instant) -> View:
+    """Return how *found* stands at *now*."""
+    home = found.homes[0] if found.homes else None
+    beside = [record for record in found.beside if not is_dead_letter(record.key)]
+    running = sum(_runs(record, now) for record in (*found.homes, *beside)) + found.running_instances
+    policies = Policies() if home is None else home.spec.policies or Policies()
+    is_template = home is None or (home.spec.schedule is None and not home.key.instance)
+    summary = _together([record.state.summary for record in found.homes])
+    return View(
+        name=found.name,
+        handler=found.handler,
+        schedule=None if home is None else home.spec.schedule,
+        standing=Standing.TEMPLATE if is_template or home is None else _standing(home, policies, running),
+        next_at=None if home is None else next_of(home, policies),
+        retry_at=None if home is None or home.lease or not home.state.started else home.claimable_at,
+        attempt=0 if home is None else home.attempt,
+        running=running,
+        dead_letters=len(found.beside) - len(beside),
+        summary=summary,
+        late=None if home is None else late(home.key, policies, summary),
+        instances=found.instances if is_template or found.instances else None,
+        instances_exact=found.instances_exact,
+        args=msgspec.Raw(b"{}") if home is None else home.spec.args,
+    )
+
+
+def next_of(record: Record, policies: Policies) -> Instant | None:
+    """Return the next occurrence of *record* that has not begun; None if none will."""
+    state = record.state
+    if policies.suspend or state.exhausted or state.withdrawn_at is not None:
+        return None
+    in_progress = wishes.in_progress(record)
+    if not in_progress or record.due_at is None or policies.mode is Mode.AT_MOST_ONCE:
+        return record.due_at
+    after = max(state.started.scheduled_at if state.started else record.due_at, record.schedule_since)
+    return next_due(record.spec.schedule, policies, record.schedule_since, after)
+
+
+def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:
+    """Return how late the last run started: after its due time and what jitter adds to that, never negative."""
+    if summary.last_started_at is None or summary.last_scheduled_at is None:
+        return None
+    return max(0, summary.last_started_at - summary.last_scheduled_at - jitter_of(key, policies))
+
+
+def _standing(home: Record, policies: Policies, running: int) -> Standing:
+    state = home.state
+    if state.withdrawn_at is not None:
+        return Standing.STOPPED
+    if running:
+        return Standing.RUNNING
+    if state.started is not None:
+        return Standing.RETRYING
+    if policies.suspend:
+        return Standing.SUSPENDED
+    if state.exhausted:
+        return Standing.EXHAUSTED
+    return Standing.FINISHED if home.due_at is None else Standing.SCHEDULED
+
+
+def _runs(record: Record, now: Instant) -> bool:
+    return record.lease is not None and record.lease.expires_at > now
+
+
+def _together(summaries: Sequence[Summary]) -> Summary:
+    """Return one summary for the partitions of a template: the latest, with the counts of all."""
+    if len(summaries) <= 1:
+        return summaries[0] if summaries else Summary()
+    latest = max(summaries, key=lambda summary: summary.last_ended_at or 0)
+    counts = [msgspec.structs.astuple(summary.counts) for summary in summaries]
+    return replace(
+        latest, counts=Counts(*map(sum, zip(*counts, strict=True))), exact=all(s.exact for s in summaries)
+    )
+
+
+# --- For programs ----------------------------------------------------------------------------------------------------
+
+
+def as_json(view: View) -> dict[str, Any]:
+    """Return *view* in the words of the status of a PyncetteTask."""
+    summary = view.summary
+    fields: dict[str, Any] = {
+        "name": view.name,
+        "handler": view.handler,
+        "schedule": None if view.schedule is None else words.schedule(view.schedule),
+        "timeZone": view.schedule.zone if isinstance(view.schedule, Cron) else None,
+        "standing": view.standing.value,
+        "nextScheduleTime": words.rfc3339(view.next_at),
+        "retryTime": words.rfc3339(view.retry_at),
+        "active": view.running,
+        "deadLetters": view.dead_letters,
+        "lastRun": _last_run(summary),
+        "lastSuccessfulTime": words.rfc3339(summary.last_success_at),
+        "lastFailureTime": words.rfc3339(summary.last_failure_at),
+        "consecutiveFailures": summary.consecutive_failures,
+        "runCounts": counts_of(summary.counts),
+        "runCountsExact": summary.exact,
+        "args": msgspec.json.decode(view.args),
+    }
+    if view.instances is not None:
+        fields["instances"] = {"total": view.instances, "exact": view.instances_exact}
+    return fields
+
+
+def counts_of(counts: Counts) -> Mapping[str, int]:
+    """Return *counts* by the names of the outcomes, all of them."""
+    names = [outcome_field.encode_name for outcome_field in msgspec.structs.fields(Counts)]
+    return dict(zip(names, msgspec.structs.astuple(counts), strict=True))
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """Return a row of history in the words of the status of a PyncetteTask."""
+    return {
+        "id": run.id,
+        "outcome": run.outcome.value,
+        "scheduledTime": words.rfc3339(run.scheduled_at),
+        "startTime": words.rfc3339(run.started_at),
+        "completionTime": words.rfc3339(run.ended_at),
+        "attempts": run.attempts,
+        "worker": run.worker,
+        "message": run.message,
+        "count": run.count,
+        "exact": run.exact,
+    }
+
+
+def _last_run(summary: Summary) -> dict[str, Any] | None:
+    if summary.last_outcome is None:
+        return None
+    return {
+        "outcome": summary.last_outcome.value,
+        "scheduledTime": words.rfc3339(summary.last_scheduled_at),
+        "startTime": words.rfc3339(summary.last_started_at),
+        "completionTime": words.rfc3339(summary.last_ended_at),
+        "attempts": summary.last_attempts,
+        "worker": summary.last_worker,
+        "message": summary.last_message,
+    }

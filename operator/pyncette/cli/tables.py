@@ -1,0 +1,108 @@
+"""What the commands `tasks` and `runs` print: the same facts as columns and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pyncette.cli import words
+from pyncette.cli.dev.state import row_of
+from pyncette.cli.stored import the_record
+from pyncette.cli.survey import View, as_json, look, run_as_json, survey, view_of
+from pyncette.clock import Instant
+from pyncette.core.record import Run
+from pyncette.store.base import Store
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+class Tasks(NamedTuple):
+    """What there is."""
+
+    now: Instant
+    views: list[View]
+    alone: bool
+    """One task was asked for, and not a list."""
+
+    def as_json(self) -> Any:
+        documents = [as_json(view) for view in self.views]
+        return documents[0] if self.alone else documents
+
+    def as_table(self) -> Table:
+        if self.alone:
+            return ("NAME", "VALUE"), [row for row in _details(self.views[0], self.now) if row[1]]
+        names = ("TASK", "HANDLER", "SCHEDULE", "NEXT", "LAST", "LATE", "RUNNING", "SO FAR")
+        rows: list[Sequence[str]] = []
+        for view in self.views:
+            row = row_of(view, self.now)
+            rows.append(
+                (row.task, view.handler, row.schedule, row.next, row.last, row.late, row.running, row.counts)
+            )
+        return names, rows
+
+
+class Runs(NamedTuple):
+    """What has run."""
+
+    now: Instant
+    runs: list[Run]
+
+    def as_json(self) -> Any:
+        return [run_as_json(run) for run in self.runs]
+
+    def as_table(self) -> Table:
+        names = ("RUN", "OUTCOME", "SCHEDULED", "LATE", "TOOK", "ENDED", "ATTEMPTS", "WORKER", "MESSAGE")
+        return names, [_run(run, self.now) for run in self.runs]
+
+
+async def tasks_in(store: Store, realm: str, name: str | None) -> Tasks:
+    """Return all tasks of *realm*, or the one that is called *name*. Raises Failure if there is none."""
+    now = await store.now()
+    if name is None:
+        return Tasks(now, [view_of(found, now) for found in await survey(store, realm, now)], alone=False)
+    found = await look(store, await the_record(store, realm, name), now)
+    return Tasks(now, [view_of(found, now)], alone=True)
+
+
+async def runs_of(store: Store, realm: str, name: str) -> Runs:
+    """Return the history of the task *name*. Raises Failure if there is none."""
+    record = await the_record(store, realm, name)
+    return Runs(await store.now(), await store.history(record.key))
+
+
+def _details(view: View, now: Instant) -> list[Sequence[str]]:
+    row = row_of(view, now)
+    summary = view.summary
+    return [
+        ("task", view.name),
+        ("handler", view.handler),
+        ("schedule", row.schedule),
+        ("standing", view.standing.value),
+        ("next", row.next),
+        ("running", row.running),
+        ("last", row.last),
+        ("late", row.late),
+        ("attempts", str(summary.last_attempts or "")),
+        ("worker", summary.last_worker),
+        ("message", summary.last_message),
+        ("so far", row.counts),
+        ("failures in a row", str(summary.consecutive_failures or "")),
+        ("dead letters", str(view.dead_letters or "")),
+        ("arguments", bytes(view.args).decode()),
+    ]
+
+
+def _run(run: Run, now: Instant) -> Sequence[str]:
+    started = run.started_at
+    gap = "" if run.count == 1 and run.exact else f" ({'' if run.exact else 'at least '}{run.count} of them)"
+    return (
+        run.id,
+        f"{run.outcome.value}{gap}",
+        words.rfc3339(run.scheduled_at) or "",
+        "" if started is None else words.duration(started - run.scheduled_at),
+        "" if started is None else words.duration(run.ended_at - started),
+        words.relative(run.ended_at, now),
+        str(run.attempts or ""),
+        run.worker,
+        run.message,
+    )

@@ -1,0 +1,81 @@
+"""Puts times, durations and schedules into words that people read at a glance."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
+from pyncette.core.schedule import Cron, Interval, Schedule, resolve_zone
+
+MINUTE: Final[Duration] = 60 * SECOND
+HOUR: Final[Duration] = 60 * MINUTE
+DAY: Final[Duration] = 24 * HOUR
+
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def rfc3339(at: Instant | None) -> str | None:
+    """Return *at* in UTC, for programs."""
+    if at is None:
+        return None
+    return (EPOCH + datetime.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+
+
+def moment(at: Instant, zone: datetime.tzinfo, now: Instant) -> str:
+    """Return *at* as a clock in *zone* shows it, with the date if that is not today's there, and the zone's own name."""
+    there = (EPOCH + datetime.timedelta(microseconds=at)).astimezone(zone)
+    today = (EPOCH + datetime.timedelta(microseconds=now)).astimezone(zone).date()
+    date = "" if there.date() == today else f"{there:%Y-%m-%d} "
+    return f"{date}{there:%H:%M:%S} {there:%Z}"
+
+
+def duration(length: Duration) -> str:
+    """Return *length* in one or two units: 3 ms, 1.2 s, 40 s, 5 min, 2 h 10 min, 3 d."""
+    if length < SECOND:
+        return f"{max(0, length) // MILLISECOND} ms"
+    if length < 10 * SECOND:
+        return f"{length // (SECOND // 10) / 10:g} s"
+    if length < MINUTE:
+        return f"{length // SECOND} s"
+    for unit, name, below, lower in (
+        (MINUTE, "min", SECOND, "s"),
+        (HOUR, "h", MINUTE, "min"),
+        (DAY, "d", HOUR, "h"),
+    ):
+        count, rest = divmod(length, unit)
+        if (unit == MINUTE and count < 60) or (unit == HOUR and count < 24) or unit == DAY:
+            further = rest // below
+            # Next to much of the larger unit, the smaller one is noise.
+            return f"{count} {name} {further} {lower}" if further and count < 10 else f"{count} {name}"
+    raise AssertionError(length)
+
+
+def relative(at: Instant, now: Instant) -> str:
+    """Return how far *at* is from *now*: in 5 s, 3 min ago, now."""
+    if abs(at - now) < SECOND:
+        return "now"
+    # What a countdown shows is not to lag behind: 4.9 s is "in 4 s" all through that second.
+    whole = abs(at - now) // SECOND * SECOND
+    return f"in {duration(whole)}" if at > now else f"{duration(whole)} ago"
+
+
+def schedule(wanted: Schedule | None) -> str:
+    """Return *wanted* as people say it."""
+    if wanted is None:
+        return ""
+    if isinstance(wanted, Cron):
+        return wanted.expression if wanted.zone == "UTC" else f"{wanted.expression} {wanted.zone}"
+    if isinstance(wanted, Interval):
+        return f"every {duration(wanted.length)}"
+    return f"once {(EPOCH + datetime.timedelta(microseconds=wanted.at)):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def zone_of(wanted: Schedule | None) -> datetime.tzinfo:
+    """Return the zone that times of *wanted* are shown in: its own, or this machine's."""
+    if isinstance(wanted, Cron):
+        return ZoneInfo("UTC") if wanted.zone == "UTC" else resolve_zone(wanted.zone)
+    local = datetime.datetime.now(datetime.UTC).astimezone().tzinfo
+    assert local is not None
+    return local

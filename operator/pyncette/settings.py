@@ -1,0 +1,198 @@
+"""All settings of the commands: read from options and the environment, checked as a whole, and never changed again."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from pyncette.errors import ConfigurationError
+from pyncette.store.backend import EXAMPLES, Backend, read_backend
+from pyncette.store.base import PARTITION_BYTES_MAX
+from pyncette.telemetry.logs import FORMATS, LEVELS
+
+PREFIX: Final = "PYNCETTE_"
+
+OF_THE_TESTS: Final = "PYNCETTE_TEST_"
+"""Variables that the tests of this project read."""
+
+CONCURRENCY_MAX: Final = 100_000
+"""A process has no use for more handlers at once, and a number above is a mistake."""
+
+DRAIN_SECONDS: Final = 30.0
+DRAIN_SECONDS_MAX: Final = 86_400.0
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str | None
+    """None: on all addresses."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the commands are set to."""
+
+    backend: Backend | None = None
+    """None: it was not said."""
+    realm: str | None = None
+    """None: the task module's, which is empty by default."""
+    concurrency: int | None = None
+    """Handlers at once; None: as many as the task module says, 100 if it says nothing."""
+    drain_seconds: float = DRAIN_SECONDS
+    health: Address | None = None
+    """None: health is not served."""
+    log_format: str = "text"
+    log_level: str = "INFO"
+    warnings: tuple[str, ...] = ()
+    """What the environment holds that may be meant for us, and is not known."""
+
+
+class Setting(NamedTuple):
+    """How one setting is read: the text of its option or variable becomes a value, or ConfigurationError says why not."""
+
+    name: str
+    """Of the field of `Settings`; the option is `--name-with-dashes`."""
+    variable: str
+    read: Callable[[str], Any]
+    meaning: str
+    shown: str
+    """What stands for the value in help texts."""
+
+    @property
+    def option(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+def read_settings(environment: Mapping[str, str], options: Mapping[str, str | None]) -> Settings:
+    """
+    Return the settings that *options* (by name; None: not given) and then *environment* say.
+
+    Raises ConfigurationError that tells of everything that is wrong, not only of the first.
+    """
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for setting in SETTINGS:
+        option = options.get(setting.name)
+        text = environment.get(setting.variable) if option is None else option
+        if text is None or (option is None and not text.strip()):
+            continue  # an empty variable is one that was not set, as in most deployments
+        try:
+            values[setting.name] = setting.read(text)
+        except ConfigurationError as error:
+            faults.append(f"{setting.variable if option is None else setting.option}: {error}")
+    if faults:
+        raise ConfigurationError("; ".join(faults))
+    return Settings(**values, warnings=tuple(_unknown(environment)))
+
+
+def _unknown(environment: Mapping[str, str]) -> list[str]:
+    known = {setting.variable.removeprefix(PREFIX): setting.variable for setting in SETTINGS}
+    warnings = []
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name.startswith(OF_THE_TESTS) or name in known.values():
+            continue
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+        mend = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(known.values())}"
+        warnings.append(f"{name} is not a setting, and has no effect; {mend}")
+    return warnings
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def _realm(text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        size = -1
+    if size < 0 or "\0" in text or size > PARTITION_BYTES_MAX // 2:
+        raise ConfigurationError(f"a realm is any text of up to {PARTITION_BYTES_MAX // 2} bytes")
+    return text
+
+
+def _concurrency(text: str) -> int:
+    if not text.strip().isdecimal() or not 1 <= int(text) <= CONCURRENCY_MAX:
+        raise ConfigurationError(f"it must be a whole number from 1 to {CONCURRENCY_MAX}, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= DRAIN_SECONDS_MAX:
+        raise ConfigurationError(
+            f"it must be a number of seconds from 0 to {DRAIN_SECONDS_MAX:g}, not {text!r}"
+        )
+    return seconds
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.strip().rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65_535:
+        raise ConfigurationError(
+            f"it must be a port or HOST:PORT, such as 8080 or 127.0.0.1:8080, not {text!r}"
+        )
+    return Address(host.removeprefix("[").removesuffix("]") or None, int(port))
+
+
+def _one_of(names: tuple[str, ...], change: Callable[[str], str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if change(text.strip()) not in names:
+            raise ConfigurationError(f"it can be {', '.join(names)}, not {text!r}")
+        return change(text.strip())
+
+    return read
+
+
+SETTINGS: Final = (
+    Setting("backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"),
+    Setting(
+        "realm",
+        "PYNCETTE_REALM",
+        _realm,
+        "Keeps apart those who share a database; by default the task module's, which is empty.",
+        "NAME",
+    ),
+    Setting(
+        "concurrency",
+        "PYNCETTE_CONCURRENCY",
+        _concurrency,
+        "Handlers that run at once; by default as many as the task module says (100).",
+        "N",
+    ),
+    Setting(
+        "drain_seconds",
+        "PYNCETTE_DRAIN_SECONDS",
+        _seconds,
+        "How long handlers may go on after SIGTERM; then they are cancelled, and due again. By default 30.",
+        "SECONDS",
+    ),
+    Setting(
+        "health",
+        "PYNCETTE_HEALTH",
+        _address,
+        "Serve /healthz and /readyz there; by default nowhere.",
+        "[HOST:]PORT",
+    ),
+    Setting(
+        "log_format",
+        "PYNCETTE_LOG_FORMAT",
+        _one_of(tuple(FORMATS), str.lower),
+        "text, or json: an object a line.",
+        "FORMAT",
+    ),
+    Setting(
+        "log_level",
+        "LOG_LEVEL",
+        _one_of(LEVELS, str.upper),
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+        "LEVEL",
+    ),
+)

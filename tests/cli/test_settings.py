@@ -1,0 +1,126 @@
+"""Settings come from options and the environment, and are checked as a whole."""
+
+import pytest
+
+from pyncette.errors import ConfigurationError
+from pyncette.settings import Address, Settings, read_settings
+from pyncette.store.backend import read_backend
+
+
+def read(environment=None, **options):
+    return read_settings(environment or {}, options)
+
+
+def refusal(environment=None, **options):
+    with pytest.raises(ConfigurationError) as refused:
+        read(environment, **options)
+    return str(refused.value)
+
+
+def test_nothing_said_is_the_defaults():
+    assert read({"PYNCETTE_REALM": "", "HOME": "/root"}) == Settings()
+
+
+def test_the_environment_is_read():
+    settings = read(
+        {
+            "PYNCETTE_BACKEND": "sqlite:///a.db",
+            "PYNCETTE_REALM": "shop",
+            "PYNCETTE_CONCURRENCY": "7",
+            "PYNCETTE_DRAIN_SECONDS": "2.5",
+            "PYNCETTE_HEALTH": "127.0.0.1:8080",
+            "PYNCETTE_LOG_FORMAT": "JSON",
+            "LOG_LEVEL": "debug",
+        }
+    )
+
+    assert settings == Settings(
+        read_backend("sqlite:///a.db"), "shop", 7, 2.5, Address("127.0.0.1", 8080), "json", "DEBUG"
+    )
+
+
+def test_an_option_wins_over_the_environment():
+    assert read({"PYNCETTE_REALM": "theirs"}, realm="ours").realm == "ours"
+    assert read({"PYNCETTE_REALM": "theirs"}, realm="").realm == ""
+
+
+def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
+    message = refusal({"PYNCETTE_CONCURRENCY": "0", "PYNCETTE_HEALTH": "web"}, drain_seconds="soon")
+
+    assert "PYNCETTE_CONCURRENCY: it must be a whole number from 1" in message
+    assert "PYNCETTE_HEALTH: it must be a port or HOST:PORT" in message
+    assert "--drain-seconds: it must be a number of seconds" in message
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e9", ""])
+def test_a_drain_has_an_end(text):
+    assert "must be a number of seconds" in refusal(drain_seconds=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("8080", Address(None, 8080)), ("[::1]:80", Address("::1", 80)), ("h:0", Address("h", 0))],
+)
+def test_an_address_is_a_port_with_or_without_a_host(text, address):
+    assert read(health=text).health == address
+
+
+def test_a_misspelt_variable_is_warned_of_with_the_nearest_name():
+    (warning,) = read({"PYNCETTE_BACKEN": "sqlite://"}).warnings
+
+    assert warning == "PYNCETTE_BACKEN is not a setting, and has no effect; did you mean PYNCETTE_BACKEND?"
+
+
+def test_a_variable_like_no_other_is_warned_of_with_all_there_are():
+    (warning,) = read({"PYNCETTE_COLOUR": "red", "PYNCETTE_TEST_POSTGRES_URL": "postgresql://x"}).warnings
+
+    assert warning.startswith(
+        "PYNCETTE_COLOUR is not a setting, and has no effect; known are PYNCETTE_BACKEND,"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///tasks.db", "tasks.db"),
+        ("sqlite:////var/lib/tasks.db", "/var/lib/tasks.db"),
+        ("sqlite:///with%20space.db", "with space.db"),
+        ("sqlite://", ":memory:"),
+        ("sqlite:///:memory:", ":memory:"),
+    ],
+)
+def test_an_sqlite_url_names_a_file_or_memory(url, path):
+    assert read_backend(url).path == path
+
+
+@pytest.mark.parametrize("scheme", ["redis", "mysql", "dynamodb"])
+def test_backends_that_are_to_come_are_told_so(scheme):
+    assert "comes with a later release" in refusal(backend=f"{scheme}://user:hunter2@host/0")
+
+
+def test_a_misspelt_backend_is_told_with_the_nearest_name():
+    assert refusal(backend="postgressql://u@h/d") == (
+        "--backend: there is no backend postgressql; did you mean postgresql?"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:hunter2@host/db",
+        "redis://user:hunter2@host",
+        "oracle://user:hunter2@host",
+        "postgresql://user:hunter2#@host:port/db",
+        "sqlite://user:hunter2@host/db",
+    ],
+)
+def test_no_refusal_of_a_url_shows_its_password(url):
+    assert "hunter2" not in refusal({"PYNCETTE_BACKEND": url})
+
+
+def test_a_backend_is_shown_without_its_password():
+    backend = read_backend("postgresql://user:hunter2@db.example:5433/shop")
+
+    assert str(backend) == "PostgreSQL at db.example:5433/shop"
+    assert "hunter2" not in repr(backend)
+    assert "hunter2" not in repr(Settings(backend))
