@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,13 @@ def seconds(number: float) -> datetime.timedelta:
 def at(number: float) -> datetime.datetime:
     """The instant *number* seconds after noon, when all tests begin."""
     return NOON + seconds(number)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """The health of an app over HTTP."""
 
 import asyncio
-import socket
 import urllib.error
 import urllib.request
 
@@ -11,14 +10,12 @@ from pyncette import Pyncette
 from pyncette.errors import StoreUnavailableError
 from pyncette.healthcheck import default_healthcheck, use_healthcheck_server
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from tests.app.harness import running, seconds
+from tests.app.harness import free_port, running, seconds
 
 
 @pytest.fixture
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
@@ -144,9 +141,7 @@ async def test_nothing_listens_any_more_once_the_app_has_ended(app, clock, port)
 
 
 async def test_an_app_can_be_served_on_two_ports(app, clock, port):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        other = free.getsockname()[1]
+    other = free_port()
     use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
     use_healthcheck_server(app, port=other, bind_address="127.0.0.1")
     async with running(app, clock):

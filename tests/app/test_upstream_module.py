@@ -6,7 +6,6 @@ import datetime
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pyncette.testing import VirtualClock
-from tests.app.harness import running, seconds
+from tests.app.harness import free_port, running, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = Path(__file__).with_name("old_module.py")
@@ -192,12 +191,6 @@ def test_the_module_runs_as_a_program_and_goes_on_where_it_was(tmp_path):
         assert program.returncode == 0, err
         assert out.split("\n")[:2] == ["greeter up", "counter up"]
         assert out.split("\n")[-3:] == ["counter down", "greeter down", ""]
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def ask(port):
