@@ -49,6 +49,7 @@ class Occurrence:
     __slots__ = (
         "_clock",
         "_renew",
+        "begun",
         "ending",
         "held",
         "lease_lost",
@@ -74,6 +75,8 @@ class Occurrence:
         """Until when the lease is surely ours, by this process's monotonic clock."""
         self.lease_lost = False
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """Whether its handler was called. Until then there is nothing to cancel, and only the reason is kept."""
         self.ending: Ending | None = None
         """Why it was cancelled, if we did it."""
         self.timers: list[Timer] | None = None
@@ -100,13 +103,14 @@ class Occurrence:
         """End the run from outside, and remember why."""
         if self.ending is None and self.task is not None:
             self.ending = ending
-            self.task.cancel()
+            if self.begun:
+                self.task.cancel()
 
     def lose(self) -> None:
         """Take note that the lease is gone: what the run does from now on is not written."""
         if not self.lease_lost:
             self.lease_lost = True
-            if self.renews_itself and self.task is not None:
+            if self.renews_itself and self.begun and self.task is not None:
                 self.task.cancel()
 
     def facts(self) -> dict[str, Any]:

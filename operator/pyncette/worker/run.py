@@ -84,14 +84,21 @@ class Runs:
             await asyncio.wait(list(self.running))
 
     async def _run(self, occurrence: Occurrence) -> None:
-        ended = RETURNED
         current.set(occurrence)
-        try:
-            await occurrence.registration.run(occurrence)
-        except asyncio.CancelledError:
+        if occurrence.lease_remaining() == 0:
+            # This process stood still since the claim, and by now the lease may be somebody else's.
+            occurrence.lose()
+        ended = RETURNED
+        if occurrence.lease_lost or occurrence.ending is not None:
             ended = _cancelled(occurrence)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its answer
-            ended = _raised(occurrence, error)
+        else:
+            occurrence.begun = True
+            try:
+                await occurrence.registration.run(occurrence)
+            except asyncio.CancelledError:
+                ended = _cancelled(occurrence)
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises is its answer
+                ended = _raised(occurrence, error)
         self._over(occurrence, ended)
 
     def _over(self, occurrence: Occurrence, ended: Ended) -> None:
@@ -108,7 +115,8 @@ class Runs:
             if self.on_limit_freed is not None:
                 self.on_limit_freed()
         if occurrence.lease_lost:
-            logger.warning("run ended after its lease was lost", extra=occurrence.facts())
+            what = "ended after" if occurrence.begun else "was not begun, since"
+            logger.warning("run %s its lease was lost", what, extra=occurrence.facts())
             return
         try:
             settlement = rules.settle(occurrence.held, ended, self._clock.now())
