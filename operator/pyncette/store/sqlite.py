@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -198,7 +198,7 @@ class SqliteStore:
         check_changes(changes)
         if not changes:
             return []
-        ids = await self._ids_of({partition for change in changes for partition in _partitions(change)})
+        ids = await self._ids_of(_partitions(changes))
         swap = _Swap(self._sql, changes, ids)
         return await self._database.write(swap.make)
 
@@ -533,10 +533,9 @@ def _key_of(change: Change) -> Key:
     return known.key
 
 
-def _partitions(change: Change) -> Iterator[Partition]:
-    yield _key_of(change).partition
-    if change.history_of is not None:
-        yield change.history_of.partition
+def _partitions(changes: Sequence[Change]) -> set[Partition]:
+    homes = {change.history_of.partition for change in changes if change.history_of is not None}
+    return homes | {_key_of(change).partition for change in changes}
 
 
 def _place(key: Key, ids: Mapping[Partition, int]) -> _Place:
