@@ -881,9 +881,10 @@ class StoreConformance:
             a_record(key=Key(Partition("realm", "other"), "task"), at=T0 + 5),
         )
 
-        claimed = await store.claim({HERE: 5, ELSEWHERE: 5}, "lease", "worker", T0, T0)
+        for limits in ({HERE: 5, ELSEWHERE: 5}, {ELSEWHERE: 5, HERE: 5}):
+            claimed = await store.claim(limits, "lease", "worker", T0, T0)
 
-        assert claimed.next_claimable_at == T0 + 7
+            assert claimed.next_claimable_at == T0 + 7
 
     async def test_nothing_is_known_of_an_empty_partition(self, store: Store) -> None:
         claimed = await store.claim({HERE: 5, Partition("", "never seen"): 5}, "lease", "worker", T0, T0)
