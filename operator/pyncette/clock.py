@@ -63,15 +63,25 @@ class SystemClock:
 
     An answer pins the origin to within half its round trip; inside of that the origin is left alone. Until the first
     answer it is the system's own. The clock never goes back: after a step backwards it stands still until it is reached.
+    Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
     """
 
-    def __init__(self, shortest_lease: Duration = 60 * SECOND, longest_lease: Duration = 60 * SECOND) -> None:
-        self._origin = time.time_ns() // 1000 - self.monotonic()
+    def __init__(
+        self,
+        shortest_lease: Duration = 60 * SECOND,
+        longest_lease: Duration = 60 * SECOND,
+        *,
+        time_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._origin = time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
         self._observed = False
         self._step_above = shortest_lease // 4
         self._quarantine = longest_lease
-        self._stepped_by: Duration = 0
+        self._lowest_origin = self._origin
+        """Of those that were in force within the last full lease; of interest until `_quarantined_until`."""
         self._quarantined_until: Duration = 0
 
     def expect_leases(self, shortest: Duration, longest: Duration) -> None:
@@ -79,27 +89,27 @@ class SystemClock:
         self._step_above, self._quarantine = shortest // 4, longest
 
     def now(self) -> Instant:
-        reading = self._origin + time.monotonic_ns() // 1000
+        reading = self._origin + self._monotonic_ns() // 1000
         if reading > self._latest:
             self._latest = reading
         return self._latest
 
     def expired_at(self) -> Instant:
-        now = self.now()
-        if self._stepped_by and self.monotonic() < self._quarantined_until:
-            return now - self._stepped_by
-        return now
+        monotonic = self.monotonic()
+        if monotonic < self._quarantined_until:
+            return self._lowest_origin + monotonic
+        return self._origin + monotonic
 
     def monotonic(self) -> Duration:
-        return time.monotonic_ns() // 1000
+        return self._monotonic_ns() // 1000
 
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
-        return asyncio.get_running_loop().call_later(max(0, at - self.now()) / SECOND, callback)
+        return asyncio.get_running_loop().call_later(self._seconds_until(at), callback)
 
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
             return await event.wait()
-        timer = asyncio.get_running_loop().call_later(max(0, until - self.now()) / SECOND, event.set)
+        timer = asyncio.get_running_loop().call_later(self._seconds_until(until), event.set)
         try:
             await event.wait()
         finally:
@@ -109,10 +119,17 @@ class SystemClock:
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         correction = backend_now - (asked_at + answered_at) // 2 - self._origin
         uncertainty = (answered_at - asked_at) // 2
+        known, self._observed = self._observed, True
         if abs(correction) <= uncertainty:
             return
+        before = self._origin
         self._origin += correction
-        if self._observed and abs(correction) > self._step_above:
-            self._stepped_by = max(0, correction)
+        if known and abs(correction) > self._step_above:
+            if answered_at >= self._quarantined_until:
+                self._lowest_origin = before
+            self._lowest_origin = min(self._lowest_origin, before, self._origin)
             self._quarantined_until = answered_at + self._quarantine
-        self._observed = True
+
+    def _seconds_until(self, at: Instant) -> float:
+        """How long it takes until `now` is *at*: longer than it says, while it stands still."""
+        return max(0, at - self._origin - self.monotonic()) / SECOND

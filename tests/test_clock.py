@@ -1,0 +1,107 @@
+"""What the clock of a process promises about the backend's time, also when that steps."""
+
+import asyncio
+
+from pyncette.clock import MILLISECOND, SECOND, SystemClock
+
+LEASE = 60 * SECOND
+
+
+class Machine:
+    """A machine, and a backend that is asked in no time. Times are seconds."""
+
+    def __init__(self) -> None:
+        self.uptime = 1_000
+        self.backend = 5_000
+        self.clock = SystemClock(
+            LEASE,
+            LEASE,
+            time_ns=lambda: self.backend * SECOND * 1000,
+            monotonic_ns=lambda: self.uptime * SECOND * 1000,
+        )
+        self.ask()
+
+    def ask(self) -> None:
+        self.clock.observe(self.backend * SECOND, self.clock.monotonic(), self.clock.monotonic())
+
+    def pass_time(self, seconds: int) -> None:
+        self.uptime += seconds
+        self.backend += seconds
+
+    def step(self, seconds: int) -> None:
+        self.backend += seconds
+        self.ask()
+
+    @property
+    def now(self) -> int:
+        return self.clock.now() // SECOND
+
+    @property
+    def expired_at(self) -> int:
+        return self.clock.expired_at() // SECOND
+
+
+def test_it_follows_the_backend_and_not_the_machine():
+    machine = Machine()
+
+    machine.backend += 5
+    machine.ask()
+
+    assert machine.now == 5_005
+
+
+def test_after_a_step_forward_leases_of_the_time_before_live_for_another_full_lease():
+    machine = Machine()
+
+    machine.step(60)
+
+    assert (machine.now, machine.expired_at) == (5_060, 5_000)
+    machine.pass_time(59)
+    assert (machine.now, machine.expired_at) == (5_119, 5_059)
+    machine.pass_time(1)
+    assert (machine.now, machine.expired_at) == (5_120, 5_120)
+
+
+def test_after_a_step_back_it_stands_still_but_judges_leases_by_the_backends_time():
+    machine = Machine()
+    assert machine.now == 5_000
+
+    machine.step(-60)
+
+    assert (machine.now, machine.expired_at) == (5_000, 4_940)
+    machine.pass_time(59)
+    assert (machine.now, machine.expired_at) == (5_000, 4_999)
+    machine.pass_time(2)
+    assert (machine.now, machine.expired_at) == (5_001, 5_001)
+
+
+def test_a_step_there_and_back_takes_no_lease_of_either_time():
+    machine = Machine()
+
+    machine.step(60)
+    assert machine.now == 5_060
+    machine.pass_time(1)
+    machine.step(-60)
+
+    assert (machine.now, machine.expired_at) == (5_060, 5_001)
+
+
+def test_two_steps_forward_take_no_lease_of_the_time_before_both():
+    machine = Machine()
+
+    machine.step(60)
+    machine.pass_time(1)
+    machine.step(60)
+
+    assert (machine.now, machine.expired_at) == (5_121, 5_001)
+
+
+async def test_while_it_stands_still_a_wait_lasts_until_it_goes_on():
+    clock = SystemClock(LEASE, LEASE)
+    now = clock.now()
+    clock.observe(now - 50 * MILLISECOND, clock.monotonic(), clock.monotonic())
+
+    was_set = await clock.wait(asyncio.Event(), now + MILLISECOND)
+
+    assert not was_set
+    assert clock.now() >= now + MILLISECOND
