@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from pyncette.clock import Instant
-from pyncette.core.record import Partition
+from pyncette.core.record import Key, Partition
 from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.ledger import Ledger, Settling
 from pyncette.worker.patience import Patience
@@ -85,6 +85,10 @@ class Outbox:
         else:
             batch = self._waiting[:BATCH_MAX]
             del self._waiting[:BATCH_MAX]
+        if len({item.held.record.key for item in batch}) < len(batch):
+            batch, again = _each_once(batch)
+            self._waiting = again + self._waiting
+            self._filled.set()
         self._being_written += len(batch)
         return batch
 
@@ -119,3 +123,17 @@ class Outbox:
                     soonest, partition = at, change.after.key.partition
         if soonest is not None and partition is not None:
             self._wake(partition, soonest)
+
+
+def _each_once(batch: list[Settling]) -> tuple[list[Settling], list[Settling]]:
+    """
+    Split a batch that holds two results for one record: the second has to wait for the first.
+
+    It happens when the backend was away for longer than a lease: the record was claimed and run again in the meantime.
+    """
+    first: dict[Key, Settling] = {}
+    again: list[Settling] = []
+    for item in batch:
+        if first.setdefault(item.held.record.key, item) is not item:
+            again.append(item)
+    return list(first.values()), again
