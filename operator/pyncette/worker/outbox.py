@@ -132,8 +132,5 @@ def _each_once(batch: list[Settling]) -> tuple[list[Settling], list[Settling]]:
     It happens when the backend was away for longer than a lease: the record was claimed and run again in the meantime.
     """
     first: dict[Key, Settling] = {}
-    again: list[Settling] = []
-    for item in batch:
-        if first.setdefault(item.held.record.key, item) is not item:
-            again.append(item)
+    again = [item for item in batch if first.setdefault(item.held.record.key, item) is not item]
     return list(first.values()), again
