@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -60,14 +60,6 @@ class Operation:
         finally:
             seconds.observe(time.perf_counter() - began)
             in_progress.dec()
-
-    def over(self, duration: float, error: BaseException | None, *labels: str) -> None:
-        """Measure what was only told of once it was over."""
-        total, seconds, _ = self._of(*labels)
-        total.inc()
-        seconds.observe(duration)
-        if error is not None:
-            self._failures.labels(*labels, type(error).__name__).inc()
 
     @functools.cache  # noqa: B019 - lives as long as the program; finding a child by its labels costs more than using it
     def _of(self, *labels: str) -> tuple[Counter, Histogram, Gauge]:
@@ -127,8 +119,8 @@ async def _measure_run(context: Context, next: NextFunc) -> None:  # noqa: A002 
 class _Ticks:
     """Measures polls."""
 
-    def polled(self, seconds: float, error: BaseException | None) -> None:
-        TICKS.over(seconds, error)
+    def polling(self) -> AbstractContextManager[None]:
+        return TICKS.measured()
 
 
 class MeasuredStore:

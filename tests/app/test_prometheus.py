@@ -4,7 +4,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pyncette import FailureMode, Pyncette
+from pyncette.errors import StoreUnavailableError
 from pyncette.prometheus import use_prometheus, with_prometheus_repository
+from pyncette.store.memory import MemoryBackend, MemoryStore
 from tests.app.harness import at, running, seconds
 
 
@@ -66,17 +68,30 @@ async def test_staleness_is_the_start_minus_the_scheduled_time(memory, clock, na
     assert measured("tasks_staleness_seconds_sum", task_name=name) == 90
 
 
-async def test_polls_are_counted_and_timed(memory, clock):
-    app = Pyncette(memory)
+async def test_polls_are_counted_and_timed_with_those_that_fail(clock):
+    in_progress = []
+
+    class Watched(MemoryStore):
+        async def claim(self, *arguments):
+            in_progress.append(measured("ticks_in_progress"))
+            if len(in_progress) == 2:
+                raise StoreUnavailableError("the backend is away")
+            return await super().claim(*arguments)
+
+    store = Watched(MemoryBackend())
+    app = Pyncette(lambda: store)
     use_prometheus(app)
     app.task(name="t", interval=seconds(10))(_nothing)
     before = measured("ticks_total") or 0
+    failed = measured("ticks_failures_total", exception_type="StoreUnavailableError") or 0
 
     async with running(app, clock):
         await clock.advance(seconds(30))
 
-    assert measured("ticks_total") >= before + 3
+    assert measured("ticks_total") == before + len(in_progress)
     assert measured("ticks_duration_seconds_count") == measured("ticks_total")
+    assert measured("ticks_failures_total", exception_type="StoreUnavailableError") == failed + 1
+    assert set(in_progress) == {1}
     assert measured("ticks_in_progress") == 0
 
 

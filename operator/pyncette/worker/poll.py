@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from typing import Final
 
@@ -49,7 +50,7 @@ class Poller:
         holder: str,
         batch_size: int,
         interval: Duration,
-        polled: Callable[[float, BaseException | None], None],
+        polling: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._ledger = ledger
         self._store = ledger.store
@@ -61,7 +62,7 @@ class Poller:
         self._holder = holder
         self._batch_size = batch_size
         self._interval = SAFETY_LOOK if self._store.capabilities.notifies else interval
-        self._polled = polled
+        self._polling = polling
         self._woken = asyncio.Event()
         self._next_at: Instant = 0
         self._stopping = False
@@ -127,7 +128,6 @@ class Poller:
                 except SchemaError:
                     raise
                 except StoreError as error:
-                    self._polled(0.0, error)
                     self._round, self._hungry = [], []
                     self._next_at = 0
                     await self._patience.wait("nothing is claimed until it does", error, waits)
@@ -195,15 +195,15 @@ class Poller:
             self._polled_at = now
             return
         asked_at = clock.monotonic()
-        claimed = await self._store.claim(
-            limits, next(self._lease_ids), self._holder, now, clock.expired_at()
-        )
+        with self._polling():
+            claimed = await self._store.claim(
+                limits, next(self._lease_ids), self._holder, now, clock.expired_at()
+            )
         answered_at = clock.monotonic()
         clock.observe(claimed.backend_now, asked_at, answered_at)
         self._start(claimed.records, by_partition, now, asked_at)
         self._plan(claimed, limits, now)
         self._polled_at = clock.now()
-        self._polled((answered_at - asked_at) / SECOND, None)
 
     def _limits(self, by_partition: dict[Partition, Registration]) -> dict[Partition, int]:
         """

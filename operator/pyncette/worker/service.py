@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
@@ -47,8 +47,8 @@ class WorkerSettings(NamedTuple):
 class Listener(Protocol):
     """Is told what a worker does; must not block."""
 
-    def polled(self, seconds: float, error: BaseException | None) -> None:
-        """A look for claimable records is over."""
+    def polling(self) -> AbstractContextManager[None]:
+        """Return what is entered as a look for claimable records begins, and left once it is over, with its error if it failed."""
         ...
 
 
@@ -87,7 +87,7 @@ class Worker:
             settings.holder,
             settings.batch_size,
             settings.poll_interval,
-            self._polled,
+            self._polling,
         )
         self._runs.on_limit_freed = self._poller.look_soon
         self._renewer: Renewer | None = None
@@ -197,9 +197,12 @@ class Worker:
     def _wake(self, partition: Partition, at: Instant) -> None:
         self._poller.wake(partition, at)
 
-    def _polled(self, seconds: float, error: BaseException | None) -> None:
-        for listener in self._listeners:
-            listener.polled(seconds, error)
+    @contextmanager
+    def _polling(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for listener in self._listeners:
+                stack.enter_context(listener.polling())
+            yield
 
 
 async def _first_of(task: asyncio.Task[None], background: Sequence[asyncio.Task[None]]) -> None:
