@@ -91,7 +91,7 @@ class Pyncette:
         self.repository_factory = repository_factory
         self.batch_size = _batch_size(configuration)
         self.realm = str(configuration.get("realm", ""))
-        self.slots = _call_with(executor_cls, configuration).slots
+        self.slots = _slots(_call_with(executor_cls, configuration))
         self.configuration = configuration
 
     # --- Tasks -------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ class PyncetteContext:
     @property
     def ready(self) -> bool:
         """Whether it polls, and the backend answered when it was last asked."""
-        return self._worker is not None and self._worker.ready and not self._shut_down
+        return self._running and self._worker is not None and self._worker.ready and not self._shut_down
 
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
@@ -532,7 +532,9 @@ def _refuse_field(name: str) -> None:
         raise ValueError(f"{name} is a field of Context, so nothing else can have that name there")
 
 
-def _refuse_other_count(task: Task, stored: Spec) -> None:
+def _refuse_other_count(task: Task, stored: Spec | None) -> None:
+    if stored is None:
+        return
     count = msgspec.json.decode(stored.args).get("partition_count")
     if count != task.partition_count:
         raise ConfigurationError(
@@ -583,6 +585,15 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
         for parameter in inspect.signature(taker).parameters.values()
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     ]
+
+
+def _slots(executor: Any) -> int:
+    slots = getattr(executor, "slots", None)
+    if not isinstance(slots, int):
+        raise ConfigurationError(
+            f"{type(executor).__name__} is not an executor of this version: it does not say how many slots it has"
+        )
+    return slots
 
 
 def _batch_size(configuration: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from pyncette.clock import Instant
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
-from pyncette.core.spec import Overlap, Policies, Spec
+from pyncette.core.spec import EMPTY_ARGS, Overlap, Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling
@@ -301,10 +301,16 @@ def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
 
 
 def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
-    """The rule for what counts as it was first declared: whatever has arguments stays, and is the answer."""
+    """
+    The rule for what counts as it was first declared; its answer is the spec that counts.
+
+    None: a resource of the same name is mirrored there, and its fields win.
+    """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
-        if record is not None and record.spec.args != _NOTHING.args:
+        if record is not None and record.state.owner is not None:
+            return Ruling(None, None)
+        if record is not None and record.spec.args != EMPTY_ARGS:
             return Ruling(None, record.spec)
         return declaration(key, spec, policies)(record, now)
 

@@ -101,6 +101,14 @@ def test_an_executor_says_how_many_handlers_run_at_once(executor, configuration,
     assert Pyncette(executor_cls=executor, **configuration).slots == slots
 
 
+def test_an_executor_that_does_not_say_so_is_refused_by_its_name():
+    class OldExecutor:
+        pass
+
+    with pytest.raises(ConfigurationError, match="OldExecutor is not an executor of this version"):
+        Pyncette(executor_cls=OldExecutor)
+
+
 @pytest.mark.parametrize(("executor", "most"), [(DefaultExecutor, 5), (SynchronousExecutor, 1)])
 async def test_no_more_handlers_run_at_once_than_the_executor_lets(memory, clock, executor, most):
     app = Pyncette(memory, executor, **({"concurrency_limit": 5} if most == 5 else {}))

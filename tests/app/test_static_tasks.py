@@ -3,9 +3,13 @@
 import pytest
 
 from pyncette import FailureMode, Pyncette
-from pyncette.core.record import Key, Partition
-from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap
+from pyncette.core.record import Key, Owner, Partition
+from pyncette.core.schedule import Interval
+from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap, Policies, Spec
+from pyncette.core.wishes import created
 from pyncette.errors import ConfigurationError
+from pyncette.model import instant_of
+from pyncette.options import encode_args
 from tests.app.harness import at, running, seconds
 
 
@@ -144,3 +148,20 @@ async def test_the_count_is_remembered_although_outcomes_are_counted_in_the_same
     with pytest.raises(ConfigurationError, match="partitions"):
         async with app_with(5).create(clock=clock):
             pass
+
+
+async def test_a_resource_that_is_mirrored_under_the_name_of_a_template_is_left_as_it_is(repository, clock):
+    app = Pyncette(repository)
+    app.dynamic_task(name="remind")(print)
+    policies = Policies(suspend=True)
+    key = Key(Partition("", "remind"), "remind")
+    spec = Spec(Interval(60_000_000), encode_args({"what": "tea"}), policies)
+    mirrored = created(key, spec, policies, instant_of(clock.utc), owner=Owner("uid", 1, "hash"))
+    async with Pyncette(repository).create(clock=clock) as app_context:
+        await app_context.ledger.create([mirrored])
+
+    async with app.create(clock=clock) as app_context:
+        record = await record_of(app_context, "remind")
+
+    assert record.spec == spec
+    assert record.version == mirrored.version

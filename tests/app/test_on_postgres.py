@@ -1,0 +1,63 @@
+"""The API on a real PostgreSQL: instances by the thousand, two processes' worth of workers, real time."""
+
+import asyncio
+import datetime
+from collections import Counter
+
+import pytest
+
+from pyncette import Pyncette
+from pyncette.postgres import postgres_repository
+from pyncette.prometheus import with_prometheus_repository
+from tests.app.harness import at, running, seconds
+
+
+@pytest.fixture
+def ran():
+    return []
+
+
+@pytest.fixture
+def app(postgres_url, ran):
+    app = Pyncette(with_prometheus_repository(postgres_repository), postgres_url=postgres_url)
+
+    @app.partitioned_task(partition_count=4)
+    async def remind(context):
+        ran.append((context.task.name, context.scheduled_at))
+        await asyncio.sleep(context.args.get("takes", 0))
+
+    return app
+
+
+async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app, clock, ran):
+    task = app.tasks["remind"]
+    items = [(f"user-{number}", {"interval": seconds(60), "number": number}) for number in range(2_000)]
+    async with running(app, clock) as app_context:
+        errors = [result.error async for result in app_context.schedule_many(task, items)]
+        again = [result.error async for result in app_context.schedule_many(task, items[:10])]
+        await clock.advance(seconds(60))
+        first = await app_context.list_tasks(task, limit=1_500)
+        rest = await app_context.list_tasks(task, limit=1_500, continuation_token=first.continuation_token)
+
+    assert {*errors, *again} == {None}
+    assert Counter(ran) == {(name, at(60)): 1 for name, _ in items}
+    assert {state.task.name for state in (*first.tasks, *rest.tasks)} == {name for name, _ in items}
+    assert {state.scheduled_at for state in (*first.tasks, *rest.tasks)} == {at(120)}
+
+
+async def test_two_workers_share_what_is_due_in_real_time(app, ran):
+    task = app.tasks["remind"]
+    async with app.create() as one, app.create() as two:
+        workers = [asyncio.create_task(worker.run()) for worker in (one, two)]
+        due = datetime.datetime.now(tz=datetime.UTC) + seconds(0.5)
+        items = [(f"user-{number}", {"execute_at": due, "takes": 0.01}) for number in range(500)]
+        results = [result async for result in one.schedule_many(task, items)]
+        async with asyncio.timeout(30):
+            while (await two.list_tasks(task)).tasks:  # noqa: ASYNC110 - as another process would
+                await asyncio.sleep(0.05)
+        for worker in (one, two):
+            worker.shutdown()
+        await asyncio.gather(*workers)
+
+    assert all(result.error is None for result in results)
+    assert len(ran) == len(set(ran)) == 500
