@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import difflib
-import inspect
 import os
 import secrets
 import socket
@@ -17,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from pyncette.clock import SECOND, Clock, Duration, SystemClock
+from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
 from pyncette.core.record import Key, Partition
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
@@ -44,24 +43,10 @@ from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
 from pyncette.worker.service import Listener, Worker, WorkerSettings
 
-BATCH_SIZE: Final = 100
-
-OWN_KEYS: Final = frozenset({"batch_size", "realm"})
-"""What the app itself takes from the configuration; the rest goes to the factory and the executor."""
-
 FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
 """What a context has anyway, so no fixture can have its name."""
 
-VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
-"""What tells a store from anything else that a factory may make."""
-
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class Executor(Protocol):
-    """What `executor_cls` makes: it says how many handlers run at once."""
-
-    slots: int
 
 
 class Pyncette:
@@ -81,7 +66,7 @@ class Pyncette:
     ) -> None:
         if poll_interval <= datetime.timedelta(0):
             raise ConfigurationError(f"poll_interval must be longer than zero, not {poll_interval}")
-        _refuse_unknown(configuration, repository_factory, executor_cls)
+        refuse_unknown(configuration, repository_factory, executor_cls)
         self.poll_interval = poll_interval
         self.tasks: dict[str, Task] = {}
         """All that is declared, by name. To be read only."""
@@ -89,9 +74,9 @@ class Pyncette:
         self.middlewares: list[MiddlewareFunc] = []
         self.listeners: list[Listener] = []
         self.repository_factory = repository_factory
-        self.batch_size = _batch_size(configuration)
+        self.batch_size = batch_size_of(configuration)
         self.realm = str(configuration.get("realm", ""))
-        self.slots = _slots(_call_with(executor_cls, configuration))
+        self.slots = slots_of(made_by(executor_cls, configuration))
         self.configuration = configuration
 
     # --- Tasks -------------------------------------------------------------------------------------------------------
@@ -216,7 +201,7 @@ class Pyncette:
     def new_store(self) -> Store:
         """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
         try:
-            made = _call_with(self.repository_factory, self.configuration)
+            made = made_by(self.repository_factory, self.configuration)
         except ConfigurationError:
             raise
         except ValueError as error:
@@ -477,17 +462,6 @@ class PyncetteContext:
         raise AttributeError(f"The app context has no {name!r}: no fixture provides it yet")
 
 
-def require_store(made: Any, factory: Callable[..., Any]) -> Store:
-    """Return what *factory* made, if it is a store. Raises ConfigurationError."""
-    if all(hasattr(type(made), verb) for verb in VERBS):
-        store: Store = made
-        return store
-    raise ConfigurationError(
-        f"{_label(factory)} made a {type(made).__name__}, which is not a store. Repositories written for Pyncette 1.x "
-        "do not load here: a backend implements pyncette.store.base.Store now"
-    )
-
-
 @contextlib.asynccontextmanager
 async def _set_up(name: str, fixture: FixtureFunc, context: PyncetteContext) -> AsyncIterator[Any]:
     generator = fixture(context)
@@ -542,69 +516,6 @@ def _refuse_other_count(task: Task, stored: Spec | None) -> None:
             f"Either go back to partition_count={count}, or declare the new count under a new name and move the instances "
             "there: list_tasks of the old task, schedule_many of the new one"
         )
-
-
-def _refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
-    known = set(OWN_KEYS)
-    for taker in takers:
-        keys = _keys_of(taker)
-        if keys is None:
-            return
-        known |= keys
-    for key in configuration:
-        if key not in known:
-            (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
-            mend = f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"{key} is not a setting of this app; {mend}")
-
-
-def _call_with(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
-    keys = _keys_of(taker)
-    missing = [
-        parameter.name
-        for parameter in _named_parameters(taker)
-        if parameter.default is parameter.empty and parameter.name not in configuration
-    ]
-    if missing:
-        raise ConfigurationError(f"{_label(taker)} needs {', '.join(missing)}: give it to Pyncette(…)")
-    return taker(**{key: value for key, value in configuration.items() if keys is None or key in keys})
-
-
-def _keys_of(taker: Callable[..., Any]) -> AbstractSet[str] | None:
-    """Return the configuration that *taker* accepts, as its signature says; None: whatever there is."""
-    if any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(taker).parameters.values()
-    ):
-        return None
-    return {parameter.name for parameter in _named_parameters(taker)}
-
-
-def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
-    return [
-        parameter
-        for parameter in inspect.signature(taker).parameters.values()
-        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-    ]
-
-
-def _slots(executor: Any) -> int:
-    slots = getattr(executor, "slots", None)
-    if not isinstance(slots, int):
-        raise ConfigurationError(
-            f"{type(executor).__name__} is not an executor of this version: it does not say how many slots it has"
-        )
-    return slots
-
-
-def _batch_size(configuration: Mapping[str, Any]) -> int:
-    size = configuration.get("batch_size", BATCH_SIZE)
-    if not isinstance(size, int) or size < 1:
-        raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
-    return size
-
-
-def _label(factory: Callable[..., Any]) -> str:
-    return getattr(factory, "__name__", None) or repr(factory)
 
 
 def _holder() -> str:

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from pyncette.app import require_store
 from pyncette.clock import SECOND, Instant
+from pyncette.configuration import require_store
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.model import Context, NextFunc, instant_of
 from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store

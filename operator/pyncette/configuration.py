@@ -1,0 +1,104 @@
+"""Hands the configuration of an app to those who take it, and refuses what nobody takes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Protocol
+
+from pyncette.errors import ConfigurationError
+from pyncette.store.base import Store
+
+BATCH_SIZE: Final = 100
+
+OWN_KEYS: Final = frozenset({"batch_size", "realm"})
+"""What the app itself takes from the configuration; the rest goes to the factory and the executor."""
+
+VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
+"""What tells a store from anything else that a factory may make."""
+
+
+class Executor(Protocol):
+    """What `executor_cls` makes: it says how many handlers run at once."""
+
+    slots: int
+
+
+def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
+    """Raise ConfigurationError for a key that neither the app nor one of *takers* knows, and name the nearest one."""
+    known = set(OWN_KEYS)
+    for taker in takers:
+        keys = _keys_of(taker)
+        if keys is None:
+            return
+        known |= keys
+    for key in configuration:
+        if key not in known:
+            (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
+            mend = f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
+            raise ConfigurationError(f"{key} is not a setting of this app; {mend}")
+
+
+def made_by(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
+    """Call *taker* with what it knows of the configuration. Raises ConfigurationError if something is missing."""
+    keys = _keys_of(taker)
+    missing = [
+        parameter.name
+        for parameter in _named_parameters(taker)
+        if parameter.default is parameter.empty and parameter.name not in configuration
+    ]
+    if missing:
+        raise ConfigurationError(f"{_label(taker)} needs {', '.join(missing)}: give it to Pyncette(…)")
+    return taker(**{key: value for key, value in configuration.items() if keys is None or key in keys})
+
+
+def require_store(made: Any, factory: Callable[..., Any]) -> Store:
+    """Return what *factory* made, if it is a store. Raises ConfigurationError."""
+    if all(hasattr(type(made), verb) for verb in VERBS):
+        store: Store = made
+        return store
+    raise ConfigurationError(
+        f"{_label(factory)} made a {type(made).__name__}, which is not a store. Repositories written for Pyncette 1.x "
+        "do not load here: a backend implements pyncette.store.base.Store now"
+    )
+
+
+def slots_of(executor: Any) -> int:
+    """Return how many handlers *executor* lets run at once. Raises ConfigurationError if it does not say so."""
+    slots = getattr(executor, "slots", None)
+    if not isinstance(slots, int):
+        raise ConfigurationError(
+            f"{type(executor).__name__} is not an executor of this version: it does not say how many slots it has"
+        )
+    return slots
+
+
+def batch_size_of(configuration: Mapping[str, Any]) -> int:
+    """Return the `batch_size` that is set. Raises ConfigurationError if it is none."""
+    size = configuration.get("batch_size", BATCH_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
+    return size
+
+
+def _keys_of(taker: Callable[..., Any]) -> AbstractSet[str] | None:
+    """Return the configuration that *taker* accepts, as its signature says; None: whatever there is."""
+    if any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(taker).parameters.values()
+    ):
+        return None
+    return {parameter.name for parameter in _named_parameters(taker)}
+
+
+def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for parameter in inspect.signature(taker).parameters.values()
+        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    ]
+
+
+def _label(factory: Callable[..., Any]) -> str:
+    return getattr(factory, "__name__", None) or repr(factory)
