@@ -157,6 +157,21 @@ async def test_a_limit_of_a_handler_holds_beside_free_slots() -> None:
     assert len(handler.calls) == 6
 
 
+async def test_a_limit_of_a_handler_holds_while_starts_are_written() -> None:
+    bench = Bench()
+    at_most_once = Policies(mode=Mode.AT_MOST_ONCE)
+    handler = Registered("h", at_most_once, call=lambda _: bench.sleep(1), concurrency_limit=2)
+    bench.handlers = (handler,)
+    for number in range(6):
+        await bench.once(handler, 1, f"i{number}")
+
+    async with bench.worker(slots=100):
+        await bench.advance(10)
+
+    assert handler.most_at_once == 2
+    assert len(handler.calls) == 6
+
+
 async def test_more_partitions_than_slots_are_all_looked_at() -> None:
     handler = Registered("h", Policies(), numbers=20)
     bench = Bench(handler)

@@ -104,7 +104,8 @@ class Poller:
             self._woken.set()
 
     def look_soon(self) -> None:
-        """Look at everything again, as soon as there is a slot."""
+        """Look at everything again, as soon as there is a slot; also at what this round has looked at already."""
+        self._round_next_at = 0
         self._next_at = 0
         self._woken.set()
 
@@ -255,6 +256,7 @@ class Poller:
         asked_at: Duration,
     ) -> None:
         writing: list[tuple[Beginning, Policies]] = []
+        reserved: list[Registration] = []
         runs = self._runs
         for record in records:
             registration = by_partition[record.key.partition]
@@ -267,12 +269,13 @@ class Poller:
                 continue
             if beginning.first:
                 writing.append((beginning, policies))
+                reserved.append(registration)
+                runs.reserve(registration)
             elif beginning.held is not None:
                 runs.start(beginning.held, registration, asked_at + record.lease_length)
         if writing:
-            runs.reserved += len(writing)
             task = asyncio.get_running_loop().create_task(
-                self._write_and_start(writing, by_partition, asked_at)
+                self._write_and_start(writing, reserved, by_partition, asked_at)
             )
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
@@ -280,6 +283,7 @@ class Poller:
     async def _write_and_start(
         self,
         writing: Sequence[tuple[Beginning, Policies]],
+        reserved: Sequence[Registration],
         by_partition: dict[Partition, Registration],
         asked_at: Duration,
     ) -> None:
@@ -291,11 +295,10 @@ class Poller:
             logger.warning(
                 "starts could not be written", extra={"error": str(error), "records": len(writing)}
             )
-            self._runs.reserved -= len(writing)
-            self._runs.freed.set()
-            return
-        self._runs.reserved -= len(writing)
-        self._runs.freed.set()
+            ready = []
+        finally:
+            for registration in reserved:
+                self._runs.unreserve(registration)
         for held in ready:
             self._runs.start(
                 held, by_partition[held.record.key.partition], asked_at + held.record.lease_length
@@ -313,3 +316,5 @@ class Poller:
                     soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self.wake(partition, at)
+        if len(ready) < len(reserved):
+            self.look_soon()  # what kept others from the slots, or from the limit of a handler, is over

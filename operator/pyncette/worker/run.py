@@ -73,6 +73,19 @@ class Runs:
         if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
             self._arm(occurrence)
 
+    def reserve(self, registration: Registration) -> None:
+        """Keep a slot for what was claimed and is not started yet."""
+        self.reserved += 1
+        if registration.concurrency_limit is not None:
+            self._by_handler[registration.handler] += 1
+
+    def unreserve(self, registration: Registration) -> None:
+        """Give such a slot back: what was claimed is started now, or never."""
+        self.reserved -= 1
+        self.freed.set()
+        if registration.concurrency_limit is not None:
+            self._by_handler[registration.handler] -= 1
+
     def cancel_all(self, ending: Ending) -> None:
         """End all runs from outside."""
         for occurrence in list(self.running.values()):
