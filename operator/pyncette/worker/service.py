@@ -154,9 +154,10 @@ class Worker:
             async with asyncio.timeout(self._grace_seconds):
                 await _first_of(asyncio.create_task(self._runs.ended()), background)
         except TimeoutError:
-            logger.warning(
-                "the grace is over; cancelling what still runs", extra={"runs": len(self._runs.running)}
-            )
+            if self._runs.running:
+                logger.warning(
+                    "the grace is over; cancelling what still runs", extra={"runs": len(self._runs.running)}
+                )
 
     async def _give_back(self, poller: asyncio.Task[None]) -> None:
         """Cancel what still runs, and write what became of it: the one thing that is shielded, and bounded."""
