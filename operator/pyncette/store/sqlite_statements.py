@@ -14,8 +14,11 @@ from typing import Any, Final
 
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION
 
-SIZES: Final = (1, 8, 64, 512)
-"""Rows for which a statement is prepared; a batch is filled up to the next one with what matches nothing."""
+SIZES: Final = (1, 8, 32, 128, 512)
+"""Rows for which a statement is prepared; a batch is filled up to the next one."""
+
+FILL: Final = -1
+"""What a batch is filled up with: no id and no number of a partition. NULL would do too, but takes Python longer to bind."""
 
 UNION_SIZES: Final = (1, 8, 64)
 """The same for statements that repeat a SELECT: SQLite takes 500 of them in one."""
@@ -58,7 +61,7 @@ class Batch:
     """A statement over rows of *width* values, which stand where its text says `{rows}`."""
 
     def __init__(self, text: str, width: int) -> None:
-        self._fill: list[int | None] = [None] * width
+        self._fill = [FILL] * width
         row = f"({', '.join('?' * width)})"
         self._texts = {size: text.replace("{rows}", ", ".join([row] * size)) for size in SIZES}
 
@@ -79,7 +82,7 @@ class Union(Batch):
     """A statement over the results of one SELECT for each row of *width* values."""
 
     def __init__(self, text: str, width: int, select: str) -> None:
-        self._fill = [0] * width  # no partition has the number 0, and a LIMIT may not be NULL
+        self._fill = [0] * width  # no partition has the number 0, and a LIMIT of -1 would be none
         self._texts = {
             size: text.replace("{rows}", " UNION ALL ".join([select] * size)) for size in UNION_SIZES
         }
@@ -169,7 +172,7 @@ class Statements:
         )
         self.create_partitions = Batch(
             f"""INSERT OR IGNORE INTO {names} (realm, handler, number)
-                SELECT column1, column2, column3 FROM (VALUES {{rows}}) WHERE column1 IS NOT NULL""",
+                SELECT column1, column2, column3 FROM (VALUES {{rows}}) WHERE column3 <> {FILL}""",
             3,
         )
         self.partitions = f"""SELECT json_group_array(json_array(handler, number)) FROM {names} AS p WHERE realm = ?
@@ -201,7 +204,7 @@ class Statements:
         self.create = Batch(
             f"""INSERT INTO {records} ({_KEY}, version, fence, due_at, schedule_since, claimable_at, lease_length,
                     attempt, began_at, state, spec)
-                SELECT * FROM (VALUES {{rows}}) WHERE column1 IS NOT NULL""",
+                SELECT * FROM (VALUES {{rows}}) WHERE column1 <> {FILL}""",
             14,
         )
         self.update = Batch(
@@ -223,7 +226,7 @@ class Statements:
         )
         self.remember = Batch(
             f"""INSERT OR REPLACE INTO {history} ({_KEY}, slot, run)
-                SELECT * FROM (VALUES {{rows}}) WHERE column1 IS NOT NULL""",
+                SELECT * FROM (VALUES {{rows}}) WHERE column1 <> {FILL}""",
             6,
         )
         self.free = Batch(f"DELETE FROM {leases} WHERE id IN (VALUES {{rows}})", 1)
@@ -234,7 +237,7 @@ class Statements:
         )
         self.put_lease = Batch(
             f"""INSERT OR REPLACE INTO {leases}
-                SELECT * FROM (VALUES {{rows}}) WHERE column1 IS NOT NULL""",
+                SELECT * FROM (VALUES {{rows}}) WHERE column1 <> {FILL}""",
             9,
         )
 
