@@ -96,7 +96,7 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name.startswith(OF_THE_TESTS) or name in known.values():
             continue
-        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1, cutoff=0.5)
         mend = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(known.values())}"
         warnings.append(f"{name} is not a setting, and has no effect; {mend}")
     return warnings

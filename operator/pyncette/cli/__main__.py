@@ -1,6 +1,6 @@
 """`python -m pyncette.cli` is `pyncette`."""
 
-from pyncette.cli.commands import main
+from pyncette.cli import main
 
 if __name__ == "__main__":
     main()

@@ -49,6 +49,8 @@ def failure_of(error: BaseException) -> Failure | None:
     """Return how *error* is told; None for what is nobody's fault but ours, whose traceback is wanted."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]  # the others followed from it
+    if isinstance(error, Failure):
+        return error
     if isinstance(error, SchemaError):
         return Failure(_sentence(error), ExitCode.SCHEMA)
     if isinstance(error, StoreError):

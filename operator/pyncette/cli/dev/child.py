@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -29,7 +28,6 @@ from pyncette.cli.dev.events import (
     Ran,
     encode,
 )
-from pyncette.cli.dev.folder import Folder
 from pyncette.cli.failures import ExitCode, failure_of
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.worker import say_what_is_ignored
@@ -37,6 +35,7 @@ from pyncette.clock import SECOND
 from pyncette.core.policies import jitter_of
 from pyncette.model import Context, NextFunc
 from pyncette.start import choose_loop, run_context
+from pyncette.store.backend import read_backend
 from pyncette.telemetry.logs import as_text, extra_of, run_in_short, traceback_of
 from pyncette.worker.occurrence import current
 
@@ -47,7 +46,8 @@ GO: Final = b"go\n"
 class Orders(msgspec.Struct, frozen=True):
     """What a worker process is started with, as its one argument."""
 
-    folder: str
+    backend: str
+    """The URL of the embedded database."""
     module: str
     name: str
     drain_seconds: float
@@ -82,7 +82,7 @@ def main() -> int:
 
 def run(app: Pyncette, orders: Orders, events: Events) -> int:
     """Run *app* on the folder's database until it is told to stop, or whoever started it is gone."""
-    backend = Folder(Path(orders.folder)).backend
+    backend = read_backend(orders.backend)
     say_what_is_ignored(app, backend)
     app.middlewares.insert(0, partial(tell, events))
     with asyncio.Runner(loop_factory=choose_loop()) as runner:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
@@ -62,7 +63,7 @@ class Folder:
     def backend(self) -> Backend:
         """The embedded database."""
         path = str(self.path / STATE / DATABASE)
-        return Backend("sqlite", f"sqlite:///{path}", path)
+        return Backend("sqlite", f"sqlite:///{quote(path)}", path)
 
     @property
     def has_run(self) -> bool:

@@ -70,7 +70,7 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._says_all = log_level == "DEBUG"
         self._orders = Orders(
-            str(folder.path), target.module, target.name, drain_seconds, log_level, events=-1
+            folder.backend.url, target.module, target.name, drain_seconds, log_level, events=-1
         )
         self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
         self._status = "starting"
@@ -98,28 +98,30 @@ class Supervisor:
             stack.push_async_callback(self._end_worker)
             store = await stack.enter_async_context(self._folder.backend.new_store())
             self._ledger = Ledger(store, SystemClock())
-            if not await self._first_worker():
-                return ExitCode.DONE
-            await self._mirror()
-            stack.enter_context(self._screen)
-            self._status = RUNNING
-            await self._draw()
-            assert self._worker is not None
-            self._worker.go()
-            await self._until_stopped()
+            async with asyncio.TaskGroup() as endless:
+                watching = endless.create_task(self._watch())
+                await asyncio.sleep(0)  # from here on no change goes unnoticed, and so nothing is read before
+                if await self._first_worker():
+                    await self._mirror()
+                    stack.enter_context(self._screen)
+                    await self._work()
+                watching.cancel()
         return ExitCode.DONE
 
-    async def _until_stopped(self) -> None:
-        async with asyncio.TaskGroup() as showing:
-            refreshing = showing.create_task(self._refresh())
-            async with asyncio.TaskGroup() as working:
-                tasks = [
-                    working.create_task(endless)
-                    for endless in (self._watch(), self._keep_worker(), self._keep_mirrored())
-                ]
+    async def _work(self) -> None:
+        """Let the worker run until a signal."""
+        assert self._worker is not None
+        self._status = RUNNING
+        await self._draw()
+        self._worker.go()
+        async with asyncio.TaskGroup() as endless:
+            refreshing = endless.create_task(self._refresh())
+            async with asyncio.TaskGroup() as until_stopped:
+                keeping = until_stopped.create_task(self._keep_worker())
+                mirroring = until_stopped.create_task(self._keep_mirrored())
                 await self._stop.wait()
-                for task in tasks:
-                    task.cancel()
+                keeping.cancel()
+                mirroring.cancel()
             await self._drain()
             await self._draw()
             refreshing.cancel()

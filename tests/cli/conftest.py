@@ -1,0 +1,11 @@
+import pytest
+
+from tests.cli import MODULE, TaskFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a module that has one handler, greet."""
+    made = TaskFolder(tmp_path / "jobs")
+    made.path.mkdir()
+    return made.write("tasks.py", MODULE)
