@@ -172,6 +172,32 @@ async def test_a_limit_of_a_handler_holds_while_starts_are_written() -> None:
     assert len(handler.calls) == 6
 
 
+async def test_a_limit_of_a_handler_holds_over_all_its_partitions() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(1), concurrency_limit=2, numbers=8)
+    bench.handlers = (handler,)
+    for number in range(16):
+        await bench.once(handler, 1, f"i{number}", number % 8)
+
+    async with bench.worker(slots=100):
+        await bench.advance(10)
+
+    assert handler.most_at_once == 2
+    assert len(handler.calls) == 16
+
+
+async def test_a_partition_that_needs_nothing_of_a_limit_leaves_it_to_the_next() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), concurrency_limit=1, numbers=8)
+    bench.handlers = (handler,)
+    await bench.once(handler, 5, "a", 6)
+
+    async with bench.worker(slots=100, poll_interval=3600 * SECOND):
+        await bench.advance(20)
+
+    assert handler.scheduled == [5]
+
+
 async def test_more_partitions_than_slots_are_all_looked_at() -> None:
     handler = Registered("h", Policies(), numbers=20)
     bench = Bench(handler)

@@ -224,12 +224,23 @@ class Poller:
         else:
             asked, self._round = self._round[:free], self._round[free:]
         share = max(1, free // max(1, len(asked)))
-        limits = {}
+        limits: dict[Partition, int] = {}
+        room: dict[str, int] = {}
+        later = []
         for partition in asked:
             registration = by_partition.get(partition)
-            limit = 0 if registration is None else min(share, self._runs.free_for(registration))
+            if registration is None:
+                continue
+            free_for = self._runs.free_for(registration)
+            limit = min(share, room.get(registration.handler, free_for))
             if limit > 0:
                 limits[partition] = limit
+                if registration.concurrency_limit is not None:
+                    room[registration.handler] = room.get(registration.handler, free_for) - limit
+            elif free_for > 0:
+                # Another partition of its handler was given what its limit leaves, and may not need it.
+                later.append(partition)
+        self._round = later + self._round
         return limits
 
     def _plan(self, claimed: Claimed | None, limits: dict[Partition, int], now: Instant) -> None:
