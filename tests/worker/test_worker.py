@@ -143,6 +143,19 @@ async def test_a_backlog_of_one_task_does_not_make_a_worker_forget_when_another_
     assert quiet.scheduled == [5]
 
 
+async def test_a_backlog_goes_on_as_soon_as_a_slot_is_free_however_many_partitions_are_quiet() -> None:
+    bench = Bench()
+    busy = Registered("busy", Policies(), call=lambda _: bench.sleep(1))
+    bench.handlers = (busy, Registered("quiet", Policies(), numbers=4))
+    for number in range(20):
+        await bench.once(busy, 1, f"i{number}")
+
+    async with bench.worker(slots=1, poll_interval=3600 * SECOND):
+        await bench.advance(30)
+
+    assert len(busy.calls) == 20
+
+
 async def test_a_limit_of_a_handler_holds_beside_free_slots() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(1), concurrency_limit=2)

@@ -160,6 +160,7 @@ class Poller:
             # Whoever was hungry has had its share: with the next free slot it is everybody's turn again.
             self._hungry = []
             self._next_at = 0
+            self._round_next_at = 0  # theirs comes after what is left of this round
         self._full = True
         try:
             async with asyncio.timeout(HINT_PAUSE_SECONDS):
