@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pyncette.clock import Instant
 from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
-from pyncette.core.spec import EMPTY_ARGS, Overlap, Policies, Spec
+from pyncette.core.record import Change, Key, Lease, Partition, Record
+from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling
@@ -323,24 +323,12 @@ def _scheduling(wish: Wish, *, force: bool) -> Rule:
             return Ruling(Change(None, wishes.created(wish.key, wish.spec, wish.policies, now)))
         if force:
             return Ruling(Change(record, wishes.overwritten(record, wish.spec, wish.policies, now)))
-        rescheduled = wishes.rescheduled(_unlocked(record, wish.policies), wish.spec, wish.policies, now)
+        rescheduled = wishes.rescheduled(record, wish.spec, wish.policies, now)
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
         return Ruling(Change(record, rescheduled))
 
     return rule
-
-
-def _unlocked(record: Record, policies: Policies) -> Record:
-    """
-    Return *record* as if not claimed, where a claim locks nothing: its run is, or will be, a record of its own.
-
-    Such a record holds a lease only from its claim until its run is written down. An edit in between takes the claim
-    away, and it is claimed again; the run had not begun.
-    """
-    if policies.overlap is not Overlap.ALLOW or record.lease is None or record.state.started is not None:
-        return record
-    return replace(record, attempt=0, began_at=None, lease=None)
 
 
 def _removal(policies: Policies) -> Rule:

@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Clock, Instant
 from pyncette.core import rules
-from pyncette.core.record import Change, Key, Partition, Record, replace
-from pyncette.core.rules import Beginning, Ended, Held, Settlement
+from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
+from pyncette.core.rules import Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import Tally, tallied
+from pyncette.core.tallies import Tally, home_among, homes_of, tallied
 from pyncette.errors import HeldElsewhereError
 from pyncette.store.base import Notification, Store
 
@@ -22,6 +22,9 @@ SWAP_ATTEMPTS_MAX: Final = 8
 
 TALLY_ATTEMPTS_MAX: Final = 64
 """A template's record is where all workers count what they removed, so losing races for it is ordinary."""
+
+GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
+"""Endings after which others should look at once: this process stops, and they think that it goes on."""
 
 
 class Ruling(NamedTuple):
@@ -66,28 +69,25 @@ class Ledger:
         `HeldElsewhereError` if a record changed under each attempt.
         """
         answers: dict[Key, Any] = {}
-        open_keys = list(rulings)
+        todo = list(rulings)
         for _ in range(SWAP_ATTEMPTS_MAX):
-            if not open_keys:
-                return answers
-            records = await self._load(open_keys)
+            records = await self._load(todo)
             now = self.clock.now()
-            ruled = [(key, rulings[key](record, now)) for key, record in zip(open_keys, records, strict=True)]
-            made = await self._swap([ruling.change for _, ruling in ruled if ruling.change is not None])
-            outcome = iter(made)
-            open_keys = []
-            tallies = []
+            ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
+            made = iter(await self._swap([ruling.change for _, ruling in ruled if ruling.change is not None]))
+            todo, written = [], []
             for key, ruling in ruled:
-                if ruling.change is None or next(outcome):
+                if ruling.change is None or next(made):
                     answers[key] = ruling.answer
-                    if ruling.tally is not None:
-                        tallies.append(ruling.tally)
+                    written.append(ruling)
                 else:
-                    open_keys.append(key)
-            await self._announce(ruling.change for key, ruling in ruled if key in answers)
-            await self.count(tallies)
+                    todo.append(key)
+            await self._announce(ruling.change for ruling in written)
+            await self.count(ruling.tally for ruling in written if ruling.tally is not None)
+            if not todo:
+                return answers
         raise HeldElsewhereError(
-            f"{open_keys[0]} was changed by others {SWAP_ATTEMPTS_MAX} times while it was to be written"
+            f"{todo[0]} was changed by others {SWAP_ATTEMPTS_MAX} times while it was to be written"
         )
 
     async def create(self, records: Sequence[Record]) -> list[bool]:
@@ -104,126 +104,130 @@ class Ledger:
     async def start(self, claimed: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
         """Write what has to stand before a run, and return what may run. What another has taken is left alone."""
         ready: list[Held] = []
-        writing: list[tuple[Beginning, Policies]] = []
-        for beginning, policies in claimed:
-            if beginning.first:
-                writing.append((beginning, policies))
-            elif beginning.held is not None:
-                ready.append(beginning.held)
-        if writing:
-            ready += await self._write_starts(writing)
+        todo = list(claimed)
+        for _ in range(SWAP_ATTEMPTS_MAX):
+            writing = []
+            for beginning, policies in todo:
+                if beginning.first:
+                    writing.append((beginning, policies))
+                elif beginning.held is not None:
+                    ready.append(beginning.held)
+            if not writing:
+                return ready
+            started, contested = await self._write_starts(writing)
+            ready += started
+            todo = await self._begin_again(contested)
+        logger.error(
+            "claims were given up: their records were edited each time their start was written",
+            extra={"records": len(todo)},
+        )
         return ready
 
     async def settle(self, settling: Sequence[Settling]) -> list[bool]:
         """
         Write what became of runs, and say for each whether it was still ours to write.
 
-        What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has it.
+        What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has
+        it. To settle the same again is harmless: one does after `StoreUnavailableError`.
         """
-        letters = [item.settlement.letter for item in settling if item.settlement.letter is not None]
-        if letters:
-            await self._swap([Change(None, letter) for letter in letters])
         written = [True] * len(settling)
-        todo = [(index, item.held, item.settlement) for index, item in enumerate(settling)]
-        todo = [entry for entry in todo if entry[2].change is not None]
-        tallies: list[Tally] = []
+        todo = [(at, item) for at, item in enumerate(settling) if item.settlement.change is not None]
         for _ in range(SWAP_ATTEMPTS_MAX):
-            made = await self._swap(
-                [settlement.change for _, _, settlement in todo if settlement.change is not None]
+            # A dead letter stands before its schedule moves on: a crash between the two repeats harmlessly.
+            await self._swap([Change(None, letter) for _, item in todo if (letter := item.settlement.letter)])
+            made = await self._swap([change for _, item in todo if (change := item.settlement.change)])
+            done = [item for (_, item), ok in zip(todo, made, strict=True) if ok]
+            await self._announce(
+                (item.settlement.change for item in done if item.ended.ending in GIVEN_BACK), sooner=False
             )
-            lost = []
-            for entry, ok in zip(todo, made, strict=True):
-                if not ok:
-                    lost.append(entry)
-                elif entry[2].tally is not None:
-                    tallies.append(entry[2].tally)
+            await self.count(item.settlement.tally for item in done if item.settlement.tally is not None)
+            lost = [entry for entry, ok in zip(todo, made, strict=True) if not ok]
             if not lost:
-                await self.count(tallies)
                 return written
             todo = []
-            reloaded = await self._load([held.record.key for _, held, _ in lost])
-            for (index, held, _), record in zip(lost, reloaded, strict=True):
-                if record is None or not _same_lease(record, held.record):
-                    written[index] = False
+            for (at, item), record in zip(
+                lost, await self._load([item.held.record.key for _, item in lost]), strict=True
+            ):
+                if record is None or not _same_lease(record, item.held.record):
+                    written[at] = _is_what_we_wrote(record, item.settlement.change)
                     continue
-                now_held = rules.again(held, record)
-                settlement = rules.settle(now_held, settling[index].ended, self.clock.now())
-                if settlement.change is not None:
-                    todo.append((index, now_held, settlement))
+                settled_again = _settled_again(item, record, self.clock.now())
+                if settled_again.settlement.change is not None:
+                    todo.append((at, settled_again))
+            if not todo:
+                return written
         raise HeldElsewhereError(
-            f"{todo[0][1].record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
+            f"{todo[0][1].held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
         )
 
     async def count(self, tallies: Iterable[Tally]) -> None:
         """Count what was removed at the records of its schedules and templates."""
-        by_home: dict[Key, list[Tally]] = {}
-        for tally in tallies:
-            by_home.setdefault(tally.home, []).append(tally)
-        homes = list(by_home)
+        todo = list(tallies)
         for _ in range(TALLY_ATTEMPTS_MAX):
-            if not homes:
+            if not todo:
                 return
-            records = await self._load(homes)
+            homes = list({home: None for tally in todo for home in homes_of(tally.of)})
+            records = dict(zip(homes, await self._load(homes), strict=True))
+            by_home: dict[Key, list[Tally]] = {}
+            for tally in todo:
+                home = home_among(tally, records)
+                if home is not None:
+                    by_home.setdefault(home, []).append(tally)
             now = self.clock.now()
-            changes = [
-                _tally_all(record, by_home[home], now) for home, record in zip(homes, records, strict=True)
+            made = await self._swap([_tally_all(home, records[home], by_home[home], now) for home in by_home])
+            todo = [
+                tally for home, ok in zip(by_home, made, strict=True) if not ok for tally in by_home[home]
             ]
-            made = await self._swap(changes)
-            homes = [home for home, ok in zip(homes, made, strict=True) if not ok]
-        logger.error(
-            "outcomes of removed instances were not counted", extra={"records": [str(home) for home in homes]}
-        )
-
-    async def _write_starts(self, writing: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
-        """First what lives beside a schedule, then the schedule: a crash between the two repeats harmlessly."""
-        creations = [
-            (beginning, change)
-            for beginning, _ in writing
-            for change in beginning.first
-            if change.before is None
-        ]
-        created = await self._swap([change for _, change in creations])
-        refused = {id(beginning) for (beginning, _), ok in zip(creations, created, strict=True) if not ok}
-        moves = [
-            (beginning, policies, change)
-            for beginning, policies in writing
-            for change in beginning.first
-            if change.before is not None
-        ]
-        moved = await self._swap([change for _, _, change in moves])
-        await self._announce(change for (_, _, change), ok in zip(moves, moved, strict=True) if ok)
-        ready: list[Held] = []
-        contested: list[tuple[Beginning, Policies, Change]] = []
-        for (beginning, policies, change), ok in zip(moves, moved, strict=True):
-            if not ok:
-                contested.append((beginning, policies, change))
-            elif beginning.held is not None and id(beginning) not in refused:
-                ready.append(beginning.held)
-        await self.count(
-            beginning.tally
-            for (beginning, _, _), ok in zip(moves, moved, strict=True)
-            if ok and beginning.tally is not None
-        )
-        for beginning, policies, change in contested:
-            ready += await self._start_again(
-                beginning, policies, change, created=id(beginning) not in refused
+        if todo:
+            logger.error(
+                "outcomes of removed instances were not counted",
+                extra={"records": [str(tally.of) for tally in todo]},
             )
-        return ready
 
-    async def _start_again(
-        self, beginning: Beginning, policies: Policies, change: Change, *, created: bool
-    ) -> list[Held]:
+    async def _write_starts(
+        self, writing: Sequence[tuple[Beginning, Policies]]
+    ) -> tuple[list[Held], list[_Contested]]:
+        """First what lives beside a schedule, then the schedule: a crash between the two repeats harmlessly."""
+        creations = {
+            at: change for at, (beginning, _) in enumerate(writing) for change in beginning.first[:-1]
+        }
+        created = dict(zip(creations, await self._swap(list(creations.values())), strict=True))
+        moved = await self._swap([beginning.first[-1] for beginning, _ in writing])
+        done = [beginning for (beginning, _), ok in zip(writing, moved, strict=True) if ok]
+        await self._announce(beginning.first[-1] for beginning in done)
+        await self.count(beginning.tally for beginning in done if beginning.tally is not None)
+        ready: list[Held] = []
+        contested: list[_Contested] = []
+        for at, ((beginning, policies), ok) in enumerate(zip(writing, moved, strict=True)):
+            if not ok:
+                before, ours = beginning.first[-1].before, creations[at].after if created.get(at) else None
+                assert before is not None
+                contested.append(_Contested(before, policies, ours))
+            elif beginning.held is not None and created.get(at, True):  # what others created, others run
+                ready.append(beginning.held)
+        return ready, contested
+
+    async def _begin_again(self, contested: Sequence[_Contested]) -> list[tuple[Beginning, Policies]]:
         """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
-        assert change.before is not None
-        held = beginning.held
-        beside = held is not None and held.record.key != change.before.key
-        if beside and created and held is not None:
-            await self._swap([Change(held.record, None)])
-        (record,) = await self._load([change.before.key])
-        if record is None or not _same_lease(record, change.before):
-            return []
-        policies = record.spec.policies or policies
-        return await self.start([(rules.begin(record, policies, self.clock.now()), policies)])
+        records = await self._load([claim.record.key for claim in contested])
+        now = self.clock.now()
+        still_held = [
+            (claim, record)
+            for claim, record in zip(contested, records, strict=True)
+            if record is not None and record.lease is not None and _same_lease(record, claim.record)
+        ]
+        # Only under a live lease is it sure that nobody else has come to count on what we created.
+        await self._swap(
+            [
+                Change(claim.created, None)
+                for claim, record in still_held
+                if claim.created is not None and record.lease is not None and record.lease.expires_at > now
+            ]
+        )
+        return [
+            (rules.begin(record, record.spec.policies or claim.policies, now), claim.policies)
+            for claim, record in still_held
+        ]
 
     async def _load(self, keys: Sequence[Key]) -> list[Record | None]:
         size = self.store.capabilities.swap_batch_max
@@ -247,15 +251,19 @@ class Ledger:
             for made in await self.store.swap(changes[at : at + size])
         ]
 
-    async def _announce(self, changes: Iterable[Change | None]) -> None:
-        """Tell of what is now claimable sooner than it was; only that, since telling costs a backend more than it seems."""
+    async def _announce(self, changes: Iterable[Change | None], *, sooner: bool = True) -> None:
+        """
+        Tell of what is now claimable sooner than it was; only that, since telling costs a backend more than it seems.
+
+        Without *sooner*, of all that is claimable again: its lease was in the way.
+        """
         soonest: dict[Partition, Instant] = {}
         for change in changes:
             if change is None or change.after is None or change.after.claimable_at is None:
                 continue
             before = None if change.before is None else change.before.claimable_at
             at = change.after.claimable_at
-            if before is None or at < before:
+            if not sooner or before is None or at < before:
                 partition = change.after.key.partition
                 soonest[partition] = min(at, soonest.get(partition, at))
         if not soonest:
@@ -267,19 +275,41 @@ class Ledger:
             await self.store.notify([Notification(partition, at) for partition, at in soonest.items()])
 
 
+class _Contested(NamedTuple):
+    """A claim whose start could not be written, because its record had changed."""
+
+    record: Record
+    policies: Policies
+    created: Record | None
+    """What was created beside it already."""
+
+
 def _same_lease(record: Record, held: Record) -> bool:
     return record.lease is not None and held.lease is not None and record.lease.id == held.lease.id
 
 
-def _tally_all(home: Record | None, tallies: Sequence[Tally], now: Instant) -> Change:
-    record = home
-    rows: list[Any] = []
+def _settled_again(item: Settling, record: Record, now: Instant) -> Settling:
+    held = rules.again(item.held, record)
+    return Settling(held, item.ended, rules.settle(held, item.ended, now))
+
+
+def _is_what_we_wrote(record: Record | None, change: Change | None) -> bool:
+    """Say whether *change* was made after all, by a swap whose reply was lost."""
+    after = None if change is None else change.after
+    return (
+        record is not None
+        and after is not None
+        and (record.version, record.fence, record.state) == (after.version, after.fence, after.state)
+    )
+
+
+def _tally_all(home: Key, before: Record | None, tallies: Sequence[Tally], now: Instant) -> Change:
+    record = before
+    rows: dict[int, HistoryRow] = {}
     for tally in tallies:
-        change = tallied(record, tally, now)
-        record = change.after
-        rows += change.history
+        _, record, history, _ = tallied(home, record, tally, now)
+        rows |= {row.slot: row for row in history}
     assert record is not None
-    if home is not None:
-        record = replace(record, version=home.version + 1)
-    latest_by_slot = {row.slot: row for row in rows}
-    return Change(home, record, tuple(latest_by_slot.values()))
+    if before is not None:
+        record = replace(record, version=before.version + 1)
+    return Change(before, record, tuple(rows.values()))

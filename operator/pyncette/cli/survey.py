@@ -13,10 +13,9 @@ from pyncette.cli import words
 from pyncette.clock import Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.policies import jitter_of, next_due
-from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, replace
-from pyncette.core.rules import is_dead_letter
+from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Schedule
-from pyncette.core.spec import Mode, Policies
+from pyncette.core.spec import Policies
 from pyncette.resources.mirror import BEYOND
 from pyncette.store.base import Store
 
@@ -172,11 +171,11 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
     state = record.state
     if policies.suspend or state.exhausted or state.withdrawn_at is not None:
         return None
-    in_progress = wishes.in_progress(record)
-    if not in_progress or record.due_at is None or policies.mode is Mode.AT_MOST_ONCE:
+    started = wishes.started_of(record, policies)
+    if started is None or started.at_most_once:
         return record.due_at
-    after = max(state.started.scheduled_at if state.started else record.due_at, record.schedule_since)
-    return next_due(record.spec.schedule, policies, record.schedule_since, after)
+    since = record.schedule_since
+    return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
 
 
 def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:

@@ -50,6 +50,21 @@ def next_due(schedule: Schedule | None, policies: Policies, since: Instant, afte
     return at
 
 
+def is_outside(policies: Policies, due: Instant) -> bool:
+    """Say whether *due* lies outside of the window, and so is no occurrence."""
+    if policies.not_before is not None and due < policies.not_before:
+        return True
+    return policies.not_after is not None and due > policies.not_after
+
+
+def next_takes_over_at(
+    key: Key, schedule: Schedule | None, policies: Policies, since: Instant, scheduled_at: Instant
+) -> Instant | None:
+    """Return when the occurrence after that of *scheduled_at* takes its place; None if there is no further one."""
+    at = next_due(schedule, policies, since, max(scheduled_at, since))
+    return None if at is None else at + jitter_of(key, policies)
+
+
 class Choice(NamedTuple):
     """What to do about the occurrences that have passed."""
 
@@ -67,7 +82,8 @@ def choose(schedule: Schedule, policies: Policies, since: Instant, due: Instant,
 
     The same arguments give the same choice for ever, so a crash between a claim and what follows it changes nothing.
     """
-    at = max(at, due)
+    if at < due:
+        at = due
     late = late_until(policies, at)
     if policies.missed is Missed.FAST_FORWARD or (
         policies.missed is Missed.ALL and not policies.max_catch_up
@@ -81,13 +97,13 @@ def choose(schedule: Schedule, policies: Policies, since: Instant, due: Instant,
         if (following is None or following > at) and (late is None or due >= late):
             return Choice(due, (), following)
         first = _first_made_up_for(schedule, policies, since, due, at)
-    missed = _gap(Outcome.MISSED, schedule, since, due, first)
+    missed = gap(Outcome.MISSED, schedule, policies, since, due, first)
     if late is None or first >= late:
         return Choice(first, missed, following if first == due else None)
     punctual = next_due(schedule, policies, since, late - 1)
     end = at + 1 if punctual is None else punctual
     outcome = Outcome.MISSED if policies.missed is Missed.SKIP else Outcome.SKIPPED
-    dropped = missed + _gap(outcome, schedule, since, first, end)
+    dropped = missed + gap(outcome, schedule, policies, since, first, end)
     if punctual is None or punctual > at:
         return Choice(None, dropped, punctual)
     return Choice(punctual, dropped, None)
@@ -114,10 +130,12 @@ def _first_made_up_for(
     return due if first is None or first < due else first
 
 
-def _gap(
-    outcome: Outcome, schedule: Schedule, since: Instant, first: Instant, end: Instant
+def gap(
+    outcome: Outcome, schedule: Schedule, policies: Policies, since: Instant, first: Instant, end: Instant
 ) -> tuple[Dropped, ...]:
     """Return the occurrences from *first*, which is one, up to but not including *end*, as one gap."""
+    if policies.not_after is not None and policies.not_after < end:
+        end = policies.not_after + 1
     if first >= end:
         return ()
     further, exact = count(schedule, first, end - 1, since)

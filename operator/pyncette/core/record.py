@@ -38,6 +38,23 @@ class Key(NamedTuple):
         return f"{name}@{self.occurrence}" if self.occurrence else name
 
 
+RUN_PREFIX: Final = "run-"
+"""How the `occurrence` of a run on demand begins."""
+
+DEAD_LETTER_PREFIX: Final = "dead-"
+"""How the `occurrence` of a dead letter begins; what follows is that of the run that failed."""
+
+
+def is_dead_letter(key: Key) -> bool:
+    """Say whether *key* is that of an occurrence which failed and is kept to be redriven."""
+    return key.occurrence.startswith(DEAD_LETTER_PREFIX)
+
+
+def is_on_demand(key: Key) -> bool:
+    """Say whether *key* is that of a run which was asked for, and which no schedule names, or of its dead letter."""
+    return key.occurrence.removeprefix(DEAD_LETTER_PREFIX).startswith(RUN_PREFIX)
+
+
 class Lease(NamedTuple):
     """The right to run a record and to write what became of it."""
 
@@ -92,6 +109,8 @@ class Started(msgspec.Struct, frozen=True, omit_defaults=True):
     """The store's time of the first claim."""
     dropped: tuple[Dropped, ...] = ()
     """What the choice of this occurrence dropped; counted when it ends."""
+    at_most_once: bool = False
+    """`due_at` moved on before the handler was called: whatever is edited meanwhile, it is not called again."""
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,6 +139,8 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     """False once a gap too large to be counted made `counts` a lower bound."""
     rows: int = 0
     """Rows of history written so far about other outcomes than success: tells the slot of the next one."""
+    rowless: int = 0
+    """Successes without a row, of instances that were removed: `counts.succeeded` less these tells the next slot."""
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,25 +6,38 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.policies import backoff, choose, jitter_of, next_due
-from pyncette.core.record import Change, Dropped, Key, Outcome, Record, Started, State, replace
+from pyncette.core.policies import backoff, choose, gap, is_outside, jitter_of, next_due, next_takes_over_at
+from pyncette.core.record import (
+    DEAD_LETTER_PREFIX,
+    Change,
+    Dropped,
+    Outcome,
+    Record,
+    Run,
+    Started,
+    State,
+    Summary,
+    is_dead_letter,
+    replace,
+)
+from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
 from pyncette.core.tallies import (
     Tally,
     Verdict,
+    counted,
     gap_runs,
-    home_of,
+    keeps_history,
+    occurrence_name,
     rows_of,
     runs_of,
     with_dropped,
     with_verdict,
 )
-from pyncette.core.wishes import beside, claimable_at
+from pyncette.core.wishes import beside, claimable_at, one_off_missed
 
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
-
-DEAD_LETTER_PREFIX: Final = "dead-"
 
 
 class Held(NamedTuple):
@@ -64,6 +77,8 @@ class Ending(Enum):
     """It was cancelled, because the next occurrence is due and takes its place."""
     DRAINED = "drained"
     """It was cancelled, because the worker stops."""
+    UNSTARTED = "unstarted"
+    """It was never made: the occurrence is given back as if it had not been claimed."""
 
 
 class Ended(NamedTuple):
@@ -76,6 +91,7 @@ class Ended(NamedTuple):
 
 RETURNED: Final = Ended(Ending.RETURNED)
 DRAINED: Final = Ended(Ending.DRAINED, "the worker stopped before it was over")
+UNSTARTED: Final = Ended(Ending.UNSTARTED)
 
 
 class Settlement(NamedTuple):
@@ -94,12 +110,16 @@ def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
     started = record.state.started
     if started is None:
         beginning = _first_start(record, policies, now)
-        if beginning.held is None or beginning.first or record.attempt == 1:
-            return beginning
         held = beginning.held
+        if (
+            held is None
+            or beginning.first
+            or (record.attempt == 1 and policies.overlap is not Overlap.REPLACE)
+        ):
+            return beginning
     else:
         held = Held(record, policies, started.scheduled_at, started.began_at, record.attempt, started.dropped)
-        if policies.mode is Mode.AT_MOST_ONCE:
+        if started.at_most_once:
             return _over(held, Outcome.LOST, "the worker that ran it died", now)
     if policies.overlap is Overlap.REPLACE and replaced_at(held) <= now:
         return _over(held, Outcome.REPLACED, "the next one is due", now)
@@ -117,11 +137,14 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
         return _complete(held, Outcome.SUCCEEDED, "", now)
     if ending is Ending.REPLACED:
         return _complete(held, Outcome.REPLACED, ended.message, now)
-    at_most_once = held.policies.mode is Mode.AT_MOST_ONCE
+    if ending is Ending.UNSTARTED:
+        return Settlement(Change(held.record, _as_before_the_claim(held, now)))
+    started = held.record.state.started
+    at_most_once = started is not None and started.at_most_once
     if ending is Ending.DRAINED:
         if at_most_once:
             return _complete(held, Outcome.LOST, ended.message, now)
-        return Settlement(Change(held.record, _given_back(held)))
+        return Settlement(Change(held.record, _given_back(held, now)))
     retry = held.policies.retry
     spent = at_most_once or (retry.max_attempts != 0 and held.attempt >= retry.max_attempts)
     if spent or ending is Ending.REFUSED:
@@ -135,33 +158,18 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
     )
 
 
-def unstarted(held: Held, now: Instant) -> Settlement:
-    """
-    Decide about an occurrence whose handler was never called: it is still due, and no attempt was made.
-
-    At most once its start is written already, and cannot be told from a start that a crash followed: it is lost.
-    """
-    if held.policies.mode is Mode.AT_MOST_ONCE and held.record.state.started is not None:
-        return settle(held, DRAINED, now)
-    return Settlement(Change(held.record, _given_back(held)))
-
-
 def again(held: Held, record: Record) -> Held:
     """Return *held* on top of *record*, which others have changed while the lease stayed with us."""
     return held._replace(record=record, policies=record.spec.policies or held.policies, upcoming=None)
 
 
-def is_dead_letter(key: Key) -> bool:
-    """Say whether *key* is that of an occurrence which failed and is kept to be redriven."""
-    return key.occurrence.startswith(DEAD_LETTER_PREFIX)
-
-
 def replaced_at(held: Held) -> Instant:
     """Return when the next occurrence takes the place of the one held; `NEVER` if there is no next one."""
     record = held.record
-    after = max(held.scheduled_at, record.schedule_since)
-    following = next_due(record.spec.schedule, held.policies, record.schedule_since, after)
-    return NEVER if following is None else following + jitter_of(record.key, held.policies)
+    at = next_takes_over_at(
+        record.key, record.spec.schedule, held.policies, record.schedule_since, held.scheduled_at
+    )
+    return NEVER if at is None else at
 
 
 # --- Starting --------------------------------------------------------------------------------------------------------
@@ -170,15 +178,22 @@ def replaced_at(held: Held) -> Instant:
 def _first_start(record: Record, policies: Policies, now: Instant) -> Beginning:
     """Choose what runs, by what the record says alone: a claim that crashed before its run chooses the same again."""
     due, began_at, schedule = record.due_at, record.began_at, record.spec.schedule
-    if due is None or began_at is None or schedule is None:
+    if due is None or schedule is None:
         return Beginning(None, (Change(record, replace(_idle(record), claimable_at=None)),))
+    if (
+        began_at is None
+    ):  # an edit took the claim back: what it has made of the record is claimed in its own turn
+        return Beginning(None, (Change(record, _idle(record)),))
     if record.key.occurrence:
         held = Held(record, policies, due, began_at, record.attempt)
+    elif _is_put_off(record, policies, due):
+        return _passed_over(record, policies, due, now)
     else:
-        at = began_at - jitter_of(record.key, policies)
+        at = began_at - jitter_of(record.key, policies) if policies.jitter else began_at
         choice = choose(schedule, policies, record.schedule_since, due, at)
         if choice.run is None:
-            return _none_to_run(record, policies, choice.dropped, choice.upcoming, now)
+            summary = with_dropped(record.state.summary, choice.dropped)
+            return _none_to_run(record, policies, summary, choice.dropped, choice.upcoming, now)
         held = Held(record, policies, choice.run, began_at, record.attempt, choice.dropped, choice.upcoming)
         if policies.overlap is Overlap.ALLOW:
             return _start_beside(held, now)
@@ -187,63 +202,98 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> Beginning:
     return Beginning(held)
 
 
+def _is_put_off(record: Record, policies: Policies, due: Instant) -> bool:
+    """Say whether *due* is no occurrence, by what has changed without an edit of *record*, and nothing has started yet."""
+    windowed = policies.not_before is not None or policies.not_after is not None
+    if not (policies.suspend or windowed or record.state.exhausted):
+        return False
+    # An earlier claim may have led to a run, unless it would have written something first.
+    if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
+        return False
+    return policies.suspend or record.state.exhausted or is_outside(policies, due)
+
+
 def _start_at_most_once(held: Held, now: Instant) -> Beginning:
     """Complete before the run: a crash in between loses this occurrence, which is what at most once promises."""
     record = held.record
+    due, dropped = _moving_on(held, now)
     after = replace(
         record,
         version=record.version + 1,
-        due_at=_following(held, now),
-        # From now on a claim can only find that the holder died, so it may as soon as the lease ends.
-        claimable_at=now,
-        state=replace(record.state, started=Started(held.scheduled_at, held.began_at, held.dropped)),
+        attempt=1,
+        due_at=due,
+        claimable_at=_lease_end(record, now),
+        state=replace(
+            record.state, started=Started(held.scheduled_at, held.began_at, dropped, at_most_once=True)
+        ),
     )
-    return Beginning(held._replace(record=after, attempt=1, upcoming=None), (Change(record, after),))
+    return Beginning(
+        held._replace(record=after, attempt=1, dropped=dropped, upcoming=None), (Change(record, after),)
+    )
 
 
 def _start_beside(held: Held, now: Instant) -> Beginning:
     """Run it as a record of its own, created before its schedule moves on: repeating both is harmless."""
     record, policies = held.record, held.policies
+    at_most_once = policies.mode is Mode.AT_MOST_ONCE
     sibling = replace(
-        beside(record, policies, str(held.scheduled_at), held.scheduled_at),
+        beside(record, policies, occurrence_name(record, held.scheduled_at), held.scheduled_at, now),
         attempt=1,
         began_at=held.began_at,
         lease=record.lease,
-        claimable_at=now,
-        state=State(born=record.state.born, started=Started(held.scheduled_at, held.began_at)),
+        claimable_at=_lease_end(record, now),
+        state=State(
+            born=record.state.born,
+            started=Started(held.scheduled_at, held.began_at, at_most_once=at_most_once),
+        ),
     )
-    due = _following(held, now)
-    summary = with_dropped(record.state.summary, held.dropped)
-    state = replace(record.state, started=None, summary=summary)
-    after = replace(
-        _idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state
-    )
-    rows = rows_of(record.state.summary, policies, gap_runs(record.key, held.dropped, now))
-    moved = Change(record, None) if _is_removed(after, policies) else Change(record, after, rows)
-    # What the template of a removed instance counts is the run itself, when it is over.
+    due, dropped = _moving_on(held, now)
+    summary = with_dropped(record.state.summary, dropped)
+    moved = _none_to_run(record, policies, summary, dropped, due, now)
     return Beginning(
-        Held(sibling, policies, held.scheduled_at, held.began_at, 1), (Change(None, sibling), moved)
+        Held(sibling, policies, held.scheduled_at, held.began_at, 1),
+        (Change(None, sibling), *moved.first),
+        moved.tally,
     )
+
+
+def _passed_over(record: Record, policies: Policies, due: Instant, now: Instant) -> Beginning:
+    """Move on from a time that is no occurrence, by what changed outside of the record: suspended, or out of its window."""
+    schedule, summary = record.spec.schedule, record.state.summary
+    if record.state.exhausted:  # suspended by what ran beside it, while it was claimed
+        return Beginning(None, (Change(record, replace(_idle(record), claimable_at=None)),))
+    following = next_due(
+        schedule, policies, record.schedule_since, max(due, now) if policies.suspend else due
+    )
+    dropped: tuple[Dropped, ...] = ()
+    if isinstance(schedule, Once):  # it will never run, and says so
+        dropped = (Dropped(Outcome.MISSED, due, due),)
+        summary = one_off_missed(summary, due)
+    return _none_to_run(record, policies, summary, dropped, following, now)
 
 
 def _none_to_run(
-    record: Record, policies: Policies, dropped: tuple[Dropped, ...], due: Instant | None, now: Instant
+    record: Record,
+    policies: Policies,
+    summary: Summary,
+    dropped: tuple[Dropped, ...],
+    due: Instant | None,
+    now: Instant,
 ) -> Beginning:
-    """Move on without a run: all that had passed is missed or skipped."""
-    summary = with_dropped(record.state.summary, dropped)
+    """Move on to *due* without a run of this record; *summary* has counted all that was dropped."""
     state = replace(record.state, summary=summary)
-    after = replace(
-        _idle(record), due_at=due, claimable_at=claimable_at(record.key, policies, state, due), state=state
-    )
-    runs = gap_runs(record.key, dropped, now)
-    if _is_removed(after, policies):
-        return Beginning(None, (Change(record, None),), Tally(home_of(record.key), summary, runs))
-    return Beginning(None, (Change(record, after, rows_of(record.state.summary, policies, runs)),))
+    claimable = claimable_at(record.key, record.spec, policies, state, due)
+    after = replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
+    runs = gap_runs(record.key, dropped, now) if dropped and keeps_history(policies) else ()
+    if not _is_removed(after, policies):
+        return Beginning(None, (Change(record, after, rows_of(record.state.summary, policies, runs)),))
+    tally = None if summary == Summary() else Tally(record.key, summary, runs)
+    return Beginning(None, (Change(record, None),), tally)
 
 
 def _over(held: Held, outcome: Outcome, message: str, now: Instant) -> Beginning:
     """End an occurrence whose run ended without a word; what is due by now is claimed in its own turn."""
-    attempt = max(1, held.attempt - 1)  # the claim that found it is no attempt
+    attempt = max(0, held.attempt - 1)  # the claim that found it is no attempt
     return _instead_of_a_run(_complete(held._replace(attempt=attempt), outcome, message, now))
 
 
@@ -260,7 +310,12 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
     """End the occurrence with *outcome*, and set the next one."""
     record, policies = held.record, held.policies
     state = record.state
+    started = state.started
     lease = record.lease
+    if started is not None and started.at_most_once:
+        due, dropped = record.due_at, held.dropped  # it moved on before the handler was called
+    else:
+        due, dropped = _moving_on(held, now)
     verdict = Verdict(
         outcome,
         held.scheduled_at,
@@ -269,15 +324,11 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
         held.attempt,
         "" if lease is None else lease.holder,
         message,
-        held.dropped,
+        dropped,
     )
     summary = with_verdict(state.summary, verdict)
-    if policies.mode is Mode.AT_MOST_ONCE and state.started is not None:
-        due = record.due_at  # it moved on before the handler was called
-    else:
-        due = _following(held, now)
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
-        settled = State(state.born, summary=summary)
+        settled = State(state.born, None, False, None, None, summary)
     else:
         settled = replace(state, started=None, summary=summary)
     after = Record(
@@ -287,7 +338,7 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
         record.fence,
         due,
         record.schedule_since,
-        claimable_at(record.key, policies, settled, due),
+        claimable_at(record.key, record.spec, policies, settled, due),
         policies.lease,
         0,
         None,
@@ -295,69 +346,104 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
         settled,
         record.locator,
     )
-    if _is_removed(after, policies):
-        runs = runs_of(record, verdict) if record.key.occurrence else ()
-        return Settlement(Change(record, None), tally=Tally(home_of(record.key), summary, runs))
-    if not (policies.keep_successful or policies.keep_failed):
-        return Settlement(Change(record, after))
-    return Settlement(Change(record, after, rows_of(state.summary, policies, runs_of(record, verdict))))
+    runs: tuple[Run, ...] = ()
+    if policies.keep_successful or policies.keep_failed:
+        runs = runs_of(record, verdict)
+    if not _is_removed(after, policies):
+        return Settlement(Change(record, after, rows_of(state.summary, policies, runs) if runs else ()))
+    if is_dead_letter(record.key):  # it ends in another way than was counted when it became one
+        summary = replace(summary, counts=counted(summary.counts, Outcome.DEAD_LETTERED, -1))
+    return Settlement(Change(record, None), tally=Tally(record.key, summary, runs))
 
 
 def _exhausted(held: Held, message: str, now: Instant) -> Settlement:
     """What follows when no attempt is left."""
-    exhaustion = held.policies.exhausted
+    record, exhaustion = held.record, held.policies.exhausted
     if exhaustion is Exhaustion.DEAD_LETTER:
-        if is_dead_letter(held.record.key):  # redriven in vain: it was counted when it became one
-            return Settlement(Change(held.record, replace(_idle(held.record), claimable_at=None)))
-        return _complete(held, Outcome.DEAD_LETTERED, message, now)._replace(letter=_dead_letter(held))
-    settlement = _complete(held, Outcome.FAILED, message, now)
-    change = settlement.change
-    if exhaustion is Exhaustion.CONTINUE or change is None or change.after is None:
-        return settlement
+        if is_dead_letter(record.key):  # redriven in vain: it was counted when it became one
+            return Settlement(Change(record, _laid_down(record, held.scheduled_at)))
+        name = f"{DEAD_LETTER_PREFIX}{occurrence_name(record, held.scheduled_at)}"
+        letter = beside(record, held.policies, name, held.scheduled_at, now)
+        completed = _complete(held, Outcome.DEAD_LETTERED, message, now)
+        return completed._replace(letter=replace(letter, claimable_at=None))
+    completed = _complete(held, Outcome.FAILED, message, now)
+    if exhaustion is not Exhaustion.SUSPEND:
+        return completed
+    tally, change = completed.tally, completed.change
+    if tally is not None:
+        return completed._replace(tally=tally._replace(exhausts=True))
+    assert change is not None
+    assert change.after is not None
     after = replace(change.after, claimable_at=None, state=replace(change.after.state, exhausted=True))
-    return settlement._replace(change=change._replace(after=after))
+    return completed._replace(change=change._replace(after=after))
 
 
-def _dead_letter(held: Held) -> Record:
-    letter = beside(held.record, held.policies, f"{DEAD_LETTER_PREFIX}{held.scheduled_at}", held.scheduled_at)
-    return replace(letter, claimable_at=None)
+def _laid_down(letter: Record, scheduled_at: Instant) -> Record:
+    state = replace(letter.state, started=None)
+    return replace(_idle(letter), due_at=scheduled_at, claimable_at=None, state=state)
 
 
 def _to_be_retried(held: Held, at: Instant) -> Record:
     if held.policies.overlap is Overlap.REPLACE:
         at = min(at, replaced_at(held))
-    started = Started(held.scheduled_at, held.began_at, held.dropped)
+    return replace(_still_started(held), claimable_at=at, lease_length=held.policies.lease)
+
+
+def _given_back(held: Held, now: Instant) -> Record:
+    """A drain gives the attempt back. What had started stays so, whatever deadline has passed since, and is claimable at once."""
+    attempt = max(0, held.record.attempt - 1)
+    return replace(_still_started(held), claimable_at=now, attempt=attempt)
+
+
+def _as_before_the_claim(held: Held, now: Instant) -> Record:
+    """Take a claim back whose handler was never called; at most once this process alone can know that, and says so."""
+    record = held.record
+    started = record.state.started
+    if started is not None and started.at_most_once:
+        due = record.due_at
+        if record.schedule_since < held.scheduled_at:  # else an edit came between: the time counts no longer
+            due = min((held.scheduled_at, *(dropped.first_at for dropped in held.dropped)))
+        state = replace(record.state, started=None)
+        claimable: Instant | None = now
+        if not record.key.occurrence:
+            claimable = claimable_at(record.key, record.spec, held.policies, state, due)
+        return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
+    if started is None and record.attempt == 1:
+        return _idle(record)
+    return _given_back(held, now)
+
+
+def _still_started(held: Held) -> Record:
+    """Return the record with the lease given back, and the occurrence still in progress."""
+    record = held.record
+    started = record.state.started
+    if started is None:
+        started = Started(held.scheduled_at, held.began_at, held.dropped)
     return replace(
-        held.record,
-        version=held.record.version + 1,
-        claimable_at=at,
-        lease_length=held.policies.lease,
-        lease=None,
-        state=replace(held.record.state, started=started),
+        record, version=record.version + 1, lease=None, state=replace(record.state, started=started)
     )
 
 
-def _given_back(held: Held) -> Record:
-    """A drain gives the attempt back. What had been tried before stays started, and is claimable at once."""
-    record = held.record
-    attempt = max(0, record.attempt - 1)
-    if attempt or record.state.started is not None:
-        started = Started(held.scheduled_at, held.began_at, held.dropped)
-        state = replace(record.state, started=started)
-        return replace(record, version=record.version + 1, attempt=attempt, lease=None, state=state)
-    claimable = claimable_at(record.key, held.policies, record.state, record.due_at)
-    return replace(_idle(record), claimable_at=claimable)
+def _moving_on(held: Held, now: Instant) -> tuple[Instant | None, tuple[Dropped, ...]]:
+    """
+    Return the occurrence after the one held, and all that is dropped with it.
 
-
-def _following(held: Held, now: Instant) -> Instant | None:
-    """Return the occurrence after the one held: the first after max(it, the last edit), or not before now."""
+    It is the first after max(it, the last edit); with `FastForward` the first not before now, those between are missed.
+    """
     if held.upcoming is not None:
-        return held.upcoming
+        return held.upcoming, held.dropped
     record, policies = held.record, held.policies
-    after = held.scheduled_at if held.scheduled_at > record.schedule_since else record.schedule_since
-    if policies.missed is Missed.FAST_FORWARD and after < now - 1:
-        after = now - 1
-    return next_due(record.spec.schedule, policies, record.schedule_since, after)
+    schedule, since = record.spec.schedule, record.schedule_since
+    due = next_due(schedule, policies, since, held.scheduled_at if held.scheduled_at > since else since)
+    if policies.missed is not Missed.FAST_FORWARD or schedule is None or due is None or due >= now:
+        return due, held.dropped
+    passed = gap(Outcome.MISSED, schedule, policies, since, due, now)
+    return next_due(schedule, policies, since, now - 1), held.dropped + passed
+
+
+def _lease_end(record: Record, now: Instant) -> Instant:
+    """Return when a record that holds a start is to be looked at: a claim before that could find nothing to do."""
+    return now if record.lease is None else record.lease.expires_at
 
 
 def _idle(record: Record) -> Record:

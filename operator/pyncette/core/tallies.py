@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.core.record import (
+    DEAD_LETTER_PREFIX,
     MESSAGE_CHARACTERS_MAX,
     Change,
     Counts,
@@ -17,6 +19,7 @@ from pyncette.core.record import (
     Record,
     Run,
     Summary,
+    is_on_demand,
     replace,
 )
 from pyncette.core.spec import Policies, Spec
@@ -39,9 +42,13 @@ class Verdict(NamedTuple):
 class Tally(NamedTuple):
     """What a removed record leaves behind at the record of its schedule or template."""
 
-    home: Key
+    of: Key
+    """The key of what was removed."""
     summary: Summary
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...] = ()
+    """For the history at its home."""
+    exhausts: bool = False
+    """Its attempts were spent, and that suspends the schedule that it lived beside."""
 
 
 _FIELDS: Final = {outcome: index for index, outcome in enumerate(Outcome)}
@@ -98,7 +105,13 @@ def with_verdict(summary: Summary, verdict: Verdict) -> Summary:
         counted(summary.counts, outcome),
         summary.exact,
         summary.rows if succeeded else summary.rows + 1,
+        summary.rowless,
     )
+
+
+def keeps_history(policies: Policies) -> bool:
+    """Say whether rows are kept of anything: else they need not be made."""
+    return policies.keep_successful > 0 or policies.keep_failed > 0
 
 
 def rows_of(before: Summary, policies: Policies | None, runs: tuple[Run, ...]) -> tuple[HistoryRow, ...]:
@@ -107,10 +120,10 @@ def rows_of(before: Summary, policies: Policies | None, runs: tuple[Run, ...]) -
 
     Slots are taken in turns, so that each new row takes the place of the oldest of its kind.
     """
-    if policies is None or not (policies.keep_successful or policies.keep_failed):
+    if policies is None or not keeps_history(policies):
         return ()
     rows = []
-    successes, others = before.counts.succeeded, before.rows
+    successes, others = before.counts.succeeded - before.rowless, before.rows
     for run in runs:
         if run.outcome is Outcome.SUCCEEDED:
             if policies.keep_successful:
@@ -142,7 +155,7 @@ def gap_runs(key: Key, dropped: tuple[Dropped, ...], now: Instant) -> tuple[Run,
     """Return one row for each gap, however many occurrences it held."""
     return tuple(
         Run(
-            id=run_id(key, gap.first_at),
+            id=_hashed(key, f"gap {gap.first_at}", size=10),
             scheduled_at=gap.last_at,
             ended_at=now,
             outcome=gap.outcome,
@@ -153,34 +166,59 @@ def gap_runs(key: Key, dropped: tuple[Dropped, ...], now: Instant) -> tuple[Run,
     )
 
 
-def home_of(key: Key) -> Key:
-    """Return where what is removed is counted: at the record of its schedule, or of its template."""
-    return key._replace(occurrence="") if key.occurrence else key._replace(instance="")
+def homes_of(key: Key) -> tuple[Key, ...]:
+    """
+    Return where what is removed is counted: at the first of these that exists.
+
+    What lived beside a schedule is counted there, and if that is gone already, at its template like an instance.
+    """
+    homes = (key._replace(occurrence=""),) if key.occurrence else ()
+    return (*homes, key._replace(instance="", occurrence="")) if key.instance else homes
 
 
-def tallied(home: Record | None, tally: Tally, now: Instant) -> Change:
-    """Count at *home* what was removed; a template that has no record yet gets one to count in."""
-    before = home
-    if home is None:
-        home = Record(tally.home, Spec(), now, now, None, now, None, Policies().lease)
-    ours, theirs = home.state.summary, tally.summary
-    counts = Counts(*(a + b for a, b in zip(_values(ours.counts), _values(theirs.counts), strict=True)))
+def home_among(tally: Tally, records: Mapping[Key, Record | None]) -> Key | None:
+    """
+    Return where *tally* is to be counted, given the records of its homes; None if there is nobody left to count.
+
+    A template need not have a record yet: it gets one to count in. A schedule of its own that is gone stays so.
+    """
+    homes = homes_of(tally.of)
+    for home in homes:
+        if records.get(home) is not None:
+            return home
+    return homes[-1] if tally.of.instance else None
+
+
+def tallied(home: Key, record: Record | None, tally: Tally, now: Instant) -> Change:
+    """Count at *home*, whose record is *record*, what was removed; without a record, in a new one."""
+    before = record
+    if record is None:
+        record = Record(home, Spec(), now, now, None, now, None, Policies().lease)
+    ours, theirs = record.state.summary, tally.summary
+    others = sum(run.outcome is not Outcome.SUCCEEDED for run in tally.runs)
     later = theirs if (theirs.last_ended_at or 0) >= (ours.last_ended_at or 0) else ours
     summary = replace(
         later,
-        counts=counts,
+        counts=_sum(ours.counts, theirs.counts),
         exact=ours.exact and theirs.exact,
-        rows=ours.rows + theirs.rows,
+        rows=ours.rows + others,
+        rowless=ours.rowless + theirs.counts.succeeded - (len(tally.runs) - others),
         last_success_at=_later(ours.last_success_at, theirs.last_success_at),
         last_failure_at=_later(ours.last_failure_at, theirs.last_failure_at),
-        consecutive_failures=0 if not theirs.consecutive_failures else ours.consecutive_failures + 1,
+        consecutive_failures=theirs.consecutive_failures
+        + (ours.consecutive_failures if theirs.last_success_at is None else 0),
     )
+    suspends = tally.exhausts and home == tally.of._replace(occurrence="")
+    state = replace(record.state, summary=summary, exhausted=record.state.exhausted or suspends)
+    # What runs there goes on to its outcome, and is suspended then.
+    idle = not record.attempt and state.started is None
     after = replace(
-        home,
-        version=home.version if before is None else home.version + 1,
-        state=replace(home.state, summary=summary),
+        record,
+        version=record.version if before is None else record.version + 1,
+        claimable_at=None if suspends and idle else record.claimable_at,
+        state=state,
     )
-    return Change(before, after, rows_of(ours, home.spec.policies, tally.runs))
+    return Change(before, after, rows_of(ours, record.spec.policies, tally.runs))
 
 
 def run_id(key: Key, fence: int) -> str:
@@ -188,9 +226,22 @@ def run_id(key: Key, fence: int) -> str:
     return _hashed(key, str(fence), size=10)
 
 
+def occurrence_name(record: Record, scheduled_at: Instant) -> str:
+    """
+    Return what names one occurrence of *record* beside its schedule, and no other of its key ever.
+
+    The version that the record started with is in it: what a removed record left must not pass for what a new one of
+    the same name, due at the same time, is to run.
+    """
+    return record.key.occurrence or f"{scheduled_at}.{record.state.born}"
+
+
 def idempotency_key(record: Record, scheduled_at: Instant) -> str:
     """Return what is the same for all attempts of one occurrence, and of no other occurrence ever."""
-    return _hashed(record.key._replace(occurrence=""), f"{record.state.born}\0{scheduled_at}", size=16)
+    # A dead letter, or what runs beside its schedule, is the occurrence that the schedule named.
+    asked_for = record.key.occurrence.removeprefix(DEAD_LETTER_PREFIX) if is_on_demand(record.key) else ""
+    key = record.key._replace(occurrence=asked_for)
+    return _hashed(key, f"{record.state.born}\0{scheduled_at}", size=16)
 
 
 def _hashed(key: Key, further: str, size: int) -> str:
@@ -209,6 +260,11 @@ def _values(counts: Counts) -> tuple[int, ...]:
         counts.lost,
         counts.withdrawn,
     )
+
+
+def _sum(ours: Counts, theirs: Counts) -> Counts:
+    # Below zero is what a redriven letter takes back from a schedule that was made anew since: it counts nothing there.
+    return Counts(*(max(0, a + b) for a, b in zip(_values(ours), _values(theirs), strict=True)))
 
 
 def _later(a: Instant | None, b: Instant | None) -> Instant | None:

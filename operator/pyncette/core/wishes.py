@@ -5,11 +5,31 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pyncette.clock import Instant
-from pyncette.core.policies import ONE_OFF_TOLERANCE, choose, jitter_of, next_due
-from pyncette.core.record import Dropped, Key, Outcome, Owner, Record, Started, State, Summary, replace
-from pyncette.core.schedule import Interval, Once
+from pyncette.core.policies import (
+    ONE_OFF_TOLERANCE,
+    choose,
+    is_outside,
+    jitter_of,
+    next_due,
+    next_takes_over_at,
+)
+from pyncette.core.record import (
+    RUN_PREFIX,
+    Dropped,
+    HistoryRow,
+    Key,
+    Outcome,
+    Owner,
+    Record,
+    Started,
+    State,
+    Summary,
+    is_dead_letter,
+    replace,
+)
+from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Spec
-from pyncette.core.tallies import Tally, Verdict, home_of, runs_of, with_dropped, with_verdict
+from pyncette.core.tallies import Tally, Verdict, keeps_history, rows_of, runs_of, with_dropped, with_verdict
 
 
 class Locked(NamedTuple):
@@ -18,16 +38,42 @@ class Locked(NamedTuple):
     until: Instant
 
 
-def in_progress(record: Record) -> bool:
-    """Say whether an occurrence of *record* has started and has no outcome yet."""
-    return record.attempt > 0 or record.state.started is not None
+def claimable_at(
+    key: Key, spec: Spec, policies: Policies, state: State, due: Instant | None
+) -> Instant | None:
+    """
+    Return when a record whose next occurrence is *due* is to be looked at: never, while it is suspended.
 
-
-def claimable_at(key: Key, policies: Policies, state: State, due: Instant | None) -> Instant | None:
-    """Return when a record whose next occurrence is *due* is to be looked at: never, while it is suspended."""
-    if due is None or policies.suspend or state.exhausted or state.withdrawn_at is not None:
+    The suspension of a template is not its instances' own: they are looked at, and moved on, so that nothing has to
+    wake them when it ends.
+    """
+    if due is None or state.exhausted or state.withdrawn_at is not None:
+        return None
+    if policies.suspend and spec.policies is not None:
         return None
     return due + jitter_of(key, policies) if policies.jitter else due
+
+
+def started_of(record: Record, policies: Policies) -> Started | None:
+    """
+    Return the occurrence whose handler may have been called and which has no outcome yet; None if there is none.
+
+    It is as it was written down, or else as it follows from the first claim. *policies* are those of the claim. A claim
+    that has to write something before it runs anything has started nothing as long as that is not written.
+    """
+    if record.state.started is not None:
+        return record.state.started
+    if not record.attempt or record.began_at is None or record.due_at is None or record.spec.schedule is None:
+        return None
+    if policies.mode is Mode.AT_MOST_ONCE:
+        return None
+    if record.key.occurrence:
+        return Started(record.due_at, record.began_at)
+    if policies.overlap is Overlap.ALLOW:
+        return None
+    at = record.began_at - jitter_of(record.key, policies)
+    choice = choose(record.spec.schedule, policies, record.schedule_since, record.due_at, at)
+    return None if choice.run is None else Started(choice.run, record.began_at, choice.dropped)
 
 
 def created(
@@ -45,14 +91,14 @@ def created(
     With *wished_at* (when its resource was created), a one-off that was already older than its starting deadline then
     is missed: it was meant for another time. Without, a one-off in the past is due at once.
     """
-    schedule = spec.schedule
-    due = schedule.at if isinstance(schedule, Once) else next_due(schedule, policies, now, now)
-    summary = Summary()
-    if isinstance(schedule, Once) and wished_at is not None:
+    schedule, summary = spec.schedule, Summary()
+    if isinstance(schedule, Once):
+        due = None if is_outside(policies, schedule.at) else schedule.at
         tolerance = ONE_OFF_TOLERANCE if policies.starting_deadline is None else policies.starting_deadline
-        if schedule.at < wished_at - tolerance:
-            summary = with_dropped(summary, (Dropped(Outcome.MISSED, schedule.at, schedule.at),))
-            due = None
+        if due is not None and wished_at is not None and due < wished_at - tolerance:
+            summary, due = one_off_missed(summary, due), None
+    else:
+        due = next_due(schedule, policies, now, now)
     state = State(born=now, owner=owner, summary=summary)
     return Record(
         key=key,
@@ -61,7 +107,7 @@ def created(
         fence=now,
         due_at=due,
         schedule_since=now,
-        claimable_at=claimable_at(key, policies, state, due),
+        claimable_at=claimable_at(key, spec, policies, state, due),
         lease_length=policies.lease,
         state=state,
     )
@@ -73,172 +119,222 @@ def edited(
     """
     Return *record* with *spec* in force from now on.
 
-    An edit that leaves the schedule alone leaves `due_at` alone. One that changes it never fires retroactively: the next
-    occurrence is the first of the new schedule after now. A started occurrence goes on to its outcome.
+    An edit that leaves the schedule alone leaves `due_at` alone, if that lies in the window. One that changes it, or
+    ends a suspension, never fires retroactively: the next occurrence is the first after now. A started occurrence goes
+    on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
     """
-    state = record.state
     moved = spec.schedule != record.spec.schedule
     anew = moved or _resumes(record, spec, policies, owner)
-    since = now if moved else record.schedule_since
-    started = started_of(record, policies) if in_progress(record) else None
+    since = record.schedule_since
+    if anew:
+        since = now if moved else _counted_from(spec.schedule, since, now)
+    started = started_of(record, record.spec.policies or policies)
     state = replace(
-        state, owner=owner or state.owner, withdrawn_at=None, exhausted=state.exhausted and not anew
+        record.state,
+        started=started,
+        owner=owner or record.state.owner,
+        withdrawn_at=None,
+        exhausted=record.state.exhausted and not anew,
     )
     due = record.due_at
-    if started is None or policies.mode is Mode.AT_MOST_ONCE:
+    if started is None or started.at_most_once:
         if anew:
-            due = _due_from_now(record, spec, policies, since, now, moved=moved)
-        elif due is not None and _outside(policies, due):
-            due = next_due(spec.schedule, policies, since, max(due, now))
-    if started is None:
-        claimable = claimable_at(record.key, policies, state, due)
-    else:
-        state = replace(state, started=started)
-        claimable = record.claimable_at
-    return replace(
+            state, due = _from_now(record, spec, policies, state, since, now)
+        else:
+            due = _within_window(record, spec, policies, now)
+    after = replace(
         record,
         spec=spec,
         version=record.version + 1,
         due_at=due,
         schedule_since=since,
-        claimable_at=claimable,
         lease_length=policies.lease,
         state=state,
     )
+    if started is None:
+        return _unstarted(after, claimable_at(record.key, spec, policies, state, due))
+    if policies.overlap is Overlap.REPLACE and record.claimable_at is not None:
+        replaced_at = next_takes_over_at(record.key, spec.schedule, policies, since, started.scheduled_at)
+        if replaced_at is not None and replaced_at < record.claimable_at:
+            return replace(after, claimable_at=replaced_at)
+    return after
 
 
 def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | Locked:
-    """Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept."""
-    if record.lease is not None and record.lease.expires_at > now:
-        return Locked(record.lease.expires_at)
-    if in_progress(record):
+    """
+    Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept.
+
+    Refused while it runs. What has started and waits to be tried again goes on, with the new arguments.
+    """
+    if started_of(record, record.spec.policies or policies) is not None:
+        if record.lease is not None and record.lease.expires_at > now:
+            return Locked(record.lease.expires_at)
         return edited(record, spec, policies, now)
     due, since = created(record.key, spec, policies, now).due_at, now
-    if record.due_at is not None and (due is None or record.due_at < due):
-        due = record.due_at
-        if isinstance(spec.schedule, Interval):
-            # An interval counts from the occurrence before it, so the one that was kept has to lie on the new lattice.
-            since = due - spec.schedule.length
-        elif isinstance(spec.schedule, Once):
-            # It runs once: at the time that was kept, and not at its own as well.
+    kept = None if record.state.exhausted else record.due_at
+    if kept is not None and (due is None or kept < due):
+        due = kept
+        if isinstance(spec.schedule, Once):
+            # There is one time only, and it is the sooner: without this it would be due again at the later.
             spec = replace(spec, schedule=Once(due))
-    return replace(
+        elif isinstance(spec.schedule, Interval):
+            # An interval counts from the occurrence before it, so the one that was kept has to be one of its own.
+            since = due - spec.schedule.length
+        else:
+            since = min(now, due - 1)
+    state = replace(record.state, exhausted=False)
+    after = replace(
         record,
         spec=spec,
         version=record.version + 1,
         due_at=due,
         schedule_since=since,
-        claimable_at=claimable_at(record.key, policies, record.state, due),
         lease_length=policies.lease,
+        state=state,
     )
+    return _unstarted(after, claimable_at(record.key, spec, policies, state, due))
 
 
 def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
     """Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn."""
     fresh = created(record.key, spec, policies, now)
+    version = max(record.version + 1, fresh.version)
     return replace(
         fresh,
-        version=max(record.version + 1, fresh.version),
+        version=version,
         fence=max(record.fence, fresh.fence),
-        state=State(born=record.state.born, summary=_withdrawn_summary(record, policies, now)),
+        # Born again: an occurrence at a time that had one before is another, with another idempotency key.
+        state=State(born=version, summary=_withdrawn_summary(record, policies, now)),
         locator=record.locator,
     )
 
 
 def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     """Return *record* as it waits for its removal: nothing of it is claimable, and what ran has been withdrawn."""
-    return replace(
-        record,
-        version=record.version + 1,
-        claimable_at=None,
-        attempt=0,
-        began_at=None,
-        lease=None,
-        state=replace(
-            record.state, started=None, withdrawn_at=now, summary=_withdrawn_summary(record, policies, now)
-        ),
-    )
-
-
-def removed(record: Record, policies: Policies, now: Instant) -> Tally | None:
-    """Return what a record that is removed leaves behind; None if nothing ever happened to it."""
-    summary = _withdrawn_summary(record, policies, now)
-    home = home_of(record.key)
-    if home == record.key or summary == Summary():
-        return None
-    runs = runs_of(record, _withdrawal(record, policies, now)) if in_progress(record) else ()
-    return Tally(home, summary, runs)
-
-
-def resumed(record: Record, policies: Policies, now: Instant) -> Record:
-    """Return *record* with the suspension by exhaustion ended; its next occurrence is counted from now."""
-    state = replace(record.state, exhausted=False)
-    due = _due_from_now(record, record.spec, policies, record.schedule_since, now, moved=False)
-    return replace(
+    started = started_of(record, record.spec.policies or policies)
+    due = record.due_at
+    if started is not None and isinstance(record.spec.schedule, Once):
+        due = None  # withdrawn is its outcome: it has no other, should the resource return
+    state = record.state
+    after = replace(
         record,
         version=record.version + 1,
         due_at=due,
-        claimable_at=claimable_at(record.key, policies, state, due),
-        state=state,
+        lease=record.lease if started is None else None,
+        state=replace(
+            state,
+            started=None,
+            withdrawn_at=now if state.withdrawn_at is None else state.withdrawn_at,
+            summary=_withdrawn_summary(record, policies, now),
+        ),
     )
+    return _unstarted(after, None)
+
+
+def withdrawal_rows(record: Record, policies: Policies, now: Instant) -> tuple[HistoryRow, ...]:
+    """Return the history to be written as *record* is stopped or overwritten: what ran has been withdrawn."""
+    policies = record.spec.policies or policies
+    started = started_of(record, policies)
+    if started is None or not keeps_history(policies):
+        return ()
+    return rows_of(record.state.summary, policies, runs_of(record, _withdrawal(record, started, now)))
+
+
+def removed(record: Record, policies: Policies, now: Instant) -> Tally | None:
+    """Return what a record that is removed leaves behind; None if nothing ever happened to it, or nobody counts it."""
+    policies = record.spec.policies or policies
+    started = started_of(record, policies)
+    summary = _withdrawn_summary(record, policies, now)
+    if summary == Summary() or not (record.key.instance or record.key.occurrence):
+        return None
+    if started is None or not keeps_history(policies):
+        return Tally(record.key, summary)
+    return Tally(record.key, summary, runs_of(record, _withdrawal(record, started, now)))
+
+
+def resumed(record: Record, policies: Policies, now: Instant) -> Record:
+    """
+    Return *record* with the suspension by exhaustion ended; its next occurrence is counted from now.
+
+    Without such a suspension there is nothing to write: it is *record* itself.
+    """
+    if not record.state.exhausted:
+        return record
+    state = replace(record.state, exhausted=False)
+    since = _counted_from(record.spec.schedule, record.schedule_since, now)
+    started = started_of(record, record.spec.policies or policies)
+    after = replace(record, version=record.version + 1, schedule_since=since, state=state)
+    if started is not None and not started.at_most_once:
+        return after
+    state, due = _from_now(record, record.spec, policies, state, since, now)
+    after = replace(after, due_at=due, state=state)
+    if started is not None:
+        return after
+    return _unstarted(after, claimable_at(record.key, record.spec, policies, state, due))
 
 
 def on_demand(record: Record, policies: Policies, name: str, now: Instant) -> Record:
     """Return a record of its own for one extra run of *record* now, also while it is suspended."""
-    return beside(record, policies, f"run-{name}", now)
+    return beside(record, policies, f"{RUN_PREFIX}{name}", now, now)
 
 
 def redriven(letter: Record, now: Instant) -> Record:
-    """Return a dead letter that is to be tried again, with all its attempts."""
-    return replace(letter, version=letter.version + 1, claimable_at=now, attempt=0, began_at=None)
+    """Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already."""
+    if letter.claimable_at is not None:
+        return letter
+    return replace(_unstarted(letter, now), version=letter.version + 1)
 
 
-def beside(record: Record, policies: Policies, occurrence: str, at: Instant) -> Record:
+def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
     """
-    Return a one-off that lives beside *record*, with its arguments, and that is removed when it is over.
+    Return a one-off, due *at*, that lives beside *record*, with its arguments, and that is removed when it is over.
 
     It takes the policies along that were its schedule's own; those of a template it finds where its schedule finds them.
     """
     own = None
     if record.spec.policies is not None:
-        own = replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, keep_finished=False)
+        own = replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
     return Record(
         key=record.key._replace(occurrence=occurrence),
         spec=Spec(Once(at), record.spec.args, own),
-        version=record.version + 1,
+        version=max(record.version + 1, now),
         fence=record.fence,
         due_at=at,
-        schedule_since=at,
+        schedule_since=at - 1,
         claimable_at=at,
         lease_length=policies.lease,
         state=State(born=record.state.born),
     )
 
 
-def started_of(record: Record, policies: Policies) -> Started | None:
-    """Return the occurrence in progress: as it was written down, or as it follows from the first claim."""
-    if record.state.started is not None:
-        return record.state.started
-    if record.due_at is None or record.began_at is None or record.spec.schedule is None:
-        return None
-    if record.key.occurrence:
-        return Started(record.due_at, record.began_at)
-    at = record.began_at - jitter_of(record.key, policies)
-    choice = choose(record.spec.schedule, policies, record.schedule_since, record.due_at, at)
-    return None if choice.run is None else Started(choice.run, record.began_at, choice.dropped)
+def _unstarted(record: Record, at: Instant | None) -> Record:
+    """
+    Return *record* with nothing in progress, to be looked at *at*.
+
+    Who has claimed it a moment ago, and has started nothing yet, keeps the lease: to undo what it has prepared, and
+    to give it back.
+    """
+    return replace(record, claimable_at=at, attempt=0, began_at=None)
 
 
 def _withdrawn_summary(record: Record, policies: Policies, now: Instant) -> Summary:
-    summary = record.state.summary
-    return with_verdict(summary, _withdrawal(record, policies, now)) if in_progress(record) else summary
-
-
-def _withdrawal(record: Record, policies: Policies, now: Instant) -> Verdict:
     started = started_of(record, record.spec.policies or policies)
-    scheduled_at = started.scheduled_at if started is not None else record.due_at or record.schedule_since
-    began_at = started.began_at if started is not None else record.began_at
+    if started is None or is_dead_letter(record.key):  # a dead letter was counted when it became one
+        return record.state.summary
+    return with_verdict(record.state.summary, _withdrawal(record, started, now))
+
+
+def _withdrawal(record: Record, started: Started, now: Instant) -> Verdict:
     holder = record.lease.holder if record.lease is not None else ""
-    return Verdict(Outcome.WITHDRAWN, scheduled_at, began_at, now, record.attempt, holder)
+    return Verdict(
+        Outcome.WITHDRAWN,
+        started.scheduled_at,
+        started.began_at,
+        now,
+        record.attempt,
+        holder,
+        dropped=started.dropped,
+    )
 
 
 def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None) -> bool:
@@ -253,16 +349,41 @@ def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None
     return record.state.exhausted and (newer or spec != record.spec)
 
 
-def _due_from_now(
-    record: Record, spec: Spec, policies: Policies, since: Instant, now: Instant, *, moved: bool
-) -> Instant | None:
-    """Return the next occurrence counted from now; a one-off keeps its time, if it has not passed or is a new one."""
-    if isinstance(spec.schedule, Once):
-        still_due = record.due_at is not None and record.due_at > now
-        return spec.schedule.at if moved or still_due else None
-    return next_due(spec.schedule, policies, since, now)
+def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> Instant:
+    """Return since when a schedule counts that goes on at *now*: nothing before counts, and an interval stays in step."""
+    if isinstance(schedule, Interval) and now > since:
+        return now - (now - since) % schedule.length
+    return max(now, since)
 
 
-def _outside(policies: Policies, due: Instant) -> bool:
-    before = policies.not_before is not None and due < policies.not_before
-    return before or (policies.not_after is not None and due > policies.not_after)
+def _from_now(
+    record: Record, spec: Spec, policies: Policies, state: State, since: Instant, now: Instant
+) -> tuple[State, Instant | None]:
+    """Return the next occurrence counted from now; a one-off whose time has passed without a run is missed, and says so."""
+    schedule = spec.schedule
+    due = next_due(schedule, policies, since, now)
+    if not isinstance(schedule, Once):
+        return state, due
+    if schedule == record.spec.schedule and record.due_at is None:
+        return state, None  # it is over already
+    at_hand = schedule.at == (
+        state.started.scheduled_at if state.started else state.summary.last_scheduled_at
+    )
+    if due is None and not at_hand and not is_outside(policies, schedule.at):
+        state = replace(state, summary=one_off_missed(state.summary, schedule.at))
+    return state, due
+
+
+def one_off_missed(summary: Summary, at: Instant) -> Summary:
+    """Return *summary* with the one time of a one-off missed."""
+    return with_dropped(summary, (Dropped(Outcome.MISSED, at, at),))
+
+
+def _within_window(record: Record, spec: Spec, policies: Policies, now: Instant) -> Instant | None:
+    """Return the next occurrence after an edit that may have changed the window, but neither schedule nor suspension."""
+    due, before = record.due_at, record.spec.policies
+    if before is None or (before.not_before, before.not_after) == (policies.not_before, policies.not_after):
+        return due
+    if due is not None and due <= now and not is_outside(policies, due):
+        return due
+    return next_due(spec.schedule, policies, record.schedule_since, now)

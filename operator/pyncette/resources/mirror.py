@@ -7,8 +7,8 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import rules, wishes
-from pyncette.core.record import Change, Key, Owner, Record, State, replace
+from pyncette.core import wishes
+from pyncette.core.record import Change, Key, Owner, Record, State, is_dead_letter, replace
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
@@ -127,14 +127,17 @@ def stopped(record: Record | None, now: Instant) -> Ruling:
     """The rule for the record of a resource that is gone: nothing of it runs any more, and what ran is withdrawn."""
     if record is None or record.state.withdrawn_at is not None:
         return Ruling(None, None)
-    return _made(Step.STOPPED, record, wishes.stopped(record, _policies_of(record), now))
+    policies = _policies_of(record)
+    after = wishes.stopped(record, policies, now)
+    rows = wishes.withdrawal_rows(record, policies, now)
+    return Ruling(Change(record, after, rows), Taken(record.key.task, Step.STOPPED, after))
 
 
 def stopped_between_runs(record: Record | None, now: Instant) -> Ruling:
     """Like `stopped`, but a run in progress goes on to its outcome first; the answer tells whether it did."""
     if record is None:
         return Ruling(None, None)
-    if wishes.in_progress(record):
+    if wishes.started_of(record, _policies_of(record)) is not None:
         return _left(record.key, Step.WAITING)
     return stopped(record, now)
 
@@ -228,7 +231,7 @@ async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
         return []
     taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
     async for page in _beside(ledger.store, last.key):
-        letters = {_at(wish.key, letter.key): letter for letter in page if rules.is_dead_letter(letter.key)}
+        letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
     await _remove(ledger, [last], grace=0)
     return taken
@@ -255,7 +258,7 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
 async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
     """Withdraw what lives beside a schedule; dead letters only if asked to, since they outlive a stop."""
     async for page in _beside(ledger.store, home.key):
-        keys = [record.key for record in page if with_letters or not rules.is_dead_letter(record.key)]
+        keys = [record.key for record in page if with_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
 
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from pyncette.clock import Instant
 from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Record, Summary
-from pyncette.core.spec import Mode, Policies
-from pyncette.core.wishes import in_progress, started_of
+from pyncette.core.spec import Policies
+from pyncette.core.wishes import started_of
 from pyncette.resources.modelling import datetime_of
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task import (
@@ -61,8 +61,8 @@ def _following(record: Record, policies: Policies) -> Instant | None:
     """Return the next occurrence that has not started, which may have passed; None if none is going to start."""
     if policies.suspend or record.state.exhausted or record.state.withdrawn_at is not None:
         return None
-    started = started_of(record, policies) if in_progress(record) else None
-    if started is None or policies.mode is Mode.AT_MOST_ONCE:
+    started = started_of(record, policies)
+    if started is None or started.at_most_once:
         # At most once the schedule moved on before the run began.
         return record.due_at
     since = record.schedule_since
@@ -82,7 +82,7 @@ def _upcoming(record: Record, policies: Policies, following: Instant | None, now
 
 
 def _last_scheduled_at(record: Record, policies: Policies) -> Instant | None:
-    started = started_of(record, policies) if in_progress(record) else None
+    started = started_of(record, policies)
     return record.state.summary.last_scheduled_at if started is None else started.scheduled_at
 
 
