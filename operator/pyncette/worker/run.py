@@ -160,7 +160,7 @@ def _cancelled(occurrence: Occurrence) -> Ended:
         seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
         return Ended(Ending.RAISED, f"the run took longer than its active deadline of {seconds:g} s")
     if ending is Ending.DRAINED:
-        return rules.DRAINED
+        return rules.DRAINED if occurrence.begun else rules.UNSTARTED
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
     return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, not by its worker")
