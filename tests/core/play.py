@@ -1,0 +1,322 @@
+"""One instance and what lives beside it, played by hand: what a store and workers do to them, without either."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+
+import msgspec
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core import rules, wishes
+from pyncette.core.record import Change, Counts, Key, Lease, Partition, Record, Run, is_dead_letter, replace
+from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Beginning, Ended, Ending, Held
+from pyncette.core.schedule import Interval, Schedule
+from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
+from pyncette.core.tallies import Tally, home_among, homes_of, tallied
+from pyncette.core.wishes import Locked
+
+__all__ = [
+    "AT_MOST_ONCE",
+    "COMMIT",
+    "DRAINED",
+    "FAST_FORWARD",
+    "HOUR",
+    "INSTANCE",
+    "MINUTE",
+    "NONE",
+    "RAISED",
+    "REFUSED",
+    "REPLACED",
+    "RETURNED",
+    "STATIC",
+    "T0",
+    "UNLOCK",
+    "UNSTARTED",
+    "Play",
+    "at",
+    "minute",
+]
+
+T0: Instant = 1_704_067_200 * SECOND
+"""Monday, the 1st of January 2024, midnight UTC: a round time, and as large as in life."""
+
+MINUTE: Duration = 60 * SECOND
+HOUR: Duration = 60 * MINUTE
+
+STATIC = Key(Partition("", "report", 0), "report")
+INSTANCE = Key(Partition("", "remind", 0), "remind", "ada")
+
+RAISED = Ended(Ending.RAISED, "ValueError: no")
+REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
+REPLACED = Ended(Ending.REPLACED, "the next occurrence was due")
+
+# The failure modes of the Python API, as policies.
+_OLD = Policies(missed=Missed.ALL, max_catch_up=0)
+NONE = replace(_OLD, retry=Retry(max_attempts=0, wait_for_lease=True))
+UNLOCK = replace(_OLD, retry=Retry(max_attempts=0, initial=SECOND, maximum=SECOND, jitter=False))
+COMMIT = replace(_OLD, retry=Retry(max_attempts=1, count_takeovers=False))
+AT_MOST_ONCE = replace(_OLD, mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW)
+FAST_FORWARD = replace(NONE, missed=Missed.FAST_FORWARD)
+
+
+def at(minutes: float) -> Instant:
+    """The instant so many minutes after `T0`."""
+    return T0 + round(minutes * MINUTE)
+
+
+def minute(instant: Instant | None) -> float | None:
+    """How many minutes after `T0` it is."""
+    return None if instant is None else (instant - T0) / MINUTE
+
+
+EACH_MINUTE = Interval(MINUTE)
+DEFAULTS = Policies()
+
+
+@dataclass
+class Play:
+    """
+    A schedule that was declared at minute 0, and is due each minute unless told otherwise.
+
+    With *own*, the policies are its own, as those of a resource; else they are those of its template.
+    """
+
+    schedule: Schedule | None = EACH_MINUTE
+    policies: Policies = DEFAULTS
+    key: Key = STATIC
+    own: bool = True
+    args: str = "{}"
+    records: dict[Key, Record] = field(default_factory=dict)
+    history: dict[Key, dict[int, Run]] = field(default_factory=dict)
+    calls: list[tuple[Held, Instant]] = field(default_factory=list)
+    """What handlers were called with, and when."""
+
+    def __post_init__(self) -> None:
+        self._lease_ids = (f"lease-{number}" for number in count())
+        self.put(Change(None, wishes.created(self.key, self.spec, self.policies, T0)))
+
+    @property
+    def spec(self) -> Spec:
+        args = msgspec.Raw(self.args.encode())
+        return Spec(self.schedule, args=args, policies=self.policies if self.own else None)
+
+    @property
+    def record(self) -> Record:
+        """The schedule's own record."""
+        return self.records[self.key]
+
+    @property
+    def beside(self) -> list[Record]:
+        """What lives beside the schedule, the soonest first."""
+        siblings = [record for key, record in self.records.items() if key.occurrence]
+        return sorted(siblings, key=lambda record: (record.due_at or 0, record.key))
+
+    @property
+    def letters(self) -> list[Record]:
+        return [record for record in self.beside if is_dead_letter(record.key)]
+
+    @property
+    def claimable(self) -> float | None:
+        """At which minute the schedule's record is next to be looked at."""
+        return minute(self.record.claimable_at)
+
+    @property
+    def due(self) -> float | None:
+        return minute(self.record.due_at)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Outcomes that were counted, those that never happened left out; by the template, if the record is gone."""
+        home = self.records.get(self.key) or self.records.get(self.key._replace(instance=""))
+        return nonzero(home.state.summary.counts) if home is not None else {}
+
+    @property
+    def runs(self) -> list[Run]:
+        """The history of the schedule, oldest first."""
+        return sorted(
+            self.history.get(self.key, {}).values(), key=lambda run: (run.ended_at, run.scheduled_at)
+        )
+
+    @property
+    def called(self) -> list[tuple[float, int]]:
+        """The scheduled minute and attempt of each call so far."""
+        return [((held.scheduled_at - T0) / MINUTE, held.attempt) for held, _ in self.calls]
+
+    # --- What a store does ---------------------------------------------------------------------------------------
+
+    def put(self, change: Change) -> bool:
+        """Make *change* if nobody has changed the record meanwhile; anything a store would refuse is a failure."""
+        before, after, rows, home = change
+        key = (before or after).key
+        stored = self.records.get(key)
+        if (stored and stored.version) != (before and before.version):
+            return False
+        if before is not None and after is not None:
+            assert after.key == before.key
+            assert after.version > before.version, "a write that is no change"
+            assert after.fence >= before.fence, "a fence that goes back"
+        self.history.setdefault(home or key, {}).update((row.slot, row.run) for row in rows)
+        if after is None:
+            del self.records[key]
+        elif stored and stored.lease and after.lease and stored.lease.id == after.lease.id:
+            self.records[key] = replace(after, lease=stored.lease)
+        else:
+            self.records[key] = after
+        return True
+
+    def claimables(self, now: Instant) -> list[Record]:
+        """What a claim could have, soonest first."""
+        ready = [
+            record
+            for record in self.records.values()
+            if record.claimable_at is not None
+            and record.claimable_at <= now
+            and (record.lease is None or record.lease.expires_at <= now)
+        ]
+        return sorted(ready, key=lambda record: (record.claimable_at, record.key))
+
+    def claim(self, now: Instant, key: Key | None = None, holder: str = "worker") -> Record | None:
+        """Give a lease to the soonest claimable record, or to that of *key*; None if there is none."""
+        found = [record for record in self.claimables(now) if key in {None, record.key}]
+        if not found:
+            return None
+        record = found[0]
+        claimed = replace(
+            record,
+            lease=Lease(next(self._lease_ids), holder, now + record.lease_length),
+            attempt=record.attempt + 1,
+            version=record.version + 1,
+            fence=record.fence + 1,
+            began_at=now if record.began_at is None else record.began_at,
+        )
+        self.records[record.key] = claimed
+        return claimed
+
+    def renew(self, held: Held, now: Instant) -> bool:
+        record = self.records.get(held.record.key)
+        if record is None or record.lease is None or record.lease.id != held.record.lease.id:
+            return False
+        lease = record.lease._replace(expires_at=now + held.policies.lease)
+        self.records[record.key] = replace(record, lease=lease)
+        return True
+
+    # --- What a worker does --------------------------------------------------------------------------------------
+
+    def policies_of(self, record: Record) -> Policies:
+        return record.spec.policies or self.policies
+
+    def begin(self, record: Record, now: Instant) -> Held | None:
+        """Decide about a claimed record, write what comes first, and call the handler if there is something to run."""
+        beginning = rules.begin(record, self.policies_of(record), now)
+        return self.write(beginning, now)
+
+    def write(self, beginning: Beginning, now: Instant) -> Held | None:
+        *creations, move = beginning.first or (None,)
+        created = [self.put(creation) for creation in creations]
+        if move is not None:
+            if not self.put(move):
+                for creation, ok in zip(creations, created, strict=True):
+                    assert not ok or self.put(Change(creation.after, None))
+                return None
+            if beginning.tally is not None:
+                self.count(beginning.tally, now)
+        if beginning.held is None or not all(created):
+            return None
+        self.calls.append((beginning.held, now))
+        return beginning.held
+
+    def start(self, minutes: float, key: Key | None = None) -> Held | None:
+        """Claim at that minute, and begin; None if there was nothing to run."""
+        record = self.claim(at(minutes), key)
+        return None if record is None else self.begin(record, at(minutes))
+
+    def end(self, held: Held, minutes: float, ended: Ended = RETURNED) -> bool:
+        """Settle at that minute; False if the lease was lost."""
+        now = at(minutes)
+        stored = self.records.get(held.record.key)
+        if stored is None or stored.lease is None or stored.lease.id != held.record.lease.id:
+            return False
+        if stored.version != held.record.version:
+            held = rules.again(held, stored)
+        change, letter, tally = rules.settle(held, ended, now)
+        if letter is not None:
+            self.put(Change(None, letter))
+        if change is not None:
+            assert self.put(change)
+        if tally is not None:
+            self.count(tally, now)
+        return True
+
+    def run(self, minutes: float, ended: Ended = RETURNED) -> Held | None:
+        """Claim and call a handler that ends within the same instant."""
+        held = self.start(minutes)
+        if held is not None:
+            assert self.end(held, minutes, ended)
+        return held
+
+    def count(self, tally: Tally, now: Instant) -> None:
+        home = home_among(tally, {key: self.records.get(key) for key in homes_of(tally.of)})
+        if home is not None:
+            assert self.put(tallied(home, self.records.get(home), tally, now))
+
+    # --- What a wish does ----------------------------------------------------------------------------------------
+
+    def edit(self, minutes: float, **fields) -> None:
+        """Put an edited spec in force: *fields* of its policies, or its `schedule`, or its `args`."""
+        self.schedule, self.args = fields.pop("schedule", self.schedule), fields.pop("args", self.args)
+        self.policies = replace(self.policies, **fields)
+        after = wishes.edited(self.record, self.spec, self.policies, at(minutes))
+        assert self.put(Change(self.record, after))
+
+    def edit_template(self, **fields) -> None:
+        """Change the policies that records without policies of their own follow: no record is written."""
+        assert not self.own
+        self.policies = replace(self.policies, **fields)
+
+    def reschedule(self, minutes: float, schedule: Schedule, args: str = "{}") -> Locked | None:
+        """`schedule_task` without force."""
+        self.schedule, self.args = schedule, args
+        if self.key not in self.records:
+            self.put(Change(None, wishes.created(self.key, self.spec, self.policies, at(minutes))))
+            return None
+        after = wishes.rescheduled(self.record, self.spec, self.policies, at(minutes))
+        if isinstance(after, Locked):
+            return after
+        assert self.put(Change(self.record, after))
+        return None
+
+    def overwrite(self, minutes: float, schedule: Schedule) -> None:
+        """`schedule_task` with force."""
+        self.schedule = schedule
+        after = wishes.overwritten(self.record, self.spec, self.policies, at(minutes))
+        rows = wishes.withdrawal_rows(self.record, self.policies, at(minutes))
+        assert self.put(Change(self.record, after, rows))
+
+    def stop(self, minutes: float) -> None:
+        rows = wishes.withdrawal_rows(self.record, self.policies, at(minutes))
+        assert self.put(Change(self.record, wishes.stopped(self.record, self.policies, at(minutes)), rows))
+
+    def remove(self, minutes: float, key: Key | None = None) -> None:
+        record = self.records[key or self.key]
+        tally = wishes.removed(record, self.policies, at(minutes))
+        assert self.put(Change(record, None))
+        if tally is not None:
+            self.count(tally, at(minutes))
+
+    def resume(self, minutes: float) -> None:
+        after = wishes.resumed(self.record, self.policies, at(minutes))
+        if after is not self.record:
+            assert self.put(Change(self.record, after))
+
+    def run_now(self, minutes: float, name: str = "now") -> None:
+        self.put(Change(None, wishes.on_demand(self.record, self.policies, name, at(minutes))))
+
+    def redrive(self, minutes: float) -> None:
+        for letter in self.letters:
+            after = wishes.redriven(letter, at(minutes))
+            if after is not letter:
+                assert self.put(Change(letter, after))
+
+
+def nonzero(counts: Counts) -> dict[str, int]:
+    return dict(Counter({name: number for name, number in msgspec.structs.asdict(counts).items() if number}))
