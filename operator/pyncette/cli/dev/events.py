@@ -31,10 +31,6 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
         return frozenset(task.name for task in self.tasks if task.kind in {"handler", "template"})
 
     @property
-    def templates(self) -> frozenset[str]:
-        return frozenset(task.name for task in self.tasks if task.kind == "template")
-
-    @property
     def others(self) -> frozenset[str]:
         """What has a schedule of its own."""
         return frozenset(task.name for task in self.tasks) - self.handlers

@@ -110,8 +110,7 @@ class Folder:
         misfits = {remark.place for remark in unknown}
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, twins = _one_of_each_name([item for item in fit if not item.resource.spec.dynamic])
-        fit, namesakes = _unlike_templates(fit, declared.templates)
-        problems = (*loaded.problems, *unknown, *twins, *namesakes)
+        problems = (*loaded.problems, *unknown, *twins)
         keep = self._keep(loaded, problems)
         wishes = tuple(wish_of(item.resource, REALM, _written_at(item.source.file, now)) for item in fit)
         return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded)), keep)
@@ -160,22 +159,6 @@ def _one_of_each_name(
         else:
             first[name] = item
     return list(first.values()), twins
-
-
-def _unlike_templates(
-    tasks: Sequence[Manifest[PyncetteTask]], templates: Collection[str]
-) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
-    """Refuse a task that is called like the dynamic task that runs it, whose own record is kept under that name."""
-    alike = [item for item in tasks if item.resource.metadata.name == item.resource.spec.handler in templates]
-    remarks = [
-        Remark(
-            item.place("metadata", "name"),
-            f"metadata.name: {item.resource.metadata.name} is the name of the dynamic task itself: choose another, or "
-            "declare the handler by @app.handler()",
-        )
-        for item in alike
-    ]
-    return [item for item in tasks if item not in alike], remarks
 
 
 def _notes(loaded: Manifests) -> Iterator[Remark]:

@@ -1,0 +1,198 @@
+"""A task module is found by a rule that can be told in a sentence, and what is wrong with it is told with its line."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyncette import Pyncette
+from pyncette.cli.modules import ModuleError, Target, find_target, load_app, read_target
+from pyncette.errors import ConfigurationError
+
+APP = "from pyncette import Pyncette\napp = Pyncette()\n"
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Leave the modules and the path of this process as they were."""
+    modules, path, here = set(sys.modules), sys.path[:], Path.cwd()
+    yield
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path[:] = path
+    os.chdir(here)
+
+
+@pytest.fixture
+def here(tmp_path):
+    os.chdir(tmp_path)
+    return tmp_path
+
+
+def found(folder, named=None):
+    target = find_target(folder, named)
+    return target.file.name if target.file else target.module
+
+
+def refusal(call, *args):
+    with pytest.raises(ConfigurationError) as refused:
+        call(*args)
+    return str(refused.value)
+
+
+# --- Finding ---------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_py_is_the_module_whatever_else_there_is(here):
+    (here / "tasks.py").write_text("")
+    (here / "other.py").write_text(APP)
+
+    assert found(here) == "tasks.py"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        APP,
+        "import pyncette\njobs = pyncette.Pyncette()\n",
+        "from pyncette import Pyncette as P\napp: P = P(batch_size=3)\n",
+        "from pyncette import Pyncette\napp = Pyncette()\ndef broken(:\n",
+    ],
+)
+def test_else_it_is_the_only_file_that_makes_an_app(here, text):
+    (here / "jobs.py").write_text(text)
+    (here / "helpers.py").write_text(
+        "def make():\n    from pyncette import Pyncette\n    return Pyncette()\n"
+    )
+
+    assert found(here) == "jobs.py"
+
+
+def test_several_that_make_an_app_are_refused_with_their_names(here):
+    (here / "a.py").write_text(APP)
+    (here / "b.py").write_text(APP)
+
+    assert "several modules in . make an app: a.py, b.py; say which by --module" in refusal(
+        find_target, here.relative_to(here)
+    )
+
+
+def test_none_is_refused_with_what_is_looked_for(here):
+    (here / "a.py").write_text("app = 3\n")
+
+    assert "there is no task module" in refusal(find_target, here)
+    assert "app = Pyncette()" in refusal(find_target, here)
+
+
+@pytest.mark.parametrize("named", ["jobs", "jobs.py", "jobs:app", "jobs.py:app"])
+def test_a_module_can_be_named(here, named):
+    (here / "jobs.py").write_text(APP)
+    (here / "tasks.py").write_text(APP)
+
+    assert found(here, named) == "jobs.py"
+
+
+def test_a_misspelt_module_is_refused_with_the_nearest(here):
+    (here / "nightly.py").write_text(APP)
+
+    assert "there is no module nightli in" in refusal(find_target, here, "nightli")
+    assert "did you mean nightly?" in refusal(find_target, here, "nightli")
+
+
+@pytest.mark.parametrize("text", ["", ":app", "tasks:", "tasks:not-a-name", "tasks:a:b"])
+def test_what_names_no_app_is_refused(text):
+    if text == "tasks:":
+        assert read_target(text) == Target("tasks", "")
+    else:
+        assert "names no app" in refusal(read_target, text)
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def load(text="tasks.py"):
+    return load_app(read_target(text))
+
+
+def test_an_app_is_loaded_from_a_file_or_by_an_import_path(here):
+    (here / "tasks.py").write_text(APP)
+    (here / "jobs").mkdir()
+    (here / "jobs" / "nightly.py").write_text(APP)
+
+    assert isinstance(load("tasks.py"), Pyncette)
+    assert isinstance(load("tasks"), Pyncette)
+    assert isinstance(load("jobs/nightly.py:app"), Pyncette)
+    assert isinstance(load("jobs.nightly"), Pyncette)
+
+
+def test_a_module_imports_those_beside_it(here):
+    (here / "jobs").mkdir()
+    (here / "jobs" / "words_beside.py").write_text("GREETING = 'hi'\n")
+    (here / "jobs" / "tasks.py").write_text("import words_beside\n" + APP)
+
+    assert isinstance(load("jobs/tasks.py"), Pyncette)
+
+
+def test_an_app_of_any_name_is_taken_if_it_is_the_only_one(here):
+    (here / "tasks.py").write_text("from pyncette import Pyncette\nmine = Pyncette()\nalias = mine\n")
+
+    assert isinstance(load(), Pyncette)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "message"),
+    [
+        ("x = 1\n", "tasks.py", "tasks.py: it has no app; write `app = Pyncette()` there"),
+        (APP, "tasks.py:jobs", "tasks.py: jobs is not there; there is app"),
+        (APP + "jobs = 3\n", "tasks.py:jobs", "tasks.py: jobs is a int, not a Pyncette; there is app"),
+        (
+            "from pyncette import Pyncette\na = Pyncette()\nb = Pyncette()\n",
+            "tasks.py",
+            "tasks.py: it has several apps, a, b: say which, as in tasks.py:a",
+        ),
+        (APP + "def f(:\n", "tasks.py", "tasks.py:3: SyntaxError: invalid syntax"),
+        (APP + "\n1 / 0\n", "tasks.py", "tasks.py:4: ZeroDivisionError: division by zero"),
+        (
+            "import nowhere_to_be_found\n",
+            "tasks.py",
+            "tasks.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+        ),
+        (
+            APP + "@app.task(schedule='61 * * * *')\nasync def f(context): ...\n",
+            "tasks.py",
+            "tasks.py:3: CroniterBadCronError: ",
+        ),
+        (APP + "raise SystemExit(3)\n", "tasks.py", "tasks.py:3: it ended the program while it was imported"),
+        (
+            APP + "app.main()\n",
+            "tasks.py",
+            "tasks.py:3: ConfigurationError: main() is called while the module is imported",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_module_is_told_in_a_sentence_with_its_line(here, text, target, message):
+    (here / "tasks.py").write_text(text)
+
+    told = refusal(load, target)
+
+    assert told.startswith(message)
+    assert "\n" not in told
+
+
+def test_the_line_is_the_innermost_that_is_the_users(here):
+    (here / "tasks.py").write_text("import beside\n" + APP)
+    (here / "beside.py").write_text("import json\n\njson.loads('{')\n")
+
+    assert refusal(load).startswith("beside.py:3: JSONDecodeError: ")
+
+
+@pytest.mark.parametrize("target", ["nightli", "nightli.py"])
+def test_a_module_that_is_not_there_is_told_with_the_nearest(here, target):
+    (here / "nightly.py").write_text(APP)
+
+    assert "did you mean nightly" in refusal(load, target)
+
+
+def test_a_fault_is_an_error_of_configuration():
+    assert issubclass(ModuleError, ConfigurationError)

@@ -1,0 +1,377 @@
+"""`tasks`, `runs`, `run` and `migrate` read and write what is stored; bad input ends in a sentence and an exit code."""
+
+import asyncio
+import datetime
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pyncette import Pyncette, __version__
+from pyncette.cli.commands import cli
+from pyncette.cli.failures import MEANINGS, ExitCode
+from pyncette.store.backend import read_backend
+from tests.cli import Program, called
+
+SECOND = datetime.timedelta(seconds=1)
+
+
+class Store:
+    """A backend with a few tasks in it, some of which have run."""
+
+    def __init__(self, url):
+        self.url = url
+
+    def fill(self):
+        asyncio.run(self._fill())
+        return self
+
+    async def _fill(self):
+        app = Pyncette()
+        ran = asyncio.Event()
+
+        @app.task(interval=SECOND)
+        async def beat(context):
+            ran.set()
+
+        @app.task(schedule="0 12 * * 1-5", timezone="Europe/Dublin", audience="finance")
+        async def report(context):
+            pass
+
+        @app.dynamic_task()
+        async def remind(context):
+            pass
+
+        async with app.create(new_store=read_backend(self.url).new_store) as context:
+            for name in ("alice", "bob"):
+                await context.schedule_task(remind, name, schedule="0 9 * * *")
+            running = asyncio.create_task(context.run())
+            await ran.wait()
+            context.shutdown()
+            await running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    """On each backend that there is."""
+    if request.param == "sqlite":
+        return Store(f"sqlite:///{tmp_path}/tasks.db").fill()
+    return Store(request.getfixturevalue("postgres_url")).fill()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return Store(f"sqlite:///{tmp_path}/tasks.db").fill()
+
+
+def invoke(*args, **variables):
+    return CliRunner(env={"PYNCETTE_BACKEND": None, "PYNCETTE_REALM": None} | variables).invoke(cli, args)
+
+
+def told(*args, **variables):
+    """What a command prints as JSON."""
+    result = invoke(*args, "--output", "json", **variables)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*args, code=ExitCode.USAGE, **variables):
+    """The sentence that a command ends with."""
+    result = invoke(*args, **variables)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip()
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_lists_what_is_scheduled_for_people(store):
+    result = invoke("tasks", PYNCETTE_BACKEND=store.url)
+
+    head, beat, remind, report = result.stdout.splitlines()
+    assert head.split("  ")[0] == "TASK"
+    assert "every 1 s" in beat
+    assert "1 ok" in beat
+    assert "2 instances" in remind
+    assert "0 12 * * 1-5 Europe/Dublin" in report
+    assert "12:00:00" in report
+
+
+def test_tasks_lists_what_is_scheduled_for_programs(store):
+    listed = {task["name"]: task for task in told("tasks", "--backend", store.url)}
+
+    assert listed.keys() == {"beat", "remind", "report"}
+    assert listed["beat"]["runCounts"]["succeeded"] == 1
+    assert listed["beat"]["lastRun"]["outcome"] == "succeeded"
+    assert listed["remind"]["instances"] == {"total": 2, "exact": True}
+    assert listed["report"]["timeZone"] == "Europe/Dublin"
+    assert listed["report"]["nextScheduleTime"].endswith("Z")
+
+
+def test_one_task_or_one_instance_is_told_with_all_about_it(store):
+    report = told("tasks", "report", "--backend", store.url)
+    alice = told("tasks", "remind/alice", "--backend", store.url)
+
+    assert report["args"] == {"audience": "finance"}
+    assert (alice["name"], alice["schedule"]) == ("remind/alice", "0 9 * * *")
+    assert "audience" in invoke("tasks", "report", "--backend", store.url).stdout
+
+
+def test_runs_lists_the_history_of_a_task(store):
+    (run,) = told("runs", "beat", "--backend", store.url)
+    result = invoke("runs", "beat", "--backend", store.url)
+
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+    assert run["id"] in result.stdout
+
+
+def test_nothing_is_stored_in_another_realm(store):
+    assert told("tasks", "--backend", store.url, "--realm", "elsewhere") == []
+
+
+def test_a_task_that_there_is_not_is_refused(file):
+    sentence = refused("tasks", "nothing", "--backend", file.url)
+
+    assert sentence == "pyncette: there is no task nothing; `pyncette tasks` lists those that there are"
+    assert "there is no task beat in the realm r" in refused(
+        "runs", "beat", "--backend", file.url, "--realm", "r"
+    )
+
+
+# --- Firing ----------------------------------------------------------------------------------------------------------
+
+WORKER = """
+    import datetime
+    from pyncette import Pyncette
+
+    app = Pyncette()
+
+    @app.task(interval=datetime.timedelta(days=1), name="greet", who="you")
+    async def greet(context):
+        print("greetings", context.args["who"], flush=True)
+
+    @app.task(interval=datetime.timedelta(days=1), failure_mode=__import__("pyncette").FailureMode.COMMIT)
+    async def fail(context):
+        raise ValueError("no luck")
+
+    @app.dynamic_task()
+    async def remind(context):
+        print("reminded", context.task.name, flush=True)
+
+    @app.fixture()
+    async def instances(context):
+        await context.schedule_task(remind, "alice", interval=datetime.timedelta(days=1))
+        yield
+"""
+
+
+@pytest.fixture
+def working(request, folder):
+    """A worker that runs, and the backend that it runs on."""
+    backend = f"sqlite:///{folder.path}/tasks.db"
+    folder.write("tasks.py", WORKER)
+    with Program("worker", "tasks", cwd=folder.path, PYNCETTE_BACKEND=backend) as program:
+        program.expect("running handlers")
+        program.backend = backend
+        yield program
+
+
+def fire(working, *args):
+    return called("run", *args, PYNCETTE_BACKEND=working.backend)
+
+
+def test_run_runs_a_task_now_and_tells_its_outcome(working):
+    code, output = fire(working, "greet")
+
+    working.expect("greetings you")
+    assert code == 0
+    assert "asked for a run of greet; waiting for its outcome" in output
+    assert "greet: succeeded in " in output
+
+
+def test_run_gives_the_arguments_that_it_is_given(working):
+    code, _ = fire(working, "greet", "--args", '{"who": "Ada"}')
+
+    assert code == 0
+    working.expect("greetings Ada")
+
+
+def test_run_of_a_handler_that_fails_exits_with_1_and_says_why(working):
+    code, output = fire(working, "fail", "--output", "json")
+
+    document = json.loads(output[output.index("{") :])
+    assert code == 1
+    assert (document["outcome"], document["message"]) == ("failed", "ValueError: no luck")
+
+
+def test_run_runs_an_instance_of_a_dynamic_task(working):
+    code, output = fire(working, "remind/alice")
+
+    assert code == 0
+    assert "remind/alice: succeeded" in output
+    working.expect("reminded alice")
+
+
+def test_run_of_a_template_is_refused_with_what_to_name(working):
+    code, output = fire(working, "remind")
+
+    assert (code, "remind is a dynamic task: name one of its instances" in output) == (2, True)
+
+
+def test_run_without_a_worker_says_so_and_ends_at_its_timeout(file):
+    result = invoke("run", "report", "--timeout", "6", "--backend", file.url)
+
+    assert result.exit_code == ExitCode.TIMEOUT
+    assert "no worker has taken it yet: does one run that has the handler report?" in result.stderr
+    assert "report is not over after 6 s; it goes on" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("{", "--args is not JSON: Expecting property name"),
+        ("[1]", "--args must be a JSON object of names and values, not [1]"),
+        ('{"n": NaN}', "--args is not JSON: Out of range float values"),
+        ('{"text": "' + "x" * 20_000 + '"}', "--args takes 20,011 bytes, 16,384 are allowed"),
+    ],
+)
+def test_arguments_that_are_not_json_are_refused(file, args, message):
+    assert message in refused("run", "report", "--args", args, "--backend", file.url)
+
+
+# --- Which backend ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_where_dev_ran_is_a_backend(folder):
+    folder.task("hello", intervalSeconds=1)
+    with Program("dev", folder.path) as program:
+        program.expect("hello: succeeded")
+        code, output = called("run", "hello", "--path", folder.path)
+        program.interrupt()
+        program.ended()
+
+    assert (code, "hello: succeeded" in output) == (0, True)
+    assert called("tasks", cwd=folder.path)[0] == 0
+    assert [task["name"] for task in told("tasks", "--path", str(folder.path))] == ["hello"]
+
+
+def test_no_backend_is_refused_with_what_to_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert "set PYNCETTE_BACKEND or --backend, or name a folder where pyncette dev has run" in refused(
+        "tasks"
+    )
+    assert f"pyncette dev has not run in {tmp_path}" in refused("tasks", "--path", str(tmp_path))
+
+
+def test_looking_at_a_file_that_is_not_there_does_not_make_it(tmp_path):
+    assert f"there is no file {tmp_path}/tasks.db" in refused(
+        "tasks", "--backend", f"sqlite:///{tmp_path}/tasks.db"
+    )
+    assert not (tmp_path / "tasks.db").exists()
+
+
+def test_memory_holds_nothing_to_look_at():
+    assert "nothing in the memory of this process" in refused("tasks", "--backend", "sqlite://")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, although it is long enough to be looked at" * 100)
+
+    sentence = refused("tasks", "--backend", f"sqlite:///{tmp_path}/notes.txt", code=ExitCode.BACKEND)
+
+    assert "is a file of another kind" in sentence
+
+
+def test_a_server_that_does_not_answer_is_told_without_the_password():
+    sentence = refused("tasks", "--backend", "postgresql://u:hunter2@127.0.0.1:9/d", code=ExitCode.BACKEND)
+
+    assert "127.0.0.1:9" in sentence
+    assert "hunter2" not in sentence
+
+
+# --- Migrating -------------------------------------------------------------------------------------------------------
+
+
+def test_migrate_creates_tables_and_says_when_there_is_nothing_to_do(tmp_path, postgres_url):
+    for url in (f"sqlite:///{tmp_path}/new.db", postgres_url):
+        assert refused_schema(url)
+        assert told("migrate", "--backend", url)["before"] == 0
+        assert told("migrate", "--backend", url) == told("migrate", "--backend", url)
+        assert "has schema 1 already" in invoke("migrate", "--backend", url).stdout
+        assert told("tasks", "--backend", url) == []
+
+
+def refused_schema(url):
+    if url.startswith("sqlite"):
+        return "there is no file" in refused("tasks", "--backend", url)
+    return "pyncette migrate" in refused("tasks", "--backend", url, code=ExitCode.SCHEMA)
+
+
+# --- All of them -----------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told():
+    assert invoke("--version").stdout == f"pyncette, version {__version__}\n"
+
+
+def test_help_tells_of_every_exit_code():
+    text = " ".join(invoke("--help").stdout.split())
+
+    assert MEANINGS.keys() == set(ExitCode)
+    for code in ExitCode:
+        assert f" {code.value} " in text
+
+
+@pytest.mark.parametrize("command", ["dev", "check", "worker", "run", "tasks", "runs", "migrate"])
+def test_each_command_helps_with_examples(command):
+    result = invoke(command, "--help")
+
+    assert result.exit_code == 0
+    assert (
+        f"\n  pyncette {command}" in result.stdout
+        or f" pyncette {command} " in result.stdout.split("Examples:")[1]
+    )
+
+
+def test_a_misspelt_variable_is_warned_of(file):
+    result = invoke("tasks", "--backend", file.url, PYNCETTE_BAKCEND="x")
+
+    assert result.exit_code == 0
+    assert (
+        "warning: PYNCETTE_BAKCEND is not a setting, and has no effect; did you mean PYNCETTE_BACKEND?"
+        in result.stderr
+    )
+
+
+# --- Checking --------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_that_there_is_nothing_wrong(folder):
+    folder.task("hello", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert (code, output) == (0, "jobs: 1 manifest, 1 handler, no problems\n")
+
+
+def test_check_tells_each_problem_with_its_place_and_exits_with_1(folder):
+    folder.task("one", handler="greeet", intervalSeconds=1).task("two", schedule='"* *"')
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert "jobs/one.yaml:6:12: spec.handler: " in output
+    assert "jobs/two.yaml:7:13: spec.schedule: " in output
+    assert "pyncette: 2 problems in jobs" in output
+
+
+@pytest.mark.parametrize("command", ["dev", "check"])
+def test_a_folder_that_is_none_is_refused(command, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    assert "does not exist" in refused("dev", f"{tmp_path}/nowhere")
+    assert "folder" in refused(command, f"{tmp_path}/file")
+    assert "there is no task module in" in refused(command, str(tmp_path))

@@ -1,0 +1,73 @@
+"""Times and durations are told as people say them."""
+
+import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from pyncette.cli import words
+from pyncette.clock import MILLISECOND, SECOND
+from pyncette.core.schedule import Cron, Interval, Once
+
+NOON = int(datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.UTC).timestamp()) * SECOND
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("length", "text"),
+    [
+        (0, "0 ms"),
+        (3 * MILLISECOND, "3 ms"),
+        (1234 * MILLISECOND, "1.2 s"),
+        (9999 * MILLISECOND, "9.9 s"),
+        (42 * SECOND, "42 s"),
+        (90 * SECOND, "1 min 30 s"),
+        (20 * MINUTE + 5 * SECOND, "20 min"),
+        (2 * HOUR + 5 * MINUTE, "2 h 5 min"),
+        (30 * HOUR, "1 d 6 h"),
+        (400 * 24 * HOUR, "400 d"),
+    ],
+)
+def test_a_duration_has_one_or_two_units(length, text):
+    assert words.duration(length) == text
+
+
+@pytest.mark.parametrize(
+    ("offset", "text"),
+    [
+        (0, "now"),
+        (-900 * MILLISECOND, "now"),
+        (5 * SECOND, "in 5 s"),
+        (-HOUR, "1 h ago"),
+        (5_900_000, "in 5 s"),
+    ],
+)
+def test_a_time_is_told_by_its_distance(offset, text):
+    assert words.relative(NOON + offset, NOON) == text
+
+
+def test_a_time_is_told_as_a_clock_there_shows_it_with_the_date_if_it_is_another():
+    dublin = ZoneInfo("Europe/Dublin")
+
+    assert words.moment(NOON, dublin, NOON) == "13:00:00 IST"
+    assert words.moment(NOON + 12 * HOUR, dublin, NOON) == "2024-07-02 01:00:00 IST"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (Cron("0 12 * * 1"), "0 12 * * 1"),
+        (Cron("0 12 * * 1", "Europe/Dublin"), "0 12 * * 1 Europe/Dublin"),
+        (Interval(5 * SECOND), "every 5 s"),
+        (Once(NOON), "once 2024-07-01 12:00:00 UTC"),
+        (None, ""),
+    ],
+)
+def test_a_schedule_is_told_with_its_zone(schedule, text):
+    assert words.schedule(schedule) == text
+
+
+def test_programs_get_rfc_3339():
+    assert words.rfc3339(NOON) == "2024-07-01T12:00:00Z"
+    assert words.rfc3339(None) is None

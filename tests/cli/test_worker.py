@@ -1,0 +1,225 @@
+"""`pyncette worker` is what a pod runs: it claims, says how it is, drains on SIGTERM, and ends when it cannot go on."""
+
+import contextlib
+import json
+import signal
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tests.cli import Program, called, is_gone
+
+MODULE = """
+    import asyncio
+    import datetime
+    import logging
+    from pyncette import Pyncette
+
+    app = Pyncette()
+
+    @app.task(interval=datetime.timedelta(seconds=1))
+    async def beat(context):
+        logging.getLogger("mine").info("a beat", extra={{"n": 1}})
+        await asyncio.sleep({seconds})
+        logging.getLogger("mine").info("over")
+"""
+
+
+@pytest.fixture
+def jobs(folder):
+    return folder.write("tasks.py", MODULE.format(seconds=0))
+
+
+def worker(folder, *args, **variables):
+    backend = f"sqlite:///{folder.path}/tasks.db"
+    return Program("worker", "tasks", *args, cwd=folder.path, **({"PYNCETTE_BACKEND": backend} | variables))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_it_runs_until_sigterm_and_exits_with_0(jobs):
+    with worker(jobs) as program:
+        program.expect(r"INFO +pyncette.cli.worker: running handlers  task_module=tasks")
+        program.expect(r"INFO +mine: a beat  task=beat n=1")
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+    assert "Traceback" not in program.output
+
+
+def test_logs_are_json_when_asked_for(jobs):
+    with worker(jobs, "--log-format", "json", "--realm", "shop") as program:
+        program.expect('"message": "over"')
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+    lines = [json.loads(line) for line in program.output.splitlines()]
+    (started,) = [line for line in lines if line["message"] == "running handlers"]
+    beat = next(line for line in lines if line["message"] == "a beat")
+    assert (started["realm"], started["handlers"]) == ("shop", "beat")
+    assert {"time", "level", "logger", "task", "run_id", "attempt", "scheduled_at", "n"} <= beat.keys()
+
+
+def test_health_tells_live_from_ready(jobs):
+    port = free_port()
+    with worker(jobs, "--health", f"127.0.0.1:{port}") as program:
+        program.expect("a beat")
+
+        assert get(port, "/healthz") == (200, b"ok")
+        assert get(port, "/readyz") == (200, b"ok")
+        assert get(port, "/elsewhere") == (404, b"not found")
+
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+
+def test_a_draining_worker_is_live_and_not_ready_and_lets_its_handler_finish(folder):
+    folder.write("tasks.py", MODULE.format(seconds=3))
+    port = free_port()
+    with worker(folder, PYNCETTE_HEALTH=f"127.0.0.1:{port}") as program:
+        program.expect("a beat")
+        program.signal(signal.SIGTERM)
+        program.expect("SIGTERM: no more is claimed")
+
+        assert get(port, "/healthz") == (200, b"ok")
+        assert get(port, "/readyz") == (503, b"not ok")
+
+        program.expect("over")
+        assert program.ended() == 0
+
+
+def test_a_drain_ends_after_its_seconds_and_what_ran_is_due_again(folder):
+    folder.write("tasks.py", MODULE.format(seconds=60))
+    with worker(folder, "--drain-seconds", "0.5") as program:
+        program.expect("a beat")
+        program.signal(signal.SIGTERM)
+        program.expect("the grace is over; cancelling what still runs")
+        assert program.ended() == 0
+
+    code, output = called("tasks", "beat", "--backend", f"sqlite:///{folder.path}/tasks.db", "-o", "json")
+    told = json.loads(output)
+    assert (code, told["active"], told["runCounts"]["succeeded"]) == (0, 0, 0)
+
+
+def test_a_second_signal_ends_it_at_once(folder):
+    folder.write("tasks.py", MODULE.format(seconds=60))
+    with worker(folder) as program:
+        program.expect("a beat")
+        program.interrupt()
+        program.expect("SIGINT: no more is claimed")
+        program.interrupt()
+        assert program.ended(10) == 130
+
+
+def test_its_backend_is_the_one_of_the_settings_and_not_that_of_the_module(folder, tmp_path):
+    folder.write(
+        "tasks.py",
+        MODULE.format(seconds=0).replace("Pyncette()", f'Pyncette(sqlite_database="{tmp_path}/own.db")'),
+    )
+    with worker(folder) as program:
+        program.expect("WARNING pyncette.cli.worker: the backend that the module names is ignored")
+        program.expect("a beat")
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+    assert not (tmp_path / "own.db").exists()
+
+
+def test_two_workers_share_one_file(jobs):
+    with worker(jobs) as one, worker(jobs) as other:
+        one.expect("running handlers")
+        other.expect("running handlers")
+        one.signal(signal.SIGTERM)
+        one.ended()
+        other.expect("a beat", after=len(other.output))
+        other.signal(signal.SIGTERM)
+        assert other.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "code", "message"),
+    [
+        ((), {"PYNCETTE_BACKEND": ""}, 2, "no backend is said: set PYNCETTE_BACKEND or --backend"),
+        (("--backend", "redis://:hunter2@h"), {}, 2, "--backend: Redis comes with a later release"),
+        (("--backend", "sqlite:////nowhere/to/be/tasks.db"), {}, 3, "/nowhere/to/be"),
+        (("--concurrency", "none"), {}, 2, "--concurrency: it must be a whole number"),
+        ((), {"PYNCETTE_BACKEND": "postgresql://u:hunter2@127.0.0.1:9/d"}, 3, "127.0.0.1:9"),
+        ((), {"PYNCETTE_BACKEND": "postgresql://u:hunter2@nowhere.invalid/d"}, 3, "nowhere.invalid"),
+    ],
+)
+def test_what_cannot_begin_ends_with_a_sentence_and_a_code(jobs, args, variables, code, message):
+    with worker(jobs, *args, **variables) as program:
+        assert program.ended() == code
+
+    told = program.output.strip().splitlines()[-1]
+    assert told.startswith("pyncette: ")
+    assert message in told
+    assert "Traceback" not in program.output
+    assert "hunter2" not in program.output
+
+
+def test_a_port_that_is_taken_ends_it_with_a_sentence(jobs):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with worker(jobs, "--health", f"127.0.0.1:{other.getsockname()[1]}") as program:
+            assert program.ended() == 2
+
+    assert "health cannot be served on 127.0.0.1:" in program.output
+
+
+def test_a_wrong_password_is_refused_without_showing_it(jobs, own_postgres):
+    parts = urlsplit(own_postgres.url)
+    wrong = urlunsplit(parts._replace(netloc=parts.netloc.replace(":", ":hunter2", 1)))
+
+    code, output = called("worker", "tasks", "--backend", wrong, cwd=jobs.path)
+
+    assert code == 3
+    assert "password authentication failed" in output
+    assert "hunter2" not in output
+    assert "Traceback" not in output
+
+
+def test_a_newer_schema_is_refused_with_its_own_code(jobs):
+    with worker(jobs) as program:
+        program.expect("a beat")
+        program.signal(signal.SIGTERM)
+        program.ended()
+    make_newer(jobs.path / "tasks.db")
+
+    with worker(jobs) as program:
+        assert program.ended() == 4
+
+    assert "schema 99" in program.output
+    assert "Traceback" not in program.output
+
+
+def make_newer(database):
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE pyncette_tasks_meta SET schema_version = 99, min_reader = 99")
+
+
+def test_a_worker_ends_with_its_process(jobs):
+    with worker(jobs) as program:
+        program.expect("a beat")
+        program.signal(signal.SIGKILL)
+        program.ended()
+
+    assert is_gone(program.process.pid)
