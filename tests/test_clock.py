@@ -1,6 +1,7 @@
 """What the clock of a process promises about the backend's time, also when that steps."""
 
 import asyncio
+import time
 
 from pyncette.clock import MILLISECOND, SECOND, SystemClock
 
@@ -50,16 +51,16 @@ def test_it_follows_the_backend_and_not_the_machine():
     assert machine.now == 5_005
 
 
-def test_after_a_step_forward_leases_of_the_time_before_live_for_another_full_lease():
+def test_after_a_step_forward_leases_of_the_time_before_live_for_a_full_lease_after_all_have_heard_of_it():
     machine = Machine()
 
     machine.step(60)
 
     assert (machine.now, machine.expired_at) == (5_060, 5_000)
-    machine.pass_time(59)
-    assert (machine.now, machine.expired_at) == (5_119, 5_059)
+    machine.pass_time(69)
+    assert (machine.now, machine.expired_at) == (5_129, 5_069)
     machine.pass_time(1)
-    assert (machine.now, machine.expired_at) == (5_120, 5_120)
+    assert (machine.now, machine.expired_at) == (5_130, 5_130)
 
 
 def test_after_a_step_back_it_stands_still_but_judges_leases_by_the_backends_time():
@@ -105,3 +106,21 @@ async def test_while_it_stands_still_a_wait_lasts_until_it_goes_on():
 
     assert not was_set
     assert clock.now() >= now + MILLISECOND
+
+
+async def test_a_wait_does_not_end_early_although_the_timers_of_the_loop_do():
+    clock = SystemClock(LEASE, LEASE, monotonic_ns=lambda: time.monotonic_ns() // 2)
+    until = clock.now() + 10 * MILLISECOND
+
+    was_set = await clock.wait(asyncio.Event(), until)
+
+    assert not was_set
+    assert clock.now() >= until
+
+
+async def test_a_wait_ends_with_its_event():
+    clock = SystemClock(LEASE, LEASE)
+    event = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, event.set)
+
+    assert await clock.wait(event, clock.now() + 3600 * SECOND)

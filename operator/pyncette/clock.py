@@ -18,6 +18,11 @@ MILLISECOND: Duration = 1_000
 SECOND: Duration = 1_000_000
 
 
+UNAWARE_MAX: Duration = 10 * SECOND
+"""For so long another worker may not hear of a step of the backend's clock, and stamp leases by the time before: it is
+the longest time between two looks, and between two renewals."""
+
+
 class Timer(Protocol):
     """Something that was put off until an instant."""
 
@@ -81,7 +86,7 @@ class SystemClock:
         self._step_above = shortest_lease // 4
         self._quarantine = longest_lease
         self._lowest_origin = self._origin
-        """Of those that were in force within the last full lease; of interest until `_quarantined_until`."""
+        """Of those by which a lease may have been stamped that still lives; of interest until `_quarantined_until`."""
         self._quarantined_until: Duration = 0
 
     def expect_leases(self, shortest: Duration, longest: Duration) -> None:
@@ -109,12 +114,14 @@ class SystemClock:
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
             return await event.wait()
-        timer = asyncio.get_running_loop().call_later(self._seconds_until(until), event.set)
-        try:
-            await event.wait()
-        finally:
-            timer.cancel()
-        return self.now() < until
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds_until(until)):
+                    return await event.wait()
+            except TimeoutError:
+                if self.now() >= until:
+                    return False
+                # A timer of the loop may ring a little early: uvloop's are exact to a millisecond.
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         correction = backend_now - (asked_at + answered_at) // 2 - self._origin
@@ -128,7 +135,7 @@ class SystemClock:
             if answered_at >= self._quarantined_until:
                 self._lowest_origin = before
             self._lowest_origin = min(self._lowest_origin, before, self._origin)
-            self._quarantined_until = answered_at + self._quarantine
+            self._quarantined_until = answered_at + UNAWARE_MAX + self._quarantine
 
     def _seconds_until(self, at: Instant) -> float:
         """How long it takes until `now` is *at*: longer than it says, while it stands still."""
