@@ -17,7 +17,6 @@ from pyncette.clock import Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
-    SCHEMA_VERSION,
     Capabilities,
     Claimed,
     Notification,
@@ -36,12 +35,14 @@ from pyncette.store.postgres_rows import (
     is_completion,
     names_of,
     partitions_told_of,
+    parts_of,
     record_of,
     swap_columns,
     told_rows,
 )
-from pyncette.store.postgres_schema import ID_BLOCK, creation, tables_named
-from pyncette.store.postgres_statements import SESSION, statements_for
+from pyncette.store.postgres_schema import ID_BLOCK, Tables, creation, tables_named
+from pyncette.store.postgres_statements import SESSION, Statements, statements_for
+from pyncette.store.sql import TABLE, Migrated, check_schema
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class PostgresStore:
     Raises ValueError for a name that is not allowed.
     """
 
-    def __init__(self, url: str, table: str = "pyncette_tasks", *, create: bool = True) -> None:
+    def __init__(self, url: str, table: str = TABLE, *, create: bool = True) -> None:
         self._tables = tables_named(table)
         self._sql = statements_for(self._tables)
         self._create = create
@@ -80,7 +81,12 @@ class PostgresStore:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._open()
+            if self._create:
+                await _migrate(self._connections, self._sql, self._tables)
+            elif not await _schema(self._connections, self._sql, self._tables):
+                raise SchemaError(
+                    f"There are no tables {self._tables.name} in {self._connections.place}: run `pyncette migrate`"
+                )
         except BaseException:
             await self._connections.close()
             raise
@@ -109,11 +115,10 @@ class PostgresStore:
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
         check_changes(changes)
-        deleted = {change.before.key for change in changes if change.before and not change.after}
-        if deleted and any(change.history_of in deleted for change in changes):
-            # One statement would write rows that it also removes. What is removed goes last.
-            return await self._swap_in_turns(changes)
-        return await self._swap_at_once(changes)
+        made: list[bool] = []
+        for part in parts_of(changes):
+            made += await self._swap(part)
+        return made
 
     async def claim(
         self,
@@ -135,6 +140,8 @@ class PostgresStore:
         return Claimed(records, told[7], now if more else told[8])
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        for renewal in renewals:
+            check_key(renewal.key)
         held = [False] * len(renewals)
         ids = await self._ids_of({renewal.key.partition for renewal in renewals}, add=False)
         asked = [place for place, renewal in enumerate(renewals) if renewal.key.partition in ids]
@@ -167,12 +174,14 @@ class PostgresStore:
         return []
 
     async def partitions(self, realm: str) -> list[Partition]:
+        check_partition(Partition(realm, ""))
         rows = await self._fetch(self._sql.partitions, realm)
         found = {Partition(realm_, handler, number): id_ for id_, realm_, handler, number in rows}
         self._partition_ids.update(found)
         return list(found)
 
     async def history(self, key: Key) -> list[Run]:
+        check_key(key)
         ids = await self._ids_of([key.partition], add=False)
         if not ids:
             return []
@@ -208,17 +217,7 @@ class PostgresStore:
 
     # --- Swaps ---
 
-    async def _swap_in_turns(self, changes: Sequence[Change]) -> list[bool]:
-        made = [False] * len(changes)
-        for deletes in (False, True):
-            places = [place for place, change in enumerate(changes) if (change.after is None) is deletes]
-            for place, ok in zip(
-                places, await self._swap_at_once([changes[at] for at in places]), strict=True
-            ):
-                made[place] = ok
-        return made
-
-    async def _swap_at_once(self, changes: Sequence[Change]) -> list[bool]:
+    async def _swap(self, changes: Sequence[Change]) -> list[bool]:
         located = await self._locate(changes)
         found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
         found.sort(key=itemgetter(0))
@@ -308,27 +307,38 @@ class PostgresStore:
                 await asyncio.sleep(random.uniform(0, DEADLOCK_PAUSE_SECONDS))
         raise StoreUnavailableError(f"{self._connections.place} undid a statement {ATTEMPTS_MAX} times")
 
-    async def _open(self) -> None:
-        """Make sure of the tables: that they are there, ours, and of a version that this program can work with."""
-        place, name = self._connections.place, self._tables.records
-        ((ours, some),) = await self._fetch(self._sql.exist)
-        if not ours and some:
-            raise SchemaError(
-                f"The table {name} in {place} is not of this program: choose another postgres_table_name"
-            )
-        if not ours and not self._create:
-            raise SchemaError(
-                f"There are no tables {name} in {place}: run `pyncette migrate`, or let the program create them"
-                " (postgres_skip_table_create=False)"
-            )
-        if not ours:
-            await self._connections.run_script(creation(self._tables), CREATION_SECONDS)
-        ((schema_version, min_reader),) = await self._fetch(self._sql.versions)
-        if min_reader > SCHEMA_VERSION:
-            raise SchemaError(
-                f"The tables {name} in {place} have schema {schema_version}, and this release knows {SCHEMA_VERSION}:"
-                " use a release that is as new as the one that changed them"
-            )
+
+async def migrate(url: str, table: str = TABLE) -> Migrated:
+    """Bring the tables to the schema of this release, those of an empty database too; raises SchemaError if they are newer."""
+    tables = tables_named(table)
+    sql = statements_for(tables)
+    connections = Connections(url, SESSION, lambda: None)
+    try:
+        return await _migrate(connections, sql, tables)
+    finally:
+        await connections.close()
+
+
+async def _schema(connections: Connections, sql: Statements, tables: Tables) -> int:
+    """Return the version of the tables, 0 if there are none; raises SchemaError if they are not for this release."""
+    ((ours, some),) = await connections.fetch(sql.exist)
+    if not ours and not some:
+        return 0
+    if not ours:
+        raise SchemaError(
+            f"The table {tables.name} in {connections.place} is not of this program: choose another postgres_table_name"
+        )
+    ((version, min_reader),) = await connections.fetch(sql.versions)
+    check_schema(version, min_reader, f"The tables {tables.name} in {connections.place}")
+    return int(version)
+
+
+async def _migrate(connections: Connections, sql: Statements, tables: Tables) -> Migrated:
+    before = await _schema(connections, sql, tables)
+    if not before:
+        await connections.run_script(creation(tables), CREATION_SECONDS)
+    # Another program, of another release, may have been faster.
+    return Migrated(before, await _schema(connections, sql, tables))
 
 
 def _first_after(after: Key | None, task: str | None) -> tuple[str, str, str] | None:

@@ -45,7 +45,13 @@ KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 URL_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
-_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # also what it says of a connection that was closed between two statements
+    OSError,
+    TimeoutError,
+)
 
 
 class TryAgainError(Exception):
@@ -53,9 +59,16 @@ class TryAgainError(Exception):
 
 
 class Connections:
-    """At most `CONNECTIONS_MAX` connections, each set up by the statement *session*; *lost* is called when one broke."""
+    """
+    At most `CONNECTIONS_MAX` connections, each set up by the statement *session*; *lost* is called when one broke.
 
-    def __init__(self, url: str, session: str, lost: Callable[[], None]) -> None:
+    A statement that is not answered within *answer_seconds* is given up, with its connection.
+    """
+
+    def __init__(
+        self, url: str, session: str, lost: Callable[[], None], answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self._answer_seconds = answer_seconds
         self._url = url
         self._session = session
         self._lost = lost
@@ -72,10 +85,17 @@ class Connections:
         """
         async with self._slots:
             connection = await self._take()
-            watchdog = asyncio.get_running_loop().call_later(ANSWER_SECONDS, connection.terminate)
+            watchdog = asyncio.get_running_loop().call_later(self._answer_seconds, connection.terminate)
             try:
                 rows = await connection.fetch(statement, *arguments)
             except _DRIVER_ERRORS as error:
+                self._after(error, connection)
+                raise named(error, self.place) from error
+            except Exception as error:
+                # The driver may stumble over a connection that we terminate under its feet.
+                if not connection.is_closed():
+                    connection.terminate()
+                    raise
                 self._after(error, connection)
                 raise named(error, self.place) from error
             except BaseException:
@@ -107,7 +127,7 @@ class Connections:
         async with self._own() as connection:
             connection.add_termination_listener(lambda _: woken.set())
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(self._answer_seconds):
                     await connection.add_listener(channel, hear)
             except _DRIVER_ERRORS as error:
                 raise named(error, self.place) from error

@@ -113,6 +113,30 @@ def is_completion(change: Change) -> bool:
     )
 
 
+def parts_of(changes: Sequence[Change]) -> list[Sequence[Change]]:
+    """
+    Return *changes* in parts that one statement each can make.
+
+    That is one part, unless a record is removed of which another change tells a row of history: a statement that both
+    removes and writes a row does it in an order of its own.
+    """
+    homes = {home for change in changes if (home := change.history_of)}
+    if not homes or homes.isdisjoint(
+        change.before.key for change in changes if change.before and not change.after
+    ):
+        return [changes] if changes else []
+    parts: list[Sequence[Change]] = []
+    begin, told, removed = 0, set[Key](), set[Key]()
+    for place, change in enumerate(changes):
+        gone = change.before.key if change.before and not change.after else None
+        if gone in told or change.history_of in removed:
+            parts.append(changes[begin:place])
+            begin, told, removed = place, set(), set()
+        told.update([change.history_of] if change.history_of else [])
+        removed.update([gone] if gone else [])
+    return [*parts, changes[begin:]]
+
+
 def partitions_told_of(changes: Sequence[Change]) -> set[Partition]:
     """Return the partitions that names in *changes* begin with."""
     keys = [record.key for change in changes if (record := change.after or change.before)]

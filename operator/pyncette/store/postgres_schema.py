@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION
+from pyncette.store.sql import check_table_name
 
 ID_BLOCK: Final = 10_000
 """Ids that a process takes from the sequence at once, so that it knows the id of a record before it creates it."""
@@ -14,13 +14,12 @@ ID_BLOCK: Final = 10_000
 NO_LEASE: Final = -(2**63)
 """The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
 
-_NAME: Final = re.compile(r"[a-z0-9_]{1,48}")
-"""48 leaves room for the longest suffix in the 63 bytes that PostgreSQL keeps of a name."""
-
 
 class Tables(NamedTuple):
-    """The names of everything that is created, quoted where a statement needs it."""
+    """The names of everything that is created, quoted as statements need it."""
 
+    name: str
+    """As it was given; the others are quoted, but for the channel."""
     records: str
     names: str
     partitions: str
@@ -28,16 +27,14 @@ class Tables(NamedTuple):
     meta: str
     ids: str
     channel: str
-    """What is listened to; not quoted."""
+    """What is listened to."""
 
 
 def tables_named(name: str) -> Tables:
     """Return the tables that belong to the table *name*. Raises ValueError for a name that is not allowed."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"postgres_table_name must be 1 to 48 lower-case letters, digits or underscores, not {name!r}"
-        )
+    check_table_name(name, "postgres_table_name")
     return Tables(
+        name,
         f'"{name}"',
         f'"{name}_names"',
         f'"{name}_partitions"',
@@ -106,7 +103,7 @@ CREATE TABLE IF NOT EXISTS {tables.records} (
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0
 );
-CREATE INDEX IF NOT EXISTS {tables.records[:-1]}_claimable" ON {tables.records} (partition_id, claimable_at);
+CREATE INDEX IF NOT EXISTS "{tables.name}_claimable" ON {tables.records} (partition_id, claimable_at);
 CREATE TABLE IF NOT EXISTS {tables.history} (
     partition_id int NOT NULL,
     task text COLLATE "C" NOT NULL,
