@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import asyncpg
@@ -36,9 +38,19 @@ from pyncette.testing.conformance import (
     load,
     load_all,
 )
-from tests.servers import machine
+from tests.servers import machine, open_postgres
 
 SECOND = 1_000_000
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference/stores-postgresql.md"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of our own for this module, which each test leaves running."""
+    server = open_postgres(own=True)
+    with server:
+        yield server
 
 
 @contextlib.asynccontextmanager
@@ -238,7 +250,7 @@ async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_t
     connections = Connections(postgres_url, SESSION, lambda: lost.append(True), answer_seconds=0.3)
     begin = time.monotonic()
 
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreUnavailableError, match=r"nothing came within 0\.3 seconds"):
         await connections.fetch("SELECT pg_sleep(60)")
 
     assert time.monotonic() - begin < 5
@@ -262,13 +274,12 @@ async def test_a_call_that_waits_for_a_lock_does_not_wait_for_ever(postgres_url)
 
 async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        store = PostgresStore(f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/database")
+        url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/database"
 
         with pytest.raises(StoreUnavailableError) as told:
-            async with store:
-                pass
+            await Connections(url, SESSION, connect_seconds=0.3).fetch("SELECT 1")
 
-    assert_is_one_sentence(told.value, "no connection within")
+    assert_is_one_sentence(told.value, "nothing came within 0.3 seconds")
 
 
 async def test_a_cancelled_call_leaves_no_connection_in_an_unknown_state(postgres, postgres_url):
@@ -311,9 +322,9 @@ async def test_a_wrong_password_is_told_without_it(postgres_url):
     assert_is_one_sentence(told.value, "password authentication failed", "postgres_url", parts.path)
 
 
-async def test_an_unknown_user_is_told(own_postgres):
+async def test_an_unknown_user_is_told(server):
     with pytest.raises(StoreRefusedError) as told:
-        async with PostgresStore(f"postgresql://nobody:secret@127.0.0.1:{own_postgres.port}/postgres"):
+        async with PostgresStore(f"postgresql://nobody:secret@127.0.0.1:{server.port}/postgres"):
             pass
 
     assert_is_one_sentence(told.value, "nobody")
@@ -367,13 +378,13 @@ async def test_what_is_no_url_is_told_without_repeating_it(url):
     assert_is_one_sentence(told.value)
 
 
-async def test_a_user_without_rights_is_told_which_one_is_missing(own_postgres):
-    url = own_postgres.create_database()
+async def test_a_user_without_rights_is_told_which_one_is_missing(server):
+    url = server.create_database()
     await migrate(url)
     database = urlsplit(url).path[1:]
-    reader = f"postgresql://reader:secret@127.0.0.1:{own_postgres.port}/{database}"
-    own_postgres.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
-    own_postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", url)
+    reader = f"postgresql://reader:secret@127.0.0.1:{server.port}/{database}"
+    server.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
+    server.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", url)
 
     async with PostgresStore(reader) as store:
         assert await store.load([a_record().key]) == [None]
@@ -383,33 +394,27 @@ async def test_a_user_without_rights_is_told_which_one_is_missing(own_postgres):
     assert_is_one_sentence(told.value, "permission denied for", "pyncette_tasks", "Grant the right")
 
 
-async def test_a_user_who_may_not_create_tables_is_told(own_postgres):
-    url = own_postgres.create_database()
+async def test_a_user_who_may_not_create_tables_is_told(server):
+    url = server.create_database()
     database = urlsplit(url).path[1:]
-    own_postgres.execute("CREATE ROLE guest LOGIN PASSWORD 'secret'")
+    server.execute("CREATE ROLE guest LOGIN PASSWORD 'secret'")
 
     with pytest.raises(StoreRefusedError) as told:
-        async with PostgresStore(f"postgresql://guest:secret@127.0.0.1:{own_postgres.port}/{database}"):
+        async with PostgresStore(f"postgresql://guest:secret@127.0.0.1:{server.port}/{database}"):
             pass
 
     assert_is_one_sentence(told.value, "permission denied for schema public")
 
 
-async def test_a_user_with_the_documented_rights_needs_no_more(own_postgres):
-    url = own_postgres.create_database()
+async def test_a_user_with_the_documented_rights_needs_no_more(server):
+    url = server.create_database()
     await migrate(url)
     database = urlsplit(url).path[1:]
-    own_postgres.execute("CREATE ROLE worker LOGIN PASSWORD 'secret'")
-    for right in (
-        "SELECT, INSERT, UPDATE, DELETE ON pyncette_tasks, pyncette_tasks_history",
-        "SELECT, INSERT, DELETE ON pyncette_tasks_names",
-        "SELECT, INSERT ON pyncette_tasks_partitions",
-        "SELECT ON pyncette_tasks_meta",
-        "USAGE ON SEQUENCE pyncette_tasks_ids",
-    ):
-        own_postgres.execute(f"GRANT {right} TO worker", url)
+    server.execute("CREATE ROLE worker LOGIN PASSWORD 'secret'")
+    for grant in re.findall(r"^GRANT .*", REFERENCE.read_text(), re.MULTILINE):
+        server.execute(grant, url)
 
-    async with PostgresStore(f"postgresql://worker:secret@127.0.0.1:{own_postgres.port}/{database}") as store:
+    async with PostgresStore(f"postgresql://worker:secret@127.0.0.1:{server.port}/{database}") as store:
         await create(store, a_record())
         (held,) = await claim(store)
         await store.renew([Renewal(held.key, "lease", LEASE)], T0)
@@ -419,27 +424,27 @@ async def test_a_user_with_the_documented_rights_needs_no_more(own_postgres):
         assert await store.partitions("realm") == []
 
 
-async def test_a_server_that_only_reads_is_unavailable_until_it_writes(own_postgres):
+async def test_a_server_that_only_reads_is_unavailable_until_it_writes(server):
     """As a standby does, until it is promoted."""
-    url = own_postgres.create_database()
+    url = server.create_database()
     user = urlsplit(url).username
     async with PostgresStore(url) as store:
         await create(store, a_record())
 
-    own_postgres.execute(f"ALTER ROLE {user} SET default_transaction_read_only = on")
+    server.execute(f"ALTER ROLE {user} SET default_transaction_read_only = on")
     async with PostgresStore(url) as store:
         with pytest.raises(StoreUnavailableError, match="read-only"):
             await claim(store)
 
-        own_postgres.execute(f"ALTER ROLE {user} RESET default_transaction_read_only")
+        server.execute(f"ALTER ROLE {user} RESET default_transaction_read_only")
 
         assert instances(await claim(store)) == ["a"]
 
 
-async def test_a_server_with_too_many_connections_is_unavailable(own_postgres):
-    url = own_postgres.create_database()
+async def test_a_server_with_too_many_connections_is_unavailable(server):
+    url = server.create_database()
     await migrate(url)
-    own_postgres.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} CONNECTION LIMIT 1")
+    server.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} CONNECTION LIMIT 1")
 
     async with PostgresStore(url):
         with pytest.raises(StoreUnavailableError, match="too many connections"):

@@ -28,6 +28,7 @@ from pyncette.store.base import (
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.postgres_connection import Connections, TryAgainError
+from pyncette.store.postgres_heads import Heads
 from pyncette.store.postgres_rows import (
     PLACE,
     claimed_records,
@@ -74,6 +75,7 @@ class PostgresStore:
         self._connections = Connections(url, SESSION, self._forget)
         self._partition_ids: dict[Partition, int] = {}
         self._ids = range(0)
+        self._heads = Heads()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -115,6 +117,7 @@ class PostgresStore:
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
         check_changes(changes)
+        self._heads.file(change.after for change in changes if change.after)
         made: list[bool] = []
         for part in parts_of(changes):
             made += await self._swap(part)
@@ -130,14 +133,24 @@ class PostgresStore:
     ) -> Claimed:
         ids = await self._ids_of(limits, add=True)
         partition_of = {ids[partition]: partition for partition in limits}
+        begins = [self._heads.begin(partition, now) for partition in limits]
         rows = await self._fetch(
-            self._sql.claim, list(partition_of), list(limits.values()), now, expired_at, lease_id, holder
+            self._sql.claim,
+            list(partition_of),
+            list(limits.values()),
+            now,
+            expired_at,
+            lease_id,
+            holder,
+            begins,
         )
-        told = rows.pop()  # the row of no record: the time, and when there is more
+        told = rows.pop()  # the row of no record: the time, when there is more, and how long it took
         taken = Counter(map(itemgetter(1), rows))
         more = any(count >= limits[partition_of[id_]] for id_, count in taken.items())
         records = claimed_records(rows, partition_of, lease_id, holder, now)
-        return Claimed(records, told[7], now if more else told[8])
+        self._heads.learn(limits, records, now, told[9])
+        times = (now if more else None, told[8], self._heads.until(limits))
+        return Claimed(records, told[7], min((at for at in times if at is not None), default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
         for renewal in renewals:
@@ -294,6 +307,7 @@ class PostgresStore:
     def _forget(self) -> None:
         """A server that is back after a break may be another one, or restored from a backup."""
         self._partition_ids.clear()
+        self._heads.forget()
         self._ids = range(0)
 
     # --- Statements ---
@@ -312,7 +326,7 @@ async def migrate(url: str, table: str = TABLE) -> Migrated:
     """Bring the tables to the schema of this release, those of an empty database too; raises SchemaError if they are newer."""
     tables = tables_named(table)
     sql = statements_for(tables)
-    connections = Connections(url, SESSION, lambda: None)
+    connections = Connections(url, SESSION)
     try:
         return await _migrate(connections, sql, tables)
     finally:

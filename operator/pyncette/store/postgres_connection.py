@@ -62,12 +62,19 @@ class Connections:
     """
     At most `CONNECTIONS_MAX` connections, each set up by the statement *session*; *lost* is called when one broke.
 
-    A statement that is not answered within *answer_seconds* is given up, with its connection.
+    What is not answered within *answer_seconds* is given up, with its connection.
     """
 
     def __init__(
-        self, url: str, session: str, lost: Callable[[], None], answer_seconds: float = ANSWER_SECONDS
+        self,
+        url: str,
+        session: str,
+        lost: Callable[[], None] = lambda: None,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
         self._url = url
         self._session = session
@@ -85,18 +92,18 @@ class Connections:
         """
         async with self._slots:
             connection = await self._take()
-            watchdog = asyncio.get_running_loop().call_later(self._answer_seconds, connection.terminate)
+            loop = asyncio.get_running_loop()
+            watchdog = loop.call_later(self._answer_seconds, connection.terminate)
             try:
                 rows = await connection.fetch(statement, *arguments)
-            except _DRIVER_ERRORS as error:
-                self._after(error, connection)
-                raise named(error, self.place) from error
             except Exception as error:
-                # The driver may stumble over a connection that we terminate under its feet.
-                if not connection.is_closed():
+                # The driver may stumble, in whatever way, over a connection that is terminated under its feet.
+                if not isinstance(error, _DRIVER_ERRORS) and not connection.is_closed():
                     connection.terminate()
                     raise
                 self._after(error, connection)
+                if loop.time() >= watchdog.when():
+                    raise _too_slow(self.place, self._answer_seconds) from error
                 raise named(error, self.place) from error
             except BaseException:
                 connection.terminate()
@@ -112,6 +119,8 @@ class Connections:
             try:
                 async with asyncio.timeout(seconds):
                     await connection.execute(f"SET statement_timeout = 0; {script}")
+            except TimeoutError as error:
+                raise _too_slow(self.place, seconds) from error
             except _DRIVER_ERRORS as error:
                 raise named(error, self.place) from error
 
@@ -129,6 +138,8 @@ class Connections:
             try:
                 async with asyncio.timeout(self._answer_seconds):
                     await connection.add_listener(channel, hear)
+            except TimeoutError as error:
+                raise _too_slow(self.place, self._answer_seconds) from error
             except _DRIVER_ERRORS as error:
                 raise named(error, self.place) from error
             while not connection.is_closed():
@@ -171,15 +182,17 @@ class Connections:
 
     async def _connect(self) -> Connection:
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_seconds):
                 connection = await asyncpg.connect(
-                    self._url, timeout=CONNECT_SECONDS, max_cached_statement_lifetime=0
+                    self._url, timeout=self._connect_seconds, max_cached_statement_lifetime=0
                 )
                 try:
                     await connection.execute(self._session)
                 except BaseException:
                     connection.terminate()
                     raise
+        except TimeoutError as error:
+            raise _too_slow(self.place, self._connect_seconds) from error
         except (asyncpg.ClientConfigurationError, asyncpg.InterfaceError, ValueError) as error:
             if isinstance(error, OSError):  # a certificate that does not fit is both
                 raise named(error, self.place) from error
@@ -226,6 +239,10 @@ def named(error: BaseException, place: str) -> Exception:
     return StoreUnavailableError(f"{place} does not answer: {said}")
 
 
+def _too_slow(place: str, seconds: float) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{place} does not answer: nothing came within {seconds:g} seconds")
+
+
 def place_of(url: str) -> str:
     """Return what may be said of *url*: the server and the database, never a password, in doubt nothing."""
     match = re.fullmatch(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*(?:/[\w-]*)?)(?:\?[^@]*)?", url)
@@ -246,8 +263,6 @@ def _is_away(error: asyncpg.PostgresError) -> bool:
 def _words_of(error: BaseException) -> str:
     if isinstance(error, asyncpg.PostgresError):
         return str(error.args[0]) if error.args else type(error).__name__
-    if isinstance(error, TimeoutError) and not str(error):
-        return f"no connection within {CONNECT_SECONDS:g} seconds"
     return str(error) or type(error).__name__
 
 

@@ -10,6 +10,9 @@ from pyncette.store.postgres_schema import NO_LEASE, Tables
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """The server's own time at this very moment, in microseconds."""
 
+TOOK: Final = "(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint"
+"""How long the server has worked on the statement, in microseconds."""
+
 SESSION: Final = """
 SELECT set_config(name, value, false) FROM (VALUES
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
@@ -71,6 +74,7 @@ def statements_for(tables: Tables) -> Statements:
     records, names, partitions, history = tables.records, tables.names, tables.partitions, tables.history
     by_key = """n.partition_id = u.partition_id AND n.task = u.task
     AND n.instance = u.instance AND n.occurrence = u.occurrence"""
+    wanted = "unnest($1::int[], $2::bigint[], $7::bigint[]) AS wanted(partition_id, most, begin)"
     full = f"{RECORD}, r.lease_until, r.lease_id, r.holder"
     return Statements(
         load=f"""
@@ -105,9 +109,10 @@ WITH claimed AS (
         lease_id = $5, holder = $6, lease_until = $3 + r.lease_length, attempt = r.attempt + 1,
         began_at = coalesce(r.began_at, $3), fence = r.fence + 1, version = r.version + 1
     WHERE r.ctid = ANY (ARRAY(
-        SELECT picked.place FROM unnest($1::int[], $2::bigint[]) AS wanted(partition_id, most), LATERAL (
+        SELECT picked.place FROM {wanted}, LATERAL (
             SELECT c.ctid AS place FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3 AND c.lease_until <= $4
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $3
+                AND c.lease_until <= $4
             ORDER BY c.claimable_at LIMIT wanted.most FOR UPDATE SKIP LOCKED
         ) picked
     ))
@@ -127,13 +132,13 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {NOW}, (
             CASE WHEN count(*) = {HEAD_MAX} THEN $3 + {HEAD_PAUSE} END
         ) FROM (
             SELECT c.lease_until FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at <= $3
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $3
             ORDER BY c.claimable_at LIMIT {HEAD_MAX}
         ) head
     ))), (SELECT min(lease_length) + $3 + $3 - $4 FROM claimed))
-    FROM unnest($1::int[], $2::bigint[]) AS wanted(partition_id, most)
+    FROM {wanted}
     WHERE (SELECT count(*) FROM claimed) < (SELECT sum(greatest(most, 1)) FROM unnest($2::bigint[]) AS most)
-), NULL, NULL, NULL, NULL, NULL, NULL
+), {TOOK}, NULL, NULL, NULL, NULL, NULL
 """,
         renew=f"""
 WITH found AS MATERIALIZED (

@@ -1,0 +1,103 @@
+"""A snapshot that somebody holds does not make claims slow for good, and what is passed over meanwhile is found."""
+
+import pytest
+
+from pyncette.core.record import Partition
+from pyncette.store.postgres import PostgresStore
+from pyncette.store.postgres_heads import BEGINNING, MARGIN, SHARE, USUAL, USUAL_EACH, Heads
+from pyncette.testing.conformance import (
+    HERE,
+    T0,
+    a_record,
+    claim,
+    create,
+    instances,
+)
+
+LONG = 1_000_000
+ELSEWHERE = Partition("realm", "handler", 1)
+
+
+@pytest.fixture
+def heads():
+    """After a look of a second, at T0, that found a record due a minute before."""
+    heads = Heads()
+    heads.learn({HERE: 1}, [a_record(at=T0 - 60 * LONG)], T0, LONG)
+    return heads
+
+
+def test_as_long_as_no_look_is_slow_all_are_whole():
+    heads = Heads()
+
+    heads.learn({HERE: 10}, [a_record()] * 10, T0, USUAL + 10 * USUAL_EACH)
+
+    assert heads.begin(HERE, T0) == BEGINNING
+    assert heads.until([HERE]) is None
+
+
+def test_after_a_slow_look_the_next_begins_where_that_found_the_first(heads):
+    assert heads.begin(HERE, T0 + 1) == T0 - 60 * LONG - MARGIN
+    assert heads.begin(ELSEWHERE, T0 + 1) == BEGINNING
+
+
+def test_a_slow_look_that_found_nothing_has_seen_all_until_now():
+    heads = Heads()
+
+    heads.learn({HERE: 1}, [], T0, LONG)
+
+    assert heads.begin(HERE, T0 + 1) == T0 - MARGIN
+
+
+def test_a_slow_look_for_nothing_has_seen_nothing():
+    heads = Heads()
+
+    heads.learn({HERE: 0}, [], T0, LONG)
+
+    assert heads.begin(HERE, T0 + 1) == BEGINNING
+
+
+def test_whole_looks_take_no_more_than_their_share_of_the_time(heads):
+    until = T0 + SHARE * (LONG - USUAL - USUAL_EACH)
+
+    assert heads.until([HERE, ELSEWHERE]) == until
+    assert heads.begin(HERE, until - 1) != BEGINNING
+    assert heads.begin(HERE, until) == BEGINNING
+
+
+def test_a_clock_that_went_back_makes_the_next_look_whole(heads):
+    assert heads.begin(HERE, T0 - 1) == BEGINNING
+
+
+def test_further_looks_move_on_and_never_back(heads):
+    heads.learn({HERE: 1}, [a_record(at=T0 - 30 * LONG)], T0 + 1, 0)
+    heads.learn({HERE: 1}, [a_record(at=T0 - 40 * LONG)], T0 + 2, LONG)
+
+    assert heads.begin(HERE, T0 + 3) == T0 - 30 * LONG - MARGIN
+
+
+def test_what_this_store_writes_is_never_passed_over(heads):
+    heads.file([a_record(at=T0 - 90 * LONG), a_record(at=None), a_record(at=T0)])
+
+    assert heads.begin(HERE, T0 + 1) == T0 - 90 * LONG
+
+
+async def test_what_another_store_files_before_the_head_is_found_when_the_next_look_is_whole(postgres_url):
+    async with PostgresStore(postgres_url) as store, PostgresStore(postgres_url) as other:
+        await create(store, a_record("first"))
+        store._heads.learn({HERE: 1}, [a_record("first")], T0, LONG)
+        await create(other, a_record("older", at=T0 - LONG))
+
+        claimed = await store.claim({HERE: 10}, "1", "worker", T0 + 1, T0 + 1)
+        assert instances(list(claimed.records)) == ["first"]
+        assert claimed.next_claimable_at == store._heads.until([HERE])
+
+        assert instances(await claim(store, now=claimed.next_claimable_at, lease_id="2")) == ["older"]
+
+
+async def test_what_the_store_itself_files_before_the_head_is_found_at_once(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        store._heads.learn({HERE: 1}, [], T0, LONG)
+
+        await create(store, a_record("older", at=T0 - LONG))
+
+        assert instances(await claim(store, now=T0 + 1)) == ["older"]
