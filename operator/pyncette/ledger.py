@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Clock, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
-from pyncette.core.rules import Beginning, Ended, Ending, Held, Settlement
+from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import Tally, home_among, homes_of, tallied
 from pyncette.errors import HeldElsewhereError
@@ -23,8 +23,9 @@ SWAP_ATTEMPTS_MAX: Final = 8
 TALLY_ATTEMPTS_MAX: Final = 64
 """A template's record is where all workers count what they removed, so losing races for it is ordinary."""
 
+
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
-"""Endings after which others should look at once: this process stops, and they think that it goes on."""
+"""After these, others are to look at once: this process stops, and they think that it goes on."""
 
 
 class Ruling(NamedTuple):
@@ -131,33 +132,23 @@ class Ledger:
         it. To settle the same again is harmless: one does after `StoreUnavailableError`.
         """
         written = [True] * len(settling)
-        todo = [(at, item) for at, item in enumerate(settling) if item.settlement.change is not None]
+        todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
         for _ in range(SWAP_ATTEMPTS_MAX):
-            # A dead letter stands before its schedule moves on: a crash between the two repeats harmlessly.
-            await self._swap([Change(None, letter) for _, item in todo if (letter := item.settlement.letter)])
-            made = await self._swap([change for _, item in todo if (change := item.settlement.change)])
-            done = [item for (_, item), ok in zip(todo, made, strict=True) if ok]
-            await self._announce(
-                (item.settlement.change for item in done if item.ended.ending in GIVEN_BACK), sooner=False
-            )
-            await self.count(item.settlement.tally for item in done if item.settlement.tally is not None)
-            lost = [entry for entry, ok in zip(todo, made, strict=True) if not ok]
-            if not lost:
+            made = await self._write_ends(todo.values())
+            if all(made):
                 return written
-            todo = []
-            for (at, item), record in zip(
-                lost, await self._load([item.held.record.key for _, item in lost]), strict=True
-            ):
-                if record is None or not _same_lease(record, item.held.record):
-                    written[at] = _is_what_we_wrote(record, item.settlement.change)
-                    continue
-                settled_again = _settled_again(item, record, self.clock.now())
-                if settled_again.settlement.change is not None:
-                    todo.append((at, settled_again))
+            lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
+            todo = {}
+            for at, again in await self._settle_again(lost):
+                if isinstance(again, bool):
+                    written[at] = again
+                elif again.settlement.change is not None:
+                    todo[at] = again
             if not todo:
                 return written
+        (item, *_) = todo.values()
         raise HeldElsewhereError(
-            f"{todo[0][1].held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
+            f"{item.held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
         )
 
     async def count(self, tallies: Iterable[Tally]) -> None:
@@ -229,6 +220,43 @@ class Ledger:
             for claim, record in still_held
         ]
 
+    async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
+        """First dead letters, then the schedules that they come from: a crash between the two repeats harmlessly."""
+        changes = [change for item in settling if (change := item.settlement.change) is not None]
+        # Nearly all have just returned, and are a change and nothing else.
+        more = [
+            (at, item.ended.ending, item.settlement)
+            for at, item in enumerate(settling)
+            if item.ended is not RETURNED or item.settlement.tally is not None
+        ]
+        await self._swap([Change(None, letter) for _, _, (_, letter, _) in more if letter is not None])
+        made = await self._swap(changes)
+        if more:
+            await self._announce(
+                (change for at, ending, (change, _, _) in more if made[at] and ending in GIVEN_BACK),
+                sooner=False,
+            )
+            await self.count(tally for at, _, (_, _, tally) in more if made[at] and tally is not None)
+        return made
+
+    async def _settle_again(self, lost: Sequence[tuple[int, Settling]]) -> list[tuple[int, Settling | bool]]:
+        """
+        Decide again about each run whose record had changed, on top of that change.
+
+        A bool tells instead that there is nothing more to write, and whether it was written: it was not if the lease
+        went elsewhere, but it was if just the reply of a swap was lost.
+        """
+        records = await self._load([item.held.record.key for _, item in lost])
+        now = self.clock.now()
+        decided: list[tuple[int, Settling | bool]] = []
+        for (at, item), record in zip(lost, records, strict=True):
+            if record is None or not _same_lease(record, item.held.record):
+                decided.append((at, _is_what_we_wrote(record, item.settlement.change)))
+            else:
+                held = rules.again(item.held, record)
+                decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
+        return decided
+
     async def _load(self, keys: Sequence[Key]) -> list[Record | None]:
         size = self.store.capabilities.swap_batch_max
         if len(keys) <= size:
@@ -286,11 +314,6 @@ class _Contested(NamedTuple):
 
 def _same_lease(record: Record, held: Record) -> bool:
     return record.lease is not None and held.lease is not None and record.lease.id == held.lease.id
-
-
-def _settled_again(item: Settling, record: Record, now: Instant) -> Settling:
-    held = rules.again(item.held, record)
-    return Settling(held, item.ended, rules.settle(held, item.ended, now))
 
 
 def _is_what_we_wrote(record: Record | None, change: Change | None) -> bool:
