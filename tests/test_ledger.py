@@ -1,0 +1,553 @@
+"""The ledger settles races: whoever comes in between, rules are decided on what is stored, and nothing is lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pyncette.clock import SECOND
+from pyncette.core import rules, wishes
+from pyncette.core.record import Change, Key, Partition, Record, replace
+from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
+from pyncette.core.schedule import Interval, Once
+from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
+from pyncette.core.tallies import Tally, with_verdict
+from pyncette.errors import HeldElsewhereError, StoreUnavailableError
+from pyncette.ledger import SWAP_ATTEMPTS_MAX, Ledger, Ruling, Settling
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.testing import VirtualClock
+from tests.core.play import nonzero
+
+HERE = Partition("", "remind")
+TEMPLATE = Key(HERE, "remind")
+MINUTE = 60 * SECOND
+
+REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
+RAISED = Ended(Ending.RAISED, "ValueError: no")
+
+
+class BusyStore(MemoryStore):
+    """A store in which somebody else comes first: what is in *before_swaps* happens before the swaps to come, in turn."""
+
+    def __init__(self, backend: MemoryBackend, swap_batch_max: int = 500) -> None:
+        super().__init__(backend)
+        self.before_swaps: list[Callable[[], Awaitable[object]] | None] = []
+        self.batches: list[list[Change]] = []
+        self.lose_replies = 0
+        self._swap_batch_max = swap_batch_max
+
+    @property
+    def capabilities(self):
+        return super().capabilities._replace(swap_batch_max=self._swap_batch_max)
+
+    async def swap(self, changes):
+        between = self.before_swaps.pop(0) if self.before_swaps else None
+        if between is not None:
+            await between()
+        self.batches.append(list(changes))
+        made = await super().swap(changes)
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise StoreUnavailableError("the reply was lost")
+        return made
+
+
+class Bench:
+    """A ledger on a busy store, and what is needed to be the others."""
+
+    def __init__(self, **options) -> None:
+        self.clock = VirtualClock(datetime(2024, 1, 1, tzinfo=UTC))
+        self.backend = MemoryBackend(self.clock.now)
+        self.store = BusyStore(self.backend, **options)
+        self.others = MemoryStore(self.backend)
+        self.woken: list[tuple[Partition, int]] = []
+        self.ledger = Ledger(self.store, self.clock, lambda *at: self.woken.append(at))
+
+    @property
+    def now(self) -> int:
+        return self.clock.now()
+
+    async def declare(self, name: str = "ada", schedule=Interval(MINUTE), **policies) -> Record:
+        """Create an instance with policies of its own, without the ledger."""
+        policies = Policies(**policies)
+        record = wishes.created(
+            Key(HERE, "remind", name), Spec(schedule, policies=policies), policies, self.now
+        )
+        assert await self.others.swap([Change(None, record)]) == [True]
+        return record
+
+    async def load(self, key: Key) -> Record | None:
+        (record,) = await self.others.load([key])
+        return record
+
+    async def all(self) -> dict[str, Record]:
+        return {str(record.key): record for record in await self.others.scan(HERE, None, None, 1000)}
+
+    async def claim(self, limit: int = 1000) -> list[Record]:
+        claimed = await self.others.claim({HERE: limit}, f"lease-{self.now}", "worker", self.now, self.now)
+        return list(claimed.records)
+
+    async def start(self, after: int = MINUTE) -> list[Held]:
+        """Claim all that is due after so long, and start it through the ledger."""
+        await self.clock.advance(timedelta(microseconds=after))
+        return await self.ledger.start(self.begun(await self.claim()))
+
+    def begun(self, claimed: list[Record]):
+        return [
+            (rules.begin(record, record.spec.policies, self.now), record.spec.policies) for record in claimed
+        ]
+
+    def settling(self, held: Held, ended: Ended = RETURNED) -> Settling:
+        return Settling(held, ended, rules.settle(held, ended, self.now))
+
+    async def settle(self, held: Held, ended: Ended = RETURNED) -> bool:
+        (written,) = await self.ledger.settle([self.settling(held, ended)])
+        return written
+
+    def edit(self, key: Key, schedule=None, **fields) -> Callable[[], Awaitable[None]]:
+        """An edit by somebody else, for `before_swaps`."""
+
+        async def edit() -> None:
+            record = await self.load(key)
+            policies = replace(record.spec.policies, **fields)
+            spec = Spec(schedule or record.spec.schedule, record.spec.args, policies)
+            after = wishes.edited(record, spec, policies, self.now)
+            assert await self.others.swap([Change(record, after)]) == [True]
+
+        return edit
+
+    async def take_over(self) -> list[Record]:
+        """Let all leases expire, and claim."""
+        await self.clock.advance(timedelta(hours=1))
+        return await self.claim()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def due_at(at: int):
+    """A rule: be due then. It answers with the version that it saw."""
+
+    def rule(record: Record | None, now: int) -> Ruling:
+        after = replace(record, version=record.version + 1, due_at=at, claimable_at=at)
+        return Ruling(Change(record, after), record.version)
+
+    return rule
+
+
+# --- apply -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rule_that_lost_a_race_is_decided_again_on_what_is_stored(bench):
+    record = await bench.declare()
+    bench.store.before_swaps = [bench.edit(record.key), bench.edit(record.key), None]
+
+    answers = await bench.ledger.apply({record.key: due_at(7)})
+
+    assert answers == {record.key: record.version + 2}
+    assert (await bench.load(record.key)).due_at == 7
+
+
+async def test_who_won_the_race_is_not_ruled_on_again(bench):
+    ada, bob = await bench.declare("ada"), await bench.declare("bob")
+    bench.store.before_swaps = [bench.edit(ada.key)]
+
+    answers = await bench.ledger.apply({ada.key: due_at(7), bob.key: due_at(8)})
+
+    assert answers == {ada.key: ada.version + 1, bob.key: bob.version}
+    assert [len(batch) for batch in bench.store.batches] == [2, 1]
+
+
+async def test_the_last_race_may_be_the_one_that_is_won(bench):
+    record = await bench.declare()
+    bench.store.before_swaps = [bench.edit(record.key)] * (SWAP_ATTEMPTS_MAX - 1)
+
+    assert await bench.ledger.apply({record.key: due_at(7)})
+
+
+async def test_losing_each_race_is_an_error_that_names_the_record(bench):
+    record = await bench.declare()
+    bench.store.before_swaps = [bench.edit(record.key)] * SWAP_ATTEMPTS_MAX
+
+    with pytest.raises(HeldElsewhereError, match="remind/ada"):
+        await bench.ledger.apply({record.key: due_at(7)})
+
+
+async def test_a_rule_that_changes_nothing_writes_nothing(bench):
+    record = await bench.declare()
+
+    answers = await bench.ledger.apply({record.key: lambda record, now: Ruling(None, "as it is")})
+
+    assert answers == {record.key: "as it is"}
+    assert bench.store.batches == []
+
+
+async def test_a_rule_that_raises_leaves_everything_as_it_was(bench):
+    ada, bob = await bench.declare("ada"), await bench.declare("bob")
+
+    def refuse(record, now):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await bench.ledger.apply({ada.key: due_at(7), bob.key: refuse})
+    assert await bench.load(ada.key) == ada
+
+
+async def test_more_than_a_store_takes_at_once_goes_in_several_batches():
+    bench = Bench(swap_batch_max=3)
+    keys = [(await bench.declare(f"{number:02}")).key for number in range(10)]
+
+    answers = await bench.ledger.apply({key: due_at(7) for key in keys})
+
+    assert list(answers) == keys
+    assert [len(batch) for batch in bench.store.batches] == [3, 3, 3, 1]
+    assert {record.due_at for record in (await bench.all()).values()} == {7}
+
+
+async def test_creating_many_says_of_each_whether_it_was_new(bench):
+    ada = await bench.declare("ada")
+    bob = replace(ada, key=ada.key._replace(instance="bob"))
+
+    assert await bench.ledger.create([ada, bob]) == [False, True]
+
+
+# --- Wake-ups --------------------------------------------------------------------------------------------------------
+
+
+async def test_only_what_is_claimable_sooner_than_before_is_announced(bench):
+    record = await bench.declare()
+
+    await bench.ledger.apply({record.key: due_at(record.claimable_at + 1)})
+    await bench.ledger.apply({record.key: due_at(record.claimable_at + 1)})
+    assert bench.woken == []
+    await bench.ledger.apply({record.key: due_at(record.claimable_at - 1)})
+
+    assert bench.woken == [(HERE, record.claimable_at - 1)]
+
+
+async def test_of_many_in_a_partition_the_soonest_is_announced_once(bench):
+    records = [await bench.declare(name) for name in "abc"]
+    listening = asyncio.create_task(anext(bench.others.notified()))
+    await asyncio.sleep(0)
+
+    await bench.ledger.apply({record.key: due_at(100 - at) for at, record in enumerate(records)})
+
+    assert bench.woken == [(HERE, 98)]
+    assert (await asyncio.wait_for(listening, 1)).at == 98
+
+
+async def test_an_ordinary_completion_is_announced_to_nobody(bench):
+    await bench.declare()
+    (held,) = await bench.start()
+
+    assert await bench.settle(held)
+
+    assert bench.woken == []
+
+
+@pytest.mark.parametrize("ended", [DRAINED, UNSTARTED])
+async def test_what_a_drain_gives_back_is_announced_at_once(bench, ended):
+    await bench.declare()
+    (held,) = await bench.start()
+
+    assert await bench.settle(held, ended)
+
+    assert [at for _, at in bench.woken] == [bench.now]
+
+
+# --- start -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_needs_no_write_starts_without_one(bench):
+    await bench.declare()
+
+    (held,) = await bench.start()
+
+    assert held.attempt == 1
+    assert bench.store.batches == []
+
+
+async def test_at_most_once_only_what_was_written_may_run(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+
+    (held,) = await bench.start()
+
+    assert (await bench.load(record.key)).state.started.scheduled_at == held.scheduled_at
+
+
+async def test_at_most_once_a_start_whose_reply_is_lost_does_not_run(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+    bench.store.lose_replies = 1
+
+    with pytest.raises(StoreUnavailableError):
+        await bench.start()
+    assert (await bench.take_over())[0].state.started is not None
+    await bench.ledger.start(bench.begun([await bench.load(record.key)]))
+
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"lost": 1}
+
+
+@pytest.mark.parametrize("policies", [{"mode": Mode.AT_MOST_ONCE}, {"overlap": Overlap.ALLOW}])
+async def test_an_edit_between_claim_and_start_gives_the_claim_back(bench, policies):
+    record = await bench.declare(**policies)
+    bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(2 * MINUTE))]
+
+    assert await bench.start() == []
+
+    (stored,) = (await bench.all()).values()
+    assert (stored.lease, stored.attempt) == (None, 0)
+    assert stored.claimable_at == bench.now + 2 * MINUTE
+
+
+async def test_an_edit_that_leaves_the_schedule_alone_delays_a_start_by_one_claim(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+    bench.store.before_swaps = [bench.edit(record.key, lease=5 * MINUTE)]
+
+    assert await bench.start() == []
+    (held,) = await bench.start(after=0)
+
+    assert held.scheduled_at == record.due_at
+    assert held.policies.lease == 5 * MINUTE
+
+
+async def test_an_edit_between_both_writes_of_a_start_undoes_the_first(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW)
+    bench.store.before_swaps = [None, bench.edit(record.key, schedule=Interval(2 * MINUTE))]
+
+    assert await bench.start() == []
+
+    assert list(await bench.all()) == ["remind/ada"]
+
+
+async def test_a_start_that_was_overtaken_leaves_what_it_created_to_those_who_count_on_it(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW)
+    others: list[Held] = []
+
+    async def take_over():
+        claimed = [taken for taken in await bench.take_over() if taken.key == record.key]
+        others.extend(await Ledger(bench.others, bench.clock).start(bench.begun(claimed)))
+
+    bench.store.before_swaps = [None, take_over]
+
+    assert await bench.start() == []
+    assert others == []
+    (beside,) = [key for key in await bench.all() if "@" in key]
+    again = await bench.take_over()
+
+    assert beside in {str(taken.key) for taken in again}
+
+
+async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW)
+    await bench.clock.advance(timedelta(minutes=1))
+    ((beginning, policies),) = bench.begun(await bench.claim())
+    await bench.others.swap([beginning.first[0]])
+
+    ready = await bench.ledger.start([(beginning, policies)])
+
+    assert ready == []
+    assert (await bench.load(record.key)).due_at == record.due_at + MINUTE
+
+
+async def test_a_start_is_given_up_if_its_record_changes_each_time(bench, caplog):
+    record = await bench.declare(starting_deadline=SECOND)
+    await bench.clock.advance(timedelta(seconds=90))
+    claimed = await bench.claim()
+
+    async def touch():
+        stored = await bench.load(record.key)
+        await bench.others.swap([Change(stored, replace(stored, version=stored.version + 1))])
+
+    bench.store.before_swaps = [touch] * SWAP_ATTEMPTS_MAX
+
+    assert await bench.ledger.start(bench.begun(claimed)) == []
+    assert "given up" in caplog.text
+
+
+# --- settle ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_edit_in_mid_run_is_kept_and_the_run_completes_on_top_of_it(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(10 * MINUTE))]
+
+    assert await bench.settle(held)
+
+    stored = await bench.load(record.key)
+    assert stored.spec.schedule == Interval(10 * MINUTE)
+    assert stored.due_at == bench.now + 10 * MINUTE
+    assert nonzero(stored.state.summary.counts) == {"succeeded": 1}
+
+
+async def test_what_was_taken_over_stays_as_its_new_holder_has_it(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    await bench.take_over()
+    before = await bench.load(record.key)
+
+    assert not await bench.settle(held)
+    assert await bench.load(record.key) == before
+
+
+async def test_a_takeover_in_the_very_moment_of_the_write_wins(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    bench.store.before_swaps = [bench.take_over]
+
+    assert not await bench.settle(held)
+    assert (await bench.load(record.key)).attempt == 2
+
+
+async def test_an_instance_that_was_removed_in_mid_run_is_lost_to_its_run(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    await bench.others.swap([Change(await bench.load(record.key), None)])
+
+    assert not await bench.settle(held)
+    assert await bench.all() == {}
+
+
+async def test_one_lost_lease_in_a_batch_does_not_stop_the_others(bench):
+    for name in "abc":
+        await bench.declare(name)
+    holding = await bench.start()
+    await bench.others.swap([Change(await bench.load(holding[1].record.key), None)])
+
+    assert await bench.ledger.settle([bench.settling(held) for held in holding]) == [True, False, True]
+
+
+async def test_to_settle_again_after_a_lost_reply_changes_nothing_and_says_that_it_was_written(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    settling = bench.settling(held)
+    bench.store.lose_replies = 1
+    with pytest.raises(StoreUnavailableError):
+        await bench.ledger.settle([settling])
+    after = await bench.load(record.key)
+
+    assert await bench.ledger.settle([settling]) == [True]
+
+    assert await bench.load(record.key) == after
+
+
+async def test_a_run_that_writes_nothing_is_still_ours(bench):
+    await bench.declare(retry=Retry(wait_for_lease=True))
+    (held,) = await bench.start()
+
+    assert await bench.settle(held, RAISED)
+    assert bench.store.batches == []
+
+
+async def test_a_record_that_is_edited_each_time_is_an_error(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    bench.store.before_swaps = [bench.edit(record.key)] * SWAP_ATTEMPTS_MAX
+
+    with pytest.raises(HeldElsewhereError, match="remind/ada"):
+        await bench.settle(held)
+
+
+async def test_a_dead_letter_stands_before_its_schedule_moves_on(bench):
+    await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+    (held,) = await bench.start()
+
+    await bench.settle(held, REFUSED)
+
+    first, second = bench.store.batches
+    assert first[0].after.key.occurrence.startswith("dead-")
+    assert second[0].after.key == held.record.key
+
+
+async def test_a_dead_letter_that_an_edit_in_mid_run_asks_for_is_written_too(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    bench.store.before_swaps = [bench.edit(record.key, exhausted=Exhaustion.DEAD_LETTER)]
+
+    await bench.settle(held, REFUSED)
+
+    assert len(await bench.all()) == 2
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 1}
+
+
+async def test_a_crash_after_the_dead_letter_repeats_harmlessly(bench):
+    await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+    (held,) = await bench.start()
+    bench.store.lose_replies = 1
+    with pytest.raises(StoreUnavailableError):
+        await bench.settle(held, REFUSED)
+
+    assert await bench.settle(held, REFUSED)
+
+    assert len(await bench.all()) == 2
+
+
+# --- count -----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_offs_that_end_together_are_counted_in_one_write_at_their_template(bench):
+    for number in range(50):
+        await bench.declare(str(number), Once(bench.now + MINUTE))
+    holding = await bench.start()
+
+    assert all(await bench.ledger.settle([bench.settling(held) for held in holding]))
+
+    assert list(await bench.all()) == ["remind"]
+    template = await bench.load(TEMPLATE)
+    assert template.state.summary.counts.succeeded == 50
+    assert len(bench.store.batches) == 2
+
+
+async def test_counts_of_many_workers_at_one_template_add_up(bench):
+    def tally(number: int) -> Tally:
+        key = TEMPLATE._replace(instance=str(number))
+        ended = rules.Verdict(rules.Outcome.SUCCEEDED, 0, 0, number, 1, "worker")
+        return Tally(key, with_verdict(wishes.Summary(), ended))
+
+    others = Ledger(bench.others, bench.clock)
+    bench.store.before_swaps = [
+        lambda number=number: others.count([tally(number)]) for number in range(100, 120)
+    ]
+
+    await bench.ledger.count(tally(number) for number in range(5))
+
+    assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 25
+
+
+async def test_what_lived_beside_a_schedule_is_counted_there_and_elsewhere_once_that_is_gone(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW)
+    (first,) = await bench.start()
+    await bench.settle(first)
+    assert (await bench.load(record.key)).state.summary.counts.succeeded == 1
+
+    (second,) = await bench.start()
+    await bench.others.swap([Change(await bench.load(record.key), None)])
+    await bench.settle(second)
+
+    assert list(await bench.all()) == ["remind"]
+    assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 1
+
+
+async def test_a_removal_that_loses_its_race_is_not_counted(bench):
+    await bench.declare("once", Once(bench.now + MINUTE))
+    (held,) = await bench.start()
+    await bench.take_over()
+
+    assert not await bench.settle(held)
+
+    assert await bench.load(TEMPLATE) is None
+
+
+async def test_counts_that_could_not_be_written_are_said_so(bench, caplog):
+    key = TEMPLATE._replace(instance="ada")
+    ended = rules.Verdict(rules.Outcome.SUCCEEDED, 0, 0, 0, 1, "worker")
+    tally = Tally(key, with_verdict(wishes.Summary(), ended))
+    others = Ledger(bench.others, bench.clock)
+    bench.store.before_swaps = [lambda: others.count([tally])] * 64
+
+    await bench.ledger.count([tally])
+
+    assert "not counted" in caplog.text
