@@ -22,6 +22,7 @@ from tests.core.play import nonzero
 HERE = Partition("", "remind")
 TEMPLATE = Key(HERE, "remind")
 MINUTE = 60 * SECOND
+EACH_MINUTE = Interval(MINUTE)
 
 REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
 RAISED = Ended(Ending.RAISED, "ValueError: no")
@@ -68,7 +69,7 @@ class Bench:
     def now(self) -> int:
         return self.clock.now()
 
-    async def declare(self, name: str = "ada", schedule=Interval(MINUTE), **policies) -> Record:
+    async def declare(self, name: str = "ada", schedule=EACH_MINUTE, **policies) -> Record:
         """Create an instance with policies of its own, without the ledger."""
         policies = Policies(**policies)
         record = wishes.created(
