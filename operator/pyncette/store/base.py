@@ -61,7 +61,7 @@ class Claimed(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """A lease to be prolonged: it then ends *length* after the renewal's `now`."""
+    """A lease to be prolonged: it then ends *length* after the renewal's `now`, or later if it did before."""
 
     key: Key
     lease_id: str
@@ -179,8 +179,9 @@ class Store(Protocol):
         """
         Prolong the leases that are still held under the same id, all in one write.
 
-        It then ends at *now* plus its length, be that later or sooner than before. A lease that expired but was not taken
-        over is held; that of a record which is gone is not. The version stays. A store may move `claimable_at` of a
+        It then ends at *now* plus its length, or when it ended before, whichever is later: a renewal may be carried out
+        long after it was asked for, and must not undo one that came since. A lease that expired but was not taken over is
+        held; that of a record which is gone is not. The version stays. A store may move `claimable_at` of a
         renewed record up to the lease's end, but not down, and not from None.
         """
         ...

@@ -126,7 +126,8 @@ class MemoryStore:
         record = shelf.records.get(renewal.key)
         if record is None or record.lease is None or record.lease.id != renewal.lease_id:
             return False
-        shelf.put(replace(record, lease=record.lease._replace(expires_at=now + renewal.length)))
+        end = max(record.lease.expires_at, now + renewal.length)
+        shelf.put(replace(record, lease=record.lease._replace(expires_at=end)))
         return True
 
     async def scan(

@@ -149,7 +149,7 @@ WITH found AS MATERIALIZED (
     ORDER BY n.id
 ), renewed AS (
     UPDATE {records} r SET
-        lease_until = $7 + found.length,
+        lease_until = greatest(r.lease_until, $7 + found.length),
         claimable_at = CASE WHEN r.claimable_at < $7 + found.length THEN $7 + found.length ELSE r.claimable_at END
     FROM found WHERE r.id = found.id AND r.lease_id = found.lease_id
     RETURNING found.place

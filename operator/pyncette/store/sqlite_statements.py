@@ -248,7 +248,7 @@ class Statements:
             6,
         )
         self.renew = Batch(
-            f"""UPDATE {leases} SET expires_at = v.column2
+            f"""UPDATE {leases} SET expires_at = max(expires_at, v.column2)
                 FROM (VALUES {{rows}}) AS v WHERE {leases}.id = v.column1""",
             2,
         )

@@ -955,13 +955,16 @@ class StoreConformance:
         assert T0 <= found.claimable_at <= end
         assert seen(replace(found, lease=held.lease, claimable_at=held.claimable_at)) == seen(held)
 
-    async def test_a_renewal_can_shorten_a_lease(self, store: Store) -> None:
+    async def test_a_renewal_that_comes_late_does_not_undo_a_newer_one(self, store: Store) -> None:
         await create(store, a_record())
         (held,) = await claim(store)
+        await store.renew([Renewal(held.key, "lease", LEASE)], T0 + 50 * SECOND)
 
-        await store.renew([Renewal(held.key, "lease", 5)], T0 + 1)
+        late = await store.renew([Renewal(held.key, "lease", LEASE)], T0 + 20 * SECOND)
 
-        assert instances(await claim(store, now=T0 + 6, lease_id="2")) == ["a"]
+        assert list(late.held) == [True]
+        assert await claim(store, now=T0 + 50 * SECOND + LEASE - 1, lease_id="2") == []
+        assert instances(await claim(store, now=T0 + 50 * SECOND + LEASE, lease_id="3")) == ["a"]
 
     async def test_a_renewal_does_not_wake_what_is_not_to_run(self, store: Store) -> None:
         record = a_record(claimable_at=None, lease=Lease("lease", "worker", T0))
