@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS {tables.partitions} (
     UNIQUE (realm, handler, number)
 );
 CREATE TABLE IF NOT EXISTS {tables.names} (
-    id bigint PRIMARY KEY,
+    id bigint NOT NULL,
     partition_id int NOT NULL,
     task text COLLATE "C" NOT NULL,
     instance text COLLATE "C" NOT NULL,
@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS {tables.history} (
     slot int NOT NULL,
     run text NOT NULL,
     PRIMARY KEY (partition_id, task, instance, occurrence, slot)
-);
+) WITH (fillfactor = 70);
 CREATE TABLE IF NOT EXISTS {tables.meta} (
     only_row bool PRIMARY KEY DEFAULT true CHECK (only_row),
     schema_version int NOT NULL,

@@ -234,7 +234,9 @@ WITH named AS (
     WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
     RETURNING r.id, r.partition_id, r.task, r.instance, r.occurrence
 ), unnamed AS (
-    DELETE FROM {names} n USING deleted WHERE n.id = deleted.id
+    DELETE FROM {names} n USING deleted
+    WHERE n.partition_id = deleted.partition_id AND n.task = deleted.task
+        AND n.instance = deleted.instance AND n.occurrence = deleted.occurrence
 ), forgotten AS (
     DELETE FROM {history} h USING deleted
     WHERE deleted.occurrence = '' AND h.partition_id = deleted.partition_id AND h.task = deleted.task
