@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.core.record import Partition
 from pyncette.store.postgres import PostgresStore
-from pyncette.store.postgres_heads import BEGINNING, MARGIN, SHARE, USUAL, USUAL_EACH, Heads
+from pyncette.store.postgres_heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
 from pyncette.testing.conformance import (
     HERE,
     T0,
@@ -18,24 +18,41 @@ LONG = 1_000_000
 ELSEWHERE = Partition("realm", "handler", 1)
 
 
+SLOW = LONG // 5
+
+
 @pytest.fixture
 def heads():
-    """After a look of a second, at T0, that found a record due a minute before."""
+    """After two looks of a fifth of a second, at T0, that found a record due a minute before."""
     heads = Heads()
-    heads.learn({HERE: 1}, [a_record(at=T0 - 60 * LONG)], T0, LONG)
+    look_twice(heads, [a_record(at=T0 - 60 * LONG)])
     return heads
+
+
+def look_twice(heads, records, limit=1, took=SLOW):
+    for _ in range(2):
+        heads.learn({HERE: limit}, records, T0, took)
 
 
 def test_as_long_as_no_look_is_slow_all_are_whole():
     heads = Heads()
 
-    heads.learn({HERE: 10}, [a_record()] * 10, T0, USUAL + 10 * USUAL_EACH)
+    look_twice(heads, [a_record()] * 10, limit=10, took=USUAL + 10 * USUAL_EACH)
 
     assert heads.begin(HERE, T0) == BEGINNING
     assert heads.until([HERE]) is None
 
 
-def test_after_a_slow_look_the_next_begins_where_that_found_the_first(heads):
+def test_one_slow_look_may_have_been_slow_for_any_reason():
+    heads = Heads()
+
+    for took in (SLOW, USUAL, SLOW):
+        heads.learn({HERE: 1}, [], T0, took)
+
+    assert heads.begin(HERE, T0) == BEGINNING
+
+
+def test_after_slow_looks_the_next_begins_where_they_found_the_first(heads):
     assert heads.begin(HERE, T0 + 1) == T0 - 60 * LONG - MARGIN
     assert heads.begin(ELSEWHERE, T0 + 1) == BEGINNING
 
@@ -43,7 +60,7 @@ def test_after_a_slow_look_the_next_begins_where_that_found_the_first(heads):
 def test_a_slow_look_that_found_nothing_has_seen_all_until_now():
     heads = Heads()
 
-    heads.learn({HERE: 1}, [], T0, LONG)
+    look_twice(heads, [])
 
     assert heads.begin(HERE, T0 + 1) == T0 - MARGIN
 
@@ -51,17 +68,25 @@ def test_a_slow_look_that_found_nothing_has_seen_all_until_now():
 def test_a_slow_look_for_nothing_has_seen_nothing():
     heads = Heads()
 
-    heads.learn({HERE: 0}, [], T0, LONG)
+    look_twice(heads, [], limit=0)
 
     assert heads.begin(HERE, T0 + 1) == BEGINNING
 
 
 def test_whole_looks_take_no_more_than_their_share_of_the_time(heads):
-    until = T0 + SHARE * (LONG - USUAL - USUAL_EACH)
+    until = T0 + SHARE * (SLOW - USUAL - USUAL_EACH)
 
     assert heads.until([HERE, ELSEWHERE]) == until
     assert heads.begin(HERE, until - 1) != BEGINNING
     assert heads.begin(HERE, until) == BEGINNING
+
+
+def test_however_slow_a_look_is_the_next_whole_one_comes_soon():
+    heads = Heads()
+
+    look_twice(heads, [], took=60 * LONG)
+
+    assert heads.until([HERE]) == T0 + PAUSE_MAX
 
 
 def test_a_clock_that_went_back_makes_the_next_look_whole(heads):
@@ -70,7 +95,7 @@ def test_a_clock_that_went_back_makes_the_next_look_whole(heads):
 
 def test_further_looks_move_on_and_never_back(heads):
     heads.learn({HERE: 1}, [a_record(at=T0 - 30 * LONG)], T0 + 1, 0)
-    heads.learn({HERE: 1}, [a_record(at=T0 - 40 * LONG)], T0 + 2, LONG)
+    heads.learn({HERE: 1}, [a_record(at=T0 - 40 * LONG)], T0 + 2, SLOW)
 
     assert heads.begin(HERE, T0 + 3) == T0 - 30 * LONG - MARGIN
 
@@ -84,7 +109,7 @@ def test_what_this_store_writes_is_never_passed_over(heads):
 async def test_what_another_store_files_before_the_head_is_found_when_the_next_look_is_whole(postgres_url):
     async with PostgresStore(postgres_url) as store, PostgresStore(postgres_url) as other:
         await create(store, a_record("first"))
-        store._heads.learn({HERE: 1}, [a_record("first")], T0, LONG)
+        look_twice(store._heads, [a_record("first")])
         await create(other, a_record("older", at=T0 - LONG))
 
         claimed = await store.claim({HERE: 10}, "1", "worker", T0 + 1, T0 + 1)
@@ -96,7 +121,7 @@ async def test_what_another_store_files_before_the_head_is_found_when_the_next_l
 
 async def test_what_the_store_itself_files_before_the_head_is_found_at_once(postgres_url):
     async with PostgresStore(postgres_url) as store:
-        store._heads.learn({HERE: 1}, [], T0, LONG)
+        look_twice(store._heads, [])
 
         await create(store, a_record("older", at=T0 - LONG))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pyncette.clock import MILLISECOND, Duration, Instant
+from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
 from pyncette.core.record import Partition, Record
 
 BEGINNING: Final = -(2**63)
@@ -17,6 +17,9 @@ SHARE: Final = 20
 USUAL: Final[Duration] = 2 * MILLISECOND
 USUAL_EACH: Final[Duration] = 40
 """A look is slow if it takes longer than this, and this for each record that it got: a few times what it should."""
+
+PAUSE_MAX: Final[Duration] = 10 * SECOND
+"""Between whole looks, at most: as long as a notification that got lost may cost."""
 
 MARGIN: Final[Duration] = 100 * MILLISECOND
 """How much later others may write what is due than they say it is, and be seen by a look that is not whole."""
@@ -36,15 +39,17 @@ class Heads:
 
     What was completed leaves an entry in the index, at the instant at which it had been claimable, until the server
     removes it. As long as somebody holds an old snapshot (a backup, a report, a forgotten transaction) it may not, and a
-    claim that begins at the beginning reads all of them: after a minute of work it takes a second. So after such a look
-    the next ones begin where it found the first living record, for twenty times as long as it took. Meanwhile a record
-    that others file before that place has to wait for the next whole look; what this store files there is seen.
+    claim that begins at the beginning reads all of them: after a minute of work it takes a second. So after two such
+    looks in a row, the next ones begin where the last found the first living record, for twenty times as long as it
+    took. Meanwhile a record that others file before that place has to wait for the next whole look; what this store
+    files there is seen.
 
-    As long as no look is slow, all looks are whole.
+    As long as no look is slow, all looks are whole. One slow look may have been slow for any reason.
     """
 
     def __init__(self) -> None:
         self._heads: dict[Partition, Head] = {}
+        self._slow: set[Partition] = set()
 
     def begin(self, partition: Partition, now: Instant) -> Instant:
         """Return where a look at *now* begins."""
@@ -67,7 +72,7 @@ class Heads:
     ) -> None:
         """Take note of a look that took so long, and got *records*, soonest first: before those all was seen."""
         excess = took - USUAL - USUAL_EACH * len(records)
-        if excess <= 0 and not self._heads:
+        if excess <= 0 and not self._heads and not self._slow:
             return
         firsts = {record.key.partition: record.claimable_at for record in reversed(records)}
         for partition, limit in limits.items():
@@ -77,10 +82,14 @@ class Heads:
 
     def _learn(self, partition: Partition, begin: Instant, now: Instant, excess: Duration) -> None:
         head = self._heads.get(partition)
-        if head is None and excess > 0:
-            self._heads[partition] = Head(begin, now, now + SHARE * excess)
-        elif head is not None and begin > head.begin:
-            self._heads[partition] = head._replace(begin=begin)
+        if head is not None:
+            self._heads[partition] = head._replace(begin=max(begin, head.begin))
+        elif excess <= 0:
+            self._slow.discard(partition)
+        elif partition in self._slow:
+            self._heads[partition] = Head(begin, now, now + min(SHARE * excess, PAUSE_MAX))
+        else:
+            self._slow.add(partition)
 
     def file(self, records: Iterable[Record]) -> None:
         """Take note of what is written, so that it is not passed over."""
@@ -94,3 +103,4 @@ class Heads:
     def forget(self) -> None:
         """Know nothing, as at the beginning."""
         self._heads.clear()
+        self._slow.clear()
