@@ -186,7 +186,12 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> Beginning:
         return Beginning(None, (Change(record, _idle(record)),))
     if record.key.occurrence:
         held = Held(record, policies, due, began_at, record.attempt)
-    elif _is_put_off(record, policies, due):
+    elif (
+        policies.suspend
+        or policies.not_after is not None
+        or policies.not_before is not None
+        or record.state.exhausted
+    ) and _is_put_off(record, policies, due):
         return _passed_over(record, policies, due, now)
     else:
         at = began_at - jitter_of(record.key, policies) if policies.jitter else began_at
@@ -204,9 +209,6 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> Beginning:
 
 def _is_put_off(record: Record, policies: Policies, due: Instant) -> bool:
     """Say whether *due* is no occurrence, by what has changed without an edit of *record*, and nothing has started yet."""
-    windowed = policies.not_before is not None or policies.not_after is not None
-    if not (policies.suspend or windowed or record.state.exhausted):
-        return False
     # An earlier claim may have led to a run, unless it would have written something first.
     if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
         return False

@@ -120,7 +120,7 @@ def rows_of(before: Summary, policies: Policies | None, runs: tuple[Run, ...]) -
 
     Slots are taken in turns, so that each new row takes the place of the oldest of its kind.
     """
-    if policies is None or not keeps_history(policies):
+    if policies is None or not runs:
         return ()
     rows = []
     successes, others = before.counts.succeeded - before.rowless, before.rows
