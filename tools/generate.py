@@ -11,11 +11,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GENERATED: dict[str, Callable[[], str]] = {}
+
+def cli_reference() -> str:
+    from tools import cli_reference as page
+
+    return page.cli_reference()
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/reference/cli.md": cli_reference,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the files that are made from the code.")
+    sys.path.insert(0, str(ROOT))  # what makes a file may stand beside this one
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not current")
     if parser.parse_args().check:
         sys.exit(check())

@@ -1,0 +1,99 @@
+"""What the documentation and the READMEs say of the commands is what the commands do."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli import Program, TaskFolder, called
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def blocks(page, language):
+    """The code of a page, block by block."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+
+
+def commands(page):
+    """The commands of a page, without those that are not ours."""
+    lines = [line for block in blocks(page, "shell") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("pyncette ")]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The root of a repository, as far as the quickstart needs it."""
+    ignored = shutil.ignore_patterns(".pyncette", "__pycache__")
+    shutil.copytree(ROOT / "examples" / "quickstart", tmp_path / "examples" / "quickstart", ignore=ignored)
+    return tmp_path
+
+
+def test_the_quickstart_does_what_its_readme_says(root):
+    start, *others = commands(root / "examples" / "quickstart" / "README.md")
+
+    with Program(*start, cwd=root) as program:
+        program.expect("welcome: Welcome! This runs once, and not at the next start.")
+        program.expect("task: hello: .* Europe/Dublin, next in .*(GMT|IST)")
+        program.expect("measured  task=thermometer celsius=")
+        outputs = [called(*command, cwd=root) for command in others]
+        program.expect(r"hello: Hello, you: it is \d\d:\d\d (GMT|IST)")
+        program.interrupt()
+        assert program.ended() == 0
+
+    assert [command[0] for command in others] == ["tasks", "runs", "run"]
+    assert [code for code, _ in outputs] == [0, 0, 0]
+    with Program(*start, cwd=root) as again:
+        again.expect("task: welcome: .*finished")
+        again.expect("measured")
+        again.interrupt()
+        assert again.ended() == 0
+    assert "Welcome!" not in again.output
+
+
+def test_the_quickstart_has_no_problems(root):
+    assert called("check", "examples/quickstart", cwd=root) == (
+        0,
+        "examples/quickstart: 3 manifests, 3 handlers, no problems\n",
+    )
+
+
+def test_the_readme_of_the_quickstart_lists_its_tasks(root):
+    folder = root / "examples" / "quickstart"
+    names = [task["metadata"]["name"] for task in yaml.safe_load_all((folder / "tasks.yaml").read_text())]
+
+    assert re.findall(r"^\| `(\S+)` \|", (folder / "README.md").read_text(), re.MULTILINE) == names
+
+
+def test_the_folder_of_the_how_to_runs(tmp_path):
+    page = DOCS / "how-to" / "run-a-folder.md"
+    (module,), (manifest,) = blocks(page, "python"), blocks(page, "yaml")
+    folder = TaskFolder(tmp_path).write("tasks.py", module).write("report.yaml", manifest)
+
+    with Program("dev", folder.path) as program:
+        program.expect("task: daily-report: 0 12 ")
+        for command in commands(page):
+            code, output = called(*(str(folder.path) if word == "PATH" else word for word in command))
+            assert code == 0, output
+        program.expect("daily-report: report for everybody, due at 2")
+        program.interrupt()
+        assert program.ended() == 0
+
+
+def test_the_worker_of_the_how_to_runs(folder, postgres_url):
+    migrate, start, with_health = commands(DOCS / "how-to" / "run-workers.md")
+    with_health = ["0" if word == "8080" else word for word in with_health]  # any port that is free
+
+    code, output = called(*migrate, PYNCETTE_BACKEND=postgres_url)
+    assert (code, "were created" in output) == (0, True)
+    for command, sign in ((start, "running handlers"), (with_health, '"message": "health is served"')):
+        with Program(*command, cwd=folder.path, PYNCETTE_BACKEND=postgres_url) as program:
+            program.expect(sign)
+            program.expect("running handlers")
+            program.process.terminate()
+            assert program.ended() == 0

@@ -1,0 +1,96 @@
+"""Makes docs/reference/cli.md from the commands themselves: what --help says, the settings, and the exit codes."""
+
+import inspect
+import textwrap
+
+import click
+
+from pyncette.cli.commands import WithExamples, cli
+from pyncette.cli.failures import MEANINGS
+from pyncette.settings import SETTINGS
+
+HEAD = """\
+<!-- Made from the code by `make generate`. -->
+
+# Commands
+
+`pyncette` runs handlers and shows how it went. `pyncette COMMAND --help` says what stands here, too.
+"""
+
+SETTINGS_HEAD = """\
+## Settings
+
+An option wins over its variable. Everything that is wrong is told at once, before anything is done; a variable that begins with
+`PYNCETTE_` and is not known is warned of, with the nearest name. No message shows the password of a URL.
+
+| variable | option | meaning |
+|---|---|---|
+"""
+
+BACKENDS = """
+| URL | backend |
+|---|---|
+| `sqlite:///tasks.db` | SQLite, in a file below the current folder; several processes may share it |
+| `sqlite:////var/lib/tasks.db` | SQLite, by an absolute path: a fourth slash |
+| `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
+| `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
+
+Where there is no PYNCETTE_BACKEND, `tasks`, `runs` and `run` look into `.pyncette` of the current folder, where `dev` keeps its own;
+`--path` names another folder, and wins. `dev` itself never touches PYNCETTE_BACKEND, nor `worker` the backend that a module names.
+"""
+
+EXIT_CODES_HEAD = """
+## Exit codes
+
+Those of all commands. Whatever ends a command says why in one sentence on stderr; a traceback is a bug of ours.
+
+| code | meaning |
+|---|---|
+"""
+
+
+def cli_reference() -> str:
+    """Return the page."""
+    commands = [_command(name, command) for name, command in cli.commands.items()]
+    settings = "".join(
+        f"| `{setting.variable}` | `{setting.option} {_cell(setting.shown)}` | {_cell(setting.meaning)} |\n"
+        for setting in SETTINGS
+    )
+    codes = "".join(f"| {code.value} | {_cell(meaning)} |\n" for code, meaning in MEANINGS.items())
+    return "\n".join([HEAD, *commands]) + "\n" + SETTINGS_HEAD + settings + BACKENDS + EXIT_CODES_HEAD + codes
+
+
+def _command(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"pyncette {name}")
+    usage = " ".join(command.collect_usage_pieces(context))
+    text = inspect.cleandoc(command.help or "")
+    records = [
+        record
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and (record := parameter.get_help_record(context))
+    ]
+    options = "".join(f"| `{_cell(option)}` | {_cell(meaning)} |\n" for option, meaning in records)
+    examples = "\n".join(command.examples) if isinstance(command, WithExamples) else ""
+    return textwrap.dedent(
+        """\
+        ## {name}
+
+        ```text
+        pyncette {name} {usage}
+        ```
+
+        {text}
+
+        ```shell
+        {examples}
+        ```
+
+        | option | meaning |
+        |---|---|
+        {options}"""
+    ).format(name=name, usage=usage, text=text, examples=examples, options=options)
+
+
+def _cell(text: str) -> str:
+    """Return *text* as it may stand in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
