@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pyncette.errors import ConfigurationError, StoreError
 from pyncette.telemetry.logs import set_up_logging
@@ -89,16 +89,20 @@ async def run_context(
     After the first signal what runs may go on for *grace* (without end, if None), and is then cancelled and given back.
     Raises what makes going on impossible.
     """
-    async with create() as context:
-        _calm_collector()
-        running = asyncio.current_task()
-        assert running is not None
-        with _signals(context, running, grace):
-            try:
+    running = asyncio.current_task()
+    assert running is not None
+    stopping = _Stopping(running, grace)
+    with stopping.by_signals():
+        try:
+            async with create() as context:
+                _calm_collector()
+                stopping.begun(context)
                 await context.run()
-            except asyncio.CancelledError:
-                logger.warning("ended at once; what ran was given back")
-                return INTERRUPTED
+        except asyncio.CancelledError:
+            if not stopping.at_once:
+                return 0  # told to stop before there was anything to let end
+            logger.warning("ended at once; what ran was given back")
+            return INTERRUPTED
     return 0
 
 
@@ -113,40 +117,53 @@ def _calm_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-@contextmanager
-def _signals(
-    context: PyncetteContext, running: asyncio.Task[None], grace: datetime.timedelta | None
-) -> Iterator[None]:
-    """
-    Have the first signal drain *context*, and the second cancel *running*.
+class _Stopping:
+    """How a process is stopped: the first signal drains, the second cancels."""
 
-    Handlers of Python's own kind, since those of a loop wait for a handler that blocks it.
-    """
-    loop = asyncio.get_running_loop()
-    seen = 0
+    def __init__(self, running: asyncio.Task[Any], grace: datetime.timedelta | None) -> None:
+        self._running = running
+        self._grace = grace
+        self._context: PyncetteContext | None = None
+        self._loop = asyncio.get_running_loop()
+        self._seen = 0
+        self.at_once = False
 
-    def receive(number: int, _: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == 1:
-            loop.call_soon_threadsafe(_drain, context, signal.Signals(number).name, grace)
+    def begun(self, context: PyncetteContext) -> None:
+        """From now on there is something to drain."""
+        self._context = context
+
+    @contextmanager
+    def by_signals(self) -> Iterator[None]:
+        """Listen, by handlers of Python's own kind, since those of a loop wait for a handler that blocks it."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._receive) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self._seen += 1
+        if self._seen == 1:
+            self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name)
             return
-        end = threading.Timer(SECOND_SIGNAL_SECONDS if seen == 2 else 0, _end)
+        end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)
         end.daemon = True
         end.start()
-        loop.call_soon_threadsafe(running.cancel)
+        self._loop.call_soon_threadsafe(self._cancel)
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _drain(self, name: str) -> None:
+        if self._context is None:
+            logger.info("%s: ended before it began", name)
+            self._running.cancel()
+            return
+        logger.info("%s: no more is claimed, and what runs may finish; once more ends it at once", name)
+        self._context.shutdown(self._grace)
 
-
-def _drain(context: PyncetteContext, name: str, grace: datetime.timedelta | None) -> None:
-    logger.info("%s: no more is claimed, and what runs may finish; once more ends it at once", name)
-    context.shutdown(grace)
+    def _cancel(self) -> None:
+        self.at_once = True
+        self._running.cancel()
 
 
 def _end() -> None:

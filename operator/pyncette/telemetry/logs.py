@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 
 from pyncette.clock import Instant
 from pyncette.errors import ConfigurationError
-from pyncette.worker.occurrence import current
+from pyncette.worker.occurrence import Occurrence, current
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -103,10 +103,15 @@ def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str
     return "\n".join(parts)
 
 
+def name_of(occurrence: Occurrence) -> str:
+    """Return whose run it is: the task, and the instance after a slash."""
+    return str(occurrence.held.record.key._replace(occurrence=""))
+
+
 def run_in_short() -> dict[str, Any]:
     """Return which run logs this, without what only a program would look for."""
     occurrence = current.get()
-    return {"task": str(occurrence.held.record.key)} if occurrence else {}
+    return {"task": name_of(occurrence)} if occurrence else {}
 
 
 def _told(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from pyncette.core.policies import jitter_of
 from pyncette.model import Context, NextFunc
 from pyncette.start import choose_loop, run_context
 from pyncette.store.backend import read_backend
-from pyncette.telemetry.logs import as_text, extra_of, run_in_short, traceback_of
+from pyncette.telemetry.logs import as_text, extra_of, name_of, run_in_short, traceback_of
 from pyncette.worker.occurrence import current
 
 GO: Final = b"go\n"
@@ -119,7 +119,7 @@ async def tell(events: Events, context: Context, call: NextFunc) -> None:
     late = max(0, context.app_context.clock.now() - due_at)
     began = time.monotonic()
     await call()
-    events.send(Ran(str(held.record.key), time.monotonic() - began, late / SECOND, held.attempt))
+    events.send(Ran(name_of(occurrence), time.monotonic() - began, late / SECOND, held.attempt))
 
 
 class EventHandler(logging.Handler):
@@ -160,7 +160,7 @@ class Printer(io.TextIOBase):
 
     def write(self, text: str) -> int:
         occurrence = current.get()
-        task = str(occurrence.held.record.key) if occurrence else ""
+        task = name_of(occurrence) if occurrence else ""
         *lines, rest = (self._begun.pop(task, "") + text).split("\n")
         if rest and len(rest) < TEXT_CHARACTERS_MAX:
             self._begun[task] = rest
