@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType, TypeAlias
 import msgspec
 
 from pyncette.clock import Instant
-from pyncette.core.schedule import Cron, Schedule, resolve_zone
+from pyncette.core.schedule import Cron, Once, Schedule, resolve_zone
 from pyncette.core.tallies import idempotency_key, run_id
 from pyncette.errors import LeaseLostException
 
@@ -189,7 +189,7 @@ class InstanceResult(NamedTuple):
 def datetime_of(instant: Instant, schedule: Schedule | None = None) -> datetime.datetime:
     """Return *instant* as an aware datetime, in the zone of *schedule* if it has one, else in UTC."""
     moment = EPOCH + datetime.timedelta(microseconds=instant)
-    if isinstance(schedule, Cron) and schedule.zone != "UTC":
+    if isinstance(schedule, Cron | Once) and schedule.zone != "UTC":
         return moment.astimezone(resolve_zone(schedule.zone))
     return moment
 

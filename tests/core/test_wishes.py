@@ -10,6 +10,7 @@ from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.tallies import idempotency_key
 from pyncette.core.wishes import Locked
+from pyncette.model import datetime_of
 from tests.core.play import (
     AT_MOST_ONCE,
     DEFAULTS,
@@ -770,3 +771,12 @@ def test_what_lives_beside_a_schedule_is_not_mistaken_for_what_had_its_name_befo
 
     assert not play.end(old, 1.1)
     assert play.beside[0].version > old.record.version
+
+
+def test_what_is_taken_out_of_a_schedule_is_told_in_the_zone_of_it():
+    record = created(Cron("0 12 * * *", "Europe/Dublin"))
+
+    extra = wishes.on_demand(record, DEFAULTS, "x", T0)
+
+    assert extra.spec.schedule == Once(T0, "Europe/Dublin")
+    assert str(datetime_of(T0, extra.spec.schedule).tzinfo) == "Europe/Dublin"

@@ -62,6 +62,8 @@ class Once(msgspec.Struct, frozen=True, tag="once", omit_defaults=True):
     """A single instant. Since when the schedule counts does not matter to it."""
 
     at: Instant
+    zone: str = "UTC"
+    """What its time is told in: for an occurrence that was taken out of a schedule, the zone of that."""
 
 
 Schedule: TypeAlias = Cron | Interval | Once

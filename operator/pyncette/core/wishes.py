@@ -296,7 +296,7 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
         own = replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
     return Record(
         key=record.key._replace(occurrence=occurrence),
-        spec=Spec(Once(at), record.spec.args, own),
+        spec=Spec(Once(at, _zone_of(record.spec.schedule)), record.spec.args, own),
         version=max(record.version + 1, now),
         fence=record.fence,
         due_at=at,
@@ -305,6 +305,10 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
         lease_length=policies.lease,
         state=State(born=record.state.born),
     )
+
+
+def _zone_of(schedule: Schedule | None) -> str:
+    return "UTC" if schedule is None or isinstance(schedule, Interval) else schedule.zone
 
 
 def _unstarted(record: Record, at: Instant | None) -> Record:
