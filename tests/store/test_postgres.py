@@ -348,6 +348,19 @@ async def test_every_claim_and_every_change_counts_exactly_once_however_they_mee
         assert record.version == T0 + claims[name] + writes[name]
 
 
+async def test_a_database_with_another_isolation_by_default_makes_no_difference(postgres, postgres_url):
+    database = postgres_url.rpartition("/")[2]
+    postgres.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+    async with PostgresStore(postgres_url) as store, PostgresStore(postgres_url) as other:
+        await create(store, *(a_record(f"{number:02}") for number in range(50)))
+
+        for number in range(5):
+            befores = await load_all(store, [a_record(f"{number:02}") for number in range(50)])
+            batch = [Change(before, changed(before, attempt=number)) for before in befores]
+            made = await asyncio.gather(store.swap(batch), other.swap(batch[::-1]))
+            assert [a + b for a, b in zip(made[0], made[1][::-1], strict=True)] == [1] * 50
+
+
 async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_from_others(postgres_url):
     """The reply is too large for the buffers in between, so the server waits, with the records locked."""
     large = msgspec.Raw(b'"' + b"x" * 200_000 + b'"')

@@ -81,6 +81,7 @@ class Connections:
         self._lost = lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._idle: list[tuple[Connection, float]] = []
+        self._closed = False
         self.place = place_of(url)
 
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
@@ -150,7 +151,8 @@ class Connections:
         raise StoreUnavailableError(f"{self.place} ended the connection that listened")
 
     async def close(self) -> None:
-        """Say goodbye on each connection that is not in use."""
+        """Say goodbye on each connection; one that is still in use goes without, after its answer."""
+        self._closed = True
         parting = [connection for connection, _ in self._idle]
         self._idle.clear()
         for connection in parting:
@@ -165,6 +167,9 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         """The latest used is the next to be used, so those that a burst needed grow old at the other end."""
+        if self._closed:
+            connection.terminate()
+            return
         now = time.monotonic()
         if self._idle and self._idle[0][1] < now - IDLE_SECONDS:
             self._idle.pop(0)[0].terminate()
@@ -193,9 +198,9 @@ class Connections:
                     raise
         except TimeoutError as error:
             raise _too_slow(self.place, self._connect_seconds) from error
-        except (asyncpg.ClientConfigurationError, asyncpg.InterfaceError, ValueError) as error:
-            if isinstance(error, OSError):  # a certificate that does not fit is both
-                raise named(error, self.place) from error
+        except (asyncpg.PostgresError, OSError) as error:
+            raise named(error, self.place) from error
+        except ValueError:
             # The driver's own words may repeat a part of the URL, and so of a password.
             raise ConfigurationError(f"postgres_url cannot be used; write {URL_FORM}") from None
         except _DRIVER_ERRORS as error:

@@ -18,13 +18,15 @@ SELECT set_config(name, value, false) FROM (VALUES
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
     ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
     ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('max_parallel_workers_per_gather', '0'),
+    ('default_transaction_isolation', 'read committed'),
     ('statement_timeout', '10s'), ('idle_in_transaction_session_timeout', '10s'),
     ('tcp_user_timeout', '10s'), ('tcp_keepalives_idle', '30s'), ('tcp_keepalives_interval', '10s')
 ) AS setting(name, value)
 """
 """
 What every connection is set to. The planner knows nothing of a young table and would read all of it, in a plan that is
-then kept; every statement here has an index to go by, so it is told to. The timeouts end what a client left behind
+then kept; every statement here has an index to go by, so it is told to. What another has just written must be looked at
+again, which only `read committed` does. The timeouts end what a client left behind
 that is frozen or gone: a reply that nobody takes holds the locks of its statement.
 """
 
