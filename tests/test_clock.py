@@ -118,9 +118,22 @@ async def test_a_wait_does_not_end_early_although_the_timers_of_the_loop_do():
     assert clock.now() >= until
 
 
+async def test_while_it_stands_still_a_duration_is_as_long_as_ever():
+    clock = SystemClock(LEASE, LEASE)
+    clock.observe(clock.now() - 3600 * SECOND, clock.monotonic(), clock.monotonic())
+    rung = asyncio.Event()
+
+    clock.call_later(10 * MILLISECOND, rung.set)
+
+    assert not await clock.wait_for(asyncio.Event(), 10 * MILLISECOND)
+    async with asyncio.timeout(1):
+        await rung.wait()
+
+
 async def test_a_wait_ends_with_its_event():
     clock = SystemClock(LEASE, LEASE)
     event = asyncio.Event()
     asyncio.get_running_loop().call_later(0.01, event.set)
 
     assert await clock.wait(event, clock.now() + 3600 * SECOND)
+    assert await clock.wait_for(event, 3600 * SECOND)

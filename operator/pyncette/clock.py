@@ -53,8 +53,16 @@ class Clock(Protocol):
         """Call *callback* in the running loop, as soon as it is *at*."""
         ...
 
+    def call_later(self, delay: Duration, callback: Callable[[], object]) -> Timer:
+        """Call *callback* in the running loop after *delay* by `monotonic`, which no step of a clock makes longer."""
+        ...
+
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         """Return True as soon as *event* is set, or False once it is *until* (never, if None)."""
+        ...
+
+    async def wait_for(self, event: asyncio.Event, delay: Duration | None) -> bool:
+        """Return True as soon as *event* is set, or False once *delay* has passed by `monotonic` (never, if None)."""
         ...
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
@@ -111,17 +119,25 @@ class SystemClock:
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
         return asyncio.get_running_loop().call_later(self._seconds_until(at), callback)
 
+    def call_later(self, delay: Duration, callback: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(delay / SECOND, callback)
+
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
             return await event.wait()
-        while True:
-            try:
-                async with asyncio.timeout(self._seconds_until(until)):
-                    return await event.wait()
-            except TimeoutError:
-                if self.now() >= until:
-                    return False
-                # A timer of the loop may ring a little early: uvloop's are exact to a millisecond.
+        while not await _is_set_within(event, self._seconds_until(until)):
+            if self.now() >= until:
+                return False
+        return True
+
+    async def wait_for(self, event: asyncio.Event, delay: Duration | None) -> bool:
+        if delay is None:
+            return await event.wait()
+        end = self.monotonic() + delay
+        while not await _is_set_within(event, (end - self.monotonic()) / SECOND):
+            if self.monotonic() >= end:
+                return False
+        return True
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         correction = backend_now - (asked_at + answered_at) // 2 - self._origin
@@ -140,3 +156,12 @@ class SystemClock:
     def _seconds_until(self, at: Instant) -> float:
         """How long it takes until `now` is *at*: longer than it says, while it stands still."""
         return max(0, at - self._origin - self.monotonic()) / SECOND
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Say whether *event* is set; wait for it for *seconds*, or a little less: uvloop's timers are exact to a millisecond."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -78,7 +78,7 @@ class _Pulse:
 
     def _arm(self, at_least: Duration = 0) -> None:
         delay = max(at_least, self._occurrence.lease_remaining() - self._left)
-        self._timer = self._clock.call_at(self._clock.now() + delay, self._beat)
+        self._timer = self._clock.call_later(delay, self._beat)
 
     def _beat(self) -> None:
         # Known from this very moment, so that pretended time waits for what a heartbeat does.

@@ -85,6 +85,12 @@ class VirtualClock:
         heapq.heappush(self._timers, (at, next(self._order), timer))
         return timer
 
+    def call_later(self, delay: Duration, callback: Callable[[], object]) -> VirtualTimer:
+        return self.call_at(self._now + delay, callback)
+
+    async def wait_for(self, event: asyncio.Event, delay: Duration | None) -> bool:
+        return await self.wait(event, None if delay is None else self._now + delay)
+
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
             return await event.wait()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
@@ -39,34 +39,36 @@ class Renewer:
         self._clock = clock
         self._patience = patience
         self._hurried = asyncio.Event()
-        self._next_at: Instant = NEVER
+        self._next_at: Duration = NEVER
+        """When to look next, by the monotonic clock: no step of another may put it off."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no renewal is due, and none is on its way."""
-        return self._next_at > self._clock.now() and not self._hurried.is_set()
+        return self._next_at > self._clock.monotonic() and not self._hurried.is_set()
 
     async def run(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours."""
         self._loop = asyncio.get_running_loop()
         self._runs.on_sooner_renewal = self._hurry
         while True:
-            self._next_at = self._planned()
-            if await self._clock.wait(self._hurried, None if self._next_at == NEVER else self._next_at):
+            pause = self._planned()
+            self._next_at = NEVER if pause is None else self._clock.monotonic() + pause
+            if await self._clock.wait_for(self._hurried, pause):
                 self._hurried.clear()  # what is new is not due yet, but the plan was made for what was there before
             else:
                 await self.look(lose)
 
-    def _planned(self) -> Instant:
-        """Return when to look next: never, while nothing runs; the first run then hurries us, on whatever thread it starts."""
+    def _planned(self) -> Duration | None:
+        """Return the wait before the next look: for ever, while nothing runs; the first run then hurries us, on any thread."""
         self._runs.renewals_rest = (
             True  # set before the look at what runs, or a run that starts in between is missed
         )
         if not self._runs.running:
-            return NEVER
+            return None
         self._runs.renewals_rest = False
-        return self._clock.now() + self._pause()
+        return self._pause()
 
     def _hurry(self) -> None:
         """Take note, on any thread, that the next renewal may be due sooner than it was."""

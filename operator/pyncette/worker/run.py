@@ -145,8 +145,10 @@ class Runs:
         policies = occurrence.held.policies
         occurrence.timers = []
         if policies.active_deadline is not None:
-            at = self._clock.now() + policies.active_deadline
-            occurrence.timers.append(self._clock.call_at(at, lambda: occurrence.cancel(Ending.RAISED)))
+            deadline = policies.active_deadline
+            occurrence.timers.append(
+                self._clock.call_later(deadline, lambda: occurrence.cancel(Ending.RAISED))
+            )
         if policies.overlap is Overlap.REPLACE:
             at = rules.replaced_at(occurrence.held)
             if at != rules.NEVER:
