@@ -1,8 +1,11 @@
 """`pyncette dev` runs a folder: what is in it runs on time, changes are taken up, and nothing is left behind."""
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
+import sys
 import time
 
 from tests.cli import Program, called, children_of, is_gone
@@ -471,3 +474,31 @@ def test_the_environment_is_warned_about(folder):
         )
         program.expect("hello: greetings")
         end(program)
+
+
+def test_it_ends_when_nobody_reads_what_it_prints_any_more(folder):
+    folder.task("hello", intervalSeconds=1)
+    command = f"{sys.executable} -m pyncette.cli dev {folder.path} | head -n 1"
+
+    with Program("-c", command, command=("bash",)) as program:
+        assert program.ended() == 0
+
+    assert "Traceback" not in program.output
+    with dev(folder) as again:  # nothing holds the folder any more
+        again.expect("hello: greetings")
+        end(again)
+
+
+def test_a_database_of_a_newer_release_is_refused_with_its_own_code(folder):
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        program.expect("hello: greetings")
+        end(program)
+    with contextlib.closing(sqlite3.connect(folder / ".pyncette" / "tasks.db")) as connection, connection:
+        connection.execute("UPDATE pyncette_tasks_meta SET schema_version = 99, min_reader = 99")
+
+    code, output = called("dev", folder.path)
+
+    assert code == 4
+    assert output.startswith("pyncette: ")
+    assert "Traceback" not in output

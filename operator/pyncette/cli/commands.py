@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from pyncette._version import __version__
-from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of
+from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
 from pyncette.cli.output import print_json, print_table
 from pyncette.settings import SETTINGS, Settings, read_settings
 from pyncette.telemetry.logs import set_up_logging
@@ -54,7 +55,10 @@ class Commands(WithExamples, click.Group):
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
-            failure = failure_of(error)
+            cause = first_of(error)
+            if isinstance(cause, BrokenPipeError):
+                raise cause from None  # whoever read what we print has enough; click ends quietly on that
+            failure = failure_of(cause)
             if failure is None:
                 raise
             logging.getLogger(__name__).debug("cannot go on", exc_info=error)
@@ -70,6 +74,11 @@ class Commands(WithExamples, click.Group):
 
 def main() -> None:
     """Run the command that the program's arguments name, and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # what a terminal cannot show must not end a command
     cli.main(prog_name="pyncette")
 
 
@@ -145,7 +154,7 @@ def cli() -> None:
     short_help="Run a folder of handlers and manifests, and reload on changes.",
     examples=["pyncette dev .", "pyncette dev jobs --module nightly.py"],
 )
-@click.argument("path", type=FOLDER)
+@click.argument("path", type=FOLDER, default=".")
 @click.option(
     "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
 )
@@ -184,7 +193,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
 @cli.command(
     short_help="Say what is wrong with such a folder.", examples=["pyncette check examples/quickstart"]
 )
-@click.argument("path", type=FOLDER)
+@click.argument("path", type=FOLDER, default=".")
 @click.option(
     "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
 )

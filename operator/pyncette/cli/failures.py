@@ -47,8 +47,7 @@ class Failure(click.ClickException):
 
 def failure_of(error: BaseException) -> Failure | None:
     """Return how *error* is told; None for what is nobody's fault but ours, whose traceback is wanted."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]  # the others followed from it
+    error = first_of(error)
     if isinstance(error, Failure):
         return error
     if isinstance(error, SchemaError):
@@ -58,6 +57,13 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, ConfigurationError):
         return Failure(_sentence(error), ExitCode.USAGE)
     return None
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first of errors that came together: the others followed from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _sentence(error: Exception) -> str:

@@ -10,18 +10,29 @@ from typing import Final, Protocol, Self, TextIO
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
+from rich.rule import Rule
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
 from pyncette.cli.survey import Standing, View
+from pyncette.core.rules import NEVER
 
 LINES_MAX: Final = 1000
 """Lines kept for the part of the screen below the table: more than any screen has."""
 
 LINES_LEFT: Final = 10
 """Lines that stay in the terminal below the last table, once it is all over."""
+
+NEWS_MAX: Final = 100
+"""Tasks told of one by one when they are new: who has more has no use for a line each."""
+
+REMARKS_MAX: Final = 8
+"""Problems and notes on the screen; the first ones have to be mended first anyway."""
+
+LINES_MIN: Final = 8
+"""Lines on the screen that the table leaves to what handlers say."""
 
 NARROW: Final = 110
 """Columns below which a terminal has no room for everything."""
@@ -54,6 +65,7 @@ class PlainScreen:
         self._stream = sys.stdout if stream is None else stream
         self._said: dict[str, str] = {}
         self._before: Picture | None = None
+        self._broken: BrokenPipeError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +80,13 @@ class PlainScreen:
         self._print(f"{line.at:%H:%M:%S} {level}{line.text}")
 
     def draw(self, picture: Picture) -> None:
-        """Say what is new: a picture that differs only in how things go is told by the lines already."""
+        """
+        Say what is new: a picture that differs only in how things go is told by the lines already.
+
+        Raises BrokenPipeError once nobody reads it any more.
+        """
+        if self._broken is not None:
+            raise self._broken
         before = self._before or Picture(picture.now, "", "")
         if picture.title != before.title:
             self._print(f"{picture.title}; {picture.status}")
@@ -86,18 +104,21 @@ class PlainScreen:
 
     def _tell_tasks(self, picture: Picture) -> None:
         said = {view.name: _declared(view) for view in picture.views}
-        for view in picture.views:
-            if self._said.get(view.name) != said[view.name]:
-                row = row_of(view, picture.now)
-                self._print(
-                    f"task: {view.name}: {', '.join(filter(None, (row.schedule, _plainly(view, row))))}"
-                )
+        news = [view for view in picture.views if self._said.get(view.name) != said[view.name]]
+        for view in news[:NEWS_MAX]:
+            row = row_of(view, picture.now)
+            self._print(f"task: {view.name}: {', '.join(filter(None, (row.schedule, _plainly(view, row))))}")
+        if len(news) > NEWS_MAX:
+            self._print(f"and {len(news) - NEWS_MAX} more tasks, which `pyncette tasks` lists")
         self._said = said
 
     def _print(self, text: str) -> None:
-        # One write a line: handlers and others may write to the same place.
-        self._stream.write(f"{text}\n")
-        self._stream.flush()
+        try:
+            # One write a line: handlers and others may write to the same place.
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        except BrokenPipeError as error:
+            self._broken = error
 
 
 def _declared(view: View) -> str:
@@ -156,9 +177,8 @@ class _Whole:
         self._lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        top = console.render_lines(
-            head_of(self._picture, options.max_width), options.update(height=None), pad=False
-        )
+        head = head_of(self._picture, options.max_width, options.size.height)
+        top = console.render_lines(head, options.update(height=None), pad=False)
         room = max(0, options.size.height - len(top) - 1)
         below = self._fill(console, options, room)
         for line in [*top[: options.size.height - 1], *below]:
@@ -177,18 +197,31 @@ class _Whole:
         return Measurement(1, options.max_width)
 
 
-def head_of(picture: Picture, width: int) -> Group:
-    """Return everything above the lines."""
+def head_of(picture: Picture, width: int, height: int) -> Group:
+    """Return everything above the lines, for a terminal of this size."""
     remarks = [Text(f"problem: {problem}", style="red") for problem in picture.problems]
     remarks += [Text(f"note: {note}", style="yellow") for note in picture.notes]
+    if len(remarks) > REMARKS_MAX:
+        remarks[REMARKS_MAX:] = [Text(f"and {len(remarks) - REMARKS_MAX} more", style="yellow")]
+    # What stands there beside the rows: title, status, two empty lines or rules, the names of the columns, "and … more".
+    rows_max = max(1, height - len(remarks) - LINES_MIN - 6)
+    left_out = len(picture.views) - rows_max
+    if left_out > 0:
+        picture = picture._replace(views=tuple(sorted(picture.views, key=_urgency)[:rows_max]))
+        remarks.insert(0, Text(f"and {left_out} more, which `pyncette tasks` lists", style="dim"))
     return Group(
         Text(picture.title, style="bold"),
         Text(picture.status, style="dim"),
         Text(),
         table_of(picture, width),
         *remarks,
-        Text("─" * width, style="dim"),
+        Rule(style="dim"),
     )
+
+
+def _urgency(view: View) -> tuple[bool, bool, int]:
+    """Sort what runs first, then what fails, then by the next time."""
+    return not view.running, not view.summary.consecutive_failures, view.next_at or NEVER
 
 
 def table_of(picture: Picture, width: int) -> Table:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import signal
+import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,9 +32,13 @@ from pyncette.ledger import Ledger
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.resources.mirror import Step, Taken, mirror
 from pyncette.store.base import Store
+from pyncette.telemetry.logs import as_text, extra_of
 
 REFRESH_SECONDS: Final = 0.5
 """How often what is shown is looked up: often enough for a countdown, and a small part of a core."""
+
+REFRESH_SHARE: Final = 10
+"""At most one part in so many of the time is spent on it, however much there is to be looked up."""
 
 MIRROR_SECONDS: Final = 60.0
 """How often manifests are mirrored although none changed: what was stopped is removed after its grace."""
@@ -95,6 +101,7 @@ class Supervisor:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())
+            stack.enter_context(_logs_shown_on(self._screen))
             stack.push_async_callback(self._end_worker)
             store = await stack.enter_async_context(self._folder.backend.new_store())
             self._ledger = Ledger(store, SystemClock())
@@ -280,19 +287,24 @@ class Supervisor:
             debounce=DEBOUNCE_MILLISECONDS,
             stop_event=self._stop,
         )
-        async for batch in changes:
-            paths = [Path(path) for _, path in batch]
-            if any(path.suffix == ".py" for path in paths):
-                self._module_changed.set()
-            if any(path.suffix in SUFFIXES for path in paths):
-                self._manifests_changed.set()
+        try:
+            async for batch in changes:
+                paths = [Path(path) for _, path in batch]
+                if any(path.suffix == ".py" for path in paths):
+                    self._module_changed.set()
+                if any(path.suffix in SUFFIXES for path in paths):
+                    self._manifests_changed.set()
+        except (OSError, RuntimeError) as error:  # too many are watched on this machine already, for example
+            self._line(f"changes of files go unnoticed from now on: {error}", "ERROR")
 
     # --- Showing -----------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
         while True:
+            began = time.monotonic()
             await self._draw()
-            await asyncio.sleep(REFRESH_SECONDS)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(REFRESH_SECONDS, REFRESH_SHARE * took))
             self._tell_more_runs()
 
     async def _draw(self) -> None:
@@ -360,6 +372,28 @@ class Supervisor:
 
     def _line(self, text: str, level: str = "INFO") -> None:
         self._screen.line(Line(datetime.datetime.now().astimezone(), text, level))
+
+
+class _Shown(logging.Handler):
+    """Shows what this process itself logs, which would go through the middle of a screen otherwise."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        at = datetime.datetime.fromtimestamp(record.created).astimezone()
+        self._screen.line(Line(at, f"{record.getMessage()}{as_text(extra_of(record))}", record.levelname))
+
+
+@contextlib.contextmanager
+def _logs_shown_on(screen: Screen) -> Iterator[None]:
+    handler = _Shown(screen)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault]) -> Loaded | Fault | None:
