@@ -214,13 +214,15 @@ class Change(NamedTuple):
 
     Without *before* the record is created, if no record has its key; without *after* it is deleted. With both, the
     keys are equal and `after.version` is greater. *history* is written with it or not at all; each row replaces
-    what its slot held for `history_of` (the key of *before* or *after*, unless it is given).
+    what its slot held for `history_of` (the key of *before* or *after*, unless it is given). Changes of one batch
+    with the same *group*, if it is not 0, are made together or not at all.
     """
 
     before: Record | None
     after: Record | None
     history: tuple[HistoryRow, ...] = ()
     history_of: Key | None = None
+    group: int = 0
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -143,7 +144,8 @@ class Store(Protocol):
         be created with one. *before* is a record as a store gave it, or the *after* of a swap that was made.
 
         The batch takes one round trip or transaction; a change that loses does not stop the others, and writes no row of
-        history either. Rows of one slot are written in the order of the batch, so the last one stays. A record whose
+        history either. It does stop those of its group, if that is not 0: of these all are made or none, also if this
+        process or the backend dies at any moment. A group creates one record at most. Rows of one slot are written in the order of the batch, so the last one stays. A record whose
         `occurrence` is empty takes the rows kept for its key along when it is deleted, those of the same change too.
 
         Raises ValueError for a batch that makes no sense (see `check_changes`), before anything is written.
@@ -242,29 +244,45 @@ def check_changes(changes: Sequence[Change]) -> None:
     Raise ValueError unless a batch makes sense.
 
     Each change has a *before* or an *after*; with both, they are of one key and the version grows. No key occurs twice.
-    What is created has names that every store can hold.
+    What is created has names that every store can hold. No group creates two records, or tells rows of history for a
+    record that the batch deletes.
     """
-    keys = set()
-    for before, after, _, home in changes:
-        if after is None:
-            if before is None:
-                raise ValueError("A change needs a record before it or after it.")
-            key = before.key
-        else:
-            key = after.key
-            if before is None:
-                check_partition(key.partition)
-                check_key(key)
-            elif before.key != key:
-                raise ValueError(f"A change cannot turn the record {before.key} into {key}.")
-            elif before.version >= after.version:
-                raise ValueError(f"A change of {key} must raise its version above {before.version}.")
-        if home is not None:
-            check_partition(home.partition)
-            check_key(home)
-        keys.add(key)
+    keys = {_checked_key(change) for change in changes}
     if len(keys) != len(changes):
         raise ValueError("No key may occur twice in a batch of changes.")
+    groups = [change for change in changes if change.group]
+    if groups:
+        _check_groups(groups, {change.before.key for change in changes if change.before and not change.after})
+
+
+def _checked_key(change: Change) -> Key:
+    """Return which record *change* is of. Raises ValueError unless it makes sense by itself."""
+    before, after, _, home, _ = change
+    if after is None:
+        if before is None:
+            raise ValueError("A change needs a record before it or after it.")
+        key = before.key
+    else:
+        key = after.key
+        if before is None:
+            check_partition(key.partition)
+            check_key(key)
+        elif before.key != key:
+            raise ValueError(f"A change cannot turn the record {before.key} into {key}.")
+        elif before.version >= after.version:
+            raise ValueError(f"A change of {key} must raise its version above {before.version}.")
+    if home is not None:
+        check_partition(home.partition)
+        check_key(home)
+    return key
+
+
+def _check_groups(changes: Sequence[Change], deleted: AbstractSet[Key]) -> None:
+    creating = [change.group for change in changes if change.before is None]
+    if len(set(creating)) != len(creating):
+        raise ValueError("A group of a batch cannot create two records.")
+    if any(change.history_of in deleted for change in changes):
+        raise ValueError("A group cannot tell the history of a record that its batch deletes.")
 
 
 def _check_names(what: str, names: str, limit: int) -> None:

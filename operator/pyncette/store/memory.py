@@ -80,17 +80,24 @@ class MemoryStore:
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
         check_changes(changes)
-        return [self._make(change) for change in changes]
+        wins = [self._wins(change) for change in changes]
+        broken = {change.group for change, ok in zip(changes, wins, strict=True) if change.group and not ok}
+        made = [ok and change.group not in broken for change, ok in zip(changes, wins, strict=True)]
+        for change, ok in zip(changes, made, strict=True):
+            if ok:
+                self._make(change)
+        return made
 
-    def _make(self, change: Change) -> bool:
-        before, after, rows, home = change
-        known = before or after
-        assert known is not None
-        key = known.key
+    def _wins(self, change: Change) -> bool:
+        key, before = _key_of(change), change.before
+        stored = self.backend.shelf(key.partition).records.get(key)
+        return (stored and stored.version) == (before and before.version)
+
+    def _make(self, change: Change) -> None:
+        before, after, rows, home, _ = change
+        key = _key_of(change)
         shelf = self.backend.shelf(key.partition)
         stored = shelf.records.get(key)
-        if (stored and stored.version) != (before and before.version):
-            return False
         if rows:
             slots = self.backend.histories.setdefault(home or key, {})
             slots.update((row.slot, row.run) for row in rows)
@@ -101,7 +108,6 @@ class MemoryStore:
             shelf.remove(key)
             if not key.occurrence:
                 self.backend.histories.pop(key, None)
-        return True
 
     async def claim(
         self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
@@ -304,6 +310,12 @@ class _Ordered(Generic[_T]):
     def __iter__(self) -> Iterator[_T]:
         for chunk in self._chunks:
             yield from chunk
+
+
+def _key_of(change: Change) -> Key:
+    known = change.before or change.after
+    assert known is not None
+    return known.key
 
 
 def _with_kept_lease(after: Record, before: Record | None, stored: Record | None) -> Record:

@@ -33,6 +33,7 @@ from pyncette.store.postgres_rows import (
     PLACE,
     claimed_records,
     completion_columns,
+    has_groups,
     is_completion,
     names_of,
     partitions_told_of,
@@ -232,6 +233,11 @@ class PostgresStore:
 
     async def _swap(self, changes: Sequence[Change]) -> list[bool]:
         located = await self._locate(changes)
+        if None in located:
+            gone = {change.group for id_, change in zip(located, changes, strict=True) if id_ is None} - {0}
+            located = [
+                None if change.group in gone else id_ for id_, change in zip(located, changes, strict=True)
+            ]
         found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
         found.sort(key=itemgetter(0))
         if not found:
@@ -240,8 +246,9 @@ class PostgresStore:
             ((winners,),) = await self._fetch(self._sql.complete, *completion_columns(found))
         else:
             ids = await self._ids_of(partitions_told_of(changes), add=True)
+            statement = self._sql.swap_together if has_groups(changes) else self._sql.swap
             ((winners,),) = await self._fetch(
-                self._sql.swap, *swap_columns(found, told_rows(located, changes), ids)
+                statement, *swap_columns(found, told_rows(located, changes), ids)
             )
         if winners is None:
             return [False] * len(changes)

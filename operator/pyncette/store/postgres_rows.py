@@ -97,7 +97,7 @@ def names_of(keys: Iterable[Key], ids: Mapping[Partition, int]) -> Columns:
 
 def is_completion(change: Change) -> bool:
     """Say whether *change* ends an occurrence and writes no history: it goes by a statement with fewer columns."""
-    before, after, rows, _ = change
+    before, after, rows, _, group = change
     return (
         before is not None
         and after is not None
@@ -105,6 +105,7 @@ def is_completion(change: Change) -> bool:
         and after.attempt == 0
         and after.began_at is None
         and not rows
+        and not group
         and after.spec is before.spec
         and after.version == before.version + 1
         and after.fence == before.fence
@@ -156,12 +157,17 @@ def completion_columns(completed: Sequence[Located]) -> Columns:
 
 
 def swap_columns(located: Sequence[Located], told: Sequence[Told], ids: Mapping[Partition, int]) -> Columns:
-    """Return the columns of `Statements.swap`."""
+    """Return the columns of `Statements.swap`, and those more of `Statements.swap_together` if there are groups."""
     created = [(id_, change) for id_, change in located if change.before is None]
     updated = [(id_, change) for id_, change in located if change.before and change.after]
     deleted = [(id_, change) for id_, change in located if change.after is None]
+    grouped = has_groups(change for _, change in located)
     # One statement updates and another deletes; if there are both, one takes the locks for both, in order.
-    held = [(id_, change) for id_, change in located if change.before] if updated and deleted else []
+    locking = grouped or (updated and deleted)
+    held = [(id_, change) for id_, change in located if change.before] if locking else []
+    groups = [
+        _integers([change.group for _, change in changes]) for changes in (created, held, updated, deleted)
+    ]
     return (
         *_created(created, ids),
         _integers([id_ for id_, _ in held]),
@@ -173,7 +179,13 @@ def swap_columns(located: Sequence[Located], told: Sequence[Told], ids: Mapping[
         *_names([key for _, key, _ in told], ids),
         _integers([row.slot for _, _, row in told]),
         _documents([encode_run(row.run) for _, _, row in told]),
+        *(groups if grouped else ()),
     )
+
+
+def has_groups(changes: Iterable[Change]) -> bool:
+    """Say whether some of *changes* are to be made together or not at all."""
+    return any(change.group for change in changes)
 
 
 def told_rows(located: Sequence[int | None], changes: Sequence[Change]) -> list[Told]:

@@ -53,6 +53,8 @@ class Statements(NamedTuple):
     complete: str
     """Completions, as nearly all swaps are; see `is_completion`."""
     swap: str
+    """Swaps of every kind, but of no groups."""
+    swap_together: str
     """Swaps of every kind."""
     find: str
     claim: str
@@ -98,7 +100,8 @@ WITH updated AS (
 )
 SELECT array_agg(id) FROM updated
 """,
-        swap=_swap(records, names, history),
+        swap=_swap(records, names, history, together=False),
+        swap_together=_swap(records, names, history, together=True),
         find=f"""
 SELECT n.id, u.place
 FROM unnest($1::int[], $2::text[], $3::text[], $4::text[])
@@ -193,31 +196,54 @@ ON CONFLICT DO NOTHING
     )
 
 
-def _swap(records: str, names: str, history: str) -> str:
+_HELD_BACK: Final = """held_back AS MATERIALIZED (
+    SELECT DISTINCT u.made_with FROM unnest($19::text::bigint[], $47::text::int[]) AS u(id, made_with)
+    WHERE u.made_with <> 0 AND CASE WHEN u.id IN (SELECT id FROM held) THEN false ELSE true END
+),"""
+"""The groups of which a record is not as it was."""
+
+_BROKEN: Final = """broken AS MATERIALIZED (
+    SELECT made_with FROM held_back
+    UNION ALL SELECT u.made_with FROM unnest($1::text::bigint[], $46::text::int[]) AS u(id, made_with)
+    WHERE u.made_with <> 0 AND CASE WHEN u.id IN (SELECT id FROM named) THEN false ELSE true END
+),"""
+"""Those, and the groups whose new record was there already."""
+
+
+def _swap(records: str, names: str, history: str, *, together: bool) -> str:
     """
-    Return the statement that makes changes of every kind.
+    Return the statement that makes changes of every kind; *together* those of a group, or none of them.
 
     Locks are taken in one order by all: names of what is created by their names, then records by their ids, then rows
-    of history. Whether a row is in a result is asked in a CASE, since the planner then looks it up in a hash, while
-    it would make a join of a plain IN, and compare each row with each.
+    of history. With groups names come after records, since only what is locked is sure to be changed; the deadlocks that
+    may bring are undone, and tried again. Whether a row is in a result is asked in a CASE, since the planner then looks
+    it up in a hash, while it would make a join of a plain IN, and compare each row with each.
     """
     columns = "version, fence, due_at, schedule_since, claimable_at, lease_length, attempt, began_at, state"
+    of_created, of_updated, of_deleted = (
+        (f", {integers(parameter, 'int')}" if together else "") for parameter in (46, 48, 49)
+    )
+    group = ", made_with" if together else ""
+    whole = f" AND {_unless('broken')}" if together else ""
     return f"""
-WITH named AS (
+WITH held AS MATERIALIZED (
+    SELECT r.id FROM unnest({integers(19)}, {integers(20)}) AS u(id, before) JOIN {records} r ON r.id = u.id
+    WHERE r.version = u.before ORDER BY u.id FOR UPDATE OF r
+), {_HELD_BACK if together else ""} named AS (
     INSERT INTO {names} (id, partition_id, task, instance, occurrence)
-    SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[])
+    SELECT u.id, u.partition_id, u.task, u.instance, u.occurrence
+    FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[]{of_created})
+        AS u(id, partition_id, task, instance, occurrence{group})
+    {f"WHERE {_unless('held_back')}" if together else ""}
     ON CONFLICT (partition_id, task, instance, occurrence) DO NOTHING
     RETURNING id
-), created AS (
+), {_BROKEN if together else ""} created AS (
     INSERT INTO {records} (id, partition_id, task, instance, occurrence, {columns}, spec,
         lease_until, lease_id, holder)
     SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[], {values(6)},
         {documents(15)}, {integers(16)}, $17::text[], $18::text[]) AS u(id)
     WHERE CASE WHEN u.id IN (SELECT id FROM named) THEN true END
     RETURNING id
-), held AS MATERIALIZED (
-    SELECT r.id FROM unnest({integers(19)}, {integers(20)}) AS u(id, before) JOIN {records} r ON r.id = u.id
-    WHERE r.version = u.before ORDER BY u.id FOR UPDATE OF r
 ), updated AS (
     UPDATE {records} r SET
         version = u.version, fence = u.fence, due_at = u.due_at, schedule_since = u.schedule_since,
@@ -227,13 +253,13 @@ WITH named AS (
         lease_id = CASE WHEN u.keeps_lease THEN r.lease_id ELSE u.lease_id END,
         holder = CASE WHEN u.keeps_lease THEN r.holder ELSE u.holder END
     FROM unnest({integers(21)}, {integers(22)}, {values(23)}, {documents(32)}, $33::bool[],
-        {integers(34)}, $35::text[], $36::text[])
-        AS u(id, before, {columns}, spec, keeps_lease, lease_until, lease_id, holder)
-    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
+        {integers(34)}, $35::text[], $36::text[]{of_updated})
+        AS u(id, before, {columns}, spec, keeps_lease, lease_until, lease_id, holder{group})
+    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before{whole}
     RETURNING r.id
 ), deleted AS (
-    DELETE FROM {records} r USING unnest({integers(37)}, {integers(38)}) AS u(id, before)
-    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before
+    DELETE FROM {records} r USING unnest({integers(37)}, {integers(38)}{of_deleted}) AS u(id, before{group})
+    WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before{whole}
     RETURNING r.id, r.partition_id, r.task, r.instance, r.occurrence
 ), unnamed AS (
     DELETE FROM {names} n USING deleted
@@ -258,6 +284,18 @@ WITH named AS (
 )
 SELECT array_agg(id) FROM made
 """
+
+
+def _unless(broken: str) -> str:
+    """
+    Return the condition that the group of *u* is not among those of the table *broken*.
+
+    It is put so that the groups are looked up once: what is looked up for each row is looked up again where a row turns
+    out to have been renewed in the meantime, and a part of a statement that writes cannot be run twice.
+    """
+    return (
+        f"u.made_with <> ALL ((SELECT coalesce(array_agg({broken}.made_with), '{{}}') FROM {broken})::int[])"
+    )
 
 
 def values(first: int) -> str:

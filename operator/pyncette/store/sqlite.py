@@ -331,7 +331,7 @@ class _Swap:
             encode_spec(after.spec)
             if after is not None and (before is None or before.spec is not after.spec)
             else None
-            for before, after, _, _ in changes
+            for before, after, *_ in changes
         ]
         self._runs = {
             number: [(row.slot, encode_run(row.run)) for row in change.history]
@@ -351,7 +351,7 @@ class _Swap:
         kept: list[tuple[Any, ...]] = []
         put: list[int] = []
         for number, id_ in ids.items():
-            before, after, _, _ = changes[number]
+            before, after, *_ = changes[number]
             if after is None:
                 deletions.append((id_,))
             elif before is None:
@@ -384,7 +384,7 @@ class _Swap:
         """Return the ids of those whose *before* is what is stored, by their numbers in the batch; 0 for creations."""
         placed: list[tuple[int, int, int]] = []
         named: list[tuple[Any, ...]] = []
-        for number, (before, _, _, _) in enumerate(self._changes):
+        for number, (before, *_) in enumerate(self._changes):
             if before is not None and before.locator is not None:
                 placed.append((number, before.locator, before.version))
             else:
@@ -401,7 +401,16 @@ class _Swap:
                 won[number] = 0
             elif before is not None and number in found and found[number][1] == before.version:
                 won[number] = found[number][0]
-        return won
+        return self._whole_groups(won)
+
+    def _whole_groups(self, won: dict[int, int]) -> dict[int, int]:
+        """Return *won* without those that another of their group holds back."""
+        broken = {
+            change.group for number, change in enumerate(self._changes) if change.group and number not in won
+        }
+        if not broken:
+            return won
+        return {number: id_ for number, id_ in won.items() if self._changes[number].group not in broken}
 
     def _found(self, session: Session, named: list[Any]) -> dict[int, tuple[int, int]]:
         return {

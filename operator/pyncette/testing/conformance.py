@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -508,6 +509,108 @@ class StoreConformance:
         assert await store.history(b.key) == []
         assert instances(await store.scan(HERE, "task", None, 10)) == ["a", "b", "c", "d", "new"]
 
+    @pytest.mark.parametrize("loser", ["a", "b", "c", "gone", "new", None])
+    async def test_changes_of_a_group_are_made_together_or_not_at_all(
+        self, store: Store, loser: str | None
+    ) -> None:
+        records = [a_record(name) for name in ("a", "b", "c", "gone", "alone")]
+        await create(store, *records)
+        a, b, c, gone, alone = await load_all(store, records)
+        if loser == "new":
+            await create(store, a_record("new"))
+        elif loser == "gone":
+            await store.swap([Change(gone, None)])
+        elif loser is not None:
+            stale = {"a": a, "b": b, "c": c}[loser]
+            await store.swap([Change(stale, changed(stale, attempt=9))])
+        before = await store.scan(HERE, "task", None, 10)
+
+        made = await store.swap(
+            [
+                Change(a, changed(a, due_at=T0 + 7), (HistoryRow(0, a_run()),), group=3),
+                Change(alone, changed(alone, due_at=T0 + 8)),
+                Change(b, None, group=3),
+                Change(None, a_record("new"), group=3),
+                Change(c, changed(c, attempt=4), group=3),
+                Change(gone, changed(gone), group=3),
+            ]
+        )
+
+        whole = loser is None
+        assert made == [whole, True, whole, whole, whole, whole]
+        after = await store.scan(HERE, "task", None, 10)
+        if whole:
+            assert instances(after) == ["a", "alone", "c", "gone", "new"]
+            assert len(await store.history(a.key)) == 1
+        else:
+            assert [r for r in after if r.key != alone.key] == [r for r in before if r.key != alone.key]
+            assert await store.history(a.key) == []
+
+    async def test_a_group_that_is_held_back_stops_no_other(self, store: Store) -> None:
+        records = [a_record(name) for name in "abcd"]
+        await create(store, *records)
+        a, b, c, d = await load_all(store, records)
+        await store.swap([Change(a, changed(a))])
+
+        made = await store.swap(
+            [
+                Change(a, None, group=1),
+                Change(b, None, group=1),
+                Change(c, None, group=2),
+                Change(d, changed(d, due_at=T0 + 7), group=2),
+            ]
+        )
+
+        assert made == [False, False, True, True]
+        assert instances(await store.scan(HERE, "task", None, 10)) == ["a", "b", "d"]
+
+    async def test_of_groups_that_cross_each_other_at_once_each_is_made_whole_or_not_at_all(
+        self, open_another: OpenAnother
+    ) -> None:
+        stores = [await open_another() for _ in range(4)]
+        records = [a_record(f"{number:02}") for number in range(20)]
+        await create(stores[0], *records)
+        befores = await load_all(stores[0], records)
+
+        def pairs(index: int) -> list[Change]:
+            """Each record with another one, which for each store is a different one."""
+            order = befores[index:] + befores[:index]
+            return [
+                Change(before, changed(before, attempt=index + 1), group=number // 2 + 1)
+                for number, before in enumerate(order)
+            ]
+
+        made = await asyncio.gather(*(store.swap(pairs(index)) for index, store in enumerate(stores)))
+
+        for wins in made:
+            assert wins[::2] == wins[1::2]
+        counts = Counter(
+            change.before.key
+            for index, wins in enumerate(made)
+            for change, ok in zip(pairs(index), wins, strict=True)
+            if ok and change.before is not None
+        )
+        assert max(counts.values()) == 1
+        after = {record.key: record.attempt for record in await load_all(stores[0], records)}
+        assert sum(attempt > 0 for attempt in after.values()) == len(counts)
+
+    async def test_a_renewal_at_the_same_time_does_not_hold_a_group_back(
+        self, open_another: OpenAnother
+    ) -> None:
+        one, other = await open_another(), await open_another()
+        records = [a_record(f"{number:02}") for number in range(20)]
+        await create(one, *records)
+        claimed = list((await one.claim({HERE: 20}, "lease", "w", T0 + 1, T0 + 1)).records)
+        renewals = [Renewal(record.key, "lease", 1000) for record in claimed]
+        changes = [Change(record, changed(record, due_at=T0 + 7), group=1) for record in claimed[1:]]
+
+        *_, made = await asyncio.gather(
+            *(other.renew(renewals, T0 + 2 + number) for number in range(5)),
+            one.swap([*changes, Change(claimed[0], None, group=1)]),
+        )
+
+        assert made == [True] * 20
+
     async def test_a_batch_may_span_partitions(self, store: Store) -> None:
         there = a_record(key=Key(ELSEWHERE, "task", "a"))
         await create(store, a_record(), there)
@@ -525,8 +628,9 @@ class StoreConformance:
             [Change(None, a_record()), Change(None, a_record())],
             [Change(a_record("b"), changed(a_record("c")))],
             [Change(a_record("b"), a_record("b"))],
+            [Change(None, a_record(name), group=1) for name in "bc"],
         ],
-        ids=["nothing", "twice", "another key", "same version"],
+        ids=["nothing", "twice", "another key", "same version", "two created by a group"],
     )
     async def test_a_batch_that_makes_no_sense_is_refused_before_anything_is_written(
         self, store: Store, batch: list[Change]
