@@ -12,9 +12,9 @@ from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
-from pyncette.core.tallies import Tally, with_verdict
+from pyncette.core.tallies import SHARES
 from pyncette.errors import HeldElsewhereError, StoreUnavailableError
-from pyncette.ledger import SWAP_ATTEMPTS_MAX, Ledger, Ruling, Settling
+from pyncette.ledger import SWAP_ATTEMPTS_MAX, TALLY_ATTEMPTS_MAX, Ledger, Ruling, Settling
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from tests.core.play import nonzero
@@ -314,31 +314,39 @@ async def test_an_edit_that_leaves_the_schedule_alone_delays_a_start_by_one_clai
     assert held.policies.lease == 5 * MINUTE
 
 
-async def test_an_edit_between_both_writes_of_a_start_undoes_the_first(bench):
+async def test_a_start_beside_a_schedule_that_was_edited_leaves_nothing_there(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
-    bench.store.before_swaps = [None, bench.edit(record.key, schedule=Interval(2 * MINUTE))]
+    bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(2 * MINUTE))]
 
     assert await bench.start() == []
 
     assert list(await bench.all()) == ["remind/ada"]
 
 
-async def test_a_start_that_was_overtaken_leaves_what_it_created_to_those_who_count_on_it(bench):
+async def test_a_start_beside_a_schedule_that_was_overtaken_is_that_of_the_others_alone(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     others: list[Held] = []
 
     async def take_over():
-        claimed = [taken for taken in await bench.take_over() if taken.key == record.key]
+        claimed = await bench.take_over()
         others.extend(await Ledger(bench.others, bench.clock).start(bench.begun(claimed)))
 
-    bench.store.before_swaps = [None, take_over]
+    bench.store.before_swaps = [take_over]
 
     assert await bench.start() == []
-    assert others == []
-    (beside,) = [key for key in await bench.all() if "@" in key]
-    again = await bench.take_over()
 
-    assert beside in {str(taken.key) for taken in again}
+    assert [held.scheduled_at for held in others] == [record.due_at]
+    assert len(await bench.all()) == 2
+
+
+async def test_a_run_beside_its_schedule_is_prepared_in_the_write_that_moves_the_schedule_on(bench):
+    await bench.declare(overlap=Overlap.ALLOW)
+
+    assert len(await bench.start()) == 1
+
+    (batch,) = bench.store.batches
+    assert len(batch) == 2
+    assert batch[0].group == batch[1].group != 0
 
 
 async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
@@ -489,7 +497,7 @@ async def test_a_crash_after_the_dead_letter_repeats_harmlessly(bench):
 # --- count -----------------------------------------------------------------------------------------------------------
 
 
-async def test_one_offs_that_end_together_are_counted_in_one_write_at_their_template(bench):
+async def test_one_offs_that_end_together_are_counted_in_the_write_that_removes_them(bench):
     for number in range(50):
         await bench.declare(str(number), Once(bench.now + MINUTE))
     holding = await bench.start()
@@ -499,23 +507,59 @@ async def test_one_offs_that_end_together_are_counted_in_one_write_at_their_temp
     assert list(await bench.all()) == ["remind"]
     template = await bench.load(TEMPLATE)
     assert template.state.summary.counts.succeeded == 50
+    assert len(bench.store.batches) == 1
+
+
+async def test_more_one_offs_than_fit_into_one_write_are_each_counted_in_that_which_removes_them():
+    bench = Bench(swap_batch_max=10)
+    for number in range(50):
+        await bench.declare(str(number), Once(bench.now + MINUTE))
+    holding = await bench.start()
+
+    assert all(await bench.ledger.settle([bench.settling(held) for held in holding]))
+
+    assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 50
+    assert {len(batch) for batch in bench.store.batches} <= {9, 10}
+
+
+async def test_a_lost_reply_does_not_lose_or_double_what_was_counted(bench):
+    await bench.declare("once", Once(bench.now + MINUTE))
+    (held,) = await bench.start()
+    bench.store.lose_replies = 1
+    with pytest.raises(StoreUnavailableError):
+        await bench.settle(held)
+
+    await bench.settle(held)
+
+    assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 1
+
+
+async def test_whoever_loses_a_race_to_count_at_a_template_counts_at_another_share_of_it(bench):
+    for number in range(2):
+        await bench.declare(str(number), Once(bench.now + MINUTE))
+    mine, yours = await bench.start()
+    others = Ledger(bench.others, bench.clock)
+    bench.store.before_swaps = [lambda: others.settle([bench.settling(yours)])]
+
+    assert await bench.settle(mine)
+
+    counted = [record.state.summary.counts.succeeded for record in (await bench.all()).values()]
+    assert counted == [1, 1]
     assert len(bench.store.batches) == 2
 
 
 async def test_counts_of_many_workers_at_one_template_add_up(bench):
-    def tally(number: int) -> Tally:
-        key = TEMPLATE._replace(instance=str(number))
-        ended = rules.Verdict(rules.Outcome.SUCCEEDED, 0, 0, number, 1, "worker")
-        return Tally(key, with_verdict(wishes.Summary(), ended))
+    workers = [Ledger(bench.others, bench.clock) for _ in range(5)]
+    for round_ in range(1, 4):
+        for number in range(20):
+            await bench.declare(f"{round_}-{number}", Once(bench.now + MINUTE))
+        settling = [bench.settling(held) for held in await bench.start()]
 
-    others = Ledger(bench.others, bench.clock)
-    bench.store.before_swaps = [
-        lambda number=number: others.count([tally(number)]) for number in range(100, 120)
-    ]
+        await asyncio.gather(*(worker.settle(settling[at::5]) for at, worker in enumerate(workers)))
 
-    await bench.ledger.count(tally(number) for number in range(5))
-
-    assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 25
+        counted = [record.state.summary.counts.succeeded for record in (await bench.all()).values()]
+        assert sum(counted) == 20 * round_
+    assert len(counted) <= SHARES
 
 
 async def test_what_lived_beside_a_schedule_is_counted_there_and_elsewhere_once_that_is_gone(bench):
@@ -542,13 +586,17 @@ async def test_a_removal_that_loses_its_race_is_not_counted(bench):
     assert await bench.load(TEMPLATE) is None
 
 
-async def test_counts_that_could_not_be_written_are_said_so(bench, caplog):
-    key = TEMPLATE._replace(instance="ada")
-    ended = rules.Verdict(rules.Outcome.SUCCEEDED, 0, 0, 0, 1, "worker")
-    tally = Tally(key, with_verdict(wishes.Summary(), ended))
-    others = Ledger(bench.others, bench.clock)
-    bench.store.before_swaps = [lambda: others.count([tally])] * 64
+async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW)
+    (held,) = await bench.start()
 
-    await bench.ledger.count([tally])
+    async def touch():
+        stored = await bench.load(record.key)
+        await bench.others.swap([Change(stored, replace(stored, version=stored.version + 1))])
 
-    assert "not counted" in caplog.text
+    bench.store.before_swaps = [touch] * TALLY_ATTEMPTS_MAX
+
+    with pytest.raises(HeldElsewhereError, match="counted"):
+        await bench.settle(held)
+
+    assert await bench.load(held.record.key) is not None

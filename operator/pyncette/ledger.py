@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Clock, Instant
@@ -11,8 +13,8 @@ from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import Tally, home_among, homes_of, tallied
-from pyncette.errors import HeldElsewhereError
+from pyncette.core.tallies import SHARES, Tally, home_among, homes_of, share_of, tallied
+from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.store.base import Notification, Store
 
 logger = logging.getLogger(__name__)
@@ -21,8 +23,10 @@ SWAP_ATTEMPTS_MAX: Final = 8
 """Losing eight races in a row for one record means a bug or an attack, not load."""
 
 TALLY_ATTEMPTS_MAX: Final = 64
-"""A template's record is where all workers count what they removed, so losing races for it is ordinary."""
+"""Others that count at the same record may be faster a few times; so many in a row is no accident."""
 
+HOMES_MAX: Final = 1000
+"""Records of templates that are kept for the next time something is counted there."""
 
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
@@ -57,6 +61,9 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
+        self._shares: dict[Key, int] = {}
+        """At which share of a template this process counts: its own record, until a race for that was lost."""
+        self._counted_at: dict[Key, Record] = {}
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
         """Tell *wake*, and nobody else, of each record that becomes claimable sooner than it was."""
@@ -75,7 +82,10 @@ class Ledger:
             records = await self._load(todo)
             now = self.clock.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
-            made = iter(await self._swap([ruling.change for _, ruling in ruled if ruling.change is not None]))
+            units = [
+                _Unit((ruling.change,), ruling.tally) for _, ruling in ruled if ruling.change is not None
+            ]
+            made = iter(await self._write(units))
             todo, written = [], []
             for key, ruling in ruled:
                 if ruling.change is None or next(made):
@@ -84,7 +94,6 @@ class Ledger:
                 else:
                     todo.append(key)
             await self._announce(ruling.change for ruling in written)
-            await self.count(ruling.tally for ruling in written if ruling.tally is not None)
             if not todo:
                 return answers
         raise HeldElsewhereError(
@@ -151,74 +160,44 @@ class Ledger:
             f"{item.held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
         )
 
-    async def count(self, tallies: Iterable[Tally]) -> None:
-        """Count what was removed at the records of its schedules and templates."""
-        todo = list(tallies)
-        for _ in range(TALLY_ATTEMPTS_MAX):
-            if not todo:
-                return
-            homes = list({home: None for tally in todo for home in homes_of(tally.of)})
-            records = dict(zip(homes, await self._load(homes), strict=True))
-            by_home: dict[Key, list[Tally]] = {}
-            for tally in todo:
-                home = home_among(tally, records)
-                if home is not None:
-                    by_home.setdefault(home, []).append(tally)
-            now = self.clock.now()
-            made = await self._swap([_tally_all(home, records[home], by_home[home], now) for home in by_home])
-            todo = [
-                tally for home, ok in zip(by_home, made, strict=True) if not ok for tally in by_home[home]
-            ]
-        if todo:
-            logger.error(
-                "outcomes of removed instances were not counted",
-                extra={"records": [str(tally.of) for tally in todo]},
-            )
-
     async def _write_starts(
         self, writing: Sequence[tuple[Beginning, Policies]]
-    ) -> tuple[list[Held], list[_Contested]]:
-        """First what lives beside a schedule, then the schedule: a crash between the two repeats harmlessly."""
-        creations = {
-            at: change for at, (beginning, _) in enumerate(writing) for change in beginning.first[:-1]
-        }
-        created = dict(zip(creations, await self._swap(list(creations.values())), strict=True))
-        moved = await self._swap([beginning.first[-1] for beginning, _ in writing])
-        done = [beginning for (beginning, _), ok in zip(writing, moved, strict=True) if ok]
-        await self._announce(beginning.first[-1] for beginning in done)
-        await self.count(beginning.tally for beginning in done if beginning.tally is not None)
-        ready: list[Held] = []
-        contested: list[_Contested] = []
-        for at, ((beginning, policies), ok) in enumerate(zip(writing, moved, strict=True)):
-            if not ok:
-                before, ours = beginning.first[-1].before, creations[at].after if created.get(at) else None
-                assert before is not None
-                contested.append(_Contested(before, policies, ours))
-            elif beginning.held is not None and created.get(at, True):  # what others created, others run
-                ready.append(beginning.held)
-        return ready, contested
-
-    async def _begin_again(self, contested: Sequence[_Contested]) -> list[tuple[Beginning, Policies]]:
-        """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
-        records = await self._load([claim.record.key for claim in contested])
-        now = self.clock.now()
-        still_held = [
-            (claim, record)
-            for claim, record in zip(contested, records, strict=True)
-            if record is not None and record.lease is not None and _same_lease(record, claim.record)
-        ]
-        # Only under a live lease is it sure that nobody else has come to count on what we created.
+    ) -> tuple[list[Held], list[tuple[Beginning, Policies]]]:
+        """Write each start whole or not at all, and return what may run, and what somebody else had changed."""
+        # A dead letter stands before its schedule moves on: a crash between the two repeats harmlessly.
         await self._swap(
+            [letter for beginning, _ in writing if beginning.held is None for letter in beginning.first[:-1]]
+        )
+        made = await self._write(
             [
-                Change(claim.created, None)
-                for claim, record in still_held
-                if claim.created is not None and record.lease is not None and record.lease.expires_at > now
+                _Unit(
+                    beginning.first if beginning.held is not None else beginning.first[-1:], beginning.tally
+                )
+                for beginning, _ in writing
             ]
         )
-        return [
-            (rules.begin(record, record.spec.policies or claim.policies, now), claim.policies)
-            for claim, record in still_held
-        ]
+        done = [beginning for (beginning, _), ok in zip(writing, made, strict=True) if ok]
+        await self._announce(beginning.first[-1] for beginning in done)
+        contested = [entry for entry, ok in zip(writing, made, strict=True) if not ok]
+        return [beginning.held for beginning in done if beginning.held is not None], contested
+
+    async def _begin_again(
+        self, contested: Sequence[tuple[Beginning, Policies]]
+    ) -> list[tuple[Beginning, Policies]]:
+        """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
+        moves = [beginning.first[-1] for beginning, _ in contested]
+        records = await self._load([move.before.key for move in moves if move.before is not None])
+        now = self.clock.now()
+        again = []
+        for (beginning, policies), move, record in zip(contested, moves, records, strict=True):
+            if record is None or move.before is None or not _same_lease(record, move.before):
+                continue
+            if record.version == move.before.version:
+                # What was to run beside it is there already, and others run it. The schedule moves on all the same.
+                again.append((Beginning(None, (move,), beginning.tally), policies))
+            else:
+                again.append((rules.begin(record, record.spec.policies or policies, now), policies))
+        return again
 
     async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
         """First dead letters, then the schedules that they come from: a crash between the two repeats harmlessly."""
@@ -230,13 +209,16 @@ class Ledger:
             if item.ended is not RETURNED or item.settlement.tally is not None
         ]
         await self._swap([Change(None, letter) for _, _, (_, letter, _) in more if letter is not None])
-        made = await self._swap(changes)
+        tallies = {at: tally for at, _, (_, _, tally) in more if tally is not None}
+        if tallies:
+            made = await self._write([_Unit((change,), tallies.get(at)) for at, change in enumerate(changes)])
+        else:
+            made = await self._swap(changes)
         if more:
             await self._announce(
                 (change for at, ending, (change, _, _) in more if made[at] and ending in GIVEN_BACK),
                 sooner=False,
             )
-            await self.count(tally for at, _, (_, _, tally) in more if made[at] and tally is not None)
         return made
 
     async def _settle_again(self, lost: Sequence[tuple[int, Settling]]) -> list[tuple[int, Settling | bool]]:
@@ -256,6 +238,130 @@ class Ledger:
                 held = rules.again(item.held, record)
                 decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
         return decided
+
+    # --- Writing -------------------------------------------------------------------------------------------------
+
+    async def _write(self, units: Sequence[_Unit]) -> list[bool]:
+        """
+        Make the changes of each unit together, and with them what they count; say for each whether it was made.
+
+        A unit loses if one of its own records is not as it was. For the record that it is counted at, it tries again.
+        """
+        if all(unit.tally is None and len(unit.changes) == 1 for unit in units):
+            return await self._swap([unit.changes[0] for unit in units])
+        made = [False] * len(units)
+        todo = list(range(len(units)))
+        for _ in range(TALLY_ATTEMPTS_MAX):
+            bundles = await self._bundles(units, todo)
+            failed = []
+            settled: set[int] = set()
+            for bundle, ok in zip(bundles, await self._swap_bundles(bundles), strict=True):
+                for at in bundle.units:
+                    made[at] = ok
+                self._remember(bundle, made=ok)
+                if ok or bundle.home is None:
+                    settled.update(bundle.units)
+                else:
+                    failed.append(bundle)
+            settled |= await self._lost(units, failed)
+            todo = [at for at in todo if at not in settled]
+            if not todo:
+                return made
+        raise HeldElsewhereError(
+            f"what became of {len(todo)} records could not be counted: others counted first, {TALLY_ATTEMPTS_MAX} times"
+        )
+
+    async def _bundles(self, units: Sequence[_Unit], todo: Sequence[int]) -> list[_Bundle]:
+        """Put together what is to be made together: what is counted at one record goes with that record's own change."""
+        bundles = [_Bundle([at], list(units[at].changes)) for at in todo if units[at].tally is None]
+        counting = {at: tally for at in todo if (tally := units[at].tally) is not None}
+        homes = await self._homes(counting.values())
+        by_home: dict[Key, list[int]] = {}
+        templates: dict[Key, Key] = {}
+        for at, tally in counting.items():
+            home = home_among(tally, homes)
+            if home is None:  # nobody is left to count it
+                bundles.append(_Bundle([at], list(units[at].changes)))
+                continue
+            share = self._share(home, tally)
+            by_home.setdefault(share, []).append(at)
+            if _is_template(home, tally):
+                templates[share] = home
+        now = self.clock.now()
+        room = self.store.capabilities.swap_batch_max - 1
+        for home, ats in by_home.items():
+            most = -(-len(ats) // -(-len(ats) // room))  # the rest has its turn when this is written
+            part = ats[:most]
+            count = _tally_all(home, homes.get(home), [counting[at] for at in part], now)
+            changes = [*(change for at in part for change in units[at].changes), count]
+            bundles.append(_Bundle(part, changes, home, templates.get(home)))
+        return bundles
+
+    async def _homes(self, tallies: Iterable[Tally]) -> dict[Key, Record | None]:
+        """Return the records that *tallies* may be counted at, as they were when they were last seen."""
+        wanted = dict.fromkeys(self._share(home, tally) for tally in tallies for home in homes_of(tally.of))
+        homes: dict[Key, Record | None] = {key: self._counted_at.get(key) for key in wanted}
+        unknown = [key for key, record in homes.items() if record is None]
+        if unknown:
+            homes |= zip(unknown, await self._load(unknown), strict=True)
+        return homes
+
+    def _share(self, home: Key, tally: Tally) -> Key:
+        """Return where this process counts what belongs to *home*: many count at a template, so it has shares."""
+        return share_of(home, self._shares.get(home, 0)) if _is_template(home, tally) else home
+
+    def _remember(self, bundle: _Bundle, *, made: bool) -> None:
+        """Keep the record of a template that was counted at, since the next batch most likely counts there too."""
+        home = bundle.home
+        if home is None or bundle.template is None:
+            return
+        after = bundle.changes[-1].after
+        # A new one is read once more, for where the store found it.
+        if made and after is not None and bundle.changes[-1].before is not None:
+            if len(self._counted_at) >= HOMES_MAX:
+                self._counted_at.clear()
+            self._counted_at[home] = after
+        else:
+            self._counted_at.pop(home, None)
+
+    async def _lost(self, units: Sequence[_Unit], failed: Sequence[_Bundle]) -> set[int]:
+        """Return which units of bundles that could not be written have lost; a bundle without any lost a race to count."""
+        if not failed:
+            return set()
+        befores = {
+            at: change.before
+            for bundle in failed
+            for at in bundle.units
+            for change in units[at].changes
+            if change.before is not None
+        }
+        records = await self._load([before.key for before in befores.values()])
+        lost = {
+            at
+            for (at, before), record in zip(befores.items(), records, strict=True)
+            if record is None or record.version != before.version
+        }
+        for bundle in failed:
+            if bundle.template is not None and lost.isdisjoint(bundle.units):
+                self._shares[bundle.template] = random.randrange(1, SHARES)
+        return lost
+
+    async def _swap_bundles(self, bundles: Sequence[_Bundle]) -> list[bool]:
+        """Make each bundle whole or not at all, as many in one swap as fit."""
+        size = self.store.capabilities.swap_batch_max
+        made: list[bool] = []
+        batch: list[Change] = []
+        lengths: list[int] = []
+        for bundle in bundles:
+            if batch and len(batch) + len(bundle.changes) > size:
+                made += _of_bundles(lengths, await self.store.swap(batch))
+                batch, lengths = [], []
+            lengths.append(len(bundle.changes))
+            group = len(lengths) if len(bundle.changes) > 1 else 0
+            batch += [change._replace(group=group) for change in bundle.changes]
+        if batch:
+            made += _of_bundles(lengths, await self.store.swap(batch))
+        return made
 
     async def _load(self, keys: Sequence[Key]) -> list[Record | None]:
         size = self.store.capabilities.swap_batch_max
@@ -300,16 +406,40 @@ class Ledger:
             for partition, at in soonest.items():
                 self._wake(partition, at)
         if self.store.capabilities.notifies:
-            await self.store.notify([Notification(partition, at) for partition, at in soonest.items()])
+            try:
+                await self.store.notify([Notification(partition, at) for partition, at in soonest.items()])
+            except StoreError as error:
+                # What was written stands, and others find it at their safety look.
+                logger.debug("others were not told of what is claimable", extra={"error": str(error)})
 
 
-class _Contested(NamedTuple):
-    """A claim whose start could not be written, because its record had changed."""
+class _Unit(NamedTuple):
+    """What is written together, and what it counts."""
 
-    record: Record
-    policies: Policies
-    created: Record | None
-    """What was created beside it already."""
+    changes: tuple[Change, ...]
+    tally: Tally | None
+
+
+class _Bundle(NamedTuple):
+    """The changes of one unit; or of all that are counted at one record, with that record's own change as the last."""
+
+    units: list[int]
+    changes: list[Change]
+    home: Key | None = None
+    """Where they are counted."""
+    template: Key | None = None
+    """What *home* is a share of."""
+
+
+def _is_template(home: Key, tally: Tally) -> bool:
+    """Say whether *home* counts an instance that is gone, and not what lived beside its schedule."""
+    return home.instance != tally.of.instance
+
+
+def _of_bundles(lengths: Sequence[int], made: Sequence[bool]) -> list[bool]:
+    """Say for each bundle of a batch whether it was made, which for all of its changes is the same."""
+    begins = accumulate(lengths, initial=0)
+    return [made[begin] for begin, _ in zip(begins, lengths, strict=False)]
 
 
 def _same_lease(record: Record, held: Record) -> bool:
@@ -330,8 +460,9 @@ def _tally_all(home: Key, before: Record | None, tallies: Sequence[Tally], now: 
     record = before
     rows: dict[int, HistoryRow] = {}
     for tally in tallies:
-        _, record, history, _ = tallied(home, record, tally, now)
-        rows |= {row.slot: row for row in history}
+        change = tallied(home, record, tally, now)
+        record = change.after
+        rows |= {row.slot: row for row in change.history}
     assert record is not None
     if before is not None:
         record = replace(record, version=before.version + 1)

@@ -146,7 +146,7 @@ class Play:
 
     def put(self, change: Change) -> bool:
         """Make *change* if nobody has changed the record meanwhile; anything a store would refuse is a failure."""
-        before, after, rows, home = change
+        before, after, rows, home, _ = change
         key = (before or after).key
         stored = self.records.get(key)
         if (stored and stored.version) != (before and before.version):

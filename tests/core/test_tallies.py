@@ -302,7 +302,7 @@ def test_failures_in_a_row_go_on_from_instance_to_instance():
 def test_the_home_is_written_on_top_of_what_it_was_and_keeps_all_else():
     home = Play().record
 
-    before, after, _, _ = tallied(STATIC, home, Tally(STATIC._replace(occurrence="run-1"), Summary()), T0)
+    before, after, *_ = tallied(STATIC, home, Tally(STATIC._replace(occurrence="run-1"), Summary()), T0)
 
     assert before is home
     assert after == replace(home, version=home.version + 1)

@@ -16,6 +16,7 @@ from pyncette.core.policies import jitter_of, next_due
 from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Schedule
 from pyncette.core.spec import Policies
+from pyncette.core.tallies import is_share
 from pyncette.resources.mirror import BEYOND
 from pyncette.store.base import Store
 
@@ -147,7 +148,8 @@ def view_of(found: Found, now: Instant) -> View:
     running = sum(_runs(record, now) for record in (*found.homes, *beside)) + found.running_instances
     policies = Policies() if home is None else home.spec.policies or Policies()
     is_template = home is None or (home.spec.schedule is None and not home.key.instance)
-    summary = _together([record.state.summary for record in found.homes])
+    counting = [*found.homes, *(record for record in found.beside if is_share(record.key))]
+    summary = _together([record.state.summary for record in counting])
     return View(
         name=found.name,
         handler=found.handler,

@@ -51,6 +51,12 @@ class Tally(NamedTuple):
     """Its attempts were spent, and that suspends the schedule that it lived beside."""
 
 
+SHARES: Final = 16
+"""Records that count what is removed of one template: the template's own, and further ones for who loses races for it."""
+
+SHARE_PREFIX: Final = "tally-"
+
+
 _FIELDS: Final = {outcome: index for index, outcome in enumerate(Outcome)}
 _FAILURES: Final = frozenset({Outcome.FAILED, Outcome.DEAD_LETTERED, Outcome.LOST})
 
@@ -174,6 +180,16 @@ def homes_of(key: Key) -> tuple[Key, ...]:
     """
     homes = (key._replace(occurrence=""),) if key.occurrence else ()
     return (*homes, key._replace(instance="", occurrence="")) if key.instance else homes
+
+
+def share_of(home: Key, number: int) -> Key:
+    """Return the key of one of the records that count together what belongs to *home*."""
+    return home._replace(occurrence=f"{SHARE_PREFIX}{number}") if number else home
+
+
+def is_share(key: Key) -> bool:
+    """Say whether *key* is that of a record which only counts, for the template that it lives beside."""
+    return key.occurrence.startswith(SHARE_PREFIX)
 
 
 def home_among(tally: Tally, records: Mapping[Key, Record | None]) -> Key | None:
