@@ -356,6 +356,23 @@ SLOW = """
 """
 
 
+def test_ctrl_c_during_a_reload_ends_it_once_what_ran_has_ended(folder):
+    folder.write("tasks.py", SLOW.format(seconds=4))
+    folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS)
+
+    with dev(folder) as program:
+        program.expect("slow: begun")
+        folder.write("tasks.py", SLOW.format(seconds=5))
+        program.expect("reloading: waiting for what runs")
+        workers = children_of(program.process.pid)
+        program.interrupt()
+        program.expect("slow: over")
+        assert program.ended() == 0
+
+    assert len(workers) == 2
+    assert all(is_gone(pid) for pid in workers)
+
+
 def test_a_handler_that_cannot_be_cancelled_is_killed_by_the_second_ctrl_c(folder):
     folder.write(
         "tasks.py", SLOW.replace("await asyncio.sleep", "__import__('time').sleep").format(seconds=60)

@@ -93,6 +93,17 @@ def test_a_module_can_be_named(here, named):
     assert found(here, named) == "jobs.py"
 
 
+def test_a_module_of_a_package_in_the_folder_can_be_named(here):
+    (here / "jobs" / "nightly").mkdir(parents=True)
+    (here / "jobs" / "nightly" / "__init__.py").write_text("")
+    (here / "jobs" / "nightly" / "reports.py").write_text("from . import __name__ as package\n" + APP)
+
+    target = find_target(here / "jobs", "nightly.reports")
+
+    assert target == Target("nightly.reports", "", str(here / "jobs"))
+    assert isinstance(load_app(target), Pyncette)
+
+
 def test_a_misspelt_module_is_refused_with_the_nearest(here):
     (here / "nightly.py").write_text(APP)
 

@@ -106,7 +106,8 @@ def test_tasks_lists_what_is_scheduled_for_programs(store):
     assert listed["beat"]["runCounts"]["succeeded"] == 1
     assert listed["beat"]["lastRun"]["outcome"] == "succeeded"
     assert listed["remind"]["instances"] == {"total": 2, "exact": True}
-    assert listed["report"]["timeZone"] == "Europe/Dublin"
+    assert (listed["report"]["schedule"], listed["report"]["timeZone"]) == ("0 12 * * 1-5", "Europe/Dublin")
+    assert listed["beat"]["intervalSeconds"] == 1
     assert listed["report"]["nextScheduleTime"].endswith("Z")
 
 

@@ -41,6 +41,8 @@ class Target(NamedTuple):
     module: str
     name: str
     """Of the app in the module; empty: `app`, or else the only one."""
+    home: str = ""
+    """The folder that an import path begins in; empty: the current one."""
 
     @property
     def file(self) -> Path | None:
@@ -71,9 +73,11 @@ def find_target(folder: Path, named: str | None = None) -> Target:
         file = folder / (target.module if target.file else f"{target.module.replace('.', '/')}.py")
         package = folder / target.module.replace(".", "/") / "__init__.py"
         if file.is_file():
-            return target._replace(module=str(file)) if "." not in target.module or target.file else target
+            if target.file or "." not in target.module:
+                return target._replace(module=str(file))
+            return target._replace(home=str(folder))
         if target.file is None and package.is_file():
-            return target
+            return target._replace(home=str(folder))
         raise ConfigurationError(
             f"there is no module {named} in {folder}{_nearest(named, _names_in(folder))}"
         )
@@ -145,7 +149,9 @@ def load_app(target: Target) -> Pyncette:
 
     Raises ModuleError, which says in a sentence where what is wrong.
     """
-    module = _import_file(target.file, target) if target.file else _import_name(target.module)
+    module = (
+        _import_file(target.file, target) if target.file else _import_name(target.module, Path(target.home))
+    )
     if target.name:
         found = getattr(module, target.name, None)
         if isinstance(found, Pyncette):
@@ -184,10 +190,10 @@ def _import_file(file: Path, target: Target) -> ModuleType:
     return module
 
 
-def _import_name(name: str) -> ModuleType:
-    here = Path.cwd()
-    _put_first(str(here))
-    with _told(here, name), _loading():
+def _import_name(name: str, home: Path) -> ModuleType:
+    home = home.resolve()
+    _put_first(str(home))
+    with _told(home, name), _loading():
         return importlib.import_module(name)
 
 

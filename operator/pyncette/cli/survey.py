@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pyncette.cli import words
-from pyncette.clock import Duration, Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.policies import jitter_of, next_due
 from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
-from pyncette.core.schedule import Cron, Schedule
+from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import is_share
 from pyncette.resources.mirror import BEYOND
@@ -106,7 +106,7 @@ async def look(store: Store, record: Record, now: Instant) -> Found:
     if not key.instance:
         whole: dict[tuple[str, str], Found] = {}
         await _survey_partition(store, key.partition, now, INSTANCES_MAX, whole, task=key.task)
-        (of_task,) = whole.values()
+        of_task = next(iter(whole.values()), found)  # it may have been removed meanwhile
         found.instances, found.instances_exact = of_task.instances, of_task.instances_exact
         found.running_instances = of_task.running_instances
     return found
@@ -226,8 +226,7 @@ def as_json(view: View) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": view.name,
         "handler": view.handler,
-        "schedule": None if view.schedule is None else words.schedule(view.schedule),
-        "timeZone": view.schedule.zone if isinstance(view.schedule, Cron) else None,
+        **_times(view.schedule),
         "standing": view.standing.value,
         "nextScheduleTime": words.rfc3339(view.next_at),
         "retryTime": words.rfc3339(view.retry_at),
@@ -244,6 +243,15 @@ def as_json(view: View) -> dict[str, Any]:
     if view.instances is not None:
         fields["instances"] = {"total": view.instances, "exact": view.instances_exact}
     return fields
+
+
+def _times(schedule: Schedule | None) -> dict[str, Any]:
+    return {
+        "schedule": schedule.expression if isinstance(schedule, Cron) else None,
+        "timeZone": schedule.zone if isinstance(schedule, Cron) else None,
+        "intervalSeconds": schedule.length / SECOND if isinstance(schedule, Interval) else None,
+        "executeAt": words.rfc3339(schedule.at) if isinstance(schedule, Once) else None,
+    }
 
 
 def counts_of(counts: Counts) -> Mapping[str, int]:

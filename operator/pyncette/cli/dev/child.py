@@ -50,6 +50,7 @@ class Orders(msgspec.Struct, frozen=True):
     """The URL of the embedded database."""
     module: str
     name: str
+    home: str
     drain_seconds: float
     log_level: str
     events: int
@@ -66,7 +67,7 @@ def main() -> int:
     sys.stdout, sys.stderr = Printer(events), Printer(events)
     go = Go()
     try:
-        app = load_app(Target(orders.module, orders.name))
+        app = load_app(Target(orders.module, orders.name, orders.home))
         events.send(Loaded(tuple(Declared(task.name, task.kind.value) for task in app.tasks.values())))
         go.wait()
         return run(app, orders, events)

@@ -39,6 +39,7 @@ class WorkerProcess:
         self._heard = heard
         self._printed = printed
         self._ready: asyncio.Future[Loaded | Fault] = asyncio.get_running_loop().create_future()
+        self._draining = False
         self.fault: Fault | None = None
         """Why it ended, if it said so."""
         assert process.stdout is not None
@@ -97,14 +98,18 @@ class WorkerProcess:
         self._process.stdin.write(GO)
 
     async def drain(self, seconds: float) -> None:
-        """Let what runs end within *seconds*, and then the process; kill it if it does not."""
-        self._signal(signal.SIGTERM)
+        """Let what runs end within *seconds*, and then the process; kill it if it does not. Asking twice asks once."""
+        if not self._draining:
+            self._draining = True
+            self._signal(signal.SIGTERM)
         await self._ended_within(seconds + BEYOND_DRAIN_SECONDS)
 
     async def end(self) -> None:
         """End it at once: it cancels what runs and gives it back, if it still can."""
-        self._signal(signal.SIGTERM)
-        await asyncio.sleep(0.05)  # two signals of one kind at one moment are one
+        if not self._draining:
+            self._draining = True
+            self._signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)  # two signals of one kind at one moment are one
         self._signal(signal.SIGTERM)
         await self._ended_within(AT_ONCE_SECONDS)
 

@@ -76,7 +76,7 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._says_all = log_level == "DEBUG"
         self._orders = Orders(
-            folder.backend.url, target.module, target.name, drain_seconds, log_level, events=-1
+            folder.backend.url, target.module, target.name, target.home, drain_seconds, log_level, events=-1
         )
         self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
         self._status = "starting"
