@@ -1,0 +1,90 @@
+"""The task module that the workers of these tests load: its handlers do little, and account for it."""
+
+import asyncio
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pyncette import Context, ExecutionMode, FailureMode, Pyncette
+from pyncette.errors import LeaseLostException
+from tests.processes.account import ENDED, STARTED, TOLD, Occurrence, Writer
+
+FOLDER_VARIABLE = "PYNCETTE_TEST_ACCOUNT"
+
+LEASE = timedelta(seconds=3)
+"""Short, so that tests need not wait long for its end; long enough for a laden machine to renew it in time."""
+
+BEAT_SECONDS = 0.5
+"""How often a handler that takes long shows that it lives."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+app = Pyncette(concurrency_limit=100, batch_size=100)
+
+
+@app.dynamic_task(lease_duration=LEASE, failure_mode=FailureMode.NONE)
+async def at_least_once(context: Context) -> None:
+    await accounted("at_least_once", context)
+
+
+@app.dynamic_task(lease_duration=LEASE, execution_mode=ExecutionMode.AT_MOST_ONCE)
+async def at_most_once(context: Context) -> None:
+    await accounted("at_most_once", context)
+
+
+@app.dynamic_task(lease_duration=LEASE, heartbeat="automatic")
+async def renewed(context: Context) -> None:
+    await accounted("renewed", context)
+
+
+# Two handlers for records whose policies are their own, as those of resources are.
+
+
+@app.handler()
+async def mirrored_at_least_once(context: Context) -> None:
+    await accounted("mirrored_at_least_once", context)
+
+
+@app.handler()
+async def mirrored_at_most_once(context: Context) -> None:
+    await accounted("mirrored_at_most_once", context)
+
+
+async def accounted(task: str, context: Context) -> None:
+    """Do what the arguments say, and write into the account when that began, and how it ended."""
+    occurrence = Occurrence(task, context.task.name, instant_of(context.scheduled_at))
+    writer, fence, attempt = _writer(), context.fencing_token, context.attempt
+    writer.write(STARTED, occurrence, fence, attempt)
+    try:
+        await _work(context)
+    except (LeaseLostException, asyncio.CancelledError):
+        writer.write(TOLD, occurrence, fence, attempt)
+        raise
+    writer.write(ENDED, occurrence, fence, attempt)
+
+
+async def _work(context: Context) -> None:
+    """Wait for `seconds`, with a heartbeat now and then; or keep the loop from turning for `blocked_seconds`."""
+    time.sleep(context.args.get("blocked_seconds", 0))  # noqa: ASYNC251 - what a handler should not do, and does
+    end = time.monotonic() + context.args.get("seconds", 0)
+    while (left := end - time.monotonic()) > 0:
+        began_at = time.monotonic()
+        await asyncio.sleep(min(left, BEAT_SECONDS))
+        # A short run needs no heartbeat, unless it turned out to be a long one.
+        if time.monotonic() - began_at > BEAT_SECONDS / 2:
+            await context.heartbeat()
+
+
+def instant_of(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+_writers: list[Writer] = []
+
+
+def _writer() -> Writer:
+    """The account of this process. Only a process that runs something has one, and not the test that imports this."""
+    if not _writers:
+        _writers.append(Writer(Path(os.environ[FOLDER_VARIABLE])))
+    return _writers[0]

@@ -1,0 +1,44 @@
+"""The scenes that these tests are played on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes.scene import Scene, scene_on
+from tests.servers import OwnPostgres
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """On each backend that several processes share, and empty."""
+    with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
+    with scene_on(tmp_path, sqlite_in(tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def postgres_scene(postgres_url: str, tmp_path: Path) -> Iterator[Scene]:
+    with scene_on(tmp_path, postgres_url) as scene:
+        yield scene
+
+
+@pytest.fixture
+def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Scene]:
+    """On a server that the test may stop, start and break."""
+    with own_postgres.fresh_database() as url, scene_on(tmp_path, url) as scene:
+        yield scene
+
+
+def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    url: str = request.getfixturevalue("postgres_url") if request.param == "postgresql" else sqlite_in(folder)
+    return url
+
+
+def sqlite_in(folder: Path) -> str:
+    return f"sqlite:///{folder}/records.db"

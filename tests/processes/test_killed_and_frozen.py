@@ -1,0 +1,58 @@
+"""One worker is killed and another frozen in mid-run: what the account of every occurrence has to show then."""
+
+import pytest
+
+from tests.processes.account import Occurrence
+from tests.processes.backends import can_be_written
+from tests.processes.population import due_within_the_last_hour
+from tests.processes.scene import Scene
+from tests.processes.workers import WorkerProcess
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("instances", [10_000, pytest.param(50_000, marks=pytest.mark.long)])
+def test_nothing_is_lost_at_least_once_or_run_twice_at_most_once_by_workers_killed_and_frozen(
+    scene: Scene, instances: int
+):
+    scene.schedule(due_within_the_last_hour(instances, long=100))
+    killed, frozen = scene.start_two()
+
+    scene.wait_until_begun(0.2)
+    killed.kill()
+    third = scene.start()
+    scene.wait_until_begun(0.4)
+    interrupted = freeze_in_mid_run(scene, frozen)
+    taken_over = scene.wait_until_over(interrupted)
+    frozen.wake()
+    scene.wait_until(
+        "its handlers have ended, or were told to", lambda: not open_runs(scene, frozen, interrupted)
+    )
+    scene.wait_until_over()
+    codes = [frozen.stop(), third.stop()]
+
+    found = scene.check(may_be_lost=lambda run: run.process in {killed.pid, frozen.pid})
+    # After the takeover the old holder wrote nothing any more, although it went on.
+    assert found.of(interrupted) == taken_over.of(interrupted)
+    assert codes == [0, 0]
+
+
+def freeze_in_mid_run(scene: Scene, worker: WorkerProcess) -> set[Occurrence]:
+    """Freeze *worker* while it is in mid-run at least once and at most once, and return all that it had begun."""
+    modes = {"at_least_once", "at_most_once"}
+
+    def caught() -> bool:
+        worker.freeze()
+        # Whoever is frozen in a write to SQLite stops the others until it wakes: that is a test of its own.
+        if modes <= {run.occurrence.task for run in scene.account(worker).open_runs()} and can_be_written(
+            scene.backend
+        ):
+            return True
+        worker.wake()
+        return False
+
+    scene.wait_until(f"{worker.name} is caught in mid-run", caught)
+    return {run.occurrence for run in scene.account(worker).open_runs()}
+
+
+def open_runs(scene: Scene, worker: WorkerProcess, occurrences: set[Occurrence]) -> list[Occurrence]:
+    return [run.occurrence for run in scene.account(worker).open_runs() if run.occurrence in occurrences]
