@@ -1,5 +1,6 @@
 """What `pyncette.testing.running` promises to users, on every backend."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,21 +125,13 @@ async def test_a_fixture_that_raises_ends_the_block_with_its_error(new_app: NewA
             pass
 
 
-async def test_a_handler_that_waits_for_real_time_is_told_so() -> None:
-    import asyncio
-
-    from pyncette.testing import VirtualClock
-
+async def test_a_handler_that_waits_for_real_time_is_told_so_after_as_long_as_the_test_says() -> None:
     app = Pyncette()
 
     @app.task(interval=timedelta(hours=1))
     async def real(context: Context) -> None:
         await asyncio.sleep(3600)
 
-    clock = VirtualClock(START, settle_seconds=0.2)
-    async with app.create(clock=clock) as context:
-        run = asyncio.create_task(context.run())
-        with pytest.raises(UnsettledError, match="sleep"):
-            await clock.advance(timedelta(hours=2))
-        context.shutdown(grace=timedelta(0))
-        await run
+    async with running(app, START, settle_seconds=0.2) as world:
+        with pytest.raises(UnsettledError, match=r"after 0\.2 s .* sleep"):
+            await world.advance(hours=2)

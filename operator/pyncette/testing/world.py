@@ -10,7 +10,7 @@ from typing import Any
 
 from pyncette.app import Pyncette, PyncetteContext
 from pyncette.store.base import Store
-from pyncette.testing.clock import VirtualClock
+from pyncette.testing.clock import SETTLE_SECONDS, VirtualClock
 
 
 class World:
@@ -59,6 +59,7 @@ async def running(
     start: datetime.datetime | None = None,
     *,
     new_store: Callable[[], Store] | None = None,
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> AsyncIterator[World]:
     """
     Run *app* at pretended time, from *start* (2024-01-01T00:00Z if none), until the block ends.
@@ -66,6 +67,7 @@ async def running(
     Input and output are real, so the backend is the one that the app names: `:memory:` by default, or any other; or
     what *new_store* opens. Only the time is pretended, by which things are due and leases end. Handlers that still run at the end are
     cancelled, and errors that ended the app are raised. Errors of handlers are not: look at `get_task`, or at what they did.
+    What is due at one instant may take *settle_seconds* of real time, all together: more for thousands of handlers that do real work.
 
     ```python
     async with running(app, datetime(2024, 3, 30, tzinfo=UTC)) as world:
@@ -73,7 +75,7 @@ async def running(
         await world.advance(days=2)
     ```
     """
-    clock = VirtualClock(start)
+    clock = VirtualClock(start, settle_seconds)
     options: dict[str, Any] = {} if new_store is None else {"new_store": new_store}
     async with app.create(clock=clock, **options) as context:
         run = asyncio.create_task(context.run())
