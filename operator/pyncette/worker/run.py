@@ -175,7 +175,7 @@ def _raised(occurrence: Occurrence, error: Exception) -> Ended:
         logger.error("the handler failed, and asks not to be tried again: %s", message, extra=extra)
         return Ended(Ending.REFUSED, message)
     if isinstance(error, RetryAfter):
-        logger.warning("the handler asks to be tried again in %s", error.delay, extra=extra)
+        logger.warning("the handler asks to be tried again in %s: %s", error.delay, error, extra=extra)
         return Ended(Ending.RAISED, message, int(error.delay.total_seconds() * 1_000_000))
     logger.error("the handler failed: %s", message, exc_info=error, extra=extra)
     return Ended(Ending.RAISED, message)
