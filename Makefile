@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev test test-all check format generate requirements upgrade bench docs clean named-python
+.PHONY: help dev example-reminders test test-all check format generate requirements upgrade bench docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -13,10 +13,13 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 ARGS ?=
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(READY) ## Run the quickstart: handlers on their schedules, on an embedded SQLite.
 	@$(BIN)/pyncette dev examples/quickstart $(ARGS)
+
+example-reminders: $(READY) ## Run a day of examples/reminders: 100,000 people in their own time zones, in some minutes.
+	@$(BIN)/python -m examples.reminders day $(ARGS)
 
 test: $(READY) ## Run the tests that need no cluster, on real servers.
 	$(BIN)/python -m pytest -m "not cluster and not long" $(ARGS)

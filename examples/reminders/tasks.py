@@ -1,0 +1,114 @@
+"""The tasks: a reminder for each person, a weekly report for those who want one, and an hourly tidying up."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import AsyncIterator
+
+from examples.reminders import settings
+from examples.reminders.database import Database
+from examples.reminders.mail import AddressRefusedError, Mailer, reminder
+from pyncette import Context, Pyncette, PyncetteContext
+from pyncette.errors import DoNotRetry, RetryAfter
+from pyncette.model import NextFunc
+
+SIX_DAYS = datetime.timedelta(days=6)
+"""From the first day of a week to its last."""
+
+ATTEMPTS_MAX = 10
+"""With the waits below, the last one is some ten minutes after the first: later, nobody needs to be reminded."""
+
+FIRST_RETRY_SECONDS = 2
+LAST_RETRY_SECONDS = 300
+
+# An error that nobody foresaw ends here, too: see retry_later_and_later. So failure_mode can stay what it is by default.
+app = Pyncette(**settings.backend())
+
+
+@app.fixture()
+async def database(_: PyncetteContext) -> AsyncIterator[Database]:
+    async with Database.open(settings.DATABASE) as opened:
+        yield opened
+
+
+@app.fixture()
+async def mailer(_: PyncetteContext) -> AsyncIterator[Mailer]:
+    pool = Mailer(settings.SMTP_HOST, settings.SMTP_PORT)
+    yield pool
+    await pool.close()
+
+
+@app.middleware
+async def retry_later_and_later(context: Context, run: NextFunc) -> None:
+    """
+    Try again what failed, after waits that double, until ATTEMPTS_MAX; unless the handler said what is to be done.
+
+    A random part keeps those who failed together, since the mail server was down, from coming back together.
+    """
+    try:
+        await run()
+    except (DoNotRetry, RetryAfter):
+        raise
+    except Exception as error:
+        if context.attempt >= ATTEMPTS_MAX:
+            raise DoNotRetry(f"given up after {context.attempt} attempts: {error}") from error
+        wait = min(FIRST_RETRY_SECONDS * 2 ** (context.attempt - 1), LAST_RETRY_SECONDS)
+        delay = datetime.timedelta(seconds=wait * random.uniform(0.5, 1))
+        raise RetryAfter(delay, f"{type(error).__name__}: {error}") from error
+
+
+@app.dynamic_task(heartbeat="automatic")
+async def remind(context: Context) -> None:
+    """
+    Send a person their reminder.
+
+    An occurrence may be run again: the mail server was away, or the worker died. What is noted as sent is not sent
+    again. If the worker died between the sending and the note, the second message has the Message-ID of the first, by
+    which mail systems can tell that they are one.
+    """
+    database: Database = context.database
+    message_id = f"<{context.idempotency_key}@habits.example>"
+    person = await database.person(context.args["person_id"])
+    if person is None or await database.was_sent(message_id):
+        return
+    today = context.scheduled_at.date()  # theirs, since scheduled_at is in the zone of the schedule
+    habits = await database.habits(person.id, today - SIX_DAYS, today)
+    try:
+        await context.mailer.send(reminder(person, habits, context.scheduled_at, message_id))
+    except AddressRefusedError as error:
+        await database.leave_alone(person.id, context.scheduled_at, f"refused: {error}")
+        raise DoNotRetry(f"person {person.id} cannot be reached: {error}") from error
+    await database.note_sent(message_id, person.id, context.scheduled_at)
+
+
+@app.dynamic_task()
+async def report(context: Context) -> None:
+    """Write the report of the week that ends today for a person. Written again, it is still one."""
+    database: Database = context.database
+    person = await database.person(context.args["person_id"])
+    if person is None:
+        return
+    today = context.scheduled_at.date()
+    habits = await database.habits(person.id, today - SIX_DAYS, today)
+    lines = [f"{habit.title}: {'#' * habit.days_done:.<7}\n" for habit in habits]
+    await database.write_report(person.id, f"{today:%G-W%V}", "".join(lines))
+
+
+@app.task(interval=datetime.timedelta(hours=1))
+async def tidy(context: Context) -> None:
+    """
+    Remove what is scheduled for those who are to be left alone, so that it does not run for nothing for ever.
+
+    It looks a day back each time, so a run that fails, or comes late, leaves nothing behind.
+    """
+    database: Database = context.database
+    left = await database.left_since(context.scheduled_at - datetime.timedelta(days=1))
+    for task in (remind, report):
+        async for result in context.app_context.unschedule_many(task, map(str, left)):
+            if result.error is not None:
+                raise result.error
+
+
+if __name__ == "__main__":
+    app.main()
