@@ -534,6 +534,20 @@ async def test_a_lost_reply_does_not_lose_or_double_what_was_counted(bench):
     assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 1
 
 
+async def test_a_schedule_whose_run_ends_together_with_one_beside_it_is_completed_and_counts_both(bench):
+    record = await bench.declare()
+    extra = wishes.on_demand(record, record.spec.policies, "now", bench.now)
+    await bench.others.swap([Change(None, extra)])
+    holding = await bench.start()
+
+    written = await bench.ledger.settle([bench.settling(held) for held in holding])
+
+    assert written == [True, True]
+    (left,) = (await bench.all()).values()
+    assert left.due_at == record.due_at + MINUTE
+    assert left.state.summary.counts.succeeded == 2
+
+
 async def test_whoever_loses_a_race_to_count_at_a_template_counts_at_another_share_of_it(bench):
     for number in range(2):
         await bench.declare(str(number), Once(bench.now + MINUTE))

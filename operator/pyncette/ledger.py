@@ -287,9 +287,12 @@ class Ledger:
             by_home.setdefault(share, []).append(at)
             if _is_template(home, tally):
                 templates[share] = home
+        ours = {record.key for at in todo for change in units[at].changes if (record := change.before)}
         now = self.clock.now()
         room = self.store.capabilities.swap_batch_max - 1
         for home, ats in by_home.items():
+            if home in ours:  # no key may occur twice: its own change first
+                continue
             most = -(-len(ats) // -(-len(ats) // room))  # the rest has its turn when this is written
             part = ats[:most]
             count = _tally_all(home, homes.get(home), [counting[at] for at in part], now)
