@@ -42,7 +42,9 @@ class Reader:
         self.folder = folder
         self.data = folder / ".pyncette" / "reminders"
         smtp = f"127.0.0.1:{machine.free_port()}"
-        self.environment = {**os.environ, "REMINDERS_SMTP": smtp, **environment}
+        # As in a shell of its own: a make around the tests hands its flags and variables down.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        self.environment = {**ours, "REMINDERS_SMTP": smtp, **environment}
 
     def run(self, command: str, *, fails: bool = False) -> str:
         """Run a command to its end, or to ctrl-C if it says so; return what it printed."""
