@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from pyncette.model import ContinuationToken
 from pyncette.task import Task
 
 UTC = datetime.UTC
+_parsed = datetime.datetime.fromisoformat
 A_DAY = datetime.timedelta(days=1)
 A_MINUTE = datetime.timedelta(minutes=1)
 
@@ -47,7 +48,8 @@ class Case(NamedTuple):
     since: datetime.datetime
     left_at: datetime.datetime | None
     unsubscribed: bool
-    came: Counter[str]
+    came: dict[str, list[str]]
+    """The Message-IDs of reminders, by the date that says which one it is, with its offset."""
     reports: int
     next_reminder: datetime.datetime | None
     next_report: datetime.datetime | None
@@ -61,6 +63,7 @@ class Account:
     people: int = 0
     due: int = 0
     received: int = 0
+    repeated: int = 0
     refused: int = 0
     on_their_way: int = 0
     reports_due: int = 0
@@ -72,7 +75,8 @@ class Account:
         lines = [
             f"Until {self.until:%Y-%m-%d %H:%M:%S} UTC, for {self.people:,} people:",
             f"  {self.due:>8,}  reminders were due, by the calendars of their zones",
-            f"  {self.received:>8,}  came, each once, dated with the person's own time",
+            f"  {self.received:>8,}  came, dated with the person's own time",
+            f"  {self.repeated:>8,}  came a second time, as the same message: a worker died between sending and noting it",
             f"  {self.refused:>8,}  were refused: no such mailbox, so not tried again",
             f"  {self.on_their_way:>8,}  are on their way: due just now, or to be tried again",
             f"  {self.reports:>8,}  weekly reports were written, of {self.reports_due:,} due",
@@ -97,17 +101,16 @@ class Account:
             self.faults.append(f"{case.address} unsubscribed, and is scheduled all the same")
 
     def _reminders(self, case: Case, due: list[datetime.datetime]) -> None:
-        came = Counter({
-            date: times for date, times in case.came.items() if datetime.datetime.fromisoformat(date) > case.since
-        })  # fmt: skip
+        came = {date: ids for date, ids in case.came.items() if _parsed(date) > case.since}
         self.due += len(due)
         for at in due:
             date = at.astimezone(ZoneInfo(case.zone)).isoformat()
-            times = came.pop(date, 0)
-            if times == 1:
+            ids = came.pop(date, [])
+            if len(set(ids)) == 1:
                 self.received += 1
-            elif times:
-                self.faults.append(f"{case.address} was reminded {times} times at {date}")
+                self.repeated += len(ids) - 1
+            elif ids:
+                self.faults.append(f"{case.address} was reminded {len(ids)} times at {date}")
             elif at == case.left_at and not case.unsubscribed:
                 self.refused += 1
             elif case.next_reminder is not None and case.next_reminder <= at:
@@ -149,10 +152,10 @@ async def make_account(context: PyncetteContext, until: datetime.datetime) -> Ac
             remind_at=remind_at,
             days=days,
             weekly_report=bool(weekly_report),
-            since=datetime.datetime.fromisoformat(since),
-            left_at=datetime.datetime.fromisoformat(left_at) if left_at else None,
+            since=_parsed(since),
+            left_at=_parsed(left_at) if left_at else None,
             unsubscribed=left_because == "unsubscribed",
-            came=came.pop(address, Counter()),
+            came=came.pop(address, {}),
             reports=reports.pop(number, 0),
             next_reminder=next_reminders.pop(str(number), None),
             next_report=next_reports.pop(str(number), None),
@@ -199,11 +202,13 @@ async def _next_times(context: PyncetteContext, task: Task) -> dict[str, datetim
             return times
 
 
-def _came() -> dict[str, Counter[str]]:
-    """Return how often which reminder came, by address; the date of a message, with its offset, says which one it is."""
-    came: dict[str, Counter[str]] = defaultdict(Counter)
-    for address, date in _rows(settings.MAILBOX, "SELECT recipient, date FROM messages"):
-        came[address][parsedate_to_datetime(date).isoformat()] += 1
+def _came() -> dict[str, dict[str, list[str]]]:
+    """Return the Message-IDs of all that came, by address and date."""
+    came: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for address, date, message_id in _rows(
+        settings.MAILBOX, "SELECT recipient, date, message_id FROM messages"
+    ):
+        came[address][parsedate_to_datetime(date).isoformat()].append(message_id)
     return came
 
 
