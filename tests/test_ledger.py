@@ -349,6 +349,18 @@ async def test_a_run_beside_its_schedule_is_prepared_in_the_write_that_moves_the
     assert batch[0].group == batch[1].group != 0
 
 
+async def test_a_schedule_that_ends_as_its_last_run_starts_is_counted_at_a_template_that_nobody_declared(
+    bench,
+):
+    await bench.declare(overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
+
+    (held,) = await bench.start(after=4 * MINUTE)
+
+    assert set(await bench.all()) == {str(held.record.key), "remind"}
+    template = await bench.load(TEMPLATE)
+    assert nonzero(template.state.summary.counts) == {"missed": 2}
+
+
 async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     await bench.clock.advance(timedelta(minutes=1))

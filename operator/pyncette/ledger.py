@@ -13,7 +13,15 @@ from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import SHARES, Tally, home_among, homes_of, share_of, tallied
+from pyncette.core.tallies import (
+    SHARES,
+    Tally,
+    counting_record,
+    home_among,
+    homes_of,
+    share_of,
+    tallied,
+)
 from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.store.base import Notification, Store
 
@@ -292,6 +300,11 @@ class Ledger:
         room = self.store.capabilities.swap_batch_max - 1
         for home, ats in by_home.items():
             if home in ours:  # no key may occur twice: its own change first
+                continue
+            creating = any(change.before is None for at in ats for change in units[at].changes)
+            if creating and homes.get(home) is None:
+                # A group creates one record at most, so this one first.
+                bundles.append(_Bundle([], [Change(None, counting_record(home, now))]))
                 continue
             most = -(-len(ats) // -(-len(ats) // room))  # the rest has its turn when this is written
             part = ats[:most]

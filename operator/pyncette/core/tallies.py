@@ -205,11 +205,16 @@ def home_among(tally: Tally, records: Mapping[Key, Record | None]) -> Key | None
     return homes[-1] if tally.of.instance else None
 
 
+def counting_record(home: Key, now: Instant) -> Record:
+    """Return a record that only counts: that of a template before anybody declares it, or a share of one."""
+    return Record(home, Spec(), now, now, None, now, None, Policies().lease)
+
+
 def tallied(home: Key, record: Record | None, tally: Tally, now: Instant) -> Change:
     """Count at *home*, whose record is *record*, what was removed; without a record, in a new one."""
     before = record
     if record is None:
-        record = Record(home, Spec(), now, now, None, now, None, Policies().lease)
+        record = counting_record(home, now)
     ours, theirs = record.state.summary, tally.summary
     others = sum(run.outcome is not Outcome.SUCCEEDED for run in tally.runs)
     later = theirs if (theirs.last_ended_at or 0) >= (ours.last_ended_at or 0) else ours
