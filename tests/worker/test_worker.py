@@ -620,6 +620,27 @@ async def test_a_newer_schema_ends_the_worker() -> None:
         await asyncio.wait_for(worker.run(), 5)
 
 
+async def test_a_worker_that_drains_tells_those_that_stay_when_something_is_next_due() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    heard: list[Notification] = []
+
+    async def listen() -> None:
+        async for notification in MemoryStore(bench.backend).notified():
+            heard.append(notification)  # noqa: PERF401 - it never ends
+
+    listening = asyncio.create_task(listen())
+    key = await bench.every(handler, 10)
+    async with bench.worker():
+        await bench.advance(11)
+        heard.clear()
+
+    await _until(lambda: heard != [])
+    listening.cancel()
+
+    assert [(hint.partition, seconds(hint.at)) for hint in heard] == [(key.partition, 20)]
+
+
 async def test_a_worker_without_a_slot_hints_at_what_is_due_to_those_that_have_one() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(1000))

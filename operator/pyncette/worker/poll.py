@@ -115,6 +115,19 @@ class Poller:
         self._woken.set()
         self._runs.freed.set()
 
+    async def hand_over(self) -> None:
+        """Tell those that stay when something is next claimable: what this worker has written last, only it has seen."""
+        partitions = [
+            partition for registration in self._registrations for partition in registration.partitions
+        ]
+        if not partitions or self._next_at == NEVER or not self._store.capabilities.notifies:
+            return
+        at = max(self._next_at, self._clock.now())
+        try:
+            await self._store.notify([Notification(partitions[0], at)])
+        except StoreError as error:
+            logger.debug("nothing handed over", extra={"error": str(error)})
+
     async def run(self) -> None:
         """Look whenever it may be worth it, until stopped."""
         waits = self._patience.waits()

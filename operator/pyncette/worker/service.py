@@ -172,6 +172,7 @@ class Worker:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._outbox.emptied()
+                await self._poller.hand_over()
         except TimeoutError:
             logger.warning(
                 "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
