@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -244,15 +243,14 @@ def check_changes(changes: Sequence[Change]) -> None:
     Raise ValueError unless a batch makes sense.
 
     Each change has a *before* or an *after*; with both, they are of one key and the version grows. No key occurs twice.
-    What is created has names that every store can hold. No group creates two records, or tells rows of history for a
-    record that the batch deletes.
+    What is created has names that every store can hold. No group creates two records, and a batch with groups tells no
+    rows of history for a record that it deletes.
     """
     keys = {_checked_key(change) for change in changes}
     if len(keys) != len(changes):
         raise ValueError("No key may occur twice in a batch of changes.")
-    groups = [change for change in changes if change.group]
-    if groups:
-        _check_groups(groups, {change.before.key for change in changes if change.before and not change.after})
+    if any(change.group for change in changes):
+        _check_groups(changes)
 
 
 def _checked_key(change: Change) -> Key:
@@ -277,12 +275,13 @@ def _checked_key(change: Change) -> Key:
     return key
 
 
-def _check_groups(changes: Sequence[Change], deleted: AbstractSet[Key]) -> None:
-    creating = [change.group for change in changes if change.before is None]
+def _check_groups(changes: Sequence[Change]) -> None:
+    deleted = {change.before.key for change in changes if change.before and not change.after}
+    creating = [change.group for change in changes if change.group and change.before is None]
     if len(set(creating)) != len(creating):
         raise ValueError("A group of a batch cannot create two records.")
     if any(change.history_of in deleted for change in changes):
-        raise ValueError("A group cannot tell the history of a record that its batch deletes.")
+        raise ValueError("A batch with groups cannot tell the history of a record that it deletes.")
 
 
 def _check_names(what: str, names: str, limit: int) -> None:

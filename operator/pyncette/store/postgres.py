@@ -77,6 +77,8 @@ class PostgresStore:
         self._partition_ids: dict[Partition, int] = {}
         self._ids = range(0)
         self._heads = Heads()
+        self._is_known = True
+        """Whether the tables behind the connections are those that were looked at."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -87,9 +89,7 @@ class PostgresStore:
             if self._create:
                 await _migrate(self._connections, self._sql, self._tables)
             elif not await _schema(self._connections, self._sql, self._tables):
-                raise SchemaError(
-                    f"There are no tables {self._tables.name} in {self._connections.place}: run `pyncette migrate`"
-                )
+                raise _no_tables(self._connections, self._tables)
         except BaseException:
             await self._connections.close()
             raise
@@ -312,7 +312,8 @@ class PostgresStore:
         return taken
 
     def _forget(self) -> None:
-        """A server that is back after a break may be another one, or restored from a backup."""
+        """A server that is back after a break may be another one, restored from a backup, or migrated meanwhile."""
+        self._is_known = False
         self._partition_ids.clear()
         self._heads.forget()
         self._ids = range(0)
@@ -320,6 +321,10 @@ class PostgresStore:
     # --- Statements ---
 
     async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        if not self._is_known:
+            if not await _schema(self._connections, self._sql, self._tables):
+                raise _no_tables(self._connections, self._tables)
+            self._is_known = True
         for attempt in range(ATTEMPTS_MAX):
             try:
                 return await self._connections.fetch(statement, *arguments)
@@ -352,6 +357,10 @@ async def _schema(connections: Connections, sql: Statements, tables: Tables) -> 
     ((version, min_reader),) = await connections.fetch(sql.versions)
     check_schema(version, min_reader, f"The tables {tables.name} in {connections.place}")
     return int(version)
+
+
+def _no_tables(connections: Connections, tables: Tables) -> SchemaError:
+    return SchemaError(f"There are no tables {tables.name} in {connections.place}: run `pyncette migrate`")
 
 
 async def _migrate(connections: Connections, sql: Statements, tables: Tables) -> Migrated:

@@ -163,6 +163,7 @@ class Connections:
             connection, _ = self._idle.pop()
             if not connection.is_closed():
                 return connection
+            self._lost()
         return await self._connect()
 
     def _give_back(self, connection: Connection) -> None:
