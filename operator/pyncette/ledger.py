@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -33,8 +34,8 @@ SWAP_ATTEMPTS_MAX: Final = 8
 TALLY_ATTEMPTS_MAX: Final = 64
 """Others that count at the same record may be faster a few times; so many in a row is no accident."""
 
-HOMES_MAX: Final = 1000
-"""Records of templates that are kept for the next time something is counted there."""
+COUNTERS_MAX: Final = 1000
+"""Records that count for templates and are kept in memory for the next time."""
 
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
@@ -69,8 +70,9 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
-        self._shares: dict[Key, int] = {}
-        """At which share of a template this process counts: its own record, until a race for that was lost."""
+        self._shares: dict[Key, set[Key]] = {}
+        """Where this process counts for a template: at the template's own record, until a race for that was lost."""
+        self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
@@ -260,13 +262,16 @@ class Ledger:
         made = [False] * len(units)
         todo = list(range(len(units)))
         for _ in range(TALLY_ATTEMPTS_MAX):
-            bundles = await self._bundles(units, todo)
+            with self._counters() as counters:
+                bundles = await self._bundles(units, todo, counters)
+                written = await self._swap_bundles(bundles)
             failed = []
             settled: set[int] = set()
-            for bundle, ok in zip(bundles, await self._swap_bundles(bundles), strict=True):
+            for bundle, ok in zip(bundles, written, strict=True):
                 for at in bundle.units:
                     made[at] = ok
-                self._remember(bundle, made=ok)
+                if bundle.template is not None:
+                    self._remember(bundle, made=ok)
                 if ok or bundle.home is None:
                     settled.update(bundle.units)
                 else:
@@ -279,62 +284,79 @@ class Ledger:
             f"what became of {len(todo)} records could not be counted: others counted first, {TALLY_ATTEMPTS_MAX} times"
         )
 
-    async def _bundles(self, units: Sequence[_Unit], todo: Sequence[int]) -> list[_Bundle]:
+    async def _bundles(
+        self, units: Sequence[_Unit], todo: Sequence[int], counters: _Counters
+    ) -> list[_Bundle]:
         """Put together what is to be made together: what is counted at one record goes with that record's own change."""
         bundles = [_Bundle([at], list(units[at].changes)) for at in todo if units[at].tally is None]
         counting = {at: tally for at in todo if (tally := units[at].tally) is not None}
-        homes = await self._homes(counting.values())
         by_home: dict[Key, list[int]] = {}
+        homes = await self._schedules(counting.values())
         templates: dict[Key, Key] = {}
         for at, tally in counting.items():
             home = home_among(tally, homes)
             if home is None:  # nobody is left to count it
                 bundles.append(_Bundle([at], list(units[at].changes)))
                 continue
-            share = self._share(home, tally)
-            by_home.setdefault(share, []).append(at)
-            if _is_template(home, tally):
-                templates[share] = home
+            if home.instance != tally.of.instance:
+                template, home = home, counters.of(home)
+                templates[home] = template
+            by_home.setdefault(home, []).append(at)
+        homes |= await self._counting(templates)
         ours = {record.key for at in todo for change in units[at].changes if (record := change.before)}
         now = self.clock.now()
-        room = self.store.capabilities.swap_batch_max - 1
         for home, ats in by_home.items():
             if home in ours:  # no key may occur twice: its own change first
                 continue
-            creating = any(change.before is None for at in ats for change in units[at].changes)
-            if creating and homes.get(home) is None:
-                # A group creates one record at most, so this one first.
-                bundles.append(_Bundle([], [Change(None, counting_record(home, now))]))
-                continue
-            most = -(-len(ats) // -(-len(ats) // room))  # the rest has its turn when this is written
-            part = ats[:most]
+            part = self._fitting(units, ats)  # the rest has its turn when this is written
             count = _tally_all(home, homes.get(home), [counting[at] for at in part], now)
             changes = [*(change for at in part for change in units[at].changes), count]
-            bundles.append(_Bundle(part, changes, home, templates.get(home)))
+            bundles.append(_Bundle(list(part), changes, home, templates.get(home)))
         return bundles
 
-    async def _homes(self, tallies: Iterable[Tally]) -> dict[Key, Record | None]:
-        """Return the records that *tallies* may be counted at, as they were when they were last seen."""
-        wanted = dict.fromkeys(self._share(home, tally) for tally in tallies for home in homes_of(tally.of))
-        homes: dict[Key, Record | None] = {key: self._counted_at.get(key) for key in wanted}
-        unknown = [key for key, record in homes.items() if record is None]
-        if unknown:
-            homes |= zip(unknown, await self._load(unknown), strict=True)
-        return homes
+    def _fitting(self, units: Sequence[_Unit], ats: Sequence[int]) -> Sequence[int]:
+        """Return as many of *ats* as fit into one swap with the record that counts them, all or about one half."""
+        room = self.store.capabilities.swap_batch_max - 1
+        while len(ats) > 1 and sum(len(units[at].changes) for at in ats) > room:
+            ats = ats[: (len(ats) + 1) // 2]
+        return ats
 
-    def _share(self, home: Key, tally: Tally) -> Key:
-        """Return where this process counts what belongs to *home*: many count at a template, so it has shares."""
-        return share_of(home, self._shares.get(home, 0)) if _is_template(home, tally) else home
+    async def _schedules(self, tallies: Iterable[Tally]) -> dict[Key, Record | None]:
+        """Return the records of the schedules that *tallies* lived beside."""
+        keys = list(
+            {home: None for tally in tallies if tally.of.occurrence for home in homes_of(tally.of)[:1]}
+        )
+        return dict(zip(keys, await self._load(keys), strict=True)) if keys else {}
+
+    async def _counting(self, keys: Iterable[Key]) -> dict[Key, Record | None]:
+        """Return the records that count for templates, as they were when they were last seen; new ones are created."""
+        found: dict[Key, Record | None] = {key: self._counted_at.get(key) for key in keys}
+        unknown = [key for key, record in found.items() if record is None]
+        if not unknown:
+            return found
+        found |= zip(unknown, await self._load(unknown), strict=True)
+        missing = [key for key in unknown if found[key] is None]
+        if missing:
+            now = self.clock.now()
+            await self._swap([Change(None, counting_record(key, now)) for key in missing])
+            found |= zip(missing, await self._load(missing), strict=True)
+        return found
+
+    @contextmanager
+    def _counters(self) -> Iterator[_Counters]:
+        """Hand out the records that count for templates, each to one write of this process at a time."""
+        counters = _Counters(self._shares, self._in_use)
+        try:
+            yield counters
+        finally:
+            counters.give_back()
 
     def _remember(self, bundle: _Bundle, *, made: bool) -> None:
-        """Keep the record of a template that was counted at, since the next batch most likely counts there too."""
-        home = bundle.home
-        if home is None or bundle.template is None:
-            return
-        after = bundle.changes[-1].after
-        # A new one is read once more, for where the store found it.
-        if made and after is not None and bundle.changes[-1].before is not None:
-            if len(self._counted_at) >= HOMES_MAX:
+        """Keep what was counted at, since the next batch most likely counts there too."""
+        home, after = bundle.home, bundle.changes[-1].after
+        assert home is not None
+        if made and after is not None:
+            if len(self._counted_at) >= COUNTERS_MAX:
                 self._counted_at.clear()
             self._counted_at[home] = after
         else:
@@ -358,8 +380,9 @@ class Ledger:
             if record is None or record.version != before.version
         }
         for bundle in failed:
-            if bundle.template is not None and lost.isdisjoint(bundle.units):
-                self._shares[bundle.template] = random.randrange(1, SHARES)
+            if bundle.template is not None and bundle.home is not None and lost.isdisjoint(bundle.units):
+                # Others count there, too; so this process goes elsewhere.
+                self._shares.get(bundle.template, set()).discard(bundle.home)
         return lost
 
     async def _swap_bundles(self, bundles: Sequence[_Bundle]) -> list[bool]:
@@ -436,6 +459,29 @@ class _Unit(NamedTuple):
     tally: Tally | None
 
 
+class _Counters:
+    """The records that one write counts at, for templates: nobody else in this process does at the same time."""
+
+    def __init__(self, shares: dict[Key, set[Key]], in_use: set[Key]) -> None:
+        self._shares = shares
+        self._in_use = in_use
+        self._taken: dict[Key, Key] = {}
+
+    def of(self, template: Key) -> Key:
+        """Return where to count what was removed of *template*: its own record, as long as no other is needed."""
+        if template not in self._taken:
+            shares = self._shares.setdefault(template, {template})
+            free = shares - self._in_use
+            share = min(free) if free else share_of(template, random.randrange(1, SHARES))
+            shares.add(share)
+            self._in_use.add(share)
+            self._taken[template] = share
+        return self._taken[template]
+
+    def give_back(self) -> None:
+        self._in_use.difference_update(self._taken.values())
+
+
 class _Bundle(NamedTuple):
     """The changes of one unit; or of all that are counted at one record, with that record's own change as the last."""
 
@@ -445,11 +491,6 @@ class _Bundle(NamedTuple):
     """Where they are counted."""
     template: Key | None = None
     """What *home* is a share of."""
-
-
-def _is_template(home: Key, tally: Tally) -> bool:
-    """Say whether *home* counts an instance that is gone, and not what lived beside its schedule."""
-    return home.instance != tally.of.instance
 
 
 def _of_bundles(lengths: Sequence[int], made: Sequence[bool]) -> list[bool]:

@@ -51,7 +51,7 @@ class Tally(NamedTuple):
     """Its attempts were spent, and that suspends the schedule that it lived beside."""
 
 
-SHARES: Final = 16
+SHARES: Final = 64
 """Records that count what is removed of one template: the template's own, and further ones for who loses races for it."""
 
 SHARE_PREFIX: Final = "tally-"
