@@ -38,6 +38,12 @@ async def renewed(context: Context) -> None:
     await accounted("renewed", context)
 
 
+@app.dynamic_task(lease_duration=LEASE, fast_forward=True)
+async def ticking(context: Context) -> None:
+    """For schedules without an end."""
+    await accounted("ticking", context)
+
+
 # Two handlers for records whose policies are their own, as those of resources are.
 
 

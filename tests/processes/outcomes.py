@@ -84,7 +84,8 @@ def disagreements(
 def _disagreements(
     population: Population, account: Account, found: Stored, may_be_lost: Callable[[Run], bool]
 ) -> Iterable[str]:
-    unknown = account.started - population.expected
+    tasks = {occurrence.task for occurrence in population.expected}
+    unknown = {occurrence for occurrence in account.started if occurrence.task in tasks} - population.expected
     if unknown:
         yield f"{len(unknown)} ran that were never due, such as {min(unknown)}"
     lost = population.at_least_once - account.ended
@@ -97,7 +98,7 @@ def _disagreements(
     stale = account.fences_that_do_not_grow()
     if stale:
         yield f"{len(stale)} got a fence that did not grow, such as {account.of[stale[0]]}"
-    for task in sorted({occurrence.task for occurrence in population.expected}):
+    for task in sorted(tasks):
         yield from _wrongly_counted(task, population.of(task), account, found, may_be_lost)
     if found.unfinished:
         yield f"{len(found.unfinished)} records are left in mid-run or due, such as {min(found.unfinished)}"

@@ -55,6 +55,10 @@ class Population:
         self.dynamic.append((task, name, {"schedule": cron, **options}))
         self.expected |= {Occurrence(task, name, instant_of(time)) for time in times}
 
+    def add_endless(self, task: str, name: str, cron: str) -> None:
+        """Add what has no last occurrence, and so none that is expected."""
+        self.dynamic.append((task, name, {"schedule": cron}))
+
     def add_mirrored(self, task: str, name: str, at: datetime, **args: Any) -> None:
         """Add what the controller would put in for a resource with a handler of *task*."""
         self.mirrored.append((task, name, args, instant_of(at)))
@@ -62,6 +66,13 @@ class Population:
 
     def of(self, *tasks: str) -> set[Occurrence]:
         return {occurrence for occurrence in self.expected if occurrence.task in tasks}
+
+    def together_with(self, other: "Population") -> "Population":
+        return Population(
+            [*self.dynamic, *other.dynamic],
+            [*self.mirrored, *other.mirrored],
+            self.expected | other.expected,
+        )
 
     @property
     def at_least_once(self) -> set[Occurrence]:

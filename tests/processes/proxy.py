@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -50,7 +50,7 @@ class Proxy:
         self._refusing = False
         self._delay_seconds = 0.0
         self._passing: asyncio.Event | None = None
-        self._tear_next: int | None = None
+        self._lengths: Iterator[int] = iter(())
         self.port = 0
         self.torn = 0
         """Replies that were torn so far."""
@@ -96,13 +96,14 @@ class Proxy:
         assert self._passing is not None
         self._call(self._set(self._passing.set))
 
-    def tear(self, after_bytes: int) -> None:
+    def tear(self, lengths: Iterator[int]) -> None:
         """
-        Tear the next reply: pass on *after_bytes* more of what the server says on some connection, and cut that one off.
+        Cut each connection off, new ones too, once the server has said as many more bytes as *lengths* tells for it.
 
-        The request has reached the server, which carries it out; the client sees a part of the reply, or nothing of it.
+        That is in the middle of a reply: the request has reached the server, which carries it out, and the client sees a
+        part of the reply, or nothing of it. With lengths that have an end, the connections after that are left in peace.
         """
-        self._call(self._set(lambda: setattr(self, "_tear_next", after_bytes)))
+        self._call(self._tear(lengths))
 
     # --- Inside --------------------------------------------------------------------------------------------------
 
@@ -139,6 +140,15 @@ class Proxy:
         if refusing:
             await self._cut()
 
+    async def _tear(self, lengths: Iterator[int]) -> None:
+        self._lengths = lengths
+        for link in self._links:
+            self._limit(link)
+
+    def _limit(self, link: Link) -> None:
+        length = next(self._lengths, None)
+        link.torn_at = None if length is None else link.replied + length
+
     async def _accept(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.opened += 1
         if self._refusing:
@@ -150,6 +160,7 @@ class Proxy:
             client.transport.abort()
             return
         link = Link(client, server)
+        self._limit(link)
         self._links.add(link)
         link.pumps = [
             asyncio.create_task(self._pass_requests(link, client_reader)),
@@ -176,8 +187,6 @@ class Proxy:
                 if self._delay_seconds:
                     await asyncio.sleep(self._delay_seconds)
                 await self._passing.wait()
-                if self._tear_next is not None and link.torn_at is None:
-                    link.torn_at, self._tear_next = link.replied + self._tear_next, None
                 if link.torn_at is not None and link.replied + len(chunk) > link.torn_at:
                     link.client.write(chunk[: link.torn_at - link.replied])
                     await link.client.drain()

@@ -43,6 +43,12 @@ class Scene:
         asyncio.run(schedule(population, read_backend(self.backend).new_store))
         self.population = population
 
+    def schedule_more(self, population: Population) -> None:
+        """Have *population* scheduled, too."""
+        before = self.population
+        self.schedule(population)
+        self.population = before.together_with(population)
+
     def start(self, *options: str, through: str | None = None) -> WorkerProcess:
         """Start a worker, on the backend itself or *through* another URL."""
         name = f"worker-{len(self.workers) + 1}"
@@ -132,8 +138,8 @@ class Scene:
         assert not any(worker.is_alive for worker in self.workers)
         account, found = self.account(), self.stored()
         broken = disagreements(self.population, account, found, may_be_lost)
-        words = [*broken, account.summary(), found.summary()]
-        assert not broken, "\n".join(words)
+        print(account.summary(), found.summary(), sep="\n")  # pytest shows it where something fails
+        assert not broken, "\n".join(broken)
         return found
 
 

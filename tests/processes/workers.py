@@ -85,11 +85,12 @@ class WorkerProcess:
     @property
     def is_ready(self) -> bool:
         """Whether it says that it is, where the kubelet asks."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return self._answers_well("readyz")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it says that it need not be started anew."""
+        return self._answers_well("healthz")
 
     @property
     def log(self) -> str:
@@ -102,6 +103,13 @@ class WorkerProcess:
 
     def last_words(self) -> str:
         return f"--- the end of the log of {self.name} ---\n" + "\n".join(self.log.splitlines()[-30:])
+
+    def _answers_well(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{path}", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
 
     def check(self) -> None:
         """Fail if it ended although nobody asked it to."""
