@@ -1,0 +1,285 @@
+"""Keeps account of occurrences: each that was due has one outcome, and each outcome is counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pyncette.clock import Instant
+from pyncette.core.record import Counts, Key, Outcome, Record, Summary
+from pyncette.core.schedule import Once
+from pyncette.core.spec import Exhaustion, Overlap, Policies
+from pyncette.core.tallies import Tally
+
+from .calendar import FOREVER, times
+from .calls import FAILED, Calls, How, forget
+from .scene import Choice, Identity, Lens, Scene, is_letter, is_outside
+
+Numbers = tuple[int, ...]
+"""How many of each outcome, in the order of `Outcome`."""
+
+NONE: Final[Numbers] = (0,) * len(Outcome)
+INDEX: Final = {outcome: index for index, outcome in enumerate(Outcome)}
+
+
+class Books(Lens):
+    """Outcomes by occurrence, and counts by record."""
+
+    def __init__(self, scene: Scene, calls: Calls) -> None:
+        super().__init__(scene)
+        self._calls = calls
+        self._outcomes: dict[Identity, Outcome] = {}
+        self._beside: set[Identity] = set()
+        """Occurrences that were given a record of their own."""
+        self._counts: dict[Key, Numbers] = {}
+        """What the counts of each record must be."""
+        self._edited: set[Key] = set()
+        """Records whose schedule was edited in mid-run."""
+
+    def outcome_of(self, identity: Identity) -> Outcome | None:
+        return self._outcomes.get(identity)
+
+    # --- What happens to records ---------------------------------------------------------------------------------
+
+    def opened(self, record: Record) -> None:
+        """A record was created."""
+        self._counts[record.key] = NONE
+
+    def put_beside(self, record: Record, scheduled_at: Instant) -> None:
+        """An occurrence was given a record of its own."""
+        self._beside.add(self.scene.identity(record, scheduled_at))
+
+    def edited(self, key: Key) -> None:
+        """The schedule of a record was edited in mid-run."""
+        self._edited.add(key)
+
+    def closed(self, record: Record | None, key: Key) -> None:
+        """A write is over: compare, if there is still a record."""
+        if record is None or not record.attempt:
+            self._edited.discard(key)
+        if record is None:
+            self._counts.pop(key, None)
+        elif self._counts.get(key, NONE) != numbers_of(record.state.summary.counts):
+            self.broken(f"the counts of {key} are wrong: {self._counts.get(key)} outcomes were seen")
+
+    def forget(self, lineage: Identity, since: Instant) -> None:
+        """What is due from *since* on may come again, as something new."""
+        forget(self._outcomes, lineage, since)
+
+    def wished(self, before: Record | None, after: Record, *, ends: bool) -> None:
+        """Somebody has changed a record, and perhaps ended what it ran."""
+        numbers = added(before, after.state.summary)
+        self._add(after.key, numbers)
+        if ends and before is not None:
+            self._withdrawn(before, numbers)
+            return
+        missed = numbers[INDEX[Outcome.MISSED]]
+        if sum(numbers) != missed or missed > isinstance(after.spec.schedule, Once):
+            self.broken(f"a wish for {after.key} has counted {numbers}")
+
+    def settled(self, before: Record, after: Record) -> None:
+        """The holder of a lease has written what became of its claim."""
+        numbers = added(before, after.state.summary)
+        self._add(after.key, numbers)
+        edited = after.key in self._edited
+        self._moved_on(before, after.due_at, after.state.summary, numbers, pending_in(after), edited=edited)
+
+    def _moved_on(
+        self,
+        before: Record,
+        due: Instant | None,
+        summary: Summary,
+        numbers: Numbers,
+        pending: int,
+        *,
+        edited: bool,
+    ) -> None:
+        """Each time between the old due time and the new has an outcome, is in progress, or has a record of its own."""
+        key = before.key
+        chosen = self.scene.chosen.get((key, before.fence)) or Choice(None, 0)
+        ran = sum(numbers) != numbers[INDEX[Outcome.MISSED]] + numbers[INDEX[Outcome.SKIPPED]]
+        if ran:
+            self._end_the_last(before, summary, numbers)
+        beside = not ran and due != before.due_at and self._is_put_beside(before, chosen)
+        begun = before.state.started
+        if edited and begun is not None:
+            # The edit has made all other times of before count no longer.
+            if ran and sum(numbers) < 1 + sum(gap.count for gap in begun.dropped):
+                self.broken(f"{key} counts {numbers}, and forgets what {begun.scheduled_at} has dropped")
+            return
+        accounted = sum(numbers) + pending - pending_in(before) + beside
+        passed = self._passed(before, due, begun=chosen.run is not None)
+        if accounted != passed:
+            self.broken(f"{passed} times of {key} have passed, and {accounted} of them are accounted for")
+
+    def _is_put_beside(self, before: Record, chosen: Choice) -> bool:
+        policies = self.scene.policies_of(before)
+        if policies.overlap is not Overlap.ALLOW or chosen.run is None or before.state.started is not None:
+            return False
+        if self.scene.identity(before, chosen.run) not in self._beside:
+            self.broken(f"{before.key} moves on from {chosen.run}, which has no outcome and no other record")
+        return True
+
+    def _passed(self, before: Record, due: Instant | None, *, begun: bool) -> int:
+        """How many times lie from the due time of *before* to *due*; negative, if it goes back."""
+        begin, end = before.due_at or FOREVER, due or FOREVER
+        if begin == end:
+            return 0
+        sign = 1 if begin < end else -1
+        begin, end = min(begin, end), max(begin, end)
+        schedule, policies = before.spec.schedule, self.scene.policies_of(before)
+        if end == FOREVER and not isinstance(schedule, Once) and policies.not_after is None:
+            self.broken(f"the schedule of {before.key} has ended, although it never ends")
+            return 0
+        # What is due outside of a window is no occurrence, unless it had started before the window was set.
+        counts = begun or isinstance(schedule, Once) or not is_outside(policies, begin)
+        return sign * (counts + len(times(schedule, policies, before.schedule_since, begin + 1, end)))
+
+    # --- Outcomes ------------------------------------------------------------------------------------------------
+
+    def _end_the_last(self, before: Record, summary: Summary, numbers: Numbers) -> None:
+        assert summary.last_scheduled_at is not None
+        assert summary.last_outcome is not None
+        if numbers[INDEX[summary.last_outcome]] != 1:
+            self.broken(
+                f"{before.key} counts {numbers}, but its last outcome is {summary.last_outcome.value}"
+            )
+        self._end(before, summary.last_scheduled_at, summary.last_outcome)
+
+    def _end(self, before: Record, scheduled_at: Instant, outcome: Outcome) -> None:
+        """An occurrence has its outcome."""
+        key, identity = before.key, self.scene.identity(before, scheduled_at)
+        stray = identity in self.scene.strays
+        if identity in self._outcomes and not stray:
+            self.broken(f"{key} has {outcome.value}, and had {self._outcomes[identity].value} before")
+        self._outcomes[identity] = outcome
+        if stray or outcome is Outcome.WITHDRAWN:
+            return
+        chosen = self.scene.chosen.get((key, before.fence))
+        if before.state.started is None and (chosen is None or chosen.run != scheduled_at):
+            self.broken(f"{key} has {outcome.value} for {scheduled_at}, but a claim gave it {chosen}")
+        call = self._calls.of_claim(before)
+        how = None if call is None else call.how
+        policies = self.scene.policies_of(before)
+        held = policies if call is None else call.policies
+        if not is_right(outcome, how, before, policies, held):
+            self.broken(
+                f"{key} has {outcome.value} in attempt {before.attempt} of {policies.retry.max_attempts},"
+                f" after a call that {how}"
+            )
+
+    # --- What is removed, and counted elsewhere ------------------------------------------------------------------
+
+    def removed(self, before: Record, tally: Tally | None, *, wished: bool) -> None:
+        """A record was removed, and what it leaves is counted by *tally*: all of it, and nothing else."""
+        key = before.key
+        if tally is None:
+            if (key.instance or key.occurrence) and not self._leaves_nothing(before, wished=wished):
+                self.broken(f"{key} is removed, and nobody counts what it leaves")
+            return
+        numbers = added(before, tally.summary)
+        if wished:
+            self._withdrawn(before, numbers)
+        elif is_letter(key):
+            assert tally.summary.last_outcome is not None
+            self._end(before, before.due_at or 0, tally.summary.last_outcome)
+            if sum(numbers) or numbers[INDEX[Outcome.DEAD_LETTERED]] != -1:
+                self.broken(f"{key} counts {numbers}: a dead letter has had one outcome already")
+        elif key.occurrence:
+            self._end_the_last(before, tally.summary, numbers)
+            if sum(numbers) != 1:
+                self.broken(f"{key} counts {numbers}, but it was one occurrence")
+        else:
+            self._moved_on(before, None, tally.summary, numbers, 0, edited=key in self._edited)
+
+    def _leaves_nothing(self, before: Record, *, wished: bool) -> bool:
+        if numbers_of(before.state.summary.counts) != NONE:
+            return False
+        if wished:
+            return is_letter(before.key) or self.scene.in_progress(before) is None
+        if before.key.occurrence:
+            return False
+        edited = before.key in self._edited
+        self._moved_on(before, None, before.state.summary, NONE, 0, edited=edited)
+        return True
+
+    def _withdrawn(self, before: Record, numbers: Numbers) -> None:
+        begun, expected = self.scene.in_progress(before), 0
+        if begun is not None and not is_letter(before.key):
+            assert begun.run is not None
+            expected = 1 + begun.dropped
+            self._end(before, begun.run, Outcome.WITHDRAWN)
+        if sum(numbers) != expected or numbers[INDEX[Outcome.WITHDRAWN]] != (expected > 0):
+            self.broken(f"{before.key} is stopped, and counts {numbers}; {begun} was in progress")
+
+    def counted(self, before: Record | None, after: Record, tallies: Sequence[Tally]) -> None:
+        """What *tallies* tell of was counted at their home, and nothing else was changed there."""
+        if before is not None and went_by(before) != went_by(after):
+            self.broken(f"more of {after.key} is changed than what is counted there")
+        total = NONE if before is None else numbers_of(before.state.summary.counts)
+        for tally in tallies:
+            total = tuple(max(0, number) for number in plus(total, numbers_of(tally.summary.counts)))
+        if total != numbers_of(after.state.summary.counts):
+            self.broken(f"what was removed beside {after.key} is not counted there: {total} it should be")
+        self._counts[after.key] = total
+
+    def _add(self, key: Key, numbers: Numbers) -> None:
+        self._counts[key] = plus(self._counts.get(key, NONE), numbers)
+
+
+def is_right(outcome: Outcome, how: How | None, before: Record, policies: Policies, held: Policies) -> bool:
+    """Say whether *outcome* follows from how the handler's call ended, if there was one under this claim."""
+    started, limit = before.state.started, policies.retry.max_attempts
+    at_most_once = started is not None and started.at_most_once
+    if outcome is Outcome.SUCCEEDED:
+        return how is How.RETURNED
+    if outcome is Outcome.REPLACED:
+        return held.overlap is Overlap.REPLACE
+    if outcome is Outcome.LOST:
+        return at_most_once
+    if (policies.exhausted is Exhaustion.DEAD_LETTER) != (outcome is Outcome.DEAD_LETTERED):
+        return False
+    if how is None:
+        return 0 < limit < before.attempt
+    spent = at_most_once or how is How.REFUSED or 0 < limit <= before.attempt
+    return spent and (how in FAILED or how is How.CANCELLED)
+
+
+def went_by(record: Record) -> tuple[object, ...]:
+    """What of a record a worker goes by."""
+    return (record.due_at, record.lease, record.attempt, record.spec, record.schedule_since)
+
+
+def pending_in(record: Record) -> int:
+    """How many occurrences a record has moved on from before they have an outcome: at most once, in mid-run."""
+    started = record.state.started
+    if started is None or not started.at_most_once:
+        return 0
+    return 1 + sum(gap.count for gap in started.dropped)
+
+
+def added(before: Record | None, summary: Summary) -> Numbers:
+    """What *summary* has counted since *before*."""
+    old = NONE if before is None else numbers_of(before.state.summary.counts)
+    return minus(numbers_of(summary.counts), old)
+
+
+def numbers_of(counts: Counts) -> Numbers:
+    return (
+        counts.succeeded,
+        counts.failed,
+        counts.dead_lettered,
+        counts.missed,
+        counts.skipped,
+        counts.replaced,
+        counts.lost,
+        counts.withdrawn,
+    )
+
+
+def plus(these: Numbers, those: Numbers) -> Numbers:
+    return tuple(a + b for a, b in zip(these, those, strict=True))
+
+
+def minus(these: Numbers, those: Numbers) -> Numbers:
+    return tuple(a - b for a, b in zip(these, those, strict=True))

@@ -1,0 +1,177 @@
+"""Remembers each call of a handler: for which occurrence, in which attempt, under which lease, and how it ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import Enum
+from typing import Final
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core.policies import jitter_of
+from pyncette.core.record import Key, Record
+from pyncette.core.rules import Ending
+from pyncette.core.spec import Heartbeat, Mode, Overlap
+from pyncette.worker.occurrence import Occurrence
+
+from .calendar import first_time
+from .loop import Being, Process
+from .network import TIMEOUT
+from .scene import Identity, Lens, Scene, is_letter
+
+ENDED_WITHIN: Final = 1 * SECOND
+"""How long after the instant at which a call has to be cancelled it may go on, unless it ignores that."""
+
+
+class How(Enum):
+    """How a call of a handler ended, as far as it has."""
+
+    RUNNING = "running"
+    RETURNED = "returned"
+    RAISED = "raised"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+FAILED: Final = frozenset({How.RAISED, How.REFUSED})
+
+
+class Call:
+    """One call of a handler."""
+
+    def __init__(self, process: Process, occurrence: Occurrence, identity: Identity, since: int) -> None:
+        record = occurrence.held.record
+        assert record.lease is not None
+        self.process = process
+        self.occurrence = occurrence
+        self.identity = identity
+        self.since = since
+        self.key = record.key
+        self.attempt = occurrence.held.attempt
+        self.policies = occurrence.held.policies
+        self.lease_id = record.lease.id
+        self.at_most_once = record.state.started is not None and record.state.started.at_most_once
+        self.how = How.RUNNING
+
+    @property
+    def was_drained(self) -> bool:
+        return self.how is How.CANCELLED and self.occurrence.ending is Ending.DRAINED
+
+    def believes(self) -> Duration:
+        """For how long it still takes the lease for its own."""
+        if self.how is not How.RUNNING or self.process.being is Being.GONE or self.occurrence.lease_lost:
+            return 0
+        return self.occurrence.lease_remaining()
+
+
+class Calls(Lens):
+    """All calls, and those that run."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self.number = 0
+        self._by_claim: dict[tuple[Key, int], Call] = {}
+        self._by_identity: defaultdict[Identity, list[Call]] = defaultdict(list)
+        self._running: defaultdict[Key, list[Call]] = defaultdict(list)
+
+    def of_claim(self, record: Record) -> Call | None:
+        """The call that followed from the claim which *record* is under."""
+        return self._by_claim.get((record.key, record.fence))
+
+    def of(self, key: Key) -> list[Call]:
+        """The calls for the record of *key* that run now."""
+        return self._running[key]
+
+    def running(self) -> list[Call]:
+        """All that run now."""
+        return [call for calls in self._running.values() for call in calls]
+
+    def claimed(self, record: Record) -> None:
+        """A fence was given, and never was before."""
+        again = self._by_claim.pop((record.key, record.fence), None)
+        if again is None or self.scene.clock_went_back or again.identity in self.scene.strays:
+            return
+        self.broken(f"the fence {record.fence} of {record.key} is given twice")
+
+    def began(self, call: Call, now: Instant) -> None:
+        """Judge a call that begins, *now* by the clock of its worker."""
+        record, scheduled_at = call.occurrence.held.record, call.occurrence.held.scheduled_at
+        key, policies = call.key, self.scene.policies_of(record)
+        chosen = self.scene.chosen.get((key, record.fence))
+        if chosen is None or chosen.run != scheduled_at:
+            self.broken(f"{key} runs for {scheduled_at}, but a claim gave it {chosen and chosen.run}")
+        if record.state.started is None and policies.mode is Mode.AT_MOST_ONCE:
+            self.broken(f"{key} runs before its start is written, at most once")
+        excused = call.identity in self.scene.strays or self.scene.clock_went_back
+        if self.of_claim(record) is not None and not excused:
+            self.broken(f"{key} runs twice under one claim")
+        if not is_letter(key) and now < scheduled_at + (
+            0 if key.occurrence or call.attempt > 1 else jitter_of(key, policies)
+        ):
+            self.broken(f"{key} runs before it is due")
+        if call.occurrence.lease_remaining() <= 0:
+            self.broken(f"{key} is started by {call.process} although its lease has run out")
+        self._check_attempts(call)
+        self.number += 1
+        self._by_claim[key, record.fence] = call
+        self._by_identity[call.identity].append(call)
+        self._running[key].append(call)
+
+    def ended(self, call: Call, how: How, *, excused: bool) -> None:
+        """Judge a call that has ended; it is *excused* if its process stood still."""
+        call.how = how
+        self._running[call.key].remove(call)
+        if not excused and call.occurrence.ending is None and not call.occurrence.lease_lost:
+            self._check_length(call)
+
+    def gone(self, process: Process) -> None:
+        """A process has ended or crashed: its calls run no longer."""
+        for calls in self._running.values():
+            calls[:] = [call for call in calls if call.process is not process]
+
+    def forget(self, lineage: Identity, since: Instant) -> None:
+        """What is due from *since* on may come again, as something new."""
+        forget(self._by_identity, lineage, since)
+
+    def _check_attempts(self, call: Call) -> None:
+        """Not more than were allowed, and at most once but one."""
+        before = self._by_identity[call.identity]
+        stray = call.identity in self.scene.strays
+        if any(other.at_most_once for other in before) or (before and call.at_most_once and not stray):
+            self.broken(f"{call.key} runs twice, at most once")
+        retry = self.scene.policies_of(call.occurrence.held.record).retry
+        if not retry.max_attempts or not retry.count_takeovers:
+            return
+        if call.attempt > retry.max_attempts:
+            self.broken(f"{call.key} runs in attempt {call.attempt}, {retry.max_attempts} are allowed")
+        failed = sum(other.how in FAILED for other in before)
+        if failed >= retry.max_attempts and not stray:
+            self.broken(f"{call.key} runs although {failed} of {retry.max_attempts} attempts have failed")
+
+    def _check_length(self, call: Call) -> None:
+        """A call that had to be cancelled was: for its deadline, for its successor, or since its lease was lost."""
+        policies = call.policies
+        took = self.scene.loop.now - call.since
+        if policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:
+            self.broken(f"{call.key} ran for {took} µs, beyond its active deadline")
+        overdue = took > policies.lease + policies.lease // 3 + 2 * TIMEOUT
+        if policies.heartbeat is Heartbeat.AUTOMATIC and overdue and not call.occurrence.lease_remaining():
+            self.broken(f"{call.key} runs on, although its lease has long run out")
+        if policies.overlap is Overlap.REPLACE and self.scene.undisturbed and not call.key.occurrence:
+            self._check_replaced(call)
+
+    def _check_replaced(self, call: Call) -> None:
+        record, scheduled_at = call.occurrence.held.record, call.occurrence.held.scheduled_at
+        after = max(scheduled_at, record.schedule_since)
+        successor = first_time(record.spec.schedule, call.policies, record.schedule_since, after)
+        if successor is None:
+            return
+        late = self.scene.backend.now() - successor - jitter_of(call.key, call.policies)
+        took = self.scene.loop.now - call.since
+        if ENDED_WITHIN < late < took:  # else it was too late from its start on
+            self.broken(f"{call.key} runs on {late} µs after its successor was due")
+
+
+def forget(by_identity: dict[Identity, object], lineage: Identity, since: Instant) -> None:
+    """Remove what is of *lineage* and due from *since* on."""
+    for identity in [found for found in by_identity if found[:2] == lineage and found[2] >= since]:
+        del by_identity[identity]

@@ -1,0 +1,162 @@
+"""Plays one history: real workers on a store in memory, with the faults, handlers and wishes that its seed calls for."""
+
+from __future__ import annotations
+
+import random as random_of_the_program
+from collections.abc import Callable
+from typing import Final
+
+from pyncette.clock import UNAWARE_MAX
+from pyncette.ledger import Ledger
+from pyncette.store.base import Store
+from pyncette.store.memory import MemoryBackend, MemoryStore
+
+from .fate import Fate
+from .loop import SECOND
+from .machines import Machine
+from .network import TIMEOUT, Weather
+from .scene import BrokenPromiseError
+from .wisher import Wisher
+from .world import World
+
+LOOK: Final = 4 * SECOND
+"""How often it is looked whether a history has come to rest."""
+
+LOOKS: Final = 3
+"""How often in a row it must be found at rest."""
+
+LATE: Final = 2 * SECOND
+"""How late a claim may be in a history that has come to rest."""
+
+JOURNAL_LINES: Final = 60
+"""What is told of a history that failed."""
+
+
+class HistoryError(AssertionError):
+    """A history in which a promise was broken; its seed plays it again."""
+
+    def __init__(self, history: History, cause: BaseException) -> None:
+        self.seed = history.seed
+        lines = "\n".join(history.journal.lines(JOURNAL_LINES))
+        what = f"seed {history.seed}: {cause}"
+        again = f"PYNCETTE_SEED={history.seed} make test ARGS=tests/simulation  # plays it again"
+        super().__init__(f"{what}\n{lines}\n{history.scenario}\n{what}\n{again}")
+
+
+class History:
+    """One history. *open_store* and *ledger* are what is tested: a wrong one must not get through."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        open_store: Callable[[MemoryBackend], Store] = MemoryStore,
+        ledger: type[Ledger] = Ledger,
+    ) -> None:
+        self.seed = seed
+        self._world = world = World(seed, open_store, ledger)
+        self._machines = [
+            Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
+        ]
+        self.journal = world.journal
+        self.scenario = world.scenario
+        self.calls = world.oracle.calls
+
+    def play(self) -> None:
+        """Play it to its end. Raises HistoryError."""
+        state = random_of_the_program.getstate()
+        random_of_the_program.seed(self.seed)  # what the program itself draws: the patience of its retries
+        try:
+            self._begin()
+            self._run_until(self.scenario.faults_end)
+            self._calm_down()
+            self._come_to_rest()
+            self._end()
+        finally:
+            random_of_the_program.setstate(state)
+            self._world.loop.close()
+
+    def _begin(self) -> None:
+        world = self._world
+        wisher = Wisher(world)
+        wisher.start()
+        for machine in self._machines:
+            world.loop.at(world.random.randint(0, 3 * SECOND), machine.start)
+        Fate(world, self._machines).decide()
+
+    def _calm_down(self) -> None:
+        """End all faults, and let pass what follows from them: what is under way, and clocks that stand still."""
+        world = self._world
+        world.network.weather = Weather(round_trip=min(self.scenario.weather.round_trip, 5_000))
+        world.network.down = None
+        for machine in self._machines:
+            machine.recover()
+        self._run_for(TIMEOUT + UNAWARE_MAX + self._stood_still())
+
+    def _come_to_rest(self) -> None:
+        """All that is due is done within a bound, and from then on in time."""
+        world = self._world
+        bound = world.loop.now + 45 * SECOND + 6 * self.scenario.longest_lease + self._stood_still()
+        late = LATE if self.scenario.notifies else LATE + self.scenario.poll_interval
+        at_rest = 0
+        while at_rest < LOOKS:
+            self._run_for(LOOK)
+            trouble = self._trouble()
+            at_rest = at_rest + 1 if trouble is None else 0
+            world.oracle.latest = late if at_rest else None
+            if world.loop.now > bound:
+                since = (world.loop.now - self.scenario.faults_end) // SECOND
+                self._fail(f"{trouble}, {since} s after the last fault")
+
+    def _stood_still(self) -> int:
+        return sum(-by for _, by in self._world.scene.steps if by < 0)
+
+    def _trouble(self) -> str | None:
+        """What is late, or held by nobody who is there."""
+        world = self._world
+        running = world.oracle.calls.running()
+        late = world.backend_now() - LATE - self.scenario.poll_interval
+        for key, record in world.scene.records.items():
+            at, lease = record.claimable_at, record.lease
+            if at is None or at > late:
+                continue
+            if lease is None or lease.expires_at <= late:
+                return f"{key} is not run"
+            if not any(call.key == key for call in running):
+                return f"{key} is leased and not run"
+        return next((f"{call.key} runs on" for call in running if call.since < world.loop.now - LATE), None)
+
+    def _end(self) -> None:
+        """Drain all workers: they end, and leave nothing behind."""
+        world = self._world
+        for machine in self._machines:
+            machine.drain(None, again=False)
+        self._run_for(2 * LOOK)
+        for machine in self._machines:
+            if machine.process is not None:
+                self._fail(f"{machine.process} does not end")
+        stored = {
+            key: record for shelf in world.backend.shelves.values() for key, record in shelf.records.items()
+        }
+        if stored != world.scene.records:
+            self._fail("records have changed without a write")
+        now = world.backend_now()
+        for key, record in stored.items():
+            due = record.claimable_at is not None and record.claimable_at <= now
+            if due and record.lease is not None and record.lease.expires_at > now:
+                self._fail(f"{key} is still leased, although nobody is left")
+
+    def _run_for(self, length: int) -> None:
+        self._run_until(self._world.loop.now + length)
+
+    def _run_until(self, until: int) -> None:
+        loop = self._world.loop
+        try:
+            loop.run_until(until)
+        except AssertionError as error:
+            loop.failures.append(error)
+        if loop.failures:
+            raise HistoryError(self, loop.failures[0]) from loop.failures[0]
+
+    def _fail(self, sentence: str) -> None:
+        raise HistoryError(self, BrokenPromiseError(sentence))

@@ -1,0 +1,208 @@
+"""Lies between a process and the backend: requests and replies take their time, come in another order, or get lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from random import Random
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from pyncette.clock import Instant
+from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.errors import StoreUnavailableError
+from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store
+
+from .loop import SECOND, Process, SimulatedLoop
+
+TIMEOUT: Final = 5 * SECOND
+"""After this a process gives up on an answer. What it asked for may still be done later."""
+
+LATEST_ARRIVAL: Final = 20 * SECOND
+"""How much later: what a server finishes although its client is long gone."""
+
+
+TELL_THE_TIME: Final = frozenset({"claim", "renew", "now"})
+
+
+class Weather(NamedTuple):
+    """How likely a request goes wrong, and in which way."""
+
+    lost_request: float = 0.0
+    lost_reply: float = 0.0
+    slow: float = 0.0
+    """An answer that takes up to the timeout."""
+    late: float = 0.0
+    """A request that is carried out after its process has given up."""
+    lost_notification: float = 0.0
+    round_trip: int = 10_000
+    """What an undisturbed answer takes, at most."""
+
+
+class Network:
+    """What all connections have in common."""
+
+    def __init__(self, loop: SimulatedLoop, random: Random, weather: Weather) -> None:
+        self.loop = loop
+        self.random = random
+        self.weather = weather
+        self.down: str | None = None
+        """While the backend is away: whether it "refuses" or "hangs"."""
+
+
+class Request(NamedTuple):
+    """What a process has asked of the backend."""
+
+    process: Process
+    verb: str
+    arguments: tuple[Any, ...]
+    asked_at: int
+    heard_at: int
+    """When the process had last heard what time it is there: of a step since it cannot know."""
+
+
+class Watcher:
+    """Sees each request when it is carried out. It must not change anything."""
+
+    def carried_out(self, request: Request, answer: Any) -> None: ...
+
+
+class RemoteStore:
+    """A connection of *process* to *store*, which all processes share."""
+
+    def __init__(
+        self, store: Store, network: Network, process: Process, watcher: Watcher, *, notifies: bool
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._process = process
+        self._watcher = watcher
+        self._capabilities = store.capabilities._replace(notifies=notifies)
+        self.heard_at = 0
+        """When it last heard what time it is at the backend."""
+        self.worst_round_trip = 0
+        """The longest that an answer took: as exactly its process can know the backend's time, at worst."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def load(self, keys: Sequence[Key]) -> list[Record | None]:
+        return await self._ask("load", keys)
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        return await self._ask("swap", changes)
+
+    async def claim(
+        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+    ) -> Claimed:
+        return await self._ask("claim", limits, lease_id, holder, now, expired_at)
+
+    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        return await self._ask("renew", renewals, now)
+
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
+        return await self._ask("scan", partition, task, after, limit)
+
+    async def partitions(self, realm: str) -> list[Partition]:
+        return await self._ask("partitions", realm)
+
+    async def history(self, key: Key) -> list[Run]:
+        return await self._ask("history", key)
+
+    async def now(self) -> Instant:
+        return await self._ask("now")
+
+    async def notify(self, notifications: Sequence[Notification]) -> None:
+        await self._ask("notify", notifications)
+
+    async def notified(self) -> AsyncIterator[Notification]:
+        async for notification in self._store.notified():
+            network = self._network
+            if network.down is not None:
+                raise StoreUnavailableError("the connection for notifications broke")
+            if network.random.random() >= network.weather.lost_notification:
+                yield notification
+
+    async def _ask(self, verb: str, *arguments: Any) -> Any:
+        network = self._network
+        loop, random, weather = network.loop, network.random, network.weather
+        if network.down == "refuses":
+            raise StoreUnavailableError("the backend refuses connections")
+        answer = loop.create_future()
+        asked_at = loop.now
+        fate = random.random()
+        there = int(random.random() * weather.round_trip) // 2 + 1
+        back = int(random.random() * weather.round_trip) // 2 + 1
+        arrives, answers = network.down is None, True
+        late = False
+        if fate < weather.lost_request:
+            arrives = False
+        elif (fate := fate - weather.lost_request) < weather.lost_reply:
+            answers = False
+        elif (fate := fate - weather.lost_reply) < weather.slow:
+            share = random.random()
+            there += int(TIMEOUT * share * random.random())
+            back += int(TIMEOUT * (1 - share) * random.random())
+        elif fate - weather.slow < weather.late:
+            late = True
+            there = TIMEOUT + int(LATEST_ARRIVAL * random.random())
+        if arrives:
+            reply = (answer, back) if answers and not late else None
+            request = Request(self._process, verb, arguments, asked_at, self.heard_at)
+            loop.at(asked_at + there, self._carry_out, request, reply)
+        if not arrives or not answers or late or there + back > TIMEOUT:
+            loop.at(asked_at + TIMEOUT, _give_up, answer, verb)
+        result = await answer
+        if verb in TELL_THE_TIME:
+            self.heard_at = loop.now
+        self.worst_round_trip = max(self.worst_round_trip, loop.now - asked_at)
+        return result
+
+    def _carry_out(self, request: Request, reply: tuple[asyncio.Future[Any], int] | None) -> None:
+        """Do what was asked for, at one instant, as the backend does it."""
+        if self._network.down is not None:
+            if reply is not None:
+                self._network.loop.at(self._network.loop.now, _break, reply[0])
+            return
+        method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._store, request.verb)
+        result = _at_once(method(*request.arguments))
+        self._watcher.carried_out(request, result)
+        if reply is not None:
+            answer, back = reply
+            loop = self._network.loop
+            loop.at(loop.now + back, _answer, answer, result)
+
+
+def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a verb of a store in memory returns; it awaits nothing."""
+    try:
+        call.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("a store in memory does not wait")
+
+
+def _answer(answer: asyncio.Future[Any], result: Any) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _break(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(StoreUnavailableError("the connection broke"))
+
+
+def _give_up(answer: asyncio.Future[Any], verb: str) -> None:
+    if not answer.done():
+        answer.set_exception(StoreUnavailableError(f"no answer to {verb} within {TIMEOUT // SECOND} s"))

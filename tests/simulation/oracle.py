@@ -1,0 +1,348 @@
+"""Watches each write when it is carried out and each call of a handler, and says which promise was broken."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from pyncette.clock import Duration, Instant
+from pyncette.core.record import Change, Key, Outcome, Record
+from pyncette.core.schedule import Once
+from pyncette.core.tallies import Tally, is_share
+from pyncette.worker.occurrence import Occurrence
+
+from .books import Books
+from .calls import Call, Calls, How
+from .leases import Leases
+from .loop import Process
+from .network import TIMEOUT, Request, Watcher
+from .scene import Choice, Lens, Scene, is_letter, parent_of
+
+
+class Kind(Enum):
+    """What a wish asks for."""
+
+    CREATE = "create"
+    EDIT = "edit"
+    RESUME = "resume"
+    RESCHEDULE = "reschedule"
+    FORCE = "force"
+    STOP = "stop"
+    REMOVE = "remove"
+    ON_DEMAND = "on demand"
+    REDRIVE = "redrive"
+
+
+ENDING: Final = frozenset({Kind.FORCE, Kind.STOP, Kind.REMOVE})
+"""Wishes that end a run in progress."""
+
+
+class Wish(NamedTuple):
+    """Why a change is asked for, and when it was ruled on."""
+
+    kind: Kind
+    now: Instant
+    tally: Tally | None
+
+
+class Oracle(Lens, Watcher):
+    """Tells whoever has to know: who holds what, what runs, and what has which outcome."""
+
+    def __init__(self, scene: Scene, slack: Callable[[Process, Process], Duration | None]) -> None:
+        super().__init__(scene)
+        self.calls = Calls(scene)
+        self.leases = Leases(scene, slack)
+        self.books = Books(scene, self.calls)
+        self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
+        """By who wishes for a change of which version of a record to which."""
+        self._intended: dict[tuple[Process, Key, int], Tally] = {}
+        """What processes are to count for what they remove."""
+        self.latest: Duration | None = None
+        """How late a claim may be, once faults are over."""
+        self._highest: dict[Key, int] = {}
+        """The highest version that each key ever had."""
+        self._written_at: dict[Key, int] = {}
+        self._claimed_by: dict[Key, Instant] = {}
+        """The time of the last claim of each record, by its claimer's clock."""
+
+    def carried_out(self, request: Request, answer: Any) -> None:
+        process, verb, arguments, asked_at, _ = request
+        if verb == "swap":
+            self.scene.journal.add(process, "swap", arguments[0], answer)
+            self._swapped(process, arguments[0], answer, late=self.scene.loop.now > asked_at + TIMEOUT)
+        elif verb == "claim":
+            if answer.records:
+                self.scene.journal.add(process, "claim", answer.records)
+            self.leases.given(request, arguments[1])
+            for record in answer.records:
+                self._claimed(request, record, now=arguments[3])
+        elif verb == "renew":
+            self.scene.journal.add(process, "renew", arguments[0], answer.held)
+            for renewal, held in zip(arguments[0], answer.held, strict=True):
+                self.leases.renewed(request, renewal, held=held)
+
+    # --- Calls ---------------------------------------------------------------------------------------------------
+
+    def called(self, process: Process, occurrence: Occurrence, now: Instant) -> Call:
+        """A handler is called; *now* by the clock of its worker."""
+        record, scheduled_at = occurrence.held.record, occurrence.held.scheduled_at
+        identity = self.scene.identity(record, scheduled_at)
+        call = Call(process, occurrence, identity, self.scene.loop.now)
+        self.scene.journal.add(process, "call", call.key, scheduled_at, call.attempt, call.lease_id)
+        self.leases.run_beside(call, self.calls.of(call.key))
+        ended = self.books.outcome_of(identity)
+        excused = identity in self.scene.strays or self.leases.is_revoked(call)
+        excused = excused or self.leases.has_just_ended(call)
+        if ended not in {None, Outcome.WITHDRAWN} and not excused:
+            self.broken(f"{call.key} is started although it has {ended.value}")
+        self.calls.began(call, now)
+        return call
+
+    def ended(self, call: Call, how: How) -> None:
+        """A handler has returned, raised, or was cancelled."""
+        self.scene.journal.add(call.process, how.value, call.key, call.lease_id)
+        self.calls.ended(call, how, excused=self.leases.was_frozen(call))
+
+    def wishes(self, process: Process, change: Change, wish: Wish) -> None:
+        """A process is to ask for *change*."""
+        place = (process, key_of(change), versions_of(change))
+        before = self._wishes.get(
+            place
+        )  # asked for before, and given up on, and perhaps carried out after all
+        self._wishes[place] = wish if before is None else wish._replace(now=min(wish.now, before.now))
+
+    def intends(self, process: Process, removed: Record, tally: Tally) -> None:
+        """A process is to remove a record, and to count what it leaves."""
+        self._intended[process, removed.key, removed.version] = tally
+
+    # --- Claims --------------------------------------------------------------------------------------------------
+
+    def _claimed(self, request: Request, record: Record, now: Instant) -> None:
+        key, before = record.key, self.scene.records[record.key]
+        if record.fence != before.fence + 1 or record.attempt != before.attempt + 1:
+            self.broken(f"a claim of {key} has not counted up its fence and attempt")
+        if before.claimable_at is None or before.claimable_at > now:
+            self.broken(f"{key} is claimed before it is claimable")
+        elif before.lease is None:
+            self._check_lateness(key, before.claimable_at)
+        if before.lease is not None:
+            self.leases.taken_over(request, before, before.lease, self.calls.of(key))
+        if not before.attempt and before.state.started is None and is_suspended(before):
+            self.broken(f"{key} is claimed while it is suspended")
+        self._check_growth(before, record)
+        self.calls.claimed(record)
+        self.scene.chosen[key, record.fence] = self.scene.choose(record)
+        self.scene.records[key] = record
+        self.leases.stamped(request, record)
+        self._claimed_by[key] = now
+
+    def _check_lateness(self, key: Key, claimable_at: Instant) -> None:
+        since_written = self.scene.loop.now - self._written_at[key]
+        late = min(self.scene.backend.now() - claimable_at, since_written)
+        if self.latest is not None and late > self.latest:
+            self.broken(f"{key} is claimed {late} µs after it was claimable")
+
+    # --- Writes --------------------------------------------------------------------------------------------------
+
+    def _swapped(
+        self, process: Process, changes: Sequence[Change], made: Sequence[bool], *, late: bool
+    ) -> None:
+        """A batch was written: groups of it whole or not at all, and what is removed is counted in its group."""
+        groups: defaultdict[int, list[Change]] = defaultdict(list)
+        for number, (change, ok) in enumerate(zip(changes, made, strict=True)):
+            if change.group and ok != made[[other.group for other in changes].index(change.group)]:
+                self.broken(f"{process} has written a part of what belongs together: {changes}")
+            if ok:
+                groups[change.group or -number - 1].append(change)
+        for group in groups.values():
+            tallies = [tally for change in group if (tally := self._tally(process, change)) is not None]
+            homes = {home for tally in tallies for home in homes_of(tally.of)}
+            home = next(
+                (change for change in group if change.after and home_of(change.after.key) in homes), None
+            )
+            if any(tally.of.instance for tally in tallies) and home is None:
+                self.broken(f"{process} removes {tallies[0].of}, and counts it nowhere")
+            for change in group:
+                self._written(process, change, tallies if change is home else (), late=late)
+
+    def _tally(self, process: Process, change: Change) -> Tally | None:
+        """What *process* said that it would count for this removal."""
+        if change.before is None or change.after is not None:
+            return None
+        return self._intended.get((process, change.before.key, change.before.version))
+
+    def _written(self, process: Process, change: Change, counted: Sequence[Tally], *, late: bool) -> None:
+        key, records = key_of(change), self.scene.records
+        before, after = records.get(key), self.scene.stored(key)
+        if (before and before.version) != (change.before and change.before.version):
+            self.broken(f"{process} changes {key} although it is not what it has seen")
+        if (after and after.version) != (change.after and change.after.version):
+            self.broken(f"what {process} writes of {key} is not what is stored")
+        if after is not None:
+            self._check_growth(before, after, late=late)
+        wish = self._wishes.get((process, key, versions_of(change)))
+        if after is not None and counted:
+            self.books.counted(before, after, counted)
+        elif before is None and after is not None:
+            self._created(process, after, wish)
+        elif before is not None and wish is not None:
+            self._wished(process, wish, before, after)
+        elif before is not None:
+            self._settled(process, before, after)
+        if after is None:
+            del records[key]
+            self._intended.pop((process, key, before.version if before else 0), None)
+        else:
+            records[key] = after
+        self.books.closed(after, key)
+
+    def _check_growth(self, before: Record | None, after: Record, *, late: bool = False) -> None:
+        """Versions and fences grow, and only a renewal moves the end of a lease."""
+        key, highest = after.key, self._highest.get(after.key, 0)
+        excused = before is None and (late or self.scene.clock_went_back or is_letter(key))
+        if after.version <= (highest if before is None else before.version) and not excused:
+            self.broken(f"the version of {key} does not grow")
+        self._highest[key] = max(highest, after.version)
+        self._written_at[key] = self.scene.loop.now
+        if before is None:
+            return
+        if after.fence < before.fence:
+            self.broken(f"the fence of {key} goes back")
+        same = after.lease is not None and before.lease is not None and after.lease.id == before.lease.id
+        if same and after.lease != before.lease:
+            self.broken(f"a write has moved the end of the lease of {key}, which only a renewal may")
+
+    def _created(self, process: Process, after: Record, wish: Wish | None) -> None:
+        key, started = after.key, after.state.started
+        self.books.opened(after)
+        if wish is not None:
+            if wish.kind is Kind.CREATE:
+                self.books.wished(None, after, ends=False)
+                self._check_due(wish, None, after)
+        elif after.spec.schedule is None:
+            pass  # it only counts, and so far nothing: `closed` compares
+        elif is_letter(key):
+            if key in self._highest:
+                self.scene.strays.add(self.scene.identity(after, after.due_at or 0))
+        elif started is None or after.lease is None:
+            self.broken(f"{process} creates {key} out of nothing")
+        else:
+            self.scene.chosen[key, after.fence] = Choice(started.scheduled_at, 0)
+            self.books.put_beside(after, started.scheduled_at)
+            self.leases.shared(after)
+            parent = self.scene.records.get(parent_of(key))
+            lease = None if parent is None else parent.lease
+            if lease is None or lease.id != after.lease.id:
+                self.broken(f"{process} creates {key} beside what it does not hold")
+
+    def _settled(self, process: Process, before: Record, after: Record | None) -> None:
+        """The holder of a lease, and nobody else, has written what became of its claim."""
+        key = before.key
+        if self.leases.holder(before.lease) is not process:
+            self.broken(f"{process} changes {key}, whose lease is not its own")
+        if after is None:
+            self.books.removed(before, self._intended.get((process, key, before.version)), wished=False)
+            return
+        if after.spec != before.spec or after.schedule_since != before.schedule_since:
+            self.broken(f"{process} edits {key}")
+        if after.lease is not None and after.attempt == 0:
+            self.broken(f"{key} is leased, but no attempt is under way")
+        self._check_attempts(before, after)
+        if key.occurrence:
+            return
+        self.books.settled(before, after)
+        if after.due_at is not None and after.due_at > (before.due_at or after.due_at):
+            self.scene.is_a_time(before, after.due_at)
+
+    def _check_attempts(self, before: Record, after: Record) -> None:
+        """A lease was given back after a call: the attempt counts, unless the worker drained."""
+        call = self.calls.of_claim(before)
+        if call is None or after.lease is not None or after.state.started is None:
+            return
+        if after.attempt != before.attempt - call.was_drained:
+            self.broken(
+                f"{before.key} has {after.attempt} attempts, after {before.attempt} and a call that {call.how}"
+            )
+        limit = self.scene.policies_of(before).retry.max_attempts
+        if not call.was_drained and 0 < limit <= before.attempt:
+            self.broken(
+                f"{before.key} is to be tried again, but {before.attempt} of {limit} attempts are spent"
+            )
+
+    # --- Wishes --------------------------------------------------------------------------------------------------
+
+    def _wished(self, process: Process, wish: Wish, before: Record, after: Record | None) -> None:
+        key, begun = before.key, self.scene.in_progress(before)
+        ends = wish.kind in ENDING
+        if ends:
+            self.leases.revoke(before)
+        if after is None:
+            self.books.removed(before, wish.tally, wished=True)
+            return
+        self.books.wished(before, after, ends=ends)
+        lease = before.lease and before.lease.id
+        if ends and ((begun is not None and after.lease) or after.state.started or after.attempt):
+            self.broken(f"{key} goes on after {wish.kind.value}")
+        if not ends and begun is not None:
+            if (after.lease and after.lease.id) != lease:
+                self.broken(f"{wish.kind.value} takes the lease of {key}, which is in progress")
+            if (after.spec.schedule, after.schedule_since) != (before.spec.schedule, before.schedule_since):
+                self.books.edited(key)
+        if wish.kind is Kind.REDRIVE:
+            self.scene.redrives[key] += 1
+        self._check_due(wish, before, after)
+
+    def _check_due(self, wish: Wish, before: Record | None, after: Record) -> None:
+        """What a wish makes due lies ahead of it."""
+        due, once = after.due_at, isinstance(after.spec.schedule, Once)
+        if due is None or after.key.occurrence:
+            return
+        behind = wish.now < self._claimed_by.get(after.key, 0)
+        if behind or self.scene.clock_went_back or (once and wish.kind is Kind.RESCHEDULE):
+            self._forget(after, due)
+        if once or (before is not None and due == before.due_at):
+            return
+        if due <= wish.now:
+            self.broken(f"{wish.kind.value} of {after.key} has made {due} due, which had passed")
+        self.scene.is_a_time(after, due)
+
+    def _forget(self, record: Record, due: Instant) -> None:
+        """
+        What has run may come again.
+
+        A one-off that is asked for again, or what is due after the clock went back to before it, or still was there for
+        whoever asks.
+        """
+        lineage = self.scene.identity(record, due)[:2]
+        self.books.forget(lineage, due)
+        self.calls.forget(lineage, due)
+
+
+def is_suspended(record: Record) -> bool:
+    """Say whether nothing of *record* may start."""
+    own = record.spec.policies
+    if record.state.withdrawn_at is not None:
+        return True
+    return not record.key.occurrence and (record.state.exhausted or (own is not None and own.suspend))
+
+
+def key_of(change: Change) -> Key:
+    known = change.before or change.after
+    assert known is not None
+    return known.key
+
+
+def versions_of(change: Change) -> tuple[int | None, ...]:
+    return (change.before and change.before.version, change.after and change.after.version)
+
+
+def homes_of(key: Key) -> tuple[Key, ...]:
+    """Where what lived under *key* may be counted."""
+    return (parent_of(key), key._replace(instance="", occurrence=""))
+
+
+def home_of(key: Key) -> Key:
+    """Whose share of counts *key* is: its own, mostly."""
+    return parent_of(key) if is_share(key) else key

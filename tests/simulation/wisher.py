@@ -1,0 +1,235 @@
+"""Wishes in mid-run, as an app or a controller does it: creates, edits, stops, removes, asks for runs and redrives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Final
+
+from pyncette.clock import Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, Key, Record, replace
+from pyncette.core.spec import Spec
+from pyncette.core.tallies import Tally
+from pyncette.core.wishes import Locked
+from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.ledger import Rule, Ruling
+
+from .loop import SECOND
+from .oracle import Kind, Wish
+from .scenario import Task, policies, schedule
+from .scene import is_letter
+from .world import World
+
+TRIES_MAX: Final = 4
+"""After so many answers that did not come, a wish is given up."""
+
+
+class Wisher:
+    """A process that wishes things of random tasks, until faults end."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = world.random
+        self._names = count(1)
+        self._args = count(1)
+
+    def start(self) -> None:
+        self._process = self._world.loop.spawn("wisher", self._main)
+
+    async def _main(self) -> None:
+        world = self._world
+        self._member = world.open(self._process)
+        await world.synchronise(self._member)
+        for task in world.scenario.tasks:
+            for key in task.instances:
+                await self._declare(task, key)
+        if "wishes" not in world.scenario.faults:
+            return
+        pause = self._random.choice((2, 6, 20)) * SECOND
+        while True:
+            await world.sleep(self._random.random() * pause)
+            if world.calm:
+                return
+            await world.synchronise(self._member)
+            await self._wish()
+
+    async def _wish(self) -> None:
+        random = self._random
+        task = random.choice(self._world.scenario.tasks)
+        key = random.choice(task.instances)
+        kinds: list[Callable[[Task, Key], Awaitable[None]]] = [
+            self._declare,
+            self._edit,
+            self._edit,
+            self._reschedule,
+            self._resume,
+            self._force,
+            self._stop,
+            self._remove,
+            self._run_now,
+            self._redrive,
+            self._redrive,
+        ]
+        await random.choice(kinds)(task, key)
+
+    # --- What is wished ------------------------------------------------------------------------------------------
+
+    async def _declare(self, task: Task, key: Key) -> None:
+        """Create it, or bring back what was stopped; leave alone what is there."""
+        spec = self._spec(task)
+        wanted = spec.policies or task.policies
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None:
+                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+            if record.state.withdrawn_at is None and record.spec.schedule is not None:
+                return Ruling(None)
+            return self._ruled(Kind.EDIT, now, Change(record, wishes.edited(record, spec, wanted, now)))
+
+        await self._apply(key, rule)
+
+    async def _edit(self, task: Task, key: Key) -> None:
+        fresh = self._spec(task)
+        keeps_schedule = self._random.random() < 0.4
+        how = self._random.random()
+        lease = self._random.choice((self._world.scenario.shortest_lease, self._world.scenario.longest_lease))
+        other = policies(self._random, lease, is_template=task.is_template)
+        other = replace(other, lease=lease)
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None or record.spec.schedule is None:
+                return Ruling(None)
+            own = record.spec.policies
+            if own is not None:
+                own = replace(own, suspend=not own.suspend) if how < 0.4 else other if how < 0.7 else own
+            schedule = record.spec.schedule if keeps_schedule else fresh.schedule
+            spec = Spec(schedule, fresh.args, own)
+            edited = wishes.edited(record, spec, own or task.policies, now)
+            return self._ruled(Kind.EDIT, now, Change(record, edited))
+
+        await self._apply(key, rule)
+
+    async def _reschedule(self, task: Task, key: Key) -> None:
+        spec = self._spec(task)
+        wanted = spec.policies or task.policies
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None:
+                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+            after = wishes.rescheduled(record, spec, wanted, now)
+            if isinstance(after, Locked):
+                return Ruling(None)
+            return self._ruled(Kind.RESCHEDULE, now, Change(record, after))
+
+        await self._apply(key, rule)
+
+    async def _force(self, task: Task, key: Key) -> None:
+        spec = self._spec(task)
+        wanted = spec.policies or task.policies
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None:
+                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+            before = record.spec.policies or task.policies
+            rows = wishes.withdrawal_rows(record, before, now)
+            return self._ruled(
+                Kind.FORCE, now, Change(record, wishes.overwritten(record, spec, wanted, now), rows)
+            )
+
+        await self._apply(key, rule)
+
+    async def _resume(self, task: Task, key: Key) -> None:
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None:
+                return Ruling(None)
+            after = wishes.resumed(record, record.spec.policies or task.policies, now)
+            return Ruling(None) if after is record else self._ruled(Kind.RESUME, now, Change(record, after))
+
+        await self._apply(key, rule)
+
+    async def _stop(self, task: Task, key: Key) -> None:
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None or record.state.withdrawn_at is not None:
+                return Ruling(None)
+            before = record.spec.policies or task.policies
+            rows = wishes.withdrawal_rows(record, before, now)
+            return self._ruled(Kind.STOP, now, Change(record, wishes.stopped(record, before, now), rows))
+
+        await self._apply(key, rule)
+
+    async def _remove(self, task: Task, key: Key) -> None:
+        await self._apply(key, self._removal(task))
+
+    def _removal(self, task: Task) -> Rule:
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is None:
+                return Ruling(None)
+            tally = wishes.removed(record, record.spec.policies or task.policies, now)
+            return self._ruled(Kind.REMOVE, now, Change(record, None), tally)
+
+        return rule
+
+    async def _run_now(self, task: Task, key: Key) -> None:
+        name = f"n{next(self._names)}"
+        found = await self._loaded(key)
+        if found is None or found.spec.schedule is None:
+            return
+        parent = found
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            if record is not None:
+                return Ruling(None)
+            run = wishes.on_demand(parent, parent.spec.policies or task.policies, name, now)
+            return self._ruled(Kind.ON_DEMAND, now, Change(None, run))
+
+        # Once it has run it is gone, so whoever asks again is given another run.
+        await self._apply(key._replace(occurrence=f"run-{name}"), rule, tries=1)
+
+    async def _redrive(self, task: Task, key: Key) -> None:
+        try:
+            records = await self._member.store.scan(key.partition, task.name, None, 100)
+        except StoreError:
+            return
+        letters = [record.key for record in records if is_letter(record.key)]
+        if not letters:
+            return
+        if self._random.random() < 0.1:
+            await self._apply(letters[0], self._removal(task))
+            return
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            after = None if record is None else wishes.redriven(record, now)
+            if record is None or after is record:
+                return Ruling(None)
+            return self._ruled(Kind.REDRIVE, now, Change(record, after))
+
+        await self._apply(letters[0], rule)
+
+    # --- How -----------------------------------------------------------------------------------------------------
+
+    def _spec(self, task: Task) -> Spec:
+        """Something to wish for: a schedule, and for a task with a schedule of its own perhaps other policies."""
+        now = self._member.clock.now()
+        return task.wish(schedule(self._random, now), None, next(self._args))
+
+    def _ruled(self, kind: Kind, now: Instant, change: Change, tally: Tally | None = None) -> Ruling:
+        self._world.oracle.wishes(self._process, change, Wish(kind, now, tally))
+        return Ruling(change, None, tally)
+
+    async def _loaded(self, key: Key) -> Record | None:
+        try:
+            (record,) = await self._member.store.load([key])
+        except StoreError:
+            return None
+        return record
+
+    async def _apply(self, key: Key, rule: Rule, tries: int = TRIES_MAX) -> None:
+        for _ in range(tries):
+            try:
+                await self._member.ledger.apply({key: rule})
+                return
+            except HeldElsewhereError:
+                return
+            except StoreError:
+                await self._world.sleep(self._random.random() * SECOND)

@@ -1,0 +1,139 @@
+"""Where a history takes place: one loop, one backend, one network, and whoever is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from pyncette.clock import Clock, Duration, Instant, SystemClock
+from pyncette.core.record import Record
+from pyncette.core.spec import Policies
+from pyncette.errors import StoreError
+from pyncette.ledger import Ledger
+from pyncette.store.base import Store
+from pyncette.store.memory import MemoryBackend
+
+from .journal import EPOCH, Journal
+from .loop import SECOND, Process, SimulatedLoop
+from .network import Network, RemoteStore
+from .oracle import Oracle
+from .scenario import scenario
+from .scene import Scene
+
+
+@dataclass
+class Member:
+    """A process that uses the store, and what is known of it."""
+
+    process: Process
+    store: RemoteStore
+    clock: SystemClock
+    ledger: Ledger
+    knows_since: int | None = None
+    """When it first learned the backend's time."""
+
+
+class World:
+    """All that the actors of one history share. *open_store* and *ledger* are what is tested."""
+
+    def __init__(self, seed: int, open_store: Callable[[MemoryBackend], Store], ledger: type[Ledger]) -> None:
+        self.random = Random(seed)
+        self.loop = SimulatedLoop(self.random)
+        self.journal = Journal(self.loop)
+        self.scenario = scenario(self.random)
+        self.step: Duration = 0
+        """By how much the backend's clock has stepped so far."""
+        self.backend = MemoryBackend(now=self.backend_now)
+        self.network = Network(self.loop, self.random, self.scenario.weather)
+        self.scene = Scene(self.loop, self.backend, self.journal, self.policies_of)
+        self.scene.undisturbed = not self.scenario.faults & {"weather", "outage", "step"}
+        self.oracle = Oracle(self.scene, self.slack)
+        self.members: dict[Process, Member] = {}
+        self._store = open_store(self.backend)
+        self._ledger = watched(ledger, self.oracle)
+        self._templates = {task.name: task.policies for task in self.scenario.tasks}
+
+    @property
+    def calm(self) -> bool:
+        """Whether faults are over."""
+        return self.loop.now >= self.scenario.faults_end
+
+    def backend_now(self) -> Instant:
+        return EPOCH + self.loop.now + self.step
+
+    def policies_of(self, record: Record) -> Policies:
+        """Those of a record, or of its template."""
+        return record.spec.policies or self._templates[record.key.task]
+
+    def open(self, process: Process, skew: Duration = 0, drift: int = 0) -> Member:
+        """Connect *process*, whose machine has the wrong time by *skew*, and a clock that runs too fast by *drift* ppm."""
+        loop, scenario = self.loop, self.scenario
+        store = RemoteStore(self._store, self.network, process, self.oracle, notifies=scenario.notifies)
+        clock = SystemClock(
+            scenario.shortest_lease,
+            scenario.longest_lease,
+            time_ns=lambda: (EPOCH + loop.now + skew) * 1000,
+            monotonic_ns=lambda: loop.now * (SECOND + drift) // 1000,
+        )
+        member = Member(process, store, clock, self._ledger(store, clock, process))
+        self.members[process] = member
+        return member
+
+    async def synchronise(self, member: Member) -> None:
+        """Learn the backend's time, as every process does before anything else."""
+        clock = member.clock
+        while True:
+            asked_at = clock.monotonic()
+            try:
+                backend_now = await member.store.now()
+            except StoreError:
+                await self.sleep(SECOND // 2)
+                continue
+            clock.observe(backend_now, asked_at, clock.monotonic())
+            if member.knows_since is None:
+                member.knows_since = self.loop.now
+            return
+
+    async def sleep(self, length: float) -> None:
+        """Wait for so many microseconds."""
+        over = self.loop.create_future()
+        timer = self.loop.call_later(length / SECOND, lambda: over.done() or over.set_result(None))
+        try:
+            await over
+        finally:
+            timer.cancel()
+
+    def slack(self, holder: Process, taker: Process) -> Duration | None:
+        """By how much the one's idea of a lease's end may differ from the other's; None: by anything."""
+        one, other = self.members[holder], self.members[taker]
+        small = 0
+        for at, by in self.scene.steps:
+            if abs(by) <= self.scenario.shortest_lease // 4:
+                small += abs(by)
+            elif (other.knows_since or 0) >= at > self.loop.now - 3 * self.scenario.longest_lease:
+                return None  # who was not there before a step cannot know that there was one
+        drift = self.scenario.longest_lease // 100
+        return one.store.worst_round_trip + other.store.worst_round_trip + drift + small
+
+
+def watched(ledger: type[Ledger], oracle: Oracle) -> Callable[[Store, Clock, Process], Ledger]:
+    """The ledger as it is, but told apart by process, and asked what it is about to count."""
+
+    class Watched(ledger):  # type: ignore[misc,valid-type]
+        process: Process
+
+        async def _write(self, units: Sequence[Any]) -> list[bool]:
+            for changes, tally in units:
+                for change in changes:
+                    if tally is not None and change.after is None:
+                        oracle.intends(self.process, change.before, tally)
+            return await super()._write(units)
+
+    def make(store: Store, clock: Clock, process: Process) -> Ledger:
+        made = Watched(store, clock)
+        made.process = process
+        return made
+
+    return make
