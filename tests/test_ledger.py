@@ -364,6 +364,17 @@ async def test_a_schedule_that_ends_as_its_last_run_starts_is_counted_at_a_templ
     assert nonzero(template.state.summary.counts) == {"missed": 2}
 
 
+async def test_schedules_that_end_as_their_last_runs_start_all_start_and_are_all_counted(bench):
+    for number in range(TALLY_ATTEMPTS_MAX + 2):
+        await bench.declare(str(number), overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
+
+    holding = await bench.start(after=4 * MINUTE)
+
+    assert len(holding) == TALLY_ATTEMPTS_MAX + 2
+    template = await bench.load(TEMPLATE)
+    assert nonzero(template.state.summary.counts) == {"missed": 2 * len(holding)}
+
+
 async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     await bench.clock.advance(timedelta(minutes=1))

@@ -261,7 +261,8 @@ class Ledger:
             return await self._swap([unit.changes[0] for unit in units])
         made = [False] * len(units)
         todo = list(range(len(units)))
-        for _ in range(TALLY_ATTEMPTS_MAX):
+        in_vain = 0
+        while in_vain < TALLY_ATTEMPTS_MAX:
             with self._counters() as counters:
                 bundles = await self._bundles(units, todo, counters)
                 written = await self._swap_bundles(bundles)
@@ -280,6 +281,7 @@ class Ledger:
             todo = [at for at in todo if at not in settled]
             if not todo:
                 return made
+            in_vain = 0 if settled else in_vain + 1
         raise HeldElsewhereError(
             f"what became of {len(todo)} records could not be counted: others counted first, {TALLY_ATTEMPTS_MAX} times"
         )
@@ -315,7 +317,14 @@ class Ledger:
         return bundles
 
     def _fitting(self, units: Sequence[_Unit], ats: Sequence[int]) -> Sequence[int]:
-        """Return as many of *ats* as fit into one swap with the record that counts them, all or about one half."""
+        """
+        Return as many of *ats* as fit into one swap with the record that counts them, all or about one half.
+
+        Of those that create a record it is the first alone: a group creates no more than one.
+        """
+        creating = [at for at in ats if any(change.before is None for change in units[at].changes)]
+        if len(creating) > 1:
+            ats = [at for at in ats if at == creating[0] or at not in creating]
         room = self.store.capabilities.swap_batch_max - 1
         while len(ats) > 1 and sum(len(units[at].changes) for at in ats) > room:
             ats = ats[: (len(ats) + 1) // 2]
