@@ -145,4 +145,4 @@ BEHAVIOURS: Final[Sequence[Behaviour]] = (
     Handler.put_off,
     Handler.kill,
 )
-WEIGHTS: Final = (50, 15, 10, 5, 3, 11, 3, 2, 1)
+WEIGHTS: Final = (42, 15, 16, 5, 4, 11, 3, 2, 2)

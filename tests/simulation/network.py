@@ -79,7 +79,7 @@ class RemoteStore:
         self._watcher = watcher
         self._capabilities = store.capabilities._replace(notifies=notifies)
         self.heard_at = 0
-        """When it last heard what time it is at the backend."""
+        """Of when the last time is that it heard from the backend."""
         self.worst_round_trip = 0
         """The longest that an answer took: as exactly its process can know the backend's time, at worst."""
 
@@ -163,9 +163,9 @@ class RemoteStore:
             loop.at(asked_at + there, self._carry_out, request, reply)
         if not arrives or not answers or late or there + back > TIMEOUT:
             loop.at(asked_at + TIMEOUT, _give_up, answer, verb)
-        result = await answer
+        result, done_at = await answer
         if verb in TELL_THE_TIME:
-            self.heard_at = loop.now
+            self.heard_at = max(self.heard_at, done_at)
         self.worst_round_trip = max(self.worst_round_trip, loop.now - asked_at)
         return result
 
@@ -181,7 +181,7 @@ class RemoteStore:
         if reply is not None:
             answer, back = reply
             loop = self._network.loop
-            loop.at(loop.now + back, _answer, answer, result)
+            loop.at(loop.now + back, _answer, answer, (result, loop.now))
 
 
 def _at_once(call: Coroutine[Any, Any, Any]) -> Any:

@@ -108,9 +108,8 @@ class Oracle(Lens, Watcher):
     def wishes(self, process: Process, change: Change, wish: Wish) -> None:
         """A process is to ask for *change*."""
         place = (process, key_of(change), versions_of(change))
-        before = self._wishes.get(
-            place
-        )  # asked for before, and given up on, and perhaps carried out after all
+        # It may have been asked for before, and given up on, and be carried out after all.
+        before = self._wishes.get(place)
         self._wishes[place] = wish if before is None else wish._replace(now=min(wish.now, before.now))
 
     def intends(self, process: Process, removed: Record, tally: Tally) -> None:
@@ -157,12 +156,13 @@ class Oracle(Lens, Watcher):
             if ok:
                 groups[change.group or -number - 1].append(change)
         for group in groups.values():
-            tallies = [tally for change in group if (tally := self._tally(process, change)) is not None]
+            leaving = [(change, tally) for change in group if (tally := self._tally(process, change))]
+            tallies = [tally for _, tally in leaving]
             homes = {home for tally in tallies for home in homes_of(tally.of)}
             home = next(
                 (change for change in group if change.after and home_of(change.after.key) in homes), None
             )
-            if any(tally.of.instance for tally in tallies) and home is None:
+            if home is None and any(self._has_a_home(change.before, tally) for change, tally in leaving):
                 self.broken(f"{process} removes {tallies[0].of}, and counts it nowhere")
             for change in group:
                 self._written(process, change, tallies if change is home else (), late=late)
@@ -172,6 +172,12 @@ class Oracle(Lens, Watcher):
         if change.before is None or change.after is not None:
             return None
         return self._intended.get((process, change.before.key, change.before.version))
+
+    def _has_a_home(self, removed: Record | None, tally: Tally) -> bool:
+        """Say whether there is somebody to count it: a template always is, or the schedule that it lived beside."""
+        parent = self.scene.records.get(parent_of(tally.of))
+        lives = parent is not None and removed is not None and parent.state.born == removed.state.born
+        return bool(tally.of.instance) or lives
 
     def _written(self, process: Process, change: Change, counted: Sequence[Tally], *, late: bool) -> None:
         key, records = key_of(change), self.scene.records
@@ -318,6 +324,9 @@ class Oracle(Lens, Watcher):
         lineage = self.scene.identity(record, due)[:2]
         self.books.forget(lineage, due)
         self.calls.forget(lineage, due)
+        for key, beside in self.scene.records.items():
+            if key.occurrence and parent_of(key) == record.key and beside.due_at is not None:
+                self.scene.strays.add(self.scene.identity(beside, beside.due_at))  # it has no outcome yet
 
 
 def is_suspended(record: Record) -> bool:

@@ -59,8 +59,8 @@ class Scene:
         """What each claim, told by its fence, is to run."""
         self.strays: set[Identity] = set()
         """
-        Dead letters that were written more than once: a worker does it again if it heard no reply, whatever became of the
-        first one. They may run, and be counted, once more.
+        What may run, and be counted, once more. Dead letters that were written more than once: a worker does it again if it
+        heard no reply, whatever became of the first one. And what runs beside its schedule while it is asked for again.
         """
         self.redrives: defaultdict[Key, int] = defaultdict(int)
         self.steps: list[tuple[int, Duration]] = []

@@ -18,11 +18,15 @@ from pyncette.ledger import Rule, Ruling
 from .loop import SECOND
 from .oracle import Kind, Wish
 from .scenario import Task, policies, schedule
-from .scene import is_letter
+from .scene import is_letter, parent_of
 from .world import World
 
 TRIES_MAX: Final = 4
 """After so many answers that did not come, a wish is given up."""
+
+
+IN_MID_RUN: Final = 0.6
+"""How many wishes are for something that runs, if anything does."""
 
 
 class Wisher:
@@ -56,8 +60,7 @@ class Wisher:
 
     async def _wish(self) -> None:
         random = self._random
-        task = random.choice(self._world.scenario.tasks)
-        key = random.choice(task.instances)
+        task, key = self._target()
         kinds: list[Callable[[Task, Key], Awaitable[None]]] = [
             self._declare,
             self._edit,
@@ -72,6 +75,15 @@ class Wisher:
             self._redrive,
         ]
         await random.choice(kinds)(task, key)
+
+    def _target(self) -> tuple[Task, Key]:
+        """Any instance; but mostly one that runs, since that is where a wish is awkward."""
+        running = [parent_of(call.key) for call in self._world.oracle.calls.running()]
+        if running and self._random.random() < IN_MID_RUN:
+            key = self._random.choice(running)
+            return next(task for task in self._world.scenario.tasks if task.name == key.task), key
+        task = self._random.choice(self._world.scenario.tasks)
+        return task, self._random.choice(task.instances)
 
     # --- What is wished ------------------------------------------------------------------------------------------
 
