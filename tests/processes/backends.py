@@ -9,12 +9,12 @@ LOCK_SECONDS = 2
 """Longer than workers hold the lock of SQLite that are awake."""
 
 
-def can_be_written(backend: str) -> bool:
-    """Whether no other process keeps all others from writing; only on SQLite one can."""
+def can_be_written(backend: str, seconds: float = LOCK_SECONDS) -> bool:
+    """Whether no other process keeps all others from writing for *seconds*; only on SQLite one can."""
     if not backend.startswith("sqlite:"):
         return True
     try:
-        with write_lock(backend):
+        with write_lock(backend, seconds):
             return True
     except sqlite3.OperationalError:
         return False

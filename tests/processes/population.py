@@ -123,7 +123,7 @@ def _add(population: Population, task: str, number: int, at: datetime, args: dic
     if kind < 6:
         population.add_once(task, name, at, **args)
     elif kind < 9:
-        thrice = number % 50 == 6
+        thrice = number % 50 == 6 and args["seconds"] == SHORT_SECONDS
         population.add_cron(
             task, name, [at.replace(second=second) for second in (0, 20, 40)] if thrice else [at], **args
         )

@@ -35,6 +35,7 @@ class Scene:
         self.backend = backend
         self.population = Population()
         self.workers: list[WorkerProcess] = []
+        self._began_at = time.monotonic()
 
     # --- Doing ---------------------------------------------------------------------------------------------------
 
@@ -80,6 +81,8 @@ class Scene:
         while True:
             looked_at = time.monotonic()
             if holds():
+                # pytest shows it if the test fails.
+                print(f"{time.monotonic() - self._began_at:.1f} s: {what}")
                 return
             looking = time.monotonic() - looked_at
             for worker in self.workers:
@@ -138,7 +141,7 @@ class Scene:
         assert not any(worker.is_alive for worker in self.workers)
         account, found = self.account(), self.stored()
         broken = disagreements(self.population, account, found, may_be_lost)
-        print(account.summary(), found.summary(), sep="\n")  # pytest shows it where something fails
+        print(account.summary(), found.summary(), sep="\n")
         assert not broken, "\n".join(broken)
         return found
 
