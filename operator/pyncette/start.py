@@ -30,7 +30,7 @@ SECOND_SIGNAL_SECONDS: Final = 1.0
 being_loaded: ContextVar[bool] = ContextVar("being_loaded", default=False)
 """Whether a command is importing a task module: it will start the app itself, on a backend of its own choice."""
 
-COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
+COLLECTOR_THRESHOLDS: Final = (50_000, 20, 20)
 """Objects made before cycles are looked for among the youngest; and how many such looks before the older ones' turn."""
 
 INTERRUPTED: Final = 130

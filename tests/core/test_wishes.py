@@ -350,6 +350,18 @@ def test_times_while_suspended_in_mid_run_are_no_occurrences(mode):
     assert play.counts == {"succeeded": 1}
 
 
+def test_fast_forward_misses_nothing_while_it_is_suspended_in_mid_run():
+    play = Play(policies=Policies(missed=Missed.FAST_FORWARD, lease=HOUR))
+    held = play.start(1)
+
+    play.edit(1.5, suspend=True)
+    play.end(held, 30.5)
+    play.edit(40.5, suspend=False)
+
+    assert play.due == 41
+    assert play.counts == {"succeeded": 1}
+
+
 def test_an_edit_of_something_else_does_not_resume():
     play = Play()
     play.edit(0.5, suspend=True)

@@ -21,6 +21,9 @@ PATTERNS_MAX: Final = 8192
 """Compiled expressions kept, one and a half kilobytes each: the 1,440 minutes of a day at which something is daily,
 several times over. One that fell out costs a fifth of a millisecond to compile again."""
 
+WINDOWS_MAX: Final = 8
+"""Years kept of each expression, of which mostly two are in use: this one and the next."""
+
 SEEDS_MAX: Final = 8192
 """Resolved seeds kept. Each instance that uses H has its own, so beyond this they are resolved at each use, in a few
 microseconds; what they resolve to are few different expressions, which stay compiled."""
@@ -115,6 +118,7 @@ class Pattern:
         "_recent",
         "_rule",
         "_seconds",
+        "_windows",
         "_years",
         "begin",
         "elapsed",
@@ -147,6 +151,7 @@ class Pattern:
         self._years = None if "*" in years else sorted(_numbers(years, range(1970, 2100)))
         self._rule = _day_rule(parsed, days, weekdays)
         self._masks: dict[tuple[bool, int], int] = {}
+        self._windows: dict[int, Window] = {}
         self._recent = Window(0, 0, 0)
         self.begin = self._window(self._years[0] if self._years else FIRST_YEAR).first * DAY
         self.end = self._window(self._years[-1] if self._years else LAST_YEAR).end * DAY
@@ -274,6 +279,14 @@ class Pattern:
         return window
 
     def _window(self, year: int) -> Window:
+        window = self._windows.get(year)
+        if window is None:
+            if len(self._windows) >= WINDOWS_MAX:
+                self._windows.clear()
+            window = self._windows[year] = self._survey(year)
+        return window
+
+    def _survey(self, year: int) -> Window:
         first = date(year, 1, 1).toordinal() - EPOCH_ORDINAL
         leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
         if self._years is not None and year not in self._years:

@@ -10,6 +10,9 @@ import msgspec
 from pyncette.clock import Duration, Instant
 from pyncette.core.spec import Spec
 
+# Structs here are untracked (`gc=False`): values that never change hold no cycle, and a worker under load makes so many
+# that the collector would look through all that are under way, time and again, in pauses of milliseconds.
+
 MESSAGE_CHARACTERS_MAX: Final = 1024
 """An error is kept with its record up to this length, as `lastRun.message` promises."""
 
@@ -77,7 +80,7 @@ class Outcome(Enum):
     WITHDRAWN = "withdrawn"
 
 
-class Counts(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+class Counts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """How many occurrences ended in which way, since the record was created."""
 
     succeeded: int = 0
@@ -90,7 +93,7 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     withdrawn: int = 0
 
 
-class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
+class Dropped(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A gap: occurrences that ended without a run, all in the same way."""
 
     outcome: Outcome
@@ -101,7 +104,7 @@ class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
     """False: *count* is a lower bound."""
 
 
-class Started(msgspec.Struct, frozen=True, omit_defaults=True):
+class Started(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The occurrence in progress, once it has to be told apart from what `due_at` and `began_at` say."""
 
     scheduled_at: Instant
@@ -113,7 +116,7 @@ class Started(msgspec.Struct, frozen=True, omit_defaults=True):
     """`due_at` moved on before the handler was called: whatever is edited meanwhile, it is not called again."""
 
 
-class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The resource that a record mirrors."""
 
     uid: str
@@ -121,7 +124,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     spec_hash: str
 
 
-class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
+class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How it has gone so far."""
 
     last_scheduled_at: Instant | None = None
@@ -143,7 +146,7 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     """Successes without a row, of instances that were removed: `counts.succeeded` less these tells the next slot."""
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a record remembers that no store needs to compare: written with each completion, as one JSON text."""
 
     born: int = 0
@@ -157,7 +160,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     summary: Summary = Summary()
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One instance as stored. A record never changes: a rule makes a new one, and `swap` puts it in its place."""
 
     key: Key
@@ -184,7 +187,7 @@ class Record(msgspec.Struct, frozen=True):
     """Where the store found it: the store's own business, and good only with this version."""
 
 
-class Run(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A row of history: how one occurrence, or one gap of them, ended."""
 
     id: str

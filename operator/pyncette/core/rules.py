@@ -431,13 +431,16 @@ def _moving_on(held: Held, now: Instant) -> tuple[Instant | None, tuple[Dropped,
     Return the occurrence after the one held, and all that is dropped with it.
 
     It is the first after max(it, the last edit); with `FastForward` the first not before now, those between are missed.
+    Nothing is missed while it is suspended: when it is resumed, it counts from then.
     """
     if held.upcoming is not None:
         return held.upcoming, held.dropped
     record, policies = held.record, held.policies
     schedule, since = record.spec.schedule, record.schedule_since
     due = next_due(schedule, policies, since, held.scheduled_at if held.scheduled_at > since else since)
-    if policies.missed is not Missed.FAST_FORWARD or schedule is None or due is None or due >= now:
+    if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
+        return due, held.dropped
+    if schedule is None or due is None or due >= now:
         return due, held.dropped
     passed = gap(Outcome.MISSED, schedule, policies, since, due, now)
     return next_due(schedule, policies, since, now - 1), held.dropped + passed

@@ -43,7 +43,7 @@ BEFORE_1970: Final[Instant] = -2 * DAY * SECOND
 """When the first year that an expression can name has begun in no zone yet."""
 
 
-class Cron(msgspec.Struct, frozen=True, tag="cron", omit_defaults=True):
+class Cron(msgspec.Struct, frozen=True, gc=False, tag="cron", omit_defaults=True):
     """Wall times, of 5 fields, or 6 with seconds last, or 7 with the year; docs/reference/schedules.md has all of it."""
 
     expression: str
@@ -52,13 +52,13 @@ class Cron(msgspec.Struct, frozen=True, tag="cron", omit_defaults=True):
     """What `H` is hashed from, the key of the instance; see `seeded`."""
 
 
-class Interval(msgspec.Struct, frozen=True, tag="interval", omit_defaults=True):
+class Interval(msgspec.Struct, frozen=True, gc=False, tag="interval", omit_defaults=True):
     """Multiples of *length*, counted from when the schedule began to count, which is not itself due."""
 
     length: Duration
 
 
-class Once(msgspec.Struct, frozen=True, tag="once", omit_defaults=True):
+class Once(msgspec.Struct, frozen=True, gc=False, tag="once", omit_defaults=True):
     """A single instant. Since when the schedule counts does not matter to it."""
 
     at: Instant

@@ -60,7 +60,7 @@ class Heartbeat(Enum):
     COOPERATIVE = "Cooperative"
 
 
-class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
+class Retry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """When a failed attempt is followed by another of the same occurrence."""
 
     max_attempts: int = 5
@@ -79,7 +79,7 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
 
-class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
+class Policies(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything that is decided about occurrences, beside when they are due. Defaults are those of the resources."""
 
     mode: Mode = Mode.AT_LEAST_ONCE
@@ -111,7 +111,7 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
 EMPTY_ARGS: Final = msgspec.Raw(b"{}")
 
 
-class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is stored of a wish. An instance of a template has no policies of its own: those of the template count."""
 
     schedule: Schedule | None = None

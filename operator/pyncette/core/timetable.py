@@ -40,6 +40,9 @@ def first(pattern: Pattern, zone: Zone, second: int) -> int | None:
             return None
         else:
             # Nothing between wall and match is named, and clocks that go back at end do not come below wall.
+            _, until, then, unseen, _ = zone.stretch_at(match - offset)
+            if unseen <= match < until + then:
+                return match - then
             second = max(end, match - DAY)
     return None
 

@@ -227,7 +227,7 @@ class Poller:
         Each gets an equal share first; what others leave goes, by a second look at once, to those that were still
         hungry. So a backlog in one delays no other, and is itself not held up by their emptiness.
         """
-        free = min(self._runs.free, self._batch_size)
+        free = min(self._runs.free, self._batch_size, self._runs.half)
         if not self._round and not self._hungry:
             partitions = list(by_partition)
             self._turn = (self._turn + 1) % max(1, len(partitions))

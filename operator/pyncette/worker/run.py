@@ -45,11 +45,17 @@ class Runs:
         self._slots = slots
         self._renew = renew
         self._by_handler: Counter[str] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def free(self) -> int:
         """How many more may be started."""
         return self._slots - len(self.running) - self.reserved
+
+    @property
+    def half(self) -> int:
+        """Half of all slots: while what one claim brought is started and runs, the backend works on the next one."""
+        return (self._slots + 1) // 2
 
     def free_for(self, registration: Registration) -> int:
         """How many more of this handler may be started."""
@@ -59,7 +65,10 @@ class Runs:
     def start(self, held: Held, registration: Registration, lease_until: Duration) -> None:
         """Call the handler for *held*, soon."""
         occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until)
-        task = asyncio.get_running_loop().create_task(self._run(occurrence))
+        loop = self._loop
+        if loop is None:  # to ask for it costs a system call each time
+            loop = self._loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run(occurrence))
         occurrence.task = task
         self.running[task] = occurrence
         if registration.concurrency_limit is not None:
