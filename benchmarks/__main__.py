@@ -23,8 +23,8 @@ RESULTS = ROOT / ".cache" / "bench.json"
 DRAINED = {"ours": {"postgres": 100_000, "sqlite": 100_000}, "upstream": {"postgres": 3_000, "sqlite": 1_000}}
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
-    "ours": {"postgres": 9_000.0, "sqlite": 8_000.0},
-    "upstream": {"postgres": 100.0, "sqlite": 40.0},
+    "ours": {"postgres": 15_000.0, "sqlite": 15_000.0},
+    "upstream": {"postgres": 400.0, "sqlite": 200.0},
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 
