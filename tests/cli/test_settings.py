@@ -5,6 +5,7 @@ import pytest
 from pyncette.errors import ConfigurationError
 from pyncette.settings import Address, Settings, read_settings
 from pyncette.store.backend import read_backend
+from pyncette.store.sqlite_backend import SqliteBackend
 
 
 def read(environment=None, **options):
@@ -90,7 +91,10 @@ def test_a_variable_like_no_other_is_warned_of_with_all_there_are():
     ],
 )
 def test_an_sqlite_url_names_a_file_or_memory(url, path):
-    assert read_backend(url).path == path
+    backend = read_backend(url)
+
+    assert isinstance(backend, SqliteBackend)
+    assert backend.path == path
 
 
 @pytest.mark.parametrize("scheme", ["redis", "mysql", "dynamodb"])

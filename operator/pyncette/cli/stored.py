@@ -64,8 +64,8 @@ def _existing(backend: Backend) -> Backend:
     """Refuse what nobody can have written to: opening it would create it, and show nothing."""
     if backend.in_memory:
         raise Failure("there is nothing in the memory of this process: name a file or a server")
-    if backend.kind == "sqlite" and not Path(backend.path).exists():
-        raise Failure(f"there is no file {backend.path}")
+    if backend.absence:
+        raise Failure(backend.absence)
     return backend
 
 

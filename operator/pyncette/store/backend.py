@@ -1,11 +1,13 @@
-"""Reads the URL that names a backend, and opens it: the one place that knows which store a URL means."""
+"""Reads the URL that names a backend: its scheme says who takes it from there, one of ours or somebody else's."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
@@ -13,7 +15,18 @@ from pyncette.store.sql import Migrated
 
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
-SCHEMES: Final = {"sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql"}
+GROUP: Final = "pyncette.backends"
+"""Where distributions register backends: the name of an entry point is a scheme, what it loads makes a `Backend` of a URL."""
+
+BUILT_IN: Final = {
+    scheme: EntryPoint(scheme, value, GROUP)
+    for scheme, value in {
+        "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
+        "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
+        "postgres": "pyncette.store.postgres_backend:PostgresBackend",
+    }.items()
+}
+"""Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
 
 LATER: Final = {
     "redis": "Redis",
@@ -24,39 +37,38 @@ LATER: Final = {
 }
 """Backends that will come, by the scheme that people try."""
 
-MEMORY: Final = ":memory:"
 
+class Backend(ABC):
+    """
+    Where records are to be kept, as a URL names it. Printed, it shows no password.
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Backend:
-    """Where records are to be kept. Printed, it shows no password."""
+    Making one raises ConfigurationError if *url* cannot be meant; the message repeats nothing that may be a password.
+    """
 
-    kind: str
-    """`sqlite` or `postgresql`."""
-    url: str
-    """As it was given, password included."""
-    path: str = ""
-    """Of SQLite: the file, or `:memory:`."""
+    def __init__(self, url: str) -> None:
+        self.url: Final = url
+        """As it was given, password included."""
 
     @property
     def in_memory(self) -> bool:
         """Whether nothing survives the process, and no other process can take part."""
-        return self.path == MEMORY
+        return False
 
+    @property
+    def absence(self) -> str:
+        """What there is not, if nobody can have written there yet; empty if somebody may have."""
+        return ""
+
+    @abstractmethod
     def new_store(self, *, create: bool = True) -> Store:
         """
         Make a store for it, not opened yet; with *create* it makes tables where there are none.
 
         Raises ConfigurationError if its driver is not installed.
         """
-        return _sqlite(self, create=create) if self.kind == "sqlite" else _postgresql(self, create=create)
 
     async def migrate(self) -> Migrated:
-        """Bring its tables to the schema of this release, and create them where there are none. Raises StoreError."""
-        if self.kind == "sqlite":
-            from pyncette.store.sqlite import migrate  # noqa: PLC0415
-
-            return await migrate(self.path)
+        """Bring what it keeps to the schema of this release, and create it where there is none. Raises StoreError."""
         try:
             async with self.new_store(create=False):
                 return Migrated(SCHEMA_VERSION, SCHEMA_VERSION)
@@ -64,68 +76,55 @@ class Backend:
             async with self.new_store():  # creates what is missing, and refuses what is newer
                 return Migrated(0, SCHEMA_VERSION)
 
+    @abstractmethod
     def __str__(self) -> str:
-        if self.kind == "sqlite":
-            return "memory" if self.in_memory else f"the SQLite file {self.path}"
-        parts = urlsplit(self.url)
-        return f"PostgreSQL at {parts.hostname or 'the local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        """Return what people are told, such as `PostgreSQL at db.example:5432/shop`."""
 
     def __repr__(self) -> str:
         return f"<Backend {self}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backend) and type(other) is type(self) and other.url == self.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
 
 def read_backend(url: str) -> Backend:
     """Return what *url* names. Raises ConfigurationError, whose message repeats nothing that may be a password."""
-    scheme, separator, rest = url.strip().partition("://")
+    url = url.strip()
+    scheme, separator, _ = url.partition("://")
     if not separator:
         raise ConfigurationError(f"it is no URL; write {EXAMPLES}")
-    scheme = scheme.lower()
+    backend = _registered(scheme.lower()).load()(url)
+    assert isinstance(backend, Backend)
+    return backend
+
+
+@contextlib.contextmanager
+def needing(driver: str, product: str, extra: str) -> Iterator[None]:
+    """Turn a missing *driver* into a ConfigurationError that says which *extra* brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != driver:
+            raise
+        raise ConfigurationError(
+            f"{product} needs a driver that is not installed: pip install 'pyncette-operator[{extra}]'"
+        ) from None
+
+
+def _registered(scheme: str) -> EntryPoint:
+    """Return who reads URLs of *scheme*. Raises ConfigurationError if nobody does."""
+    if scheme in BUILT_IN:
+        return BUILT_IN[scheme]
+    others = {other.name: other for other in entry_points(group=GROUP)}
+    if scheme in others:
+        return others[scheme]
     if scheme in LATER:
         raise ConfigurationError(
             f"{LATER[scheme]} comes with a later release; this one runs on SQLite and PostgreSQL: {EXAMPLES}"
         )
-    if scheme not in SCHEMES:
-        close = difflib.get_close_matches(scheme, SCHEMES, n=1)
-        mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"
-        raise ConfigurationError(f"there is no backend {scheme}; {mend}")
-    if SCHEMES[scheme] == "sqlite":
-        return Backend("sqlite", url, _path(rest))
-    try:
-        _ = urlsplit(url.strip()).port
-    except ValueError:
-        raise ConfigurationError(
-            "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
-        ) from None
-    return Backend("postgresql", url.strip())
-
-
-def _path(rest: str) -> str:
-    """As others read such URLs: three slashes and a relative path, four for an absolute one, two for memory."""
-    if rest in {"", f"/{MEMORY}", MEMORY}:
-        return MEMORY
-    if not rest.startswith("/"):
-        raise ConfigurationError(
-            "sqlite:// needs a third slash before its path, sqlite:///file.db, and a fourth if the path is absolute"
-        )
-    path = unquote(rest[1:])
-    if not path or "\0" in path:
-        raise ConfigurationError("sqlite:/// needs a path: sqlite:///path/to/file.db")
-    return path
-
-
-def _sqlite(backend: Backend, *, create: bool) -> Store:
-    from pyncette.store.sqlite import SqliteStore  # noqa: PLC0415 - a driver is loaded only where it is used
-
-    return SqliteStore(backend.path, create=create)
-
-
-def _postgresql(backend: Backend, *, create: bool) -> Store:
-    try:
-        from pyncette.store.postgres import PostgresStore  # noqa: PLC0415 - the driver is an extra
-    except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
-            raise
-        raise ConfigurationError(
-            "PostgreSQL needs a driver that is not installed: pip install 'pyncette-operator[postgres]'"
-        ) from None
-    return PostgresStore(backend.url, create=create)
+    close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
+    mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"
+    raise ConfigurationError(f"there is no backend {scheme}; {mend}")

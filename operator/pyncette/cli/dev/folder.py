@@ -9,7 +9,6 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
@@ -17,7 +16,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.mirror import Wish, wish_of
 from pyncette.resources.task import PyncetteTask
-from pyncette.store.backend import Backend
+from pyncette.store.sqlite_backend import SqliteBackend, backend_in
 
 STATE: Final = ".pyncette"
 """The folder below it, where what is kept is kept. Deleting it begins afresh."""
@@ -60,10 +59,9 @@ class Folder:
         """Where the manifest of each task was, when it was last seen."""
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> SqliteBackend:
         """The embedded database."""
-        path = str(self.path / STATE / DATABASE)
-        return Backend("sqlite", f"sqlite:///{quote(path)}", path)
+        return backend_in(self.path / STATE / DATABASE)
 
     @property
     def has_run(self) -> bool:
