@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,13 +15,15 @@ import msgspec
 from pyncette.clock import Instant
 from pyncette.core.schedule import Cron, Once, Schedule, resolve_zone
 from pyncette.core.tallies import idempotency_key, run_id
-from pyncette.errors import LeaseLostException
+from pyncette.errors import LeaseLostException, StoreUnavailableError
 
 if TYPE_CHECKING:
     from pyncette.app import PyncetteContext
     from pyncette.registration import TaskRegistration
     from pyncette.task import Task
     from pyncette.worker.occurrence import Occurrence
+
+logger = logging.getLogger(__name__)
 
 EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 A_MICROSECOND: Final = datetime.timedelta(microseconds=1)
@@ -118,11 +121,18 @@ class Context:
         Renew the lease: from now on it lasts its full length again. Of no effect at most once, where none can be taken.
 
         Raises LeaseLostException if it expired and was taken over, or if the instance was removed or overwritten by
-        force: then another run may be on its way, and what this one still does is not counted.
+        force: then another run may be on its way, and what this one still does is not counted. A backend that does
+        not answer is no reason to stop as long as the lease lasts; after that it is, since nobody knows whose it is.
         """
-        if self._occurrence.is_at_most_once:
+        occurrence = self._occurrence
+        if occurrence.is_at_most_once:
             return
-        if not await self._occurrence.heartbeat():
+        try:
+            held = await occurrence.heartbeat()
+        except StoreUnavailableError as error:
+            held = occurrence.lease_remaining() > 0
+            logger.warning("a heartbeat did not reach the backend: %s", error, extra=occurrence.facts())
+        if not held:
             raise LeaseLostException(self.task)
 
     def __getattr__(self, name: str) -> Any:

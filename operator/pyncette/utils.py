@@ -88,15 +88,14 @@ class _Pulse:
 
     async def _renew(self) -> None:
         try:
-            await self._context.heartbeat()
-        except LeaseLostException:
+            held = await self._occurrence.heartbeat()
+        except StoreError as error:
+            logger.warning("a heartbeat did not reach the backend: %s", error, extra=self._occurrence.facts())
+            # Whoever cannot be cancelled goes on, and so do its heartbeats: the lease may be ours still.
+            held = not self._cancel or self._occurrence.lease_remaining() > 0
+        if not held:
             self._lose()
             return
-        except StoreError as error:
-            logger.warning("a heartbeat did not reach the backend: %s", error)
-            if self._cancel and not self._occurrence.lease_remaining():
-                self._lose()
-                return
         if self._handler_task is not None:
             self._arm(self._lease // RETRIES_A_LEASE)
 

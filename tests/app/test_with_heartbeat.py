@@ -125,16 +125,42 @@ async def test_a_run_that_is_cancelled_from_outside_is_not_taken_for_one_that_lo
     assert events == [asyncio.CancelledError]
 
 
+class Flaky(MemoryStore):
+    """Does not answer to renewals while *failing* is above 0."""
+
+    failing = 0
+
+    async def renew(self, renewals, now):
+        if self.failing:
+            self.failing -= 1
+            raise StoreUnavailableError("the backend is away")
+        return await super().renew(renewals, now)
+
+
+async def test_a_heartbeat_that_does_not_reach_the_backend_is_an_error_only_once_the_lease_has_run_out(clock):
+    store = Flaky(MemoryBackend())
+    app = Pyncette(lambda: store)
+    heard = []
+
+    @app.task(interval=seconds(10_000), lease_duration=seconds(60))
+    async def long(context):
+        store.failing = 2
+        for _ in range(2):
+            await clock.sleep(seconds(45))
+            try:
+                await context.heartbeat()
+                heard.append("held")
+            except LeaseLostException:
+                heard.append("lost")
+
+    async with running(app, clock):
+        await clock.advance(seconds(10_000))
+        await clock.advance(seconds(91))
+
+    assert heard[:2] == ["held", "lost"]
+
+
 async def test_a_backend_that_is_away_for_a_moment_costs_no_lease(clock):
-    class Flaky(MemoryStore):
-        failing = 0
-
-        async def renew(self, renewals, now):
-            if self.failing:
-                self.failing -= 1
-                raise StoreUnavailableError("the backend is away")
-            return await super().renew(renewals, now)
-
     store = Flaky(MemoryBackend())
     app = Pyncette(lambda: store)
     attempts = []

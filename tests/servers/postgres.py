@@ -170,12 +170,16 @@ class OwnPostgres(Postgres):
         """Stop it: `fast` rolls back and disconnects, `immediate` is a crash, `smart` waits until clients are gone."""
 
     def restart(self, mode: StopMode = "fast", *, clock_ahead: timedelta = NO_TIME) -> None:
-        self.stop(mode)
-        self.start(clock_ahead=clock_ahead)
+        with self.stopped(mode, clock_ahead=clock_ahead):
+            pass
 
     @contextmanager
     def stopped(self, mode: StopMode = "fast", *, clock_ahead: timedelta = NO_TIME) -> Iterator[None]:
         """Out of order inside the context; afterwards it runs again, with the clock that is asked for."""
+        if clock_ahead:
+            wrong_clock(
+                clock_ahead
+            )  # what has to be installed for it takes longer than any outage is meant to
         self.stop(mode)
         try:
             yield

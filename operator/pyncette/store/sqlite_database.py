@@ -231,7 +231,8 @@ class _Worker:
             connection.execute("COMMIT")
             return results
         except sqlite3.Error as error:
-            raise self._told(error) from error
+            # That it is locked is all that SQLite has to say of another process, and is said better by us.
+            raise self._told(error) from None if _primary(error) == sqlite3.SQLITE_BUSY else error
         finally:
             if self._connection is not None and self._connection.in_transaction:
                 self._undo(self._connection)
