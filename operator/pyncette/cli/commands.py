@@ -352,6 +352,47 @@ def runs(task: str, path: Path | None, settings: Settings, output: str) -> None:
 
 
 @cli.command(
+    short_help="Schedule the instances that stand in a file.",
+    examples=[
+        "pyncette load tasks remind users.jsonl --backend postgresql://user:password@host/database",
+        '# users.jsonl: {"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokyo", "args": {"id": 1}}',
+    ],
+)
+@click.argument("module", metavar="MODULE[:APP]")
+@click.argument("task")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path))
+@click.option(
+    "--force", is_flag=True, help="Overwrite what is there: also a time that was sooner, and what runs."
+)
+@click.option("--restart", is_flag=True, help="Begin anew, although an interrupted load could go on.")
+@settings_options("backend", "realm")
+@output_option
+def load(
+    module: str, task: str, file: Path, settings: Settings, output: str, *, force: bool, restart: bool
+) -> None:
+    """
+    Schedule any number of instances of a dynamic TASK, one for each line of FILE.
+
+    A line is a JSON object with name and one of schedule (with timezone, if it is not UTC), interval_seconds and
+    execute_at (RFC 3339); args holds the arguments. A line that cannot be meant is told with its number, and the rest goes on;
+    the exit code is then 1. What was interrupted, or failed since the backend went away, goes on from there when the same command is given
+    again. An instance that is there already keeps the sooner of both times, unless --force.
+    """
+    from pyncette.cli.load import load_file  # noqa: PLC0415
+    from pyncette.cli.modules import read_target  # noqa: PLC0415
+
+    def say(text: str) -> None:
+        click.echo(f"pyncette: {text}", err=True)
+
+    loaded = load_file(read_target(module), task, file, settings, force=force, restart=restart, say=say)
+    if output == "json":
+        print_json({"scheduled": loaded.scheduled, "refused": loaded.refused})
+    else:
+        click.echo(f"{loaded.scheduled:,} scheduled, {loaded.refused:,} refused")
+    _exit(ExitCode.FAILED if loaded.refused else ExitCode.DONE)
+
+
+@cli.command(
     short_help="Bring the tables of a backend up to date.",
     examples=["pyncette migrate --backend postgresql://owner:password@host/database"],
 )

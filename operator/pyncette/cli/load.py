@@ -1,0 +1,260 @@
+"""Schedules the instances that stand in a file, a line each: any number of them, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from pyncette.app import Pyncette, PyncetteContext
+from pyncette.cli.failures import Failure
+from pyncette.cli.modules import Target, load_app
+from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.options import BEHAVIOUR, OF_THE_TASK_ALONE
+from pyncette.settings import Settings
+from pyncette.start import choose_loop
+from pyncette.task import Kind, Task
+
+FIELDS: Final = "name, and schedule with timezone, interval_seconds, or execute_at; and args"
+
+SAVE_SECONDS: Final = 1.0
+"""Between two notes of how far it is. What was scheduled since the last one is scheduled again, which changes nothing."""
+
+LINE_BYTES_MAX: Final = 1 << 20
+"""A line beyond this is no instance: most likely the file has no line ends, and would be read whole."""
+
+HEAD_BYTES: Final = 1 << 16
+"""Of the file: by these, its length and what it is loaded into, an interrupted load is known again."""
+
+NOT_ARGUMENTS: Final = BEHAVIOUR | OF_THE_TASK_ALONE | {"schedule", "interval", "execute_at", "timezone"}
+"""Names that the API takes for options, so that no argument of an instance can have them."""
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """An instance, as a line of the file has it."""
+
+    name: str
+    schedule: str | None = None
+    timezone: str | None = None
+    interval_seconds: float | None = None
+    execute_at: datetime.datetime | None = None
+    args: dict[str, Any] = {}
+
+    def options(self) -> dict[str, Any]:
+        """Return what `schedule_many` takes. Raises ValueError."""
+        taken = NOT_ARGUMENTS & self.args.keys()
+        if taken:
+            raise ValueError(f"an argument cannot be called {min(taken)}, which is an option of tasks")
+        if self.execute_at is not None and self.execute_at.tzinfo is None:
+            raise ValueError("execute_at needs its offset from UTC, as in 2030-01-31T08:00:00Z")
+        options = {"schedule": self.schedule, "timezone": self.timezone, "execute_at": self.execute_at}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        if self.interval_seconds is not None:
+            given["interval"] = datetime.timedelta(seconds=self.interval_seconds)
+        return given | self.args
+
+
+class Loaded(NamedTuple):
+    """How far a load is."""
+
+    offset: int = 0
+    """Bytes of the file that are done with."""
+    lines: int = 0
+    scheduled: int = 0
+    refused: int = 0
+
+
+class Place(NamedTuple):
+    """Where a line of the file is."""
+
+    number: int
+    end: int
+    """The offset of the next one."""
+    refused: int
+    """Lines before it, since the last instance, that hold none."""
+
+
+class Notebook:
+    """Remembers beside the file how far it was loaded, and into what."""
+
+    def __init__(self, file: Path, into: str) -> None:
+        self._path = file.with_name(f".{file.name}.pyncette-load")
+        with file.open("rb") as opened:
+            head = opened.read(HEAD_BYTES)
+        self._mark = hashlib.sha256(f"{file.stat().st_size} {into} ".encode() + head).hexdigest()
+
+    @property
+    def can_be_kept(self) -> bool:
+        return os.access(self._path.parent, os.W_OK)
+
+    def read(self) -> Loaded:
+        """Return how far the same file was loaded into the same task; nothing, if it was not."""
+        try:
+            mark, loaded = msgspec.json.decode(self._path.read_bytes(), type=tuple[str, Loaded])
+        except (OSError, msgspec.MsgspecError):
+            return Loaded()
+        return loaded if mark == self._mark else Loaded()
+
+    def write(self, loaded: Loaded) -> None:
+        """Take note, whole or not at all."""
+        if self.can_be_kept:
+            fresh = self._path.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode((self._mark, loaded)))
+            fresh.replace(self._path)
+
+    def close(self) -> None:
+        """There is nothing left to go on with."""
+        self._path.unlink(missing_ok=True)
+
+
+class Load:
+    """One file, on its way into one task."""
+
+    def __init__(
+        self,
+        file: Path,
+        notebook: Notebook,
+        loaded: Loaded,
+        refuse: Callable[[str], None],
+        progress: Callable[[Loaded], None],
+    ) -> None:
+        self.loaded = loaded
+        self._file = file
+        self._notebook = notebook
+        self._refuse = refuse
+        self._progress = progress
+        self._under_way: deque[Place] = deque()
+        self._refused = 0
+        self._saved_at = time.monotonic()
+
+    async def run(self, context: PyncetteContext, task: Task, *, force: bool) -> None:
+        """Schedule all that is left. Raises StoreError if the backend cannot go on; what was done by then is noted down."""
+        try:
+            with self._file.open("rb") as opened:
+                opened.seek(self.loaded.offset)
+                async for result in context.schedule_many(task, self._items(opened), force=force):
+                    self._over(self._under_way.popleft(), result.error)
+        except BaseException:
+            self._notebook.write(self.loaded)
+            raise
+        self.loaded = self.loaded._replace(refused=self.loaded.refused + self._refused)
+        self._progress(self.loaded)
+        self._notebook.close()
+
+    def _items(self, opened: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield each instance; what is none is refused, and passed over."""
+        number, end = self.loaded.lines, self.loaded.offset
+        while line := opened.readline(LINE_BYTES_MAX):
+            number, end = number + 1, end + len(line)
+            if len(line) == LINE_BYTES_MAX:
+                raise Failure(
+                    f"{self._file}:{number}: the line has {LINE_BYTES_MAX:,} bytes or more: write one instance a line"
+                )
+            if not line.strip():
+                continue
+            try:
+                item = msgspec.json.decode(line, type=Line)
+                pair = item.name, item.options()
+            except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+                self._refused += 1
+                self._refuse(f"{self._file}:{number}: {error}; the fields are {FIELDS}")
+                continue
+            self._under_way.append(Place(number, end, self._refused))
+            self._refused = 0
+            yield pair
+
+    def _over(self, place: Place, error: Exception | None) -> None:
+        """Take note of what became of the instance at *place*."""
+        _, _, scheduled, refused = self.loaded
+        if error is None:
+            scheduled += 1
+        elif isinstance(error, StoreError) and not isinstance(error, HeldElsewhereError):
+            raise error
+        else:
+            refused += 1
+            self._refuse(f"{self._file}:{place.number}: {error}")
+        self.loaded = Loaded(place.end, place.number, scheduled, refused + place.refused)
+        if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self._notebook.write(self.loaded)
+            self._progress(self.loaded)
+            self._saved_at = time.monotonic()
+
+
+def load_file(
+    target: Target,
+    name: str,
+    file: Path,
+    settings: Settings,
+    *,
+    force: bool,
+    restart: bool,
+    say: Callable[[str], None],
+) -> Loaded:
+    """
+    Schedule what stands in *file* as instances of the dynamic task *name*, and tell how it went.
+
+    *say* is told what is refused, line by line, and from where it goes on. Raises Failure, ConfigurationError, StoreError.
+    """
+    backend = settings.backend
+    if backend is None:
+        raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+    if backend.in_memory:
+        raise Failure(
+            "what is loaded into the memory of this process is gone with it: name a file or a server"
+        )
+    app = load_app(target)
+    task = _template(app, name)
+    notebook = Notebook(file, f"{backend} {settings.realm or app.realm} {name} {force}")
+    if restart:
+        notebook.close()
+    begun = notebook.read()
+    if begun.lines:
+        say(f"going on after line {begun.lines:,}, where it was interrupted; --restart begins anew")
+    if not notebook.can_be_kept:
+        say(f"{file.parent} cannot be written to: an interruption will not be remembered")
+
+    async def run(progress: Callable[[Loaded], None]) -> Loaded:
+        load = Load(file, notebook, begun, say, progress)
+        async with app.create(new_store=backend.new_store, realm=settings.realm) as context:
+            await load.run(context, task, force=force)
+        return load.loaded
+
+    with _bar(file, begun) as progress, asyncio.Runner(loop_factory=choose_loop()) as runner:
+        return runner.run(run(progress))
+
+
+def _template(app: Pyncette, name: str) -> Task:
+    task = app.tasks.get(name)
+    templates = [other.name for other in app.tasks.values() if other.kind is Kind.TEMPLATE]
+    if task is not None and task.kind is Kind.TEMPLATE:
+        return task
+    what = "has no instances" if task is not None else "is not in the module"
+    known = f"there is {', '.join(sorted(templates))}" if templates else "it has no dynamic task"
+    raise Failure(f"{name} {what}; {known}")
+
+
+@contextlib.contextmanager
+def _bar(file: Path, begun: Loaded) -> Iterator[Callable[[Loaded], None]]:
+    """Show how far it is, where there is a terminal to show it."""
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
+        bar = shown.add_task("", total=file.stat().st_size, completed=begun.offset, told="")
+        began_at = time.monotonic()
+
+        def progress(loaded: Loaded) -> None:
+            rate = (loaded.scheduled - begun.scheduled) / max(time.monotonic() - began_at, 0.001)
+            shown.update(bar, completed=loaded.offset, told=f"{loaded.scheduled:,} scheduled, {rate:,.0f}/s")
+
+        yield progress

@@ -1,0 +1,156 @@
+"""Instances that stand in a file are scheduled, line by line, and an interruption costs nothing."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+
+from pyncette.core.record import Partition
+from pyncette.store.backend import read_backend
+from tests.cli import Program, TaskFolder, called
+
+MODULE = """
+    from pyncette import Pyncette
+
+    app = Pyncette()
+
+    @app.dynamic_task()
+    async def remind(context): ...
+
+    @app.task(schedule="* * * * *")
+    async def sweep(context): ...
+"""
+
+MANY = 60_000
+"""Some seconds of work, so that it can be interrupted in the middle."""
+
+
+NOTE = ".users.jsonl.pyncette-load"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return TaskFolder(tmp_path).write("tasks.py", MODULE)
+
+
+def load(folder, *args, task="remind", backend="sqlite:///tasks.db"):
+    return called("load", "tasks", task, "users.jsonl", *args, cwd=folder.path, PYNCETTE_BACKEND=backend)
+
+
+def interrupt_once_there_is(file, folder):
+    """Load, and end that by ctrl-C as soon as *file* is there."""
+    command = ("load", "tasks", "remind", "users.jsonl")
+    with Program(*command, cwd=folder.path, PYNCETTE_BACKEND="sqlite:///tasks.db") as program:
+        deadline = time.monotonic() + 30
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        program.signal(signal.SIGINT)
+        assert program.ended() == 130, program.output
+
+
+async def names_of(folder):
+    """The instances that there are."""
+    async with read_backend(f"sqlite:///{folder / 'tasks.db'}").new_store(create=False) as store:
+        names, after = [], None
+        while records := await store.scan(Partition("", "remind"), "remind", after, 1_000):
+            names += [record.key.instance for record in records if record.key.instance]
+            after = records[-1].key
+    return names
+
+
+def test_each_line_becomes_an_instance(folder):
+    folder.write(
+        "users.jsonl",
+        """
+        {"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokyo", "args": {"id": 1}}
+        {"name": "ben", "interval_seconds": 3600.5}
+
+        {"name": "cyd", "execute_at": "2099-01-31T08:00:00+01:00"}
+        """,
+    )
+
+    code, output = load(folder, "--output", "json")
+
+    assert (code, json.loads(output)) == (0, {"scheduled": 3, "refused": 0})
+    code, output = called(
+        "tasks", "remind/ada", "--output", "json", cwd=folder.path, PYNCETTE_BACKEND="sqlite:///tasks.db"
+    )
+    ada = json.loads(output)
+    assert (ada["schedule"], ada["timeZone"], ada["args"]) == ("0 8 * * *", "Asia/Tokyo", {"id": 1})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"name": "ada", "cron": "0 8 * * *"}', "unknown field `cron`; the fields are name, and schedule"),
+        ('{"schedule": "0 8 * * *"}', "missing required field `name`"),
+        ('{"name": "ada", "schedule": "61 8 * * *"}', "out of range"),
+        ('{"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokio"}', "Asia/Tokio"),
+        ('{"name": "ada"}', "schedule"),
+        ('{"name": "ada", "interval_seconds": 0}', "interval"),
+        ('{"name": "ada", "interval_seconds": 1e300}', "convert"),
+        ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs its offset from UTC"),
+        ('{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}', "cannot be called schedule"),
+        ('{"name": ""}', "must be a string that is not empty"),
+        ("not JSON", "JSON is malformed"),
+    ],
+)
+def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_on(folder, line, said):
+    good = ['{"name": "ben", "interval_seconds": 60}', '{"name": "cyd", "interval_seconds": 60}']
+    folder.write("users.jsonl", "\n".join([good[0], line, good[1]]))
+
+    code, output = load(folder)
+
+    assert code == 1
+    assert "2 scheduled, 1 refused" in output
+    (told,) = re.findall(r"users.jsonl:2: (.*)", output)
+    assert said in told
+    assert "Traceback" not in output
+
+
+async def test_a_load_that_was_interrupted_goes_on_from_there_and_schedules_each_once(folder):
+    lines = (f'{{"name": "u{number}", "interval_seconds": 3600}}' for number in range(MANY))
+    folder.write("users.jsonl", "\n".join(lines))
+    interrupt_once_there_is(folder / NOTE, folder)
+
+    code, output = load(folder, "--output", "json")
+
+    (line,) = re.findall(r"going on after line ([\d,]+)", output)
+    assert 0 < int(line.replace(",", "")) < MANY
+    assert code == 0
+    assert json.loads(output[output.index("{") :]) == {"scheduled": MANY, "refused": 0}
+    assert sorted(await names_of(folder)) == sorted(f"u{number}" for number in range(MANY))
+    assert not (folder / NOTE).exists()
+
+
+def test_a_note_about_another_file_or_another_task_is_not_gone_on_from(folder):
+    folder.write("users.jsonl", '{"name": "ada", "interval_seconds": 60}')
+    (folder / NOTE).write_text('["of another load",[40,1,1,0]]')
+
+    code, output = load(folder)
+
+    assert code == 0
+    assert "1 scheduled, 0 refused" in output
+    assert "going on" not in output
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "said"),
+    [
+        ("sweep", "sqlite:///tasks.db", "sweep has no instances; there is remind"),
+        ("remnd", "sqlite:///tasks.db", "remnd is not in the module; there is remind"),
+        ("remind", "sqlite://", "is gone with it: name a file or a server"),
+        ("remind", "postgresql://ada:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_loaded_into_is_told_in_a_sentence(folder, task, backend, said):
+    folder.write("users.jsonl", '{"name": "ada", "interval_seconds": 60}')
+
+    code, output = load(folder, task=task, backend=backend)
+
+    assert code in {2, 3}
+    assert said in output
+    assert "hunter2" not in output
+    assert "Traceback" not in output
