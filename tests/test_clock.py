@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from pyncette.clock import MILLISECOND, SECOND, SystemClock
+from pyncette.clock import LONG_LEASE, MILLISECOND, SECOND, UNAWARE_MAX, SystemClock
 
 LEASE = 60 * SECOND
 
@@ -61,6 +61,39 @@ def test_after_a_step_forward_leases_of_the_time_before_live_for_a_full_lease_af
     assert (machine.now, machine.expired_at) == (5_129, 5_069)
     machine.pass_time(1)
     assert (machine.now, machine.expired_at) == (5_130, 5_130)
+
+
+def test_a_step_is_felt_for_as_long_as_the_longest_lease_that_was_heard_of():
+    machine = Machine()
+    machine.clock.expect_lease(3600 * SECOND)
+
+    machine.step(60)
+
+    machine.pass_time(3600)
+    assert machine.expired_at == machine.now - 60
+    machine.pass_time(10)
+    assert machine.expired_at == machine.now
+
+
+def test_what_is_a_step_is_told_by_the_shortest_lease_that_was_heard_of():
+    machine = Machine()
+    machine.clock.expect_lease(10 * SECOND)
+
+    machine.step(3)
+
+    assert machine.expired_at == machine.now - 3
+
+
+def test_who_has_heard_of_no_lease_expects_those_that_resources_may_have():
+    uptime = 0
+    clock = SystemClock(time_ns=lambda: 0, monotonic_ns=lambda: uptime)
+    clock.observe(0, 0, 0)
+
+    clock.observe(SECOND, 0, 0)
+
+    assert (clock.now(), clock.expired_at()) == (SECOND, 0)
+    uptime = (UNAWARE_MAX + LONG_LEASE) * 1000
+    assert clock.expired_at() == clock.now()
 
 
 def test_after_a_step_back_it_stands_still_but_judges_leases_by_the_backends_time():

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from pyncette.clock import SECOND, Clock, Duration, SystemClock
+from pyncette.clock import LONGEST, Clock, Duration, SystemClock
 from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
 from pyncette.core.record import Key, Partition
 from pyncette.core.spec import Spec
@@ -64,8 +64,10 @@ class Pyncette:
         poll_interval: datetime.timedelta = datetime.timedelta(seconds=1),
         **configuration: Any,
     ) -> None:
-        if poll_interval <= datetime.timedelta(0):
-            raise ConfigurationError(f"poll_interval must be longer than zero, not {poll_interval}")
+        if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
+            raise ConfigurationError(
+                f"poll_interval must be longer than zero, and at most a century, not {poll_interval}"
+            )
         refuse_unknown(configuration, repository_factory, executor_cls)
         self.poll_interval = poll_interval
         self.tasks: dict[str, Task] = {}
@@ -225,7 +227,9 @@ class Pyncette:
         """
         new_store = new_store or self.new_store
         async with new_store() as store:
-            clock = clock or SystemClock(*self._leases())
+            clock = clock or SystemClock()
+            for task in self.tasks.values():
+                clock.expect_lease(task.lease_duration // A_MICROSECOND)
             asked_at = clock.monotonic()
             backend_now = await store.now()
             clock.observe(backend_now, asked_at, clock.monotonic())
@@ -262,10 +266,6 @@ class Pyncette:
             raise ValueError(f"Duplicate task name {task.name}")
         self.tasks[task.name] = task
         return task
-
-    def _leases(self) -> tuple[Duration, Duration]:
-        lengths = [task.lease_duration // A_MICROSECOND for task in self.tasks.values()]
-        return min(lengths, default=60 * SECOND), max(lengths, default=60 * SECOND)
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -17,10 +18,18 @@ MICROSECOND: Duration = 1
 MILLISECOND: Duration = 1_000
 SECOND: Duration = 1_000_000
 
+LONGEST: Duration = 100 * 365 * 86_400 * SECOND
+"""Longer than anybody means to wait for anything: added to now it stays far from the year 9999, and within 64 bits."""
 
 UNAWARE_MAX: Duration = 10 * SECOND
 """For so long another worker may not hear of a step of the backend's clock, and stamp leases by the time before: it is
 the longest time between two looks, and between two renewals."""
+
+SHORT_LEASE: Duration = 1 * SECOND
+"""The shortest that a resource can ask for. Whoever has a shorter one says so."""
+
+LONG_LEASE: Duration = 600 * SECOND
+"""Longer than nearly all. Of longer ones that others hold a process may not have heard; it hears of all that it claims."""
 
 
 class Timer(Protocol):
@@ -66,7 +75,11 @@ class Clock(Protocol):
         ...
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
-        """Take note of the backend's time, read between two readings of `monotonic`."""
+        """Take note of the backend's time, read between two readings of `monotonic`. Can be called from any thread."""
+        ...
+
+    def expect_lease(self, length: Duration) -> None:
+        """Take note that there are leases of this *length*."""
         ...
 
 
@@ -77,12 +90,17 @@ class SystemClock:
     An answer pins the origin to within half its round trip; inside of that the origin is left alone. Until the first
     answer it is the system's own. The clock never goes back: after a step backwards it stands still until it is reached.
     Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
+
+    A correction by more than a quarter of the *shortest* lease is a step. It is felt as long as there may be leases of
+    the time before it, which is as long as the *longest*: until then, what looks expired by one time but not by the other
+    is left alone. So to expect a lease that nobody has does no harm, but that a worker which died during a step is
+    missed later, by as much as the clock stepped.
     """
 
     def __init__(
         self,
-        shortest_lease: Duration = 60 * SECOND,
-        longest_lease: Duration = 60 * SECOND,
+        shortest: Duration = SHORT_LEASE,
+        longest: Duration = LONG_LEASE,
         *,
         time_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
@@ -91,15 +109,17 @@ class SystemClock:
         self._origin = time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
         self._observed = False
-        self._step_above = shortest_lease // 4
-        self._quarantine = longest_lease
+        self._shortest = shortest
+        self._longest = longest
         self._lowest_origin = self._origin
         """Of those by which a lease may have been stamped that still lives; of interest until `_quarantined_until`."""
         self._quarantined_until: Duration = 0
+        self._observing = threading.Lock()
+        """Renewals are answered on a thread of their own."""
 
-    def expect_leases(self, shortest: Duration, longest: Duration) -> None:
-        """Set what counts as a step (a quarter of the shortest lease), and how long one is felt (the longest)."""
-        self._step_above, self._quarantine = shortest // 4, longest
+    def expect_lease(self, length: Duration) -> None:
+        self._shortest = min(self._shortest, length)
+        self._longest = max(self._longest, length)
 
     def now(self) -> Instant:
         reading = self._origin + self._monotonic_ns() // 1000
@@ -140,18 +160,21 @@ class SystemClock:
         return True
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
-        correction = backend_now - (asked_at + answered_at) // 2 - self._origin
-        uncertainty = (answered_at - asked_at) // 2
-        known, self._observed = self._observed, True
-        if abs(correction) <= uncertainty:
-            return
+        with self._observing:
+            correction = backend_now - (asked_at + answered_at) // 2 - self._origin
+            uncertainty = (answered_at - asked_at) // 2
+            known, self._observed = self._observed, True
+            if abs(correction) > uncertainty:
+                self._correct(correction, answered_at, known=known)
+
+    def _correct(self, correction: Duration, at: Duration, *, known: bool) -> None:
         before = self._origin
         self._origin += correction
-        if known and abs(correction) > self._step_above:
-            if answered_at >= self._quarantined_until:
+        if known and abs(correction) > self._shortest // 4:
+            if at >= self._quarantined_until:
                 self._lowest_origin = before
             self._lowest_origin = min(self._lowest_origin, before, self._origin)
-            self._quarantined_until = answered_at + UNAWARE_MAX + self._quarantine
+            self._quarantined_until = at + UNAWARE_MAX + self._longest
 
     def _seconds_until(self, at: Instant) -> float:
         """How long it takes until `now` is *at*: longer than it says, while it stands still."""

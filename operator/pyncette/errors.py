@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from pyncette.clock import LONGEST, MICROSECOND
+
 
 class PyncetteException(Exception):  # noqa: N818 - the name is the public API of 1.x
     """Root of all errors raised on purpose."""
@@ -38,8 +40,10 @@ class RetryAfter(PyncetteException):
     """Raised by a handler: try this occurrence again after *delay*, instead of the backoff of its policy."""
 
     def __init__(self, delay: datetime.timedelta, message: str = "") -> None:
-        if delay < datetime.timedelta(0):
-            raise ValueError(f"RetryAfter needs a delay that is not negative, got {delay}")
+        if not 0 <= delay / datetime.timedelta(microseconds=MICROSECOND) <= LONGEST:
+            raise ValueError(
+                f"RetryAfter needs a delay that is not negative, and at most a century, not {delay}"
+            )
         super().__init__(message or f"retry after {delay}")
         self.delay = delay
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from pyncette.clock import Duration
+from pyncette.clock import LONGEST, Duration
 from pyncette.core.record import replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
 from pyncette.core.spec import EMPTY_ARGS, Heartbeat, Missed, Mode, Overlap, Policies, Retry
@@ -82,8 +82,9 @@ def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
     behaviour = behaviour._replace(**{name: options.pop(name) for name in BEHAVIOUR & options.keys()})
     _require("failure_mode", behaviour.failure_mode, FailureMode)
     _require("execution_mode", behaviour.execution_mode, ExecutionMode)
-    if _require("lease_duration", behaviour.lease_duration, datetime.timedelta) <= datetime.timedelta(0):
-        raise ValueError(f"lease_duration must be longer than zero, not {behaviour.lease_duration}")
+    lease = _require("lease_duration", behaviour.lease_duration, datetime.timedelta)
+    if not 0 < lease // A_MICROSECOND <= LONGEST:
+        raise ValueError(f"lease_duration must be longer than zero, and at most a century, not {lease}")
     if behaviour.heartbeat not in HEARTBEATS:
         raise ValueError(f"heartbeat must be 'cooperative' or 'automatic', not {behaviour.heartbeat!r}")
     at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE

@@ -83,9 +83,10 @@ def test_at_least_one_handler_runs_at_once():
         Pyncette(concurrency_limit=0)
 
 
-def test_a_poll_interval_is_longer_than_zero():
+@pytest.mark.parametrize("interval", [datetime.timedelta(0), datetime.timedelta.max])
+def test_a_poll_interval_is_longer_than_zero_and_shorter_than_a_century(interval):
     with pytest.raises(ConfigurationError, match="poll_interval must be longer than zero"):
-        Pyncette(poll_interval=datetime.timedelta(0))
+        Pyncette(poll_interval=interval)
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,7 @@ def test_two_fixtures_cannot_have_the_same_name(app):
     "options",
     [
         {"lease_duration": datetime.timedelta(0)},
+        {"lease_duration": datetime.timedelta.max},
         {"lease_duration": 60},
         {"heartbeat": "sometimes"},
         {"failure_mode": "UNLOCK"},

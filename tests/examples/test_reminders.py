@@ -48,7 +48,11 @@ class Reader:
         self.data = folder / ".pyncette" / "reminders"
         smtp = f"127.0.0.1:{machine.free_port()}"
         # As in a shell of its own: a make around the tests hands its flags and variables down.
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        ours = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MAKE", "MFLAGS", "ARGS"))
+        }
         self.environment = {**ours, "REMINDERS_SMTP": smtp, **environment}
 
     def run(self, command: str, *, fails: bool = False, seconds: float = A_WHILE_SECONDS) -> str:

@@ -72,8 +72,6 @@ class World:
         loop, scenario = self.loop, self.scenario
         store = RemoteStore(self._store, self.network, process, self.oracle, notifies=scenario.notifies)
         clock = SystemClock(
-            scenario.shortest_lease,
-            scenario.longest_lease,
             time_ns=lambda: (EPOCH + loop.now + skew) * 1000,
             monotonic_ns=lambda: loop.now * (SECOND + drift) // 1000,
         )

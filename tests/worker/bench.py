@@ -70,8 +70,8 @@ class Registered:
 class Bench:
     """One backend and one clock, for any number of workers."""
 
-    def __init__(self, *handlers: Registered) -> None:
-        self.clock = VirtualClock(START)
+    def __init__(self, *handlers: Registered, clock: VirtualClock | None = None) -> None:
+        self.clock = clock or VirtualClock(START)
         self.backend = MemoryBackend(self.clock.now)
         self.store: Store = MemoryStore(self.backend)
         self.ledger = Ledger(self.store, self.clock)

@@ -2,11 +2,15 @@
 
 import asyncio
 
+import pytest
+
 from pyncette.clock import SECOND
 from pyncette.core import rules
 from pyncette.core.rules import RETURNED
 from pyncette.core.spec import Policies
-from pyncette.ledger import Settling
+from pyncette.errors import StoreRefusedError
+from pyncette.ledger import Ledger, Settling
+from pyncette.store.memory import MemoryStore
 from pyncette.worker.outbox import Outbox
 from pyncette.worker.patience import Patience
 from tests.worker.bench import Bench, Registered
@@ -29,6 +33,67 @@ async def test_two_results_for_one_record_that_waited_together_are_written_one_a
     record = await bench.record(key)
     assert record.lease is None
     assert record.state.summary.counts.succeeded == 1
+
+
+class Picky(MemoryStore):
+    """Refuses, as a whole, each batch with a change of an instance that it cannot write; or with any, while it is closed."""
+
+    def __init__(self, backend, error):
+        super().__init__(backend)
+        self.error = error
+        self.closed = False
+
+    async def swap(self, changes):
+        instances = {change.before.key.instance for change in changes if change.before}
+        if self.closed or "bad" in instances:
+            raise self.error
+        return await super().swap(changes)
+
+
+@pytest.mark.parametrize("error", [StoreRefusedError("out of range"), OverflowError("too large")])
+async def test_a_result_that_cannot_be_written_hurts_itself_only(error):
+    bench, keys, outbox, _ = await _five_results(error)
+
+    async with asyncio.timeout(10):
+        writing = asyncio.create_task(outbox.run())
+        await outbox.emptied()
+        writing.cancel()
+
+    leases = {key.instance: (await bench.record(key)).lease is not None for key in keys}
+    assert leases == {"a": False, "b": False, "bad": True, "c": False, "d": False}
+
+
+async def test_results_outlive_a_backend_that_refuses_all_of_them_for_a_while():
+    bench, keys, outbox, store = await _five_results(StoreRefusedError("the right to write was taken away"))
+    store.closed = True
+
+    async with asyncio.timeout(10):
+        writing = asyncio.create_task(outbox.run())
+        await asyncio.sleep(0.2)
+        kept = len(outbox)
+        store.closed = False
+        await outbox.emptied()
+        writing.cancel()
+
+    assert kept == len(keys)
+    assert [key.instance for key in keys if (await bench.record(key)).lease is not None] == ["bad"]
+
+
+async def _five_results(error):
+    """Five results that wait to be written, one of them such that its store gives *error* for it."""
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    store = Picky(bench.backend, error)
+    keys = [await bench.every(handler, 60, instance) for instance in ("a", "b", "bad", "c", "d")]
+    outbox = Outbox(Ledger(store, bench.clock), lambda *_: None, Patience())
+    await bench.advance(60)
+    now = bench.clock.now()
+    claimed = await bench.store.claim({handler.partitions[0]: 5}, "lease", "w1", now, now)
+    for record in claimed.records:
+        held = rules.begin(record, handler.policies, now).held
+        assert held is not None
+        outbox.put(Settling(held, RETURNED, rules.settle(held, RETURNED, now + SECOND)))
+    return bench, keys, outbox, store
 
 
 async def _claimed_and_returned(bench: Bench, handler: Registered, lease_id: str) -> Settling:

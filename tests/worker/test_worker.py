@@ -5,19 +5,23 @@ import logging
 import threading
 import time
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 
 from pyncette.clock import SECOND, SystemClock
+from pyncette.core import wishes
 from pyncette.core.record import Outcome
-from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry
+from pyncette.core.schedule import Once
+from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import DoNotRetry, RetryAfter, SchemaError, StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryStore
+from pyncette.testing import VirtualClock
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import Worker, WorkerSettings
-from tests.worker.bench import Bench, Registered, seconds
+from tests.worker.bench import START, Bench, Registered, seconds
 
 QUICK_RETRY = Retry(max_attempts=3, initial=10 * SECOND, maximum=10 * SECOND, jitter=False)
 
@@ -665,6 +669,32 @@ async def test_a_worker_without_a_slot_hints_at_what_is_due_to_those_that_have_o
 
 
 # --- The thread of renewals, in real time -----------------------------------------------------------------------------
+
+
+async def test_the_clock_hears_of_the_lease_of_whatever_is_claimed():
+    class Listening(VirtualClock):
+        heard: ClassVar[set[int]] = set()
+
+        def expect_lease(self, length):
+            self.heard.add(length)
+
+    handler = Registered("h", Policies(lease=60 * SECOND))
+    bench = Bench(handler, clock=Listening(START))
+    now = bench.clock.now()
+    of_its_own = Spec(Once(now + SECOND), policies=Policies(lease=600 * SECOND))
+    record = wishes.created(handler.key("long"), of_its_own, of_its_own.policies, now)
+    await bench.ledger.create([record])
+
+    async with bench.worker():
+        await bench.advance(1)
+
+    assert 600 * SECOND in Listening.heard
+
+
+@pytest.mark.parametrize("delay", [timedelta(seconds=-1), timedelta.max])
+def test_a_handler_cannot_ask_for_a_delay_that_nobody_can_mean(delay):
+    with pytest.raises(ValueError, match="at most a century"):
+        RetryAfter(delay)
 
 
 async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(

@@ -111,6 +111,9 @@ class VirtualClock:
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         """Ignore the backend's time: this one is pretended."""
 
+    def expect_lease(self, length: Duration) -> None:
+        """Ignore how long leases are: this time makes no steps."""
+
     # --- What a test asks of it ----------------------------------------------------------------------------------
 
     @property

@@ -10,11 +10,14 @@ from typing import Final
 
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
-from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.errors import HeldElsewhereError, StoreError, StoreRefusedError
 from pyncette.ledger import Ledger, Settling
 from pyncette.worker.patience import Patience
 
 logger = logging.getLogger(__name__)
+
+UNWRITABLE: Final = (StoreRefusedError, ValueError, TypeError, OverflowError)
+"""What a store says of a batch in which something cannot be written, now or ever: the whole batch is undone for it."""
 
 BATCH_MAX: Final = 500
 """Beyond this a larger batch no longer lowers the cost of a completion, and only makes the next one wait."""
@@ -66,6 +69,7 @@ class Outbox:
         await self._emptied.wait()
 
     async def _write_on(self) -> None:
+        waits = self._patience.waits()
         while True:
             await self._filled.wait()
             batch = self._take()
@@ -73,6 +77,11 @@ class Outbox:
                 continue
             try:
                 await self._write(batch)
+            except UNWRITABLE as error:
+                await self._patience.wait("results are kept until the backend takes them", error, waits)
+                self._put_back(batch)
+            else:
+                waits = self._patience.waits()
             finally:
                 self._being_written -= len(batch)
                 if not len(self):
@@ -92,8 +101,16 @@ class Outbox:
         self._being_written += len(batch)
         return batch
 
+    def _put_back(self, batch: list[Settling]) -> None:
+        self._waiting = batch + self._waiting
+        self._filled.set()
+
     async def _write(self, batch: list[Settling]) -> None:
-        """Write *batch*, however long the backend is away: results are only lost with the process."""
+        """
+        Write *batch*, however long the backend is away: results are only lost with the process.
+
+        Raises what the store says if it takes nothing at all of *batch*.
+        """
         waits = self._patience.waits()
         while True:
             try:
@@ -101,12 +118,39 @@ class Outbox:
             except HeldElsewhereError:
                 logger.exception("results were not written", extra={"runs": len(batch)})
                 return
+            except UNWRITABLE as error:
+                await self._write_by_halves(batch, error)
+                return
             except StoreError as error:
                 await self._patience.wait("results are kept until the backend answers", error, waits)
                 continue
             self._patience.answered()
             self._tell(batch, written)
             return
+
+    async def _write_by_halves(self, batch: list[Settling], error: Exception) -> None:
+        """
+        Write what can be written of *batch*, which was refused with *error*, and drop what cannot.
+
+        If nothing can, it is the backend that is at fault and no single result: then *error* is raised.
+        """
+        if len(batch) == 1:
+            raise error
+        half = len(batch) // 2
+        refused: list[tuple[list[Settling], Exception]] = []
+        for part in (batch[:half], batch[half:]):
+            try:
+                await self._write(part)
+            except UNWRITABLE as again:
+                refused.append((part, again))
+        if len(refused) == 2:
+            raise error
+        for part, reason in refused:
+            logger.error(
+                "a result cannot be written, so its lease expires",
+                exc_info=reason,
+                extra={"records": [str(item.held.record.key) for item in part]},
+            )
 
     def _tell(self, batch: list[Settling], written: list[bool]) -> None:
         if not all(written):

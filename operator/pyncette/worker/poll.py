@@ -215,6 +215,8 @@ class Poller:
                 limits, next(self._lease_ids), self._holder, now, clock.expired_at()
             )
         answered_at = clock.monotonic()
+        for length in {record.lease_length for record in claimed.records}:
+            clock.expect_lease(length)
         clock.observe(claimed.backend_now, asked_at, answered_at)
         self._start(claimed.records, by_partition, now, asked_at)
         self._plan(claimed, limits, now)
