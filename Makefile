@@ -10,6 +10,9 @@ BIN := .venv/bin
 READY := .venv/ready
 # Its notice is of a theme that we know of: see docs/dependencies.md.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+# Tests mostly wait for time to pass and for other processes, so some more run at once than there are processors.
+AT_ONCE ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadgroup
 ARGS ?=
 
 help: ## Show this list.
@@ -22,10 +25,10 @@ example-reminders: $(READY) ## Run a day of examples/reminders: 100,000 people i
 	@$(BIN)/python -m examples.reminders day $(ARGS)
 
 test: $(READY) ## Run the tests that need no cluster, on real servers.
-	$(BIN)/python -m pytest -m "not cluster and not long" $(ARGS)
+	$(PYTEST) -m "not cluster and not long" $(ARGS)
 
 test-all: $(READY) ## Run every test.
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(READY) ## Check format, lint, types, imports, links, and that generated files are current.
 	$(BIN)/ruff format --check .

@@ -56,6 +56,19 @@ def test_the_quickstart_does_what_its_readme_says(root):
     assert "Welcome!" not in again.output
 
 
+def test_a_file_is_scheduled_as_the_how_to_says(tmp_path):
+    page = DOCS / "how-to" / "schedule-from-a-file.md"
+    files = re.findall(r'```\w+ title="(.*?)"\n(.*?)```', page.read_text(), re.DOTALL)
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    (command,) = commands(page)
+
+    code, output = called(*command, cwd=tmp_path)
+
+    assert [name for name, _ in files] == ["tasks.py", "users.jsonl"]
+    assert (code, output) == (0, "3 scheduled, 0 refused\n")
+
+
 def test_the_quickstart_has_no_problems(root):
     assert called("check", "examples/quickstart", cwd=root) == (
         0,

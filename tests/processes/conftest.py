@@ -9,6 +9,13 @@ from tests.processes.scene import Scene, scene_on
 from tests.servers import OwnPostgres
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Play these one after the other, beside the other tests: each takes all that a small machine has for a while."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @pytest.fixture(params=["postgresql", "sqlite"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
