@@ -19,6 +19,7 @@ from pyncette._version import __version__
 from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
 from pyncette.cli.output import print_json, print_table
 from pyncette.settings import SETTINGS, Settings, read_settings
+from pyncette.store.backend import Backend
 from pyncette.telemetry.logs import set_up_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -191,21 +192,40 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
 
 
 @cli.command(
-    short_help="Say what is wrong with such a folder.", examples=["pyncette check examples/quickstart"]
+    short_help="Say what is wrong with such a folder, or with a backend.",
+    examples=[
+        "pyncette check examples/quickstart",
+        "pyncette check --backend postgresql://user:password@host/database",
+    ],
 )
-@click.argument("path", type=FOLDER, default=".")
+@click.argument("path", type=FOLDER, required=False)
 @click.option(
     "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
 )
-def check(path: Path, module: str | None) -> None:
+@settings_options("backend", "realm")
+@output_option
+def check(path: Path | None, module: str | None, settings: Settings, output: str) -> None:
     """
-    Say what is wrong with the manifests and the task module of a folder, and run nothing.
+    Say what is wrong with the manifests and the task module of a folder, and run nothing; or with a backend.
 
-    Each problem is a line with its file, line and column. The exit code is 1 if there is one.
+    With PATH, or where no backend is set, it is about a folder, by default the current one. Each problem is a line with its
+    file, line and column. Else it is about the backend: all that a worker does is done once, with a record of its own that
+    no worker sees and that is removed again; the first step that does not work says why. The exit code is 1 if there is a
+    problem.
     """
+    if path is None and settings.backend is not None:
+        _check_backend(settings.backend, settings.realm or "", output)
+    else:
+        _check_folder(path or Path(), module, output)
+
+
+def _check_folder(path: Path, module: str | None, output: str) -> None:
     from pyncette.cli.check import problems_of  # noqa: PLC0415
 
     problems, notes, summary = problems_of(path, module)
+    if output == "json":
+        print_json({"folder": str(path), "problems": problems, "notes": notes})
+        _exit(ExitCode.FAILED if problems else ExitCode.DONE)
     for problem in problems:
         click.echo(problem)
     for note in notes:
@@ -215,6 +235,21 @@ def check(path: Path, module: str | None) -> None:
             f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
         )
     click.echo(summary)
+
+
+def _check_backend(backend: Backend, realm: str, output: str) -> None:
+    from pyncette.cli.check_backend import try_out  # noqa: PLC0415
+
+    steps = asyncio.run(try_out(backend, realm))
+    if output == "json":
+        print_json({"backend": str(backend), "steps": [step._asdict() for step in steps]})
+    else:
+        rows = [
+            (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.told)
+            for step in steps
+        ]
+        print_table(("STEP", "", "TOOK", "NOTE"), rows)
+    _exit(ExitCode.DONE if steps[-1].works else ExitCode.FAILED)
 
 
 # --- worker ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,204 @@
+"""Tries out what a worker asks of a backend, step by step, and says what works, and why the rest does not."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, Run, replace
+from pyncette.core.schedule import Once
+from pyncette.core.spec import Policies, Spec
+from pyncette.errors import StoreError
+from pyncette.store.backend import Backend
+from pyncette.store.base import Notification, Renewal, Store
+
+HANDLER: Final = "pyncette check"
+"""What is written to try it is written here, where no worker looks, and is removed again."""
+
+NOTICE_SECONDS: Final = 5.0
+"""Within this time a notification is heard, or it will not be."""
+
+REPEAT_SECONDS: Final = 0.2
+"""Between two notifications: the first may come before anybody listens."""
+
+POLICIES: Final = Policies(keep_finished=True, keep_successful=1)
+
+
+class Step(NamedTuple):
+    """One thing that a worker does, and whether it can."""
+
+    name: str
+    works: bool
+    told: str
+    """What there is to know: a figure, or why it does not work."""
+    seconds: float
+
+
+class _Refused(Exception):  # noqa: N818 - it ends a trial, and is no error of ours
+    """What was asked for was done otherwise than promised."""
+
+
+async def try_out(backend: Backend, realm: str) -> list[Step]:
+    """Do all that a worker does, with a record of its own; the first step that does not work is the last one."""
+    steps: list[Step] = []
+
+    async def step(name: str, work: Callable[[], Awaitable[str]]) -> bool:
+        began_at = time.monotonic()
+        try:
+            told, works = await work(), True
+        except (StoreError, _Refused) as error:
+            told, works = " ".join(str(error).split()), False
+        steps.append(Step(name, works, told, time.monotonic() - began_at))
+        return works
+
+    store = backend.new_store(create=backend.in_memory)
+
+    async def connect() -> str:
+        if backend.absence:
+            raise _Refused(f"{backend.absence}: run `pyncette migrate`")
+        await store.__aenter__()
+        return str(backend)
+
+    if not await step("connect", connect):
+        return steps
+    trial = _Trial(store, realm)
+    try:
+        for name, work in trial.steps():
+            if not await step(name, work):
+                break
+    finally:
+        with suppress(StoreError):
+            await trial.clean_up()
+        await store.__aexit__(None, None, None)
+    return steps
+
+
+class _Trial:
+    """A record that lives for as long as the trial."""
+
+    def __init__(self, store: Store, realm: str) -> None:
+        self._store = store
+        self._key = Key(Partition(realm, HANDLER), HANDLER, secrets.token_hex(8))
+        self._record: Record | None = None
+        self._now: Instant = 0
+
+    def steps(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        """What a worker does, in an order in which each step needs those before it."""
+        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("tell the time", self.tell_the_time),
+            ("read", self.read),
+            ("create", self.create),
+            ("claim", self.claim),
+            ("renew", self.renew),
+            ("complete", self.complete),
+            ("keep history", self.keep_history),
+            ("remove", self.remove),
+        ]
+        if self._store.capabilities.notifies:
+            steps.append(("notify", self.notify))
+        return steps
+
+    async def tell_the_time(self) -> str:
+        asked_at = time.time()
+        self._now = await self._store.now()
+        ahead = self._now / SECOND - (asked_at + time.time()) / 2
+        return (
+            f"its clock is {abs(ahead):.3f} s {'ahead' if ahead > 0 else 'behind'}, which workers make up for"
+        )
+
+    async def read(self) -> str:
+        await self._store.load([self._key])
+        partitions = await self._store.partitions(self._key.partition.realm)
+        handlers = {partition.handler for partition in partitions} - {HANDLER}
+        return f"{len(handlers)} {'handler has' if len(handlers) == 1 else 'handlers have'} tasks here"
+
+    async def create(self) -> str:
+        record = wishes.created(self._key, Spec(Once(self._now), policies=POLICIES), POLICIES, self._now)
+        await self._swap(Change(None, record))
+        return ""
+
+    async def claim(self) -> str:
+        partition = self._key.partition
+        claimed = await self._store.claim(
+            {partition: 100}, secrets.token_hex(8), HANDLER, self._now, self._now
+        )
+        ours = [record for record in claimed.records if record.key == self._key]
+        if not ours:
+            raise _Refused("what was just created was not claimed: is another trial going on?")
+        (self._record,) = ours
+        return ""
+
+    async def renew(self) -> str:
+        assert self._record is not None
+        assert self._record.lease is not None
+        renewal = Renewal(self._key, self._record.lease.id, self._record.lease_length)
+        renewed = await self._store.renew([renewal], self._now)
+        if not all(renewed.held):
+            raise _Refused("a lease that was just given is gone")
+        return ""
+
+    async def complete(self) -> str:
+        assert self._record is not None
+        record = self._record
+        run = Run("trial", self._now, self._now, Outcome.SUCCEEDED)
+        after = replace(
+            record,
+            version=record.version + 1,
+            claimable_at=None,
+            due_at=None,
+            attempt=0,
+            began_at=None,
+            lease=None,
+        )
+        await self._swap(Change(record, after, (HistoryRow(0, run),)))
+        return ""
+
+    async def keep_history(self) -> str:
+        runs = await self._store.history(self._key)
+        if [run.id for run in runs] != ["trial"]:
+            raise _Refused("the run that was just written is not there")
+        return ""
+
+    async def remove(self) -> str:
+        assert self._record is not None
+        await self._swap(Change(self._record, None))
+        return ""
+
+    async def notify(self) -> str:
+        async def hear() -> None:
+            async for heard in self._store.notified():
+                if heard.partition == self._key.partition:
+                    return
+
+        listening = asyncio.create_task(hear())
+        end = time.monotonic() + NOTICE_SECONDS
+        try:
+            while not listening.done() and time.monotonic() < end:
+                await self._store.notify([Notification(self._key.partition, self._now)])
+                await asyncio.wait([listening], timeout=REPEAT_SECONDS)
+            if not listening.done():
+                raise _Refused(
+                    f"not heard within {NOTICE_SECONDS:g} s: workers will look each ten seconds instead"
+                )
+            await listening
+        finally:
+            listening.cancel()
+        return ""
+
+    async def clean_up(self) -> None:
+        """Remove what a step that failed left behind."""
+        (record,) = await self._store.load([self._key])
+        if record is not None:
+            await self._store.swap([Change(record, None)])
+
+    async def _swap(self, change: Change) -> None:
+        (made,) = await self._store.swap([change])
+        if not made:
+            raise _Refused("a change was not made, although nobody else knows of the record")
+        self._record = change.after

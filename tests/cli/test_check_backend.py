@@ -1,0 +1,91 @@
+"""`pyncette check` says of a backend whether workers can do on it all that they do."""
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from pyncette.store.backend import read_backend
+from tests.cli import called
+
+ALL = ["connect", "tell the time", "read", "create", "claim", "renew", "complete", "keep history", "remove"]
+
+
+def check(backend):
+    code, output = called("check", "--backend", backend, "--output", "json")
+    assert "Traceback" not in output
+    steps = json.loads(output)["steps"]
+    return code, [step["name"] for step in steps if step["works"]], steps[-1]["told"]
+
+
+@pytest.fixture
+async def with_tables(postgres_url):
+    await read_backend(postgres_url).migrate()
+    return postgres_url
+
+
+async def test_a_file_with_tables_is_good_for_everything_and_keeps_nothing_of_the_trial(tmp_path):
+    backend = read_backend(f"sqlite:///{tmp_path / 'tasks.db'}")
+    await backend.migrate()
+
+    code, works, _ = check(backend.url)
+
+    assert (code, works) == (0, ALL)
+    async with backend.new_store(create=False) as store:
+        partitions = await store.partitions("")
+        assert not [
+            records for partition in partitions if (records := await store.scan(partition, None, None, 10))
+        ]
+
+
+def test_a_server_is_tried_with_its_notifications(with_tables):
+    code, works, _ = check(with_tables)
+
+    assert (code, works) == (0, [*ALL, "notify"])
+
+
+def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, with_tables):
+    role = urlsplit(with_tables).path[1:]
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
+    postgres.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", with_tables)
+    address = urlsplit(with_tables)
+    try:
+        code, works, told = check(
+            f"postgresql://{role}:hunter2@{address.hostname}:{address.port}{address.path}"
+        )
+    finally:
+        postgres.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}", with_tables)
+        postgres.execute(f"DROP ROLE {role}")
+
+    assert (code, works) == (1, ALL[: ALL.index("create")])
+    assert "lets this user not do it: permission denied for" in told
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("sqlite:///there/is/no.db", "there is no file there/is/no.db: run `pyncette migrate`"),
+        ("postgresql://ada:hunter2@127.0.0.1:1/db", "PostgreSQL at 127.0.0.1:1/db does not answer"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_told_so_without_its_password(backend, said):
+    code, works, told = check(backend)
+
+    assert (code, works) == (1, [])
+    assert said in told
+    assert "hunter2" not in told
+
+
+def test_a_database_without_tables_is_told_how_to_get_them(postgres_url):
+    code, works, told = check(postgres_url)
+
+    assert (code, works) == (1, [])
+    assert "run `pyncette migrate`" in told
+
+
+def test_with_a_path_it_is_about_the_folder_whatever_backend_is_set(tmp_path):
+    (tmp_path / "tasks.py").write_text("from pyncette import Pyncette\n\napp = Pyncette()\n")
+
+    code, output = called("check", tmp_path, PYNCETTE_BACKEND="sqlite:///there/is/no.db")
+
+    assert (code, output) == (0, f"{tmp_path}: 0 manifests, 0 handlers, no problems\n")
