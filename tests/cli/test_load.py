@@ -23,8 +23,8 @@ MODULE = """
     async def sweep(context): ...
 """
 
-MANY = 60_000
-"""Some seconds of work, so that it can be interrupted in the middle."""
+MANY = 100_000
+"""Some seconds of work, so that it can be interrupted near its beginning."""
 
 
 NOTE = ".users.jsonl.pyncette-load"
@@ -39,13 +39,14 @@ def load(folder, *args, task="remind", backend="sqlite:///tasks.db"):
     return called("load", "tasks", task, "users.jsonl", *args, cwd=folder.path, PYNCETTE_BACKEND=backend)
 
 
-def interrupt_once_there_is(file, folder):
-    """Load, and end that by ctrl-C as soon as *file* is there."""
+def interrupt_in_the_middle(folder):
+    """Load, and end that by ctrl-C once the first few thousand instances are written."""
+    written = folder / "tasks.db-wal"
     command = ("load", "tasks", "remind", "users.jsonl")
     with Program(*command, cwd=folder.path, PYNCETTE_BACKEND="sqlite:///tasks.db") as program:
         deadline = time.monotonic() + 30
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while not (written.exists() and written.stat().st_size > 2**20) and time.monotonic() < deadline:
+            time.sleep(0.005)
         program.signal(signal.SIGINT)
         assert program.ended() == 130, program.output
 
@@ -113,7 +114,7 @@ def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_o
 async def test_a_load_that_was_interrupted_goes_on_from_there_and_schedules_each_once(folder):
     lines = (f'{{"name": "u{number}", "interval_seconds": 3600}}' for number in range(MANY))
     folder.write("users.jsonl", "\n".join(lines))
-    interrupt_once_there_is(folder / NOTE, folder)
+    interrupt_in_the_middle(folder)
 
     code, output = load(folder, "--output", "json")
 
