@@ -41,7 +41,7 @@ from pyncette.sqlite import sqlite_repository
 from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
-from pyncette.worker.service import Listener, Worker, WorkerSettings
+from pyncette.worker.service import AHEAD, Listener, Worker, WorkerSettings
 
 FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
 """What a context has anyway, so no fixture can have its name."""
@@ -296,7 +296,13 @@ class PyncetteContext:
         """What fixtures yielded, and what was added: the further attributes of each `Context`."""
         self.heartbeats: set[asyncio.Task[None]] = set()
         """Renewals on their way that no handler waits for."""
-        self._settings = WorkerSettings(_holder(), slots, app.batch_size, app.poll_interval // A_MICROSECOND)
+        self._settings = WorkerSettings(
+            _holder(),
+            slots,
+            app.batch_size,
+            app.poll_interval // A_MICROSECOND,
+            0 if isinstance(self.clock, _PretendedTime) else AHEAD,
+        )
         self._renewal_store = renewal_store
         self._instances = Instances(ledger, realm, app.batch_size)
         self._created_at = self.clock.now()

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from pyncette.clock import SECOND, Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.configuration import require_store
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.model import Context, NextFunc, instant_of
@@ -151,10 +151,16 @@ class MeasuredStore:
             return await self._store.swap(changes)
 
     async def claim(
-        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         with REPOSITORY_OPS.measured("claim", _only(partition.handler for partition in limits)):
-            return await self._store.claim(limits, lease_id, holder, now, expired_at)
+            return await self._store.claim(limits, lease_id, holder, now, expired_at, ahead)
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
         with REPOSITORY_OPS.measured("renew", _only(renewal.key.task for renewal in renewals)):

@@ -859,6 +859,16 @@ def test_at_most_once_what_no_handler_was_called_for_is_given_back_and_runs(over
     assert play.counts == {"succeeded": 1, "missed": 2}
 
 
+@pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW])
+def test_what_was_claimed_ahead_and_is_given_back_before_it_is_due_waits_for_its_time(overlap):
+    play = Play(policies=replace(ONCE_FORBID, overlap=overlap))
+
+    play.end(play.start(1), 0.9, UNSTARTED)
+
+    (claimable,) = [record.claimable_at for record in play.records.values() if record.due_at == at(1)]
+    assert claimable == at(1)
+
+
 def test_at_most_once_a_claim_that_died_before_the_start_was_written_is_no_start():
     play = Play(policies=ONCE_FORBID)
     play.claim(at(1))

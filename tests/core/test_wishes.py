@@ -540,6 +540,18 @@ def test_a_resource_that_returns_within_the_grace_loses_nothing():
     assert play.counts == {"succeeded": 1}
 
 
+def test_an_edit_just_before_an_occurrence_that_was_claimed_ahead_does_not_make_it_due_once_more():
+    play = Play(policies=Policies(mode=Mode.AT_MOST_ONCE))
+    held = play.start(1)
+
+    play.edit(0.9, schedule=Cron("* * * * *"))
+    assert play.due == 2
+
+    assert play.end(held, 1.1)
+    assert play.start(2).scheduled_at == at(2)
+    assert play.counts == {"succeeded": 1}
+
+
 def test_a_resource_that_returns_later_goes_on_from_then():
     play = Play(schedule=Interval(HOUR), policies=Policies(missed=Missed.ALL))
     play.stop(1)

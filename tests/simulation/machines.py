@@ -49,6 +49,7 @@ class Machine:
                 slots=plan.slots,
                 batch_size=plan.batch_size,
                 poll_interval=world.scenario.poll_interval,
+                ahead=plan.ahead,
             ),
         )
         with contextlib.suppress(asyncio.CancelledError):

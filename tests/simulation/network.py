@@ -8,7 +8,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import StoreUnavailableError
 from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store
@@ -102,9 +102,15 @@ class RemoteStore:
         return await self._ask("swap", changes)
 
     async def claim(
-        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
-        return await self._ask("claim", limits, lease_id, holder, now, expired_at)
+        return await self._ask("claim", limits, lease_id, holder, now, expired_at, ahead)
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
         return await self._ask("renew", renewals, now)

@@ -65,7 +65,7 @@ class Oracle(Lens, Watcher):
         """The highest version that each key ever had."""
         self._written_at: dict[Key, int] = {}
         self._claimed_by: dict[Key, Instant] = {}
-        """The time of the last claim of each record, by its claimer's clock."""
+        """Until when the last claim of each record looked ahead, by its claimer's clock."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
@@ -77,7 +77,7 @@ class Oracle(Lens, Watcher):
                 self.scene.journal.add(process, "claim", answer.records)
             self.leases.given(request, arguments[1])
             for record in answer.records:
-                self._claimed(request, record, now=arguments[3])
+                self._claimed(request, record, until=arguments[3] + arguments[5])
         elif verb == "renew":
             self.scene.journal.add(process, "renew", arguments[0], answer.held)
             for renewal, held in zip(arguments[0], answer.held, strict=True):
@@ -118,11 +118,11 @@ class Oracle(Lens, Watcher):
 
     # --- Claims --------------------------------------------------------------------------------------------------
 
-    def _claimed(self, request: Request, record: Record, now: Instant) -> None:
+    def _claimed(self, request: Request, record: Record, until: Instant) -> None:
         key, before = record.key, self.scene.records[record.key]
         if record.fence != before.fence + 1 or record.attempt != before.attempt + 1:
             self.broken(f"a claim of {key} has not counted up its fence and attempt")
-        if before.claimable_at is None or before.claimable_at > now:
+        if before.claimable_at is None or before.claimable_at > until:
             self.broken(f"{key} is claimed before it is claimable")
         elif before.lease is None:
             self._check_lateness(key, before.claimable_at)
@@ -135,7 +135,7 @@ class Oracle(Lens, Watcher):
         self.scene.chosen[key, record.fence] = self.scene.choose(record)
         self.scene.records[key] = record
         self.leases.stamped(request, record)
-        self._claimed_by[key] = now
+        self._claimed_by[key] = until
 
     def _check_lateness(self, key: Key, claimable_at: Instant) -> None:
         since_written = self.scene.loop.now - self._written_at[key]

@@ -39,6 +39,8 @@ class Task(NamedTuple):
 class WorkerPlan(NamedTuple):
     slots: int
     batch_size: int
+    ahead: Duration
+    """How long before it is due it claims what is due."""
     skew: Duration
     """How wrong the clock of its machine is."""
     drift: int
@@ -173,6 +175,7 @@ def _worker(random: Random) -> WorkerPlan:
     return WorkerPlan(
         slots=random.choice((1, 2, 5, 20)),
         batch_size=random.choice((1, 3, 20)),
+        ahead=random.choice((0, 40_000, 2 * SECOND)),
         skew=random.randint(-90, 90) * SECOND,
         drift=random.randint(-200, 200),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyncette.clock import SECOND, Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Change, Partition, replace
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
@@ -127,7 +127,13 @@ class StoreThatTakesLeasesEarly(MemoryStore):
     """Gives away leases that their holders have for another five seconds."""
 
     async def claim(
-        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         for partition in limits:
             shelf = self.backend.shelf(partition)
@@ -137,7 +143,7 @@ class StoreThatTakesLeasesEarly(MemoryStore):
                     and expired_at < record.lease.expires_at <= expired_at + 5 * SECOND
                 ):
                     shelf.put(replace(record, lease=record.lease._replace(expires_at=expired_at)))
-        return await super().claim(limits, lease_id, holder, now, expired_at)
+        return await super().claim(limits, lease_id, holder, now, expired_at, ahead)
 
 
 class LedgerThatWritesAfterATakeover(Ledger):

@@ -53,7 +53,7 @@ async def test_a_handler_is_not_called_once_its_lease_has_run_out(
 ) -> None:
     a_lease_ago = bench.clock.monotonic() - LEASE  # the process stood still since
 
-    runs.start(held, handler, lease_until=a_lease_ago + LEASE)
+    runs.start(held, handler, lease_until=a_lease_ago + LEASE, at=bench.clock.now())
     await runs.ended()
 
     assert handler.calls == []
@@ -63,7 +63,7 @@ async def test_a_handler_is_not_called_once_its_lease_has_run_out(
 async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
     runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held
 ) -> None:
-    runs.start(held, handler, lease_until=bench.clock.monotonic() + LEASE)
+    runs.start(held, handler, lease_until=bench.clock.monotonic() + LEASE, at=bench.clock.now())
 
     runs.cancel_all(Ending.DRAINED)
     async with asyncio.timeout(5):

@@ -43,6 +43,77 @@ async def test_an_occurrence_starts_at_its_due_time_and_not_at_the_next_poll() -
     assert starts[0] == bench.clock.now() - int(12.75 * SECOND)
 
 
+@pytest.mark.parametrize(
+    "policies",
+    [Policies(), Policies(mode=Mode.AT_MOST_ONCE), Policies(overlap=Overlap.ALLOW)],
+    ids=["at_least_once", "at_most_once", "allow"],
+)
+async def test_what_is_claimed_ahead_starts_when_it_is_due_and_not_before(policies: Policies) -> None:
+    started: list[int] = []
+
+    async def call(_: Occurrence) -> None:
+        started.append(bench.clock.now())
+
+    handler = Registered("h", policies, call)
+    bench = Bench(handler)
+    await bench.every(handler, 30)
+    async with bench.worker(ahead=SECOND) as worker:
+        await bench.advance(29.9)
+        assert (len(worker.running), len(started)) == (1, 0)
+        await bench.advance(35.1)
+
+    assert handler.scheduled == [30, 60]
+    assert started == [occurrence.held.scheduled_at for occurrence in handler.calls]
+
+
+async def test_an_interval_shorter_than_the_time_ahead_misses_nothing() -> None:
+    handler = Registered("h", Policies(missed=Missed.LATEST))
+    bench = Bench(handler)
+    key = await bench.every(handler, 0.25)
+    async with bench.worker(ahead=SECOND):
+        await bench.advance(10)
+
+    assert len(handler.calls) == 40
+    assert (await bench.record(key)).state.summary.counts.missed == 0
+
+
+async def test_what_falls_due_in_a_row_is_claimed_together() -> None:
+    class Counting(MemoryStore):
+        claims = 0
+
+        async def claim(self, *arguments):
+            self.claims += 1
+            return await super().claim(*arguments)
+
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    store = Counting(bench.backend)
+    for number in range(100):
+        await bench.once(handler, 10 + number / 100, f"{number:03}")
+    async with bench.worker(store, ahead=SECOND):
+        await bench.advance(20)
+
+    assert [occurrence.held.record.key.instance for occurrence in handler.calls] == [
+        f"{number:03}" for number in range(100)
+    ]
+    assert store.claims < 10
+
+
+async def test_a_drain_gives_back_what_only_waits_for_its_time() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    key = await bench.once(handler, 10, "a")
+    before = await bench.record(key)
+    async with bench.worker(ahead=SECOND):
+        await bench.advance(9.5)
+        assert (await bench.record(key)).lease is not None
+
+    after = await bench.record(key)
+    assert handler.calls == []
+    assert (after.lease, after.attempt, after.began_at) == (None, 0, None)
+    assert after.claimable_at == before.claimable_at
+
+
 async def test_a_week_of_an_hourly_task_runs_in_order() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)

@@ -406,13 +406,13 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         if record.schedule_since < held.scheduled_at:  # else an edit came between: the time counts no longer
             due = min((held.scheduled_at, *(dropped.first_at for dropped in held.dropped)))
         state = replace(record.state, started=None)
-        claimable: Instant | None = now
+        claimable: Instant | None = max(now, held.began_at)  # it may have been claimed ahead
         if not record.key.occurrence:
             claimable = claimable_at(record.key, record.spec, held.policies, state, due)
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
     if started is None and record.attempt == 1:
         return _idle(record)
-    return _given_back(held, now)
+    return _given_back(held, max(now, record.claimable_at or now))
 
 
 def _still_started(held: Held) -> Record:

@@ -139,9 +139,9 @@ def edited(
     due = record.due_at
     if started is None or started.at_most_once:
         if anew:
-            state, due = _from_now(record, spec, policies, state, since, now)
+            state, due = _from_now(record, spec, policies, state, since, _passed(started, now))
         else:
-            due = _within_window(record, spec, policies, now)
+            due = _within_window(record, spec, policies, _passed(started, now))
     after = replace(
         record,
         spec=spec,
@@ -266,7 +266,7 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
     after = replace(record, version=record.version + 1, schedule_since=since, state=state)
     if started is not None and not started.at_most_once:
         return after
-    state, due = _from_now(record, record.spec, policies, state, since, now)
+    state, due = _from_now(record, record.spec, policies, state, since, _passed(started, now))
     after = replace(after, due_at=due, state=state)
     if started is not None:
         return after
@@ -358,6 +358,11 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     if isinstance(schedule, Interval) and now > since:
         return now - (now - since) % schedule.length
     return max(now, since)
+
+
+def _passed(started: Started | None, now: Instant) -> Instant:
+    """Return until when occurrences are no matter of the future: one that was claimed ahead may start before its time."""
+    return now if started is None else max(now, started.scheduled_at)
 
 
 def _from_now(

@@ -53,8 +53,8 @@ class Claimed(NamedTuple):
     """The backend's own time, read while it answered."""
     next_claimable_at: Instant | None
     """
-    When a record of these partitions will next be claimable: the sooner of what is due and what lease ends, as far as
-    this claim saw, its own leases included. It may be too soon, never too late, unless others write in the meantime.
+    When a claim with the same *ahead* will next get a record of these partitions: the sooner of what is due and what
+    lease ends, as far as this claim saw, its own leases included. It may be too soon, never too late, unless others write in the meantime.
     It is at or before the claim's `now` only if more may be claimable than the limits let through, or if a record
     could not be read. None: nothing will be claimable before something is written.
     """
@@ -158,15 +158,18 @@ class Store(Protocol):
         holder: str,
         now: Instant,
         expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         """
         Lease at most that many claimable records of each partition, soonest first.
 
         *limits* says how many of which partition; a limit of 0 only looks when the next one is claimable.
 
-        A record is claimable if `claimable_at <= now` (at that very instant, too) and it has no lease, or one with
-        `expires_at <= expired_at`. The claim gives it the lease (*lease_id*, *holder*, *now* + `lease_length`), adds one
-        to `attempt`, `version` and `fence`, and sets `began_at` to *now* if it was None. Nothing else changes.
+        A record is claimable if `claimable_at <= now + ahead` (at that very instant, too) and it has no lease, or one
+        with `expires_at <= expired_at`: what falls due within *ahead* is handed out before it does, to be started on time.
+        The claim gives it the lease (*lease_id*, *holder*, *now* + `lease_length`), adds one to `attempt`, `version` and
+        `fence`, and sets `began_at`, if it was None, to *now* or to `claimable_at`, whichever is later. Nothing else
+        changes.
 
         No two calls give the same record while the first lease lives, on any number of workers. An empty result does
         not mean that nothing is due: another worker may have been faster. A record that cannot be read (a poisoned

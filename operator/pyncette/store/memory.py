@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Lease, Partition, Record, Run, replace
 from pyncette.store.base import (
     Capabilities,
@@ -110,18 +110,25 @@ class MemoryStore:
                 self.backend.histories.pop(key, None)
 
     async def claim(
-        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
+        until = now + ahead
         records: list[Record] = []
         soonest: list[Instant] = []
         for partition, limit in limits.items():
             shelf = self.backend.shelf(partition)
-            for record in shelf.claimable(limit, now, expired_at):
+            for record in shelf.claimable(limit, until, expired_at):
                 shelf.put(_leased(record, Lease(lease_id, holder, now + record.lease_length), now))
                 readable = shelf.readable(record.key)
                 if readable is not None:
                     records.append(readable)
-            soonest += shelf.next_claimable(now, expired_at)
+            soonest += (at - ahead for at in shelf.next_claimable(until, expired_at))
         return Claimed(records, self.backend.now(), min(soonest, default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
@@ -223,18 +230,18 @@ class _Shelf:
         self.poisoned.discard(key)
         self._unfile(key)
 
-    def claimable(self, limit: int, now: Instant, expired_at: Instant) -> list[Record]:
-        self._file_the_expired(max(now, expired_at))
+    def claimable(self, limit: int, until: Instant, expired_at: Instant) -> list[Record]:
+        self._file_the_expired(max(until, expired_at))
         found: list[Record] = []
         for at, key in self._due:
-            if at > now or len(found) >= limit:
+            if at > until or len(found) >= limit:
                 break
             record = self.records[key]
             if record.lease is None or record.lease.expires_at <= expired_at:
                 found.append(record)
         return found
 
-    def next_claimable(self, now: Instant, expired_at: Instant) -> list[Instant]:
+    def next_claimable(self, until: Instant, expired_at: Instant) -> list[Instant]:
         """When the first of what is due, and the first of what is leased, can be claimed; by one who waits."""
         found = [at for at, _ in self._leased.first()]
         for at, key in self._due:
@@ -243,7 +250,7 @@ class _Shelf:
                 found.append(at)
                 break
             # It looks expired, but is not to be taken over yet: the claimer's clock has stepped.
-            found.append(max(at, lease.expires_at + now - expired_at))
+            found.append(max(at, lease.expires_at + until - expired_at))
         return found
 
     def _file_the_expired(self, until: Instant) -> None:
@@ -328,13 +335,14 @@ def _with_kept_lease(after: Record, before: Record | None, stored: Record | None
 
 
 def _leased(record: Record, lease: Lease, now: Instant) -> Record:
+    assert record.claimable_at is not None
     return replace(
         record,
         lease=lease,
         attempt=record.attempt + 1,
         version=record.version + 1,
         fence=record.fence + 1,
-        began_at=now if record.began_at is None else record.began_at,
+        began_at=max(now, record.claimable_at) if record.began_at is None else record.began_at,
     )
 
 

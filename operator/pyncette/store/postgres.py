@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
@@ -131,6 +131,7 @@ class PostgresStore:
         holder: str,
         now: Instant,
         expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         ids = await self._ids_of(limits, add=True)
         partition_of = {ids[partition]: partition for partition in limits}
@@ -144,13 +145,14 @@ class PostgresStore:
             lease_id,
             holder,
             begins,
+            now + ahead,
         )
         told = rows.pop()  # the row of no record: the time, when there is more, and how long it took
         taken = Counter(map(itemgetter(1), rows))
         more = any(count >= limits[partition_of[id_]] for id_, count in taken.items())
         records = claimed_records(rows, partition_of, lease_id, holder, now)
         self._heads.learn(limits, records, now, told[9])
-        times = (now if more else None, told[8], self._heads.until(limits))
+        times = (now if more else None, told[8] and told[8] - ahead, self._heads.until(limits))
         return Claimed(records, told[7], min((at for at in times if at is not None), default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:

@@ -112,11 +112,11 @@ JOIN {names} n ON {by_key}
 WITH claimed AS (
     UPDATE {records} r SET
         lease_id = $5, holder = $6, lease_until = $3 + r.lease_length, attempt = r.attempt + 1,
-        began_at = coalesce(r.began_at, $3), fence = r.fence + 1, version = r.version + 1
+        began_at = coalesce(r.began_at, greatest($3, r.claimable_at)), fence = r.fence + 1, version = r.version + 1
     WHERE r.ctid = ANY (ARRAY(
         SELECT picked.place FROM {wanted}, LATERAL (
             SELECT c.ctid AS place FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $3
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $8
                 AND c.lease_until <= $4
             ORDER BY c.claimable_at LIMIT wanted.most FOR UPDATE SKIP LOCKED
         ) picked
@@ -128,19 +128,19 @@ UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {NOW}, (
     SELECT least(min(least((
         SELECT c.claimable_at FROM {records} c
-        WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $3
+        WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $8
         ORDER BY c.claimable_at LIMIT 1
     ), (
         SELECT least(
-            min(CASE WHEN head.lease_until > $4 THEN head.lease_until + $3 - $4
-                WHEN wanted.most = 0 THEN $3 END),
-            CASE WHEN count(*) = {HEAD_MAX} THEN $3 + {HEAD_PAUSE} END
+            min(CASE WHEN head.lease_until > $4 THEN head.lease_until + $8 - $4
+                WHEN wanted.most = 0 THEN $8 END),
+            CASE WHEN count(*) = {HEAD_MAX} THEN $8 + {HEAD_PAUSE} END
         ) FROM (
             SELECT c.lease_until FROM {records} c
-            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $3
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $8
             ORDER BY c.claimable_at LIMIT {HEAD_MAX}
         ) head
-    ))), (SELECT min(lease_length) + $3 + $3 - $4 FROM claimed))
+    ))), (SELECT min(lease_length) + $3 + $8 - $4 FROM claimed))
     FROM {wanted}
     WHERE (SELECT count(*) FROM claimed) < (SELECT sum(greatest(most, 1)) FROM unnest($2::bigint[]) AS most)
 ), {TOOK}, NULL, NULL, NULL, NULL, NULL

@@ -203,7 +203,13 @@ class SqliteStore:
         return await self._database.write(swap.make)
 
     async def claim(
-        self, limits: Mapping[Partition, int], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         ids = await self._known_ids(limits)
         known = {ids[partition]: partition for partition in limits if partition in ids}
@@ -212,7 +218,7 @@ class SqliteStore:
         wanted = [
             (ids[partition], limits[partition]) for partition in known.values() if limits[partition] > 0
         ]
-        claim = _Claim(self._sql, list(known), wanted, lease_id, holder, now, expired_at)
+        claim = _Claim(self._sql, list(known), wanted, lease_id, holder, now, expired_at, ahead)
         answer = await self._database.write(claim.make)
         rows = sorted((row for text in answer.texts for row in _rows(text)), key=_CLAIMABLE_AT)
         records = _readable(
@@ -508,10 +514,11 @@ class _Claim(NamedTuple):
     holder: str
     now: Instant
     expired_at: Instant
+    ahead: Duration
 
     def make(self, session: Session) -> _Answer:
         sql, now, expired_at = self.sql, self.now, self.expired_at
-        picks = [(id_, now, expired_at, limit) for id_, limit in self.wanted]
+        picks = [(id_, now + self.ahead, expired_at, limit) for id_, limit in self.wanted]
         texts = [text for text in _read(session, sql.look, picks) if text != b"[]"]
         if texts:
             stamp = (self.lease_id, self.holder, now, now)
@@ -519,7 +526,7 @@ class _Claim(NamedTuple):
             if taken == sum(limit for _, limit in self.wanted):
                 return _Answer(texts, _now(), [now], [])
         due = [
-            at
+            at - self.ahead
             for text in _read(session, sql.next_due, [(id_, expired_at) for id_ in self.partitions])
             for at in _decode(text)
             if at is not None
@@ -602,7 +609,8 @@ def _as_claimed(row: _Row, lease_id: str, holder: str, now: Instant) -> _Row:
         attempt,
         began_at,
     ) = row[:13]
-    began_at = now if began_at is None else began_at
+    assert at is not None
+    began_at = max(now, at) if began_at is None else began_at
     mine = (lease_id, holder, now + length)
     return (
         *(id_, partition, task, instance, occurrence, version + 1, fence + 1, due_at, since, at, length),

@@ -259,7 +259,7 @@ class Statements:
             ORDER BY r.claimable_at LIMIT ?)"""
         taken = """r.id, r.partition_id, ?, ?, ? + r.lease_length, ifnull(l.version, r.version) + 1,
             ifnull(l.fence, r.fence) + 1, ifnull(l.attempt, r.attempt) + 1,
-            ifnull(CASE WHEN l.id IS NULL THEN r.began_at ELSE l.began_at END, ?)"""
+            ifnull(CASE WHEN l.id IS NULL THEN r.began_at ELSE l.began_at END, max(?, r.claimable_at))"""
         self.look = Union(
             f"SELECT json_group_array({_ROW_OF_NAMED}) FROM ({{rows}})",
             4,

@@ -865,6 +865,34 @@ class StoreConformance:
         assert list(claimed.records) == []
         assert claimed.next_claimable_at is None
 
+    async def test_what_falls_due_within_the_time_ahead_is_claimed_before_it_does(self, store: Store) -> None:
+        await create(
+            store, a_record("past", at=T0 - 5), a_record("soon", at=T0 + 9), a_record("a", at=T0 + 10)
+        )
+
+        claimed = await store.claim({HERE: 10}, "lease", "worker", T0, T0, 9)
+
+        assert instances(list(claimed.records)) == ["past", "soon"]
+        assert [record.began_at for record in claimed.records] == [T0, T0 + 9]
+        assert {record.lease for record in claimed.records} == {Lease("lease", "worker", T0 + LEASE)}
+        assert claimed.next_claimable_at == T0 + 1
+        assert [seen(found) for found in await load_all(store, [*claimed.records])] == [
+            seen(record) for record in claimed.records
+        ]
+
+    async def test_a_lease_is_not_taken_over_ahead_of_its_end(self, store: Store) -> None:
+        await create(store, a_record())
+        await claim(store)
+
+        early = await store.claim({HERE: 10}, "early", "other", T0 + LEASE - 5, T0 + LEASE - 5, 9)
+        taken = await store.claim({HERE: 10}, "taken", "other", T0 + LEASE, T0 + LEASE, 9)
+
+        assert list(early.records) == []
+        assert early.next_claimable_at is not None
+        assert T0 + LEASE - 5 < early.next_claimable_at <= T0 + LEASE
+        assert instances(list(taken.records)) == ["a"]
+        assert taken.records[0].began_at == T0
+
     async def test_claimable_at_rules_and_not_due_at(self, store: Store) -> None:
         await create(
             store, a_record(due_at=T0, claimable_at=T0 + 5), a_record("b", due_at=T0 + 9, claimable_at=T0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from pyncette.clock import Clock, Duration, Timer
+from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.core.record import Partition
 from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
@@ -48,6 +48,7 @@ class Occurrence:
 
     __slots__ = (
         "_clock",
+        "_interrupted",
         "_renew",
         "begun",
         "ending",
@@ -55,6 +56,7 @@ class Occurrence:
         "lease_lost",
         "lease_until",
         "registration",
+        "starts_at",
         "task",
         "timers",
     )
@@ -66,6 +68,7 @@ class Occurrence:
         renew: Callable[[Occurrence], Any],
         clock: Clock,
         lease_until: Duration,
+        starts_at: Instant,
     ) -> None:
         self.held = held
         self.registration = registration
@@ -73,6 +76,8 @@ class Occurrence:
         self._clock = clock
         self.lease_until = lease_until
         """Until when the lease is surely ours, by this process's monotonic clock."""
+        self.starts_at = starts_at
+        """When its handler is to be called: what is claimed ahead waits for its time."""
         self.lease_lost = False
         self.task: asyncio.Task[None] | None = None
         self.begun = False
@@ -80,6 +85,8 @@ class Occurrence:
         self.ending: Ending | None = None
         """Why it was cancelled, if we did it."""
         self.timers: list[Timer] | None = None
+        self._interrupted: asyncio.Event | None = None
+        """Set once it need not wait for its time any more; there only while it waits."""
 
     @property
     def renews_itself(self) -> bool:
@@ -99,19 +106,29 @@ class Occurrence:
         held: bool = await self._renew(self)
         return held
 
+    async def wait_for_its_time(self) -> None:
+        """Return once it is due, or once there is a reason not to start it."""
+        self._interrupted = asyncio.Event()
+        await self._clock.wait(self._interrupted, self.starts_at)
+
     def cancel(self, ending: Ending) -> None:
         """End the run from outside, and remember why."""
         if self.ending is None and self.task is not None:
             self.ending = ending
-            if self.begun:
-                self.task.cancel()
+            self._interrupt()
 
     def lose(self) -> None:
         """Take note that the lease is gone: what the run does from now on is not written."""
         if not self.lease_lost:
             self.lease_lost = True
-            if self.renews_itself and self.begun and self.task is not None:
-                self.task.cancel()
+            if self.renews_itself or not self.begun:
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.begun and self.task is not None:
+            self.task.cancel()
+        elif self._interrupted is not None:
+            self._interrupted.set()
 
     def facts(self) -> dict[str, Any]:
         """What a log line about this run says beside its sentence."""

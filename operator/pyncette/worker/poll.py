@@ -50,6 +50,7 @@ class Poller:
         holder: str,
         batch_size: int,
         interval: Duration,
+        ahead: Duration,
         polling: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._ledger = ledger
@@ -62,6 +63,12 @@ class Poller:
         self._holder = holder
         self._batch_size = batch_size
         self._interval = SAFETY_LOOK if self._store.capabilities.notifies else interval
+        self._ahead = ahead
+        self._lead = ahead // 2
+        """
+        How long before something is due the look comes that claims it: longer than a claim takes. What is due soon
+        after it is claimed along, so that what is due one by one does not cost a claim each.
+        """
         self._polling = polling
         self._woken = asyncio.Event()
         self._next_at: Instant = 0
@@ -97,6 +104,7 @@ class Poller:
 
     def wake(self, _: Partition, at: Instant) -> None:
         """Take note that something is claimable at *at*."""
+        at -= self._lead
         # A round of several looks sets the time of the next one anew with each; this one must not be forgotten in between.
         self._round_next_at = min(self._round_next_at, at)
         if at < self._next_at:
@@ -212,7 +220,7 @@ class Poller:
         asked_at = clock.monotonic()
         with self._polling():
             claimed = await self._store.claim(
-                limits, next(self._lease_ids), self._holder, now, clock.expired_at()
+                limits, next(self._lease_ids), self._holder, now, clock.expired_at(), self._ahead
             )
         answered_at = clock.monotonic()
         for length in {record.lease_length for record in claimed.records}:
@@ -266,7 +274,9 @@ class Poller:
             hungry = [partition for partition, number in taken.items() if number >= limits[partition]]
             self._hungry += hungry
             at = claimed.next_claimable_at
-            if at is not None and at <= now and not claimed.records:
+            if at is not None and at > now:
+                at += self._ahead - self._lead
+            elif at is not None and not claimed.records:
                 at = now + BEATEN_PAUSE
             # Those that are hungry will be asked again. If all are, this tells of nobody else; if only some are, their
             # backlog may hide when the others are next due, and these have to be asked once more.
@@ -289,7 +299,9 @@ class Poller:
             registration = by_partition[record.key.partition]
             policies = record.spec.policies or registration.policies
             try:
-                beginning = rules.begin(record, policies, now)
+                assert record.claimable_at is not None
+                at = max(now, record.claimable_at)
+                beginning = rules.begin(record, policies, at)
             except Exception:
                 # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
                 logger.exception("a claimed record could not be decided", extra={"record": str(record.key)})
@@ -299,10 +311,10 @@ class Poller:
                 reserved.append(registration)
                 runs.reserve(registration)
             elif beginning.held is not None:
-                runs.start(beginning.held, registration, asked_at + record.lease_length)
+                runs.start(beginning.held, registration, asked_at + record.lease_length, at)
         if writing:
             task = asyncio.get_running_loop().create_task(
-                self._write_and_start(writing, reserved, by_partition, asked_at)
+                self._write_and_start(writing, reserved, by_partition, now, asked_at)
             )
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
@@ -312,6 +324,7 @@ class Poller:
         writing: Sequence[tuple[Beginning, Policies]],
         reserved: Sequence[Registration],
         by_partition: dict[Partition, Registration],
+        now: Instant,
         asked_at: Duration,
     ) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
@@ -327,8 +340,9 @@ class Poller:
             for registration in reserved:
                 self._runs.unreserve(registration)
         for held in ready:
+            at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
             self._runs.start(
-                held, by_partition[held.record.key.partition], asked_at + held.record.lease_length
+                held, by_partition[held.record.key.partition], asked_at + held.record.lease_length, at
             )
         soonest: dict[Partition, Instant] = {}
         for beginning, _ in writing:

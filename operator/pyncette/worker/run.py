@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from pyncette.clock import MICROSECOND, Clock, Duration
+from pyncette.clock import MICROSECOND, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
@@ -57,14 +57,19 @@ class Runs:
         """Half of all slots: while what one claim brought is started and runs, the backend works on the next one."""
         return (self._slots + 1) // 2
 
+    def due(self) -> set[asyncio.Task[None]]:
+        """Return the runs that do not merely wait for their time."""
+        now = self._clock.now()
+        return {task for task, occurrence in self.running.items() if occurrence.starts_at <= now}
+
     def free_for(self, registration: Registration) -> int:
         """How many more of this handler may be started."""
         limit = registration.concurrency_limit
         return self.free if limit is None else min(self.free, limit - self._by_handler[registration.handler])
 
-    def start(self, held: Held, registration: Registration, lease_until: Duration) -> None:
-        """Call the handler for *held*, soon."""
-        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until)
+    def start(self, held: Held, registration: Registration, lease_until: Duration, at: Instant) -> None:
+        """Call the handler for *held* as soon as it is *at*."""
+        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until, at)
         loop = self._loop
         if loop is None:  # to ask for it costs a system call each time
             loop = self._loop = asyncio.get_running_loop()
@@ -79,8 +84,13 @@ class Runs:
             self.renewals_rest = False
             if self.on_sooner_renewal is not None:
                 self.on_sooner_renewal()
-        if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
-            self._arm(occurrence)
+
+    def give_back_early(self) -> None:
+        """Start nothing that is not due yet: it is given back, as if it had not been claimed."""
+        now = self._clock.now()
+        for occurrence in self.running.values():
+            if occurrence.starts_at > now:
+                occurrence.cancel(Ending.DRAINED)
 
     def reserve(self, registration: Registration) -> None:
         """Keep a slot for what was claimed and is not started yet."""
@@ -107,6 +117,8 @@ class Runs:
 
     async def _run(self, occurrence: Occurrence) -> None:
         current.set(occurrence)
+        if occurrence.starts_at > self._clock.now():
+            await occurrence.wait_for_its_time()
         if occurrence.lease_remaining() == 0:
             # This process stood still since the claim, and by now the lease may be somebody else's.
             occurrence.lose()
@@ -115,6 +127,9 @@ class Runs:
             ended = _cancelled(occurrence)
         else:
             occurrence.begun = True
+            policies = occurrence.held.policies
+            if policies.active_deadline is not None or policies.overlap is Overlap.REPLACE:
+                self._arm(occurrence)
             try:
                 await occurrence.registration.run(occurrence)
             except asyncio.CancelledError:

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
-from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
@@ -23,6 +23,9 @@ from pyncette.worker.renew import RenewalThread, Renewer, renew
 from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)
+
+AHEAD: Final[Duration] = 40 * MILLISECOND
+"""How long before they are due occurrences are claimed, at most: a few times what a claim takes, and soon over."""
 
 SETTLE_SECONDS: Final = 10.0
 """How long a worker that stops tries to write its last results, and to give back what it holds."""
@@ -42,6 +45,8 @@ class WorkerSettings(NamedTuple):
     """Records of one claim, at most."""
     poll_interval: Duration = 1 * SECOND
     """The longest time between two looks, where the backend cannot notify."""
+    ahead: Duration = 0
+    """How long before they are due occurrences are claimed, at most, to be started on time; 0: once they are due."""
 
 
 class Listener(Protocol):
@@ -87,6 +92,7 @@ class Worker:
             settings.holder,
             settings.batch_size,
             settings.poll_interval,
+            settings.ahead,
             self._polling,
         )
         self._runs.on_limit_freed = self._poller.look_soon
@@ -117,12 +123,13 @@ class Worker:
         """
         renewed = self._renewer is None or self._renewer.is_idle
         written = not len(self._outbox)
-        return self._poller.is_idle and renewed and written and self._runs.running.keys() <= asleep
+        return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
         self._grace_seconds = None if grace is None else grace / SECOND
         self._poller.stop()
+        self._runs.give_back_early()
 
     async def run(self) -> None:
         """
