@@ -552,6 +552,15 @@ def test_an_edit_just_before_an_occurrence_that_was_claimed_ahead_does_not_make_
     assert play.counts == {"succeeded": 1}
 
 
+def test_nor_does_rescheduling_just_before_what_was_claimed_ahead_and_runs_beside_its_schedule():
+    play = Play(schedule=Cron("* * * * *"), policies=AT_MOST_ONCE, key=INSTANCE, own=False)
+    play.end(play.start(1), 1)
+
+    assert play.reschedule(0.9, Cron("* * * * *")) is None
+
+    assert play.due == 2
+
+
 def test_a_resource_that_returns_later_goes_on_from_then():
     play = Play(schedule=Interval(HOUR), policies=Policies(missed=Missed.ALL))
     play.stop(1)

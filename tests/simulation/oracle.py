@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Outcome, Record
 from pyncette.core.schedule import Once
+from pyncette.core.spec import Overlap
 from pyncette.core.tallies import Tally, is_share
 from pyncette.worker.occurrence import Occurrence
 
@@ -251,7 +252,11 @@ class Oracle(Lens, Watcher):
         if after is None:
             self.books.removed(before, self._intended.get((process, key, before.version)), wished=False)
             return
-        if after.spec != before.spec or after.schedule_since != before.schedule_since:
+        chosen = self.scene.chosen.get((key, before.fence))
+        beside = chosen.run if chosen and self.scene.policies_of(before).overlap is Overlap.ALLOW else None
+        # It counts from what it has put beside itself.
+        since = {before.schedule_since, max(before.schedule_since, beside or 0)}
+        if after.spec != before.spec or after.schedule_since not in since:
             self.broken(f"{process} edits {key}")
         if after.lease is not None and after.attempt == 0:
             self.broken(f"{key} is leased, but no attempt is under way")
@@ -294,11 +299,16 @@ class Oracle(Lens, Watcher):
         if not ends and begun is not None:
             if (after.lease and after.lease.id) != lease:
                 self.broken(f"{wish.kind.value} takes the lease of {key}, which is in progress")
-            if (after.spec.schedule, after.schedule_since) != (before.spec.schedule, before.schedule_since):
+            if self._times_of(after) != self._times_of(before):
                 self.books.edited(key)
         if wish.kind is Kind.REDRIVE:
             self.scene.redrives[key] += 1
         self._check_due(wish, before, after)
+
+    def _times_of(self, record: Record) -> tuple[object, ...]:
+        """What says which times are occurrences."""
+        policies = self.scene.policies_of(record)
+        return record.spec.schedule, record.schedule_since, policies.not_before, policies.not_after
 
     def _check_due(self, wish: Wish, before: Record | None, after: Record) -> None:
         """What a wish makes due lies ahead of it."""

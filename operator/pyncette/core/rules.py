@@ -251,7 +251,9 @@ def _start_beside(held: Held, now: Instant) -> Beginning:
     )
     due, dropped = _moving_on(held, now)
     summary = with_dropped(record.state.summary, dropped)
-    moved = _none_to_run(record, policies, summary, dropped, due, now)
+    # It may have been claimed ahead: a wish that comes before it is due must not make it due once more.
+    since = max(record.schedule_since, held.scheduled_at)
+    moved = _none_to_run(record, policies, summary, dropped, due, now, since=since)
     return Beginning(
         Held(sibling, policies, held.scheduled_at, held.began_at, 1),
         (Change(None, sibling), *moved.first),
@@ -281,11 +283,19 @@ def _none_to_run(
     dropped: tuple[Dropped, ...],
     due: Instant | None,
     now: Instant,
+    *,
+    since: Instant | None = None,
 ) -> Beginning:
     """Move on to *due* without a run of this record; *summary* has counted all that was dropped."""
     state = replace(record.state, summary=summary)
     claimable = claimable_at(record.key, record.spec, policies, state, due)
-    after = replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
+    after = replace(
+        _idle(record),
+        due_at=due,
+        schedule_since=record.schedule_since if since is None else since,
+        claimable_at=claimable,
+        state=state,
+    )
     runs = gap_runs(record.key, dropped, now) if dropped and keeps_history(policies) else ()
     if not _is_removed(after, policies):
         return Beginning(None, (Change(record, after, rows_of(record.state.summary, policies, runs)),))

@@ -123,12 +123,13 @@ def edited(
     ends a suspension, never fires retroactively: the next occurrence is the first after now. A started occurrence goes
     on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
     """
+    started = started_of(record, record.spec.policies or policies)
+    now = _not_before_what_has_started(record, started, now)
     moved = spec.schedule != record.spec.schedule
     anew = moved or _resumes(record, spec, policies, owner)
     since = record.schedule_since
     if anew:
         since = now if moved else _counted_from(spec.schedule, since, now)
-    started = started_of(record, record.spec.policies or policies)
     state = replace(
         record.state,
         started=started,
@@ -139,9 +140,9 @@ def edited(
     due = record.due_at
     if started is None or started.at_most_once:
         if anew:
-            state, due = _from_now(record, spec, policies, state, since, _passed(started, now))
+            state, due = _from_now(record, spec, policies, state, since, now)
         else:
-            due = _within_window(record, spec, policies, _passed(started, now))
+            due = _within_window(record, spec, policies, now)
     after = replace(
         record,
         spec=spec,
@@ -170,6 +171,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         if record.lease is not None and record.lease.expires_at > now:
             return Locked(record.lease.expires_at)
         return edited(record, spec, policies, now)
+    now = _not_before_what_has_started(record, None, now)
     due, since = created(record.key, spec, policies, now).due_at, now
     kept = None if record.state.exhausted else record.due_at
     if kept is not None and (due is None or kept < due):
@@ -261,12 +263,13 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
     if not record.state.exhausted:
         return record
     state = replace(record.state, exhausted=False)
-    since = _counted_from(record.spec.schedule, record.schedule_since, now)
     started = started_of(record, record.spec.policies or policies)
+    now = _not_before_what_has_started(record, started, now)
+    since = _counted_from(record.spec.schedule, record.schedule_since, now)
     after = replace(record, version=record.version + 1, schedule_since=since, state=state)
     if started is not None and not started.at_most_once:
         return after
-    state, due = _from_now(record, record.spec, policies, state, since, _passed(started, now))
+    state, due = _from_now(record, record.spec, policies, state, since, now)
     after = replace(after, due_at=due, state=state)
     if started is not None:
         return after
@@ -360,8 +363,14 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     return max(now, since)
 
 
-def _passed(started: Started | None, now: Instant) -> Instant:
-    """Return until when occurrences are no matter of the future: one that was claimed ahead may start before its time."""
+def _not_before_what_has_started(record: Record, started: Started | None, now: Instant) -> Instant:
+    """
+    Return from when on a wish can count.
+
+    That is *now*, or a moment later: what was claimed ahead may have *started* before its time, or beside its schedule,
+    which then counts from it.
+    """
+    now = max(now, record.schedule_since)
     return now if started is None else max(now, started.scheduled_at)
 
 
