@@ -12,8 +12,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
-import msgspec
-
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock
 from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
 from pyncette.core.record import Key, Partition
@@ -41,6 +39,7 @@ from pyncette.sqlite import sqlite_repository
 from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
+from pyncette.templates import Templates
 from pyncette.worker.service import AHEAD, Listener, Worker, WorkerSettings
 
 FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
@@ -304,7 +303,8 @@ class PyncetteContext:
             0 if isinstance(self.clock, _PretendedTime) else AHEAD,
         )
         self._renewal_store = renewal_store
-        self._instances = Instances(ledger, realm, app.batch_size)
+        self._templates = Templates(ledger, realm, app.tasks.values())
+        self._instances = Instances(ledger, self._templates, realm, app.batch_size)
         self._created_at = self.clock.now()
         self._worker: Worker | None = None
         self._running = False
@@ -373,12 +373,17 @@ class PyncetteContext:
                 assert spec.policies is not None
                 rules[key] = declaration(key, spec, spec.policies)
             elif task.kind is Kind.TEMPLATE:
-                spec = Spec(None, encode_args({"partition_count": task.partition_count}))
+                spec = Spec(partitions=task.partition_count)
                 rules[key] = first_declaration(key, spec, task.policies)
         declared = await self.ledger.apply(rules)
         for task in self.app.tasks.values():
             if task.kind is Kind.TEMPLATE:
                 _refuse_other_count(task, declared[Key(Partition(self.realm, task.name), task.name)])
+        await self.read_templates()
+
+    async def read_templates(self) -> None:
+        """Read what resources say of the templates; while it runs, this is done again and again. Raises StoreError."""
+        await self._templates.read()
 
     # --- Instances ---------------------------------------------------------------------------------------------------
 
@@ -445,7 +450,8 @@ class PyncetteContext:
 
     async def _work(self) -> None:
         registrations = [
-            TaskRegistration(task, self.realm, self, self.app.middlewares) for task in self.app.tasks.values()
+            TaskRegistration(task, self.realm, self, self.app.middlewares, self._templates)
+            for task in self.app.tasks.values()
         ]
         worker = Worker(
             ledger=self.ledger,
@@ -458,7 +464,12 @@ class PyncetteContext:
         self._worker = worker
         if self._shut_down:
             worker.drain()
-        await worker.run()
+        watching = asyncio.create_task(self._templates.watch())
+        try:
+            await worker.run()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     def __getattr__(self, name: str) -> Any:
         """Let a fixture reach those that were set up before it."""
@@ -512,11 +523,9 @@ def _refuse_field(name: str) -> None:
         raise ValueError(f"{name} is a field of Context, so nothing else can have that name there")
 
 
-def _refuse_other_count(task: Task, stored: Spec | None) -> None:
-    if stored is None:
-        return
-    count = msgspec.json.decode(stored.args).get("partition_count")
-    if count != task.partition_count:
+def _refuse_other_count(task: Task, stored: Spec) -> None:
+    count = stored.partitions
+    if count is not None and count != task.partition_count:
         raise ConfigurationError(
             f"The task {task.name} has {task.partition_count} partitions here, but its instances are stored in {count}. "
             f"Either go back to partition_count={count}, or declare the new count under a new name and move the instances "

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from pyncette.clock import Instant
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Lease, Partition, Record
-from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
+from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling
@@ -22,6 +22,7 @@ from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse,
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
 from pyncette.task import Kind, Task
+from pyncette.templates import Templates
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are with the backend at once: while it writes one, the next is put together and sent.
@@ -49,8 +50,9 @@ Entry: TypeAlias = "Wish | InstanceResult"
 class Instances:
     """The instances of one realm."""
 
-    def __init__(self, ledger: Ledger, realm: str, page_size: int) -> None:
+    def __init__(self, ledger: Ledger, templates: Templates, realm: str, page_size: int) -> None:
         self._ledger = ledger
+        self._templates = templates
         self._realm = realm
         self._page_size = page_size
 
@@ -66,7 +68,7 @@ class Instances:
     async def unschedule(self, task: Task, name: str | None) -> None:
         """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
         task, key = self._find(task, name)
-        await self._ledger.apply({key: _removal(task.policies)})
+        await self._ledger.apply({key: _removal(self._templates.common(task).policies)})
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
@@ -100,7 +102,7 @@ class Instances:
 
         def prepared(name: str) -> Entry:
             try:
-                return Wish(name, self._key(task, name), _NOTHING, task.policies)
+                return Wish(name, self._key(task, name), _NOTHING, self._templates.common(task).policies)
             except Exception as error:  # noqa: BLE001 - as above
                 return InstanceResult(name, None, error)
 
@@ -134,9 +136,10 @@ class Instances:
         return ListTasksResponse(states, None)
 
     def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
-        spec = task.wish(name, options, self._realm)
+        common = self._templates.common(task)
+        spec = task.wish(name, options, self._realm, common.args)
         partition = Partition(self._realm, task.name, task.partition_of(name))
-        return Wish(name, Key(partition, task.name, name), spec, spec.policies or task.policies)
+        return Wish(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
     def _key(self, task: Task, name: str) -> Key:
         check_instance_name(name)
@@ -301,16 +304,10 @@ def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
 
 
 def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
-    """
-    The rule for what counts as it was first declared; its answer is the spec that counts.
-
-    None: a resource of the same name is mirrored there, and its fields win.
-    """
+    """The rule for what counts as it was first declared, or as its resource has it; its answer is the spec that counts."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
-        if record is not None and record.state.owner is not None:
-            return Ruling(None, None)
-        if record is not None and record.spec.args != EMPTY_ARGS:
+        if record is not None and (record.state.owner is not None or record.spec.partitions is not None):
             return Ruling(None, record.spec)
         return declaration(key, spec, policies)(record, now)
 

@@ -11,6 +11,7 @@ from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
 from pyncette.model import Context, MiddlewareFunc, TaskFunc
 from pyncette.task import Task
+from pyncette.templates import Templates
 from pyncette.worker.occurrence import Occurrence
 
 if TYPE_CHECKING:
@@ -23,12 +24,18 @@ class TaskRegistration:
     """What a worker knows of a task: the `Registration` of its handler."""
 
     def __init__(
-        self, task: Task, realm: str, app_context: PyncetteContext, middlewares: Sequence[MiddlewareFunc]
+        self,
+        task: Task,
+        realm: str,
+        app_context: PyncetteContext,
+        middlewares: Sequence[MiddlewareFunc],
+        templates: Templates,
     ) -> None:
         self.task = task
         self.app_context = app_context
         self._partitions = [Partition(realm, task.name, number) for number in task.polled_partitions]
         self._call = wrapped(task.task_func, middlewares)
+        self._templates = templates
 
     @property
     def handler(self) -> str:
@@ -40,7 +47,7 @@ class TaskRegistration:
 
     @property
     def policies(self) -> Policies:
-        return self.task.policies
+        return self._templates.common(self.task).policies
 
     @property
     def concurrency_limit(self) -> int | None:

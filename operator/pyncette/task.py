@@ -8,6 +8,8 @@ from enum import Enum
 from hashlib import sha1
 from typing import Any, Final
 
+import msgspec
+
 from pyncette.clock import Duration
 from pyncette.core.record import Record
 from pyncette.core.schedule import Cron, Interval, Once, seeded
@@ -161,11 +163,18 @@ class Task:
         assert schedule is not None
         return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
 
-    def wish(self, instance_name: str, options: Mapping[str, Any], realm: str) -> Spec:
+    def wish(
+        self,
+        instance_name: str,
+        options: Mapping[str, Any],
+        realm: str,
+        defaults: msgspec.Raw | None = None,
+    ) -> Spec:
         """
         Return what is to be stored of an instance with *options*.
 
-        What they do not say is as the template has it: arguments one by one, the schedule as a whole. Raises ValueError.
+        What they do not say is as the template has it: arguments one by one, from *defaults* if given, the schedule as
+        a whole. Raises ValueError.
         """
         check_instance_name(instance_name)
         given = dict(options)
@@ -181,8 +190,10 @@ class Task:
         own = None
         if behaviour is not self._options.behaviour:
             own = policies_of(behaviour, self._poll_interval)
-        if self._options.args is not EMPTY_ARGS:
-            given = {**self.extra_args, **given}
+        if defaults is None:
+            defaults = self._options.args
+        if defaults is not EMPTY_ARGS:
+            given = {**arguments_of(defaults), **given}
         if isinstance(schedule, Cron):
             schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
         return Spec(schedule, encode_args(given), own)

@@ -307,6 +307,39 @@ def test_static_tasks_of_the_module_run_beside_manifests(folder):
         end(program)
 
 
+def test_the_instances_of_a_dynamic_task_follow_its_manifest(folder):
+    folder.write(
+        "tasks.py",
+        """
+        import datetime
+        from pyncette import Pyncette
+
+        app = Pyncette()
+
+        @app.dynamic_task()
+        async def remind(context):
+            print("of", context.args["what"])
+
+        @app.fixture()
+        async def instances(context):
+            await context.schedule_task(remind, "ada", interval=datetime.timedelta(seconds=1))
+            yield
+        """,
+    )
+    folder.task("reminders", handler="remind", dynamic="true", suspend="true", args="{what: tea}")
+
+    with dev(folder) as program:
+        at = program.expect("task: remind: . instances, suspended")
+        folder.task("reminders", handler="remind", dynamic="true", args="{what: tea}")
+
+        at = program.expect("remind: edited", after=at)
+        at = program.expect("remind/ada: of tea", after=at)
+        (folder / "reminders.yaml").unlink()
+
+        program.expect("remind: stopped, since its manifest is gone; so are its instances", after=at)
+        end(program)
+
+
 def test_the_first_ctrl_c_lets_a_handler_finish(folder):
     folder.write("tasks.py", SLOW.format(seconds=3))
     folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS)

@@ -369,6 +369,35 @@ def test_check_tells_each_problem_with_its_place_and_exits_with_1(folder):
     assert "pyncette: 2 problems in jobs" in output
 
 
+def test_check_refuses_a_dynamic_task_that_the_module_has_otherwise(folder):
+    folder.write(
+        "tasks.py",
+        """
+        from pyncette import Pyncette
+
+        app = Pyncette()
+        app.handler(name="greet")(print)
+        app.dynamic_task(name="remind")(print)
+        app.partitioned_task(name="spread", partition_count=4)(print)
+        """,
+    )
+    folder.task("right", handler="remind", dynamic="true")
+    folder.task("second", handler="remind", dynamic="true")
+    folder.task("static", dynamic="true")
+    folder.task("wide", handler="spread", dynamic="true", partitions=8)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert (
+        "jobs/second.yaml:4:9: metadata.name: remind is the task at jobs/right.yaml:4:9 already: a dynamic"
+        in output
+    )
+    assert 'jobs/static.yaml:6:12: spec.handler: "greet" can have no instances: declare it by' in output
+    assert "jobs/wide.yaml:8:15: spec.partitions: must be 4, as the task module has it, not 8" in output
+    assert "pyncette: 3 problems in jobs" in output
+
+
 @pytest.mark.parametrize("command", ["dev", "check"])
 def test_a_folder_that_is_none_is_refused(command, tmp_path):
     (tmp_path / "file").write_text("")

@@ -118,6 +118,14 @@ def test_every_word_that_a_policy_may_be_is_one_of_the_core(field, attribute):
     assert [getattr(to_spec(task(**{field: word})).policies, attribute).value for word in words] == words
 
 
+def test_instances_keep_a_history_only_if_asked_for():
+    of_instances = to_spec(task(dynamic=True)).policies
+    asked_for = to_spec(task(dynamic=True, successfulRunsHistoryLimit=1, failedRunsHistoryLimit=2)).policies
+
+    assert (of_instances.keep_successful, of_instances.keep_failed) == (0, 0)
+    assert (asked_for.keep_successful, asked_for.keep_failed) == (1, 2)
+
+
 def test_a_one_off_stays_when_it_is_over_and_those_of_a_template_go():
     assert to_spec(task(executeAt="2030-01-01T00:00:00Z")).policies.keep_finished
     assert not to_spec(task(dynamic=True)).policies.keep_finished

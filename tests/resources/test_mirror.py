@@ -8,7 +8,7 @@ from pyncette.clock import SECOND
 from pyncette.core import rules, wishes
 from pyncette.core.record import Change, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
-from pyncette.core.spec import Policies
+from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Settling
 from pyncette.resources.mirror import Step, homes, mirror, wish_of
 from pyncette.resources.task import PyncetteTask
@@ -312,3 +312,49 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
     await folder.apply(named("a"), named("zoo"), named("many", intervalSeconds=3))
 
     assert sorted([record.key.task async for record in homes(folder.store, REALM)]) == ["a", "many", "zoo"]
+
+
+# --- Templates -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dynamic_task_is_the_template_of_its_handler_whatever_its_name(folder):
+    assert await folder.apply(named("reminders", dynamic=True, intervalSeconds=None, suspend=True)) == {
+        "send": Step.CREATED
+    }
+
+    record = await folder.record("send")
+    assert record.spec.policies.suspend
+    assert (record.spec.partitions, record.due_at) == (1, None)
+
+
+async def test_a_template_that_the_module_declared_keeps_its_partitions(folder):
+    declared = wishes.created(
+        Key(Partition(REALM, "send"), "send"), Spec(partitions=4), Policies(), folder.clock.now()
+    )
+    await folder.store.swap([Change(None, declared)])
+
+    assert await folder.apply(task(dynamic=True, partitions=1)) == {"send": Step.EDITED}
+
+    assert (await folder.record("send")).spec.partitions == 4
+
+
+async def test_a_template_and_a_task_with_the_name_of_its_handler_stand_beside_each_other(folder):
+    both = [task(dynamic=True), named("send", handler="post")]
+    await folder.apply(*both)
+
+    assert await folder.apply(*both) == {"send": Step.UNCHANGED}
+
+    assert (await folder.record("send")).spec.schedule is None
+    assert (await folder.record("send", "post")).spec.schedule is not None
+
+
+async def test_a_template_that_is_gone_stays_stopped_as_its_instances_do_until_it_is_back(folder):
+    await folder.apply(task(dynamic=True))
+
+    assert await folder.apply() == {"send": Step.STOPPED}
+    await folder.clock.advance(datetime.timedelta(days=2))
+    assert await folder.apply() == {}
+    assert (await folder.record("send")).state.withdrawn_at is not None
+
+    assert await folder.apply(task(dynamic=True)) == {"send": Step.EDITED}
+    assert (await folder.record("send")).state.withdrawn_at is None

@@ -450,8 +450,8 @@ def test_every_default_is_the_one_that_is_documented():
         "onExhausted": "Continue",
         "args": {},
         "deletionPolicy": "Retain",
-        "successfulRunsHistoryLimit": 3,
-        "failedRunsHistoryLimit": 10,
+        "successfulRunsHistoryLimit": None,
+        "failedRunsHistoryLimit": None,
     }
     assert task(retryPolicy={}).spec.retry_policy.model_dump(by_alias=True) == {
         "maxAttempts": 5,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pyncette.cli.dev.events import Declared, Loaded
+from pyncette.cli.dev.child import declared_by
 from pyncette.cli.dev.folder import Folder
 from pyncette.cli.modules import find_target, load_app
 from pyncette.errors import ConfigurationError
@@ -26,7 +26,7 @@ def problems_of(path: Path, module: str | None) -> Checked:
         raise ConfigurationError(f"{path} is not a folder: check needs one with a task module and manifests")
     target = find_target(path, module)
     app = load_app(target)
-    declared = Loaded(tuple(Declared(task.name, task.kind.value) for task in app.tasks.values()))
+    declared = declared_by(app)
     read = Folder(path).read(declared, time.time_ns() // 1000)
     count, handlers = len(read.wishes), len(declared.handlers)
     return Checked(

@@ -154,7 +154,9 @@ def view_of(found: Found, now: Instant) -> View:
         name=found.name,
         handler=found.handler,
         schedule=None if home is None else home.spec.schedule,
-        standing=Standing.TEMPLATE if is_template or home is None else _standing(home, policies, running),
+        standing=Standing.TEMPLATE
+        if home is None
+        else _standing(home, policies, running, is_template=is_template),
         next_at=None if home is None else next_of(home, policies),
         retry_at=None if home is None or home.lease or not home.state.started else home.claimable_at,
         attempt=0 if home is None else home.attempt,
@@ -187,10 +189,12 @@ def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:
     return max(0, summary.last_started_at - summary.last_scheduled_at - jitter_of(key, policies))
 
 
-def _standing(home: Record, policies: Policies, running: int) -> Standing:
+def _standing(home: Record, policies: Policies, running: int, *, is_template: bool) -> Standing:
     state = home.state
     if state.withdrawn_at is not None:
         return Standing.STOPPED
+    if is_template:
+        return Standing.SUSPENDED if policies.suspend else Standing.TEMPLATE
     if running:
         return Standing.RUNNING
     if state.started is not None:

@@ -119,4 +119,6 @@ class Spec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     args: msgspec.Raw = EMPTY_ARGS
     """The arguments as a JSON object; parsed only when a handler asks for them."""
     policies: Policies | None = None
+    partitions: int | None = None
+    """Of a template that is declared: how many its instances are spread over, which never changes. None for all else."""
     format: int = SPEC_FORMAT

@@ -11,7 +11,15 @@ from pyncette.core.record import Key, Owner, Partition
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.resources.modelling import duration_of, instant_of
-from pyncette.resources.task import DEFAULT_ZONE, PyncetteTask, RetryPolicy, TaskSpec, canonical
+from pyncette.resources.task import (
+    DEFAULT_ZONE,
+    FAILED_RUNS_KEPT,
+    SUCCESSFUL_RUNS_KEPT,
+    PyncetteTask,
+    RetryPolicy,
+    TaskSpec,
+    canonical,
+)
 
 
 def realm_of(cluster_id: str, namespace: str, pool: str) -> str:
@@ -20,8 +28,14 @@ def realm_of(cluster_id: str, namespace: str, pool: str) -> str:
 
 
 def to_key(task: PyncetteTask, realm: str) -> Key:
-    """Return where the record of *task* is: its own, or its template's if it is dynamic."""
-    return Key(Partition(realm, task.spec.handler, 0), task.metadata.name)
+    """
+    Return where the record of *task* is: its own, or its template's if it is dynamic.
+
+    A handler belongs to one dynamic task, and programs that schedule instances know the handler alone; so the template
+    has its name.
+    """
+    spec = task.spec
+    return Key(Partition(realm, spec.handler, 0), spec.handler if spec.dynamic else task.metadata.name)
 
 
 def to_spec(task: PyncetteTask) -> Spec:
@@ -31,7 +45,8 @@ def to_spec(task: PyncetteTask) -> Spec:
     A dynamic task becomes a template: without a schedule, with the policies that its instances follow.
     """
     args = msgspec.Raw(canonical(task.spec.args))
-    return Spec(schedule=_schedule(task), args=args, policies=_policies(task.spec))
+    partitions = task.spec.partitions if task.spec.dynamic else None
+    return Spec(schedule=_schedule(task), args=args, policies=_policies(task.spec), partitions=partitions)
 
 
 def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
@@ -83,9 +98,16 @@ def _policies(spec: TaskSpec) -> Policies:
         # The record of a one-off stays with its resource, which tells that it ran. One-offs among the instances of
         # a template have no resource, and are removed when they are over.
         keep_finished=not spec.dynamic,
-        keep_successful=spec.successful_runs_history_limit,
-        keep_failed=spec.failed_runs_history_limit,
+        keep_successful=_kept(spec, spec.successful_runs_history_limit, SUCCESSFUL_RUNS_KEPT),
+        keep_failed=_kept(spec, spec.failed_runs_history_limit, FAILED_RUNS_KEPT),
     )
+
+
+def _kept(spec: TaskSpec, limit: int | None, default: int) -> int:
+    """Return how many rows of history are kept: those of instances, which may be millions, only if asked for."""
+    if limit is None:
+        return 0 if spec.dynamic else default
+    return limit
 
 
 def _retry(policy: RetryPolicy) -> Retry:

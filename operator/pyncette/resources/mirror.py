@@ -92,7 +92,10 @@ def mirrored(wish: Wish) -> Rule:
             return _left(wish.key, Step.OUTDATED)
         if owner == wish.owner and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
-        edited = wishes.edited(record, wish.spec, wish.policies, now, owner=wish.owner)
+        spec = wish.spec
+        if _is_template(record.spec) and _is_template(spec):  # its instances are where they are
+            spec = replace(spec, partitions=record.spec.partitions)
+        edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
         return _made(Step.EDITED, record, edited)
 
     return rule
@@ -160,6 +163,10 @@ def withdrawn(record: Record | None, now: Instant) -> Ruling:
     return Ruling(Change(record, None), tally=wishes.removed(record, _policies_of(record), now))
 
 
+def _is_template(spec: Spec) -> bool:
+    return spec.partitions is not None
+
+
 def _policies_of(record: Record) -> Policies:
     return record.spec.policies or Policies()
 
@@ -203,22 +210,35 @@ async def mirror(
     Make the records of resources in *realm* equal to what is *wanted*, and say what was done.
 
     What is wanted no longer is stopped at once, and removed after *grace*; names in *keep* are left as they are. Records
-    that no resource owns are not touched. Doing this twice does it once. Raises StoreError.
+    that no resource owns are not touched. A template that is gone stays, stopped, for so do its instances. No two of
+    *wanted* may have one key, nor one name unless one of them is a template. Doing this twice does it once. Raises
+    StoreError.
     """
-    by_name = {wish.key.task: wish for wish in wanted}
+    by_key = {wish.key: wish for wish in wanted}
+    by_name = {key.task: wish for key, wish in by_key.items() if not _is_template(wish.spec)}
     found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
     there = {record.key for record in found}
-    strays = [record for record in found if (wish := by_name.get(record.key.task)) and wish.key != record.key]
+    others = [record for record in found if record.key not in by_key]
+    # A template never moves: it is where its instances are.
+    strays = [record for record in others if record.key.task in by_name and not _is_template(record.spec)]
     moving = {record.key.task: record for record in strays if by_name[record.key.task].key not in there}
-    gone = [record for record in found if record.key.task not in by_name and record.key.task not in keep]
-    here = {wish.key: mirrored(wish) for name, wish in by_name.items() if name not in moving}
+    gone = [
+        record
+        for record in others
+        if (record.key.task not in by_name or _is_template(record.spec)) and record.key.task not in keep
+    ]
+    here = {
+        key: mirrored(wish)
+        for key, wish in by_key.items()
+        if key.task not in moving or _is_template(wish.spec)
+    }
     taken = _answers(await ledger.apply(here))
     for name, old in moving.items():
         taken += await _move(ledger, by_name[name], old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
     taken += await _stop(ledger, gone)
-    return taken + await _remove(ledger, gone, grace)
+    return taken + await _remove(ledger, [record for record in gone if not _is_template(record.spec)], grace)
 
 
 async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:

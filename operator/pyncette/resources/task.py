@@ -36,6 +36,10 @@ ARGS_KEYS_MAX: Final = 64
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
 
+SUCCESSFUL_RUNS_KEPT: Final = 3
+FAILED_RUNS_KEPT: Final = 10
+"""Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
+
 HANDLER: Final = r"^[^\s:/]+$"
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
@@ -249,10 +253,13 @@ class TaskSpec(Model):
     What becomes of the instances of a dynamic task when it is deleted. Retain: they are stopped and kept.
     Delete: they are removed.
     """
-    successful_runs_history_limit: int = Field(default=3, ge=0, le=1000)
-    """Runs that succeeded and are kept in the history of the task, in the backend."""
-    failed_runs_history_limit: int = Field(default=10, ge=0, le=1000)
-    """Occurrences that ended in any other way and are kept in the history of the task, in the backend."""
+    successful_runs_history_limit: int | None = Field(default=None, ge=0, le=1000, examples=[3])
+    """
+    Runs that succeeded and are kept in the history of the task, in the backend. If it is not set, 3; none of the
+    instances of a dynamic task, each of which has a history of its own.
+    """
+    failed_runs_history_limit: int | None = Field(default=None, ge=0, le=1000, examples=[10])
+    """Occurrences that ended in any other way and are kept likewise. If it is not set, 10, or none of instances."""
 
     rules: ClassVar = (
         Rule(

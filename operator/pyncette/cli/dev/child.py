@@ -68,7 +68,7 @@ def main() -> int:
     go = Go()
     try:
         app = load_app(Target(orders.module, orders.name, orders.home))
-        events.send(Loaded(tuple(Declared(task.name, task.kind.value) for task in app.tasks.values())))
+        events.send(declared_by(app))
         go.wait()
         return run(app, orders, events)
     except Exception as error:
@@ -79,6 +79,13 @@ def main() -> int:
             return ExitCode.FAILED
         events.send(Fault(failure.message, failure.exit_code))
         return failure.exit_code
+
+
+def declared_by(app: Pyncette) -> Loaded:
+    """Return what the manifests of a folder may name of *app*."""
+    return Loaded(
+        tuple(Declared(task.name, task.kind.value, task.partition_count) for task in app.tasks.values())
+    )
 
 
 def run(app: Pyncette, orders: Orders, events: Events) -> int:

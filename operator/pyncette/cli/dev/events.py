@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,6 +19,7 @@ class Declared(msgspec.Struct, frozen=True):
 
     name: str
     kind: str
+    partitions: int = 1
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -29,6 +31,11 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     def handlers(self) -> frozenset[str]:
         """What manifests may name."""
         return frozenset(task.name for task in self.tasks if task.kind in {"handler", "template"})
+
+    @property
+    def templates(self) -> Mapping[str, int]:
+        """What manifests of dynamic tasks may name, and how many partitions each has."""
+        return {task.name: task.partitions for task in self.tasks if task.kind == "template"}
 
     @property
     def others(self) -> frozenset[str]:

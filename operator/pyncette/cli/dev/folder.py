@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
 from pyncette.errors import ConfigurationError
+from pyncette.resources.conversion import to_key
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.mirror import Wish, wish_of
 from pyncette.resources.task import PyncetteTask
@@ -107,16 +108,17 @@ class Folder:
         unknown = _unknown_handlers(loaded.tasks, declared.handlers, declared.others)
         misfits = {remark.place for remark in unknown}
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
-        fit, twins = _one_of_each_name([item for item in fit if not item.resource.spec.dynamic])
-        problems = (*loaded.problems, *unknown, *twins)
+        fit, other = _of_their_templates(fit, declared.templates)
+        fit, twins = _one_of_each_name(fit)
+        problems = (*loaded.problems, *unknown, *other, *twins)
         keep = self._keep(loaded, problems)
         wishes = tuple(wish_of(item.resource, REALM, _written_at(item.source.file, now)) for item in fit)
-        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded)), keep)
+        return Wishes(wishes, tuple(sorted(problems)), loaded.notes, keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
         """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
         for item in loaded.tasks:
-            self._files[item.resource.metadata.name] = item.source.file
+            self._files[to_key(item.resource, REALM).task] = item.source.file
         return _Unclear(dict(self._files), frozenset(problem.place.file for problem in problems))
 
     def knows(self, name: str) -> bool:
@@ -139,33 +141,51 @@ def _unknown_handlers(
     )
 
 
+def _of_their_templates(
+    tasks: Sequence[Manifest[PyncetteTask]], templates: Mapping[str, int]
+) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
+    """Refuse a dynamic task whose handler has no instances, or has them spread over other partitions."""
+    fit, misfits = [], []
+    for item in tasks:
+        spec = item.resource.spec
+        if spec.dynamic and spec.handler not in templates:
+            message = (
+                f'spec.handler: "{spec.handler}" can have no instances: declare it by @app.dynamic_task()'
+            )
+            misfits.append(Remark(item.place("spec", "handler"), message))
+        elif spec.dynamic and spec.partitions != templates[spec.handler]:
+            count = templates[spec.handler]
+            message = f"spec.partitions: must be {count}, as the task module has it, not {spec.partitions}"
+            misfits.append(Remark(item.place("spec", "partitions"), message))
+        else:
+            fit.append(item)
+    return fit, misfits
+
+
 def _one_of_each_name(
     tasks: Sequence[Manifest[PyncetteTask]],
 ) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
-    """Refuse a second task of a name in another namespace: here all are in one."""
+    """Refuse a second task of a name in another namespace, for here all are in one; and a second template of a handler."""
     first: dict[str, Manifest[PyncetteTask]] = {}
     twins = []
     for item in tasks:
-        name = item.resource.metadata.name
-        if name in first:
-            other = first[name].place("metadata", "name")
+        name = to_key(item.resource, REALM).task
+        if name not in first:
+            first[name] = item
+            continue
+        other = first[name].place("metadata", "name")
+        if item.resource.metadata.name == first[name].resource.metadata.name:
             message = (
                 f"metadata.name: {name} is at {other} already, in another namespace: dev has only one, so rename "
                 "one of them, or keep namespaces in folders of their own"
             )
-            twins.append(Remark(item.place("metadata", "name"), message))
         else:
-            first[name] = item
-    return list(first.values()), twins
-
-
-def _notes(loaded: Manifests) -> Iterator[Remark]:
-    for item in loaded.tasks:
-        if item.resource.spec.dynamic:
-            yield Remark(
-                item.place("spec", "dynamic"),
-                "spec.dynamic: passed over here: the task module has the options of a dynamic task, and schedules its instances",
+            message = (
+                f"metadata.name: {name} is the task at {other} already: a dynamic task takes the name of its handler, "
+                "and a handler has only one"
             )
+        twins.append(Remark(item.place("metadata", "name"), message))
+    return list(first.values()), twins
 
 
 def _written_at(file: Path, now: Instant) -> Instant:

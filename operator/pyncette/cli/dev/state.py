@@ -76,7 +76,7 @@ def counts(of: Counts, *, exact: bool) -> str:
 
 
 def _schedule(view: View) -> str:
-    if view.standing is not Standing.TEMPLATE:
+    if view.schedule is not None:
         return words.schedule(view.schedule)
     more = "" if view.instances_exact else " or more"
     return f"{view.instances or 0}{more} instances"

@@ -270,7 +270,9 @@ class Supervisor:
 
     def _tell_taken(self, item: Taken) -> None:
         if item.step is Step.STOPPED:
-            self._line(f"{item.name}: stopped, since its manifest is gone; it is forgotten in a day")
+            is_template = item.record is not None and item.record.spec.partitions is not None
+            what = "so are its instances, until it is back" if is_template else "it is forgotten in a day"
+            self._line(f"{item.name}: stopped, since its manifest is gone; {what}")
         elif item.step is Step.WAITING:
             self._line(f"{item.name}: goes to its new handler once its run is over")
         elif item.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:

@@ -1,0 +1,141 @@
+"""What a resource says of a template counts for its instances: policies, suspension, arguments, partitions."""
+
+import asyncio
+
+import pytest
+
+from pyncette import FailureMode, Pyncette
+from pyncette.core.record import Change, Key, Owner, Partition
+from pyncette.core.spec import Policies, Retry, Spec
+from pyncette.core.wishes import created, edited, stopped
+from pyncette.errors import ConfigurationError
+from pyncette.options import encode_args
+from pyncette.testing.clock import instant_of
+from tests.app.harness import at, running, seconds
+
+KEY = Key(Partition("", "remind"), "remind")
+
+
+class Resource:
+    """A dynamic PyncetteTask as the operator, or `pyncette dev`, keeps it in the backend."""
+
+    def __init__(self, store, clock):
+        self._store = store
+        self._clock = clock
+        self._generation = 0
+
+    async def apply(self, args=None, partitions=1, **policies):
+        self._generation += 1
+        owner = Owner("uid", self._generation, "hash")
+        policies = Policies(**policies)
+        spec = Spec(None, encode_args(args or {}), policies, partitions)
+        (record,) = await self._store.load([KEY])
+        now = instant_of(self._clock.utc)
+        after = (
+            created(KEY, spec, policies, now, owner=owner)
+            if record is None
+            else edited(record, spec, policies, now, owner=owner)
+        )
+        assert await self._store.swap([Change(record, after)]) == [True]
+
+    async def delete(self):
+        (record,) = await self._store.load([KEY])
+        after = stopped(record, Policies(), instant_of(self._clock.utc))
+        assert await self._store.swap([Change(record, after)]) == [True]
+
+
+@pytest.fixture
+async def resource(repository, clock):
+    async with repository() as store:
+        yield Resource(store, clock)
+
+
+@pytest.fixture
+def ran():
+    return []
+
+
+@pytest.fixture
+def app(repository, ran):
+    app = Pyncette(repository)
+
+    @app.dynamic_task(failure_mode=FailureMode.COMMIT, drink="tea", cups=1)
+    async def remind(context):
+        ran.append((context.scheduled_at, context.attempt, context.args))
+        if context.args.get("fails"):
+            raise ValueError("no")
+
+    return app
+
+
+async def test_the_policies_of_a_resource_win_over_the_options_of_the_decorator(app, clock, resource, ran):
+    await resource.apply(retry=Retry(max_attempts=2, initial=1_000_000, jitter=False))
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(app.tasks["remind"], "ada", execute_at=at(10), fails=True)
+        await clock.advance(seconds(30))
+
+    assert [(when, attempt) for when, attempt, _ in ran] == [(at(10), 1), (at(10), 2)]
+
+
+async def test_a_suspended_template_runs_no_instance_and_they_go_on_from_its_end(app, clock, resource, ran):
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+        await clock.advance(seconds(15))
+        await resource.apply(suspend=True)
+        await app_context.read_templates()
+        await clock.advance(seconds(20))
+        await resource.apply()
+        await app_context.read_templates()
+        await clock.advance(seconds(10))
+
+    assert [when for when, _, _ in ran] == [at(10), at(40)]
+
+
+async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_back(
+    app, clock, resource, ran
+):
+    await resource.apply()
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+        await resource.delete()
+        await app_context.read_templates()
+        await clock.advance(seconds(25))
+        assert ran == []
+
+        await resource.apply()
+        await app_context.read_templates()
+        await clock.advance(seconds(10))
+
+    assert [when for when, _, _ in ran] == [at(30)]
+
+
+async def test_an_app_that_runs_notices_an_edit_of_a_resource_by_itself(app, clock, resource):
+    async with running(app, clock) as app_context:
+        await resource.apply(args={"sugar": True})
+
+        async with asyncio.timeout(30):
+            task = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+            while "sugar" not in task.extra_args:  # it looks in real time, since others make edits
+                await asyncio.sleep(0.05)
+                task = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+
+
+async def test_new_instances_have_the_arguments_of_the_resource_on_top_of_the_decorators(
+    app, clock, resource, ran
+):
+    await resource.apply(args={"cups": 2, "sugar": True})
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(app.tasks["remind"], "ada", execute_at=at(10), sugar=False)
+        await clock.advance(seconds(30))
+
+    assert [args for _, _, args in ran] == [{"drink": "tea", "cups": 2, "sugar": False}]
+
+
+async def test_a_resource_with_other_partitions_than_the_module_refuses_to_start(app, clock, resource):
+    await resource.apply(partitions=4)
+
+    with pytest.raises(ConfigurationError, match="has 1 partitions here, but its instances are stored in 4"):
+        async with app.create(clock=clock):
+            pass
