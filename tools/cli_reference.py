@@ -35,7 +35,7 @@ BACKENDS = """
 | `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
 
-Where there is no PYNCETTE_BACKEND, `tasks`, `runs` and `run` look into `.pyncette` of the current folder, where `dev` keeps its own;
+Where there is no PYNCETTE_BACKEND, `tasks`, `runs`, `run`, `redrive` and `resume` look into `.pyncette` of the current folder, where `dev` keeps its own;
 `--path` names another folder, and wins. `dev` itself never touches PYNCETTE_BACKEND, nor `worker` the backend that a module names.
 """
 

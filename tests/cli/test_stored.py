@@ -326,7 +326,9 @@ def test_help_tells_of_every_exit_code():
         assert f" {code.value} " in text
 
 
-@pytest.mark.parametrize("command", ["dev", "check", "worker", "run", "tasks", "runs", "migrate"])
+@pytest.mark.parametrize(
+    "command", ["dev", "check", "worker", "run", "redrive", "resume", "tasks", "runs", "migrate"]
+)
 def test_each_command_helps_with_examples(command):
     result = invoke(command, "--help")
 

@@ -340,6 +340,62 @@ def run(
 
 
 @cli.command(
+    short_help="Have dead letters tried again.",
+    examples=["pyncette redrive report", "pyncette redrive reminders/alice --path examples/quickstart"],
+)
+@click.argument("task", metavar="TASK[/INSTANCE]")
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def redrive(task: str, path: Path | None, settings: Settings, output: str) -> None:
+    """
+    Have the dead letters of a task tried again: occurrences that failed and were kept, by onExhausted DeadLetter.
+
+    Each gets all its attempts anew, with the arguments that it had, as soon as a worker has a slot. What is being tried
+    again already is left alone. With a dynamic TASK, those of all its instances. The exit code is 0, also if there are none.
+    """
+    from pyncette.cli import again, stored  # noqa: PLC0415
+
+    redriven = stored.with_store(
+        stored.backend_of(settings, path), lambda store: again.redrive(store, settings.realm or "", task)
+    )
+    if output == "json":
+        print_json({"task": task, "redriven": redriven.done})
+    else:
+        click.echo(
+            f"{task}: {redriven.done:,} {'dead letter' if redriven.done == 1 else 'dead letters'} redriven"
+        )
+
+
+@cli.command(
+    short_help="End the suspension of a task whose attempts were spent.",
+    examples=["pyncette resume report", "pyncette resume reminders/alice --path examples/quickstart"],
+)
+@click.argument("task", metavar="TASK[/INSTANCE]")
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def resume(task: str, path: Path | None, settings: Settings, output: str) -> None:
+    """
+    End the suspension of a task whose attempts were spent, by onExhausted Suspend.
+
+    Its schedule goes on with the first time from now. With a dynamic TASK, this is about all its instances. What a manifest
+    suspends by suspend: true is resumed there, and not here. The exit code is 0, also if nothing was suspended.
+    """
+    from pyncette.cli import again, stored  # noqa: PLC0415
+
+    resumed = stored.with_store(
+        stored.backend_of(settings, path), lambda store: again.resume(store, settings.realm or "", task)
+    )
+    if resumed.suspended:
+        click.echo(f"pyncette: {task} is suspended by its manifest, and stays so", err=True)
+    if output == "json":
+        print_json({"task": task, "resumed": resumed.done})
+    else:
+        click.echo(f"{task}: {resumed.done:,} resumed")
+
+
+@cli.command(
     short_help="List what is scheduled.",
     examples=["pyncette tasks --path examples/quickstart", "pyncette tasks reminders/alice --output json"],
 )

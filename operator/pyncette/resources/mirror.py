@@ -250,7 +250,7 @@ async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
     if last is None:
         return []
     taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
-    async for page in _beside(ledger.store, last.key):
+    async for page in beside(ledger.store, last.key):
         letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
     await _remove(ledger, [last], grace=0)
@@ -277,16 +277,16 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
 
 async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
     """Withdraw what lives beside a schedule; dead letters only if asked to, since they outlive a stop."""
-    async for page in _beside(ledger.store, home.key):
+    async for page in beside(ledger.store, home.key):
         keys = [record.key for record in page if with_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
 
 
-async def _beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
-    """Yield what lives beside a schedule, in pages. All of it comes before the first instance of the same task."""
+async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
+    """Yield what lives beside a schedule, in pages. All of it comes before the next instance of the same task."""
     after = home
     while page := await store.scan(home.partition, home.task, after, PAGE):
-        found = [record for record in page if not record.key.instance]
+        found = [record for record in page if record.key.instance == home.instance]
         if found:
             yield found
         if len(found) < len(page):

@@ -1,0 +1,95 @@
+"""Has tried again what was given up: dead letters, and what is suspended since the attempts of an occurrence were spent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from pyncette.cli.stored import backend_clock, the_record
+from pyncette.cli.survey import PAGE
+from pyncette.clock import Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, Key, Record, is_dead_letter
+from pyncette.core.spec import Policies
+from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.resources.mirror import beside
+from pyncette.store.base import Store
+
+
+class Again(NamedTuple):
+    """What was done."""
+
+    done: int
+    """Dead letters, or suspensions, that there were."""
+    suspended: bool
+    """The task is suspended by its manifest as well, which no command ends."""
+
+
+async def redrive(store: Store, realm: str, name: str) -> Again:
+    """
+    Have the dead letters of the task or instance *name* tried again, for a template those of all its instances.
+
+    What is being tried again already is left alone. Raises Failure if there is no such task.
+    """
+    return await _applied(store, realm, name, _redriven)
+
+
+async def resume(store: Store, realm: str, name: str) -> Again:
+    """
+    End what suspended the task or instance *name* as attempts were spent, for a template that of all its instances.
+
+    The next occurrence is counted from now. Raises Failure if there is no such task.
+    """
+    return await _applied(store, realm, name, _resumed)
+
+
+def _redriven(record: Record | None, now: Instant) -> Ruling:
+    if record is None or not is_dead_letter(record.key):
+        return Ruling(None, False)
+    return _ruling(record, wishes.redriven(record, now))
+
+
+def _resumed(record: Record | None, now: Instant) -> Ruling:
+    if record is None or record.key.occurrence:
+        return Ruling(None, False)
+    return _ruling(record, wishes.resumed(record, record.spec.policies or Policies(), now))
+
+
+def _ruling(before: Record, after: Record) -> Ruling:
+    """Write what differs, and answer whether something does."""
+    return Ruling(None, False) if after is before else Ruling(Change(before, after), True)
+
+
+async def _applied(store: Store, realm: str, name: str, rule: Rule) -> Again:
+    ledger = Ledger(store, await backend_clock(store))
+    done = 0
+    found = suspended = False
+    async for page in _all_of(store, realm, name):
+        found = True
+        suspended = suspended or any(_is_suspended(record) for record in page)
+        now = ledger.clock.now()
+        todo = [record.key for record in page if rule(record, now).answer]
+        done += sum((await ledger.apply(dict.fromkeys(todo, rule))).values())
+    if not found:
+        await the_record(store, realm, name)  # which says so
+    return Again(done, suspended)
+
+
+def _is_suspended(record: Record) -> bool:
+    return not record.key.occurrence and record.spec.policies is not None and record.spec.policies.suspend
+
+
+async def _all_of(store: Store, realm: str, name: str) -> AsyncIterator[list[Record]]:
+    """Yield, in pages, the task NAME with its instances, or the instance TASK/INSTANCE, and what lives beside them."""
+    task, _, instance = name.partition("/")
+    for partition in await store.partitions(realm):
+        after: Key | None = None
+        while page := await store.scan(partition, name, after, PAGE):
+            yield page
+            after = page[-1].key
+        if instance:
+            key = Key(partition, task, instance)
+            if home := [record for record in await store.load([key]) if record is not None]:
+                yield home
+            async for page in beside(store, key):
+                yield page
