@@ -118,6 +118,12 @@ def test_every_word_that_a_policy_may_be_is_one_of_the_core(field, attribute):
     assert [getattr(to_spec(task(**{field: word})).policies, attribute).value for word in words] == words
 
 
+def test_at_most_once_the_worker_renews_for_a_heartbeat_would_be_of_no_effect():
+    given = task(executionMode="AtMostOnce", heartbeat="Cooperative")
+
+    assert to_spec(given).policies.heartbeat is Heartbeat.AUTOMATIC
+
+
 def test_instances_keep_a_history_only_if_asked_for():
     of_instances = to_spec(task(dynamic=True)).policies
     asked_for = to_spec(task(dynamic=True, successfulRunsHistoryLimit=1, failedRunsHistoryLimit=2)).policies

@@ -80,8 +80,9 @@ def _schedule(task: PyncetteTask) -> Schedule | None:
 
 
 def _policies(spec: TaskSpec) -> Policies:
+    mode = Mode(spec.execution_mode)
     return Policies(
-        mode=Mode(spec.execution_mode),
+        mode=mode,
         overlap=Overlap(spec.concurrency_policy),
         missed=Missed(spec.missed_run_policy),
         max_catch_up=spec.max_catch_up_runs,
@@ -94,7 +95,8 @@ def _policies(spec: TaskSpec) -> Policies:
         not_after=None if spec.not_after is None else instant_of(spec.not_after),
         suspend=spec.suspend,
         lease=duration_of(spec.lease_duration_seconds),
-        heartbeat=Heartbeat(spec.heartbeat),
+        # At most once a heartbeat is of no effect, so the worker renews: a run that outlives its lease is not lost.
+        heartbeat=Heartbeat.AUTOMATIC if mode is Mode.AT_MOST_ONCE else Heartbeat(spec.heartbeat),
         # The record of a one-off stays with its resource, which tells that it ran. One-offs among the instances of
         # a template have no resource, and are removed when they are over.
         keep_finished=not spec.dynamic,

@@ -235,7 +235,10 @@ class TaskSpec(Model):
     how long a task stands still after a crash, not how long it may run.
     """
     heartbeat: Literal["Automatic", "Cooperative"] = "Automatic"
-    """Who gives the signs of life. Automatic: the worker, as long as it lives. Cooperative: the handler, when it chooses."""
+    """
+    Who gives the signs of life. Automatic: the worker, as long as it lives. Cooperative: the handler, when it chooses;
+    with AtMostOnce it is the worker all the same.
+    """
     retry_policy: RetryPolicy | None = Field(default=None, examples=["{maxAttempts: 3}"])
     """
     How a failed run is tried again; 5 attempts, 5 seconds after the first and at most 300 seconds apart, if it is not
