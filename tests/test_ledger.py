@@ -469,6 +469,17 @@ async def test_to_settle_again_after_a_lost_reply_changes_nothing_and_says_that_
     assert await bench.load(record.key) == after
 
 
+async def test_to_remove_again_after_a_lost_reply_says_that_it_was_written(bench):
+    await bench.declare(schedule=Once(bench.now + MINUTE))
+    (held,) = await bench.start()
+    settling = bench.settling(held)
+    bench.store.lose_replies = 1
+    with pytest.raises(StoreUnavailableError):
+        await bench.ledger.settle([settling])
+
+    assert await bench.ledger.settle([settling], again=True) == [True]
+
+
 async def test_a_run_that_writes_nothing_is_still_ours(bench):
     await bench.declare(retry=Retry(wait_for_lease=True))
     (held,) = await bench.start()

@@ -143,12 +143,13 @@ class Ledger:
         )
         return ready
 
-    async def settle(self, settling: Sequence[Settling]) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
         """
         Write what became of runs, and say for each whether it was still ours to write.
 
         What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has
-        it. To settle the same again is harmless: one does after `StoreUnavailableError`.
+        it. To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to
+        be removed, and is gone, is taken for what the first try did: nothing is left to tell.
         """
         written = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
@@ -158,11 +159,11 @@ class Ledger:
                 return written
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
             todo = {}
-            for at, again in await self._settle_again(lost):
-                if isinstance(again, bool):
-                    written[at] = again
-                elif again.settlement.change is not None:
-                    todo[at] = again
+            for at, decided in await self._settle_again(lost, again=again):
+                if isinstance(decided, bool):
+                    written[at] = decided
+                elif decided.settlement.change is not None:
+                    todo[at] = decided
             if not todo:
                 return written
         (item, *_) = todo.values()
@@ -231,7 +232,9 @@ class Ledger:
             )
         return made
 
-    async def _settle_again(self, lost: Sequence[tuple[int, Settling]]) -> list[tuple[int, Settling | bool]]:
+    async def _settle_again(
+        self, lost: Sequence[tuple[int, Settling]], *, again: bool
+    ) -> list[tuple[int, Settling | bool]]:
         """
         Decide again about each run whose record had changed, on top of that change.
 
@@ -243,7 +246,7 @@ class Ledger:
         decided: list[tuple[int, Settling | bool]] = []
         for (at, item), record in zip(lost, records, strict=True):
             if record is None or not _same_lease(record, item.held.record):
-                decided.append((at, _is_what_we_wrote(record, item.settlement.change)))
+                decided.append((at, _is_what_we_wrote(record, item.settlement.change, again=again)))
             else:
                 held = rules.again(item.held, record)
                 decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
@@ -512,9 +515,11 @@ def _same_lease(record: Record, held: Record) -> bool:
     return record.lease is not None and held.lease is not None and record.lease.id == held.lease.id
 
 
-def _is_what_we_wrote(record: Record | None, change: Change | None) -> bool:
+def _is_what_we_wrote(record: Record | None, change: Change | None, *, again: bool) -> bool:
     """Say whether *change* was made after all, by a swap whose reply was lost."""
     after = None if change is None else change.after
+    if record is None and after is None:
+        return again
     return (
         record is not None
         and after is not None

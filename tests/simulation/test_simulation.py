@@ -149,8 +149,8 @@ class StoreThatTakesLeasesEarly(MemoryStore):
 class LedgerThatWritesAfterATakeover(Ledger):
     """Completes what it held once, although another holds it now."""
 
-    async def settle(self, settling: Sequence[Settling]) -> list[bool]:
-        written = await super().settle(settling)
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+        written = await super().settle(settling, again=again)
         for item, ok in zip(settling, written, strict=True):
             after = item.settlement.change and item.settlement.change.after
             (stored,) = await self.store.load([item.held.record.key])

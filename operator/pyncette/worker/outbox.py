@@ -112,9 +112,10 @@ class Outbox:
         Raises what the store says if it takes nothing at all of *batch*.
         """
         waits = self._patience.waits()
+        again = False
         while True:
             try:
-                written = await self._ledger.settle(batch)
+                written = await self._ledger.settle(batch, again=again)
             except HeldElsewhereError:
                 logger.exception("results were not written", extra={"runs": len(batch)})
                 return
@@ -123,6 +124,7 @@ class Outbox:
                 return
             except StoreError as error:
                 await self._patience.wait("results are kept until the backend answers", error, waits)
+                again = True
                 continue
             self._patience.answered()
             self._tell(batch, written)
