@@ -6,7 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.core import rules, wishes
-from pyncette.core.record import Change, Key, Outcome, Partition, replace
+from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Settling
@@ -43,6 +43,14 @@ class Folder:
         now = self.clock.now()
         claimed = await self.store.claim({Partition(REALM, handler): 10}, f"lease-{now}", "me", now, now)
         return [rules.begin(record, record.spec.policies, now).held for record in claimed.records]
+
+    async def start(self, handler="send"):
+        """Claim what is due, and write what has to stand before it runs."""
+        now = self.clock.now()
+        claimed = await self.store.claim({Partition(REALM, handler): 10}, f"lease-{now}", "me", now, now)
+        policies = [record.spec.policies for record in claimed.records]
+        begun = [rules.begin(*claim, now) for claim in zip(claimed.records, policies, strict=True)]
+        return await self.ledger.start(list(zip(begun, policies, strict=True)))
 
     async def run(self, handler="send", ended=RETURNED):
         for held in await self.claim(handler):
@@ -248,6 +256,45 @@ async def test_a_run_in_progress_ends_before_its_task_moves_to_another_handler(f
     assert await folder.apply(task(handler="post")) == {"report": Step.MOVED}
 
     assert (await folder.record(handler="post")).state.summary.counts.succeeded == 1
+
+
+async def test_runs_beside_a_schedule_end_and_are_counted_before_its_task_moves(folder):
+    fields = {"concurrencyPolicy": "Allow", "leaseDurationSeconds": 600}
+    await folder.apply(task(**fields))
+    await folder.clock.advance(datetime.timedelta(minutes=1))
+    (first,) = await folder.start()
+    await folder.clock.advance(datetime.timedelta(minutes=1))
+    (second,) = await folder.start()
+    due = (await folder.record()).due_at
+    there = task(handler="post", **fields)
+
+    assert await folder.apply(there) == {"report": Step.WAITING}
+    assert await folder.end(first) == [True]
+    assert await folder.apply(there) == {"report": Step.WAITING}
+    assert (await folder.record()).claimable_at is None
+    assert await folder.end(second) == [True]
+    assert await folder.apply(there) == {"report": Step.MOVED}
+
+    after = await folder.record(handler="post")
+    assert after.state.summary.counts == Counts(succeeded=2)
+    assert after.due_at == due
+
+
+async def test_a_dead_letter_that_is_tried_again_ends_before_its_task_moves(folder):
+    fields = {"onExhausted": "DeadLetter", "retryPolicy": {"maxAttempts": 1}}
+    await folder.apply(task(**fields))
+    await folder.clock.advance(HOUR)
+    await folder.run(ended=Ended(Ending.RAISED, "no"))
+    (_, letter) = await folder.store.scan(Partition(REALM, "send"), None, None, 10)
+    await folder.store.swap([Change(letter, wishes.redriven(letter, folder.clock.now()))])
+
+    assert await folder.apply(task(handler="post", **fields)) == {"report": Step.WAITING}
+    await folder.run()
+    assert await folder.apply(task(handler="post", **fields)) == {"report": Step.MOVED}
+
+    (record,) = await folder.store.scan(Partition(REALM, "post"), None, None, 10)
+    counts = record.state.summary.counts
+    assert (counts.succeeded, counts.dead_lettered, counts.withdrawn) == (1, 0, 0)
 
 
 async def test_dead_letters_move_along(folder):

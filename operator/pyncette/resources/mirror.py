@@ -242,10 +242,17 @@ async def mirror(
 
 
 async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
-    """Stop it there, create it here, remove it there: wherever this breaks off, it goes on from there the next time."""
+    """
+    Stop it there, let what runs beside it end there, create it here, remove it there.
+
+    Wherever this breaks off, it goes on from there the next time.
+    """
     (answer,) = (await ledger.apply({old.key: stopped_between_runs})).values()
     if answer is not None and answer.step is Step.WAITING:
         return [answer]
+    # What runs beside it is counted there once it is over, and that moves along.
+    if any([_is_under_way(record) async for page in beside(ledger.store, old.key) for record in page]):
+        return [Taken(old.key.task, Step.WAITING)]
     (last,) = await ledger.store.load([old.key])
     if last is None:
         return []
@@ -292,6 +299,11 @@ async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
         if len(found) < len(page):
             return
         after = page[-1].key
+
+
+def _is_under_way(record: Record) -> bool:
+    """Say whether what lives beside a schedule has an outcome to come."""
+    return record.claimable_at is not None
 
 
 def _at(home: Key, letter: Key) -> Key:
