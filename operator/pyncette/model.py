@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType, TypeAlias
 import msgspec
 
 from pyncette.clock import Instant
-from pyncette.core.schedule import Cron, Once, Schedule, resolve_zone
+from pyncette.core.schedule import Cron, Once, Schedule
 from pyncette.core.tallies import idempotency_key, run_id
+from pyncette.core.zone import zone_or_utc
 from pyncette.errors import LeaseLostException, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -197,10 +198,10 @@ class InstanceResult(NamedTuple):
 
 
 def datetime_of(instant: Instant, schedule: Schedule | None = None) -> datetime.datetime:
-    """Return *instant* as an aware datetime, in the zone of *schedule* if it has one, else in UTC."""
+    """Return *instant* as an aware datetime, in the zone of *schedule* if it has one that is known here, else in UTC."""
     moment = EPOCH + datetime.timedelta(microseconds=instant)
     if isinstance(schedule, Cron | Once) and schedule.zone != "UTC":
-        return moment.astimezone(resolve_zone(schedule.zone))
+        return moment.astimezone(zone_or_utc(schedule.zone))
     return moment
 
 

@@ -1,12 +1,14 @@
 """Instances of dynamic tasks: scheduled, updated, overwritten, removed, listed."""
 
+import datetime
 import itertools
 
 import pytest
 from croniter import CroniterBadCronError
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
-from pyncette.core.record import Key, Partition
+from pyncette.core.record import Change, Key, Partition, replace
+from pyncette.core.schedule import Cron
 from pyncette.errors import TaskLockedException
 from pyncette.model import ContinuationToken
 from tests.app.harness import NOON, at, running, seconds
@@ -407,6 +409,27 @@ async def test_a_list_shows_neither_the_templates_own_record_nor_runs_beside_a_s
 
         assert await pages(app_context, remind, 100) == [["ada"]]
         assert await app_context.ledger.store.load([Key(Partition("", "remind"), "remind")]) != [None]
+
+
+async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended_or_removed(app, clock):
+    task = app.tasks["remind"]
+    async with app.create(clock=clock) as app_context:
+        for name in ("ada", "bob"):
+            await app_context.schedule_task(task, name, schedule="0 9 * * *", timezone="Europe/Dublin")
+            (record,) = await app_context.ledger.store.load([Key(Partition("", "remind"), "remind", name)])
+            spec = replace(record.spec, schedule=Cron("0 9 * * *", "Gone/Nowhere"))
+            claimed = replace(
+                record, spec=spec, version=record.version + 1, attempt=1, began_at=record.due_at
+            )
+            await app_context.ledger.store.swap([Change(record, claimed)])
+
+        page = await app_context.list_tasks(task)
+        await app_context.schedule_task(task, "ada", schedule="0 9 * * *", timezone="Europe/Paris")
+        await app_context.unschedule_task(task, "bob")
+        left = await app_context.list_tasks(task)
+
+    assert [state.scheduled_at.tzinfo for state in page.tasks] == [datetime.UTC, datetime.UTC]
+    assert [state.task.timezone for state in left.tasks] == ["Europe/Paris"]
 
 
 async def test_only_templates_can_be_listed(app, clock):

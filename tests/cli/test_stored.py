@@ -10,6 +10,9 @@ from click.testing import CliRunner
 from pyncette import Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
+from pyncette.core.record import Change, Key, Partition, replace
+from pyncette.core.schedule import Cron
+from pyncette.core.spec import Missed
 from pyncette.store.backend import read_backend
 from tests.cli import Program, called
 
@@ -139,6 +142,23 @@ def test_a_task_that_there_is_not_is_refused(file):
     assert "there is no task beat in the realm r" in refused(
         "runs", "beat", "--backend", file.url, "--realm", "r"
     )
+
+
+def test_a_task_whose_zone_is_gone_is_listed_like_the_others(file):
+    async def lose_the_zone():
+        async with read_backend(file.url).new_store() as store:
+            (record,) = await store.load([Key(Partition("", "report"), "report")])
+            policies = replace(record.spec.policies, missed=Missed.LATEST)
+            spec = replace(record.spec, schedule=Cron("0 12 * * 1-5", "Gone/Nowhere"), policies=policies)
+            begun = replace(record, spec=spec, version=record.version + 1, attempt=1, began_at=record.due_at)
+            assert await store.swap([Change(record, begun)]) == [True]
+
+    asyncio.run(lose_the_zone())
+
+    listed = {task["name"]: task for task in told("tasks", "--backend", file.url)}
+    assert listed.keys() == {"beat", "remind", "report"}
+    assert "0 12 * * 1-5 Gone/Nowhere" in invoke("tasks", PYNCETTE_BACKEND=file.url).stdout
+    assert invoke("tasks", "report", PYNCETTE_BACKEND=file.url).exit_code == 0
 
 
 # --- Firing ----------------------------------------------------------------------------------------------------------

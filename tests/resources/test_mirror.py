@@ -8,6 +8,7 @@ from pyncette.clock import SECOND
 from pyncette.core import rules, wishes
 from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
+from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Settling
 from pyncette.resources.mirror import Step, homes, mirror, wish_of
@@ -359,6 +360,22 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
     await folder.apply(named("a"), named("zoo"), named("many", intervalSeconds=3))
 
     assert sorted([record.key.task async for record in homes(folder.store, REALM)]) == ["a", "many", "zoo"]
+
+
+async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_mends_it(folder):
+    both = [task(schedule="* * * * *"), named("other")]
+    await folder.apply(*both)
+    await folder.clock.advance(HOUR)
+    await folder.claim()
+    record = await folder.record()
+    unreadable = replace(record.spec, schedule=Cron("* * * * *", "Gone/Nowhere"))
+    await folder.store.swap([Change(record, replace(record, spec=unreadable, version=record.version + 1))])
+
+    steps = await folder.apply(task(schedule="*/5 * * * *"), named("other", intervalSeconds=7))
+
+    assert steps == {"report": Step.EDITED, "other": Step.EDITED}
+    assert (await folder.record()).state.started.scheduled_at == record.due_at
+    assert await folder.apply() == {"report": Step.STOPPED, "other": Step.STOPPED}
 
 
 # --- Templates -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from pyncette.core.spec import Policies
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.resources.mirror import beside
 from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
 
 
 class Again(NamedTuple):
@@ -52,7 +55,11 @@ def _redriven(record: Record | None, now: Instant) -> Ruling:
 def _resumed(record: Record | None, now: Instant) -> Ruling:
     if record is None or record.key.occurrence:
         return Ruling(None, False)
-    return _ruling(record, wishes.resumed(record, record.spec.policies or Policies(), now))
+    try:
+        return _ruling(record, wishes.resumed(record, record.spec.policies or Policies(), now))
+    except ValueError as error:  # its schedule can no longer be read, which hurts itself only
+        logger.warning("%s is not resumed: %s", record.key, error)
+        return Ruling(None, False)
 
 
 def _ruling(before: Record, after: Record) -> Ruling:

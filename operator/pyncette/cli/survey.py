@@ -171,7 +171,7 @@ def view_of(found: Found, now: Instant) -> View:
 
 
 def next_of(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence of *record* that has not begun; None if none will."""
+    """Return the next occurrence of *record* that has not begun; None if none will, or if it cannot be told any more."""
     state = record.state
     if policies.suspend or state.exhausted or state.withdrawn_at is not None:
         return None
@@ -179,7 +179,10 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
     if started is None or started.at_most_once:
         return record.due_at
     since = record.schedule_since
-    return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
+    try:
+        return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
+    except ValueError:
+        return None
 
 
 def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:

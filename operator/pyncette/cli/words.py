@@ -7,7 +7,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
-from pyncette.core.schedule import Cron, Interval, Schedule, resolve_zone
+from pyncette.core.schedule import Cron, Interval, Schedule
+from pyncette.core.zone import zone_or_utc
 
 MINUTE: Final[Duration] = 60 * SECOND
 HOUR: Final[Duration] = 60 * MINUTE
@@ -75,7 +76,7 @@ def schedule(wanted: Schedule | None) -> str:
 def zone_of(wanted: Schedule | None) -> datetime.tzinfo:
     """Return the zone that times of *wanted* are shown in: its own, or this machine's."""
     if isinstance(wanted, Cron):
-        return ZoneInfo("UTC") if wanted.zone == "UTC" else resolve_zone(wanted.zone)
+        return ZoneInfo("UTC") if wanted.zone == "UTC" else zone_or_utc(wanted.zone)
     local = datetime.datetime.now(datetime.UTC).astimezone().tzinfo
     assert local is not None
     return local

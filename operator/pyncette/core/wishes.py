@@ -59,7 +59,8 @@ def started_of(record: Record, policies: Policies) -> Started | None:
     Return the occurrence whose handler may have been called and which has no outcome yet; None if there is none.
 
     It is as it was written down, or else as it follows from the first claim. *policies* are those of the claim. A claim
-    that has to write something before it runs anything has started nothing as long as that is not written.
+    that has to write something before it runs anything has started nothing as long as that is not written. If the
+    schedule can no longer be read (its zone is gone, say), it is the occurrence that was due.
     """
     if record.state.started is not None:
         return record.state.started
@@ -72,7 +73,10 @@ def started_of(record: Record, policies: Policies) -> Started | None:
     if policies.overlap is Overlap.ALLOW:
         return None
     at = record.began_at - jitter_of(record.key, policies)
-    choice = choose(record.spec.schedule, policies, record.schedule_since, record.due_at, at)
+    try:
+        choice = choose(record.spec.schedule, policies, record.schedule_since, record.due_at, at)
+    except ValueError:
+        return Started(record.due_at, record.began_at)
     return None if choice.run is None else Started(choice.run, record.began_at, choice.dropped)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -143,6 +143,14 @@ def resolve_zone(name: str) -> tzinfo:
         if zone is not None:
             return zone
     raise ValueError(f"Invalid timezone specifier '{name}'.")
+
+
+def zone_or_utc(name: str) -> tzinfo:
+    """The zone that `resolve_zone` finds for *name*, or UTC: to show what was stored while the zone was known."""
+    try:
+        return resolve_zone(name)
+    except ValueError:
+        return UTC
 
 
 def _gettz(name: str) -> tzinfo | None:
