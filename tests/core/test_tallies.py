@@ -22,6 +22,7 @@ from pyncette.core.tallies import (
     tallied,
     with_dropped,
     with_verdict,
+    within_limits,
 )
 from tests.core.play import (
     AT_MOST_ONCE,
@@ -218,6 +219,17 @@ def test_slots_are_taken_in_turns_so_the_newest_are_kept(outcomes, keep_successf
 
     assert kept(succeeded=True) == told[True][len(told[True]) - min(keep_successful, len(told[True])) :]
     assert kept(succeeded=False) == told[False][len(told[False]) - min(keep_failed, len(told[False])) :]
+
+
+def test_a_lowered_limit_is_kept_although_rows_of_before_are_still_there():
+    play = Play(policies=Policies(keep_successful=10, keep_failed=10))
+    for minutes in range(1, 9):
+        play.run(minutes, ended=REFUSED if minutes % 2 else RETURNED)
+    lowered = Policies(keep_successful=2, keep_failed=1)
+    latest_first = sorted(play.runs, key=lambda run: run.ended_at, reverse=True)
+
+    assert [run.scheduled_at for run in within_limits(latest_first, lowered)] == [at(8), at(7), at(6)]
+    assert within_limits(latest_first, None) == latest_first
 
 
 # --- What removed instances leave behind -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pyncette.cli.stored import the_record
 from pyncette.cli.survey import View, as_json, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
 from pyncette.core.record import Run
+from pyncette.core.tallies import within_limits
 from pyncette.store.base import Store
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
@@ -67,7 +68,7 @@ async def tasks_in(store: Store, realm: str, name: str | None) -> Tasks:
 async def runs_of(store: Store, realm: str, name: str) -> Runs:
     """Return the history of the task *name*. Raises Failure if there is none."""
     record = await the_record(store, realm, name)
-    return Runs(await store.now(), await store.history(record.key))
+    return Runs(await store.now(), within_limits(await store.history(record.key), record.spec.policies))
 
 
 def _details(view: View, now: Instant) -> list[Sequence[str]]:

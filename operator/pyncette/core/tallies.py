@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -140,6 +140,24 @@ def rows_of(before: Summary, policies: Policies | None, runs: tuple[Run, ...]) -
                 rows.append(HistoryRow(-1 - others % policies.keep_failed, run))
             others += 1
     return tuple(rows)
+
+
+def within_limits(runs: Sequence[Run], policies: Policies | None) -> list[Run]:
+    """
+    Return those of *runs*, a history with the latest first, that the limits of *policies* keep.
+
+    What a lowered limit no longer reaches stands in slots that nothing is written to any more.
+    """
+    if policies is None:
+        return list(runs)
+    kept = []
+    left = {True: policies.keep_successful, False: policies.keep_failed}
+    for run in runs:
+        succeeded = run.outcome is Outcome.SUCCEEDED
+        if left[succeeded]:
+            left[succeeded] -= 1
+            kept.append(run)
+    return kept
 
 
 def runs_of(record: Record, verdict: Verdict) -> tuple[Run, ...]:
