@@ -11,6 +11,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Settling
+from pyncette.model import A_MICROSECOND
 from pyncette.resources.mirror import Step, homes, mirror, wish_of
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
@@ -296,6 +297,25 @@ async def test_a_dead_letter_that_is_tried_again_ends_before_its_task_moves(fold
     (record,) = await folder.store.scan(Partition(REALM, "post"), None, None, 10)
     counts = record.state.summary.counts
     assert (counts.succeeded, counts.dead_lettered, counts.withdrawn) == (1, 0, 0)
+
+
+async def test_an_overlapping_run_is_tried_again_with_the_arguments_and_policies_of_an_edit(folder):
+    fields = {"concurrencyPolicy": "Allow", "leaseDurationSeconds": 600}
+    await folder.apply(task(args={"n": 1}, **fields))
+    home = await folder.record()
+    extra = wishes.on_demand(home, home.spec.policies, "x", folder.clock.now() + HOUR // A_MICROSECOND)
+    await folder.store.swap([Change(None, extra)])
+    await folder.clock.advance(datetime.timedelta(minutes=1))
+    (held,) = await folder.start()
+
+    await folder.apply(task(args={"n": 2}, retryPolicy={"maxAttempts": 2}, **fields))
+    assert await folder.end(held, Ended(Ending.RAISED, "no"))
+    await folder.clock.advance(datetime.timedelta(seconds=5))
+    (again,) = await folder.claim()
+
+    assert (again.scheduled_at, again.attempt) == (held.scheduled_at, 2)
+    assert (bytes(again.record.spec.args), again.policies.retry.max_attempts) == (b'{"n":2}', 2)
+    assert bytes((await folder.record(occurrence="run-x")).spec.args) == b'{"n":1}'
 
 
 async def test_dead_letters_move_along(folder):

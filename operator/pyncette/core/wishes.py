@@ -298,12 +298,10 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
 
     It takes the policies along that were its schedule's own; those of a template it finds where its schedule finds them.
     """
-    own = None
-    if record.spec.policies is not None:
-        own = replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
+    once = Once(at, _zone_of(record.spec.schedule))
     return Record(
         key=record.key._replace(occurrence=occurrence),
-        spec=Spec(Once(at, _zone_of(record.spec.schedule)), record.spec.args, own),
+        spec=Spec(once, record.spec.args, _beside_policies(record, policies)),
         version=max(record.version + 1, now),
         fence=record.fence,
         due_at=at,
@@ -312,6 +310,24 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
         lease_length=policies.lease,
         state=State(born=record.state.born),
     )
+
+
+def in_step(record: Record, home: Record, policies: Policies) -> Record:
+    """
+    Return *record*, an occurrence beside *home*, with the arguments and policies that an edit has given that schedule.
+
+    What runs goes on, and is tried again with them. Without a difference it is *record* itself.
+    """
+    spec = replace(record.spec, args=home.spec.args, policies=_beside_policies(home, policies))
+    if spec == record.spec:
+        return record
+    return replace(record, spec=spec, version=record.version + 1, lease_length=policies.lease)
+
+
+def _beside_policies(home: Record, policies: Policies) -> Policies | None:
+    if home.spec.policies is None:
+        return None
+    return replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
 
 
 def _zone_of(schedule: Schedule | None) -> str:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Owner, Record, State, is_dead_letter, replace
+from pyncette.core.record import Change, Key, Owner, Record, State, is_dead_letter, is_on_demand, replace
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
@@ -233,6 +233,9 @@ async def mirror(
         if key.task not in moving or _is_template(wish.spec)
     }
     taken = _answers(await ledger.apply(here))
+    for item in taken:
+        if item.step is Step.EDITED and item.record is not None:
+            await _edit_beside(ledger, item.record)
     for name, old in moving.items():
         taken += await _move(ledger, by_name[name], old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
@@ -280,6 +283,21 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
     return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+
+
+async def _edit_beside(ledger: Ledger, home: Record) -> None:
+    """Let the occurrences that run beside a schedule be tried again as it is now; what was asked for stays as asked."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        del now
+        if record is None:
+            return Ruling(None)
+        after = wishes.in_step(record, home, _policies_of(home))
+        return Ruling(None if after is record else Change(record, after))
+
+    async for page in beside(ledger.store, home.key):
+        keys = [record.key for record in page if _is_under_way(record) and not is_on_demand(record.key)]
+        await ledger.apply(dict.fromkeys(keys, rule))
 
 
 async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
