@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock
 from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
 from pyncette.core.record import Key, Partition
+from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
@@ -41,6 +43,8 @@ from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
 from pyncette.templates import Templates
 from pyncette.worker.service import AHEAD, Listener, Worker, WorkerSettings
+
+logger = logging.getLogger(__name__)
 
 FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
 """What a context has anyway, so no fixture can have its name."""
@@ -371,6 +375,7 @@ class PyncetteContext:
             if task.kind is Kind.STATIC:
                 spec = task.own_spec(self.realm)
                 assert spec.policies is not None
+                self._warn_if_over(spec)
                 rules[key] = declaration(key, spec, spec.policies)
             elif task.kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
@@ -447,6 +452,13 @@ class PyncetteContext:
         return await self._instances.page(task, limit, continuation_token)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _warn_if_over(self, spec: Spec) -> None:
+        try:
+            check_ahead(spec.schedule, self.clock.now())
+        except ValueError as error:
+            # No reason not to start: it may have run its course, and the module is as it was.
+            logger.warning("a task is not due any more: %s", error)
 
     async def _work(self) -> None:
         registrations = [

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from pyncette.clock import Instant
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Lease, Partition, Record
+from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
@@ -138,6 +139,7 @@ class Instances:
     def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
         common = self._templates.common(task)
         spec = task.wish(name, options, self._realm, common.args)
+        check_ahead(spec.schedule, self._ledger.clock.now())
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return Wish(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 

@@ -165,6 +165,21 @@ async def test_options_that_cannot_be_meant_are_refused(app, clock, options, mes
             await app_context.schedule_task(app.tasks["remind"], "ada", **options)
 
 
+async def test_an_expression_whose_years_are_over_is_refused(app, clock):
+    past, present = "0 0 1 1 * 0 2020-2029", "0 0 1 12 * 0 2020-2030"
+    async with app.create(clock=clock) as app_context:
+        with pytest.raises(CroniterBadCronError, match="never fires after"):
+            await app_context.schedule_task(app.tasks["remind"], "ada", schedule=past)
+        results = app_context.schedule_many(
+            app.tasks["remind"], [("bob", {"schedule": past}), ("eve", {"schedule": present})]
+        )
+        errors = [result.error async for result in results]
+        left = await app_context.list_tasks(app.tasks["remind"])
+
+    assert [type(error) for error in errors] == [CroniterBadCronError, type(None)]
+    assert [state.task.name for state in left.tasks] == ["eve"]
+
+
 async def test_a_bad_cron_expression_of_an_instance_is_refused_with_croniters_own_error(app, clock):
     async with app.create(clock=clock) as app_context:
         with pytest.raises(CroniterBadCronError):

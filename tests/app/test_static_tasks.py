@@ -88,6 +88,15 @@ async def test_a_schedule_that_is_over_stays_over_at_the_next_start(repository, 
     assert state.scheduled_at is None
 
 
+async def test_a_schedule_that_is_over_is_warned_of_at_each_start(repository, clock, caplog):
+    app = an_app(repository, interval=None, schedule="0 0 1 1 * 0 2020-2029")
+
+    async with app.create(clock=clock):
+        pass
+
+    assert "[0 0 1 1 * 0 2020-2029] never fires after" in caplog.text
+
+
 async def test_two_tasks_with_one_handler_run_each_on_its_own(repository, clock):
     app = Pyncette(repository)
     ran = []

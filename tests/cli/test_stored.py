@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -418,6 +419,17 @@ def test_check_refuses_a_dynamic_task_that_the_module_has_otherwise(folder):
     assert 'jobs/static.yaml:6:12: spec.handler: "greet" can have no instances: declare it by' in output
     assert "jobs/wide.yaml:8:15: spec.partitions: must be 4, as the task module has it, not 8" in output
     assert "pyncette: 3 problems in jobs" in output
+
+
+def test_check_refuses_a_schedule_whose_years_were_over_when_it_was_written(folder):
+    folder.task("late", schedule='"0 0 1 1 * 0 2020"').task("done", schedule='"0 0 1 1 * 0 2020"')
+    os.utime(folder / "done.yaml", (0, 0))
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert "jobs/late.yaml:7:13: spec.schedule: [0 0 1 1 * 0 2020] never fires after" in output
+    assert "done.yaml" not in output
 
 
 @pytest.mark.parametrize("command", ["dev", "check"])

@@ -18,6 +18,7 @@ from pyncette.core.schedule import (
     Once,
     Schedule,
     check,
+    check_ahead,
     count,
     first_after,
     latest,
@@ -373,9 +374,13 @@ def test_a_year_that_is_over_is_refused_only_by_who_says_what_the_time_is():
     schedule = Cron("0 0 1 1 * 0 2020-2026")
 
     check(schedule)
-    check(schedule, after=instant("2025-12-31 23:59"))
+    check_ahead(schedule, instant("2025-12-31 23:59"))
     with pytest.raises(CroniterBadCronError, match="never fires after the time from which it counts"):
-        check(schedule, after=instant("2026-01-01 00:00"))
+        check_ahead(schedule, instant("2026-01-01 00:00"))
+
+
+def test_a_one_off_in_the_past_is_not_refused_by_what_the_time_is():
+    check_ahead(Once(instant("2020-01-01 00:00")), instant("2026-01-01 00:00"))
 
 
 @pytest.mark.parametrize(

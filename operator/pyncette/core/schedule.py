@@ -23,6 +23,7 @@ __all__ = [
     "Once",
     "Schedule",
     "check",
+    "check_ahead",
     "count",
     "first_after",
     "latest",
@@ -76,12 +77,11 @@ def seeded(schedule: Schedule, key: str) -> Schedule:
     return schedule
 
 
-def check(schedule: Schedule, after: Instant | None = None) -> None:
+def check(schedule: Schedule) -> None:
     """
     Refuse a schedule that is wrong or can never be due, and say why.
 
-    Raises CroniterBadCronError, a ValueError, for an expression; a plain ValueError for the rest. With *after*, what
-    was due in the past alone is refused too: a year that is over.
+    Raises CroniterBadCronError, a ValueError, for an expression; a plain ValueError for the rest.
     """
     if isinstance(schedule, Cron):
         _check_cron(schedule)
@@ -90,7 +90,15 @@ def check(schedule: Schedule, after: Instant | None = None) -> None:
             raise ValueError(f"An interval of {schedule.length / SECOND:g} seconds ends after the year 9999.")
     elif not EARLIEST <= schedule.at <= LATEST:
         raise ValueError("An instant must be within the years 1 to 9999.")
-    if after is not None and first_after(schedule, after, after) is None:
+
+
+def check_ahead(schedule: Schedule | None, after: Instant) -> None:
+    """
+    Refuse an expression whose years are over *after* then, with a CroniterBadCronError.
+
+    It is for what is new: one that has run its course is over as well. A one-off in the past may still be due.
+    """
+    if isinstance(schedule, Cron) and first_after(schedule, after, after) is None:
         raise _never(schedule, "after the time from which it counts")
 
 
@@ -101,10 +109,8 @@ def _check_cron(schedule: Cron) -> None:
         raise _never(schedule, f"in {schedule.zone}: the clocks there skip every time that it names")
 
 
-def _never(schedule: Schedule, why: str) -> ValueError:
-    if isinstance(schedule, Cron):
-        return CroniterBadCronError(f"[{schedule.expression}] never fires {why}")
-    return ValueError(f"{schedule} is never due {why}")
+def _never(schedule: Cron, why: str) -> CroniterBadCronError:
+    return CroniterBadCronError(f"[{schedule.expression}] never fires {why}")
 
 
 def _length(schedule: Interval) -> Duration:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
+from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
 from pyncette.resources.conversion import to_key
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
@@ -110,9 +111,12 @@ class Folder:
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, other = _of_their_templates(fit, declared.templates)
         fit, twins = _one_of_each_name(fit)
-        problems = (*loaded.problems, *unknown, *other, *twins)
+        wished = [(item, wish_of(item.resource, REALM, _written_at(item.source.file, now))) for item in fit]
+        over = _over_before_they_were_written(wished)
+        problems = (*loaded.problems, *unknown, *other, *twins, *over)
         keep = self._keep(loaded, problems)
-        wishes = tuple(wish_of(item.resource, REALM, _written_at(item.source.file, now)) for item in fit)
+        late = {remark.place for remark in over}
+        wishes = tuple(wish for item, wish in wished if item.place("spec", "schedule") not in late)
         return Wishes(wishes, tuple(sorted(problems)), loaded.notes, keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
@@ -186,6 +190,17 @@ def _one_of_each_name(
             )
         twins.append(Remark(item.place("metadata", "name"), message))
     return list(first.values()), twins
+
+
+def _over_before_they_were_written(wished: Sequence[tuple[Manifest[PyncetteTask], Wish]]) -> list[Remark]:
+    """Refuse a schedule whose years were over when it was written; one that has run its course since is fine."""
+    over = []
+    for item, wish in wished:
+        try:
+            check_ahead(wish.spec.schedule, wish.created_at or 0)
+        except ValueError as error:
+            over.append(Remark(item.place("spec", "schedule"), f"spec.schedule: {error}"))
+    return over
 
 
 def _written_at(file: Path, now: Instant) -> Instant:
