@@ -92,6 +92,20 @@ async def test_a_suspended_template_runs_no_instance_and_they_go_on_from_its_end
     assert [when for when, _, _ in ran] == [at(10), at(40)]
 
 
+async def test_a_suspended_template_holds_instances_with_options_of_their_own_too(app, clock, resource, ran):
+    async with running(app, clock) as app_context:
+        own = {"failure_mode": FailureMode.UNLOCK}
+        await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10), **own)
+        await resource.apply(suspend=True)
+        await app_context.read_templates()
+        await clock.advance(seconds(25))
+        await resource.apply()
+        await app_context.read_templates()
+        await clock.advance(seconds(10))
+
+    assert [when for when, _, _ in ran] == [at(30)]
+
+
 async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_back(
     app, clock, resource, ran
 ):

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core.record import Dropped, Key, Outcome
+from pyncette.core.record import Dropped, Key, Outcome, Record, replace
 from pyncette.core.schedule import Schedule, count, first_after, nth_latest
 from pyncette.core.schedule import latest as latest_of
 from pyncette.core.spec import Missed, Policies, Retry
@@ -19,6 +19,18 @@ ONE_OFF_TOLERANCE: Final[Duration] = 60 * SECOND
 
 BACKOFF_DOUBLINGS_MAX: Final = 40
 """Doubling a microsecond this often passes any maximum that an instant can hold."""
+
+
+def policies_of(record: Record, common: Policies) -> Policies:
+    """
+    Return what counts for *record* now: its own policies, or the *common* ones of its handler.
+
+    The suspension of a template holds all its instances, also those with policies of their own.
+    """
+    own = record.spec.policies
+    if own is None:
+        return common
+    return replace(own, suspend=True) if common.suspend and record.key.instance else own
 
 
 def fraction(key: Key, salt: int = 0) -> float:

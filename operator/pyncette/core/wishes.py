@@ -49,7 +49,7 @@ def claimable_at(
     """
     if due is None or state.exhausted or state.withdrawn_at is not None:
         return None
-    if policies.suspend and spec.policies is not None:
+    if spec.policies is not None and spec.policies.suspend:
         return None
     return due + jitter_of(key, policies) if policies.jitter else due
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core import rules
+from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record
 from pyncette.core.rules import NEVER, Beginning
 from pyncette.core.spec import Policies
@@ -297,7 +298,7 @@ class Poller:
         runs = self._runs
         for record in records:
             registration = by_partition[record.key.partition]
-            policies = record.spec.policies or registration.policies
+            policies = policies_of(record, registration.policies)
             try:
                 assert record.claimable_at is not None
                 at = max(now, record.claimable_at)
