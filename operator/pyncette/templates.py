@@ -81,4 +81,14 @@ def _common(task: Task, record: Record) -> Common:
     policies = record.spec.policies or task.policies
     if record.state.withdrawn_at is not None:  # the resource is gone: instances stay, and none of them runs
         policies = replace(policies, suspend=True)
-    return Common(policies, encode_args({**task.extra_args, **arguments_of(record.spec.args)}))
+    return Common(policies, _args(task, record))
+
+
+def _args(task: Task, record: Record) -> msgspec.Raw | None:
+    try:
+        return encode_args({**task.extra_args, **arguments_of(record.spec.args)})
+    except (TypeError, ValueError) as error:  # a row that nobody of ours wrote
+        logger.warning(
+            "the arguments of a template cannot be read", extra={"task": task.name, "error": str(error)}
+        )
+        return None

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from pyncette import FailureMode, Pyncette
@@ -9,7 +10,6 @@ from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
 from pyncette.core.wishes import created, edited, stopped
 from pyncette.errors import ConfigurationError
-from pyncette.options import encode_args
 from pyncette.testing.clock import instant_of
 from tests.app.harness import at, running, seconds
 
@@ -24,11 +24,11 @@ class Resource:
         self._clock = clock
         self._generation = 0
 
-    async def apply(self, args=None, partitions=1, **policies):
+    async def apply(self, args="{}", partitions=1, **policies):
         self._generation += 1
         owner = Owner("uid", self._generation, "hash")
         policies = Policies(**policies)
-        spec = Spec(None, encode_args(args or {}), policies, partitions)
+        spec = Spec(None, msgspec.Raw(args.encode()), policies, partitions)
         (record,) = await self._store.load([KEY])
         now = instant_of(self._clock.utc)
         after = (
@@ -126,7 +126,7 @@ async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_
 
 async def test_an_app_that_runs_notices_an_edit_of_a_resource_by_itself(app, clock, resource):
     async with running(app, clock) as app_context:
-        await resource.apply(args={"sugar": True})
+        await resource.apply(args='{"sugar": true}')
 
         async with asyncio.timeout(30):
             task = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
@@ -138,13 +138,25 @@ async def test_an_app_that_runs_notices_an_edit_of_a_resource_by_itself(app, clo
 async def test_new_instances_have_the_arguments_of_the_resource_on_top_of_the_decorators(
     app, clock, resource, ran
 ):
-    await resource.apply(args={"cups": 2, "sugar": True})
+    await resource.apply(args='{"cups": 2, "sugar": true}')
 
     async with running(app, clock) as app_context:
         await app_context.schedule_task(app.tasks["remind"], "ada", execute_at=at(10), sugar=False)
         await clock.advance(seconds(30))
 
     assert [args for _, _, args in ran] == [{"drink": "tea", "cups": 2, "sugar": False}]
+
+
+async def test_arguments_of_a_template_that_are_none_do_not_keep_its_policies_from_counting(
+    app, clock, resource, ran
+):
+    await resource.apply(args="[1]", suspend=True)
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+        await clock.advance(seconds(30))
+
+    assert ran == []
 
 
 async def test_a_resource_with_other_partitions_than_the_module_refuses_to_start(app, clock, resource):
