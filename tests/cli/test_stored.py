@@ -18,6 +18,7 @@ from pyncette.store.backend import read_backend
 from tests.cli import Program, called
 
 SECOND = datetime.timedelta(seconds=1)
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 
 class Store:
@@ -122,6 +123,32 @@ def test_one_task_or_one_instance_is_told_with_all_about_it(store):
     assert report["args"] == {"audience": "finance"}
     assert (alice["name"], alice["schedule"]) == ("remind/alice", "0 9 * * *")
     assert "audience" in invoke("tasks", "report", "--backend", store.url).stdout
+
+
+def test_a_template_is_one_task_in_however_many_partitions_it_counts(file):
+    async def spread():
+        app = Pyncette()
+        ran = []
+
+        @app.partitioned_task(partition_count=4)
+        async def spread(context):
+            ran.append(context.task.name)
+            if len(ran) == 20:
+                context.app_context.shutdown()
+
+        async with app.create(new_store=read_backend(file.url).new_store) as context:
+            for number in range(20):
+                await context.schedule_task(spread, f"once{number}", execute_at=LONG_AGO)
+                await context.schedule_task(spread, f"daily{number}", schedule="0 9 * * *")
+            await context.run()
+
+    asyncio.run(spread())
+
+    told_of = told("tasks", "spread", "--backend", file.url)
+    assert told_of == next(task for task in told("tasks", "--backend", file.url) if task["name"] == "spread")
+    assert told_of["instances"] == {"total": 20, "exact": True}
+    assert told_of["runCounts"]["succeeded"] == 20
+    assert told("runs", "spread", "--backend", file.url) == []
 
 
 def test_runs_lists_the_history_of_a_task(store):

@@ -17,7 +17,7 @@ from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, i
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import is_share
-from pyncette.resources.mirror import BEYOND
+from pyncette.resources.mirror import BEYOND, beside
 from pyncette.store.base import Store
 
 PAGE: Final = 200
@@ -81,35 +81,40 @@ class View(NamedTuple):
 async def survey(store: Store, realm: str, now: Instant, instances_max: int = INSTANCES_MAX) -> list[Found]:
     """Return what is stored in *realm*, by name; of the instances of a template, *instances_max* a partition are counted."""
     found: dict[tuple[str, str], Found] = {}
-    for partition in await store.partitions(realm):
+    for partition in sorted(await store.partitions(realm)):
         await _survey_partition(store, partition, now, instances_max, found)
     return [found[name] for name in sorted(found)]
 
 
 async def find(store: Store, realm: str, name: str) -> list[Record]:
-    """Return the records of the task NAME, or of the instance TASK/INSTANCE, in all partitions of *realm*."""
-    partitions = await store.partitions(realm)
+    """Return the records of the task NAME, or of the instance TASK/INSTANCE, one of each handler in *realm*."""
+    partitions = sorted(await store.partitions(realm))
     task, _, instance = name.partition("/")
     keys = [Key(partition, name) for partition in partitions]
     if instance:
         keys += [Key(partition, task, instance) for partition in partitions]
-    return [record for record in await store.load(keys) if record is not None] if keys else []
+    found: dict[tuple[str, str, str], Record] = {}
+    for record in await store.load(keys) if keys else ():
+        if record is not None:
+            # That of a template is in its first partition; those of the others only count.
+            key = record.key
+            found.setdefault((key.partition.handler, key.task, key.instance), record)
+    return list(found.values())
 
 
 async def look(store: Store, record: Record, now: Instant) -> Found:
     """Return what is stored of the task or instance of *record*, with what lives beside it."""
     key = record.key
-    found = Found(f"{key.task}/{key.instance}" if key.instance else key.task, key.partition.handler, [record])
-    for other in await store.scan(key.partition, key.task, key, PAGE):
-        if other.key.instance == key.instance and other.key.occurrence:
-            found.beside.append(other)
-    if not key.instance:
-        whole: dict[tuple[str, str], Found] = {}
-        await _survey_partition(store, key.partition, now, INSTANCES_MAX, whole, task=key.task)
-        of_task = next(iter(whole.values()), found)  # it may have been removed meanwhile
-        found.instances, found.instances_exact = of_task.instances, of_task.instances_exact
-        found.running_instances = of_task.running_instances
-    return found
+    if key.instance:
+        found = Found(f"{key.task}/{key.instance}", key.partition.handler, [record])
+        async for page in beside(store, key):
+            found.beside += page
+        return found
+    whole: dict[tuple[str, str], Found] = {}
+    for partition in sorted(await store.partitions(key.partition.realm)):
+        if partition.handler == key.partition.handler:
+            await _survey_partition(store, partition, now, INSTANCES_MAX, whole, task=key.task)
+    return next(iter(whole.values()), Found(key.task, key.partition.handler, [record]))  # or gone meanwhile
 
 
 async def _survey_partition(

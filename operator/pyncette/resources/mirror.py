@@ -50,7 +50,7 @@ class Step(Enum):
     MOVED = "moved"
     """Its handler is another: the record went to the other partition, with its due time, fence and counts."""
     WAITING = "waiting"
-    """Its handler is another, and moves once the run in progress is over: ask again."""
+    """Its handler is another, and it moves once what runs is over: ask again."""
     STOPPED = "stopped"
     REMOVED = "removed"
 
