@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import pytest
 
-from pyncette.clock import SECOND, SystemClock
+from pyncette.clock import MILLISECOND, SECOND, SystemClock
 from pyncette.core import wishes
 from pyncette.core.record import Outcome
-from pyncette.core.schedule import Once
+from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import DoNotRetry, RetryAfter, SchemaError, StoreUnavailableError
 from pyncette.ledger import Ledger
@@ -202,6 +202,57 @@ async def test_a_backlog_of_one_task_does_not_keep_another_from_a_slot() -> None
         await bench.advance(10)
 
     assert starts[0] <= bench.clock.now() - 3.5 * SECOND  # due at 5.5 s, and a slot is free each second
+
+
+class Remote(MemoryStore):
+    """A backend that takes its time over a claim: what was started before it has ended by then."""
+
+    async def claim(self, *args, **kwargs):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await super().claim(*args, **kwargs)
+
+
+async def test_a_backlog_of_handlers_that_take_no_time_does_not_keep_another_task_from_a_slot() -> None:
+    clock = Elapsing(START)
+    bench = Bench(clock=clock)
+    backlog = Registered("backlog", Policies(), call=lambda _: clock.elapse(MILLISECOND // 10))
+    other = Registered("other", Policies(), numbers=3)
+    bench.handlers = (backlog, other)
+    for number in range(5_000):
+        await bench.once(backlog, 1, f"i{number}")
+    due = [1.1, 1.2, 1.25]
+    for number, after in enumerate(due):
+        await bench.once(other, after, "a", number)
+    starts: list[int] = []
+    other._call = _remember(starts, bench)
+    began_at = clock.now()
+
+    async with bench.worker(Remote(bench.backend), poll_interval=3600 * SECOND):
+        await bench.advance(10)
+
+    assert len(backlog.calls) == 5_000
+    for start, after in zip(starts, due, strict=True):
+        assert 0 <= (start - began_at) / SECOND - after < 0.1
+
+
+async def test_a_backlog_does_not_wait_for_those_that_always_have_something_due() -> None:
+    clock = Elapsing(START)
+    bench = Bench(clock=clock)
+    backlog = Registered("backlog", Policies(), call=lambda _: clock.elapse(MILLISECOND))
+    busy = Registered(
+        "busy", Policies(missed=Missed.ALL), call=lambda _: clock.elapse(MILLISECOND), numbers=4
+    )
+    bench.handlers = (busy, backlog)
+    for number in range(4):
+        await bench.declare(busy, Interval(2 * MILLISECOND), "a", number)
+    for number in range(100):
+        await bench.once(backlog, 1, f"i{number}")
+
+    async with bench.worker(Remote(bench.backend), slots=4, poll_interval=3600 * SECOND):
+        moving = asyncio.create_task(bench.advance(1))
+        await _until(lambda: len(backlog.calls) == 100)
+        moving.cancel()
 
 
 async def test_a_backlog_of_one_task_does_not_make_a_worker_forget_when_another_is_due() -> None:
@@ -812,6 +863,13 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
 
 
 # --- What the tests share ---------------------------------------------------------------------------------------------
+
+
+class Elapsing(VirtualClock):
+    """Pretended time that handlers can let pass by what they do."""
+
+    async def elapse(self, by: int) -> None:
+        self._now += by
 
 
 def _remember(starts: list[int], bench: Bench):

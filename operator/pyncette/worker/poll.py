@@ -81,8 +81,12 @@ class Poller:
         self._round: list[Partition] = []
         """Partitions that are still to be looked at before the worker may sleep."""
         self._round_next_at: Instant = NEVER
+        self._round_stale_at = 0.0
+        """When to look at everything again by the loop's time: others may have changed something unnoticed."""
         self._hungry: list[Partition] = []
-        """Partitions that may hold more than their share let through."""
+        """Partitions that may hold more than their share let through: they are asked beside the rounds."""
+        self._hungry_waited = False
+        """Whether a round has begun since the hungry ones were last asked."""
         self._turn = 0
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
         self._starting: set[asyncio.Task[None]] = set()
@@ -163,7 +167,7 @@ class Poller:
 
     async def _park(self) -> None:
         # What others may have changed unnoticed is looked for in real time, also where time is pretended.
-        look = asyncio.get_running_loop().call_later(self._interval / SECOND, self.look_soon)
+        look = asyncio.get_running_loop().call_at(self._round_stale_at, self.look_soon)
         self._parked = True
         try:
             await self._clock.wait(self._woken, None if self._next_at == NEVER else self._next_at)
@@ -178,11 +182,6 @@ class Poller:
         self._runs.freed.clear()
         if self._runs.free > 0 and not self._outbox.is_full:
             return
-        if self._hungry:
-            # Whoever was hungry has had its share: with the next free slot it is everybody's turn again.
-            self._hungry = []
-            self._next_at = 0
-            self._round_next_at = 0  # theirs comes after what is left of this round
         self._full = True
         try:
             async with asyncio.timeout(HINT_PAUSE_SECONDS):
@@ -213,7 +212,7 @@ class Poller:
             for registration in self._registrations
             for partition in registration.partitions
         }
-        limits = self._limits(by_partition)
+        limits = self._limits(by_partition, now)
         if not limits:
             self._plan(None, limits, now)
             self._polled_at = now
@@ -231,23 +230,10 @@ class Poller:
         self._plan(claimed, limits, now)
         self._polled_at = clock.now()
 
-    def _limits(self, by_partition: dict[Partition, Registration]) -> dict[Partition, int]:
-        """
-        Share the free slots among the partitions in turns.
-
-        Each gets an equal share first; what others leave goes, by a second look at once, to those that were still
-        hungry. So a backlog in one delays no other, and is itself not held up by their emptiness.
-        """
+    def _limits(self, by_partition: dict[Partition, Registration], now: Instant) -> dict[Partition, int]:
+        """Share the free slots among the partitions whose turn it is, equally."""
         free = min(self._runs.free, self._batch_size, self._runs.half)
-        if not self._round and not self._hungry:
-            partitions = list(by_partition)
-            self._turn = (self._turn + 1) % max(1, len(partitions))
-            self._round = partitions[self._turn :] + partitions[: self._turn]
-            self._round_next_at = NEVER
-        if self._hungry:
-            asked, self._hungry = self._hungry[:free], self._hungry[free:]
-        else:
-            asked, self._round = self._round[:free], self._round[free:]
+        asked = self._asked(by_partition, free, now)
         share = max(1, free // max(1, len(asked)))
         limits: dict[Partition, int] = {}
         room: dict[str, int] = {}
@@ -268,6 +254,41 @@ class Poller:
         self._round = later + self._round
         return limits
 
+    def _asked(
+        self, by_partition: dict[Partition, Registration], at_most: int, now: Instant
+    ) -> list[Partition]:
+        """
+        Return whose turn it is.
+
+        In a round, each that is not hungry is asked once; the answer tells when a further round is worth it. Until then
+        those that are hungry have all slots, and after each round they have one look at least. So a backlog in one
+        delays no other, and is itself not held up by their emptiness.
+        """
+        if not self._round and not (self._hungry and (self._hungry_waited or not self._is_round_due(now))):
+            self._begin_round(by_partition)
+        if self._round:
+            asked, self._round = self._round[:at_most], self._round[at_most:]
+        else:
+            asked, self._hungry = self._hungry[:at_most], self._hungry[at_most:]
+            self._hungry_waited = False
+        return asked
+
+    def _begin_round(self, by_partition: dict[Partition, Registration]) -> None:
+        partitions = list(by_partition)
+        self._turn = (self._turn + 1) % max(1, len(partitions))
+        hungry = set(self._hungry)
+        self._round = [
+            partition
+            for partition in partitions[self._turn :] + partitions[: self._turn]
+            if partition not in hungry
+        ]
+        self._round_next_at = NEVER
+        self._hungry_waited = True
+        self._round_stale_at = asyncio.get_running_loop().time() + self._interval / SECOND
+
+    def _is_round_due(self, now: Instant) -> bool:
+        return now >= self._round_next_at or asyncio.get_running_loop().time() >= self._round_stale_at
+
     def _plan(self, claimed: Claimed | None, limits: dict[Partition, int], now: Instant) -> None:
         """Decide when the next look is worth it."""
         if claimed is not None:
@@ -280,7 +301,7 @@ class Poller:
             elif at is not None and not claimed.records:
                 at = now + BEATEN_PAUSE
             # Those that are hungry will be asked again. If all are, this tells of nobody else; if only some are, their
-            # backlog may hide when the others are next due, and these have to be asked once more.
+            # backlog may hide when the others are next due, and these have to be asked once more, by themselves.
             if at is not None and len(hungry) < len(limits):
                 self._round_next_at = min(self._round_next_at, at)
         next_at = now if self._hungry or self._round else self._round_next_at
