@@ -102,14 +102,17 @@ class Handler:
                 continue
 
     async def be_stubborn(self, occurrence: Occurrence) -> None:
-        """Take long, and longer if cancelled."""
+        """Take long, and longer if cancelled; then return, raise, or be cancelled."""
         lease = occurrence.held.policies.lease
         try:
             await self._world.sleep(self._random.random() * lease)
         except asyncio.CancelledError:
             await self._world.sleep(self._random.random() * lease)
-            if self._random.random() < 0.5:
+            how = self._random.random()
+            if how < 0.4:
                 raise
+            if how < 0.6:
+                raise RuntimeError("it failed when it was cancelled") from None
 
     async def block(self, occurrence: Occurrence) -> None:
         """Block the loop: nothing of its process gets on."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Outcome, Record
+from pyncette.core.rules import Ending
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Overlap
 from pyncette.core.tallies import Tally, is_share
@@ -102,7 +103,10 @@ class Oracle(Lens, Watcher):
         return call
 
     def ended(self, call: Call, how: How) -> None:
-        """A handler has returned, raised, or was cancelled."""
+        """A handler has returned, raised, or was cancelled: whatever it made of that, but that it may finish in a drain."""
+        ending = call.occurrence.ending
+        if ending is not None and not (ending is Ending.DRAINED and how is How.RETURNED):
+            how = How.CANCELLED
         self.scene.journal.add(call.process, how.value, call.key, call.lease_id)
         self.calls.ended(call, how, excused=self.leases.was_frozen(call))
 

@@ -1,13 +1,16 @@
-"""What is promised of a run between its claim and the call of its handler."""
+"""What is promised of one run, from its claim until its handler has ended in whatever way."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from pyncette.clock import SECOND
 from pyncette.core import rules
-from pyncette.core.rules import Ending, Held
+from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Policies
+from pyncette.errors import DoNotRetry
+from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.outbox import Outbox
 from pyncette.worker.patience import Patience
 from pyncette.worker.run import Runs
@@ -23,14 +26,7 @@ def handler() -> Registered:
 
 @pytest.fixture
 async def held(handler: Registered) -> Held:
-    """An occurrence that was claimed at the beginning of pretended time."""
-    bench = Bench(handler)
-    await bench.once(handler, 0, "a")
-    now = bench.clock.now()
-    claimed = await bench.store.claim({handler.partitions[0]: 1}, "lease", "w1", now, now)
-    held = rules.begin(claimed.records[0], handler.policies, now).held
-    assert held is not None
-    return held
+    return await _claimed(Bench(handler), handler)
 
 
 @pytest.fixture
@@ -71,3 +67,112 @@ async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
 
     assert handler.calls == []
     assert len(outbox) == 1
+
+
+class Foreign(BaseException):
+    """What a library ends its own tasks with, as trio does."""
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), Foreign("away")])
+async def test_whatever_a_handler_raises_is_a_failure_and_frees_its_slot(
+    runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held, error: BaseException
+) -> None:
+    handler._call = _raising(error)
+
+    runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
+    async with asyncio.timeout(5):
+        await runs.ended()
+
+    assert runs.free == 100
+    assert _ended(outbox).ending is Ending.RAISED
+    assert _ended(outbox).message.startswith(type(error).__name__)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_means_the_process_is_accounted_for_and_raised_again(error: BaseException) -> None:
+    handler = Registered("h", Policies(lease=LEASE), _raising(error))
+    bench = Bench(handler)
+    outbox = Outbox(bench.ledger, lambda *_: None, Patience())
+    runs = Runs(bench.clock, outbox, 100, lambda _: None)
+
+    async def main() -> None:
+        held = await _claimed(bench, handler)
+        runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
+        await runs.ended()
+
+    with pytest.raises(type(error)):
+        asyncio.run(main())
+
+    assert runs.free == 100
+    assert _ended(outbox).ending is Ending.RAISED
+
+
+OVERDUE = Ended(Ending.RAISED, "the run took longer than its active deadline of 1 s")
+REPLACED = Ended(Ending.REPLACED, "the next occurrence was due")
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "answer", "ended"),
+    [
+        (Ending.DRAINED, asyncio.CancelledError(), rules.DRAINED),
+        (Ending.DRAINED, OSError("the connection was closed"), rules.DRAINED),
+        (Ending.DRAINED, DoNotRetry("cancelled"), rules.DRAINED),
+        (Ending.DRAINED, None, RETURNED),
+        (Ending.RAISED, OSError("the connection was closed"), OVERDUE),
+        (Ending.RAISED, None, OVERDUE),
+        (Ending.REPLACED, OSError("the connection was closed"), REPLACED),
+        (Ending.REPLACED, None, REPLACED),
+    ],
+)
+async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_handler_makes_of_that(
+    runs: Runs,
+    outbox: Outbox,
+    bench: Bench,
+    handler: Registered,
+    held: Held,
+    cancelled: Ending,
+    answer: BaseException | None,
+    ended: Ended,
+) -> None:
+    begun = asyncio.Event()
+
+    async def call(_: Occurrence) -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if answer is not None:
+                raise answer from None
+
+    handler._call = call
+    held = held._replace(policies=Policies(lease=LEASE, active_deadline=1 * SECOND))
+    runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
+    await begun.wait()
+
+    runs.cancel_all(cancelled)
+    await runs.ended()
+
+    assert _ended(outbox) == ended
+
+
+async def _claimed(bench: Bench, handler: Registered) -> Held:
+    """An occurrence that is claimed at the beginning of pretended time."""
+    await bench.once(handler, 0, "a")
+    now = bench.clock.now()
+    claimed = await bench.store.claim({handler.partitions[0]: 1}, "lease", "w1", now, now)
+    held = rules.begin(claimed.records[0], handler.policies, now).held
+    assert held is not None
+    return held
+
+
+def _raising(error: BaseException) -> Callable[[Occurrence], Awaitable[None]]:
+    async def call(_: Occurrence) -> None:
+        raise error
+
+    return call
+
+
+def _ended(outbox: Outbox) -> Ended:
+    """How the one run ended whose result waits to be written."""
+    (settling,) = outbox._waiting
+    return settling.ended

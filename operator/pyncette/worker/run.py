@@ -122,7 +122,6 @@ class Runs:
         if occurrence.lease_remaining() == 0:
             # This process stood still since the claim, and by now the lease may be somebody else's.
             occurrence.lose()
-        ended = RETURNED
         if occurrence.lease_lost or occurrence.ending is not None:
             ended = _cancelled(occurrence)
         else:
@@ -132,10 +131,13 @@ class Runs:
                 self._arm(occurrence)
             try:
                 await occurrence.registration.run(occurrence)
-            except asyncio.CancelledError:
-                ended = _cancelled(occurrence)
-            except Exception as error:  # noqa: BLE001 - whatever a handler raises is its answer
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._over(occurrence, _raised(occurrence, error))
+                raise  # it is meant for the process, and not for this run alone
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer
                 ended = _raised(occurrence, error)
+            else:
+                ended = _returned(occurrence)
         self._over(occurrence, ended)
 
     def _over(self, occurrence: Occurrence, ended: Ended) -> None:
@@ -192,7 +194,20 @@ def _cancelled(occurrence: Occurrence) -> Ended:
     return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, not by its worker")
 
 
-def _raised(occurrence: Occurrence, error: Exception) -> Ended:
+def _returned(occurrence: Occurrence) -> Ended:
+    """A handler that returns although it was cancelled has succeeded, unless its time was up."""
+    if occurrence.ending is None or occurrence.ending is Ending.DRAINED:
+        return RETURNED
+    return _cancelled(occurrence)
+
+
+def _raised(occurrence: Occurrence, error: BaseException) -> Ended:
+    """What a handler that we cancelled raises in the place of its cancellation is no answer of its own."""
+    if isinstance(error, asyncio.CancelledError):
+        return _cancelled(occurrence)
+    if occurrence.ending is not None:
+        logger.warning("the handler raised as it was cancelled", exc_info=error, extra=occurrence.facts())
+        return _cancelled(occurrence)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     extra = occurrence.facts()
     if isinstance(error, DoNotRetry):
