@@ -685,6 +685,50 @@ async def test_cancelling_a_worker_cancels_what_runs_and_gives_it_back() -> None
     assert (record.attempt, record.lease) == (0, None)
 
 
+class Hesitant(MemoryStore):
+    """A backend that takes its time over what it writes, while told to."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def swap(self, *args, **kwargs):
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super().swap(*args, **kwargs)
+
+
+async def test_what_is_being_started_as_a_worker_is_cancelled_is_given_back_and_not_called() -> None:
+    handler = Registered("h", Policies(mode=Mode.AT_MOST_ONCE))
+    bench = Bench(handler)
+    key = await bench.every(handler, 10)
+    due = await bench.record(key)
+    store = Hesitant(bench.backend)
+    worker = Worker(
+        ledger=Ledger(store, bench.clock),
+        clock=bench.clock,
+        registrations=bench.handlers,
+        settings=WorkerSettings("w1"),
+    )
+    running = asyncio.create_task(worker.run())
+    moving = asyncio.create_task(bench.advance(10))
+    await store.asked.wait()
+
+    running.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    store.may_answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await moving
+
+    record = await bench.record(key)
+    assert handler.calls == []
+    assert (record.due_at, record.claimable_at) == (due.due_at, due.claimable_at)
+    assert (record.attempt, record.lease, record.state) == (0, None, due.state)
+
+
 # --- A backend that is away ------------------------------------------------------------------------------------------
 
 

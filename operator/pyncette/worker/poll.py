@@ -89,7 +89,8 @@ class Poller:
         """Whether a round has begun since the hungry ones were last asked."""
         self._turn = 0
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
-        self._starting: set[asyncio.Task[None]] = set()
+        self.starting: set[asyncio.Task[None]] = set()
+        """Each writes what has to stand before a run, and then starts it."""
 
     @property
     def polled_at(self) -> Instant | None:
@@ -99,7 +100,7 @@ class Poller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to claim, as far as is known, or no slot to claim it for; and nothing is being started."""
-        if self._starting:
+        if self.starting:
             return False
         if self._ended:
             return True
@@ -162,8 +163,12 @@ class Poller:
                     self._patience.answered()
                     waits = self._patience.waits()
         self._ended = True
-        if self._starting:
-            await asyncio.wait(self._starting)
+        await self.started()
+
+    async def started(self) -> None:
+        """Return once all that was claimed is started, or never will be."""
+        if self.starting:
+            await asyncio.wait(self.starting)
 
     async def _park(self) -> None:
         # What others may have changed unnoticed is looked for in real time, also where time is pretended.
@@ -338,8 +343,8 @@ class Poller:
             task = asyncio.get_running_loop().create_task(
                 self._write_and_start(writing, reserved, by_partition, now, asked_at)
             )
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self.starting.add(task)
+            task.add_done_callback(self.starting.discard)
 
     async def _write_and_start(
         self,

@@ -45,6 +45,8 @@ class Runs:
         self._slots = slots
         self._renew = renew
         self._by_handler: Counter[str] = Counter()
+        self._all_end: Ending | None = None
+        """Why nothing is to run any more, once that is so."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -76,6 +78,8 @@ class Runs:
         task = loop.create_task(self._run(occurrence))
         occurrence.task = task
         self.running[task] = occurrence
+        if self._all_end is not None:
+            occurrence.cancel(self._all_end)
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] += 1
         policies = held.policies
@@ -106,7 +110,8 @@ class Runs:
             self._by_handler[registration.handler] -= 1
 
     def cancel_all(self, ending: Ending) -> None:
-        """End all runs from outside."""
+        """End all runs from outside, and those that are started from now on before their handlers are called."""
+        self._all_end = ending
         for occurrence in list(self.running.values()):
             occurrence.cancel(ending)
 

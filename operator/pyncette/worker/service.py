@@ -152,9 +152,10 @@ class Worker:
             finally:
                 poller.cancel()
                 await _shielded(self._give_back(poller))
-                for task in background:
+                left = [*background, *self._poller.starting]
+                for task in left:
                     task.cancel()
-                await asyncio.gather(*background, poller, return_exceptions=True)
+                await asyncio.gather(*left, poller, return_exceptions=True)
 
     async def _let_runs_end(self, background: Sequence[asyncio.Task[None]]) -> None:
         try:
@@ -172,6 +173,7 @@ class Worker:
         self._runs.cancel_all(Ending.DRAINED)
         try:
             async with asyncio.timeout(CANCELLED_SECONDS):
+                await self._poller.started()
                 await self._runs.ended()
         except TimeoutError:
             stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
