@@ -252,6 +252,17 @@ async def test_an_ordinary_completion_is_announced_to_nobody(bench):
     assert bench.woken == []
 
 
+async def test_a_completion_on_top_of_an_edit_is_announced_since_nobody_knew_of_it(bench):
+    record = await bench.declare()
+    (held,) = await bench.start()
+    bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(10 * MINUTE))]
+    bench.woken.clear()
+
+    await bench.settle(held)
+
+    assert bench.woken == [(HERE, bench.now + 10 * MINUTE)]
+
+
 @pytest.mark.parametrize("ended", [DRAINED, UNSTARTED])
 async def test_what_a_drain_gives_back_is_announced_at_once(bench, ended):
     await bench.declare()

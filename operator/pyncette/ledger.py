@@ -153,8 +153,11 @@ class Ledger:
         """
         written = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
-        for _ in range(SWAP_ATTEMPTS_MAX):
+        for attempt in range(SWAP_ATTEMPTS_MAX):
             made = await self._write_ends(todo.values())
+            if attempt:  # whoever asked knows of the first decision only
+                changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
+                await self._announce(changes, sooner=False)
             if all(made):
                 return written
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
