@@ -64,7 +64,6 @@ class Oracle(Lens, Watcher):
         self.latest: Duration | None = None
         """How late a claim may be, once faults are over."""
         self._highest: dict[Key, int] = {}
-        """The highest version that each key ever had."""
         self._written_at: dict[Key, int] = {}
         self._claimed_by: dict[Key, Instant] = {}
         """Until when the last claim of each record looked ahead, by its claimer's clock."""
@@ -84,6 +83,10 @@ class Oracle(Lens, Watcher):
             self.scene.journal.add(process, "renew", arguments[0], answer.held)
             for renewal, held in zip(arguments[0], answer.held, strict=True):
                 self.leases.renewed(request, renewal, held=held)
+
+    def highest_version(self, key: Key) -> int:
+        """The highest version that a record of *key* ever had."""
+        return self._highest.get(key, 0)
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class Oracle(Lens, Watcher):
 
     def _check_growth(self, before: Record | None, after: Record, *, late: bool = False) -> None:
         """Versions and fences grow, and only a renewal moves the end of a lease."""
-        key, highest = after.key, self._highest.get(after.key, 0)
+        key, highest = after.key, self.highest_version(after.key)
         excused = before is None and (late or self.scene.clock_went_back or is_letter(key))
         if after.version <= (highest if before is None else before.version) and not excused:
             self.broken(f"the version of {key} does not grow")

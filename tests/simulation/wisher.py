@@ -9,7 +9,7 @@ from typing import Final
 from pyncette.clock import Instant
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Record, replace
-from pyncette.core.spec import Spec
+from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import Tally
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError
@@ -94,7 +94,7 @@ class Wisher:
 
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
-                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+                return self._creation(key, spec, wanted, now)
             if record.state.withdrawn_at is None and record.spec.schedule is not None:
                 return Ruling(None)
             return self._ruled(Kind.EDIT, now, Change(record, wishes.edited(record, spec, wanted, now)))
@@ -128,7 +128,7 @@ class Wisher:
 
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
-                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+                return self._creation(key, spec, wanted, now)
             after = wishes.rescheduled(record, spec, wanted, now)
             if isinstance(after, Locked):
                 return Ruling(None)
@@ -142,7 +142,7 @@ class Wisher:
 
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
-                return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+                return self._creation(key, spec, wanted, now)
             before = record.spec.policies or task.policies
             rows = wishes.withdrawal_rows(record, before, now)
             return self._ruled(
@@ -224,6 +224,12 @@ class Wisher:
         """Something to wish for: a schedule, and for a task with a schedule of its own perhaps other policies."""
         now = self._member.clock.now()
         return task.wish(schedule(self._random, now), None, next(self._args))
+
+    def _creation(self, key: Key, spec: Spec, wanted: Policies, now: Instant) -> Ruling:
+        if self._world.oracle.highest_version(key) >= now:
+            # A clock that has gone back to before a removal makes what is created again look like what was removed.
+            return Ruling(None)
+        return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
 
     def _ruled(self, kind: Kind, now: Instant, change: Change, tally: Tally | None = None) -> Ruling:
         self._world.oracle.wishes(self._process, change, Wish(kind, now, tally))
