@@ -624,6 +624,34 @@ async def test_a_handler_whose_instance_was_removed_is_cancelled_at_the_next_ren
     assert cancelled[0] <= 10 + 9
 
 
+async def test_a_run_ends_with_its_lease_while_an_answer_about_it_is_waited_for() -> None:
+    class Deaf(MemoryStore):
+        async def renew(self, *args, **kwargs):
+            await asyncio.Event().wait()
+
+    bench = Bench()
+    cancelled: list[tuple[str, int]] = []
+
+    async def call(occurrence: Occurrence) -> None:
+        try:
+            await bench.sleep(100)
+        except asyncio.CancelledError:
+            cancelled.append((occurrence.held.record.key.instance, seconds(bench.clock.now())))
+            raise
+
+    handler = Registered("h", Policies(lease=9 * SECOND), call)
+    bench.handlers = (handler,)
+    await bench.once(handler, 1, "a")
+    await bench.once(handler, 6, "b")  # the first renewal is on its way by then
+
+    async with bench.worker(Deaf(bench.backend)) as worker:
+        bench.clock.leave(worker)  # it is never settled again
+        await bench.advance(16)
+        bench.clock.join(worker)
+
+        assert cancelled == [("a", 10), ("b", 15)]
+
+
 # --- Stopping --------------------------------------------------------------------------------------------------------
 
 

@@ -42,23 +42,28 @@ class Renewer:
         self._next_at: Duration = NEVER
         """When to look next, by the monotonic clock: no step of another may put it off."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_for: set[Occurrence] = set()
+        """Runs whose renewal is on its way."""
 
     @property
     def is_idle(self) -> bool:
         """Whether no renewal is due, and none is on its way."""
-        return self._next_at > self._clock.monotonic() and not self._hurried.is_set()
+        due = self._next_at <= self._clock.monotonic()
+        return not due and not self._asked_for and not self._hurried.is_set()
 
     async def run(self, lose: Callable[[Occurrence], None]) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours."""
         self._loop = asyncio.get_running_loop()
         self._runs.on_sooner_renewal = self._hurry
-        while True:
-            pause = self._planned()
-            self._next_at = NEVER if pause is None else self._clock.monotonic() + pause
-            if await self._clock.wait_for(self._hurried, pause):
-                self._hurried.clear()  # what is new is not due yet, but the plan was made for what was there before
-            else:
-                await self.look(lose)
+        async with asyncio.TaskGroup() as renewals:
+            while True:
+                pause = self._planned()
+                self._next_at = NEVER if pause is None else self._clock.monotonic() + pause
+                if await self._clock.wait_for(self._hurried, pause):
+                    # What is new is not due yet, but the plan was made for what was there before.
+                    self._hurried.clear()
+                else:
+                    self._look(lose, renewals)
 
     def _planned(self) -> Duration | None:
         """Return the wait before the next look: for ever, while nothing runs; the first run then hurries us, on any thread."""
@@ -75,32 +80,40 @@ class Renewer:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hurried.set)
 
-    async def look(self, lose: Callable[[Occurrence], None]) -> None:
-        """Renew what has used up its third, and give up what has run out."""
-        clock = self._clock
-        due = [
-            occurrence
-            for occurrence in list(self._runs.running.values())
-            if not occurrence.lease_lost
-            and occurrence.renews_itself
-            and occurrence.lease_remaining()
-            < occurrence.held.policies.lease * (RENEWALS_A_LEASE - 1) // RENEWALS_A_LEASE
-        ]
+    def _look(self, lose: Callable[[Occurrence], None], renewals: asyncio.TaskGroup) -> None:
+        """Have renewed what has used up its third, and give up what has run out while its renewal is on its way."""
+        due = []
+        for occurrence in list(self._runs.running.values()):
+            if occurrence.lease_lost or not occurrence.renews_itself:
+                continue
+            remaining = occurrence.lease_remaining()
+            if occurrence in self._asked_for:
+                if remaining == 0:
+                    lose(occurrence)
+            elif remaining < occurrence.held.policies.lease * (RENEWALS_A_LEASE - 1) // RENEWALS_A_LEASE:
+                due.append(occurrence)
         if due:
-            try:
-                await renew(self._store, clock, due, lose)
-                self._patience.answered()
-            except StoreError as error:
-                logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
+            self._asked_for.update(due)
+            renewals.create_task(self._renew(due, lose))
+
+    async def _renew(self, due: Sequence[Occurrence], lose: Callable[[Occurrence], None]) -> None:
+        try:
+            await renew(self._store, self._clock, due, lose)
+            self._patience.answered()
+        except StoreError as error:
+            logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
+        finally:
+            self._asked_for.difference_update(due)
         for occurrence in due:
             if occurrence.lease_remaining() == 0:
                 lose(occurrence)
 
     def _pause(self) -> Duration:
+        """Return how long nothing will be due, nor run out before an answer that is waited for."""
         shortest = self._runs.shortest_lease
-        if shortest == LEASE_UNKNOWN:
-            return LONGEST_PAUSE
-        return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, shortest // (2 * RENEWALS_A_LEASE)))
+        pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
+        ends = [occurrence.lease_remaining() for occurrence in self._asked_for if not occurrence.lease_lost]
+        return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min([pause, *ends])))
 
 
 async def renew(
