@@ -693,6 +693,45 @@ async def test_what_outlasts_the_grace_is_cancelled_and_given_back_with_its_atte
     assert record.claimable_at <= bench.clock.now()
 
 
+async def test_the_grace_of_a_drain_does_not_wait_for_a_backend_that_does_not_answer() -> None:
+    class Silent(MemoryStore):
+        asked = asyncio.Event()
+        may_answer = asyncio.Event()
+
+        async def claim(self, *args, **kwargs):
+            if handler.running:
+                self.asked.set()
+                await self.may_answer.wait()
+            return await super().claim(*args, **kwargs)
+
+    bench = Bench()
+    cancelled = asyncio.Event()
+
+    async def call(_: Occurrence) -> None:
+        try:
+            await bench.sleep(5000)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    handler = Registered("h", Policies(), call)
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+    store = Silent(bench.backend)
+
+    async with bench.worker(store) as worker, asyncio.timeout(10):
+        await bench.advance(10)
+        late = await bench.once(handler, 0, "late")
+        await store.asked.wait()
+        worker.drain(SECOND // 100)
+        await cancelled.wait()
+        store.may_answer.set()
+
+    assert len(handler.calls) == 1
+    for record in (await bench.record(key), await bench.record(late)):
+        assert (record.attempt, record.lease) == (0, None)
+
+
 async def test_cancelling_a_worker_cancels_what_runs_and_gives_it_back() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(5000))

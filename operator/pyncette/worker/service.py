@@ -98,6 +98,8 @@ class Worker:
         self._runs.on_limit_freed = self._poller.look_soon
         self._renewer: Renewer | None = None
         self._grace_seconds: float | None = None
+        self._grace: asyncio.Timeout | None = None
+        """Ends the wait for what runs; from the moment of `drain` on."""
         ledger.on_claimable(self._wake)
 
     @property
@@ -130,6 +132,9 @@ class Worker:
         self._grace_seconds = None if grace is None else grace / SECOND
         self._poller.stop()
         self._runs.give_back_early()
+        if self._grace is not None and not self._grace.expired():
+            ends_at = None if grace is None else asyncio.get_running_loop().time() + grace / SECOND
+            self._grace.reschedule(ends_at)
 
     async def run(self) -> None:
         """
@@ -147,8 +152,7 @@ class Worker:
                 background.append(asyncio.create_task(self._renewer.run(Occurrence.lose)))
             poller = asyncio.create_task(self._poller.run())
             try:
-                await _first_of(poller, background)
-                await self._let_runs_end(background)
+                await self._until_ended(poller, background)
             finally:
                 poller.cancel()
                 await _shielded(self._give_back(poller))
@@ -157,15 +161,31 @@ class Worker:
                     task.cancel()
                 await asyncio.gather(*left, poller, return_exceptions=True)
 
-    async def _let_runs_end(self, background: Sequence[asyncio.Task[None]]) -> None:
+    async def _until_ended(
+        self, poller: asyncio.Task[None], background: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Return once nothing is claimed any more and all runs have ended, or once the grace is over."""
         try:
-            async with asyncio.timeout(self._grace_seconds):
-                await _first_of(asyncio.create_task(self._runs.ended()), background)
+            async with asyncio.timeout(self._grace_seconds) as self._grace:
+                await _first_of(asyncio.create_task(self._ended(poller)), background)
         except TimeoutError:
+            assert self._grace is not None
+            if not self._grace.expired():
+                raise
             if self._runs.running:
                 logger.warning(
                     "the grace is over; cancelling what still runs", extra={"runs": len(self._runs.running)}
                 )
+            self._runs.cancel_all(Ending.DRAINED)
+            await asyncio.wait(
+                [poller], timeout=CANCELLED_SECONDS
+            )  # what its last claim brings is given back
+        finally:
+            self._grace = None
+
+    async def _ended(self, poller: asyncio.Task[None]) -> None:
+        await asyncio.shield(poller)
+        await self._runs.ended()
 
     async def _give_back(self, poller: asyncio.Task[None]) -> None:
         """Cancel what still runs, and write what became of it: the one thing that is shielded, and bounded."""
