@@ -174,6 +174,13 @@ class Ledger:
             f"{item.held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
         )
 
+    async def reloaded(self, held: Held) -> Held | None:
+        """Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere."""
+        (record,) = await self.store.load([held.record.key])
+        if record is None or not _same_lease(record, held.record):
+            return None
+        return rules.again(held, record)
+
     async def _write_starts(
         self, writing: Sequence[tuple[Beginning, Policies]]
     ) -> tuple[list[Held], list[tuple[Beginning, Policies]]]:

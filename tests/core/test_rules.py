@@ -784,6 +784,28 @@ def test_replace_starts_nothing_that_is_replaced_already():
     assert len(play.calls) == 1
 
 
+def test_nothing_replaces_what_has_started_while_it_is_suspended():
+    play = Play(policies=replace(REPLACE, lease=5 * MINUTE))
+    held = play.start(1)
+
+    play.edit(1.5, suspend=True)
+    held = rules.again(held, play.record)
+
+    assert rules.replaced_at(held) == rules.NEVER
+    assert rules.replacement_to_be_asked_for_at(held, at(3.5)) == at(4)
+    assert play.start(6).attempt == 2
+
+
+def test_what_was_resumed_in_mid_run_is_replaced_by_the_first_occurrence_since():
+    play = Play(policies=replace(REPLACE, lease=30 * MINUTE))
+    held = play.start(1)
+    play.edit(1.5, suspend=True)
+
+    play.edit(7.5, suspend=False)
+
+    assert rules.replaced_at(rules.again(held, play.record)) == at(8)
+
+
 def test_nothing_replaces_the_last_occurrence():
     play = Play(schedule=Once(at(1)), policies=REPLACE)
 

@@ -91,6 +91,20 @@ class Bench:
         await self.ledger.apply({key: rule})
         return key
 
+    async def edit(
+        self, key: Key, schedule: Schedule | None = None, policies: Policies | None = None
+    ) -> None:
+        """Let another schedule or other policies be in force from now on."""
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            assert record is not None
+            spec = record.spec
+            spec = Spec(schedule or spec.schedule, spec.args, policies or spec.policies)
+            assert spec.policies is not None
+            return Ruling(Change(record, wishes.edited(record, spec, spec.policies, now)))
+
+        await self.ledger.apply({key: rule})
+
     async def every(self, handler: Registered, interval: float, instance: str = "") -> Key:
         return await self.declare(handler, Interval(int(interval * SECOND)), instance)
 

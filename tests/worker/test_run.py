@@ -41,7 +41,7 @@ def outbox(bench: Bench) -> Outbox:
 
 @pytest.fixture
 def runs(bench: Bench, outbox: Outbox) -> Runs:
-    return Runs(bench.clock, outbox, 100, lambda _: None)
+    return Runs(bench.clock, outbox, 100, lambda _: None, _unchanged)
 
 
 async def test_a_handler_is_not_called_once_its_lease_has_run_out(
@@ -93,7 +93,7 @@ def test_what_means_the_process_is_accounted_for_and_raised_again(error: BaseExc
     handler = Registered("h", Policies(lease=LEASE), _raising(error))
     bench = Bench(handler)
     outbox = Outbox(bench.ledger, lambda *_: None, Patience())
-    runs = Runs(bench.clock, outbox, 100, lambda _: None)
+    runs = Runs(bench.clock, outbox, 100, lambda _: None, _unchanged)
 
     async def main() -> None:
         held = await _claimed(bench, handler)
@@ -163,6 +163,10 @@ async def _claimed(bench: Bench, handler: Registered) -> Held:
     held = rules.begin(claimed.records[0], handler.policies, now).held
     assert held is not None
     return held
+
+
+async def _unchanged(_: Occurrence) -> None:
+    """Nobody edits anything."""
 
 
 def _raising(error: BaseException) -> Callable[[Occurrence], Awaitable[None]]:

@@ -11,7 +11,7 @@ import pytest
 
 from pyncette.clock import MILLISECOND, SECOND, SystemClock
 from pyncette.core import wishes
-from pyncette.core.record import Outcome
+from pyncette.core.record import Counts, Outcome, replace
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import DoNotRetry, RetryAfter, SchemaError, StoreUnavailableError
@@ -470,6 +470,46 @@ async def test_replace_cancels_the_run_when_the_next_occurrence_is_due() -> None
     assert handler.most_at_once == 1
 
 
+async def test_replace_lets_a_run_go_on_that_was_suspended_until_its_resume_makes_the_next_one_due() -> None:
+    bench = Bench()
+    policies = Policies(overlap=Overlap.REPLACE, heartbeat=Heartbeat.AUTOMATIC)
+    handler = Registered("h", policies, call=lambda _: bench.sleep(45))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(15)
+        await bench.edit(key, policies=replace(policies, suspend=True))
+        await bench.advance(20)
+        assert handler.running == 1
+        await bench.edit(key, policies=policies)
+        await bench.advance(4)
+        assert handler.scheduled == [10]
+        await bench.advance(1)
+        summary = (await bench.record(key)).state.summary
+
+    assert handler.scheduled == [10, 40]
+    assert summary.counts == Counts(replaced=1)
+
+
+async def test_replace_waits_for_the_next_occurrence_of_the_schedule_that_an_edit_in_mid_run_has_made() -> (
+    None
+):
+    bench = Bench()
+    policies = Policies(overlap=Overlap.REPLACE)
+    handler = Registered("h", policies, call=lambda _: bench.sleep(25))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 10)
+
+    async with bench.worker():
+        await bench.advance(15)
+        await bench.edit(key, Interval(60 * SECOND))
+        await bench.advance(25)
+        summary = (await bench.record(key)).state.summary
+
+    assert summary.counts == Counts(succeeded=1)
+
+
 async def test_allow_runs_the_next_occurrence_beside_the_one_that_runs() -> None:
     bench = Bench()
     handler = Registered("h", Policies(overlap=Overlap.ALLOW), call=lambda _: bench.sleep(25))
@@ -524,7 +564,6 @@ async def test_a_poisoned_schedule_stalls_only_itself(caplog: pytest.LogCaptureF
     good = await bench.every(handler, 10, "good")
     bad = await bench.every(handler, 10, "bad")
     record = await bench.record(bad)
-    from pyncette.core.record import replace
     from pyncette.core.schedule import Cron
 
     broken = replace(record, version=record.version + 1, spec=replace(record.spec, schedule=Cron("nonsense")))

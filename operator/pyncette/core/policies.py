@@ -72,7 +72,13 @@ def is_outside(policies: Policies, due: Instant) -> bool:
 def next_takes_over_at(
     key: Key, schedule: Schedule | None, policies: Policies, since: Instant, scheduled_at: Instant
 ) -> Instant | None:
-    """Return when the occurrence after that of *scheduled_at* takes its place; None if there is no further one."""
+    """
+    Return when the occurrence after that of *scheduled_at* takes its place; None if there is no further one.
+
+    There is none while it is suspended: what has started goes on to its outcome.
+    """
+    if policies.suspend:
+        return None
     at = next_due(schedule, policies, since, max(scheduled_at, since))
     return None if at is None else at + jitter_of(key, policies)
 

@@ -166,9 +166,27 @@ def again(held: Held, record: Record) -> Held:
 def replaced_at(held: Held) -> Instant:
     """Return when the next occurrence takes the place of the one held; `NEVER` if there is no next one."""
     record = held.record
-    at = next_takes_over_at(
-        record.key, record.spec.schedule, held.policies, record.schedule_since, held.scheduled_at
-    )
+    if record.state.exhausted:
+        return NEVER
+    return _taken_over_at(held, held.policies, held.scheduled_at)
+
+
+def replacement_to_be_asked_for_at(held: Held, after: Instant) -> Instant:
+    """
+    Return when it may be so, after *after*, that the next occurrence takes the place of the one held; `NEVER` if never.
+
+    Whoever waits for it has to look at the record again: it may be edited, suspended and resumed in the meantime.
+    """
+    policies = replace(held.policies, suspend=False) if held.policies.suspend else held.policies
+    jitter = jitter_of(held.record.key, policies)
+    return _taken_over_at(held, policies, max(held.scheduled_at, after - jitter))
+
+
+def _taken_over_at(held: Held, policies: Policies, after: Instant) -> Instant:
+    if policies.overlap is not Overlap.REPLACE:
+        return NEVER
+    record = held.record
+    at = next_takes_over_at(record.key, record.spec.schedule, policies, record.schedule_since, after)
     return NEVER if at is None else at
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant
@@ -27,7 +27,12 @@ class Runs:
     """The handlers that run in this process."""
 
     def __init__(
-        self, clock: Clock, outbox: Outbox, slots: int, renew: Callable[[Occurrence], object]
+        self,
+        clock: Clock,
+        outbox: Outbox,
+        slots: int,
+        renew: Callable[[Occurrence], object],
+        reload: Callable[[Occurrence], Awaitable[None]],
     ) -> None:
         self.running: dict[asyncio.Task[None], Occurrence] = {}
         self.reserved = 0
@@ -44,6 +49,9 @@ class Runs:
         self._outbox = outbox
         self._slots = slots
         self._renew = renew
+        self._reload = reload
+        self.replacing: set[asyncio.Task[None]] = set()
+        """Each asks whether the next occurrence takes the place of one that runs."""
         self._by_handler: Counter[str] = Counter()
         self._all_end: Ending | None = None
         """Why nothing is to run any more, once that is so."""
@@ -181,9 +189,30 @@ class Runs:
                 self._clock.call_later(deadline, lambda: occurrence.cancel(Ending.RAISED))
             )
         if policies.overlap is Overlap.REPLACE:
-            at = rules.replaced_at(occurrence.held)
-            if at != rules.NEVER:
-                occurrence.timers.append(self._clock.call_at(at, lambda: occurrence.cancel(Ending.REPLACED)))
+            self._arm_replacement(occurrence, after=occurrence.held.scheduled_at)
+
+    def _arm_replacement(self, occurrence: Occurrence, after: Instant) -> None:
+        at = rules.replacement_to_be_asked_for_at(occurrence.held, after)
+        if at != rules.NEVER and occurrence.timers is not None:
+            occurrence.timers.append(self._clock.call_at(at, lambda: self._ask_for_replacement(occurrence)))
+
+    def _ask_for_replacement(self, occurrence: Occurrence) -> None:
+        # Known from this very moment, so that pretended time waits for the answer.
+        assert self._loop is not None
+        task = self._loop.create_task(self._replace(occurrence))
+        self.replacing.add(task)
+        task.add_done_callback(self.replacing.discard)
+
+    async def _replace(self, occurrence: Occurrence) -> None:
+        """Cancel a run whose successor is due, by what its record says now: an edit in mid-run may have put it off."""
+        await self._reload(occurrence)
+        if occurrence.task not in self.running:
+            return
+        now = self._clock.now()
+        if rules.replaced_at(occurrence.held) <= now:
+            occurrence.cancel(Ending.REPLACED)
+        else:
+            self._arm_replacement(occurrence, after=now)
 
 
 def _cancelled(occurrence: Occurrence) -> Ended:

@@ -81,7 +81,7 @@ class Worker:
         self._listeners = listeners
         self._patience = Patience()
         self._outbox = Outbox(ledger, self._wake, self._patience)
-        self._runs = Runs(clock, self._outbox, settings.slots, self._heartbeat)
+        self._runs = Runs(clock, self._outbox, settings.slots, self._heartbeat, self._reload)
         self._poller = Poller(
             ledger,
             clock,
@@ -125,6 +125,8 @@ class Worker:
         """
         renewed = self._renewer is None or self._renewer.is_idle
         written = not len(self._outbox)
+        if self._runs.replacing:
+            return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
     def drain(self, grace: Duration | None = None) -> None:
@@ -156,7 +158,7 @@ class Worker:
             finally:
                 poller.cancel()
                 await _shielded(self._give_back(poller))
-                left = [*background, *self._poller.starting]
+                left = [*background, *self._poller.starting, *self._runs.replacing]
                 for task in left:
                     task.cancel()
                 await asyncio.gather(*left, poller, return_exceptions=True)
@@ -224,6 +226,18 @@ class Worker:
         if not occurrence.lease_lost:
             await renew(self._ledger.store, self._clock, [occurrence], Occurrence.lose)
         return not occurrence.lease_lost
+
+    async def _reload(self, occurrence: Occurrence) -> None:
+        """Learn how the record of a run stands now; it is as it was known, if the backend does not answer."""
+        try:
+            held = await self._ledger.reloaded(occurrence.held)
+        except StoreError as error:
+            logger.debug("a run goes by what it knows", extra={**occurrence.facts(), "error": str(error)})
+            return
+        if held is None:
+            occurrence.lose()
+        else:
+            occurrence.held = held
 
     def _wake(self, partition: Partition, at: Instant) -> None:
         self._poller.wake(partition, at)
