@@ -461,9 +461,9 @@ class PyncetteContext:
             logger.warning("a task is not due any more: %s", error)
 
     async def _work(self) -> None:
+        tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, self, self.app.middlewares, self._templates)
-            for task in self.app.tasks.values()
+            TaskRegistration(task, self.realm, self, self.app.middlewares, self._templates) for task in tasks
         ]
         worker = Worker(
             ledger=self.ledger,
@@ -476,10 +476,19 @@ class PyncetteContext:
         self._worker = worker
         if self._shut_down:
             worker.drain()
+        loop = asyncio.get_running_loop()
+
+        def look_soon() -> None:
+            loop.call_soon_threadsafe(worker.look_soon)
+
+        for task in tasks:
+            task.told_if_enabled.add(look_soon)
         watching = asyncio.create_task(self._templates.watch())
         try:
             await worker.run()
         finally:
+            for task in tasks:
+                task.told_if_enabled.discard(look_soon)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 

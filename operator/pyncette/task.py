@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
 from typing import Any, Final
@@ -67,14 +67,26 @@ class Task:
         self.name = name
         self.task_func = task_func
         self.kind = kind
-        self.enabled = options.enabled
-        """Whether this process runs it; may be set at any time, and counts from the next poll."""
+        self.told_if_enabled: set[Callable[[], object]] = set()
+        """Called when it was enabled or disabled."""
+        self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
         self.parent_task = parent_task
         """The template of an instance, else None."""
         self._options = options
         self._poll_interval = poll_interval
         self._policies: Policies | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this process runs it; may be set at any time, and counts from then on."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        for tell in self.told_if_enabled:
+            tell()
 
     @property
     def dynamic(self) -> bool:

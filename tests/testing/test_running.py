@@ -112,6 +112,26 @@ async def test_a_handler_may_take_long_in_pretended_time(new_app: NewApp) -> Non
     assert ended == [START + timedelta(minutes=80)]
 
 
+async def test_a_task_that_is_enabled_on_the_way_runs_what_is_due_by_then(new_app: NewApp) -> None:
+    app = new_app()
+    ran: list[datetime] = []
+
+    @app.task(interval=timedelta(hours=1), enabled=False)
+    async def paused(context: Context) -> None:
+        ran.append(context.scheduled_at)
+
+    async with running(app, START) as world:
+        await world.advance(hours=2)
+        assert ran == []
+        paused.enabled = True
+        await world.settle()
+        assert ran == [START + timedelta(hours=1), START + timedelta(hours=2)]
+        paused.enabled = False
+        await world.advance(hours=2)
+
+    assert len(ran) == 2
+
+
 async def test_a_fixture_that_raises_ends_the_block_with_its_error(new_app: NewApp) -> None:
     app = new_app()
 

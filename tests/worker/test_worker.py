@@ -361,7 +361,7 @@ async def test_a_disabled_partition_is_not_claimed_from_until_it_is_enabled() ->
         await bench.advance(10)
         assert handler.calls == []
         handler.partitions = partitions
-        worker._poller.look_soon()
+        worker.look_soon()
         await bench.advance(1)
 
     assert len(handler.calls) == 1

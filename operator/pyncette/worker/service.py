@@ -129,6 +129,10 @@ class Worker:
             return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
+    def look_soon(self) -> None:
+        """Look for what is due; the partitions of a registration may have changed."""
+        self._poller.look_soon()
+
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
         self._grace_seconds = None if grace is None else grace / SECOND
