@@ -71,15 +71,29 @@ async def accounted(task: str, context: Context) -> None:
 
 
 async def _work(context: Context) -> None:
-    """Wait for `seconds`, with a heartbeat now and then; or keep the loop from turning for `blocked_seconds`."""
+    """
+    Keep the loop from turning for `blocked_seconds`; wait for `seconds`, and until there is a file `until`.
+
+    With a heartbeat now and then.
+    """
     time.sleep(context.args.get("blocked_seconds", 0))  # noqa: ASYNC251 - what a handler should not do, and does
     end = time.monotonic() + context.args.get("seconds", 0)
     while (left := end - time.monotonic()) > 0:
-        began_at = time.monotonic()
-        await asyncio.sleep(min(left, BEAT_SECONDS))
-        # A short run needs no heartbeat, unless it turned out to be a long one.
-        if time.monotonic() - began_at > BEAT_SECONDS / 2:
-            await context.heartbeat()
+        await _wait(context, min(left, BEAT_SECONDS))
+    while not _may_end(context):
+        await _wait(context, BEAT_SECONDS)
+
+
+def _may_end(context: Context) -> bool:
+    return "until" not in context.args or Path(context.args["until"]).exists()
+
+
+async def _wait(context: Context, seconds: float) -> None:
+    began_at = time.monotonic()
+    await asyncio.sleep(seconds)
+    # A short run needs no heartbeat, unless it turned out to be a long one.
+    if time.monotonic() - began_at > BEAT_SECONDS / 2:
+        await context.heartbeat()
 
 
 def instant_of(moment: datetime) -> int:

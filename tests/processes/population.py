@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pyncette.clock import SECOND, Instant, SystemClock
@@ -114,6 +115,15 @@ def due_within_the_last_hour(count: int, *, long: int = 0, seed: int = 1) -> Pop
             at = begin + timedelta(seconds=chance.randrange(50 * 60))
             _add(population, task, number, at, args)
     chance.shuffle(population.dynamic)
+    return population
+
+
+def held_until(file: Path, count: int) -> Population:
+    """*count* one-offs at least once and as many at most once, all due by now, whose runs do not end before there is *file*."""
+    population = Population()
+    for task in ("at_least_once", "at_most_once"):
+        for number in range(count):
+            population.add_once(task, f"held-{number}", an_hour_ago() + timedelta(minutes=5), until=str(file))
     return population
 
 
