@@ -144,10 +144,10 @@ class Runs:
                 self._arm(occurrence)
             try:
                 await occurrence.registration.run(occurrence)
-            except (SystemExit, KeyboardInterrupt) as error:
+            except KeyboardInterrupt as error:
                 self._over(occurrence, _raised(occurrence, error))
                 raise  # it is meant for the process, and not for this run alone
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer, sys.exit() too
                 ended = _raised(occurrence, error)
             else:
                 ended = _returned(occurrence)
