@@ -402,6 +402,16 @@ def test_a_claim_that_no_handler_was_called_for_is_as_if_it_had_not_been():
     assert play.counts == {"skipped": 1}
 
 
+def test_a_claim_that_an_edit_has_taken_back_does_not_come_back_as_something_started():
+    play = Play()
+    held = play.start(1)
+    edited = replace(play.record, version=play.record.version + 1, attempt=0, began_at=None, due_at=at(5))
+
+    after = rules.settle(rules.again(held, edited), UNSTARTED, at(2)).change.after
+
+    assert (after.due_at, after.state.started, after.lease) == (at(5), None, None)
+
+
 def test_an_unstarted_takeover_remembers_that_the_attempt_before_it_may_have_run():
     play = Play(policies=Policies(starting_deadline=15 * SECOND))
 

@@ -438,7 +438,7 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         if not record.key.occurrence:
             claimable = claimable_at(record.key, record.spec, held.policies, state, due)
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
-    if started is None and record.attempt == 1:
+    if started is None and record.attempt <= 1:  # 0: an edit has taken the claim back already
         return _idle(record)
     return _given_back(held, max(now, record.claimable_at or now))
 
