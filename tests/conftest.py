@@ -1,13 +1,29 @@
 """The servers that tests ask for by name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import hypothesis
 import pytest
 
-from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
+from tests.servers import (
+    GivenPostgres,
+    MissingServerError,
+    OwnCluster,
+    OwnPostgres,
+    OwnRedis,
+    OwnSentinel,
+    Postgres,
+    Redis,
+    open_cluster,
+    open_postgres,
+    open_redis,
+    open_sentinel,
+)
 
 pytest_plugins = ["pytester"]
+
+_Server = TypeVar("_Server")
 
 # A slow example on a laden machine is no bug; what must be fast is measured by benchmarks/.
 hypothesis.settings.register_profile("pyncette", deadline=None, print_blob=True)
@@ -38,9 +54,51 @@ def own_postgres() -> Iterator[OwnPostgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """The session's Redis: to write to under a name of one's own, and not to be stopped."""
+    server = _or_failure(open_redis)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> Iterator[str]:
+    """The URL of a namespace that holds nothing, for this test alone."""
+    with redis_server.fresh_namespace() as url:
+        yield url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedis]:
+    """A Redis for this test alone, to stop, start, crash and put the clock wrong on."""
+    server = _or_failure(lambda: open_redis(own=True))
+    assert isinstance(server, OwnRedis)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[OwnCluster]:
+    """The session's Redis Cluster, which each test leaves running (about two seconds to bring up)."""
+    with _or_failure(open_cluster) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_sentinel() -> Iterator[OwnSentinel]:
+    """Two servers behind Sentinel for this test alone, to let fail over."""
+    with _or_failure(open_sentinel) as servers:
+        yield servers
+
+
 def _postgres_or_failure(*, own: bool = False) -> GivenPostgres | OwnPostgres:
+    return _or_failure(lambda: open_postgres(own=own))
+
+
+def _or_failure(start: Callable[[], _Server]) -> _Server:
     """A missing server fails the test with what there is to do about it, and without a traceback around that."""
     try:
-        return open_postgres(own=own)
+        return start()
     except MissingServerError as missing:
         pytest.fail(str(missing), pytrace=False)

@@ -97,7 +97,7 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
     assert backend.path == path
 
 
-@pytest.mark.parametrize("scheme", ["redis", "mysql", "dynamodb"])
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "dynamodb"])
 def test_backends_that_are_to_come_are_told_so(scheme):
     assert "comes with a later release" in refusal(backend=f"{scheme}://user:hunter2@host/0")
 
@@ -112,7 +112,9 @@ def test_a_misspelt_backend_is_told_with_the_nearest_name():
     "url",
     [
         "user:hunter2@host/db",
-        "redis://user:hunter2@host",
+        "redis://user:hunter2#@host:port",
+        "redis://host/0?password=hunter2",
+        "mysql://user:hunter2@host",
         "oracle://user:hunter2@host",
         "postgresql://user:hunter2#@host:port/db",
         "sqlite://user:hunter2@host/db",

@@ -6,12 +6,30 @@ A server that cannot be had is an error with the command that installs it, never
 
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
+from tests.servers.redis import (
+    GivenRedis,
+    OwnCluster,
+    OwnRedis,
+    OwnSentinel,
+    Redis,
+    open_cluster,
+    open_redis,
+    open_sentinel,
+)
 
 __all__ = [
     "GivenPostgres",
+    "GivenRedis",
     "MissingServerError",
+    "OwnCluster",
     "OwnPostgres",
+    "OwnRedis",
+    "OwnSentinel",
     "Postgres",
+    "Redis",
     "ServerDidNotStartError",
+    "open_cluster",
     "open_postgres",
+    "open_redis",
+    "open_sentinel",
 ]

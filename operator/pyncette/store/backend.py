@@ -24,13 +24,17 @@ BUILT_IN: Final = {
         "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
         "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
         "postgres": "pyncette.store.postgres_backend:PostgresBackend",
+        "redis": "pyncette.store.redis_backend:RedisBackend",
+        "rediss": "pyncette.store.redis_backend:RedisBackend",
+        "redis+sentinel": "pyncette.store.redis_backend:RedisBackend",
+        "rediss+sentinel": "pyncette.store.redis_backend:RedisBackend",
+        "redis+cluster": "pyncette.store.redis_backend:RedisBackend",
+        "rediss+cluster": "pyncette.store.redis_backend:RedisBackend",
     }.items()
 }
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
 
 LATER: Final = {
-    "redis": "Redis",
-    "rediss": "Redis",
     "mysql": "MySQL",
     "mariadb": "MariaDB",
     "dynamodb": "DynamoDB",
@@ -123,7 +127,7 @@ def _registered(scheme: str) -> EntryPoint:
         return others[scheme]
     if scheme in LATER:
         raise ConfigurationError(
-            f"{LATER[scheme]} comes with a later release; this one runs on SQLite and PostgreSQL: {EXAMPLES}"
+            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL and Redis: {EXAMPLES}"
         )
     close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
     mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"

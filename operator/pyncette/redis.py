@@ -1,0 +1,20 @@
+"""Opens Redis as the backend: a server, servers behind Sentinel, or a cluster."""
+
+from __future__ import annotations
+
+from pyncette.store.base import Store
+
+try:
+    from pyncette.store.redis import RedisStore
+except ImportError as error:
+    raise ImportError("pyncette.redis needs redis: pip install 'pyncette-operator[redis]'") from error
+
+
+def redis_repository(*, redis_url: str, redis_namespace: str = "", redis_timeout: float = 10) -> Store:
+    """
+    Return a store under keys that begin with *redis_namespace*, on the server or servers at *redis_url*.
+
+    A server that does not answer within *redis_timeout* seconds is unavailable.
+    Raises ConfigurationError for a URL that cannot be meant.
+    """
+    return RedisStore(redis_url, redis_namespace or None, timeout=redis_timeout)

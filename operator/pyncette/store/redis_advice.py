@@ -1,0 +1,58 @@
+"""Finds out which settings of a server may cost records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from pyncette.errors import StoreRefusedError
+from pyncette.store.redis_connection import Connections
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(NamedTuple):
+    """What servers say of themselves; empty where they say nothing."""
+
+    evicting: str
+    """The policy by which some server throws away what it likes once its memory is full."""
+    forgetful: bool
+    """Whether some server does not write each change to its disk."""
+
+
+KEPT: Final = Settings("", forgetful=False)
+
+
+async def settings_of(connections: Connections) -> Settings:
+    """Return the settings that matter. Who may not ask for them knows of none; raises StoreUnavailableError."""
+    try:
+        servers = await connections.ask_each("INFO", "all")
+    except StoreRefusedError as error:
+        logger.debug("the server does not tell its settings", extra={"error": str(error)})
+        return KEPT
+    return Settings(
+        next((policy for server in servers if (policy := _evicting(server))), ""),
+        any(not server.get("aof_enabled") for server in servers),
+    )
+
+
+def concerns_of(settings: Settings) -> Sequence[str]:
+    """Return a sentence on each setting that may cost records."""
+    concerns = []
+    if settings.evicting:
+        concerns.append(
+            f"maxmemory-policy is {settings.evicting}: when its memory is full, the server throws away records;"
+            " set it to noeviction"
+        )
+    if settings.forgetful:
+        concerns.append(
+            "appendonly is off: when the server crashes, all since its last snapshot is lost; set it to yes"
+        )
+    return concerns
+
+
+def _evicting(server: Mapping[str, Any]) -> str:
+    """Return the policy if it may hit what is written here: that has no time to live, which the volatile ones ask for."""
+    policy = str(server.get("maxmemory_policy", ""))
+    return policy if policy.startswith("allkeys") and server.get("maxmemory") else ""

@@ -1,0 +1,26 @@
+"""Reads URLs of Redis: redis://user:password@host:port/database, and those of Sentinel and of a cluster."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyncette.store.backend import Backend, needing
+from pyncette.store.base import Store
+from pyncette.store.redis_url import read_url
+
+
+class RedisBackend(Backend):
+    """A server, servers behind Sentinel, or a cluster."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._address: Final = read_url(url)
+
+    def new_store(self, *, create: bool = True) -> Store:
+        with needing("redis", "Redis", "redis"):
+            from pyncette.store.redis import RedisStore  # noqa: PLC0415 - the driver is an extra
+
+        return RedisStore(self.url, create=create)
+
+    def __str__(self) -> str:
+        return str(self._address)

@@ -1,0 +1,138 @@
+-- Leases what is claimable, soonest first, and says when to look again.
+--
+-- ARGV: now and expired_at, each of eight bytes, the id of the lease, its holder, and the limit of each partition.
+-- Returns the time of the server (seconds, microseconds), and for each partition: names and values of what was leased, one after
+-- the other; the score of the first that is due, and of the first lease to end; 1 if there may be more than was let through;
+-- 1 if what is filed is what is there; and how many records there are.
+
+local PAGES_MAX = 10 -- pages that one call goes through of either kind: what is left has its turn in the next one
+
+local now_high, now_low = struct.unpack('>i4I4', ARGV[1])
+local expired_high, expired_low = struct.unpack('>i4I4', ARGV[2])
+local now_score, expired_score = score(now_high, now_low), score(expired_high, expired_low)
+local lease_lengths, lease_names = struct.pack('>HH', #ARGV[3], #ARGV[4]), ARGV[3] .. ARGV[4]
+
+-- Whether a lease is in the way of a record.
+local function is_held(flags, value)
+    local high, low = struct.unpack('>i4I4', value, LEASE)
+    return has(flags, LEASED) and is_later(high, low, expired_high, expired_low)
+end
+
+-- File what leases are no longer in the way of as due, so that it has its turn by when it was due.
+local function file_the_expired(number)
+    local passed_over = 0
+    for _ = 1, PAGES_MAX do
+        local partition = open_partition(number)
+        local names = redis.call(
+            'ZRANGE', partition.leased, '-inf', expired_score, 'BYSCORE', 'LIMIT', passed_over, CHUNK
+        )
+        local values = values_of(partition, names)
+        for place, name in ipairs(names) do
+            local value = values[place]
+            if not value then
+                forget(partition, name)
+            elseif not ends(value) or not has(value:byte(), CLAIMABLE) then
+                file_as_due(partition, name, NEVER)
+            elseif is_held(value:byte(), value) then
+                file(partition, name, value) -- ends later than it was filed, if only by what a score cannot hold
+                passed_over = passed_over + 1
+            else
+                file_as_due(partition, name, score(struct.unpack('>i4I4', value, CLAIMABLE_AT)))
+            end
+        end
+        write(partition)
+        if #names < CHUNK then
+            return
+        end
+    end
+end
+
+-- The value of a record with the lease, and the score of when that ends.
+local function leased(value, lease_end)
+    local flags, version_high, version_low, fence_high, fence_low, attempt = struct.unpack('>Bi4I4i4I4i4', value)
+    local length_high, length_low, began_high, began_low = struct.unpack('>i4I4i4I4', value, CLAIMABLE_AT + 8)
+    if not has(flags, BEGAN) then
+        began_high, began_low = now_high, now_low
+    end
+    version_high, version_low = plus(version_high, version_low, 0, 1)
+    fence_high, fence_low = plus(fence_high, fence_low, 0, 1)
+    local end_high, end_low = plus(now_high, now_low, length_high, length_low)
+    flags = bit.bor(flags, BEGAN + LEASED)
+    return struct.pack('>Bi4I4i4I4i4', flags, version_high, version_low, fence_high, fence_low, attempt + 1)
+        .. value:sub(22, CLAIMABLE_AT + 15)
+        .. struct.pack('>i4I4i4I4', began_high, began_low, end_high, end_low)
+        .. lease_lengths .. lease_names .. value:sub(lease_end + 1), score(end_high, end_low)
+end
+
+-- Lease one record, or file it where it belongs; returns the new value if it was leased.
+local function consider(partition, name, value)
+    local lease_end = ends(value)
+    local flags = value:byte()
+    if not lease_end or not has(flags, CLAIMABLE) then
+        file_as_due(partition, name, NEVER)
+        return not lease_end and value -- to be told of
+    end
+    local high, low = struct.unpack('>i4I4', value, CLAIMABLE_AT)
+    if is_held(flags, value) then
+        file(partition, name, value)
+    elseif is_later(high, low, now_high, now_low) then
+        file_as_due(partition, name, score(high, low))
+        return false, score(high, low) <= now_score
+    else
+        local new, until_ = leased(value, lease_end)
+        append(partition.written, name, new)
+        file_as_leased(partition, name, until_)
+        return new
+    end
+    return false
+end
+
+local function take(number, limit, taken)
+    local passed_over = 0
+    for _ = 1, PAGES_MAX do
+        local wanted = math.min(limit, CHUNK)
+        if wanted == 0 then
+            return true
+        end
+        local partition = open_partition(number)
+        local names = redis.call('ZRANGE', partition.due, '-inf', now_score, 'BYSCORE', 'LIMIT', passed_over, wanted)
+        local values = values_of(partition, names)
+        for place, name in ipairs(names) do
+            if values[place] then
+                local new, stays = consider(partition, name, values[place])
+                if new then
+                    append(taken, name, new)
+                    limit = limit - 1
+                elseif stays then
+                    passed_over = passed_over + 1
+                end
+            else
+                forget(partition, name)
+            end
+        end
+        write(partition)
+        if #names < wanted then
+            return false
+        end
+    end
+    return true
+end
+
+local answer = redis.call('TIME')
+for number = 1, #KEYS / 4 do
+    local partition = open_partition(number)
+    local taken = {}
+    file_the_expired(number)
+    local more = take(number, tonumber(ARGV[4 + number]), taken)
+    local count, of_due = redis.call('HLEN', partition.records), redis.call('ZCARD', partition.due)
+    local of_leased, of_names = redis.call('ZCARD', partition.leased), redis.call('ZCARD', partition.names)
+    answer[#answer + 1] = {
+        taken,
+        redis.call('ZRANGE', partition.due, 0, 0, 'WITHSCORES')[2] or '',
+        redis.call('ZRANGE', partition.leased, 0, 0, 'WITHSCORES')[2] or '',
+        more and 1 or 0,
+        (count == of_names and count == of_due + of_leased) and 1 or 0,
+        count,
+    }
+end
+return answer

@@ -1,0 +1,132 @@
+-- Begins every script: how a record is packed, and where it is filed. Redis runs one script at a time, and whole.
+--
+-- KEYS holds four keys for each partition: `records`, a hash of packed records by their names; `due`, a sorted set of the
+-- names of those that no lease is in the way of, by when they are claimable, the others of which nothing is to run at
+-- infinity; `leased`, of the rest, by when their leases end; `names`, a sorted set of all names, in their own order.
+-- So each name is in `names`, and in one of `due` and `leased`.
+--
+-- A packed record is a front of 61 bytes (flags, version, fence, attempt, due_at, schedule_since, claimable_at,
+-- lease_length, began_at), its lease (end, lengths of id and holder, id, holder), its spec (length, JSON) and its state
+-- (JSON); all integers are big-endian.
+
+local CLAIMABLE, BEGAN, LEASED = 2, 4, 8
+local CLAIMABLE_AT, LEASE, LEASE_LENGTHS, LEASE_ID = 38, 62, 70, 74
+
+local CHUNK = 1000 -- arguments of one command, even, and well below what Lua can unpack
+local NEVER = math.huge
+
+-- An integer of 64 bits is two numbers here, since one of Lua's holds only 53 bits.
+local WORD = 4294967296
+local INEXACT = 2097152 -- a high half from here on (or below its negative) is more than a score can hold to the bit
+
+local function is_later(high, low, than_high, than_low)
+    return high > than_high or (high == than_high and low > than_low)
+end
+
+local function plus(high, low, more_high, more_low)
+    low = low + more_low
+    if low >= WORD then
+        return high + more_high + 1, low - WORD
+    end
+    return high + more_high, low
+end
+
+-- Rounded down where it has to be rounded: nothing may be found too late.
+local function score(high, low)
+    if high >= INEXACT or high < -INEXACT then
+        low = low - low % 2048
+    end
+    return high * WORD + low
+end
+
+local function has(flags, flag)
+    return bit.band(flags, flag) ~= 0
+end
+
+-- Where the lease and the spec of a packed record end; nothing if it is none.
+local function ends(value)
+    if not value or #value < 77 then
+        return nil
+    end
+    local id_length, holder_length = struct.unpack('>HH', value, LEASE_LENGTHS)
+    local lease_end = LEASE_ID - 1 + id_length + holder_length
+    if #value < lease_end + 4 then
+        return nil
+    end
+    local spec_end = lease_end + 4 + struct.unpack('>I4', value, lease_end + 1)
+    if #value < spec_end then
+        return nil
+    end
+    return lease_end, spec_end
+end
+
+local function in_chunks(command, key, arguments)
+    for first = 1, #arguments, CHUNK do
+        redis.call(command, key, unpack(arguments, first, math.min(first + CHUNK - 1, #arguments)))
+    end
+end
+
+local function append(list, one, other)
+    list[#list + 1] = one
+    list[#list + 1] = other
+end
+
+-- What is to be written to one partition.
+local function open_partition(number)
+    local first = 4 * (number - 1)
+    return {
+        records = KEYS[first + 1], due = KEYS[first + 2], leased = KEYS[first + 3], names = KEYS[first + 4],
+        written = {}, removed = {}, to_due = {}, from_due = {}, to_leased = {}, from_leased = {},
+        named = {}, unnamed = {},
+    }
+end
+
+local function values_of(partition, names)
+    local values = {}
+    for first = 1, #names, CHUNK do
+        local part = redis.call('HMGET', partition.records, unpack(names, first, math.min(first + CHUNK - 1, #names)))
+        for place = 1, #part do
+            values[first + place - 1] = part[place]
+        end
+    end
+    return values
+end
+
+local function file_as_due(partition, name, at)
+    append(partition.to_due, at, name)
+    append(partition.from_leased, name)
+end
+
+local function file_as_leased(partition, name, until_)
+    append(partition.to_leased, until_, name)
+    append(partition.from_due, name)
+end
+
+local function forget(partition, name)
+    append(partition.from_due, name)
+    append(partition.from_leased, name)
+    append(partition.unnamed, name)
+end
+
+-- File a record where it belongs; one that is no record is never claimable.
+local function file(partition, name, value)
+    local flags = value:byte()
+    if not ends(value) or not has(flags, CLAIMABLE) then
+        file_as_due(partition, name, NEVER)
+    elseif has(flags, LEASED) then
+        file_as_leased(partition, name, score(struct.unpack('>i4I4', value, LEASE)))
+    else
+        file_as_due(partition, name, score(struct.unpack('>i4I4', value, CLAIMABLE_AT)))
+    end
+end
+
+local function write(partition)
+    in_chunks('HSET', partition.records, partition.written)
+    in_chunks('HDEL', partition.records, partition.removed)
+    in_chunks('ZREM', partition.due, partition.from_due)
+    in_chunks('ZADD', partition.due, partition.to_due)
+    in_chunks('ZREM', partition.leased, partition.from_leased)
+    in_chunks('ZADD', partition.leased, partition.to_leased)
+    in_chunks('ZADD', partition.names, partition.named)
+    in_chunks('ZREM', partition.names, partition.unnamed)
+end

@@ -1,0 +1,11 @@
+-- Returns a page of names and values, one after the other, in the order of names. It writes nothing.
+--
+-- ARGV: the first and the last name, as ZRANGE takes them, and how many at most.
+
+local partition = open_partition(1)
+local names = redis.call('ZRANGE', partition.names, ARGV[1], ARGV[2], 'BYLEX', 'LIMIT', 0, ARGV[3])
+local page = {}
+for place, value in ipairs(values_of(partition, names)) do
+    append(page, names[place], value)
+end
+return page

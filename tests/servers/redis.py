@@ -1,0 +1,490 @@
+"""Real Redis servers for tests: given by the environment, installed here, or in Docker; one by itself, a cluster, or behind Sentinel."""
+
+import itertools
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import redis
+
+from tests.servers import machine
+from tests.servers.errors import MissingServerError, ServerDidNotStartError
+from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
+
+URL_VARIABLE = "PYNCETTE_TEST_REDIS_URL"
+
+START_ATTEMPTS_MAX = 3
+"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+
+START_SECONDS_MAX = 60
+"""A server starts in a tenth of a second, a cluster in two; a laden machine takes longer."""
+
+STOP_SECONDS_MAX = 30
+
+LOOK_SECONDS = 0.02
+
+DOCKER_IMAGE = "redis:7-alpine"
+
+PROGRAMS = ("redis-server", "valkey-server")
+
+CLUSTER_NODES = 3
+SLOTS = 16_384
+
+MISSING = f"""\
+These tests run on real Redis servers, and none could be had. Any one of these brings them:
+
+  Debian, Ubuntu   sudo apt-get install redis-server      (as root, the tests do this by themselves)
+  Fedora           sudo dnf install valkey
+  macOS            brew install redis
+  Docker           start its engine; the tests run {DOCKER_IMAGE} in it
+  a server         {URL_VARIABLE}=redis://USER:PASSWORD@HOST:PORT/DATABASE make test
+                   (what the tests write begins with a name of their own, and they remove it again)
+
+The server need not be running: the tests start their own, on free ports, in folders that they throw away."""
+
+RIGHTS = (
+    "+eval", "+evalsha", "+time", "+exists", "+hmget", "+hset", "+hdel", "+hlen", "+hscan", "+hvals", "+unlink",
+    "+zadd", "+zrem", "+zrange", "+zcard", "+zscan", "+sadd", "+smembers", "+publish", "+subscribe", "+info",
+)  # fmt: skip
+"""All that the product asks for: what docs/reference/stores-redis.md says."""
+
+RIGHTS_IN_A_CLUSTER = ("+cluster|slots", "+cluster|shards", "+command", "+asking")
+"""What the driver needs to find the nodes."""
+
+NO_TIME = timedelta(0)
+
+StopMode = Literal["fast", "immediate"]
+
+
+class Redis(ABC):
+    """Redis as tests see it, whoever started it. All methods block; none needs an event loop."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Of the user that the product is to run as, who has the rights that it asks for, if the server is our own."""
+
+    @abstractmethod
+    def execute(self, *command: str | bytes | int) -> Any:
+        """Run one command as the administrator, on a connection of its own, and return the answer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave no trace of what we brought: stop it and remove its data, if it is our own."""
+
+    def url_of(self, namespace: str) -> str:
+        parts = urlsplit(self.url)
+        query = "&".join(filter(None, (parts.query, f"namespace={quote(namespace)}")))
+        return urlunsplit(parts._replace(query=query))
+
+    @contextmanager
+    def fresh_namespace(self) -> Iterator[str]:
+        """The URL of a namespace that holds nothing, and lives as long as the context."""
+        namespace = f"pyncette_test_{os.getpid()}_{secrets.token_hex(4)}_{next(_numbers)}:"
+        try:
+            yield self.url_of(namespace)
+        finally:
+            self.clear(namespace)
+
+    def clear(self, namespace: str) -> None:
+        """Remove all that is in *namespace*."""
+        keys = self.keys(namespace)
+        if keys:
+            self.execute("UNLINK", *keys)
+
+    def keys(self, namespace: str) -> list[bytes]:
+        """What is in *namespace*."""
+        found: list[bytes] = self.execute("KEYS", namespace + "*")
+        return found
+
+
+class GivenRedis(Redis):
+    """A server that somebody else runs, named by PYNCETTE_TEST_REDIS_URL: to write to, not for breaking."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def execute(self, *command: str | bytes | int) -> Any:
+        with redis.Redis.from_url(self._url) as client:
+            return client.execute_command(*command)
+
+    def close(self) -> None:
+        """Nothing: it was there before, and goes on."""
+
+
+class _Programs(NamedTuple):
+    """How to run a server in the foreground: an installed program, or a container."""
+
+    command: tuple[str, ...]
+    in_docker: bool = False
+
+
+class _Node:
+    """One process of a server, with a folder and a port of its own; the port and the data stay over a stop and a start."""
+
+    def __init__(
+        self, programs: _Programs, account: machine.Account, folder: Path, password: str, *settings: str
+    ) -> None:
+        self._programs = programs
+        self._account = account
+        self._folder = folder
+        self._password = password
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._container = f"pyncette-redis-{secrets.token_hex(6)}"
+        self.port = 0
+        self.bus_port = 0
+        """Where nodes of a cluster talk to each other."""
+
+    def start_on_a_free_port(self, *, sentinel: bool = False) -> None:
+        for attempt in range(START_ATTEMPTS_MAX):
+            self.port = machine.free_port()
+            lines = [f"port {self.port}", *self._settings]
+            if "cluster-enabled yes" in self._settings:
+                self.bus_port = machine.free_port()
+                lines.append(f"cluster-port {self.bus_port}")
+            configuration = self._folder / "server.conf"
+            configuration.write_text("\n".join([*lines, ""]))
+            if os.geteuid() == 0:
+                os.chown(configuration, self._account.uid, self._account.gid)
+            try:
+                self.start(sentinel=sentinel)
+                return
+            except ServerDidNotStartError:
+                self.kill()
+                if attempt == START_ATTEMPTS_MAX - 1:
+                    raise
+
+    def start(self, *, clock_ahead: timedelta = NO_TIME, sentinel: bool = False) -> None:
+        if clock_ahead and self._programs.in_docker:
+            raise MissingServerError(HOW_TO_GET_A_WRONG_CLOCK)
+        command: list[str] = list(self._programs.command)
+        if self._programs.in_docker:
+            place = command.index("--network")
+            command[place:place] = ["--name", self._container, "--volume", f"{self._folder}:{self._folder}"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, str(self._folder / "server.conf"), *(["--sentinel"] if sentinel else [])],
+                cwd="/",
+                env={**os.environ, "LC_ALL": "C", **(wrong_clock(clock_ahead) if clock_ahead else {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._account.identity(),
+            )
+        wait_until(self._answers, self._end_of_log)
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop it as an operator does, or `immediate`: as a crash does."""
+        if mode == "immediate":
+            self.kill()
+            return
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(STOP_SECONDS_MAX)
+
+    def kill(self) -> None:
+        if self._process is None:
+            return
+        if self._programs.in_docker:
+            subprocess.run(["docker", "kill", self._container], capture_output=True)
+        self._process.kill()
+        self._process.wait(STOP_SECONDS_MAX)
+
+    def execute(self, *command: str | bytes | int) -> Any:
+        with redis.Redis(port=self.port, password=self._password, socket_timeout=10) as client:
+            return client.execute_command(*command)
+
+    def _answers(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise ServerDidNotStartError(self._end_of_log())
+        try:
+            return bool(self.execute("PING"))
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    def _end_of_log(self) -> str:
+        log = self._folder / "log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else ""
+
+
+class _OwnServers(Redis):
+    """Throwaway servers on loopback ports of their own. They end with this process, also if that is killed."""
+
+    user = "pyncette"
+
+    def __init__(self, programs: _Programs, *, durable: bool = False) -> None:
+        self.password = secrets.token_urlsafe(12)
+        self._programs = programs
+        self._account = (
+            machine.our_account() if programs.in_docker else machine.account_for("redis", "valkey")
+        )
+        self._folder = machine.folder_of(self._account, "pyncette-redis-")
+        self._sync = "always" if durable else "no"
+        self._nodes: list[_Node] = []
+        self._watchdog = machine.Watchdog(
+            'for file in "$1"/*/pid; do kill -9 "$(cat "$file")" && rm "$file"; done; rm -rf "$1"',
+            self._folder,
+            account=self._account,
+        )
+        try:
+            self._bring_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _bring_up(self) -> None:
+        """Start whatever there is to be."""
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.kill()
+        self._watchdog.fire()
+
+    def _new_node(self, *settings: str, rights: Sequence[str] = RIGHTS) -> _Node:
+        folder = self._folder / str(len(self._nodes))
+        folder.mkdir()
+        if os.geteuid() == 0:
+            os.chown(folder, self._account.uid, self._account.gid)
+        node = _Node(
+            self._programs,
+            self._account,
+            folder,
+            self.password,
+            "bind 127.0.0.1",
+            f"dir {folder}",
+            f"pidfile {folder}/pid",
+            "daemonize no",
+            # To the disk before anything is answered, or whenever the system likes: no test can tell, a benchmark can.
+            "appendonly yes",
+            f"appendfsync {self._sync}",
+            'save ""',
+            f"requirepass {self.password}",
+            f"masterauth {self.password}",
+            f"user {self.user} on >{self.password} ~* &* -@all {' '.join(rights)}",
+            *settings,
+        )
+        self._nodes.append(node)
+        return node
+
+
+class OwnRedis(_OwnServers):
+    """One server, that tests may stop, start and break; the product runs as a user who may do what it needs to, and no more."""
+
+    def _bring_up(self) -> None:
+        self.node = self._new_node()
+        self.node.start_on_a_free_port()
+
+    @property
+    def port(self) -> int:
+        return self.node.port
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.user}:{quote(self.password)}@127.0.0.1:{self.port}/0"
+
+    def execute(self, *command: str | bytes | int) -> Any:
+        return self.node.execute(*command)
+
+    def kill_connections(self) -> int:
+        """End every connection of the product, as a failover does; how many there were."""
+        ended: int = self.execute("CLIENT", "KILL", "USER", self.user)
+        return ended
+
+    def start(self, *, clock_ahead: timedelta = NO_TIME) -> None:
+        self.node.start(clock_ahead=clock_ahead)
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        self.node.stop(mode)
+
+    @contextmanager
+    def stopped(self, mode: StopMode = "fast", *, clock_ahead: timedelta = NO_TIME) -> Iterator[None]:
+        """Out of order inside the context; afterwards it runs again, with the clock that is asked for."""
+        if clock_ahead:
+            wrong_clock(
+                clock_ahead
+            )  # what has to be installed for it takes longer than any outage is meant to
+        self.stop(mode)
+        try:
+            yield
+        finally:
+            self.start(clock_ahead=clock_ahead)
+
+
+class OwnCluster(_OwnServers):
+    """A Redis Cluster of three, each with a third of the slots."""
+
+    def _bring_up(self) -> None:
+        for _ in range(CLUSTER_NODES):
+            node = self._new_node(
+                "cluster-enabled yes", "cluster-node-timeout 5000", rights=(*RIGHTS, *RIGHTS_IN_A_CLUSTER)
+            )
+            node.start_on_a_free_port()
+        bounds = [SLOTS * number // CLUSTER_NODES for number in range(CLUSTER_NODES + 1)]
+        for number, node in enumerate(self._nodes):
+            node.execute("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        first = self._nodes[0]
+        for node in self._nodes[1:]:
+            first.execute("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+        for node in self._nodes:
+            wait_until(lambda node=node: _is_whole(node), lambda: "the cluster did not come together")  # type: ignore[misc]
+
+    @property
+    def nodes(self) -> Sequence[_Node]:
+        return self._nodes
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
+        return f"redis+cluster://{self.user}:{quote(self.password)}@{hosts}"
+
+    def execute(self, *command: str | bytes | int) -> Any:
+        with redis.RedisCluster(host="127.0.0.1", port=self._nodes[0].port, password=self.password) as client:
+            return client.execute_command(*command)
+
+    def keys(self, namespace: str) -> list[bytes]:
+        return [key for node in self._nodes for key in node.execute("KEYS", namespace + "*")]
+
+    def clear(self, namespace: str) -> None:
+        """Nothing: keys would have to be removed one by one, and all of it is thrown away soon."""
+
+
+class OwnSentinel(_OwnServers):
+    """A server, its replica, and a Sentinel that lets the replica take over."""
+
+    service = "records"
+
+    def _bring_up(self) -> None:
+        primary = self._new_node()
+        primary.start_on_a_free_port()
+        replica = self._new_node(f"replicaof 127.0.0.1 {primary.port}")
+        replica.start_on_a_free_port()
+        folder = self._folder / "sentinel"
+        folder.mkdir()
+        if os.geteuid() == 0:
+            os.chown(folder, self._account.uid, self._account.gid)
+        self.sentinel = _Node(
+            self._programs,
+            self._account,
+            folder,
+            self.password,
+            "bind 127.0.0.1",
+            f"dir {folder}",
+            f"pidfile {folder}/pid",
+            f"requirepass {self.password}",
+            f"sentinel monitor {self.service} 127.0.0.1 {primary.port} 1",
+            f"sentinel auth-pass {self.service} {self.password}",
+            f"sentinel down-after-milliseconds {self.service} 500",
+            f"sentinel failover-timeout {self.service} 3000",
+        )
+        self.sentinel.start_on_a_free_port(sentinel=True)
+        self._nodes.append(self.sentinel)
+        wait_until(self._has_a_replica, lambda: "Sentinel did not find the replica")
+
+    @property
+    def url(self) -> str:
+        secret = quote(self.password)
+        return (
+            f"redis+sentinel://{self.user}:{secret}@127.0.0.1:{self.sentinel.port}/{self.service}"
+            f"?sentinel_password={secret}"
+        )
+
+    @property
+    def primary(self) -> _Node:
+        """The server that takes writes now, as Sentinel sees it."""
+        _, port = self.sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+        return next(node for node in self._nodes if node.port == int(port))
+
+    def execute(self, *command: str | bytes | int) -> Any:
+        return self.primary.execute(*command)
+
+    def _has_a_replica(self) -> bool:
+        (master,) = self.sentinel.execute("SENTINEL", "REPLICAS", self.service) or ([],)
+        return b"slave" in master and b"ok" in master
+
+
+def open_redis(*, own: bool = False, durable: bool = False) -> GivenRedis | OwnRedis:
+    """
+    The server that the environment names; or one of our own, from what is installed, else installed now, else Docker.
+
+    With *own*, one that may be stopped and broken, whatever the environment names. Raises MissingServerError.
+    """
+    given = os.environ.get(URL_VARIABLE)
+    if given and not own:
+        return GivenRedis(given)
+    return OwnRedis(_programs(), durable=durable)
+
+
+def open_cluster() -> OwnCluster:
+    """A cluster of our own. Raises MissingServerError."""
+    return OwnCluster(_programs())
+
+
+def open_sentinel() -> OwnSentinel:
+    """Two servers and a Sentinel of our own. Raises MissingServerError."""
+    return OwnSentinel(_programs())
+
+
+def wait_until(holds: Callable[[], bool], why: Callable[[], str]) -> None:
+    """Return as soon as it *holds*; ServerDidNotStartError, and *why*, if it takes too long."""
+    end = time.monotonic() + START_SECONDS_MAX
+    while not holds():
+        if time.monotonic() > end:
+            raise ServerDidNotStartError(why())
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_whole(node: _Node) -> bool:
+    told: bytes = node.execute("CLUSTER", "INFO")
+    return b"cluster_state:ok" in told and f"cluster_known_nodes:{CLUSTER_NODES}".encode() in told
+
+
+def _programs() -> _Programs:
+    program = _installed_program() or _install_program()
+    if program:
+        return _Programs((program,))
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        user = f"{os.getuid()}:{os.getgid()}"
+        return _Programs(
+            ("docker", "run", "--rm", "--network", "host", "--user", user, DOCKER_IMAGE, "redis-server"),
+            in_docker=True,
+        )
+    raise MissingServerError(MISSING)
+
+
+def _installed_program() -> str | None:
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+def _install_program() -> str | None:
+    """Install Debian's or Ubuntu's server, if we may, and stop the service that comes with it."""
+    if not machine.can_install_packages() or not machine.install_package("redis-server"):
+        return None
+    if shutil.which("systemctl"):
+        subprocess.run(["systemctl", "disable", "--now", "redis-server"], capture_output=True)
+    return _installed_program()
+
+
+_numbers = itertools.count(1)
