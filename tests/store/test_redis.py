@@ -1,16 +1,42 @@
-"""Redis keeps what every store promises, by itself and as a cluster, and what only its keys and scripts can break."""
+"""Redis keeps what every store promises, by itself and as a cluster, and what only its keys, scores and scripts can break."""
 
+import asyncio
+import logging
 from collections.abc import Iterator
 
 import pytest
 
-from pyncette.core.record import Key
-from pyncette.store.base import Store
+from pyncette.clock import SECOND
+from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition
+from pyncette.errors import ConfigurationError, SchemaError
+from pyncette.redis import redis_repository
+from pyncette.store.backend import read_backend
+from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
 from pyncette.store.redis import RedisStore
-from pyncette.store.redis_keys import Keyspace, name_of
+from pyncette.store.redis_healing import PAUSE_SECONDS
+from pyncette.store.redis_keys import Keyspace, key_named, name_of, partition_named
 from pyncette.store.redis_url import read_url
-from pyncette.testing.conformance import StoreConformance
+from pyncette.testing.conformance import (
+    ELSEWHERE,
+    HERE,
+    LEASE,
+    T0,
+    StoreConformance,
+    a_record,
+    a_run,
+    changed,
+    claim,
+    completed,
+    create,
+    instances,
+    load,
+    load_all,
+    seen,
+)
 from tests.servers import OwnCluster, Redis
+
+CALLS_MAX = 50
+"""Claims within which a small partition is healed."""
 
 
 class RedisConformance(StoreConformance):
@@ -20,9 +46,10 @@ class RedisConformance(StoreConformance):
         return RedisStore(backend)
 
     async def poison(self, backend: str, key: Key) -> None:
-        records = Keyspace(read_url(backend).namespace).of(key.partition).records
-        value = self.server.execute("HGET", records, name_of(key))
-        self.server.execute("HSET", records, name_of(key), value.replace(b'{"schedule"', b'["schedule"'))
+        value = self.server.execute("HGET", keys_in(backend).records, name_of(key))
+        self.server.execute(
+            "HSET", keys_in(backend).records, name_of(key), value.replace(b'{"schedule"', b'["schedule"')
+        )
 
 
 class TestRedis(RedisConformance):
@@ -39,3 +66,452 @@ class TestRedisCluster(RedisConformance):
         self.server = redis_cluster
         with redis_cluster.fresh_namespace() as url:
             yield url
+
+
+def keys_in(url, partition=HERE):
+    return Keyspace(read_url(url).namespace).of(partition)
+
+
+def counts(server, url, partition=HERE):
+    """How many there are, and how many are filed by each index."""
+    keys = keys_in(url, partition)
+    return (
+        server.execute("HLEN", keys.records),
+        server.execute("ZCARD", keys.names),
+        server.execute("ZCARD", keys.due) + server.execute("ZCARD", keys.leased),
+    )
+
+
+@pytest.fixture
+async def store(redis_url):
+    async with RedisStore(redis_url) as store:
+        yield store
+
+
+# Keys
+
+
+async def test_all_keys_are_in_the_namespace(redis_server, redis_url, store):
+    before = set(redis_server.keys(""))
+    home = Key(Partition("realm", "a{b}*:c", 3), "task")
+
+    await store.swap([Change(None, a_record(key=home), (HistoryRow(0, a_run()),))])
+    await claim(store, partition=home.partition)
+    await store.partitions("realm")
+
+    namespace = read_url(redis_url).namespace.encode()
+    written = set(redis_server.keys("")) - before
+    assert written
+    assert all(key.startswith(namespace) for key in written)
+
+
+def test_a_store_without_a_namespace_shares_a_database_with_what_else_is_there():
+    keys = Keyspace("")
+
+    assert {keys.meta, keys.partitions("r"), *keys.of(HERE)} == {
+        "pyncette-operator:meta",
+        "pyncette-operator:partitions:r",
+        *(f"pyncette-operator:{{realm/handler/0}}:{name}" for name in ("records", "due", "leased", "names")),
+    }
+
+
+@pytest.mark.parametrize("handler", ["h", "a/b", "a{b}c", "}", "{}", "%7D", "é 🕰", "a%2Fb"])
+def test_the_keys_of_a_partition_share_a_slot_and_belong_to_no_other(handler):
+    partition = Partition("", handler, 7)
+    keys = Keyspace("ns:")
+    tags = {key[key.index("{") + 1 : key.index("}")] for key in keys.of(partition)}
+    history = keys.history(Key(partition, "task")).decode()
+
+    assert tags == {history[history.index("{") + 1 : history.index("}")]}
+    assert tags != {""}
+    others = [
+        Partition("", "h/", 7),
+        Partition(handler, "", 7),
+        Partition("", handler, 8),
+        Partition("", "a%b"),
+    ]
+    assert set(keys.of(partition)).isdisjoint(key for other in others for key in keys.of(other))
+
+
+async def test_two_namespaces_of_a_database_know_nothing_of_each_other(redis_server):
+    with redis_server.fresh_namespace() as one, redis_server.fresh_namespace() as other:
+        async with RedisStore(one) as store, RedisStore(other) as empty:
+            await create(store, a_record())
+
+            assert await claim(empty) == []
+            assert await empty.partitions("realm") == []
+            assert await empty.load([a_record().key]) == [None]
+
+
+async def test_a_name_that_somebody_else_put_there_is_left_out_and_told(
+    redis_server, redis_url, store, caplog
+):
+    await create(store, a_record())
+    keys = keys_in(redis_url)
+    redis_server.execute("HSET", keys.records, "theirs", "nonsense")
+    redis_server.execute("ZADD", keys.names, 0, "theirs")
+    redis_server.execute("ZADD", keys.due, 0, "theirs")
+
+    with caplog.at_level(logging.ERROR):
+        assert instances(await store.scan(HERE, None, None, 10)) == ["a"]
+        assert instances(await claim(store)) == ["a"]
+
+    assert [entry.record for entry in caplog.records] == ["theirs", "theirs"]
+    assert await claim(store, lease_id="2") == []
+    assert key_named(HERE, b"\xff") == Key(HERE, "\\xff")
+    assert [partition_named("r", member) for member in (b"x", b"x/y", b"1/a/b")] == [
+        None,
+        None,
+        Partition("r", "a/b", 1),
+    ]
+
+
+# Instants
+
+
+@pytest.mark.parametrize(
+    "at", [0, -1, T0, 2**53 - 1, -(2**53) + 1, 2**53 + 1, 2**62 + 12_345, -(2**62) - 12_345]
+)
+async def test_nothing_is_claimable_a_microsecond_too_soon_or_too_late(store, at):
+    await create(store, a_record(at=at))
+
+    assert await claim(store, now=at - 1) == []
+    (held,) = await claim(store, now=at)
+
+    assert held.claimable_at == at
+    assert held.lease == Lease("lease", "worker", at + LEASE)
+    assert await claim(store, now=at + LEASE - 1, lease_id="2") == []
+    assert instances(await claim(store, now=at + LEASE, lease_id="3")) == ["a"]
+
+
+@pytest.mark.parametrize("first", [T0, 2**53 - 20, 2**60 + 1])
+async def test_what_is_a_microsecond_apart_comes_in_its_order(store, first):
+    order = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]
+    await create(store, *(a_record(str(number), at=first + number) for number in order))
+
+    found = await claim(store, now=first + 20)
+
+    assert instances(found) == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("at", [T0, 2**53 + 3, 2**60 + 1])
+async def test_the_next_time_is_never_too_late_and_never_calls_for_nothing(store, at):
+    await create(store, a_record(at=at))
+
+    early = await store.claim({HERE: 1}, "1", "worker", at - 5_000, at - 5_000)
+    just_before = await store.claim({HERE: 1}, "2", "worker", at - 1, at - 1)
+
+    assert early.next_claimable_at is not None
+    assert at - 5_000 < early.next_claimable_at <= at
+    assert just_before.next_claimable_at == at
+
+
+async def test_lengths_and_versions_carry_over_their_halves(store):
+    record = a_record(version=2**32 - 1, fence=2**33 - 1, at=2**32 - 5, lease_length=2**32 + 7)
+    await create(store, record)
+
+    (held,) = await claim(store, now=2**32 - 3)
+
+    assert (held.version, held.fence) == (2**32, 2**33)
+    assert held.lease == Lease("lease", "worker", 2**33 + 4)
+    renewed = await store.renew([Renewal(held.key, "lease", -(2**20))], 2**40)
+    assert list(renewed.held) == [True]
+    found = await load(store, held)
+    assert found.lease == Lease("lease", "worker", 2**40 - 2**20)
+
+
+async def test_a_number_of_more_than_64_bits_is_refused_before_anything_is_written(store):
+    with pytest.raises(ValueError, match="64 bits"):
+        await store.swap([Change(None, a_record("good")), Change(None, a_record(fence=2**63))])
+
+    assert await store.load([a_record("good").key]) == [None]
+
+
+# What is filed
+
+
+async def test_each_record_is_filed_once_whatever_becomes_of_it(redis_server, redis_url, store):
+    records = [a_record(f"{number:02}", at=None if number % 7 == 0 else T0 + number) for number in range(40)]
+    await create(store, *records)
+
+    held = await claim(store, limit=20, now=T0 + 50)
+    await store.renew([Renewal(record.key, "lease", 2 * LEASE) for record in held[:9]], T0 + 60)
+    await store.swap(
+        [
+            *(Change(record, completed(record, T0 + 100)) for record in held[3:6]),
+            *(Change(record, None) for record in held[6:8]),
+            *(Change(record, changed(record, claimable_at=None)) for record in held[8:10]),
+        ]
+    )
+    again = await claim(store, limit=40, now=T0 + LEASE + 50, lease_id="2")
+    await store.renew([Renewal(record.key, "2", LEASE) for record in again], T0 + 4 * LEASE)
+
+    assert counts(redis_server, redis_url) == (38, 38, 38)
+
+
+async def test_thousands_of_leases_that_end_at_once_are_taken_over_in_order(store):
+    for begin in range(0, 2_400, 400):
+        await create(store, *(a_record(f"{n:04}", at=T0 + n) for n in range(begin, begin + 400)))
+    for number in range(6):
+        assert len(await claim(store, limit=400, now=T0 + 5_000, lease_id=f"lease-{number}")) == 400
+
+    again = await claim(store, limit=2_400, now=T0 + 5_000 + LEASE, lease_id="takeover")
+
+    assert instances(again) == [f"{n:04}" for n in range(2_400)]
+
+
+async def test_a_worker_whose_clock_has_stepped_does_not_stop_the_others(store):
+    await create(store, *(a_record(f"{n:03}", at=T0 + n) for n in range(30)))
+    await claim(store, limit=30, now=T0 + 30)
+    later = T0 + 2 * LEASE
+
+    assert await claim(store, limit=0, now=later) == []
+    assert await claim(store, limit=30, now=later, expired_at=T0 + 40, lease_id="waiting") == []
+
+    assert len(await claim(store, limit=30, now=later, lease_id="sure")) == 30
+
+
+# Keys that somebody else took away
+
+
+async def claim_until_healed(store, server, url, now=T0):
+    """Claim as a worker does, and return what was got."""
+    got = []
+    for number in range(CALLS_MAX):
+        claimed = await store.claim({HERE: 100}, f"healing-{number}", "worker", now, now)
+        got += instances(list(claimed.records))
+        if claimed.next_claimable_at is None or claimed.next_claimable_at > now:
+            return got
+    raise AssertionError(f"not healed in {CALLS_MAX} calls: {counts(server, url)}")
+
+
+@pytest.mark.parametrize("lost", ["due", "leased", "names"])
+async def test_an_index_that_was_evicted_is_made_anew(redis_server, redis_url, store, caplog, lost):
+    await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)))
+    await claim(store, limit=5, now=T0 + 20)
+    redis_server.execute("DEL", getattr(keys_in(redis_url), lost))
+
+    with caplog.at_level(logging.WARNING):
+        got = await claim_until_healed(store, redis_server, redis_url, now=T0 + 30)
+
+    assert got == [f"{n:02}" for n in range(5, 20)]
+    assert counts(redis_server, redis_url) == (20, 20, 20)
+    assert len(await store.scan(HERE, "task", None, 100)) == 20
+    assert "what is filed is not what is there" in caplog.text
+    assert len(await claim(store, limit=20, now=T0 + 30 + LEASE, lease_id="later")) == 20
+
+
+async def test_what_is_filed_and_not_there_any_more_is_dropped(redis_server, redis_url, store):
+    await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)), a_record("later", at=T0 + 900))
+    await claim(store, limit=5, now=T0 + 20)
+    gone = [name_of(a_record(f"{n:02}").key) for n in (0, 1, 7, 8, 9)] + [name_of(a_record("later").key)]
+    redis_server.execute("HDEL", keys_in(redis_url).records, *gone)
+
+    got = await claim_until_healed(store, redis_server, redis_url, now=T0 + 30)
+
+    assert got == [f"{n:02}" for n in (5, 6, *range(10, 20))]
+    assert counts(redis_server, redis_url) == (15, 15, 15)
+
+
+async def test_a_partition_that_was_evicted_whole_stops_no_polling(redis_server, redis_url, store):
+    await create(store, *(a_record(f"{n:02}") for n in range(20)))
+    redis_server.execute("DEL", keys_in(redis_url).records)
+
+    assert await claim_until_healed(store, redis_server, redis_url) == []
+
+    assert counts(redis_server, redis_url) == (0, 0, 0)
+    await create(store, a_record("new"))
+    assert instances(await claim(store)) == ["new"]
+
+
+async def test_large_partitions_are_healed_page_by_page(redis_server, redis_url, store):
+    for begin in range(0, 3_000, 500):
+        await create(store, *(a_record(f"{n:04}", at=T0 + 10**9) for n in range(begin, begin + 500)))
+    redis_server.execute("DEL", keys_in(redis_url).due)
+    redis_server.execute("ZREM", keys_in(redis_url).names, name_of(a_record("0007").key))
+
+    await claim_until_healed(store, redis_server, redis_url)
+
+    assert counts(redis_server, redis_url) == (3_000, 3_000, 3_000)
+
+
+async def test_who_breaks_a_partition_again_and_again_does_not_keep_workers_busy(
+    redis_server, redis_url, store
+):
+    await create(store, a_record(at=T0 + 10**9))
+    for _ in range(2):
+        redis_server.execute("ZREM", keys_in(redis_url).due, name_of(a_record().key))
+        for number in range(CALLS_MAX):
+            claimed = await store.claim({HERE: 1}, f"lease-{number}", "worker", T0, T0)
+            if claimed.next_claimable_at != T0:
+                break
+
+    assert claimed.next_claimable_at == T0 + int(PAUSE_SECONDS * SECOND)
+
+
+async def test_a_partition_whose_name_was_evicted_is_named_again_by_who_works_on_it(
+    redis_server, redis_url, store
+):
+    await create(store, a_record())
+    redis_server.execute("DEL", Keyspace(read_url(redis_url).namespace).partitions("realm"))
+
+    async with RedisStore(redis_url) as another:
+        assert await another.partitions("realm") == []
+        await claim(another, limit=0)
+        assert await another.partitions("realm") == [HERE]
+
+
+async def test_a_record_that_is_cut_off_hurts_itself_only(redis_server, redis_url, store, caplog):
+    await create(store, *(a_record(f"{n}", at=T0 + n) for n in range(6)))
+    keys = keys_in(redis_url)
+    for number, length in enumerate((0, 1, 40, 76, 100)):
+        name = name_of(a_record(f"{number}").key)
+        value = redis_server.execute("HGET", keys.records, name)
+        redis_server.execute("HSET", keys.records, name, value[:length])
+
+    with caplog.at_level(logging.ERROR):
+        first = await claim(store, limit=10, now=T0 + 10)
+
+    assert instances(first) == ["5"]
+    assert "cannot be read" in caplog.text
+    assert await claim(store, limit=10, now=T0 + 10, lease_id="2") == []
+    assert instances(await store.scan(HERE, "task", None, 10)) == ["5"]
+    assert counts(redis_server, redis_url) == (6, 6, 6)
+
+
+# Scripts
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(redis_server, store):
+    await create(store, a_record("a"), a_record("b"))
+    redis_server.execute("SCRIPT", "FLUSH")
+
+    held, renewed, page = await asyncio.gather(
+        claim(store),
+        store.renew([Renewal(a_record().key, "none", LEASE)], T0),
+        store.scan(HERE, "task", None, 5),
+    )
+
+    assert instances(held) == ["a", "b"]
+    assert list(renewed.held) == [False]
+    assert len(page) == 2
+    redis_server.execute("SCRIPT", "FLUSH")
+    assert await store.swap([Change(record, completed(record, T0 + 5)) for record in held]) == [True, True]
+
+
+async def test_a_claim_of_many_partitions_is_a_few_round_trips(redis_server, store):
+    partitions = [Partition("realm", "handler", number) for number in range(120)]
+    await create(store, *(a_record(key=Key(partition, "task")) for partition in partitions))
+    await store.claim(dict.fromkeys(partitions, 0), "look", "worker", T0, T0)
+    calls = "cmdstat_evalsha"
+    before = redis_server.execute("INFO", "commandstats")[calls]["calls"]
+
+    claimed = await store.claim(dict.fromkeys(partitions, 1), "lease", "worker", T0, T0)
+
+    assert len(claimed.records) == 120
+    assert redis_server.execute("INFO", "commandstats")[calls]["calls"] - before == 3
+
+
+async def test_a_group_may_span_partitions_where_there_is_one_server(store):
+    here, there = a_record(), a_record(key=Key(ELSEWHERE, "task"))
+    await create(store, here, there)
+    here, there = await load_all(store, [here, there])
+    await store.swap([Change(there, changed(there))])
+
+    made = await store.swap([Change(here, changed(here, attempt=3), group=1), Change(there, None, group=1)])
+
+    assert made == [False, False]
+    assert seen(await load(store, here)) == seen(here)
+
+
+async def test_a_group_that_spans_partitions_is_refused_by_a_cluster_before_anything_is_written(
+    redis_cluster,
+):
+    there = a_record(key=Key(ELSEWHERE, "task"))
+    with redis_cluster.fresh_namespace() as url:
+        async with RedisStore(url) as store:
+            with pytest.raises(ValueError, match="of one partition"):
+                await store.swap([Change(None, a_record(), group=1), Change(there, None, group=1)])
+            with pytest.raises(ValueError, match="in its own partition"):
+                await store.swap([Change(None, a_record(), (HistoryRow(0, a_run()),), there.key)])
+
+            assert await store.load([a_record().key]) == [None]
+
+
+async def test_partitions_are_spread_over_the_nodes_of_a_cluster(redis_cluster):
+    partitions = [Partition("spread", "handler", number) for number in range(32)]
+    with redis_cluster.fresh_namespace() as url:
+        async with RedisStore(url) as store:
+            await create(store, *(a_record(key=Key(partition, "task")) for partition in partitions))
+
+        found = [
+            [key for key in node.execute("KEYS", f"*{read_url(url).namespace}*") if key.endswith(b":records")]
+            for node in redis_cluster.nodes
+        ]
+
+    assert sum(map(len, found)) == 32
+    assert all(found)
+
+
+# Versions of the schema
+
+
+async def test_nothing_is_created_where_it_is_not_to_be(redis_server, redis_url):
+    with pytest.raises(SchemaError, match="run `pyncette migrate`"):
+        async with RedisStore(redis_url, create=False):
+            pass
+
+    assert redis_server.keys(read_url(redis_url).namespace) == []
+
+
+async def test_migrating_creates_what_is_missing_and_then_changes_nothing(redis_url):
+    backend = read_backend(redis_url)
+
+    assert await backend.migrate() == (0, SCHEMA_VERSION)
+    assert await backend.migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
+    async with backend.new_store(create=False) as store:
+        assert await store.partitions("") == []
+
+
+@pytest.mark.parametrize(
+    ("version", "reader", "said"),
+    [
+        (SCHEMA_VERSION + 1, SCHEMA_VERSION + 1, "as new as the one that changed them"),
+        (0, 0, "run `pyncette migrate`"),
+        ("theirs", 1, "choose another redis_namespace"),
+    ],
+)
+async def test_records_of_another_release_are_refused(redis_server, redis_url, version, reader, said):
+    meta = Keyspace(read_url(redis_url).namespace).meta
+    redis_server.execute("HSET", meta, "schema_version", version, "min_reader", reader)
+
+    with pytest.raises(SchemaError, match=said):
+        async with RedisStore(redis_url):
+            pass
+
+
+async def test_a_newer_schema_that_lets_us_work_on_it_is_worked_on(redis_server, redis_url):
+    meta = Keyspace(read_url(redis_url).namespace).meta
+    redis_server.execute("HSET", meta, "schema_version", SCHEMA_VERSION + 1, "min_reader", SCHEMA_VERSION)
+
+    async with RedisStore(redis_url) as store:
+        await create(store, a_record())
+
+
+# The factory
+
+
+async def test_the_factory_takes_the_keywords_of_upstream(redis_server):
+    with redis_server.fresh_namespace() as url:
+        namespace = read_url(url).namespace
+        bare = url.partition("?")[0]
+        async with redis_repository(redis_url=bare, redis_namespace=namespace, redis_timeout=5) as store:
+            await create(store, a_record())
+        async with redis_repository(redis_url=url) as store:
+            assert await load(store, a_record())
+
+
+def test_a_timeout_that_nobody_can_wait_for_is_refused():
+    for timeout in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="above 0"):
+            redis_repository(redis_url="redis://host", redis_timeout=timeout)

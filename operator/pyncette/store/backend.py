@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -79,6 +79,10 @@ class Backend(ABC):
         except SchemaError:
             async with self.new_store():  # creates what is missing, and refuses what is newer
                 return Migrated(0, SCHEMA_VERSION)
+
+    async def concerns(self) -> Sequence[str]:
+        """Return a sentence on each setting of the backend that may cost records, as far as it tells. Raises StoreError."""
+        return ()
 
     @abstractmethod
     def __str__(self) -> str:

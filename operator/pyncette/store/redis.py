@@ -82,7 +82,7 @@ class RedisStore:
                 versions = [SCHEMA_VERSION, MIN_READER]
                 await self._connections.run(CREATE, [Call([self._keyspace.meta], versions)])
             await self._look()
-            for concern in await self.concerns():
+            for concern in concerns_of(await settings_of(self._connections)):
                 logger.warning("the server may lose records", extra={"why": concern})
         except BaseException:
             await self._connections.close()
@@ -93,10 +93,6 @@ class RedisStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._connections.close()
-
-    async def concerns(self) -> Sequence[str]:
-        """Return a sentence on each setting of the server that may cost records."""
-        return concerns_of(await settings_of(self._connections))
 
     # --- Verbs ---
 
@@ -325,6 +321,15 @@ class RedisStore:
         except ValueError:
             raise SchemaError(f"{where} are not of this program: choose another redis_namespace") from None
         check_schema(version, min_reader, where)
+
+
+async def concerns_at(url: str) -> Sequence[str]:
+    """Return a sentence on each setting of the servers at *url* that may cost records. Raises StoreError."""
+    connections = Connections(read_url(url))
+    try:
+        return concerns_of(await settings_of(connections))
+    finally:
+        await connections.close()
 
 
 def _instant(seconds: int | bytes, micros: int | bytes) -> Instant:

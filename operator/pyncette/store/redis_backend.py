@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pyncette.store.backend import Backend, needing
@@ -21,6 +22,11 @@ class RedisBackend(Backend):
             from pyncette.store.redis import RedisStore  # noqa: PLC0415 - the driver is an extra
 
         return RedisStore(self.url, create=create)
+
+    async def concerns(self) -> Sequence[str]:
+        from pyncette.store.redis import concerns_at  # noqa: PLC0415
+
+        return await concerns_at(self.url)
 
     def __str__(self) -> str:
         return str(self._address)

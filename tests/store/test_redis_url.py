@@ -1,0 +1,82 @@
+"""A URL of Redis says which server, which database, which namespace; and what cannot be meant is told without a password."""
+
+import pytest
+
+from pyncette.errors import ConfigurationError
+from pyncette.store.backend import read_backend
+from pyncette.store.redis_url import Kind, read_url
+
+
+def test_a_url_may_say_everything():
+    read = read_url(
+        "rediss://us%40er:p%2Fw@db.example:7000/3?namespace=shop%3A&timeout=2.5&ssl_ca_certs=/ca.pem"
+    )
+
+    assert (read.kind, read.tls, read.hosts, read.database) == (Kind.SERVER, True, (("db.example", 7000),), 3)
+    assert (read.username, read.password) == ("us@er", "p/w")
+    assert (read.namespace, read.timeout_seconds, read.tls_options) == (
+        "shop:",
+        2.5,
+        {"ssl_ca_certs": "/ca.pem"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("redis://", [("localhost", 6379)]),
+        ("redis://host", [("host", 6379)]),
+        ("redis://[::1]:7000", [("::1", 7000)]),
+        ("redis://[::1]", [("::1", 6379)]),
+        ("redis+cluster://a,b:7001", [("a", 6379), ("b", 7001)]),
+        ("redis+sentinel://a,b:7001/records", [("a", 26379), ("b", 7001)]),
+    ],
+)
+def test_hosts_and_ports_are_read_or_usual(url, hosts):
+    assert list(read_url(url).hosts) == hosts
+
+
+def test_sentinel_is_asked_for_a_service_and_a_database_of_it():
+    read = read_url("redis+sentinel://u:p@a/records/2?sentinel_password=s")
+
+    assert (read.service, read.database, read.sentinel_password) == ("records", 2, "s")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://u:hunter2@a,b", "several hosts"),
+        ("redis://u:hunter2@host:port", "percent-encoded"),
+        ("redis://u:hunter2@host:70000", "percent-encoded"),
+        ("redis://u:hunter2/x@host", "percent-encoded"),
+        ("redis://u:hunter2@host/name", "by a number"),
+        ("redis://u:hunter2@host/0?namespac=x", "did you mean namespace"),
+        ("redis://u:hunter2@host/0?hunter2", "cannot be read"),
+        ("redis://u:hunter2@host/0?timeout=0", "above 0"),
+        ("redis://u:hunter2@host/0?timeout=soon", "above 0"),
+        ("redis+cluster://u:hunter2@host/1", "one database"),
+        ("redis+sentinel://u:hunter2@host", "which servers"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_without_a_password(url, said):
+    with pytest.raises(ConfigurationError, match=said) as told:
+        read_backend(url)
+
+    assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@db.example/3?namespace=x", "Redis at db.example:6379/3"),
+        ("rediss://u:hunter2@[::1]:7000", "Redis at [::1]:7000"),
+        ("redis+cluster://u:hunter2@a,b:7001", "Redis Cluster at a:6379,b:7001"),
+        (
+            "redis+sentinel://u:hunter2@a/records?sentinel_password=hunter2",
+            "Redis by Sentinel at a:26379/records",
+        ),
+    ],
+)
+def test_a_backend_is_shown_without_its_password(url, shown):
+    assert str(read_backend(url)) == shown
+    assert "hunter2" not in repr(read_backend(url)) + repr(read_url(url))
