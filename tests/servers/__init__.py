@@ -12,8 +12,10 @@ from tests.servers.redis import (
     OwnRedis,
     OwnSentinel,
     Redis,
+    RedisWithTls,
     open_cluster,
     open_redis,
+    open_redis_with_tls,
     open_sentinel,
 )
 
@@ -27,9 +29,11 @@ __all__ = [
     "OwnSentinel",
     "Postgres",
     "Redis",
+    "RedisWithTls",
     "ServerDidNotStartError",
     "open_cluster",
     "open_postgres",
     "open_redis",
+    "open_redis_with_tls",
     "open_sentinel",
 ]

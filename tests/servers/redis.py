@@ -179,7 +179,7 @@ class _Node:
             self._process = subprocess.Popen(
                 [*command, str(self._folder / "server.conf"), *(["--sentinel"] if sentinel else [])],
                 cwd="/",
-                env={**os.environ, "LC_ALL": "C", **(wrong_clock(clock_ahead) if clock_ahead else {})},
+                env={**os.environ, "LC_ALL": "C", **(_wrong_clock(clock_ahead) if clock_ahead else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -318,6 +318,10 @@ class OwnRedis(_OwnServers):
     def stop(self, mode: StopMode = "fast") -> None:
         self.node.stop(mode)
 
+    def restart(self, mode: StopMode = "fast", *, clock_ahead: timedelta = NO_TIME) -> None:
+        with self.stopped(mode, clock_ahead=clock_ahead):
+            pass
+
     @contextmanager
     def stopped(self, mode: StopMode = "fast", *, clock_ahead: timedelta = NO_TIME) -> Iterator[None]:
         """Out of order inside the context; afterwards it runs again, with the clock that is asked for."""
@@ -330,6 +334,34 @@ class OwnRedis(_OwnServers):
             yield
         finally:
             self.start(clock_ahead=clock_ahead)
+
+
+class RedisWithTls(OwnRedis):
+    """A server that also listens for TLS, with a certificate that `authority` vouches for: its own."""
+
+    def _bring_up(self) -> None:
+        self.authority = self._folder / "certificate.pem"
+        key = self._folder / "key.pem"
+        made = self._account.run(
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+            "-keyout", key, "-out", self.authority,
+        )  # fmt: skip
+        if made.returncode != 0:
+            raise ServerDidNotStartError(made.stderr)
+        self.tls_port = machine.free_port()
+        self.node = self._new_node(
+            f"tls-port {self.tls_port}",
+            f"tls-cert-file {self.authority}",
+            f"tls-key-file {key}",
+            f"tls-ca-cert-file {self.authority}",
+            "tls-auth-clients no",
+        )
+        self.node.start_on_a_free_port()
+
+    @property
+    def url(self) -> str:
+        return f"rediss://{self.user}:{quote(self.password)}@localhost:{self.tls_port}/0"
 
 
 class OwnCluster(_OwnServers):
@@ -377,7 +409,7 @@ class OwnSentinel(_OwnServers):
     service = "records"
 
     def _bring_up(self) -> None:
-        primary = self._new_node()
+        primary = self._new_node("repl-diskless-sync-delay 0")
         primary.start_on_a_free_port()
         replica = self._new_node(f"replicaof 127.0.0.1 {primary.port}")
         replica.start_on_a_free_port()
@@ -420,9 +452,21 @@ class OwnSentinel(_OwnServers):
     def execute(self, *command: str | bytes | int) -> Any:
         return self.primary.execute(*command)
 
+    def fail_over(self) -> None:
+        """Let the replica take over from a primary that is well; Sentinel begins with it, and does not wait until it is done."""
+
+        def is_accepted() -> bool:
+            try:
+                return bool(self.sentinel.execute("SENTINEL", "FAILOVER", self.service))
+            except redis.ResponseError:  # it has not heard enough of the replica yet
+                return False
+
+        wait_until(is_accepted, lambda: "Sentinel knows no replica that can take over")
+
     def _has_a_replica(self) -> bool:
-        (master,) = self.sentinel.execute("SENTINEL", "REPLICAS", self.service) or ([],)
-        return b"slave" in master and b"ok" in master
+        known = self.sentinel.execute("SENTINEL", "REPLICAS", self.service)
+        _, _, connected = self._nodes[0].execute("ROLE")
+        return len(known) == 1 and len(connected) == 1
 
 
 def open_redis(*, own: bool = False, durable: bool = False) -> GivenRedis | OwnRedis:
@@ -435,6 +479,11 @@ def open_redis(*, own: bool = False, durable: bool = False) -> GivenRedis | OwnR
     if given and not own:
         return GivenRedis(given)
     return OwnRedis(_programs(), durable=durable)
+
+
+def open_redis_with_tls() -> RedisWithTls:
+    """A server of our own that speaks TLS. Raises MissingServerError."""
+    return RedisWithTls(_programs())
 
 
 def open_cluster() -> OwnCluster:
@@ -454,6 +503,14 @@ def wait_until(holds: Callable[[], bool], why: Callable[[], str]) -> None:
         if time.monotonic() > end:
             raise ServerDidNotStartError(why())
         time.sleep(LOOK_SECONDS)
+
+
+def _wrong_clock(ahead: timedelta) -> dict[str, str]:
+    environment = wrong_clock(ahead)
+    if "LD_PRELOAD" in environment:
+        # jemalloc asks for the time before the library is ready to tell it; the C library's own allocator does not.
+        environment["LD_PRELOAD"] += ":libc.so.6"
+    return environment
 
 
 def _is_whole(node: _Node) -> bool:

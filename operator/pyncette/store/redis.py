@@ -158,7 +158,9 @@ class RedisStore:
                     times.append(at if more else max(at, now + 1))
                 if (at := _score(leased)) is not None:
                     times.append(max(at + now - expired_at, now + 1))
-                if not whole:
+                if whole:
+                    self._healer.leave(partition)
+                else:
                     again = await self._healer.heal(partition)
                     times.append(now if again else now + int(PAUSE_SECONDS * 1_000_000))
                 if count:

@@ -56,6 +56,9 @@ _AWAY: Final = re.compile(
 )
 """Codes of answers that are about the server's state, which may be another one in a while."""
 
+_NOT_ALLOWED: Final = re.compile(r"\bNOPERM\b|^The user executing the script can't ")
+"""What is said of a right that a script lacks."""
+
 _AWAY_ERRORS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, AskError)
 """Those of them that the driver knows by itself, and shows without their codes. MovedError is one, too."""
 
@@ -78,7 +81,7 @@ class Connections:
         self._address = address
         self._lost = lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._client: Client = _client(address, self._greet)
+        self._client, self._others = _clients(address, self._greet)
         self.place: Final = str(address)
 
     @property
@@ -133,8 +136,9 @@ class Connections:
 
     async def close(self) -> None:
         """Close what is open; a call that is under way ends with an error."""
-        with contextlib.suppress(*_DRIVER_ERRORS):
-            await self._client.aclose()
+        for client in (self._client, *self._others):
+            with contextlib.suppress(*_DRIVER_ERRORS):
+                await client.aclose()
 
     async def _to_listen_on(self, stack: contextlib.AsyncExitStack) -> Redis:
         """Return a client to subscribe with: of a cluster any node will do, since each passes on what another one heard."""
@@ -202,7 +206,7 @@ def named(error: BaseException, place: str) -> StoreError:
     said = said or type(error).__name__
     if any(isinstance(cause, AuthenticationError | AuthorizationError) for cause in causes):
         return StoreRefusedError(f"{place} lets us not in: {said}. Check user and password in redis_url")
-    if any(isinstance(cause, NoPermissionError) for cause in causes):
+    if any(isinstance(cause, NoPermissionError) for cause in causes) or _NOT_ALLOWED.search(said):
         return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
     if any("certificate verify failed" in str(cause).lower() for cause in causes):
         return StoreRefusedError(f"{place} cannot be trusted: {said}")
@@ -220,11 +224,12 @@ def _causes(error: BaseException) -> Sequence[BaseException]:
     return causes
 
 
-def _client(address: Address, greet: Any) -> Client:
+def _clients(address: Address, greet: Any) -> tuple[Client, Sequence[Redis]]:
+    """Return the client to ask, and those that it asks where to find the server."""
     options = _options(address, greet)
     if address.kind is Kind.SERVER:
         ((host, port),) = address.hosts
-        return Redis(host=host, port=port, **options)
+        return Redis(host=host, port=port, **options), ()
     if address.kind is Kind.SENTINEL:
         of_sentinel = _options(address, None) | {
             "username": address.sentinel_username,
@@ -232,12 +237,11 @@ def _client(address: Address, greet: Any) -> Client:
             "db": 0,
         }
         sentinel = Sentinel(address.hosts, sentinel_kwargs=of_sentinel, **options)  # type: ignore[no-untyped-call]
-        found: Redis = sentinel.master_for(address.service)
-        return found
+        return sentinel.master_for(address.service), sentinel.sentinels
     for name in ("db", "redis_connect_func"):
         del options[name]
     nodes = [ClusterNode(host, port) for host, port in address.hosts]
-    return RedisCluster(startup_nodes=nodes, **options)
+    return RedisCluster(startup_nodes=nodes, **options), ()
 
 
 def _options(address: Address, greet: Any) -> dict[str, Any]:

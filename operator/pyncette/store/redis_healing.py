@@ -39,6 +39,10 @@ class Healer:
         self._progress: dict[Partition, _Progress] = {}
         self._healed_at: dict[Partition, float] = {}
 
+    def leave(self, partition: Partition) -> None:
+        """Take note that *partition* is whole, perhaps before all of it was gone through."""
+        self._progress.pop(partition, None)
+
     async def heal(self, partition: Partition) -> bool:
         """Do one page of *partition*, which is not whole; say whether to look at it again at once."""
         if time.monotonic() < self._healed_at.get(partition, -PAUSE_SECONDS) + PAUSE_SECONDS:
