@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.scene import Scene, scene_on
-from tests.servers import OwnPostgres
+from tests.servers import OwnPostgres, OwnRedis
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgresql", "redis", "sqlite"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
     with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
@@ -42,8 +42,17 @@ def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Sc
         yield scene
 
 
+@pytest.fixture
+def own_redis_scene(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Scene]:
+    """On a server that the test may stop, start and break."""
+    with own_redis.fresh_namespace() as url, scene_on(tmp_path, url) as scene:
+        yield scene
+
+
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
-    url: str = request.getfixturevalue("postgres_url") if request.param == "postgresql" else sqlite_in(folder)
+    if request.param == "sqlite":
+        return sqlite_in(folder)
+    url: str = request.getfixturevalue({"postgresql": "postgres_url", "redis": "redis_url"}[request.param])
     return url
 
 

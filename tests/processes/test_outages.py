@@ -10,7 +10,7 @@ from tests.processes.backends import can_be_written, write_lock
 from tests.processes.population import due_within_the_last_hour
 from tests.processes.scene import Scene
 from tests.processes.workers import WorkerProcess
-from tests.servers import OwnPostgres
+from tests.servers import OwnPostgres, OwnRedis
 
 INSTANCES = 6_000
 
@@ -46,13 +46,27 @@ class Outage:
 def test_workers_outlive_a_server_that_is_stopped_and_started_again(
     own_postgres_scene: Scene, own_postgres: OwnPostgres, mode, seconds: float
 ):
-    scene = own_postgres_scene
+    outlive_an_outage(own_postgres_scene, own_postgres, mode, seconds)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mode", "seconds"),
+    [("immediate", 6), pytest.param("fast", 20, marks=pytest.mark.long)],
+)
+def test_workers_outlive_a_redis_that_is_stopped_and_started_again(
+    own_redis_scene: Scene, own_redis: OwnRedis, mode, seconds: float
+):
+    outlive_an_outage(own_redis_scene, own_redis, mode, seconds)
+
+
+def outlive_an_outage(scene: Scene, server: OwnPostgres | OwnRedis, mode, seconds: float) -> None:
     scene.schedule(due_within_the_last_hour(INSTANCES, long=40))
     both = scene.start_two()
 
     scene.wait_until_begun(0.2)
     outage = Outage()
-    with own_postgres.stopped(mode):
+    with server.stopped(mode):
         end = time.monotonic() + seconds
         scene.wait_until_unready(*both)
         assert all(worker.is_live for worker in both)
