@@ -86,6 +86,13 @@ def redis_cluster() -> Iterator[OwnCluster]:
 
 
 @pytest.fixture
+def redis_cluster_url(redis_cluster: OwnCluster) -> Iterator[str]:
+    """The URL of a namespace of a cluster that holds nothing, for this test alone."""
+    with redis_cluster.fresh_namespace() as url:
+        yield url
+
+
+@pytest.fixture
 def own_sentinel() -> Iterator[OwnSentinel]:
     """Two servers behind Sentinel for this test alone, to let fail over."""
     with _or_failure(open_sentinel) as servers:

@@ -16,7 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 
-@pytest.fixture(params=["postgresql", "redis", "sqlite"])
+@pytest.fixture(
+    params=["postgresql", "redis", pytest.param("redis+cluster", marks=pytest.mark.long), "sqlite"]
+)
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
     with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
@@ -29,9 +31,10 @@ def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture
-def postgres_scene(postgres_url: str, tmp_path: Path) -> Iterator[Scene]:
-    with scene_on(tmp_path, postgres_url) as scene:
+@pytest.fixture(params=["postgresql", "redis"])
+def remote_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """On each backend that there is a network in between to, and one server."""
+    with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
         yield scene
 
 
@@ -52,7 +55,8 @@ def own_redis_scene(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Scene]:
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "sqlite":
         return sqlite_in(folder)
-    url: str = request.getfixturevalue({"postgresql": "postgres_url", "redis": "redis_url"}[request.param])
+    names = {"postgresql": "postgres_url", "redis": "redis_url", "redis+cluster": "redis_cluster_url"}
+    url: str = request.getfixturevalue(names[request.param])
     return url
 
 
