@@ -9,22 +9,28 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.environments import ROOT, SIDES, drive
-from benchmarks.stores import Place, fresh, postgres
+from benchmarks.stores import Place, fresh, postgres, redis
+
+STORES = ["postgres", "redis", "sqlite"]
+SERVERS = {"postgres": postgres, "redis": redis}
 
 RESULTS = ROOT / ".cache" / "bench.json"
 
-DRAINED = {"ours": {"postgres": 100_000, "sqlite": 100_000}, "upstream": {"postgres": 3_000, "sqlite": 1_000}}
+DRAINED = {
+    "ours": {"postgres": 100_000, "redis": 100_000, "sqlite": 100_000},
+    "upstream": {"postgres": 3_000, "redis": 5_000, "sqlite": 1_000},
+}
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
-    "ours": {"postgres": 15_000.0, "sqlite": 15_000.0},
-    "upstream": {"postgres": 400.0, "sqlite": 200.0},
+    "ours": {"postgres": 15_000.0, "redis": 15_000.0, "sqlite": 15_000.0},
+    "upstream": {"postgres": 400.0, "redis": 500.0, "sqlite": 200.0},
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 
@@ -39,11 +45,11 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
     if RESULTS.exists() and arguments.only:
         results |= json.loads(RESULTS.read_text())
-    wants_postgres = "postgres" in arguments.stores
-    with postgres() if wants_postgres else nullcontext() as server:
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(SERVERS[name]()) for name in arguments.stores if name in SERVERS}
         for name in arguments.only or MEASURED:
             results[name] = {
-                store: MEASURED[name](arguments, lambda store=store: fresh(store, server), store)
+                store: MEASURED[name](arguments, lambda store=store: fresh(store, servers.get(store)), store)
                 for store in arguments.stores
             }
             RESULTS.parent.mkdir(exist_ok=True)
@@ -62,7 +68,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=MEASURED, help="these measurements; the rest stays as it was"
     )
-    parser.add_argument("--stores", nargs="+", choices=["postgres", "sqlite"], default=["postgres", "sqlite"])
+    parser.add_argument("--stores", nargs="+", choices=STORES, default=STORES)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--repeats", type=int, default=5, help="interleaved rounds, of which medians are quoted"
@@ -140,7 +146,7 @@ def idle(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, A
 
 def statements(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
     """Statements of a drain, populating taken off by populating once more without."""
-    if store != "postgres":
+    if store not in SERVERS:
         return {}
     results = {}
     for side in arguments.sides:

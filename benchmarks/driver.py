@@ -43,7 +43,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurement", choices=MEASUREMENTS)
-    parser.add_argument("--store", choices=["sqlite", "postgres"], required=True)
+    parser.add_argument("--store", choices=["sqlite", "postgres", "redis"], required=True)
     parser.add_argument("--place", required=True, help="the file or the URL")
     parser.add_argument("--number", type=int, required=True, help="instances that are due")
     parser.add_argument("--beside", type=int, default=0, help="instances that are not due, in the same table")
@@ -228,6 +228,10 @@ def opened(arguments: argparse.Namespace) -> Pyncette:
         from pyncette.sqlite import sqlite_repository
 
         return Pyncette(repository_factory=sqlite_repository, sqlite_database=arguments.place, **common)
+    if arguments.store == "redis":
+        from pyncette.redis import redis_repository
+
+        return Pyncette(repository_factory=redis_repository, redis_url=arguments.place, **common)
     from pyncette.postgres import postgres_repository
 
     return Pyncette(repository_factory=postgres_repository, postgres_url=arguments.place, **common)

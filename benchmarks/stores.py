@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.servers import OwnPostgres, open_postgres
+from tests.servers import OwnPostgres, OwnRedis, open_postgres, open_redis
+
+SENT = ("eval", "evalsha", "publish", "sadd", "smembers", "ping")
+"""Commands of Redis that no script calls: what else is counted, scripts may have called."""
 
 
 class Place(NamedTuple):
@@ -16,7 +19,7 @@ class Place(NamedTuple):
 
     store: str
     address: str
-    server: OwnPostgres | None
+    server: OwnPostgres | OwnRedis | None
 
     def arguments(self) -> list[object]:
         """What the driver is told about it."""
@@ -27,6 +30,9 @@ class Place(NamedTuple):
         """How many statements the server has run so far; None where it cannot tell."""
         if self.server is None:
             return None
+        if isinstance(self.server, OwnRedis):
+            told = self.server.execute("INFO", "commandstats")
+            return sum(told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in SENT)
         (row,) = self.server.execute(
             "SELECT coalesce(sum(calls), 0)::bigint AS calls FROM pg_stat_statements"
             " WHERE query NOT LIKE '%pg_stat_statements%'"
@@ -48,19 +54,33 @@ def postgres() -> Iterator[OwnPostgres]:
 
 
 @contextmanager
-def fresh(store: str, server: OwnPostgres | None) -> Iterator[Place]:
+def redis() -> Iterator[OwnRedis]:
+    """A Redis that writes to its disk each second."""
+    server = open_redis(own=True, durable=True)
+    assert isinstance(server, OwnRedis)
+    with server:
+        yield server
+
+
+@contextmanager
+def fresh(store: str, server: OwnPostgres | OwnRedis | None) -> Iterator[Place]:
     """A new, empty place on *store*."""
-    if store == "postgres":
-        assert server is not None
+    if isinstance(server, OwnPostgres):
         with server.fresh_database() as url:
             yield Place(store, url, server)
+        return
+    if isinstance(server, OwnRedis):
+        server.execute("FLUSHALL")
+        yield Place(store, server.url_of_the_administrator, server)
         return
     with tempfile.TemporaryDirectory(prefix="pyncette-bench-") as folder:
         yield Place(store, str(Path(folder) / "bench.sqlite"), None)
 
 
-def server_pid(server: OwnPostgres) -> int:
-    """The first process of the server, whose children do the work."""
+def server_pid(server: OwnPostgres | OwnRedis) -> int:
+    """The first process of the server; where it has children, they do the work."""
+    if isinstance(server, OwnRedis):
+        return int(server.execute("INFO", "server")["process_id"])
     (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
     pid: int = row["pid"]
     return pid

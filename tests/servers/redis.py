@@ -234,7 +234,7 @@ class _OwnServers(Redis):
             machine.our_account() if programs.in_docker else machine.account_for("redis", "valkey")
         )
         self._folder = machine.folder_of(self._account, "pyncette-redis-")
-        self._sync = "always" if durable else "no"
+        self._sync = "everysec" if durable else "no"
         self._nodes: list[_Node] = []
         self._watchdog = machine.Watchdog(
             'for file in "$1"/*/pid; do kill -9 "$(cat "$file")" && rm "$file"; done; rm -rf "$1"',
@@ -276,7 +276,7 @@ class _OwnServers(Redis):
             f"dir {folder}",
             f"pidfile {folder}/pid",
             "daemonize no",
-            # To the disk before anything is answered, or whenever the system likes: no test can tell, a benchmark can.
+            # To the disk each second, as Redis does it, or whenever the system likes: no test can tell, a benchmark can.
             "appendonly yes",
             f"appendfsync {self._sync}",
             'save ""',
@@ -303,6 +303,10 @@ class OwnRedis(_OwnServers):
     @property
     def url(self) -> str:
         return f"redis://{self.user}:{quote(self.password)}@127.0.0.1:{self.port}/0"
+
+    @property
+    def url_of_the_administrator(self) -> str:
+        return f"redis://:{quote(self.password)}@127.0.0.1:{self.port}/0"
 
     def execute(self, *command: str | bytes | int) -> Any:
         return self.node.execute(*command)
