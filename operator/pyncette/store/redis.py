@@ -35,7 +35,7 @@ from pyncette.store.redis_keys import (
     name_of,
     partition_named,
 )
-from pyncette.store.redis_records import packed_integer, unpack, unpack_named
+from pyncette.store.redis_records import packed_integer, packed_renewal, unpack, unpack_named
 from pyncette.store.redis_scripts import CLAIM, CREATE, RENEW, SCAN, SWAP, Script
 from pyncette.store.redis_swaps import check_places, swap_calls
 from pyncette.store.redis_url import check_timeout, read_url
@@ -260,12 +260,12 @@ class RedisStore:
         renewals: Sequence[Renewal],
         now: Instant,
     ) -> Call:
-        arguments: list[Argument] = [packed_integer(now)]
-        for number, partition in enumerate(part, 1):
-            for place in places[partition]:
-                key, lease_id, length = renewals[place]
-                arguments += (number, name_of(key), lease_id, packed_integer(length))
-        return Call(self._keys(part), arguments)
+        packed = b"".join(
+            packed_renewal(renewals[place], name_of(renewals[place].key), number)
+            for number, partition in enumerate(part, 1)
+            for place in places[partition]
+        )
+        return Call(self._keys(part), [packed_integer(now), packed])
 
     async def _tell(self, partitions: Iterable[Partition]) -> None:
         """Say that there are *partitions*, before anything is in them, and now and then afterwards."""

@@ -41,7 +41,9 @@ class Healer:
 
     def leave(self, partition: Partition) -> None:
         """Take note that *partition* is whole, perhaps before all of it was gone through."""
-        self._progress.pop(partition, None)
+        if self._progress.pop(partition, None) is not None:
+            self._healed_at[partition] = time.monotonic()
+            logger.info("it is put right", extra={"partition": partition})
 
     async def heal(self, partition: Partition) -> bool:
         """Do one page of *partition*, which is not whole; say whether to look at it again at once."""
@@ -57,10 +59,7 @@ class Healer:
         call = Call(self._keyspace.of(partition), [PHASES[progress.phase], progress.cursor])
         (cursor,) = await self._connections.run(HEAL, [call])
         progress = _Progress(progress.phase + (cursor == b"0"), cursor)
+        self._progress[partition] = progress
         if progress.phase == len(PHASES):
-            self._progress.pop(partition, None)
-            self._healed_at[partition] = time.monotonic()
-            logger.info("it is put right", extra={"partition": partition})
-        else:
-            self._progress[partition] = progress
+            self.leave(partition)
         return True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
 from pyncette.core.record import Change, Key, Lease, Partition, Record
+from pyncette.store.base import Renewal
 from pyncette.store.codec import (
     PoisonedRecordError,
     decode_record,
+    encode_run,
     encode_spec,
     encode_state,
     log_poisoned,
@@ -25,6 +28,9 @@ _FRONT: Final = Struct(">Bqqiqqqqq")
 _LEASE: Final = Struct(">qHH")
 _SPEC: Final = Struct(">I")
 _INTEGER: Final = Struct(">q")
+_CHANGE: Final = Struct(">IiIIIHHHHII")
+_ROW: Final = Struct(">iI")
+_RENEWAL: Final = Struct(">IqHH")
 
 _NO_LEASE: Final = _LEASE.pack(0, 0, 0)
 _AFTER_FRONT: Final = _FRONT.size + _LEASE.size
@@ -83,24 +89,39 @@ def unpack_named(partition: Partition, name: bytes, value: bytes) -> Record | No
     return unpack(key_named(partition, name), value)
 
 
-def parts_of(change: Change) -> tuple[bytes, bytes, bytes, bytes]:
+def packed_change(change: Change, name: bytes, number: int, forgotten: int, told: int) -> Iterator[bytes]:
     """
-    Return what *change* puts there, in four parts: front, lease, spec and state.
+    Yield the parts of *change* as `swap.lua` takes them: one argument for all takes the driver less time than many.
 
-    An empty lease or spec leaves the stored one as it is; an empty front deletes.
+    *number* is that of its partition, *forgotten* and *told* are those of histories.
     Raises ValueError for an integer that has more than 64 bits.
     """
-    before, after = change.before, change.after
-    if after is None:
-        return b"", b"", b"", b""
-    keeps_spec = before is not None and after.spec is before.spec
-    keeps_lease = before is not None and _id(before) == _id(after)
-    return (
-        _front(after),
-        b"" if keeps_lease else _packed_lease(after.lease),
-        b"" if keeps_spec else _packed_spec(after),
-        encode_state(after.state).encode(),
-    )
+    before, after, rows, _, group = change
+    version = b"" if before is None else packed_integer(before.version)
+    front = lease = spec = state = b""
+    if after is not None:
+        front = _front(after)
+        lease = b"" if before is not None and _id(before) == _id(after) else _packed_lease(after.lease)
+        spec = b"" if before is not None and after.spec is before.spec else _packed_spec(after)
+        state = encode_state(after.state).encode()
+    yield _CHANGE.pack(
+        number, group, forgotten, told, len(rows),
+        len(name), len(version), len(front), len(lease), len(spec), len(state),
+    )  # fmt: skip
+    yield from (name, version, front, lease, spec, state)
+    for row in rows:
+        text = encode_run(row.run).encode()
+        yield _ROW.pack(row.slot, len(text))
+        yield text
+
+
+def packed_renewal(renewal: Renewal, name: bytes, number: int) -> bytes:
+    """Return *renewal* as `renew.lua` takes it. Raises ValueError for a length that has more than 64 bits."""
+    lease_id = renewal.lease_id.encode()
+    try:
+        return _RENEWAL.pack(number, renewal.length, len(name), len(lease_id)) + name + lease_id
+    except struct.error:
+        raise ValueError(f"{renewal.length} does not fit into 64 bits") from None
 
 
 def _id(record: Record) -> str | None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from pyncette.core.record import Change, Key, Partition
-from pyncette.store.codec import encode_run
-from pyncette.store.redis_connection import Argument, Call
+from pyncette.store.redis_connection import Call
 from pyncette.store.redis_keys import Keyspace, name_of
-from pyncette.store.redis_records import packed_integer, parts_of
+from pyncette.store.redis_records import packed_change
 
 Places: TypeAlias = Sequence[int]
 """Where the changes of a call stand in their batch."""
@@ -44,24 +43,14 @@ def _call(changes: Sequence[Change], keyspace: Keyspace) -> Call:
     def history(key: Key) -> int:
         return histories.setdefault(keyspace.history(key), len(histories) + 1)
 
-    arguments: list[Argument] = [len(numbers)]
+    packed: list[bytes] = []
     for change in changes:
-        before, after, rows, home, group = change
         key = _key_of(change)
-        arguments += (
-            numbers[key.partition],
-            name_of(key),
-            group,
-            b"" if before is None else packed_integer(before.version),
-            *parts_of(change),
-            history(key) if after is None and not key.occurrence else 0,
-            history(home or key) if rows else 0,
-            len(rows),
-        )
-        for row in rows:
-            arguments += (row.slot, encode_run(row.run))
+        forgotten = history(key) if change.after is None and not key.occurrence else 0
+        told = history(change.history_of or key) if change.history else 0
+        packed += packed_change(change, name_of(key), numbers[key.partition], forgotten, told)
     keys: list[str | bytes] = [key for partition in partitions for key in keyspace.of(partition)]
-    return Call([*keys, *histories], arguments)
+    return Call([*keys, *histories], [len(numbers), b"".join(packed)])
 
 
 def _key_of(change: Change) -> Key:

@@ -1,6 +1,7 @@
 -- Prolongs leases that are held under the same id.
 --
--- ARGV: now, in eight bytes, then for each: the number of its partition, its name, the id of its lease, its length in eight bytes.
+-- ARGV: now, in eight bytes; then all renewals, packed, each as the number of its partition, eight bytes of its length, and two
+-- lengths and what has them: its name, and the id of the lease.
 -- Returns the time of the server (seconds, microseconds), and a 1 or 0 for each.
 
 local now_high, now_low = struct.unpack('>i4I4', ARGV[1])
@@ -8,8 +9,13 @@ local partitions, names, values = {}, {}, {}
 for number = 1, #KEYS / 4 do
     partitions[number], names[number], values[number] = open_partition(number), {}, {}
 end
-for at = 2, #ARGV, 4 do
-    append(names[tonumber(ARGV[at])], ARGV[at + 1])
+local renewals, packed, at = {}, ARGV[2], 1
+while at <= #packed do
+    local number, length, name, lease_id, next_at = struct.unpack('>I4c8I2I2', packed, at)
+    at = next_at + name + lease_id
+    local renewal = { number, packed:sub(next_at, next_at + name - 1), packed:sub(next_at + name, at - 1), length }
+    append(names[number], renewal[2])
+    append(renewals, renewal)
 end
 for number, partition in ipairs(partitions) do
     for place, value in ipairs(values_of(partition, names[number])) do
@@ -34,9 +40,9 @@ local function renewed(value, lease_id, length)
 end
 
 local held = {}
-for at = 2, #ARGV, 4 do
-    local number, name = tonumber(ARGV[at]), ARGV[at + 1]
-    local value = renewed(values[number][name], ARGV[at + 2], ARGV[at + 3])
+for _, renewal in ipairs(renewals) do
+    local number, name, lease_id, length = unpack(renewal)
+    local value = renewed(values[number][name], lease_id, length)
     held[#held + 1] = value and '1' or '0'
     if value then
         values[number][name] = value -- it may be asked for once more

@@ -1,77 +1,100 @@
 -- Makes each change whose record is as it was, and of a group all or none.
 --
--- KEYS: those of the partitions, then those of histories. ARGV: how many partitions, then for each change: the number of
--- its partition, its name, its group, the version before it (eight bytes; none: to be created), what is to be there after it,
--- in four parts (front, lease, spec, state; no front: to be deleted; no lease or no spec: that which is stored stays),
--- the number of the history to be forgotten (0: none), of the history to be written, how many rows, and each slot and row.
--- Returns a 1 or 0 for each change.
+-- KEYS: those of the partitions, then those of histories. ARGV: how many partitions; then all changes, packed, each as
+-- the number of its partition, its group (0: none), the number of the history to be forgotten (0: none), that of the history to be
+-- written, how many rows; six lengths and what has them: its name, the version before it (none: to be created), and what is to be
+-- there after it, in four parts (front, lease, spec, state; no front: to be deleted; no lease or no spec: that which is stored
+-- stays); and for each row its slot, a length and its text. Returns a 1 or 0 for each change.
 
-local partitions, names, changes = {}, {}, {}
+local partitions, names, values = {}, {}, {}
 for number = 1, tonumber(ARGV[1]) do
     partitions[number], names[number] = open_partition(number), {}
 end
 local histories = 4 * #partitions
 
-local at = 2
-while at <= #ARGV do
-    local number = tonumber(ARGV[at])
-    append(names[number], ARGV[at + 1])
-    local change = { at = at, partition = partitions[number], number = number, place = #names[number] }
+local changes, packed, at = {}, ARGV[2], 1
+while at <= #packed do
+    local change = {}
+    local count, name, before, front, lease, spec, state
+    change.number, change.group, change.forgotten, change.history, count, name, before, front, lease, spec, state, at =
+        struct.unpack('>I4i4I4I4I4I2I2I2I2I4I4', packed, at)
+    local function next_of(length)
+        at = at + length
+        return packed:sub(at - length, at - 1)
+    end
+    change.name, change.before, change.front = next_of(name), next_of(before), next_of(front)
+    change.lease, change.spec, change.state = next_of(lease), next_of(spec), next_of(state)
+    change.rows = {}
+    for _ = 1, count do
+        local slot, length
+        slot, length, at = struct.unpack('>i4I4', packed, at)
+        append(change.rows, slot, next_of(length))
+    end
     changes[#changes + 1] = change
-    change.rows = tonumber(ARGV[at + 10])
-    at = at + 11 + 2 * change.rows
 end
 
-local values, broken = {}, {}
+local places = {}
+for at, change in ipairs(changes) do
+    local of_partition = names[change.number]
+    places[at] = #of_partition + 1
+    of_partition[places[at]] = change.name
+end
 for number, partition in ipairs(partitions) do
     values[number] = values_of(partition, names[number])
 end
-for _, change in ipairs(changes) do
-    local stored, version = values[change.number][change.place], ARGV[change.at + 3]
-    change.stored = stored
-    change.wins = (not stored and version == '')
-        or (stored and version ~= '' and stored:sub(2, 9) == version and ends(stored) ~= nil)
-    if not change.wins and ARGV[change.at + 2] ~= '0' then
-        broken[ARGV[change.at + 2]] = true
+
+local function is_as_it_was(change, stored)
+    if not stored then
+        return change.before == ''
+    end
+    return change.before ~= '' and stored:sub(2, 9) == change.before and ends(stored) ~= nil
+end
+
+local wins, broken = {}, {}
+for at, change in ipairs(changes) do
+    wins[at] = is_as_it_was(change, values[change.number][places[at]])
+    if not wins[at] and change.group ~= 0 then
+        broken[change.group] = true
     end
 end
 
-local function after(change)
-    local front, lease, spec, state = unpack(ARGV, change.at + 4, change.at + 7)
+local function after(change, stored)
+    local lease, spec = change.lease, change.spec
     if lease == '' or spec == '' then
-        local stored = change.stored
         local lease_end, spec_end = ends(stored)
         lease = lease == '' and stored:sub(LEASE, lease_end) or lease
         spec = spec == '' and stored:sub(lease_end + 1, spec_end) or spec
     end
-    return front .. lease .. spec .. state
+    return change.front .. lease .. spec .. change.state
+end
+
+local function make(change, partition, stored)
+    local rows = change.rows
+    for row = 1, #rows, 2 do
+        redis.call('HSET', KEYS[histories + change.history], rows[row], rows[row + 1])
+    end
+    if change.front ~= '' then
+        local value = after(change, stored)
+        append(partition.written, change.name, value)
+        file(partition, change.name, value)
+        if not stored then
+            append(partition.named, 0, change.name)
+        end
+        return
+    end
+    append(partition.removed, change.name)
+    forget(partition, change.name)
+    if change.forgotten ~= 0 then
+        redis.call('UNLINK', KEYS[histories + change.forgotten])
+    end
 end
 
 local made = {}
-for place, change in ipairs(changes) do
-    local partition, name = change.partition, ARGV[change.at + 1]
-    local wins = change.wins and not broken[ARGV[change.at + 2]]
-    made[place] = wins and '1' or '0'
-    if wins then
-        local row = change.at + 11
-        for _ = 1, change.rows do
-            redis.call('HSET', KEYS[histories + tonumber(ARGV[change.at + 9])], ARGV[row], ARGV[row + 1])
-            row = row + 2
-        end
-        if ARGV[change.at + 4] == '' then
-            append(partition.removed, name)
-            forget(partition, name)
-            if ARGV[change.at + 8] ~= '0' then
-                redis.call('UNLINK', KEYS[histories + tonumber(ARGV[change.at + 8])])
-            end
-        else
-            local value = after(change)
-            append(partition.written, name, value)
-            file(partition, name, value)
-            if not change.stored then
-                append(partition.named, 0, name)
-            end
-        end
+for at, change in ipairs(changes) do
+    local is_made = wins[at] and not broken[change.group]
+    made[at] = is_made and '1' or '0'
+    if is_made then
+        make(change, partitions[change.number], values[change.number][places[at]])
     end
 end
 for _, partition in ipairs(partitions) do
