@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import time
+from bisect import bisect_right
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyncette.store.backend import read_backend
 from pyncette.store.base import Notification, Renewal
 from pyncette.store.redis import RedisStore
 from pyncette.store.redis_connection import CONNECTIONS_MAX
+from pyncette.store.redis_keys import Keyspace
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -34,8 +36,8 @@ from pyncette.testing.conformance import (
     load_all,
 )
 from tests.processes.proxy import Proxy
-from tests.servers import OwnRedis, machine, open_redis, open_redis_with_tls
-from tests.servers.redis import RIGHTS, RIGHTS_IN_A_CLUSTER
+from tests.servers import OwnRedis, machine, open_cluster, open_redis, open_redis_with_tls
+from tests.servers.redis import RIGHTS, RIGHTS_IN_A_CLUSTER, SLOTS
 
 SECOND = 1_000_000
 
@@ -609,3 +611,89 @@ async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_mo
 
         async with RedisStore(own_sentinel.url) as another:
             assert (await load(another, a_record())).lease is not None
+
+
+# Clusters
+
+
+@pytest.fixture
+def own_cluster():
+    with open_cluster() as cluster:
+        yield cluster
+
+
+def slot_of(cluster, partition):
+    return cluster.nodes[0].execute("CLUSTER", "KEYSLOT", Keyspace("").of(partition).records)
+
+
+def owner_of(cluster, slot):
+    firsts = [SLOTS * number // len(cluster.nodes) for number in range(len(cluster.nodes))]
+    return cluster.nodes[bisect_right(firsts, slot) - 1]
+
+
+async def test_a_node_that_was_killed_makes_its_partitions_unavailable_until_it_is_back(own_cluster):
+    partitions = [Partition("realm", "handler", number) for number in range(9)]
+    owners = {partition: owner_of(own_cluster, slot_of(own_cluster, partition)) for partition in partitions}
+    killed = owners[partitions[0]]
+    async with RedisStore(own_cluster.url, timeout=2) as store:
+        await create(store, *(a_record(key=Key(partition, "task")) for partition in partitions))
+        await asyncio.to_thread(killed.kill)
+
+        with pytest.raises(StoreUnavailableError):
+            await store.claim(dict.fromkeys(partitions, 1), "lost", "worker", T0, T0)
+        await asyncio.to_thread(killed.start)
+
+        async def taken_over():
+            try:
+                return (
+                    await store.claim(dict.fromkeys(partitions, 1), "2", "worker", T0 + LEASE, T0 + LEASE)
+                ).records
+            except StoreUnavailableError:
+                return []
+
+        found = {record.key.partition for record in await until(taken_over)}
+        assert found == set(partitions)
+
+
+async def test_a_slot_that_moves_to_another_node_takes_its_partition_along(own_cluster):
+    slot = slot_of(own_cluster, HERE)
+    source = owner_of(own_cluster, slot)
+    target = next(node for node in own_cluster.nodes if node is not source)
+    ids = {node: node.execute("CLUSTER", "MYID").decode() for node in own_cluster.nodes}
+    async with RedisStore(own_cluster.url, timeout=2) as store:
+        await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)))
+        await claim(store, limit=5, now=T0 + 30)
+
+        target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        keys = source.execute("CLUSTER", "GETKEYSINSLOT", slot, 10)
+        move = ["MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "AUTH", own_cluster.password, "KEYS"]
+        source.execute(*move, *keys[:2])
+        with contextlib.suppress(StoreUnavailableError):  # some of its keys are here, and some there
+            await claim(store, limit=5, now=T0 + 30, lease_id="in between")
+        source.execute(*move, *keys[2:])
+        for node in (target, source, *own_cluster.nodes):
+            node.execute("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+        async def claimed():
+            try:
+                return await claim(store, limit=20, now=T0 + 30 + LEASE, lease_id="after")
+            except StoreUnavailableError:
+                return []
+
+        assert instances(await until(claimed)) == [f"{n:02}" for n in range(20)]
+        assert source.execute("CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+        assert target.execute("CLUSTER", "COUNTKEYSINSLOT", slot) > 0
+
+
+async def test_a_cluster_tells_the_settings_of_each_node(redis_cluster):
+    backend = read_backend(redis_cluster.url)
+    odd = redis_cluster.nodes[1]
+    assert await backend.concerns() == []
+    odd.execute("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    try:
+        (concern,) = await backend.concerns()
+    finally:
+        odd.execute("CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction")
+
+    assert "allkeys-lru" in concern
