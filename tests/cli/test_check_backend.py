@@ -1,5 +1,6 @@
 """`pyncette check` says of a backend whether workers can do on it all that they do."""
 
+import asyncio
 import json
 from urllib.parse import urlsplit
 
@@ -44,6 +45,26 @@ def test_a_server_is_tried_with_its_notifications(with_tables):
     assert (code, works) == (0, [*ALL, "notify"])
 
 
+@pytest.mark.parametrize("url", ["redis_url", "redis_cluster_url"])
+def test_redis_is_tried_with_its_notifications_by_itself_and_as_a_cluster(request, url):
+    backend = read_backend(request.getfixturevalue(url))
+    asyncio.run(backend.migrate())
+
+    code, works, _ = check(backend.url)
+
+    assert (code, works) == (0, [*ALL, "notify"])
+
+
+def test_settings_that_may_cost_records_are_told(own_redis):
+    own_redis.execute("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    asyncio.run(read_backend(own_redis.url).migrate())
+
+    code, output = called("check", "--backend", own_redis.url)
+
+    assert code == 0
+    assert "take care: maxmemory-policy is allkeys-lru" in " ".join(output.split())
+
+
 def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, with_tables):
     role = urlsplit(with_tables).path[1:]
     postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
@@ -66,6 +87,7 @@ def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, wi
     [
         ("sqlite:///there/is/no.db", "there is no file there/is/no.db: run `pyncette migrate`"),
         ("postgresql://ada:hunter2@127.0.0.1:1/db", "PostgreSQL at 127.0.0.1:1/db does not answer"),
+        ("redis://ada:hunter2@127.0.0.1:1/2", "Redis at 127.0.0.1:1/2 does not answer"),
     ],
 )
 def test_a_backend_that_is_not_there_is_told_so_without_its_password(backend, said):

@@ -8,18 +8,24 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import pytest
 
 from tests.servers import (
     GivenPostgres,
+    GivenRedis,
     MissingServerError,
     OwnPostgres,
+    OwnRedis,
     Postgres,
+    Redis,
     ServerDidNotStartError,
+    open_cluster,
     open_postgres,
+    open_redis,
+    open_sentinel,
 )
 from tests.servers.wrong_clock import wrong_clock
 
@@ -162,10 +168,71 @@ def test_docker_is_the_last_resort_and_says_why_it_failed(nothing_installed, tmp
         open_postgres()
 
 
+def test_a_redis_ends_with_the_tests_even_if_they_are_killed():
+    program = (
+        "import sys, tests.servers as servers\n"
+        "server = servers.open_redis(own=True)\n"
+        "print(server.port, flush=True); sys.stdin.read()"
+    )
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    port = int(tests.stdout.readline())
+    connection = socket.create_connection(("127.0.0.1", port))
+
+    os.kill(tests.pid, signal.SIGKILL)
+    tests.communicate()
+
+    connection.settimeout(30)
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_stopped_redis_comes_back_on_its_port_with_its_data(own_redis: OwnRedis, mode):
+    own_redis.execute("SET", "kept", 7)
+
+    with own_redis.stopped(mode), pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", own_redis.port), timeout=1)
+
+    assert own_redis.execute("GET", "kept") == b"7"
+
+
+def test_a_namespace_of_redis_is_empty_and_gone_after_its_test(redis_server: Redis):
+    with redis_server.fresh_namespace() as url, redis_server.fresh_namespace() as other:
+        assert url != other
+        namespace = unquote(url.partition("namespace=")[2])
+        redis_server.execute("SET", f"{namespace}here", 1)
+        assert redis_server.keys(namespace) == [f"{namespace}here".encode()]
+
+    assert redis_server.keys(namespace) == []
+
+
+def test_a_redis_named_by_the_environment_is_used_as_it_is(own_redis: OwnRedis, monkeypatch):
+    monkeypatch.setenv("PYNCETTE_TEST_REDIS_URL", own_redis.url_of_the_administrator)
+
+    given = open_redis()
+
+    assert isinstance(given, GivenRedis)
+    with given.fresh_namespace() as url:
+        assert urlsplit(url).port == own_redis.port
+        assert given.execute("PING")
+
+
+def test_a_missing_redis_is_a_failure_that_names_the_command_that_installs_it(nothing_installed):
+    for bring_up in (open_redis, open_cluster, open_sentinel):
+        with pytest.raises(MissingServerError) as missing:
+            bring_up()
+
+        assert "sudo apt-get install redis-server" in str(missing.value)
+        assert "PYNCETTE_TEST_REDIS_URL=redis://" in str(missing.value)
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path):
     """A machine on which there is no server, and no way to install one."""
-    monkeypatch.delenv("PYNCETTE_TEST_POSTGRES_URL", raising=False)
+    for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_REDIS_URL"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("tests.servers.postgres.PLACES", {})
     monkeypatch.setattr("tests.servers.wrong_clock.PLACES", {})
