@@ -40,7 +40,7 @@ CLUSTER_NODES = 3
 SLOTS = 16_384
 
 MISSING = f"""\
-These tests run on real Redis servers, and none could be had. Any one of these brings them:
+These tests run on real servers of Redis 7 or newer, and none could be had. Any one of these brings them:
 
   Debian, Ubuntu   sudo apt-get install redis-server      (as root, the tests do this by themselves)
   Fedora           sudo dnf install valkey

@@ -56,7 +56,7 @@ _AWAY: Final = re.compile(
 )
 """Codes of answers that are about the server's state, which may be another one in a while."""
 
-_NOT_ALLOWED: Final = re.compile(r"\bNOPERM\b|^The user executing the script can't ")
+_NOT_ALLOWED: Final = re.compile(r"\bNOPERM\b|has no permissions to|The user executing the script can't")
 """What is said of a right that a script lacks."""
 
 _AWAY_ERRORS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, AskError)
