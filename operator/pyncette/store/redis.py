@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError
 from pyncette.store.base import (
@@ -138,10 +138,12 @@ class RedisStore:
         holder: str,
         now: Instant,
         expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         if not limits:
             return Claimed([], await self.now(), None)
-        common: list[Argument] = [packed_integer(now), packed_integer(expired_at), lease_id, holder]
+        until = now + ahead
+        common: list[Argument] = [*map(packed_integer, (now, until, expired_at)), lease_id, holder]
         parts = self._parts(list(limits))
         calls = [
             Call(self._keys(part), [*common, *(limits[partition] for partition in part)]) for part in parts
@@ -155,7 +157,7 @@ class RedisStore:
             for partition, (taken, due, leased, more, whole, count) in zip(part, answers, strict=True):
                 records += _claimed(partition, taken)
                 if (at := _score(due)) is not None:
-                    times.append(at if more else max(at, now + 1))
+                    times.append((at if more else max(at, until + 1)) - ahead)
                 if (at := _score(leased)) is not None:
                     times.append(max(at + now - expired_at, now + 1))
                 if whole:

@@ -1,6 +1,7 @@
 -- Leases what is claimable, soonest first, and says when to look again.
 --
--- ARGV: now and expired_at, each of eight bytes, the id of the lease, its holder, and the limit of each partition.
+-- ARGV: now, until when to look ahead, and expired_at, each of eight bytes, the id of the lease, its holder, and the limit of
+-- each partition.
 -- Returns the time of the server (seconds, microseconds), and for each partition: names and values of what was leased, one after
 -- the other; the score of the first that is due, and of the first lease to end; 1 if there may be more than was let through;
 -- 1 if what is filed is what is there; and how many records there are.
@@ -8,9 +9,10 @@
 local PAGES_MAX = 10 -- pages that one call goes through of either kind: what is left has its turn in the next one
 
 local now_high, now_low = struct.unpack('>i4I4', ARGV[1])
-local expired_high, expired_low = struct.unpack('>i4I4', ARGV[2])
-local now_score, expired_score = score(now_high, now_low), score(expired_high, expired_low)
-local lease_lengths, lease_names = struct.pack('>HH', #ARGV[3], #ARGV[4]), ARGV[3] .. ARGV[4]
+local until_high, until_low = struct.unpack('>i4I4', ARGV[2])
+local expired_high, expired_low = struct.unpack('>i4I4', ARGV[3])
+local until_score, expired_score = score(until_high, until_low), score(expired_high, expired_low)
+local lease_lengths, lease_names = struct.pack('>HH', #ARGV[4], #ARGV[5]), ARGV[4] .. ARGV[5]
 
 -- Whether a lease is in the way of a record.
 local function is_held(flags, value)
@@ -50,9 +52,13 @@ end
 -- The value of a record with the lease, and the score of when that ends.
 local function leased(value, lease_end)
     local flags, version_high, version_low, fence_high, fence_low, attempt = struct.unpack('>Bi4I4i4I4i4', value)
-    local length_high, length_low, began_high, began_low = struct.unpack('>i4I4i4I4', value, CLAIMABLE_AT + 8)
+    local due_high, due_low, length_high, length_low, began_high, began_low =
+        struct.unpack('>i4I4i4I4i4I4', value, CLAIMABLE_AT)
     if not has(flags, BEGAN) then
         began_high, began_low = now_high, now_low
+        if is_later(due_high, due_low, now_high, now_low) then
+            began_high, began_low = due_high, due_low
+        end
     end
     version_high, version_low = plus(version_high, version_low, 0, 1)
     fence_high, fence_low = plus(fence_high, fence_low, 0, 1)
@@ -75,9 +81,9 @@ local function consider(partition, name, value)
     local high, low = struct.unpack('>i4I4', value, CLAIMABLE_AT)
     if is_held(flags, value) then
         file(partition, name, value)
-    elseif is_later(high, low, now_high, now_low) then
+    elseif is_later(high, low, until_high, until_low) then
         file_as_due(partition, name, score(high, low))
-        return false, score(high, low) <= now_score
+        return false, score(high, low) <= until_score
     else
         local new, until_ = leased(value, lease_end)
         append(partition.written, name, new)
@@ -95,7 +101,7 @@ local function take(number, limit, taken)
             return true
         end
         local partition = open_partition(number)
-        local names = redis.call('ZRANGE', partition.due, '-inf', now_score, 'BYSCORE', 'LIMIT', passed_over, wanted)
+        local names = redis.call('ZRANGE', partition.due, '-inf', until_score, 'BYSCORE', 'LIMIT', passed_over, wanted)
         local values = values_of(partition, names)
         for place, name in ipairs(names) do
             if values[place] then
@@ -123,7 +129,7 @@ for number = 1, #KEYS / 4 do
     local partition = open_partition(number)
     local taken = {}
     file_the_expired(number)
-    local more = take(number, tonumber(ARGV[4 + number]), taken)
+    local more = take(number, tonumber(ARGV[5 + number]), taken)
     local count, of_due = redis.call('HLEN', partition.records), redis.call('ZCARD', partition.due)
     local of_leased, of_names = redis.call('ZCARD', partition.leased), redis.call('ZCARD', partition.names)
     answer[#answer + 1] = {
