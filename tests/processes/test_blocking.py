@@ -9,6 +9,15 @@ from tests.processes.scene import Scene
 BLOCKED_SECONDS = 2 * LEASE.total_seconds()
 
 
+@pytest.mark.parametrize(
+    "scene",
+    [
+        "postgresql",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("redis", "redis+cluster")),
+        "sqlite",
+    ],
+    indirect=True,
+)
 @pytest.mark.timeout(120)
 def test_a_handler_that_blocks_for_longer_than_its_lease_loses_no_lease_and_is_named_in_a_warning(
     scene: Scene,

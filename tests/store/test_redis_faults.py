@@ -203,6 +203,21 @@ async def test_a_store_that_is_closed_leaves_no_connection_behind(server, url):
     assert await until(are_gone)
 
 
+@pytest.mark.parametrize("server_url", ["redis_url", "redis_cluster_url"])
+async def test_a_listener_waits_for_longer_than_an_answer_may_take(request, server_url):
+    url = request.getfixturevalue(server_url)
+    notification = Notification(HERE, T0)
+    async with RedisStore(url, timeout=0.5) as store:
+        notified = store.notified()
+        listening = asyncio.create_task(anext(notified))
+        await asyncio.sleep(1.5)
+
+        assert not listening.done()
+        await store.notify([notification])
+        assert await asyncio.wait_for(listening, 10) == notification
+        await notified.aclose()
+
+
 async def test_many_notifications_are_heard_whole(url):
     wanted = [
         Notification(Partition("realm" * 50, f"handler {number}" * 20, number), T0) for number in range(60)

@@ -13,24 +13,28 @@ end
 local histories = 4 * #partitions
 
 local changes, packed, at = {}, ARGV[2], 1
-while at <= #packed do
-    local change = {}
-    local count, name, before, front, lease, spec, state
-    change.number, change.group, change.forgotten, change.history, count, name, before, front, lease, spec, state, at =
+local size = #packed
+while at <= size do
+    local number, group, forgotten, history, count, name, before, front, lease, spec, state, first =
         struct.unpack('>I4i4I4I4I4I2I2I2I2I4I4', packed, at)
-    local function next_of(length)
-        at = at + length
-        return packed:sub(at - length, at - 1)
-    end
-    change.name, change.before, change.front = next_of(name), next_of(before), next_of(front)
-    change.lease, change.spec, change.state = next_of(lease), next_of(spec), next_of(state)
-    change.rows = {}
+    before = before + first + name -- from here on, where each begins that comes after it
+    front, name = front + before, first + name
+    lease = lease + front
+    spec = spec + lease
+    state = state + spec
+    at = state
+    local rows = {}
     for _ = 1, count do
         local slot, length
         slot, length, at = struct.unpack('>i4I4', packed, at)
-        append(change.rows, slot, next_of(length))
+        append(rows, slot, packed:sub(at, at + length - 1))
+        at = at + length
     end
-    changes[#changes + 1] = change
+    changes[#changes + 1] = {
+        number = number, group = group, forgotten = forgotten, history = history, rows = rows,
+        name = packed:sub(first, name - 1), before = packed:sub(name, before - 1), front = packed:sub(before, front - 1),
+        lease = packed:sub(front, lease - 1), spec = packed:sub(lease, spec - 1), state = packed:sub(spec, state - 1),
+    }
 end
 
 local places = {}
