@@ -1,4 +1,4 @@
-"""The API on a real PostgreSQL: instances by the thousand, two processes' worth of workers, real time."""
+"""The API on real servers: instances by the thousand, two processes' worth of workers, real time."""
 
 import asyncio
 import datetime
@@ -9,6 +9,7 @@ import pytest
 from pyncette import Pyncette
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
+from pyncette.redis import redis_repository
 from tests.app.harness import at, running, seconds
 
 
@@ -17,9 +18,19 @@ def ran():
     return []
 
 
+@pytest.fixture(params=["postgres", "redis", "redis_cluster"])
+def backend(request):
+    """The factory of each, and its configuration."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    if request.param == "postgres":
+        return postgres_repository, {"postgres_url": url}
+    return redis_repository, {"redis_url": url}
+
+
 @pytest.fixture
-def app(postgres_url, ran):
-    app = Pyncette(with_prometheus_repository(postgres_repository), postgres_url=postgres_url)
+def app(backend, ran):
+    factory, configuration = backend
+    app = Pyncette(with_prometheus_repository(factory), **configuration)
 
     @app.partitioned_task(partition_count=4)
     async def remind(context):
