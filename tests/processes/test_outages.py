@@ -82,6 +82,23 @@ def outlive_an_outage(scene: Scene, server: OwnPostgres | OwnRedis, mode, second
     assert all(worker.entries("the backend answers again") for worker in both)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_workers_end_rather_than_wait_on_a_redis_that_came_back_without_its_records(
+    own_redis_scene: Scene, own_redis: OwnRedis
+):
+    scene = own_redis_scene
+    scene.schedule(due_within_the_last_hour(100))
+    worker = scene.start()
+    scene.wait_until_ready(worker)
+
+    own_redis.execute("FLUSHALL")
+    own_redis.restart()
+
+    assert worker.wait(60) != 0
+    assert "are not there: run `pyncette migrate`" in worker.log
+
+
 @pytest.mark.timeout(300)
 def test_workers_outlive_a_program_that_keeps_a_file_from_being_written_to(sqlite_scene: Scene):
     scene = sqlite_scene

@@ -57,7 +57,7 @@ RIGHTS = (
 )  # fmt: skip
 """All that the product asks for: what docs/reference/stores-redis.md says."""
 
-RIGHTS_IN_A_CLUSTER = ("+cluster|slots", "+cluster|shards", "+command", "+asking")
+RIGHTS_IN_A_CLUSTER = ("+cluster|slots", "+command", "+asking")
 """What the driver needs to find the nodes."""
 
 NO_TIME = timedelta(0)
