@@ -60,6 +60,13 @@ RIGHTS = (
 RIGHTS_IN_A_CLUSTER = ("+cluster|slots", "+command", "+asking")
 """What the driver needs to find the nodes."""
 
+END_ALL = """\
+for file in "$1"/*/pid; do [ -f "$file" ] && kill -9 "$(cat "$file")"; done
+for file in "$1"/*/container; do [ -f "$file" ] && docker rm --force "$(cat "$file")"; done
+rm -rf "$1"
+"""
+"""What is done to a folder of servers once the tests are gone: a number in a container is none of ours."""
+
 NO_TIME = timedelta(0)
 
 StopMode = Literal["fast", "immediate"]
@@ -175,6 +182,7 @@ class _Node:
         if self._programs.in_docker:
             place = command.index("--network")
             command[place:place] = ["--name", self._container, "--volume", f"{self._folder}:{self._folder}"]
+            (self._folder / "container").write_text(self._container)
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, str(self._folder / "server.conf"), *(["--sentinel"] if sentinel else [])],
@@ -186,6 +194,8 @@ class _Node:
                 start_new_session=True,
                 **self._account.identity(),
             )
+        if not self._programs.in_docker:
+            (self._folder / "pid").write_text(str(self._process.pid))
         wait_until(self._answers, self._end_of_log)
 
     def stop(self, mode: StopMode = "fast") -> None:
@@ -195,7 +205,7 @@ class _Node:
             return
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(STOP_SECONDS_MAX)
+        self._has_ended()
 
     def kill(self) -> None:
         if self._process is None:
@@ -203,7 +213,13 @@ class _Node:
         if self._programs.in_docker:
             subprocess.run(["docker", "kill", self._container], capture_output=True)
         self._process.kill()
+        self._has_ended()
+
+    def _has_ended(self) -> None:
+        assert self._process is not None
         self._process.wait(STOP_SECONDS_MAX)
+        for name in ("pid", "container"):
+            (self._folder / name).unlink(missing_ok=True)
 
     def execute(self, *command: str | bytes | int) -> Any:
         with redis.Redis(port=self.port, password=self._password, socket_timeout=10) as client:
@@ -237,7 +253,7 @@ class _OwnServers(Redis):
         self._sync = "everysec" if durable else "no"
         self._nodes: list[_Node] = []
         self._watchdog = machine.Watchdog(
-            'for file in "$1"/*/pid; do kill -9 "$(cat "$file")" && rm "$file"; done; rm -rf "$1"',
+            END_ALL,
             self._folder,
             account=self._account,
         )
@@ -274,7 +290,6 @@ class _OwnServers(Redis):
             self.password,
             "bind 127.0.0.1",
             f"dir {folder}",
-            f"pidfile {folder}/pid",
             "daemonize no",
             # To the disk each second, as Redis does it, or whenever the system likes: no test can tell, a benchmark can.
             "appendonly yes",
@@ -428,7 +443,6 @@ class OwnSentinel(_OwnServers):
             self.password,
             "bind 127.0.0.1",
             f"dir {folder}",
-            f"pidfile {folder}/pid",
             f"requirepass {self.password}",
             f"sentinel monitor {self.service} 127.0.0.1 {primary.port} 1",
             f"sentinel auth-pass {self.service} {self.password}",

@@ -54,6 +54,10 @@ def test_a_misspelt_scheme_is_told_the_nearest_one_of_all_that_are_registered(th
         read_backend("shelv://top")
 
 
+async def test_a_backend_without_settings_that_matter_has_no_concerns():
+    assert list(await read_backend("sqlite://").concerns()) == []
+
+
 def test_backends_are_equal_if_their_urls_are():
     assert read_backend("sqlite:///a.db") == read_backend("sqlite:///a.db")
     assert read_backend("sqlite:///a.db") != read_backend("sqlite:///b.db")

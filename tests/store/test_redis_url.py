@@ -36,6 +36,10 @@ def test_hosts_and_ports_are_read_or_usual(url, hosts):
     assert list(read_url(url).hosts) == hosts
 
 
+def test_the_database_may_stand_where_modules_of_1_x_put_it():
+    assert read_url("redis://host?db=2").database == read_url("redis://host/2").database == 2
+
+
 def test_sentinel_is_asked_for_a_service_and_a_database_of_it():
     read = read_url("redis+sentinel://u:p@a/records/2?sentinel_password=s")
 

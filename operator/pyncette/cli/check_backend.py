@@ -67,7 +67,8 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
 
     if not await step("connect", connect):
         return steps
-    steps += [Step("keep", True, f"take care: {concern}", 0.0) for concern in await backend.concerns()]
+    with suppress(StoreError):  # the next step will say it
+        steps += [Step("keep", True, f"take care: {concern}", 0.0) for concern in await backend.concerns()]
     trial = _Trial(store, realm)
     try:
         for name, work in trial.steps():

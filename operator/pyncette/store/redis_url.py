@@ -20,7 +20,7 @@ URL_FORM: Final = "redis://USER:PASSWORD@HOST:PORT/DATABASE"
 SENTINEL_FORM: Final = "redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE"
 
 OPTIONS: Final = frozenset({
-    "namespace", "timeout",
+    "db", "namespace", "timeout",
     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname",
     "sentinel_username", "sentinel_password",
 })  # fmt: skip
@@ -95,7 +95,7 @@ def read_url(url: str) -> Address:
         _hosts(hosts, SENTINEL_PORT if sentinel else PORT, one=kind is Kind.SERVER),
         unquote(username) or None,
         unquote(password) if separator else None,
-        _database(database, kind),
+        _database(database or options.pop("db", ""), kind),
         service,
         options.pop("namespace", ""),
         _timeout(options.pop("timeout", None)),
