@@ -455,6 +455,27 @@ async def test_each_of_the_documented_rights_is_needed(server, right):
     assert_is_one_sentence(told.value, "lets this user not do it", "Grant the right")
 
 
+@pytest.mark.parametrize(
+    ("right", "there"), [("-zadd", ["a", "b", "new"]), ("-zrem", ["a"])], ids=["create", "delete"]
+)
+async def test_what_a_missing_right_left_half_written_is_healed_by_who_has_it(server, url, right, there):
+    namespace = url.partition("namespace=")[2].replace("%3A", ":")
+    async with RedisStore(url) as store:
+        await create(store, a_record("a"), a_record("b"), a_record("later", at=T0 + 10**9))
+        before = await load(store, a_record("b"))
+        change = Change(None, a_record("new")) if right == "-zadd" else Change(before, None)
+        with user_with(server, *documented_rights(), "~*", right) as theirs:
+            async with RedisStore(theirs, namespace) as half:
+                with pytest.raises(StoreRefusedError):
+                    await half.swap([change])
+        found = []
+        for number in range(20):
+            found += instances(await claim(store, now=T0, lease_id=str(number)))
+
+        assert sorted(found) == there
+        assert instances(await store.scan(HERE, "task", None, 10)) == sorted([*there, "later"])
+
+
 async def test_a_user_who_may_not_ask_for_settings_works_without(server, caplog):
     with user_with(server, *documented_rights(), "-info") as url, caplog.at_level(logging.WARNING):
         async with RedisStore(url) as store:
