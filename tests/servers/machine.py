@@ -43,6 +43,13 @@ def apt_get(*arguments: str) -> bool:
     return done.returncode == 0
 
 
+def docker_runs() -> bool:
+    return (
+        bool(shutil.which("docker"))
+        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The user that a server runs as: ourselves, or somebody unprivileged where we are root."""

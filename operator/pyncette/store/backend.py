@@ -22,6 +22,8 @@ BUILT_IN: Final = {
     scheme: EntryPoint(scheme, value, GROUP)
     for scheme, value in {
         "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
+        "mysql": "pyncette.store.mysql_backend:MysqlBackend",
+        "mariadb": "pyncette.store.mysql_backend:MysqlBackend",
         "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
         "postgres": "pyncette.store.postgres_backend:PostgresBackend",
     }.items()
@@ -31,8 +33,6 @@ BUILT_IN: Final = {
 LATER: Final = {
     "redis": "Redis",
     "rediss": "Redis",
-    "mysql": "MySQL",
-    "mariadb": "MariaDB",
     "dynamodb": "DynamoDB",
 }
 """Backends that will come, by the scheme that people try."""
@@ -123,7 +123,7 @@ def _registered(scheme: str) -> EntryPoint:
         return others[scheme]
     if scheme in LATER:
         raise ConfigurationError(
-            f"{LATER[scheme]} comes with a later release; this one runs on SQLite and PostgreSQL: {EXAMPLES}"
+            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL, MySQL and MariaDB: {EXAMPLES}"
         )
     close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
     mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"

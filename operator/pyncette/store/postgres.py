@@ -26,24 +26,26 @@ from pyncette.store.base import (
     check_key,
     check_partition,
 )
-from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
-from pyncette.store.postgres_connection import Connections, TryAgainError
-from pyncette.store.postgres_heads import Heads
-from pyncette.store.postgres_rows import (
-    PLACE,
-    claimed_records,
-    completion_columns,
+from pyncette.store.changes import (
+    created_key,
+    first_after,
     has_groups,
     is_completion,
-    names_of,
     partitions_told_of,
     parts_of,
-    record_of,
-    swap_columns,
     told_rows,
+)
+from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
+from pyncette.store.heads import Heads
+from pyncette.store.postgres_connection import Connections, TryAgainError
+from pyncette.store.postgres_rows import (
+    completion_columns,
+    names_of,
+    swap_columns,
 )
 from pyncette.store.postgres_schema import ID_BLOCK, Tables, creation, tables_named
 from pyncette.store.postgres_statements import SESSION, Statements, statements_for
+from pyncette.store.rows import PLACE, claimed_records, record_of
 from pyncette.store.sql import TABLE, Migrated, check_schema
 
 logger = logging.getLogger(__name__)
@@ -177,7 +179,7 @@ class PostgresStore:
         self, partition: Partition, task: str | None, after: Key | None, limit: int
     ) -> list[Record]:
         check_partition(partition)
-        begin = _first_after(after, task)
+        begin = first_after(after, task)
         id_ = (await self._ids_of([partition], add=False)).get(partition)
         statement = self._sql.scan_all if task is None else self._sql.scan_task
         while id_ is not None and begin is not None:
@@ -186,7 +188,7 @@ class PostgresStore:
             if records or len(rows) < limit:
                 return records
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
-            begin = _first_after(Key(partition, *rows[-1][2:5]), task)
+            begin = first_after(Key(partition, *rows[-1][2:5]), task)
         return []
 
     async def partitions(self, realm: str) -> list[Partition]:
@@ -266,7 +268,7 @@ class PostgresStore:
         ]
         if None in located:
             unknown = [place for place, id_ in enumerate(located) if id_ is None]
-            new = [(key, place) for place in unknown if (key := _created_key(changes[place])) is not None]
+            new = [(key, place) for place in unknown if (key := created_key(changes[place])) is not None]
             for (_, place), id_ in zip(sorted(new), await self._new_ids(len(new)), strict=True):
                 located[place] = id_
             old = [(record.key, place) for place in unknown if (record := changes[place].before) is not None]
@@ -371,20 +373,6 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
         await connections.run_script(creation(tables), CREATION_SECONDS)
     # Another program, of another release, may have been faster.
     return Migrated(before, await _schema(connections, sql, tables))
-
-
-def _first_after(after: Key | None, task: str | None) -> tuple[str, str, str] | None:
-    """Return the first names that may come after the key *after* (of *task*, if it is given); None if none can."""
-    if after is None or (task is not None and after.task < task):
-        return task or "", "", ""
-    if task is not None and after.task > task:
-        return None
-    # No text is between one and itself with the smallest character at its end, since NUL is none.
-    return after.task, after.instance, after.occurrence + "\1"
-
-
-def _created_key(change: Change) -> Key | None:
-    return change.after.key if change.before is None and change.after is not None else None
 
 
 def _payloads(notifications: Sequence[Notification]) -> Iterator[str]:

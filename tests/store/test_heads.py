@@ -3,8 +3,8 @@
 import pytest
 
 from pyncette.core.record import Partition
+from pyncette.store.heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
 from pyncette.store.postgres import PostgresStore
-from pyncette.store.postgres_heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
 from pyncette.testing.conformance import (
     HERE,
     T0,

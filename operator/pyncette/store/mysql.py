@@ -1,0 +1,400 @@
+"""Keeps records in MySQL or MariaDB: each verb is one script for its whole batch, sent at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from operator import itemgetter
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pyncette.clock import SECOND, Instant
+from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.errors import SchemaError, StoreUnavailableError
+from pyncette.store.base import (
+    Capabilities,
+    Claimed,
+    Notification,
+    Renewal,
+    Renewed,
+    check_changes,
+    check_key,
+    check_partition,
+)
+from pyncette.store.changes import (
+    created_key,
+    first_after,
+    is_completion,
+    partitions_told_of,
+    parts_of,
+    told_rows,
+)
+from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
+from pyncette.store.heads import Heads
+from pyncette.store.mysql_address import Address
+from pyncette.store.mysql_connection import Connections, Result, TryAgainError
+from pyncette.store.mysql_rows import Located, completion_rows, names_of, swap_script
+from pyncette.store.mysql_schema import ID_BLOCK, Tables, creation, tables_named
+from pyncette.store.mysql_statements import HEAD_MAX, Statements
+from pyncette.store.rows import PLACE, claimed_records, record_of
+from pyncette.store.sql import TABLE, Migrated, check_schema
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 10.0
+"""For how long a script is tried again that others are in the way of; each waits for some seconds by itself."""
+
+RETRY_PAUSE_SECONDS: Final = 0.02
+"""Those that stood in each other's way try again at different times."""
+
+CREATION_SECONDS: Final = 60.0
+"""Creating tables takes milliseconds, and waits for others that do the same."""
+
+LOOK_PAUSE: Final = SECOND
+"""If more is leased at the head of a partition than is looked at, the next look is to come after this time at the latest."""
+
+COMPLETED: Final = 1
+"""Where in what `Statements.complete` comes to the completions are counted."""
+
+
+class MysqlStore:
+    """
+    Records in the tables whose names begin with *table*, in the database at *address*.
+
+    With *create* the tables are created if they are missing; without it nothing but rows is ever written.
+    Raises ValueError for a name that is not allowed.
+    """
+
+    def __init__(self, address: Address, table: str = TABLE, *, create: bool = True) -> None:
+        self._tables = tables_named(table)
+        self._sql = Statements(self._tables)
+        self._create = create
+        self._connections = Connections(address, self._forget)
+        self._partition_ids: dict[Partition, int] = {}
+        self._ids = range(0)
+        self._heads = Heads()
+        self._is_known = True
+        """Whether the tables behind the connections are those that were looked at."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("mysql", notifies=False, shared=True, durable=True)
+
+    async def __aenter__(self) -> Self:
+        try:
+            if self._create:
+                await _migrate(self._connections, self._sql, self._tables)
+            elif not await _schema(self._connections, self._sql, self._tables):
+                raise _no_tables(self._connections, self._tables)
+        except BaseException:
+            await self._connections.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connections.close()
+
+    # --- Verbs ---
+
+    async def load(self, keys: Sequence[Key]) -> list[Record | None]:
+        for key in keys:
+            check_key(key)
+        found: list[Record | None] = [None] * len(keys)
+        ids = await self._ids_of({key.partition for key in keys}, add=False)
+        asked = [place for place, key in enumerate(keys) if key.partition in ids]
+        if not asked:
+            return found
+        (rows,) = await self._rows(self._sql.load(names_of([keys[place] for place in asked], ids)))
+        for row in rows:
+            place = asked[row[PLACE] - 1]
+            found[place] = record_of(row, keys[place].partition)
+        return found
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        check_changes(changes)
+        self._heads.file(change.after for change in changes if change.after)
+        made: list[bool] = []
+        for part in parts_of(changes):
+            made += await self._swap(part)
+        return made
+
+    async def claim(
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+    ) -> Claimed:
+        if not limits:
+            return Claimed([], await self.now(), None)
+        ids = await self._ids_of(limits, add=True)
+        begins = {partition: self._heads.begin(partition, now) for partition in limits}
+        wanted = [(ids[partition], most, begins[partition]) for partition, most in limits.items() if most > 0]
+        records: list[Record] = []
+        if wanted:
+            script = self._sql.claim(wanted, lease_id, holder, now, expired_at)
+            _, _, leased, ((backend_now, took),) = await self._rows(*script)
+            partition_of = {ids[partition]: partition for partition in limits}
+            records = claimed_records(list(leased), partition_of, lease_id, holder, now)
+            self._heads.learn(limits, records, now, took)
+            taken = Counter(map(itemgetter(1), leased))
+            if any(taken[id_] >= most for id_, most, _ in wanted):
+                return Claimed(records, backend_now, now)
+        look = self._sql.look([(ids[partition], begins[partition]) for partition in limits], now, expired_at)
+        seen, ((backend_now,),) = await self._rows(look, self._sql.now)
+        times = [*_times(seen, now, expired_at, only_looked=not wanted), self._heads.until(limits)]
+        return Claimed(records, backend_now, min((at for at in times if at is not None), default=None))
+
+    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
+        for renewal in renewals:
+            check_key(renewal.key)
+        held = [False] * len(renewals)
+        ids = await self._ids_of({renewal.key.partition for renewal in renewals}, add=False)
+        asked = [place for place, renewal in enumerate(renewals) if renewal.key.partition in ids]
+        if not asked:
+            return Renewed(held, await self.now())
+        wanted = [renewals[place] for place in asked]
+        rows = [
+            [*names, renewal.lease_id, renewal.length]
+            for names, renewal in zip(names_of([each.key for each in wanted], ids), wanted, strict=True)
+        ]
+        _, places, ((backend_now,),) = await self._rows(*self._sql.renew(rows, now))
+        for (place,) in places:
+            held[asked[place - 1]] = True
+        return Renewed(held, backend_now)
+
+    async def scan(
+        self, partition: Partition, task: str | None, after: Key | None, limit: int
+    ) -> list[Record]:
+        check_partition(partition)
+        begin = first_after(after, task)
+        id_ = (await self._ids_of([partition], add=False)).get(partition)
+        while id_ is not None and begin is not None:
+            (rows,) = await self._rows(self._sql.scan(id_, task, begin, limit))
+            records = [record for row in rows if (record := record_of(row, partition)) is not None]
+            if records or len(rows) < limit:
+                return records
+            # An empty page would be the end, so one of nothing but what cannot be read is left out.
+            begin = first_after(Key(partition, *rows[-1][2:5]), task)
+        return []
+
+    async def partitions(self, realm: str) -> list[Partition]:
+        check_partition(Partition(realm, ""))
+        (rows,) = await self._rows(self._sql.partitions(realm))
+        found = {Partition(realm, handler, number): id_ for id_, handler, number in rows}
+        self._partition_ids.update(found)
+        return list(found)
+
+    async def history(self, key: Key) -> list[Run]:
+        check_key(key)
+        ids = await self._ids_of([key.partition], add=False)
+        if not ids:
+            return []
+        (rows,) = await self._rows(self._sql.history(ids[key.partition], *key[1:]))
+        runs = []
+        for (text,) in rows:
+            try:
+                runs.append(decode_run(key, text))
+            except PoisonedRecordError as error:
+                log_poisoned(error)
+        return sorted(runs, key=lambda run: run.ended_at, reverse=True)
+
+    async def now(self) -> Instant:
+        (((now,),),) = await self._rows(self._sql.now)
+        told: Instant = now
+        return told
+
+    async def notify(self, notifications: Sequence[Notification]) -> None:
+        """Tell nobody: these servers have nothing by which one client could wake another."""
+
+    async def notified(self) -> AsyncIterator[Notification]:
+        await asyncio.Event().wait()
+        yield Notification(Partition("", ""), 0)
+
+    # --- Swaps ---
+
+    async def _swap(self, changes: Sequence[Change]) -> list[bool]:
+        located = await self._locate(changes)
+        if None in located:
+            gone = {change.group for id_, change in zip(located, changes, strict=True) if id_ is None} - {0}
+            located = [
+                None if change.group in gone else id_ for id_, change in zip(located, changes, strict=True)
+            ]
+        found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
+        if not found:
+            return [False] * len(changes)
+        ids = await self._ids_of(partitions_told_of(changes), add=True)
+        won = await self._make(sorted(found, key=itemgetter(0)), located, changes, ids)
+        return [id_ in won for id_ in located]
+
+    async def _make(
+        self,
+        found: Sequence[Located],
+        located: Sequence[int | None],
+        changes: Sequence[Change],
+        ids: Mapping[Partition, int],
+    ) -> set[int]:
+        """Make the changes *found*, and return the ids of those that won."""
+        stamp = secrets.randbelow(2**63 - 1) + 1
+        if all(is_completion(change) for _, change in found):
+            script = self._sql.complete(completion_rows(found), stamp)
+            results = await self._fetch(*script)
+            if results[COMPLETED].found == len(found):
+                return {id_ for id_, _ in found}
+        else:
+            script = swap_script(self._sql, found, told_rows(located, changes), ids, stamp)
+            results = await self._fetch(*script)
+        return {id_ for result in results for (id_,) in result.rows}
+
+    async def _locate(self, changes: Sequence[Change]) -> list[int | None]:
+        """Return the id of each record, a new one for what is to be created, and None for what is not there."""
+        located: list[int | None] = [
+            None if change.before is None else change.before.locator for change in changes
+        ]
+        if None in located:
+            unknown = [place for place, id_ in enumerate(located) if id_ is None]
+            new = [(key, place) for place in unknown if (key := created_key(changes[place])) is not None]
+            for (_, place), id_ in zip(sorted(new), await self._new_ids(len(new)), strict=True):
+                located[place] = id_
+            old = [(record.key, place) for place in unknown if (record := changes[place].before) is not None]
+            found = await self._find([key for key, _ in old])
+            for (_, place), found_id in zip(old, found, strict=True):
+                located[place] = found_id
+        return located
+
+    async def _find(self, keys: Sequence[Key]) -> list[int | None]:
+        found: list[int | None] = [None] * len(keys)
+        ids = await self._ids_of({key.partition for key in keys}, add=False)
+        asked = [place for place, key in enumerate(keys) if key.partition in ids]
+        if asked:
+            (rows,) = await self._rows(self._sql.find(names_of([keys[place] for place in asked], ids)))
+            for id_, place in rows:
+                found[asked[place - 1]] = id_
+        return found
+
+    # --- Partitions and ids ---
+
+    async def _ids_of(self, partitions: Collection[Partition], *, add: bool) -> Mapping[Partition, int]:
+        """Return the id of each partition: with *add* of all of them, else of those that have one."""
+        # A copy: a connection that breaks while we wait makes us forget what is known.
+        ids = {partition: id_ for partition in partitions if (id_ := self._partition_ids.get(partition))}
+        missing = [partition for partition in partitions if partition not in ids]
+        for partition in missing:
+            check_partition(partition)
+        if missing:
+            ids.update(await self._known_ids(missing))
+            missing = sorted(partition for partition in missing if partition not in ids)
+        if missing and add:
+            # Asked for first: what is refused as a duplicate uses up an id all the same.
+            await self._fetch(self._sql.add_partitions(missing))
+            ids.update(await self._known_ids(missing))
+        return ids
+
+    async def _known_ids(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        (rows,) = await self._rows(self._sql.partition_ids(partitions))
+        found = {partitions[place - 1]: id_ for id_, place in rows}
+        self._partition_ids.update(found)
+        return found
+
+    async def _new_ids(self, count: int) -> range:
+        """Return ids that were never given before, the smallest first."""
+        assert count <= ID_BLOCK
+        if count > len(self._ids):
+            _, ((first,),) = await self._rows(*self._sql.next_ids)
+            self._ids = range(first, first + ID_BLOCK)
+        taken, self._ids = self._ids[:count], self._ids[count:]
+        return taken
+
+    def _forget(self) -> None:
+        """A server that is back after a break may be another one, restored from a backup, or migrated meanwhile."""
+        self._is_known = False
+        self._partition_ids.clear()
+        self._heads.forget()
+        self._ids = range(0)
+
+    # --- Statements ---
+
+    async def _rows(self, *script: str) -> list[Sequence[Any]]:
+        """Return what each statement of *script* returned."""
+        return [result.rows for result in await self._fetch(*script)]
+
+    async def _fetch(self, *script: str) -> list[Result]:
+        if not self._is_known:
+            if not await _schema(self._connections, self._sql, self._tables):
+                raise _no_tables(self._connections, self._tables)
+            self._is_known = True
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                return await self._connections.fetch(script)
+            except TryAgainError as error:
+                logger.info("what others were in the way of was undone", extra={"error": str(error)})
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailableError(
+                        f"{self._connections.place} is too busy: {error}, for {RETRY_SECONDS:g} seconds"
+                    ) from error
+                await asyncio.sleep(random.uniform(0, RETRY_PAUSE_SECONDS))
+
+
+async def migrate(address: Address, table: str = TABLE) -> Migrated:
+    """Bring the tables to the schema of this release, those of an empty database too; raises SchemaError if they are newer."""
+    tables = tables_named(table)
+    connections = Connections(address)
+    try:
+        return await _migrate(connections, Statements(tables), tables)
+    finally:
+        await connections.close()
+
+
+async def _schema(connections: Connections, sql: Statements, tables: Tables) -> int:
+    """Return the version of the tables, 0 if there are none; raises SchemaError if they are not for this release."""
+    (there,) = await connections.fetch([sql.exist])
+    names = {name for (name,) in there.rows}
+    if not names:
+        return 0
+    if f"{tables.name}_meta" not in names:
+        raise SchemaError(
+            f"The table {tables.name} in {connections.place} is not of this program: choose another mysql_table_name"
+        )
+    (told,) = await connections.fetch([sql.versions])
+    if not told.rows:
+        return 0  # somebody is creating them, or was interrupted
+    ((version, min_reader),) = told.rows
+    check_schema(version, min_reader, f"The tables {tables.name} in {connections.place}")
+    return int(version)
+
+
+def _no_tables(connections: Connections, tables: Tables) -> SchemaError:
+    return SchemaError(f"There are no tables {tables.name} in {connections.place}: run `pyncette migrate`")
+
+
+async def _migrate(connections: Connections, sql: Statements, tables: Tables) -> Migrated:
+    before = await _schema(connections, sql, tables)
+    if not before:
+        await connections.fetch(creation(tables), CREATION_SECONDS)
+    # Another program, of another release, may have been faster.
+    return Migrated(before, await _schema(connections, sql, tables))
+
+
+def _times(
+    rows: Sequence[Sequence[int | None]], now: Instant, expired_at: Instant, *, only_looked: bool
+) -> list[Instant | None]:
+    """Return when there may be something to claim, by what a look told of each partition."""
+    times: list[Instant | None] = []
+    for due_at, ends_at, is_free, count in rows:
+        times.append(due_at)
+        # It looks expired, perhaps, but is not to be taken over yet: the claimer's clock has stepped.
+        times.append(None if ends_at is None else ends_at + now - expired_at)
+        if is_free and only_looked:
+            times.append(now)
+        if count == HEAD_MAX:
+            times.append(now + LOOK_PAUSE)
+    return times
