@@ -58,6 +58,18 @@ def parts_of(changes: Sequence[Change]) -> list[Sequence[Change]]:
     return [*parts, changes[begin:]]
 
 
+def halves_of(changes: Sequence[Change]) -> list[list[int]]:
+    """Return the places in *changes* of one half and of the other, groups whole; nothing if there are no two halves."""
+    units: dict[tuple[int, int], list[int]] = {}
+    for place, change in enumerate(changes):
+        units.setdefault((change.group, 0 if change.group else place), []).append(place)
+    parts = list(units.values())
+    middle = len(parts) // 2
+    if not middle:
+        return []
+    return [[place for part in half for place in part] for half in (parts[:middle], parts[middle:])]
+
+
 def partitions_told_of(changes: Sequence[Change]) -> set[Partition]:
     """Return the partitions that names in *changes* begin with."""
     keys = [record.key for change in changes if (record := change.after or change.before)]

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from pyncette.clock import SECOND, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
-from pyncette.errors import SchemaError, StoreUnavailableError
+from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import (
     Capabilities,
     Claimed,
@@ -29,6 +29,7 @@ from pyncette.store.base import (
 from pyncette.store.changes import (
     created_key,
     first_after,
+    halves_of,
     is_completion,
     partitions_told_of,
     parts_of,
@@ -38,7 +39,7 @@ from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.heads import Heads
 from pyncette.store.mysql_address import Address
 from pyncette.store.mysql_connection import Connections, Result, TryAgainError
-from pyncette.store.mysql_rows import Located, completion_rows, names_of, swap_script
+from pyncette.store.mysql_rows import completion_rows, names_of, swap_script
 from pyncette.store.mysql_schema import ID_BLOCK, Tables, creation, tables_named
 from pyncette.store.mysql_statements import HEAD_MAX, Statements
 from pyncette.store.rows import PLACE, claimed_records, record_of
@@ -231,28 +232,35 @@ class MysqlStore:
         found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
         if not found:
             return [False] * len(changes)
-        ids = await self._ids_of(partitions_told_of(changes), add=True)
-        won = await self._make(sorted(found, key=itemgetter(0)), located, changes, ids)
+        found.sort(key=itemgetter(0))
+        ending = all(is_completion(change) for _, change in found)
+        stamp = secrets.randbelow(2**63 - 1) + 1
+        if ending:
+            script = self._sql.complete(completion_rows(found), stamp)
+        else:
+            ids = await self._ids_of(partitions_told_of(changes), add=True)
+            script = swap_script(self._sql, found, told_rows(located, changes), ids, stamp)
+        if self._connections.is_too_long(script):
+            return await self._swap_in_halves(changes)
+        results = await self._fetch(*script)
+        if ending and results[COMPLETED].found == len(found):
+            return [id_ is not None for id_ in located]
+        won = {id_ for result in results for (id_,) in result.rows}
         return [id_ in won for id_ in located]
 
-    async def _make(
-        self,
-        found: Sequence[Located],
-        located: Sequence[int | None],
-        changes: Sequence[Change],
-        ids: Mapping[Partition, int],
-    ) -> set[int]:
-        """Make the changes *found*, and return the ids of those that won."""
-        stamp = secrets.randbelow(2**63 - 1) + 1
-        if all(is_completion(change) for _, change in found):
-            script = self._sql.complete(completion_rows(found), stamp)
-            results = await self._fetch(*script)
-            if results[COMPLETED].found == len(found):
-                return {id_ for id_, _ in found}
-        else:
-            script = swap_script(self._sql, found, told_rows(located, changes), ids, stamp)
-            results = await self._fetch(*script)
-        return {id_ for result in results for (id_,) in result.rows}
+    async def _swap_in_halves(self, changes: Sequence[Change]) -> list[bool]:
+        """Make *changes* one half after the other, since the server does not take all at once."""
+        halves = halves_of(changes)
+        if not halves:
+            raise StoreRefusedError(
+                f"{self._connections.place} takes {self._connections.packet_bytes_max} bytes at once, and a record has"
+                " more: raise max_allowed_packet"
+            )
+        made = [False] * len(changes)
+        for places in halves:
+            for place, ok in zip(places, await self._swap([changes[each] for each in places]), strict=True):
+                made[place] = ok
+        return made
 
     async def _locate(self, changes: Sequence[Change]) -> list[int | None]:
         """Return the id of each record, a new one for what is to be created, and None for what is not there."""

@@ -33,6 +33,11 @@ PART_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 60.0
 """A connection that was not needed for this long is closed: servers allow few, and end those that idle for long."""
 
+UTF8_BYTES_MAX: Final = 4
+
+PACKET_BYTES_SPARE: Final = 4096
+"""What the protocol adds to a script, and some more."""
+
 FOUND_ROWS: Final = 1 << 1
 """Have an update count what it found, also if nothing about it changed."""
 
@@ -140,6 +145,13 @@ class Connections:
                 raise
             self._give_back(connection)
             return results
+
+    def is_too_long(self, script: Sequence[str]) -> bool:
+        """Say whether the server would refuse *script* as one packet; as far as is known, which is once it let us in."""
+        room = self.packet_bytes_max - PACKET_BYTES_SPARE
+        if not self.packet_bytes_max or sum(map(len, script)) * UTF8_BYTES_MAX <= room:
+            return False
+        return sum(len(statement.encode()) + 1 for statement in script) > room
 
     async def close(self) -> None:
         """Say goodbye on each connection; one that is still in use goes without, after its answer."""

@@ -292,7 +292,8 @@ ON DUPLICATE KEY UPDATE stamp = {self._records}.stamp"""
 UPDATE (
     SELECT a.id FROM {marked} AS a JOIN (
         SELECT DISTINCT b.together FROM {marked} AS b
-        LEFT JOIN {self._records} AS n ON n.id = b.id AND n.stamp = {stamp} WHERE n.id IS NULL
+        LEFT JOIN {self._records} AS n FORCE INDEX (PRIMARY) ON n.id = b.id AND n.stamp = {stamp}
+        WHERE n.id IS NULL
     ) AS broken ON broken.together = a.together ORDER BY a.id LIMIT {ALL}
 ) AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.id AND r.stamp = {stamp}
