@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.scene import Scene, scene_on
-from tests.servers import OwnPostgres
+from tests.servers import OwnMysql, OwnPostgres
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
     with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
@@ -30,20 +30,36 @@ def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def postgres_scene(postgres_url: str, tmp_path: Path) -> Iterator[Scene]:
-    with scene_on(tmp_path, postgres_url) as scene:
-        yield scene
-
-
-@pytest.fixture
 def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Scene]:
     """On a server that the test may stop, start and break."""
     with own_postgres.fresh_database() as url, scene_on(tmp_path, url) as scene:
         yield scene
 
 
+@pytest.fixture(params=["postgresql", pytest.param("mariadb", marks=pytest.mark.long)])
+def server_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """On each backend that is reached through a network."""
+    with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def own_server(request: pytest.FixtureRequest) -> OwnPostgres | OwnMysql:
+    """A server of each kind that the test may stop and start."""
+    fixture = {"postgresql": "own_postgres", "mariadb": "own_mariadb"}[request.param]
+    server: OwnPostgres | OwnMysql = request.getfixturevalue(fixture)
+    return server
+
+
+@pytest.fixture
+def own_server_scene(own_server: OwnPostgres | OwnMysql, tmp_path: Path) -> Iterator[Scene]:
+    with own_server.fresh_database() as url, scene_on(tmp_path, url) as scene:
+        yield scene
+
+
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
-    url: str = request.getfixturevalue("postgres_url") if request.param == "postgresql" else sqlite_in(folder)
+    fixture = {"postgresql": "postgres_url", "mariadb": "mariadb_url"}.get(request.param)
+    url: str = request.getfixturevalue(fixture) if fixture else sqlite_in(folder)
     return url
 
 

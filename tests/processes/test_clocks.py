@@ -8,7 +8,7 @@ import pytest
 from tests.processes.account import Run
 from tests.processes.population import Population, an_hour_ago
 from tests.processes.scene import Scene
-from tests.servers import OwnPostgres
+from tests.servers import OwnMysql, OwnPostgres
 
 LEASE = timedelta(seconds=20)
 """Longer than a server takes to start again and workers to notice, and shorter than the step."""
@@ -20,11 +20,14 @@ TICKS = 3
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "own_server", ["postgresql", pytest.param("mariadb", marks=pytest.mark.long)], indirect=True
+)
 @pytest.mark.parametrize("minutes", [1, pytest.param(-1, marks=pytest.mark.long)])
 def test_a_step_of_the_servers_clock_steals_no_lease_and_stops_no_schedule(
-    own_postgres_scene: Scene, own_postgres: OwnPostgres, minutes: int
+    own_server_scene: Scene, own_server: OwnPostgres | OwnMysql, minutes: int
 ):
-    scene = own_postgres_scene
+    scene = own_server_scene
     population = Population()
     for task in ("at_least_once", "renewed", "at_most_once"):
         for number in range(20):
@@ -36,7 +39,7 @@ def test_a_step_of_the_servers_clock_steals_no_lease_and_stops_no_schedule(
     both = scene.start_two()
 
     scene.wait_until("all that takes long has begun", lambda: population.expected <= scene.account().started)
-    own_postgres.restart(clock_ahead=timedelta(minutes=minutes))
+    own_server.restart(clock_ahead=timedelta(minutes=minutes))
     stepped_at = time.monotonic_ns()
     scene.wait_until_ready(*both)
     scene.wait_until("it ticks on", lambda: len(ticks(scene, since=stepped_at)) >= TICKS, seconds=120)

@@ -18,8 +18,8 @@ TEARS_MIN = 30
 
 
 @pytest.fixture
-def proxy(postgres_scene: Scene):
-    address = urlsplit(postgres_scene.backend)
+def proxy(server_scene: Scene):
+    address = urlsplit(server_scene.backend)
     assert address.hostname
     assert address.port
     with Proxy(address.port, address.hostname) as proxy:
@@ -33,8 +33,8 @@ def lengths(chance: random.Random) -> Iterator[int]:
 
 
 @pytest.mark.timeout(300)
-def test_replies_that_are_torn_lose_nothing_and_run_nothing_twice(postgres_scene: Scene, proxy: Proxy):
-    scene = postgres_scene
+def test_replies_that_are_torn_lose_nothing_and_run_nothing_twice(server_scene: Scene, proxy: Proxy):
+    scene = server_scene
     scene.schedule(due_within_the_last_hour(INSTANCES, long=40))
     both = scene.start_two(through=proxy.url_of(scene.backend))
 
@@ -52,8 +52,8 @@ def test_replies_that_are_torn_lose_nothing_and_run_nothing_twice(postgres_scene
 
 
 @pytest.mark.timeout(300)
-def test_a_backend_that_is_silent_for_a_while_is_waited_for(postgres_scene: Scene, proxy: Proxy):
-    scene = postgres_scene
+def test_a_backend_that_is_silent_for_a_while_is_waited_for(server_scene: Scene, proxy: Proxy):
+    scene = server_scene
     scene.schedule(due_within_the_last_hour(INSTANCES, long=40))
     both = scene.start_two(through=proxy.url_of(scene.backend))
 
@@ -71,8 +71,8 @@ def test_a_backend_that_is_silent_for_a_while_is_waited_for(postgres_scene: Scen
 
 
 @pytest.mark.timeout(120)
-def test_a_slow_network_makes_things_slow_and_nothing_else(postgres_scene: Scene, proxy: Proxy):
-    scene = postgres_scene
+def test_a_slow_network_makes_things_slow_and_nothing_else(server_scene: Scene, proxy: Proxy):
+    scene = server_scene
     scene.schedule(due_within_the_last_hour(1_000, long=10))
     proxy.delay(0.03)
     both = scene.start_two(through=proxy.url_of(scene.backend))

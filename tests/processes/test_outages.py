@@ -10,7 +10,7 @@ from tests.processes.backends import can_be_written, write_lock
 from tests.processes.population import due_within_the_last_hour
 from tests.processes.scene import Scene
 from tests.processes.workers import WorkerProcess
-from tests.servers import OwnPostgres
+from tests.servers import OwnMysql, OwnPostgres
 
 INSTANCES = 6_000
 
@@ -44,15 +44,15 @@ class Outage:
     ],
 )
 def test_workers_outlive_a_server_that_is_stopped_and_started_again(
-    own_postgres_scene: Scene, own_postgres: OwnPostgres, mode, seconds: float
+    own_server_scene: Scene, own_server: OwnPostgres | OwnMysql, mode, seconds: float
 ):
-    scene = own_postgres_scene
+    scene = own_server_scene
     scene.schedule(due_within_the_last_hour(INSTANCES, long=40))
     both = scene.start_two()
 
     scene.wait_until_begun(0.2)
     outage = Outage()
-    with own_postgres.stopped(mode):
+    with own_server.stopped(mode):
         end = time.monotonic() + seconds
         scene.wait_until_unready(*both)
         assert all(worker.is_live for worker in both)

@@ -42,7 +42,7 @@ from pyncette.testing.conformance import (
 from tests.servers import Mysql
 from tests.servers.mysql import connect, execute
 
-pytestmark = pytest.mark.xdist_group("mariadb")
+pytestmark = pytest.mark.xdist_group("mysql")
 
 TABLES = ("", "_history", "_partitions")
 """What is emptied for each test: that takes a tenth of the time that it takes to create them."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+from asyncmy.errors import OperationalError
 
 from pyncette.errors import (
     ConfigurationError,
@@ -22,7 +23,7 @@ from pyncette.store.base import Renewal
 from pyncette.store.mysql import MysqlStore, migrate
 from pyncette.store.mysql_address import Address, read_address
 from pyncette.store.mysql_backend import MysqlBackend
-from pyncette.store.mysql_connection import IDLE_SECONDS, Connections, TryAgainError
+from pyncette.store.mysql_connection import IDLE_SECONDS, Connections, TryAgainError, named
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -44,7 +45,7 @@ from tests.processes.proxy import Proxy
 from tests.servers import MARIADB, OwnMysql, machine, open_mysql
 from tests.servers.mysql import connect
 
-pytestmark = pytest.mark.xdist_group("mariadb")
+pytestmark = pytest.mark.xdist_group("mysql-faults")
 
 SECOND = 1_000_000
 
@@ -530,10 +531,6 @@ async def test_a_server_that_is_to_be_trusted_has_to_show_a_certificate(url):
 
 @pytest.mark.parametrize("number", [1205, 1213])
 def test_what_the_server_undid_is_told_apart_from_what_it_refuses(number):
-    from asyncmy.errors import OperationalError
-
-    from pyncette.store.mysql_connection import named
-
     assert isinstance(named(OperationalError(number, "undone"), "MySQL"), TryAgainError)
 
 
