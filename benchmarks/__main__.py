@@ -9,22 +9,27 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.environments import ROOT, SIDES, drive
-from benchmarks.stores import Place, fresh, postgres
+from benchmarks.stores import SERVERS, Place, fresh
+
+STORES = (*SERVERS, "sqlite")
 
 RESULTS = ROOT / ".cache" / "bench.json"
 
-DRAINED = {"ours": {"postgres": 100_000, "sqlite": 100_000}, "upstream": {"postgres": 3_000, "sqlite": 1_000}}
+DRAINED = {
+    "ours": dict.fromkeys(STORES, 100_000),
+    "upstream": {"postgres": 3_000, "mariadb": 3_000, "mysql": 3_000, "sqlite": 1_000},
+}
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
-    "ours": {"postgres": 15_000.0, "sqlite": 15_000.0},
-    "upstream": {"postgres": 400.0, "sqlite": 200.0},
+    "ours": {"postgres": 15_000.0, "mariadb": 6_000.0, "mysql": 4_000.0, "sqlite": 15_000.0},
+    "upstream": {"postgres": 400.0, "mariadb": 200.0, "mysql": 100.0, "sqlite": 200.0},
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 
@@ -39,11 +44,13 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
     if RESULTS.exists() and arguments.only:
         results |= json.loads(RESULTS.read_text())
-    wants_postgres = "postgres" in arguments.stores
-    with postgres() if wants_postgres else nullcontext() as server:
+    with ExitStack() as stack:
+        servers = {
+            store: stack.enter_context(SERVERS[store]()) for store in arguments.stores if store in SERVERS
+        }
         for name in arguments.only or MEASURED:
             results[name] = {
-                store: MEASURED[name](arguments, lambda store=store: fresh(store, server), store)
+                store: MEASURED[name](arguments, lambda store=store: fresh(store, servers.get(store)), store)
                 for store in arguments.stores
             }
             RESULTS.parent.mkdir(exist_ok=True)
@@ -62,7 +69,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=MEASURED, help="these measurements; the rest stays as it was"
     )
-    parser.add_argument("--stores", nargs="+", choices=["postgres", "sqlite"], default=["postgres", "sqlite"])
+    parser.add_argument("--stores", nargs="+", choices=STORES, default=["postgres", "sqlite"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--repeats", type=int, default=5, help="interleaved rounds, of which medians are quoted"
@@ -140,7 +147,7 @@ def idle(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, A
 
 def statements(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
     """Statements of a drain, populating taken off by populating once more without."""
-    if store != "postgres":
+    if store not in SERVERS:
         return {}
     results = {}
     for side in arguments.sides:

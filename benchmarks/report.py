@@ -9,7 +9,7 @@ from typing import Any
 BEGIN = "<!-- measured: begin (make bench) -->"
 END = "<!-- measured: end -->"
 
-NAMES = {"postgres": "PostgreSQL", "sqlite": "SQLite"}
+NAMES = {"postgres": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite"}
 
 
 def put_into(page: Path, text: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.servers import OwnPostgres, open_postgres
+from tests.servers import MARIADB, MYSQL, OwnMysql, OwnPostgres, Product, open_mysql, open_postgres
+
+Server = OwnPostgres | OwnMysql
 
 
 class Place(NamedTuple):
@@ -16,7 +19,7 @@ class Place(NamedTuple):
 
     store: str
     address: str
-    server: OwnPostgres | None
+    server: Server | None
 
     def arguments(self) -> list[object]:
         """What the driver is told about it."""
@@ -27,6 +30,9 @@ class Place(NamedTuple):
         """How many statements the server has run so far; None where it cannot tell."""
         if self.server is None:
             return None
+        if isinstance(self.server, OwnMysql):
+            ((_, questions),) = self.server.execute("SHOW GLOBAL STATUS LIKE 'Questions'")
+            return int(questions)
         (row,) = self.server.execute(
             "SELECT coalesce(sum(calls), 0)::bigint AS calls FROM pg_stat_statements"
             " WHERE query NOT LIKE '%pg_stat_statements%'"
@@ -48,10 +54,26 @@ def postgres() -> Iterator[OwnPostgres]:
 
 
 @contextmanager
-def fresh(store: str, server: OwnPostgres | None) -> Iterator[Place]:
+def mysql(product: Product) -> Iterator[OwnMysql]:
+    """A MariaDB or MySQL of default durability."""
+    server = open_mysql(product, own=True, durable=True)
+    assert isinstance(server, OwnMysql)
+    with server:
+        yield server
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
+    "postgres": postgres,
+    "mariadb": partial(mysql, MARIADB),
+    "mysql": partial(mysql, MYSQL),
+}
+"""The backends that are servers, and how each is brought up."""
+
+
+@contextmanager
+def fresh(store: str, server: Server | None) -> Iterator[Place]:
     """A new, empty place on *store*."""
-    if store == "postgres":
-        assert server is not None
+    if server is not None:
         with server.fresh_database() as url:
             yield Place(store, url, server)
         return
@@ -59,8 +81,10 @@ def fresh(store: str, server: OwnPostgres | None) -> Iterator[Place]:
         yield Place(store, str(Path(folder) / "bench.sqlite"), None)
 
 
-def server_pid(server: OwnPostgres) -> int:
-    """The first process of the server, whose children do the work."""
+def server_pid(server: Server) -> int:
+    """The first process of the server, which does the work, or whose children do."""
+    if isinstance(server, OwnMysql):
+        return server.pid
     (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
     pid: int = row["pid"]
     return pid

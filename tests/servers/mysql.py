@@ -40,18 +40,14 @@ NO_TIME = timedelta(0)
 PREFIX = "pyncette_test"
 """How the names of databases begin that are created, all of which the user of the tests may do anything to."""
 
-SETTINGS = [
-    "--bind-address=127.0.0.1",
-    "--skip-name-resolve",
-    "--max-connections=200",
-    "--innodb-buffer-pool-size=64M",
-]
+SETTINGS = ["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=200"]
 
 NOT_DURABLE = [
+    "--innodb-buffer-pool-size=64M",
     "--innodb-flush-log-at-trx-commit=2",
     "--innodb-flush-method=nosync",
     "--skip-innodb-doublewrite",
-    "--sync-binlog=0",
+    "--skip-log-bin",
 ]
 """What was committed survives the end of the server, but not of the machine."""
 
@@ -135,11 +131,12 @@ class Mysql(ABC):
 
     def kill_connections(self, url: str) -> int:
         """End every connection to the database of *url*, as an administrator or a failover does; how many there were."""
-        ids = self.execute(
-            "SELECT id FROM information_schema.processlist"
-            f" WHERE db = '{urlsplit(url).path[1:]}' AND id <> CONNECTION_ID()"
-        )
-        return sum(self._kill(id_) for (id_,) in ids)
+        return sum(self._kill(id_) for id_, *_ in self.connections_to(url))
+
+    def connections_to(self, url: str) -> list[Sequence[Any]]:
+        """What the server says of each connection to the database of *url*, its id first; its fifth word is Sleep if it rests."""
+        database = urlsplit(url).path[1:]
+        return [row for row in self.execute("SHOW FULL PROCESSLIST") if row[3] == database]
 
     def _kill(self, id_: int) -> bool:
         try:
@@ -203,6 +200,13 @@ class OwnMysql(Mysql):
 
     def url_of(self, database: str) -> str:
         return f"{self.product.scheme}://{self.user}:{quote(self.password)}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        """The process of the server. Raises MissingServerError if it is not on this machine."""
+        raise MissingServerError(
+            f"{self.product.name} runs in Docker, where its processor time cannot be told"
+        )
 
     @abstractmethod
     def start(self, *, clock_ahead: timedelta = NO_TIME) -> None:
@@ -294,6 +298,11 @@ class InstalledMysql(OwnMysql):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self, *, clock_ahead: timedelta = NO_TIME) -> None:
         self._start(environment=wrong_clock(clock_ahead) if clock_ahead else {})
@@ -437,7 +446,7 @@ def _installed_mariadb() -> Programs | None:
     return Programs(
         (server, "--no-defaults"),
         (initialise, "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"),
-        ("--innodb-log-file-size=32M", "--skip-log-bin"),
+        ("--innodb-log-file-size=32M",),
     )
 
 
@@ -469,7 +478,7 @@ def _mysql(*server: str) -> Programs:
     return Programs(
         server,
         (*server, "--initialize-insecure", "--innodb-redo-log-capacity=16M"),
-        ("--mysqlx=OFF", "--skip-log-bin", "--innodb-redo-log-capacity=64M", "--performance-schema=OFF"),
+        ("--mysqlx=OFF", "--innodb-redo-log-capacity=64M", "--performance-schema=OFF"),
     )
 
 
