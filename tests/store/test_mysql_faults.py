@@ -67,6 +67,12 @@ def url(server):
         yield url
 
 
+@pytest.fixture
+def mysql_url(mysql):
+    with mysql.fresh_database() as url:
+        yield url
+
+
 def opened(url, **options):
     return MysqlStore(read_address(url), **options)
 
@@ -126,7 +132,6 @@ async def test_connections_that_are_killed_while_nobody_uses_them_are_not_notice
 async def test_a_connection_that_was_not_needed_for_long_is_not_trusted(server, url):
     """Servers end those that idle for long, and what stands in between may forget them without a word."""
     async with opened(url) as store:
-        await store.now()
         ((connection, used_at),) = store._connections._idle
         store._connections._idle = [(connection, used_at - IDLE_SECONDS)]
 
@@ -515,13 +520,38 @@ async def test_a_server_with_too_many_connections_is_unavailable(server, url):
                 pass
 
 
-async def test_a_server_that_is_to_be_trusted_has_to_show_a_certificate(url):
-    """This one cannot encrypt at all; what is asked for is never given up silently."""
-    for mode in ("required", "verify-ca", "verify-identity"):
-        with pytest.raises(StoreError) as told:
-            async with MysqlStore(read_address(f"{url}?ssl-mode={mode}")):
-                pass
-        assert_is_one_sentence(told.value)
+async def test_what_is_asked_for_of_encryption_is_never_given_up(mysql, mysql_url):
+    """MySQL makes itself a certificate that nobody vouches for, but its own file."""
+    address = read_address(mysql_url)
+    own_ca = str(mysql._data / "ca.pem")
+    statement = ["SHOW SESSION STATUS LIKE 'Ssl_cipher'"]
+
+    for good in (
+        address._replace(ssl_mode="required"),
+        address._replace(ssl_mode="verify-ca", ssl_ca=own_ca),
+    ):
+        connections = Connections(good)
+        (result,) = await connections.fetch(statement)
+        assert result.rows[0][1]
+        await connections.close()
+    for bad in (
+        address._replace(ssl_mode="verify-ca"),
+        address._replace(ssl_mode="verify-identity", ssl_ca=own_ca),
+    ):
+        with pytest.raises(StoreRefusedError, match="cannot be trusted"):
+            await Connections(bad).fetch(statement)
+
+
+async def test_a_server_that_cannot_encrypt_is_not_spoken_to_if_it_should(url):
+    with pytest.raises(StoreError) as told:
+        await Connections(read_address(f"{url}?ssl-mode=required")).fetch(["SELECT 1"])
+
+    assert_is_one_sentence(told.value)
+
+
+async def test_a_certificate_that_cannot_be_read_is_told(url, tmp_path):
+    with pytest.raises(ConfigurationError, match="ssl-ca cannot be read"):
+        await Connections(read_address(f"{url}?ssl-mode=required&ssl-ca={tmp_path}/none")).fetch(["SELECT 1"])
 
 
 @pytest.mark.parametrize("number", [1205, 1213])

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -151,7 +151,7 @@ class MysqlStore:
                 return Claimed(records, backend_now, now)
         look = self._sql.look([(ids[partition], begins[partition]) for partition in limits], now, expired_at)
         seen, ((backend_now,),) = await self._rows(look, self._sql.now)
-        times = [*_times(seen, now, expired_at, only_looked=not wanted), self._heads.until(limits)]
+        times = [*_times(seen, limits.values(), now, expired_at), self._heads.until(limits)]
         return Claimed(records, backend_now, min((at for at in times if at is not None), default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
@@ -316,7 +316,12 @@ class MysqlStore:
         """Return ids that were never given before, the smallest first."""
         assert count <= ID_BLOCK
         if count > len(self._ids):
-            _, ((first,),) = await self._rows(*self._sql.next_ids)
+            moved, told = await self._fetch(*self._sql.next_ids)
+            if not moved.found:
+                raise SchemaError(
+                    f"The tables in {self._connections.place} are not as this release knows them: no ids"
+                )
+            ((first,),) = told.rows
             self._ids = range(first, first + ID_BLOCK)
         taken, self._ids = self._ids[:count], self._ids[count:]
         return taken
@@ -393,15 +398,15 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
 
 
 def _times(
-    rows: Sequence[Sequence[int | None]], now: Instant, expired_at: Instant, *, only_looked: bool
+    rows: Sequence[Sequence[int | None]], limits: Iterable[int], now: Instant, expired_at: Instant
 ) -> list[Instant | None]:
-    """Return when there may be something to claim, by what a look told of each partition."""
+    """Return when there may be something to claim, by what a look told of each partition and how many were wanted."""
     times: list[Instant | None] = []
-    for due_at, ends_at, is_free, count in rows:
+    for (due_at, ends_at, is_free, count), most in zip(rows, limits, strict=True):
         times.append(due_at)
         # It looks expired, perhaps, but is not to be taken over yet: the claimer's clock has stepped.
         times.append(None if ends_at is None else ends_at + now - expired_at)
-        if is_free and only_looked:
+        if is_free and not most:
             times.append(now)
         if count == HEAD_MAX:
             times.append(now + LOOK_PAUSE)

@@ -167,9 +167,11 @@ class Connections:
             connection, used_at = self._idle.pop()
             if _is_broken(connection):
                 self._lost()
+                _terminate(connection)
             elif used_at >= oldest:
                 return connection
-            _terminate(connection)
+            else:
+                await _part(connection)
         return await self._connect()
 
     def _give_back(self, connection: Connection) -> None:
@@ -200,6 +202,9 @@ class Connections:
                 await _run(connection, "ROLLBACK")
         except _DRIVER_ERRORS:
             return False
+        except BaseException:
+            _terminate(connection)
+            raise
         return True
 
     async def _connect(self) -> Connection:

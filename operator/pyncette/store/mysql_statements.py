@@ -20,7 +20,8 @@ STATEMENT_SECONDS: Final = 10
 """How long a statement may take. MySQL ends those alone that only read, MariaDB all."""
 
 SESSION: Final = f"""
-SET SESSION sql_mode = '{MODES}', autocommit = 1, sql_safe_updates = 0, sql_select_limit = DEFAULT,
+SET NAMES utf8mb4;
+SET SESSION sql_mode = '{MODES}', autocommit = 1, completion_type = 'NO_CHAIN', sql_safe_updates = 0, sql_select_limit = DEFAULT,
     innodb_lock_wait_timeout = {LOCK_SECONDS}, lock_wait_timeout = {STATEMENT_SECONDS},
     net_write_timeout = {STATEMENT_SECONDS}, net_read_timeout = {STATEMENT_SECONDS}, {{limit}};
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED

@@ -1,4 +1,4 @@
-"""The API on a real PostgreSQL: instances by the thousand, two processes' worth of workers, real time."""
+"""The API on real servers: instances by the thousand, two processes' worth of workers, real time."""
 
 import asyncio
 import datetime
@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 
 from pyncette import Pyncette
+from pyncette.mysql import mysql_repository
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
+from pyncette.store.mysql_address import read_address
 from tests.app.harness import at, running, seconds
 
 
@@ -17,9 +19,24 @@ def ran():
     return []
 
 
-@pytest.fixture
-def app(postgres_url, ran):
-    app = Pyncette(with_prometheus_repository(postgres_repository), postgres_url=postgres_url)
+def on_postgres(url):
+    return Pyncette(with_prometheus_repository(postgres_repository), postgres_url=url)
+
+
+def on_mysql(url):
+    host, user, password, database, port, *_ = read_address(url)
+    return Pyncette(
+        with_prometheus_repository(mysql_repository),
+        mysql_host=host, mysql_user=user, mysql_password=password, mysql_database=database, mysql_port=port,
+    )  # fmt: skip
+
+
+@pytest.fixture(
+    params=[("postgres_url", on_postgres), ("mariadb_url", on_mysql)], ids=["postgres", "mariadb"]
+)
+def app(request, ran):
+    fixture, on = request.param
+    app = on(request.getfixturevalue(fixture))
 
     @app.partitioned_task(partition_count=4)
     async def remind(context):
