@@ -271,7 +271,7 @@ async def populate(url, number):
         url,
         f"""
         INSERT INTO pyncette_tasks
-        SELECT r.id + n.i, version, fence, due_at + n.i, schedule_since, claimable_at + n.i, began_at, lease_length,
+        SELECT r.id + 1000000 + n.i, version, fence, due_at + n.i, schedule_since, claimable_at + n.i, began_at, lease_length,
             lease_until, stamp, partition_id, attempt, lease_id, holder, task, LPAD(n.i, 6, '0'), occurrence, state, spec
         FROM pyncette_tasks AS r, (SELECT {value} + 1 AS i FROM {digits}) AS n
         """,
@@ -502,6 +502,20 @@ async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(mariadb_
         assert T0 + 2 < claimed.next_claimable_at <= T0 + 1 + LEASE // 2
 
 
+async def test_what_is_due_behind_more_leases_than_are_looked_at_is_found_by_a_store_that_had_nothing_to_do(
+    mariadb_url,
+):
+    async with opened(mariadb_url) as store:
+        await create(store, a_record())
+        await populate(mariadb_url, 1_000)
+        await claim(store, limit=1_001, now=T0 + 2_000)
+        assert await claim(store, now=T0 + 2_000, lease_id="nothing") == []
+
+        await create(store, a_record("late", at=T0 + 1_900))
+
+        assert instances(await claim(store, now=T0 + 2_000, lease_id="next")) == ["late"]
+
+
 async def test_what_is_renewed_is_looked_at_no_more_until_its_lease_ends(mariadb_url):
     async with opened(mariadb_url) as store:
         await create(store, a_record())
@@ -512,6 +526,26 @@ async def test_what_is_renewed_is_looked_at_no_more_until_its_lease_ends(mariadb
         claimed = await store.claim({HERE: 1}, "look", "worker", T0 + 6, T0 + 6)
         assert claimed.next_claimable_at == T0 + 5 + LEASE
         assert (await load(store, held)).claimable_at == T0 + 5 + LEASE
+
+
+async def test_a_store_that_has_nothing_to_do_asks_one_statement_a_look(mariadb, mariadb_url):
+    async def asked():
+        (((_, questions),),) = [mariadb.execute("SHOW GLOBAL STATUS LIKE 'Questions'")]
+        return int(questions)
+
+    async with opened(mariadb_url) as store:
+        await create(store, a_record(at=T0 + 100), a_record("b", at=T0 + 100))
+        await claim(store)
+        own = -await asked() + await asked()
+        before = await asked()
+
+        for number in range(10):
+            assert await claim(store, now=T0 + number, lease_id=str(number)) == []
+
+        assert await asked() - before - own == 10
+        claimed = await store.claim({HERE: 5}, "found", "worker", T0 + 100, T0 + 100)
+        assert len(claimed.records) == 2
+        assert claimed.next_claimable_at == T0 + 100 + LEASE
 
 
 # Texts and sizes

@@ -59,6 +59,12 @@ CREATION_SECONDS: Final = 60.0
 LOOK_PAUSE: Final = SECOND
 """If more is leased at the head of a partition than is looked at, the next look is to come after this time at the latest."""
 
+IS_FREE: Final = 3
+"""Where in what `Statements.look` tells of a partition it says whether something can be claimed."""
+
+COUNT: Final = 4
+"""Where it says how many were looked at: with as many as that at most, there may be more behind them."""
+
 COMPLETED: Final = 1
 """Where in what `Statements.complete` comes to the completions are counted."""
 
@@ -79,6 +85,8 @@ class MysqlStore:
         self._partition_ids: dict[Partition, int] = {}
         self._ids = range(0)
         self._heads = Heads()
+        self._is_quiet = False
+        """Whether the last claim found nothing: then the next one looks before it asks, which is one statement."""
         self._is_known = True
         """Whether the tables behind the connections are those that were looked at."""
 
@@ -138,21 +146,30 @@ class MysqlStore:
             return Claimed([], await self.now(), None)
         ids = await self._ids_of(limits, add=True)
         begins = {partition: self._heads.begin(partition, now) for partition in limits}
-        wanted = [(ids[partition], most, begins[partition]) for partition, most in limits.items() if most > 0]
+        look = self._sql.look([(ids[partition], begins[partition]) for partition in limits], now, expired_at)
+        seen: Sequence[Any] = ()
         records: list[Record] = []
-        if wanted:
+        if self._is_quiet or not any(limits.values()):
+            (seen,) = await self._rows(look)
+        wanted = [(ids[partition], most, begins[partition]) for partition, most in limits.items() if most > 0]
+        if wanted and (not seen or any(row[IS_FREE] or row[COUNT] == HEAD_MAX for row in seen)):
             script = self._sql.claim(wanted, lease_id, holder, now, expired_at)
             _, _, leased, ((backend_now, took),) = await self._rows(*script)
             partition_of = {ids[partition]: partition for partition in limits}
             records = claimed_records(list(leased), partition_of, lease_id, holder, now)
             self._heads.learn(limits, records, now, took)
+            self._is_quiet = not leased
             taken = Counter(map(itemgetter(1), leased))
             if any(taken[id_] >= most for id_, most, _ in wanted):
                 return Claimed(records, backend_now, now)
-        look = self._sql.look([(ids[partition], begins[partition]) for partition in limits], now, expired_at)
-        seen, ((backend_now,),) = await self._rows(look, self._sql.now)
-        times = [*_times(seen, limits.values(), now, expired_at), self._heads.until(limits)]
-        return Claimed(records, backend_now, min((at for at in times if at is not None), default=None))
+        if not seen:
+            (seen,) = await self._rows(look)
+        times = [
+            *_times(seen, limits.values(), now, expired_at),
+            *(record.lease.expires_at + now - expired_at for record in records if record.lease),
+            self._heads.until(limits),
+        ]
+        return Claimed(records, seen[0][0], min((at for at in times if at is not None), default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
         for renewal in renewals:
@@ -402,7 +419,7 @@ def _times(
 ) -> list[Instant | None]:
     """Return when there may be something to claim, by what a look told of each partition and how many were wanted."""
     times: list[Instant | None] = []
-    for (due_at, ends_at, is_free, count), most in zip(rows, limits, strict=True):
+    for (_, due_at, ends_at, is_free, count), most in zip(rows, limits, strict=True):
         times.append(due_at)
         # It looks expired, perhaps, but is not to be taken over yet: the claimer's clock has stepped.
         times.append(None if ends_at is None else ends_at + now - expired_at)

@@ -201,11 +201,11 @@ SET r.lease_id = {id_}, r.holder = {literal(holder)}, r.lease_until = {now} + r.
 
     def look(self, partitions: Sequence[tuple[int, Instant]], now: Instant, expired_at: Instant) -> str:
         """
-        Tell of each partition when the next one is due, when the first of its leases ends, whether there is one to be
-        claimed, and how many were looked at; each with where in its index to begin.
+        Tell of each partition the time, when the next one is due, when the first of its leases ends, whether there is
+        one to be claimed, and how many were looked at; each with where in its index to begin.
         """
         return " UNION ALL ".join(
-            f"""(SELECT (
+            f"""(SELECT {NOW}, (
     SELECT n.claimable_at FROM {self._records} AS n FORCE INDEX (claimable)
     WHERE n.partition_id = {partition} AND n.claimable_at > {now} ORDER BY n.claimable_at LIMIT 1
 ), MIN(CASE WHEN head.lease_until > {expired_at} THEN head.lease_until END),
