@@ -34,6 +34,7 @@ BACKENDS = """
 | `sqlite:////var/lib/tasks.db` | SQLite, by an absolute path: a fourth slash |
 | `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
+| `mysql://user:password@host:3306/database`, `mariadb://…` | [MySQL or MariaDB](stores-mysql.md), likewise; needs `pip install 'pyncette-operator[mysql]'` |
 
 Where there is no PYNCETTE_BACKEND, `tasks`, `runs` and `run` look into `.pyncette` of the current folder, where `dev` keeps its own;
 `--path` names another folder, and wins. `dev` itself never touches PYNCETTE_BACKEND, nor `worker` the backend that a module names.
