@@ -235,6 +235,36 @@ def test_a_missing_mysql_server_is_a_failure_that_names_what_brings_one(nothing_
     assert f"{product.variable}={product.scheme}://" in str(missing.value)
 
 
+@pytest.mark.long
+def test_what_is_unpacked_is_unpacked_once_and_again_when_it_is_gone(tmp_path):
+    """Fetches some 60 MB, twice."""
+    program = (
+        "from tests.servers.unpacked import unpacked\n"
+        "print((unpacked('mysql-server-core') / 'usr/sbin/mysqld').is_file())"
+    )
+
+    def both():
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            )
+            for _ in range(2)
+        ]
+        said = [process.communicate() for process in processes]
+        assert [out for out, _ in said] == ["True\n"] * 2
+        return sum(error.count("unpacking") for _, error in said)
+
+    assert both() == 1
+    assert both() == 0
+    (tmp_path / "pyncette-tests/mysql-server-core/complete").unlink()
+    assert both() == 1
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path):
     """A machine on which there is no server, and no way to install one."""

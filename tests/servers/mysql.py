@@ -309,14 +309,18 @@ class InstalledMysql(OwnMysql):
 
     def stop(self, mode: StopMode = "fast") -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM if mode == "fast" else signal.SIGKILL)
-        self._process.wait(STOP_SECONDS_MAX)
+        self._end(self._process, signal.SIGTERM if mode == "fast" else signal.SIGKILL)
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._end(self._process, signal.SIGKILL)
         self._watchdog.fire()
+
+    def _end(self, process: subprocess.Popen[bytes], with_signal: signal.Signals) -> None:
+        process.send_signal(with_signal)
+        process.wait(STOP_SECONDS_MAX)
+        # What was killed leaves it behind, and its number may be given to another process.
+        (self._folder / "pid").unlink(missing_ok=True)
 
     def _start_first_time(self) -> None:
         script = self._folder / "users.sql"
@@ -429,13 +433,13 @@ def open_mysql(product: Product, *, own: bool = False, durable: bool = False) ->
 
 
 def mariadb_programs() -> Programs | None:
-    """What is installed, or is installed now, if we may: the programs alone, without a server that runs by itself."""
-    found = _installed_mariadb()
-    if found is None and machine.can_install_packages():
-        for package in ("mariadb-client-core", "mariadb-server-core"):
-            machine.install_package(package)
+    """What is installed, or is installed now, if we may: if possible the programs alone, without a server that runs by itself."""
+    for package in ("mariadb-client-core", "mariadb-server-core", "mariadb-server"):
         found = _installed_mariadb()
-    return found
+        if found is not None or not machine.can_install_packages():
+            return found
+        machine.install_package(package)
+    return _installed_mariadb()
 
 
 def _installed_mariadb() -> Programs | None:

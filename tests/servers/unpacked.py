@@ -1,14 +1,13 @@
 """Programs of Debian unstable, unpacked into a cache folder instead of installed: they stand in nobody's way."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from tests.servers import machine
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -29,7 +28,7 @@ def unpacked(package: str) -> Path | None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyncette-tests"
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / package
-    with _locked(cache / f"{package}.lock"):
+    with machine.locked(cache / f"{package}.lock"):
         if not (folder / COMPLETE).exists():
             mirror = _mirror()
             if mirror is None:
@@ -41,13 +40,6 @@ def unpacked(package: str) -> Path | None:
                     return None
             (folder / COMPLETE).touch()
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _mirror() -> str | None:
