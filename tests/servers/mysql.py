@@ -285,8 +285,11 @@ class InstalledMysql(OwnMysql):
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        # The user is named since root has to say that it is meant; no other user might read what is unpacked.
-        self._common = [f"--datadir={self._data}", f"--user={getpass.getuser()}"]
+        # The user is named since root has to say that it is meant; no other user might read what is unpacked. A server
+        # that starts clears away what it takes for its own temporary tables, so each has a folder for them.
+        temporary = self._folder / "tmp"
+        temporary.mkdir()
+        self._common = [f"--datadir={self._data}", f"--tmpdir={temporary}", f"--user={getpass.getuser()}"]
         self._watchdog = machine.Watchdog(
             'kill -KILL $(cat "$1/pid"); while kill -0 $(cat "$1/pid"); do sleep 0.05; done; rm -rf "$1"',
             self._folder,
