@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,7 +27,6 @@ from pyncette.store.base import (
     check_partition,
 )
 from pyncette.store.changes import (
-    created_key,
     first_after,
     halves_of,
     is_completion,
@@ -35,13 +34,14 @@ from pyncette.store.changes import (
     parts_of,
     told_rows,
 )
-from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
+from pyncette.store.codec import decode_runs
 from pyncette.store.heads import Heads
 from pyncette.store.mysql_address import Address
 from pyncette.store.mysql_connection import Connections, Result, TryAgainError
 from pyncette.store.mysql_rows import completion_rows, names_of, swap_script
-from pyncette.store.mysql_schema import ID_BLOCK, Tables, creation, tables_named
+from pyncette.store.mysql_schema import Tables, creation, tables_named
 from pyncette.store.mysql_statements import HEAD_MAX, Statements
+from pyncette.store.numbered import NumberedStore
 from pyncette.store.rows import PLACE, claimed_records, record_of
 from pyncette.store.sql import TABLE, Migrated, check_schema
 
@@ -69,7 +69,7 @@ COMPLETED: Final = 1
 """Where in what `Statements.complete` comes to the completions are counted."""
 
 
-class MysqlStore:
+class MysqlStore(NumberedStore):
     """
     Records in the tables whose names begin with *table*, in the database at *address*.
 
@@ -78,12 +78,11 @@ class MysqlStore:
     """
 
     def __init__(self, address: Address, table: str = TABLE, *, create: bool = True) -> None:
+        super().__init__()
         self._tables = tables_named(table)
         self._sql = Statements(self._tables)
         self._create = create
         self._connections = Connections(address, self._forget)
-        self._partition_ids: dict[Partition, int] = {}
-        self._ids = range(0)
         self._heads = Heads()
         self._is_quiet = False
         """Whether the last claim found nothing: then the next one looks before it asks, which is one statement."""
@@ -217,13 +216,7 @@ class MysqlStore:
         if not ids:
             return []
         (rows,) = await self._rows(self._sql.history(ids[key.partition], *key[1:]))
-        runs = []
-        for (text,) in rows:
-            try:
-                runs.append(decode_run(key, text))
-            except PoisonedRecordError as error:
-                log_poisoned(error)
-        return sorted(runs, key=lambda run: run.ended_at, reverse=True)
+        return decode_runs(key, (text for (text,) in rows))
 
     async def now(self) -> Instant:
         (((now,),),) = await self._rows(self._sql.now)
@@ -241,11 +234,6 @@ class MysqlStore:
 
     async def _swap(self, changes: Sequence[Change]) -> list[bool]:
         located = await self._locate(changes)
-        if None in located:
-            gone = {change.group for id_, change in zip(located, changes, strict=True) if id_ is None} - {0}
-            located = [
-                None if change.group in gone else id_ for id_, change in zip(located, changes, strict=True)
-            ]
         found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
         if not found:
             return [False] * len(changes)
@@ -279,76 +267,33 @@ class MysqlStore:
                 made[place] = ok
         return made
 
-    async def _locate(self, changes: Sequence[Change]) -> list[int | None]:
-        """Return the id of each record, a new one for what is to be created, and None for what is not there."""
-        located: list[int | None] = [
-            None if change.before is None else change.before.locator for change in changes
-        ]
-        if None in located:
-            unknown = [place for place, id_ in enumerate(located) if id_ is None]
-            new = [(key, place) for place in unknown if (key := created_key(changes[place])) is not None]
-            for (_, place), id_ in zip(sorted(new), await self._new_ids(len(new)), strict=True):
-                located[place] = id_
-            old = [(record.key, place) for place in unknown if (record := changes[place].before) is not None]
-            found = await self._find([key for key, _ in old])
-            for (_, place), found_id in zip(old, found, strict=True):
-                located[place] = found_id
-        return located
-
-    async def _find(self, keys: Sequence[Key]) -> list[int | None]:
-        found: list[int | None] = [None] * len(keys)
-        ids = await self._ids_of({key.partition for key in keys}, add=False)
-        asked = [place for place, key in enumerate(keys) if key.partition in ids]
-        if asked:
-            (rows,) = await self._rows(self._sql.find(names_of([keys[place] for place in asked], ids)))
-            for id_, place in rows:
-                found[asked[place - 1]] = id_
-        return found
-
     # --- Partitions and ids ---
 
-    async def _ids_of(self, partitions: Collection[Partition], *, add: bool) -> Mapping[Partition, int]:
-        """Return the id of each partition: with *add* of all of them, else of those that have one."""
-        # A copy: a connection that breaks while we wait makes us forget what is known.
-        ids = {partition: id_ for partition in partitions if (id_ := self._partition_ids.get(partition))}
-        missing = [partition for partition in partitions if partition not in ids]
-        for partition in missing:
-            check_partition(partition)
-        if missing:
-            ids.update(await self._known_ids(missing))
-            missing = sorted(partition for partition in missing if partition not in ids)
-        if missing and add:
-            # Asked for first: what is refused as a duplicate uses up an id all the same.
-            await self._fetch(self._sql.add_partitions(missing))
-            ids.update(await self._known_ids(missing))
-        return ids
-
-    async def _known_ids(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+    async def _find_partitions(self, partitions: Sequence[Partition]) -> Sequence[Any]:
         (rows,) = await self._rows(self._sql.partition_ids(partitions))
-        found = {partitions[place - 1]: id_ for id_, place in rows}
-        self._partition_ids.update(found)
-        return found
+        return rows
 
-    async def _new_ids(self, count: int) -> range:
-        """Return ids that were never given before, the smallest first."""
-        assert count <= ID_BLOCK
-        if count > len(self._ids):
-            moved, told = await self._fetch(*self._sql.next_ids)
-            if not moved.found:
-                raise SchemaError(
-                    f"The tables in {self._connections.place} are not as this release knows them: no ids"
-                )
-            ((first,),) = told.rows
-            self._ids = range(first, first + ID_BLOCK)
-        taken, self._ids = self._ids[:count], self._ids[count:]
+    async def _add_partitions(self, partitions: Sequence[Partition]) -> None:
+        await self._fetch(self._sql.add_partitions(partitions))
+
+    async def _find_records(self, keys: Sequence[Key], ids: Mapping[Partition, int]) -> Sequence[Any]:
+        (rows,) = await self._rows(self._sql.find(names_of(keys, ids)))
+        return rows
+
+    async def _take_ids(self) -> int:
+        moved, told = await self._fetch(*self._sql.next_ids)
+        if not moved.found:
+            raise SchemaError(
+                f"The tables in {self._connections.place} are not as this release knows them: no ids"
+            )
+        ((first,),) = told.rows
+        taken: int = first
         return taken
 
     def _forget(self) -> None:
-        """A server that is back after a break may be another one, restored from a backup, or migrated meanwhile."""
+        super()._forget()
         self._is_known = False
-        self._partition_ids.clear()
         self._heads.forget()
-        self._ids = range(0)
 
     # --- Statements ---
 

@@ -7,9 +7,6 @@ from typing import Final, NamedTuple
 from pyncette.store.base import KEY_BYTES_MAX, MIN_READER, PARTITION_BYTES_MAX, SCHEMA_VERSION
 from pyncette.store.sql import check_table_name
 
-ID_BLOCK: Final = 10_000
-"""Ids that a process takes at once, so that it knows the id of a record before it creates it."""
-
 NO_LEASE: Final = -(2**63)
 """The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
 

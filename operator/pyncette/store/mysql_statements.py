@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from pyncette.clock import Instant
-from pyncette.store.mysql_schema import ID_BLOCK, NO_LEASE, Tables
+from pyncette.store.mysql_schema import NO_LEASE, Tables
+from pyncette.store.sql import ID_BLOCK
 
 MODES: Final = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
 """What is too large is refused and not cut, and a backslash escapes, whatever the server's modes are."""
