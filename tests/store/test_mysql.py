@@ -297,7 +297,7 @@ async def test_every_statement_goes_by_an_index_and_reads_no_more_than_it_needs(
     found = await accesses(
         url,
         [
-            sql.load(names), sql.find(names), *sql.claim([(1, 5, T0)], "id", "holder", T0 + 50, T0),
+            sql.load(names), sql.find(names), *sql.claim([(1, 5, T0)], "id", "holder", T0 + 50, T0 + 50, T0),
             sql.look([(1, T0)], T0 + 50, T0), *sql.renew(renewed, T0),
             *sql.complete(completion_rows(ends), 5),
             *swap_script(sql, edits, told, ids, 5), *swap_script(sql, gone, told, ids, 5),

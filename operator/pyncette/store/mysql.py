@@ -13,7 +13,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pyncette.clock import SECOND, Instant
+from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import (
@@ -59,6 +59,12 @@ CREATION_SECONDS: Final = 60.0
 LOOK_PAUSE: Final = SECOND
 """If more is leased at the head of a partition than is looked at, the next look is to come after this time at the latest."""
 
+USUAL_LOOK: Final = 20 * MILLISECOND
+"""
+A look is slow if it takes longer, see `Heads`. The time is that of a statement of a script, with all that a busy machine adds
+between two of them; in this time a look passes over some ten thousand records that are dead.
+"""
+
 IS_FREE: Final = 3
 """Where in what `Statements.look` tells of a partition it says whether something can be claimed."""
 
@@ -83,7 +89,7 @@ class MysqlStore(NumberedStore):
         self._sql = Statements(self._tables)
         self._create = create
         self._connections = Connections(address, self._forget)
-        self._heads = Heads()
+        self._heads = Heads(USUAL_LOOK)
         self._is_quiet = False
         """Whether the last claim found nothing: then the next one looks before it asks, which is one statement."""
         self._is_known = True
@@ -140,19 +146,22 @@ class MysqlStore(NumberedStore):
         holder: str,
         now: Instant,
         expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         if not limits:
             return Claimed([], await self.now(), None)
         ids = await self._ids_of(limits, add=True)
         begins = {partition: self._heads.begin(partition, now) for partition in limits}
-        look = self._sql.look([(ids[partition], begins[partition]) for partition in limits], now, expired_at)
+        look = self._sql.look(
+            [(ids[partition], begins[partition]) for partition in limits], now + ahead, expired_at
+        )
         seen: Sequence[Any] = ()
         records: list[Record] = []
         if self._is_quiet or not any(limits.values()):
             (seen,) = await self._rows(look)
         wanted = [(ids[partition], most, begins[partition]) for partition, most in limits.items() if most > 0]
         if wanted and (not seen or any(row[IS_FREE] or row[COUNT] == HEAD_MAX for row in seen)):
-            script = self._sql.claim(wanted, lease_id, holder, now, expired_at)
+            script = self._sql.claim(wanted, lease_id, holder, now, now + ahead, expired_at)
             _, _, leased, ((backend_now, took),) = await self._rows(*script)
             partition_of = {ids[partition]: partition for partition in limits}
             records = claimed_records(list(leased), partition_of, lease_id, holder, now)
@@ -164,7 +173,7 @@ class MysqlStore(NumberedStore):
         if not seen:
             (seen,) = await self._rows(look)
         times = [
-            *_times(seen, limits.values(), now, expired_at),
+            *_times(seen, limits.values(), now, expired_at, ahead),
             *(record.lease.expires_at + now - expired_at for record in records if record.lease),
             self._heads.until(limits),
         ]
@@ -360,12 +369,16 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
 
 
 def _times(
-    rows: Sequence[Sequence[int | None]], limits: Iterable[int], now: Instant, expired_at: Instant
+    rows: Sequence[Sequence[int | None]],
+    limits: Iterable[int],
+    now: Instant,
+    expired_at: Instant,
+    ahead: Duration,
 ) -> list[Instant | None]:
     """Return when there may be something to claim, by what a look told of each partition and how many were wanted."""
     times: list[Instant | None] = []
     for (_, due_at, ends_at, is_free, count), most in zip(rows, limits, strict=True):
-        times.append(due_at)
+        times.append(None if due_at is None else due_at - ahead)
         # It looks expired, perhaps, but is not to be taken over yet: the claimer's clock has stepped.
         times.append(None if ends_at is None else ends_at + now - expired_at)
         if is_free and not most:

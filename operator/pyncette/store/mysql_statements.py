@@ -167,10 +167,12 @@ ON DUPLICATE KEY UPDATE number = u.number"""
         lease_id: str,
         holder: str,
         now: Instant,
+        until: Instant,
         expired_at: Instant,
     ) -> list[str]:
         """
-        Lease what is claimable of *wanted* (partitions, how many, where in their index to begin), and then read it.
+        Lease what is claimable *until* then of *wanted* (partitions, how many, where in their index to begin), and then
+        read it.
 
         The first statement commits by itself, so nobody waits for a client that is slow to read. What another changes
         in between is read as changed, or not at all if it is no longer leased to this claim. Last is told the time, and
@@ -179,13 +181,13 @@ ON DUPLICATE KEY UPDATE number = u.number"""
         id_ = literal(lease_id)
         picked = " UNION ALL ".join(
             f"""(SELECT c.id FROM {self._records} AS c FORCE INDEX (claimable)
-WHERE c.partition_id = {partition} AND c.claimable_at BETWEEN {begin} AND {now} AND c.lease_until <= {expired_at}
+WHERE c.partition_id = {partition} AND c.claimable_at BETWEEN {begin} AND {until} AND c.lease_until <= {expired_at}
 ORDER BY c.claimable_at LIMIT {most} FOR UPDATE SKIP LOCKED)"""
             for partition, most, begin in wanted
         )
         leased = " UNION ALL ".join(
             f"""(SELECT {RECORD} FROM {self._records} AS r FORCE INDEX (claimable)
-WHERE r.partition_id = {partition} AND r.claimable_at BETWEEN {begin} AND {now} AND r.lease_id = {id_}
+WHERE r.partition_id = {partition} AND r.claimable_at BETWEEN {begin} AND {until} AND r.lease_id = {id_}
 ORDER BY r.claimable_at LIMIT {most})"""
             for partition, most, begin in wanted
         )
@@ -193,27 +195,27 @@ ORDER BY r.claimable_at LIMIT {most})"""
             f"""
 UPDATE ({picked}) AS picked STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = picked.id
 SET r.lease_id = {id_}, r.holder = {literal(holder)}, r.lease_until = {now} + r.lease_length,
-    r.attempt = r.attempt + 1, r.began_at = COALESCE(r.began_at, {now}), r.fence = r.fence + 1,
+    r.attempt = r.attempt + 1, r.began_at = COALESCE(r.began_at, GREATEST(r.claimable_at, {now})), r.fence = r.fence + 1,
     r.version = r.version + 1""",
             "SET @began_at = UTC_TIMESTAMP(6)",
             leased,
             f"SELECT {NOW}, TIMESTAMPDIFF(MICROSECOND, @began_at, UTC_TIMESTAMP(6))",
         ]
 
-    def look(self, partitions: Sequence[tuple[int, Instant]], now: Instant, expired_at: Instant) -> str:
+    def look(self, partitions: Sequence[tuple[int, Instant]], until: Instant, expired_at: Instant) -> str:
         """
-        Tell of each partition the time, when the next one is due, when the first of its leases ends, whether there is
-        one to be claimed, and how many were looked at; each with where in its index to begin.
+        Tell of each partition the time, when the next one after *until* is due, when the first of its leases ends,
+        whether there is one to be claimed, and how many were looked at; each with where in its index to begin.
         """
         return " UNION ALL ".join(
             f"""(SELECT {NOW}, (
     SELECT n.claimable_at FROM {self._records} AS n FORCE INDEX (claimable)
-    WHERE n.partition_id = {partition} AND n.claimable_at > {now} ORDER BY n.claimable_at LIMIT 1
+    WHERE n.partition_id = {partition} AND n.claimable_at > {until} ORDER BY n.claimable_at LIMIT 1
 ), MIN(CASE WHEN head.lease_until > {expired_at} THEN head.lease_until END),
     MAX(head.lease_until <= {expired_at}), COUNT(*)
 FROM (
     SELECT c.lease_until FROM {self._records} AS c FORCE INDEX (claimable)
-    WHERE c.partition_id = {partition} AND c.claimable_at BETWEEN {begin} AND {now}
+    WHERE c.partition_id = {partition} AND c.claimable_at BETWEEN {begin} AND {until}
     ORDER BY c.claimable_at LIMIT {HEAD_MAX}
 ) AS head)"""
             for partition, begin in partitions
