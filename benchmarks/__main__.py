@@ -16,21 +16,26 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.environments import ROOT, SIDES, drive
-from benchmarks.stores import Place, fresh, postgres, redis
+from benchmarks.stores import SERVERS, Place, fresh
 
-STORES = ["postgres", "redis", "sqlite"]
-SERVERS = {"postgres": postgres, "redis": redis}
+STORES = (*SERVERS, "sqlite")
 
 RESULTS = ROOT / ".cache" / "bench.json"
 
 DRAINED = {
-    "ours": {"postgres": 100_000, "redis": 100_000, "sqlite": 100_000},
-    "upstream": {"postgres": 3_000, "redis": 5_000, "sqlite": 1_000},
+    "ours": dict.fromkeys(STORES, 100_000),
+    "upstream": {"postgres": 3_000, "redis": 5_000, "mariadb": 3_000, "mysql": 3_000, "sqlite": 1_000},
 }
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
-    "ours": {"postgres": 15_000.0, "redis": 15_000.0, "sqlite": 15_000.0},
-    "upstream": {"postgres": 400.0, "redis": 500.0, "sqlite": 200.0},
+    "ours": {
+        "postgres": 15_000.0,
+        "redis": 15_000.0,
+        "mariadb": 6_000.0,
+        "mysql": 4_000.0,
+        "sqlite": 15_000.0,
+    },
+    "upstream": {"postgres": 400.0, "redis": 500.0, "mariadb": 200.0, "mysql": 100.0, "sqlite": 200.0},
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 
@@ -46,7 +51,9 @@ def main() -> None:
     if RESULTS.exists() and arguments.only:
         results |= json.loads(RESULTS.read_text())
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(SERVERS[name]()) for name in arguments.stores if name in SERVERS}
+        servers = {
+            store: stack.enter_context(SERVERS[store]()) for store in arguments.stores if store in SERVERS
+        }
         for name in arguments.only or MEASURED:
             results[name] = {
                 store: MEASURED[name](arguments, lambda store=store: fresh(store, servers.get(store)), store)

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import uvloop
 
@@ -43,7 +44,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurement", choices=MEASUREMENTS)
-    parser.add_argument("--store", choices=["sqlite", "postgres", "redis"], required=True)
+    parser.add_argument("--store", choices=["sqlite", "postgres", "redis", "mariadb", "mysql"], required=True)
     parser.add_argument("--place", required=True, help="the file or the URL")
     parser.add_argument("--number", type=int, required=True, help="instances that are due")
     parser.add_argument("--beside", type=int, default=0, help="instances that are not due, in the same table")
@@ -232,9 +233,21 @@ def opened(arguments: argparse.Namespace) -> Pyncette:
         from pyncette.redis import redis_repository
 
         return Pyncette(repository_factory=redis_repository, redis_url=arguments.place, **common)
-    from pyncette.postgres import postgres_repository
+    if arguments.store == "postgres":
+        from pyncette.postgres import postgres_repository
 
-    return Pyncette(repository_factory=postgres_repository, postgres_url=arguments.place, **common)
+        return Pyncette(repository_factory=postgres_repository, postgres_url=arguments.place, **common)
+    from pyncette.mysql import mysql_repository
+
+    place = urlsplit(arguments.place)
+    named = {
+        "mysql_host": place.hostname,
+        "mysql_port": place.port,
+        "mysql_user": unquote(place.username or ""),
+        "mysql_password": unquote(place.password or ""),
+        "mysql_database": place.path[1:],
+    }
+    return Pyncette(repository_factory=mysql_repository, **named, **common)
 
 
 async def schedule(context: Any, task: Any, items: Any) -> None:

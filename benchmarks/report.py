@@ -9,7 +9,13 @@ from typing import Any
 BEGIN = "<!-- measured: begin (make bench) -->"
 END = "<!-- measured: end -->"
 
-NAMES = {"postgres": "PostgreSQL", "redis": "Redis", "sqlite": "SQLite"}
+NAMES = {
+    "postgres": "PostgreSQL",
+    "redis": "Redis",
+    "mariadb": "MariaDB",
+    "mysql": "MySQL",
+    "sqlite": "SQLite",
+}
 
 
 def put_into(page: Path, text: str) -> None:

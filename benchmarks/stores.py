@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.servers import OwnPostgres, OwnRedis, open_postgres, open_redis
+from tests.servers import (
+    MARIADB,
+    MYSQL,
+    OwnMysql,
+    OwnPostgres,
+    OwnRedis,
+    Product,
+    open_mysql,
+    open_postgres,
+    open_redis,
+)
 
 SENT = ("eval", "evalsha", "publish", "sadd", "smembers", "ping")
 """Commands of Redis that no script calls: what else is counted, scripts may have called."""
+
+Server = OwnPostgres | OwnMysql | OwnRedis
 
 
 class Place(NamedTuple):
@@ -19,7 +32,7 @@ class Place(NamedTuple):
 
     store: str
     address: str
-    server: OwnPostgres | OwnRedis | None
+    server: Server | None
 
     def arguments(self) -> list[object]:
         """What the driver is told about it."""
@@ -33,6 +46,9 @@ class Place(NamedTuple):
         if isinstance(self.server, OwnRedis):
             told = self.server.execute("INFO", "commandstats")
             return sum(told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in SENT)
+        if isinstance(self.server, OwnMysql):
+            ((_, questions),) = self.server.execute("SHOW GLOBAL STATUS LIKE 'Questions'")
+            return int(questions)
         (row,) = self.server.execute(
             "SELECT coalesce(sum(calls), 0)::bigint AS calls FROM pg_stat_statements"
             " WHERE query NOT LIKE '%pg_stat_statements%'"
@@ -63,9 +79,27 @@ def redis() -> Iterator[OwnRedis]:
 
 
 @contextmanager
-def fresh(store: str, server: OwnPostgres | OwnRedis | None) -> Iterator[Place]:
+def mysql(product: Product) -> Iterator[OwnMysql]:
+    """A MariaDB or MySQL of default durability."""
+    server = open_mysql(product, own=True, durable=True)
+    assert isinstance(server, OwnMysql)
+    with server:
+        yield server
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
+    "postgres": postgres,
+    "redis": redis,
+    "mariadb": partial(mysql, MARIADB),
+    "mysql": partial(mysql, MYSQL),
+}
+"""The backends that are servers, and how each is brought up."""
+
+
+@contextmanager
+def fresh(store: str, server: Server | None) -> Iterator[Place]:
     """A new, empty place on *store*."""
-    if isinstance(server, OwnPostgres):
+    if isinstance(server, OwnPostgres | OwnMysql):
         with server.fresh_database() as url:
             yield Place(store, url, server)
         return
@@ -77,10 +111,12 @@ def fresh(store: str, server: OwnPostgres | OwnRedis | None) -> Iterator[Place]:
         yield Place(store, str(Path(folder) / "bench.sqlite"), None)
 
 
-def server_pid(server: OwnPostgres | OwnRedis) -> int:
-    """The first process of the server; where it has children, they do the work."""
+def server_pid(server: Server) -> int:
+    """The first process of the server, which does the work, or whose children do."""
     if isinstance(server, OwnRedis):
         return int(server.execute("INFO", "server")["process_id"])
+    if isinstance(server, OwnMysql):
+        return server.pid
     (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
     pid: int = row["pid"]
     return pid

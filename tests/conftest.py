@@ -7,15 +7,22 @@ import hypothesis
 import pytest
 
 from tests.servers import (
+    MARIADB,
+    MYSQL,
+    GivenMysql,
     GivenPostgres,
     MissingServerError,
+    Mysql,
     OwnCluster,
+    OwnMysql,
     OwnPostgres,
     OwnRedis,
     OwnSentinel,
     Postgres,
+    Product,
     Redis,
     open_cluster,
+    open_mysql,
     open_postgres,
     open_redis,
     open_sentinel,
@@ -52,6 +59,38 @@ def own_postgres() -> Iterator[OwnPostgres]:
     assert isinstance(server, OwnPostgres)
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Mysql]:
+    """The session's MariaDB, to be treated like its PostgreSQL."""
+    server = _mysql_or_failure(MARIADB)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Mysql) -> Iterator[str]:
+    """The URL of a database that is new and empty, for this test alone."""
+    with mariadb.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[OwnMysql]:
+    """A MariaDB for this test alone (about two seconds to bring up)."""
+    server = _mysql_or_failure(MARIADB, own=True)
+    assert isinstance(server, OwnMysql)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[Mysql]:
+    """The session's MySQL, to be treated like its PostgreSQL."""
+    server = _mysql_or_failure(MYSQL)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +148,7 @@ def _or_failure(start: Callable[[], _Server]) -> _Server:
         return start()
     except MissingServerError as missing:
         pytest.fail(str(missing), pytrace=False)
+
+
+def _mysql_or_failure(product: Product, *, own: bool = False) -> GivenMysql | OwnMysql:
+    return _or_failure(lambda: open_mysql(product, own=own))

@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 
 from pyncette import Pyncette
+from pyncette.mysql import mysql_repository
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
 from pyncette.redis import redis_repository
+from pyncette.store.mysql_address import read_address
 from tests.app.harness import at, running, seconds
 
 
@@ -18,19 +20,34 @@ def ran():
     return []
 
 
-@pytest.fixture(params=["postgres", "redis", "redis_cluster"])
-def backend(request):
-    """The factory of each, and its configuration."""
-    url = request.getfixturevalue(f"{request.param}_url")
-    if request.param == "postgres":
-        return postgres_repository, {"postgres_url": url}
-    return redis_repository, {"redis_url": url}
+def on_postgres(url):
+    return Pyncette(with_prometheus_repository(postgres_repository), postgres_url=url)
 
 
-@pytest.fixture
-def app(backend, ran):
-    factory, configuration = backend
-    app = Pyncette(with_prometheus_repository(factory), **configuration)
+def on_redis(url):
+    return Pyncette(with_prometheus_repository(redis_repository), redis_url=url)
+
+
+def on_mysql(url):
+    host, user, password, database, port, *_ = read_address(url)
+    return Pyncette(
+        with_prometheus_repository(mysql_repository),
+        mysql_host=host, mysql_user=user, mysql_password=password, mysql_database=database, mysql_port=port,
+    )  # fmt: skip
+
+
+ON = {
+    "postgres": ("postgres_url", on_postgres),
+    "mariadb": ("mariadb_url", on_mysql),
+    "redis": ("redis_url", on_redis),
+    "redis_cluster": ("redis_cluster_url", on_redis),
+}
+
+
+@pytest.fixture(params=ON)
+def app(request, ran):
+    fixture, on = ON[request.param]
+    app = on(request.getfixturevalue(fixture))
 
     @app.partitioned_task(partition_count=4)
     async def remind(context):

@@ -65,6 +65,14 @@ def test_settings_that_may_cost_records_are_told(own_redis):
     assert "take care: maxmemory-policy is allkeys-lru" in " ".join(output.split())
 
 
+def test_a_server_without_notifications_is_good_for_everything_else(mariadb_url):
+    assert called("migrate", "--backend", mariadb_url)[0] == 0
+
+    code, works, _ = check(mariadb_url)
+
+    assert (code, works) == (0, ALL)
+
+
 def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, with_tables):
     role = urlsplit(with_tables).path[1:]
     postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
@@ -88,6 +96,7 @@ def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, wi
         ("sqlite:///there/is/no.db", "there is no file there/is/no.db: run `pyncette migrate`"),
         ("postgresql://ada:hunter2@127.0.0.1:1/db", "PostgreSQL at 127.0.0.1:1/db does not answer"),
         ("redis://ada:hunter2@127.0.0.1:1/2", "Redis at 127.0.0.1:1/2 does not answer"),
+        ("mysql://ada:hunter2@127.0.0.1:1/db", "MySQL at 127.0.0.1:1/db does not answer"),
     ],
 )
 def test_a_backend_that_is_not_there_is_told_so_without_its_password(backend, said):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.scene import Scene, scene_on
-from tests.servers import OwnPostgres, OwnRedis
+from tests.servers import OwnPostgres, OwnRedis, OwnServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(
-    params=["postgresql", "redis", pytest.param("redis+cluster", marks=pytest.mark.long), "sqlite"]
+    params=["postgresql", "mariadb", "redis", pytest.param("redis+cluster", marks=pytest.mark.long), "sqlite"]
 )
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
@@ -31,13 +31,6 @@ def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture(params=["postgresql", "redis"])
-def remote_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
-    """On each backend that there is a network in between to, and one server."""
-    with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
-        yield scene
-
-
 @pytest.fixture
 def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Scene]:
     """On a server that the test may stop, start and break."""
@@ -45,18 +38,38 @@ def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Sc
         yield scene
 
 
+@pytest.fixture(params=["postgresql", "redis", pytest.param("mariadb", marks=pytest.mark.long)])
+def server_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """On each backend that there is a network in between to, and one server."""
+    with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "redis"])
+def own_server(request: pytest.FixtureRequest) -> OwnServer:
+    """A server of each kind that the test may stop and start."""
+    fixture = {"postgresql": "own_postgres", "mariadb": "own_mariadb", "redis": "own_redis"}[request.param]
+    server: OwnServer = request.getfixturevalue(fixture)
+    return server
+
+
 @pytest.fixture
-def own_redis_scene(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Scene]:
-    """On a server that the test may stop, start and break."""
-    with own_redis.fresh_namespace() as url, scene_on(tmp_path, url) as scene:
+def own_server_scene(own_server: OwnServer, tmp_path: Path) -> Iterator[Scene]:
+    fresh = own_server.fresh_namespace if isinstance(own_server, OwnRedis) else own_server.fresh_database
+    with fresh() as url, scene_on(tmp_path, url) as scene:
         yield scene
 
 
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "sqlite":
         return sqlite_in(folder)
-    names = {"postgresql": "postgres_url", "redis": "redis_url", "redis+cluster": "redis_cluster_url"}
-    url: str = request.getfixturevalue(names[request.param])
+    fixtures = {
+        "postgresql": "postgres_url",
+        "mariadb": "mariadb_url",
+        "redis": "redis_url",
+        "redis+cluster": "redis_cluster_url",
+    }
+    url: str = request.getfixturevalue(fixtures[request.param])
     return url
 
 

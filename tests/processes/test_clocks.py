@@ -8,7 +8,7 @@ import pytest
 from tests.processes.account import Run
 from tests.processes.population import Population, an_hour_ago
 from tests.processes.scene import Scene
-from tests.servers import OwnPostgres, OwnRedis
+from tests.servers import OwnServer
 
 LEASE = timedelta(seconds=20)
 """Longer than a server takes to start again and workers to notice, and shorter than the step."""
@@ -20,23 +20,16 @@ TICKS = 3
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "own_server",
+    ["postgresql", *(pytest.param(other, marks=pytest.mark.long) for other in ("mariadb", "redis"))],
+    indirect=True,
+)
 @pytest.mark.parametrize("minutes", [1, pytest.param(-1, marks=pytest.mark.long)])
 def test_a_step_of_the_servers_clock_steals_no_lease_and_stops_no_schedule(
-    own_postgres_scene: Scene, own_postgres: OwnPostgres, minutes: int
+    own_server_scene: Scene, own_server: OwnServer, minutes: int
 ):
-    go_through_a_step(own_postgres_scene, own_postgres, minutes)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("minutes", [1, -1])
-def test_a_step_of_the_clock_of_redis_steals_no_lease_and_stops_no_schedule(
-    own_redis_scene: Scene, own_redis: OwnRedis, minutes: int
-):
-    go_through_a_step(own_redis_scene, own_redis, minutes)
-
-
-def go_through_a_step(scene: Scene, server: OwnPostgres | OwnRedis, minutes: int) -> None:
+    scene = own_server_scene
     population = Population()
     for task in ("at_least_once", "renewed", "at_most_once"):
         for number in range(20):
@@ -48,7 +41,7 @@ def go_through_a_step(scene: Scene, server: OwnPostgres | OwnRedis, minutes: int
     both = scene.start_two()
 
     scene.wait_until("all that takes long has begun", lambda: population.expected <= scene.account().started)
-    server.restart(clock_ahead=timedelta(minutes=minutes))
+    own_server.restart(clock_ahead=timedelta(minutes=minutes))
     stepped_at = time.monotonic_ns()
     scene.wait_until_ready(*both)
     scene.wait_until("it ticks on", lambda: len(ticks(scene, since=stepped_at)) >= TICKS, seconds=120)

@@ -10,7 +10,7 @@ from tests.processes.backends import can_be_written, write_lock
 from tests.processes.population import due_within_the_last_hour
 from tests.processes.scene import Scene
 from tests.processes.workers import WorkerProcess
-from tests.servers import OwnPostgres, OwnRedis
+from tests.servers import OwnRedis, OwnServer
 
 INSTANCES = 6_000
 
@@ -44,29 +44,15 @@ class Outage:
     ],
 )
 def test_workers_outlive_a_server_that_is_stopped_and_started_again(
-    own_postgres_scene: Scene, own_postgres: OwnPostgres, mode, seconds: float
+    own_server_scene: Scene, own_server: OwnServer, mode, seconds: float
 ):
-    outlive_an_outage(own_postgres_scene, own_postgres, mode, seconds)
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("mode", "seconds"),
-    [("immediate", 6), pytest.param("fast", 20, marks=pytest.mark.long)],
-)
-def test_workers_outlive_a_redis_that_is_stopped_and_started_again(
-    own_redis_scene: Scene, own_redis: OwnRedis, mode, seconds: float
-):
-    outlive_an_outage(own_redis_scene, own_redis, mode, seconds)
-
-
-def outlive_an_outage(scene: Scene, server: OwnPostgres | OwnRedis, mode, seconds: float) -> None:
+    scene = own_server_scene
     scene.schedule(due_within_the_last_hour(INSTANCES, long=40))
     both = scene.start_two()
 
     scene.wait_until_begun(0.2)
     outage = Outage()
-    with server.stopped(mode):
+    with own_server.stopped(mode):
         end = time.monotonic() + seconds
         scene.wait_until_unready(*both)
         assert all(worker.is_live for worker in both)
@@ -84,16 +70,17 @@ def outlive_an_outage(scene: Scene, server: OwnPostgres | OwnRedis, mode, second
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("own_server", ["redis"], indirect=True)
 def test_workers_end_rather_than_wait_on_a_redis_that_came_back_without_its_records(
-    own_redis_scene: Scene, own_redis: OwnRedis
+    own_server_scene: Scene, own_server: OwnRedis
 ):
-    scene = own_redis_scene
+    scene = own_server_scene
     scene.schedule(due_within_the_last_hour(100))
     worker = scene.start()
     scene.wait_until_ready(worker)
 
-    own_redis.execute("FLUSHALL")
-    own_redis.restart()
+    own_server.execute("FLUSHALL")
+    own_server.restart()
 
     assert worker.wait(60) != 0
     assert "are not there: run `pyncette migrate`" in worker.log

@@ -5,15 +5,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import pytest
+from asyncmy.errors import MySQLError
 
 from tests.servers import (
+    MARIADB,
+    MYSQL,
+    GivenMysql,
     GivenPostgres,
     GivenRedis,
     MissingServerError,
@@ -23,6 +30,7 @@ from tests.servers import (
     Redis,
     ServerDidNotStartError,
     open_cluster,
+    open_mysql,
     open_postgres,
     open_redis,
     open_sentinel,
@@ -228,11 +236,109 @@ def test_a_missing_redis_is_a_failure_that_names_the_command_that_installs_it(no
         assert "PYNCETTE_TEST_REDIS_URL=redis://" in str(missing.value)
 
 
+@pytest.mark.parametrize("product", ["mariadb", "mysql"])
+def test_what_a_mysql_server_promises_to_tests(request, monkeypatch, product):
+    """Users who are no administrators, databases of their own, passwords that are asked for, and given servers as they are."""
+    server = request.getfixturevalue(product)
+    with server.fresh_database() as url, server.fresh_database() as other:
+        assert server.execute("SHOW TABLES", url) == ()
+        with pytest.raises(MySQLError, match="denied"):
+            server.execute("CREATE DATABASE mine", url)
+        with pytest.raises(MySQLError, match="denied"):
+            server.execute("SELECT 1", url.replace(urlsplit(url).password, "wrong"))
+        with ThreadPoolExecutor() as threads:
+            long = threads.submit(server.execute, "SELECT sleep(60)", url)
+            while not server.kill_connections(url):
+                time.sleep(0.05)
+            assert server.kill_connections(other) == 0
+            assert isinstance(long.exception(30), MySQLError)
+
+        monkeypatch.setenv(server.product.variable, server.url)
+        given = open_mysql(server.product)
+        assert isinstance(given, GivenMysql)
+        with given.fresh_database() as third:
+            assert given.execute("SELECT 1", third) == ((1,),)
+
+    with pytest.raises(MySQLError, match=r"Unknown database|denied"):
+        server.execute("SELECT 1", url)
+
+
+def test_a_mysql_server_ends_with_the_tests_even_if_they_are_killed():
+    program = (
+        "import sys, tests.servers as servers\n"
+        "server = servers.open_mysql(servers.MARIADB, own=True)\n"
+        "print(server.port, server._folder, flush=True); sys.stdin.read()"
+    )
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    port, folder = tests.stdout.readline().split()
+    connection = socket.create_connection(("127.0.0.1", int(port)))
+    connection.settimeout(30)
+    assert connection.recv(4)
+
+    os.kill(tests.pid, signal.SIGKILL)
+    tests.communicate()
+
+    with suppress(ConnectionResetError):
+        while connection.recv(4096):
+            pass
+    connection.close()
+    end = time.monotonic() + 30
+    while Path(folder).exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("product", "way"), [(MARIADB, "sudo apt-get install mariadb"), (MYSQL, "Debian unstable")]
+)
+def test_a_missing_mysql_server_is_a_failure_that_names_what_brings_one(nothing_installed, product, way):
+    with pytest.raises(MissingServerError) as missing:
+        open_mysql(product)
+
+    assert way in str(missing.value)
+    assert f"{product.variable}={product.scheme}://" in str(missing.value)
+
+
+@pytest.mark.long
+def test_what_is_unpacked_is_unpacked_once_and_again_when_it_is_gone(tmp_path):
+    """Fetches some 60 MB, twice."""
+    program = (
+        "from tests.servers.unpacked import unpacked\n"
+        "print((unpacked('mysql-server-core') / 'usr/sbin/mysqld').is_file())"
+    )
+
+    def both():
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            )
+            for _ in range(2)
+        ]
+        said = [process.communicate() for process in processes]
+        assert [out for out, _ in said] == ["True\n"] * 2
+        return sum(error.count("unpacking") for _, error in said)
+
+    assert both() == 1
+    assert both() == 0
+    (tmp_path / "pyncette-tests/mysql-server-core/complete").unlink()
+    assert both() == 1
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path):
     """A machine on which there is no server, and no way to install one."""
     for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_REDIS_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    for product in (MARIADB, MYSQL):
+        monkeypatch.delenv(product.variable, raising=False)
     monkeypatch.setattr("tests.servers.postgres.PLACES", {})
+    monkeypatch.setattr("tests.servers.mysql.PLACES", [])
     monkeypatch.setattr("tests.servers.wrong_clock.PLACES", {})

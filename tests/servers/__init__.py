@@ -5,6 +5,7 @@ A server that cannot be had is an error with the command that installs it, never
 """
 
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
+from tests.servers.mysql import MARIADB, MYSQL, GivenMysql, Mysql, OwnMysql, Product, open_mysql
 from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
 from tests.servers.redis import (
     GivenRedis,
@@ -19,19 +20,30 @@ from tests.servers.redis import (
     open_sentinel,
 )
 
+OwnServer = OwnPostgres | OwnMysql | OwnRedis
+"""A server of the tests' own, to stop and start."""
+
 __all__ = [
+    "MARIADB",
+    "MYSQL",
+    "GivenMysql",
     "GivenPostgres",
     "GivenRedis",
     "MissingServerError",
+    "Mysql",
     "OwnCluster",
+    "OwnMysql",
     "OwnPostgres",
     "OwnRedis",
     "OwnSentinel",
+    "OwnServer",
     "Postgres",
+    "Product",
     "Redis",
     "RedisWithTls",
     "ServerDidNotStartError",
     "open_cluster",
+    "open_mysql",
     "open_postgres",
     "open_redis",
     "open_redis_with_tls",

@@ -1,5 +1,6 @@
 """What servers need of the machine: a free port, packages, an unprivileged user, and an end after a crash."""
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -7,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +32,19 @@ def can_install_packages() -> bool:
 
 def install_package(name: str) -> bool:
     """Install a package of Debian or Ubuntu, with fresh lists only if the present ones do not do; true if it worked."""
-    print(f"installing {name} for the tests, with apt-get", file=sys.stderr, flush=True)
     install = ("install", "--yes", "--no-install-recommends", name)
-    return apt_get(*install) or (apt_get("update") and apt_get(*install))
+    # Tests run in several processes, and apt waits for others to install, but not for others to fetch its lists.
+    with locked(Path(tempfile.gettempdir()) / "pyncette-tests-apt.lock"):
+        print(f"installing {name} for the tests, with apt-get", file=sys.stderr, flush=True)
+        return apt_get(*install) or (apt_get("update") and apt_get(*install))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only one who is here with this *path*, of all processes of this machine."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def apt_get(*arguments: str) -> bool:
@@ -41,6 +54,13 @@ def apt_get(*arguments: str) -> bool:
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr, flush=True)
     return done.returncode == 0
+
+
+def docker_runs() -> bool:
+    return (
+        bool(shutil.which("docker"))
+        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -345,7 +345,7 @@ def open_postgres(*, own: bool = False, durable: bool = False) -> GivenPostgres 
     programs = installed_programs() or _install_programs()
     if programs:
         return InstalledPostgres(programs, durable=durable)
-    if _docker_runs():
+    if machine.docker_runs():
         return PostgresInDocker(durable=durable)
     raise MissingServerError(MISSING)
 
@@ -383,13 +383,6 @@ def _install_programs() -> Path | None:
         # A cluster of this name is new: there was no server before that could have had one.
         subprocess.run(["pg_dropcluster", "--stop", programs.parent.name, "main"], capture_output=True)
     return programs
-
-
-def _docker_runs() -> bool:
-    return (
-        bool(shutil.which("docker"))
-        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
-    )
 
 
 _database_numbers = itertools.count(1)

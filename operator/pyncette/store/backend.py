@@ -22,6 +22,8 @@ BUILT_IN: Final = {
     scheme: EntryPoint(scheme, value, GROUP)
     for scheme, value in {
         "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
+        "mysql": "pyncette.store.mysql_backend:MysqlBackend",
+        "mariadb": "pyncette.store.mysql_backend:MysqlBackend",
         "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
         "postgres": "pyncette.store.postgres_backend:PostgresBackend",
         "redis": "pyncette.store.redis_backend:RedisBackend",
@@ -35,8 +37,6 @@ BUILT_IN: Final = {
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
 
 LATER: Final = {
-    "mysql": "MySQL",
-    "mariadb": "MariaDB",
     "dynamodb": "DynamoDB",
 }
 """Backends that will come, by the scheme that people try."""
@@ -131,7 +131,7 @@ def _registered(scheme: str) -> EntryPoint:
         return others[scheme]
     if scheme in LATER:
         raise ConfigurationError(
-            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL and Redis: {EXAMPLES}"
+            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL, MySQL, MariaDB and Redis: {EXAMPLES}"
         )
     close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
     mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"

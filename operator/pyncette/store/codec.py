@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -68,6 +69,17 @@ def decode_run(key: Key, text: str | bytes) -> Run:
         return _decode_run(text)
     except _UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
+
+
+def decode_runs(key: Key, texts: Iterable[str | bytes]) -> list[Run]:
+    """Return the rows kept for *key*, the latest `ended_at` first; those that cannot be read are left out, and logged."""
+    runs = []
+    for text in texts:
+        try:
+            runs.append(decode_run(key, text))
+        except PoisonedRecordError as error:
+            log_poisoned(error)
+    return sorted(runs, key=lambda run: run.ended_at, reverse=True)
 
 
 def decode_record(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -26,24 +26,26 @@ from pyncette.store.base import (
     check_key,
     check_partition,
 )
-from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
-from pyncette.store.postgres_connection import Connections, TryAgainError
-from pyncette.store.postgres_heads import Heads
-from pyncette.store.postgres_rows import (
-    PLACE,
-    claimed_records,
-    completion_columns,
+from pyncette.store.changes import (
+    first_after,
     has_groups,
     is_completion,
-    names_of,
     partitions_told_of,
     parts_of,
-    record_of,
-    swap_columns,
     told_rows,
 )
-from pyncette.store.postgres_schema import ID_BLOCK, Tables, creation, tables_named
+from pyncette.store.codec import decode_runs
+from pyncette.store.heads import Heads
+from pyncette.store.numbered import NumberedStore
+from pyncette.store.postgres_connection import Connections, TryAgainError
+from pyncette.store.postgres_rows import (
+    completion_columns,
+    names_of,
+    swap_columns,
+)
+from pyncette.store.postgres_schema import Tables, creation, tables_named
 from pyncette.store.postgres_statements import SESSION, Statements, statements_for
+from pyncette.store.rows import PLACE, claimed_records, record_of
 from pyncette.store.sql import TABLE, Migrated, check_schema
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ PAYLOAD_BYTES_MAX: Final = 7_999
 """PostgreSQL takes no longer payload of a notification."""
 
 
-class PostgresStore:
+class PostgresStore(NumberedStore):
     """
     Records in the tables whose names begin with *table*, in the database at *url*.
 
@@ -70,12 +72,11 @@ class PostgresStore:
     """
 
     def __init__(self, url: str, table: str = TABLE, *, create: bool = True) -> None:
+        super().__init__()
         self._tables = tables_named(table)
         self._sql = statements_for(self._tables)
         self._create = create
         self._connections = Connections(url, SESSION, self._forget)
-        self._partition_ids: dict[Partition, int] = {}
-        self._ids = range(0)
         self._heads = Heads()
         self._is_known = True
         """Whether the tables behind the connections are those that were looked at."""
@@ -177,7 +178,7 @@ class PostgresStore:
         self, partition: Partition, task: str | None, after: Key | None, limit: int
     ) -> list[Record]:
         check_partition(partition)
-        begin = _first_after(after, task)
+        begin = first_after(after, task)
         id_ = (await self._ids_of([partition], add=False)).get(partition)
         statement = self._sql.scan_all if task is None else self._sql.scan_task
         while id_ is not None and begin is not None:
@@ -186,7 +187,7 @@ class PostgresStore:
             if records or len(rows) < limit:
                 return records
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
-            begin = _first_after(Key(partition, *rows[-1][2:5]), task)
+            begin = first_after(Key(partition, *rows[-1][2:5]), task)
         return []
 
     async def partitions(self, realm: str) -> list[Partition]:
@@ -204,13 +205,7 @@ class PostgresStore:
         rows = await self._fetch(
             self._sql.history, ids[key.partition], key.task, key.instance, key.occurrence
         )
-        runs = []
-        for (text,) in rows:
-            try:
-                runs.append(decode_run(key, text))
-            except PoisonedRecordError as error:
-                log_poisoned(error)
-        return sorted(runs, key=lambda run: run.ended_at, reverse=True)
+        return decode_runs(key, (text for (text,) in rows))
 
     async def now(self) -> Instant:
         ((now,),) = await self._fetch(self._sql.now)
@@ -235,11 +230,6 @@ class PostgresStore:
 
     async def _swap(self, changes: Sequence[Change]) -> list[bool]:
         located = await self._locate(changes)
-        if None in located:
-            gone = {change.group for id_, change in zip(located, changes, strict=True) if id_ is None} - {0}
-            located = [
-                None if change.group in gone else id_ for id_, change in zip(located, changes, strict=True)
-            ]
         found = [(id_, change) for id_, change in zip(located, changes, strict=True) if id_ is not None]
         found.sort(key=itemgetter(0))
         if not found:
@@ -259,66 +249,26 @@ class PostgresStore:
         won = set(winners)
         return [id_ in won for id_ in located]
 
-    async def _locate(self, changes: Sequence[Change]) -> list[int | None]:
-        """Return the id of each record, a new one for what is to be created, and None for what is not there."""
-        located: list[int | None] = [
-            None if change.before is None else change.before.locator for change in changes
-        ]
-        if None in located:
-            unknown = [place for place, id_ in enumerate(located) if id_ is None]
-            new = [(key, place) for place in unknown if (key := _created_key(changes[place])) is not None]
-            for (_, place), id_ in zip(sorted(new), await self._new_ids(len(new)), strict=True):
-                located[place] = id_
-            old = [(record.key, place) for place in unknown if (record := changes[place].before) is not None]
-            found = await self._find([key for key, _ in old])
-            for (_, place), found_id in zip(old, found, strict=True):
-                located[place] = found_id
-        return located
-
-    async def _find(self, keys: Sequence[Key]) -> list[int | None]:
-        found: list[int | None] = [None] * len(keys)
-        ids = await self._ids_of({key.partition for key in keys}, add=False)
-        asked = [place for place, key in enumerate(keys) if key.partition in ids]
-        if asked:
-            columns = names_of([keys[place] for place in asked], ids)
-            for id_, place in await self._fetch(self._sql.find, *columns):
-                found[asked[place - 1]] = id_
-        return found
-
     # --- Partitions and ids ---
 
-    async def _ids_of(self, partitions: Collection[Partition], *, add: bool) -> Mapping[Partition, int]:
-        """Return the id of each partition: with *add* of all of them, else of those that have one."""
-        # A copy: a connection that breaks while we wait makes us forget what is known.
-        ids = {partition: id_ for partition in partitions if (id_ := self._partition_ids.get(partition))}
-        missing = [partition for partition in partitions if partition not in ids]
-        for partition in missing:
-            check_partition(partition)
-        if missing:
-            columns = [list(column) for column in zip(*missing, strict=True)]
-            if add:
-                await self._fetch(self._sql.add_partitions, *columns)
-            rows = await self._fetch(self._sql.partition_ids, *columns)
-            found = {missing[place - 1]: id_ for id_, place in rows}
-            self._partition_ids.update(found)
-            ids.update(found)
-        return ids
+    async def _find_partitions(self, partitions: Sequence[Partition]) -> list[Any]:
+        return await self._fetch(self._sql.partition_ids, *_columns(partitions))
 
-    async def _new_ids(self, count: int) -> range:
-        """Return ids that were never given before, the smallest first."""
-        assert count <= ID_BLOCK
-        if count > len(self._ids):
-            ((first,),) = await self._fetch(self._sql.next_ids)
-            self._ids = range(first, first + ID_BLOCK)
-        taken, self._ids = self._ids[:count], self._ids[count:]
+    async def _add_partitions(self, partitions: Sequence[Partition]) -> None:
+        await self._fetch(self._sql.add_partitions, *_columns(partitions))
+
+    async def _find_records(self, keys: Sequence[Key], ids: Mapping[Partition, int]) -> list[Any]:
+        return await self._fetch(self._sql.find, *names_of(keys, ids))
+
+    async def _take_ids(self) -> int:
+        ((first,),) = await self._fetch(self._sql.next_ids)
+        taken: int = first
         return taken
 
     def _forget(self) -> None:
-        """A server that is back after a break may be another one, restored from a backup, or migrated meanwhile."""
+        super()._forget()
         self._is_known = False
-        self._partition_ids.clear()
         self._heads.forget()
-        self._ids = range(0)
 
     # --- Statements ---
 
@@ -373,18 +323,8 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
     return Migrated(before, await _schema(connections, sql, tables))
 
 
-def _first_after(after: Key | None, task: str | None) -> tuple[str, str, str] | None:
-    """Return the first names that may come after the key *after* (of *task*, if it is given); None if none can."""
-    if after is None or (task is not None and after.task < task):
-        return task or "", "", ""
-    if task is not None and after.task > task:
-        return None
-    # No text is between one and itself with the smallest character at its end, since NUL is none.
-    return after.task, after.instance, after.occurrence + "\1"
-
-
-def _created_key(change: Change) -> Key | None:
-    return change.after.key if change.before is None and change.after is not None else None
+def _columns(partitions: Sequence[Partition]) -> list[list[Any]]:
+    return [list(column) for column in zip(*partitions, strict=True)]
 
 
 def _payloads(notifications: Sequence[Notification]) -> Iterator[str]:

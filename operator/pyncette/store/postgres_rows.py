@@ -1,87 +1,20 @@
-"""Turns rows of PostgreSQL into records, and changes into the columns of a statement."""
+"""Turns keys and changes into the columns of a statement of PostgreSQL."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
-from pyncette.clock import Duration, Instant
-from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, Record
-from pyncette.store.codec import (
-    PoisonedRecordError,
-    decode_record,
-    encode_run,
-    encode_spec,
-    encode_state,
-    log_poisoned,
-)
+from pyncette.core.record import Change, Key, Partition, Record
+from pyncette.store.changes import Told, has_groups, same_lease
+from pyncette.store.codec import encode_run, encode_spec, encode_state
 from pyncette.store.postgres_schema import NO_LEASE
 from pyncette.store.postgres_statements import DOCUMENT_SEPARATOR
 
 Columns = tuple[Any, ...]
 
-PLACE: Final = 18
-"""Where the answer to one of several questions says which one it answers, counted from 1."""
-
-_key = partial(tuple.__new__, Key)  # half the time of calling the class, and a claim makes many
-_claimable_at = itemgetter(11)
-
-
 Located = tuple[int, Change]
 """A change, and the id of the record that it is about. A list of them is ordered by the ids, as all lock them."""
-
-
-Told = tuple[int, Key, HistoryRow]
-"""A row of history: the id of the record that tells it, and whose it is. A list of them is in the order of the batch."""
-
-
-# --- Rows ------------------------------------------------------------------------------------------------------------
-
-
-def record_of(row: Sequence[Any], partition: Partition) -> Record | None:
-    """Return the record that stands in *row*, or None, logged, if it cannot be read."""
-    (
-        id_, _, task, instance, occurrence, spec, state, version, fence, due_at, since,
-        claimable_at, length, attempt, began_at, lease_until, lease_id, holder,
-    ) = row[:PLACE]  # fmt: skip
-    lease = None if lease_id is None else Lease(lease_id, holder, lease_until)
-    key = Key(partition, task, instance, occurrence)
-    try:
-        return decode_record(
-            key, spec, state, version, fence, due_at, since, claimable_at, length, attempt, began_at, lease, id_
-        )  # fmt: skip
-    except PoisonedRecordError as error:
-        log_poisoned(error)
-        return None
-
-
-def claimed_records(
-    rows: list[Any], partition_of: Mapping[int, Partition], lease_id: str, holder: str, now: Instant
-) -> list[Record]:
-    """Return the records of a claim that can be read, soonest first."""
-    rows.sort(key=_claimable_at)
-    leases: dict[Duration, Lease] = {}
-    records = []
-    for (
-        id_, partition, task, instance, occurrence, spec, state, version, fence, due_at, since,
-        claimable_at, length, attempt, began_at,
-    ) in rows:  # fmt: skip
-        lease = leases.get(length)
-        if lease is None:
-            lease = leases[length] = Lease(lease_id, holder, now + length)
-        key = _key((partition_of[partition], task, instance, occurrence))
-        try:
-            records.append(decode_record(
-                key, spec, state, version, fence, due_at, since, claimable_at, length, attempt, began_at, lease, id_
-            ))  # fmt: skip
-        except PoisonedRecordError as error:
-            log_poisoned(error)
-    return records
-
-
-# --- Columns ---------------------------------------------------------------------------------------------------------
 
 
 def names_of(keys: Iterable[Key], ids: Mapping[Partition, int]) -> Columns:
@@ -93,55 +26,6 @@ def names_of(keys: Iterable[Key], ids: Mapping[Partition, int]) -> Columns:
         [key.instance for key in keys],
         [key.occurrence for key in keys],
     )
-
-
-def is_completion(change: Change) -> bool:
-    """Say whether *change* ends an occurrence and writes no history: it goes by a statement with fewer columns."""
-    before, after, rows, _, group = change
-    return (
-        before is not None
-        and after is not None
-        and after.lease is None
-        and after.attempt == 0
-        and after.began_at is None
-        and not rows
-        and not group
-        and after.spec is before.spec
-        and after.version == before.version + 1
-        and after.fence == before.fence
-        and after.schedule_since == before.schedule_since
-        and after.lease_length == before.lease_length
-    )
-
-
-def parts_of(changes: Sequence[Change]) -> list[Sequence[Change]]:
-    """
-    Return *changes* in parts that one statement each can make.
-
-    That is one part, unless a record is removed of which another change tells a row of history: a statement that both
-    removes and writes a row does it in an order of its own.
-    """
-    homes = {home for change in changes if (home := change.history_of)}
-    if not homes or homes.isdisjoint(
-        change.before.key for change in changes if change.before and not change.after
-    ):
-        return [changes] if changes else []
-    parts: list[Sequence[Change]] = []
-    begin, told, removed = 0, set[Key](), set[Key]()
-    for place, change in enumerate(changes):
-        gone = change.before.key if change.before and not change.after else None
-        if gone in told or change.history_of in removed:
-            parts.append(changes[begin:place])
-            begin, told, removed = place, set(), set()
-        told.update([change.history_of] if change.history_of else [])
-        removed.update([gone] if gone else [])
-    return [*parts, changes[begin:]]
-
-
-def partitions_told_of(changes: Sequence[Change]) -> set[Partition]:
-    """Return the partitions that names in *changes* begin with."""
-    keys = [record.key for change in changes if (record := change.after or change.before)]
-    return {key.partition for key in keys + [change.history_of for change in changes if change.history_of]}
 
 
 def completion_columns(completed: Sequence[Located]) -> Columns:
@@ -181,21 +65,6 @@ def swap_columns(located: Sequence[Located], told: Sequence[Told], ids: Mapping[
         _documents([encode_run(row.run) for _, _, row in told]),
         *(groups if grouped else ()),
     )
-
-
-def has_groups(changes: Iterable[Change]) -> bool:
-    """Say whether some of *changes* are to be made together or not at all."""
-    return any(change.group for change in changes)
-
-
-def told_rows(located: Sequence[int | None], changes: Sequence[Change]) -> list[Told]:
-    """Return the rows of history of *changes*, whose records have the ids *located*."""
-    return [
-        (id_, key, row)
-        for id_, change in zip(located, changes, strict=True)
-        if change.history and id_ is not None and (key := _home(change)) is not None
-        for row in change.history
-    ]
 
 
 def _versions(located: Sequence[Located]) -> str:
@@ -263,21 +132,6 @@ def _updated(updated: Sequence[Located]) -> Columns:
         _versions(updated),
         *_values(afters),
         _documents(["" if after.spec is before.spec else encode_spec(after.spec) for before, after in pairs]),
-        [_same_lease(before, after) for before, after in pairs],
+        [same_lease(before, after) for before, after in pairs],
         *_leases(afters),
     )
-
-
-def _same_lease(before: Record, after: Record) -> bool:
-    if before.lease is None or after.lease is None:
-        return before.lease is after.lease
-    return before.lease.id == after.lease.id
-
-
-def _home(change: Change) -> Key | None:
-    """Return whose history *change* tells; None for one that goes with the record that it is of."""
-    record = change.after or change.before
-    assert record is not None
-    key = change.history_of or record.key
-    gone = change.after is None and not record.key.occurrence and key == record.key
-    return None if gone else key

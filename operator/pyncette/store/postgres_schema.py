@@ -6,10 +6,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION
-from pyncette.store.sql import check_table_name
-
-ID_BLOCK: Final = 10_000
-"""Ids that a process takes from the sequence at once, so that it knows the id of a record before it creates it."""
+from pyncette.store.sql import ID_BLOCK, check_table_name
 
 NO_LEASE: Final = -(2**63)
 """The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""

@@ -15,6 +15,10 @@ _NAME: Final = re.compile(r"[a-z0-9_]{1,48}")
 """48 leaves room for the longest suffix in the 63 bytes that a name has on every SQL backend."""
 
 
+ID_BLOCK: Final = 10_000
+"""Ids of records that a process takes at once, so that it knows the id of a record before it creates it."""
+
+
 class Migrated(NamedTuple):
     """The versions of the schema before a migration and after it; 0 is that of an empty database."""
 

@@ -30,7 +30,7 @@ from pyncette.store.base import (
 from pyncette.store.codec import (
     PoisonedRecordError,
     decode_record,
-    decode_run,
+    decode_runs,
     encode_run,
     encode_spec,
     encode_state,
@@ -181,13 +181,7 @@ class SqliteStore:
             return []
         parameters = (ids[key.partition], key.task, key.instance, key.occurrence)
         text = await self._database.read(lambda session: session.read(self._sql.history, parameters))
-        runs = []
-        for row in _tolerant(text):
-            try:
-                runs.append(decode_run(key, row))
-            except PoisonedRecordError as error:
-                log_poisoned(error)
-        return sorted(runs, key=lambda run: run.ended_at, reverse=True)
+        return decode_runs(key, _tolerant(text))
 
     async def now(self) -> Instant:
         return _now()

@@ -384,7 +384,7 @@ class StoreConformance:
         await create(store, a_record("ancient", at=-62_000_000_000_000_000), a_record("old", at=-1))
 
         assert instances(await claim(store, now=-2)) == ["ancient"]
-        assert instances(await claim(store, now=-1)) == ["old"]
+        assert instances(await claim(store, now=-1, lease_id="next")) == ["old"]
 
     # Swapping
 
@@ -710,7 +710,7 @@ class StoreConformance:
         assert await store.swap([Change(held, after)]) == [True]
 
         assert seen(await load(store, held)) == seen(after)
-        assert await claim(store, now=T0 + LEASE - 1) == []
+        assert await claim(store, now=T0 + LEASE - 1, lease_id="too soon") == []
         assert instances(await claim(store, now=T0 + LEASE, lease_id="next")) == ["a"]
 
     async def test_a_swap_replaces_a_lease(self, store: Store) -> None:
@@ -743,7 +743,7 @@ class StoreConformance:
 
         assert made == [True]
         assert (await load(store, held)).lease == Lease("lease", "worker", T0 + 30 * SECOND + LEASE)
-        assert await claim(store, now=T0 + 30 * SECOND + LEASE - 1) == []
+        assert await claim(store, now=T0 + 30 * SECOND + LEASE - 1, lease_id="too soon") == []
 
     # Claiming
 
@@ -899,7 +899,7 @@ class StoreConformance:
         )
 
         assert instances(await claim(store, now=T0 + 4)) == ["b"]
-        assert instances(await claim(store, now=T0 + 5)) == ["a"]
+        assert instances(await claim(store, now=T0 + 5, lease_id="next")) == ["a"]
 
     async def test_a_lease_can_be_taken_over_at_the_instant_it_ends(self, store: Store) -> None:
         await create(store, a_record())

@@ -44,10 +44,12 @@ class Heads:
     took. Meanwhile a record that others file before that place has to wait for the next whole look; what this store
     files there is seen.
 
-    As long as no look is slow, all looks are whole. One slow look may have been slow for any reason.
+    As long as no look is slow, all looks are whole. One slow look may have been slow for any reason. *usual* is how long
+    one may take before it is slow, besides what each of its records takes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual: Duration = USUAL) -> None:
+        self._usual = usual
         self._heads: dict[Partition, Head] = {}
         self._slow: set[Partition] = set()
 
@@ -71,7 +73,7 @@ class Heads:
         self, limits: Mapping[Partition, int], records: Sequence[Record], now: Instant, took: Duration
     ) -> None:
         """Take note of a look that took so long, and got *records*, soonest first: before those all was seen."""
-        excess = took - USUAL - USUAL_EACH * len(records)
+        excess = took - self._usual - USUAL_EACH * len(records)
         if excess <= 0 and not self._heads and not self._slow:
             return
         firsts = {record.key.partition: record.claimable_at for record in reversed(records)}

@@ -3,8 +3,8 @@
 import pytest
 
 from pyncette.core.record import Partition
-from pyncette.store.postgres import PostgresStore
-from pyncette.store.postgres_heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
+from pyncette.store.backend import read_backend
+from pyncette.store.heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
 from pyncette.testing.conformance import (
     HERE,
     T0,
@@ -106,8 +106,13 @@ def test_what_this_store_writes_is_never_passed_over(heads):
     assert heads.begin(HERE, T0 + 1) == T0 - 90 * LONG
 
 
-async def test_what_another_store_files_before_the_head_is_found_when_the_next_look_is_whole(postgres_url):
-    async with PostgresStore(postgres_url) as store, PostgresStore(postgres_url) as other:
+@pytest.fixture(params=["postgres_url", "mariadb_url"])
+def backend(request):
+    return read_backend(request.getfixturevalue(request.param))
+
+
+async def test_what_another_store_files_before_the_head_is_found_when_the_next_look_is_whole(backend):
+    async with backend.new_store() as store, backend.new_store() as other:
         await create(store, a_record("first"))
         look_twice(store._heads, [a_record("first")])
         await create(other, a_record("older", at=T0 - LONG))
@@ -119,8 +124,8 @@ async def test_what_another_store_files_before_the_head_is_found_when_the_next_l
         assert instances(await claim(store, now=claimed.next_claimable_at, lease_id="2")) == ["older"]
 
 
-async def test_what_the_store_itself_files_before_the_head_is_found_at_once(postgres_url):
-    async with PostgresStore(postgres_url) as store:
+async def test_what_the_store_itself_files_before_the_head_is_found_at_once(backend):
+    async with backend.new_store() as store:
         look_twice(store._heads, [])
 
         await create(store, a_record("older", at=T0 - LONG))

@@ -1,0 +1,31 @@
+"""Opens a database of MySQL or MariaDB as the backend."""
+
+from __future__ import annotations
+
+from pyncette.store.base import Store
+from pyncette.store.mysql_address import Address
+
+try:
+    from pyncette.store.mysql import MysqlStore
+except ImportError as error:
+    raise ImportError("pyncette.mysql needs asyncmy: pip install 'pyncette-operator[mysql]'") from error
+
+
+def mysql_repository(
+    *,
+    mysql_host: str,
+    mysql_user: str,
+    mysql_password: str,
+    mysql_database: str,
+    mysql_port: int = 3306,
+    mysql_table_name: str = "pyncette_tasks",
+    mysql_skip_table_create: bool = False,
+) -> Store:
+    """
+    Return a store in the tables that belong to *mysql_table_name*, of *mysql_database* on the server at *mysql_host*.
+
+    They are created where they are missing, unless *mysql_skip_table_create* says that `pyncette migrate` did.
+    Raises ValueError for a name that holds more than lower-case letters, digits and underscores.
+    """
+    address = Address(mysql_host, mysql_user, mysql_password, mysql_database, mysql_port)
+    return MysqlStore(address, mysql_table_name, create=not mysql_skip_table_create)
