@@ -13,6 +13,7 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -29,6 +30,13 @@ def environment(**more):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYNCETTE_")}
     kept.pop("LOG_LEVEL", None)
     return kept | {"COLUMNS": "160", "PYTHONPATH": str(Path(__file__).parents[2] / "operator")} | more
+
+
+def _as_in_a_shell(terminal):
+    """Let a ctrl-C be what it is to people: a signal that nobody ignores, to all in the foreground of the terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore it, and so would their children
+    if terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Program:
@@ -51,8 +59,7 @@ class Program:
             stderr=theirs,
             env=environment(TERM="xterm-256color", **variables),
             start_new_session=True,
-            # Then a ctrl-C is what it is to people: a signal to all that are in the foreground of the terminal.
-            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,  # noqa: PLW1509
+            preexec_fn=partial(_as_in_a_shell, terminal),  # noqa: PLW1509
         )
         os.close(theirs)
         self._ours = ours
