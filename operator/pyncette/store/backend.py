@@ -24,6 +24,7 @@ BUILT_IN: Final = {
         "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
         "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
         "postgres": "pyncette.store.postgres_backend:PostgresBackend",
+        "dynamodb": "pyncette.store.dynamodb_backend:DynamoBackend",
     }.items()
 }
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
@@ -33,7 +34,6 @@ LATER: Final = {
     "rediss": "Redis",
     "mysql": "MySQL",
     "mariadb": "MariaDB",
-    "dynamodb": "DynamoDB",
 }
 """Backends that will come, by the scheme that people try."""
 
@@ -123,7 +123,7 @@ def _registered(scheme: str) -> EntryPoint:
         return others[scheme]
     if scheme in LATER:
         raise ConfigurationError(
-            f"{LATER[scheme]} comes with a later release; this one runs on SQLite and PostgreSQL: {EXAMPLES}"
+            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL and DynamoDB: {EXAMPLES}"
         )
     close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
     mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"
