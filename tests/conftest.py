@@ -5,7 +5,17 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests.servers import GivenPostgres, MissingServerError, OwnPostgres, Postgres, open_postgres
+from tests.servers import (
+    DynamoDb,
+    GivenPostgres,
+    MissingServerError,
+    OwnDynamoDb,
+    OwnPostgres,
+    Postgres,
+    open_dynamodb,
+    open_postgres,
+)
+from tests.servers.dynamodb import credentials
 
 pytest_plugins = ["pytester"]
 
@@ -36,6 +46,35 @@ def own_postgres() -> Iterator[OwnPostgres]:
     assert isinstance(server, OwnPostgres)
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Iterator[DynamoDb]:
+    """The session's DynamoDB: for tables, and not to be stopped."""
+    with credentials(), _dynamodb_or_failure() as server:
+        yield server
+
+
+@pytest.fixture
+def dynamodb_url(dynamodb: DynamoDb) -> Iterator[str]:
+    """The URL of a table that is not there yet, for this test alone."""
+    with dynamodb.fresh_table() as table:
+        yield dynamodb.url_of(table)
+
+
+@pytest.fixture
+def own_dynamodb() -> Iterator[OwnDynamoDb]:
+    """A DynamoDB for this test alone, to stop, start and freeze; its tables outlive that (some seconds to bring up)."""
+    with credentials(), _dynamodb_or_failure(own=True, durable=True) as server:
+        assert isinstance(server, OwnDynamoDb)
+        yield server
+
+
+def _dynamodb_or_failure(*, own: bool = False, durable: bool = False) -> DynamoDb:
+    try:
+        return open_dynamodb(own=own, durable=durable)
+    except MissingServerError as missing:
+        pytest.fail(str(missing), pytrace=False)
 
 
 def _postgres_or_failure(*, own: bool = False) -> GivenPostgres | OwnPostgres:

@@ -137,7 +137,9 @@ class DynamoStore:
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
         check_changes(changes)
         await self._look_again()
-        await self._register({change.after.key.partition for change in changes if change.after and not change.before})
+        await self._register(
+            {change.after.key.partition for change in changes if change.after and not change.before}
+        )
         single, several = units_of(self._layout, changes, await self._rows_that_go(changes))
         made: list[bool | None] = [False] * len(changes)
 
@@ -157,7 +159,9 @@ class DynamoStore:
 
         await together((write_single(), write_several()))
         if None in made:
-            raise StoreUnavailableError(f"{self._requests.place} cannot keep up, and put off what was to be written")
+            raise StoreUnavailableError(
+                f"{self._requests.place} cannot keep up, and put off what was to be written"
+            )
         return [bool(done) for done in made]
 
     async def claim(
@@ -271,7 +275,9 @@ class DynamoStore:
                 if record is not None:
                     records.append(record)
         if found and made.count(None) == len(found):
-            raise StoreUnavailableError(f"{self._requests.place} cannot keep up, and put off all that was to be leased")
+            raise StoreUnavailableError(
+                f"{self._requests.place} cannot keep up, and put off all that was to be leased"
+            )
         for look in looks:
             if look.found:
                 self._looks.learn(look.partition, len(look.found), lost[look.partition])
@@ -314,7 +320,9 @@ class DynamoStore:
         writes = unit.writes
         if excess > 0:
             rows = [write for write in writes if isinstance(write, Delete) and not write.equal]
-            if not await self._still_are([write for write in writes if not isinstance(write, Delete) or write.equal]):
+            if not await self._still_are(
+                [write for write in writes if not isinstance(write, Delete) or write.equal]
+            ):
                 return False
             await self._requests.write(rows[:excess])
             writes = [write for write in writes if write not in rows[:excess]]
@@ -335,7 +343,9 @@ class DynamoStore:
             if change.after is None and change.before is not None and not change.before.key.occurrence
         ]
         found = await together(self._collection(self._layout.history(key)) for key in keys)
-        return {key: [_place_of(item) for item in items] for key, items in zip(keys, found, strict=True) if items}
+        return {
+            key: [_place_of(item) for item in items] for key, items in zip(keys, found, strict=True) if items
+        }
 
     async def _register(self, partitions: Iterable[Partition]) -> None:
         """Note which partitions there are, before something is in them."""

@@ -36,7 +36,9 @@ class DynamoBackend(Backend):
             raise ConfigurationError(f"it needs the name of a table; write {FORM}")
         self._options = _options(parts.query)
         try:
-            check_place(Place(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS)))
+            check_place(
+                Place(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
+            )
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TypeVar
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
-from botocore.exceptions import (
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # its stubs describe another client
+from aiobotocore.session import get_session  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
@@ -240,7 +240,9 @@ class Requests:
     async def transact(self, writes: Sequence[Write]) -> bool | None:
         """Make all of *writes* or none, and say so; None: DynamoDB put it off for too long."""
         assert len(writes) <= ITEMS_MAX
-        items = [{action: parameters} for action, parameters in (request(self.table, write) for write in writes)]
+        items = [
+            {action: parameters} for action, parameters in (request(self.table, write) for write in writes)
+        ]
         made: bool | None = None
 
         async def ask() -> None:
@@ -266,10 +268,8 @@ class Requests:
 
     async def create(self, definition: dict[str, Any]) -> None:
         """Have the table created, unless somebody else does."""
-        try:
+        with suppress(_ThereError):
             await self._persist(lambda: self._send("create_table", **definition))
-        except _ThereError:
-            pass
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
@@ -283,6 +283,7 @@ class Requests:
 
     async def _persist(self, ask: Callable[[], Awaitable[_T]], *, give_up: bool = False) -> _T | None:
         """Ask until it is done. With *give_up* return None when that takes too long, else raise StoreUnavailableError."""
+        reason: Exception | None = None
         for attempt in range(ATTEMPTS_MAX):
             try:
                 return await ask()
@@ -291,7 +292,9 @@ class Requests:
             await asyncio.sleep(random.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX)))
         if give_up:
             return None
-        raise StoreUnavailableError(f"{self.place} cannot keep up, it has put off {ATTEMPTS_MAX} times: {reason}")
+        raise StoreUnavailableError(
+            f"{self.place} cannot keep up, it has put off {ATTEMPTS_MAX} times: {reason}"
+        )
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
         if self.consumed is not None and operation not in {"describe_table", "create_table"}:

@@ -8,8 +8,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.core.record import HistoryRow, Key, Lease, Partition, Record
-from pyncette.store.codec import PoisonedRecordError, decode_record, encode_run, encode_spec, encode_state
-from pyncette.store.codec import log_poisoned as log_poisoned
+from pyncette.store.codec import (
+    PoisonedRecordError,
+    decode_record,
+    encode_run,
+    encode_spec,
+    encode_state,
+    log_poisoned,
+)
 from pyncette.store.dynamodb_schema import HASH_KEY, NEXT, SORT_KEY
 
 Value: TypeAlias = dict[str, Any]

@@ -110,7 +110,9 @@ class Looks:
     farther behind, at random, until it loses none any more.
     """
 
-    def __init__(self, requests: Requests, chance: Callable[[list[Found], int], list[Found]] | None = None) -> None:
+    def __init__(
+        self, requests: Requests, chance: Callable[[list[Found], int], list[Found]] | None = None
+    ) -> None:
         self._requests = requests
         self._busy: dict[Partition, int] = {}
         """How many were claimable at the last look."""

@@ -55,7 +55,7 @@ class Update(NamedTuple):
     sets: Item
     removes: tuple[str, ...]
     equal: Item
-    at_most: Item = {}
+    at_most: Item
 
 
 class Delete(NamedTuple):
@@ -124,13 +124,11 @@ def _update(
 def request(table: str, write: Write) -> tuple[str, dict[str, Any]]:
     """Return the name of an action and its parameters: for a request of its own, or an item of a transaction."""
     if isinstance(write, Put):
-        parameters = {"TableName": table, "Item": write.item}
-        if write.new:
-            parameters["ConditionExpression"] = f"attribute_not_exists({HASH_KEY})"
-        return "Put", parameters
+        condition = {"ConditionExpression": f"attribute_not_exists({HASH_KEY})"} if write.new else {}
+        return "Put", {"TableName": table, "Item": write.item, **condition}
     terms = _Terms()
     conditions = [f"{terms.name(name)} = {terms.value(value)}" for name, value in write.equal.items()]
-    parameters = {"TableName": table, "Key": write.place.key}
+    parameters: dict[str, Any] = {"TableName": table, "Key": write.place.key}
     if isinstance(write, Update):
         conditions += [f"{terms.name(name)} <= {terms.value(value)}" for name, value in write.at_most.items()]
         sets = [f"{terms.name(name)} = {terms.value(value)}" for name, value in write.sets.items()]
@@ -182,9 +180,7 @@ def taking(pk: bytes, item: Item, lease: Lease, now: Instant, expired_at: Instan
         NEXT: number(max(sure_integer(item, CLAIMABLE), lease.expires_at)),
     }
     # A renewal leaves the version as it is.
-    update = Update(
-        Place(pk, item[SORT_KEY]["B"]), sets, (), {VERSION: version}, {UNTIL: number(expired_at)}
-    )
+    update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), {VERSION: version}, {UNTIL: number(expired_at)})
     return update, {**item, **sets}
 
 
@@ -194,7 +190,7 @@ def prolonging(place: Place, item: Item, end: Instant) -> Update:
     if CLAIMABLE in item:
         sets[NEXT] = number(max(sure_integer(item, CLAIMABLE), end))
     # Neither a claim nor a completion may come in between, nor another renewal.
-    return Update(place, sets, (), {VERSION: item[VERSION], UNTIL: item[UNTIL]})
+    return Update(place, sets, (), {VERSION: item[VERSION], UNTIL: item[UNTIL]}, {})
 
 
 # --- Swaps -----------------------------------------------------------------------------------------------------------
@@ -212,7 +208,8 @@ def units_of(
     for place, change in enumerate(changes):
         groups.setdefault(change.group or f"alone {place}", []).append(place)
     deleted = {change.before.key for change in changes if change.after is None and change.before}
-    single, several = [], []
+    single: list[Unit] = []
+    several: list[Unit] = []
     for places in groups.values():
         unit = _unit(layout, changes, places, kept, deleted)
         (single if len(unit.writes) == 1 else several).append(unit)
@@ -283,7 +280,7 @@ def _replacing(place: Place, before: Record, after: Record) -> Update:
         removes.append(NEXT)
     else:
         sets[NEXT] = number(at)
-    return Update(place, sets, tuple(removes), {VERSION: number(before.version)})
+    return Update(place, sets, tuple(removes), {VERSION: number(before.version)}, {})
 
 
 def _keeps_lease(before: Record, after: Record) -> bool:
