@@ -1,5 +1,5 @@
 # Every target sets up what it needs by itself, given git, make and Python >= 3.11. Nothing outside this folder
-# is changed, but for a PostgreSQL server that the tests may have to install (see CONTRIBUTING.md).
+# is changed, but for servers that the tests may have to install (see CONTRIBUTING.md).
 # PYTHON=… names the Python to use; ARGS=… is handed to the command of a target.
 
 .DEFAULT_GOAL := help

@@ -97,9 +97,43 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
     assert backend.path == path
 
 
-@pytest.mark.parametrize("scheme", ["redis", "mysql", "dynamodb"])
+@pytest.mark.parametrize("scheme", ["redis", "mysql"])
 def test_backends_that_are_to_come_are_told_so(scheme):
     assert "comes with a later release" in refusal(backend=f"{scheme}://user:hunter2@host/0")
+
+
+def test_a_dynamodb_url_names_a_region_and_a_table():
+    backend = read_backend("dynamodb://eu-west-1/tasks?endpoint=http://user:hunter2@localhost:8000&shards=8")
+
+    assert str(backend) == "the DynamoDB table tasks in eu-west-1 at localhost:8000"
+    assert (
+        str(read_backend("dynamodb:///tasks")) == "the DynamoDB table tasks in the region of the environment"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("dynamodb://eu-west-1", "it needs the name of a table"),
+        ("dynamodb://eu-west-1/a/b", "it needs the name of a table"),
+        ("dynamodb://key:hunter2@eu-west-1/tasks", "credentials, ports and fragments have no place in it"),
+        ("dynamodb://eu-west-1:x/tasks", "it cannot be read"),
+        ("dynamodb://eu-west-1/Tasks", "lower-case letters, digits or underscores"),
+        (
+            "dynamodb://eu-west-1/tasks?shard=4",
+            "shard is not known in it; known are endpoint, prefix, shards, batches",
+        ),
+        ("dynamodb://eu-west-1/tasks?shards=0", "shards must be a number from 1 to 256"),
+        ("dynamodb://eu-west-1/tasks?shards=many", "shards must be a number"),
+        ("dynamodb://eu-west-1/tasks?endpoint=localhost", "endpoint must be a URL"),
+        ("dynamodb://eu-west-1/tasks?batches=1", "batches can be on or off"),
+    ],
+)
+def test_a_dynamodb_url_that_cannot_be_meant_is_refused(url, said):
+    told = refusal(backend=url)
+
+    assert said in told
+    assert "hunter2" not in told
 
 
 def test_a_misspelt_backend_is_told_with_the_nearest_name():

@@ -112,7 +112,7 @@ class DynamoDb(ABC):
 
     def url_of(self, table: str, **options: object) -> str:
         given = "".join(f"&{name}={quote(str(value))}" for name, value in options.items())
-        return f"dynamodb://{REGION}/{table}?endpoint={quote(self.endpoint)}{self.options}{given}"
+        return f"dynamodb://{REGION}/{table}?endpoint={quote(self.endpoint, safe=':/')}{self.options}{given}"
 
     @contextmanager
     def fresh_table(self) -> Iterator[str]:

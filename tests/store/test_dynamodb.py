@@ -14,6 +14,8 @@ from pyncette.testing.conformance import StoreConformance
 from tests.servers import DynamoDb, Moto
 from tests.servers.dynamodb import credentials
 
+pytestmark = pytest.mark.xdist_group("dynamodb")
+
 numbers = count(1)
 
 
@@ -47,9 +49,8 @@ class OnDynamoDb(StoreConformance):
 
     async def poison(self, backend: Backend, key: Key) -> None:
         async with backend.open() as store:
-            backend.server.call(
+            await store._requests.call(
                 "update_item",
-                TableName=backend.table,
                 Key=store._layout.record(key).key,
                 UpdateExpression="SET spec = :spec",
                 ExpressionAttributeValues={":spec": {"S": "{"}},

@@ -22,7 +22,7 @@ from pyncette.store.base import (
     check_partition,
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
-from pyncette.store.dynamodb_connection import ITEMS_MAX, Requests, together
+from pyncette.store.dynamodb_connection import ITEMS_MAX, RequestError, Requests, together
 from pyncette.store.dynamodb_items import (
     LEASE,
     LENGTH,
@@ -385,6 +385,8 @@ class DynamoStore:
             item = await self._requests.get(meta_key(self._table.prefix))
         except SchemaError:
             return None
+        except RequestError:
+            raise self._somebody_elses() from None
         return None if item is None else format_of(item, self._requests.place)
 
     async def _made(self) -> Format:
@@ -397,14 +399,17 @@ class DynamoStore:
                     await self._requests.create(definition(self._table.table))
                 await asyncio.sleep(CREATION_LOOK_SECONDS if description else 0)
         if not is_ours(description):
-            raise SchemaError(
-                f"The table {self._table.table} is not of this program: choose another dynamodb_table_name"
-            )
+            raise self._somebody_elses()
         item = meta_item(self._table)
         await self._requests.write([Put(Place(item[HASH_KEY]["B"], item[SORT_KEY]["B"]), item, new=True)])
         found = await self._format()  # another program may have been faster
         assert found is not None
         return found
+
+    def _somebody_elses(self) -> SchemaError:
+        return SchemaError(
+            f"The table {self._table.table} is not of this program: choose another dynamodb_table_name"
+        )
 
     async def _look_again(self) -> None:
         """After a break the table may be another one: restored from a backup, or migrated meanwhile."""

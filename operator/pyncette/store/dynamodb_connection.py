@@ -82,6 +82,10 @@ _LETS_US_NOT_IN: Final = frozenset(
 _T = TypeVar("_T")
 
 
+class RequestError(StoreRefusedError):
+    """DynamoDB cannot do what it was asked for: an item is too large, or the table has other keys."""
+
+
 class _LaterError(Exception):
     """DynamoDB did not do it, for now."""
 
@@ -370,6 +374,8 @@ def named_by(code: str, said: str, status: int, place: str) -> Exception:
         return _ThereError(said)
     if code == "ResourceNotFound":
         return SchemaError(f"{_begun(place)} is not there, or not as this release knows it: {said}")
+    if code == "Validation":
+        return RequestError(f"{place} cannot do that: {said}")
     if code in {"AccessDenied", "NotAuthorized"}:
         return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
     if code in _LETS_US_NOT_IN:
