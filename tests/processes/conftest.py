@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.scene import Scene, scene_on
-from tests.servers import OwnPostgres
+from tests.servers import OwnDynamoDb, OwnPostgres
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgresql", "sqlite", "dynamodb"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
     with scene_on(tmp_path, backend_of(request, tmp_path)) as scene:
@@ -36,6 +36,19 @@ def postgres_scene(postgres_url: str, tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
+def dynamodb_scene(dynamodb_url: str, tmp_path: Path) -> Iterator[Scene]:
+    with scene_on(tmp_path, dynamodb_url) as scene:
+        yield scene
+
+
+@pytest.fixture
+def own_dynamodb_scene(own_dynamodb: OwnDynamoDb, tmp_path: Path) -> Iterator[Scene]:
+    """On a server that the test may stop, start and freeze."""
+    with scene_on(tmp_path, own_dynamodb.url_of("pyncette")) as scene:
+        yield scene
+
+
+@pytest.fixture
 def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Scene]:
     """On a server that the test may stop, start and break."""
     with own_postgres.fresh_database() as url, scene_on(tmp_path, url) as scene:
@@ -43,7 +56,9 @@ def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Sc
 
 
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
-    url: str = request.getfixturevalue("postgres_url") if request.param == "postgresql" else sqlite_in(folder)
+    if request.param == "sqlite":
+        return sqlite_in(folder)
+    url: str = request.getfixturevalue({"postgresql": "postgres_url", "dynamodb": "dynamodb_url"}[request.param])
     return url
 
 
