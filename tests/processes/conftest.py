@@ -58,7 +58,9 @@ def own_postgres_scene(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Sc
 def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "sqlite":
         return sqlite_in(folder)
-    url: str = request.getfixturevalue({"postgresql": "postgres_url", "dynamodb": "dynamodb_url"}[request.param])
+    url: str = request.getfixturevalue(
+        {"postgresql": "postgres_url", "dynamodb": "dynamodb_url"}[request.param]
+    )
     return url
 
 
