@@ -9,22 +9,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.environments import ROOT, SIDES, drive
-from benchmarks.stores import Place, fresh, postgres
+from benchmarks.stores import SERVERS, Place, fresh
 
 RESULTS = ROOT / ".cache" / "bench.json"
 
-DRAINED = {"ours": {"postgres": 100_000, "sqlite": 100_000}, "upstream": {"postgres": 3_000, "sqlite": 1_000}}
+DRAINED = {
+    "ours": {"postgres": 100_000, "sqlite": 100_000, "dynamodb": 20_000},
+    "upstream": {"postgres": 3_000, "sqlite": 1_000, "dynamodb": 1_000},
+}
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
-    "ours": {"postgres": 15_000.0, "sqlite": 15_000.0},
-    "upstream": {"postgres": 400.0, "sqlite": 200.0},
+    "ours": {"postgres": 15_000.0, "sqlite": 15_000.0, "dynamodb": 100.0},
+    "upstream": {"postgres": 400.0, "sqlite": 200.0, "dynamodb": 60.0},
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 
@@ -39,11 +42,13 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
     if RESULTS.exists() and arguments.only:
         results |= json.loads(RESULTS.read_text())
-    wants_postgres = "postgres" in arguments.stores
-    with postgres() if wants_postgres else nullcontext() as server:
+    with ExitStack() as stack:
+        servers = {
+            store: stack.enter_context(SERVERS[store]()) for store in arguments.stores if store in SERVERS
+        }
         for name in arguments.only or MEASURED:
             results[name] = {
-                store: MEASURED[name](arguments, lambda store=store: fresh(store, server), store)
+                store: MEASURED[name](arguments, lambda store=store: fresh(store, servers.get(store)), store)
                 for store in arguments.stores
             }
             RESULTS.parent.mkdir(exist_ok=True)
@@ -62,7 +67,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=MEASURED, help="these measurements; the rest stays as it was"
     )
-    parser.add_argument("--stores", nargs="+", choices=["postgres", "sqlite"], default=["postgres", "sqlite"])
+    parser.add_argument(
+        "--stores", nargs="+", choices=["postgres", "sqlite", "dynamodb"], default=["postgres", "sqlite"]
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--repeats", type=int, default=5, help="interleaved rounds, of which medians are quoted"

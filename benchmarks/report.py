@@ -9,7 +9,7 @@ from typing import Any
 BEGIN = "<!-- measured: begin (make bench) -->"
 END = "<!-- measured: end -->"
 
-NAMES = {"postgres": "PostgreSQL", "sqlite": "SQLite"}
+NAMES = {"postgres": "PostgreSQL", "sqlite": "SQLite", "dynamodb": "DynamoDB Local"}
 
 
 def put_into(page: Path, text: str) -> None:

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.servers import OwnPostgres, open_postgres
+from tests.servers import OwnDynamoDb, OwnPostgres, open_dynamodb, open_postgres
+from tests.servers.dynamodb import credentials
+
+Server = OwnPostgres | OwnDynamoDb
 
 
 class Place(NamedTuple):
@@ -16,7 +19,7 @@ class Place(NamedTuple):
 
     store: str
     address: str
-    server: OwnPostgres | None
+    server: Server | None
 
     def arguments(self) -> list[object]:
         """What the driver is told about it."""
@@ -25,7 +28,7 @@ class Place(NamedTuple):
 
     def statements(self) -> int | None:
         """How many statements the server has run so far; None where it cannot tell."""
-        if self.server is None:
+        if not isinstance(self.server, OwnPostgres):
             return None
         (row,) = self.server.execute(
             "SELECT coalesce(sum(calls), 0)::bigint AS calls FROM pg_stat_statements"
@@ -48,19 +51,37 @@ def postgres() -> Iterator[OwnPostgres]:
 
 
 @contextmanager
-def fresh(store: str, server: OwnPostgres | None) -> Iterator[Place]:
+def dynamodb() -> Iterator[OwnDynamoDb]:
+    """A DynamoDB Local that keeps what it is told in memory: how it writes to disk says nothing of the service."""
+    with credentials(), open_dynamodb(own=True, fast=True) as server:
+        assert isinstance(server, OwnDynamoDb)
+        yield server
+
+
+SERVERS = {"postgres": postgres, "dynamodb": dynamodb}
+
+
+@contextmanager
+def fresh(store: str, server: Server | None) -> Iterator[Place]:
     """A new, empty place on *store*."""
     if store == "postgres":
-        assert server is not None
+        assert isinstance(server, OwnPostgres)
         with server.fresh_database() as url:
             yield Place(store, url, server)
+        return
+    if store == "dynamodb":
+        assert isinstance(server, OwnDynamoDb)
+        with server.fresh_table() as table:
+            yield Place(store, f"{server.endpoint}/{table}", server)
         return
     with tempfile.TemporaryDirectory(prefix="pyncette-bench-") as folder:
         yield Place(store, str(Path(folder) / "bench.sqlite"), None)
 
 
-def server_pid(server: OwnPostgres) -> int:
+def server_pid(server: Server) -> int:
     """The first process of the server, whose children do the work."""
+    if isinstance(server, OwnDynamoDb):
+        return server.pid
     (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
     pid: int = row["pid"]
     return pid

@@ -257,17 +257,22 @@ class OwnDynamoDb(DynamoDb):
 class DynamoDbLocal(OwnDynamoDb):
     """The vendor's own, from its jars."""
 
-    def __init__(self, java: str, jars: Path, *, durable: bool = False) -> None:
+    def __init__(self, java: str, jars: Path, *, durable: bool = False, fast: bool = False) -> None:
         self._java = java
         self._jars = jars
+        self._fast = fast
         super().__init__(durable=durable)
 
     def _command(self) -> list[str]:
         where = ["-dbPath", str(self._folder)] if self._durable else ["-inMemory"]
         return [
-            self._java, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Djava.library.path={self._jars}",
+            self._java, "-Xmx512m", "-XX:+UseSerialGC", *self._haste(), f"-Djava.library.path={self._jars}",
             "-cp", f"{self._jars}/*", MAIN, *where, "-port", str(self.port), "-disableTelemetry",
         ]  # fmt: skip
+
+    def _haste(self) -> list[str]:
+        """A test ends before the better of two compilers has paid for itself."""
+        return [] if self._fast else ["-XX:TieredStopAtLevel=1"]
 
 
 class DynamoDbInDocker(DynamoDb):
@@ -319,11 +324,12 @@ class Moto(OwnDynamoDb):
         return [sys.executable, "-c", serve, str(self.port)]
 
 
-def open_dynamodb(*, own: bool = False, durable: bool = False) -> DynamoDb:
+def open_dynamodb(*, own: bool = False, durable: bool = False, fast: bool = False) -> DynamoDb:
     """
     The server that the environment names; or one of our own, from the vendor's jars, else Docker.
 
-    With *own*, one that may be stopped and broken, whatever the environment names. Raises MissingServerError.
+    With *own*, one that may be stopped and broken, whatever the environment names. One that is *fast* starts slowly, and is
+    as fast as it gets after some minutes. Raises MissingServerError.
     """
     given = os.environ.get(URL_VARIABLE)
     if given and not own:
@@ -333,7 +339,7 @@ def open_dynamodb(*, own: bool = False, durable: bool = False) -> DynamoDb:
     )
     jars = _jars() if java else None
     if java and jars:
-        return DynamoDbLocal(java, jars, durable=durable)
+        return DynamoDbLocal(java, jars, durable=durable, fast=fast)
     if not own and _docker_runs():
         return DynamoDbInDocker()
     raise MissingServerError(MISSING)
