@@ -13,7 +13,6 @@ from pyncette.store.dynamodb_items import (
     ATTEMPT,
     BEGAN,
     CLAIMABLE,
-    DUE,
     FENCE,
     HOLDER,
     LEASE,
@@ -175,7 +174,7 @@ def taking(pk: bytes, item: Item, lease: Lease, now: Instant, expired_at: Instan
         VERSION: number(sure_integer(item, VERSION) + 1),
         FENCE: number(sure_integer(item, FENCE) + 1),
         ATTEMPT: number(sure_integer(item, ATTEMPT) + 1),
-        BEGAN: item.get(BEGAN) or number(now),
+        **({} if BEGAN in item else {BEGAN: number(now)}),
         **lease_of(lease),
         NEXT: number(max(sure_integer(item, CLAIMABLE), lease.expires_at)),
     }
@@ -262,17 +261,19 @@ def write_of(layout: Layout, change: Change) -> Write:
 
 
 def _replacing(place: Place, before: Record, after: Record) -> Update:
-    sets = numbers_of(after)
+    # What is left out is what *before* says, since the item has its version.
+    known, numbers = numbers_of(before), numbers_of(after)
+    sets = {name: value for name, value in numbers.items() if known.get(name) != value}
     if after.spec is not before.spec:
         sets[SPEC] = {"S": encode_spec(after.spec)}
     if after.state is not before.state:
         sets[STATE] = {"S": encode_state(after.state)}
-    removes = [name for name in (DUE, CLAIMABLE, BEGAN) if name not in sets]
+    removes = [name for name in known if name not in numbers]
     lease = before.lease
     if not _keeps_lease(before, after):
         lease = after.lease
         sets |= lease_of(lease)
-        if lease is None:
+        if lease is None and before.lease is not None:
             removes += [LEASE, HOLDER]
     # A lease that stays may have been prolonged since. Then this looks for its end too soon, and finds that it is not.
     at = next_of(after.claimable_at, lease.expires_at if lease else NO_LEASE)
