@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Lease, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
@@ -171,12 +171,13 @@ class DynamoStore:
         holder: str,
         now: Instant,
         expired_at: Instant,
+        ahead: Duration = 0,
     ) -> Claimed:
         for partition in limits:
             check_partition(partition)
         await self._look_again()
         looks = await together(
-            self._looks.look(partition, self._layout.all_shards(partition), limit, now, expired_at)
+            self._looks.look(partition, self._layout.all_shards(partition), limit, now, expired_at, ahead)
             for partition, limit in limits.items()
         )
         records, times = await self._take(looks, lease_id, holder, now, expired_at)

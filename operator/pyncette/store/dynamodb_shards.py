@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.store.dynamodb_connection import Requests, together
 from pyncette.store.dynamodb_items import CLAIMABLE, UNTIL, Item, sure_integer
@@ -121,7 +121,13 @@ class Looks:
         self._sample = chance or random.sample
 
     async def look(
-        self, partition: Partition, pks: Sequence[bytes], limit: int, now: Instant, expired_at: Instant
+        self,
+        partition: Partition,
+        pks: Sequence[bytes],
+        limit: int,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration,
     ) -> Look:
         shards = [Shard(self._requests, pk, _soonest(pk)) for pk in pks]
         crowd = self._crowds.get(partition, 1)
@@ -129,7 +135,7 @@ class Looks:
         expected = min(wanted, self._busy.get(partition, 0))
         await together(shard.read(expected // len(shards) + PAGE_SLACK) for shard in shards)
         while True:
-            seen = _Seen(shards, now, expired_at)
+            seen = _Seen(shards, now, expired_at, ahead)
             short = wanted * (WIDE if seen.has_expired else 1) + PAGE_SLACK - seen.surely
             if not seen.open or short <= 0 or (not limit and seen.claimable):
                 break
@@ -160,7 +166,7 @@ class Looks:
 class _Seen:
     """What the shards tell, as far as they were read."""
 
-    def __init__(self, shards: Sequence[Shard], now: Instant, expired_at: Instant) -> None:
+    def __init__(self, shards: Sequence[Shard], now: Instant, expired_at: Instant, ahead: Duration) -> None:
         self.open: list[Shard] = []
         """Shards that may hold more of what is claimable."""
         self.claimable: list[Found] = []
@@ -169,25 +175,29 @@ class _Seen:
         frontier: Instant | None = None
         for shard in shards:
             last = sure_integer(shard.items[-1], NEXT) if shard.items else now
-            if not shard.is_read and last <= now:
+            if not shard.is_read and last <= now + ahead:
                 self.open.append(shard)
                 frontier = last if frontier is None else min(frontier, last)
+            elif not shard.is_read:
+                self._wait_until(last - ahead)  # what comes behind it may be due just then
             for item in shard.items:
-                self._see(shard.pk, item, now, expired_at)
+                self._see(shard.pk, item, now, expired_at, ahead)
         self.claimable.sort(key=_claimable_at)
         self.surely = sum(
             frontier is None or sure_integer(found.item, NEXT) <= frontier for found in self.claimable
         )
         """Of the claimable, those before which nothing can be that was not read."""
 
-    def _see(self, pk: bytes, item: Item, now: Instant, expired_at: Instant) -> None:
+    def _see(self, pk: bytes, item: Item, now: Instant, expired_at: Instant, ahead: Duration) -> None:
         at, until = sure_integer(item, CLAIMABLE), sure_integer(item, UNTIL)
-        if at <= now and until <= expired_at:
+        if at <= now + ahead and until <= expired_at:
             self.claimable.append(Found(pk, item))
             self.has_expired = self.has_expired or until > at
             return
         # By one who waits, a lease that looks expired but is not to be taken over is waited for as well.
-        at = max(at, until + now - expired_at if until > expired_at else at)
+        self._wait_until(max(at - ahead, until + now - expired_at if until > expired_at else at - ahead))
+
+    def _wait_until(self, at: Instant) -> None:
         if self.next_at is None or at < self.next_at:
             self.next_at = at
 

@@ -169,14 +169,14 @@ class _Terms:
 
 def taking(pk: bytes, item: Item, lease: Lease, now: Instant, expired_at: Instant) -> tuple[Update, Item]:
     """Return what gives a record, found as *item*, the *lease*; and the item as it is afterwards."""
-    version = item[VERSION]
+    version, at = item[VERSION], sure_integer(item, CLAIMABLE)
     sets = {
         VERSION: number(sure_integer(item, VERSION) + 1),
         FENCE: number(sure_integer(item, FENCE) + 1),
         ATTEMPT: number(sure_integer(item, ATTEMPT) + 1),
-        **({} if BEGAN in item else {BEGAN: number(now)}),
+        **({} if BEGAN in item else {BEGAN: number(max(now, at))}),
         **lease_of(lease),
-        NEXT: number(max(sure_integer(item, CLAIMABLE), lease.expires_at)),
+        NEXT: number(max(at, lease.expires_at)),
     }
     # A renewal leaves the version as it is.
     update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), {VERSION: version}, {UNTIL: number(expired_at)})
