@@ -28,6 +28,7 @@ def endpoint_of(scene: Scene) -> str:
     return endpoint
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_workers_that_are_throttled_run_everything_and_nothing_twice(dynamodb_scene: Scene):
     scene = dynamodb_scene
