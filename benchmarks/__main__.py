@@ -23,8 +23,15 @@ STORES = (*SERVERS, "sqlite")
 RESULTS = ROOT / ".cache" / "bench.json"
 
 DRAINED = {
-    "ours": dict.fromkeys(STORES, 100_000),
-    "upstream": {"postgres": 3_000, "redis": 5_000, "mariadb": 3_000, "mysql": 3_000, "sqlite": 1_000},
+    "ours": dict.fromkeys(STORES, 100_000) | {"dynamodb": 20_000},
+    "upstream": {
+        "postgres": 3_000,
+        "redis": 5_000,
+        "mariadb": 3_000,
+        "mysql": 3_000,
+        "dynamodb": 1_000,
+        "sqlite": 1_000,
+    },
 }
 POPULATED = {"ours": 200_000, "upstream": 2_000}
 POPULATING_RATES = {
@@ -33,9 +40,17 @@ POPULATING_RATES = {
         "redis": 15_000.0,
         "mariadb": 6_000.0,
         "mysql": 4_000.0,
+        "dynamodb": 100.0,
         "sqlite": 15_000.0,
     },
-    "upstream": {"postgres": 400.0, "redis": 500.0, "mariadb": 200.0, "mysql": 100.0, "sqlite": 200.0},
+    "upstream": {
+        "postgres": 400.0,
+        "redis": 500.0,
+        "mariadb": 200.0,
+        "mysql": 100.0,
+        "dynamodb": 60.0,
+        "sqlite": 200.0,
+    },
 }
 """What populating surely reaches, so that nothing is due before all is there."""
 

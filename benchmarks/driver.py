@@ -44,8 +44,11 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurement", choices=MEASUREMENTS)
-    parser.add_argument("--store", choices=["sqlite", "postgres", "redis", "mariadb", "mysql"], required=True)
-    parser.add_argument("--place", required=True, help="the file or the URL")
+    stores = ["sqlite", "postgres", "redis", "mariadb", "mysql", "dynamodb"]
+    parser.add_argument("--store", choices=stores, required=True)
+    parser.add_argument(
+        "--place", required=True, help="the file or the URL; for dynamodb, the endpoint and the table"
+    )
     parser.add_argument("--number", type=int, required=True, help="instances that are due")
     parser.add_argument("--beside", type=int, default=0, help="instances that are not due, in the same table")
     parser.add_argument(
@@ -229,6 +232,17 @@ def opened(arguments: argparse.Namespace) -> Pyncette:
         from pyncette.sqlite import sqlite_repository
 
         return Pyncette(repository_factory=sqlite_repository, sqlite_database=arguments.place, **common)
+    if arguments.store == "dynamodb":
+        from pyncette.dynamodb import dynamodb_repository
+
+        endpoint, _, table = arguments.place.rpartition("/")
+        return Pyncette(
+            repository_factory=dynamodb_repository,
+            dynamodb_region_name="eu-west-1",
+            dynamodb_endpoint=endpoint,
+            dynamodb_table_name=table,
+            **common,
+        )
     if arguments.store == "redis":
         from pyncette.redis import redis_repository
 

@@ -14,6 +14,7 @@ NAMES = {
     "redis": "Redis",
     "mariadb": "MariaDB",
     "mysql": "MySQL",
+    "dynamodb": "DynamoDB Local",
     "sqlite": "SQLite",
 }
 

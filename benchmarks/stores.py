@@ -12,19 +12,22 @@ from typing import NamedTuple
 from tests.servers import (
     MARIADB,
     MYSQL,
+    OwnDynamoDb,
     OwnMysql,
     OwnPostgres,
     OwnRedis,
     Product,
+    open_dynamodb,
     open_mysql,
     open_postgres,
     open_redis,
 )
+from tests.servers.dynamodb import credentials
 
 SENT = ("eval", "evalsha", "publish", "sadd", "smembers", "ping")
 """Commands of Redis that no script calls: what else is counted, scripts may have called."""
 
-Server = OwnPostgres | OwnMysql | OwnRedis
+Server = OwnPostgres | OwnMysql | OwnRedis | OwnDynamoDb
 
 
 class Place(NamedTuple):
@@ -41,7 +44,7 @@ class Place(NamedTuple):
 
     def statements(self) -> int | None:
         """How many statements the server has run so far; None where it cannot tell."""
-        if self.server is None:
+        if self.server is None or isinstance(self.server, OwnDynamoDb):
             return None
         if isinstance(self.server, OwnRedis):
             told = self.server.execute("INFO", "commandstats")
@@ -87,11 +90,20 @@ def mysql(product: Product) -> Iterator[OwnMysql]:
         yield server
 
 
+@contextmanager
+def dynamodb() -> Iterator[OwnDynamoDb]:
+    """A DynamoDB Local that keeps what it is told in memory: how it writes to disk says nothing of the service."""
+    with credentials(), open_dynamodb(own=True, fast=True) as server:
+        assert isinstance(server, OwnDynamoDb)
+        yield server
+
+
 SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
     "postgres": postgres,
     "redis": redis,
     "mariadb": partial(mysql, MARIADB),
     "mysql": partial(mysql, MYSQL),
+    "dynamodb": dynamodb,
 }
 """The backends that are servers, and how each is brought up."""
 
@@ -107,6 +119,10 @@ def fresh(store: str, server: Server | None) -> Iterator[Place]:
         server.execute("FLUSHALL")
         yield Place(store, server.url_of_the_administrator, server)
         return
+    if isinstance(server, OwnDynamoDb):
+        with server.fresh_table() as table:
+            yield Place(store, f"{server.endpoint}/{table}", server)
+        return
     with tempfile.TemporaryDirectory(prefix="pyncette-bench-") as folder:
         yield Place(store, str(Path(folder) / "bench.sqlite"), None)
 
@@ -115,7 +131,7 @@ def server_pid(server: Server) -> int:
     """The first process of the server, which does the work, or whose children do."""
     if isinstance(server, OwnRedis):
         return int(server.execute("INFO", "server")["process_id"])
-    if isinstance(server, OwnMysql):
+    if isinstance(server, OwnMysql | OwnDynamoDb):
         return server.pid
     (row,) = server.execute("SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int AS pid")
     pid: int = row["pid"]

@@ -9,11 +9,13 @@ import pytest
 from tests.servers import (
     MARIADB,
     MYSQL,
+    DynamoDb,
     GivenMysql,
     GivenPostgres,
     MissingServerError,
     Mysql,
     OwnCluster,
+    OwnDynamoDb,
     OwnMysql,
     OwnPostgres,
     OwnRedis,
@@ -22,11 +24,13 @@ from tests.servers import (
     Product,
     Redis,
     open_cluster,
+    open_dynamodb,
     open_mysql,
     open_postgres,
     open_redis,
     open_sentinel,
 )
+from tests.servers.dynamodb import credentials
 
 pytest_plugins = ["pytester"]
 
@@ -136,6 +140,32 @@ def own_sentinel() -> Iterator[OwnSentinel]:
     """Two servers behind Sentinel for this test alone, to let fail over."""
     with _or_failure(open_sentinel) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Iterator[DynamoDb]:
+    """The session's DynamoDB: for tables, and not to be stopped."""
+    with credentials(), _dynamodb_or_failure() as server:
+        yield server
+
+
+@pytest.fixture
+def dynamodb_url(dynamodb: DynamoDb) -> Iterator[str]:
+    """The URL of a table that is not there yet, for this test alone."""
+    with dynamodb.fresh_table() as table:
+        yield dynamodb.url_of(table)
+
+
+@pytest.fixture
+def own_dynamodb() -> Iterator[OwnDynamoDb]:
+    """A DynamoDB for this test alone, to stop, start and freeze; its tables outlive that (some seconds to bring up)."""
+    with credentials(), _dynamodb_or_failure(own=True, durable=True) as server:
+        assert isinstance(server, OwnDynamoDb)
+        yield server
+
+
+def _dynamodb_or_failure(*, own: bool = False, durable: bool = False) -> DynamoDb:
+    return _or_failure(lambda: open_dynamodb(own=own, durable=durable))
 
 
 def _postgres_or_failure(*, own: bool = False) -> GivenPostgres | OwnPostgres:

@@ -338,7 +338,8 @@ class Ledger:
         creating = [at for at in ats if any(change.before is None for change in units[at].changes)]
         if len(creating) > 1:
             ats = [at for at in ats if at == creating[0] or at not in creating]
-        room = self.store.capabilities.swap_batch_max - 1
+        capabilities = self.store.capabilities
+        room = min(capabilities.swap_batch_max, capabilities.group_max) - 1
         while len(ats) > 1 and sum(len(units[at].changes) for at in ats) > room:
             ats = ats[: (len(ats) + 1) // 2]
         return ats

@@ -37,6 +37,7 @@ PUBLIC = {
     "pyncette.healthcheck": {"use_healthcheck_server", "default_healthcheck"},
     "pyncette.sqlite": {"sqlite_repository"},
     "pyncette.postgres": {"postgres_repository"},
+    "pyncette.dynamodb": {"dynamodb_repository"},
 }
 """What a module written for 1.x imports, as far as its backends are here."""
 

@@ -34,7 +34,9 @@ def environment(**more):
 
 def _as_in_a_shell(terminal):
     """Let a ctrl-C be what it is to people: a signal that nobody ignores, to all in the foreground of the terminal."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore it, and so would their children
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # tests that run in the background ignore it, and so would their children
     if terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -97,11 +97,6 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
     assert backend.path == path
 
 
-@pytest.mark.parametrize("scheme", ["dynamodb"])
-def test_backends_that_are_to_come_are_told_so(scheme):
-    assert "comes with a later release" in refusal(backend=f"{scheme}://user:hunter2@host/0")
-
-
 def test_a_misspelt_backend_is_told_with_the_nearest_name():
     assert refusal(backend="postgressql://u@h/d") == (
         "--backend: there is no backend postgressql; did you mean postgresql?"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.scene import Scene, scene_on
-from tests.servers import OwnPostgres, OwnRedis, OwnServer
+from tests.servers import OwnDynamoDb, OwnPostgres, OwnRedis, OwnServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,7 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(
-    params=["postgresql", "mariadb", "redis", pytest.param("redis+cluster", marks=pytest.mark.long), "sqlite"]
+    params=[
+        "postgresql",
+        "mariadb",
+        "redis",
+        pytest.param("redis+cluster", marks=pytest.mark.long),
+        "dynamodb",
+        "sqlite",
+    ]
 )
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """On each backend that several processes share, and empty."""
@@ -28,6 +35,19 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 @pytest.fixture
 def sqlite_scene(tmp_path: Path) -> Iterator[Scene]:
     with scene_on(tmp_path, sqlite_in(tmp_path)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def dynamodb_scene(dynamodb_url: str, tmp_path: Path) -> Iterator[Scene]:
+    with scene_on(tmp_path, dynamodb_url) as scene:
+        yield scene
+
+
+@pytest.fixture
+def own_dynamodb_scene(own_dynamodb: OwnDynamoDb, tmp_path: Path) -> Iterator[Scene]:
+    """On a server that the test may stop, start and freeze."""
+    with scene_on(tmp_path, own_dynamodb.url_of("pyncette")) as scene:
         yield scene
 
 
@@ -68,6 +88,7 @@ def backend_of(request: pytest.FixtureRequest, folder: Path) -> str:
         "mariadb": "mariadb_url",
         "redis": "redis_url",
         "redis+cluster": "redis_cluster_url",
+        "dynamodb": "dynamodb_url",
     }
     url: str = request.getfixturevalue(fixtures[request.param])
     return url

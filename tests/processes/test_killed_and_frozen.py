@@ -17,7 +17,7 @@ A_SHORT_WAIT_SECONDS = 0.2
 def test_nothing_is_lost_at_least_once_or_run_twice_at_most_once_by_workers_killed_and_frozen(
     scene: Scene, instances: int
 ):
-    scene.schedule(due_within_the_last_hour(instances, long=100))
+    scene.schedule(due_within_the_last_hour(scene.some(instances), long=100))
     killed, frozen = scene.start_two()
 
     scene.wait_until_begun(0.2)

@@ -41,8 +41,15 @@ def test_the_wheel_holds_the_package_under_the_version_that_it_tells(tmp_path):
     assert "pyncette/py.typed" in inside
 
 
-WHAT_EXTRAS_BRING = ["asyncpg", "kopf", "kubernetes_asyncio", "prometheus_client"]
-NEED_AN_EXTRA = ("pyncette.controller", "pyncette.postgres", "pyncette.prometheus", "pyncette.store.postgres")
+WHAT_EXTRAS_BRING = ["aiobotocore", "asyncpg", "botocore", "kopf", "kubernetes_asyncio", "prometheus_client"]
+NEED_AN_EXTRA = (
+    "pyncette.controller",
+    "pyncette.dynamodb",
+    "pyncette.postgres",
+    "pyncette.prometheus",
+    "pyncette.store.dynamodb",
+    "pyncette.store.postgres",
+)
 
 
 def test_a_bare_install_imports_all_that_no_extra_is_for():

@@ -30,11 +30,13 @@ from tests.servers import (
     Redis,
     ServerDidNotStartError,
     open_cluster,
+    open_dynamodb,
     open_mysql,
     open_postgres,
     open_redis,
     open_sentinel,
 )
+from tests.servers import dynamodb as servers_dynamodb
 from tests.servers.wrong_clock import wrong_clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -334,7 +336,7 @@ def test_what_is_unpacked_is_unpacked_once_and_again_when_it_is_gone(tmp_path):
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path):
     """A machine on which there is no server, and no way to install one."""
-    for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_REDIS_URL"):
+    for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_REDIS_URL", "PYNCETTE_TEST_DYNAMODB_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     for product in (MARIADB, MYSQL):
@@ -342,3 +344,30 @@ def nothing_installed(monkeypatch, tmp_path):
     monkeypatch.setattr("tests.servers.postgres.PLACES", {})
     monkeypatch.setattr("tests.servers.mysql.PLACES", [])
     monkeypatch.setattr("tests.servers.wrong_clock.PLACES", {})
+
+
+def test_a_missing_dynamodb_is_a_failure_that_names_the_command_that_installs_it(nothing_installed):
+    with pytest.raises(MissingServerError) as missing:
+        open_dynamodb()
+
+    assert "sudo apt-get install openjdk-17-jre-headless maven" in str(missing.value)
+    assert "PYNCETTE_TEST_DYNAMODB_URL=http://" in str(missing.value)
+
+
+def test_what_was_fetched_for_dynamodb_is_kept_and_what_came_in_part_is_not_used(tmp_path, monkeypatch):
+    """Maven is asked once; what it left behind when it was killed does not count."""
+    maven = tmp_path / "bin" / "mvn"
+    maven.parent.mkdir()
+    maven.write_text('#!/bin/sh\necho asked >> "$ASKED"; touch DynamoDBLocal-3.3.1.jar\n')
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", str(maven.parent), prepend=os.pathsep)
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    half = tmp_path / "cache" / "pyncette-tests" / "dynamodb-local-3.3.1.coming"
+    half.mkdir(parents=True)
+
+    found = [servers_dynamodb._jars() for _ in range(2)]
+
+    assert found[0] == found[1]
+    assert [jar.name for jar in found[0].glob("*.jar")] == ["DynamoDBLocal-3.3.1.jar"]
+    assert (tmp_path / "asked").read_text() == "asked\n"

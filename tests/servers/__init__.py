@@ -4,6 +4,7 @@ Real servers for tests, benchmarks and examples: started on a free loopback port
 A server that cannot be had is an error with the command that installs it, never a skipped test.
 """
 
+from tests.servers.dynamodb import DynamoDb, Moto, OwnDynamoDb, open_dynamodb
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.mysql import MARIADB, MYSQL, GivenMysql, Mysql, OwnMysql, Product, open_mysql
 from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
@@ -26,12 +27,15 @@ OwnServer = OwnPostgres | OwnMysql | OwnRedis
 __all__ = [
     "MARIADB",
     "MYSQL",
+    "DynamoDb",
     "GivenMysql",
     "GivenPostgres",
     "GivenRedis",
     "MissingServerError",
+    "Moto",
     "Mysql",
     "OwnCluster",
+    "OwnDynamoDb",
     "OwnMysql",
     "OwnPostgres",
     "OwnRedis",
@@ -43,6 +47,7 @@ __all__ = [
     "RedisWithTls",
     "ServerDidNotStartError",
     "open_cluster",
+    "open_dynamodb",
     "open_mysql",
     "open_postgres",
     "open_redis",

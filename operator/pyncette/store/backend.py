@@ -32,14 +32,10 @@ BUILT_IN: Final = {
         "rediss+sentinel": "pyncette.store.redis_backend:RedisBackend",
         "redis+cluster": "pyncette.store.redis_backend:RedisBackend",
         "rediss+cluster": "pyncette.store.redis_backend:RedisBackend",
+        "dynamodb": "pyncette.store.dynamodb_backend:DynamoBackend",
     }.items()
 }
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
-
-LATER: Final = {
-    "dynamodb": "DynamoDB",
-}
-"""Backends that will come, by the scheme that people try."""
 
 
 class Backend(ABC):
@@ -129,10 +125,6 @@ def _registered(scheme: str) -> EntryPoint:
     others = {other.name: other for other in entry_points(group=GROUP)}
     if scheme in others:
         return others[scheme]
-    if scheme in LATER:
-        raise ConfigurationError(
-            f"{LATER[scheme]} comes with a later release; this one runs on SQLite, PostgreSQL, MySQL, MariaDB and Redis: {EXAMPLES}"
-        )
     close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
     mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"
     raise ConfigurationError(f"there is no backend {scheme}; {mend}")

@@ -94,6 +94,8 @@ class Capabilities(NamedTuple):
     """What was written survives the process."""
     swap_batch_max: int = 500
     """Changes of one `swap`; more are to be asked for in several."""
+    group_max: int = 500
+    """Changes of one group, each with two rows of history at most."""
 
 
 class Store(Protocol):

@@ -1,0 +1,37 @@
+"""Opens a DynamoDB table as the backend."""
+
+from __future__ import annotations
+
+from pyncette.store.base import Store
+
+try:
+    from pyncette.store.dynamodb import DynamoStore
+except ImportError as error:
+    raise ImportError(
+        "pyncette.dynamodb needs aiobotocore: pip install 'pyncette-operator[dynamodb]'"
+    ) from error
+
+
+def dynamodb_repository(
+    *,
+    dynamodb_region_name: str | None = None,
+    dynamodb_endpoint: str | None = None,
+    dynamodb_table_name: str = "pyncette",
+    dynamodb_partition_prefix: str = "",
+    dynamodb_skip_table_create: bool = False,
+) -> Store:
+    """
+    Return a store in the table *dynamodb_table_name*, with credentials from where AWS programs look for them.
+
+    Region and endpoint are those of the environment, unless they are given. Programs with different values of
+    *dynamodb_partition_prefix* know nothing of each other in one table. The table is created where it is missing, unless
+    *dynamodb_skip_table_create* says that `pyncette migrate` did. Raises ValueError for a name that holds more than
+    lower-case letters, digits and underscores.
+    """
+    return DynamoStore(
+        dynamodb_region_name,
+        dynamodb_table_name,
+        endpoint=dynamodb_endpoint,
+        prefix=dynamodb_partition_prefix,
+        create=not dynamodb_skip_table_create,
+    )

@@ -1,0 +1,294 @@
+"""Says what is to be written to DynamoDB, once, and in each of the forms in which it takes writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from pyncette.clock import Instant
+from pyncette.core.record import Change, Key, Lease, Record
+from pyncette.store.codec import encode_spec, encode_state
+from pyncette.store.dynamodb_items import (
+    ATTEMPT,
+    BEGAN,
+    CLAIMABLE,
+    FENCE,
+    HOLDER,
+    LEASE,
+    NO_LEASE,
+    SPEC,
+    STATE,
+    UNTIL,
+    VERSION,
+    Item,
+    Layout,
+    Place,
+    Value,
+    item_of,
+    lease_of,
+    next_of,
+    number,
+    numbers_of,
+    row_of,
+    sure_integer,
+)
+from pyncette.store.dynamodb_schema import HASH_KEY, NEXT, SORT_KEY
+
+STATEMENTS_KEPT: Final = 256
+"""Statements differ by which attributes they set, of which there are some dozens of sets in use."""
+
+
+class Put(NamedTuple):
+    """A whole item; with *new* only where there is none."""
+
+    place: Place
+    item: Item
+    new: bool
+
+
+class Update(NamedTuple):
+    """Attributes to be set and removed, if the item is there and *equal* and *at_most* are what it holds."""
+
+    place: Place
+    sets: Item
+    removes: tuple[str, ...]
+    equal: Item
+    at_most: Item
+
+
+class Delete(NamedTuple):
+    """An item to be removed; with *equal* only if it is there and holds that."""
+
+    place: Place
+    equal: Item
+
+
+Write = Put | Update | Delete
+
+
+class Unit(NamedTuple):
+    """Writes that are made together or not at all: those of the changes at *places* of a batch."""
+
+    places: list[int]
+    writes: list[Write]
+    touches: frozenset[object]
+    """Two units that touch the same are made one after the other, in the order of the batch."""
+
+
+# --- Forms -----------------------------------------------------------------------------------------------------------
+
+
+def statement(table: str, write: Put | Update) -> dict[str, Any]:
+    """Return a new item or an update as a statement of a batch, of which each wins or loses by itself."""
+    if isinstance(write, Put):
+        assert write.new
+        return {
+            "Statement": _insert(table, tuple(write.item)),
+            "Parameters": list(write.item.values()),
+        }
+    return {
+        "Statement": _update(
+            table, tuple(write.sets), write.removes, tuple(write.equal), tuple(write.at_most)
+        ),
+        "Parameters": [
+            *write.sets.values(),
+            *write.place.key.values(),
+            *write.equal.values(),
+            *write.at_most.values(),
+        ],
+    }
+
+
+@lru_cache(STATEMENTS_KEPT)
+def _insert(table: str, names: tuple[str, ...]) -> str:
+    fields = ", ".join(f"'{name}': ?" for name in names)
+    return f'INSERT INTO "{table}" VALUE {{{fields}}}'
+
+
+@lru_cache(STATEMENTS_KEPT)
+def _update(
+    table: str,
+    sets: tuple[str, ...],
+    removes: tuple[str, ...],
+    equal: tuple[str, ...],
+    at_most: tuple[str, ...],
+) -> str:
+    clauses = [f'SET "{name}"=?' for name in sets] + [f'REMOVE "{name}"' for name in removes]
+    conditions = [f'"{name}"=?' for name in (HASH_KEY, SORT_KEY, *equal)]
+    conditions += [f'"{name}"<=?' for name in at_most]
+    return f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(conditions)}'
+
+
+def request(table: str, write: Write) -> tuple[str, dict[str, Any]]:
+    """Return the name of an action and its parameters: for a request of its own, or an item of a transaction."""
+    if isinstance(write, Put):
+        condition = {"ConditionExpression": f"attribute_not_exists({HASH_KEY})"} if write.new else {}
+        return "Put", {"TableName": table, "Item": write.item, **condition}
+    terms = _Terms()
+    conditions = [f"{terms.name(name)} = {terms.value(value)}" for name, value in write.equal.items()]
+    parameters: dict[str, Any] = {"TableName": table, "Key": write.place.key}
+    if isinstance(write, Update):
+        conditions += [f"{terms.name(name)} <= {terms.value(value)}" for name, value in write.at_most.items()]
+        sets = [f"{terms.name(name)} = {terms.value(value)}" for name, value in write.sets.items()]
+        parameters["UpdateExpression"] = f"SET {', '.join(sets)}"
+        if write.removes:
+            parameters["UpdateExpression"] += f" REMOVE {', '.join(map(terms.name, write.removes))}"
+    if conditions:
+        parameters["ConditionExpression"] = " AND ".join(conditions)
+    return type(write).__name__, parameters | terms.parameters()
+
+
+class _Terms:
+    """Stand-ins for names and values, since some names are words of the language."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._values: Item = {}
+
+    def name(self, name: str) -> str:
+        self._names[f"#{name}"] = name
+        return f"#{name}"
+
+    def value(self, value: Value) -> str:
+        name = f":v{len(self._values)}"
+        self._values[name] = value
+        return name
+
+    def parameters(self) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        if self._names:
+            named["ExpressionAttributeNames"] = self._names
+        if self._values:
+            named["ExpressionAttributeValues"] = self._values
+        return named
+
+
+# --- Claims and renewals ---------------------------------------------------------------------------------------------
+
+
+def taking(pk: bytes, item: Item, lease: Lease, now: Instant, expired_at: Instant) -> tuple[Update, Item]:
+    """Return what gives a record, found as *item*, the *lease*; and the item as it is afterwards."""
+    version, at = item[VERSION], sure_integer(item, CLAIMABLE)
+    sets = {
+        VERSION: number(sure_integer(item, VERSION) + 1),
+        FENCE: number(sure_integer(item, FENCE) + 1),
+        ATTEMPT: number(sure_integer(item, ATTEMPT) + 1),
+        **({} if BEGAN in item else {BEGAN: number(max(now, at))}),
+        **lease_of(lease),
+        NEXT: number(max(at, lease.expires_at)),
+    }
+    # A renewal leaves the version as it is.
+    update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), {VERSION: version}, {UNTIL: number(expired_at)})
+    return update, {**item, **sets}
+
+
+def prolonging(place: Place, item: Item, end: Instant) -> Update:
+    """Return what lets the lease of a record, found as *item*, end at *end*."""
+    sets = {UNTIL: number(end)}
+    if CLAIMABLE in item:
+        sets[NEXT] = number(max(sure_integer(item, CLAIMABLE), end))
+    # Neither a claim nor a completion may come in between, nor another renewal.
+    return Update(place, sets, (), {VERSION: item[VERSION], UNTIL: item[UNTIL]}, {})
+
+
+# --- Swaps -----------------------------------------------------------------------------------------------------------
+
+
+def units_of(
+    layout: Layout, changes: Sequence[Change], kept: dict[Key, list[Place]]
+) -> tuple[list[Unit], list[Unit]]:
+    """
+    Return the units of a batch: those of one write, and those that need a transaction.
+
+    *kept* tells of the rows of history that go with the records which are deleted.
+    """
+    groups: dict[object, list[int]] = {}
+    for place, change in enumerate(changes):
+        groups.setdefault(change.group or f"alone {place}", []).append(place)
+    deleted = {change.before.key for change in changes if change.after is None and change.before}
+    single: list[Unit] = []
+    several: list[Unit] = []
+    for places in groups.values():
+        unit = _unit(layout, changes, places, kept, deleted)
+        (single if len(unit.writes) == 1 else several).append(unit)
+    return single, several
+
+
+def _unit(
+    layout: Layout,
+    changes: Sequence[Change],
+    places: list[int],
+    kept: dict[Key, list[Place]],
+    deleted: set[Key],
+) -> Unit:
+    records: list[Write] = []
+    rows: dict[Place, Write] = {}  # of a slot that is written twice, the last row stays
+    touches: set[object] = set()
+    for place in places:
+        change = changes[place]
+        key = _key_of(change)
+        records.append(write_of(layout, change))
+        if key in kept and change.after is None:
+            touches.add(key)
+            rows |= {row: Delete(row, {}) for row in kept[key]}
+        for home, row_place, write in _rows_of(layout, change):
+            rows[row_place] = write
+            touches.add(home if home in deleted else row_place)
+    return Unit(places, [*records, *rows.values()], frozenset(touches))
+
+
+def _rows_of(layout: Layout, change: Change) -> Iterator[tuple[Key, Place, Put]]:
+    key = _key_of(change)
+    home = change.history_of or key
+    if change.after is None and home == key and not key.occurrence:
+        return  # they go with their record
+    for row in change.history:
+        place = layout.row(home, row.slot)
+        yield home, place, Put(place, row_of(place, row), new=False)
+
+
+def write_of(layout: Layout, change: Change) -> Write:
+    """Return what becomes of the record of a change."""
+    before, after = change.before, change.after
+    if after is None:
+        assert before is not None
+        return Delete(layout.record(before.key), {VERSION: number(before.version)})
+    place = layout.record(after.key)
+    if before is None:
+        return Put(place, item_of(place, after), new=True)
+    return _replacing(place, before, after)
+
+
+def _replacing(place: Place, before: Record, after: Record) -> Update:
+    # What is left out is what *before* says, since the item has its version.
+    known, numbers = numbers_of(before), numbers_of(after)
+    sets = {name: value for name, value in numbers.items() if known.get(name) != value}
+    if after.spec is not before.spec:
+        sets[SPEC] = {"S": encode_spec(after.spec)}
+    if after.state is not before.state:
+        sets[STATE] = {"S": encode_state(after.state)}
+    removes = [name for name in known if name not in numbers]
+    lease = before.lease
+    if not _keeps_lease(before, after):
+        lease = after.lease
+        sets |= lease_of(lease)
+        if lease is None and before.lease is not None:
+            removes += [LEASE, HOLDER]
+    # A lease that stays may have been prolonged since. Then this looks for its end too soon, and finds that it is not.
+    at = next_of(after.claimable_at, lease.expires_at if lease else NO_LEASE)
+    if at is None:
+        removes.append(NEXT)
+    else:
+        sets[NEXT] = number(at)
+    return Update(place, sets, tuple(removes), {VERSION: number(before.version)}, {})
+
+
+def _keeps_lease(before: Record, after: Record) -> bool:
+    return before.lease is not None and after.lease is not None and before.lease.id == after.lease.id
+
+
+def _key_of(change: Change) -> Key:
+    known = change.before or change.after
+    assert known is not None
+    return known.key

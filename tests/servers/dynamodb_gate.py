@@ -1,0 +1,179 @@
+"""Stands between a program and its DynamoDB, and does what only the real one does: throttles, denies, has a clock of its own."""
+
+import asyncio
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+
+START_SECONDS = 10
+
+ERROR_TYPE = "com.amazonaws.dynamodb.v20120810#"
+
+PUT_OFF = ("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded")
+"""What requests that are throttled are told, all of them with the status 400."""
+
+PUT_OFF_IN_A_BATCH = ("ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict")
+"""What parts of a batch or of a transaction are told."""
+
+WORDS = {
+    "INSERT": "PartiQLInsert",
+    "UPDATE": "PartiQLUpdate",
+    "DELETE": "PartiQLDelete",
+    "SELECT": "PartiQLSelect",
+}
+
+
+class Gate:
+    """
+    Listens on a loopback port, and passes requests on to *endpoint*; a context manager.
+
+    It runs on a thread with a loop of its own.
+    """
+
+    def __init__(self, endpoint: str, seed: int = 1) -> None:
+        self._endpoint = endpoint
+        self._chance = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
+        self._runner: web.AppRunner | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.endpoint = ""
+        self.throttling = 0.0
+        """How likely a request, or a part of a batch, is put off."""
+        self.denied: Collection[str] = ()
+        """Actions that nobody may do."""
+        self.allowed: Collection[str] | None = None
+        """Actions that alone may be done, unless it is None."""
+        self.ahead = timedelta(0)
+        """Of what the clock of the server is ahead of ours."""
+        self.requests: Counter[str] = Counter()
+        """Requests that came, by their operation."""
+        self.put_off = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._call(self._listen())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(START_SECONDS)
+        self._loop.close()
+
+    def _call(self, work: Any) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(START_SECONDS)
+
+    async def _listen(self) -> None:
+        self._session = aiohttp.ClientSession()
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/", self._handle)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.endpoint = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def _close(self) -> None:
+        assert self._runner is not None
+        assert self._session is not None
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        operation = request.headers["X-Amz-Target"].partition(".")[2]
+        body = json.loads(await request.read())
+        self.requests[operation] += 1
+        for action in sorted(_actions(operation, body)):
+            if action in self.denied or (self.allowed is not None and action not in self.allowed):
+                said = f"User: worker is not authorized to perform: dynamodb:{action}"
+                if operation == "BatchExecuteStatement":
+                    error = {"Error": {"Code": "AccessDenied", "Message": said}}
+                    return self._answer(200, {"Responses": [error] * len(body["Statements"])})
+                return self._answer(400, {"__type": f"{ERROR_TYPE}AccessDeniedException", "Message": said})
+        if self.throttling and self._is_unlucky():
+            return await self._put_off(operation, body, request)
+        status, answer = await self._pass_on(body, request)
+        return self._answer(status, answer)
+
+    def _is_unlucky(self) -> bool:
+        return self._chance.random() < self.throttling
+
+    async def _put_off(self, operation: str, body: Any, request: web.Request) -> web.Response:
+        self.put_off += 1
+        if operation == "BatchGetItem" and self._chance.random() < 0.7:
+            return await self._answer_for_some_keys(body, request)
+        if operation == "BatchExecuteStatement" and self._chance.random() < 0.7:
+            return await self._answer_for_some_statements(body, request)
+        if operation == "TransactWriteItems":
+            reasons = [{"Code": "None"} for _ in body["TransactItems"]]
+            reasons[-1] = {"Code": self._chance.choice(PUT_OFF_IN_A_BATCH), "Message": "later"}
+            answer = {
+                "__type": f"{ERROR_TYPE}TransactionCanceledException",
+                "Message": "Transaction cancelled",
+            }
+            return self._answer(400, {**answer, "CancellationReasons": reasons})
+        return self._answer(
+            400, {"__type": f"{ERROR_TYPE}{self._chance.choice(PUT_OFF)}", "message": "later"}
+        )
+
+    async def _answer_for_some_keys(self, body: Any, request: web.Request) -> web.Response:
+        ((table, asked),) = body["RequestItems"].items()
+        some, rest = _split(asked["Keys"], self._chance)
+        answer: Any = {"Responses": {table: []}, "UnprocessedKeys": {table: {**asked, "Keys": rest}}}
+        if some:
+            body["RequestItems"][table]["Keys"] = some
+            _, answer = await self._pass_on(body, request)
+            answer["UnprocessedKeys"] = {table: {**asked, "Keys": rest}}
+        return self._answer(200, answer)
+
+    async def _answer_for_some_statements(self, body: Any, request: web.Request) -> web.Response:
+        statements = body["Statements"]
+        lucky = [not self._is_unlucky() for _ in statements]
+        responses: list[Any] = []
+        if any(lucky):
+            body["Statements"] = [one for one, luck in zip(statements, lucky, strict=True) if luck]
+            _, answer = await self._pass_on(body, request)
+            responses = answer["Responses"]
+        told = iter(responses)
+        error = {"Error": {"Code": self._chance.choice(PUT_OFF_IN_A_BATCH), "Message": "later"}}
+        return self._answer(200, {"Responses": [next(told) if luck else error for luck in lucky]})
+
+    async def _pass_on(self, body: Any, request: web.Request) -> tuple[int, Any]:
+        assert self._session is not None
+        kept = ("X-Amz-Target", "Authorization", "X-Amz-Date", "Content-Type")
+        headers = {name: request.headers[name] for name in kept if name in request.headers}
+        async with self._session.post(self._endpoint, data=json.dumps(body), headers=headers) as answer:
+            return answer.status, json.loads(await answer.read())
+
+    def _answer(self, status: int, body: Any) -> web.Response:
+        date = format_datetime(datetime.now(UTC).replace(microsecond=0) + self.ahead, usegmt=True)
+        return web.Response(
+            status=status,
+            body=json.dumps(body).encode(),
+            headers={"Date": date, "Content-Type": "application/x-amz-json-1.0"},
+        )
+
+
+def _actions(operation: str, body: Any) -> set[str]:
+    """What a policy has to allow for a request."""
+    if operation == "BatchExecuteStatement":
+        return {WORDS[one["Statement"].partition(" ")[0]] for one in body["Statements"]}
+    if operation == "TransactWriteItems":
+        return {f"{kind}Item" for item in body["TransactItems"] for kind in item}
+    return {operation}
+
+
+def _split(items: list[Any], chance: random.Random) -> tuple[list[Any], list[Any]]:
+    at = chance.randrange(len(items))
+    return items[:at], items[at:]

@@ -1,0 +1,76 @@
+"""DynamoDB keeps what every store promises, on the vendor's own server and on another one."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+
+from pyncette.core.record import Key
+from pyncette.store.backend import read_backend
+from pyncette.store.base import Store
+from pyncette.store.dynamodb import DynamoStore
+from pyncette.testing.conformance import StoreConformance
+from tests.servers import DynamoDb, Moto
+from tests.servers.dynamodb import credentials
+
+pytestmark = pytest.mark.xdist_group("dynamodb")
+
+numbers = count(1)
+
+
+class Backend(NamedTuple):
+    """A prefix of its own in a table of all: it is there in no time."""
+
+    server: DynamoDb
+    table: str
+    prefix: str
+
+    def open(self, **options: object) -> DynamoStore:
+        store = read_backend(self.server.url_of(self.table, prefix=self.prefix, **options)).new_store()
+        assert isinstance(store, DynamoStore)
+        return store
+
+
+@pytest.fixture(scope="module")
+def table(dynamodb: DynamoDb) -> Iterator[str]:
+    with dynamodb.fresh_table() as table:
+        yield table
+
+
+@pytest.fixture
+def backend(dynamodb: DynamoDb, table: str) -> Backend:
+    return Backend(dynamodb, table, f"test {next(numbers)}")
+
+
+class OnDynamoDb(StoreConformance):
+    def open_store(self, backend: Backend) -> Store:
+        return backend.open()
+
+    async def poison(self, backend: Backend, key: Key) -> None:
+        async with backend.open() as store:
+            await store._requests.call(
+                "update_item",
+                Key=store._layout.record(key).key,
+                UpdateExpression="SET spec = :spec",
+                ExpressionAttributeValues={":spec": {"S": "{"}},
+            )
+
+
+class TestDynamoDbLocal(OnDynamoDb):
+    @pytest.fixture
+    def backend(self, backend: Backend) -> Backend:
+        return backend
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[DynamoDb]:
+    with credentials(), Moto() as server:
+        yield server
+
+
+@pytest.mark.long
+class TestMoto(OnDynamoDb):
+    @pytest.fixture
+    def backend(self, moto: DynamoDb) -> Backend:
+        return Backend(moto, "pyncette", f"test {next(numbers)}")
