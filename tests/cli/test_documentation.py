@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli import Program, TaskFolder, called
+from tests.cli import MODULE, Program, TaskFolder, called
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -16,7 +16,8 @@ DOCS = ROOT / "docs"
 
 def blocks(page, language):
     """The code of a page, block by block."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    begin = rf'^( *)```{language}(?: title="[^"]*")?\n'
+    found = re.findall(rf"{begin}(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
@@ -81,6 +82,21 @@ def test_the_readme_of_the_quickstart_lists_its_tasks(root):
     names = [task["metadata"]["name"] for task in yaml.safe_load_all((folder / "tasks.yaml").read_text())]
 
     assert re.findall(r"^\| `(\S+)` \|", (folder / "README.md").read_text(), re.MULTILINE) == names
+
+
+def test_the_complete_example_of_the_manifests_names_each_field_and_has_no_problems(tmp_path):
+    page = DOCS / "reference" / "manifests.md"
+    task, pool = blocks(page, "yaml")
+    folder = TaskFolder(tmp_path).write("task.yaml", task).write("pool.yaml", pool)
+    folder.write("tasks.py", MODULE.replace("greet", "send_report"))
+
+    code, output = called("check", folder.path)
+
+    spec = page.read_text().partition("### Fields of a task's spec")[2].partition("\n### ")[0]
+    fields = re.findall(r"^\| `([\w.]+)` \|", spec, re.MULTILINE)
+    assert (code, output.endswith("no problems\n")) == (0, True), output
+    assert len(fields) > 25
+    assert [field for field in fields if f"{field.rpartition('.')[2]}:" not in task] == []
 
 
 def test_the_folder_of_the_how_to_runs(tmp_path):
