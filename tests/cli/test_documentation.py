@@ -126,3 +126,66 @@ def test_the_worker_of_the_how_to_runs(folder, postgres_url):
             program.expect("running handlers")
             program.process.terminate()
             assert program.ended() == 0
+
+
+VARYING = re.compile(
+    r"\b[0-9a-f]{20}\b|\S+:\d+:[0-9a-f]{6}\b|\b(?:in|due) \d+ s(?: ago)?|(?<![\w.:])\d[\d:.TZ-]*(?: m?s\b(?: ago)?)?"
+)
+"""Times, numbers and ids of an output that is shown; not the line and column of a problem."""
+
+
+def outputs(page):
+    """A pattern for each output of a page, line by line, in which what varies may be otherwise."""
+    for block in blocks(page, "text"):
+        lines = [re.split(r" +", line.strip()) for line in VARYING.sub("\0", block).splitlines()]
+        yield [
+            " +".join(map(re.escape, words)).replace("\\\0", ".+?").replace("\0", ".+?") for words in lines
+        ]
+
+
+def test_the_tutorial_goes_as_it_says(tmp_path):
+    page = DOCS / "tutorial" / "index.md"
+    (module, failing), (manifest,) = blocks(page, "python"), blocks(page, "yaml")
+    (check, start, run, tasks, runs, again), expected = commands(page), iter(list(outputs(page)))
+    folder = TaskFolder(tmp_path).write("tasks.py", module).write("tasks.yaml", manifest)
+    seen = 0
+
+    def see(program):
+        nonlocal seen
+        for line in next(expected):
+            seen = program.expect(f"^{line}", after=seen)
+
+    def call(command):
+        code, output = called(*command, cwd=tmp_path)
+        assert code == 0
+        for line in next(expected):
+            assert re.search(f"^{line}", output, re.MULTILINE), (line, output)
+
+    call(check)
+    with Program(*start, cwd=tmp_path) as program:
+        see(program)
+        manifest = manifest.replace("tomatoes", "basil")
+        folder.write("tasks.yaml", manifest)
+        see(program)
+        folder.write("tasks.yaml", manifest.replace("intervalSeconds", "intervallSeconds"))
+        see(program)
+        folder.write("tasks.yaml", manifest)
+        see(program)
+        folder.write("tasks.py", failing)
+        see(program)
+        program.expect('tasks.py", line 8', after=seen)
+        folder.write("tasks.py", module)
+        see(program)
+        call(run)
+        program.expect("balcony: watering the roses", after=seen)
+        call(tasks)
+        call(runs)
+        program.interrupt()
+        see(program)
+        assert program.ended() == 0
+    seen = 0
+    with Program(*again, cwd=tmp_path) as program:
+        see(program)
+        program.interrupt()
+        assert program.ended() == 0
+    assert not list(expected)
