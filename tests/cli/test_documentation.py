@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,16 @@ def test_the_tutorial_goes_as_it_says(tmp_path):
         program.interrupt()
         assert program.ended() == 0
     assert not list(expected)
+
+
+def test_the_first_example_of_the_readme_shows_something_soon_and_keeps_its_schedules(tmp_path):
+    (module,) = blocks(ROOT / "README.md", "python")
+    folder = TaskFolder(tmp_path).write("jobs.py", module)
+
+    for _ in range(2):
+        with Program("jobs.py", cwd=folder.path, command=(sys.executable, "-u")) as program:
+            program.expect("synced, due at")
+            program.interrupt()
+            assert program.ended() == 0
+
+    assert (folder / "schedule.db").exists()
