@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pyncette.cli.commands import cli
 from tests.cli import MODULE, Program, TaskFolder, called
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,12 @@ def test_a_file_is_scheduled_as_the_how_to_says(tmp_path):
 
     assert [name for name, _ in files] == ["tasks.py", "users.jsonl"]
     assert (code, output) == (0, "3 scheduled, 0 refused\n")
+
+
+def test_the_index_of_the_reference_names_each_command():
+    line = re.search(r"^- \[Commands\].*", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
+
+    assert [name for name in cli.commands if f"`{name}`" not in line[0].replace("pyncette ", "")] == []
 
 
 def test_the_quickstart_has_no_problems(root):
