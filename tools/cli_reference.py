@@ -14,14 +14,14 @@ HEAD = """\
 
 # Commands
 
-`pyncette` runs handlers and shows how it went. `pyncette COMMAND --help` says what stands here, too.
+`pyncette` runs handlers and shows how they went. `pyncette COMMAND --help` prints the same texts; `pyncette --version` prints the version.
 """
 
 SETTINGS_HEAD = """\
 ## Settings
 
-An option wins over its variable. Everything that is wrong is told at once, before anything is done; a variable that begins with
-`PYNCETTE_` and is not known is warned of, with the nearest name. No message shows the password of a URL.
+An option wins over its environment variable. All mistakes are reported at once, before anything is done. An unknown variable that begins with
+`PYNCETTE_` causes a warning that names the nearest known one. No message shows the password of a URL.
 
 | variable | option | meaning |
 |---|---|---|
@@ -35,14 +35,14 @@ BACKENDS = """
 | `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
 
-Where there is no PYNCETTE_BACKEND, `tasks`, `runs` and `run` look into `.pyncette` of the current folder, where `dev` keeps its own;
-`--path` names another folder, and wins. `dev` itself never touches PYNCETTE_BACKEND, nor `worker` the backend that a module names.
+Without PYNCETTE_BACKEND, `tasks`, `runs` and `run` look into `.pyncette` in the current folder, where `dev` keeps its database.
+`--path` names another folder, and wins. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
 """
 
 EXIT_CODES_HEAD = """
 ## Exit codes
 
-Those of all commands. Whatever ends a command says why in one sentence on stderr; a traceback is a bug of ours.
+All commands share them. A command that fails says why in one sentence on stderr; a traceback is a bug of ours.
 
 | code | meaning |
 |---|---|
