@@ -224,8 +224,8 @@ class TaskSpec(Model):
     """With missedRunPolicy All, the number of missed occurrences that are made up for; those before them are not."""
     starting_deadline_seconds: Seconds | None = Field(default=None, examples=[600])
     """
-    Seconds that an occurrence may start late. One that could not start within them is skipped, and counted so. Further
-    attempts may start later.
+    Seconds that an occurrence may start late. One that could not start within them is skipped, and counted so (with
+    missedRunPolicy Skip: as missed). Further attempts may start later.
     """
     active_deadline_seconds: Seconds | None = Field(default=None, examples=[3600])
     """Seconds after which a run is cancelled, whether it still sends heartbeats or not. It has failed then."""
