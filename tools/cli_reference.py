@@ -14,14 +14,14 @@ HEAD = """\
 
 # Commands
 
-`pyncette` runs handlers and shows how it went. `pyncette COMMAND --help` says what stands here, too.
+`pyncette` runs handlers and shows how they went. `pyncette COMMAND --help` prints the same texts; `pyncette --version` prints the version.
 """
 
 SETTINGS_HEAD = """\
 ## Settings
 
-An option wins over its variable. Everything that is wrong is told at once, before anything is done; a variable that begins with
-`PYNCETTE_` and is not known is warned of, with the nearest name. No message shows the password of a URL.
+An option wins over its environment variable. All mistakes are reported at once, before anything is done. An unknown variable that begins with
+`PYNCETTE_` causes a warning that names the nearest known one. No message shows the password of a URL.
 
 | variable | option | meaning |
 |---|---|---|
@@ -36,15 +36,16 @@ BACKENDS = """
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
 | `mysql://user:password@host:3306/database`, `mariadb://…` | [MySQL or MariaDB](stores-mysql.md), likewise; needs `pip install 'pyncette-operator[mysql]'` |
 | `redis://user:password@host:6379/0?namespace=shop:` | Redis or Valkey, likewise; also with `rediss`, `redis+sentinel` or `redis+cluster`: see [Redis](stores-redis.md); needs `pip install 'pyncette-operator[redis]'` |
+| `dynamodb://region/table` | [DynamoDB](stores-dynamodb.md), likewise; needs `pip install 'pyncette-operator[dynamodb]'` |
 
-Where there is no PYNCETTE_BACKEND, `tasks`, `runs`, `run`, `redrive` and `resume` look into `.pyncette` of the current folder, where `dev` keeps its own;
-`--path` names another folder, and wins. `dev` itself never touches PYNCETTE_BACKEND, nor `worker` the backend that a module names.
+Without PYNCETTE_BACKEND, `tasks`, `runs`, `run`, `redrive` and `resume` look into `.pyncette` in the current folder, where `dev` keeps its database.
+`--path` names another folder, and wins. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
 """
 
 EXIT_CODES_HEAD = """
 ## Exit codes
 
-Those of all commands. Whatever ends a command says why in one sentence on stderr; a traceback is a bug of ours.
+All commands share them. A command that fails says why in one sentence on stderr; a traceback is a bug of ours.
 
 | code | meaning |
 |---|---|

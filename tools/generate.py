@@ -18,8 +18,15 @@ def cli_reference() -> str:
     return page.cli_reference()
 
 
+def manifest_reference() -> str:
+    from tools import manifest_reference as page
+
+    return page.manifest_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_reference,
+    "docs/reference/manifests.md": manifest_reference,
 }
 
 

@@ -1,10 +1,12 @@
-"""The pages about the Python API show modules that run, and tests of them that pass."""
+"""The pages about the Python API name all of it, and show modules that run, and tests of them that pass."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
+from pyncette.testing import World
 from tests.app.harness import free_port
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -29,3 +31,33 @@ async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
         await test()
 
     assert tests
+
+
+MODULES = ["", ".errors", ".executor", ".healthcheck", ".postgres", ".sqlite", ".testing", ".utils"]
+
+
+def public_names(module):
+    """What a module exports, or else what it defines without an underscore."""
+    return getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_reference_names_all_that_a_module_has_for_users(name):
+    text = (DOCS / "reference" / "python-api.md").read_text()
+
+    names = public_names(importlib.import_module(f"pyncette{name}"))
+
+    assert names
+    assert [name for name in names if f"`{name}" not in text] == []
+
+
+def test_the_reference_names_all_that_a_world_can_do():
+    text = (DOCS / "reference" / "python-api.md").read_text()
+
+    members = [name for name in vars(World) if not name.startswith("_")]
+
+    assert [name for name in members if f"world.{name}" not in text] == []

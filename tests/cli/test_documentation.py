@@ -3,12 +3,14 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cli import Program, TaskFolder, called
+from pyncette.cli.commands import cli
+from tests.cli import MODULE, Program, TaskFolder, called
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -16,7 +18,8 @@ DOCS = ROOT / "docs"
 
 def blocks(page, language):
     """The code of a page, block by block."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    begin = rf'^( *)```{language}(?: title="[^"]*")?\n'
+    found = re.findall(rf"{begin}(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
@@ -69,6 +72,12 @@ def test_a_file_is_scheduled_as_the_how_to_says(tmp_path):
     assert (code, output) == (0, "3 scheduled, 0 refused\n")
 
 
+def test_the_index_of_the_reference_names_each_command():
+    line = re.search(r"^- \[Commands\].*", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
+
+    assert [name for name in cli.commands if f"`{name}`" not in line[0].replace("pyncette ", "")] == []
+
+
 def test_the_quickstart_has_no_problems(root):
     assert called("check", "examples/quickstart", cwd=root) == (
         0,
@@ -81,6 +90,21 @@ def test_the_readme_of_the_quickstart_lists_its_tasks(root):
     names = [task["metadata"]["name"] for task in yaml.safe_load_all((folder / "tasks.yaml").read_text())]
 
     assert re.findall(r"^\| `(\S+)` \|", (folder / "README.md").read_text(), re.MULTILINE) == names
+
+
+def test_the_complete_example_of_the_manifests_names_each_field_and_has_no_problems(tmp_path):
+    page = DOCS / "reference" / "manifests.md"
+    task, pool = blocks(page, "yaml")
+    folder = TaskFolder(tmp_path).write("task.yaml", task).write("pool.yaml", pool)
+    folder.write("tasks.py", MODULE.replace("greet", "send_report"))
+
+    code, output = called("check", folder.path)
+
+    spec = page.read_text().partition("### Fields of a task's spec")[2].partition("\n### ")[0]
+    fields = re.findall(r"^\| `([\w.]+)` \|", spec, re.MULTILINE)
+    assert (code, output.endswith("no problems\n")) == (0, True), output
+    assert len(fields) > 25
+    assert [field for field in fields if f"{field.rpartition('.')[2]}:" not in task] == []
 
 
 def test_the_folder_of_the_how_to_runs(tmp_path):
@@ -110,3 +134,79 @@ def test_the_worker_of_the_how_to_runs(folder, postgres_url):
             program.expect("running handlers")
             program.process.terminate()
             assert program.ended() == 0
+
+
+VARYING = re.compile(
+    r"\b[0-9a-f]{20}\b|\S+:\d+:[0-9a-f]{6}\b|\b(?:in|due) \d+ s(?: ago)?|(?<![\w.:])\d[\d:.TZ-]*(?: m?s\b(?: ago)?)?"
+)
+"""Times, numbers and ids of an output that is shown; not the line and column of a problem."""
+
+
+def outputs(page):
+    """A pattern for each output of a page, line by line, in which what varies may be otherwise."""
+    for block in blocks(page, "text"):
+        lines = [re.split(r" +", line.strip()) for line in VARYING.sub("\0", block).splitlines()]
+        yield [
+            " +".join(map(re.escape, words)).replace("\\\0", ".+?").replace("\0", ".+?") for words in lines
+        ]
+
+
+def test_the_tutorial_goes_as_it_says(tmp_path):
+    page = DOCS / "tutorial" / "index.md"
+    (module, failing), (manifest,) = blocks(page, "python"), blocks(page, "yaml")
+    (check, start, run, tasks, runs, again), expected = commands(page), iter(list(outputs(page)))
+    folder = TaskFolder(tmp_path).write("tasks.py", module).write("tasks.yaml", manifest)
+    seen = 0
+
+    def see(program):
+        nonlocal seen
+        for line in next(expected):
+            seen = program.expect(f"^{line}", after=seen)
+
+    def call(command):
+        code, output = called(*command, cwd=tmp_path)
+        assert code == 0
+        for line in next(expected):
+            assert re.search(f"^{line}", output, re.MULTILINE), (line, output)
+
+    call(check)
+    with Program(*start, cwd=tmp_path) as program:
+        see(program)
+        manifest = manifest.replace("tomatoes", "basil")
+        folder.write("tasks.yaml", manifest)
+        see(program)
+        folder.write("tasks.yaml", manifest.replace("intervalSeconds", "intervallSeconds"))
+        see(program)
+        folder.write("tasks.yaml", manifest)
+        see(program)
+        folder.write("tasks.py", failing)
+        see(program)
+        program.expect('tasks.py", line 8', after=seen)
+        folder.write("tasks.py", module)
+        see(program)
+        call(run)
+        program.expect("balcony: watering the roses", after=seen)
+        call(tasks)
+        call(runs)
+        program.interrupt()
+        see(program)
+        assert program.ended() == 0
+    seen = 0
+    with Program(*again, cwd=tmp_path) as program:
+        see(program)
+        program.interrupt()
+        assert program.ended() == 0
+    assert not list(expected)
+
+
+def test_the_first_example_of_the_readme_shows_something_soon_and_keeps_its_schedules(tmp_path):
+    (module,) = blocks(ROOT / "README.md", "python")
+    folder = TaskFolder(tmp_path).write("jobs.py", module)
+
+    for _ in range(2):
+        with Program("jobs.py", cwd=folder.path, command=(sys.executable, "-u")) as program:
+            program.expect("synced, due at")
+            program.interrupt()
+            assert program.ended() == 0
+
+    assert (folder / "schedule.db").exists()

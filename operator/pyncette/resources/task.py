@@ -220,13 +220,17 @@ class TaskSpec(Model):
     """
     missed_run_policy: Literal["All", "Latest", "Skip"] = "Latest"
     """
-    What is made up for when several occurrences passed without a worker. All: one by one, the newest maxCatchUpRuns
-    of them. Latest: one run, for the latest. Skip: none that is late. The others are counted as missed.
+    What is made up for when several occurrences passed without a run. All: one by one, the newest maxCatchUpRuns
+    of them. Latest: one run, for the latest. Skip: none that is later than startingDeadlineSeconds, or than 10 seconds
+    if that is not set. The others are counted as missed.
     """
     max_catch_up_runs: int = Field(default=100, ge=1, le=10_000)
     """With missedRunPolicy All, the number of missed occurrences that are made up for; those before them are not."""
     starting_deadline_seconds: Seconds | None = Field(default=None, examples=[600])
-    """Seconds that an occurrence may be late. What could not start within them is skipped, and counted so."""
+    """
+    Seconds that an occurrence may start late. One that could not start within them is skipped, and counted so (with
+    missedRunPolicy Skip: as missed). Further attempts may start later.
+    """
     active_deadline_seconds: Seconds | None = Field(default=None, examples=[3600])
     """Seconds after which a run is cancelled, whether it still sends heartbeats or not. It has failed then."""
     lease_duration_seconds: int = Field(default=60, ge=1, le=86_400)
