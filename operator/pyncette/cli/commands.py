@@ -17,7 +17,7 @@ import click
 
 from pyncette._version import __version__
 from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
-from pyncette.cli.output import print_json, print_table
+from pyncette.cli.output import Table, print_json, print_table
 from pyncette.settings import SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend
 from pyncette.telemetry.logs import set_up_logging
@@ -248,7 +248,7 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
             (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.told)
             for step in steps
         ]
-        print_table(("STEP", "", "TOOK", "NOTE"), rows)
+        print_table(Table(("STEP", "", "TOOK", "NOTE"), rows))
     _exit(ExitCode.DONE if steps[-1].works else ExitCode.FAILED)
 
 
@@ -358,7 +358,7 @@ def tasks(task: str | None, path: Path | None, settings: Settings, output: str) 
     if output == "json":
         print_json(found.as_json())
     else:
-        print_table(*found.as_table())
+        print_table(found.as_table())
 
 
 @cli.command(
@@ -383,7 +383,7 @@ def runs(task: str, path: Path | None, settings: Settings, output: str) -> None:
     if output == "json":
         print_json(found.as_json())
     else:
-        print_table(*found.as_table())
+        print_table(found.as_table())
 
 
 @cli.command(

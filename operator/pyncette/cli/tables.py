@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 from pyncette.cli import words
 from pyncette.cli.dev.state import row_of
+from pyncette.cli.output import Table
 from pyncette.cli.stored import the_record
 from pyncette.cli.survey import View, as_json, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
 from pyncette.core.record import Run
 from pyncette.store.base import Store
-
-Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 class Tasks(NamedTuple):
@@ -30,7 +29,7 @@ class Tasks(NamedTuple):
 
     def as_table(self) -> Table:
         if self.alone:
-            return ("NAME", "VALUE"), [row for row in _details(self.views[0], self.now) if row[1]]
+            return Table(("NAME", "VALUE"), [row for row in _details(self.views[0], self.now) if row[1]])
         names = ("TASK", "HANDLER", "SCHEDULE", "NEXT", "LAST", "LATE", "RUNNING", "SO FAR")
         rows: list[Sequence[str]] = []
         for view in self.views:
@@ -38,7 +37,8 @@ class Tasks(NamedTuple):
             rows.append(
                 (row.task, view.handler, row.schedule, row.next, row.last, row.late, row.running, row.counts)
             )
-        return names, rows
+        yielding = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
+        return Table(names, rows, yielding, expendable=("LATE", "HANDLER"))
 
 
 class Runs(NamedTuple):
@@ -52,7 +52,9 @@ class Runs(NamedTuple):
 
     def as_table(self) -> Table:
         names = ("RUN", "OUTCOME", "SCHEDULED", "LATE", "TOOK", "ENDED", "ATTEMPTS", "WORKER", "MESSAGE")
-        return names, [_run(run, self.now) for run in self.runs]
+        yielding = ("WORKER", "MESSAGE", "OUTCOME")
+        rows = [_run(run, self.now) for run in self.runs]
+        return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
 
 
 async def tasks_in(store: Store, realm: str, name: str | None) -> Tasks:
