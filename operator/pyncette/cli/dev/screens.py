@@ -189,6 +189,8 @@ class LiveScreen:
 
     def line(self, line: Line) -> None:
         self._lines.append(line)
+        if not self._live.is_started:  # what takes long before there is anything to draw has to be seen, too
+            self._console.print(_styled(line), soft_wrap=True)
 
     def draw(self, picture: Picture) -> None:
         self._picture = picture
