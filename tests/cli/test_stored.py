@@ -305,6 +305,17 @@ def test_migrate_creates_tables_and_says_when_there_is_nothing_to_do(tmp_path, p
         assert told("tasks", "--backend", url) == []
 
 
+def test_tables_of_another_name_are_reached_by_the_url(tmp_path, postgres_url):
+    for url in (f"sqlite:///{tmp_path}/tasks.db", postgres_url):
+        theirs = f"{url}?table_name=reminders"
+        Store(theirs).fill()
+
+        assert len(told("tasks", "--backend", theirs)) == 3
+        assert told("migrate", "--backend", url)["before"] == 0
+        assert told("tasks", "--backend", url) == []
+        assert "(tables reminders) has schema 1 already" in invoke("migrate", "--backend", theirs).stdout
+
+
 def refused_schema(url):
     if url.startswith("sqlite"):
         return "there is no file" in refused("tasks", "--backend", url)

@@ -416,7 +416,7 @@ def _logs_shown_on(screen: Screen) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault]) -> Loaded | Fault | None:
+async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault | None]) -> Loaded | Fault | None:
     """Return the result of *work*, or None as soon as *event* is set."""
     working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:
