@@ -86,12 +86,14 @@ def test_a_one_off_that_was_overdue_when_its_file_was_written_is_missed(folder):
     folder.task("beat", intervalSeconds=1)
 
     with dev(folder) as program:
-        program.expect("task: late: .*finished")
+        program.expect("task: late: once .*, missed: its time was over")
         program.expect("beat: succeeded")
         end(program)
 
     code, output = called("tasks", "late", "--path", folder.path)
     assert (code, "1 missed" in output) == (0, True)
+    code, output = called("runs", "late", "--path", folder.path)
+    assert (code, " missed " in output) == (0, True)
 
 
 def test_a_restart_continues_with_counts_and_schedule(folder):
