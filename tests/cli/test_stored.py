@@ -11,7 +11,7 @@ from pyncette import Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
 from pyncette.store.backend import read_backend
-from tests.cli import Program, called
+from tests.cli import MODULE, Program, called
 
 SECOND = datetime.timedelta(seconds=1)
 
@@ -378,6 +378,79 @@ def test_check_tells_each_problem_with_its_place_and_exits_with_1(folder):
     assert "jobs/one.yaml:6:12: spec.handler: " in output
     assert "jobs/two.yaml:7:13: spec.schedule: " in output
     assert "pyncette: 2 problems in jobs" in output
+
+
+BROKEN = "from pyncette import Pyncette\napp = Pyncette()\napp.nothing\n"
+
+
+def test_check_tells_what_is_wrong_with_the_module_and_with_the_manifests(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert "jobs/tasks.py:3: AttributeError: " in output
+    assert "jobs/two.yaml:7:13: spec.schedule: " in output
+    assert "pyncette: 2 problems in jobs" in output
+
+
+def test_check_tells_programs_each_problem_with_its_place(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
+
+    result = invoke("check", str(folder.path), "--output", "json")
+
+    module, manifest = json.loads(result.stdout)["problems"]
+    assert result.exit_code == 1
+    assert (module["file"], module["line"], module["column"]) == (str(folder / "tasks.py"), 3, None)
+    assert (manifest["file"], manifest["line"], manifest["column"]) == (str(folder / "two.yaml"), 7, 13)
+    assert manifest["message"].startswith("spec.schedule: ")
+
+
+STATIC = (
+    MODULE
+    + """
+    import datetime
+
+    @app.task(interval=datetime.timedelta(seconds=1))
+    async def tick(context):
+        pass
+"""
+)
+
+
+def test_check_counts_tasks_of_the_module_and_notes_names_that_are_used_twice(folder):
+    folder.write("tasks.py", STATIC).task("tick", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 0
+    assert "note: jobs/tick.yaml:4:9: metadata.name: the module has a task tick, too" in output
+    assert "jobs: 1 manifest, 1 handler, 1 task, no problems" in output
+
+
+def test_check_notes_manifests_that_are_passed_over(folder):
+    (folder / "below").mkdir()
+    folder.task("below/hello", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert (code, "note: jobs/below: manifests in a folder below are passed over" in output) == (0, True)
+
+
+def test_of_several_tasks_of_a_name_one_is_chosen_by_its_handler(folder):
+    folder.write("tasks.py", STATIC).task("tick", intervalSeconds=1)
+    with Program("dev", folder.path) as program:
+        program.expect("greetings")
+        program.interrupt()
+        program.ended()
+
+    assert "of the handlers greet, tick: say which by --handler" in refused(
+        "tasks", "tick", "--path", str(folder.path)
+    )
+    one = told("tasks", "tick", "--handler", "greet", "--path", str(folder.path))
+    assert (one["name"], one["handler"]) == ("tick", "greet")
+    assert told("runs", "tick", "--handler", "greet", "--path", str(folder.path))
+    assert len(told("tasks", "--handler", "tick", "--path", str(folder.path))) == 1
 
 
 @pytest.mark.parametrize("command", ["dev", "check"])

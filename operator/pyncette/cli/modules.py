@@ -43,6 +43,9 @@ class ModuleError(ConfigurationError):
     def __init__(self, message: str, file: str = "", line: int = 0) -> None:
         place = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         super().__init__(f"{place}{message}")
+        self.message = message
+        self.file = file
+        self.line = line
 
 
 class Target(NamedTuple):

@@ -57,18 +57,20 @@ class Runs(NamedTuple):
         return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
 
 
-async def tasks_in(store: Store, realm: str, name: str | None) -> Tasks:
-    """Return all tasks of *realm*, or the one that is called *name*. Raises Failure if there is none."""
+async def tasks_in(store: Store, realm: str, name: str | None, handler: str | None = None) -> Tasks:
+    """Return all tasks of *realm*, or of *handler*, or the one that is called *name*. Raises Failure if there is none."""
     now = await store.now()
     if name is None:
-        return Tasks(now, [view_of(found, now) for found in await survey(store, realm, now)], alone=False)
-    found = await look(store, await the_record(store, realm, name), now)
+        listed = await survey(store, realm, now)
+        views = [view_of(found, now) for found in listed if handler is None or found.handler == handler]
+        return Tasks(now, views, alone=False)
+    found = await look(store, await the_record(store, realm, name, handler), now)
     return Tasks(now, [view_of(found, now)], alone=True)
 
 
-async def runs_of(store: Store, realm: str, name: str) -> Runs:
+async def runs_of(store: Store, realm: str, name: str, handler: str | None = None) -> Runs:
     """Return the history of the task *name*. Raises Failure if there is none."""
-    record = await the_record(store, realm, name)
+    record = await the_record(store, realm, name, handler)
     return Runs(await store.now(), await store.history(record.key))
 
 

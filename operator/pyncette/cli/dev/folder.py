@@ -97,21 +97,22 @@ class Folder:
             lock.flush()
             yield
 
-    def read(self, declared: Loaded, now: Instant) -> Wishes:
+    def read(self, declared: Loaded | None, now: Instant) -> Wishes:
         """
-        Read the manifests anew, for the tasks that the module has *declared*.
+        Read the manifests anew, for the tasks that the module has *declared*; None: which those are cannot be told.
 
         A manifest that has a problem is not wished for, but what an earlier version of it made goes on.
         """
         loaded = load(self.path)
-        unknown = _unknown_handlers(loaded.tasks, declared.handlers, declared.others)
+        others = frozenset[str]() if declared is None else declared.others
+        unknown = () if declared is None else _unknown_handlers(loaded.tasks, declared.handlers, others)
         misfits = {remark.place for remark in unknown}
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, twins = _one_of_each_name([item for item in fit if not item.resource.spec.dynamic])
         problems = (*loaded.problems, *unknown, *twins)
         keep = self._keep(loaded, problems)
         wishes = tuple(wish_of(item.resource, REALM, _written_at(item.source.file, now)) for item in fit)
-        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded)), keep)
+        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
         """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
@@ -159,8 +160,13 @@ def _one_of_each_name(
     return list(first.values()), twins
 
 
-def _notes(loaded: Manifests) -> Iterator[Remark]:
+def _notes(loaded: Manifests, others: Collection[str]) -> Iterator[Remark]:
     for item in loaded.tasks:
+        if item.resource.metadata.name in others:
+            yield Remark(
+                item.place("metadata", "name"),
+                f"metadata.name: the module has a task {item.resource.metadata.name}, too: commands tell them apart by --handler",
+            )
         if item.resource.spec.dynamic:
             yield Remark(
                 item.place("spec", "dynamic"),
