@@ -120,6 +120,24 @@ def test_one_task_or_one_instance_is_told_with_all_about_it(store):
     assert "audience" in invoke("tasks", "report", "--backend", store.url).stdout
 
 
+def test_instances_of_a_task_are_listed_by_name(store):
+    listed = told("tasks", "remind", "--instances", "--backend", store.url)
+    first = invoke("tasks", "remind", "--instances", "--limit", "1", "--backend", store.url).stdout
+
+    assert [task["name"] for task in listed] == ["remind/alice", "remind/bob"]
+    assert "remind/alice" in first
+    assert "remind/bob" not in first
+    assert "0 9 * * *" in first
+    assert "there are no instances of a task beat" in refused(
+        "tasks", "beat", "--instances", "--backend", store.url
+    )
+    assert "needs the TASK" in refused("tasks", "--instances", "--backend", store.url)
+
+
+def test_what_a_template_keeps_for_workers_is_not_shown(file):
+    assert "partition_count" not in invoke("tasks", "remind", "--backend", file.url).stdout
+
+
 def test_runs_lists_the_history_of_a_task(store):
     (run,) = told("runs", "beat", "--backend", store.url)
     result = invoke("runs", "beat", "--backend", store.url)

@@ -20,6 +20,7 @@ from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first
 from pyncette.cli.output import Table, print_json, print_table
 from pyncette.settings import SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend
+from pyncette.store.base import Store
 from pyncette.telemetry.logs import set_up_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -356,21 +357,44 @@ def run(
 
 @cli.command(
     short_help="List what is scheduled.",
-    examples=["pyncette tasks --path examples/quickstart", "pyncette tasks reminders/alice --output json"],
+    examples=[
+        "pyncette tasks --path examples/quickstart",
+        "pyncette tasks remind --instances",
+        "pyncette tasks remind/alice --output json",
+    ],
 )
 @click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
+@click.option("--instances", is_flag=True, help="List the instances of TASK, a dynamic one, by their names.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="So many of them."
+)
 @handler_option
 @path_option
 @settings_options("backend", "realm")
 @output_option
-def tasks(task: str | None, handler: str | None, path: Path | None, settings: Settings, output: str) -> None:
+def tasks(
+    task: str | None,
+    limit: int,
+    handler: str | None,
+    path: Path | None,
+    settings: Settings,
+    output: str,
+    *,
+    instances: bool,
+) -> None:
     """List what is scheduled: when it is next due, and how it has gone. With TASK, all about that one."""
     from pyncette.cli import stored  # noqa: PLC0415
-    from pyncette.cli.tables import tasks_in  # noqa: PLC0415
+    from pyncette.cli.tables import Tasks, instances_of, tasks_in  # noqa: PLC0415
 
-    found = stored.with_store(
-        stored.backend_of(settings, path), lambda store: tasks_in(store, settings.realm or "", task, handler)
-    )
+    async def look(store: Store) -> Tasks:
+        realm = settings.realm or ""
+        if not instances:
+            return await tasks_in(store, realm, task, handler)
+        if task is None:
+            raise Failure("--instances needs the TASK whose instances are to be listed")
+        return await instances_of(store, realm, task, handler, limit)
+
+    found = stored.with_store(stored.backend_of(settings, path), look)
     if output == "json":
         print_json(found.as_json())
     else:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from pyncette.cli import words
 from pyncette.cli.dev.state import row_of
+from pyncette.cli.failures import Failure
 from pyncette.cli.output import Table
 from pyncette.cli.stored import the_record
-from pyncette.cli.survey import View, as_json, look, run_as_json, survey, view_of
+from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
 from pyncette.core.record import Run
 from pyncette.store.base import Store
@@ -68,6 +69,15 @@ async def tasks_in(store: Store, realm: str, name: str | None, handler: str | No
     return Tasks(now, [view_of(found, now)], alone=True)
 
 
+async def instances_of(store: Store, realm: str, name: str, handler: str | None, limit: int) -> Tasks:
+    """Return the first *limit* instances of the task *name*, by their names. Raises Failure if there is none."""
+    now = await store.now()
+    found = await instances(store, realm, name, handler, limit)
+    if not found:
+        raise Failure(f"there are no instances of a task {name}; `pyncette tasks` lists what there is")
+    return Tasks(now, [view_of(one, now) for one in found], alone=False)
+
+
 async def runs_of(store: Store, realm: str, name: str, handler: str | None = None) -> Runs:
     """Return the history of the task *name*. Raises Failure if there is none."""
     record = await the_record(store, realm, name, handler)
@@ -92,7 +102,8 @@ def _details(view: View, now: Instant) -> list[Sequence[str]]:
         ("so far", row.counts),
         ("failures in a row", str(summary.consecutive_failures or "")),
         ("dead letters", str(view.dead_letters or "")),
-        ("arguments", bytes(view.args).decode()),
+        # What a template keeps there is for workers.
+        ("arguments", "" if view.standing is Standing.TEMPLATE else bytes(view.args).decode()),
     ]
 
 
