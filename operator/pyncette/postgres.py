@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
+from pyncette.store.postgres_backend import check_url
 
 try:
     from pyncette.store.postgres import PostgresStore
@@ -20,6 +22,11 @@ def postgres_repository(
     Return a store in the tables that belong to *postgres_table_name*, of the database at *postgres_url*.
 
     They are created where they are missing, unless *postgres_skip_table_create* says that `pyncette migrate` did.
-    Raises ValueError for a name that holds more than lower-case letters, digits and underscores.
+    Raises ConfigurationError for a URL that cannot be meant, and a name that holds more than lower-case letters, digits
+    and underscores.
     """
+    try:
+        check_url(postgres_url)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"postgres_url: {error}") from None
     return PostgresStore(postgres_url, postgres_table_name, create=not postgres_skip_table_create)

@@ -8,7 +8,9 @@ import sqlite3
 import sys
 import time
 
-from tests.cli import Program, called, children_of, is_gone
+import pytest
+
+from tests.cli import MODULE, Program, called, children_of, is_gone
 
 LONG_AGO = '"2020-01-01T00:00:00Z"'
 TEN_YEARS = 315_360_000
@@ -84,12 +86,14 @@ def test_a_one_off_that_was_overdue_when_its_file_was_written_is_missed(folder):
     folder.task("beat", intervalSeconds=1)
 
     with dev(folder) as program:
-        program.expect("task: late: .*finished")
+        program.expect("task: late: once .*, missed: its time was over")
         program.expect("beat: succeeded")
         end(program)
 
     code, output = called("tasks", "late", "--path", folder.path)
     assert (code, "1 missed" in output) == (0, True)
+    code, output = called("runs", "late", "--path", folder.path)
+    assert (code, " missed " in output) == (0, True)
 
 
 def test_a_restart_continues_with_counts_and_schedule(folder):
@@ -250,6 +254,45 @@ def test_a_syntax_error_is_told_with_its_place_and_the_code_of_before_goes_on(fo
         end(program)
 
     assert "Traceback" not in program.output
+
+
+STUCK = (
+    MODULE
+    + """
+    import time
+    time.sleep(1000)
+"""
+)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(folder, terminal):
+    folder.task("hello", intervalSeconds=1)
+    folder.write("tasks.py", STUCK)
+    with dev(folder, terminal=terminal) as program:
+        program.expect("importing tasks.py takes long: it is not over after 5 s")
+        (stuck,) = children_of(program.process.pid)
+
+        folder.write("tasks.py", MODULE)
+
+        program.expect("hello: greetings")
+        assert is_gone(stuck)
+        end(program)
+
+
+def test_the_code_of_before_goes_on_while_the_import_of_new_code_does_not_end(folder):
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        program.expect("hello: greetings")
+        folder.write("tasks.py", STUCK)
+        at = program.expect("problem: the import takes long; it begins anew when code changes")
+        at = program.expect("hello: greetings", after=at)
+
+        folder.write("tasks.py", MODULE.replace("greetings", "salutations"))
+
+        at = program.expect("mended: the import takes long", after=at)
+        program.expect("hello: salutations", after=at)
+        end(program)
 
 
 def test_a_handler_that_a_manifest_waits_for_is_taken_up_when_the_module_has_it(folder):

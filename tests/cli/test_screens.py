@@ -145,6 +145,19 @@ def test_a_narrow_terminal_shows_what_matters_most():
     assert max(map(len, rows)) <= 80
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_of_tasks_are_cut_last(width):
+    long = Counts(succeeded=1234, failed=10, missed=16, withdrawn=2)
+    views = [view(record(f"nightly-report-{number}", summary=ran(counts=long))) for number in range(8)]
+
+    rows = drawn(picture(*views), width=width)
+
+    for number in range(8):
+        (row,) = [row for row in rows if row.startswith(f"nightly-report-{number} ")]
+        assert "in 5 min (13:05:00 IST)" in row
+        assert len(row) <= width
+
+
 # --- None ------------------------------------------------------------------------------------------------------------
 
 

@@ -126,3 +126,38 @@ def test_a_backend_is_shown_without_its_password():
     assert str(backend) == "PostgreSQL at db.example:5433/shop"
     assert "hunter2" not in repr(backend)
     assert "hunter2" not in repr(Settings(backend))
+
+
+@pytest.mark.parametrize(
+    ("url", "table", "told"),
+    [
+        ("sqlite:///a.db?table_name=reminders", "reminders", "the SQLite file a.db (tables reminders)"),
+        ("sqlite:///a.db", "pyncette_tasks", "the SQLite file a.db"),
+        ("postgresql://u@h/d?table_name=reminders", "reminders", "PostgreSQL at h/d (tables reminders)"),
+        ("postgresql://u@h:1,i:2/d?sslmode=require", "pyncette_tasks", "PostgreSQL at h:1,i:2/d"),
+    ],
+)
+def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
+    backend = read_backend(url)
+
+    assert (backend.table, str(backend)) == (table, told)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///a.db?tablename=x", "there is no parameter tablename; did you mean table_name?"),
+        ("sqlite:///a.db?mode=ro", "the one parameter of sqlite:/// is table_name"),
+        ("sqlite:///a.db?table_name=A-b", "table_name must be 1 to 48 lower-case letters"),
+        ("postgresql://u@h/d?table_nam=x", "there is no parameter table_nam; did you mean table_name?"),
+        ("postgresql://u@h/d?ssl_mode=require", "did you mean sslmode?"),
+        ("postgresql://u@h/d?sslmode=bogus", "its sslmode can be disable, allow, prefer, require,"),
+        ("postgresql://u:hunter2@:5432/d", "there is no host before its port"),
+        ("postgresql://u:hunter2@x@h/d", "it has to be percent-encoded, as %40"),
+    ],
+)
+def test_a_url_that_cannot_be_meant_is_refused_with_the_part_that_is_wrong(url, said):
+    sentence = refusal(backend=url)
+
+    assert said in sentence
+    assert "hunter2" not in sentence

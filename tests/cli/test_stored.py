@@ -15,7 +15,7 @@ from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Missed
 from pyncette.store.backend import read_backend
-from tests.cli import Program, called
+from tests.cli import MODULE, Program, called
 
 SECOND = datetime.timedelta(seconds=1)
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -149,6 +149,24 @@ def test_a_template_is_one_task_in_however_many_partitions_it_counts(file):
     assert told_of["instances"] == {"total": 20, "exact": True}
     assert told_of["runCounts"]["succeeded"] == 20
     assert told("runs", "spread", "--backend", file.url) == []
+
+
+def test_instances_of_a_task_are_listed_by_name(store):
+    listed = told("tasks", "remind", "--instances", "--backend", store.url)
+    first = invoke("tasks", "remind", "--instances", "--limit", "1", "--backend", store.url).stdout
+
+    assert [task["name"] for task in listed] == ["remind/alice", "remind/bob"]
+    assert "remind/alice" in first
+    assert "remind/bob" not in first
+    assert "0 9 * * *" in first
+    assert "there are no instances of a task beat" in refused(
+        "tasks", "beat", "--instances", "--backend", store.url
+    )
+    assert "needs the TASK" in refused("tasks", "--instances", "--backend", store.url)
+
+
+def test_what_a_template_keeps_for_workers_is_not_shown(file):
+    assert "partition_count" not in invoke("tasks", "remind", "--backend", file.url).stdout
 
 
 def test_runs_lists_the_history_of_a_task(store):
@@ -353,6 +371,17 @@ def test_migrate_creates_tables_and_says_when_there_is_nothing_to_do(tmp_path, p
         assert told("tasks", "--backend", url) == []
 
 
+def test_tables_of_another_name_are_reached_by_the_url(tmp_path, postgres_url):
+    for url in (f"sqlite:///{tmp_path}/tasks.db", postgres_url):
+        theirs = f"{url}?table_name=reminders"
+        Store(theirs).fill()
+
+        assert len(told("tasks", "--backend", theirs)) == 3
+        assert told("migrate", "--backend", url)["before"] == 0
+        assert told("tasks", "--backend", url) == []
+        assert "(tables reminders) has schema 1 already" in invoke("migrate", "--backend", theirs).stdout
+
+
 def refused_schema(url):
     if url.startswith("sqlite"):
         return "there is no file" in refused("tasks", "--backend", url)
@@ -457,6 +486,79 @@ def test_check_refuses_a_schedule_whose_years_were_over_when_it_was_written(fold
     assert code == 1
     assert "jobs/late.yaml:7:13: spec.schedule: [0 0 1 1 * 0 2020] never fires after" in output
     assert "done.yaml" not in output
+
+
+BROKEN = "from pyncette import Pyncette\napp = Pyncette()\napp.nothing\n"
+
+
+def test_check_tells_what_is_wrong_with_the_module_and_with_the_manifests(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert "jobs/tasks.py:3: AttributeError: " in output
+    assert "jobs/two.yaml:7:13: spec.schedule: " in output
+    assert "pyncette: 2 problems in jobs" in output
+
+
+def test_check_tells_programs_each_problem_with_its_place(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
+
+    result = invoke("check", str(folder.path), "--output", "json")
+
+    module, manifest = json.loads(result.stdout)["problems"]
+    assert result.exit_code == 1
+    assert (module["file"], module["line"], module["column"]) == (str(folder / "tasks.py"), 3, None)
+    assert (manifest["file"], manifest["line"], manifest["column"]) == (str(folder / "two.yaml"), 7, 13)
+    assert manifest["message"].startswith("spec.schedule: ")
+
+
+STATIC = (
+    MODULE
+    + """
+    import datetime
+
+    @app.task(interval=datetime.timedelta(seconds=1))
+    async def tick(context):
+        pass
+"""
+)
+
+
+def test_check_counts_tasks_of_the_module_and_notes_names_that_are_used_twice(folder):
+    folder.write("tasks.py", STATIC).task("tick", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 0
+    assert "note: jobs/tick.yaml:4:9: metadata.name: the module has a task tick, too" in output
+    assert "jobs: 1 manifest, 1 handler, 1 task, no problems" in output
+
+
+def test_check_notes_manifests_that_are_passed_over(folder):
+    (folder / "below").mkdir()
+    folder.task("below/hello", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert (code, "note: jobs/below: manifests in a folder below are passed over" in output) == (0, True)
+
+
+def test_of_several_tasks_of_a_name_one_is_chosen_by_its_handler(folder):
+    folder.write("tasks.py", STATIC).task("tick", intervalSeconds=1)
+    with Program("dev", folder.path) as program:
+        program.expect("greetings")
+        program.interrupt()
+        program.ended()
+
+    assert "of the handlers greet, tick: say which by --handler" in refused(
+        "tasks", "tick", "--path", str(folder.path)
+    )
+    one = told("tasks", "tick", "--handler", "greet", "--path", str(folder.path))
+    assert (one["name"], one["handler"]) == ("tick", "greet")
+    assert told("runs", "tick", "--handler", "greet", "--path", str(folder.path))
+    assert len(told("tasks", "--handler", "tick", "--path", str(folder.path))) == 1
 
 
 @pytest.mark.parametrize("command", ["dev", "check"])

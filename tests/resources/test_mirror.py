@@ -117,6 +117,18 @@ async def test_a_one_off_that_was_overdue_when_it_was_written_is_missed(folder):
 
     record = await folder.record()
     assert (record.due_at, record.state.summary.counts.missed) == (None, 1)
+    (run,) = await folder.ledger.store.history(record.key)
+    assert (run.outcome, run.count, run.started_at) == (Outcome.MISSED, 1, None)
+
+
+async def test_a_one_off_that_is_edited_into_the_past_says_so_in_its_history(folder):
+    await folder.apply(task(executeAt="2024-01-01T08:00:00Z"))
+    await folder.clock.advance(HOUR)
+
+    await folder.apply(task(executeAt="2024-01-01T00:30:00Z"))
+
+    (run,) = await folder.ledger.store.history((await folder.record()).key)
+    assert run.outcome is Outcome.MISSED
 
 
 async def test_a_one_off_that_was_written_before_its_time_runs_however_late_it_is_mirrored(folder):

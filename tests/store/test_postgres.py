@@ -172,7 +172,7 @@ async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(po
 async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(postgres_url):
     await execute(postgres_url, "CREATE TABLE pyncette_tasks (name text PRIMARY KEY)")
 
-    with pytest.raises(SchemaError, match="is not of this program: choose another postgres_table_name"):
+    with pytest.raises(SchemaError, match="is not of this program: choose another table name"):
         async with PostgresStore(postgres_url):
             pass
 

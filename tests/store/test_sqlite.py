@@ -379,7 +379,7 @@ async def test_a_foreign_table_of_that_name_is_left_alone(path):
     with opened(path) as connection:
         connection.execute("CREATE TABLE pyncette_tasks (name TEXT)")
 
-    with pytest.raises(SchemaError, match="not of this program: choose another sqlite_table_name"):
+    with pytest.raises(SchemaError, match="not of this program: choose another table name"):
         async with SqliteStore(path):
             pass
 

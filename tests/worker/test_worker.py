@@ -14,7 +14,14 @@ from pyncette.core import wishes
 from pyncette.core.record import Counts, Outcome, replace
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.errors import DoNotRetry, RetryAfter, SchemaError, StoreUnavailableError
+from pyncette.errors import (
+    DoNotRetry,
+    RetryAfter,
+    SchemaError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryStore
@@ -842,15 +849,16 @@ class Interrupted(MemoryStore):
     """A backend that is away while told to be."""
 
     away = False
+    error = StoreUnavailableError("away")
 
     async def claim(self, *args, **kwargs):
         if self.away:
-            raise StoreUnavailableError("away")
+            raise self.error
         return await super().claim(*args, **kwargs)
 
     async def swap(self, *args, **kwargs):
         if self.away:
-            raise StoreUnavailableError("away")
+            raise self.error
         return await super().swap(*args, **kwargs)
 
 
@@ -879,21 +887,40 @@ async def test_an_outage_makes_a_worker_unready_and_loses_no_result() -> None:
     assert handler.scheduled[0] == 10
 
 
-async def test_a_newer_schema_ends_the_worker() -> None:
-    class Newer(MemoryStore):
-        async def claim(self, *args, **kwargs):
-            raise SchemaError("the tables are of version 9")
-
+@pytest.mark.parametrize("error", [SchemaError("of version 9"), StoreRefusedError("no right to claim")])
+async def test_a_newer_schema_and_a_right_that_was_never_there_end_the_worker(error: StoreError) -> None:
     bench = Bench(Registered("h", Policies()))
+    store = Interrupted(bench.backend)
+    store.away, store.error = True, error
     worker = Worker(
-        ledger=Ledger(Newer(bench.backend), bench.clock),
+        ledger=Ledger(store, bench.clock),
         clock=bench.clock,
         registrations=bench.handlers,
         settings=WorkerSettings("w1"),
     )
 
-    with pytest.raises(SchemaError, match="version 9"):
+    with pytest.raises(type(error), match=str(error)):
         await asyncio.wait_for(worker.run(), 5)
+
+
+async def test_a_right_that_is_taken_away_is_waited_for_and_said_to_be_refused(caplog) -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    await bench.every(handler, 10)
+    store = Interrupted(bench.backend)
+
+    async with bench.worker(store) as worker:
+        await bench.advance(11)
+        store.away, store.error = True, StoreRefusedError("no right to claim")
+        bench.clock.leave(worker)
+        await bench.advance(10)
+        await _until(lambda: not worker.ready)
+
+        store.away = False
+        await _until(lambda: worker.ready)
+        bench.clock.join(worker)
+
+    assert "the backend refuses: nothing is claimed in the meantime" in caplog.messages
 
 
 async def test_a_worker_that_drains_tells_those_that_stay_when_something_is_next_due() -> None:

@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pyncette.cli.dev.child import declared_by
+from pyncette.cli.dev.events import Loaded
 from pyncette.cli.dev.folder import Folder
-from pyncette.cli.modules import find_target, load_app
+from pyncette.cli.modules import ModuleError, Target, find_target, load_app
 from pyncette.errors import ConfigurationError
+from pyncette.resources.manifests import SUFFIXES, Remark
+
+OF_OTHERS: Final = frozenset({"node_modules", "site-packages", "venv"})
+"""Folders, beside those that are hidden, in which nobody keeps manifests of their own."""
+
+
+class Finding(NamedTuple):
+    """Something that is wrong, or to be known, and where."""
+
+    file: str
+    """Empty: it is nowhere in particular."""
+    line: int | None
+    column: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in self[:3] if part) + (": " if self.file else "") + self.message
 
 
 class Checked(NamedTuple):
     """What there is to say of a folder."""
 
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
     summary: str
 
 
 def problems_of(path: Path, module: str | None) -> Checked:
-    """Check the folder at *path*. The task module is imported. Raises ConfigurationError if it cannot be used."""
+    """
+    Check the folder at *path*. The task module is imported.
+
+    If that fails the manifests are checked alone. Raises ConfigurationError if there is no folder, or no task module.
+    """
     if not path.is_dir():
         raise ConfigurationError(f"{path} is not a folder: check needs one with a task module and manifests")
-    target = find_target(path, module)
-    app = load_app(target)
-    declared = declared_by(app)
+    declared, faults = _declared(find_target(path, module))
     read = Folder(path).read(declared, time.time_ns() // 1000)
-    count, handlers = len(read.wishes), len(declared.handlers)
+    counted = [("manifest", len(read.wishes))]
+    if declared is not None:
+        counted += [("handler", len(declared.handlers))]
+        counted += [("task", len(declared.others))] if declared.others else []
+    summary = ", ".join(f"{count} {noun if count == 1 else f'{noun}s'}" for noun, count in counted)
     return Checked(
-        tuple(map(str, read.problems)),
-        tuple(map(str, read.notes)),
-        f"{path}: {count} {_of('manifest', count)}, {handlers} {_of('handler', handlers)}, no problems",
+        (*faults, *map(_finding, read.problems)),
+        (*map(_finding, read.notes), *_passed_over(path)),
+        f"{path}: {summary}, no problems",
     )
 
 
-def _of(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
+def _declared(target: Target) -> tuple[Loaded | None, list[Finding]]:
+    try:
+        app = load_app(target)
+    except ModuleError as error:
+        return None, [Finding(error.file, error.line or None, None, error.message)]
+    return declared_by(app), []
+
+
+def _finding(remark: Remark) -> Finding:
+    return Finding(str(remark.place.file), remark.place.line, remark.place.column, remark.message)
+
+
+def _passed_over(path: Path) -> Iterator[Finding]:
+    """Yield each folder below *path* that holds manifests, which are not read."""
+    for folder, below, files in os.walk(path):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in OF_OTHERS)
+        found = [Path(folder, name) for name in files if Path(name).suffix in SUFFIXES]
+        if Path(folder) != path and any(_is_of_a_task(file) for file in found):
+            yield Finding(
+                folder, None, None, "manifests in a folder below are passed over, as by kubectl apply -f"
+            )
+
+
+def _is_of_a_task(file: Path) -> bool:
+    try:
+        return b"kind: PyncetteTask" in file.read_bytes()
+    except OSError:
+        return False

@@ -17,9 +17,10 @@ import click
 
 from pyncette._version import __version__
 from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
-from pyncette.cli.output import print_json, print_table
+from pyncette.cli.output import Table, print_json, print_table
 from pyncette.settings import SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend
+from pyncette.store.base import Store
 from pyncette.telemetry.logs import set_up_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,6 +129,12 @@ def path_option(command: F) -> F:
     )(command)
 
 
+def handler_option(command: F) -> F:
+    return click.option(
+        "--handler", metavar="HANDLER", help="Of this handler: a name may be that of several tasks."
+    )(command)
+
+
 @click.group(
     cls=Commands,
     examples=[
@@ -192,7 +199,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
 
 
 @cli.command(
-    short_help="Say what is wrong with such a folder, or with a backend.",
+    short_help="Say what is wrong with a folder of handlers and manifests, or with a backend.",
     examples=[
         "pyncette check examples/quickstart",
         "pyncette check --backend postgresql://user:password@host/database",
@@ -209,7 +216,7 @@ def check(path: Path | None, module: str | None, settings: Settings, output: str
     Say what is wrong with the manifests and the task module of a folder, and run nothing; or with a backend.
 
     With PATH, or where no backend is set, it is about a folder, by default the current one. Each problem is a line with its
-    file, line and column. Else it is about the backend: all that a worker does is done once, with a record of its own that
+    file, line and column; if the task module cannot be imported the manifests are checked without it. Else it is about the backend: all that a worker does is done once, with a record of its own that
     no worker sees and that is removed again; the first step that does not work says why. The exit code is 1 if there is a
     problem.
     """
@@ -224,10 +231,12 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
 
     problems, notes, summary = problems_of(path, module)
     if output == "json":
-        print_json({"folder": str(path), "problems": problems, "notes": notes})
+        found = {"problems": problems, "notes": notes}
+        told = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
+        print_json({"folder": str(path), **told})
         _exit(ExitCode.FAILED if problems else ExitCode.DONE)
     for problem in problems:
-        click.echo(problem)
+        click.echo(str(problem))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if problems:
@@ -248,7 +257,7 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
             (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.told)
             for step in steps
         ]
-        print_table(("STEP", "", "TOOK", "NOTE"), rows)
+        print_table(Table(("STEP", "", "TOOK", "NOTE"), rows))
     _exit(ExitCode.DONE if steps[-1].works else ExitCode.FAILED)
 
 
@@ -295,11 +304,18 @@ def worker(module: str, settings: Settings) -> None:
 @click.option(
     "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer; the run goes on."
 )
+@handler_option
 @path_option
 @settings_options("backend", "realm")
 @output_option
 def run(
-    task: str, args: str | None, timeout: float | None, path: Path | None, settings: Settings, output: str
+    task: str,
+    args: str | None,
+    timeout: float | None,
+    handler: str | None,
+    path: Path | None,
+    settings: Settings,
+    output: str,
 ) -> None:
     """
     Run a task once more, now, and wait for its outcome.
@@ -319,7 +335,7 @@ def run(
 
     fired = stored.with_store(
         stored.backend_of(settings, path),
-        lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say),
+        lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say, handler),
     )
     if fired.outcome is None:
         raise Failure(f"{task} is not over after {timeout:g} s; it goes on", ExitCode.TIMEOUT)
@@ -397,34 +413,59 @@ def resume(task: str, path: Path | None, settings: Settings, output: str) -> Non
 
 @cli.command(
     short_help="List what is scheduled.",
-    examples=["pyncette tasks --path examples/quickstart", "pyncette tasks reminders/alice --output json"],
+    examples=[
+        "pyncette tasks --path examples/quickstart",
+        "pyncette tasks remind --instances",
+        "pyncette tasks remind/alice --output json",
+    ],
 )
 @click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
+@click.option("--instances", is_flag=True, help="List the instances of TASK, a dynamic one, by their names.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="So many of them."
+)
+@handler_option
 @path_option
 @settings_options("backend", "realm")
 @output_option
-def tasks(task: str | None, path: Path | None, settings: Settings, output: str) -> None:
+def tasks(
+    task: str | None,
+    limit: int,
+    handler: str | None,
+    path: Path | None,
+    settings: Settings,
+    output: str,
+    *,
+    instances: bool,
+) -> None:
     """List what is scheduled: when it is next due, and how it has gone. With TASK, all about that one."""
     from pyncette.cli import stored  # noqa: PLC0415
-    from pyncette.cli.tables import tasks_in  # noqa: PLC0415
+    from pyncette.cli.tables import Tasks, instances_of, tasks_in  # noqa: PLC0415
 
-    found = stored.with_store(
-        stored.backend_of(settings, path), lambda store: tasks_in(store, settings.realm or "", task)
-    )
+    async def look(store: Store) -> Tasks:
+        realm = settings.realm or ""
+        if not instances:
+            return await tasks_in(store, realm, task, handler)
+        if task is None:
+            raise Failure("--instances needs the TASK whose instances are to be listed")
+        return await instances_of(store, realm, task, handler, limit)
+
+    found = stored.with_store(stored.backend_of(settings, path), look)
     if output == "json":
         print_json(found.as_json())
     else:
-        print_table(*found.as_table())
+        print_table(found.as_table())
 
 
 @cli.command(
     short_help="List the latest runs of a task.", examples=["pyncette runs hello --path examples/quickstart"]
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
+@handler_option
 @path_option
 @settings_options("backend", "realm")
 @output_option
-def runs(task: str, path: Path | None, settings: Settings, output: str) -> None:
+def runs(task: str, handler: str | None, path: Path | None, settings: Settings, output: str) -> None:
     """
     List the latest runs of a task, the last one first, as far as its history limits keep them.
 
@@ -434,12 +475,12 @@ def runs(task: str, path: Path | None, settings: Settings, output: str) -> None:
     from pyncette.cli.tables import runs_of  # noqa: PLC0415
 
     found = stored.with_store(
-        stored.backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task)
+        stored.backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
     )
     if output == "json":
         print_json(found.as_json())
     else:
-        print_table(*found.as_table())
+        print_table(found.as_table())
 
 
 @cli.command(

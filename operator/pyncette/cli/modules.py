@@ -6,8 +6,10 @@ import ast
 import contextlib
 import difflib
 import importlib.util
+import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +29,23 @@ DEFAULT_FILE: Final = "tasks.py"
 MAYBE_AN_APP: Final = re.compile(r"\bPyncette\s*\(")
 
 
+LONG_SECONDS: Final = 5.0
+"""An import that takes longer than that is told of: it may wait for what never comes."""
+
+LONG: Final = "importing %s takes long: it is not over after %g s"
+
+logger = logging.getLogger(__name__)
+
+
 class ModuleError(ConfigurationError):
     """A task module cannot be used; *file* and *line* say where, if that can be told."""
 
     def __init__(self, message: str, file: str = "", line: int = 0) -> None:
         place = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         super().__init__(f"{place}{message}")
+        self.message = message
+        self.file = file
+        self.line = line
 
 
 class Target(NamedTuple):
@@ -185,7 +198,7 @@ def _import_file(file: Path, target: Target) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Found under its name by what it pickles and by modules beside it; never in the place of one that is there already.
     sys.modules.setdefault(file.stem, module)
-    with _told(file.resolve().parent), _loading():
+    with _told(file.resolve().parent), _loading(file.name):
         spec.loader.exec_module(module)
     return module
 
@@ -193,17 +206,22 @@ def _import_file(file: Path, target: Target) -> ModuleType:
 def _import_name(name: str, home: Path) -> ModuleType:
     home = home.resolve()
     _put_first(str(home))
-    with _told(home, name), _loading():
+    with _told(home, name), _loading(name):
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def _loading() -> Iterator[None]:
+def _loading(name: str) -> Iterator[None]:
+    # A thread says so, since an import that waits for something for ever comes to nothing else.
+    told = threading.Timer(LONG_SECONDS, logger.warning, [LONG, name, LONG_SECONDS])
+    told.daemon = True
+    told.start()
     token = being_loaded.set(True)
     try:
         yield
     finally:
         being_loaded.reset(token)
+        told.cancel()
 
 
 @contextlib.contextmanager

@@ -79,15 +79,22 @@ def with_store(backend: Backend, work: Callable[[Store], Awaitable[Any]]) -> Any
     return asyncio.run(run())
 
 
-async def the_record(store: Store, realm: str, name: str) -> Record:
-    """Return the record of the one task or instance that is called *name*. Raises Failure."""
-    found = await find(store, realm, name)
+async def the_record(store: Store, realm: str, name: str, handler: str | None = None) -> Record:
+    """Return the record of the one task or instance that is called *name*, and is of *handler*. Raises Failure."""
+    found = [
+        record
+        for record in await find(store, realm, name)
+        if handler is None or record.key.partition.handler == handler
+    ]
     if len(found) == 1:
         return found[0]
     where = f" in the realm {realm}" if realm else ""
     if found:
         handlers = ", ".join(sorted({record.key.partition.handler for record in found}))
-        raise Failure(f"there are several tasks {name}{where}, of the handlers {handlers}")
+        raise Failure(
+            f"there are several tasks {name}{where}, of the handlers {handlers}: say which by --handler"
+        )
+    where = f" of the handler {handler}{where}" if handler else where
     raise Failure(f"there is no task {name}{where}; `pyncette tasks` lists those that there are")
 
 
@@ -140,13 +147,14 @@ async def fire(
     args: msgspec.Raw | None,
     patience: float | None,
     say: Callable[[str], None],
+    handler: str | None = None,
 ) -> Fired:
     """
     Have the task *name* run once more, now, and wait for its outcome; *say* is told what is waited for.
 
     Without *args* with its own arguments. After *patience* seconds the answer is that it is not over; it goes on.
     """
-    home = await the_record(store, realm, name)
+    home = await the_record(store, realm, name, handler)
     if home.spec.schedule is None and not home.key.instance:
         raise Failure(f"{name} is a dynamic task: name one of its instances, as in {name}/INSTANCE")
     ledger = Ledger(store, await backend_clock(store))

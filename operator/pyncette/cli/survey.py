@@ -117,6 +117,27 @@ async def look(store: Store, record: Record, now: Instant) -> Found:
     return next(iter(whole.values()), Found(key.task, key.partition.handler, [record]))  # or gone meanwhile
 
 
+async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[Found]:
+    """Return the first *limit* instances of *task*, by name, without what lives beside them."""
+    found: list[Found] = []
+    for partition in await store.partitions(realm):
+        if handler in {None, partition.handler}:
+            found += await _instances_in(store, partition, task, limit)
+    return sorted(found, key=lambda one: one.name)[:limit]
+
+
+async def _instances_in(store: Store, partition: Partition, task: str, limit: int) -> list[Found]:
+    after: Key | None = None
+    found: list[Found] = []
+    while len(found) < limit and (page := await store.scan(partition, task, after, PAGE)):
+        for record in page:
+            key = record.key
+            if key.instance and not key.occurrence:
+                found.append(Found(f"{task}/{key.instance}", partition.handler, [record]))
+        after = page[-1].key
+    return found
+
+
 async def _survey_partition(
     store: Store,
     partition: Partition,

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from pyncette.cli import words
 from pyncette.cli.dev.state import row_of
+from pyncette.cli.failures import Failure
+from pyncette.cli.output import Table
 from pyncette.cli.stored import the_record
-from pyncette.cli.survey import View, as_json, look, run_as_json, survey, view_of
+from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
 from pyncette.core.record import Run
 from pyncette.core.tallies import within_limits
 from pyncette.store.base import Store
-
-Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 class Tasks(NamedTuple):
@@ -31,7 +31,7 @@ class Tasks(NamedTuple):
 
     def as_table(self) -> Table:
         if self.alone:
-            return ("NAME", "VALUE"), [row for row in _details(self.views[0], self.now) if row[1]]
+            return Table(("NAME", "VALUE"), [row for row in _details(self.views[0], self.now) if row[1]])
         names = ("TASK", "HANDLER", "SCHEDULE", "NEXT", "LAST", "LATE", "RUNNING", "SO FAR")
         rows: list[Sequence[str]] = []
         for view in self.views:
@@ -39,7 +39,8 @@ class Tasks(NamedTuple):
             rows.append(
                 (row.task, view.handler, row.schedule, row.next, row.last, row.late, row.running, row.counts)
             )
-        return names, rows
+        yielding = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
+        return Table(names, rows, yielding, expendable=("LATE", "HANDLER"))
 
 
 class Runs(NamedTuple):
@@ -53,21 +54,34 @@ class Runs(NamedTuple):
 
     def as_table(self) -> Table:
         names = ("RUN", "OUTCOME", "SCHEDULED", "LATE", "TOOK", "ENDED", "ATTEMPTS", "WORKER", "MESSAGE")
-        return names, [_run(run, self.now) for run in self.runs]
+        yielding = ("WORKER", "MESSAGE", "OUTCOME")
+        rows = [_run(run, self.now) for run in self.runs]
+        return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
 
 
-async def tasks_in(store: Store, realm: str, name: str | None) -> Tasks:
-    """Return all tasks of *realm*, or the one that is called *name*. Raises Failure if there is none."""
+async def tasks_in(store: Store, realm: str, name: str | None, handler: str | None = None) -> Tasks:
+    """Return all tasks of *realm*, or of *handler*, or the one that is called *name*. Raises Failure if there is none."""
     now = await store.now()
     if name is None:
-        return Tasks(now, [view_of(found, now) for found in await survey(store, realm, now)], alone=False)
-    found = await look(store, await the_record(store, realm, name), now)
+        listed = await survey(store, realm, now)
+        views = [view_of(found, now) for found in listed if handler is None or found.handler == handler]
+        return Tasks(now, views, alone=False)
+    found = await look(store, await the_record(store, realm, name, handler), now)
     return Tasks(now, [view_of(found, now)], alone=True)
 
 
-async def runs_of(store: Store, realm: str, name: str) -> Runs:
+async def instances_of(store: Store, realm: str, name: str, handler: str | None, limit: int) -> Tasks:
+    """Return the first *limit* instances of the task *name*, by their names. Raises Failure if there is none."""
+    now = await store.now()
+    found = await instances(store, realm, name, handler, limit)
+    if not found:
+        raise Failure(f"there are no instances of a task {name}; `pyncette tasks` lists what there is")
+    return Tasks(now, [view_of(one, now) for one in found], alone=False)
+
+
+async def runs_of(store: Store, realm: str, name: str, handler: str | None = None) -> Runs:
     """Return the history of the task *name*. Raises Failure if there is none."""
-    record = await the_record(store, realm, name)
+    record = await the_record(store, realm, name, handler)
     return Runs(await store.now(), within_limits(await store.history(record.key), record.spec.policies))
 
 
@@ -89,7 +103,8 @@ def _details(view: View, now: Instant) -> list[Sequence[str]]:
         ("so far", row.counts),
         ("failures in a row", str(summary.consecutive_failures or "")),
         ("dead letters", str(view.dead_letters or "")),
-        ("arguments", bytes(view.args).decode()),
+        # What a template keeps there is for workers.
+        ("arguments", "" if view.standing is Standing.TEMPLATE else bytes(view.args).decode()),
     ]
 
 

@@ -29,7 +29,16 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Spec
-from pyncette.core.tallies import Tally, Verdict, keeps_history, rows_of, runs_of, with_dropped, with_verdict
+from pyncette.core.tallies import (
+    Tally,
+    Verdict,
+    gap_runs,
+    keeps_history,
+    rows_of,
+    runs_of,
+    with_dropped,
+    with_verdict,
+)
 
 
 class Locked(NamedTuple):
@@ -246,6 +255,15 @@ def withdrawal_rows(record: Record, policies: Policies, now: Instant) -> tuple[H
     return rows_of(record.state.summary, policies, runs_of(record, _withdrawal(record, started, now)))
 
 
+def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant) -> tuple[HistoryRow, ...]:
+    """Return the history to be written with a wish that made a record *after*: a one-off whose time it missed."""
+    schedule = after.spec.schedule
+    missed = after.state.summary.counts.missed > before.counts.missed
+    if not missed or not isinstance(schedule, Once) or not keeps_history(policies):
+        return ()
+    return rows_of(before, policies, gap_runs(after.key, _missed(schedule.at), now))
+
+
 def removed(record: Record, policies: Policies, now: Instant) -> Tally | None:
     """Return what a record that is removed leaves behind; None if nothing ever happened to it, or nobody counts it."""
     policies = record.spec.policies or policies
@@ -414,7 +432,11 @@ def _from_now(
 
 def one_off_missed(summary: Summary, at: Instant) -> Summary:
     """Return *summary* with the one time of a one-off missed."""
-    return with_dropped(summary, (Dropped(Outcome.MISSED, at, at),))
+    return with_dropped(summary, _missed(at))
+
+
+def _missed(at: Instant) -> tuple[Dropped, ...]:
+    return (Dropped(Outcome.MISSED, at, at),)
 
 
 def _within_window(record: Record, spec: Spec, policies: Policies, now: Instant) -> Instant | None:

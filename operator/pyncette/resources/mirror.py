@@ -8,7 +8,17 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Owner, Record, State, is_dead_letter, is_on_demand, replace
+from pyncette.core.record import (
+    Change,
+    Key,
+    Owner,
+    Record,
+    State,
+    Summary,
+    is_dead_letter,
+    is_on_demand,
+    replace,
+)
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
@@ -86,7 +96,7 @@ def mirrored(wish: Wish) -> Rule:
             new = wishes.created(
                 wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
             )
-            return _made(Step.CREATED, None, new)
+            return _made(Step.CREATED, None, new, Summary(), wish, now)
         owner = record.state.owner
         if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
             return _left(wish.key, Step.OUTDATED)
@@ -96,7 +106,7 @@ def mirrored(wish: Wish) -> Rule:
         if _is_template(record.spec) and _is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
         edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.EDITED, record, edited)
+        return _made(Step.EDITED, record, edited, record.state.summary, wish, now)
 
     return rule
 
@@ -121,7 +131,7 @@ def moved(wish: Wish, old: Record) -> Rule:
             state=replace(old.state, withdrawn_at=None),
         )
         new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.MOVED, None, new)
+        return _made(Step.MOVED, None, new, here.state.summary, wish, now)
 
     return rule
 
@@ -171,8 +181,11 @@ def _policies_of(record: Record) -> Policies:
     return record.spec.policies or Policies()
 
 
-def _made(step: Step, before: Record | None, after: Record) -> Ruling:
-    return Ruling(Change(before, after), Taken(after.key.task, step, after))
+def _made(
+    step: Step, before: Record | None, after: Record, summary: Summary, wish: Wish, now: Instant
+) -> Ruling:
+    rows = wishes.missed_rows(summary, after, wish.policies, now)
+    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after))
 
 
 def _left(key: Key, step: Step) -> Ruling:

@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
+from urllib.parse import unquote
 
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
-from pyncette.store.sql import Migrated
+from pyncette.store.sql import TABLE, Migrated, check_table_name
 
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
@@ -37,6 +38,9 @@ BUILT_IN: Final = {
 }
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
 
+TABLE_NAME: Final = "table_name"
+"""The parameter of a URL that says what the names of tables begin with."""
+
 
 class Backend(ABC):
     """
@@ -48,6 +52,8 @@ class Backend(ABC):
     def __init__(self, url: str) -> None:
         self.url: Final = url
         """As it was given, password included."""
+        self.table: str = TABLE
+        """What the names of its tables begin with, where it has tables."""
 
     @property
     def in_memory(self) -> bool:
@@ -66,6 +72,11 @@ class Backend(ABC):
 
         Raises ConfigurationError if its driver is not installed.
         """
+
+    @property
+    def tables_told(self) -> str:
+        """What people are told of its tables, behind all else: nothing, if they have the usual name."""
+        return "" if self.table == TABLE else f" (tables {self.table})"
 
     async def migrate(self) -> Migrated:
         """Bring what it keeps to the schema of this release, and create it where there is none. Raises StoreError."""
@@ -103,6 +114,28 @@ def read_backend(url: str) -> Backend:
     backend = _registered(scheme.lower()).load()(url)
     assert isinstance(backend, Backend)
     return backend
+
+
+def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
+    """
+    Return *url* without its parameter `table_name`, and the name that it gives, or else the usual one.
+
+    Raises ConfigurationError if that cannot be the name of tables, or if another parameter is spelt much like it, or
+    like one of *others*, but is none.
+    """
+    rest, mark, query = url.partition("?")
+    given = dict(part.partition("=")[::2] for part in query.split("&")) if mark else {}
+    known = (TABLE_NAME, *others)
+    for name in given:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if name not in known and close:
+            raise ConfigurationError(f"there is no parameter {name}; did you mean {close[0]}?")
+    if TABLE_NAME not in given:
+        return url, TABLE
+    table = unquote(given[TABLE_NAME])
+    check_table_name(table, TABLE_NAME)
+    left = "&".join(part for part in query.split("&") if part.partition("=")[0] != TABLE_NAME)
+    return f"{rest}?{left}" if left else rest, table
 
 
 @contextlib.contextmanager

@@ -304,7 +304,7 @@ async def _schema(connections: Connections, sql: Statements, tables: Tables) -> 
         return 0
     if not ours:
         raise SchemaError(
-            f"The table {tables.name} in {connections.place} is not of this program: choose another postgres_table_name"
+            f"The table {tables.name} in {connections.place} is not of this program: choose another table name"
         )
     ((version, min_reader),) = await connections.fetch(sql.versions)
     check_schema(version, min_reader, f"The tables {tables.name} in {connections.place}")

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import Backend, needing
+from pyncette.store.backend import Backend, needing, without_table_name
 from pyncette.store.base import Store
+
+CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+"""Parameters of a URL that can be these only."""
+
+OTHERS: Final = (
+    *(
+        "host",
+        "port",
+        "dbname",
+        "database",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "krbsrvname",
+        "gsslib",
+    ),
+    *("sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "search_path", "options"),
+)
+"""Further ones; whatever else there is the server takes for a setting, or refuses."""
 
 
 class PostgresBackend(Backend):
@@ -14,19 +39,37 @@ class PostgresBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        try:
-            _ = urlsplit(url).port
-        except ValueError:
-            raise ConfigurationError(
-                "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
-            ) from None
+        self._database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
+        check_url(self._database)
 
     def new_store(self, *, create: bool = True) -> Store:
         with needing("asyncpg", "PostgreSQL", "postgres"):
             from pyncette.store.postgres import PostgresStore  # noqa: PLC0415 - the driver is an extra
 
-        return PostgresStore(self.url, create=create)
+        return PostgresStore(self._database, self.table, create=create)
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
-        return f"PostgreSQL at {parts.hostname or 'the local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        parts = urlsplit(self._database)
+        hosts = parts.netloc.rpartition("@")[2] or "the local socket"
+        return f"PostgreSQL at {hosts}{parts.path}{self.tables_told}"
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError, which shows nothing that may be a password, if *url* cannot be meant."""
+    try:
+        parts = urlsplit(url)
+        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+        ports = [host.port for host in hosts]
+    except ValueError:
+        raise ConfigurationError(
+            "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
+        ) from None
+    if parts.netloc.count("@") > 1:
+        raise ConfigurationError(
+            "there is more than one @ before its host; in a user or password it has to be percent-encoded, as %40"
+        )
+    if any(port is not None and not host.hostname for host, port in zip(hosts, ports, strict=True)):
+        raise ConfigurationError("there is no host before its port")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ConfigurationError(f"its {name} can be {', '.join(CHOICES[name])}")

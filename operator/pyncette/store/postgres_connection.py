@@ -203,7 +203,7 @@ class Connections:
             raise named(error, self.place) from error
         except ValueError:
             # The driver's own words may repeat a part of the URL, and so of a password.
-            raise ConfigurationError(f"postgres_url cannot be used; write {URL_FORM}") from None
+            raise ConfigurationError(f"the URL of PostgreSQL cannot be used; write {URL_FORM}") from None
         except _DRIVER_ERRORS as error:
             raise named(error, self.place) from error
         if connection.get_server_version().major < OLDEST_VERSION:
@@ -231,9 +231,11 @@ def named(error: BaseException, place: str) -> Exception:
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return TryAgainError(said)
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        return StoreRefusedError(f"{place} lets us not in: {said}. Check user and password in postgres_url")
+        return StoreRefusedError(f"{place} lets us not in: {said}. Check the user and the password")
     if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return StoreRefusedError(f"{place} has no such database: {said}. Create it, or mend postgres_url")
+        return StoreRefusedError(
+            f"{place} has no such database: {said}. Create it, or name another one in the URL"
+        )
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from pyncette.errors import SchemaError
+from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION
 
 TABLE: Final = "pyncette_tasks"
@@ -27,9 +27,11 @@ class Migrated(NamedTuple):
 
 
 def check_table_name(name: str, option: str) -> None:
-    """Raise ValueError unless *name*, given as *option*, is one that goes into a statement as it is."""
+    """Raise ConfigurationError, a ValueError, unless *name*, given as *option*, is one that goes into a statement as it is."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{option} must be 1 to 48 lower-case letters, digits or underscores, not {name!r}")
+        raise ConfigurationError(
+            f"{option} must be 1 to 48 lower-case letters, digits or underscores, not {name!r}"
+        )
 
 
 def check_schema(version: int, min_reader: int, where: str) -> None:

@@ -295,9 +295,7 @@ def _schema(session: Session, sql: Statements, table: str, where: str) -> int:
     if not there:
         return 0
     if f"{table}_meta" not in there:
-        raise SchemaError(
-            f"The table {table} in {where} is not of this program: choose another sqlite_table_name"
-        )
+        raise SchemaError(f"The table {table} in {where} is not of this program: choose another table name")
     version, min_reader = _decode(session.read(sql.versions))
     check_schema(version, min_reader, f"The tables {table} in {where}")
     return int(version)

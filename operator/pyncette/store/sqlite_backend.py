@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import Backend
+from pyncette.store.backend import Backend, without_table_name
 from pyncette.store.base import Store
 from pyncette.store.sql import Migrated
 
@@ -19,7 +19,8 @@ class SqliteBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.path: Final = _path(url.partition("://")[2])
+        database, self.table = without_table_name(url)
+        self.path: Final = _path(database.partition("://")[2])
         """The file, or `:memory:`."""
 
     @property
@@ -33,15 +34,15 @@ class SqliteBackend(Backend):
     def new_store(self, *, create: bool = True) -> Store:
         from pyncette.store.sqlite import SqliteStore  # noqa: PLC0415 - a driver is loaded only where it is used
 
-        return SqliteStore(self.path, create=create)
+        return SqliteStore(self.path, self.table, create=create)
 
     async def migrate(self) -> Migrated:
         from pyncette.store.sqlite import migrate  # noqa: PLC0415
 
-        return await migrate(self.path)
+        return await migrate(self.path, self.table)
 
     def __str__(self) -> str:
-        return "memory" if self.in_memory else f"the SQLite file {self.path}"
+        return f"{'memory' if self.in_memory else f'the SQLite file {self.path}'}{self.tables_told}"
 
 
 def backend_in(file: Path) -> SqliteBackend:
@@ -56,6 +57,10 @@ def _path(rest: str) -> str:
     if not rest.startswith("/"):
         raise ConfigurationError(
             "sqlite:// needs a third slash before its path, sqlite:///file.db, and a fourth if the path is absolute"
+        )
+    if "?" in rest:
+        raise ConfigurationError(
+            "the one parameter of sqlite:/// is table_name; in a path, ? is written as %3F"
         )
     path = unquote(rest[1:])
     if not path or "\0" in path:

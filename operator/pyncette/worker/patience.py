@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
+from pyncette.errors import StoreRefusedError
+
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS: Final = 0.05
@@ -36,8 +38,9 @@ class Patience:
             longest = min(2 * longest, LONGEST_WAIT_SECONDS)
 
     async def wait(self, meaning: str, error: Exception, waits: Iterator[float]) -> None:
-        """Note that the backend did not answer, what that means, and wait before the next attempt."""
+        """Note that the backend did not answer, or refused, what that means, and wait before the next attempt."""
         if self.ready:
             self.ready = False
-            logger.warning("the backend does not answer: %s", meaning, extra={"error": str(error)})
+            what = "refuses" if isinstance(error, StoreRefusedError) else "does not answer"
+            logger.warning("the backend %s: %s", what, meaning, extra={"error": str(error)})
         await asyncio.sleep(next(waits))

@@ -17,7 +17,7 @@ from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record
 from pyncette.core.rules import NEVER, Beginning
 from pyncette.core.spec import Policies
-from pyncette.errors import SchemaError, StoreError
+from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger import Ledger
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
@@ -156,9 +156,11 @@ class Poller:
                 except SchemaError:
                     raise
                 except StoreError as error:
+                    if isinstance(error, StoreRefusedError) and self._polled_at is None:
+                        raise  # a right that was missing from the start is no accident that passes
                     self._round, self._hungry = [], []
                     self._next_at = 0
-                    await self._patience.wait("nothing is claimed until it does", error, waits)
+                    await self._patience.wait("nothing is claimed in the meantime", error, waits)
                 else:
                     self._patience.answered()
                     waits = self._patience.waits()

@@ -146,7 +146,8 @@ class Worker:
         """
         Run what is due until `drain`; cancelled, it cancels what runs, and gives back what it holds.
 
-        Raises what makes going on impossible: a schema that this program cannot work with, or a bug.
+        Raises what makes going on impossible: a schema that this program cannot work with, a backend that refuses the
+        first look, or a bug.
         """
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:

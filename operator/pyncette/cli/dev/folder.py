@@ -99,17 +99,18 @@ class Folder:
             lock.flush()
             yield
 
-    def read(self, declared: Loaded, now: Instant) -> Wishes:
+    def read(self, declared: Loaded | None, now: Instant) -> Wishes:
         """
-        Read the manifests anew, for the tasks that the module has *declared*.
+        Read the manifests anew, for the tasks that the module has *declared*; None: which those are cannot be told.
 
         A manifest that has a problem is not wished for, but what an earlier version of it made goes on.
         """
         loaded = load(self.path)
-        unknown = _unknown_handlers(loaded.tasks, declared.handlers, declared.others)
+        others = frozenset[str]() if declared is None else declared.others
+        unknown = () if declared is None else _unknown_handlers(loaded.tasks, declared.handlers, others)
         misfits = {remark.place for remark in unknown}
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
-        fit, other = _of_their_templates(fit, declared.templates)
+        fit, other = (fit, []) if declared is None else _of_their_templates(fit, declared.templates)
         fit, twins = _one_of_each_name(fit)
         wished = [(item, wish_of(item.resource, REALM, _written_at(item.source.file, now))) for item in fit]
         over = _over_before_they_were_written(wished)
@@ -117,7 +118,7 @@ class Folder:
         keep = self._keep(loaded, problems)
         late = {remark.place for remark in over}
         wishes = tuple(wish for item, wish in wished if item.place("spec", "schedule") not in late)
-        return Wishes(wishes, tuple(sorted(problems)), loaded.notes, keep)
+        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
         """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
@@ -201,6 +202,15 @@ def _over_before_they_were_written(wished: Sequence[tuple[Manifest[PyncetteTask]
         except ValueError as error:
             over.append(Remark(item.place("spec", "schedule"), f"spec.schedule: {error}"))
     return over
+
+
+def _notes(loaded: Manifests, others: Collection[str]) -> Iterator[Remark]:
+    for item in loaded.tasks:
+        if item.resource.metadata.name in others:
+            yield Remark(
+                item.place("metadata", "name"),
+                f"metadata.name: the module has a task {item.resource.metadata.name}, too: commands tell them apart by --handler",
+            )
 
 
 def _written_at(file: Path, now: Instant) -> Instant:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Protocol, Self, TextIO
+from typing import Final, Literal, NamedTuple, Protocol, Self, TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
+from pyncette.cli.output import GAP, fitted, natural_widths
 from pyncette.cli.survey import Standing, View
 from pyncette.core.rules import NEVER
 
@@ -38,6 +40,30 @@ NARROW: Final = 110
 """Columns below which a terminal has no room for everything."""
 
 COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
+
+
+class Column(NamedTuple):
+    """A column of the table of tasks."""
+
+    title: str
+    cell: Callable[[Row], str]
+    only_wide: bool = False
+    justify: Literal["left", "right"] = "left"
+    style: Callable[[Row], str] = lambda _: ""
+
+
+COLUMNS: Final = (
+    Column("Task", lambda row: row.task),
+    Column("Schedule", lambda row: row.schedule, only_wide=True),
+    Column("Next", lambda row: row.next),
+    Column("Last", lambda row: row.last, style=lambda row: "green" if row.healthy else "red"),
+    Column("Late", lambda row: row.late, only_wide=True, justify="right"),
+    Column("Runs", lambda row: row.running, justify="right"),
+    Column("So far", lambda row: row.counts),
+)
+
+YIELDING: Final = ("So far", "Schedule", "Last", "Next", "Task")
+"""The columns that are narrowed where there is too little room, the first one first: without its name a row says nothing."""
 
 
 class Screen(Protocol):
@@ -163,6 +189,8 @@ class LiveScreen:
 
     def line(self, line: Line) -> None:
         self._lines.append(line)
+        if not self._live.is_started:  # what takes long before there is anything to draw has to be seen, too
+            self._console.print(_styled(line), soft_wrap=True)
 
     def draw(self, picture: Picture) -> None:
         self._picture = picture
@@ -226,22 +254,16 @@ def _urgency(view: View) -> tuple[bool, bool, int]:
 
 def table_of(picture: Picture, width: int) -> Table:
     """Return the table of tasks; a narrow terminal gets what matters most."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    wide = width >= NARROW
-    table.add_column("Task", no_wrap=True, overflow="ellipsis")
-    if wide:
-        table.add_column("Schedule", no_wrap=True, overflow="ellipsis")
-    table.add_column("Next", no_wrap=True, overflow="ellipsis")
-    table.add_column("Last", no_wrap=True, overflow="ellipsis")
-    if wide:
-        table.add_column("Late", no_wrap=True, justify="right")
-    table.add_column("Runs", no_wrap=True, justify="right")
-    table.add_column("So far", no_wrap=True, overflow="ellipsis")
-    for view in picture.views:
-        row = row_of(view, picture.now)
-        last = Text(row.last, style="green" if row.healthy else "red")
-        cells: list[str | Text] = [row.task, row.schedule, row.next, last, row.late, row.running, row.counts]
-        table.add_row(*(cells if wide else [cells[0], cells[2], cells[3], cells[5], cells[6]]))
+    shown = COLUMNS if width >= NARROW else [column for column in COLUMNS if not column.only_wide]
+    rows = [row_of(view, picture.now) for view in picture.views]
+    cells = [[column.title for column in shown], *([column.cell(row) for column in shown] for row in rows)]
+    titles = [column.title for column in shown]
+    yielding = [titles.index(title) for title in YIELDING if title in titles]
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", expand=False)
+    for column, fits in zip(shown, fitted(natural_widths(cells), width, yielding), strict=True):
+        table.add_column(column.title, width=fits, justify=column.justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(column.cell(row), style=column.style(row)) for column in shown))
     return table
 
 

@@ -9,6 +9,7 @@ from pyncette.cli import words
 from pyncette.cli.survey import Standing, View
 from pyncette.clock import SECOND, Instant
 from pyncette.core.record import Counts, Outcome
+from pyncette.core.schedule import Once
 
 
 class Picture(NamedTuple):
@@ -97,7 +98,19 @@ def _why_not(view: View) -> str:
         return "none after this run"
     if view.standing is Standing.EXHAUSTED:
         return "suspended: attempts spent"
+    if view.standing is Standing.FINISHED and _is_missed(view):
+        return "missed: its time was over"
     return str(view.standing.value)
+
+
+def _is_missed(view: View) -> bool:
+    """Say whether it had one time only, which passed without a run."""
+    summary = view.summary
+    return (
+        isinstance(view.schedule, Once)
+        and summary.counts.missed > 0
+        and summary.last_scheduled_at != view.schedule.at
+    )
 
 
 def _last(view: View, now: Instant) -> str:

@@ -24,7 +24,7 @@ from pyncette.cli.dev.process import WorkerProcess
 from pyncette.cli.dev.screens import Screen
 from pyncette.cli.dev.state import Line, Picture
 from pyncette.cli.failures import ExitCode, Failure
-from pyncette.cli.modules import Target
+from pyncette.cli.modules import LONG_SECONDS, Target
 from pyncette.cli.survey import View, survey, view_of
 from pyncette.clock import SECOND, SystemClock
 from pyncette.errors import StoreError
@@ -170,10 +170,14 @@ class Supervisor:
 
     async def _first_worker(self) -> bool:
         """Start a worker on a module that can be imported; False if it was interrupted."""
-        self._worker = await self._start_worker()
-        loaded = await _unless(self._stop, self._worker.loaded())
-        if loaded is None:
-            return False
+        loaded = None
+        while loaded is None:
+            await self._end_worker()
+            self._module_changed.clear()
+            self._worker = await self._start_worker()
+            loaded = await _unless(self._stop, self._loaded(self._worker))
+            if self._stop.is_set():
+                return False
         if isinstance(loaded, Fault):
             raise Failure(loaded.message, ExitCode(loaded.code))
         self._declared = loaded
@@ -201,13 +205,15 @@ class Supervisor:
         """
         Start a worker on the code as it is now. The one before runs until the new code is imported, and is drained then.
 
-        If the new code cannot be imported, the one before goes on.
+        If the new code cannot be imported, or has changed again before that, the one before goes on.
         """
         old = self._worker
         assert old is not None
         new = await self._start_worker()
         try:
-            loaded = await new.loaded()
+            loaded = await self._loaded(new)
+            if loaded is None:
+                return
             if isinstance(loaded, Fault):
                 self._fault = loaded.message
                 self._line(f"not reloaded, and the code of before goes on: {loaded.message}", "ERROR")
@@ -225,6 +231,20 @@ class Supervisor:
         finally:
             if self._worker is not new:
                 await new.end()
+
+    async def _loaded(self, worker: WorkerProcess) -> Loaded | Fault | None:
+        """Return what *worker* has imported. None: that takes long, and the code is another one by now."""
+        loading = asyncio.ensure_future(worker.loaded())
+        changed = asyncio.ensure_future(self._module_changed.wait())
+        try:
+            await asyncio.wait([loading], timeout=LONG_SECONDS)
+            if not loading.done():
+                self._fault = "the import takes long; it begins anew when code changes"
+                await asyncio.wait([loading, changed], return_when=asyncio.FIRST_COMPLETED)
+            return loading.result() if loading.done() else None
+        finally:
+            loading.cancel()
+            changed.cancel()
 
     async def _start_worker(self) -> WorkerProcess:
         return await WorkerProcess.start(self._orders, self._heard, self._line)
@@ -398,7 +418,7 @@ def _logs_shown_on(screen: Screen) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault]) -> Loaded | Fault | None:
+async def _unless(event: asyncio.Event, work: Awaitable[Loaded | Fault | None]) -> Loaded | Fault | None:
     """Return the result of *work*, or None as soon as *event* is set."""
     working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:

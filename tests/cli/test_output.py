@@ -1,0 +1,57 @@
+"""What commands print fits a terminal, and is whole anywhere else."""
+
+import pytest
+
+from pyncette.cli.output import Table, fitted, print_table
+from tests.cli import ESCAPE
+
+TABLE = Table(
+    ("NAME", "WORKER", "MESSAGE"),
+    [("ada", "host-1-of-many", "no luck " * 20), ("grace", "host-2-of-many", "")],
+    yielding=("MESSAGE", "NAME"),
+    expendable=("WORKER",),
+)
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """A terminal that is as wide as it is called with."""
+
+    def printed(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        print_table(TABLE)
+        return ESCAPE.sub("", capsys.readouterr().out).splitlines()
+
+    return printed
+
+
+def test_without_a_terminal_each_row_is_one_whole_line(capsys):
+    print_table(TABLE)
+
+    _, ada, grace = capsys.readouterr().out.splitlines()
+    assert ada.count("no luck") == 20
+    assert grace == "grace  host-2-of-many"
+
+
+def test_a_terminal_gets_rows_that_fit_it(terminal):
+    _, ada, grace = terminal(60)
+
+    assert len(ada) <= 60
+    assert ada.startswith("ada    host-1-of-many  no luck no luck")
+    assert ada.endswith("…")
+    assert grace == "grace  host-2-of-many"
+
+
+def test_what_matters_least_is_left_out_where_narrowing_is_not_enough(terminal):
+    names, ada, _ = terminal(24)
+
+    assert names == "NAME   MESSAGE"
+    assert ada == "ada    no luck no luck…"
+
+
+@pytest.mark.parametrize(
+    ("room", "widths"), [(100, [20, 30, 4]), (50, [20, 22, 4]), (30, [12, 10, 4]), (5, [10, 10, 4])]
+)
+def test_columns_yield_one_after_another_down_to_what_says_something(room, widths):
+    assert fitted([20, 30, 4], room, yielding=[1, 0]) == widths
