@@ -33,7 +33,19 @@ async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
     assert tests
 
 
-MODULES = ["", ".errors", ".executor", ".healthcheck", ".postgres", ".sqlite", ".testing", ".utils"]
+MODULES = [
+    "",
+    ".dynamodb",
+    ".errors",
+    ".executor",
+    ".healthcheck",
+    ".mysql",
+    ".postgres",
+    ".redis",
+    ".sqlite",
+    ".testing",
+    ".utils",
+]
 
 
 def public_names(module):
