@@ -30,6 +30,14 @@ FOLDER: Final = click.Path(path_type=Path)
 OUTPUTS: Final = click.Choice(["table", "json"])
 
 
+class _Number(click.FloatRange):
+    name = "number"
+
+
+class _WholeNumber(click.IntRange):
+    name = "whole number"
+
+
 class WithExamples(click.Command):
     """A command whose help shows examples."""
 
@@ -133,6 +141,14 @@ def handler_option(command: F) -> F:
     return click.option(
         "--handler", metavar="HANDLER", help="Of this handler: a name may be that of several tasks."
     )(command)
+
+
+def _backend_of(settings: Settings, path: Path | None) -> Backend:
+    from pyncette.cli import stored  # noqa: PLC0415
+
+    if path is not None and click.get_current_context().params.get("backend") is not None:
+        raise Failure("--path and --backend name two different ones: give one of them")
+    return stored.backend_of(settings, path)
 
 
 @click.group(
@@ -301,9 +317,7 @@ def worker(module: str, settings: Settings) -> None:
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
 @click.option("--args", metavar="JSON", help="Arguments of this run, an object, in place of the task's own.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer; the run goes on."
-)
+@click.option("--timeout", type=_Number(min=0), metavar="SECONDS", help="Wait no longer; the run goes on.")
 @handler_option
 @path_option
 @settings_options("backend", "realm")
@@ -334,11 +348,12 @@ def run(
         click.echo(text, err=True)
 
     fired = stored.with_store(
-        stored.backend_of(settings, path),
+        _backend_of(settings, path),
         lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say, handler),
     )
     if fired.outcome is None:
-        raise Failure(f"{task} is not over after {timeout:g} s; it goes on", ExitCode.TIMEOUT)
+        going = "it goes on" if fired.begun else "no worker has begun it yet, and the next one that can will"
+        raise Failure(f"{task} is not over after {timeout:g} s; {going}", ExitCode.TIMEOUT)
     succeeded = fired.outcome is Outcome.SUCCEEDED
     if output == "json":
         details = (
@@ -366,7 +381,7 @@ def run(
 @click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
 @click.option("--instances", is_flag=True, help="List the instances of TASK, a dynamic one, by their names.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="So many of them."
+    "--limit", type=_WholeNumber(min=1), metavar="N", default=20, show_default=True, help="So many of them."
 )
 @handler_option
 @path_option
@@ -394,7 +409,7 @@ def tasks(
             raise Failure("--instances needs the TASK whose instances are to be listed")
         return await instances_of(store, realm, task, handler, limit)
 
-    found = stored.with_store(stored.backend_of(settings, path), look)
+    found = stored.with_store(_backend_of(settings, path), look)
     if output == "json":
         print_json(found.as_json())
     else:
@@ -419,7 +434,7 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
     from pyncette.cli.tables import runs_of  # noqa: PLC0415
 
     found = stored.with_store(
-        stored.backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
+        _backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
     )
     if output == "json":
         print_json(found.as_json())
@@ -482,6 +497,8 @@ def migrate(settings: Settings, output: str) -> None:
     """
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+    if settings.backend.in_memory:
+        raise Failure("tables in the memory of this process are gone with it: name a file or a server")
     migrated = asyncio.run(settings.backend.migrate())
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
