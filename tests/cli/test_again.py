@@ -175,3 +175,14 @@ def test_a_task_that_there_is_not_is_refused(store, command):
 
         assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
         assert f"there is no task {name}; `pyncette tasks` lists those that there are" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "exhausted", "done"),
+    [("redrive", Exhaustion.DEAD_LETTER, "redriven"), ("resume", Exhaustion.SUSPEND, "resumed")],
+)
+def test_of_several_tasks_of_a_name_that_of_a_handler_is_meant(store, command, exhausted, done):
+    store.failed("report", exhausted=exhausted)
+
+    assert invoke(store, command, "report", "--handler", "other").exit_code == ExitCode.USAGE
+    assert told(store, command, "report", "--handler", "report")[done] == 1

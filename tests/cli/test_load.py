@@ -49,6 +49,9 @@ def interrupt_in_the_middle(folder):
             time.sleep(0.005)
         program.signal(signal.SIGINT)
         assert program.ended() == 130, program.output
+        assert re.search(
+            r"interrupted after line [\d,]+; the same command goes on from there", program.output
+        )
 
 
 async def names_of(folder):
@@ -85,13 +88,18 @@ def test_each_line_becomes_an_instance(folder):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"name": "ada", "cron": "0 8 * * *"}', "unknown field `cron`; the fields are name, and schedule"),
-        ('{"schedule": "0 8 * * *"}', "missing required field `name`"),
+        ('{"name": "ada", "cron": "0 8 * * *"}', "there is no field cron; the fields are name, and schedule"),
+        ('{"name": "ada", "interval": 3}', "there is no field interval; did you mean interval_seconds?"),
+        ('{"name": 3, "interval_seconds": 3}', 'name must be text, as in "ada"'),
+        ('{"name": "ada", "interval_seconds": "x"}', "interval_seconds must be a number, as in 3600"),
+        ('{"name": "ada", "execute_at": "soon"}', "execute_at must be a time with its offset from UTC"),
+        ("[1]", 'write an object, as in {"name": "ada"'),
+        ('{"schedule": "0 8 * * *"}', "name is missing; the fields are"),
         ('{"name": "ada", "schedule": "61 8 * * *"}', "out of range"),
-        ('{"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokio"}', "Asia/Tokio"),
+        ('{"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokio"}', "did you mean Asia/Tokyo?"),
         ('{"name": "ada"}', "schedule"),
         ('{"name": "ada", "interval_seconds": 0}', "interval"),
-        ('{"name": "ada", "interval_seconds": 1e300}', "convert"),
+        ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is longer than can be counted"),
         ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs its offset from UTC"),
         ('{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}', "cannot be called schedule"),
         ('{"name": ""}', "must be a string that is not empty"),

@@ -292,7 +292,22 @@ def test_run_without_a_worker_says_so_and_ends_at_its_timeout(file):
 
     assert result.exit_code == ExitCode.TIMEOUT
     assert "no worker has taken it yet: does one run that has the handler report?" in result.stderr
-    assert "report is not over after 6 s; it goes on" in result.stderr
+    assert "report is not over after 6 s; no worker has begun it yet" in result.stderr
+
+
+def test_ctrl_c_while_a_run_is_waited_for_says_that_it_still_takes_place(file):
+    with Program("run", "report", "--backend", file.url) as program:
+        program.expect("asked for a run of report")
+        program.interrupt()
+        assert program.ended() == ExitCode.INTERRUPTED
+
+    assert "the run that was asked for still takes place" in program.output
+
+
+def test_a_number_that_is_none_is_refused_in_plain_words(file):
+    assert "'abc' is not a valid number." in refused(
+        "run", "report", "--timeout", "abc", "--backend", file.url
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,6 +353,16 @@ def test_looking_at_a_file_that_is_not_there_does_not_make_it(tmp_path):
         "tasks", "--backend", f"sqlite:///{tmp_path}/tasks.db"
     )
     assert not (tmp_path / "tasks.db").exists()
+
+
+def test_a_folder_and_a_backend_at_once_are_refused(file, tmp_path):
+    assert "--path and --backend name two different ones" in refused(
+        "tasks", "--path", str(tmp_path), "--backend", file.url
+    )
+
+
+def test_memory_is_not_migrated():
+    assert "gone with it: name a file or a server" in refused("migrate", "--backend", "sqlite://")
 
 
 def test_memory_holds_nothing_to_look_at():

@@ -319,7 +319,9 @@ async def test_a_wrong_password_is_told_without_it(postgres_url):
         async with PostgresStore(wrong):
             pass
 
-    assert_is_one_sentence(told.value, "password authentication failed", "postgres_url", parts.path)
+    assert_is_one_sentence(
+        told.value, "password authentication failed", "Check the user and the password", parts.path
+    )
 
 
 async def test_an_unknown_user_is_told(server):

@@ -28,22 +28,22 @@ class Again(NamedTuple):
     """The task is suspended by its manifest as well, which no command ends."""
 
 
-async def redrive(store: Store, realm: str, name: str) -> Again:
+async def redrive(store: Store, realm: str, name: str, handler: str | None = None) -> Again:
     """
     Have the dead letters of the task or instance *name* tried again, for a template those of all its instances.
 
-    What is being tried again already is left alone. Raises Failure if there is no such task.
+    With *handler* only those that it calls. What is being tried again already is left alone. Raises Failure if there is no such task.
     """
-    return await _applied(store, realm, name, _redriven)
+    return await _applied(store, realm, name, handler, _redriven)
 
 
-async def resume(store: Store, realm: str, name: str) -> Again:
+async def resume(store: Store, realm: str, name: str, handler: str | None = None) -> Again:
     """
     End what suspended the task or instance *name* as attempts were spent, for a template that of all its instances.
 
-    The next occurrence is counted from now. Raises Failure if there is no such task.
+    With *handler* only what it calls. The next occurrence is counted from now. Raises Failure if there is no such task.
     """
-    return await _applied(store, realm, name, _resumed)
+    return await _applied(store, realm, name, handler, _resumed)
 
 
 def _redriven(record: Record | None, now: Instant) -> Ruling:
@@ -67,18 +67,18 @@ def _ruling(before: Record, after: Record) -> Ruling:
     return Ruling(None, False) if after is before else Ruling(Change(before, after), True)
 
 
-async def _applied(store: Store, realm: str, name: str, rule: Rule) -> Again:
+async def _applied(store: Store, realm: str, name: str, handler: str | None, rule: Rule) -> Again:
     ledger = Ledger(store, await backend_clock(store))
     done = 0
     found = suspended = False
-    async for page in _all_of(store, realm, name):
+    async for page in _all_of(store, realm, name, handler):
         found = True
         suspended = suspended or any(_is_suspended(record) for record in page)
         now = ledger.clock.now()
         todo = [record.key for record in page if rule(record, now).answer]
         done += sum((await ledger.apply(dict.fromkeys(todo, rule))).values())
     if not found:
-        await the_record(store, realm, name)  # which says so
+        await the_record(store, realm, name, handler)  # which says so
     return Again(done, suspended)
 
 
@@ -86,10 +86,12 @@ def _is_suspended(record: Record) -> bool:
     return not record.key.occurrence and record.spec.policies is not None and record.spec.policies.suspend
 
 
-async def _all_of(store: Store, realm: str, name: str) -> AsyncIterator[list[Record]]:
+async def _all_of(store: Store, realm: str, name: str, handler: str | None) -> AsyncIterator[list[Record]]:
     """Yield, in pages, the task NAME with its instances, or the instance TASK/INSTANCE, and what lives beside them."""
     task, _, instance = name.partition("/")
     for partition in await store.partitions(realm):
+        if handler not in {None, partition.handler}:
+            continue
         after: Key | None = None
         while page := await store.scan(partition, name, after, PAGE):
             yield page

@@ -30,6 +30,14 @@ FOLDER: Final = click.Path(path_type=Path)
 OUTPUTS: Final = click.Choice(["table", "json"])
 
 
+class _Number(click.FloatRange):
+    name = "number"
+
+
+class _WholeNumber(click.IntRange):
+    name = "whole number"
+
+
 class WithExamples(click.Command):
     """A command whose help shows examples."""
 
@@ -133,6 +141,14 @@ def handler_option(command: F) -> F:
     return click.option(
         "--handler", metavar="HANDLER", help="Of this handler: a name may be that of several tasks."
     )(command)
+
+
+def _backend_of(settings: Settings, path: Path | None) -> Backend:
+    from pyncette.cli import stored  # noqa: PLC0415
+
+    if path is not None and click.get_current_context().params.get("backend") is not None:
+        raise Failure("--path and --backend name two different ones: give one of them")
+    return stored.backend_of(settings, path)
 
 
 @click.group(
@@ -301,9 +317,7 @@ def worker(module: str, settings: Settings) -> None:
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
 @click.option("--args", metavar="JSON", help="Arguments of this run, an object, in place of the task's own.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer; the run goes on."
-)
+@click.option("--timeout", type=_Number(min=0), metavar="SECONDS", help="Wait no longer; the run goes on.")
 @handler_option
 @path_option
 @settings_options("backend", "realm")
@@ -334,11 +348,12 @@ def run(
         click.echo(text, err=True)
 
     fired = stored.with_store(
-        stored.backend_of(settings, path),
+        _backend_of(settings, path),
         lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say, handler),
     )
     if fired.outcome is None:
-        raise Failure(f"{task} is not over after {timeout:g} s; it goes on", ExitCode.TIMEOUT)
+        going = "it goes on" if fired.begun else "no worker has begun it yet, and the next one that can will"
+        raise Failure(f"{task} is not over after {timeout:g} s; {going}", ExitCode.TIMEOUT)
     succeeded = fired.outcome is Outcome.SUCCEEDED
     if output == "json":
         details = (
@@ -361,9 +376,10 @@ def run(
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
 @path_option
+@handler_option
 @settings_options("backend", "realm")
 @output_option
-def redrive(task: str, path: Path | None, settings: Settings, output: str) -> None:
+def redrive(task: str, path: Path | None, handler: str | None, settings: Settings, output: str) -> None:
     """
     Have the dead letters of a task tried again: occurrences that failed and were kept, by onExhausted DeadLetter.
 
@@ -373,7 +389,7 @@ def redrive(task: str, path: Path | None, settings: Settings, output: str) -> No
     from pyncette.cli import again, stored  # noqa: PLC0415
 
     redriven = stored.with_store(
-        stored.backend_of(settings, path), lambda store: again.redrive(store, settings.realm or "", task)
+        _backend_of(settings, path), lambda store: again.redrive(store, settings.realm or "", task, handler)
     )
     if output == "json":
         print_json({"task": task, "redriven": redriven.done})
@@ -389,9 +405,10 @@ def redrive(task: str, path: Path | None, settings: Settings, output: str) -> No
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
 @path_option
+@handler_option
 @settings_options("backend", "realm")
 @output_option
-def resume(task: str, path: Path | None, settings: Settings, output: str) -> None:
+def resume(task: str, path: Path | None, handler: str | None, settings: Settings, output: str) -> None:
     """
     End the suspension of a task whose attempts were spent, by onExhausted Suspend.
 
@@ -401,7 +418,7 @@ def resume(task: str, path: Path | None, settings: Settings, output: str) -> Non
     from pyncette.cli import again, stored  # noqa: PLC0415
 
     resumed = stored.with_store(
-        stored.backend_of(settings, path), lambda store: again.resume(store, settings.realm or "", task)
+        _backend_of(settings, path), lambda store: again.resume(store, settings.realm or "", task, handler)
     )
     if resumed.suspended:
         click.echo(f"pyncette: {task} is suspended by its manifest, and stays so", err=True)
@@ -422,7 +439,7 @@ def resume(task: str, path: Path | None, settings: Settings, output: str) -> Non
 @click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
 @click.option("--instances", is_flag=True, help="List the instances of TASK, a dynamic one, by their names.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="So many of them."
+    "--limit", type=_WholeNumber(min=1), metavar="N", default=20, show_default=True, help="So many of them."
 )
 @handler_option
 @path_option
@@ -450,7 +467,7 @@ def tasks(
             raise Failure("--instances needs the TASK whose instances are to be listed")
         return await instances_of(store, realm, task, handler, limit)
 
-    found = stored.with_store(stored.backend_of(settings, path), look)
+    found = stored.with_store(_backend_of(settings, path), look)
     if output == "json":
         print_json(found.as_json())
     else:
@@ -475,7 +492,7 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
     from pyncette.cli.tables import runs_of  # noqa: PLC0415
 
     found = stored.with_store(
-        stored.backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
+        _backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
     )
     if output == "json":
         print_json(found.as_json())
@@ -538,6 +555,8 @@ def migrate(settings: Settings, output: str) -> None:
     """
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+    if settings.backend.in_memory:
+        raise Failure("tables in the memory of this process are gone with it: name a file or a server")
     migrated = asyncio.run(settings.backend.migrate())
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})

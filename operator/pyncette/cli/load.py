@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import difflib
 import hashlib
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,13 +22,27 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pyncette.app import Pyncette, PyncetteContext
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
+from pyncette.core.schedule import resolve_zone
 from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.options import BEHAVIOUR, OF_THE_TASK_ALONE
+from pyncette.resources.task import no_such_zone
 from pyncette.settings import Settings
 from pyncette.start import choose_loop
 from pyncette.task import Kind, Task
 
 FIELDS: Final = "name, and schedule with timezone, interval_seconds, or execute_at; and args"
+
+FORMS: Final = {
+    "name": 'text, as in "ada"',
+    "schedule": 'a cron expression, as in "0 8 * * *"',
+    "timezone": 'the name of a time zone, as in "Europe/Dublin"',
+    "interval_seconds": "a number, as in 3600",
+    "execute_at": 'a time with its offset from UTC, as in "2030-01-31T08:00:00Z"',
+    "args": 'an object of names and values, as in {"id": 1}',
+}
+"""What each field is to be."""
+
+EXAMPLE: Final = '{"name": "ada", "interval_seconds": 3600}'
 
 SAVE_SECONDS: Final = 1.0
 """Between two notes of how far it is. What was scheduled since the last one is scheduled again, which changes nothing."""
@@ -56,12 +72,17 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
         taken = NOT_ARGUMENTS & self.args.keys()
         if taken:
             raise ValueError(f"an argument cannot be called {min(taken)}, which is an option of tasks")
+        if self.timezone is not None and not _is_zone(self.timezone):
+            raise ValueError(f"timezone: {no_such_zone(self.timezone)}")
         if self.execute_at is not None and self.execute_at.tzinfo is None:
             raise ValueError("execute_at needs its offset from UTC, as in 2030-01-31T08:00:00Z")
         options = {"schedule": self.schedule, "timezone": self.timezone, "execute_at": self.execute_at}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if self.interval_seconds is not None:
-            given["interval"] = datetime.timedelta(seconds=self.interval_seconds)
+            try:
+                given["interval"] = datetime.timedelta(seconds=self.interval_seconds)
+            except OverflowError:
+                raise ValueError("interval_seconds is longer than can be counted") from None
         return given | self.args
 
 
@@ -166,9 +187,10 @@ class Load:
             try:
                 item = msgspec.json.decode(line, type=Line)
                 pair = item.name, item.options()
-            except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            except ValueError as error:  # those of msgspec are some, too
                 self._refused += 1
-                self._refuse(f"{self._file}:{number}: {error}; the fields are {FIELDS}")
+                told = _told(error) if isinstance(error, msgspec.MsgspecError) else error
+                self._refuse(f"{self._file}:{number}: {told}")
                 continue
             self._under_way.append(Place(number, end, self._refused))
             self._refused = 0
@@ -227,11 +249,39 @@ def load_file(
     async def run(progress: Callable[[Loaded], None]) -> Loaded:
         load = Load(file, notebook, begun, say, progress)
         async with app.create(new_store=backend.new_store, realm=settings.realm) as context:
-            await load.run(context, task, force=force)
+            try:
+                await load.run(context, task, force=force)
+            except asyncio.CancelledError:
+                if notebook.can_be_kept:
+                    done = f"interrupted after line {load.loaded.lines:,}"
+                    say(f"{done}; the same command goes on from there")
+                raise
         return load.loaded
 
     with _bar(file, begun) as progress, asyncio.Runner(loop_factory=choose_loop()) as runner:
         return runner.run(run(progress))
+
+
+def _told(error: msgspec.MsgspecError) -> str:
+    """Return in the words of the file what a library says of a line."""
+    text = str(error)
+    wrong = re.search(r"`\$\.(\w+)", text)
+    if wrong is not None and wrong[1] in FORMS:
+        return f"{wrong[1]} must be {FORMS[wrong[1]]}"
+    if unknown := re.search(r"unknown field `(.*)`", text):
+        close = difflib.get_close_matches(unknown[1], FORMS, n=1)
+        return f"there is no field {unknown[1]}; {f'did you mean {close[0]}?' if close else f'the fields are {FIELDS}'}"
+    if missing := re.search(r"missing required field `(.*)`", text):
+        return f"{missing[1]} is missing; the fields are {FIELDS}"
+    return f"write an object, as in {EXAMPLE}" if text.startswith("Expected") else f"{text}; write {EXAMPLE}"
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        resolve_zone(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _template(app: Pyncette, name: str) -> Task:

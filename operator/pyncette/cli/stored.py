@@ -117,6 +117,8 @@ class Fired(NamedTuple):
     """None: it is not over."""
     run: Run | None = None
     message: str = ""
+    begun: bool = True
+    """Whether a worker has taken it."""
 
 
 def read_args(text: str | None) -> msgspec.Raw | None:
@@ -161,7 +163,11 @@ async def fire(
     fired = await _create(ledger, home, args)
     say(f"asked for a run of {name}; waiting for its outcome")
     waiting = _Waiting(store, home.key, fired)
-    return await waiting.outcome(patience, say)
+    try:
+        return await waiting.outcome(patience, say)
+    except asyncio.CancelledError:
+        say("no longer waited for; the run that was asked for still takes place")
+        raise
 
 
 async def _create(ledger: Ledger, home: Record, args: msgspec.Raw | None) -> Record:
@@ -202,7 +208,7 @@ class _Waiting:
                 handler = self._home.partition.handler
                 say(f"no worker has taken it yet: does one run that has the handler {handler}?")
             await asyncio.sleep(LOOK_SECONDS)
-        return Fired(self._fired.key, None)
+        return Fired(self._fired.key, None, begun=taken)
 
     async def _counted(self) -> Fired:
         """The record is gone: it is over. Its outcome is counted a moment later, at its schedule."""

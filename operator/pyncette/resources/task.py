@@ -80,7 +80,7 @@ def _known_zone(name: str) -> str:
     except (KeyError, ValueError, OSError):
         known = False
     if not known:
-        raise refusal(_no_such_zone(name), "UnknownTimeZone")
+        raise refusal(no_such_zone(name), "UnknownTimeZone")
     return name
 
 
@@ -89,7 +89,8 @@ def _is_portable(name: str) -> bool:
     return name[:1].isupper()
 
 
-def _no_such_zone(name: str) -> str:
+def no_such_zone(name: str) -> str:
+    """Return what is told of *name*, which is not a time zone."""
     close = nearest(name, sorted(filter(_is_portable, available_timezones())))
     mend = f"did you mean {close}?" if close else "write one like Europe/Dublin or UTC"
     return f'"{name}" is not a time zone of the IANA database; {mend}'

@@ -80,7 +80,7 @@ def _schedule(view: View) -> str:
     if view.schedule is not None:
         return words.schedule(view.schedule)
     more = "" if view.instances_exact else " or more"
-    return f"{view.instances or 0}{more} instances"
+    return f"{view.instances or 0}{more} {'instance' if view.instances == 1 else 'instances'}"
 
 
 def _next(view: View, now: Instant) -> str:
