@@ -20,8 +20,13 @@ from pyncette.task import Kind, Task
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0
-"""How late an edit of a resource may count for the instances of its template. A look is one read, of a few records by
-their keys."""
+"""
+How late an edit of a resource may count for the instances of its template, on a backend that is asked again and again
+anyway. A look is one read, of a few records by their keys.
+"""
+
+QUIET_LOOK_SECONDS: Final = 10.0
+"""The same where a worker with nothing to do is to cost next to nothing: where others notify, or no resource rules a template."""
 
 
 class Common(NamedTuple):
@@ -60,11 +65,15 @@ class Templates:
     async def watch(self) -> None:
         """Read them again and again, in real time: it is others who change them."""
         while self._by_key:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._pause())
             try:
                 await self.read()
             except StoreError as error:
                 logger.debug("templates were not read", extra={"error": str(error)})
+
+    def _pause(self) -> float:
+        asks_anyway = bool(self._of_resources) and not self._ledger.store.capabilities.notifies
+        return LOOK_SECONDS if asks_anyway else QUIET_LOOK_SECONDS
 
 
 def template_key(realm: str, handler: str) -> Key:
