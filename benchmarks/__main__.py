@@ -90,7 +90,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=MEASURED, help="these measurements; the rest stays as it was"
     )
-    parser.add_argument("--stores", nargs="+", choices=STORES, default=STORES)
+    parser.add_argument("--stores", nargs="+", choices=STORES, default=["postgres", "sqlite"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--repeats", type=int, default=5, help="interleaved rounds, of which medians are quoted"
