@@ -3,10 +3,14 @@
 import asyncio
 import datetime
 from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from pyncette import Pyncette
+from pyncette.dynamodb import dynamodb_repository
 from pyncette.mysql import mysql_repository
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
@@ -36,18 +40,43 @@ def on_mysql(url):
     )  # fmt: skip
 
 
-ON = {
-    "postgres": ("postgres_url", on_postgres),
-    "mariadb": ("mariadb_url", on_mysql),
-    "redis": ("redis_url", on_redis),
-    "redis_cluster": ("redis_cluster_url", on_redis),
-}
+def on_dynamodb(url):
+    url = urlsplit(url)
+    return Pyncette(
+        with_prometheus_repository(dynamodb_repository),
+        dynamodb_region_name=url.hostname,
+        dynamodb_endpoint=parse_qs(url.query)["endpoint"][0],
+        dynamodb_table_name=url.path[1:],
+        dynamodb_partition_prefix="app",
+    )
 
 
-@pytest.fixture(params=ON)
-def app(request, ran):
-    fixture, on = ON[request.param]
-    app = on(request.getfixturevalue(fixture))
+class On(NamedTuple):
+    """A backend, and how many instances it runs in a moment."""
+
+    url: str
+    app: Callable[[str], Pyncette]
+    instances: int = 2_000
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(On("postgres_url", on_postgres), id="postgres"),
+        pytest.param(On("mariadb_url", on_mysql), id="mariadb"),
+        pytest.param(On("redis_url", on_redis), id="redis"),
+        pytest.param(On("redis_cluster_url", on_redis), id="redis_cluster"),
+        pytest.param(
+            On("dynamodb_url", on_dynamodb, 200), id="dynamodb", marks=pytest.mark.xdist_group("dynamodb")
+        ),
+    ]
+)
+def on(request):
+    return request.param
+
+
+@pytest.fixture
+def app(request, on, ran):
+    app = on.app(request.getfixturevalue(on.url))
 
     @app.partitioned_task(partition_count=4)
     async def remind(context):
@@ -57,15 +86,18 @@ def app(request, ran):
     return app
 
 
-async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app, clock, ran):
+async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app, on, clock, ran):
     task = app.tasks["remind"]
-    items = [(f"user-{number}", {"interval": seconds(60), "number": number}) for number in range(2_000)]
+    items = [
+        (f"user-{number}", {"interval": seconds(60), "number": number}) for number in range(on.instances)
+    ]
     async with running(app, clock) as app_context:
         errors = [result.error async for result in app_context.schedule_many(task, items)]
         again = [result.error async for result in app_context.schedule_many(task, items[:10])]
         await clock.advance(seconds(60))
-        first = await app_context.list_tasks(task, limit=1_500)
-        rest = await app_context.list_tasks(task, limit=1_500, continuation_token=first.continuation_token)
+        page = on.instances * 3 // 4
+        first = await app_context.list_tasks(task, limit=page)
+        rest = await app_context.list_tasks(task, limit=page, continuation_token=first.continuation_token)
 
     assert {*errors, *again} == {None}
     assert Counter(ran) == {(name, at(60)): 1 for name, _ in items}
@@ -73,14 +105,16 @@ async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app
     assert {state.scheduled_at for state in (*first.tasks, *rest.tasks)} == {at(120)}
 
 
-async def test_two_workers_share_what_is_due_in_real_time(app, ran):
+async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):
     task = app.tasks["remind"]
     async with app.create() as one, app.create() as two:
         workers = [asyncio.create_task(worker.run()) for worker in (one, two)]
         due = datetime.datetime.now(tz=datetime.UTC) + seconds(0.5)
-        items = [(f"user-{number}", {"execute_at": due, "takes": 0.01}) for number in range(500)]
+        items = [
+            (f"user-{number}", {"execute_at": due, "takes": 0.01}) for number in range(on.instances // 4)
+        ]
         results = [result async for result in one.schedule_many(task, items)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await two.list_tasks(task)).tasks:  # noqa: ASYNC110 - as another process would
                 await asyncio.sleep(0.05)
         for worker in (one, two):
@@ -88,4 +122,4 @@ async def test_two_workers_share_what_is_due_in_real_time(app, ran):
         await asyncio.gather(*workers)
 
     assert all(result.error is None for result in results)
-    assert len(ran) == len(set(ran)) == 500
+    assert len(ran) == len(set(ran)) == on.instances // 4
