@@ -144,7 +144,7 @@ def handler_option(command: F) -> F:
 
 
 def _backend_of(settings: Settings, path: Path | None) -> Backend:
-    from pyncette.cli import stored  # noqa: PLC0415
+    from pyncette.cli import stored
 
     if path is not None and click.get_current_context().params.get("backend") is not None:
         raise Failure("--path and --backend name two different ones: give one of them")
@@ -194,10 +194,10 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     has run and what is due is kept in PATH/.pyncette, so that the next start goes on from there; delete it to begin
     afresh. The backend that the module or PYNCETTE_BACKEND names is not touched.
     """
-    from pyncette.cli.dev.folder import Folder  # noqa: PLC0415 - each command loads only what it needs
-    from pyncette.cli.dev.screens import LiveScreen, PlainScreen  # noqa: PLC0415
-    from pyncette.cli.dev.supervisor import Supervisor  # noqa: PLC0415
-    from pyncette.cli.modules import find_target  # noqa: PLC0415
+    from pyncette.cli.dev.folder import Folder
+    from pyncette.cli.dev.screens import LiveScreen, PlainScreen
+    from pyncette.cli.dev.supervisor import Supervisor
+    from pyncette.cli.modules import find_target
 
     folder = Folder(path)
     folder.prepare()
@@ -243,7 +243,7 @@ def check(path: Path | None, module: str | None, settings: Settings, output: str
 
 
 def _check_folder(path: Path, module: str | None, output: str) -> None:
-    from pyncette.cli.check import problems_of  # noqa: PLC0415
+    from pyncette.cli.check import problems_of
 
     problems, notes, summary = problems_of(path, module)
     if output == "json":
@@ -263,7 +263,7 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
 
 
 def _check_backend(backend: Backend, realm: str, output: str) -> None:
-    from pyncette.cli.check_backend import try_out  # noqa: PLC0415
+    from pyncette.cli.check_backend import try_out
 
     steps = asyncio.run(try_out(backend, realm))
     if output == "json":
@@ -298,8 +298,8 @@ def worker(module: str, settings: Settings) -> None:
     what is left is given back; a second signal ends it at once. A backend that goes away makes it unready and is waited
     for; one that is not there at the start ends it.
     """
-    from pyncette.cli.modules import read_target  # noqa: PLC0415
-    from pyncette.cli.worker import run_worker  # noqa: PLC0415
+    from pyncette.cli.modules import read_target
+    from pyncette.cli.worker import run_worker
 
     set_up_logging(settings.log_format, settings.log_level)
     _exit(run_worker(read_target(module), settings))
@@ -338,9 +338,9 @@ def run(
     on as if nothing had happened, and a task that is suspended runs, too. The exit code is 0 if it succeeded, 1 if
     not, 5 if it was not over in time.
     """
-    from pyncette.cli import stored, words  # noqa: PLC0415
-    from pyncette.cli.survey import run_as_json  # noqa: PLC0415
-    from pyncette.core.record import Outcome  # noqa: PLC0415
+    from pyncette.cli import stored, words
+    from pyncette.cli.survey import run_as_json
+    from pyncette.core.record import Outcome
 
     given = stored.read_args(args)
 
@@ -386,7 +386,7 @@ def redrive(task: str, path: Path | None, handler: str | None, settings: Setting
     Each gets all its attempts anew, with the arguments that it had, as soon as a worker has a slot. What is being tried
     again already is left alone. With a dynamic TASK, those of all its instances. The exit code is 0, also if there are none.
     """
-    from pyncette.cli import again, stored  # noqa: PLC0415
+    from pyncette.cli import again, stored
 
     redriven = stored.with_store(
         _backend_of(settings, path), lambda store: again.redrive(store, settings.realm or "", task, handler)
@@ -415,7 +415,7 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
     Its schedule goes on with the first time from now. With a dynamic TASK, this is about all its instances. What a manifest
     suspends by suspend: true is resumed there, and not here. The exit code is 0, also if nothing was suspended.
     """
-    from pyncette.cli import again, stored  # noqa: PLC0415
+    from pyncette.cli import again, stored
 
     resumed = stored.with_store(
         _backend_of(settings, path), lambda store: again.resume(store, settings.realm or "", task, handler)
@@ -456,8 +456,8 @@ def tasks(
     instances: bool,
 ) -> None:
     """List what is scheduled: when it is next due, and how it has gone. With TASK, all about that one."""
-    from pyncette.cli import stored  # noqa: PLC0415
-    from pyncette.cli.tables import Tasks, instances_of, tasks_in  # noqa: PLC0415
+    from pyncette.cli import stored
+    from pyncette.cli.tables import Tasks, instances_of, tasks_in
 
     async def look(store: Store) -> Tasks:
         realm = settings.realm or ""
@@ -488,8 +488,8 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
 
     Occurrences that ended without a run, because they were missed or skipped, are one line for each gap.
     """
-    from pyncette.cli import stored  # noqa: PLC0415
-    from pyncette.cli.tables import runs_of  # noqa: PLC0415
+    from pyncette.cli import stored
+    from pyncette.cli.tables import runs_of
 
     found = stored.with_store(
         _backend_of(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
@@ -527,8 +527,8 @@ def load(
     the exit code is then 1. What was interrupted, or failed since the backend went away, goes on from there when the same command is given
     again. An instance that is there already keeps the sooner of both times, unless --force.
     """
-    from pyncette.cli.load import load_file  # noqa: PLC0415
-    from pyncette.cli.modules import read_target  # noqa: PLC0415
+    from pyncette.cli.load import load_file
+    from pyncette.cli.modules import read_target
 
     def say(text: str) -> None:
         click.echo(f"pyncette: {text}", err=True)

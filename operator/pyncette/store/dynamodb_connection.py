@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TypeVar
 
 import aiohttp
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # its stubs describe another client
+
+# They come without types; the stubs that there are describe clients for each service, which are not used here.
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import get_session  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
