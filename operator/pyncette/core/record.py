@@ -122,6 +122,8 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     uid: str
     generation: int
     spec_hash: str
+    name: str = ""
+    """Of the resource, where the record has another: a template is called what its handler is."""
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

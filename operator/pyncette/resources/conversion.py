@@ -51,7 +51,9 @@ def to_spec(task: PyncetteTask) -> Spec:
 
 def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
     """Return the mark of *task* on its record. What no API server has seen has no uid, and generation 0."""
-    return Owner(task.metadata.uid or "", task.metadata.generation or 0, spec_hash(spec))
+    meta = task.metadata
+    name = meta.name if task.spec.dynamic else ""
+    return Owner(meta.uid or "", meta.generation or 0, spec_hash(spec), name)
 
 
 def spec_hash(spec: Spec) -> str:
