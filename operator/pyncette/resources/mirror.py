@@ -74,6 +74,14 @@ class Taken(NamedTuple):
     """As it is now, if it was written."""
 
 
+class Elsewhere(NamedTuple):
+    """A record of a resource that belongs at another key by now."""
+
+    ledger: Ledger
+    """Of the backend that holds it."""
+    record: Record
+
+
 def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> Wish:
     """
     Return how *task* is to be held in *realm*.
@@ -250,33 +258,63 @@ async def mirror(
         if item.step is Step.EDITED and item.record is not None:
             await _edit_beside(ledger, item.record)
     for name, old in moving.items():
-        taken += await _move(ledger, by_name[name], old)
+        taken += await _move(ledger, by_name[name], ledger, old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
     taken += await _stop(ledger, gone)
     return taken + await _remove(ledger, [record for record in gone if not _is_template(record.spec)], grace)
 
 
-async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
+async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] = ()) -> list[Taken]:
     """
-    Stop it there, let what runs beside it end there, create it here, remove it there.
+    Make the record of one resource equal to its *wish*, and say what was done.
+
+    *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from the
+    first of them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
+    """
+    if elsewhere and (await ledger.store.load([wish.key])) == [None]:
+        first, *_ = elsewhere
+        return await _move(ledger, wish, first.ledger, first.record)
+    taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
+    for item in taken:
+        if item.step is Step.EDITED and item.record is not None:
+            await _edit_beside(ledger, item.record)
+    # A move that did not come to its end left two records of one name: the one that is not wanted goes.
+    for stray in elsewhere:
+        await _remove(stray.ledger, [stray.record], grace=0)
+    return taken
+
+
+async def stop(ledger: Ledger, record: Record) -> list[Taken]:
+    """Stop the record of a resource that is gone; it is kept until `remove_stopped`. Raises StoreError."""
+    return await _stop(ledger, [record])
+
+
+async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> list[Taken]:
+    """Remove a record that was stopped longer ago than *grace*, with what lives beside it. Raises StoreError."""
+    return await _remove(ledger, [record], grace)
+
+
+async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list[Taken]:
+    """
+    Stop it at its *source*, let what runs beside it end there, create it here, remove it there.
 
     Wherever this breaks off, it goes on from there the next time.
     """
-    (answer,) = (await ledger.apply({old.key: stopped_between_runs})).values()
+    (answer,) = (await source.apply({old.key: stopped_between_runs})).values()
     if answer is not None and answer.step is Step.WAITING:
         return [answer]
     # What runs beside it is counted there once it is over, and that moves along.
-    if any([_is_under_way(record) async for page in beside(ledger.store, old.key) for record in page]):
+    if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
         return [Taken(old.key.task, Step.WAITING)]
-    (last,) = await ledger.store.load([old.key])
+    (last,) = await source.store.load([old.key])
     if last is None:
-        return []
+        return _answers(await ledger.apply({wish.key: mirrored(wish)}))
     taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
-    async for page in beside(ledger.store, last.key):
+    async for page in beside(source.store, last.key):
         letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
-    await _remove(ledger, [last], grace=0)
+    await _remove(source, [last], grace=0)
     return taken
 
 
