@@ -50,10 +50,14 @@ class BackendSettings(Model):
 
 
 class SweepSettings(Model):
-    """What is said beforehand about removals that are too many to be believed."""
+    """When tasks that are gone are too many at once to be believed, and what is said beforehand about that."""
 
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
+    share_percent: int = Field(default=20, ge=0, le=100)
+    """Of the tasks of a backend, the share that may go within an hour without a confirmation."""
+    least: Count = 5
+    """As many may go, whatever share that is."""
 
 
 class OperatorSettings(Model):
