@@ -28,7 +28,10 @@ class Bench:
 
     async def _main(self):
         self.statuses = Statuses(
-            self, self.rate, lambda reference, _: self.told.append(reference.name), lambda one: self.again.append(one.name)
+            self,
+            self.rate,
+            lambda reference, _: self.told.append(reference.name),
+            lambda one: self.again.append(one.name),
         )
         await self.statuses.run()
 
@@ -42,7 +45,8 @@ class Bench:
     def want(self, name, status=1, difference=Difference.OUTCOMES):
         reference = Reference(TASKS, "default", name)
         self.loop.at(
-            self.now, lambda: self.statuses.want(reference, status_manifest(reference, "7", status), difference)
+            self.now,
+            lambda: self.statuses.want(reference, status_manifest(reference, "7", status), difference),
         )
         self.run_until(self.now / SECOND)
 
@@ -58,8 +62,22 @@ class Bench:
         return [name for name, _, _ in self.writes]
 
 
-def test_a_status_is_written_at_once_and_told():
-    bench = Bench()
+@pytest.fixture
+def bench_of():
+    """Makes benches, which are closed after the test."""
+    made = []
+
+    def make(rate=10.0):
+        made.append(Bench(rate))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.loop.close()
+
+
+def test_a_status_is_written_at_once_and_told(bench_of):
+    bench = bench_of()
 
     bench.want("a")
     bench.run_until(1)
@@ -81,8 +99,8 @@ def test_what_is_written_names_the_version_that_it_was_worked_out_from():
     }
 
 
-def test_all_together_are_no_more_than_the_rate():
-    bench = Bench(rate=10)
+def test_all_together_are_no_more_than_the_rate(bench_of):
+    bench = bench_of(rate=10)
 
     for number in range(40):
         bench.want(f"task-{number}")
@@ -91,8 +109,8 @@ def test_all_together_are_no_more_than_the_rate():
     assert len(bench.writes) == pytest.approx(20, abs=1)
 
 
-def test_a_quiet_time_is_not_made_up_for_by_a_burst():
-    bench = Bench(rate=10)
+def test_a_quiet_time_is_not_made_up_for_by_a_burst(bench_of):
+    bench = bench_of(rate=10)
     bench.run_until(60)
 
     for number in range(40):
@@ -102,8 +120,8 @@ def test_a_quiet_time_is_not_made_up_for_by_a_burst():
     assert len(bench.writes) <= 11
 
 
-def test_the_most_urgent_go_first_and_those_alike_in_the_order_of_their_arrival():
-    bench = Bench(rate=1)
+def test_the_most_urgent_go_first_and_those_alike_in_the_order_of_their_arrival(bench_of):
+    bench = bench_of(rate=1)
     bench.want("at once")
     for name, difference in (
         ("rest", Difference.REST),
@@ -119,8 +137,8 @@ def test_the_most_urgent_go_first_and_those_alike_in_the_order_of_their_arrival(
     assert bench.names() == ["at once", "edit", "later edit", "condition", "outcome", "rest"]
 
 
-def test_of_several_statuses_that_wait_the_latest_is_written_and_as_soon_as_the_most_urgent():
-    bench = Bench(rate=1)
+def test_of_several_statuses_that_wait_the_latest_is_written_and_as_soon_as_the_most_urgent(bench_of):
+    bench = bench_of(rate=1)
     bench.want("at once")
     bench.want("other", difference=Difference.CONDITIONS)
     bench.want("a", 1, Difference.GENERATION)
@@ -131,8 +149,8 @@ def test_of_several_statuses_that_wait_the_latest_is_written_and_as_soon_as_the_
     assert [(name, status) for name, status, _ in bench.writes] == [("at once", 1), ("a", 2), ("other", 1)]
 
 
-def test_after_its_first_writes_a_resource_waits():
-    bench = Bench(rate=100)
+def test_after_its_first_writes_a_resource_waits(bench_of):
+    bench = bench_of(rate=100)
 
     for status in range(BURST + 3):
         bench.want("a", status)
@@ -144,8 +162,8 @@ def test_after_its_first_writes_a_resource_waits():
     assert bench.writes[-1][2] == pytest.approx(CALM_SECONDS, abs=1)
 
 
-def test_a_new_generation_does_not_wait():
-    bench = Bench(rate=100)
+def test_a_new_generation_does_not_wait(bench_of):
+    bench = bench_of(rate=100)
     for status in range(BURST + 1):
         bench.want("a", status)
         bench.run_until(status + 1)
@@ -156,8 +174,8 @@ def test_a_new_generation_does_not_wait():
     assert bench.writes[-1][:2] == ("a", "edited")
 
 
-def test_one_that_is_dropped_is_not_written():
-    bench = Bench(rate=1)
+def test_one_that_is_dropped_is_not_written(bench_of):
+    bench = bench_of(rate=1)
     bench.want("at once")
     bench.want("a")
 
@@ -167,8 +185,8 @@ def test_one_that_is_dropped_is_not_written():
     assert bench.names() == ["at once"]
 
 
-def test_a_status_that_is_out_of_date_is_worked_out_again():
-    bench = Bench()
+def test_a_status_that_is_out_of_date_is_worked_out_again(bench_of):
+    bench = bench_of()
     bench.errors = [ConflictError("changed")]
 
     bench.want("a")
@@ -177,8 +195,8 @@ def test_a_status_that_is_out_of_date_is_worked_out_again():
     assert (bench.again, bench.writes, bench.told) == (["a"], [], [])
 
 
-def test_one_that_the_api_server_did_not_take_is_written_later_unless_there_is_a_newer_one():
-    bench = Bench()
+def test_one_that_the_api_server_did_not_take_is_written_later_unless_there_is_a_newer_one(bench_of):
+    bench = bench_of()
     bench.errors = [ApiUnavailableError("away"), ApiUnavailableError("away")]
 
     bench.want("a", 1)
@@ -190,8 +208,8 @@ def test_one_that_the_api_server_did_not_take_is_written_later_unless_there_is_a
     assert sorted((name, status) for name, status, _ in bench.writes) == [("a", 1), ("b", 2)]
 
 
-def test_one_that_is_refused_is_not_tried_again(caplog):
-    bench = Bench()
+def test_one_that_is_refused_is_not_tried_again(bench_of, caplog):
+    bench = bench_of()
     bench.errors = [RefusedError("status.active: must be at least 0")]
 
     bench.want("a")
@@ -201,8 +219,8 @@ def test_one_that_is_refused_is_not_tried_again(caplog):
     assert "a status was refused" in caplog.text
 
 
-def test_no_two_writes_of_one_resource_overtake_each_other():
-    bench = Bench(rate=100)
+def test_no_two_writes_of_one_resource_overtake_each_other(bench_of):
+    bench = bench_of(rate=100)
     bench.seconds = 0.5
 
     bench.want("a", 1)

@@ -144,7 +144,9 @@ class Backends:
     @property
     def faults(self) -> Sequence[str]:
         """Why some do not."""
-        return [f"{backend.name}: {backend.fault or 'not asked yet'}" for backend in self if not backend.ready]
+        return [
+            f"{backend.name}: {backend.fault or 'not asked yet'}" for backend in self if not backend.ready
+        ]
 
     def get(self, name: str) -> OpenBackend | None:
         """Return the backend of this name, if the settings have one."""

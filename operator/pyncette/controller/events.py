@@ -40,6 +40,8 @@ class Events:
                 try:
                     await self._api.create_event(event["metadata"]["namespace"], event)
                 except ApiError as error:
-                    logger.info("an Event was not created", extra={"reason": event["reason"], "error": str(error)})
+                    logger.info(
+                        "an Event was not created", extra={"reason": event["reason"], "error": str(error)}
+                    )
                 await asyncio.sleep(1 / PER_SECOND)
             self._changed.clear()

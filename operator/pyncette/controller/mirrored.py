@@ -183,11 +183,17 @@ class Mirrored:
     def _take(
         self, backend: str, found: Mapping[ObjectName, Mapping[tuple[str, Key], Home]], seen_at: Instant
     ) -> list[ObjectName]:
-        changed = [name for name, homes in found.items() if any([self._put(name, home) for home in homes.values()])]
+        changed = [
+            name for name, homes in found.items() if any([self._put(name, home) for home in homes.values()])
+        ]
         for name, homes in list(self._homes.items()):
             for place, home in list(homes.items()):
                 # What was created since the look began is not in it, and versions start at the time.
-                if place[0] == backend and place not in found.get(name, {}) and home.record.state.born < seen_at:
+                if (
+                    place[0] == backend
+                    and place not in found.get(name, {})
+                    and home.record.state.born < seen_at
+                ):
                     self.forget(backend, place[1], name)
                     changed.append(name)
         return changed
@@ -201,9 +207,7 @@ class Mirrored:
             return False
         homes[place] = home
         return (
-            before is None
-            or before.record.version != home.record.version
-            or before.running != home.running
+            before is None or before.record.version != home.record.version or before.running != home.running
         )
 
 
@@ -221,7 +225,9 @@ async def _homes(store: Store, realm: str, backend: str, now: Instant) -> AsyncI
                     if home is not None:
                         yield home
                     home = Home(backend, record, late_since=_late_since(record, now))
-                elif home is not None and home.record.key == key._replace(occurrence="") and _runs(record, now):
+                elif (
+                    home is not None and home.record.key == key._replace(occurrence="") and _runs(record, now)
+                ):
                     home = home._replace(running=home.running + 1)
             last = page[-1].key
             after = last._replace(instance=BEYOND, occurrence="") if last.instance else last

@@ -129,7 +129,9 @@ class Operator:
         try:
             if reference.kind is TASKS:
                 return await self._tasks.reconcile(reference.object_name)
-            return await self._pools.reconcile(reference.object_name, self._tasks.of_pool(reference.object_name))
+            return await self._pools.reconcile(
+                reference.object_name, self._tasks.of_pool(reference.object_name)
+            )
         except NoSuchKindError as error:
             self._end_by(error)
             raise
@@ -178,7 +180,9 @@ class Operator:
                 try:
                     look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
                 except StoreError as error:
-                    logger.debug("a look at a backend failed", extra={"backend": backend.name, "error": str(error)})
+                    logger.debug(
+                        "a look at a backend failed", extra={"backend": backend.name, "error": str(error)}
+                    )
                 else:
                     pause = max(LOOK_SECONDS, LOOK_SHARE * look.seconds)
                     for task in look.changed:
@@ -203,7 +207,9 @@ class Operator:
     async def _resync(self) -> None:
         """List all that there is, look at it, and notice what went without being seen to go."""
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, OURS), (TASKS, "")):
-            objects = [item for namespace in self._namespaces async for item in self._listed(kind, namespace, labels)]
+            objects = [
+                item for namespace in self._namespaces async for item in self._listed(kind, namespace, labels)
+            ]
             self._liveness.listed(kind, objects)
             self._objects.absorb(kind, objects)
         for kind in (POOLS, TASKS):

@@ -71,9 +71,9 @@ class OperatorSettings(Model):
     """Namespace that the operator runs in."""
     pod_name: str = Field(default="", max_length=253)
     """Name of the operator's own pod, which Events about it are shown at."""
-    backends: Annotated[
-        tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)
-    ] = (BackendSettings(),)
+    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)] = (
+        BackendSettings(),
+    )
     """Backends that pools may name."""
     resync_seconds: int = Field(default=300, ge=5, le=86_400)
     """How often all resources are listed, and compared with what was seen and with the backends."""

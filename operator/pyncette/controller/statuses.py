@@ -30,6 +30,9 @@ BURST: Final = 4
 AT_ONCE: Final = 8
 """Writes under way, so that a slow API server is not asked for one after the other."""
 
+SHORTEST_SECONDS: Final = 0.001
+"""A timer that is set for less may ring before its time has come."""
+
 PAUSE_SECONDS: Final = 1.0
 """After the API server did not take a write."""
 
@@ -102,16 +105,13 @@ class Statuses:
 
     async def run(self) -> None:
         """Write what is wanted, until this is cancelled."""
-        due_at = _now()
         async with asyncio.TaskGroup() as writing:
             slots = asyncio.Semaphore(AT_ONCE)
             while True:
                 await slots.acquire()
                 reference = await self._next()
-                # A quiet time is not made up for: it is a rate, and not a sum.
-                due_at = max(due_at + 1 / self._rate, _now())
                 writing.create_task(self._write(reference)).add_done_callback(lambda _: slots.release())
-                await asyncio.sleep(due_at - _now())
+                await asyncio.sleep(1 / self._rate)
 
     async def _next(self) -> Reference:
         while True:
@@ -122,7 +122,7 @@ class Statuses:
                         del ready[reference]
                         return reference
             self._changed.clear()
-            timeout = self._calm[0][0] - _now() if self._calm else None
+            timeout = max(self._calm[0][0] - _now(), SHORTEST_SECONDS) if self._calm else None
             try:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()

@@ -65,7 +65,8 @@ class Sweep:
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
         self._guards: Mapping[str, Guard] = {
-            backend.name: Guard(swept.share_percent, swept.least, swept.confirm) for backend in settings.backends
+            backend.name: Guard(swept.share_percent, swept.least, swept.confirm)
+            for backend in settings.backends
         }
         self._gone: dict[ObjectName, None] = {}
         self._changed = asyncio.Event()
@@ -120,7 +121,9 @@ class Sweep:
                     if taken.record is not None:
                         self._mirrored.note(backend, taken.record)
         if verdict.stopped:
-            logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(verdict.stopped)})
+            logger.info(
+                "tasks that are gone were stopped", extra={"backend": backend, "tasks": len(verdict.stopped)}
+            )
             self._told.stopped(verdict.stopped)
         if guard.held and not guard.held <= before:
             logger.warning(
@@ -159,7 +162,9 @@ class Sweep:
 
     # --- After the grace ---------------------------------------------------------------------------------------------
 
-    async def remove(self, backend: OpenBackend, ledger: Ledger, is_gone: Callable[[ObjectName], bool]) -> int:
+    async def remove(
+        self, backend: OpenBackend, ledger: Ledger, is_gone: Callable[[ObjectName], bool]
+    ) -> int:
         """Remove the records on *backend* that were stopped longer ago than the grace; return how many. Raises StoreError."""
         removed = 0
         now = ledger.clock.now()
@@ -168,7 +173,12 @@ class Sweep:
                 stopped_at = home.record.state.withdrawn_at
                 over = stopped_at is not None and stopped_at <= now - self._grace
                 # A template stays as long as it has instances, and they are not removed by that.
-                if over and home.backend == backend.name and home.record.spec.partitions is None and is_gone(name):
+                if (
+                    over
+                    and home.backend == backend.name
+                    and home.record.spec.partitions is None
+                    and is_gone(name)
+                ):
                     for taken in await remove_stopped(ledger, home.record, self._grace):
                         if taken.step is Step.REMOVED:
                             self._mirrored.forget(home.backend, home.record.key, name)

@@ -150,9 +150,7 @@ class Tasks:
         here, elsewhere = self._found(left, place, wish)
         return _Mirroring(here or next(iter(left), None), moving)
 
-    def _found(
-        self, homes: Sequence[Home], place: Place, wish: Wish
-    ) -> tuple[Home | None, list[Home]]:
+    def _found(self, homes: Sequence[Home], place: Place, wish: Wish) -> tuple[Home | None, list[Home]]:
         """Tell the record that is where it belongs from those that are not."""
         here, elsewhere = None, []
         for home in homes:
@@ -258,7 +256,11 @@ class Tasks:
         if home is None or ended_at is None:
             return None
         last = status.last_run
-        if last is not None and last.completion_time is not None and instant_of(last.completion_time) == ended_at:
+        if (
+            last is not None
+            and last.completion_time is not None
+            and instant_of(last.completion_time) == ended_at
+        ):
             return last.id
         ledger = self._pools.ledger(home.backend)
         if ledger is None:

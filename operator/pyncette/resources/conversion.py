@@ -62,7 +62,9 @@ def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
     meta = task.metadata
     takes_instances = task.spec.deletion_policy == "Delete"
     name = meta.name if task.spec.dynamic else ""
-    return Owner(meta.uid or "", meta.generation or 0, spec_hash(spec), takes_instances, name)
+    return Owner(
+        meta.uid or "", meta.generation or 0, spec_hash(spec), name=name, takes_instances=takes_instances
+    )
 
 
 def requests_of(annotations: Mapping[str, str]) -> Requests:
