@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 EventType: TypeAlias = Literal["Normal", "Warning"]
 
@@ -18,13 +18,18 @@ class Reason(Enum):
     meaning: str
     event: EventType | None
 
-    def __new__(cls, word: str, meaning: str, event: EventType | None = None) -> Reason:
-        """Make the word the value, so that `Reason("Completed")` finds it."""
+    def __new__(cls, word: str, meaning: str, event: EventType | None = None) -> Self:
+        """Make the word the value, and keep the rest beside it."""
         reason = object.__new__(cls)
         reason._value_ = word
         reason.meaning = meaning
         reason.event = event
         return reason
+
+    @classmethod
+    def of(cls, word: str) -> Reason | None:
+        """Return the reason that is written as *word*; None: this release has none of that name."""
+        return next((reason for reason in cls if reason.value == word), None)
 
     # Of what is on its way.
     PENDING = ("Pending", "The operator has not looked at this object yet.")
