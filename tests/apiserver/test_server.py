@@ -32,16 +32,16 @@ def test_an_account_may_do_what_it_was_given_the_rights_for_and_nothing_else(api
 
     here = apiserver.account(namespace, rules=[reading])
     everywhere = apiserver.account(namespace, cluster_rules=[reading])
-    editor = apiserver.account(namespace, cluster_roles=["system:aggregate-to-edit"])
+    viewer = apiserver.account(namespace, cluster_roles=["system:aggregate-to-view"])
 
     assert here.client.read(task(namespace))["spec"]["handler"] == "send"
     assert everywhere.client.list("pyncette.dev/v1alpha1", "PyncetteTask")
-    assert editor.client.list("v1", "ConfigMap", namespace) == []
+    assert viewer.client.list("v1", "ConfigMap", namespace) == []
     for asked in (
         lambda: here.client.list("pyncette.dev/v1alpha1", "PyncetteTask"),
         lambda: here.client.delete(task(namespace)),
         lambda: everywhere.client.delete(task(namespace)),
-        lambda: editor.client.list("v1", "Node"),
+        lambda: viewer.client.list("v1", "Node"),
     ):
         with pytest.raises(ApiError, match="Forbidden") as refused:
             asked()
@@ -71,7 +71,7 @@ def test_kubectl_is_the_administrator_and_any_account_by_its_file(apiserver, nam
 
 def test_a_stopped_server_comes_back_on_its_port_with_its_data_and_its_accounts(own_apiserver):
     with own_apiserver.fresh_namespace() as namespace:
-        account = own_apiserver.account(namespace, cluster_roles=["system:aggregate-to-edit"])
+        account = own_apiserver.account(namespace, cluster_roles=["system:aggregate-to-view"])
         own_apiserver.admin.create(task(namespace))
 
         with own_apiserver.stopped(), pytest.raises(ConnectionRefusedError):
