@@ -85,12 +85,9 @@ def covers(actual: Manifest, wanted: Manifest) -> bool:
     What the API server and others have added does not matter; quantities are compared as such. A *wanted* that is
     `marked` is also not covered by an object from which one of our fields would have to go.
     """
-    return _covers_mapping(actual, {**wanted, **_identity(actual, wanted)}, "")
-
-
-def _identity(actual: Manifest, wanted: Manifest) -> dict[str, Any]:
-    """Return what an item of a list does not say of itself, as whoever listed it knows it."""
-    return {name: actual.get(name, wanted[name]) for name in ("apiVersion", "kind")}
+    # An item of a list does not say what it is, as whoever listed it knows.
+    identity = {name: wanted[name] for name in ("apiVersion", "kind")}
+    return _covers_mapping({**identity, **actual}, wanted, "")
 
 
 def _covers(actual: Any, wanted: Any, field: str) -> bool:
@@ -105,7 +102,7 @@ def _covers(actual: Any, wanted: Any, field: str) -> bool:
 
 def _covers_mapping(actual: Mapping[str, Any], wanted: Mapping[str, Any], field: str) -> bool:
     if field in TEXTS:
-        return wanted.items() <= actual.items()
+        return all(actual.get(name) == value for name, value in wanted.items())
     inner = field if field in QUANTITIES else None
     return all(
         _covers(actual[name], value, inner or name) if name in actual else _is_absence(name, value)
