@@ -7,7 +7,17 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, WithJsonSchema
 
 from pyncette.resources.modelling import COUNT_MAX, PATTERNS, Count, Label, Model, Rule, Subdomain, Transition
-from pyncette.resources.resource import API_VERSION, AWAITED, UNOBSERVED, Conditions, Resource
+from pyncette.resources.resource import (
+    AGE,
+    API_VERSION,
+    AWAITED,
+    UNOBSERVED,
+    Column,
+    Conditions,
+    Resource,
+    Scale,
+    condition_column,
+)
 from pyncette.resources.task import HandlerName
 
 MODULE: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$"
@@ -141,15 +151,29 @@ class PyncetteWorkerPool(Resource):
 
     plural: ClassVar = "pyncetteworkerpools"
     short_name: ClassVar = "pyp"
+    columns: ClassVar = (
+        Column("Module", ".spec.module"),
+        Column("Replicas", ".spec.replicas", "integer"),
+        Column("Running", ".status.readyReplicas", "integer"),
+        condition_column("Ready", "status"),
+        Column("Tasks", ".status.tasks", "integer"),
+        Column("Due", ".status.due", "integer"),
+        AGE,
+        Column("Image", ".spec.image", wide=True),
+        Column("Backend", ".spec.backendRef.name", wide=True),
+        condition_column("Reason", "reason", wide=True),
+    )
+    selectable: ClassVar = (".spec.backendRef.name",)
+    scale: ClassVar = Scale(".spec.replicas", ".status.replicas", ".status.selector")
 
     api_version: Literal["pyncette.dev/v1alpha1"] = API_VERSION
     """Version of the API that the object is written for."""
     kind: Literal["PyncetteWorkerPool"] = "PyncetteWorkerPool"
     """Kind of the object."""
     spec: PoolSpec
-    """What is wanted."""
+    """What is wanted: which image runs the handlers, on which backend, and how many workers there are."""
     status: PoolStatus = PoolStatus()
-    """What was seen; written by the operator alone."""
+    """What the operator saw last: in the cluster, and in the backend. Nobody else writes it."""
 
     rules: ClassVar = (
         Rule(

@@ -26,7 +26,16 @@ from pyncette.resources.modelling import (
     nearest,
     refusal,
 )
-from pyncette.resources.resource import API_VERSION, AWAITED, UNOBSERVED, Conditions, Resource
+from pyncette.resources.resource import (
+    AGE,
+    API_VERSION,
+    AWAITED,
+    UNOBSERVED,
+    Column,
+    Conditions,
+    Resource,
+    condition_column,
+)
 
 ARGS_BYTES_MAX: Final = 16 * 1024
 """Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
@@ -521,12 +530,27 @@ class PyncetteTask(Resource):
 
     plural: ClassVar = "pyncettetasks"
     short_name: ClassVar = "pyt"
+    columns: ClassVar = (
+        Column("Schedule", ".spec['schedule','intervalSeconds','executeAt']"),
+        Column("Handler", ".spec.handler"),
+        Column("Suspend", ".spec.suspend", "boolean"),
+        condition_column("Ready", "status"),
+        Column("Active", ".status.active", "integer"),
+        Column("Next", ".status.nextScheduleTime"),
+        Column("Last Success", ".status.lastSuccessfulTime", "date"),
+        AGE,
+        Column("Pool", ".spec.workerPoolRef.name", wide=True),
+        Column("Time Zone", ".spec.timeZone", wide=True),
+        Column("Last Failure", ".status.lastFailureTime", "date", wide=True),
+        condition_column("Reason", "reason", wide=True),
+    )
+    selectable: ClassVar = (".spec.handler", ".spec.workerPoolRef.name")
 
     api_version: Literal["pyncette.dev/v1alpha1"] = API_VERSION
     """Version of the API that the object is written for."""
     kind: Literal["PyncetteTask"] = "PyncetteTask"
     """Kind of the object."""
     spec: TaskSpec
-    """What is wanted."""
+    """What is wanted: what runs, when, with which arguments, and what becomes of a run that is late, long or failed."""
     status: TaskStatus = TaskStatus()
-    """What was seen; written by the operator alone."""
+    """What the operator saw last: in the cluster, and in the backend. Nobody else writes it."""
