@@ -152,6 +152,13 @@ class Backends:
         """Return the backend of this name, if the settings have one."""
         return self._all.get(name)
 
+    def settings(self, name: str, namespace: str) -> BackendSettings | None:
+        """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
+        backend = self._all.get(name)
+        if backend is None or not backend.settings.is_open_to(namespace, self._own_namespace):
+            return None
+        return backend.settings
+
     def access(self, name: str, namespace: str) -> Access:
         """Say how pools in *namespace* stand to the backend *name*."""
         backend = self._all.get(name)

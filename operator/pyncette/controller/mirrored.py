@@ -62,6 +62,8 @@ class Mirrored:
     def __init__(self, cluster_id: str) -> None:
         self._cluster_id = cluster_id
         self._homes: dict[ObjectName, dict[tuple[str, Key], Home]] = {}
+        self._names: dict[tuple[str, Key], ObjectName] = {}
+        """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
         self._realms: dict[str, set[str]] = {}
         """By backend: those that hold tasks of this cluster, or did."""
@@ -85,6 +87,10 @@ class Mirrored:
             return None
         return self._pools.get((backend, pool), PoolView())
 
+    def owner_at(self, backend: str, key: Key) -> ObjectName | None:
+        """Return whose record is at *key*; None if no task's is."""
+        return self._names.get((backend, key))
+
     def count(self, backend: str) -> int:
         """Return how many tasks have a record on *backend* that is not stopped."""
         return sum(
@@ -103,6 +109,8 @@ class Mirrored:
         """Take note of a record that was just removed."""
         homes = self._homes.get(task, {})
         homes.pop((backend, key), None)
+        if self._names.get((backend, key)) == task:
+            del self._names[backend, key]
         if not homes:
             self._homes.pop(task, None)
 
@@ -206,6 +214,7 @@ class Mirrored:
         if before is not None and before.record.version > home.record.version:
             return False
         homes[place] = home
+        self._names[place] = name
         return (
             before is None or before.record.version != home.record.version or before.running != home.running
         )

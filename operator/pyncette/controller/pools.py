@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pyncette.clock import SECOND, Instant, SystemClock
+from pyncette.clock import Instant, SystemClock
 from pyncette.controller.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     POOLS,
     SERVICE_ACCOUNTS,
     Api,
+    ForbiddenError,
     Kind,
     Manifest,
     NoSuchObjectError,
@@ -22,14 +23,15 @@ from pyncette.controller.api import (
 )
 from pyncette.controller.backends import Backends, OpenBackend
 from pyncette.controller.differs import covers
-from pyncette.controller.differences import Difference
 from pyncette.controller.facts import Access, PoolFacts
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Objects
-from pyncette.controller.pool_status import PoolFacts as _  # noqa
-from pyncette.controller.statuses import Statuses, status_manifest
-from pyncette.controller.workloads import PoolBackend, Workloads, deployment_name, workloads_of
+from pyncette.controller.pod_template import PoolBackend
+from pyncette.controller.pool_status import rolling_out
+from pyncette.controller.statuses import Statuses
+from pyncette.controller.workloads import Workloads, deployment_name, workloads_of
 from pyncette.ledger import Ledger
+from pyncette.members import Member
 from pyncette.resources.conversion import realm_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read_stored
@@ -74,25 +76,26 @@ class Pools:
         self._clock = SystemClock()
         self._facts: dict[ObjectName, PoolFacts] = {}
         """What tasks were last told."""
+        self._verified: dict[ObjectName, tuple[object, ...]] = {}
+        """How pools were when all that they consist of was last found to be as it should."""
 
     # --- For tasks ---------------------------------------------------------------------------------------------------
 
     def place(self, name: ObjectName) -> Place:
         """Return where the tasks of the pool *name* are kept."""
         realm = realm_of(self._cluster_id, *name)
-        stored = self._objects.get(POOLS, name)
-        pool = None if stored is None else read_stored(PyncetteWorkerPool, stored)
+        pool = self._read(name)
         if not isinstance(pool, PyncetteWorkerPool):
             return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
         backend = pool.spec.backend_ref.name
-        view = self._mirrored.pool(backend, name)
         access = self._backends.access(backend, name.namespace)
         facts = PoolFacts(
             name.name,
             backend=backend,
             access=access,
-            rolling_out=self._is_rolling_out(pool),
-            members=None if view is None or access is not Access.OPEN else view.members,
+            rolling_out=not pool.spec.external and rolling_out(self._deployment(pool)),
+            wanted=None if pool.spec.external else pool.spec.replicas,
+            members=self._members(backend, name) if access is Access.OPEN else None,
         )
         return Place(realm, facts, self._backends.get(backend))
 
@@ -103,8 +106,106 @@ class Pools:
 
     def on(self, backend: str) -> list[ObjectName]:
         """Return the pools that name *backend*."""
-        return [name for name in self._objects.names(POOLS) if self.place(name).facts.backend == backend]
+        return [
+            name
+            for name in self._objects.names(POOLS)
+            if isinstance(pool := self._read(name), PyncetteWorkerPool)
+            and pool.spec.backend_ref.name == backend
+        ]
 
     def now(self) -> Instant:
         """Return the time where no backend tells it."""
         return self._clock.now()
+
+    def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
+        stored = self._objects.get(POOLS, name)
+        return None if stored is None else read_stored(PyncetteWorkerPool, stored)
+
+    def _deployment(self, pool: PyncetteWorkerPool) -> Manifest | None:
+        return self._objects.get(DEPLOYMENTS, deployment_name(pool))
+
+    def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
+        view = self._mirrored.pool(backend, name)
+        return None if view is None else view.members
+
+    # --- For itself --------------------------------------------------------------------------------------------------
+
+    async def reconcile(self, name: ObjectName, tasks: int) -> float | None:
+        """
+        Make what the pool *name* consists of equal to what is wished for, and tell how it stands; *tasks* refer to it.
+
+        What a pool consists of goes with it by itself, since it is owned by it. Returns and raises like that of tasks.
+        """
+        self._tell_tasks(name)
+        stored = self._objects.get(POOLS, name)
+        if stored is None:
+            self._verified.pop(name, None)
+            self._statuses.forget(Reference(POOLS, *name))
+            return None
+        pool = read_stored(PyncetteWorkerPool, stored)
+        refused = ""
+        if isinstance(pool, PyncetteWorkerPool):
+            made = self._workloads(name, pool)
+            if isinstance(made, Refusal):
+                pool = made
+            elif made is not None:
+                refused = await self._apply(name, stored, made)
+        return self._tell(name, stored, pool, tasks, refused)
+
+    def verify_again(self) -> None:
+        """Look at all that pools consist of once more, whatever the watch has told."""
+        self._verified.clear()
+
+    def _workloads(self, name: ObjectName, pool: PyncetteWorkerPool) -> Workloads | Refusal | None:
+        """Return what *pool* consists of; None while it names a backend that it cannot have, and then what there is stays."""
+        settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
+        if settings is None:
+            return None
+        backend = PoolBackend(settings.name, settings.secret_name, settings.secret_key)
+        return workloads_of(pool, backend, realm_of(self._cluster_id, *name))
+
+    async def _apply(self, name: ObjectName, stored: Manifest, made: Workloads) -> str:
+        """Apply what differs from what there is, and return what the API server said against it."""
+        mark = self._mark(name, stored, made)
+        if self._verified.get(name) == mark:
+            return ""
+        for manifest in made.manifests():
+            kind = KINDS[manifest["kind"]]
+            try:
+                there = await self._api.get(kind, ObjectName(name.namespace, manifest["metadata"]["name"]))
+            except NoSuchObjectError:
+                there = None
+            if there is None or not covers(there, manifest):
+                try:
+                    applied = await self._api.apply(manifest)
+                except (RefusedError, ForbiddenError) as error:
+                    logger.warning(
+                        "what a pool consists of was refused", extra={"pool": str(name), "error": str(error)}
+                    )
+                    return str(error)
+                if kind is DEPLOYMENTS:
+                    self._objects.learn(DEPLOYMENTS, applied)
+                logger.info("%s was applied", kind.name, extra={"pool": str(name)})
+        self._verified[name] = self._mark(name, stored, made)
+        return ""
+
+    def _mark(self, name: ObjectName, stored: Manifest, made: Workloads) -> tuple[object, ...]:
+        """Return what is the same as long as nobody changed the pool, or the spec of its Deployment."""
+        deployment = None
+        if made.deployment is not None:
+            deployment = self._objects.get(
+                DEPLOYMENTS, ObjectName(name.namespace, made.deployment["metadata"]["name"])
+            )
+        meta = {} if deployment is None else deployment["metadata"]
+        return (
+            stored["metadata"]["uid"],
+            stored["metadata"].get("generation"),
+            meta.get("uid"),
+            meta.get("generation"),
+        )
+
+    def _tell_tasks(self, name: ObjectName) -> None:
+        facts = self.place(name).facts
+        if self._facts.get(name) != facts:
+            self._facts[name] = facts
+            self._changed(name)

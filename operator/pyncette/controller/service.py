@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from typing import Final
 
-from pyncette.clock import SystemClock
 from pyncette.controller.api import (
     DEPLOYMENTS,
     POOLS,
     TASKS,
     Api,
-    ApiError,
     ApiUnavailableError,
     Kind,
     Manifest,
@@ -25,10 +22,11 @@ from pyncette.controller.api import (
 )
 from pyncette.controller.backends import Backends, OpenBackend
 from pyncette.controller.events import Events
-from pyncette.controller.liveness import Liveness
+from pyncette.controller.liveness import Liveness, Sight
 from pyncette.controller.mirrored import Mirrored
-from pyncette.controller.objects import Objects
-from pyncette.controller.pools import POOL_LABEL, OURS, Pools
+from pyncette.controller.objects import Change, News, Objects
+from pyncette.controller.pod_template import POOL_LABEL
+from pyncette.controller.pools import Pools
 from pyncette.controller.queue import Queue, Urgency
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.statuses import Statuses
@@ -47,8 +45,16 @@ LOOK_SECONDS: Final = 2.0
 LOOK_SHARE: Final = 20
 """At most one part in so many of the time is spent on that, however many tasks there are."""
 
-RIGHTS_SECONDS: Final = 30.0
-"""How often rights are asked for again while there are none at all."""
+FIRST_LIST_SECONDS: Final = 2.0
+"""Between tries to list all that there is, at the start."""
+
+
+OURS: Final = "app.kubernetes.io/managed-by=pyncette-operator"
+"""Selects what pools consist of."""
+
+API_SERVER: Final = "the API server"
+BACKEND: Final = "a backend"
+"""What may be away, and many objects have to wait for it."""
 
 
 class OperatorError(PyncetteException):
@@ -64,16 +70,16 @@ class Operator:
         cluster_id: str,
         api: Api,
         namespaces: Collection[str | None],
-        liveness: Liveness,
     ) -> None:
         self._settings = settings
         self._api = api
         self._namespaces = namespaces
-        self._liveness = liveness
-        self._objects = Objects()
+        self._backends = Backends(settings)
+        sight = Sight()
+        self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
+        self._objects = Objects(sight)
         self._mirrored = Mirrored(cluster_id)
         self._events = Events(api)
-        self._backends = Backends(settings)
         self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
         self._statuses = Statuses(api, settings.status_writes_per_second, self._written, self._again)
         self._sweep = Sweep(settings, cluster_id, self._mirrored, Told(self._tell_stopped, self._tell_held))
@@ -88,15 +94,18 @@ class Operator:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def ready(self) -> bool:
-        """Whether all is known, and all backends answer."""
-        return self._liveness.is_ready() and self._backends.ready
+    def is_settled(self) -> bool:
+        """Whether all was listed, all backends were looked at, and nothing waits to be done."""
+        looked = all(self._mirrored.has_seen(backend.name) for backend in self._backends)
+        busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
+        return looked and self.liveness.is_ready() and not busy
 
-    def seen(self, kind: Kind, change: str | None, manifest: Manifest) -> None:
+    def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
         """Take note of what the watch tells."""
-        self._liveness.delivered(kind, manifest)
-        if self._objects.observe(kind, change, manifest):
-            self._look_at(kind, manifest, Urgency.NEW)
+        news = self._objects.observe(kind, change, manifest)
+        if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
+            return
+        self._look_at(kind, manifest, Urgency.NEW)
 
     async def run(self) -> None:
         """
@@ -107,7 +116,7 @@ class Operator:
         async with asyncio.TaskGroup() as working:
             working.create_task(self._end())
             working.create_task(self._backends.keep(self._backend_changed))
-            await self._resync()
+            await self._first_resync()
             for backend in self._backends:
                 working.create_task(self._look_again_and_again(backend))
             working.create_task(self._queue.run(self._reconcile, PASSES))
@@ -129,9 +138,8 @@ class Operator:
         try:
             if reference.kind is TASKS:
                 return await self._tasks.reconcile(reference.object_name)
-            return await self._pools.reconcile(
-                reference.object_name, self._tasks.of_pool(reference.object_name)
-            )
+            pool = reference.object_name
+            return await self._pools.reconcile(pool, len(self._tasks.of_pool(pool)))
         except NoSuchKindError as error:
             self._end_by(error)
             raise
@@ -157,7 +165,7 @@ class Operator:
     def _written(self, reference: Reference, manifest: Manifest) -> None:
         """Take note of a status that was written."""
         before = self._objects.get(reference.kind, reference.object_name)
-        self._objects.observe(reference.kind, None, manifest)
+        self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
         for event in reconciler.events(before, manifest, self._settings.pod_name):
             self._events.tell(event)
@@ -202,27 +210,33 @@ class Operator:
             try:
                 await self._resync()
             except ApiUnavailableError as error:
+                self.liveness.unreachable()
                 logger.warning("the resources were not listed", extra={"error": str(error)})
+
+    async def _first_resync(self) -> None:
+        """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
+        while True:
+            try:
+                return await self._resync()
+            except ApiUnavailableError as error:
+                logger.warning("the resources cannot be listed yet", extra={"error": str(error)})
+                await asyncio.sleep(FIRST_LIST_SECONDS)
 
     async def _resync(self) -> None:
         """List all that there is, look at it, and notice what went without being seen to go."""
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, OURS), (TASKS, "")):
-            objects = [
-                item for namespace in self._namespaces async for item in self._listed(kind, namespace, labels)
-            ]
-            self._liveness.listed(kind, objects)
-            self._objects.absorb(kind, objects)
+            for namespace in self._namespaces:
+                listed = await self._objects.absorb(kind, namespace, self._api.list(kind, namespace, labels))
+                if not listed.fresh:
+                    self.liveness.listed_older()
+                    return
+        self._pools.verify_again()
         for kind in (POOLS, TASKS):
             for name in self._objects.names(kind):
                 self._queue.add(Reference(kind, *name), Urgency.ROUTINE)
         self._notice_missing()
         await self._remove_stopped()
-        self._liveness.resynced()
-
-    async def _listed(self, kind: Kind, namespace: str | None, labels: str) -> AsyncIterator[Manifest]:
-        async for page in self._api.list(kind, namespace, labels):
-            for item in page.items:
-                yield item
+        self.liveness.resynced()
 
     def _notice_missing(self) -> None:
         missing = {
@@ -249,3 +263,26 @@ class Operator:
 
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
+
+    # --- Telling -----------------------------------------------------------------------------------------------------
+
+    def _tell_stopped(self, names: Collection[ObjectName]) -> None:
+        """Take note of tasks that were stopped since they are gone."""
+
+    def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
+        """Tell that tasks which are gone are held back."""
+        message = (
+            f"{len(names)} tasks are gone from the cluster and go on running on the backend {backend}, since they are "
+            f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
+            f"{len(names)}` stops them."
+        )
+        if self._settings.pod_name:
+            self._events.tell(
+                event_of_operator(self._settings, Reason.REMOVALS_HELD_BACK, message, self._pools.now())
+            )
+
+
+def _place_that_is_away(error: Exception) -> str | None:
+    if isinstance(error, ApiUnavailableError):
+        return API_SERVER
+    return BACKEND if isinstance(error, StoreUnavailableError) else None

@@ -25,7 +25,7 @@ class BackendSettings(Model):
 
     name: Label = "default"
     """What `backendRef.name` of a pool says."""
-    secret_name: Subdomain = "pyncette-backend"
+    secret_name: Subdomain = "pyncette-backend"  # noqa: S105 - the name of a Secret, not one
     """The Secret with the URL: in the namespace of each pool, where its workers mount it, and mounted for the operator."""
     secret_key: str = Field(default="url", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
     """The key in that Secret."""

@@ -143,7 +143,7 @@ class Statuses:
             if reference not in self._wanted:
                 self.want(reference, wanted.status, wanted.difference)
         except ApiError as error:
-            logger.error("a status was refused", extra={"object": str(reference), "error": str(error)})
+            logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
         finally:
             self._under_way.discard(reference)
             self._changed.set()

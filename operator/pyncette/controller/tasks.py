@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.differences import Difference, differs
-from pyncette.controller.facts import Access, PoolFacts, TaskFacts
+from pyncette.controller.facts import Access, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pools import Place, Pools
 from pyncette.controller.statuses import Statuses, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, status_of_task
+from pyncette.controller.transitions import Regarding, events_of
 from pyncette.core.record import Record
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
-from pyncette.resources.conversion import requests_of
-from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, ask, mirror_one, wish_of
-from pyncette.resources.reading import Refusal, read_stored, written
-from pyncette.resources.task import PyncetteTask, TaskStatus
+from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, mirror_one, wish_of
+from pyncette.resources.modelling import instant_of
+from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.requests import Done, ask
+from pyncette.resources.task import PyncetteTask, TaskStatus, WorkerPoolRef
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_POOL: Final = WorkerPoolRef().name
 
 WAITING_SECONDS: Final = 2.0
 """How soon a task is looked at again that moves to another pool or handler once its run is over."""
@@ -52,6 +58,7 @@ class Tasks:
         mirrored: Mirrored,
         statuses: Statuses,
         sweep: Sweep,
+        is_watched: Callable[[str], bool],
     ) -> None:
         self._api = api
         self._objects = objects
@@ -59,6 +66,7 @@ class Tasks:
         self._mirrored = mirrored
         self._statuses = statuses
         self._sweep = sweep
+        self._is_watched = is_watched
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
 
@@ -95,7 +103,10 @@ class Tasks:
         Prove that there is no such task, and have its record stopped.
 
         The watch and the lists said so; but both can be old, and neither tells an object that is gone from a kind that is.
+        Where this operator does not look, nothing is known: what is stored of it runs on.
         """
+        if not self._is_watched(name.namespace):
+            return
         try:
             found = await self._api.get(TASKS, name)
         except NoSuchObjectError:
@@ -103,7 +114,7 @@ class Tasks:
             if self._mirrored.homes(name):
                 self._sweep.gone(name)
         else:
-            self._objects.observe(TASKS, None, found)
+            self._objects.learn(TASKS, found)
 
     def _forget(self, name: ObjectName) -> None:
         self._statuses.forget(Reference(TASKS, *name))
@@ -192,8 +203,11 @@ class Tasks:
             for home in elsewhere:
                 self._mirrored.forget(home.backend, home.record.key, name)
         record = self._record_at(name, backend, wish)
-        if record is None or record.state.handled != wish.requests:
-            self._note(name, backend, await ask(ledger, wish))
+        if record is not None and record.state.handled != wish.requests:
+            done = await ask(ledger, record, wish.requests)
+            if done.record is not None:
+                self._mirrored.note(backend, done.record)
+                logger.info("what a task asked for was done", extra={"task": str(name), **_told(done)})
         return False
 
     def _note(self, name: ObjectName, backend: str, taken: Iterable[Taken]) -> bool:
@@ -227,7 +241,7 @@ class Tasks:
         seen = Stored(
             uid=meta["uid"],
             generation=meta.get("generation", 0),
-            status=task.status if isinstance(task, PyncetteTask) else read_status(stored),
+            status=task.status if isinstance(task, PyncetteTask) else status_in(stored),
             deleting="deletionTimestamp" in meta,
         )
         home = mirroring.home
@@ -246,7 +260,7 @@ class Tasks:
         if difference is Difference.NONE:
             self._statuses.drop(reference)
         else:
-            manifest = status_manifest(reference, meta["resourceVersion"], written(told.status))
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
             self._statuses.want(reference, manifest, difference)
         return told.again_at
 
@@ -268,5 +282,46 @@ class Tasks:
         runs = await ledger.store.history(home.record.key)
         return next((run.id for run in runs if run.ended_at == ended_at), None)
 
+    def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
+        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        meta = after["metadata"]
+        regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
+        now = self._pools.now()
+        return events_of(regarding, status_in(before or {}), status_in(after), now, instance)
+
     def _now(self, place: Place) -> Instant:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
+
+
+def status_in(stored: Manifest) -> TaskStatus:
+    """Return the status that *stored* has; that of a task which nobody has seen, if it cannot be read."""
+    try:
+        return TaskStatus.model_validate(
+            stored.get("status", {}), extra="ignore", by_alias=True, by_name=False
+        )
+    except ValidationError:
+        return TaskStatus()
+
+
+def as_json(status: TaskStatus) -> dict[str, Any]:
+    """Return *status* as it is applied."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _is_mirrored(record: Record, wish: Wish) -> bool:
+    """Say whether *record* is what is wished for already, or what a newer generation wished for."""
+    owner = record.state.owner
+    if record.state.withdrawn_at is not None or owner is None:
+        return False
+    return owner == wish.owner or (owner.uid == wish.owner.uid and owner.generation > wish.owner.generation)
+
+
+def _pool_named_in(stored: Manifest) -> str:
+    """Return the pool that a task names which cannot be read as a whole, or the default, if not even that can be."""
+    reference = stored.get("spec", {}).get("workerPoolRef")
+    name = reference.get("name") if isinstance(reference, dict) else None
+    return name if isinstance(name, str) else DEFAULT_POOL
+
+
+def _told(done: Done) -> dict[str, object]:
+    return {"run": bool(done.run), "resumed": done.resumed, "redriven": done.redriven}
