@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import Final
 
-from pyncette.controller.api import Api, ApiError, Manifest
+from pyncette.controller.api import Api, ApiError, ConflictError, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Events:
                 event = self._waiting.popleft()
                 try:
                     await self._api.create_event(event["metadata"]["namespace"], event)
+                except ConflictError:
+                    pass  # it was told a moment ago: an Event that says the same has the same name
                 except ApiError as error:
                     logger.info(
                         "an Event was not created", extra={"reason": event["reason"], "error": str(error)}

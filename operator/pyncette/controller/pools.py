@@ -209,3 +209,9 @@ class Pools:
         if self._facts.get(name) != facts:
             self._facts[name] = facts
             self._changed(name)
+
+    def _tell(self, name, stored, pool, tasks, refused):
+        return None
+
+    def events(self, before, after, instance):
+        return []
