@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Collection
@@ -33,6 +34,7 @@ from pyncette.controller.statuses import Statuses
 from pyncette.controller.sweep import Sweep, Told
 from pyncette.controller.tasks import Tasks
 from pyncette.errors import PyncetteException, StoreError, StoreUnavailableError
+from pyncette.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Operator:
         self._tasks = Tasks(
             api, self._objects, self._pools, self._mirrored, self._statuses, self._sweep, self._is_watched
         )
+        self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists on end a task that has a record was not."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,33 +177,41 @@ class Operator:
 
     def _backend_changed(self, backend: OpenBackend) -> None:
         """Have all looked at that is on *backend*, which came or went."""
-        self._queue.back(BACKEND)
+        if backend.ready:
+            self._queue.back(BACKEND)
+            self._look_soon[backend.name].set()
         for pool in self._pools.on(backend.name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
     async def _look_again_and_again(self, backend: OpenBackend) -> None:
+        """Look at *backend* for what workers have written."""
+        soon = self._look_soon[backend.name]
         while True:
             pause = LOOK_SECONDS
             ledger = backend.ledger
             if ledger is not None and backend.ready:
-                first = not self._mirrored.has_seen(backend.name)
                 try:
-                    look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+                    pause = max(pause, LOOK_SHARE * await self._look(backend, ledger))
                 except StoreError as error:
-                    logger.debug(
-                        "a look at a backend failed", extra={"backend": backend.name, "error": str(error)}
-                    )
-                else:
-                    pause = max(LOOK_SECONDS, LOOK_SHARE * look.seconds)
-                    for task in look.changed:
-                        if self._objects.get(TASKS, task) is not None:
-                            self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
-                    for pool in look.pools:
-                        self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
-                    if first:
-                        self._backend_changed(backend)
-            await asyncio.sleep(pause)
+                    logger.debug("a look at a backend failed", extra={"backend": backend.name, "error": str(error)})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await soon.wait()
+            soon.clear()
+
+    async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
+        """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
+        first = not self._mirrored.has_seen(backend.name)
+        look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+        for task in look.changed:
+            if self._objects.uid(TASKS, task) is not None:
+                self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
+        for pool in look.pools:
+            self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+        if first:
+            self._backend_changed(backend)
+        return look.seconds
 
     # --- Resync ------------------------------------------------------------------------------------------------------
 
@@ -242,7 +253,7 @@ class Operator:
         missing = {
             name
             for name in self._mirrored.names()
-            if self._is_watched(name.namespace) and self._objects.get(TASKS, name) is None
+            if self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
         }
         self._missing = Counter({name: self._missing[name] + 1 for name in missing})
         for name, times in self._missing.items():
@@ -259,7 +270,7 @@ class Operator:
                     logger.warning("removals wait", extra={"backend": backend.name, "error": str(error)})
 
     def _is_gone(self, name: ObjectName) -> bool:
-        return self._objects.get(TASKS, name) is None
+        return self._objects.uid(TASKS, name) is None
 
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
