@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from pyncette.core.record import check_realm
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, read_backend
+from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.telemetry.logs import FORMATS, LEVELS
 
@@ -77,6 +78,7 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
     """
     values: dict[str, Any] = {}
     faults: list[str] = []
+    environment, options = _one_backend(environment, options, faults)
     for setting in SETTINGS:
         option = options.get(setting.name)
         text = environment.get(setting.variable) if option is None else option
@@ -88,7 +90,27 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
             faults.append(f"{setting.variable if option is None else setting.option}: {error}")
     if faults:
         raise ConfigurationError("; ".join(faults))
+    if BACKEND_FILE.name in values:
+        values[BACKEND.name] = values.pop(BACKEND_FILE.name)
     return Settings(**values, warnings=tuple(_unknown(environment)))
+
+
+def _one_backend(
+    environment: Mapping[str, str], options: Mapping[str, str | None], faults: list[str]
+) -> tuple[Mapping[str, str], Mapping[str, str | None]]:
+    """Leave out what is said of a backend where an option says it; two that count the same are one of the *faults*."""
+    both = (BACKEND, BACKEND_FILE)
+    given = [setting.option for setting in both if options.get(setting.name) is not None]
+    told = [setting.variable for setting in both if environment.get(setting.variable, "").strip()]
+    counting = given or told
+    if len(counting) > 1:
+        faults.append(f"{' and '.join(counting)} each say where records are kept: give one of them")
+    if len(counting) > 1 or given:
+        variables = {setting.variable for setting in both}
+        environment = {name: text for name, text in environment.items() if name not in variables}
+    if len(given) > 1:
+        options = {name: text for name, text in options.items() if name not in {s.name for s in both}}
+    return environment, options
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
@@ -156,8 +178,20 @@ def _one_of(names: tuple[str, ...], change: Callable[[str], str]) -> Callable[[s
     return read
 
 
+BACKEND: Final = Setting(
+    "backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"
+)
+BACKEND_FILE: Final = Setting(
+    "backend_file",
+    "PYNCETTE_BACKEND_FILE",
+    read_backend_file,
+    "A file that holds the URL, instead; it is read again whenever a connection is made, so its password may change.",
+    "FILE",
+)
+
 SETTINGS: Final = (
-    Setting("backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"),
+    BACKEND,
+    BACKEND_FILE,
     Setting(
         "realm",
         "PYNCETTE_REALM",

@@ -40,9 +40,54 @@ def test_the_environment_is_read():
     )
 
 
+def test_a_backend_may_stand_in_a_file(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+
+    assert read({"PYNCETTE_BACKEND_FILE": str(file)}).backend == read_backend("sqlite:///a.db")
+    assert read(backend_file=str(file)).backend == read_backend("sqlite:///a.db")
+
+
+def test_a_backend_is_said_once(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+    both = {"PYNCETTE_BACKEND": "sqlite:///b.db", "PYNCETTE_BACKEND_FILE": str(file)}
+
+    assert refusal(both) == (
+        "PYNCETTE_BACKEND and PYNCETTE_BACKEND_FILE each say where records are kept: give one of them"
+    )
+    assert "--backend and --backend-file each say" in refusal(backend="sqlite://", backend_file=str(file))
+
+
+def test_a_backend_of_an_option_wins_over_both_variables(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+    both = {"PYNCETTE_BACKEND": "sqlite:///b.db", "PYNCETTE_BACKEND_FILE": "/nowhere"}
+
+    assert read(both, backend="sqlite:///c.db").backend == read_backend("sqlite:///c.db")
+    assert read(both, backend_file=str(file)).backend == read_backend("sqlite:///a.db")
+    assert read(both, backend_file=str(file)).warnings == ()
+
+
+def test_a_file_without_a_url_is_told_with_its_name_and_without_what_it_holds(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("hunter2")
+
+    message = refusal({"PYNCETTE_BACKEND_FILE": str(file)})
+
+    assert message.startswith(f"PYNCETTE_BACKEND_FILE: {file} holds no URL of a backend: write sqlite:///")
+    assert "hunter2" not in message
+
+
 def test_an_option_wins_over_the_environment():
     assert read({"PYNCETTE_REALM": "theirs"}, realm="ours").realm == "ours"
     assert read({"PYNCETTE_REALM": "theirs"}, realm="").realm == ""
+
+
+def test_a_realm_of_what_workers_tell_each_other_is_refused():
+    assert refusal(realm="pyncette:members") == (
+        "--realm: realms that begin with pyncette: are not for tasks"
+    )
 
 
 def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():

@@ -142,6 +142,18 @@ def test_its_backend_is_the_one_of_the_settings_and_not_that_of_the_module(folde
     assert not (tmp_path / "own.db").exists()
 
 
+def test_a_worker_is_listed_from_its_start_to_its_drain(jobs):
+    backend = f"sqlite:///{jobs.path}/tasks.db"
+    with worker(jobs, "--concurrency", "7") as program:
+        program.expect("a beat")
+        (listed,) = json.loads(called("workers", "--backend", backend, "-o", "json")[1])
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+    assert (listed["handlers"], listed["slots"]) == (["beat"], 7)
+    assert json.loads(called("workers", "--backend", backend, "-o", "json")[1]) == []
+
+
 def test_two_workers_share_one_file(jobs):
     with worker(jobs) as one, worker(jobs) as other:
         one.expect("running handlers")
