@@ -24,7 +24,27 @@ def manifest_reference() -> str:
     return page.manifest_reference()
 
 
+def custom_resource(plural: str) -> Callable[[], str]:
+    def make() -> str:
+        from tools import custom_resources
+
+        return custom_resources.documents()[plural]
+
+    return make
+
+
+def kustomization() -> str:
+    from tools import custom_resources
+
+    return custom_resources.kustomization()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
+    "crds/kustomization.yaml": kustomization,
+    "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
     "docs/reference/manifests.md": manifest_reference,
 }
