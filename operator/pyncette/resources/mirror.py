@@ -9,19 +9,20 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.record import (
+    NO_REQUESTS,
     Change,
     Key,
     Owner,
     Record,
+    Requests,
     State,
-    Summary,
     is_dead_letter,
     is_on_demand,
     replace,
 )
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
-from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
+from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
 
@@ -43,6 +44,8 @@ class Wish(NamedTuple):
     owner: Owner
     created_at: Instant | None
     """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
+    requests: Requests = NO_REQUESTS
+    """What it asks for once. A resource that asks for it from the start has been given it."""
 
     @property
     def policies(self) -> Policies:
@@ -65,6 +68,14 @@ class Step(Enum):
     REMOVED = "removed"
 
 
+class Removal(NamedTuple):
+    """How far the removal of instances came."""
+
+    removed: int
+    done: bool
+    """None is left, nor the template; or it is wanted again, and then what is left stays."""
+
+
 class Taken(NamedTuple):
     """What was done about the resource with this name."""
 
@@ -82,7 +93,13 @@ def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> W
     """
     spec = to_spec(task)
     created = created_at(task)
-    return Wish(to_key(task, realm), spec, to_owner(task, spec), seen_at if created is None else created)
+    return Wish(
+        to_key(task, realm),
+        spec,
+        to_owner(task, spec),
+        seen_at if created is None else created,
+        requests_of(task.metadata.annotations),
+    )
 
 
 # --- Decisions -------------------------------------------------------------------------------------------------------
@@ -96,7 +113,7 @@ def mirrored(wish: Wish) -> Rule:
             new = wishes.created(
                 wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
             )
-            return _made(Step.CREATED, None, new, Summary(), wish, now)
+            return _made(Step.CREATED, None, new, State(), wish, now)
         owner = record.state.owner
         if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
             return _left(wish.key, Step.OUTDATED)
@@ -106,7 +123,7 @@ def mirrored(wish: Wish) -> Rule:
         if _is_template(record.spec) and _is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
         edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.EDITED, record, edited, record.state.summary, wish, now)
+        return _made(Step.EDITED, record, edited, record.state, wish, now)
 
     return rule
 
@@ -131,7 +148,7 @@ def moved(wish: Wish, old: Record) -> Rule:
             state=replace(old.state, withdrawn_at=None),
         )
         new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.MOVED, None, new, here.state.summary, wish, now)
+        return _made(Step.MOVED, None, new, here.state, wish, now)
 
     return rule
 
@@ -181,10 +198,11 @@ def _policies_of(record: Record) -> Policies:
     return record.spec.policies or Policies()
 
 
-def _made(
-    step: Step, before: Record | None, after: Record, summary: Summary, wish: Wish, now: Instant
-) -> Ruling:
-    rows = wishes.missed_rows(summary, after, wish.policies, now)
+def _made(step: Step, before: Record | None, after: Record, known: State, wish: Wish, now: Instant) -> Ruling:
+    """Rule that *after* is written, for a resource other than the one *known* so far with its requests handled."""
+    if known.owner is None or known.owner.uid != wish.owner.uid:
+        after = replace(after, state=replace(after.state, handled=wish.requests))
+    rows = wishes.missed_rows(known.summary, after, wish.policies, now)
     return Ruling(Change(before, after, rows), Taken(after.key.task, step, after))
 
 
@@ -296,6 +314,16 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
     return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+
+
+async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
+    """
+    Remove about *at_most* instances of *template*, which is stopped, with what lives beside them; with the last, it goes too.
+
+    Where it breaks off it goes on the next time. A run in progress is withdrawn, and what is removed is counted at the
+    template as long as that is there. Raises StoreError.
+    """
+    raise NotImplementedError
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:
