@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from pyncette.controller.api import Manifest
+from pyncette.resources.resource import Condition
 from pyncette.resources.task import TaskStatus
 
 
@@ -22,6 +26,55 @@ class Difference(IntEnum):
     """Another generation of the spec."""
 
 
+OUTCOMES: Final = (
+    "last_schedule_time",
+    "last_successful_time",
+    "last_failure_time",
+    "last_run",
+    "consecutive_failures",
+    "run_counts",
+    "last_handled_run_request",
+    "last_handled_resume_request",
+    "last_handled_redrive_request",
+)
+
+
 def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
-    """Compare the status that the API server holds with the one it should; empty if it has none."""
-    raise NotImplementedError
+    """
+    Compare the status that the API server holds, *stored* (empty if it has none), with the one *wanted*.
+
+    It is their meaning that is compared: a null and a default that was left out are the same, the order of conditions
+    is nothing, and instants are equal if they are to the microsecond. What a later release wrote, and this one does not
+    know, is no difference; what it cannot read at all is the greatest one, since it is all to be written anew.
+    """
+    before = read_status(stored)
+    if before is None or before.observed_generation != wanted.observed_generation:
+        return Difference.GENERATION
+    if _judgements(before) != _judgements(wanted):
+        return Difference.CONDITIONS
+    if _by_type(before) != _by_type(wanted) or any(
+        getattr(before, name) != getattr(wanted, name) for name in OUTCOMES
+    ):
+        return Difference.OUTCOMES
+    alike = before.model_copy(update={"conditions": wanted.conditions})
+    return Difference.NONE if alike == wanted else Difference.REST
+
+
+def read_status(stored: Manifest) -> TaskStatus | None:
+    """Return the status that the API server holds; None if this release cannot read it."""
+    try:
+        return TaskStatus.model_validate(dict(stored), extra="ignore", by_alias=True, by_name=False)
+    except ValidationError:
+        return None
+
+
+def _judgements(status: TaskStatus) -> dict[str, tuple[Any, ...]]:
+    """Return what conditions say to programs. Messages are left out: that of a failing task may be another each minute."""
+    return {
+        item.type: (item.status, item.reason, item.last_transition_time, item.observed_generation)
+        for item in status.conditions
+    }
+
+
+def _by_type(status: TaskStatus) -> dict[str, Condition]:
+    return {item.type: item for item in status.conditions}

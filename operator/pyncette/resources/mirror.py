@@ -120,7 +120,7 @@ def mirrored(wish: Wish) -> Rule:
         if owner == wish.owner and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
         spec = wish.spec
-        if _is_template(record.spec) and _is_template(spec):  # its instances are where they are
+        if is_template(record.spec) and is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
         edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
         return _made(Step.EDITED, record, edited, record.state, wish, now)
@@ -185,12 +185,22 @@ def removed_after(grace: Duration) -> Rule:
 
 def withdrawn(record: Record | None, now: Instant) -> Ruling:
     """The rule for what lives beside a schedule that is stopped or removed; it is counted there."""
-    if record is None:
-        return Ruling(None)
-    return Ruling(Change(record, None), tally=wishes.removed(record, _policies_of(record), now))
+    return _withdrawn_by(Policies())(record, now)
 
 
-def _is_template(spec: Spec) -> bool:
+def _withdrawn_by(policies: Policies) -> Rule:
+    """The rule for what is removed with its schedule or template, by *policies* unless it has its own."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(None)
+        return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
+
+    return rule
+
+
+def is_template(spec: Spec) -> bool:
+    """Say whether *spec* is that of a dynamic task, whose instances have the schedules."""
     return spec.partitions is not None
 
 
@@ -246,22 +256,22 @@ async def mirror(
     StoreError.
     """
     by_key = {wish.key: wish for wish in wanted}
-    by_name = {key.task: wish for key, wish in by_key.items() if not _is_template(wish.spec)}
+    by_name = {key.task: wish for key, wish in by_key.items() if not is_template(wish.spec)}
     found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
     there = {record.key for record in found}
     others = [record for record in found if record.key not in by_key]
     # A template never moves: it is where its instances are.
-    strays = [record for record in others if record.key.task in by_name and not _is_template(record.spec)]
+    strays = [record for record in others if record.key.task in by_name and not is_template(record.spec)]
     moving = {record.key.task: record for record in strays if by_name[record.key.task].key not in there}
     gone = [
         record
         for record in others
-        if (record.key.task not in by_name or _is_template(record.spec)) and record.key.task not in keep
+        if (record.key.task not in by_name or is_template(record.spec)) and record.key.task not in keep
     ]
     here = {
         key: mirrored(wish)
         for key, wish in by_key.items()
-        if key.task not in moving or _is_template(wish.spec)
+        if key.task not in moving or is_template(wish.spec)
     }
     taken = _answers(await ledger.apply(here))
     for item in taken:
@@ -272,7 +282,7 @@ async def mirror(
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
     taken += await _stop(ledger, gone)
-    return taken + await _remove(ledger, [record for record in gone if not _is_template(record.spec)], grace)
+    return taken + await _remove(ledger, [record for record in gone if not is_template(record.spec)], grace)
 
 
 async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
@@ -318,12 +328,56 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
     """
-    Remove about *at_most* instances of *template*, which is stopped, with what lives beside them; with the last, it goes too.
+    Remove *at_most* of what the instances of *template* have in the store, and if nothing is left, the template itself.
 
-    Where it breaks off it goes on the next time. A run in progress is withdrawn, and what is removed is counted at the
-    template as long as that is there. Raises StoreError.
+    It has to be stopped: what is wanted again stays, with the instances that are left. Where this breaks off, it goes on
+    the next time. A run in progress is withdrawn, and what is removed is counted at the template. Raises StoreError.
     """
-    raise NotImplementedError
+    (home,) = await ledger.store.load([template.key])
+    if home is None or home.state.withdrawn_at is None or not is_template(home.spec):
+        return Removal(0, done=True)
+    rule = _withdrawn_by(_policies_of(home))
+    removed = 0
+    async for page in instances_of(ledger.store, home):
+        part = page[: at_most - removed]
+        await ledger.apply({record.key: rule for record in part})
+        removed += len(part)
+        if removed == at_most:
+            return Removal(removed, done=False)
+    async for record in _counters(ledger.store, home):
+        await ledger.apply({record.key: _forgotten})
+    await ledger.apply({home.key: removed_after(0)})
+    return Removal(removed, done=True)
+
+
+async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
+    """Yield the instances of *template*, in pages, with what lives beside each."""
+    for number in range(template.spec.partitions or 1):
+        partition = template.key.partition._replace(number=number)
+        # The template itself, and the records that count for it, have no instance in their keys, and come first.
+        after = Key(partition, template.key.task, "", BEYOND)
+        while page := await store.scan(partition, template.key.task, after, PAGE):
+            yield page
+            after = page[-1].key
+
+
+async def _counters(store: Store, template: Record) -> AsyncIterator[Record]:
+    """Yield the records that count what was removed of *template*, beside itself: some tens in each partition at most."""
+    for number in range(template.spec.partitions or 1):
+        home = template.key._replace(partition=template.key.partition._replace(number=number))
+        async for page in beside(store, home):
+            for record in page:
+                yield record
+        if number:
+            (counter,) = await store.load([home])
+            if counter is not None:
+                yield counter
+
+
+def _forgotten(record: Record | None, now: Instant) -> Ruling:
+    """The rule for a record that only counts, of a template that is removed."""
+    del now
+    return Ruling(None if record is None else Change(record, None))
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:
