@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from pyncette.controller.pod_security import violations
 from pyncette.controller.pod_template import PoolBackend, own_template
 from pyncette.controller.strategic_merge import MERGE_KEYS, MergeRefusedError, merge
+from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.reading import read_stored
+from tests.apiserver import pool as manifest_of_pool
 from tests.controller.pod_parts import BELOW, UP_TO_STANDARD, parts
 from tests.resources import pool
 from tests.servers import ApiError
@@ -167,3 +170,29 @@ def test_whatever_is_up_to_the_standard_is_never_refused_for_its_sake(admission,
     elif "violates PodSecurity" not in complaint:
         # What only this side refuses: pods in user namespaces, which releases before 1.35 do not let off.
         assert complaint or template["spec"].get("hostUsers") is False
+
+
+# --- In a pool -------------------------------------------------------------------------------------------------------
+
+
+def created(apiserver, manifest):
+    apiserver.admin.create(manifest)
+
+
+def applied(apiserver, manifest):
+    apiserver.admin.apply(manifest)
+
+
+@pytest.mark.parametrize("put", [created, applied])
+def test_what_removes_something_reaches_the_operator(apiserver, namespace, put):
+    part = {
+        "containers": [{"name": "worker", "securityContext": {"readOnlyRootFilesystem": None}}],
+        "topologySpreadConstraints": [{"$patch": "replace"}],
+        "volumes": [{"name": "tmp", "$retainKeys": ["name", "image"], "image": {"reference": "x"}}],
+    }
+    manifest = manifest_of_pool(namespace, template={"spec": part})
+
+    put(apiserver, manifest)
+
+    stored = read_stored(PyncetteWorkerPool, apiserver.admin.read(manifest))
+    assert stored.spec.template.spec == part

@@ -7,13 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.controller.api import Manifest
 from pyncette.controller.pod_security import PROBES, Part, Violation, violations
+from pyncette.controller.reasons import Reason
 from pyncette.controller.strategic_merge import MergeRefusedError, item_named, merge
 from pyncette.resources.pool import PoolSpec, PyncetteWorkerPool
 from pyncette.resources.reading import Path, Problem, Refusal
 from pyncette.resources.resource import GROUP
-
-TEMPLATE_REFUSED: Final = "TemplateRefused"
-"""The template of the pool cannot be merged, or says what is the operator's to say, or is below *restricted*."""
 
 CONTAINER: Final = "worker"
 BACKEND_VOLUME: Final = "pyncette-backend"
@@ -320,4 +318,4 @@ def _below_restricted(found: Violation) -> Problem:
 
 
 def _problem(path: Path, message: str) -> Problem:
-    return Problem((*TEMPLATE, *path), message, TEMPLATE_REFUSED)
+    return Problem((*TEMPLATE, *path), message, Reason.TEMPLATE_REFUSED.value)

@@ -39,7 +39,7 @@ class Reason(Enum):
         "The task goes to another pool or handler once the run under way at the old one is over.",
         "Normal",
     )
-    TERMINATING = ("Terminating", "The task is being deleted.", "Normal")
+    TERMINATING = ("Terminating", "The object is being deleted.", "Normal")
     BACKEND_UNREACHABLE = (
         "BackendUnreachable",
         "The backend does not answer, so this generation is not in it yet.",
@@ -114,3 +114,49 @@ class Reason(Enum):
         "Dead letters were asked by annotation to be tried again.",
         "Normal",
     )
+
+    # Of pools.
+    TEMPLATE_REFUSED = (
+        "TemplateRefused",
+        "The pool's template cannot be merged, changes what is the operator's, or is below the restricted Pod Security "
+        "Standard; the message says where, and how to mend it.",
+        "Warning",
+    )
+    APPLY_REFUSED = (
+        "ApplyRefused",
+        "The API server, or an admission policy of the cluster, does not accept an object of the pool; the message is theirs.",
+        "Warning",
+    )
+    ROLLING_OUT = (
+        "RollingOut",
+        "Workers are being started, replaced or stopped, so that all are as the pool says.",
+        "Normal",
+    )
+    PROGRESS_DEADLINE_EXCEEDED = (
+        "ProgressDeadlineExceeded",
+        "The rollout has not come on for progressDeadlineSeconds: pods cannot be made, do not start, or are not ready.",
+        "Warning",
+    )
+    WORKERS_UNAVAILABLE = (
+        "WorkersUnavailable",
+        "All was rolled out, and workers are not ready since then.",
+        "Warning",
+    )
+    WORKERS_ELSEWHERE = (
+        "WorkersElsewhere",
+        "Workers are ready, and none is registered in the operator's backend: their Secret points to another one.",
+        "Warning",
+    )
+    ROLLED_OUT = ("RolledOut", "All workers are as the pool says, and ready.", "Normal")
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        "No workers are wanted, and there are none; what is due waits.",
+        "Normal",
+    )
+    WORKERS_REGISTERED = (
+        "WorkersRegistered",
+        "Running workers of the pool are registered in the backend.",
+        "Normal",
+    )
+    WORKERS_READY = ("WorkersReady", "At least one worker is ready to run what is due.")
+    NO_WORKER_READY = ("NoWorkerReady", "No worker is ready to run what is due.")
