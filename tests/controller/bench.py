@@ -99,7 +99,11 @@ class Bench:
 
 def task(name="report", annotations=None, **spec):
     """Return the manifest of a task that is due each hour."""
-    times = {} if {"schedule", "intervalSeconds", "executeAt", "dynamic"} & set(spec) else {"intervalSeconds": 3600}
+    times = (
+        {}
+        if {"schedule", "intervalSeconds", "executeAt", "dynamic"} & set(spec)
+        else {"intervalSeconds": 3600}
+    )
     metadata = {"name": name, "namespace": "default"}
     if annotations:
         metadata["annotations"] = annotations

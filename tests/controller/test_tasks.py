@@ -26,7 +26,9 @@ async def test_a_task_is_stored_and_its_status_says_when_it_is_due(bench):
     assert "nextScheduleTime" in bench.status()
 
 
-async def test_an_edit_reaches_the_record_and_does_not_move_the_next_run_unless_it_touches_the_schedule(bench):
+async def test_an_edit_reaches_the_record_and_does_not_move_the_next_run_unless_it_touches_the_schedule(
+    bench,
+):
     bench.pool()
     bench.task()
     await bench.start()

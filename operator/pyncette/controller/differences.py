@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from pyncette.controller.api import Manifest
+from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import TaskStatus
+
+S = TypeVar("S", TaskStatus, PoolStatus)
 
 
 class Difference(IntEnum):
@@ -39,7 +42,7 @@ OUTCOMES: Final = (
 )
 
 
-def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
+def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
     """
     Compare the status that the API server holds, *stored* (empty if it has none), with the one *wanted*.
 
@@ -47,28 +50,30 @@ def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
     is nothing, and instants are equal if they are to the microsecond. What a later release wrote, and this one does not
     know, is no difference; what it cannot read at all is the greatest one, since it is all to be written anew.
     """
-    before = read_status(stored)
+    before = read_status(stored, type(wanted))
     if before is None or before.observed_generation != wanted.observed_generation:
         return Difference.GENERATION
     if _judgements(before) != _judgements(wanted):
         return Difference.CONDITIONS
     if _by_type(before) != _by_type(wanted) or any(
-        getattr(before, name) != getattr(wanted, name) for name in OUTCOMES
+        getattr(before, name) != getattr(wanted, name)
+        for name in OUTCOMES
+        if name in type(wanted).model_fields
     ):
         return Difference.OUTCOMES
     alike = before.model_copy(update={"conditions": wanted.conditions})
     return Difference.NONE if alike == wanted else Difference.REST
 
 
-def read_status(stored: Manifest) -> TaskStatus | None:
+def read_status(stored: Manifest, model: type[S]) -> S | None:
     """Return the status that the API server holds; None if this release cannot read it."""
     try:
-        return TaskStatus.model_validate(dict(stored), extra="ignore", by_alias=True, by_name=False)
+        return model.model_validate(dict(stored), extra="ignore", by_alias=True, by_name=False)
     except ValidationError:
         return None
 
 
-def _judgements(status: TaskStatus) -> dict[str, tuple[Any, ...]]:
+def _judgements(status: TaskStatus | PoolStatus) -> dict[str, tuple[Any, ...]]:
     """Return what conditions say to programs. Messages are left out: that of a failing task may be another each minute."""
     return {
         item.type: (item.status, item.reason, item.last_transition_time, item.observed_generation)
@@ -76,5 +81,5 @@ def _judgements(status: TaskStatus) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _by_type(status: TaskStatus) -> dict[str, Condition]:
+def _by_type(status: TaskStatus | PoolStatus) -> dict[str, Condition]:
     return {item.type: item for item in status.conditions}

@@ -192,7 +192,7 @@ class Mirrored:
         self, backend: str, found: Mapping[ObjectName, Mapping[tuple[str, Key], Home]], seen_at: Instant
     ) -> list[ObjectName]:
         changed = [
-            name for name, homes in found.items() if any([self._put(name, home) for home in homes.values()])
+            name for name, homes in found.items() if sum(self._put(name, home) for home in homes.values())
         ]
         for name, homes in list(self._homes.items()):
             for place, home in list(homes.items()):

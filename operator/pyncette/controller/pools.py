@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pyncette.clock import Instant, SystemClock
+from pyncette.clock import SECOND, Instant, SystemClock
 from pyncette.controller.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -22,18 +22,20 @@ from pyncette.controller.api import (
     RefusedError,
 )
 from pyncette.controller.backends import Backends, OpenBackend
+from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.differs import covers
 from pyncette.controller.facts import Access, PoolFacts
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.pool_status import rolling_out
-from pyncette.controller.statuses import Statuses
+from pyncette.controller.pool_status import PoolSurroundings, StoredPool, rolling_out, status_of_pool
+from pyncette.controller.settings import BackendSettings
+from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.workloads import Workloads, deployment_name, workloads_of
 from pyncette.ledger import Ledger
 from pyncette.members import Member
 from pyncette.resources.conversion import realm_of
-from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read_stored
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ KINDS: Final[dict[str, Kind]] = {
     kind.name: kind for kind in (DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS)
 }
 """Those that a pool consists of."""
+
+
+DUE_MAX: Final = 10_000
+"""Occurrences that wait are counted up to here."""
 
 
 class Place(NamedTuple):
@@ -143,7 +149,7 @@ class Pools:
             self._statuses.forget(Reference(POOLS, *name))
             return None
         pool = read_stored(PyncetteWorkerPool, stored)
-        refused = ""
+        refused: str | None = None
         if isinstance(pool, PyncetteWorkerPool):
             made = self._workloads(name, pool)
             if isinstance(made, Refusal):
@@ -161,14 +167,13 @@ class Pools:
         settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
         if settings is None:
             return None
-        backend = PoolBackend(settings.name, settings.secret_name, settings.secret_key)
-        return workloads_of(pool, backend, realm_of(self._cluster_id, *name))
+        return workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
 
-    async def _apply(self, name: ObjectName, stored: Manifest, made: Workloads) -> str:
+    async def _apply(self, name: ObjectName, stored: Manifest, made: Workloads) -> str | None:
         """Apply what differs from what there is, and return what the API server said against it."""
         mark = self._mark(name, stored, made)
         if self._verified.get(name) == mark:
-            return ""
+            return None
         for manifest in made.manifests():
             kind = KINDS[manifest["kind"]]
             try:
@@ -187,7 +192,7 @@ class Pools:
                     self._objects.learn(DEPLOYMENTS, applied)
                 logger.info("%s was applied", kind.name, extra={"pool": str(name)})
         self._verified[name] = self._mark(name, stored, made)
-        return ""
+        return None
 
     def _mark(self, name: ObjectName, stored: Manifest, made: Workloads) -> tuple[object, ...]:
         """Return what is the same as long as nobody changed the pool, or the spec of its Deployment."""
@@ -210,8 +215,61 @@ class Pools:
             self._facts[name] = facts
             self._changed(name)
 
-    def _tell(self, name, stored, pool, tasks, refused):
-        return None
+    def _tell(
+        self,
+        name: ObjectName,
+        stored: Manifest,
+        pool: PyncetteWorkerPool | Refusal,
+        tasks: int,
+        refused: str | None,
+    ) -> float | None:
+        """Have the status written, if it is another; return in how many seconds it is to be worked out again."""
+        meta = stored["metadata"]
+        seen = StoredPool(
+            name,
+            meta.get("generation", 0),
+            read_status(stored.get("status", {}), PoolStatus) or PoolStatus(),
+            deleting="deletionTimestamp" in meta,
+        )
+        around = self._surroundings(name, pool, tasks, refused)
+        told = status_of_pool(pool, seen, around)
+        difference = differs(stored.get("status", {}), told.status)
+        reference = Reference(POOLS, *name)
+        if difference is Difference.NONE:
+            self._statuses.drop(reference)
+        else:
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            self._statuses.want(reference, manifest, difference)
+        return None if told.again_at is None else max(0.0, (told.again_at - around.now) / SECOND)
 
-    def events(self, before, after, instance):
+    def _surroundings(
+        self, name: ObjectName, pool: PyncetteWorkerPool | Refusal, tasks: int, refused: str | None
+    ) -> PoolSurroundings:
+        realm = realm_of(self._cluster_id, *name)
+        if isinstance(pool, Refusal):
+            return PoolSurroundings(self.now(), realm=realm, tasks=tasks, refused=refused)
+        backend = pool.spec.backend_ref.name
+        view = self._mirrored.pool(backend, name)
+        access = self._backends.access(backend, name.namespace)
+        found = self._backends.get(backend)
+        return PoolSurroundings(
+            now=self.now() if found is None else found.clock.now(),
+            access=access,
+            backend=None if found is None else pool_backend(found.settings),
+            realm=realm,
+            deployment=self._deployment(pool),
+            refused=refused,
+            members=None if view is None or access is not Access.OPEN else view.members,
+            tasks=tasks,
+            due=None if view is None else min(view.due, DUE_MAX),
+        )
+
+    def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
+        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        del before, after, instance
         return []
+
+
+def pool_backend(settings: BackendSettings) -> PoolBackend:
+    """Return how the pods of a pool get a backend."""
+    return PoolBackend(settings.name, settings.secret_name, settings.secret_key)

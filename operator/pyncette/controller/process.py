@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-from pyncette.controller.api import OWN_KINDS, TASKS, Api, ApiUnavailableError
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
-from pyncette.controller.service import Operator, OperatorError
+from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
-from pyncette.controller.watch import Watch
 from pyncette.telemetry.health import HealthServer
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,14 @@ from pyncette.controller.api import (
     Reference,
 )
 from pyncette.controller.backends import Backends, OpenBackend
-from pyncette.controller.events import Events
+from pyncette.controller.event_queue import EventQueue
 from pyncette.controller.liveness import Liveness, Sight
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Change, News, Objects
 from pyncette.controller.pod_template import POOL_LABEL
 from pyncette.controller.pools import Pools
 from pyncette.controller.queue import Queue, Urgency
+from pyncette.controller.reasons import Reason
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.statuses import Statuses
 from pyncette.controller.sweep import Sweep, Told
@@ -81,7 +82,7 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._objects = Objects(sight)
         self._mirrored = Mirrored(cluster_id)
-        self._events = Events(api)
+        self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
         self._statuses = Statuses(api, settings.status_writes_per_second, self._written, self._again)
         self._sweep = Sweep(settings, cluster_id, self._mirrored, Told(self._tell_stopped, self._tell_held))
@@ -194,7 +195,9 @@ class Operator:
                 try:
                     pause = max(pause, LOOK_SHARE * await self._look(backend, ledger))
                 except StoreError as error:
-                    logger.debug("a look at a backend failed", extra={"backend": backend.name, "error": str(error)})
+                    logger.debug(
+                        "a look at a backend failed", extra={"backend": backend.name, "error": str(error)}
+                    )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await soon.wait()

@@ -18,6 +18,7 @@ from pyncette.controller.api import (
     Reference,
 )
 from pyncette.controller.differences import Difference
+from pyncette.resources.modelling import Model
 
 logger = logging.getLogger(__name__)
 
@@ -201,3 +202,8 @@ def status_manifest(reference: Reference, resource_version: str, status: Any) ->
         },
         "status": status,
     }
+
+
+def as_json(status: Model) -> dict[str, Any]:
+    """Return a status as it is applied."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
-
-from pydantic import ValidationError
+from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.differences import Difference, differs
+from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.facts import Access, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pools import Place, Pools
-from pyncette.controller.statuses import Statuses, status_manifest
+from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, status_of_task
 from pyncette.controller.transitions import Regarding, events_of
@@ -154,7 +152,7 @@ class Tasks:
             return _Mirroring(None, taken_by=taken_by)
         here, elsewhere = self._found(homes, place, wish)
         try:
-            moving = await self._write(name, task, wish, here, elsewhere, place, ledger)
+            moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
             return _Mirroring(here, failed=error)
         left = self._mirrored.homes(name)
@@ -181,7 +179,6 @@ class Tasks:
     async def _write(
         self,
         name: ObjectName,
-        task: PyncetteTask,
         wish: Wish,
         here: Home | None,
         elsewhere: Sequence[Home],
@@ -241,7 +238,7 @@ class Tasks:
         seen = Stored(
             uid=meta["uid"],
             generation=meta.get("generation", 0),
-            status=task.status if isinstance(task, PyncetteTask) else status_in(stored),
+            status=task.status if isinstance(task, PyncetteTask) else _status_of(stored),
             deleting="deletionTimestamp" in meta,
         )
         home = mirroring.home
@@ -287,25 +284,15 @@ class Tasks:
         meta = after["metadata"]
         regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
         now = self._pools.now()
-        return events_of(regarding, status_in(before or {}), status_in(after), now, instance)
+        return events_of(regarding, _status_of(before), _status_of(after), now, instance)
 
     def _now(self, place: Place) -> Instant:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
 
 
-def status_in(stored: Manifest) -> TaskStatus:
-    """Return the status that *stored* has; that of a task which nobody has seen, if it cannot be read."""
-    try:
-        return TaskStatus.model_validate(
-            stored.get("status", {}), extra="ignore", by_alias=True, by_name=False
-        )
-    except ValidationError:
-        return TaskStatus()
-
-
-def as_json(status: TaskStatus) -> dict[str, Any]:
-    """Return *status* as it is applied."""
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _status_of(stored: Manifest | None) -> TaskStatus:
+    """Return the status that *stored* has; that of a task which nobody has seen, if it has none that can be read."""
+    return read_status((stored or {}).get("status", {}), TaskStatus) or TaskStatus()
 
 
 def _is_mirrored(record: Record, wish: Wish) -> bool:

@@ -18,7 +18,7 @@ PER_SECOND: Final = 10.0
 """An API server keeps Events for an hour, in the same store as all else."""
 
 
-class Events:
+class EventQueue:
     """Events that are to be created."""
 
     def __init__(self, api: Api) -> None:
