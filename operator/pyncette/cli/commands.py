@@ -309,6 +309,79 @@ def worker(module: str, settings: Settings) -> None:
     _exit(run_worker(read_target(module), settings))
 
 
+# --- operator --------------------------------------------------------------------------------------------------------
+
+
+CONFIG: Final = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PYNCETTE_OPERATOR_CONFIG",
+    metavar="FILE",
+    help="The operator's settings; by default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
+)
+
+
+@cli.command(
+    short_help="Keep a backend equal to the tasks of a cluster, and run worker pools there.",
+    examples=["pyncette operator", "pyncette operator --config operator.yaml"],
+)
+@CONFIG
+def operator(config: Path | None) -> None:
+    """
+    Run the operator, in a pod of the cluster or with the KUBECONFIG of whoever runs it.
+
+    It mirrors PyncetteTasks into the backends of its settings, keeps the Deployments of PyncetteWorkerPools, and tells in
+    their status how all goes. Install it with the chart. It needs the extra `operator`.
+    """
+    from pyncette.cli.operator import run_operator
+    from pyncette.controller.settings import DEFAULT_FILE, load_settings
+
+    settings = load_settings(config or DEFAULT_FILE, os.environ)
+    set_up_logging(settings.log_format, settings.log_level)
+    _exit(run_operator(settings))
+
+
+@cli.command(
+    short_help="Show, and confirm, removals that the operator holds back.",
+    examples=["pyncette sweep", "pyncette sweep --confirm 12"],
+)
+@click.option(
+    "--confirm", type=_WholeNumber(min=1), metavar="COUNT", help="Let as many be stopped as are held back."
+)
+@click.option("--cluster", metavar="ID", help="Whose, where several clusters use one backend.")
+@CONFIG
+@settings_options("backend")
+@output_option
+def sweep(
+    confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
+) -> None:
+    """
+    Show which tasks are gone from the cluster and go on running all the same, since they are too many at once.
+
+    So a mistake (a namespace, a CRD, a branch of GitOps) stops nothing. If it was none, confirm their number: the
+    operator stops them within seconds, and removes their records after its grace. The backend is that of the settings,
+    or in the operator's pod those of its own settings.
+    """
+    from pyncette.cli.sweep import backends_of, confirmed, held_back
+
+    backends = backends_of(settings.backend, config)
+    held = held_back(backends, cluster) if confirm is None else confirmed(backends, cluster, confirm)
+    if output == "json":
+        print_json([item._asdict() for item in held])
+        return
+    if not held:
+        click.echo("nothing is held back")
+    for item in held:
+        verb = "confirmed" if confirm else "held back"
+        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        for name in item.names:
+            click.echo(f"  {name}")
+        if item.tasks > len(item.names):
+            click.echo(f"  and {item.tasks - len(item.names)} more")
+    if held and confirm is None:
+        click.echo(f"stop them by: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+
+
 # --- what is stored --------------------------------------------------------------------------------------------------
 
 

@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from pyncette.cli.failures import Failure
+from pyncette.cli.stored import with_store
+from pyncette.controller.settings import DEFAULT_FILE, load_settings
 from pyncette.controller.sweep import HeldBack, clusters_with_held, read_held, write_held
+from pyncette.store.backend import Backend
+from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 
 
-class HeldIn(NamedTuple):
-    """What one cluster holds back."""
+class Held(NamedTuple):
+    """What one cluster holds back on one backend."""
 
+    backend: str
     cluster: str
-    held: HeldBack
+    tasks: int
+    names: Sequence[str]
+    """Of the first of them."""
 
 
-async def held_back(store: Store, cluster: str | None) -> list[HeldIn]:
-    """Return what is held back on this backend, of *cluster* or of all that use it. Raises StoreError."""
-    clusters = await clusters_with_held(store) if cluster is None else [cluster]
-    found = [HeldIn(name, held) for name in clusters if (held := await read_held(store, name)) is not None]
-    return [item for item in found if item.held.count]
+def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
+    """Return the backend that is *given*, or those of the operator's settings. Raises ConfigurationError and Failure."""
+    if given is not None:
+        return [given]
+    path = config or DEFAULT_FILE
+    if config is None and not path.exists():
+        raise Failure(
+            f"no backend is said: set PYNCETTE_BACKEND or --backend, or run this in the operator's pod, where {path} is"
+        )
+    return [read_backend_file(str(backend.path)) for backend in load_settings(path, {}).backends]
 
 
-async def confirm(store: Store, cluster: str | None, count: int) -> HeldIn:
+def held_back(backends: Sequence[Backend], cluster: str | None) -> list[Held]:
+    """Return what is held back on *backends*, of *cluster* or of all that use them. Raises StoreError."""
+    found: list[Held] = []
+    for backend in backends:
+        found += with_store(backend, partial(_look, backend=backend, cluster=cluster))
+    return found
+
+
+def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> list[Held]:
     """
     Confirm that *count* tasks are to be stopped; the operator does so within seconds, if it still holds back as many.
 
-    Raises Failure if nothing is held back, if it is another number, or if it is not clear in which cluster; StoreError.
+    Raises Failure if nothing is held back, if it is another number, or if it is not clear of which cluster; StoreError.
     """
-    found = await held_back(store, cluster)
+    found = held_back(backends, cluster)
     if not found:
         raise Failure("nothing is held back")
-    if len(found) > 1:
-        clusters = ", ".join(item.cluster for item in found)
-        raise Failure(f"several clusters hold something back: {clusters}; say which by --cluster")
-    (item,) = found
-    if item.held.count != count:
+    clusters = {item.cluster for item in found}
+    if len(clusters) > 1:
         raise Failure(
-            f"{item.held.count} tasks are held back, not {count}; look at them, and confirm that number"
+            f"several clusters hold something back: {', '.join(sorted(clusters))}; say which by --cluster"
         )
-    await write_held(store, item.cluster, HeldBack(item.held.count, item.held.names, confirmed=count))
-    return item
+    total = sum(item.tasks for item in found)
+    if total != count:
+        raise Failure(
+            f"{total} tasks are held back, not {count}: look at them by `pyncette sweep`, and confirm that number"
+        )
+    for backend in backends:
+        for item in found:
+            if item.backend == str(backend):
+                with_store(backend, partial(_confirm, item=item))
+    return found
+
+
+async def _look(store: Store, backend: Backend, cluster: str | None) -> list[Held]:
+    clusters = await clusters_with_held(store) if cluster is None else [cluster]
+    found = [(name, await read_held(store, name)) for name in clusters]
+    return [
+        Held(str(backend), name, held.count, held.names)
+        for name, held in found
+        if held is not None and held.count
+    ]
+
+
+async def _confirm(store: Store, item: Held) -> None:
+    await write_held(store, item.cluster, HeldBack(item.tasks, tuple(item.names), confirmed=item.tasks))

@@ -8,11 +8,12 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from pyncette.controller.api import Manifest
+from pyncette.resources.modelling import Model
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import TaskStatus
 
-S = TypeVar("S", TaskStatus, PoolStatus)
+S = TypeVar("S", bound=Model)
 
 
 class Difference(IntEnum):

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
+from pyncette.controller.api import OWN_KINDS, TASKS, Api, ApiUnavailableError
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
-from pyncette.controller.service import Operator
+from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
+from pyncette.controller.watch import Watch
 from pyncette.telemetry.health import HealthServer
 
 logger = logging.getLogger(__name__)
@@ -21,10 +23,12 @@ ASK_SECONDS: Final = 2.0
 """Between two tries of what has to succeed before anything else can begin."""
 
 RIGHTS_SECONDS: Final = 60.0
-"""How often it is asked again what the operator may see, where it is told namespace by namespace."""
+"""How often it is asked what the operator may see, where it is told namespace by namespace."""
 
 KUBE_SYSTEM: Final = "kube-system"
 """The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
+
+_T = TypeVar("_T")
 
 
 async def operate(settings: OperatorSettings) -> None:
@@ -40,9 +44,11 @@ async def operate(settings: OperatorSettings) -> None:
         stopping = asyncio.ensure_future(stopped.wait())
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if not working.done():
-            logger.info("ending; schedules go on firing")
-            working.cancel()
+        if working.done():
+            working.result()
+            return
+        logger.info("ending; schedules go on firing")
+        working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
 
@@ -62,14 +68,97 @@ def _signals(stopped: asyncio.Event) -> Iterator[None]:
 
 async def _work(settings: OperatorSettings) -> None:
     credentials = Credentials()
+    probes = _Probes()
     async with Kubernetes(credentials) as api:
-        operator: Operator | None = None
+        with HealthServer(None, settings.health, {"/healthz": probes.is_alive, "/readyz": probes.is_ready}):
+            cluster_id = settings.cluster_id or await _patiently(lambda: api.uid_of_namespace(KUBE_SYSTEM))
+            namespaces = await _visible(api, settings)
+            await _crds(api)
+            operator = Operator(settings, cluster_id, api, namespaces)
+            probes.operator = operator
+            watch = Watch(credentials, namespaces, operator.seen)
+            logger.info(
+                "watching",
+                extra={
+                    "cluster": cluster_id,
+                    "namespaces": ",".join(map(str, namespaces)) if namespaces[0] else "all",
+                },
+            )
+            async with asyncio.TaskGroup() as working:
+                working.create_task(watch.run())
+                working.create_task(operator.run())
+                if settings.namespaces:
+                    working.create_task(_notice_rights(api, settings, namespaces))
+                operator.liveness.discovered()
 
-        def is_alive() -> bool:
-            return operator is None or operator.liveness.is_alive()
 
-        def is_ready() -> bool:
-            return operator is not None and operator.liveness.is_ready()
+class _Probes:
+    """What probes are told, from the start on."""
 
-        with HealthServer(None, settings.health, {"/healthz": is_alive, "/readyz": is_ready}):
-            cluster_id = settings.cluster_id or await _patiently(api.uid_of_namespace(KUBE_SYSTEM))
+    def __init__(self) -> None:
+        self.operator: Operator | None = None
+
+    def is_alive(self) -> bool:
+        return self.operator is None or self.operator.liveness.is_alive()
+
+    def is_ready(self) -> bool:
+        return self.operator is not None and self.operator.liveness.is_ready()
+
+
+async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the answer to what has to be known before anything else, however long the API server is away."""
+    while True:
+        try:
+            return await ask()
+        except ApiUnavailableError as error:
+            logger.warning("the API server does not answer", extra={"error": str(error)})
+            await asyncio.sleep(ASK_SECONDS)
+
+
+async def _crds(api: Api) -> None:
+    """Wait until both kinds are served: a watch that begins before that would never see anything, and not tell."""
+    wanted = {kind.plural for kind in OWN_KINDS}
+    told: frozenset[str] = frozenset()
+    while missing := frozenset(wanted - await _patiently(api.served)):
+        if missing != told:
+            logger.warning(
+                "the CRDs are missing: apply them, or install the chart with crds.enabled",
+                extra={"missing": ",".join(sorted(missing))},
+            )
+            told = missing
+        await asyncio.sleep(ASK_SECONDS)
+
+
+# --- Where it may look -----------------------------------------------------------------------------------------------
+
+
+async def _visible(api: Api, settings: OperatorSettings) -> Sequence[str | None]:
+    """Return the namespaces to watch, all of them as None; waits as long as there is not one that may be watched."""
+    if not settings.namespaces:
+        return [None]
+    while True:
+        allowed = await _patiently(lambda: _allowed(api, settings))
+        for namespace in settings.namespaces:
+            if namespace not in allowed:
+                logger.warning(
+                    "a namespace of the settings is not watched: it is not there, or the operator has no rights in it",
+                    extra={"watched_namespace": namespace},
+                )
+        if allowed:
+            return allowed
+        await asyncio.sleep(RIGHTS_SECONDS)
+
+
+async def _allowed(api: Api, settings: OperatorSettings) -> list[str]:
+    return [namespace for namespace in settings.namespaces if await api.may("watch", TASKS, namespace)]
+
+
+async def _notice_rights(api: Api, settings: OperatorSettings, namespaces: Sequence[str | None]) -> None:
+    """Raise OperatorError once the operator may look at others than *namespaces*: a watch of one that is forbidden ends all."""
+    while True:
+        await asyncio.sleep(RIGHTS_SECONDS)
+        allowed = await _patiently(lambda: _allowed(api, settings))
+        if allowed != list(namespaces):
+            raise OperatorError(
+                f"the namespaces that may be watched are others now: {', '.join(allowed) or 'none'}"
+            )
