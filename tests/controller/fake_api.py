@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyncette.controller.api import (
+    ALL_KINDS,
     DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
     PAGE,
     POOLS,
-    SERVICE_ACCOUNTS,
     TASKS,
     ApiUnavailableError,
     ConflictError,
@@ -32,16 +31,12 @@ from pyncette.controller.api import (
     ObjectName,
     Page,
     RefusedError,
+    kind_of,
 )
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import GROUP
 from pyncette.resources.task import TaskStatus
 from tests.controller.merging import applied
-
-KINDS = {
-    (kind.api_version, kind.name): kind
-    for kind in (TASKS, POOLS, DEPLOYMENTS, SERVICE_ACCOUNTS, DISRUPTION_BUDGETS)
-}
 
 WRITES = frozenset({"apply", "apply_status", "delete", "create_event"})
 
@@ -98,7 +93,7 @@ class FakeApi:
         self.events: list[Manifest] = []
         """The core/v1 Events that were created."""
         self.namespaces: dict[str, str] = {}
-        self.served_kinds = {*KINDS.values()}
+        self.served_kinds = {*ALL_KINDS}
         self.forbidden: set[tuple[str, str, str | None]] = set()
         """What the operator may not do: verb, plural, namespace (None: anywhere)."""
         self.refuses: Callable[[Manifest], str | None] = lambda _: None
@@ -227,7 +222,7 @@ class FakeApi:
 
     def remove_namespace(self, name: str) -> None:
         """Delete a namespace and all that is in it."""
-        for kind in KINDS.values():
+        for kind in ALL_KINDS:
             for found in [found for found in self._objects[kind] if found.namespace == name]:
                 self._remove(kind, found)
         del self.namespaces[name]
@@ -556,10 +551,6 @@ class FakeApi:
 
     def _uid(self) -> str:
         return f"00000000-0000-4000-8000-{next(self._uids):012}"
-
-
-def kind_of(manifest: Manifest) -> Kind:
-    return KINDS[manifest["apiVersion"], manifest["kind"]]
 
 
 def name_of(manifest: Manifest) -> ObjectName:
