@@ -6,7 +6,9 @@ import contextlib
 from pyncette.controller.api import POOLS, TASKS, ObjectName
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
-from pyncette.core.record import Key, Partition
+from pyncette.cli.stored import backend_clock
+from pyncette.core.record import Key, Partition, is_on_demand
+from pyncette.members import Member, Membership
 from pyncette.store.backend import read_backend
 from tests.controller.fake_api import FakeApi
 
@@ -35,12 +37,13 @@ class Bench:
         self.operator = None
         self._running = None
 
-    async def start(self):
+    async def start(self, *, settled=True):
         self.operator = Operator(self.settings, CLUSTER, self.api, [None])
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         self._running = asyncio.ensure_future(self.operator.run())
-        await self.settled()
+        if settled:
+            await self.settled()
 
     async def end(self):
         """End it as a crash would, but that what it was about to do is cancelled in order."""
@@ -51,6 +54,12 @@ class Bench:
         with contextlib.suppress(asyncio.CancelledError):
             await self._running
         self._running = None
+
+    async def ended(self):
+        """Wait until it ends by itself, and raise why."""
+        running, self._running = self._running, None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
 
     async def settled(self):
         """Wait until all is known and there is nothing to do."""
@@ -95,6 +104,30 @@ class Bench:
         async with self.store() as store:
             (record,) = await store.load([Key(Partition(f"{CLUSTER}/default/{pool}", handler), name)])
             return record
+
+
+    async def until_record(self, holds, name="report"):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not holds(await self.record(name)):
+                await asyncio.sleep(0.05)
+
+    async def runs_on_demand(self, name="report"):
+        partition = Partition(f"{CLUSTER}/default/default", "send")
+        async with self.store() as store:
+            return sum(is_on_demand(record.key) for record in await store.scan(partition, name, None, 100))
+
+    @contextlib.asynccontextmanager
+    async def worker(self, *handlers, pool="default"):
+        """A worker of *pool* that has registered *handlers*, as far as others see it."""
+        async with self.store() as store:
+            member = Member("worker-1", handlers)
+            membership = Membership(f"{CLUSTER}/default/{pool}", member, await backend_clock(store))
+            running = asyncio.ensure_future(membership.run(store))
+            try:
+                yield
+            finally:
+                membership.leave()
+                await running
 
 
 def task(name="report", annotations=None, **spec):

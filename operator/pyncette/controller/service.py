@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from pyncette.controller.api import (
@@ -103,6 +103,11 @@ class Operator:
         looked = all(self._mirrored.has_seen(backend.name) for backend in self._backends)
         busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
         return looked and self.liveness.is_ready() and not busy
+
+    @property
+    def held_back(self) -> Mapping[str, int]:
+        """How many tasks on each backend are gone and held back."""
+        return self._sweep.held
 
     def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
         """Take note of what the watch tells."""
@@ -222,7 +227,7 @@ class Operator:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             try:
-                await self._resync()
+                await self.resync()
             except ApiUnavailableError as error:
                 self.liveness.unreachable()
                 logger.warning("the resources were not listed", extra={"error": str(error)})
@@ -231,12 +236,12 @@ class Operator:
         """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
         while True:
             try:
-                return await self._resync()
+                return await self.resync()
             except ApiUnavailableError as error:
                 logger.warning("the resources cannot be listed yet", extra={"error": str(error)})
                 await asyncio.sleep(FIRST_LIST_SECONDS)
 
-    async def _resync(self) -> None:
+    async def resync(self) -> None:
         """List all that there is, look at it, and notice what went without being seen to go."""
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, OURS), (TASKS, "")):
             for namespace in self._namespaces:
