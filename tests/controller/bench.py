@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import json
+
+import pytest
 
 from pyncette.controller.api import POOLS, TASKS, ObjectName
 from pyncette.controller.service import Operator
@@ -66,11 +69,16 @@ class Bench:
         await self.until(lambda: self.operator.is_settled)
 
     async def until(self, holds):
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds():
-                if self._running.done():
-                    self._running.result()
-                await asyncio.sleep(0.005)
+        """Wait until *holds* says so; if it ends before, or that takes too long, tell how all stood last."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not holds():
+                    if self._running.done():
+                        self._running.result()
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            there = {str(name): self.api.stored(TASKS, name).get("status") for name in self.api.names(TASKS)}
+            pytest.fail(f"it did not come to that; tasks: {json.dumps(there, indent=1)}")
 
     # --- The cluster ---------------------------------------------------------------------------------------------
 
@@ -104,7 +112,6 @@ class Bench:
         async with self.store() as store:
             (record,) = await store.load([Key(Partition(f"{CLUSTER}/default/{pool}", handler), name)])
             return record
-
 
     async def until_record(self, holds, name="report"):
         async with asyncio.timeout(PATIENCE_SECONDS):

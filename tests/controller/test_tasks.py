@@ -375,4 +375,3 @@ async def test_an_unknown_handler_is_told_with_the_nearest_name(bench):
         await bench.until(lambda: bench.condition("HandlerResolved")["status"] == "False")
 
         assert "did you mean send?" in bench.condition("HandlerResolved")["message"]
-

@@ -46,6 +46,11 @@ class OpenBackend:
         return self.settings.name
 
     @property
+    def unknown(self) -> bool:
+        """Whether nobody knows yet if it is there: it is being opened for the first time."""
+        return not self.ready and not self.fault
+
+    @property
     def ledger(self) -> Ledger | None:
         """What writes to it; None until it was opened for the first time."""
         return self._ledger

@@ -232,6 +232,8 @@ class Pools:
             deleting="deletionTimestamp" in meta,
         )
         around = self._surroundings(name, pool, tasks, refused)
+        if around.members is None and self._is_about_to_be_known(pool):
+            return None
         told = status_of_pool(pool, seen, around)
         difference = differs(stored.get("status", {}), told.status)
         reference = Reference(POOLS, *name)
@@ -263,6 +265,11 @@ class Pools:
             tasks=tasks,
             due=None if view is None else min(view.due, DUE_MAX),
         )
+
+    def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
+        """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
+        found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
+        return found is not None and (found.ready or found.unknown)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""

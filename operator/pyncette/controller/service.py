@@ -90,7 +90,14 @@ class Operator:
             cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
         )
         self._tasks = Tasks(
-            api, self._objects, self._pools, self._mirrored, self._statuses, self._sweep, self._is_watched
+            api,
+            self._objects,
+            self._pools,
+            self._mirrored,
+            self._statuses,
+            self._sweep,
+            self._is_watched,
+            self._pool_counted,
         )
         self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
         self._missing: Counter[ObjectName] = Counter()
@@ -167,6 +174,10 @@ class Operator:
         """Have the tasks of *pool* looked at: what they need to know of it is not as it was."""
         for task in self._tasks.of_pool(pool):
             self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
+
+    def _pool_counted(self, pool: ObjectName) -> None:
+        if self._objects.uid(POOLS, pool) is not None:
+            self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
 
     def _again(self, reference: Reference) -> None:
         self._queue.add(reference, Urgency.ROUTINE)
@@ -250,6 +261,8 @@ class Operator:
                     self.liveness.listed_older()
                     return
         self._pools.verify_again()
+        for stored in self._objects.each(TASKS):
+            self._tasks.note(stored)
         for kind in (POOLS, TASKS):
             for name in self._objects.names(kind):
                 self._queue.add(Reference(kind, *name), Urgency.ROUTINE)

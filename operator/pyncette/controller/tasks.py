@@ -34,19 +34,27 @@ DEFAULT_POOL: Final = WorkerPoolRef().name
 WAITING_SECONDS: Final = 2.0
 """How soon a task is looked at again that moves to another pool or handler once its run is over."""
 
+TAKEN_SECONDS: Final = 10.0
+"""How soon a task is looked at again whose place another has: that may be deleted."""
+
 
 class _Mirroring(NamedTuple):
     """What the backend holds of a task after it was made equal to its resource, as far as that could be done."""
 
     home: Home | None
     moving: bool = False
-    taken_by: str = ""
+    taken_by: str | None = None
     """Another task that has its place: the name of a handler or a task is given once in a pool."""
     failed: StoreUnavailableError | None = None
 
 
 class Tasks:
-    """The reconciler of PyncetteTasks."""
+    """
+    The reconciler of PyncetteTasks.
+
+    *is_watched* says of a namespace whether anything is known of it; *counted* is told of each pool to which more or fewer
+    tasks refer than before.
+    """
 
     def __init__(
         self,
@@ -57,6 +65,7 @@ class Tasks:
         statuses: Statuses,
         sweep: Sweep,
         is_watched: Callable[[str], bool],
+        counted: Callable[[ObjectName], None],
     ) -> None:
         self._api = api
         self._objects = objects
@@ -65,6 +74,7 @@ class Tasks:
         self._statuses = statuses
         self._sweep = sweep
         self._is_watched = is_watched
+        self._counted = counted
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
 
@@ -86,13 +96,32 @@ class Tasks:
         self._sweep.back(name)
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
+        if self._is_known_before_the_backend(place, stored):
+            return None
         mirroring = await self._mirror(name, task, place)
         again_at = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
             return WAITING_SECONDS
+        if mirroring.taken_by is not None:
+            return TAKEN_SECONDS
         return None if again_at is None else max(0.0, (again_at - self._now(place)) / SECOND)
+
+    def note(self, stored: Manifest) -> None:
+        """Take note of which pool a task refers to, so that all pools know how many do before any task is looked at."""
+        name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
+        self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
+
+    def _is_known_before_the_backend(self, place: Place, stored: Manifest) -> bool:
+        """
+        Say whether the status is of this generation, and nobody has looked at the backend yet since this process began.
+
+        Then the status tells more than is known here. A look at the backend has all its tasks looked at.
+        """
+        if place.backend is None or self._mirrored.has_seen(place.facts.backend):
+            return False
+        return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
 
     # --- Gone --------------------------------------------------------------------------------------------------------
 
@@ -132,12 +161,17 @@ class Tasks:
         return self._pools.place(pool)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
-        before = self._pool_of.pop(name, None)
+        before = self._pool_of.get(name)
+        if before == pool:
+            return
         if before is not None:
+            del self._pool_of[name]
             self._of_pool[before].discard(name)
+            self._counted(before)
         if pool is not None:
             self._pool_of[name] = pool
             self._of_pool[pool].add(name)
+            self._counted(pool)
 
     async def _mirror(self, name: ObjectName, task: PyncetteTask | Refusal, place: Place) -> _Mirroring:
         homes = self._mirrored.homes(name)
@@ -148,7 +182,7 @@ class Tasks:
         assert ledger is not None
         wish = wish_of(task, place.realm)
         taken_by = self._owner_of(name, place, wish)
-        if taken_by:
+        if taken_by is not None:
             return _Mirroring(None, taken_by=taken_by)
         here, elsewhere = self._found(homes, place, wish)
         try:
@@ -169,11 +203,11 @@ class Tasks:
                 elsewhere.append(home)
         return here, elsewhere
 
-    def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str:
+    def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
         other = self._mirrored.owner_at(place.facts.backend, wish.key)
         if other is None or other == name or self._objects.get(TASKS, other) is None:
-            return ""
+            return None
         return other.name
 
     async def _write(
