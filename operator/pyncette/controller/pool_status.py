@@ -214,9 +214,11 @@ class _Case(NamedTuple):
         return before if before is not None and before.observed_generation == self.seen.generation else None
 
     def since(self, kind: str) -> Instant:
-        """Return since when a condition of this generation is as it is; now, if there is none."""
+        """Return since when a condition of this generation holds; now, if it did not when this was written last."""
         before = self.this_generation(kind)
-        return self.now if before is None else instant_of(before.last_transition_time)
+        if before is None or before.status != "True":
+            return self.now
+        return instant_of(before.last_transition_time)
 
     def condition(
         self, kind: str, holds: _Holds, reason: Reason, message: str, *, anew: bool = False
