@@ -24,8 +24,15 @@ def manifest_reference() -> str:
     return page.manifest_reference()
 
 
+def conditions_reference() -> str:
+    from tools import conditions_reference as page
+
+    return page.conditions_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_reference,
+    "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
 }
 

@@ -27,6 +27,17 @@ HANDLER_RESOLVED: Final = "HandlerResolved"
 SUSPENDED: Final = "Suspended"
 RUNS_HEALTHY: Final = "RunsHealthy"
 
+CONDITIONS: Final = {
+    READY: "The task is as its spec wants it: scheduled, suspended by its spec, or over.",
+    RECONCILING: "It is not, and becomes so by itself.",
+    STALLED: "It is not, and a person has to do something; the message says what.",
+    SCHEDULED: "The backend holds this generation of the spec.",
+    HANDLER_RESOLVED: "A worker of the pool has registered the handler. Without a worker to ask it keeps its last answer, or is Unknown.",
+    SUSPENDED: "Nothing is started: by its spec, or since the attempts of an occurrence are spent.",
+    RUNS_HEALTHY: "No occurrence has failed since one last succeeded. It has no influence on Ready.",
+}
+"""What each condition says when it is True; all of them, in the order in which they stand."""
+
 PENDING_MAX: Final[Duration] = 600 * SECOND
 """So long a pool may take to bring a worker that knows the handler: as long as a rollout may take by default."""
 
