@@ -6,6 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.api import ObjectName
+from pyncette.controller.differences import Difference, pool_differs
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.pool_status import (
@@ -31,6 +32,7 @@ from tests.controller.deployments import (
     STARTING,
     deployment,
 )
+from tests.controller.kstatus import kstatus
 from tests.resources import accepted, manifest
 
 NOW = instant_of(datetime(2030, 1, 1, tzinfo=UTC))
@@ -73,15 +75,8 @@ def ready(told_):
 
 
 def flux(told_, generation=2):
-    """The rules of kstatus for custom resources, as they are published."""
-    conditions = {item.type: item.status for item in told_.status.conditions}
-    if told_.status.observed_generation != generation:
-        return "InProgress"
-    if conditions.get("Stalled") == "True":
-        return "Failed"
-    if conditions.get("Reconciling") == "True":
-        return "InProgress"
-    return "Current" if conditions.get("Ready", "True") == "True" else "InProgress"
+    written_ = told_.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return kstatus({"metadata": {"generation": generation}, "status": written_})
 
 
 ROWS = {
@@ -445,3 +440,37 @@ def test_no_more_handlers_are_listed_than_a_status_may_hold():
 )
 def test_it_is_looked_at_again_while_the_backend_knows_of_too_few_or_too_many(known, seconds):
     assert told(**known).again_at == (None if seconds is None else NOW + seconds * SECOND)
+
+
+# --- Whether it has to be written ------------------------------------------------------------------------------------
+
+
+DIFFERENCES = {
+    "nothing": ({}, Difference.NONE),
+    "what waits": ({"due": 5, "tasks": 2}, Difference.REST),
+    "a handler": ({"members": (Member("w-1", ("other",)),)}, Difference.OUTCOMES),
+    "a worker of before that is left": (
+        {"deployment": deployment(updated=1, there=2, available=0)},
+        Difference.CONDITIONS,
+    ),
+    "its scale": ({"deployment": deployment(3, updated=3, reason=COMPLETE)}, Difference.OUTCOMES),
+    "whether it is stuck": ({"refused": "no"}, Difference.CONDITIONS),
+}
+
+
+@pytest.mark.parametrize(("known", "difference"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_a_status_is_the_more_urgent_the_more_there_is_to_it_and_differs_by(known, difference):
+    before = told()
+    stored = before.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    assert pool_differs(stored, told(seen=then(UNSEEN, before), at=5, **known).status) is difference
+
+
+def test_a_status_of_another_generation_or_of_another_release_is_written_at_once():
+    status = told().status
+    stored = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    assert pool_differs(stored | {"observedGeneration": 1}, status) is Difference.GENERATION
+    assert pool_differs({}, status) is Difference.GENERATION
+    assert pool_differs({"handlers": 5}, status) is Difference.GENERATION
+    assert pool_differs(stored | {"brandNew": 1}, status) is Difference.NONE

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from pyncette.controller.api import Manifest
+from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import TaskStatus
 
@@ -38,6 +39,9 @@ OUTCOMES: Final = (
     "last_handled_redrive_request",
 )
 
+WORKERS: Final = ("realm", "replicas", "ready_replicas", "selector", "handlers")
+"""Of a pool: what it consists of, which autoscalers read."""
+
 
 def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
     """
@@ -47,7 +51,7 @@ def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
     is nothing, and instants are equal if they are to the microsecond. What a later release wrote, and this one does not
     know, is no difference; what it cannot read at all is the greatest one, since it is all to be written anew.
     """
-    before = read_status(stored)
+    before = read_status(stored, TaskStatus)
     if before is None or before.observed_generation != wanted.observed_generation:
         return Difference.GENERATION
     if _judgements(before) != _judgements(wanted):
@@ -60,15 +64,33 @@ def differs(stored: Manifest, wanted: TaskStatus) -> Difference:
     return Difference.NONE if alike == wanted else Difference.REST
 
 
-def read_status(stored: Manifest) -> TaskStatus | None:
+def pool_differs(stored: Manifest, wanted: PoolStatus) -> Difference:
+    """Compare the status of a pool with the one *wanted*, as `differs` does it for tasks; its workers are its outcomes."""
+    before = read_status(stored, PoolStatus)
+    if before is None or before.observed_generation != wanted.observed_generation:
+        return Difference.GENERATION
+    if _judgements(before) != _judgements(wanted):
+        return Difference.CONDITIONS
+    if _by_type(before) != _by_type(wanted) or any(
+        getattr(before, name) != getattr(wanted, name) for name in WORKERS
+    ):
+        return Difference.OUTCOMES
+    alike = before.model_copy(update={"conditions": wanted.conditions})
+    return Difference.NONE if alike == wanted else Difference.REST
+
+
+S = TypeVar("S", TaskStatus, PoolStatus)
+
+
+def read_status(stored: Manifest, model: type[S]) -> S | None:
     """Return the status that the API server holds; None if this release cannot read it."""
     try:
-        return TaskStatus.model_validate(dict(stored), extra="ignore", by_alias=True, by_name=False)
+        return model.model_validate(dict(stored), extra="ignore", by_alias=True, by_name=False)
     except ValidationError:
         return None
 
 
-def _judgements(status: TaskStatus) -> dict[str, tuple[Any, ...]]:
+def _judgements(status: TaskStatus | PoolStatus) -> dict[str, tuple[Any, ...]]:
     """Return what conditions say to programs. Messages are left out: that of a failing task may be another each minute."""
     return {
         item.type: (item.status, item.reason, item.last_transition_time, item.observed_generation)
@@ -76,5 +98,5 @@ def _judgements(status: TaskStatus) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _by_type(status: TaskStatus) -> dict[str, Condition]:
+def _by_type(status: TaskStatus | PoolStatus) -> dict[str, Condition]:
     return {item.type: item for item in status.conditions}

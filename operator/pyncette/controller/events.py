@@ -9,9 +9,6 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import TASKS, Kind, Manifest
 from pyncette.controller.reasons import EventType, Reason
 from pyncette.resources.modelling import datetime_of
-from pyncette.resources.pool import PoolStatus
-from pyncette.resources.resource import Condition
-from pyncette.resources.task import TaskStatus
 
 REPORTER: Final = "pyncette.dev/operator"
 """Who reports, as `kubectl describe` shows it."""
@@ -46,11 +43,6 @@ class Occasion(NamedTuple):
     message: str
     occasion: str = ""
     """Tells it from others of the same reason that are to be told as well."""
-
-
-def condition_of(status: TaskStatus | PoolStatus, kind: str) -> Condition | None:
-    """Return the condition of a type; None: the status has none."""
-    return next((item for item in status.conditions if item.type == kind), None)
 
 
 def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instant, instance: str) -> Manifest:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pyncette.clock import Instant
 from pyncette.controller.api import POOLS, Manifest
-from pyncette.controller.events import Occasion, Regarding, condition_of, event
-from pyncette.controller.pool_status import BACKEND_REACHABLE, READY, STALLED
+from pyncette.controller.conditions import READY, STALLED, condition_of
+from pyncette.controller.events import Occasion, Regarding, event
+from pyncette.controller.pool_status import BACKEND_REACHABLE
 from pyncette.controller.reasons import Reason
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED

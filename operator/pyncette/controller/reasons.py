@@ -42,7 +42,7 @@ class Reason(Enum):
     TERMINATING = ("Terminating", "The object is being deleted.", "Normal")
     BACKEND_UNREACHABLE = (
         "BackendUnreachable",
-        "The backend does not answer, so this generation is not in it yet.",
+        "The backend does not answer: a task is not in it as it is now, or a pool's workers cannot be seen there.",
         "Warning",
     )
     HANDLER_PENDING = (

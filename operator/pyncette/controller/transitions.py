@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pyncette.clock import Instant
 from pyncette.controller.api import Manifest
-from pyncette.controller.events import Occasion, Regarding, condition_of, event
+from pyncette.controller.conditions import READY, STALLED, condition_of
+from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.reasons import Reason
 from pyncette.resources.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
@@ -46,11 +47,11 @@ def _occasions(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
 
 def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
     """Tell of Ready by its reason: Reconciling, Stalled, Suspended and HandlerResolved change for no other."""
-    old, new = condition_of(before, "Ready"), condition_of(after, "Ready")
+    old, new = condition_of(before, READY), condition_of(after, READY)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return []
     was, reason = None if old is None else Reason.of(old.reason), Reason.of(new.reason)
-    stuck = condition_of(after, "Stalled") is not None
+    stuck = condition_of(after, STALLED) is not None
     if reason is None or reason.event is None:
         return []
     if before.observed_generation == UNOBSERVED and not stuck:
