@@ -229,7 +229,14 @@ class ApiServer:
         for role in cluster_roles:
             self._bind("ClusterRole", role, name, namespace)
         token = self.token_of(namespace, name)
-        return Account(name, namespace, token, self.client(token), self.kubeconfig_of(token, namespace))
+        made = Account(name, namespace, token, self.client(token), self.kubeconfig_of(token, namespace))
+        granted = [*rules, *cluster_rules, *(rule for role in cluster_roles for rule in self._rules_of(role))]
+        wait_until(
+            lambda: all(_is_in_force(made, rule) for rule in granted),
+            lambda: f"{name} did not get the rights {granted}",
+            SERVED_SECONDS_MAX,
+        )
+        return made
 
     def token_of(self, namespace: str, account: str, seconds: int = 3600) -> str:
         """A new token of a ServiceAccount that is there; the API server gives none for less than ten minutes."""
@@ -251,6 +258,10 @@ class ApiServer:
         path = self._folder / f"kubeconfig-{secrets.token_hex(4)}.yaml"
         path.write_text(self._kubeconfig(token, namespace))
         return path
+
+    def _rules_of(self, cluster_role: str) -> list[Object]:
+        like = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": cluster_role}}
+        return self.admin.read(like).get("rules") or []
 
     def _grant(self, kind: str, rules: Sequence[Object], name: str, namespace: str = "") -> None:
         metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
@@ -474,6 +485,26 @@ class ApiServer:
 
 
 RBAC: Final = "rbac.authorization.k8s.io/v1"
+
+
+def _is_in_force(account: Account, rule: Object) -> bool:
+    """Whether the server knows of a right already: it learns of roles as everybody does, by a watch."""
+    if "resources" not in rule:
+        return True
+    resource, _, subresource = rule["resources"][0].partition("/")
+    asked = {"verb": rule["verbs"][0], "group": rule["apiGroups"][0], "resource": resource}
+    place = {
+        "namespace": account.namespace,
+        "subresource": subresource,
+        "name": rule.get("resourceNames", [""])[0],
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "metadata": {},
+        "spec": {"resourceAttributes": {**asked, **place}},
+    }
+    return bool(account.client.create(review)["status"]["allowed"])
 
 
 def open_apiserver(*, audit: bool = False) -> ApiServer:

@@ -43,6 +43,16 @@ DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDis
 OWN_KINDS: Final = (TASKS, POOLS)
 """Those of the CRDs: without them there is nothing to do."""
 
+ALL_KINDS: Final = (TASKS, POOLS, DEPLOYMENTS, SERVICE_ACCOUNTS, DISRUPTION_BUDGETS)
+"""All that the operator reads or writes, Events aside."""
+
+_KINDS: Final = {(kind.api_version, kind.name): kind for kind in ALL_KINDS}
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """Return the kind that *manifest* says it is of, which is one of ours."""
+    return _KINDS[manifest["apiVersion"], manifest["kind"]]
+
 
 class ObjectName(NamedTuple):
     """Which object of a kind."""

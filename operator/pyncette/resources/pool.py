@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from pyncette.resources.modelling import COUNT_MAX, PATTERNS, Count, Label, Model, Rule, Subdomain, Transition
+from pyncette.resources.modelling import (
+    BLANKS,
+    COUNT_MAX,
+    PATTERNS,
+    Count,
+    Label,
+    Model,
+    Rule,
+    Subdomain,
+    Transition,
+    refusal,
+)
 from pyncette.resources.resource import (
     AGE,
     API_VERSION,
@@ -21,7 +32,7 @@ from pyncette.resources.resource import (
 from pyncette.resources.task import HandlerName
 
 MODULE: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$"
-IMAGE: Final = r"^[^\s]+$"
+IMAGE: Final = rf"^[^{BLANKS}]+$"
 
 PATTERNS[MODULE] = "a Python module, or a module and a name in it, such as tasks or tasks:app"
 PATTERNS[IMAGE] = "the reference of an image, which has no white space"
@@ -42,6 +53,15 @@ class SecretRef(Model):
 
     name: Subdomain
     """Name of a Secret in the same namespace."""
+
+
+def _named_once(secrets: tuple[SecretRef, ...]) -> tuple[SecretRef, ...]:
+    # The API server holds the list to its key, without a rule that could say so.
+    names = [secret.name for secret in secrets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise refusal(f"names {twice} twice: remove one of them")
+    return secrets
 
 
 class BackendRef(Model):
@@ -76,6 +96,7 @@ class PoolSpec(Model):
             strict=False,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
+        AfterValidator(_named_once),
     ] = ()
     """Secrets to pull the image with."""
     module: str | None = Field(default=None, min_length=1, max_length=253, pattern=MODULE, examples=["tasks"])

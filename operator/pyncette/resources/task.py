@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.resources.modelling import (
+    BLANKS,
     COUNT_MAX,
     PATTERNS,
     Count,
@@ -49,7 +50,7 @@ SUCCESSFUL_RUNS_KEPT: Final = 3
 FAILED_RUNS_KEPT: Final = 10
 """Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
 
-HANDLER: Final = r"^[^\s:/]+$"
+HANDLER: Final = rf"^[^{BLANKS}:/]+$"
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
 PATTERNS[HANDLER] = (
