@@ -39,6 +39,12 @@ def kustomization() -> str:
     return custom_resources.kustomization()
 
 
+def conditions_reference() -> str:
+    from tools import conditions_reference as page
+
+    return page.conditions_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
@@ -46,6 +52,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
+    "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
 }
 

@@ -506,6 +506,41 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
 
 
 @cli.command(
+    short_help="Remove what a dynamic task that was deleted has left behind.",
+    examples=["pyncette purge remind --yes"],
+)
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Do it: what is removed cannot be brought back.")
+@path_option
+@handler_option
+@settings_options("backend", "realm")
+@output_option
+def purge(
+    task: str, path: Path | None, handler: str | None, settings: Settings, output: str, *, yes: bool
+) -> None:
+    """
+    Remove what a dynamic task that was deleted has left behind: its instances, what became of them, and its own record.
+
+    Under deletionPolicy Retain they are kept, stopped, until this is done; a task of the same name that is applied before takes them
+    over. Only for a TASK that is stopped. Runs under way are cancelled. What was interrupted goes on when the same command is given again.
+    """
+    from pyncette.cli import stored
+    from pyncette.cli.purge import purge as purged
+
+    def say(text: str) -> None:
+        click.echo(f"pyncette: {text}", err=True)
+
+    removed = stored.with_store(
+        _backend_of(settings, path),
+        lambda store: purged(store, settings.realm or "", task, handler, say, sure=yes),
+    )
+    if output == "json":
+        print_json({"task": task, "removed": removed})
+    else:
+        click.echo(f"{task}: {removed:,} {'record' if removed == 1 else 'records'} of instances removed")
+
+
+@cli.command(
     short_help="List what is scheduled.",
     examples=[
         "pyncette tasks --path examples/quickstart",

@@ -30,17 +30,22 @@ class Difference(IntEnum):
     """Another generation of the spec."""
 
 
-OUTCOMES: Final = (
-    "last_schedule_time",
-    "last_successful_time",
-    "last_failure_time",
-    "last_run",
-    "consecutive_failures",
-    "run_counts",
-    "last_handled_run_request",
-    "last_handled_resume_request",
-    "last_handled_redrive_request",
-)
+OUTCOMES: Final[dict[type[Model], tuple[str, ...]]] = {
+    TaskStatus: (
+        "last_schedule_time",
+        "last_successful_time",
+        "last_failure_time",
+        "last_run",
+        "consecutive_failures",
+        "run_counts",
+        "last_handled_run_request",
+        "last_handled_resume_request",
+        "last_handled_redrive_request",
+    ),
+    # What a pool consists of, which autoscalers read.
+    PoolStatus: ("realm", "replicas", "ready_replicas", "selector", "handlers"),
+}
+"""Fields that tell what came out."""
 
 
 def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
@@ -57,9 +62,7 @@ def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
     if _judgements(before) != _judgements(wanted):
         return Difference.CONDITIONS
     if _by_type(before) != _by_type(wanted) or any(
-        getattr(before, name) != getattr(wanted, name)
-        for name in OUTCOMES
-        if name in type(wanted).model_fields
+        getattr(before, name) != getattr(wanted, name) for name in OUTCOMES[type(wanted)]
     ):
         return Difference.OUTCOMES
     alike = before.model_copy(update={"conditions": wanted.conditions})

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import Manifest, ObjectName
+from pyncette.controller.conditions import (
+    READY,
+    RECONCILING,
+    STALLED,
+    Holds,
+    condition,
+    condition_of,
+    cut,
+    whole_second,
+)
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
 from pyncette.controller.reasons import Reason
 from pyncette.members import Member
-from pyncette.resources.modelling import datetime_of, instant_of
+from pyncette.resources.modelling import instant_of
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
-from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
+from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.task import HandlerName
 
-READY: Final = "Ready"
-RECONCILING: Final = "Reconciling"
-STALLED: Final = "Stalled"
 AVAILABLE: Final = "Available"
 BACKEND_REACHABLE: Final = "BackendReachable"
+
+CONDITIONS: Final = {
+    READY: "All workers are as the pool says, ready, and registered; or none are wanted, and there are none.",
+    RECONCILING: "It is not so, and becomes so by itself.",
+    STALLED: "It is not so, and a person has to do something; the message says what.",
+    AVAILABLE: "At least one worker is ready to run what is due.",
+    BACKEND_REACHABLE: "A worker is registered in the backend that the operator uses: both use the same one, and reach it.",
+}
+"""What each condition says when it is True; all of them, in the order in which they stand."""
 
 SETTLING: Final[Duration] = 60 * SECOND
 """So long a worker that is ready may take to be registered where the operator sees it, on a backend that is slow."""
 
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
 """Nothing tells the operator that a worker has registered, or is gone. While it knows of too few or too many, it asks."""
-
-_Holds = Literal["True", "False", "Unknown"]
 
 
 class StoredPool(NamedTuple):
@@ -201,12 +215,11 @@ class _Case(NamedTuple):
     @property
     def now(self) -> Instant:
         """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
-        return self.around.now - self.around.now % SECOND
+        return whole_second(self.around.now)
 
     def before(self, kind: str) -> Condition | None:
         """Return a condition as the operator wrote it last."""
-        found = (item for item in self.seen.status.conditions if item.type == kind and item != AWAITED)
-        return next(found, None)
+        return condition_of(self.seen.status, kind)
 
     def this_generation(self, kind: str) -> Condition | None:
         """Return a condition as it was written last, if that was of this generation."""
@@ -214,25 +227,25 @@ class _Case(NamedTuple):
         return before if before is not None and before.observed_generation == self.seen.generation else None
 
     def since(self, kind: str) -> Instant:
-        """Return since when a condition of this generation is as it is; now, if there is none."""
+        """Return since when a condition of this generation holds; now, if it did not when this was written last."""
         before = self.this_generation(kind)
-        return self.now if before is None else instant_of(before.last_transition_time)
+        if before is None or before.status != "True":
+            return self.now
+        return instant_of(before.last_transition_time)
 
     def condition(
-        self, kind: str, holds: _Holds, reason: Reason, message: str, *, anew: bool = False
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
     ) -> Condition:
         """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
-        before = self.before(kind)
-        stays = before is not None and before.status == holds and not anew
-        return Condition(
-            type=kind,
-            status=holds,
-            reason=reason.value,
-            message=_cut(message, CONDITION_CHARACTERS_MAX),
-            last_transition_time=before.last_transition_time
-            if before is not None and stays
-            else datetime_of(self.now),
-            observed_generation=self.seen.generation,
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
         )
 
 
@@ -283,7 +296,7 @@ def _refused(case: _Case, refusal: Refusal) -> _Outlook:
     said = "; ".join(map(str, refusal.problems))
     tail = f".{_goes_on(case)}"
     reason = Reason.of(refusal.problems[0].reason) or Reason.INVALID
-    return _Outlook(_Phase.STUCK, reason, _cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail)
+    return _Outlook(_Phase.STUCK, reason, cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail)
 
 
 def _barred(case: _Case, pool: PyncetteWorkerPool) -> _Outlook | None:
@@ -394,7 +407,7 @@ def _is_stuck(case: _Case, reason: Reason) -> bool:
 
 # --- The conditions --------------------------------------------------------------------------------------------------
 
-_READY: Final[Mapping[_Phase, _Holds]] = {_Phase.WELL: "True", _Phase.UNKNOWN: "Unknown"}
+_READY: Final[Mapping[_Phase, Holds]] = {_Phase.WELL: "True", _Phase.UNKNOWN: "Unknown"}
 
 
 def _summary(case: _Case, outlook: _Outlook) -> tuple[Condition, ...]:
@@ -534,7 +547,3 @@ def _registered(members: Sequence[Member]) -> str:
 def _away(case: _Case) -> str:
     name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
     return f"The backend{name} does not answer the operator; workers go on by themselves where they reach it."
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

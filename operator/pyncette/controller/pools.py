@@ -24,11 +24,13 @@ from pyncette.controller.api import (
 from pyncette.controller.backends import Backends, OpenBackend
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.differs import covers
+from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, PoolFacts
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.pool_status import PoolSurroundings, StoredPool, rolling_out, status_of_pool
+from pyncette.controller.pool_transitions import events_of_pool
 from pyncette.controller.settings import BackendSettings
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.workloads import Workloads, deployment_name, workloads_of
@@ -228,7 +230,7 @@ class Pools:
         seen = StoredPool(
             name,
             meta.get("generation", 0),
-            read_status(stored.get("status", {}), PoolStatus) or PoolStatus(),
+            _status_of(stored),
             deleting="deletionTimestamp" in meta,
         )
         around = self._surroundings(name, pool, tasks, refused)
@@ -273,10 +275,16 @@ class Pools:
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
-        del before, after, instance
-        return []
+        meta = after["metadata"]
+        regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
+        return events_of_pool(regarding, _status_of(before), _status_of(after), self.now(), instance)
 
 
 def pool_backend(settings: BackendSettings) -> PoolBackend:
     """Return how the pods of a pool get a backend."""
     return PoolBackend(settings.name, settings.secret_name, settings.secret_key)
+
+
+def _status_of(stored: Manifest | None) -> PoolStatus:
+    """Return the status that *stored* has; that of a pool which nobody has seen, if it has none that can be read."""
+    return read_status((stored or {}).get("status", {}), PoolStatus) or PoolStatus()

@@ -42,7 +42,7 @@ class Reason(Enum):
     TERMINATING = ("Terminating", "The object is being deleted.", "Normal")
     BACKEND_UNREACHABLE = (
         "BackendUnreachable",
-        "The backend does not answer, so this generation is not in it yet.",
+        "The backend does not answer: a task is not in it as it is now, or a pool's workers cannot be seen there.",
         "Warning",
     )
     HANDLER_PENDING = (
@@ -118,8 +118,7 @@ class Reason(Enum):
     # Of pools.
     TEMPLATE_REFUSED = (
         "TemplateRefused",
-        "The pool's template cannot be merged, changes what is the operator's, or is below the restricted Pod Security "
-        "Standard; the message says where, and how to mend it.",
+        "The template cannot be merged, changes what is the operator's, or is below the restricted Pod Security Standard.",
         "Warning",
     )
     APPLY_REFUSED = (
@@ -130,7 +129,6 @@ class Reason(Enum):
     ROLLING_OUT = (
         "RollingOut",
         "Workers are being started, replaced or stopped, so that all are as the pool says.",
-        "Normal",
     )
     PROGRESS_DEADLINE_EXCEEDED = (
         "ProgressDeadlineExceeded",

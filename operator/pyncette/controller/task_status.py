@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
+from pyncette.controller.conditions import (
+    READY,
+    RECONCILING,
+    STALLED,
+    Holds,
+    condition,
+    condition_of,
+    cut,
+    whole_second,
+)
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.reasons import Reason
 from pyncette.core.record import Outcome, Record
@@ -13,19 +23,27 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
 from pyncette.resources.conversion import RESUME
-from pyncette.resources.modelling import datetime_of, instant_of
+from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Problem, Refusal, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.status import status_of
 from pyncette.resources.task import PyncetteTask, TaskStatus
 
-READY: Final = "Ready"
-RECONCILING: Final = "Reconciling"
-STALLED: Final = "Stalled"
 SCHEDULED: Final = "Scheduled"
 HANDLER_RESOLVED: Final = "HandlerResolved"
 SUSPENDED: Final = "Suspended"
 RUNS_HEALTHY: Final = "RunsHealthy"
+
+CONDITIONS: Final = {
+    READY: "The task is as its spec wants it: scheduled, suspended by its spec, or over.",
+    RECONCILING: "It is not, and becomes so by itself.",
+    STALLED: "It is not, and a person has to do something; the message says what.",
+    SCHEDULED: "The backend holds this generation of the spec.",
+    HANDLER_RESOLVED: "A worker of the pool has registered the handler. Without a worker to ask it keeps its last answer, or is Unknown.",
+    SUSPENDED: "Nothing is started: by its spec, or since the attempts of an occurrence are spent.",
+    RUNS_HEALTHY: "No occurrence has failed since one last succeeded. It has no influence on Ready.",
+}
+"""What each condition says when it is True; all of them, in the order in which they stand."""
 
 PENDING_MAX: Final[Duration] = 600 * SECOND
 """So long a pool may take to bring a worker that knows the handler: as long as a rollout may take by default."""
@@ -42,8 +60,6 @@ ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, Reason.HANDLER_NOT_FOUND}
 """What workers have said of the handler."""
 
 NEVER_ASKED: Final = frozenset({Reason.PENDING.value, Reason.HANDLER_PENDING.value})
-
-_Holds = Literal["True", "False", "Unknown"]
 
 
 class Stored(NamedTuple):
@@ -98,7 +114,7 @@ def status_of_task(task: PyncetteTask | Refusal, seen: Stored, pool: PoolFacts, 
 class _Answer(NamedTuple):
     """What a condition says."""
 
-    holds: _Holds
+    holds: Holds
     reason: Reason
     message: str
 
@@ -122,7 +138,7 @@ class _Case(NamedTuple):
     @property
     def now(self) -> Instant:
         """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
-        return self.facts.now - self.facts.now % SECOND
+        return whole_second(self.facts.now)
 
     @property
     def mirrored(self) -> bool:
@@ -150,7 +166,7 @@ class _Case(NamedTuple):
 
     def before(self, kind: str) -> Condition | None:
         """Return a condition as it was written last."""
-        return next((item for item in self.seen.status.conditions if item.type == kind), None)
+        return condition_of(self.seen.status, kind)
 
     def this_generation(self, kind: str) -> Condition | None:
         """Return a condition as it was written last, if that was of this generation."""
@@ -158,20 +174,18 @@ class _Case(NamedTuple):
         return before if before is not None and before.observed_generation == self.seen.generation else None
 
     def condition(
-        self, kind: str, holds: _Holds, reason: Reason, message: str, *, anew: bool = False
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
     ) -> Condition:
         """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
-        before = self.before(kind)
-        stays = before is not None and before.status == holds and not anew
-        return Condition(
-            type=kind,
-            status=holds,
-            reason=reason.value,
-            message=_cut(message, CONDITION_CHARACTERS_MAX),
-            last_transition_time=before.last_transition_time
-            if before is not None and stays
-            else datetime_of(self.now),
-            observed_generation=self.seen.generation,
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
         )
 
 
@@ -350,7 +364,7 @@ def _stuck(reason: Reason, message: str) -> _Outlook:
 def _summary(case: _Case, outlook: _Outlook) -> tuple[Condition, ...]:
     """Return Ready, and beside it Reconciling or Stalled if that is so."""
     _, reason, message, _ = outlook
-    holds: _Holds = "True" if outlook.phase is _Phase.WELL else "False"
+    holds: Holds = "True" if outlook.phase is _Phase.WELL else "False"
     ready = case.condition(READY, holds, reason, message)
     if outlook.phase is _Phase.WELL:
         return (ready,)
@@ -469,7 +483,7 @@ def _reason_of(problem: Problem) -> Reason:
 def _refused(case: _Case, refusal: Refusal) -> str:
     said = "; ".join(map(str, refusal.problems))
     tail = f".{_goes_on(case)}"
-    return _cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail
+    return cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail
 
 
 def _goes_on(case: _Case) -> str:
@@ -513,7 +527,3 @@ def _scheduled(task: PyncetteTask, pool: PoolFacts) -> str:
     if task.spec.dynamic:
         return f'Its instances are scheduled through the API, and run on workers of the pool "{pool.name}".'
     return f'It runs by its schedule on workers of the pool "{pool.name}".'
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

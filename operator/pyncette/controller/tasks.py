@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.differences import Difference, differs, read_status
+from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
@@ -17,7 +18,7 @@ from pyncette.controller.pools import Place, Pools
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, status_of_task
-from pyncette.controller.transitions import Regarding, events_of
+from pyncette.controller.transitions import events_of
 from pyncette.core.record import Record
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
