@@ -60,7 +60,7 @@ EVENTS = f"""
 ## Events
 
 Events tell of transitions: that a task got stuck or is well again, waits for its backend, its handler or its move, is suspended, goes on, or is over; that
-its runs began to fail, or succeed again; that the first occurrence was dead-lettered; that something asked for by annotation was done. They do not tell of each run, nor
+its runs began to fail, or succeed again; that the first occurrence was dead-lettered; that something asked for by annotation was done. They do not tell of each run, nor that a wait is over, nor
 of a task that is seen for the first time, unless it is stuck. Of pools they tell alike: stuck, workers that fail later, rolled out, scaled to zero, the backend away
 and back. The same is told once in {WINDOW // SECOND // 60} minutes.
 """
