@@ -292,7 +292,10 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
     ],
 )
 @click.argument("module", metavar="MODULE[:APP]")
-@settings_options("backend", "realm", "concurrency", "drain_seconds", "health", "log_format", "log_level")
+@settings_options(
+    *("backend", "realm", "concurrency", "drain_seconds", "health", "metrics", "stall_seconds"),
+    *("log_format", "log_level"),
+)
 def worker(module: str, settings: Settings) -> None:
     """
     Run the handlers of a task module on a backend, as one of any number of workers.
