@@ -24,7 +24,13 @@ CONCURRENCY_MAX: Final = 100_000
 """A process has no use for more handlers at once, and a number above is a mistake."""
 
 DRAIN_SECONDS: Final = 30.0
-DRAIN_SECONDS_MAX: Final = 86_400.0
+SECONDS_MAX: Final = 86_400.0
+
+STALL_SECONDS_MIN: Final = 5.0
+"""Each loop says each second that it turns, if the machine lets it."""
+
+STALL_SECONDS: Final = 300.0
+"""A handler may block its loop for a while, which it should not; what stands still for longer does not come back."""
 
 
 class Address(NamedTuple):
@@ -48,6 +54,10 @@ class Settings:
     drain_seconds: float = DRAIN_SECONDS
     health: Address | None = None
     """None: health is not served."""
+    metrics: Address | None = None
+    """None: metrics are not served."""
+    stall_seconds: float = STALL_SECONDS
+    """A worker whose loop stands still for longer is no longer live; 0: it is, however long."""
     log_format: str = "text"
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
@@ -153,10 +163,15 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= DRAIN_SECONDS_MAX:
-        raise ConfigurationError(
-            f"it must be a number of seconds from 0 to {DRAIN_SECONDS_MAX:g}, not {text!r}"
-        )
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise ConfigurationError(f"it must be a number of seconds from 0 to {SECONDS_MAX:g}, not {text!r}")
+    return seconds
+
+
+def _stall_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if 0 < seconds < STALL_SECONDS_MIN:
+        raise ConfigurationError(f"it must be 0, or at least {STALL_SECONDS_MIN:g} seconds, not {text!r}")
     return seconds
 
 
@@ -219,6 +234,20 @@ SETTINGS: Final = (
         _address,
         "Serve /healthz and /readyz there; by default nowhere.",
         "[HOST:]PORT",
+    ),
+    Setting(
+        "metrics",
+        "PYNCETTE_METRICS",
+        _address,
+        "Serve /metrics for Prometheus there; by default nowhere.",
+        "[HOST:]PORT",
+    ),
+    Setting(
+        "stall_seconds",
+        "PYNCETTE_STALL_SECONDS",
+        _stall_seconds,
+        "Fail /healthz once the event loop has stood still for longer; 0: never. By default 300.",
+        "SECONDS",
     ),
     Setting(
         "log_format",

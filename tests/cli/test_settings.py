@@ -30,13 +30,23 @@ def test_the_environment_is_read():
             "PYNCETTE_CONCURRENCY": "7",
             "PYNCETTE_DRAIN_SECONDS": "2.5",
             "PYNCETTE_HEALTH": "127.0.0.1:8080",
+            "PYNCETTE_METRICS": "9090",
+            "PYNCETTE_STALL_SECONDS": "60",
             "PYNCETTE_LOG_FORMAT": "JSON",
             "LOG_LEVEL": "debug",
         }
     )
 
     assert settings == Settings(
-        read_backend("sqlite:///a.db"), "shop", 7, 2.5, Address("127.0.0.1", 8080), "json", "DEBUG"
+        backend=read_backend("sqlite:///a.db"),
+        realm="shop",
+        concurrency=7,
+        drain_seconds=2.5,
+        health=Address("127.0.0.1", 8080),
+        metrics=Address(None, 9090),
+        stall_seconds=60,
+        log_format="json",
+        log_level="DEBUG",
     )
 
 
@@ -101,6 +111,11 @@ def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e9", ""])
 def test_a_drain_has_an_end(text):
     assert "must be a number of seconds" in refusal(drain_seconds=text)
+
+
+def test_a_stall_is_longer_than_a_hiccup_or_of_no_interest():
+    assert read(stall_seconds="0").stall_seconds == 0
+    assert "it must be 0, or at least 5 seconds" in refusal(stall_seconds="1")
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,10 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
     ],
 )
 @click.argument("module", metavar="MODULE[:APP]")
-@settings_options("backend", "realm", "concurrency", "drain_seconds", "health", "log_format", "log_level")
+@settings_options(
+    *("backend", "realm", "concurrency", "drain_seconds", "health", "metrics", "stall_seconds"),
+    *("log_format", "log_level"),
+)
 def worker(module: str, settings: Settings) -> None:
     """
     Run the handlers of a task module on a backend, as one of any number of workers.
@@ -691,13 +694,16 @@ def migrate(settings: Settings, output: str) -> None:
     """
     Bring the tables of the backend to the schema of this release; create them where there are none.
 
-    Programs of the release before go on working on them. It can be done while workers run.
+    Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
+    where such workers still run they go on, and the exit code is 4.
     """
+    from pyncette import members
+
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
     if settings.backend.in_memory:
         raise Failure("tables in the memory of this process are gone with it: name a file or a server")
-    migrated = asyncio.run(settings.backend.migrate())
+    migrated = asyncio.run(members.migrate(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:

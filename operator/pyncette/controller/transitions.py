@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pyncette.clock import Instant
 from pyncette.controller.api import Manifest
-from pyncette.controller.conditions import READY, STALLED, condition_of
+from pyncette.controller.conditions import READY, RECONCILING, STALLED, condition_of
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.reasons import Reason
 from pyncette.resources.conversion import REDRIVE, RESUME, RUN
@@ -58,8 +58,8 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
         return []
     # That it begins to wait is told; what else it waits for, and that the wait is over, is not: after an install all tasks
     # have waited for their backend and their workers.
-    waits_on = reason is Reason.SCHEDULED or _condition(after, "Reconciling") is not None
-    if waits_on and _condition(before, "Reconciling") is not None:
+    waits_on = reason is Reason.SCHEDULED or condition_of(after, RECONCILING) is not None
+    if waits_on and condition_of(before, RECONCILING) is not None:
         return []
     return [Occasion(reason, reason.event, new.message)]
 
