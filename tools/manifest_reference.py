@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pyncette.resources.modelling import COUNT_MAX, Model
+from pyncette.resources.modelling import INT32_MAX, Model
 from pyncette.resources.pool import PoolSpec, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, TaskStatus
@@ -190,7 +190,7 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field["type"]:
         case "integer":
-            return f"integer, {_bounds(field)}" if field["maximum"] < COUNT_MAX else "integer"
+            return f"integer, {_bounds(field)}" if field["maximum"] < INT32_MAX else "integer"
         case "string" if field.get("format") == "date-time":
             return "instant"
         case "string":
