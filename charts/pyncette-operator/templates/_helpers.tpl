@@ -160,6 +160,9 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false, so serviceAccount.name has to name an account of yours." -}}
 {{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "serviceMonitor.enabled needs metrics.enabled, which is false: there would be nothing to scrape." -}}
+{{- end -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
 {{- if not .secretName -}}
