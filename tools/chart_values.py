@@ -61,9 +61,11 @@ def values_schema() -> str:
 
 def chart_readme() -> str:
     """Return the README as it is, with the table of values made anew."""
-    before, begin, rest = (CHART / "README.md").read_text(encoding="utf-8").partition(BEGIN)
-    after, end = rest.partition(END)[2], rest.partition(END)[1]
-    assert begin and end, f"README.md of the chart has no place for the table, between {BEGIN} and {END}"
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin, f"README.md of the chart has no place for the table: {BEGIN}"
+    assert end, f"README.md of the chart does not say where the table ends: {END}"
     return f"{before}{BEGIN}\n\n{_table()}\n{END}{after}"
 
 

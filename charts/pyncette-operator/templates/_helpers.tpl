@@ -7,12 +7,15 @@ pyncette.name: what all of the release's objects are an instance of.
 
 {{/*
 pyncette.fullname: the name of the release's objects, before it is cut. The release pyncette, and the release
-pyncette-operator, have objects that are called pyncette-operator; the release x has x-pyncette-operator.
+pyncette-operator, have objects that are called pyncette-operator; the release x has x-pyncette-operator. The name of a
+Service has to begin with a letter, which that of a release need not.
 */}}
 {{- define "pyncette.fullname" -}}
 {{- $name := include "pyncette.name" . -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
+{{- else if regexMatch "^[0-9]" .Release.Name -}}
+{{- printf "%s-%s" $name .Release.Name -}}
 {{- else if contains $name .Release.Name -}}
 {{- .Release.Name -}}
 {{- else if hasPrefix (printf "%s-" .Release.Name) $name -}}

@@ -58,9 +58,13 @@ PERMISSIONS: Final = (
         ("patch",),
         "The status is written by server-side apply.",
     ),
-    Permission(CORE, ("events",), ("create", "patch"), "Transitions are told as Events; repeated ones are counted."),
+    Permission(
+        CORE, ("events",), ("create", "patch"), "Transitions are told as Events; repeated ones are counted."
+    ),
     Permission("apps", ("deployments",), _OWN, "The workers of a pool."),
-    Permission(CORE, ("serviceaccounts",), _OWN, "The account of a pool's workers, which has no rights and no token."),
+    Permission(
+        CORE, ("serviceaccounts",), _OWN, "The account of a pool's workers, which has no rights and no token."
+    ),
     Permission("policy", ("poddisruptionbudgets",), _OWN, "The workers of a pool are evicted one by one."),
     Permission(
         "authorization.k8s.io",
