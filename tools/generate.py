@@ -45,7 +45,28 @@ def conditions_reference() -> str:
     return page.conditions_reference()
 
 
+def operator_permissions() -> str:
+    from tools import operator_permissions as rules
+
+    return rules.operator_permissions()
+
+
+def values_schema() -> str:
+    from tools import chart_values
+
+    return chart_values.values_schema()
+
+
+def chart_readme() -> str:
+    from tools import chart_values
+
+    return chart_values.chart_readme()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "charts/pyncette-operator/README.md": chart_readme,
+    "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
+    "charts/pyncette-operator/values.schema.json": values_schema,
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "crds/kustomization.yaml": kustomization,
