@@ -20,4 +20,6 @@ async def greet(context: Context) -> None:
 async def send_report(context: Context) -> None:
     """Do something that takes a moment. A worker that has to stop meanwhile lets it finish first."""
     await asyncio.sleep(2)
-    logger.info("report sent", extra={"audience": context.args["audience"], "for_day": f"{context.scheduled_at:%F}"})
+    logger.info(
+        "report sent", extra={"audience": context.args["audience"], "for_day": f"{context.scheduled_at:%F}"}
+    )
