@@ -1,0 +1,158 @@
+"""What the controller asks of the API server: a few verbs on a few kinds, and what can go wrong with each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+from pyncette.errors import PyncetteException
+from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.resource import GROUP, VERSION
+from pyncette.resources.task import PyncetteTask
+
+FIELD_MANAGER: Final = "pyncette-operator"
+"""Who owns what is applied, as `metadata.managedFields` shows it."""
+
+PAGE: Final = 500
+"""Objects of one page of a list: what the API server's own clients ask for."""
+
+Manifest: TypeAlias = Mapping[str, Any]
+"""An object as JSON."""
+
+
+class Kind(NamedTuple):
+    """A kind of objects, as its place in the API names it."""
+
+    group: str
+    """Empty for the core group."""
+    version: str
+    plural: str
+    name: str
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+TASKS: Final = Kind(GROUP, VERSION, PyncetteTask.plural, PyncetteTask.__name__)
+POOLS: Final = Kind(GROUP, VERSION, PyncetteWorkerPool.plural, PyncetteWorkerPool.__name__)
+DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
+SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
+DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+
+OWN_KINDS: Final = (TASKS, POOLS)
+"""Those of the CRDs: without them there is nothing to do."""
+
+
+class ObjectName(NamedTuple):
+    """Which object of a kind."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Reference(NamedTuple):
+    """Which object of which kind."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    @property
+    def object_name(self) -> ObjectName:
+        return ObjectName(self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} {self.namespace}/{self.name}"
+
+
+class Page(NamedTuple):
+    """A part of a list."""
+
+    items: Sequence[Manifest]
+    resource_version: str
+    """Of the list as a whole, the same on each of its pages."""
+
+
+class ApiError(PyncetteException):
+    """The API server did not do what it was asked."""
+
+
+class ApiUnavailableError(ApiError):
+    """It did not answer, or said that it cannot now. Nothing is known of what was asked; it is asked again later."""
+
+
+class ConflictError(ApiError):
+    """The object is another by now: begin again from what there is."""
+
+
+class NoSuchObjectError(ApiError):
+    """There is no object of that name: the answer names it, so its kind is served."""
+
+
+class NoSuchKindError(ApiError):
+    """The kind itself is not served: its CRD is gone, and nothing is known of the objects."""
+
+
+class ForbiddenError(ApiError):
+    """The operator may not do this here."""
+
+
+class RefusedError(ApiError):
+    """The object itself is not acceptable, and will not be when it is sent again. The message is the API server's."""
+
+
+class Api(Protocol):
+    """
+    The API server. Every verb raises ApiError of one of the kinds above, and no error of a client library.
+
+    Each request has a time limit of its own, and is tried once: whoever asks knows when to ask again.
+    """
+
+    def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
+        """
+        Yield the objects of *kind* in *namespace*, or in all, page by page; *labels* is a selector.
+
+        The list is as new as the API server can make it (no cached one). A list whose pages expire half way raises
+        ApiUnavailableError: it is no list.
+        """
+        ...
+
+    async def get(self, kind: Kind, name: ObjectName) -> Manifest:
+        """Return an object. NoSuchObjectError only if the answer says that this object is not there, not just "404"."""
+        ...
+
+    async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Apply an object server-side, as `FIELD_MANAGER` and by force, and return what became of it."""
+        ...
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """
+        Apply the status alone. With `metadata.resourceVersion`, ConflictError if the object has another by now.
+
+        Raises NoSuchObjectError if it is gone: a status never makes an object.
+        """
+        ...
+
+    async def delete(self, kind: Kind, name: ObjectName, uid: str) -> None:
+        """Delete the object if it still has this *uid*. One that is gone is no error."""
+        ...
+
+    async def create_event(self, namespace: str, event: Manifest) -> None:
+        """Create a core/v1 Event."""
+        ...
+
+    async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
+        """Say whether the operator may do *verb* there (a SelfSubjectAccessReview)."""
+        ...
+
+    async def uid_of_namespace(self, name: str) -> str:
+        """Return the uid of a namespace."""
+        ...
+
+    async def served(self) -> frozenset[str]:
+        """Return the plurals of our group that the API server serves now; empty without our CRDs."""
+        ...

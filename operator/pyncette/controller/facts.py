@@ -1,0 +1,51 @@
+"""What is decided upon: what is known of a task's pool, its backend and its record when its status is worked out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from pyncette.clock import Instant
+from pyncette.core.record import Record
+from pyncette.members import Member
+
+
+class Access(Enum):
+    """How a pool stands to the backend that it names."""
+
+    OPEN = "open"
+    """It is reachable, and the pool may use it."""
+    DOWN = "down"
+    """The pool may use it, and it does not answer now."""
+    REFUSED = "refused"
+    """The operator's settings do not let this namespace use it: `BackendNotAllowed`."""
+    UNKNOWN = "unknown"
+    """The operator's settings have no backend of this name: `BackendNotFound`."""
+
+
+class PoolFacts(NamedTuple):
+    """A pool, as a task of it needs to know it."""
+
+    name: str
+    exists: bool = True
+    """False: there is no such pool in the namespace, or it cannot be read."""
+    backend: str = "default"
+    access: Access = Access.OPEN
+    rolling_out: bool = False
+    """Workers of an earlier template are being replaced; a new handler may come with the new ones."""
+    members: tuple[Member, ...] | None = None
+    """Workers that run now, as the backend knows them; None: it could not be asked."""
+
+
+class TaskFacts(NamedTuple):
+    """What the backend holds of a task, and since when it is as it is."""
+
+    record: Record | None = None
+    """Its home; None: there is none, or the backend could not be asked."""
+    moving: bool = False
+    """Its record goes to another pool or handler once what runs is over."""
+    beside: int = 0
+    """Runs under way beside the schedule."""
+    last_run_id: str | None = None
+    now: Instant = 0
+    """By the backend's clock, or by our own where there is none."""
