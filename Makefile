@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev example-reminders test test-cluster test-all check format generate requirements upgrade bench docs clean named-python
+.PHONY: help dev example-reminders test test-cluster test-all check format generate plain requirements upgrade bench docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -47,6 +47,9 @@ format: $(READY) ## Format the code, and mend what the linter can.
 
 generate: $(READY) ## Write the files that are made from the code.
 	$(BIN)/python tools/generate.py
+
+plain: $(READY) ## Write charts/kustomize, the plain manifests, from the chart; needs Helm, or Go to build it.
+	$(BIN)/python tools/render_plain.py
 
 requirements: $(READY) ## Pin requirements/*.txt again, after a change of what is asked for.
 	$(BIN)/python tools/compile_requirements.py $(ARGS)

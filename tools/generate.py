@@ -24,7 +24,28 @@ def manifest_reference() -> str:
     return page.manifest_reference()
 
 
+def operator_permissions() -> str:
+    from tools import operator_permissions as rules
+
+    return rules.operator_permissions()
+
+
+def values_schema() -> str:
+    from tools import chart_values
+
+    return chart_values.values_schema()
+
+
+def chart_readme() -> str:
+    from tools import chart_values
+
+    return chart_values.chart_readme()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "charts/pyncette-operator/README.md": chart_readme,
+    "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
+    "charts/pyncette-operator/values.schema.json": values_schema,
     "docs/reference/cli.md": cli_reference,
     "docs/reference/manifests.md": manifest_reference,
 }
