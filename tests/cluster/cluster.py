@@ -66,7 +66,7 @@ class Cluster(ABC):
         """Build *file* in *context* under the name *image*, and let the cluster have it."""
 
 
-class OwnCluster(Cluster):
+class BreakableCluster(Cluster):
     """A cluster of our own, whose components may be stopped, and which says what it was asked."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class OwnCluster(Cluster):
             time.sleep(0.2)
 
 
-class BareNode(OwnCluster):
+class BareNode(BreakableCluster):
     """Kubernetes in namespaces of its own, by tests/cluster/node; it ends with this process, also if that is killed."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class BareNode(OwnCluster):
             raise ServerDidNotStartError(f"node {arguments[0]}: {done.stdout[-4000:]}")
 
 
-class Kind(OwnCluster):
+class Kind(BreakableCluster):
     """Kubernetes in a container, by kind; it is deleted with this process."""
 
     _policy = "/etc/kubernetes/pyncette/audit.yaml"
@@ -268,7 +268,7 @@ def is_given() -> bool:
     return bool(os.environ.get(KUBECONFIG_VARIABLE))
 
 
-def open_cluster() -> Cluster:
+def open_kubernetes() -> Cluster:
     """Return the cluster that the environment names; else a new one, in Docker or bare. Raises MissingServerError."""
     if is_given():
         registry = os.environ.get(REGISTRY_VARIABLE)

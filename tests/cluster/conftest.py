@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGES, ROOT, Cluster, OwnCluster, is_given, open_cluster
+from tests.cluster.cluster import IMAGES, ROOT, Cluster, BreakableCluster, is_given, open_kubernetes
 from tests.cluster.kubectl import Kubectl
 from tests.servers.errors import MissingServerError
 
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.cluster)
         item.add_marker(pytest.mark.xdist_group("cluster"))
     if is_given():
-        breaking = {item for item in ours if "own_cluster" in getattr(item, "fixturenames", ())}
+        breaking = {item for item in ours if "breakable_cluster" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=list(breaking))
         items[:] = [item for item in items if item not in breaking]
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def cluster() -> Iterator[Cluster]:
     """The session's cluster (a bare node: 15 seconds to bring up, once it is built)."""
     try:
-        opened = open_cluster()
+        opened = open_kubernetes()
     except MissingServerError as missing:
         pytest.fail(str(missing), pytrace=False)
     with opened as cluster:
@@ -36,9 +36,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def own_cluster(cluster: Cluster) -> OwnCluster:
+def breakable_cluster(cluster: Cluster) -> BreakableCluster:
     """The session's cluster, for a test that stops parts of it. It has to start them again."""
-    assert isinstance(cluster, OwnCluster)
+    assert isinstance(cluster, BreakableCluster)
     return cluster
 
 
@@ -68,7 +68,7 @@ def postgres_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+def kubectl(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """A namespace for this test alone, with the *restricted* Pod Security Standard enforced."""
     words = request.node.name.removeprefix("test_").replace("_", "-").partition("[")[0]
     name = f"{words[:50].strip('-')}-{abs(hash(request.node.nodeid)) % 10_000}"

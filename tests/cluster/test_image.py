@@ -64,21 +64,21 @@ USERS = pytest.mark.parametrize(
 
 
 @USERS
-def test_it_runs_as_any_user_on_a_root_that_is_read_only(namespace, operator_image, security):
-    code, said = run(namespace, operator_image, "--version", **security)
+def test_it_runs_as_any_user_on_a_root_that_is_read_only(kubectl, operator_image, security):
+    code, said = run(kubectl, operator_image, "--version", **security)
 
     assert (code, said.split(",")[0]) == (0, "pyncette")
 
 
 @USERS
-def test_what_asks_for_the_name_of_the_user_gets_an_answer(namespace, operator_image, security):
+def test_what_asks_for_the_name_of_the_user_gets_an_answer(kubectl, operator_image, security):
     """kopf does, and so do asyncpg and kubernetes_asyncio, of users that /etc/passwd need not know."""
     asks = (
         "import getpass, json, os, pathlib; from kopf._core.engines.peering import detect_own_id;"
         "print(json.dumps([os.getuid(), getpass.getuser(), str(pathlib.Path.home()), detect_own_id(manual=False)]))"
     )
 
-    code, said = run(namespace, operator_image, "-c", asks, command=["python"], **security)
+    code, said = run(kubectl, operator_image, "-c", asks, command=["python"], **security)
 
     assert code == 0, said
     user, name, home, identity = json.loads(said)
@@ -88,7 +88,7 @@ def test_what_asks_for_the_name_of_the_user_gets_an_answer(namespace, operator_i
 
 
 @USERS
-def test_a_worker_of_an_image_from_it_runs_what_is_due(namespace, example_image, security):
+def test_a_worker_of_an_image_from_it_runs_what_is_due(kubectl, example_image, security):
     """On a store in memory, with a task that its manifest would schedule: what the image brings is all that it takes."""
     script = (
         "import asyncio, datetime, tasks\n"
@@ -98,13 +98,13 @@ def test_a_worker_of_an_image_from_it_runs_what_is_due(namespace, example_image,
         "asyncio.run(main())"
     )
 
-    code, said = run(namespace, example_image, "-c", script, command=["python"], **security)
+    code, said = run(kubectl, example_image, "-c", script, command=["python"], **security)
 
     assert code == 0, said
     assert "['greet', 'send_report']" in said
 
 
-def test_nothing_in_it_installs_or_builds_anything(namespace, operator_image):
+def test_nothing_in_it_installs_or_builds_anything(kubectl, operator_image):
     looks = (
         "import importlib.util, json, shutil;"
         "tools = [t for t in ('pip', 'pip3', 'uv', 'gcc', 'cc', 'make', 'hatch') if shutil.which(t)];"
@@ -112,22 +112,22 @@ def test_nothing_in_it_installs_or_builds_anything(namespace, operator_image):
         "print(json.dumps(tools + modules))"
     )
 
-    code, said = run(namespace, operator_image, "-c", looks, command=["python"])
+    code, said = run(kubectl, operator_image, "-c", looks, command=["python"])
 
     assert (code, json.loads(said)) == (0, [])
 
 
-def test_every_extra_is_in_it(namespace, operator_image):
+def test_every_extra_is_in_it(kubectl, operator_image):
     imports = (
         "import aiobotocore, asyncmy, asyncpg, hiredis, kopf, kubernetes_asyncio, prometheus_client, redis"
     )
 
-    code, said = run(namespace, operator_image, "-c", imports, command=["python"])
+    code, said = run(kubectl, operator_image, "-c", imports, command=["python"])
 
     assert (code, said) == (0, "")
 
 
-def test_no_bytecode_is_left_to_be_made_at_each_start(namespace, operator_image):
+def test_no_bytecode_is_left_to_be_made_at_each_start(kubectl, operator_image):
     """The root is read-only, so that what is not there would be made again by each worker."""
     compiles = (
         "import sys; import pyncette.cli.worker, asyncpg, kopf;"
@@ -135,12 +135,12 @@ def test_no_bytecode_is_left_to_be_made_at_each_start(namespace, operator_image)
         " and m.__file__.endswith('.py') and not __import__('os').path.exists(m.__cached__)])"
     )
 
-    code, said = run(namespace, operator_image, "-c", compiles, command=["python"])
+    code, said = run(kubectl, operator_image, "-c", compiles, command=["python"])
 
     assert (code, said.strip()) == (0, "[]")
 
 
-def test_packages_are_added_as_the_readme_of_the_example_says(cluster, namespace, operator_image, tmp_path):
+def test_packages_are_added_as_the_readme_of_the_example_says(cluster, kubectl, operator_image, tmp_path):
     readme = (ROOT / "examples" / "kubernetes" / "README.md").read_text()
     (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", readme, re.DOTALL)
     ours = "docker.io/library/pyncette-operator:latest"
@@ -151,6 +151,6 @@ def test_packages_are_added_as_the_readme_of_the_example_says(cluster, namespace
     image = cluster.image("with-packages")
 
     cluster.build(tmp_path, image)
-    code, said = run(namespace, image, "-c", "import tasks", command=["python"])
+    code, said = run(kubectl, image, "-c", "import tasks", command=["python"])
 
     assert (code, said.strip()) == (0, "0.9.0")
