@@ -69,6 +69,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/values.schema.json": values_schema,
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
+    "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
+    "charts/pyncette-operator/values.schema.json": values_schema,
     "crds/kustomization.yaml": kustomization,
     "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
