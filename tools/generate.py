@@ -65,8 +65,6 @@ def chart_readme() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/README.md": chart_readme,
-    "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
-    "charts/pyncette-operator/values.schema.json": values_schema,
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "charts/pyncette-operator/files/permissions.yaml": operator_permissions,

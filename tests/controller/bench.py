@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from pyncette.cli.stored import backend_clock
 from pyncette.controller.api import POOLS, TASKS, ObjectName
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
-from pyncette.cli.stored import backend_clock
 from pyncette.core.record import Key, Partition, is_on_demand
 from pyncette.members import Member, Membership
 from pyncette.store.backend import read_backend
@@ -41,7 +41,7 @@ class Bench:
         self._running = None
 
     async def start(self, *, settled=True):
-        self.operator = Operator(self.settings, CLUSTER, self.api, [None])
+        self.operator = Operator(self.settings, CLUSTER, self.api)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         self._running = asyncio.ensure_future(self.operator.run())
@@ -115,7 +115,7 @@ class Bench:
 
     async def until_record(self, holds, name="report"):
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds(await self.record(name)):
+            while not holds(await self.record(name)):  # noqa: ASYNC110 - others write there
                 await asyncio.sleep(0.05)
 
     async def runs_on_demand(self, name="report"):

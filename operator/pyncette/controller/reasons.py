@@ -51,6 +51,13 @@ class Reason(Enum):
         "Normal",
     )
 
+    # Of the operator itself.
+    REMOVALS_HELD_BACK = (
+        "RemovalsHeldBack",
+        "So many tasks are gone at once that they go on running, until their number is confirmed by `pyncette sweep`.",
+        "Warning",
+    )
+
     # Of what needs a person.
     INVALID = (
         "Invalid",

@@ -11,6 +11,7 @@ from typing import Final
 
 from pyncette.controller.api import (
     DEPLOYMENTS,
+    PODS,
     POOLS,
     TASKS,
     Api,
@@ -23,6 +24,7 @@ from pyncette.controller.api import (
 )
 from pyncette.controller.backends import Backends, OpenBackend
 from pyncette.controller.event_queue import EventQueue
+from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.liveness import Liveness, Sight
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Change, News, Objects
@@ -34,6 +36,7 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.statuses import Statuses
 from pyncette.controller.sweep import Sweep, Told
 from pyncette.controller.tasks import Tasks
+from pyncette.controller.watch import MANAGED
 from pyncette.errors import PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
 
@@ -52,9 +55,6 @@ FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
 
 
-OURS: Final = "app.kubernetes.io/managed-by=pyncette-operator"
-"""Selects what pools consist of."""
-
 API_SERVER: Final = "the API server"
 BACKEND: Final = "a backend"
 """What may be away, and many objects have to wait for it."""
@@ -65,18 +65,18 @@ class OperatorError(PyncetteException):
 
 
 class Operator:
-    """One operator, which lives as long as its process."""
+    """One operator of the cluster *cluster_id*, in *namespaces* or in all of it, which lives as long as its process."""
 
     def __init__(
         self,
         settings: OperatorSettings,
         cluster_id: str,
         api: Api,
-        namespaces: Collection[str | None],
+        namespaces: Collection[str] = (),
     ) -> None:
         self._settings = settings
         self._api = api
-        self._namespaces = namespaces
+        self._namespaces: Collection[str | None] = namespaces or (None,)
         self._backends = Backends(settings)
         sight = Sight()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
@@ -187,8 +187,8 @@ class Operator:
         before = self._objects.get(reference.kind, reference.object_name)
         self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
-        for event in reconciler.events(before, manifest, self._settings.pod_name):
-            self._events.tell(event)
+        for told in reconciler.events(before, manifest, self._settings.pod_name):
+            self._events.tell(told)
 
     # --- Backends ----------------------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Operator:
 
     async def resync(self) -> None:
         """List all that there is, look at it, and notice what went without being seen to go."""
-        for kind, labels in ((POOLS, ""), (DEPLOYMENTS, OURS), (TASKS, "")):
+        for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
             for namespace in self._namespaces:
                 listed = await self._objects.absorb(kind, namespace, self._api.list(kind, namespace, labels))
                 if not listed.fresh:
@@ -308,10 +308,11 @@ class Operator:
             f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
             f"{len(names)}` stops them."
         )
-        if self._settings.pod_name:
-            self._events.tell(
-                event_of_operator(self._settings, Reason.REMOVALS_HELD_BACK, message, self._pools.now())
-            )
+        settings = self._settings
+        if settings.pod_name:
+            pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
+            occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
+            self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
 
 
 def _place_that_is_away(error: Exception) -> str | None:

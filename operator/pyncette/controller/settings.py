@@ -71,6 +71,8 @@ class OperatorSettings(Model):
     """Namespace that the operator runs in."""
     pod_name: str = Field(default="", max_length=253)
     """Name of the operator's own pod, which Events about it are shown at."""
+    pod_uid: str = Field(default="", max_length=128)
+    """And its uid."""
     backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)] = (
         BackendSettings(),
     )
@@ -119,7 +121,7 @@ class OperatorSettings(Model):
 
 def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSettings:
     """
-    Return what the file at *path* says; the pod and its namespace by POD_NAME and POD_NAMESPACE, unless they stand there.
+    Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
 
     Raises ConfigurationError that tells of everything that is wrong.
     """
@@ -137,7 +139,7 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
 
 
 def _from(environment: Mapping[str, str]) -> dict[str, str]:
-    variables = {"podName": "POD_NAME", "releaseNamespace": "POD_NAMESPACE"}
+    variables = {"podName": "POD_NAME", "podUid": "POD_UID", "releaseNamespace": "POD_NAMESPACE"}
     return {field: environment[name] for field, name in variables.items() if environment.get(name)}
 
 
