@@ -125,6 +125,7 @@ class Sweep:
                 "tasks that are gone were stopped", extra={"backend": backend, "tasks": len(verdict.stopped)}
             )
             self._told.stopped(verdict.stopped)
+        await self._tell(backend, ledger.store, guard)
         if guard.held and not guard.held <= before:
             logger.warning(
                 "tasks that are gone go on running: they are too many at once to be believed; "
@@ -132,7 +133,6 @@ class Sweep:
                 extra={"backend": backend, "tasks": len(guard.held)},
             )
             self._told.held(backend, guard.held)
-        await self._tell(backend, ledger.store, guard)
         self._gone = {name: None for name in self._gone if any(self._has_running(name))}
 
     def _running(self, backend: str, name: ObjectName) -> list[Home]:
