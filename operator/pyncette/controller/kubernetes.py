@@ -58,6 +58,9 @@ UNACCEPTABLE: Final = frozenset(
 )
 """What says that the object itself is at fault."""
 
+WRONG_TYPE: Final = "failed to create typed patch object"
+"""How the API server begins when an applied field has the wrong type. It says 500 to that, as if it were its own fault."""
+
 MESSAGE_CHARACTERS_MAX: Final = 1024
 """Of an answer that is no Status: a proxy's page, for example."""
 
@@ -256,7 +259,10 @@ def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiErr
         return ConflictError(message)
     if status == HTTPStatus.FORBIDDEN:
         return ForbiddenError(message)
-    if status in UNACCEPTABLE:
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
+        # The object has come again, as another.
+        return ConflictError(message)
+    if status in UNACCEPTABLE or str(told.get("message", "")).startswith(WRONG_TYPE):
         return RefusedError(str(told.get("message") or message))
     # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
     # proxy thinks of. Nothing of that says anything about the object.
@@ -271,6 +277,12 @@ def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiErr
     if told.get("reason") == "NotFound" and about_it:
         return NoSuchObjectError(message)
     return NoSuchKindError(message)
+
+
+def _fields(told: Mapping[str, Any]) -> set[str]:
+    """Return what is wrong with the object."""
+    causes = (told.get("details") or {}).get("causes") or ()
+    return {cause.get("field", "") for cause in causes}
 
 
 def _status_of(answer: bytes) -> dict[str, Any]:
