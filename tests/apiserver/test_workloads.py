@@ -3,7 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from pyncette.controller.api import RefusedError
+from pyncette.controller.credentials import Credentials
 from pyncette.controller.differs import covers
+from pyncette.controller.kubernetes import Kubernetes
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.workloads import workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
@@ -126,6 +129,30 @@ def test_a_template_is_taken_and_compared_with(apiserver, namespace, spec):
     deployment = workloads(namespace, template={"spec": spec}).deployment
 
     assert covers(applied(apiserver, deployment), deployment)
+
+
+NOT_OF_THE_FORM = {
+    "an unknown field": {"spec": {"nodeSelektor": {}}},
+    "a number for a text": {"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "value": 5}]}]}},
+    "a text for a number": {"spec": {"securityContext": {"fsGroup": "x"}}},
+    "a text for a list": {"spec": {"initContainers": "x"}},
+    "what is no quantity": {
+        "spec": {"containers": [{"name": "worker", "resources": {"limits": {"cpu": "much"}}}]}
+    },
+    "an item twice": {"spec": {"hostAliases": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]}},
+    "what a Deployment cannot have": {"spec": {"restartPolicy": "Never"}},
+}
+
+
+@pytest.mark.parametrize("template", NOT_OF_THE_FORM.values(), ids=NOT_OF_THE_FORM)
+async def test_a_template_that_is_not_of_the_form_is_refused_by_the_api_server_for_good(
+    apiserver, namespace, template
+):
+    deployment = workloads(namespace, template=template).deployment
+
+    async with Kubernetes(Credentials(str(apiserver.kubeconfig))) as api:
+        with pytest.raises(RefusedError, match=r"spec\.template\.spec|quantities"):
+            await api.apply(deployment)
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
