@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.workloads import Workloads, workloads_of
+from pyncette.controller.workloads import Workloads, claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.resources import accepted, manifest
@@ -142,6 +142,53 @@ def test_pods_get_one_key_of_the_backends_secret_as_a_file_and_never_its_value()
     assert volume["secret"]["secretName"] == "main-database"
     assert volume["secret"]["items"] == [{"key": "dsn", "path": "url"}]
     assert "secretKeyRef" not in json.dumps(template)
+
+
+def restored(**changes):
+    """A ServiceAccount of the pool, as it is after some change of its metadata."""
+    account = made().service_account
+    return {**account, "metadata": {**account["metadata"], **changes}}
+
+
+def owner(**changes):
+    return [{**made().service_account["metadata"]["ownerReferences"][0], **changes}]
+
+
+OURS = {
+    "as it was made": restored(),
+    "of a pool with another uid, before a restore": restored(ownerReferences=owner(uid="0-0-0")),
+    "restored without owners": restored(ownerReferences=None),
+    "with a further owner that controls nothing": restored(
+        ownerReferences=[*owner(), {"kind": "ConfigMap", "name": "x", "uid": "5"}]
+    ),
+    "with further labels": restored(labels=restored()["metadata"]["labels"] | {"team": "shop"}),
+}
+
+SOMEBODY_ELSES = {
+    "without labels": restored(labels=None),
+    "of the chart": restored(
+        labels={"app.kubernetes.io/name": "pyncette-operator", "app.kubernetes.io/managed-by": "Helm"},
+        ownerReferences=None,
+    ),
+    "of another pool": restored(labels=restored()["metadata"]["labels"] | {"pyncette.dev/pool": "other"}),
+    "controlled by another kind": restored(ownerReferences=owner(kind="Deployment")),
+    "controlled by another pool": restored(ownerReferences=owner(name="other")),
+}
+
+
+@pytest.mark.parametrize("there", OURS.values(), ids=OURS)
+def test_an_object_is_the_pools_that_is(there):
+    assert claimed_elsewhere(there, pool()) is None
+
+
+@pytest.mark.parametrize("there", SOMEBODY_ELSES.values(), ids=SOMEBODY_ELSES)
+def test_an_object_is_left_alone_that_is(there):
+    [problem] = claimed_elsewhere(there, pool()).problems
+
+    assert problem.reason == "NameTaken"
+    assert str(problem).startswith(
+        "metadata.name: the ServiceAccount pyncette-reports of this namespace is somebody else's"
+    )
 
 
 # --- With one --------------------------------------------------------------------------------------------------------
