@@ -8,7 +8,7 @@ from pyncette.controller.credentials import Credentials
 from pyncette.controller.differs import covers
 from pyncette.controller.kubernetes import Kubernetes
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.workloads import workloads_of
+from pyncette.controller.workloads import claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.apiserver import pool as manifest_of_pool
@@ -129,6 +129,19 @@ def test_a_template_is_taken_and_compared_with(apiserver, namespace, spec):
     deployment = workloads(namespace, template={"spec": spec}).deployment
 
     assert covers(applied(apiserver, deployment), deployment)
+
+
+def test_a_pool_that_was_restored_with_another_uid_takes_its_objects_over(apiserver, namespace, objects):
+    given = manifest_of_pool(namespace)
+    given["metadata"]["uid"] = "0-0-2"
+    restored = accepted(PyncetteWorkerPool, given)
+
+    for manifest in workloads_of(restored, BACKEND, f"abc/{namespace}/default").manifests():
+        there = apiserver.admin.read(manifest)
+        assert claimed_elsewhere(there, restored) is None
+        assert not covers(there, manifest)
+        [owner] = applied(apiserver, manifest)["metadata"]["ownerReferences"]
+        assert owner["uid"] == "0-0-2"
 
 
 NOT_OF_THE_FORM = {

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pyncette.controller.differs import covers
 from pyncette.controller.pod_template import PoolBackend
+from pyncette.controller.strategic_merge import MERGE_KEYS
 from pyncette.controller.workloads import Workloads, claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
@@ -157,6 +161,7 @@ def owner(**changes):
 OURS = {
     "as it was made": restored(),
     "of a pool with another uid, before a restore": restored(ownerReferences=owner(uid="0-0-0")),
+    "with a label that somebody changed": restored(labels={"pyncette.dev/pool": "other"}),
     "restored without owners": restored(ownerReferences=None),
     "with a further owner that controls nothing": restored(
         ownerReferences=[*owner(), {"kind": "ConfigMap", "name": "x", "uid": "5"}]
@@ -165,14 +170,16 @@ OURS = {
 }
 
 SOMEBODY_ELSES = {
-    "without labels": restored(labels=None),
+    "without labels and owners": restored(labels=None, ownerReferences=None),
     "of the chart": restored(
         labels={"app.kubernetes.io/name": "pyncette-operator", "app.kubernetes.io/managed-by": "Helm"},
         ownerReferences=None,
     ),
-    "of another pool": restored(labels=restored()["metadata"]["labels"] | {"pyncette.dev/pool": "other"}),
-    "controlled by another kind": restored(ownerReferences=owner(kind="Deployment")),
-    "controlled by another pool": restored(ownerReferences=owner(name="other")),
+    "of another pool": restored(
+        labels=restored()["metadata"]["labels"] | {"pyncette.dev/pool": "other"}, ownerReferences=None
+    ),
+    "controlled by another kind": restored(ownerReferences=owner(kind="Deployment", uid="5")),
+    "controlled by another pool": restored(ownerReferences=owner(name="other", uid="5")),
 }
 
 
@@ -351,3 +358,59 @@ def test_the_worker_may_say_again_what_the_operator_says():
     template = {"spec": {"containers": [{"name": "worker", "image": "example.org/tasks:1"}]}}
 
     assert pod(template=template) == pod()
+
+
+# --- Nonsense --------------------------------------------------------------------------------------------------------
+
+FIELDS = sorted(
+    {name for path, key in MERGE_KEYS.items() for name in (*path.split("."), key)}
+    | {
+        "$patch",
+        "$retainKeys",
+        "labels",
+        "annotations",
+        "securityContext",
+        "capabilities",
+        "add",
+        "drop",
+        "sysctls",
+    }
+    | {
+        "seccompProfile",
+        "type",
+        "livenessProbe",
+        "lifecycle",
+        "preStop",
+        "httpGet",
+        "host",
+        "hostPort",
+        "runAsUser",
+    }
+)
+
+nonsense = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 1)
+    | st.sampled_from(["worker", "tmp", "replace", "delete", "", "\0", "8080"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=25,
+)
+parts_of_nonsense = st.dictionaries(st.sampled_from(FIELDS), nonsense, max_size=5)
+
+
+@settings(max_examples=300)
+@given(metadata=parts_of_nonsense, spec=parts_of_nonsense)
+def test_whatever_a_template_says_it_is_merged_or_refused_and_never_an_error(metadata, spec):
+    made_or_not = workloads_of(pool(template={"metadata": metadata, "spec": spec}), BACKEND, REALM)
+
+    if isinstance(made_or_not, Refusal):
+        assert all(str(problem).startswith("spec.template") for problem in made_or_not.problems)
+    else:
+        covers({}, made_or_not.deployment)
+
+
+@settings(max_examples=200)
+@given(there=nonsense, wanted=nonsense)
+def test_whatever_there_is_it_is_compared_without_an_error(there, wanted):
+    covers({"spec": there}, {"apiVersion": "v1", "kind": "Pod", "spec": wanted})

@@ -83,12 +83,13 @@ def claimed_elsewhere(actual: Manifest, pool: PyncetteWorkerPool) -> Refusal | N
     another uid, before a restore or a replacement, is the pool's.
     """
     metadata = actual.get("metadata", {})
-    labels = metadata.get("labels") or {}
     owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
-    ours = _identity_of(pool)
-    if all(labels.get(name) == value for name, value in pool_labels(pool).items()) and all(
-        {name: owner.get(name) for name in ours} == ours for owner in owners
-    ):
+    if [owner.get("uid") for owner in owners] == [pool.metadata.uid]:
+        return None
+    # It is called ours, by us: then no other kind, and no pool of another name, may control it.
+    labels, ours = metadata.get("labels") or {}, _identity_of(pool)
+    is_labelled = all(labels.get(name) == value for name, value in pool_labels(pool).items())
+    if is_labelled and all({name: owner.get(name) for name in ours} == ours for owner in owners):
         return None
     message = (
         f"the {actual.get('kind', 'object')} {object_name(pool)} of this namespace is somebody else's; give the pool another "
