@@ -8,7 +8,7 @@ from pyncette.clock import SECOND
 from pyncette.controller.facts import Access
 from pyncette.controller.reasons import Reason
 from pyncette.controller.task_status import CONDITIONS
-from pyncette.core.record import Outcome, Requests, replace
+from pyncette.core.record import Outcome, Requests, Started, replace
 from pyncette.resources.modelling import datetime_of
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX
 from tests.controller.kstatus import CURRENT, FAILED, IN_PROGRESS, TERMINATING, kstatus
@@ -336,6 +336,7 @@ def test_a_new_generation_is_waited_for_from_its_own_time():
     task.edit(args={"n": 1}).mirror().look()
 
     assert task.again_at == task.now + 10 * MINUTE
+    assert task.later(9 * MINUTE).look().ready == "False HandlerPending"
     stalled = unknown_for(DAY).look()
     assert stalled.ready == "False HandlerNotFound"
     assert stalled.edit(handler="greet").mirror().look().ready == "False HandlerPending"
@@ -542,6 +543,19 @@ def test_a_finished_one_off_stays_completed_whatever_is_run_on_demand():
     assert task.look().ready == "True Completed"
 
 
+def test_a_one_off_is_not_completed_before_its_run_is_over():
+    at_most_once = mirrored(**ONCE, executionMode="AtMostOnce")
+    started = Started(at_most_once.record.due_at, EIGHT, at_most_once=True)
+    state = replace(at_most_once.record.state, started=started)
+    at_most_once.record = replace(at_most_once.record, due_at=None, state=state)
+    overlapping = mirrored(**ONCE, concurrencyPolicy="Allow")
+    overlapping.record = replace(overlapping.record, due_at=None, claimable_at=None)
+    overlapping.facts = overlapping.facts._replace(beside=1)
+
+    assert at_most_once.look().ready == "True Scheduled"
+    assert overlapping.look().ready == "True Scheduled"
+
+
 def test_a_schedule_without_a_further_time_is_completed():
     task = mirrored(notAfter="2030-01-01T08:30:00Z")
     task.finished().look()
@@ -578,6 +592,13 @@ def test_a_condition_keeps_its_time_while_its_status_stays():
     ready = task.condition("Ready")
     assert (ready.reason, ready.last_transition_time) == ("Suspended", first)
     assert ready.observed_generation == 2
+
+
+def test_times_of_conditions_are_whole_seconds_as_kubernetes_writes_them():
+    task = unknown_for(123_456).look()
+    task.edit().later(1).look()
+
+    assert task.condition("Reconciling").last_transition_time.microsecond == 0
 
 
 def test_a_condition_takes_the_time_when_its_status_changes():
