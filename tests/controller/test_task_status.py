@@ -9,8 +9,10 @@ from pyncette.controller.facts import Access
 from pyncette.controller.reasons import Reason
 from pyncette.controller.task_status import CONDITIONS
 from pyncette.core.record import Outcome, Requests, Started, replace
-from pyncette.resources.modelling import datetime_of
-from pyncette.resources.resource import CONDITION_CHARACTERS_MAX
+from pyncette.members import Member
+from pyncette.resources.modelling import INVALID, datetime_of
+from pyncette.resources.reading import UNKNOWN_FIELD
+from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX
 from tests.controller.kstatus import CURRENT, FAILED, IN_PROGRESS, TERMINATING, kstatus
 from tests.controller.scene import EIGHT, KNOWING, MINUTE, NO_WORKERS, OTHERS, Scene
 
@@ -209,6 +211,11 @@ def test_an_object_that_was_just_created_is_in_progress():
     assert task.seen_by_flux == IN_PROGRESS
 
 
+@pytest.mark.parametrize("word", [AWAITED.reason, INVALID, UNKNOWN_FIELD])
+def test_the_reasons_that_resources_give_by_themselves_are_known(word):
+    assert Reason.of(word) is not None
+
+
 def test_an_object_that_is_being_deleted_says_so():
     task = settled()
     task.deleting = True
@@ -287,14 +294,10 @@ def test_a_task_and_its_image_changed_in_one_commit_become_well_without_ever_hav
     look()
     task.to_pool(rolling_out=False)  # the last new worker is ready a little before it is known of
     look()
-    task.later(5 * SECOND).to_pool(members=(replace_handlers("greet"),))
+    task.later(5 * SECOND).to_pool(members=(Member("worker-3", handlers=("greet",)),))
     look()
 
     assert seen == [IN_PROGRESS] * 4 + [CURRENT]
-
-
-def replace_handlers(*names):
-    return KNOWING.__class__("worker-3", handlers=names)
 
 
 def test_the_operator_asks_to_look_again_when_the_wait_is_over_and_never_else():
@@ -426,8 +429,8 @@ def test_once_mirrored_nothing_changes_while_the_backend_is_away(scene):
 
 def test_once_mirrored_a_pool_that_is_gone_does_not_touch_ready():
     task = settled()
-    task.record = None
 
+    task.record = None
     task.pool = NO_WORKERS._replace(exists=False, members=None)
 
     assert task.look().ready == "True Scheduled"
