@@ -10,6 +10,7 @@ import pytest
 from tests.servers import (
     MARIADB,
     MYSQL,
+    ApiServer,
     DynamoDb,
     GivenMysql,
     GivenPostgres,
@@ -24,6 +25,7 @@ from tests.servers import (
     Postgres,
     Product,
     Redis,
+    open_apiserver,
     open_cluster,
     open_dynamodb,
     open_mysql,
@@ -32,6 +34,7 @@ from tests.servers import (
     open_sentinel,
 )
 from tests.servers.dynamodb import credentials
+from tests.servers.kubernetes import find_programs
 from tests.servers.tools import Helm, open_helm
 
 pytest_plugins = ["pytester"]
@@ -171,6 +174,48 @@ def helm() -> Iterator[Helm]:
     """Helm, with a home of its own."""
     with ExitStack() as stack:
         yield _or_failure(lambda: stack.enter_context(open_helm()))
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """The session's API server, with the CRDs, which each test leaves running (about five seconds, and 450 MB)."""
+    with _or_failure(open_apiserver) as server:
+        server.install()
+        yield server
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A namespace of the session's API server that holds nothing, for this test alone."""
+    with apiserver.fresh_namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def own_apiserver() -> Iterator[ApiServer]:
+    """An API server for this test alone, with the CRDs and an audit log: to stop, to freeze, and to take the CRDs from."""
+    with _or_failure(lambda: open_apiserver(audit=True)) as server:
+        server.install()
+        yield server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the API server, and keep them together in one process: it is the dearest server in memory."""
+    for item in items:
+        if _asks_for_an_apiserver(item):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.xdist_group("apiserver"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the API server now, where it is to be built: that takes longer than any one test may."""
+    if not session.config.option.collectonly and any(map(_asks_for_an_apiserver, session.items)):
+        find_programs()
+
+
+def _asks_for_an_apiserver(item: pytest.Item) -> bool:
+    return not {"apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _dynamodb_or_failure(*, own: bool = False, durable: bool = False) -> DynamoDb:

@@ -42,10 +42,30 @@ def chart_readme() -> str:
     return chart_values.chart_readme()
 
 
+def custom_resource(plural: str) -> Callable[[], str]:
+    def make() -> str:
+        from tools import custom_resources
+
+        return custom_resources.documents()[plural]
+
+    return make
+
+
+def kustomization() -> str:
+    from tools import custom_resources
+
+    return custom_resources.kustomization()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/README.md": chart_readme,
+    "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
     "charts/pyncette-operator/values.schema.json": values_schema,
+    "crds/kustomization.yaml": kustomization,
+    "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
     "docs/reference/manifests.md": manifest_reference,
 }

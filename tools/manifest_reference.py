@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pyncette.resources.modelling import COUNT_MAX, Model
+from pyncette.resources.modelling import INT32_MAX, Model
 from pyncette.resources.pool import PoolSpec, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, TaskStatus
+from tools.schemas import resolved
 
 HEAD = """\
 <!-- Made from the models by `make generate`. -->
@@ -158,9 +159,9 @@ def _table(model: type[Model]) -> str:
 def _rows(schema: dict[str, Any], types: dict[str, Any], prefix: str = "") -> Iterator[Row]:
     """Yield a row for each field, and after an object those of its own fields."""
     for name, given in schema["properties"].items():
-        field = _resolved(given, types)
+        field = resolved(given, types)
         within = field.get("items", {})
-        inner, mark = (_resolved(within, types), "[]") if "$ref" in within else (field, "")
+        inner, mark = (resolved(within, types), "[]") if "$ref" in within else (field, "")
         if "properties" not in inner:
             yield _row(prefix + name, field, name in schema.get("required", ()))
             continue
@@ -176,16 +177,6 @@ def _row(name: str, field: dict[str, Any], required: bool) -> Row:
     return Row(name, _type(field), "**required**" if required else _default(field), meaning)
 
 
-def _resolved(field: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
-    """Return *field* with what it refers to, and without the null that a manifest can leave out as well."""
-    around = {key: value for key, value in field.items() if key not in ("anyOf", "$ref")}
-    for choice in field.get("anyOf", [field]):
-        if choice.get("type") != "null":
-            reference = choice.get("$ref", "").rpartition("/")[2]
-            return {**(types[reference] if reference else choice), **around}
-    raise AssertionError(field)
-
-
 def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
     if value is None or _type(field).startswith("list of conditions"):
@@ -199,7 +190,7 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field["type"]:
         case "integer":
-            return f"integer, {_bounds(field)}" if field["maximum"] < COUNT_MAX else "integer"
+            return f"integer, {_bounds(field)}" if field["maximum"] < INT32_MAX else "integer"
         case "string" if field.get("format") == "date-time":
             return "instant"
         case "string":

@@ -36,7 +36,9 @@ def main() -> None:
     from tests.servers.tools import open_helm
 
     with open_helm() as helm:
-        TARGET.write_text(plain(helm.template(ROOT / "charts/pyncette-operator", VALUES, release=NAME)), "utf-8")
+        TARGET.write_text(
+            plain(helm.template(ROOT / "charts/pyncette-operator", VALUES, release=NAME)), "utf-8"
+        )
 
 
 def plain(objects: list[dict[str, Any]]) -> str:
