@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ import yaml
 
 from tests.servers import machine
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
+from tests.servers.tools import node_cache
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = Path(__file__).parent / "node"
@@ -26,6 +26,9 @@ IMAGES: Final = Path(__file__).parent / "images"
 
 KUBECONFIG_VARIABLE: Final = "PYNCETTE_TEST_KUBECONFIG"
 REGISTRY_VARIABLE: Final = "PYNCETTE_TEST_REGISTRY"
+
+NODE_VARIABLE: Final = "PYNCETTE_TEST_NODE"
+"""The folder of a bare node that is up (NODE_STATE), to be used and left as it is: saves time to who writes tests."""
 
 TAG: Final = "test"
 
@@ -65,6 +68,10 @@ class Cluster(ABC):
     def build(self, context: Path, image: str, file: str = "Dockerfile", **arguments: str) -> None:
         """Build *file* in *context* under the name *image*, and let the cluster have it."""
 
+    @abstractmethod
+    def provide_volume(self, namespace: str, claim: str) -> None:
+        """Make what a claim is going to be bound to, where no StorageClass does so by itself."""
+
 
 class BreakableCluster(Cluster):
     """A cluster of our own, whose components may be stopped, and which says what it was asked."""
@@ -100,17 +107,21 @@ class BreakableCluster(Cluster):
 
 
 class BareNode(BreakableCluster):
-    """Kubernetes in namespaces of its own, by tests/cluster/node; it ends with this process, also if that is killed."""
+    """
+    Kubernetes in namespaces of its own, by tests/cluster/node; it ends with this process, also if that is killed.
 
-    def __init__(self) -> None:
+    Given the *folder* of a node that is up, it uses that, and leaves it as it is then.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         # The paths of its sockets may have 107 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="pyncette-node-", dir="/tmp"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="pyncette-node-", dir="/tmp"))
         self.kubeconfig = self.folder / "kubeconfig"
-        self._environment = {
-            **os.environ,
-            "NODE_STATE": str(self.folder),
-            "NODE_PORT": str(machine.free_port()),
-        }
+        self._environment = {**os.environ, "NODE_STATE": str(self.folder)}
+        self._watchdog: machine.Watchdog | None = None
+        if folder:
+            return
+        self._environment["NODE_PORT"] = str(machine.free_port())
         self._watchdog = machine.Watchdog(
             'NODE_STATE="$1" "$2" down', self.folder, NODE / "node", account=machine.our_account()
         )
@@ -121,7 +132,8 @@ class BareNode(BreakableCluster):
             raise
 
     def close(self) -> None:
-        self._watchdog.fire()
+        if self._watchdog:
+            self._watchdog.fire()
 
     def build(self, context: Path, image: str, file: str = "Dockerfile", **arguments: str) -> None:
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
@@ -141,12 +153,25 @@ class BareNode(BreakableCluster):
         parts = [*sorted(log.glob("audit-*.json")), log / "audit.json"]
         return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 
-    def shared_folder(self, name: str) -> Path:
-        """A new folder that pods of any user can write to, by its path on the node, which is its path here."""
+    def provide_volume(self, namespace: str, claim: str) -> None:
+        name = f"{namespace}-{claim}"
         folder = self.folder / "volumes" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Of a folder of the node, the kubelet changes no owner.
         folder.chmod(0o777)
-        return folder
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "100Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "claimRef": {"namespace": namespace, "name": claim},
+                "hostPath": {"path": str(folder), "type": "Directory"},
+            },
+        }
+        apply = [find_kubectl(), "--kubeconfig", self.kubeconfig, "apply", "--filename", "-"]
+        subprocess.run(apply, input=json.dumps(volume), capture_output=True, text=True, check=True)
 
     def _node(self, *arguments: str | Path) -> None:
         done = subprocess.run(
@@ -194,6 +219,9 @@ class Kind(BreakableCluster):
     def build(self, context: Path, image: str, file: str = "Dockerfile", **arguments: str) -> None:
         _docker_build(context, image, file, arguments)
         _run("kind", "load", "docker-image", image, "--name", self._name)
+
+    def provide_volume(self, namespace: str, claim: str) -> None:
+        """Nothing: kind brings a default StorageClass."""
 
     def stop(self, component: str) -> None:
         # Before the kubelet could bring it back, it must not want it any more.
@@ -262,6 +290,9 @@ class GivenCluster(Cluster):
         _docker_build(context, image, file, arguments)
         _run("docker", "push", "--quiet", image)
 
+    def provide_volume(self, namespace: str, claim: str) -> None:
+        """Nothing: it has to have a default StorageClass."""
+
 
 def is_given() -> bool:
     """Say whether the environment names a cluster, of which the tests do not stop any component."""
@@ -275,12 +306,34 @@ def open_kubernetes() -> Cluster:
         if not registry or not machine.docker_runs():
             raise MissingServerError(MISSING)
         return GivenCluster(Path(os.environ[KUBECONFIG_VARIABLE]), registry)
-    if machine.docker_runs() and shutil.which("kind"):
+    folder = os.environ.get(NODE_VARIABLE)
+    if folder:
+        return BareNode(Path(folder))
+    if _kind_runs():
         return Kind()
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        print("bringing up a bare node, which is built first if it has not been", file=sys.stderr, flush=True)
+    if _node_runs():
         return BareNode()
     raise MissingServerError(MISSING)
+
+
+def prepare() -> None:
+    """Build what takes long, if it is missing. What cannot be had is told by open_kubernetes()."""
+    if not is_given() and not _kind_runs() and _node_runs():
+        _build()
+
+
+def _kind_runs() -> bool:
+    return shutil.which("kind") is not None and machine.docker_runs()
+
+
+def _node_runs() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _build(*parts: str) -> None:
+    """Let the node's build say on the terminal how far it is."""
+    if subprocess.run([NODE / "build", *parts], stdin=subprocess.DEVNULL).returncode != 0:
+        raise MissingServerError(MISSING)
 
 
 @cache
@@ -289,18 +342,8 @@ def find_kubectl() -> Path:
     found = shutil.which("kubectl")
     if found:
         return Path(found)
-    done = subprocess.run([NODE / "build", "apiserver"], stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise MissingServerError("there is no kubectl on PATH, and none could be built")
+    _build("apiserver")
     return node_cache() / "bin" / "kubectl"
-
-
-def node_cache() -> Path:
-    """Return where tests/cluster/node keeps what it has built."""
-    given = os.environ.get("NODE_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyncette-tests" / "node"
 
 
 def _docker_build(context: Path, image: str, file: str, arguments: Mapping[str, str]) -> None:

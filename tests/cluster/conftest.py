@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGES, ROOT, Cluster, BreakableCluster, is_given, open_kubernetes
+from tests.cluster.cluster import IMAGES, ROOT, BreakableCluster, Cluster, is_given, open_kubernetes, prepare
+from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.team import Team
 from tests.servers.errors import MissingServerError
+from tests.servers.tools import Helm
 
 HERE = Path(__file__).parent
+
+RELEASES = ("1", "2")
+"""Of the image whose handlers keep an account: a rollout goes from the first to the second."""
+
+BRING_UP_SECONDS = 900
+"""The first test of a session waits until the cluster is up and all images are built."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -17,11 +26,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.timeout(BRING_UP_SECONDS))
         item.add_marker(pytest.mark.xdist_group("cluster"))
     if is_given():
         breaking = {item for item in ours if "breakable_cluster" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=list(breaking))
         items[:] = [item for item in items if item not in breaking]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the node now, where one is to be built: that takes longer than any one test may."""
+    asked = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
+    if asked and not session.config.option.collectonly:
+        prepare()
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +94,31 @@ def kubectl(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubect
     kubectl.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     yield kubectl
     kubectl.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def accounted_images(cluster: Cluster, operator_image: str) -> list[str]:
+    """Images of handlers that keep an account, in two releases."""
+    images = [cluster.image("accounted", release) for release in RELEASES]
+    for release, image in zip(RELEASES, images, strict=True):
+        cluster.build(IMAGES / "accounted", image, PYNCETTE=operator_image, RELEASE=release)
+    return images
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster, helm: Helm, operator_image: str, postgres_image: str) -> Installation:
+    """The session's release of the chart, which may not be installed yet, or not any more."""
+    return Installation(cluster, helm, operator_image, postgres_image)
+
+
+@pytest.fixture
+def operator(release: Installation) -> Installation:
+    """The operator, installed for all namespaces, and ready. What a test does to it the next one does not see."""
+    release.ensure()
+    return release
+
+
+@pytest.fixture
+def team(cluster: Cluster, operator: Installation, kubectl: Kubectl, accounted_images: list[str]) -> Team:
+    """A namespace in which an application team has a database to use, and no pool yet."""
+    return Team(cluster, operator, kubectl, accounted_images)
