@@ -40,7 +40,7 @@ class Helm:
 
     def __init__(self, program: Path, home: Path) -> None:
         self.program = program
-        self._home = home
+        self.home = home
 
     def run(self, *arguments: str | Path, kubeconfig: Path | None = None, seconds: float = 300) -> str:
         """Run Helm and return what it printed. Raises HelmRefusedError with what it complained of."""
@@ -79,16 +79,16 @@ class Helm:
 
     @contextmanager
     def _values(self, values: Values) -> Iterator[Sequence[str | Path]]:
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self._home) as file:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self.home) as file:
             yaml.safe_dump(dict(values), file)
             file.flush()
             yield ("--values", file.name)
 
     def _environment(self, kubeconfig: Path | None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
-        homes = {f"HELM_{kind}_HOME": str(self._home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        homes = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         # A Helm that is given no cluster must not find one by itself.
-        return {**kept, **homes, "KUBECONFIG": str(kubeconfig or self._home / "no-kubeconfig")}
+        return {**kept, **homes, "KUBECONFIG": str(kubeconfig or self.home / "no-kubeconfig")}
 
 
 @contextmanager
