@@ -150,7 +150,7 @@ def test_a_crd_that_is_deleted_by_mistake_and_put_back_loses_no_schedule(
     operator.install(RELEASE, operator.values())
     team.kubectl.run("wait", "--for=condition=Established", "crd", *CRDS, "--timeout=30s")
     for name, wanted in spec.items():
-        team.kubectl.apply(task(name, **wanted))
+        team.kubectl.apply(task(name, wanted.pop("handler"), **wanted))
     team.start_pool()
 
     team.kubectl.wait_until_ready(*spec, seconds=120)

@@ -28,16 +28,15 @@ def build(tmp_path):
     (tmp_path / "bin" / "go").write_text(GO)
     (tmp_path / "bin" / "go").chmod(0o755)
 
-    def begin(**environment: str) -> subprocess.Popen[str]:
+    def begin(**environment: str) -> subprocess.Popen[bytes]:
         surroundings = {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             "NODE_CACHE": str(tmp_path / "cache"),
             "ASKED": str(tmp_path / "asked"),
             **environment,
         }
-        return subprocess.Popen(
-            [NODE / "build", "apiserver"], env=surroundings, stderr=subprocess.PIPE, text=True
-        )
+        with (tmp_path / "said").open("w") as said:
+            return subprocess.Popen([NODE / "build", "apiserver"], env=surroundings, stderr=said)
 
     return begin
 
@@ -66,7 +65,5 @@ def test_a_build_that_fails_leaves_nothing_that_could_be_run_and_is_made_again(b
 def test_without_go_the_message_says_what_to_do(build, tmp_path):
     (tmp_path / "bin" / "go").unlink()
 
-    process = build(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
-
-    assert "install it (https://go.dev/dl)" in process.communicate(timeout=30)[1]
-    assert process.returncode == 1
+    assert build(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin").wait(30) == 1
+    assert "install it (https://go.dev/dl)" in (tmp_path / "said").read_text()
