@@ -24,6 +24,27 @@ def manifest_reference() -> str:
     return page.manifest_reference()
 
 
+def custom_resource(plural: str) -> Callable[[], str]:
+    def make() -> str:
+        from tools import custom_resources
+
+        return custom_resources.documents()[plural]
+
+    return make
+
+
+def kustomization() -> str:
+    from tools import custom_resources
+
+    return custom_resources.kustomization()
+
+
+def conditions_reference() -> str:
+    from tools import conditions_reference as page
+
+    return page.conditions_reference()
+
+
 def operator_permissions() -> str:
     from tools import operator_permissions as rules
 
@@ -42,21 +63,6 @@ def chart_readme() -> str:
     return chart_values.chart_readme()
 
 
-def custom_resource(plural: str) -> Callable[[], str]:
-    def make() -> str:
-        from tools import custom_resources
-
-        return custom_resources.documents()[plural]
-
-    return make
-
-
-def kustomization() -> str:
-    from tools import custom_resources
-
-    return custom_resources.kustomization()
-
-
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/README.md": chart_readme,
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
@@ -67,6 +73,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
+    "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
 }
 

@@ -19,7 +19,7 @@ from pyncette.resources.task import (
 from tests.apiserver import pool, task
 from tests.apiserver.objects import largest
 from tests.servers import ApiError
-from tests.servers.kubernetes import custom_resource_definitions
+from tests.servers.kubernetes import ROOT, custom_resource_definitions
 from tools.custom_resources import open_api_schema
 
 OPERATOR = "pyncette-operator"
@@ -418,7 +418,9 @@ def test_the_crds_are_accepted_without_a_warning_and_cost_what_may_be_spent(apis
 
 
 def test_the_folder_of_crds_is_one_for_kubectl_apply(apiserver):
-    done = apiserver.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-k", "crds")
+    done = apiserver.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--force-conflicts", "-k", str(ROOT / "crds")
+    )
 
     assert done.count("serverside-applied (server dry run)") == 2
 

@@ -92,6 +92,36 @@ def test_a_frozen_server_takes_connections_and_says_nothing(own_apiserver):
     assert own_apiserver.admin.list("v1", "Namespace")
 
 
+def test_a_server_without_its_storage_says_that_it_is_not_ready_and_recovers(own_apiserver):
+    with own_apiserver.fresh_namespace() as namespace:
+        own_apiserver.admin.create(task(namespace))
+
+        with own_apiserver.without_storage(), pytest.raises(ApiError) as refused:
+            own_apiserver.admin.request("GET", "/readyz")
+
+        assert refused.value.status == 500
+        assert own_apiserver.admin.exists(task(namespace))
+        assert own_apiserver.admin.create(task(namespace, "other"))
+
+
+def test_a_list_that_is_half_read_and_an_old_watch_expire_once_the_past_is_forgotten(own_apiserver):
+    with own_apiserver.fresh_namespace() as namespace:
+        for name in ("a", "b", "c"):
+            own_apiserver.admin.create(task(namespace, name))
+        path = f"/apis/pyncette.dev/v1alpha1/namespaces/{namespace}/pyncettetasks"
+        first = own_apiserver.admin.request("GET", path, limit=1)
+        own_apiserver.admin.create(task(namespace, "d"))
+
+        own_apiserver.forget_the_past()
+
+        with pytest.raises(ApiError) as expired:
+            own_apiserver.admin.request("GET", path, limit=1, **{"continue": first["metadata"]["continue"]})
+        assert (expired.value.status, expired.value.reason) == (410, "Expired")
+        version = first["metadata"]["resourceVersion"]
+        told = own_apiserver.admin.request("GET", path, watch="1", resourceVersion=version, timeoutSeconds=1)
+        assert (told["type"], told["object"]["code"]) == ("ERROR", 410)
+
+
 def test_the_audit_log_tells_who_asked_for_what_and_how_it_ended(own_apiserver):
     with own_apiserver.fresh_namespace() as namespace:
         account = own_apiserver.account(namespace)

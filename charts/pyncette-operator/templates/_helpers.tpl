@@ -145,7 +145,7 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- define "pyncette.checked" -}}
 {{- $backends := (include "pyncette.backends" . | fromYaml).backends -}}
 {{- if not $backends -}}
-{{- fail "No backend is configured, so there is nowhere to keep tasks. Name a Secret that holds the URL of a database: --set backends[0].name=default --set backends[0].secretName=pyncette-backend (or, to try things out, set backend.embedded.enabled and backend.embedded.secretName)." -}}
+{{- fail "No backend is configured, so there is nowhere to keep tasks. Name a Secret that holds the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' (or, to try things out, set backend.embedded.enabled and backend.embedded.secretName)." -}}
 {{- end -}}
 {{- if and .Values.namespaces (not .Values.clusterId) -}}
 {{- fail "With namespaces, clusterId is required: the operator may then not read the uid of kube-system, which it would take instead. Choose any name that no other cluster on the same database has, and keep it." -}}
