@@ -39,6 +39,12 @@ def kustomization() -> str:
     return custom_resources.kustomization()
 
 
+def metrics_reference() -> str:
+    from tools import metrics_reference as page
+
+    return page.metrics_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
@@ -47,6 +53,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
     "docs/reference/manifests.md": manifest_reference,
+    "docs/reference/metrics-operator.md": metrics_reference,
 }
 
 
