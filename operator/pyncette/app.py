@@ -14,7 +14,15 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock
-from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
+from pyncette.configuration import (
+    Executor,
+    batch_size_of,
+    made_by,
+    realm_of,
+    refuse_unknown,
+    require_store,
+    slots_of,
+)
 from pyncette.core.record import Key, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
@@ -22,6 +30,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
+from pyncette.members import Member, Membership
 from pyncette.model import (
     A_MICROSECOND,
     Context,
@@ -80,7 +89,7 @@ class Pyncette:
         self.listeners: list[Listener] = []
         self.repository_factory = repository_factory
         self.batch_size = batch_size_of(configuration)
-        self.realm = str(configuration.get("realm", ""))
+        self.realm = realm_of(configuration)
         self.slots = slots_of(made_by(executor_cls, configuration))
         self.configuration = configuration
 
@@ -471,6 +480,7 @@ class PyncetteContext:
             registrations=registrations,
             settings=self._settings,
             renewal_store=self._renewal_store,
+            membership=self._membership(),
             listeners=self.app.listeners,
         )
         self._worker = worker
@@ -491,6 +501,14 @@ class PyncetteContext:
                 task.told_if_enabled.discard(look_soon)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    def _membership(self) -> Membership | None:
+        """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""
+        if self._renewal_store is None:
+            return None
+        holder, slots, *_ = self._settings
+        member = Member(holder, tuple(sorted(self.app.tasks)), slots=slots, started_at=self.clock.now())
+        return Membership(self.realm, member, self.clock)
 
     def __getattr__(self, name: str) -> Any:
         """Let a fixture reach those that were set up before it."""

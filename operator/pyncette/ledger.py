@@ -62,7 +62,7 @@ class Settling(NamedTuple):
 
 
 class Ledger:
-    """The only writer of records. *wake* is told of each record that becomes claimable sooner than it was."""
+    """The only writer of what tasks have stored. *wake* is told of each record that becomes claimable sooner than it was."""
 
     def __init__(
         self, store: Store, clock: Clock, wake: Callable[[Partition, Instant], None] | None = None

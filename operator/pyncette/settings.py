@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from pyncette.core.record import check_realm
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, read_backend
 from pyncette.store.base import PARTITION_BYTES_MAX
@@ -112,6 +113,10 @@ def _realm(text: str) -> str:
         size = -1
     if size < 0 or "\0" in text or size > PARTITION_BYTES_MAX // 2:
         raise ConfigurationError(f"a realm is any text of up to {PARTITION_BYTES_MAX // 2} bytes")
+    try:
+        check_realm(text)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     return text
 
 

@@ -501,6 +501,34 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
 
 
 @cli.command(
+    short_help="List the workers that run.",
+    examples=[
+        "pyncette workers --backend postgresql://user:password@host/database",
+        "pyncette workers --realm cluster/shop/default --output json",
+    ],
+)
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def workers(path: Path | None, settings: Settings, output: str) -> None:
+    """
+    List the workers that run in the realm, with the version and the handlers of each.
+
+    One that drains is no longer among them. One that was killed is for another minute.
+    """
+    from pyncette.cli import stored
+    from pyncette.cli.tables import workers_of
+
+    found = stored.with_store(
+        _backend_of(settings, path), lambda store: workers_of(store, settings.realm or "")
+    )
+    if output == "json":
+        print_json(found.as_json())
+    else:
+        print_table(found.as_table())
+
+
+@cli.command(
     short_help="Schedule the instances that stand in a file.",
     examples=[
         "pyncette load tasks remind users.jsonl --backend postgresql://user:password@host/database",

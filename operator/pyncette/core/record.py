@@ -26,6 +26,16 @@ class Partition(NamedTuple):
     number: int = 0
 
 
+RESERVED_REALMS: Final = "pyncette:"
+"""How the realms begin that hold what workers tell each other, and no tasks. Nobody else's can: see `check_realm`."""
+
+
+def check_realm(realm: str) -> None:
+    """Raise ValueError for a realm in which nobody can have tasks."""
+    if realm.startswith(RESERVED_REALMS):
+        raise ValueError(f"realms that begin with {RESERVED_REALMS} are not for tasks")
+
+
 class Key(NamedTuple):
     """Which record: keys of one partition are ordered by their three names, and scanned in that order."""
 

@@ -13,6 +13,7 @@ from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
+from pyncette.members import Membership
 from pyncette.store.base import Renewal, Store
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.patience import Patience
@@ -139,14 +140,23 @@ class RenewalThread:
     """
     Renews on a thread with a loop and a connection of its own, so that a handler that blocks its loop costs no lease.
 
-    An async context manager. It also watches the loop of the handlers, and names the one that blocks it.
+    An async context manager. It also watches the loop of the handlers, and names the one that blocks it; and it keeps
+    up the *membership* of this worker, which is a lease like the others.
     """
 
-    def __init__(self, runs: Runs, open_store: Callable[[], Store], clock: Clock, patience: Patience) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        open_store: Callable[[], Store],
+        clock: Clock,
+        patience: Patience,
+        membership: Membership | None = None,
+    ) -> None:
         self._runs = runs
         self._open_store = open_store
         self._clock = clock
         self._patience = patience
+        self._membership = membership
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -191,6 +201,8 @@ class RenewalThread:
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose))
                 group.create_task(self._watch())
+                if self._membership is not None:
+                    group.create_task(self._membership.run(store))
 
     def _lose(self, occurrence: Occurrence) -> None:
         self._handlers_loop.call_soon_threadsafe(occurrence.lose)

@@ -14,6 +14,7 @@ from pyncette.core.record import Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
+from pyncette.members import Membership
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox
@@ -62,7 +63,8 @@ class Worker:
     Runs what is due.
 
     It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
-    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory.
+    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
+    tells others that it runs, by *membership*, until it claims nothing more.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class Worker:
         registrations: Sequence[Registration],
         settings: WorkerSettings,
         renewal_store: Callable[[], Store] | None = None,
+        membership: Membership | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._renewal_store = renewal_store
+        self._membership = membership
         self._listeners = listeners
         self._patience = Patience()
         self._outbox = Outbox(ledger, self._wake, self._patience)
@@ -137,6 +141,8 @@ class Worker:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
         self._grace_seconds = None if grace is None else grace / SECOND
         self._poller.stop()
+        if self._membership is not None:
+            self._membership.leave()
         self._runs.give_back_early()
         if self._grace is not None and not self._grace.expired():
             ends_at = None if grace is None else asyncio.get_running_loop().time() + grace / SECOND
@@ -151,17 +157,23 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:
-                thread = RenewalThread(self._runs, self._renewal_store, self._clock, self._patience)
+                thread = RenewalThread(
+                    self._runs, self._renewal_store, self._clock, self._patience, self._membership
+                )
                 await stack.enter_async_context(thread)
             background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
                 self._renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
                 background.append(asyncio.create_task(self._renewer.run(Occurrence.lose)))
+                if self._membership is not None:
+                    background.append(asyncio.create_task(self._membership.run(self._ledger.store)))
             poller = asyncio.create_task(self._poller.run())
             try:
                 await self._until_ended(poller, background)
             finally:
                 poller.cancel()
+                if self._membership is not None:
+                    self._membership.leave()
                 await _shielded(self._give_back(poller))
                 left = [*background, *self._poller.starting, *self._runs.replacing]
                 for task in left:
