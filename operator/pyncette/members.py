@@ -153,7 +153,14 @@ class Membership:
                 await self._say(store)
                 await self._clock.wait_for(self._left, RENEWAL_PAUSE)
         finally:
-            await self._withdraw(store)
+            withdrawing = asyncio.create_task(self._withdraw(store))
+            try:
+                await asyncio.shield(withdrawing)
+            except (
+                asyncio.CancelledError
+            ):  # nothing was left to run, so the process ends before this is written
+                await withdrawing
+                raise
 
     async def _say(self, store: Store) -> None:
         try:

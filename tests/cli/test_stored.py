@@ -1,9 +1,12 @@
 """`tasks`, `runs`, `run` and `migrate` read and write what is stored; bad input ends in a sentence and an exit code."""
 
 import asyncio
+import contextlib
 import datetime
 import json
 import os
+import re
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -11,9 +14,11 @@ from click.testing import CliRunner
 from pyncette import Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
+from pyncette.clock import SystemClock
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Missed
+from pyncette.members import Member, Membership
 from pyncette.store.backend import read_backend
 from tests.cli import MODULE, Program, called
 
@@ -205,6 +210,61 @@ def test_a_task_whose_zone_is_gone_is_listed_like_the_others(file):
     assert listed.keys() == {"beat", "remind", "report"}
     assert "0 12 * * 1-5 Gone/Nowhere" in invoke("tasks", PYNCETTE_BACKEND=file.url).stdout
     assert invoke("tasks", "report", PYNCETTE_BACKEND=file.url).exit_code == 0
+
+
+# --- Workers ---------------------------------------------------------------------------------------------------------
+
+
+async def join(url, realm, *members):
+    """Let *members* be there, as killed workers are for a while."""
+    clock = SystemClock()
+    async with read_backend(url).new_store() as store:
+        for member in members:
+            run = asyncio.create_task(Membership(realm, member, clock).run(KeptStore(store)))
+            await asyncio.sleep(0.3)
+            run.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await run
+
+
+class KeptStore:
+    """A store of which nothing is removed."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def swap(self, changes):
+        return await self._store.swap([change for change in changes if change.after])
+
+
+def test_workers_that_run_are_listed_with_what_they_run(store):
+    started_at = int(time.time() - 90) * 1_000_000
+    member = Member("pod:1:abc", ("beat", "report"), "1.2.3", reader=4, slots=7, started_at=started_at)
+    asyncio.run(join(store.url, "", member))
+    asyncio.run(join(store.url, "elsewhere", Member("another")))
+
+    (worker,) = told("workers", "--backend", store.url)
+    table = invoke("workers", "--backend", store.url).stdout
+
+    start = worker.pop("startTime")
+    assert datetime.datetime.fromisoformat(start).timestamp() == started_at / 1_000_000
+    assert worker == {
+        "worker": "pod:1:abc", "version": "1.2.3", "schema": 4, "handlers": ["beat", "report"], "slots": 7,
+    }  # fmt: skip
+    assert re.search(r"^pod:1:abc +1.2.3 +7 +1 min \d+ s ago +beat, report$", table, re.MULTILINE)
+    assert [one["worker"] for one in told("workers", "--backend", store.url, "--realm", "elsewhere")] == [
+        "another"
+    ]
+
+
+def test_workers_are_no_tasks(store):
+    before = told("tasks", "--backend", store.url)
+    asyncio.run(join(store.url, "", Member("pod:1:abc")))
+
+    assert told("tasks", "--backend", store.url) == before
 
 
 # --- Firing ----------------------------------------------------------------------------------------------------------

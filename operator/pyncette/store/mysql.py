@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -80,16 +80,24 @@ class MysqlStore(NumberedStore):
     """
     Records in the tables whose names begin with *table*, in the database at *address*.
 
-    With *create* the tables are created if they are missing; without it nothing but rows is ever written.
-    Raises ValueError for a name that is not allowed.
+    With *create* the tables are created if they are missing; without it nothing but rows is ever written. *renewed*
+    is asked at each connect for the address with the credentials that count by then. Raises ValueError for a name that
+    is not allowed.
     """
 
-    def __init__(self, address: Address, table: str = TABLE, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        address: Address,
+        table: str = TABLE,
+        *,
+        create: bool = True,
+        renewed: Callable[[], Address] | None = None,
+    ) -> None:
         super().__init__()
         self._tables = tables_named(table)
         self._sql = Statements(self._tables)
         self._create = create
-        self._connections = Connections(address, self._forget)
+        self._connections = Connections(address, self._forget, renewed=renewed)
         self._heads = Heads(USUAL_LOOK)
         self._is_quiet = False
         """Whether the last claim found nothing: then the next one looks before it asks, which is one statement."""
