@@ -13,6 +13,7 @@ from pyncette.cli.failures import ExitCode, Failure, first_of
 from pyncette.controller.api import TASKS, Api, ApiError, ApiUnavailableError
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.metrics import FORBIDDEN, MetricsServer
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.watch import Watch, WatchEndedError
@@ -86,11 +87,15 @@ async def _work(settings: OperatorSettings) -> None:
             cluster_id = settings.cluster_id or await _patiently(lambda: api.uid_of_namespace(KUBE_SYSTEM))
             namespaces = await _visible(api, settings)
             operator = Operator(settings, cluster_id, api, namespaces)
+            operator.metrics.gauge(FORBIDDEN).set(len(settings.namespaces) - len(namespaces))
             probes.operator = operator
             watch = Watch(credentials, operator.seen, namespaces)
             logger.info("begun", extra={"cluster": cluster_id, "namespaces": ",".join(namespaces) or "all"})
             watching = asyncio.Event()
-            async with asyncio.TaskGroup() as working:
+            async with contextlib.AsyncExitStack() as stack:
+                if settings.metrics:
+                    stack.enter_context(MetricsServer("", settings.metrics, operator.metrics.registry))
+                working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:
                     working.create_task(_notice_rights(api, settings, namespaces))
