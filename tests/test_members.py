@@ -141,6 +141,21 @@ async def test_a_worker_that_is_stopped_without_a_drain_withdraws_as_well(bench:
     assert bench.records() == []
 
 
+async def test_a_worker_that_ends_while_it_withdraws_has_withdrawn(bench: Bench) -> None:
+    class SlowStore(CountingStore):
+        async def swap(self, changes):
+            await asyncio.sleep(0.01)
+            return await super().swap(changes)
+
+    async with bench.member(store=SlowStore(bench.backend)) as membership:
+        await asyncio.sleep(0.05)
+        assert await bench.look() == [ALICE]
+        membership.leave()
+        await asyncio.sleep(0.001)
+
+    assert bench.records() == []
+
+
 async def test_a_worker_that_was_to_drain_before_it_began_is_never_a_member(bench: Bench) -> None:
     membership = Membership(REALM, ALICE, bench.clock)
     membership.leave()

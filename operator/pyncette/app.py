@@ -51,7 +51,7 @@ from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
 from pyncette.templates import Templates
-from pyncette.worker.service import AHEAD, Listener, Worker, WorkerSettings
+from pyncette.worker.service import AHEAD, Figures, Listener, Worker, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -362,6 +362,16 @@ class PyncetteContext:
     def ready(self) -> bool:
         """Whether it polls, and the backend answered when it was last asked."""
         return self._running and self._worker is not None and self._worker.ready and not self._shut_down
+
+    @property
+    def figures(self) -> Figures:
+        """How much there is to do. Can be asked from any thread."""
+        return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the event loop has stood still: some seconds, unless something is wrong. Can be asked from any thread."""
+        return 0.0 if self._worker is None else self._worker.stalled_seconds
 
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""

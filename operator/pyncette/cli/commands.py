@@ -18,7 +18,7 @@ import click
 from pyncette._version import __version__
 from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
 from pyncette.cli.output import Table, print_json, print_table
-from pyncette.settings import SETTINGS, Settings, read_settings
+from pyncette.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import set_up_logging
@@ -94,6 +94,8 @@ def main() -> None:
 
 def settings_options(*names: str) -> Callable[[F], F]:
     """Add the options of settings; the command gets all that is set as one argument, `settings`."""
+    if BACKEND.name in names:
+        names = (*names, BACKEND_FILE.name)
 
     def decorator(command: F) -> F:
         @wraps(command)  # the options of the command so far come along
@@ -146,8 +148,10 @@ def handler_option(command: F) -> F:
 def _backend_of(settings: Settings, path: Path | None) -> Backend:
     from pyncette.cli import stored
 
-    if path is not None and click.get_current_context().params.get("backend") is not None:
-        raise Failure("--path and --backend name two different ones: give one of them")
+    given = click.get_current_context().params
+    for setting in (BACKEND, BACKEND_FILE):
+        if path is not None and given.get(setting.name) is not None:
+            raise Failure(f"--path and {setting.option} name two different ones: give one of them")
     return stored.backend_of(settings, path)
 
 
@@ -288,7 +292,10 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
     ],
 )
 @click.argument("module", metavar="MODULE[:APP]")
-@settings_options("backend", "realm", "concurrency", "drain_seconds", "health", "log_format", "log_level")
+@settings_options(
+    *("backend", "realm", "concurrency", "drain_seconds", "health", "metrics", "stall_seconds"),
+    *("log_format", "log_level"),
+)
 def worker(module: str, settings: Settings) -> None:
     """
     Run the handlers of a task module on a backend, as one of any number of workers.
@@ -614,13 +621,16 @@ def migrate(settings: Settings, output: str) -> None:
     """
     Bring the tables of the backend to the schema of this release; create them where there are none.
 
-    Programs of the release before go on working on them. It can be done while workers run.
+    Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
+    where such workers still run they go on, and the exit code is 4.
     """
+    from pyncette import members
+
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
     if settings.backend.in_memory:
         raise Failure("tables in the memory of this process are gone with it: name a file or a server")
-    migrated = asyncio.run(settings.backend.migrate())
+    migrated = asyncio.run(members.migrate(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:

@@ -50,6 +50,20 @@ class WorkerSettings(NamedTuple):
     """How long before they are due occurrences are claimed, at most, to be started on time; 0: once they are due."""
 
 
+class Figures(NamedTuple):
+    """How much a worker has to do at a moment."""
+
+    slots: int
+    slots_used: int
+    """By what runs, and by what was claimed and is about to."""
+    claimed: int
+    """Occurrences, since it started."""
+    backlogged: int
+    """Partitions in which more was due than the last look at them could take."""
+    unwritten: int
+    """Results of runs that the backend has not taken yet."""
+
+
 class Listener(Protocol):
     """Is told what a worker does; must not block."""
 
@@ -100,7 +114,9 @@ class Worker:
             self._polling,
         )
         self._runs.on_limit_freed = self._poller.look_soon
+        self._slots = settings.slots
         self._renewer: Renewer | None = None
+        self._thread: RenewalThread | None = None
         self._grace_seconds: float | None = None
         self._grace: asyncio.Timeout | None = None
         """Ends the wait for what runs; from the moment of `drain` on."""
@@ -115,6 +131,22 @@ class Worker:
     def last_polled_at(self) -> Instant | None:
         """When the last look for claimable records ended; None before the first. A wait for the next counts as a look."""
         return self._poller.polled_at
+
+    @property
+    def figures(self) -> Figures:
+        """How much there is to do. Can be asked from any thread."""
+        return Figures(
+            self._slots,
+            self._slots - self._runs.free,
+            self._poller.claimed,
+            self._poller.backlogged,
+            len(self._outbox),
+        )
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long a loop of this worker has stood still: some seconds, unless something is wrong. From any thread."""
+        return 0.0 if self._thread is None else self._thread.stalled_seconds
 
     @property
     def running(self) -> Sequence[Occurrence]:
@@ -157,10 +189,11 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:
-                thread = RenewalThread(
+                self._thread = RenewalThread(
                     self._runs, self._renewal_store, self._clock, self._patience, self._membership
                 )
-                await stack.enter_async_context(thread)
+                stack.callback(self._part_with_thread)
+                await stack.enter_async_context(self._thread)
             background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
                 self._renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
@@ -225,6 +258,10 @@ class Worker:
             logger.warning(
                 "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
             )
+
+    def _part_with_thread(self) -> None:
+        """From now on nobody notes that the loops turn; what is still to be torn down may take its time."""
+        self._thread = None
 
     async def _listen(self) -> None:
         """Wake at what other processes notify of."""
