@@ -45,6 +45,12 @@ def conditions_reference() -> str:
     return page.conditions_reference()
 
 
+def metrics_reference() -> str:
+    from tools import metrics_reference as page
+
+    return page.metrics_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
@@ -54,6 +60,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_reference,
     "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
+    "docs/reference/metrics-operator.md": metrics_reference,
 }
 
 

@@ -262,6 +262,9 @@ def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiErr
         return ConflictError(message)
     if status == HTTPStatus.FORBIDDEN:
         return ForbiddenError(message)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
+        # The object has come again, as another.
+        return ConflictError(message)
     if status in UNACCEPTABLE or _is_misshapen(status, told):
         return RefusedError(str(told.get("message") or message))
     # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
@@ -284,6 +287,12 @@ def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiErr
     if told.get("reason") == "NotFound" and about_it:
         return NoSuchObjectError(message)
     return NoSuchKindError(message)
+
+
+def _fields(told: Mapping[str, Any]) -> set[str]:
+    """Return what is wrong with the object."""
+    causes = (told.get("details") or {}).get("causes") or ()
+    return {cause.get("field", "") for cause in causes}
 
 
 def _status_of(answer: bytes) -> dict[str, Any]:
