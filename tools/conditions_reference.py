@@ -28,7 +28,7 @@ A handler that no worker has registered is waited for: up to {PENDING_MAX // SEC
 while its workers run and nothing is rolled out. So a task and the image with its handler can be changed in one commit. Whenever a worker registers it, the
 task is well by itself. A task that is suspended or over needs no handler.
 
-Once a generation is in the backend, neither an outage of that nor a pool without workers makes its task unready: those are conditions of the pool.
+Once a generation is in the backend, neither an outage of that nor workers that are gone make its task unready: those are conditions of the pool.
 """
 
 POOLS_HEAD = """
@@ -60,7 +60,7 @@ EVENTS = f"""
 ## Events
 
 Events tell of transitions: that a task got stuck or is well again, waits for its backend, its handler or its move, is suspended, goes on, or is over; that
-its runs began to fail, or succeed again; that the first occurrence was dead-lettered; that something asked for by annotation was done. They do not tell of each run, nor
+its runs began to fail, or succeed again; that the first occurrence was dead-lettered; that something asked for by annotation was done. They do not tell of each run, nor that a wait is over, nor
 of a task that is seen for the first time, unless it is stuck. Of pools they tell alike: stuck, workers that fail later, rolled out, scaled to zero, the backend away
 and back. The same is told once in {WINDOW // SECOND // 60} minutes.
 """

@@ -72,18 +72,28 @@ def test_what_stays_is_told_once():
 
 
 def test_a_task_that_is_well_again_says_so():
-    task = well().to_pool(**UNKNOWN).look()
+    task = well().to_pool(**UNKNOWN).look().later(30 * SECOND).look()
 
     assert task.to_pool(members=Scene().pool.members).look().told == ["Normal Scheduled"]
 
 
-def test_a_backend_that_keeps_an_edit_away_is_told_and_so_is_its_return():
+def test_a_fresh_install_makes_no_event_for_each_task_however_long_it_waits():
+    task = Watched().to_pool(access=Access.DOWN, members=None).look()
+    task.later(MINUTE).to_pool(access=Access.OPEN).look()
+    task.later(MINUTE).to_pool(members=(), rolling_out=True).mirror().look()
+    task.later(MINUTE).to_pool(members=Scene().pool.members, rolling_out=False).look()
+    task.later(MINUTE).ended(Outcome.SUCCEEDED).look()
+
+    assert (task.ready, task.events) == ("True Scheduled", {})
+
+
+def test_a_backend_that_keeps_an_edit_away_is_told():
     task = well().edit()
     record, task.record = task.record, None
 
     assert task.to_pool(access=Access.DOWN).look().told == ["Warning BackendUnreachable"]
     task.record = record
-    assert task.to_pool(access=Access.OPEN).mirror().look().told == ["Normal Scheduled"]
+    assert task.to_pool(access=Access.OPEN).mirror().look().told == []
 
 
 def test_suspension_by_the_spec_and_its_end_are_told():

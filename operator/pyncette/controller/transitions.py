@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pyncette.clock import Instant
 from pyncette.controller.api import Manifest
-from pyncette.controller.conditions import READY, STALLED, condition_of
+from pyncette.controller.conditions import READY, RECONCILING, STALLED, condition_of
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.reasons import Reason
 from pyncette.resources.conversion import REDRIVE, RESUME, RUN
@@ -22,8 +22,8 @@ def events_of(
 
     Told are: that a task got stuck, or is well again; that it waits for its backend, its handler or its move; that it is
     suspended, goes on, or is over; that runs began to fail, that the first was dead-lettered, that they succeed again; that
-    something asked for was done. Not told are: how each run went, that an edit was taken over, and anything of a task that
-    is seen for the first time, unless it is stuck.
+    something asked for was done. Not told are: how each run went, that an edit was taken over, that a wait is over, and
+    anything of a task that is seen for the first time, unless it is stuck.
 
     An Event that is there already by its name was told: whoever creates them takes that for done.
     """
@@ -50,15 +50,16 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
     old, new = condition_of(before, READY), condition_of(after, READY)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return []
-    was, reason = None if old is None else Reason.of(old.reason), Reason.of(new.reason)
+    reason = Reason.of(new.reason)
     stuck = condition_of(after, STALLED) is not None
     if reason is None or reason.event is None:
         return []
     if before.observed_generation == UNOBSERVED and not stuck:
         return []
-    if reason is Reason.SCHEDULED and (
-        was is None or was.event is None
-    ):  # an edit was taken over: nothing happened
+    # That it begins to wait is told; what else it waits for, and that the wait is over, is not: after an install all tasks
+    # have waited for their backend and their workers.
+    waits_on = reason is Reason.SCHEDULED or condition_of(after, RECONCILING) is not None
+    if waits_on and condition_of(before, RECONCILING) is not None:
         return []
     return [Occasion(reason, reason.event, new.message)]
 
