@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -27,6 +29,12 @@ ASK_SECONDS: Final = 2.0
 RIGHTS_SECONDS: Final = 60.0
 """How often it is asked what the operator may see, where it is told namespace by namespace."""
 
+RECURSION_MAX: Final = 100_000
+"""Ten times the levels that the API server's own parser allows; each takes a few calls at most."""
+
+STACK_BYTES: Final = 64 * 1024 * 1024
+"""Of each thread, which costs nothing until it is used."""
+
 KUBE_SYSTEM: Final = "kube-system"
 """The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
 
@@ -40,6 +48,9 @@ def run_operator(settings: OperatorSettings) -> int:
     Raises ConfigurationError if it cannot begin, and Failure if this process cannot go on knowing all that there is: it is
     to be started again.
     """
+    # The API server takes JSON that is nested thousands of levels deep, as arguments of a task: to read that is no reason to fail.
+    sys.setrecursionlimit(RECURSION_MAX)
+    threading.stack_size(STACK_BYTES)
     try:
         asyncio.run(_operate(settings))
     except Exception as error:

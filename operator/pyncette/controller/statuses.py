@@ -118,7 +118,9 @@ class Statuses:
                 reference = await self._next()
                 wanted = self._wanted.pop(reference)
                 self._under_way.add(reference)
-                writing.create_task(self._write(reference, wanted)).add_done_callback(lambda _: slots.release())
+                writing.create_task(self._write(reference, wanted)).add_done_callback(
+                    lambda _: slots.release()
+                )
                 await asyncio.sleep(1 / self._rate)
 
     async def _next(self) -> Reference:
