@@ -43,7 +43,6 @@ def conditions_reference() -> str:
     from tools import conditions_reference as page
 
     return page.conditions_reference()
-<<<<<<< HEAD
 
 
 def operator_permissions() -> str:
@@ -62,8 +61,6 @@ def chart_readme() -> str:
     from tools import chart_values
 
     return chart_values.chart_readme()
-=======
->>>>>>> 4e7d754901078af4fe1e9b0de074f98d85650340
 
 
 def metrics_reference() -> str:

@@ -52,11 +52,8 @@ def status(code, reason="", message="", **details):
         (400, status(400, "BadRequest", "odd"), RefusedError),
         (413, status(413, "RequestEntityTooLarge", "odd"), RefusedError),
         (422, status(422, "Invalid", "odd"), RefusedError),
-<<<<<<< HEAD
         (422, status(422, "Invalid", "odd", causes=[{"field": "spec.replicas"}]), RefusedError),
         (422, status(422, "Invalid", "odd", causes=[{"field": "metadata.uid"}]), ConflictError),
-=======
->>>>>>> 4e7d754901078af4fe1e9b0de074f98d85650340
         (
             500,
             status(500, "", "failed to create typed patch object (shop/a; v1, Kind=A): .b: bad"),
@@ -65,12 +62,6 @@ def status(code, reason="", message="", **details):
         (500, status(500, "", "failed to convert new object (shop/a; v1, Kind=A): quantities"), RefusedError),
         (500, status(500, "InternalError", "failed to create typed patch object"), ApiUnavailableError),
         (500, status(500, "", "etcdserver: request timed out"), ApiUnavailableError),
-<<<<<<< HEAD
-=======
-        (422, status(422, "Invalid", "odd", causes=[{"field": "spec.replicas"}]), RefusedError),
-        (422, status(422, "Invalid", "odd", causes=[{"field": "metadata.uid"}]), ConflictError),
-        (500, status(500, "", "failed to create typed patch object (…): expected numeric"), RefusedError),
->>>>>>> 4e7d754901078af4fe1e9b0de074f98d85650340
         (401, status(401, "Unauthorized"), ApiUnavailableError),
         (408, b"", ApiUnavailableError),
         (410, status(410, "Expired"), ApiUnavailableError),
