@@ -49,6 +49,7 @@ NEED_AN_EXTRA = (
     "pyncette.prometheus",
     "pyncette.store.dynamodb",
     "pyncette.store.postgres",
+    "pyncette.telemetry.metrics",
 )
 
 
