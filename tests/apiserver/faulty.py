@@ -52,6 +52,8 @@ class FaultyApiServer:
         self.streams: set[Stream] = set()
         self._passing = asyncio.Event()
         self._passing.set()
+        self._streaming = asyncio.Event()
+        self._streaming.set()
         self._refusals: list[tuple[Matches, int, Any, float]] = []
         self._session: aiohttp.ClientSession | None = None
 
@@ -104,6 +106,10 @@ class FaultyApiServer:
 
     def speak_again(self) -> None:
         self._passing.set()
+
+    def mute_streams(self) -> None:
+        """Pass on nothing more of what watches say; all else goes through."""
+        self._streaming.clear()
 
     def say(self, line: dict[str, Any] | bytes, plural: str = "pyncettetasks", *, ends: bool = True) -> None:
         """Put *line* into the streams of *plural*, and end them unless told otherwise."""
@@ -165,6 +171,8 @@ class FaultyApiServer:
         try:
             async for chunk in self._chunks(answer, stream):
                 await self._passing.wait()
+                if is_watch(request):
+                    await self._streaming.wait()
                 await response.write(chunk)
         finally:
             self.streams.discard(stream)

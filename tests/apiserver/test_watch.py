@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from pyncette.controller import watch
-from pyncette.controller.api import DEPLOYMENTS, POOLS, TASKS
+from pyncette.controller import liveness, watch
+from pyncette.controller.api import DEPLOYMENTS, POOLS, TASKS, ObjectName
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.liveness import Liveness, Sight
+from pyncette.controller.objects import News, Objects
 from pyncette.controller.watch import Watch, WatchEndedError
 from tests.apiserver import pool, task
 from tests.apiserver.faulty import FaultyApiServer, is_list, is_watch
@@ -347,6 +349,34 @@ async def test_a_stream_that_falls_silent_is_given_up_and_taken_up_again(
             server.speak_again()
             await watcher.until(lambda: watcher.changes("meanwhile"))
             assert len(server.streams - silent) >= 1
+
+
+async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, namespace, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "SILENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(liveness, "BLIND_SECONDS", 1.0)
+    sight = Sight()
+    objects = Objects(sight)
+    operator = Liveness(sight, resync_seconds=300)
+    async with FaultyApiServer(apiserver).running() as server:
+        credentials = Credentials(str(server.kubeconfig(tmp_path / "kubeconfig")))
+        watcher = Watcher()
+        monkeypatch.setattr(
+            watcher, "seen", lambda *event: (watcher.told.append(event), objects.observe(*event))
+        )
+        async with watching(credentials, [namespace], watcher), Kubernetes(credentials) as api:
+            await watcher.until(lambda: len(server.streams) == 3)
+            operator.discovered()
+            await objects.absorb(TASKS, namespace, api.list(TASKS, namespace))
+            operator.resynced()
+            assert operator.is_ready()
+
+            server.mute_streams()
+            await do(apiserver.admin.create, task(namespace))
+            listed = await objects.absorb(TASKS, namespace, api.list(TASKS, namespace))
+            await asyncio.sleep(1.1)
+
+    assert listed.changed == {ObjectName(namespace, "report"): News.WISH}
+    assert not operator.is_alive()
 
 
 async def test_an_expired_token_is_exchanged_for_the_one_that_lies_there_now(apiserver, namespace, tmp_path):
