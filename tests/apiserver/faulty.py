@@ -132,7 +132,7 @@ class FaultyApiServer:
             self.requests.append(f"{request.method} {request.path} {code}")
             return web.json_response(body, status=code)
         await self._passing.wait()
-        headers = {
+        headers = {"Accept-Encoding": "identity"} | {
             name: value
             for name, value in request.headers.items()
             if name.lower() in {"authorization", "accept", "content-type", "user-agent"}
@@ -143,7 +143,7 @@ class FaultyApiServer:
                 request.method,
                 f"{self._server.url}{request.raw_path}",
                 headers=headers,
-                data=await request.read(),
+                data=await request.read() or None,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             ) as answer:
                 self.requests.append(f"{request.method} {request.path} {answer.status}")

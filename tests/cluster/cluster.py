@@ -94,6 +94,19 @@ class BreakableCluster(Cluster):
             self.start(component)
 
     @abstractmethod
+    def run(self, script: str) -> str:
+        """Run a shell script on the node, which sees the processes of all pods, and return what it printed."""
+
+    def kill_pod(self, uid: str) -> None:
+        """End all processes of a pod as a power cut does: none is told, and the API server is not asked."""
+        # Cgroups by systemd write _ for -.
+        name = uid.replace("-", ".")
+        self.run(
+            f"for process in /proc/[0-9]*; do if grep -q {name} $process/cgroup 2>/dev/null;"
+            " then kill -KILL ${process#/proc/}; fi; done"
+        )
+
+    @abstractmethod
     def audit(self) -> list[dict[str, Any]]:
         """What the API server was asked by others than the system and the administrator, in order."""
 
@@ -147,6 +160,9 @@ class BareNode(BreakableCluster):
         if component in {"kube-apiserver", "etcd"}:
             self._wait_until_it_answers()
 
+    def run(self, script: str) -> str:
+        return self._node("run", "sh", "-c", script)
+
     def audit(self) -> list[dict[str, Any]]:
         log = self.folder / "log"
         # The newest part has the plain name; rotated ones have a time in theirs, and sort by it.
@@ -173,7 +189,7 @@ class BareNode(BreakableCluster):
         apply = [find_kubectl(), "--kubeconfig", self.kubeconfig, "apply", "--filename", "-"]
         subprocess.run(apply, input=json.dumps(volume), capture_output=True, text=True, check=True)
 
-    def _node(self, *arguments: str | Path) -> None:
+    def _node(self, *arguments: str | Path) -> str:
         done = subprocess.run(
             [NODE / "node", *arguments],
             env=self._environment,
@@ -184,6 +200,7 @@ class BareNode(BreakableCluster):
         )
         if done.returncode != 0:
             raise ServerDidNotStartError(f"node {arguments[0]}: {done.stdout[-4000:]}")
+        return done.stdout
 
 
 class Kind(BreakableCluster):
@@ -226,20 +243,20 @@ class Kind(BreakableCluster):
     def stop(self, component: str) -> None:
         # Before the kubelet could bring it back, it must not want it any more.
         manifest = f"/etc/kubernetes/manifests/{component}.yaml"
-        self._inside(
+        self.run(
             f"mv {manifest} /etc/kubernetes/ && pkill -KILL -x {component};"
             f" while pgrep -x {component}; do sleep 0.1; done"
         )
 
     def start(self, component: str) -> None:
-        self._inside(f"mv /etc/kubernetes/{component}.yaml /etc/kubernetes/manifests/")
+        self.run(f"mv /etc/kubernetes/{component}.yaml /etc/kubernetes/manifests/")
         if component in {"kube-apiserver", "etcd"}:
             self._wait_until_it_answers()
 
     def audit(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._inside(f"cat {self._log}").splitlines()]
+        return [json.loads(line) for line in self.run(f"cat {self._log}").splitlines()]
 
-    def _inside(self, script: str) -> str:
+    def run(self, script: str) -> str:
         return _run("docker", "exec", self._container, "sh", "-c", script)
 
     def _configuration(self) -> Mapping[str, Any]:

@@ -13,6 +13,8 @@ from tests.servers.errors import MissingServerError
 from tests.servers.tools import Helm
 
 HERE = Path(__file__).parent
+EXAMPLE = ROOT / "examples" / "kubernetes"
+EXAMPLE_IMAGE = "docker.io/library/shop-tasks:1"
 
 RELEASES = ("1", "2")
 """Of the image whose handlers keep an account: a rollout goes from the first to the second."""
@@ -28,6 +30,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.cluster)
         item.add_marker(pytest.mark.timeout(BRING_UP_SECONDS))
         item.add_marker(pytest.mark.xdist_group("cluster"))
+    # What the operator did is looked at once it has done all.
+    items.sort(key=lambda item: item.path == HERE / "test_rights.py")
     if is_given():
         breaking = {item for item in ours if "breakable_cluster" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=list(breaking))
@@ -71,8 +75,16 @@ def operator_image(cluster: Cluster) -> str:
 def example_image(cluster: Cluster, operator_image: str) -> str:
     """The image of examples/kubernetes, by the name that its manifests give."""
     image = cluster.image("shop-tasks", "1")
-    cluster.build(ROOT / "examples" / "kubernetes", image, PYNCETTE=operator_image)
+    cluster.build(EXAMPLE, image, PYNCETTE=operator_image)
     return image
+
+
+@pytest.fixture(scope="session")
+def example(example_image: str) -> list[str]:
+    """The manifests of examples/kubernetes, with the image's name as the cluster knows it."""
+    texts = [(EXAMPLE / name).read_text() for name in ("pool.yaml", "tasks.yaml")]
+    assert EXAMPLE_IMAGE in texts[0]
+    return [text.replace(EXAMPLE_IMAGE, example_image) for text in texts]
 
 
 @pytest.fixture(scope="session")

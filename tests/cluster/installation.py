@@ -1,5 +1,6 @@
 """The operator as a platform team installs it: by Helm, with the embedded PostgreSQL, in a namespace of its own."""
 
+import json
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,11 @@ DATABASE: Final = "pyncette-operator-postgresql"
 """Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
 
 OPERATOR: Final = "deployment/pyncette-operator"
+
+URL_FILE: Final = "/etc/pyncette/backends/default/url"
+"""Where the operator finds the URL of its backend."""
+
+SCRATCH: Final = {"data": "/data", "run": "/var/run/postgresql", "tmp": "/tmp"}
 
 INSTALL_SECONDS_MAX: Final = 240
 """It takes twenty seconds, of which half go into the first start of PostgreSQL; a laden machine takes longer."""
@@ -55,6 +61,8 @@ class Installation:
         return {
             "image": {"repository": repository, "tag": tag},
             "backend": {"embedded": embedded},
+            # The same database, which pools of other namespaces cannot reach by this name.
+            "backends": [{"name": "private", "secretName": SECRET}],
             **more,
         }
 
@@ -147,6 +155,21 @@ class Installation:
     def log(self) -> str:
         return self.kubectl.logs(OPERATOR, "--tail=-1")
 
+    def cluster_id(self) -> str:
+        """Return what the cluster is called by default in the backend."""
+        uid: str = self.kubectl.get("namespace", "kube-system")["metadata"]["uid"]
+        return uid
+
+    def stored(self, realm: str) -> list[str]:
+        """Return the names of the tasks that are kept in the backend and not withdrawn, as the command line tells them."""
+        told = json.loads(
+            self.kubectl.run(
+                "exec", OPERATOR, "--",
+                "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
+            )
+        )  # fmt: skip
+        return [task["task"] for task in told["tasks"]]
+
     # --- The database --------------------------------------------------------------------------------------------
 
     def query(self, statement: str) -> list[str]:
@@ -157,3 +180,91 @@ class Installation:
             "--command", statement,
         )  # fmt: skip
         return [row for row in rows.splitlines() if row]
+
+    def change_password(self) -> None:
+        """Give the user another password, and write it into the Secret here."""
+        _, _, host = self.url.partition("@")
+        password = secrets.token_hex(8)
+        self.query(f"ALTER ROLE postgres PASSWORD '{password}'")
+        self.url = f"postgresql://postgres:{password}@{host}"
+        self.kubectl.apply(self.secret())
+
+    def disconnect_everybody(self) -> None:
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pyncette' AND pid <> pg_backend_pid()"
+        )
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """No database inside the context; afterwards it is there again, with all that it had."""
+        self.kubectl.run("scale", f"statefulset/{DATABASE}", "--replicas=0")
+        self.kubectl.wait_until("the database is gone", lambda: not self.kubectl.get("pod", f"{DATABASE}-0"))
+        try:
+            yield
+        finally:
+            self.kubectl.run("scale", f"statefulset/{DATABASE}", "--replicas=1")
+            self.kubectl.run("rollout", "status", f"statefulset/{DATABASE}", "--timeout=90s")
+
+    @contextmanager
+    def database_at(self, host: str) -> Iterator[None]:
+        """Have the Secret of the context name another host."""
+        before = self.url
+        self.url = before.replace(f"@{DATABASE}.", f"@{host}.")
+        try:
+            yield
+        finally:
+            self.url = before
+
+    @contextmanager
+    def other_database(self) -> Iterator[str]:
+        """The URL of a database that no chart has installed, for as long as the context."""
+        password = secrets.token_hex(8)
+        self.kubectl.apply(*_database(self._images[1], password))
+        try:
+            self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
+            yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
+        finally:
+            self.kubectl.run("delete", "deployment,service", "database")
+
+
+def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    labels = {"app": "database"}
+    container = {
+        "name": "postgresql",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [
+            {"name": "POSTGRES_PASSWORD", "value": password},
+            {"name": "PGDATA", "value": "/data/pgdata"},
+        ],
+        "readinessProbe": {"exec": {"command": ["pg_isready", "--host=127.0.0.1"]}, "periodSeconds": 1},
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in SCRATCH.items()],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    pod = {
+        "containers": [container],
+        "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 999,
+            "fsGroup": 999,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    return (
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "database"},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "database"},
+            "spec": {"selector": labels, "ports": [{"port": 5432}]},
+        },
+    )

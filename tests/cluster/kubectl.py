@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -112,6 +114,33 @@ class Kubectl:
         events = self.objects("events")
         return [event["reason"] for event in events if event["involvedObject"]["name"] == name]
 
+    @contextmanager
+    def watching(self, kind: str, name: str) -> Iterator[Callable[[], "list[Seen]"]]:
+        """
+        Have every version of an object seen inside the context, which polling may miss.
+
+        What is given returns those seen so far, in order.
+        """
+        with tempfile.TemporaryFile("w+") as file:
+            watch = subprocess.Popen(
+                [
+                    find_kubectl(), "--kubeconfig", self.kubeconfig, "--namespace", self.namespace,
+                    "get", kind, f"--field-selector=metadata.name={name}", "--watch", "--output=json",
+                ],
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+            def seen() -> list[Seen]:
+                # Through another description of the file, since kubectl writes where this one stands.
+                with Path(f"/proc/self/fd/{file.fileno()}").open() as again:
+                    return [Seen(found) for found in _documents(again.read())]
+
+            try:
+                yield seen
+            finally:
+                watch.kill()
+                watch.wait()
+
     # --- Waiting -------------------------------------------------------------------------------------------------
 
     def wait_until(self, what: str, holds: Callable[[], T], seconds: float = 60) -> T:
@@ -187,6 +216,19 @@ class Kubectl:
         except (KubectlRefusedError, subprocess.TimeoutExpired) as error:
             return str(error)
         return "\n".join(lines[-EVENTS_SHOWN:] if "events" in arguments else lines)
+
+
+def _documents(text: str) -> Iterator[Object]:
+    """Yield the JSON documents that stand one after the other; what is written of the last one may be a part of it."""
+    decoder = json.JSONDecoder()
+    at = 0
+    while at < len(text):
+        try:
+            found, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            return
+        yield found
+        at += len(text[at:]) - len(text[at:].lstrip())
 
 
 class Seen:

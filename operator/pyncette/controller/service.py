@@ -139,6 +139,7 @@ class Operator:
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
+            working.create_task(self._sweep.empty(list(self._backends), self._is_gone))
             working.create_task(self._resync_again_and_again())
 
     async def _end(self) -> None:

@@ -81,7 +81,8 @@ class Statuses:
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        """How many are to be written, those on their way included."""
+        return len(self._wanted) + len(self._under_way)
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""

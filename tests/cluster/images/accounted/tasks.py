@@ -59,3 +59,12 @@ async def fail(context: Context) -> None:
     if context.attempt <= context.args.get("times", 1_000_000):
         raise ValueError(context.args.get("message", "as it was told to"))
     write("ended", context)
+
+
+if RELEASE != "1":
+
+    @app.handler()
+    async def later(context: Context) -> None:
+        """Be over at once, from the second release on."""
+        write("started", context)
+        write("ended", context)
