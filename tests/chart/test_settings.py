@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pyncette.controller.settings import load_settings
+from pyncette.controller.settings import OperatorSettings, load_settings
 from tests.chart.rendering import EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, merged, render
 from tests.servers.tools import Helm
 
@@ -15,7 +15,7 @@ IN_FULL = {
         "resyncSeconds": 5,
         "withdrawalGraceSeconds": 0,
         "statusWritesPerSecond": 1,
-        "sweep": {"confirm": 1_000_000},
+        "sweep": {"confirm": 1_000_000, "sharePercent": 100, "least": 0},
         "logFormat": "text",
         "logLevel": "DEBUG",
     },
@@ -63,3 +63,21 @@ def test_the_operator_reads_what_the_chart_writes_and_finds_its_backends_and_its
     }
     assert {str(backend.path) for backend in settings.backends} == mounted
     assert list(settings.namespaces) == values.get("namespaces", [])
+
+
+def test_what_is_not_set_is_as_the_operator_would_have_it_without_the_chart(helm: Helm):
+    written = render(helm, ONE_BACKEND).settings
+
+    by_itself = OperatorSettings().model_dump(by_alias=True, mode="json")
+    for name, value in written.items():
+        if name != "backends":
+            assert by_itself[name] == value, name
+    (backend,) = written["backends"]
+    assert backend == {**by_itself["backends"][0], "urlFile": "/etc/pyncette/backends/default/url"}
+
+
+def test_every_setting_of_the_operator_can_be_set_or_is_the_charts_to_know(helm: Helm):
+    of_the_pod = {"podName", "podUid", "releaseNamespace"}
+
+    known = set(OperatorSettings().model_dump(by_alias=True))
+    assert known - of_the_pod == set(render(helm, ONE_BACKEND).settings)
