@@ -10,6 +10,7 @@ from typing import Final
 
 from pyncette.clock import SystemClock
 from pyncette.controller.facts import Access
+from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
@@ -32,8 +33,10 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 class OpenBackend:
     """One backend of the settings, as it is just now."""
 
-    def __init__(self, settings: BackendSettings) -> None:
+    def __init__(self, settings: BackendSettings, metrics: Metrics) -> None:
         self.settings = settings
+        self._metrics = metrics
+        metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = SystemClock()
         self.ready = False
         """Whether it answered when it was last asked."""
@@ -85,8 +88,9 @@ class OpenBackend:
     async def _ask(self, store: Store) -> None:
         asked_at = self.clock.monotonic()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                now = await store.now()
+            with self._metrics.measured(self.name, "ask"):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    now = await store.now()
         except TimeoutError:
             raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
         self.clock.observe(now, asked_at, self.clock.monotonic())
@@ -132,10 +136,10 @@ class OpenBackend:
 class Backends:
     """All backends of the settings."""
 
-    def __init__(self, settings: OperatorSettings) -> None:
+    def __init__(self, settings: OperatorSettings, metrics: Metrics) -> None:
         self._own_namespace = settings.release_namespace
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:
