@@ -14,6 +14,7 @@ from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
+from pyncette.members import OlderWorkersError, migrate
 from pyncette.store.backend import Backend, read_backend
 from pyncette.store.base import Store
 
@@ -96,13 +97,19 @@ class OpenBackend:
         self.clock.observe(now, asked_at, self.clock.monotonic())
 
     async def _migrate(self) -> None:
-        if self.settings.migrate == "Auto":
-            migrated = await self._read().migrate()
-            if migrated.before != migrated.after:
-                logger.info(
-                    "the tables of a backend were brought to the schema of this release",
-                    extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
-                )
+        if self.settings.migrate != "Auto":
+            return
+        try:
+            migrated = await migrate(self._read())
+        except OlderWorkersError as error:
+            # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
+            logger.info("older workers still run", extra={"backend": self.name, "told": str(error)})
+            return
+        if migrated.before != migrated.after:
+            logger.info(
+                "the tables of a backend were brought to the schema of this release",
+                extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
+            )
 
     def _read(self) -> Backend:
         """Return the backend as its file names it now, since a Secret may have been changed."""
