@@ -1,6 +1,7 @@
 """The servers that tests ask for by name."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TypeVar
 
 import hypothesis
@@ -34,6 +35,7 @@ from tests.servers import (
 )
 from tests.servers.dynamodb import credentials
 from tests.servers.kubernetes import find_programs
+from tests.servers.tools import Helm, open_helm
 
 pytest_plugins = ["pytester"]
 
@@ -165,6 +167,13 @@ def own_dynamodb() -> Iterator[OwnDynamoDb]:
     with credentials(), _dynamodb_or_failure(own=True, durable=True) as server:
         assert isinstance(server, OwnDynamoDb)
         yield server
+
+
+@pytest.fixture(scope="session")
+def helm() -> Iterator[Helm]:
+    """Helm, with a home of its own."""
+    with ExitStack() as stack:
+        yield _or_failure(lambda: stack.enter_context(open_helm()))
 
 
 @pytest.fixture(scope="session")

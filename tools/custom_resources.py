@@ -7,7 +7,7 @@ from typing import Any, Final
 import yaml
 from pydantic.alias_generators import to_camel
 
-from pyncette.resources.modelling import COUNT_MAX, Model, Rule, Transition
+from pyncette.resources.modelling import COUNT_MAX, INT32_MAX, Model, Rule, Transition
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.resource import GROUP, VERSION, Column, Resource
 from pyncette.resources.task import PyncetteTask
@@ -39,8 +39,6 @@ KEPT: Final = (
     "x-kubernetes-preserve-unknown-fields",
 )
 """What the API server's schemas have in common with pydantic's, in the order in which it is written."""
-
-INT32_MAX: Final = 2**31 - 1
 
 LINE: Final = 110
 """Characters of a line of YAML; a longer text is folded."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pyncette.resources.modelling import COUNT_MAX, Model
+from pyncette.resources.modelling import INT32_MAX, Model
 from pyncette.resources.pool import PoolSpec, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, TaskStatus
@@ -19,9 +19,21 @@ A manifest is a YAML file that describes one or more resources of the API `pynce
 runs, when, with which arguments, and what happens when a run is late, long or fails. A **PyncetteWorkerPool** says which workers run the
 handlers on a cluster.
 
-Today `pyncette dev` runs PyncetteTasks, and `pyncette check` checks both kinds. The operator, its CRDs and its chart, which make a cluster
-accept them, come with the next milestone. Fields that only the operator uses are valid today and have no effect: `workerPoolRef`, and
-`dynamic` with `partitions` and `deletionPolicy` (`pyncette dev` says so; in Python, declare a [dynamic task](python-api.md#dynamic-tasks)).
+`pyncette dev` runs PyncetteTasks on your machine, and `pyncette check` checks both kinds. A cluster takes them once it has their
+CustomResourceDefinitions. The operator's chart brings those; they also stand by themselves in `crds/`, for GitOps and for trying manifests:
+
+```shell
+kubectl apply --server-side -k crds/
+kubectl explain pyncettetask.spec.retryPolicy
+```
+
+`kubectl explain` tells what the tables below tell, and `kubectl get pyncette` lists both kinds. The API server refuses what `pyncette check`
+refuses, in the same words where several fields are concerned. Four things no schema can express: whether a cron expression can ever be due,
+whether a time zone exists, whether all arguments together are small enough, and whether an instant lies within the years 1 to 9999. Of these
+`pyncette check` tells before, and the condition `Stalled` of the task after it was applied.
+
+Some fields are the operator's alone, and have no effect with `pyncette dev`: `workerPoolRef`, and `dynamic` with `partitions` and
+`deletionPolicy` (`pyncette dev` says so; in Python, declare a [dynamic task](python-api.md#dynamic-tasks)).
 
 [What happens by default](../explanation/defaults.md) explains what the defaults mean for a run.
 
@@ -94,7 +106,7 @@ left out. Durations are whole seconds. Instants are written as RFC 3339 with an 
 POOL = """\
 ## PyncetteWorkerPool
 
-For the operator, which comes with the next milestone. `pyncette check` checks these manifests today, and `pyncette dev` passes over them.
+For the operator. `pyncette check` checks these manifests, and `pyncette dev` passes over them.
 
 ```yaml
 """
@@ -190,7 +202,7 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field["type"]:
         case "integer":
-            return f"integer, {_bounds(field)}" if field["maximum"] < COUNT_MAX else "integer"
+            return f"integer, {_bounds(field)}" if field["maximum"] < INT32_MAX else "integer"
         case "string" if field.get("format") == "date-time":
             return "instant"
         case "string":

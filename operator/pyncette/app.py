@@ -14,7 +14,15 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock
-from pyncette.configuration import Executor, batch_size_of, made_by, refuse_unknown, require_store, slots_of
+from pyncette.configuration import (
+    Executor,
+    batch_size_of,
+    made_by,
+    realm_of,
+    refuse_unknown,
+    require_store,
+    slots_of,
+)
 from pyncette.core.record import Key, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
@@ -22,6 +30,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
+from pyncette.members import Member, Membership
 from pyncette.model import (
     A_MICROSECOND,
     Context,
@@ -42,7 +51,7 @@ from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
 from pyncette.templates import Templates
-from pyncette.worker.service import AHEAD, Listener, Worker, WorkerSettings
+from pyncette.worker.service import AHEAD, Figures, Listener, Worker, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +89,7 @@ class Pyncette:
         self.listeners: list[Listener] = []
         self.repository_factory = repository_factory
         self.batch_size = batch_size_of(configuration)
-        self.realm = str(configuration.get("realm", ""))
+        self.realm = realm_of(configuration)
         self.slots = slots_of(made_by(executor_cls, configuration))
         self.configuration = configuration
 
@@ -354,6 +363,16 @@ class PyncetteContext:
         """Whether it polls, and the backend answered when it was last asked."""
         return self._running and self._worker is not None and self._worker.ready and not self._shut_down
 
+    @property
+    def figures(self) -> Figures:
+        """How much there is to do. Can be asked from any thread."""
+        return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the event loop has stood still: some seconds, unless something is wrong. Can be asked from any thread."""
+        return 0.0 if self._worker is None else self._worker.stalled_seconds
+
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
         _refuse_field(name)
@@ -471,6 +490,7 @@ class PyncetteContext:
             registrations=registrations,
             settings=self._settings,
             renewal_store=self._renewal_store,
+            membership=self._membership(),
             listeners=self.app.listeners,
         )
         self._worker = worker
@@ -491,6 +511,14 @@ class PyncetteContext:
                 task.told_if_enabled.discard(look_soon)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    def _membership(self) -> Membership | None:
+        """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""
+        if self._renewal_store is None:
+            return None
+        holder, slots, *_ = self._settings
+        member = Member(holder, tuple(sorted(self.app.tasks)), slots=slots, started_at=self.clock.now())
+        return Membership(self.realm, member, self.clock)
 
     def __getattr__(self, name: str) -> Any:
         """Let a fixture reach those that were set up before it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol
 
+from pyncette.core.record import check_realm
 from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
 
@@ -81,6 +82,16 @@ def batch_size_of(configuration: Mapping[str, Any]) -> int:
     if not isinstance(size, int) or size < 1:
         raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
     return size
+
+
+def realm_of(configuration: Mapping[str, Any]) -> str:
+    """Return the `realm` that is set. Raises ConfigurationError if nobody can have tasks there."""
+    realm = str(configuration.get("realm", ""))
+    try:
+        check_realm(realm)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return realm
 
 
 def _keys_of(taker: Callable[..., Any]) -> AbstractSet[str] | None:

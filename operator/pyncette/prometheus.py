@@ -31,6 +31,9 @@ STALENESS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 SEVERAL: Final = "*"
 """The task name of a call of the backend for several tasks: calls are made in batches."""
 
+_MEASURES: Final = "_pyncette_measures"
+"""Marks a factory whose stores are measured."""
+
 _F = TypeVar("_F", bound=Callable[..., Store])
 
 
@@ -85,15 +88,17 @@ def use_prometheus(
     measure_tasks: bool = True,
 ) -> None:
     """
-    Measure what *app* does, in the default registry of prometheus_client; serving it is the module's own business.
+    Measure what *app* does, in the default registry of prometheus_client; serving it is the module's own business, or
+    that of `pyncette worker --metrics`.
 
-    Tasks are named by their template, never by an instance, so that labels stay few.
+    Tasks are named by their template, never by an instance, so that labels stay few. What is measured already is not
+    measured twice.
     """
-    if measure_repository:
+    if measure_repository and not getattr(app.repository_factory, _MEASURES, False):
         app.repository_factory = with_prometheus_repository(app.repository_factory)
-    if measure_ticks:
+    if measure_ticks and not any(isinstance(listener, _Ticks) for listener in app.listeners):
         app.use_listener(_Ticks())
-    if measure_tasks:
+    if measure_tasks and _measure_run not in app.middlewares:
         app.use_middleware(_measure_run)
 
 
@@ -104,6 +109,7 @@ def with_prometheus_repository(factory: _F) -> _F:
     def measured(*args: Any, **configuration: Any) -> Any:
         return MeasuredStore(require_store(factory(*args, **configuration), factory))
 
+    setattr(measured, _MEASURES, True)
     return measured  # type: ignore[return-value]
 
 

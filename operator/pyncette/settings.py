@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from pyncette.core.record import check_realm
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, read_backend
+from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.telemetry.logs import FORMATS, LEVELS
 
@@ -22,7 +24,13 @@ CONCURRENCY_MAX: Final = 100_000
 """A process has no use for more handlers at once, and a number above is a mistake."""
 
 DRAIN_SECONDS: Final = 30.0
-DRAIN_SECONDS_MAX: Final = 86_400.0
+SECONDS_MAX: Final = 86_400.0
+
+STALL_SECONDS_MIN: Final = 5.0
+"""Each loop says each second that it turns, if the machine lets it."""
+
+STALL_SECONDS: Final = 300.0
+"""A handler may block its loop for a while, which it should not; what stands still for longer does not come back."""
 
 
 class Address(NamedTuple):
@@ -46,6 +54,10 @@ class Settings:
     drain_seconds: float = DRAIN_SECONDS
     health: Address | None = None
     """None: health is not served."""
+    metrics: Address | None = None
+    """None: metrics are not served."""
+    stall_seconds: float = STALL_SECONDS
+    """A worker whose loop stands still for longer is no longer live; 0: it is, however long."""
     log_format: str = "text"
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
@@ -76,6 +88,7 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
     """
     values: dict[str, Any] = {}
     faults: list[str] = []
+    environment, options = _one_backend(environment, options, faults)
     for setting in SETTINGS:
         option = options.get(setting.name)
         text = environment.get(setting.variable) if option is None else option
@@ -87,7 +100,27 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
             faults.append(f"{setting.variable if option is None else setting.option}: {error}")
     if faults:
         raise ConfigurationError("; ".join(faults))
+    if BACKEND_FILE.name in values:
+        values[BACKEND.name] = values.pop(BACKEND_FILE.name)
     return Settings(**values, warnings=tuple(_unknown(environment)))
+
+
+def _one_backend(
+    environment: Mapping[str, str], options: Mapping[str, str | None], faults: list[str]
+) -> tuple[Mapping[str, str], Mapping[str, str | None]]:
+    """Leave out what is said of a backend where an option says it; two that count the same are one of the *faults*."""
+    both = (BACKEND, BACKEND_FILE)
+    given = [setting.option for setting in both if options.get(setting.name) is not None]
+    told = [setting.variable for setting in both if environment.get(setting.variable, "").strip()]
+    counting = given or told
+    if len(counting) > 1:
+        faults.append(f"{' and '.join(counting)} each say where records are kept: give one of them")
+    if len(counting) > 1 or given:
+        variables = {setting.variable for setting in both}
+        environment = {name: text for name, text in environment.items() if name not in variables}
+    if len(given) > 1:
+        options = {name: text for name, text in options.items() if name not in {s.name for s in both}}
+    return environment, options
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
@@ -112,6 +145,10 @@ def _realm(text: str) -> str:
         size = -1
     if size < 0 or "\0" in text or size > PARTITION_BYTES_MAX // 2:
         raise ConfigurationError(f"a realm is any text of up to {PARTITION_BYTES_MAX // 2} bytes")
+    try:
+        check_realm(text)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     return text
 
 
@@ -126,10 +163,15 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= DRAIN_SECONDS_MAX:
-        raise ConfigurationError(
-            f"it must be a number of seconds from 0 to {DRAIN_SECONDS_MAX:g}, not {text!r}"
-        )
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise ConfigurationError(f"it must be a number of seconds from 0 to {SECONDS_MAX:g}, not {text!r}")
+    return seconds
+
+
+def _stall_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if 0 < seconds < STALL_SECONDS_MIN:
+        raise ConfigurationError(f"it must be 0, or at least {STALL_SECONDS_MIN:g} seconds, not {text!r}")
     return seconds
 
 
@@ -151,8 +193,20 @@ def _one_of(names: tuple[str, ...], change: Callable[[str], str]) -> Callable[[s
     return read
 
 
+BACKEND: Final = Setting(
+    "backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"
+)
+BACKEND_FILE: Final = Setting(
+    "backend_file",
+    "PYNCETTE_BACKEND_FILE",
+    read_backend_file,
+    "A file that holds the URL, instead; it is read again whenever a connection is made, so its password may change.",
+    "FILE",
+)
+
 SETTINGS: Final = (
-    Setting("backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"),
+    BACKEND,
+    BACKEND_FILE,
     Setting(
         "realm",
         "PYNCETTE_REALM",
@@ -180,6 +234,20 @@ SETTINGS: Final = (
         _address,
         "Serve /healthz and /readyz there; by default nowhere.",
         "[HOST:]PORT",
+    ),
+    Setting(
+        "metrics",
+        "PYNCETTE_METRICS",
+        _address,
+        "Serve /metrics for Prometheus there; by default nowhere.",
+        "[HOST:]PORT",
+    ),
+    Setting(
+        "stall_seconds",
+        "PYNCETTE_STALL_SECONDS",
+        _stall_seconds,
+        "Fail /healthz once the event loop has stood still for longer; 0: never. By default 300.",
+        "SECONDS",
     ),
     Setting(
         "log_format",

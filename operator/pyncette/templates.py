@@ -25,7 +25,7 @@ How late an edit of a resource may count for the instances of its template, on a
 anyway. A look is one read, of a few records by their keys.
 """
 
-QUIET_LOOK_SECONDS: Final = 10.0
+QUIET_LOOK_SECONDS: Final = 20.0
 """The same where a worker with nothing to do is to cost next to nothing: where others notify, or no resource rules a template."""
 
 

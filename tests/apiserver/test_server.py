@@ -92,6 +92,36 @@ def test_a_frozen_server_takes_connections_and_says_nothing(own_apiserver):
     assert own_apiserver.admin.list("v1", "Namespace")
 
 
+def test_a_server_without_its_storage_says_that_it_is_not_ready_and_recovers(own_apiserver):
+    with own_apiserver.fresh_namespace() as namespace:
+        own_apiserver.admin.create(task(namespace))
+
+        with own_apiserver.without_storage(), pytest.raises(ApiError) as refused:
+            own_apiserver.admin.request("GET", "/readyz")
+
+        assert refused.value.status == 500
+        assert own_apiserver.admin.exists(task(namespace))
+        assert own_apiserver.admin.create(task(namespace, "other"))
+
+
+def test_a_list_that_is_half_read_and_an_old_watch_expire_once_the_past_is_forgotten(own_apiserver):
+    with own_apiserver.fresh_namespace() as namespace:
+        for name in ("a", "b", "c"):
+            own_apiserver.admin.create(task(namespace, name))
+        path = f"/apis/pyncette.dev/v1alpha1/namespaces/{namespace}/pyncettetasks"
+        first = own_apiserver.admin.request("GET", path, limit=1)
+        own_apiserver.admin.create(task(namespace, "d"))
+
+        own_apiserver.forget_the_past()
+
+        with pytest.raises(ApiError) as expired:
+            own_apiserver.admin.request("GET", path, limit=1, **{"continue": first["metadata"]["continue"]})
+        assert (expired.value.status, expired.value.reason) == (410, "Expired")
+        version = first["metadata"]["resourceVersion"]
+        told = own_apiserver.admin.request("GET", path, watch="1", resourceVersion=version, timeoutSeconds=1)
+        assert (told["type"], told["object"]["code"]) == ("ERROR", 410)
+
+
 def test_the_audit_log_tells_who_asked_for_what_and_how_it_ended(own_apiserver):
     with own_apiserver.fresh_namespace() as namespace:
         account = own_apiserver.account(namespace)
@@ -122,7 +152,7 @@ def test_crds_can_be_removed_and_put_back(own_apiserver):
         assert own_apiserver.admin.create(task(namespace))
 
 
-def test_it_ends_with_the_tests_even_if_they_are_killed():
+def test_it_ends_with_the_tests_even_if_they_are_killed(apiserver):
     program = (
         "import sys, tests.servers as servers\n"
         "server = servers.open_apiserver()\n"
@@ -182,3 +212,27 @@ def test_the_programs_of_a_folder_are_used_as_they_are(nothing_found, apiserver)
     nothing_found.setenv("KUBEBUILDER_ASSETS", str(apiserver.programs))
 
     assert kubernetes.find_programs() == apiserver.programs
+
+
+def test_a_missing_server_fails_the_test_that_asks_for_it_and_skips_nothing(
+    nothing_found, tmp_path, pytester
+):
+    nothing_found.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = cluster")
+    pytester.makeconftest(
+        "from tests.conftest import apiserver, pytest_collection_finish, pytest_collection_modifyitems"
+    )
+    pytester.makepyfile("def test_asks(apiserver): pass")
+
+    run = pytester.runpytest("-p", "no:cacheprovider")
+
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("*https://go.dev/dl*")
+    run.stdout.no_fnmatch_line("*tests/servers/kubernetes.py*")
+
+
+def test_a_test_that_asks_for_a_server_is_one_of_the_cluster_and_of_one_process(request, apiserver):
+    marks = {mark.name: mark.args for mark in request.node.iter_markers()}
+
+    assert marks["cluster"] == ()
+    assert marks["xdist_group"] == ("apiserver",)

@@ -30,19 +30,74 @@ def test_the_environment_is_read():
             "PYNCETTE_CONCURRENCY": "7",
             "PYNCETTE_DRAIN_SECONDS": "2.5",
             "PYNCETTE_HEALTH": "127.0.0.1:8080",
+            "PYNCETTE_METRICS": "9090",
+            "PYNCETTE_STALL_SECONDS": "60",
             "PYNCETTE_LOG_FORMAT": "JSON",
             "LOG_LEVEL": "debug",
         }
     )
 
     assert settings == Settings(
-        read_backend("sqlite:///a.db"), "shop", 7, 2.5, Address("127.0.0.1", 8080), "json", "DEBUG"
+        backend=read_backend("sqlite:///a.db"),
+        realm="shop",
+        concurrency=7,
+        drain_seconds=2.5,
+        health=Address("127.0.0.1", 8080),
+        metrics=Address(None, 9090),
+        stall_seconds=60,
+        log_format="json",
+        log_level="DEBUG",
     )
+
+
+def test_a_backend_may_stand_in_a_file(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+
+    assert read({"PYNCETTE_BACKEND_FILE": str(file)}).backend == read_backend("sqlite:///a.db")
+    assert read(backend_file=str(file)).backend == read_backend("sqlite:///a.db")
+
+
+def test_a_backend_is_said_once(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+    both = {"PYNCETTE_BACKEND": "sqlite:///b.db", "PYNCETTE_BACKEND_FILE": str(file)}
+
+    assert refusal(both) == (
+        "PYNCETTE_BACKEND and PYNCETTE_BACKEND_FILE each say where records are kept: give one of them"
+    )
+    assert "--backend and --backend-file each say" in refusal(backend="sqlite://", backend_file=str(file))
+
+
+def test_a_backend_of_an_option_wins_over_both_variables(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("sqlite:///a.db\n")
+    both = {"PYNCETTE_BACKEND": "sqlite:///b.db", "PYNCETTE_BACKEND_FILE": "/nowhere"}
+
+    assert read(both, backend="sqlite:///c.db").backend == read_backend("sqlite:///c.db")
+    assert read(both, backend_file=str(file)).backend == read_backend("sqlite:///a.db")
+    assert read(both, backend_file=str(file)).warnings == ()
+
+
+def test_a_file_without_a_url_is_told_with_its_name_and_without_what_it_holds(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("hunter2")
+
+    message = refusal({"PYNCETTE_BACKEND_FILE": str(file)})
+
+    assert message.startswith(f"PYNCETTE_BACKEND_FILE: {file} holds no URL of a backend: write sqlite:///")
+    assert "hunter2" not in message
 
 
 def test_an_option_wins_over_the_environment():
     assert read({"PYNCETTE_REALM": "theirs"}, realm="ours").realm == "ours"
     assert read({"PYNCETTE_REALM": "theirs"}, realm="").realm == ""
+
+
+def test_a_realm_of_what_workers_tell_each_other_is_refused():
+    assert refusal(realm="pyncette:members") == (
+        "--realm: realms that begin with pyncette: are not for tasks"
+    )
 
 
 def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
@@ -56,6 +111,11 @@ def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e9", ""])
 def test_a_drain_has_an_end(text):
     assert "must be a number of seconds" in refusal(drain_seconds=text)
+
+
+def test_a_stall_is_longer_than_a_hiccup_or_of_no_interest():
+    assert read(stall_seconds="0").stall_seconds == 0
+    assert "it must be 0, or at least 5 seconds" in refusal(stall_seconds="1")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import sqlite3
+import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from pyncette import __version__
 from tests.cli import Program, called, is_gone
 
 MODULE = """
@@ -90,6 +95,192 @@ def test_health_tells_live_from_ready(jobs):
         assert program.ended() == 0
 
 
+@pytest.mark.long
+def test_a_worker_is_listed_for_as_long_as_it_lives_also_while_a_handler_blocks_its_loop(folder):
+    """Longer than its lease, of a minute; and for a while after it was killed."""
+    folder.write("tasks.py", STALLED.replace("time.sleep(9)", "time.sleep(90)"))
+    backend = f"sqlite:///{folder.path}/tasks.db"
+
+    def listed():
+        return len(json.loads(called("workers", "--backend", backend, "-o", "json")[1]))
+
+    with worker(folder) as program:
+        blocked = program.expect("it blocks")
+        time.sleep(75)
+        assert listed() == 1
+        assert "it goes on" not in program.output[blocked:]
+
+        program.signal(signal.SIGKILL)
+        program.ended()
+
+    assert listed() == 1
+    time.sleep(61)
+    assert listed() == 0
+
+
+STALLED = """
+    import datetime
+    import time
+    from pyncette import Pyncette
+
+    app = Pyncette()
+
+    @app.task(interval=datetime.timedelta(seconds=1))
+    async def block(context):
+        print("it blocks", flush=True)
+        time.sleep(9)
+        print("it goes on", flush=True)
+"""
+
+
+def test_a_worker_whose_loop_stands_still_for_too_long_is_not_live(folder):
+    folder.write("tasks.py", STALLED)
+    port = free_port()
+    with worker(folder, "--health", f"127.0.0.1:{port}", "--stall-seconds", "5") as program:
+        blocked = program.expect("it blocks")
+        time.sleep(1)
+        assert get(port, "/healthz") == (200, b"ok")
+
+        time.sleep(6)
+        assert get(port, "/healthz") == (503, b"not ok")
+        assert "it goes on" not in program.output[blocked:]
+
+
+def test_a_worker_that_is_not_to_care_is_live_however_long_its_loop_stands_still(folder):
+    folder.write("tasks.py", STALLED)
+    port = free_port()
+    with worker(folder, "--health", f"127.0.0.1:{port}", "--stall-seconds", "0") as program:
+        program.expect("it blocks")
+        time.sleep(7)
+        assert get(port, "/healthz") == (200, b"ok")
+
+
+# --- Metrics ---------------------------------------------------------------------------------------------------------
+
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs/reference/metrics.md"
+
+MEASURED = """
+    import asyncio
+    import datetime
+    from pyncette import FailureMode, Pyncette
+    from pyncette.prometheus import use_prometheus
+
+    app = Pyncette()
+    {more}
+
+    @app.task(interval=datetime.timedelta(seconds=1))
+    async def beat(context):
+        print("a beat", flush=True)
+
+    @app.task(interval=datetime.timedelta(seconds=1), failure_mode=FailureMode.COMMIT)
+    async def fail(context):
+        raise LookupError("no luck")
+"""
+
+
+def families(port):
+    """What is served, but for what the library tells by itself: of the process, and since when it counts."""
+    status, text = get(port, "/metrics")
+    assert status == 200
+    return {
+        family.name: family
+        for family in text_string_to_metric_families(text.decode())
+        if family.name.startswith("pyncette") and not family.name.endswith("_created")
+    }
+
+
+def sample(families, name, **labels):
+    (found,) = [
+        sample.value
+        for family in families.values()
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    return found
+
+
+def metrics_of(folder, more=""):
+    """What a worker serves after two beats."""
+    folder.write("tasks.py", MEASURED.format(more=more))
+    port = free_port()
+    with worker(folder, "--metrics", f"127.0.0.1:{port}", "--concurrency", "7") as program:
+        program.expect("a beat", after=program.expect("a beat"))
+        time.sleep(0.3)  # until what has run is written
+        served = families(port)
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+    return served
+
+
+def test_metrics_tell_how_a_worker_and_its_tasks_are(folder):
+    served = metrics_of(folder)
+
+    assert sample(served, "pyncette_worker_ready") == 1
+    assert sample(served, "pyncette_worker_slots") == 7
+    assert sample(served, "pyncette_worker_slots_used") <= 2
+    assert sample(served, "pyncette_worker_claims_total") >= 4
+    assert sample(served, "pyncette_worker_backlogged_partitions") == 0
+    assert sample(served, "pyncette_worker_unwritten_results") == 0
+    assert sample(served, "pyncette_worker_stalled_seconds") < 5
+    assert sample(served, "pyncette_tasks_total", task_name="beat") >= 2
+    assert (
+        sample(served, "pyncette_tasks_failures_total", task_name="fail", exception_type="LookupError") >= 1
+    )
+    assert 0 <= sample(served, "pyncette_tasks_staleness_seconds_sum", task_name="beat") < 5
+    assert sample(served, "pyncette_ticks_total") >= 2
+    assert sample(served, "pyncette_info", version=__version__) == 1
+
+
+def test_metrics_are_those_that_are_documented(folder):
+    rows = re.findall(r"^\| `(pyncette\w*)` \| (\w+) \| (.*?) \|", DOCUMENTED.read_text(), re.MULTILINE)
+    documented = {name: (type_, set(re.findall(r"`(\w+)`", labels))) for name, type_, labels in rows}
+
+    served = metrics_of(folder)
+
+    def name_of(family):
+        # A counter is called by the name of its sample, as in queries.
+        return f"{family.name}_total" if family.type == "counter" else family.name
+
+    assert {name_of(family): family.type for family in served.values()} == {
+        name: "gauge" if type_ == "info" else type_ for name, (type_, _) in documented.items()
+    }
+    for family in served.values():
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert not family.samples or labels == documented[name_of(family)][1]
+
+
+def test_a_module_that_measures_by_itself_is_not_measured_twice(folder):
+    once = metrics_of(folder, more="use_prometheus(app)")
+
+    beats = sample(once, "pyncette_tasks_total", task_name="beat")
+    assert sample(once, "pyncette_worker_claims_total") >= beats
+    assert sample(once, "pyncette_tasks_staleness_seconds_count", task_name="beat") == beats
+    runs = sum(sample(once, "pyncette_tasks_total", task_name=name) for name in ("beat", "fail"))
+    assert runs <= sample(once, "pyncette_worker_claims_total")
+
+
+def test_the_port_of_metrics_may_be_taken(jobs):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with worker(jobs, "--metrics", f"127.0.0.1:{port}") as program:
+            assert program.ended() == 2
+
+    assert f"metrics cannot be served on 127.0.0.1:{port}: Address already in use" in program.output
+
+
+def test_metrics_without_their_library_are_refused_with_how_to_get_it(jobs):
+    (jobs.path / "prometheus_client.py").write_text('raise ModuleNotFoundError("none")\n')
+    backend = f"sqlite:///{jobs.path}/tasks.db"
+    operator = Path(__file__).parents[2] / "operator"
+    code, output = called(
+        "worker", "tasks", "--metrics", "0", "--backend", backend, cwd=jobs.path,
+        PYTHONPATH=f"{jobs.path}:{operator}",
+    )  # fmt: skip
+
+    assert code == 2
+    assert "metrics need prometheus-client: pip install 'pyncette-operator[prometheus]'" in output
+
+
 def test_a_draining_worker_is_live_and_not_ready_and_lets_its_handler_finish(folder):
     folder.write("tasks.py", MODULE.format(seconds=3))
     port = free_port()
@@ -140,6 +331,18 @@ def test_its_backend_is_the_one_of_the_settings_and_not_that_of_the_module(folde
         assert program.ended() == 0
 
     assert not (tmp_path / "own.db").exists()
+
+
+def test_a_worker_is_listed_from_its_start_to_its_drain(jobs):
+    backend = f"sqlite:///{jobs.path}/tasks.db"
+    with worker(jobs, "--concurrency", "7") as program:
+        program.expect("a beat")
+        (listed,) = json.loads(called("workers", "--backend", backend, "-o", "json")[1])
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+
+    assert (listed["handlers"], listed["slots"]) == (["beat"], 7)
+    assert json.loads(called("workers", "--backend", backend, "-o", "json")[1]) == []
 
 
 def test_two_workers_share_one_file(jobs):

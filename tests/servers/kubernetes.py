@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import yaml
 
@@ -391,6 +391,36 @@ class ApiServer:
             self._server.send(signal.SIGCONT)
             wait_until(self._is_ready, self._server.end_of_log, START_SECONDS_MAX)
 
+    @contextmanager
+    def without_storage(self) -> Iterator[None]:
+        """
+        Without etcd inside the context: /readyz says so, and nearly all else hangs until it times out, for up to a minute.
+
+        Afterwards all data are there again.
+        """
+        self._etcd.kill()
+        try:
+            yield
+        finally:
+            self._start_etcd()
+            wait_until(self._is_ready, self._server.end_of_log, START_SECONDS_MAX)
+
+    def forget_the_past(self) -> None:
+        """
+        Compact etcd, as happens each few minutes anyway, and restart, for the server keeps snapshots of its own.
+
+        A list that is read page by page, and a watch from a version of before, expire by that (410).
+        """
+        revision = self._ask_etcd("kv/range", {"key": "AA==", "limit": "1"})["header"]["revision"]
+        self._ask_etcd("kv/compaction", {"revision": revision, "physical": True})
+        self.restart()
+
+    def _ask_etcd(self, verb: str, asked: Object) -> Object:
+        request = Request(f"http://127.0.0.1:{self._etcd_port}/v3/{verb}", json.dumps(asked).encode())
+        with urlopen(request, timeout=START_SECONDS_MAX) as answer:
+            said: Object = json.load(answer)
+            return said
+
     # --- Beginning ---------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
@@ -406,14 +436,13 @@ class ApiServer:
     def _start_on_free_ports(self) -> None:
         for attempt in range(START_ATTEMPTS_MAX):
             self.port = machine.free_port()
-            etcd_port = machine.free_port()
-            self._etcd = _Process(self._folder, "etcd", self._etcd_command(etcd_port))
-            self._server = _Process(self._folder, "kube-apiserver", self._server_command(etcd_port))
+            self._etcd_port = machine.free_port()
+            self._etcd = _Process(self._folder, "etcd", self._etcd_command())
+            self._server = _Process(self._folder, "kube-apiserver", self._server_command())
             self._processes = (self._server, self._etcd)
             self.kubeconfig.write_text(self._kubeconfig(self.token))
             try:
-                self._etcd.start()
-                wait_until(lambda: self._etcd_answers(etcd_port), self._etcd.end_of_log, START_SECONDS_MAX)  # noqa: B023
+                self._start_etcd()
                 self.start()
             except ServerDidNotStartError:
                 for process in self._processes:
@@ -423,17 +452,21 @@ class ApiServer:
             else:
                 return
 
-    def _etcd_command(self, port: int) -> list[str | Path]:
-        address = f"http://127.0.0.1:{port}"
+    def _start_etcd(self) -> None:
+        self._etcd.start()
+        wait_until(self._etcd_answers, self._etcd.end_of_log, START_SECONDS_MAX)
+
+    def _etcd_command(self) -> list[str | Path]:
+        address = f"http://127.0.0.1:{self._etcd_port}"
         return [
-            self.programs / "etcd", "--data-dir", self._folder / f"etcd-{port}", "--unsafe-no-fsync",
+            self.programs / "etcd", "--data-dir", self._folder / f"etcd-{self._etcd_port}", "--unsafe-no-fsync",
             "--listen-client-urls", address, "--advertise-client-urls", address,
             "--listen-peer-urls", "http://127.0.0.1:0", "--log-level", "warn",
         ]  # fmt: skip
 
-    def _server_command(self, etcd_port: int) -> list[str | Path]:
+    def _server_command(self) -> list[str | Path]:
         flags = {
-            "etcd-servers": f"http://127.0.0.1:{etcd_port}",
+            "etcd-servers": f"http://127.0.0.1:{self._etcd_port}",
             "bind-address": "127.0.0.1",
             "secure-port": self.port,
             "cert-dir": self.authority.parent,
@@ -453,9 +486,9 @@ class ApiServer:
             flags["audit-log-path"] = self._folder / "audit.log"
         return [self.programs / "kube-apiserver", *(f"--{name}={value}" for name, value in flags.items())]
 
-    def _etcd_answers(self, port: int) -> bool:
+    def _etcd_answers(self) -> bool:
         self._etcd.check()
-        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{self._etcd_port}/health", timeout=1) as answer:
             return bool(json.load(answer)["health"] == "true")
         return False
 

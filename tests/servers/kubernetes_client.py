@@ -126,7 +126,7 @@ class Client:
         )
         try:
             connection.putrequest(method, f"{path}?{urlencode(query)}" if query else path)
-            content = b"" if body is None else json.dumps(body).encode()
+            content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
             length = ("Content-Length", str(len(content)))
             for name, value in (*self.identity, ("Accept", JSON), ("Content-Type", content_type), length):
                 connection.putheader(name, value)

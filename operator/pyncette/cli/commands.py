@@ -18,7 +18,7 @@ import click
 from pyncette._version import __version__
 from pyncette.cli.failures import MEANINGS, ExitCode, Failure, failure_of, first_of
 from pyncette.cli.output import Table, print_json, print_table
-from pyncette.settings import SETTINGS, Settings, read_settings
+from pyncette.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import set_up_logging
@@ -94,6 +94,8 @@ def main() -> None:
 
 def settings_options(*names: str) -> Callable[[F], F]:
     """Add the options of settings; the command gets all that is set as one argument, `settings`."""
+    if BACKEND.name in names:
+        names = (*names, BACKEND_FILE.name)
 
     def decorator(command: F) -> F:
         @wraps(command)  # the options of the command so far come along
@@ -146,8 +148,10 @@ def handler_option(command: F) -> F:
 def _backend_of(settings: Settings, path: Path | None) -> Backend:
     from pyncette.cli import stored
 
-    if path is not None and click.get_current_context().params.get("backend") is not None:
-        raise Failure("--path and --backend name two different ones: give one of them")
+    given = click.get_current_context().params
+    for setting in (BACKEND, BACKEND_FILE):
+        if path is not None and given.get(setting.name) is not None:
+            raise Failure(f"--path and {setting.option} name two different ones: give one of them")
     return stored.backend_of(settings, path)
 
 
@@ -288,7 +292,10 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
     ],
 )
 @click.argument("module", metavar="MODULE[:APP]")
-@settings_options("backend", "realm", "concurrency", "drain_seconds", "health", "log_format", "log_level")
+@settings_options(
+    *("backend", "realm", "concurrency", "drain_seconds", "health", "metrics", "stall_seconds"),
+    *("log_format", "log_level"),
+)
 def worker(module: str, settings: Settings) -> None:
     """
     Run the handlers of a task module on a backend, as one of any number of workers.
@@ -303,6 +310,85 @@ def worker(module: str, settings: Settings) -> None:
 
     set_up_logging(settings.log_format, settings.log_level)
     _exit(run_worker(read_target(module), settings))
+
+
+# --- operator --------------------------------------------------------------------------------------------------------
+
+
+CONFIG: Final = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PYNCETTE_OPERATOR_CONFIG",
+    metavar="FILE",
+    help="The operator's settings; by default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
+)
+
+
+@cli.command(
+    short_help="Keep a backend equal to the tasks of a cluster, and run worker pools there.",
+    examples=["pyncette operator", "pyncette operator --config operator.yaml"],
+)
+@CONFIG
+def operator(config: Path | None) -> None:
+    """
+    Run the operator, in a pod of the cluster or with the KUBECONFIG of whoever runs it.
+
+    It mirrors PyncetteTasks into the backends of its settings, keeps the Deployments of PyncetteWorkerPools, and tells in
+    their status how all goes. Install it with the chart. It needs the extra `operator`.
+    """
+    from pyncette.controller.settings import DEFAULT_FILE, load_settings
+    from pyncette.store.backend import needing
+
+    with (
+        needing("kopf", "the operator", "operator"),
+        needing("kubernetes_asyncio", "the operator", "operator"),
+    ):
+        from pyncette.cli.operator import run_operator
+
+    settings = load_settings(config or DEFAULT_FILE, os.environ)
+    set_up_logging(settings.log_format, settings.log_level)
+    _exit(run_operator(settings))
+
+
+@cli.command(
+    short_help="Show, and confirm, removals that the operator holds back.",
+    examples=["pyncette sweep", "pyncette sweep --confirm 12"],
+)
+@click.option(
+    "--confirm", type=_WholeNumber(min=1), metavar="COUNT", help="Let as many be stopped as are held back."
+)
+@click.option("--cluster", metavar="ID", help="Whose, where several clusters use one backend.")
+@CONFIG
+@settings_options("backend")
+@output_option
+def sweep(
+    confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
+) -> None:
+    """
+    Show which tasks are gone from the cluster and go on running all the same, since they are too many at once.
+
+    So a mistake (a namespace, a CRD, a branch of GitOps) stops nothing. If it was none, confirm their number: the
+    operator stops them within seconds, and removes their records after its grace. The backend is that of the settings,
+    or in the operator's pod those of its own settings.
+    """
+    from pyncette.cli.sweep import backends_of, confirmed, held_back
+
+    backends = backends_of(settings.backend, config)
+    held = held_back(backends, cluster) if confirm is None else confirmed(backends, cluster, confirm)
+    if output == "json":
+        print_json([item._asdict() for item in held])
+        return
+    if not held:
+        click.echo("nothing is held back")
+    for item in held:
+        verb = "confirmed" if confirm else "held back"
+        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        for name in item.names:
+            click.echo(f"  {name}")
+        if item.tasks > len(item.names):
+            click.echo(f"  and {item.tasks - len(item.names)} more")
+    if held and confirm is None:
+        click.echo(f"stop them by: pyncette sweep --confirm {sum(item.tasks for item in held)}")
 
 
 # --- what is stored --------------------------------------------------------------------------------------------------
@@ -429,6 +515,41 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
 
 
 @cli.command(
+    short_help="Remove what a dynamic task that was deleted has left behind.",
+    examples=["pyncette purge remind --yes"],
+)
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Do it: what is removed cannot be brought back.")
+@path_option
+@handler_option
+@settings_options("backend", "realm")
+@output_option
+def purge(
+    task: str, path: Path | None, handler: str | None, settings: Settings, output: str, *, yes: bool
+) -> None:
+    """
+    Remove what a dynamic task that was deleted has left behind: its instances, what became of them, and its own record.
+
+    Under deletionPolicy Retain they are kept, stopped, until this is done; a task of the same name that is applied before takes them
+    over. Only for a TASK that is stopped. Runs under way are cancelled. What was interrupted goes on when the same command is given again.
+    """
+    from pyncette.cli import stored
+    from pyncette.cli.purge import purge as purged
+
+    def say(text: str) -> None:
+        click.echo(f"pyncette: {text}", err=True)
+
+    removed = stored.with_store(
+        _backend_of(settings, path),
+        lambda store: purged(store, settings.realm or "", task, handler, say, sure=yes),
+    )
+    if output == "json":
+        print_json({"task": task, "removed": removed})
+    else:
+        click.echo(f"{task}: {removed:,} {'record' if removed == 1 else 'records'} of instances removed")
+
+
+@cli.command(
     short_help="List what is scheduled.",
     examples=[
         "pyncette tasks --path examples/quickstart",
@@ -501,6 +622,34 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
 
 
 @cli.command(
+    short_help="List the workers that run.",
+    examples=[
+        "pyncette workers --backend postgresql://user:password@host/database",
+        "pyncette workers --realm cluster/shop/default --output json",
+    ],
+)
+@path_option
+@settings_options("backend", "realm")
+@output_option
+def workers(path: Path | None, settings: Settings, output: str) -> None:
+    """
+    List the workers that run in the realm, with the version and the handlers of each.
+
+    One that drains is no longer among them. One that was killed is for another minute.
+    """
+    from pyncette.cli import stored
+    from pyncette.cli.tables import workers_of
+
+    found = stored.with_store(
+        _backend_of(settings, path), lambda store: workers_of(store, settings.realm or "")
+    )
+    if output == "json":
+        print_json(found.as_json())
+    else:
+        print_table(found.as_table())
+
+
+@cli.command(
     short_help="Schedule the instances that stand in a file.",
     examples=[
         "pyncette load tasks remind users.jsonl --backend postgresql://user:password@host/database",
@@ -551,13 +700,16 @@ def migrate(settings: Settings, output: str) -> None:
     """
     Bring the tables of the backend to the schema of this release; create them where there are none.
 
-    Programs of the release before go on working on them. It can be done while workers run.
+    Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
+    where such workers still run they go on, and the exit code is 4.
     """
+    from pyncette import members
+
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
     if settings.backend.in_memory:
         raise Failure("tables in the memory of this process are gone with it: name a file or a server")
-    migrated = asyncio.run(settings.backend.migrate())
+    migrated = asyncio.run(members.migrate(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:

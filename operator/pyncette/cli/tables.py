@@ -1,4 +1,4 @@
-"""What the commands `tasks` and `runs` print: the same facts as columns and as JSON."""
+"""What the commands `tasks`, `runs` and `workers` print: the same facts as columns and as JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as
 from pyncette.clock import Instant
 from pyncette.core.record import Run
 from pyncette.core.tallies import within_limits
+from pyncette.members import Member, members
 from pyncette.store.base import Store
 
 
@@ -57,6 +58,46 @@ class Runs(NamedTuple):
         yielding = ("WORKER", "MESSAGE", "OUTCOME")
         rows = [_run(run, self.now) for run in self.runs]
         return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
+
+
+class Workers(NamedTuple):
+    """Who runs."""
+
+    now: Instant
+    members: list[Member]
+
+    def as_json(self) -> Any:
+        return [
+            {
+                "worker": member.holder,
+                "version": member.version,
+                "schema": member.reader,
+                "handlers": list(member.handlers),
+                "slots": member.slots,
+                "startTime": words.rfc3339(member.started_at),
+            }
+            for member in self.members
+        ]
+
+    def as_table(self) -> Table:
+        rows = [
+            (
+                member.holder,
+                member.version,
+                str(member.slots),
+                words.relative(member.started_at, self.now),
+                ", ".join(member.handlers),
+            )
+            for member in self.members
+        ]
+        names = ("WORKER", "VERSION", "SLOTS", "STARTED", "HANDLERS")
+        return Table(names, rows, ("HANDLERS", "WORKER"), expendable=("SLOTS",))
+
+
+async def workers_of(store: Store, realm: str) -> Workers:
+    """Return the workers that run in *realm*."""
+    now = await store.now()
+    return Workers(now, await members(store, realm, now))
 
 
 async def tasks_in(store: Store, realm: str, name: str | None, handler: str | None = None) -> Tasks:

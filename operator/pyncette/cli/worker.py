@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 from pyncette.app import Pyncette, PyncetteContext
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
+from pyncette.errors import ConfigurationError
 from pyncette.settings import Settings
 from pyncette.sqlite import sqlite_repository
 from pyncette.start import choose_loop, run_context
 from pyncette.store.backend import Backend
+from pyncette.store.base import Store
 from pyncette.telemetry.health import HealthServer
 
 logger = logging.getLogger(__name__)
@@ -35,12 +37,15 @@ def run_worker(target: Target, settings: Settings) -> int:
     say_what_is_ignored(app, backend)
     if backend.in_memory:
         logger.warning("records are kept in memory: nothing survives this process, and no other takes part")
-    health = _Health()
+    health = _Health(settings.stall_seconds)
+    new_store: Callable[[], Store] = backend.new_store
+    if settings.metrics is not None:
+        new_store = _measured(app, backend)
 
     @asynccontextmanager
     async def create() -> AsyncIterator[PyncetteContext]:
         async with app.create(
-            new_store=backend.new_store, realm=settings.realm, slots=settings.concurrency
+            new_store=new_store, realm=settings.realm, slots=settings.concurrency
         ) as context:
             health.context = context
             logger.info(
@@ -59,6 +64,11 @@ def run_worker(target: Target, settings: Settings) -> int:
             checks = {"/healthz": health.is_live, "/readyz": health.is_ready}
             server = stack.enter_context(HealthServer(*settings.health, checks))
             logger.info("health is served", extra={"port": server.port})
+        if settings.metrics is not None:
+            from pyncette.telemetry.metrics import served_metrics  # noqa: PLC0415 - the library is an extra
+
+            port = stack.enter_context(served_metrics(*settings.metrics, lambda: health.context))
+            logger.info("metrics are served", extra={"port": port})
         with asyncio.Runner(loop_factory=choose_loop()) as runner:
             return runner.run(run_context(create, datetime.timedelta(seconds=settings.drain_seconds)))
 
@@ -73,15 +83,29 @@ def say_what_is_ignored(app: Pyncette, backend: Backend) -> None:
         )
 
 
-class _Health:
-    """What probes are told. A backend that is away makes a worker unready, and never unlive."""
+def _measured(app: Pyncette, backend: Backend) -> Callable[[], Store]:
+    """Have measured what *app* does, and return what opens stores of *backend* that are. Raises ConfigurationError."""
+    try:
+        from pyncette.prometheus import use_prometheus, with_prometheus_repository  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigurationError(
+            "metrics need prometheus-client: pip install 'pyncette-operator[prometheus]'"
+        ) from None
+    use_prometheus(app, measure_repository=False)
+    return with_prometheus_repository(backend.new_store)
 
-    def __init__(self) -> None:
+
+class _Health:
+    """What probes are told. A backend that is away makes a worker unready, and never unlive: a restart mends nothing."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
         self.context: PyncetteContext | None = None
 
-    @staticmethod
-    def is_live() -> bool:
-        return True
+    def is_live(self) -> bool:
+        if self.context is None or not self._stall_seconds:
+            return True
+        return self.context.stalled_seconds <= self._stall_seconds
 
     def is_ready(self) -> bool:
         return self.context is not None and self.context.ready

@@ -58,8 +58,11 @@ UNACCEPTABLE: Final = frozenset(
 )
 """What says that the object itself is at fault."""
 
-WRONG_TYPE: Final = "failed to create typed patch object"
-"""How the API server begins when an applied field has the wrong type. It says 500 to that, as if it were its own fault."""
+MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
+"""
+How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
+server says 500 to it, as if that were its own fault, and gives no reason; it says the same however often it is asked.
+"""
 
 MESSAGE_CHARACTERS_MAX: Final = 1024
 """Of an answer that is no Status: a proxy's page, for example."""
@@ -262,11 +265,18 @@ def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiErr
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
         # The object has come again, as another.
         return ConflictError(message)
-    if status in UNACCEPTABLE or str(told.get("message", "")).startswith(WRONG_TYPE):
+    if status in UNACCEPTABLE or _is_misshapen(status, told):
         return RefusedError(str(told.get("message") or message))
     # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
     # proxy thinks of. Nothing of that says anything about the object.
     return ApiUnavailableError(message)
+
+
+def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
+    said = str(told.get("message", ""))
+    return (
+        status == HTTPStatus.INTERNAL_SERVER_ERROR and not told.get("reason") and said.startswith(MISSHAPEN)
+    )
 
 
 def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:

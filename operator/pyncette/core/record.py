@@ -26,6 +26,16 @@ class Partition(NamedTuple):
     number: int = 0
 
 
+RESERVED_REALMS: Final = "pyncette:"
+"""How the realms begin that hold what workers tell each other, and no tasks. Nobody else's can: see `check_realm`."""
+
+
+def check_realm(realm: str) -> None:
+    """Raise ValueError for a realm in which nobody can have tasks."""
+    if realm.startswith(RESERVED_REALMS):
+        raise ValueError(f"realms that begin with {RESERVED_REALMS} are not for tasks")
+
+
 class Key(NamedTuple):
     """Which record: keys of one partition are ordered by their three names, and scanned in that order."""
 
@@ -122,6 +132,24 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     uid: str
     generation: int
     spec_hash: str
+    name: str = ""
+    """Of the resource, where the record has another: a template is called what its handler is."""
+    takes_instances: bool = False
+    """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
+
+
+class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What annotations of a resource ask for once, by their values: a new one asks anew. Empty: nothing."""
+
+    run: str = ""
+    """One extra run."""
+    resume: str = ""
+    """The end of the suspension by exhaustion."""
+    redrive: str = ""
+    """The dead letters again."""
+
+
+NO_REQUESTS: Final = Requests()
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -158,6 +186,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Stopped since then, and removed after a grace unless its resource returns."""
     owner: Owner | None = None
     summary: Summary = Summary()
+    handled: Requests = NO_REQUESTS
+    """What its resource has asked for, and was done."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -140,6 +140,8 @@ SECONDS_MAX: Final = 10 * 366 * 86_400
 COUNT_MAX: Final = 2**53 - 1
 """The largest integer that every reader of JSON keeps exact."""
 
+INT32_MAX: Final = 2**31 - 1
+
 Seconds = Annotated[int, Field(ge=1, le=SECONDS_MAX)]
 Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
+    INT32_MAX,
     PATTERNS,
     Count,
     Label,
@@ -40,6 +41,9 @@ PATTERNS[IMAGE] = "the reference of an image, which has no white space"
 REPLICAS_MAX: Final = 1000
 HANDLERS_MAX: Final = 1000
 """Handlers listed in a status; a module with more of them is listed in part."""
+
+Workers = Annotated[int, Field(ge=0, le=INT32_MAX)]
+"""As many as the scale subresource can count."""
 
 PodTemplatePart = Annotated[
     dict[str, Any],
@@ -150,9 +154,9 @@ class PoolStatus(Model):
     """Ready, Reconciling and Stalled as Flux and Argo CD read them; Available, BackendReachable."""
     realm: str | None = Field(default=None, max_length=253)
     """Name under which the backend keeps the tasks of this pool apart from all others."""
-    replicas: Count | None = None
+    replicas: Workers | None = None
     """Workers that there are."""
-    ready_replicas: Count | None = None
+    ready_replicas: Workers | None = None
     """Workers that are ready."""
     selector: str | None = Field(default=None, max_length=1024)
     """Selector of the pods, for autoscalers."""

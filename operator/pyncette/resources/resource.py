@@ -110,6 +110,10 @@ class Resource(Model):
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
 
+CONDITION_CHARACTERS_MAX: Final = 4096
+"""Of what a condition says for people."""
+
+
 class Condition(Model):
     """One aspect of the state of an object, as the operator saw it last."""
 
@@ -119,7 +123,7 @@ class Condition(Model):
     """Whether it holds."""
     reason: str = Field(min_length=1, max_length=128, pattern="^[A-Z][A-Za-z]*$")
     """Why, in one word for programs."""
-    message: str = Field(default="", max_length=4096)
+    message: str = Field(default="", max_length=CONDITION_CHARACTERS_MAX)
     """Why, in a sentence for people."""
     last_transition_time: Instant3339
     """When the status last changed."""

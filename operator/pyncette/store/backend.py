@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Final, Self
 from urllib.parse import unquote
 
 from pyncette.errors import ConfigurationError, SchemaError
@@ -54,6 +54,20 @@ class Backend(ABC):
         """As it was given, password included."""
         self.table: str = TABLE
         """What the names of its tables begin with, where it has tables."""
+        self.again: Callable[[], Backend] | None = None
+        """Tells it anew, where its URL stands in a file; see `backend_file`."""
+
+    def renewed(self) -> Self:
+        """
+        Return this backend with the credentials that count now: a store asks for them at each connect.
+
+        It is the same place, seen by whoever may see it now. Can be called from any thread.
+        """
+        if self.again is None:
+            return self
+        renewed = self.again()
+        assert isinstance(renewed, type(self))
+        return renewed
 
     @property
     def in_memory(self) -> bool:
@@ -114,6 +128,11 @@ def read_backend(url: str) -> Backend:
     backend = _registered(scheme.lower()).load()(url)
     assert isinstance(backend, Backend)
     return backend
+
+
+def is_scheme(text: str) -> bool:
+    """Say whether URLs that begin with *text* name a backend."""
+    return text.lower() in BUILT_IN or text.lower() in entry_points(group=GROUP).names
 
 
 def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:

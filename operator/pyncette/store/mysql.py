@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -79,16 +79,24 @@ class MysqlStore(NumberedStore):
     """
     Records in the tables whose names begin with *table*, in the database at *address*.
 
-    With *create* the tables are created if they are missing; without it nothing but rows is ever written.
-    Raises ValueError for a name that is not allowed.
+    With *create* the tables are created if they are missing; without it nothing but rows is ever written. *renewed*
+    is asked at each connect for the address with the credentials that count by then. Raises ValueError for a name that
+    is not allowed.
     """
 
-    def __init__(self, address: Address, table: str = TABLE, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        address: Address,
+        table: str = TABLE,
+        *,
+        create: bool = True,
+        renewed: Callable[[], Address] | None = None,
+    ) -> None:
         super().__init__()
         self._tables = tables_named(table)
         self._sql = Statements(self._tables)
         self._create = create
-        self._connections = Connections(address, self._forget)
+        self._connections = Connections(address, self._forget, renewed=renewed)
         self._heads = Heads(USUAL_LOOK)
         self._is_quiet = False
         """Whether the last claim found nothing: then the next one looks before it asks, which is one statement."""
@@ -231,6 +239,13 @@ class MysqlStore(NumberedStore):
         (((now,),),) = await self._rows(self._sql.now)
         told: Instant = now
         return told
+
+    async def min_reader(self) -> int:
+        (((_, version),),) = await self._rows(self._sql.versions)
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        await self._fetch(self._sql.raise_min_reader(version))
 
     async def notify(self, notifications: Sequence[Notification]) -> None:
         """Tell nobody: these servers have nothing by which one client could wake another."""

@@ -95,6 +95,7 @@ class Connections:
     """
     At most `CONNECTIONS_MAX` connections; *lost* is called when one broke.
 
+    Each is made to the address that *renewed* returns by then, if it is given: the same place, with other credentials.
     What is not answered within *answer_seconds* is given up, with its connection.
     """
 
@@ -103,10 +104,11 @@ class Connections:
         address: Address,
         lost: Callable[[], None] = lambda: None,
         *,
+        renewed: Callable[[], Address] | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        self._address = address
+        self._address = renewed or (lambda: address)
         self._lost = lost
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
@@ -208,7 +210,7 @@ class Connections:
         return True
 
     async def _connect(self) -> Connection:
-        address = self._address
+        address = self._address()
         try:
             async with asyncio.timeout(self._connect_seconds):
                 connection = await asyncmy.connect(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -67,16 +67,24 @@ class PostgresStore(NumberedStore):
     """
     Records in the tables whose names begin with *table*, in the database at *url*.
 
-    With *create* the tables are created if they are missing; without it nothing but rows is ever written.
-    Raises ValueError for a name that is not allowed.
+    With *create* the tables are created if they are missing; without it nothing but rows is ever written. *renewed*
+    is asked at each connect for the URL with the credentials that count by then. Raises ValueError for a name that is
+    not allowed.
     """
 
-    def __init__(self, url: str, table: str = TABLE, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        table: str = TABLE,
+        *,
+        create: bool = True,
+        renewed: Callable[[], str] | None = None,
+    ) -> None:
         super().__init__()
         self._tables = tables_named(table)
         self._sql = statements_for(self._tables)
         self._create = create
-        self._connections = Connections(url, SESSION, self._forget)
+        self._connections = Connections(url, SESSION, self._forget, renewed=renewed)
         self._heads = Heads()
         self._is_known = True
         """Whether the tables behind the connections are those that were looked at."""
@@ -225,6 +233,13 @@ class PostgresStore(NumberedStore):
                 continue
             for notification in heard:
                 yield notification
+
+    async def min_reader(self) -> int:
+        ((_, version),) = await self._fetch(self._sql.versions)
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        await self._fetch(self._sql.raise_min_reader, version)
 
     # --- Swaps ---
 

@@ -39,17 +39,20 @@ class PostgresBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
-        check_url(self._database)
+        self.database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
+        """The URL as the driver takes it."""
+        check_url(self.database)
 
     def new_store(self, *, create: bool = True) -> Store:
         with needing("asyncpg", "PostgreSQL", "postgres"):
             from pyncette.store.postgres import PostgresStore  # noqa: PLC0415 - the driver is an extra
 
-        return PostgresStore(self._database, self.table, create=create)
+        return PostgresStore(
+            self.database, self.table, create=create, renewed=lambda: self.renewed().database
+        )
 
     def __str__(self) -> str:
-        parts = urlsplit(self._database)
+        parts = urlsplit(self.database)
         hosts = parts.netloc.rpartition("@")[2] or "the local socket"
         return f"PostgreSQL at {hosts}{parts.path}{self.tables_told}"
 

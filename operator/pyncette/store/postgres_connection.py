@@ -62,6 +62,7 @@ class Connections:
     """
     At most `CONNECTIONS_MAX` connections, each set up by the statement *session*; *lost* is called when one broke.
 
+    Each is made to the URL that *renewed* returns by then, if it is given: the same place, with other credentials.
     What is not answered within *answer_seconds* is given up, with its connection.
     """
 
@@ -71,12 +72,13 @@ class Connections:
         session: str,
         lost: Callable[[], None] = lambda: None,
         *,
+        renewed: Callable[[], str] | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
-        self._url = url
+        self._url = renewed or (lambda: url)
         self._session = session
         self._lost = lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
@@ -190,7 +192,7 @@ class Connections:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 connection = await asyncpg.connect(
-                    self._url, timeout=self._connect_seconds, max_cached_statement_lifetime=0
+                    self._url(), timeout=self._connect_seconds, max_cached_statement_lifetime=0
                 )
                 try:
                     await connection.execute(self._session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -38,7 +38,7 @@ from pyncette.store.redis_keys import (
 from pyncette.store.redis_records import packed_integer, packed_renewal, unpack, unpack_named
 from pyncette.store.redis_scripts import CLAIM, CREATE, RENEW, SCAN, SWAP, Script
 from pyncette.store.redis_swaps import check_places, swap_calls
-from pyncette.store.redis_url import check_timeout, read_url
+from pyncette.store.redis_url import Address, check_timeout, read_url
 from pyncette.store.sql import check_schema
 
 logger = logging.getLogger(__name__)
@@ -55,18 +55,25 @@ class RedisStore:
     Records under keys that begin with *namespace*, on the server or servers at *url*; both may say the same.
 
     With *create* it says that there are records to be, unless somebody did; without it, that must have been done.
+    *renewed* is asked at each connect for the address with the credentials that count by then.
     Raises ConfigurationError for a URL that cannot be meant.
     """
 
     def __init__(
-        self, url: str, namespace: str | None = None, *, timeout: float | None = None, create: bool = True
+        self,
+        url: str,
+        namespace: str | None = None,
+        *,
+        timeout: float | None = None,
+        create: bool = True,
+        renewed: Callable[[], Address] | None = None,
     ) -> None:
         address = read_url(url)
         if timeout is not None:
             address = address._replace(timeout_seconds=check_timeout(timeout))
         self._keyspace = Keyspace(address.namespace if namespace is None else namespace)
         self._create = create
-        self._connections = Connections(address, self._forget)
+        self._connections = Connections(address, self._forget, renewed)
         self._healer = Healer(self._connections, self._keyspace)
         self._told_at: dict[Partition, float] = {}
         self._is_known = False
@@ -230,6 +237,14 @@ class RedisStore:
     async def now(self) -> Instant:
         (told,) = await self._ask([["TIME"]])
         return _instant(*told)
+
+    async def min_reader(self) -> int:
+        ((version,),) = await self._ask([["HMGET", self._keyspace.meta, "min_reader"]])
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        if await self.min_reader() < version:
+            await self._ask([["HSET", self._keyspace.meta, "min_reader", version]])
 
     async def notify(self, notifications: Sequence[Notification]) -> None:
         if notifications:

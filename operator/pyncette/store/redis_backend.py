@@ -15,18 +15,18 @@ class RedisBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._address: Final = read_url(url)
+        self.address: Final = read_url(url)
 
     def new_store(self, *, create: bool = True) -> Store:
         with needing("redis", "Redis", "redis"):
             from pyncette.store.redis import RedisStore  # noqa: PLC0415 - the driver is an extra
 
-        return RedisStore(self.url, create=create)
+        return RedisStore(self.url, create=create, renewed=lambda: self.renewed().address)
 
     async def concerns(self) -> Sequence[str]:
         from pyncette.store.redis import concerns_at  # noqa: PLC0415
 
-        return await concerns_at(self.url)
+        return await concerns_at(self.renewed().url)
 
     def __str__(self) -> str:
-        return str(self._address)
+        return str(self.address)

@@ -16,6 +16,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -74,14 +75,21 @@ class Connections:
     """
     At most `CONNECTIONS_MAX` calls at once, to the server or servers at *address*; *lost* is called when a connection is new, or broke.
 
+    Each connection is made with the credentials of the address that *renewed* returns by then, if it is given.
     Nothing is ever asked twice: an answer that did not come says nothing about whether the question arrived.
     """
 
-    def __init__(self, address: Address, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        lost: Callable[[], None] = lambda: None,
+        renewed: Callable[[], Address] | None = None,
+    ) -> None:
         self._address = address
+        self._renewed = renewed or (lambda: address)
         self._lost = lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._client, self._others = _clients(address, self._greet)
+        self._client, self._others = _clients(address, self._renewed, self._greet)
         self.place: Final = str(address)
 
     @property
@@ -146,7 +154,7 @@ class Connections:
             return self._client
         await self._answered(self._client.initialize())
         node: ClusterNode = random.choice(self._client.get_primaries())
-        options = _options(self._address, self._greet)
+        options = _options(self._address, self._renewed, self._greet)
         return await stack.enter_async_context(Redis(host=node.host, port=int(node.port), **options))
 
     async def _greet(self, connection: Any) -> None:
@@ -224,16 +232,33 @@ def _causes(error: BaseException) -> Sequence[BaseException]:
     return causes
 
 
-def _clients(address: Address, greet: Any) -> tuple[Client, Sequence[Redis]]:
+class _Credentials(CredentialProvider):
+    """Tells the driver, at each connect, the user and the password that count by then."""
+
+    def __init__(self, told: Callable[[], tuple[str | None, str | None]]) -> None:
+        self._told = told
+
+    def get_credentials(self) -> Any:
+        user, password = self._told()
+        if not user and not password:
+            return ()
+        return (user, password or "") if user else (password,)
+
+    async def get_credentials_async(self) -> Any:
+        return self.get_credentials()
+
+
+def _clients(address: Address, renewed: Callable[[], Address], greet: Any) -> tuple[Client, Sequence[Redis]]:
     """Return the client to ask, and those that it asks where to find the server."""
-    options = _options(address, greet)
+    options = _options(address, renewed, greet)
     if address.kind is Kind.SERVER:
         ((host, port),) = address.hosts
         return Redis(host=host, port=port, **options), ()
     if address.kind is Kind.SENTINEL:
-        of_sentinel = _options(address, None) | {
-            "username": address.sentinel_username,
-            "password": address.sentinel_password,
+        of_sentinel = _options(address, renewed, None) | {
+            "credential_provider": _Credentials(
+                lambda: ((now := renewed()).sentinel_username, now.sentinel_password)
+            ),
             "db": 0,
         }
         sentinel = Sentinel(address.hosts, sentinel_kwargs=of_sentinel, **options)  # type: ignore[no-untyped-call]
@@ -244,10 +269,9 @@ def _clients(address: Address, greet: Any) -> tuple[Client, Sequence[Redis]]:
     return RedisCluster(startup_nodes=nodes, **options), ()
 
 
-def _options(address: Address, greet: Any) -> dict[str, Any]:
+def _options(address: Address, renewed: Callable[[], Address], greet: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "username": address.username,
-        "password": address.password,
+        "credential_provider": _Credentials(lambda: ((now := renewed()).username, now.password)),
         "db": address.database,
         "socket_timeout": address.timeout_seconds,
         "socket_connect_timeout": address.timeout_seconds,

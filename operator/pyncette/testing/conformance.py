@@ -1115,6 +1115,24 @@ class StoreConformance:
         assert list(renewed.held) == [True]
         assert (await load(store, record)).claimable_at is None
 
+    async def test_a_lease_keeps_what_is_never_to_run_for_as_long_as_it_is_renewed(
+        self, open_another: OpenAnother
+    ) -> None:
+        holder, looker = await open_another(), await open_another()
+        record = a_record(at=None, spec=Spec(), lease=Lease("lease", "worker", T0 + LEASE))
+        await create(holder, record)
+        (before,) = await looker.scan(HERE, "task", None, 10)
+
+        await holder.renew([Renewal(record.key, "lease", 2 * LEASE)], T0)
+
+        (found,) = await looker.scan(HERE, "task", None, 10)
+        assert (seen(before), found.lease) == (record, Lease("lease", "worker", T0 + 2 * LEASE))
+        assert await claim(looker, now=T0 + 10 * LEASE, lease_id="2") == []
+        # Who has created it needs no further look to remove it, nor has who saw it once.
+        assert await holder.swap([Change(record, None)]) == [True]
+        assert await looker.swap([Change(before, None)]) == [False]
+        assert list((await holder.renew([Renewal(record.key, "lease", LEASE)], T0)).held) == [False]
+
     async def test_each_renewal_is_answered_in_the_order_asked_for(self, store: Store) -> None:
         await create(store, *(a_record(name) for name in "abcd"))
         a, b, c, d = await claim(store)

@@ -88,6 +88,8 @@ class Poller:
         self._hungry_waited = False
         """Whether a round has begun since the hungry ones were last asked."""
         self._turn = 0
+        self.claimed = 0
+        """Occurrences, so far."""
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
@@ -96,6 +98,11 @@ class Poller:
     def polled_at(self) -> Instant | None:
         """When the last look ended; now, while it waits for the next one to be worth it."""
         return self._clock.now() if self._parked and self._polled_at is not None else self._polled_at
+
+    @property
+    def backlogged(self) -> int:
+        """How many partitions had more that was due than the last look could take."""
+        return len(set(self._hungry))
 
     @property
     def is_idle(self) -> bool:
@@ -230,6 +237,7 @@ class Poller:
                 limits, next(self._lease_ids), self._holder, now, clock.expired_at(), self._ahead
             )
         answered_at = clock.monotonic()
+        self.claimed += len(claimed.records)
         for length in {record.lease_length for record in claimed.records}:
             clock.expect_lease(length)
         clock.observe(claimed.backend_now, asked_at, answered_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
@@ -13,6 +14,7 @@ from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
+from pyncette.members import Membership
 from pyncette.store.base import Renewal, Store
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.patience import Patience
@@ -28,6 +30,9 @@ SHORTEST_PAUSE: Final[Duration] = 20 * MILLISECOND
 
 BLOCKED_AFTER_SECONDS: Final = 2.0
 """A loop that did not turn for this long is blocked by a handler, which is then named."""
+
+BEAT_SECONDS: Final = 1.0
+"""How often each of the two loops notes that it turns: next to no work, and who asks wants to know of minutes."""
 
 
 class Renewer:
@@ -139,20 +144,38 @@ class RenewalThread:
     """
     Renews on a thread with a loop and a connection of its own, so that a handler that blocks its loop costs no lease.
 
-    An async context manager. It also watches the loop of the handlers, and names the one that blocks it.
+    An async context manager. It also watches the loop of the handlers, and names the one that blocks it; and it keeps
+    up the *membership* of this worker, which is a lease like the others.
     """
 
-    def __init__(self, runs: Runs, open_store: Callable[[], Store], clock: Clock, patience: Patience) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        open_store: Callable[[], Store],
+        clock: Clock,
+        patience: Patience,
+        membership: Membership | None = None,
+    ) -> None:
         self._runs = runs
         self._open_store = open_store
         self._clock = clock
         self._patience = patience
+        self._membership = membership
+        self._turned_at = {"handlers": time.monotonic(), "renewals": time.monotonic()}
+        """When each loop last turned."""
         self._thread: threading.Thread | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._started = threading.Event()
 
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the loop of the handlers or this thread has not turned, whichever is longer. Can be asked from any thread."""
+        return time.monotonic() - min(self._turned_at.values())
+
     async def __aenter__(self) -> Self:
+        self._beating = asyncio.create_task(self._beat("handlers"))
         self._handlers_loop = asyncio.get_running_loop()
         self._handlers_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._main, name="pyncette-renewals", daemon=True)
@@ -165,6 +188,8 @@ class RenewalThread:
             self._loop.call_soon_threadsafe(self._task.cancel)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        if self._beating is not None:
+            self._beating.cancel()
 
     def _main(self) -> None:
         asyncio.run(self._serve())
@@ -174,6 +199,7 @@ class RenewalThread:
         self._task = asyncio.current_task()
         self._started.set()
         waits = self._patience.waits()
+        beating = asyncio.create_task(self._beat("renewals"))
         try:
             while True:
                 try:
@@ -183,6 +209,13 @@ class RenewalThread:
                     await asyncio.sleep(next(waits))
         except asyncio.CancelledError:
             return
+        finally:
+            beating.cancel()
+
+    async def _beat(self, loop: str) -> None:
+        while True:
+            self._turned_at[loop] = time.monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _renew_and_watch(self) -> None:
         async with AsyncExitStack() as stack:
@@ -191,6 +224,8 @@ class RenewalThread:
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose))
                 group.create_task(self._watch())
+                if self._membership is not None:
+                    group.create_task(self._membership.run(store))
 
     def _lose(self, occurrence: Occurrence) -> None:
         self._handlers_loop.call_soon_threadsafe(occurrence.lose)

@@ -14,6 +14,7 @@ from pyncette.core.record import Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
+from pyncette.members import Membership
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox
@@ -49,6 +50,20 @@ class WorkerSettings(NamedTuple):
     """How long before they are due occurrences are claimed, at most, to be started on time; 0: once they are due."""
 
 
+class Figures(NamedTuple):
+    """How much a worker has to do at a moment."""
+
+    slots: int
+    slots_used: int
+    """By what runs, and by what was claimed and is about to."""
+    claimed: int
+    """Occurrences, since it started."""
+    backlogged: int
+    """Partitions in which more was due than the last look at them could take."""
+    unwritten: int
+    """Results of runs that the backend has not taken yet."""
+
+
 class Listener(Protocol):
     """Is told what a worker does; must not block."""
 
@@ -62,7 +77,8 @@ class Worker:
     Runs what is due.
 
     It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
-    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory.
+    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
+    tells others that it runs, by *membership*, until it claims nothing more.
     """
 
     def __init__(
@@ -73,11 +89,13 @@ class Worker:
         registrations: Sequence[Registration],
         settings: WorkerSettings,
         renewal_store: Callable[[], Store] | None = None,
+        membership: Membership | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._renewal_store = renewal_store
+        self._membership = membership
         self._listeners = listeners
         self._patience = Patience()
         self._outbox = Outbox(ledger, self._wake, self._patience)
@@ -96,7 +114,9 @@ class Worker:
             self._polling,
         )
         self._runs.on_limit_freed = self._poller.look_soon
+        self._slots = settings.slots
         self._renewer: Renewer | None = None
+        self._thread: RenewalThread | None = None
         self._grace_seconds: float | None = None
         self._grace: asyncio.Timeout | None = None
         """Ends the wait for what runs; from the moment of `drain` on."""
@@ -111,6 +131,22 @@ class Worker:
     def last_polled_at(self) -> Instant | None:
         """When the last look for claimable records ended; None before the first. A wait for the next counts as a look."""
         return self._poller.polled_at
+
+    @property
+    def figures(self) -> Figures:
+        """How much there is to do. Can be asked from any thread."""
+        return Figures(
+            self._slots,
+            self._slots - self._runs.free,
+            self._poller.claimed,
+            self._poller.backlogged,
+            len(self._outbox),
+        )
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long a loop of this worker has stood still: some seconds, unless something is wrong. From any thread."""
+        return 0.0 if self._thread is None else self._thread.stalled_seconds
 
     @property
     def running(self) -> Sequence[Occurrence]:
@@ -137,6 +173,8 @@ class Worker:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
         self._grace_seconds = None if grace is None else grace / SECOND
         self._poller.stop()
+        if self._membership is not None:
+            self._membership.leave()
         self._runs.give_back_early()
         if self._grace is not None and not self._grace.expired():
             ends_at = None if grace is None else asyncio.get_running_loop().time() + grace / SECOND
@@ -151,17 +189,24 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:
-                thread = RenewalThread(self._runs, self._renewal_store, self._clock, self._patience)
-                await stack.enter_async_context(thread)
+                self._thread = RenewalThread(
+                    self._runs, self._renewal_store, self._clock, self._patience, self._membership
+                )
+                stack.callback(self._part_with_thread)
+                await stack.enter_async_context(self._thread)
             background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
                 self._renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
                 background.append(asyncio.create_task(self._renewer.run(Occurrence.lose)))
+                if self._membership is not None:
+                    background.append(asyncio.create_task(self._membership.run(self._ledger.store)))
             poller = asyncio.create_task(self._poller.run())
             try:
                 await self._until_ended(poller, background)
             finally:
                 poller.cancel()
+                if self._membership is not None:
+                    self._membership.leave()
                 await _shielded(self._give_back(poller))
                 left = [*background, *self._poller.starting, *self._runs.replacing]
                 for task in left:
@@ -213,6 +258,10 @@ class Worker:
             logger.warning(
                 "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
             )
+
+    def _part_with_thread(self) -> None:
+        """From now on nobody notes that the loops turn; what is still to be torn down may take its time."""
+        self._thread = None
 
     async def _listen(self) -> None:
         """Wake at what other processes notify of."""

@@ -1,0 +1,184 @@
+"""Keeps the backends of the settings open, and knows which of them answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from pyncette.clock import SystemClock
+from pyncette.controller.facts import Access
+from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
+from pyncette.ledger import Ledger
+from pyncette.store.backend import Backend, read_backend
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 5.0
+"""How often a backend is asked whether it is there: its answer tells the time, too."""
+
+ANSWER_SECONDS: Final = 10.0
+"""A backend that takes longer is not there."""
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 15.0
+"""Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
+
+
+class OpenBackend:
+    """One backend of the settings, as it is just now."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.ready = False
+        """Whether it answered when it was last asked."""
+        self.fault = ""
+        """Why it is not ready, as people are told; empty if it is, or was not asked yet."""
+        self._ledger: Ledger | None = None
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows yet if it is there: it is being opened for the first time."""
+        return not self.ready and not self.fault
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What writes to it; None until it was opened for the first time."""
+        return self._ledger
+
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._migrate()
+                async with self._read().new_store(create=False) as store:
+                    pause = FIRST_PAUSE_SECONDS
+                    self._ledger = Ledger(store, self.clock)
+                    await self._look_after(store, on_change)
+            except (StoreError, ConfigurationError) as error:
+                self._went(error, on_change)
+            finally:
+                self._ledger = None
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _look_after(self, store: Store, on_change: Callable[[], None]) -> None:
+        while True:
+            try:
+                await self._ask(store)
+            except StoreError as error:
+                self._went(error, on_change)
+            else:
+                self._came(on_change)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _ask(self, store: Store) -> None:
+        asked_at = self.clock.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                now = await store.now()
+        except TimeoutError:
+            raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
+        self.clock.observe(now, asked_at, self.clock.monotonic())
+
+    async def _migrate(self) -> None:
+        if self.settings.migrate == "Auto":
+            migrated = await self._read().migrate()
+            if migrated.before != migrated.after:
+                logger.info(
+                    "the tables of a backend were brought to the schema of this release",
+                    extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
+                )
+
+    def _read(self) -> Backend:
+        """Return the backend as its file names it now, since a Secret may have been changed."""
+        path = self.settings.path
+        try:
+            return read_backend(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the URL of the backend {self.name} cannot be read: {path}: {error.strerror}; it is the key "
+                f"{self.settings.secret_key} of the Secret {self.settings.secret_name}, mounted for the operator"
+            ) from None
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the URL of the backend {self.name} ({path}): {error}") from None
+
+    def _came(self, on_change: Callable[[], None]) -> None:
+        if self.ready:
+            return
+        self.ready, self.fault = True, ""
+        logger.info("a backend is ready", extra={"backend": self.name})
+        on_change()
+
+    def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
+        told = " ".join(str(error).split())
+        if self.ready or told != self.fault:
+            logger.warning("a backend is not ready", extra={"backend": self.name, "error": told})
+        was_ready, self.ready, self.fault = self.ready, False, told
+        if was_ready:
+            on_change()
+
+
+class Backends:
+    """All backends of the settings."""
+
+    def __init__(self, settings: OperatorSettings) -> None:
+        self._own_namespace = settings.release_namespace
+        self._all: Mapping[str, OpenBackend] = {
+            backend.name: OpenBackend(backend) for backend in settings.backends
+        }
+
+    def __iter__(self) -> Iterator[OpenBackend]:
+        return iter(self._all.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them answer."""
+        return all(backend.ready for backend in self)
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """Why some do not."""
+        return [
+            f"{backend.name}: {backend.fault or 'not asked yet'}" for backend in self if not backend.ready
+        ]
+
+    def get(self, name: str) -> OpenBackend | None:
+        """Return the backend of this name, if the settings have one."""
+        return self._all.get(name)
+
+    def settings(self, name: str, namespace: str) -> BackendSettings | None:
+        """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
+        backend = self._all.get(name)
+        if backend is None or not backend.settings.is_open_to(namespace, self._own_namespace):
+            return None
+        return backend.settings
+
+    def access(self, name: str, namespace: str) -> Access:
+        """Say how pools in *namespace* stand to the backend *name*."""
+        backend = self._all.get(name)
+        if backend is None:
+            return Access.UNKNOWN
+        if not backend.settings.is_open_to(namespace, self._own_namespace):
+            return Access.REFUSED
+        return Access.OPEN if backend.ready else Access.DOWN
+
+    async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
+        """Keep all of them open until this is cancelled; *on_change* is told which comes or goes."""
+
+        def told(backend: OpenBackend) -> Callable[[], None]:
+            return lambda: on_change(backend)
+
+        async with asyncio.TaskGroup() as keeping:
+            for backend in self:
+                keeping.create_task(backend.keep(told(backend)))

@@ -1,0 +1,349 @@
+"""Makes the record of a task equal to its resource, and the status of the resource equal to its record."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Instant
+from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
+from pyncette.controller.differences import Difference, differs, read_status
+from pyncette.controller.events import Regarding
+from pyncette.controller.facts import Access, TaskFacts
+from pyncette.controller.mirrored import Home, Mirrored
+from pyncette.controller.objects import Objects
+from pyncette.controller.pools import Place, Pools
+from pyncette.controller.statuses import Statuses, as_json, status_manifest
+from pyncette.controller.sweep import Sweep
+from pyncette.controller.task_status import Stored, status_of_task
+from pyncette.controller.transitions import events_of
+from pyncette.core.record import Record
+from pyncette.errors import StoreUnavailableError
+from pyncette.ledger import Ledger
+from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, mirror_one, wish_of
+from pyncette.resources.modelling import instant_of
+from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.requests import Done, ask
+from pyncette.resources.task import PyncetteTask, TaskStatus, WorkerPoolRef
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_POOL: Final = WorkerPoolRef().name
+
+WAITING_SECONDS: Final = 2.0
+"""How soon a task is looked at again that moves to another pool or handler once its run is over."""
+
+TAKEN_SECONDS: Final = 10.0
+"""How soon a task is looked at again whose place another has: that may be deleted."""
+
+
+class _Mirroring(NamedTuple):
+    """What the backend holds of a task after it was made equal to its resource, as far as that could be done."""
+
+    home: Home | None
+    moving: bool = False
+    taken_by: str | None = None
+    """Another task that has its place: the name of a handler or a task is given once in a pool."""
+    failed: StoreUnavailableError | None = None
+
+
+class Tasks:
+    """
+    The reconciler of PyncetteTasks.
+
+    *is_watched* says of a namespace whether anything is known of it; *counted* is told of each pool to which more or fewer
+    tasks refer than before.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        objects: Objects,
+        pools: Pools,
+        mirrored: Mirrored,
+        statuses: Statuses,
+        sweep: Sweep,
+        is_watched: Callable[[str], bool],
+        counted: Callable[[ObjectName], None],
+    ) -> None:
+        self._api = api
+        self._objects = objects
+        self._pools = pools
+        self._mirrored = mirrored
+        self._statuses = statuses
+        self._sweep = sweep
+        self._is_watched = is_watched
+        self._counted = counted
+        self._pool_of: dict[ObjectName, ObjectName] = {}
+        self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
+
+    def of_pool(self, pool: ObjectName) -> frozenset[ObjectName]:
+        """Return the tasks that refer to *pool*."""
+        return frozenset(self._of_pool.get(pool, ()))
+
+    async def reconcile(self, name: ObjectName) -> float | None:
+        """
+        Make what is stored of the task *name* equal to what is wished for, and its status to what is stored.
+
+        Returns in how many seconds it is to be called again although nothing happens; None: not at all. Raises ApiError
+        and StoreError, after which it is to be called again.
+        """
+        stored = self._objects.get(TASKS, name)
+        if stored is None:
+            await self._find_gone(name)
+            return None
+        self._sweep.back(name)
+        task = read_stored(PyncetteTask, stored)
+        place = self._place(name, task, stored)
+        if self._is_known_before_the_backend(place, stored):
+            return None
+        mirroring = await self._mirror(name, task, place)
+        again_at = await self._tell(name, stored, task, place, mirroring)
+        if mirroring.failed is not None:
+            raise mirroring.failed
+        if mirroring.moving:
+            return WAITING_SECONDS
+        if mirroring.taken_by is not None:
+            return TAKEN_SECONDS
+        return None if again_at is None else max(0.0, (again_at - self._now(place)) / SECOND)
+
+    def note(self, stored: Manifest) -> None:
+        """Take note of which pool a task refers to, so that all pools know how many do before any task is looked at."""
+        name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
+        self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
+
+    def _is_known_before_the_backend(self, place: Place, stored: Manifest) -> bool:
+        """
+        Say whether the status is of this generation, and nobody has looked at the backend yet since this process began.
+
+        Then the status tells more than is known here. A look at the backend has all its tasks looked at.
+        """
+        if place.backend is None or self._mirrored.has_seen(place.facts.backend):
+            return False
+        return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
+
+    # --- Gone --------------------------------------------------------------------------------------------------------
+
+    async def _find_gone(self, name: ObjectName) -> None:
+        """
+        Prove that there is no such task, and have its record stopped.
+
+        The watch and the lists said so; but both can be old, and neither tells an object that is gone from a kind that is.
+        Where this operator does not look, nothing is known: what is stored of it runs on.
+        """
+        if not self._is_watched(name.namespace):
+            return
+        try:
+            found = await self._api.get(TASKS, name)
+        except NoSuchObjectError:
+            self._forget(name)
+            if self._mirrored.homes(name):
+                self._sweep.gone(name)
+        else:
+            self._objects.learn(TASKS, found)
+
+    def _forget(self, name: ObjectName) -> None:
+        self._statuses.forget(Reference(TASKS, *name))
+        self._set_pool(name, None)
+
+    # --- Mirroring ---------------------------------------------------------------------------------------------------
+
+    def _place(self, name: ObjectName, task: PyncetteTask | Refusal, stored: Manifest) -> Place:
+        """Return where the task belongs; one that cannot be read stays where it is."""
+        if isinstance(task, PyncetteTask):
+            pool = ObjectName(name.namespace, task.spec.worker_pool_ref.name)
+        else:
+            homes = self._mirrored.homes(name)
+            known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
+            pool = known or ObjectName(name.namespace, _pool_named_in(stored))
+        self._set_pool(name, pool)
+        return self._pools.place(pool)
+
+    def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
+        before = self._pool_of.get(name)
+        if before == pool:
+            return
+        if before is not None:
+            del self._pool_of[name]
+            self._of_pool[before].discard(name)
+            self._counted(before)
+        if pool is not None:
+            self._pool_of[name] = pool
+            self._of_pool[pool].add(name)
+            self._counted(pool)
+
+    async def _mirror(self, name: ObjectName, task: PyncetteTask | Refusal, place: Place) -> _Mirroring:
+        homes = self._mirrored.homes(name)
+        ledger = None if place.backend is None else place.backend.ledger
+        open_ = place.facts.access is Access.OPEN and ledger is not None
+        if isinstance(task, Refusal) or not open_ or not self._mirrored.has_seen(place.facts.backend):
+            return _Mirroring(homes[0] if homes else None)
+        assert ledger is not None
+        wish = wish_of(task, place.realm)
+        taken_by = self._owner_of(name, place, wish)
+        if taken_by is not None:
+            return _Mirroring(None, taken_by=taken_by)
+        here, elsewhere = self._found(homes, place, wish)
+        try:
+            moving = await self._write(name, wish, here, elsewhere, place, ledger)
+        except StoreUnavailableError as error:
+            return _Mirroring(here, failed=error)
+        left = self._mirrored.homes(name)
+        here, elsewhere = self._found(left, place, wish)
+        return _Mirroring(here or next(iter(left), None), moving)
+
+    def _found(self, homes: Sequence[Home], place: Place, wish: Wish) -> tuple[Home | None, list[Home]]:
+        """Tell the record that is where it belongs from those that are not."""
+        here, elsewhere = None, []
+        for home in homes:
+            if home.backend == place.facts.backend and home.record.key == wish.key:
+                here = home
+            else:
+                elsewhere.append(home)
+        return here, elsewhere
+
+    def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
+        """Return the other task that has the record of this one already, if there is one and it is still there."""
+        other = self._mirrored.owner_at(place.facts.backend, wish.key)
+        if other is None or other == name or self._objects.get(TASKS, other) is None:
+            return None
+        return other.name
+
+    async def _write(
+        self,
+        name: ObjectName,
+        wish: Wish,
+        here: Home | None,
+        elsewhere: Sequence[Home],
+        place: Place,
+        ledger: Ledger,
+    ) -> bool:
+        """Write what differs, and say whether the record has yet to move here. Raises StoreError."""
+        backend = place.facts.backend
+        if here is None or elsewhere or not _is_mirrored(here.record, wish):
+            assert place.backend is not None
+            await self._mirrored.open_realm(place.backend, ledger, place.realm)
+            strays = [
+                Elsewhere(source, home.record)
+                for home in elsewhere
+                if (source := self._pools.ledger(home.backend)) is not None
+            ]
+            if self._note(name, backend, await mirror_one(ledger, wish, strays)):
+                return True
+            for home in elsewhere:
+                self._mirrored.forget(home.backend, home.record.key, name)
+        record = self._record_at(name, backend, wish)
+        if record is not None and record.state.handled != wish.requests:
+            done = await ask(ledger, record, wish.requests)
+            if done.record is not None:
+                self._mirrored.note(backend, done.record)
+                logger.info("what a task asked for was done", extra={"task": str(name), **_told(done)})
+        return False
+
+    def _note(self, name: ObjectName, backend: str, taken: Iterable[Taken]) -> bool:
+        """Take note of what was written, and say whether the record waits for a run to end before it moves."""
+        waiting = False
+        for item in taken:
+            waiting = waiting or item.step is Step.WAITING
+            if item.record is not None:
+                self._mirrored.note(backend, item.record)
+                logger.info("a task was %s", item.step.value, extra={"task": str(name), "backend": backend})
+        return waiting
+
+    def _record_at(self, name: ObjectName, backend: str, wish: Wish) -> Record | None:
+        for home in self._mirrored.homes(name):
+            if home.backend == backend and home.record.key == wish.key:
+                return home.record
+        return None
+
+    # --- The status --------------------------------------------------------------------------------------------------
+
+    async def _tell(
+        self,
+        name: ObjectName,
+        stored: Manifest,
+        task: PyncetteTask | Refusal,
+        place: Place,
+        mirroring: _Mirroring,
+    ) -> Instant | None:
+        """Have the status written, if it is another; return when it is to be worked out again."""
+        meta = stored["metadata"]
+        seen = Stored(
+            uid=meta["uid"],
+            generation=meta.get("generation", 0),
+            status=task.status if isinstance(task, PyncetteTask) else _status_of(stored),
+            deleting="deletionTimestamp" in meta,
+        )
+        home = mirroring.home
+        facts = TaskFacts(
+            record=None if home is None else home.record,
+            moving=mirroring.moving,
+            beside=0 if home is None else home.running,
+            last_run_id=await self._last_run_id(home, seen.status),
+            taken_by=mirroring.taken_by,
+            now=self._now(place),
+        )
+        pool = place.facts if mirroring.failed is None else place.facts._replace(access=Access.DOWN)
+        told = status_of_task(task, seen, pool, facts)
+        difference = differs(stored.get("status", {}), told.status)
+        reference = Reference(TASKS, *name)
+        if difference is Difference.NONE:
+            self._statuses.drop(reference)
+        else:
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            self._statuses.want(reference, manifest, difference)
+        return told.again_at
+
+    async def _last_run_id(self, home: Home | None, status: TaskStatus) -> str | None:
+        """Return the id of the run that ended last, from the history, where the status does not have it yet."""
+        ended_at = None if home is None else home.record.state.summary.last_ended_at
+        if home is None or ended_at is None:
+            return None
+        last = status.last_run
+        if (
+            last is not None
+            and last.completion_time is not None
+            and instant_of(last.completion_time) == ended_at
+        ):
+            return last.id
+        ledger = self._pools.ledger(home.backend)
+        if ledger is None:
+            return None
+        runs = await ledger.store.history(home.record.key)
+        return next((run.id for run in runs if run.ended_at == ended_at), None)
+
+    def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
+        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        meta = after["metadata"]
+        regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
+        now = self._pools.now()
+        return events_of(regarding, _status_of(before), _status_of(after), now, instance)
+
+    def _now(self, place: Place) -> Instant:
+        return self._pools.now() if place.backend is None else place.backend.clock.now()
+
+
+def _status_of(stored: Manifest | None) -> TaskStatus:
+    """Return the status that *stored* has; that of a task which nobody has seen, if it has none that can be read."""
+    return read_status((stored or {}).get("status", {}), TaskStatus) or TaskStatus()
+
+
+def _is_mirrored(record: Record, wish: Wish) -> bool:
+    """Say whether *record* is what is wished for already, or what a newer generation wished for."""
+    owner = record.state.owner
+    if record.state.withdrawn_at is not None or owner is None:
+        return False
+    return owner == wish.owner or (owner.uid == wish.owner.uid and owner.generation > wish.owner.generation)
+
+
+def _pool_named_in(stored: Manifest) -> str:
+    """Return the pool that a task names which cannot be read as a whole, or the default, if not even that can be."""
+    reference = stored.get("spec", {}).get("workerPoolRef")
+    name = reference.get("name") if isinstance(reference, dict) else None
+    return name if isinstance(name, str) else DEFAULT_POOL
+
+
+def _told(done: Done) -> dict[str, object]:
+    return {"run": bool(done.run), "resumed": done.resumed, "redriven": done.redriven}

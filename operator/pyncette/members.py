@@ -1,0 +1,267 @@
+"""Knows which workers run now, and which handlers each of them has: records held by leases, which end with a worker that died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from pyncette._version import __version__
+from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record
+from pyncette.core.spec import Spec
+from pyncette.errors import OlderWorkersError, StoreError
+from pyncette.store.backend import Backend
+from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Versioned
+from pyncette.store.sql import Migrated
+
+logger = logging.getLogger(__name__)
+
+MEMBERS_REALM: Final = f"{RESERVED_REALMS}members"
+"""
+The members of a realm are the partition here that has the realm's name in the place of a handler's. So nothing that goes
+through a realm meets them, no worker claims them, and who wants those of all realms finds them together.
+"""
+
+TASK: Final = "worker"
+"""The task of each member's record: metrics of the backend have it as a label, which must not grow with the workers."""
+
+MEMBER_LEASE: Final[Duration] = 60 * SECOND
+"""So long a worker that was killed is still taken for a member."""
+
+RENEWAL_PAUSE: Final[Duration] = 20 * SECOND
+"""A third of the lease, so two renewals may fail. An idle worker is to ask its backend for next to nothing."""
+
+WITHDRAWAL_SECONDS: Final = 2.0
+"""A worker that stops does not wait longer for a backend that is away: its lease ends by itself."""
+
+PAGE: Final = 200
+"""Members of one look."""
+
+
+TOLD_MAX: Final = 5
+"""Workers that are named in a sentence."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A running worker, as others see it."""
+
+    holder: str
+    """Who it is, as leases and histories name it."""
+    handlers: tuple[str, ...] = ()
+    """Those that its task module declares, sorted."""
+    version: str = __version__
+    """Of this library."""
+    reader: int = SCHEMA_VERSION
+    """The newest version of the schema that it can work on."""
+    slots: int = 0
+    started_at: Instant = 0
+
+
+class _Told(msgspec.Struct, frozen=True, rename="camel"):
+    """What a member's record says of it, as its arguments; what a later release adds is passed over."""
+
+    handlers: tuple[str, ...]
+    version: str
+    reader: int
+    slots: int
+    started_at: Instant
+
+
+# --- Looking ---------------------------------------------------------------------------------------------------------
+
+
+async def members(store: Store, realm: str, now: Instant) -> list[Member]:
+    """
+    Return the members of *realm* whose leases live at *now*, by their names. Raises StoreError.
+
+    What cannot be read is left out and logged. Records of workers that died a while ago are removed on the way: each
+    belongs to one process, which announces itself again, should it live after all.
+    """
+    found: list[Member] = []
+    after: Key | None = None
+    while page := await store.scan(Partition(MEMBERS_REALM, realm), TASK, after, PAGE):
+        found += [member for record in page if _lives(record, now) and (member := _read(record)) is not None]
+        await _remove(store, [record for record in page if not _lives(record, now - MEMBER_LEASE)])
+        after = page[-1].key
+    return found
+
+
+async def members_everywhere(store: Store, now: Instant) -> dict[str, list[Member]]:
+    """Return the members of each realm that has any; takes a look for each realm that ever had one. Raises StoreError."""
+    realms = sorted({partition.handler for partition in await store.partitions(MEMBERS_REALM)})
+    found = {realm: await members(store, realm, now) for realm in realms}
+    return {realm: there for realm, there in found.items() if there}
+
+
+def _lives(record: Record, now: Instant) -> bool:
+    return record.lease is not None and record.lease.expires_at > now
+
+
+def _read(record: Record) -> Member | None:
+    try:
+        told = msgspec.json.decode(record.spec.args, type=_Told)
+    except msgspec.MsgspecError as error:
+        logger.warning("a member cannot be read", extra={"worker": record.key.instance, "error": str(error)})
+        return None
+    return Member(record.key.instance, *msgspec.structs.astuple(told))
+
+
+async def _remove(store: Store, dead: Sequence[Record]) -> None:
+    if not dead:
+        return
+    try:
+        await store.swap([Change(record, None) for record in dead])
+    except StoreError as error:  # whoever looks may have no right to write; who looks next removes them
+        logger.debug("members that are gone were not removed", extra={"error": str(error)})
+
+
+# --- Versions live together ------------------------------------------------------------------------------------------
+
+
+async def migrate(backend: Backend) -> Migrated:
+    """
+    Bring *backend* to the schema of this release, and shut out the programs that cannot read what is to be written there.
+
+    A migration only adds, so it is done whoever runs. Raises OlderWorkersError if just the second part has to wait, and
+    StoreError.
+    """
+    migrated = await backend.migrate()
+    async with backend.new_store(create=False) as store:
+        await raise_min_reader(store, MIN_READER)
+    return migrated
+
+
+async def raise_min_reader(store: Store, version: int) -> None:
+    """
+    Have refused, from their next connect on, the programs that know no schema from *version* on.
+
+    Raises OlderWorkersError, and changes nothing, while one of them is a member of any realm; StoreError.
+    """
+    if not isinstance(store, Versioned) or await store.min_reader() >= version:
+        return
+    found = await members_everywhere(store, await store.now())
+    older = [
+        f"{member.holder} ({member.version})"
+        for realm in found.values()
+        for member in realm
+        if member.reader < version
+    ]
+    if older:
+        more = f" and {len(older) - TOLD_MAX} more" if len(older) > TOLD_MAX else ""
+        raise OlderWorkersError(
+            f"workers run that know no schema from {version} on: {', '.join(older[:TOLD_MAX])}{more}. The tables are"
+            " migrated, and such workers are still let in; run `pyncette migrate` again once they have been replaced"
+        )
+    await store.raise_min_reader(version)
+
+
+# --- Being one -------------------------------------------------------------------------------------------------------
+
+
+class Membership:
+    """
+    Makes this worker a member of *realm*, for as long as it claims.
+
+    Nothing that happens here stops a run: what cannot be written is logged, and tried again.
+    """
+
+    def __init__(self, realm: str, member: Member, clock: Clock) -> None:
+        self._member = member
+        self._clock = clock
+        self._key = Key(Partition(MEMBERS_REALM, realm), TASK, member.holder)
+        self._lease_id = secrets.token_hex(8)
+        self._record: Record | None = None
+        """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
+        self._announced = False
+        self._trouble = False
+        self._leaving = False
+        self._left = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def leave(self) -> None:
+        """Be no member any more: this worker claims nothing more. Can be called from any thread."""
+        self._leaving = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._left.set)
+
+    async def run(self, store: Store) -> None:
+        """Be a member until `leave`, or until this is cancelled; then withdraw."""
+        self._loop = asyncio.get_running_loop()
+        if self._leaving:
+            return
+        try:
+            while not self._leaving:
+                await self._say(store)
+                await self._clock.wait_for(self._left, RENEWAL_PAUSE)
+        finally:
+            withdrawing = asyncio.create_task(self._withdraw(store))
+            try:
+                await asyncio.shield(withdrawing)
+            except (
+                asyncio.CancelledError
+            ):  # nothing was left to run, so the process ends before this is written
+                await withdrawing
+                raise
+
+    async def _say(self, store: Store) -> None:
+        try:
+            if not (self._announced and await self._renew(store)):
+                await self._announce(store)
+        except (StoreError, ValueError) as error:
+            # ValueError: a name that no store can hold. A worker that others do not see runs what is due all the same.
+            log = logger.debug if self._trouble else logger.warning
+            log("others may not see that this worker runs", extra={"error": str(error)})
+            self._trouble = True
+        else:
+            self._trouble = False
+
+    async def _renew(self, store: Store) -> bool:
+        """Prolong the lease, and say whether it was still held: whoever looked may have taken this worker for dead."""
+        asked_at = self._clock.monotonic()
+        renewed = await store.renew([Renewal(self._key, self._lease_id, MEMBER_LEASE)], self._clock.now())
+        self._clock.observe(renewed.backend_now, asked_at, self._clock.monotonic())
+        (self._announced,) = renewed.held
+        if not self._announced:
+            self._record = None
+        return self._announced
+
+    async def _announce(self, store: Store) -> None:
+        now = self._clock.now()
+        if self._record is None:
+            # No worker is there to remove what those left behind that were killed, unless it is the next one.
+            await members(store, self._key.partition.handler, now)
+            self._record = self._new_record(now)
+        # If it is there already, only the answer to the first try was lost; the next renewal tells.
+        await store.swap([Change(None, self._record)])
+        self._announced = True
+
+    def _new_record(self, now: Instant) -> Record:
+        member = self._member
+        told = _Told(member.handlers, member.version, member.reader, member.slots, member.started_at)
+        return Record(
+            key=self._key,
+            spec=Spec(args=msgspec.Raw(msgspec.json.encode(told))),
+            version=now,
+            fence=now,
+            due_at=None,
+            schedule_since=now,
+            claimable_at=None,  # never to be claimed, also by whoever might ask for this partition
+            lease_length=MEMBER_LEASE,
+            lease=Lease(self._lease_id, member.holder, now + MEMBER_LEASE),
+        )
+
+    async def _withdraw(self, store: Store) -> None:
+        if self._record is None:
+            return
+        try:
+            async with asyncio.timeout(WITHDRAWAL_SECONDS):
+                await store.swap([Change(self._record, None)])
+        except (StoreError, ValueError, TimeoutError) as error:
+            logger.debug("the end of this worker was not told", extra={"error": str(error)})
+        self._record = None
+        self._announced = False
