@@ -16,10 +16,12 @@ import yaml
 
 from tests.servers import machine
 from tests.servers.errors import MissingToolError
+from tests.servers.unpacked import unpacked
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = ROOT / "tests" / "cluster" / "node"
 
+PROMTOOL_VARIABLE: Final = "PYNCETTE_TEST_PROMTOOL"
 HELM_VARIABLE: Final = "PYNCETTE_TEST_HELM"
 CACHE_VARIABLE: Final = "NODE_CACHE"
 
@@ -27,6 +29,11 @@ MISSING_HELM: Final = f"""\
 No Helm was found, and none could be built. Either
   - install Go and have it on PATH: the tests build the Helm that they are meant for, once, in a minute, or
   - name one of version 4:  {HELM_VARIABLE}=/path/to/helm make test-all"""
+
+MISSING_PROMTOOL: Final = f"""\
+No promtool was found. Either
+  - install Prometheus (Debian, Ubuntu: apt-get install prometheus, macOS: brew install prometheus), or
+  - name it:  {PROMTOOL_VARIABLE}=/path/to/promtool make test-all"""
 
 Values = Mapping[str, Any]
 
@@ -112,6 +119,18 @@ def find_helm() -> Path:
         if not program.exists():
             _build_helm(program)
     return program
+
+
+@cache
+def find_promtool() -> Path:
+    """Return Prometheus' own checker of rules, fetched from Debian if need be. Raises MissingToolError."""
+    found = os.environ.get(PROMTOOL_VARIABLE) or shutil.which("promtool")
+    if found:
+        return Path(found)
+    folder = unpacked("prometheus")
+    if folder is None:
+        raise MissingToolError(MISSING_PROMTOOL)
+    return folder / "usr" / "bin" / "promtool"
 
 
 def node_cache() -> Path:

@@ -114,7 +114,10 @@ BACKEND: Final = Measure(
     "backend_duration_seconds",
     Histogram,
     "Calls of a backend: how many, and how long they took",
-    {"backend": "its name in the settings", "operation": "`load`, `swap`, `scan` …"},
+    {
+        "backend": "its name in the settings",
+        "operation": "`ask`: whether it is there; `look`: all records of the cluster; `mirror`: one task written",
+    },
     PASS_BUCKETS,
 )
 BACKEND_ERRORS: Final = Measure(

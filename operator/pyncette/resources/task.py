@@ -43,6 +43,9 @@ ARGS_BYTES_MAX: Final = 16 * 1024
 
 ARGS_KEYS_MAX: Final = 64
 
+ARGS_NESTING_MAX: Final = 100
+"""Lists and mappings within each other, as for a file of manifests."""
+
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
 
@@ -70,7 +73,26 @@ def canonical(args: dict[str, Any]) -> bytes:
         raise ValueError("they are nested too deeply") from None
 
 
+def _is_too_deep(value: Any) -> bool:
+    """Say whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+    level = [value]
+    for _ in range(ARGS_NESTING_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _small(args: dict[str, Any]) -> dict[str, Any]:
+    if _is_too_deep(args):
+        raise refusal(
+            f"are nested in more than {ARGS_NESTING_MAX} levels: keep what is like that in a database"
+        )
     try:
         size = len(canonical(args))
     except ValueError as error:
