@@ -1,7 +1,7 @@
 """The servers that tests ask for by name."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import hypothesis
@@ -35,7 +35,7 @@ from tests.servers import (
 )
 from tests.servers.dynamodb import credentials
 from tests.servers.kubernetes import find_programs
-from tests.servers.tools import Helm, open_helm
+from tests.servers.tools import Helm, find_helm, open_helm
 
 pytest_plugins = ["pytester"]
 
@@ -209,13 +209,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the API server now, where it is to be built: that takes longer than any one test may."""
-    if not session.config.option.collectonly and any(map(_asks_for_an_apiserver, session.items)):
+    """Build API server and Helm now, where they are to be built: that takes longer than any one test may."""
+    if session.config.option.collectonly:
+        return
+    if any(map(_asks_for_an_apiserver, session.items)):
         find_programs()
+    if any("helm" in getattr(item, "fixturenames", ()) for item in session.items):
+        # The test that asks for it will say so.
+        with suppress(MissingServerError):
+            find_helm()
 
 
 def _asks_for_an_apiserver(item: pytest.Item) -> bool:
-    return not {"apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
+    return not {"apiserver", "bare_apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _dynamodb_or_failure(*, own: bool = False, durable: bool = False) -> DynamoDb:

@@ -28,7 +28,7 @@ A handler that no worker has registered is waited for: up to {PENDING_MAX // SEC
 while its workers run and nothing is rolled out. So a task and the image with its handler can be changed in one commit. Whenever a worker registers it, the
 task is well by itself. A task that is suspended or over needs no handler.
 
-Once a generation is in the backend, neither an outage of that nor a pool without workers makes its task unready: those are conditions of the pool.
+Once a generation is in the backend, neither an outage of that nor workers that are gone make its task unready: those are conditions of the pool.
 """
 
 POOLS_HEAD = """

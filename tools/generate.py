@@ -63,6 +63,12 @@ def chart_readme() -> str:
     return chart_values.chart_readme()
 
 
+def metrics_reference() -> str:
+    from tools import metrics_reference as page
+
+    return page.metrics_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/README.md": chart_readme,
     "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
@@ -75,6 +81,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_reference,
     "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
+    "docs/reference/metrics-operator.md": metrics_reference,
 }
 
 

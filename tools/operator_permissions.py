@@ -10,8 +10,8 @@ from pyncette.controller.permissions import PERMISSIONS, Permission, Scope
 HEAD = """\
 # Made from operator/pyncette/controller/permissions.py by `make generate`.
 #
-# namespace: in each namespace that is watched. cluster: besides, if that is all of them. clusterId: likewise, if no
-# cluster id is set.
+# namespace: in each namespace that is watched. release: in that of the release. clusterId: in the cluster, if no cluster id
+# is set.
 """
 
 

@@ -68,9 +68,5 @@ class SchemaError(StoreError):
     """The tables are of a version that this program cannot work with; the message says which command mends it."""
 
 
-class OlderWorkersError(SchemaError):
-    """Workers run that would be shut out; they go on, and so does everything else. Ask again once they have been replaced."""
-
-
 class HeldElsewhereError(StoreError):
     """A record was changed by others each time it was to be written, more often than load can explain."""

@@ -14,7 +14,7 @@ from pyncette._version import __version__
 from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record
 from pyncette.core.spec import Spec
-from pyncette.errors import OlderWorkersError, StoreError
+from pyncette.errors import SchemaError, StoreError
 from pyncette.store.backend import Backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Versioned
 from pyncette.store.sql import Migrated
@@ -121,6 +121,10 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
 
 
 # --- Versions live together ------------------------------------------------------------------------------------------
+
+
+class OlderWorkersError(SchemaError):
+    """Workers run that would be shut out; they go on, and so does everything else. Ask again once they have been replaced."""
 
 
 async def migrate(backend: Backend) -> Migrated:

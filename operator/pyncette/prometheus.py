@@ -13,7 +13,7 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.configuration import require_store
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.model import Context, NextFunc, instant_of
-from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store
+from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
 try:
     from prometheus_client import Counter, Gauge, Histogram
@@ -177,6 +177,12 @@ class MeasuredStore:
     ) -> list[Record]:
         with REPOSITORY_OPS.measured("scan", task or partition.handler):
             return await self._store.scan(partition, task, after, limit)
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        with REPOSITORY_OPS.measured("count", task or partition.handler):
+            return await self._store.count(partition, task, now, longest_lease, limit)
 
     async def partitions(self, realm: str) -> list[Partition]:
         with REPOSITORY_OPS.measured("partitions", SEVERAL):

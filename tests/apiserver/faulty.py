@@ -52,6 +52,8 @@ class FaultyApiServer:
         self.streams: set[Stream] = set()
         self._passing = asyncio.Event()
         self._passing.set()
+        self._streaming = asyncio.Event()
+        self._streaming.set()
         self._refusals: list[tuple[Matches, int, Any, float]] = []
         self._session: aiohttp.ClientSession | None = None
 
@@ -105,6 +107,10 @@ class FaultyApiServer:
     def speak_again(self) -> None:
         self._passing.set()
 
+    def mute_streams(self) -> None:
+        """Pass on nothing more of what watches say; all else goes through."""
+        self._streaming.clear()
+
     def say(self, line: dict[str, Any] | bytes, plural: str = "pyncettetasks", *, ends: bool = True) -> None:
         """Put *line* into the streams of *plural*, and end them unless told otherwise."""
         for stream in self._streams_of(plural):
@@ -132,7 +138,7 @@ class FaultyApiServer:
             self.requests.append(f"{request.method} {request.path} {code}")
             return web.json_response(body, status=code)
         await self._passing.wait()
-        headers = {
+        headers = {"Accept-Encoding": "identity"} | {
             name: value
             for name, value in request.headers.items()
             if name.lower() in {"authorization", "accept", "content-type", "user-agent"}
@@ -143,7 +149,7 @@ class FaultyApiServer:
                 request.method,
                 f"{self._server.url}{request.raw_path}",
                 headers=headers,
-                data=await request.read(),
+                data=await request.read() or None,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             ) as answer:
                 self.requests.append(f"{request.method} {request.path} {answer.status}")
@@ -165,6 +171,8 @@ class FaultyApiServer:
         try:
             async for chunk in self._chunks(answer, stream):
                 await self._passing.wait()
+                if is_watch(request):
+                    await self._streaming.wait()
                 await response.write(chunk)
         finally:
             self.streams.discard(stream)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +17,6 @@ EXAMPLES = 300
 """Each is a request of some milliseconds."""
 
 ONLY_THE_OPERATOR_KNOWS = {"InvalidSchedule", "UnknownTimeZone", "ArgumentsTooLarge"}
-
-
-@pytest.fixture(scope="module")
-def place(apiserver):
-    with apiserver.fresh_namespace() as namespace:
-        yield namespace
 
 
 # --- Specs, most of them nearly right --------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def test_crds_can_be_removed_and_put_back(own_apiserver):
         assert own_apiserver.admin.create(task(namespace))
 
 
-def test_it_ends_with_the_tests_even_if_they_are_killed():
+def test_it_ends_with_the_tests_even_if_they_are_killed(apiserver):
     program = (
         "import sys, tests.servers as servers\n"
         "server = servers.open_apiserver()\n"
@@ -212,3 +212,27 @@ def test_the_programs_of_a_folder_are_used_as_they_are(nothing_found, apiserver)
     nothing_found.setenv("KUBEBUILDER_ASSETS", str(apiserver.programs))
 
     assert kubernetes.find_programs() == apiserver.programs
+
+
+def test_a_missing_server_fails_the_test_that_asks_for_it_and_skips_nothing(
+    nothing_found, tmp_path, pytester
+):
+    nothing_found.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = cluster")
+    pytester.makeconftest(
+        "from tests.conftest import apiserver, pytest_collection_finish, pytest_collection_modifyitems"
+    )
+    pytester.makepyfile("def test_asks(apiserver): pass")
+
+    run = pytester.runpytest("-p", "no:cacheprovider")
+
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("*https://go.dev/dl*")
+    run.stdout.no_fnmatch_line("*tests/servers/kubernetes.py*")
+
+
+def test_a_test_that_asks_for_a_server_is_one_of_the_cluster_and_of_one_process(request, apiserver):
+    marks = {mark.name: mark.args for mark in request.node.iter_markers()}
+
+    assert marks["cluster"] == ()
+    assert marks["xdist_group"] == ("apiserver",)

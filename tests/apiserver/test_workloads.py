@@ -3,9 +3,12 @@
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from pyncette.controller.api import RefusedError
+from pyncette.controller.credentials import Credentials
 from pyncette.controller.differs import covers
+from pyncette.controller.kubernetes import Kubernetes
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.workloads import workloads_of
+from pyncette.controller.workloads import claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.apiserver import pool as manifest_of_pool
@@ -126,6 +129,43 @@ def test_a_template_is_taken_and_compared_with(apiserver, namespace, spec):
     deployment = workloads(namespace, template={"spec": spec}).deployment
 
     assert covers(applied(apiserver, deployment), deployment)
+
+
+def test_a_pool_that_was_restored_with_another_uid_takes_its_objects_over(apiserver, namespace, objects):
+    given = manifest_of_pool(namespace)
+    given["metadata"]["uid"] = "0-0-2"
+    restored = accepted(PyncetteWorkerPool, given)
+
+    for manifest in workloads_of(restored, BACKEND, f"abc/{namespace}/default").manifests():
+        there = apiserver.admin.read(manifest)
+        assert claimed_elsewhere(there, restored) is None
+        assert not covers(there, manifest)
+        [owner] = applied(apiserver, manifest)["metadata"]["ownerReferences"]
+        assert owner["uid"] == "0-0-2"
+
+
+NOT_OF_THE_FORM = {
+    "an unknown field": {"spec": {"nodeSelektor": {}}},
+    "a number for a text": {"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "value": 5}]}]}},
+    "a text for a number": {"spec": {"securityContext": {"fsGroup": "x"}}},
+    "a text for a list": {"spec": {"initContainers": "x"}},
+    "what is no quantity": {
+        "spec": {"containers": [{"name": "worker", "resources": {"limits": {"cpu": "much"}}}]}
+    },
+    "an item twice": {"spec": {"hostAliases": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]}},
+    "what a Deployment cannot have": {"spec": {"restartPolicy": "Never"}},
+}
+
+
+@pytest.mark.parametrize("template", NOT_OF_THE_FORM.values(), ids=NOT_OF_THE_FORM)
+async def test_a_template_that_is_not_of_the_form_is_refused_by_the_api_server_for_good(
+    apiserver, namespace, template
+):
+    deployment = workloads(namespace, template=template).deployment
+
+    async with Kubernetes(Credentials(str(apiserver.kubeconfig))) as api:
+        with pytest.raises(RefusedError, match=r"spec\.template\.spec|quantities"):
+            await api.apply(deployment)
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

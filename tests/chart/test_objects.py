@@ -29,7 +29,7 @@ EVERYTHING = {
     "deploymentLabels": {"b": "2"},
     "podAnnotations": {"c": "3"},
     "podLabels": {"d": "4"},
-    "extraArgs": ["--log-level", "DEBUG"],
+    "extraArgs": ["--config", "/etc/pyncette/operator.yaml"],
     "extraEnv": [
         {"name": "A", "value": "1"},
         {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},

@@ -70,7 +70,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "resyncSeconds": 60,
             "withdrawalGraceSeconds": 31_536_000,
             "statusWritesPerSecond": 10,
-            "sweep": {"confirm": 1_000_000},
+            "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
         },
@@ -101,7 +101,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "resyncSeconds": 60,
         "withdrawalGraceSeconds": 31_536_000,
         "statusWritesPerSecond": 10,
-        "sweep": {"confirm": 1_000_000},
+        "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,
         "logFormat": "text",
@@ -181,14 +181,14 @@ def test_what_changes_in_a_secret_reaches_the_operator_without_a_restart(helm: H
 
 def test_arguments_environment_and_volumes_of_the_user_come_after_ours(helm: Helm):
     values = {
-        "extraArgs": ["--log-level", "DEBUG"],
+        "extraArgs": ["--config", "/elsewhere"],
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "proxy.example.org"}],
         "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
     }
     rendering = render(helm, ONE_BACKEND, values)
 
-    assert rendering.container["args"] == ["operator", "--log-level", "DEBUG"]
+    assert rendering.container["args"] == ["operator", "--config", "/elsewhere"]
     assert rendering.container["env"][-1] == {"name": "HTTPS_PROXY", "value": "proxy.example.org"}
     assert rendering.container["volumeMounts"][-1]["name"] == "ca"
     assert rendering.pod["spec"]["volumes"][-1]["name"] == "ca"

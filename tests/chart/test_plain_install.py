@@ -1,12 +1,11 @@
 """The plain manifests are what the chart installs, for those who have no Helm."""
 
-import subprocess
-
 import pytest
 import yaml
 
 from tests.chart.rendering import ROOT, Object, render
-from tests.servers.tools import Helm, find_kubectl
+from tests.servers.kubernetes import ApiServer
+from tests.servers.tools import Helm
 from tools.render_plain import NAME, OF_HELM, TARGET, VALUES, plain
 
 pytestmark = pytest.mark.cluster
@@ -15,12 +14,9 @@ FOLDER = ROOT / "charts" / "kustomize"
 
 
 @pytest.fixture(scope="module")
-def built() -> list[Object]:
+def built(apiserver: ApiServer) -> list[Object]:
     """What `kubectl apply -k` would send."""
-    done = subprocess.run(
-        [find_kubectl(), "kustomize", FOLDER], capture_output=True, text=True, timeout=60, check=True
-    )
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(apiserver.kubectl("kustomize", str(FOLDER))))
 
 
 def test_the_manifests_are_what_the_chart_makes_today(helm: Helm):
@@ -49,6 +45,17 @@ def test_the_namespace_takes_no_pod_that_is_not_restricted(built):
 
 def test_nothing_in_them_says_that_helm_manages_it(built):
     assert "helm" not in str([one for one in built if one["kind"] != "CustomResourceDefinition"]).lower()
+
+
+def test_the_api_server_takes_them(apiserver: ApiServer):
+    try:
+        applied = apiserver.kubectl("apply", "--kustomize", str(FOLDER))
+        again = apiserver.kubectl("apply", "--kustomize", str(FOLDER))
+    finally:
+        apiserver.kubectl("delete", "--filename", str(TARGET), "--ignore-not-found", "--wait=false")
+
+    assert "deployment.apps/pyncette-operator created" in applied
+    assert "created" not in again
 
 
 def _key(one: Object) -> tuple[str, str | None, str]:

@@ -50,13 +50,13 @@ def the_operators(rendering: Rendering, kind: str) -> list[Object]:
 def test_the_operator_may_do_in_the_cluster_what_the_table_says(helm: Helm):
     (role,) = the_operators(render(helm, ONE_BACKEND), "ClusterRole")
 
-    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER, Scope.CLUSTER_ID)
+    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER_ID)
 
 
 def test_an_operator_that_is_told_its_cluster_id_reads_no_namespace(helm: Helm):
     (role,) = the_operators(render(helm, ONE_BACKEND, {"clusterId": "blue"}), "ClusterRole")
 
-    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER)
+    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE)
     assert not [one for one in grants(role["rules"]) if one[1] == "namespaces"]
 
 
@@ -64,9 +64,20 @@ def test_with_namespaces_there_is_a_role_in_each_and_nothing_cluster_wide_at_all
     rendering = render(helm, TWO_NAMESPACES)
 
     assert not {"ClusterRole", "ClusterRoleBinding"} & rendering.kinds
-    assert [role["metadata"]["namespace"] for role in rendering.all("Role")] == ["orders", "reports"]
-    for role in rendering.all("Role"):
-        assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE)
+    granted = {role["metadata"]["namespace"]: grants(role["rules"]) for role in rendering.all("Role")}
+    assert granted == {
+        "orders": of_the_table(Scope.NAMESPACE),
+        "reports": of_the_table(Scope.NAMESPACE),
+        "pyncette": of_the_table(Scope.RELEASE),
+    }
+
+
+def test_a_namespace_that_is_watched_and_is_that_of_the_release_has_one_role(helm: Helm):
+    rendering = render(helm, TWO_NAMESPACES, namespace="orders")
+
+    granted = {role["metadata"]["namespace"]: grants(role["rules"]) for role in rendering.all("Role")}
+    assert set(granted) == {"orders", "reports"}
+    assert granted["orders"] >= of_the_table(Scope.NAMESPACE, Scope.RELEASE)
 
 
 @pytest.mark.parametrize("values", MODES)

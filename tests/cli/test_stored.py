@@ -116,7 +116,7 @@ def test_tasks_lists_what_is_scheduled_for_programs(store):
     assert listed.keys() == {"beat", "remind", "report"}
     assert listed["beat"]["runCounts"]["succeeded"] == 1
     assert listed["beat"]["lastRun"]["outcome"] == "succeeded"
-    assert listed["remind"]["instances"] == {"total": 2, "exact": True}
+    assert listed["remind"]["instances"] == {"total": 2, "due": 0, "leased": 0, "exact": True}
     assert (listed["report"]["schedule"], listed["report"]["timeZone"]) == ("0 12 * * 1-5", "Europe/Dublin")
     assert listed["beat"]["intervalSeconds"] == 1
     assert listed["report"]["nextScheduleTime"].endswith("Z")
@@ -152,7 +152,7 @@ def test_a_template_is_one_task_in_however_many_partitions_it_counts(file):
 
     told_of = told("tasks", "spread", "--backend", file.url)
     assert told_of == next(task for task in told("tasks", "--backend", file.url) if task["name"] == "spread")
-    assert told_of["instances"] == {"total": 20, "exact": True}
+    assert told_of["instances"] == {"total": 20, "due": 0, "leased": 0, "exact": True}
     assert told_of["runCounts"]["succeeded"] == 20
     assert told("runs", "spread", "--backend", file.url) == []
 
@@ -657,3 +657,21 @@ def test_a_folder_that_is_none_is_refused(command, tmp_path):
     assert "does not exist" in refused("dev", f"{tmp_path}/nowhere")
     assert "folder" in refused(command, f"{tmp_path}/file")
     assert "there is no task module in" in refused(command, str(tmp_path))
+
+
+def test_the_instances_of_a_template_are_counted_and_not_read(store):
+    async def add():
+        async with read_backend(store.url).new_store() as opened:
+            template = Key(Partition("", "remind"), "remind")
+            (model,) = await opened.load([template._replace(instance="alice")])
+            late = [
+                replace(model, key=template._replace(instance=f"{n}"), claimable_at=1) for n in range(12_000)
+            ]
+            for at in range(0, len(late), 500):
+                await opened.swap([Change(None, record) for record in late[at : at + 500]])
+
+    asyncio.run(add())
+
+    (remind,) = [task for task in told("tasks", "--backend", store.url) if task["name"] == "remind"]
+    assert remind["instances"] == {"total": None, "due": 10_000, "leased": 0, "exact": False}
+    assert "many instances, 10,000 or more due" in invoke("tasks", "remind", "--backend", store.url).stdout

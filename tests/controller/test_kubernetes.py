@@ -52,6 +52,16 @@ def status(code, reason="", message="", **details):
         (400, status(400, "BadRequest", "odd"), RefusedError),
         (413, status(413, "RequestEntityTooLarge", "odd"), RefusedError),
         (422, status(422, "Invalid", "odd"), RefusedError),
+        (422, status(422, "Invalid", "odd", causes=[{"field": "spec.replicas"}]), RefusedError),
+        (422, status(422, "Invalid", "odd", causes=[{"field": "metadata.uid"}]), ConflictError),
+        (
+            500,
+            status(500, "", "failed to create typed patch object (shop/a; v1, Kind=A): .b: bad"),
+            RefusedError,
+        ),
+        (500, status(500, "", "failed to convert new object (shop/a; v1, Kind=A): quantities"), RefusedError),
+        (500, status(500, "InternalError", "failed to create typed patch object"), ApiUnavailableError),
+        (500, status(500, "", "etcdserver: request timed out"), ApiUnavailableError),
         (401, status(401, "Unauthorized"), ApiUnavailableError),
         (408, b"", ApiUnavailableError),
         (410, status(410, "Expired"), ApiUnavailableError),
@@ -157,6 +167,12 @@ async def test_a_list_follows_its_pages(server, api):
     assert [asked[1] for asked in server.asked] == [path, path]
     asked = {"limit": "500", "labelSelector": "team=a,!b"}
     assert server.queries == [asked, {**asked, "continue": "token/+"}]
+
+
+async def test_an_empty_list_is_a_page_of_nothing(server, api):
+    server.answers = [(200, b'{"metadata": {"resourceVersion": "7"}, "items": null}')]
+
+    assert [page async for page in api.list(TASKS, None)] == [([], "7")]
 
 
 async def test_a_list_that_expires_half_way_is_no_list(server, api):

@@ -5,7 +5,10 @@ from pyncette.controller.permissions import PERMISSIONS, Scope
 
 def test_nothing_is_granted_twice_and_each_row_says_why():
     granted = [
-        (row.group, resource, verb) for row in PERMISSIONS for resource in row.resources for verb in row.verbs
+        (row.scope, row.group, resource, verb)
+        for row in PERMISSIONS
+        for resource in row.resources
+        for verb in row.verbs
     ]
 
     assert len(granted) == len(set(granted))
@@ -25,7 +28,7 @@ def test_our_own_kinds_are_written_in_their_status_alone():
     written = {
         resource
         for row in PERMISSIONS
-        if row.group == "pyncette.dev" and {"get", "list", "watch"} != set(row.verbs)
+        if row.group == "pyncette.dev" and not {"get", "list", "watch"}.issuperset(row.verbs)
         for resource in row.resources
     }
 
@@ -33,7 +36,12 @@ def test_our_own_kinds_are_written_in_their_status_alone():
 
 
 def test_what_only_a_cluster_role_can_give_is_never_in_a_role():
-    cluster_scoped = {"namespaces", "selfsubjectaccessreviews"}
-
     for row in PERMISSIONS:
-        assert (row.scope is Scope.NAMESPACE) == cluster_scoped.isdisjoint(row.resources)
+        assert (row.scope is Scope.CLUSTER_ID) == ("namespaces" in row.resources)
+
+
+def test_the_right_to_read_a_namespace_is_that_of_one_namespace():
+    (row,) = [row for row in PERMISSIONS if "namespaces" in row.resources]
+
+    assert row.names == ("kube-system",)
+    assert row.verbs == ("get",)

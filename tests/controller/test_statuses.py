@@ -7,6 +7,7 @@ import pytest
 
 from pyncette.controller.api import TASKS, ApiUnavailableError, ConflictError, Reference, RefusedError
 from pyncette.controller.differences import Difference
+from pyncette.controller.metrics import Metrics
 from pyncette.controller.statuses import BURST, CALM_SECONDS, Statuses, status_manifest
 from tests.simulation.loop import SECOND, SimulatedLoop
 
@@ -32,6 +33,7 @@ class Bench:
             self.rate,
             lambda reference, _: self.told.append(reference.name),
             lambda one: self.again.append(one.name),
+            Metrics(),
         )
         await self.statuses.run()
 

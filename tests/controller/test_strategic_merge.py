@@ -153,3 +153,13 @@ def test_a_template_is_not_merged_with(part, message):
         merge(WHOLE, {"spec": part})
 
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("nested", [lambda inner: {"a": inner}, lambda inner: [inner]])
+def test_a_template_that_is_nested_without_end_is_refused(nested):
+    deep = 0
+    for _ in range(900):
+        deep = nested(deep)
+
+    with pytest.raises(MergeRefusedError, match="nested"):
+        merge(WHOLE, {"spec": {"affinity": deep}})

@@ -8,9 +8,11 @@ from pyncette.clock import SECOND
 from pyncette.controller.facts import Access
 from pyncette.controller.reasons import Reason
 from pyncette.controller.task_status import CONDITIONS
-from pyncette.core.record import Outcome, Requests, replace
-from pyncette.resources.modelling import datetime_of
-from pyncette.resources.resource import CONDITION_CHARACTERS_MAX
+from pyncette.core.record import Outcome, Requests, Started, replace
+from pyncette.members import Member
+from pyncette.resources.modelling import INVALID, datetime_of
+from pyncette.resources.reading import UNKNOWN_FIELD
+from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX
 from tests.controller.kstatus import CURRENT, FAILED, IN_PROGRESS, TERMINATING, kstatus
 from tests.controller.scene import EIGHT, KNOWING, MINUTE, NO_WORKERS, OTHERS, Scene
 
@@ -209,6 +211,11 @@ def test_an_object_that_was_just_created_is_in_progress():
     assert task.seen_by_flux == IN_PROGRESS
 
 
+@pytest.mark.parametrize("word", [AWAITED.reason, INVALID, UNKNOWN_FIELD])
+def test_the_reasons_that_resources_give_by_themselves_are_known(word):
+    assert Reason.of(word) is not None
+
+
 def test_an_object_that_is_being_deleted_says_so():
     task = settled()
     task.deleting = True
@@ -287,14 +294,10 @@ def test_a_task_and_its_image_changed_in_one_commit_become_well_without_ever_hav
     look()
     task.to_pool(rolling_out=False)  # the last new worker is ready a little before it is known of
     look()
-    task.later(5 * SECOND).to_pool(members=(replace_handlers("greet"),))
+    task.later(5 * SECOND).to_pool(members=(Member("worker-3", handlers=("greet",)),))
     look()
 
     assert seen == [IN_PROGRESS] * 4 + [CURRENT]
-
-
-def replace_handlers(*names):
-    return KNOWING.__class__("worker-3", handlers=names)
 
 
 def test_the_operator_asks_to_look_again_when_the_wait_is_over_and_never_else():
@@ -336,6 +339,7 @@ def test_a_new_generation_is_waited_for_from_its_own_time():
     task.edit(args={"n": 1}).mirror().look()
 
     assert task.again_at == task.now + 10 * MINUTE
+    assert task.later(9 * MINUTE).look().ready == "False HandlerPending"
     stalled = unknown_for(DAY).look()
     assert stalled.ready == "False HandlerNotFound"
     assert stalled.edit(handler="greet").mirror().look().ready == "False HandlerPending"
@@ -425,8 +429,8 @@ def test_once_mirrored_nothing_changes_while_the_backend_is_away(scene):
 
 def test_once_mirrored_a_pool_that_is_gone_does_not_touch_ready():
     task = settled()
-    task.record = None
 
+    task.record = None
     task.pool = NO_WORKERS._replace(exists=False, members=None)
 
     assert task.look().ready == "True Scheduled"
@@ -542,6 +546,19 @@ def test_a_finished_one_off_stays_completed_whatever_is_run_on_demand():
     assert task.look().ready == "True Completed"
 
 
+def test_a_one_off_is_not_completed_before_its_run_is_over():
+    at_most_once = mirrored(**ONCE, executionMode="AtMostOnce")
+    started = Started(at_most_once.record.due_at, EIGHT, at_most_once=True)
+    state = replace(at_most_once.record.state, started=started)
+    at_most_once.record = replace(at_most_once.record, due_at=None, state=state)
+    overlapping = mirrored(**ONCE, concurrencyPolicy="Allow")
+    overlapping.record = replace(overlapping.record, due_at=None, claimable_at=None)
+    overlapping.facts = overlapping.facts._replace(beside=1)
+
+    assert at_most_once.look().ready == "True Scheduled"
+    assert overlapping.look().ready == "True Scheduled"
+
+
 def test_a_schedule_without_a_further_time_is_completed():
     task = mirrored(notAfter="2030-01-01T08:30:00Z")
     task.finished().look()
@@ -578,6 +595,13 @@ def test_a_condition_keeps_its_time_while_its_status_stays():
     ready = task.condition("Ready")
     assert (ready.reason, ready.last_transition_time) == ("Suspended", first)
     assert ready.observed_generation == 2
+
+
+def test_times_of_conditions_are_whole_seconds_as_kubernetes_writes_them():
+    task = unknown_for(123_456).look()
+    task.edit().later(1).look()
+
+    assert task.condition("Reconciling").last_transition_time.microsecond == 0
 
 
 def test_a_condition_takes_the_time_when_its_status_changes():

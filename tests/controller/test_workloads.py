@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pyncette.controller.differs import covers
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.workloads import Workloads, workloads_of
+from pyncette.controller.strategic_merge import MERGE_KEYS
+from pyncette.controller.workloads import Workloads, claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.resources import accepted, manifest
@@ -142,6 +146,56 @@ def test_pods_get_one_key_of_the_backends_secret_as_a_file_and_never_its_value()
     assert volume["secret"]["secretName"] == "main-database"
     assert volume["secret"]["items"] == [{"key": "dsn", "path": "url"}]
     assert "secretKeyRef" not in json.dumps(template)
+
+
+def restored(**changes):
+    """A ServiceAccount of the pool, as it is after some change of its metadata."""
+    account = made().service_account
+    return {**account, "metadata": {**account["metadata"], **changes}}
+
+
+def owner(**changes):
+    return [{**made().service_account["metadata"]["ownerReferences"][0], **changes}]
+
+
+OURS = {
+    "as it was made": restored(),
+    "of a pool with another uid, before a restore": restored(ownerReferences=owner(uid="0-0-0")),
+    "with a label that somebody changed": restored(labels={"pyncette.dev/pool": "other"}),
+    "restored without owners": restored(ownerReferences=None),
+    "with a further owner that controls nothing": restored(
+        ownerReferences=[*owner(), {"kind": "ConfigMap", "name": "x", "uid": "5"}]
+    ),
+    "with further labels": restored(labels=restored()["metadata"]["labels"] | {"team": "shop"}),
+}
+
+SOMEBODY_ELSES = {
+    "without labels and owners": restored(labels=None, ownerReferences=None),
+    "of the chart": restored(
+        labels={"app.kubernetes.io/name": "pyncette-operator", "app.kubernetes.io/managed-by": "Helm"},
+        ownerReferences=None,
+    ),
+    "of another pool": restored(
+        labels=restored()["metadata"]["labels"] | {"pyncette.dev/pool": "other"}, ownerReferences=None
+    ),
+    "controlled by another kind": restored(ownerReferences=owner(kind="Deployment", uid="5")),
+    "controlled by another pool": restored(ownerReferences=owner(name="other", uid="5")),
+}
+
+
+@pytest.mark.parametrize("there", OURS.values(), ids=OURS)
+def test_an_object_is_the_pools_that_is(there):
+    assert claimed_elsewhere(there, pool()) is None
+
+
+@pytest.mark.parametrize("there", SOMEBODY_ELSES.values(), ids=SOMEBODY_ELSES)
+def test_an_object_is_left_alone_that_is(there):
+    [problem] = claimed_elsewhere(there, pool()).problems
+
+    assert problem.reason == "NameTaken"
+    assert str(problem).startswith(
+        "metadata.name: the ServiceAccount pyncette-reports of this namespace is somebody else's"
+    )
 
 
 # --- With one --------------------------------------------------------------------------------------------------------
@@ -304,3 +358,59 @@ def test_the_worker_may_say_again_what_the_operator_says():
     template = {"spec": {"containers": [{"name": "worker", "image": "example.org/tasks:1"}]}}
 
     assert pod(template=template) == pod()
+
+
+# --- Nonsense --------------------------------------------------------------------------------------------------------
+
+FIELDS = sorted(
+    {name for path, key in MERGE_KEYS.items() for name in (*path.split("."), key)}
+    | {
+        "$patch",
+        "$retainKeys",
+        "labels",
+        "annotations",
+        "securityContext",
+        "capabilities",
+        "add",
+        "drop",
+        "sysctls",
+    }
+    | {
+        "seccompProfile",
+        "type",
+        "livenessProbe",
+        "lifecycle",
+        "preStop",
+        "httpGet",
+        "host",
+        "hostPort",
+        "runAsUser",
+    }
+)
+
+nonsense = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 1)
+    | st.sampled_from(["worker", "tmp", "replace", "delete", "", "\0", "8080"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=25,
+)
+parts_of_nonsense = st.dictionaries(st.sampled_from(FIELDS), nonsense, max_size=5)
+
+
+@settings(max_examples=300)
+@given(metadata=parts_of_nonsense, spec=parts_of_nonsense)
+def test_whatever_a_template_says_it_is_merged_or_refused_and_never_an_error(metadata, spec):
+    made_or_not = workloads_of(pool(template={"metadata": metadata, "spec": spec}), BACKEND, REALM)
+
+    if isinstance(made_or_not, Refusal):
+        assert all(str(problem).startswith("spec.template") for problem in made_or_not.problems)
+    else:
+        covers({}, made_or_not.deployment)
+
+
+@settings(max_examples=200)
+@given(there=nonsense, wanted=nonsense)
+def test_whatever_there_is_it_is_compared_without_an_error(there, wanted):
+    covers({"spec": there}, {"apiVersion": "v1", "kind": "Pod", "spec": wanted})

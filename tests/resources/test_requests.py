@@ -341,6 +341,24 @@ async def test_an_exhaustion_after_the_request_is_another(cluster):
     assert (await cluster.record()).state.exhausted
 
 
+async def test_a_schedule_that_can_no_longer_be_read_stays_suspended_and_stops_nothing_else(cluster, caplog):
+    record = await cluster.apply(schedule="0 1 * * *", intervalSeconds=None)
+    gone = replace(record.spec.schedule, zone="Gone/Zone")
+    broken = replace(
+        record,
+        version=record.version + 1,
+        spec=replace(record.spec, schedule=gone),
+        state=replace(record.state, exhausted=True),
+    )
+    await cluster.store.swap([Change(record, broken)])
+
+    done = await cluster.ask(run="1", resume="1")
+
+    assert (done.resumed, len(await cluster.extra_runs())) == (0, 1)
+    assert (await cluster.record()).state.exhausted
+    assert "is not resumed" in caplog.text
+
+
 async def test_dead_letters_are_tried_again_and_the_mark_comes_last(cluster):
     await cluster.apply(onExhausted="DeadLetter")
     await cluster.fail()

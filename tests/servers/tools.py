@@ -16,10 +16,12 @@ import yaml
 
 from tests.servers import machine
 from tests.servers.errors import MissingToolError
+from tests.servers.unpacked import unpacked
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = ROOT / "tests" / "cluster" / "node"
 
+PROMTOOL_VARIABLE: Final = "PYNCETTE_TEST_PROMTOOL"
 HELM_VARIABLE: Final = "PYNCETTE_TEST_HELM"
 CACHE_VARIABLE: Final = "NODE_CACHE"
 
@@ -27,6 +29,11 @@ MISSING_HELM: Final = f"""\
 No Helm was found, and none could be built. Either
   - install Go and have it on PATH: the tests build the Helm that they are meant for, once, in a minute, or
   - name one of version 4:  {HELM_VARIABLE}=/path/to/helm make test-all"""
+
+MISSING_PROMTOOL: Final = f"""\
+No promtool was found. Either
+  - install Prometheus (Debian, Ubuntu: apt-get install prometheus, macOS: brew install prometheus), or
+  - name it:  {PROMTOOL_VARIABLE}=/path/to/promtool make test-all"""
 
 Values = Mapping[str, Any]
 
@@ -40,7 +47,7 @@ class Helm:
 
     def __init__(self, program: Path, home: Path) -> None:
         self.program = program
-        self._home = home
+        self.home = home
 
     def run(self, *arguments: str | Path, kubeconfig: Path | None = None, seconds: float = 300) -> str:
         """Run Helm and return what it printed. Raises HelmRefusedError with what it complained of."""
@@ -79,16 +86,16 @@ class Helm:
 
     @contextmanager
     def _values(self, values: Values) -> Iterator[Sequence[str | Path]]:
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self._home) as file:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self.home) as file:
             yaml.safe_dump(dict(values), file)
             file.flush()
             yield ("--values", file.name)
 
     def _environment(self, kubeconfig: Path | None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
-        homes = {f"HELM_{kind}_HOME": str(self._home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        homes = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         # A Helm that is given no cluster must not find one by itself.
-        return {**kept, **homes, "KUBECONFIG": str(kubeconfig or self._home / "no-kubeconfig")}
+        return {**kept, **homes, "KUBECONFIG": str(kubeconfig or self.home / "no-kubeconfig")}
 
 
 @contextmanager
@@ -112,6 +119,18 @@ def find_helm() -> Path:
         if not program.exists():
             _build_helm(program)
     return program
+
+
+@cache
+def find_promtool() -> Path:
+    """Return Prometheus' own checker of rules, fetched from Debian if need be. Raises MissingToolError."""
+    found = os.environ.get(PROMTOOL_VARIABLE) or shutil.which("promtool")
+    if found:
+        return Path(found)
+    folder = unpacked("prometheus")
+    if folder is None:
+        raise MissingToolError(MISSING_PROMTOOL)
+    return folder / "usr" / "bin" / "promtool"
 
 
 def node_cache() -> Path:

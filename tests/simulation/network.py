@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import StoreUnavailableError
-from pyncette.store.base import Capabilities, Claimed, Notification, Renewal, Renewed, Store
+from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
 from .loop import SECOND, Process, SimulatedLoop
 
@@ -119,6 +119,11 @@ class RemoteStore:
         self, partition: Partition, task: str | None, after: Key | None, limit: int
     ) -> list[Record]:
         return await self._ask("scan", partition, task, after, limit)
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        return await self._ask("count", partition, task, now, longest_lease, limit)
 
     async def partitions(self, realm: str) -> list[Partition]:
         return await self._ask("partitions", realm)

@@ -302,7 +302,7 @@ async def test_every_statement_goes_by_an_index_and_reads_no_more_than_it_needs(
             *sql.complete(completion_rows(ends), 5),
             *swap_script(sql, edits, told, ids, 5), *swap_script(sql, gone, told, ids, 5),
             sql.scan(1, None, ("task", "b", ""), 10), sql.scan(1, "task", ("task", "b", ""), 10),
-            sql.history(1, "task", "a", ""),
+            sql.history(1, "task", "a", ""), *sql.count(1, "task", T0 + 50, T0 + 90, 10),
         ],
     )  # fmt: skip
 

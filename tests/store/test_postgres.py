@@ -228,6 +228,10 @@ async def test_every_statement_goes_by_an_index_on_a_table_of_which_nothing_is_k
     assert "Tid Scan on pyncette_tasks r" in found["claim"]
     # A look passes over what is dead at the head of the index, instead of reading and refusing it.
     assert sum("Index Cond" in line and "claimable_at >= wanted" in line for line in found["claim"]) == 2
+    # A count reads what is due and what is renewed, each up to its limit; and names alone, without their records.
+    assert sum("Index Cond" in line and "claimable_at" in line for line in found["number"]) == 2
+    assert sum("Limit" in line for line in found["number"]) == 3
+    assert "Index Only Scan using" in " ".join(found["number"])
     assert "Index Scan using pyncette_tasks_pkey on pyncette_tasks r" in found["complete"]
     # Whoever asks for membership must look it up in a hash, not in a list.
     assert sum("hashed SubPlan" in line for line in found["swap"]) == 2

@@ -437,6 +437,7 @@ async def test_each_of_the_documented_rights_is_needed(server, right):
         await store.partitions("")
         await store.load([record.key])
         await store.scan(partition, None, None, 5)
+        await store.count(partition, "task", T0, 1, 5)
         await store.notify([Notification(partition, T0)])
         await create(store, record)
         server.execute("ZADD", "shop:pyncette-operator:{/h/0}:names", 0, "ghost")

@@ -150,6 +150,24 @@ async def test_no_statement_goes_through_the_records(path):
     assert scans == []
 
 
+async def test_a_count_reads_no_more_of_an_index_than_its_limit(path):
+    async with SqliteStore(path):
+        pass
+    with opened(path) as connection:
+        text = Statements("pyncette_tasks").count
+        lines = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", (1, "task", T0, 10))]
+
+    # Of leases there are no more than what runs.
+    assert {line for line in lines if line.startswith("SCAN") and "(" not in line} == {
+        "SCAN CONSTANT ROW",
+        "SCAN l",
+    }
+    (due,) = [line for line in lines if "pyncette_tasks_claimable" in line]
+    assert "(partition_id=? AND claimable_at<?)" in due
+    assert sum("COVERING INDEX pyncette_tasks_key" in line for line in lines) == 1
+    assert not [line for line in lines if "ORDER BY" in line]
+
+
 async def test_a_claim_reads_what_is_due_in_the_order_of_its_index(path):
     async with SqliteStore(path):
         pass

@@ -163,6 +163,17 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false, so serviceAccount.name has to name an account of yours." -}}
 {{- end -}}
+{{- $alerts := list -}}
+{{- range $_, $group := .Files.Get "files/alerts.yaml" | fromYaml -}}
+{{- range $group -}}
+{{- $alerts = append $alerts .alert -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.prometheusRule.disabled -}}
+{{- if not (has . $alerts) -}}
+{{- fail (printf "prometheusRule.disabled names %q, and there is no such alert. There are: %s." . (join ", " $alerts)) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
 {{- fail "serviceMonitor.enabled needs metrics.enabled, which is false: there would be nothing to scrape." -}}
 {{- end -}}

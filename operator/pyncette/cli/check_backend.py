@@ -116,6 +116,7 @@ class _Trial:
 
     async def read(self) -> str:
         await self._store.load([self._key])
+        await self._store.count(self._key.partition, HANDLER, self._now, SECOND, 1)
         partitions = await self._store.partitions(self._key.partition.realm)
         handlers = {partition.handler for partition in partitions} - {HANDLER}
         return f"{len(handlers)} {'handler has' if len(handlers) == 1 else 'handlers have'} tasks here"

@@ -336,8 +336,14 @@ def operator(config: Path | None) -> None:
     It mirrors PyncetteTasks into the backends of its settings, keeps the Deployments of PyncetteWorkerPools, and tells in
     their status how all goes. Install it with the chart. It needs the extra `operator`.
     """
-    from pyncette.cli.operator import run_operator
     from pyncette.controller.settings import DEFAULT_FILE, load_settings
+    from pyncette.store.backend import needing
+
+    with (
+        needing("kopf", "the operator", "operator"),
+        needing("kubernetes_asyncio", "the operator", "operator"),
+    ):
+        from pyncette.cli.operator import run_operator
 
     settings = load_settings(config or DEFAULT_FILE, os.environ)
     set_up_logging(settings.log_format, settings.log_level)

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -13,6 +15,7 @@ from pyncette.cli.failures import ExitCode, Failure, first_of
 from pyncette.controller.api import TASKS, Api, ApiError, ApiUnavailableError
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.metrics import FORBIDDEN, MetricsServer
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.watch import Watch, WatchEndedError
@@ -25,6 +28,12 @@ ASK_SECONDS: Final = 2.0
 
 RIGHTS_SECONDS: Final = 60.0
 """How often it is asked what the operator may see, where it is told namespace by namespace."""
+
+RECURSION_MAX: Final = 100_000
+"""Ten times the levels that the API server's own parser allows; each takes a few calls at most."""
+
+STACK_BYTES: Final = 64 * 1024 * 1024
+"""Of each thread, which costs nothing until it is used."""
 
 KUBE_SYSTEM: Final = "kube-system"
 """The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
@@ -39,6 +48,9 @@ def run_operator(settings: OperatorSettings) -> int:
     Raises ConfigurationError if it cannot begin, and Failure if this process cannot go on knowing all that there is: it is
     to be started again.
     """
+    # The API server takes JSON that is nested thousands of levels deep, as arguments of a task: to read that is no reason to fail.
+    sys.setrecursionlimit(RECURSION_MAX)
+    threading.stack_size(STACK_BYTES)
     try:
         asyncio.run(_operate(settings))
     except Exception as error:
@@ -86,11 +98,15 @@ async def _work(settings: OperatorSettings) -> None:
             cluster_id = settings.cluster_id or await _patiently(lambda: api.uid_of_namespace(KUBE_SYSTEM))
             namespaces = await _visible(api, settings)
             operator = Operator(settings, cluster_id, api, namespaces)
+            operator.metrics.gauge(FORBIDDEN).set(len(settings.namespaces) - len(namespaces))
             probes.operator = operator
             watch = Watch(credentials, operator.seen, namespaces)
             logger.info("begun", extra={"cluster": cluster_id, "namespaces": ",".join(namespaces) or "all"})
             watching = asyncio.Event()
-            async with asyncio.TaskGroup() as working:
+            async with contextlib.AsyncExitStack() as stack:
+                if settings.metrics:
+                    stack.enter_context(MetricsServer(None, settings.metrics, operator.metrics.registry))
+                working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:
                     working.create_task(_notice_rights(api, settings, namespaces))

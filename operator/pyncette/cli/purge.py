@@ -8,9 +8,9 @@ from typing import Final
 
 from pyncette.cli.failures import Failure
 from pyncette.cli.stored import backend_clock, the_record
-from pyncette.cli.survey import look
 from pyncette.core.record import Record
 from pyncette.ledger import Ledger
+from pyncette.resources.counting import instances_of
 from pyncette.resources.mirror import is_template, remove_instances
 from pyncette.store.base import Store
 
@@ -33,10 +33,10 @@ async def purge(
     _refuse_wanted(name, template)
     ledger = Ledger(store, await backend_clock(store))
     if not sure:
-        found = await look(store, template, ledger.clock.now())
-        least = "" if found.instances_exact else "at least "
+        total = (await instances_of(store, template, ledger.clock.now())).total
+        many = "an unknown number of" if total is None else f"{total:,}"
         raise Failure(
-            f"{name} has {least}{found.instances:,} instances, which would be removed for good: say --yes if they shall"
+            f"{name} has {many} instances, which would be removed for good: say --yes if they shall"
         )
     removed = 0
     told_at = time.monotonic()

@@ -17,12 +17,13 @@ from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, i
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import is_share
+from pyncette.resources.counting import counted_in
 from pyncette.resources.mirror import BEYOND, beside
-from pyncette.store.base import Store
+from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200
-INSTANCES_MAX: Final = 1000
-"""Instances of a template are counted up to here; more take a count that no store can give at once."""
+
+NO_INSTANCES: Final = Counted(due=0, leased=0, is_exact=True, total=0)
 
 
 class Standing(Enum):
@@ -50,9 +51,10 @@ class Found:
     handler: str
     homes: list[Record] = field(default_factory=list)
     beside: list[Record] = field(default_factory=list)
-    instances: int = 0
-    instances_exact: bool = True
-    running_instances: int = 0
+    partitions: list[Partition] = field(default_factory=list)
+    """Those that hold instances of it."""
+    counted: Counted | None = None
+    """How many instances there are; None: none, or nobody counted."""
 
 
 class View(NamedTuple):
@@ -72,17 +74,18 @@ class View(NamedTuple):
     summary: Summary
     late: Duration | None
     """How long after its due time the last run started."""
-    instances: int | None
-    """Of a template, at least."""
-    instances_exact: bool
+    instances: Counted | None
+    """Of a template."""
     args: msgspec.Raw
 
 
-async def survey(store: Store, realm: str, now: Instant, instances_max: int = INSTANCES_MAX) -> list[Found]:
-    """Return what is stored in *realm*, by name; of the instances of a template, *instances_max* a partition are counted."""
+async def survey(store: Store, realm: str, now: Instant) -> list[Found]:
+    """Return what is stored in *realm*, by name; the instances of a template are not looked at, but counted."""
     found: dict[tuple[str, str], Found] = {}
     for partition in sorted(await store.partitions(realm)):
-        await _survey_partition(store, partition, now, instances_max, found)
+        await _survey_partition(store, partition, found)
+    for one in found.values():
+        await _count(store, one, now)
     return [found[name] for name in sorted(found)]
 
 
@@ -113,8 +116,10 @@ async def look(store: Store, record: Record, now: Instant) -> Found:
     whole: dict[tuple[str, str], Found] = {}
     for partition in sorted(await store.partitions(key.partition.realm)):
         if partition.handler == key.partition.handler:
-            await _survey_partition(store, partition, now, INSTANCES_MAX, whole, task=key.task)
-    return next(iter(whole.values()), Found(key.task, key.partition.handler, [record]))  # or gone meanwhile
+            await _survey_partition(store, partition, whole, task=key.task)
+    found = next(iter(whole.values()), Found(key.task, key.partition.handler, [record]))  # or gone meanwhile
+    await _count(store, found, now)
+    return found
 
 
 async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[Found]:
@@ -139,29 +144,28 @@ async def _instances_in(store: Store, partition: Partition, task: str, limit: in
 
 
 async def _survey_partition(
-    store: Store,
-    partition: Partition,
-    now: Instant,
-    instances_max: int,
-    found: dict[tuple[str, str], Found],
-    task: str | None = None,
+    store: Store, partition: Partition, found: dict[tuple[str, str], Found], task: str | None = None
 ) -> None:
+    """Add what is in *partition* to *found*, passing over instances: there may be millions."""
     after: Key | None = None
-    counted: dict[str, int] = {}
     while page := await store.scan(partition, task, after, PAGE):
         for record in page:
             key = record.key
             of = found.setdefault((key.task, partition.handler), Found(key.task, partition.handler))
-            if key.instance:
-                of.instances += not key.occurrence
-                of.running_instances += _runs(record, now)
-                counted[key.task] = counted.get(key.task, 0) + 1
-            else:
+            if not key.instance:
                 (of.beside if key.occurrence else of.homes).append(record)
+            elif partition not in of.partitions:
+                of.partitions.append(partition)
         after = page[-1].key
-        if counted.get(after.task, 0) >= instances_max and after.instance:
-            found[after.task, partition.handler].instances_exact = False
+        if after.instance:
             after = after._replace(instance=BEYOND, occurrence="")
+
+
+async def _count(store: Store, found: Found, now: Instant) -> None:
+    if found.partitions:
+        policies = [home.spec.policies for home in found.homes if home.spec.policies is not None]
+        lease = max((one.lease for one in policies), default=Policies().lease)
+        found.counted = await counted_in(store, found.partitions, found.name, now, lease)
 
 
 # --- What it means ---------------------------------------------------------------------------------------------------
@@ -171,7 +175,8 @@ def view_of(found: Found, now: Instant) -> View:
     """Return how *found* stands at *now*."""
     home = found.homes[0] if found.homes else None
     beside = [record for record in found.beside if not is_dead_letter(record.key)]
-    running = sum(_runs(record, now) for record in (*found.homes, *beside)) + found.running_instances
+    running = sum(_runs(record, now) for record in (*found.homes, *beside))
+    running += found.counted.leased if found.counted else 0
     policies = Policies() if home is None else home.spec.policies or Policies()
     is_template = home is None or (home.spec.schedule is None and not home.key.instance)
     counting = [*found.homes, *(record for record in found.beside if is_share(record.key))]
@@ -190,8 +195,7 @@ def view_of(found: Found, now: Instant) -> View:
         dead_letters=len(found.beside) - len(beside),
         summary=summary,
         late=None if home is None else late(home.key, policies, summary),
-        instances=found.instances if is_template or found.instances else None,
-        instances_exact=found.instances_exact,
+        instances=found.counted or (NO_INSTANCES if is_template else None),
         args=msgspec.Raw(b"{}") if home is None else home.spec.args,
     )
 
@@ -274,7 +278,13 @@ def as_json(view: View) -> dict[str, Any]:
         "args": msgspec.json.decode(view.args),
     }
     if view.instances is not None:
-        fields["instances"] = {"total": view.instances, "exact": view.instances_exact}
+        counted = view.instances
+        fields["instances"] = {
+            "total": counted.total,
+            "due": counted.due,
+            "leased": counted.leased,
+            "exact": counted.is_exact,
+        }
     return fields
 
 

@@ -10,9 +10,11 @@ from typing import Final
 
 from pyncette.clock import SystemClock
 from pyncette.controller.facts import Access
+from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
+from pyncette.members import OlderWorkersError, migrate
 from pyncette.store.backend import Backend, read_backend
 from pyncette.store.base import Store
 
@@ -32,8 +34,10 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 class OpenBackend:
     """One backend of the settings, as it is just now."""
 
-    def __init__(self, settings: BackendSettings) -> None:
+    def __init__(self, settings: BackendSettings, metrics: Metrics) -> None:
         self.settings = settings
+        self._metrics = metrics
+        metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = SystemClock()
         self.ready = False
         """Whether it answered when it was last asked."""
@@ -85,20 +89,27 @@ class OpenBackend:
     async def _ask(self, store: Store) -> None:
         asked_at = self.clock.monotonic()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                now = await store.now()
+            with self._metrics.measured(self.name, "ask"):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    now = await store.now()
         except TimeoutError:
             raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
         self.clock.observe(now, asked_at, self.clock.monotonic())
 
     async def _migrate(self) -> None:
-        if self.settings.migrate == "Auto":
-            migrated = await self._read().migrate()
-            if migrated.before != migrated.after:
-                logger.info(
-                    "the tables of a backend were brought to the schema of this release",
-                    extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
-                )
+        if self.settings.migrate != "Auto":
+            return
+        try:
+            migrated = await migrate(self._read())
+        except OlderWorkersError as error:
+            # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
+            logger.info("older workers still run", extra={"backend": self.name, "told": str(error)})
+            return
+        if migrated.before != migrated.after:
+            logger.info(
+                "the tables of a backend were brought to the schema of this release",
+                extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
+            )
 
     def _read(self) -> Backend:
         """Return the backend as its file names it now, since a Secret may have been changed."""
@@ -132,10 +143,10 @@ class OpenBackend:
 class Backends:
     """All backends of the settings."""
 
-    def __init__(self, settings: OperatorSettings) -> None:
+    def __init__(self, settings: OperatorSettings, metrics: Metrics) -> None:
         self._own_namespace = settings.release_namespace
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:

@@ -58,6 +58,12 @@ UNACCEPTABLE: Final = frozenset(
 )
 """What says that the object itself is at fault."""
 
+MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
+"""
+How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
+server says 500 to it, as if that were its own fault, and gives no reason; it says the same however often it is asked.
+"""
+
 MESSAGE_CHARACTERS_MAX: Final = 1024
 """Of an answer that is no Status: a proxy's page, for example."""
 
@@ -104,7 +110,7 @@ class Kubernetes:
                 raise ApiUnavailableError(f"the list of {kind.plural} changed half way")
             version = metadata["resourceVersion"]
             identity = {"apiVersion": kind.api_version, "kind": kind.name}
-            yield Page([identity | item for item in answer["items"]], version)
+            yield Page([identity | item for item in answer.get("items") or ()], version)
             following = metadata.get("continue")
             if not following:
                 return
@@ -256,11 +262,21 @@ def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiErr
         return ConflictError(message)
     if status == HTTPStatus.FORBIDDEN:
         return ForbiddenError(message)
-    if status in UNACCEPTABLE:
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
+        # The object has come again, as another.
+        return ConflictError(message)
+    if status in UNACCEPTABLE or _is_misshapen(status, told):
         return RefusedError(str(told.get("message") or message))
     # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
     # proxy thinks of. Nothing of that says anything about the object.
     return ApiUnavailableError(message)
+
+
+def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
+    said = str(told.get("message", ""))
+    return (
+        status == HTTPStatus.INTERNAL_SERVER_ERROR and not told.get("reason") and said.startswith(MISSHAPEN)
+    )
 
 
 def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:
@@ -271,6 +287,12 @@ def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiErr
     if told.get("reason") == "NotFound" and about_it:
         return NoSuchObjectError(message)
     return NoSuchKindError(message)
+
+
+def _fields(told: Mapping[str, Any]) -> set[str]:
+    """Return what is wrong with the object."""
+    causes = (told.get("details") or {}).get("causes") or ()
+    return {cause.get("field", "") for cause in causes}
 
 
 def _status_of(answer: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pyncette.clock import Instant
+from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
@@ -47,8 +47,12 @@ class Look(NamedTuple):
     """Tasks whose record, or what runs beside it, is not as it was."""
     pools: Sequence[ObjectName]
     """Pools whose workers, or whose backlog, are not as they were."""
+    due: int
+    """Occurrences that wait for a worker."""
+    late_seconds: float
+    """How long the one that waits longest has been waiting."""
     seconds: float
-    """How long it took."""
+    """How long the look took."""
 
 
 class Mirrored:
@@ -184,9 +188,21 @@ class Mirrored:
             if self._pools.get((backend.name, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.name, pool] = view
+        waiting = [
+            home.late_since
+            for homes in found.values()
+            for home in homes.values()
+            if home.late_since is not None
+        ]
         changed = self._take(backend.name, found, seen_at)
         self._looked.add(backend.name)
-        return Look(changed, changed_pools, time.monotonic() - began_at)
+        return Look(
+            changed,
+            changed_pools,
+            due=len(waiting),
+            late_seconds=(seen_at - min(waiting)) / SECOND if waiting else 0.0,
+            seconds=time.monotonic() - began_at,
+        )
 
     def _take(
         self, backend: str, found: Mapping[ObjectName, Mapping[tuple[str, Key], Home]], seen_at: Instant

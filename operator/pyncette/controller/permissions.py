@@ -23,10 +23,10 @@ class Scope(StrEnum):
 
     NAMESPACE = "namespace"
     """In each namespace that is watched: by a Role there, or by the ClusterRole if that is all of them."""
-    CLUSTER = "cluster"
-    """In the cluster as a whole; not if namespaces are listed, since only a ClusterRole could give it."""
+    RELEASE = "release"
+    """In the namespace that the operator itself runs in, whether it is watched or not."""
     CLUSTER_ID = "clusterId"
-    """Likewise, and only as long as the settings name no cluster id."""
+    """In the cluster as a whole, and only as long as the settings name no cluster id."""
 
 
 class Permission(NamedTuple):
@@ -41,37 +41,45 @@ class Permission(NamedTuple):
     """The only objects that it is given for; empty: all."""
 
 
-_KINDS: Final = (PyncetteTask.plural, PyncetteWorkerPool.plural)
-_OWN: Final = ("get", "list", "watch", "create", "patch", "delete")
-"""Server-side apply is a patch, and a create where the object is not there yet."""
+_TASKS: Final = PyncetteTask.plural
+_POOLS: Final = PyncetteWorkerPool.plural
+_OURS: Final = ("get", "create", "patch")
+"""What is wished for is compared with what there is, and applied; that is a create where the object is not there yet."""
 
 PERMISSIONS: Final = (
     Permission(
         GROUP,
-        _KINDS,
+        (_TASKS,),
         ("get", "list", "watch"),
-        "Tasks and pools are read and never written: what they say is mirrored into the backend.",
+        "Tasks are read and never written. One that seems to be gone is asked for once more by its name.",
     ),
+    Permission(GROUP, (_POOLS,), ("list", "watch"), "Pools are read and never written."),
     Permission(
         GROUP,
-        tuple(f"{kind}/status" for kind in _KINDS),
+        (f"{_TASKS}/status", f"{_POOLS}/status"),
         ("patch",),
-        "The status is written by server-side apply.",
+        "The status is written, by server-side apply.",
+    ),
+    Permission(CORE, ("events",), ("create",), "What changes for a task or a pool is told as an Event."),
+    Permission(
+        "apps",
+        ("deployments",),
+        (*_OURS, "list", "watch"),
+        "The workers of a pool, whose rollout its status tells.",
     ),
     Permission(
-        CORE, ("events",), ("create", "patch"), "Transitions are told as Events; repeated ones are counted."
+        CORE,
+        ("serviceaccounts",),
+        _OURS,
+        "The account of a pool's workers, which has no rights and no token.",
     ),
-    Permission("apps", ("deployments",), _OWN, "The workers of a pool."),
+    Permission("policy", ("poddisruptionbudgets",), _OURS, "The workers of a pool are evicted one by one."),
     Permission(
-        CORE, ("serviceaccounts",), _OWN, "The account of a pool's workers, which has no rights and no token."
-    ),
-    Permission("policy", ("poddisruptionbudgets",), _OWN, "The workers of a pool are evicted one by one."),
-    Permission(
-        "authorization.k8s.io",
-        ("selfsubjectaccessreviews",),
+        CORE,
+        ("events",),
         ("create",),
-        "The operator asks what it may do before it watches.",
-        Scope.CLUSTER,
+        "What concerns the operator itself, such as removals that it holds back, is told at its own pod.",
+        Scope.RELEASE,
     ),
     Permission(
         CORE,
@@ -82,3 +90,7 @@ PERMISSIONS: Final = (
         names=("kube-system",),
     ),
 )
+"""
+That an account may ask what itself may do (SelfSubjectAccessReview) is not among them: Kubernetes lets everybody ask, and
+no Role could give it. Nothing is deleted: what a pool consists of is owned by it, and goes with it.
+"""

@@ -33,7 +33,7 @@ from pyncette.controller.pool_status import PoolSurroundings, StoredPool, rollin
 from pyncette.controller.pool_transitions import events_of_pool
 from pyncette.controller.settings import BackendSettings
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
-from pyncette.controller.workloads import Workloads, deployment_name, workloads_of
+from pyncette.controller.workloads import Workloads, claimed_elsewhere, deployment_name, workloads_of
 from pyncette.ledger import Ledger
 from pyncette.members import Member
 from pyncette.resources.conversion import realm_of
@@ -154,10 +154,14 @@ class Pools:
         refused: str | None = None
         if isinstance(pool, PyncetteWorkerPool):
             made = self._workloads(name, pool)
-            if isinstance(made, Refusal):
-                pool = made
+            if isinstance(made, Workloads):
+                applied = await self._apply(name, pool, stored, made)
+                if isinstance(applied, Refusal):
+                    pool = applied
+                else:
+                    refused = applied
             elif made is not None:
-                refused = await self._apply(name, stored, made)
+                pool = made
         return self._tell(name, stored, pool, tasks, refused)
 
     def verify_again(self) -> None:
@@ -171,8 +175,10 @@ class Pools:
             return None
         return workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
 
-    async def _apply(self, name: ObjectName, stored: Manifest, made: Workloads) -> str | None:
-        """Apply what differs from what there is, and return what the API server said against it."""
+    async def _apply(
+        self, name: ObjectName, pool: PyncetteWorkerPool, stored: Manifest, made: Workloads
+    ) -> Refusal | str | None:
+        """Apply what differs from what there is, and return what the API server said against it, or what is in the way."""
         mark = self._mark(name, stored, made)
         if self._verified.get(name) == mark:
             return None
@@ -182,6 +188,9 @@ class Pools:
                 there = await self._api.get(kind, ObjectName(name.namespace, manifest["metadata"]["name"]))
             except NoSuchObjectError:
                 there = None
+            taken = None if there is None else claimed_elsewhere(there, pool)
+            if taken is not None:
+                return taken
             if there is None or not covers(there, manifest):
                 try:
                     applied = await self._api.apply(manifest)

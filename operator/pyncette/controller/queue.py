@@ -10,6 +10,8 @@ from enum import IntEnum
 from itertools import islice
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from pyncette.errors import PyncetteException
+
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS: Final = 0.2
@@ -29,6 +31,10 @@ Reconcile: TypeAlias = Callable[[K], Awaitable[float | None]]
 
 Finished: TypeAlias = Callable[[K, float, Exception | None], object]
 """Is told of each pass: its key, the seconds that it took, and what it failed with."""
+
+
+class PassCancelledError(PyncetteException):
+    """A pass waited for something that was cancelled."""
 
 
 class Urgency(IntEnum):
@@ -137,6 +143,11 @@ class Queue(Generic[K]):
             began = clock()
             try:
                 again = await reconcile(key)
+            except asyncio.CancelledError as failure:
+                if _is_being_cancelled():
+                    raise
+                # Something that the pass waited for was cancelled; that must not cost us one of those who work.
+                error = PassCancelledError(*failure.args)
             except Exception as failure:  # noqa: BLE001 - whatever it is, it is this key's alone, and is tried again
                 error = failure
             self._end(key, error, again)
@@ -291,6 +302,11 @@ class _Outage(Generic[K]):
         self.failed = False
         self.failures = 0
         self.timer: asyncio.TimerHandle | None = None
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _wait_after(failures: int) -> float:

@@ -128,6 +128,11 @@ class Reason(Enum):
         "The template cannot be merged, changes what is the operator's, or is below the restricted Pod Security Standard.",
         "Warning",
     )
+    NAME_TAKEN = (
+        "NameTaken",
+        "An object of the name that the pool's would have is somebody else's, and is left alone.",
+        "Warning",
+    )
     APPLY_REFUSED = (
         "ApplyRefused",
         "The API server, or an admission policy of the cluster, does not accept an object of the pool; the message is theirs.",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Final
 
 from pyncette.controller.api import (
@@ -26,6 +28,7 @@ from pyncette.controller.backends import Backends, OpenBackend
 from pyncette.controller.event_queue import EventQueue
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.liveness import Liveness, Sight
+from pyncette.controller.metrics import DUE, HELD_BACK, LATENESS, UNWATCHED, Metrics
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Change, News, Objects
 from pyncette.controller.pod_template import POOL_LABEL
@@ -50,6 +53,9 @@ LOOK_SECONDS: Final = 2.0
 
 LOOK_SHARE: Final = 20
 """At most one part in so many of the time is spent on that, however many tasks there are."""
+
+MISSED_LISTS: Final = 2
+"""A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
 
 FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
@@ -77,14 +83,17 @@ class Operator:
         self._settings = settings
         self._api = api
         self._namespaces: Collection[str | None] = namespaces or (None,)
-        self._backends = Backends(settings)
+        self.metrics = Metrics()
+        self._backends = Backends(settings, self.metrics)
         sight = Sight()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._objects = Objects(sight)
         self._mirrored = Mirrored(cluster_id)
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
-        self._statuses = Statuses(api, settings.status_writes_per_second, self._written, self._again)
+        self._statuses = Statuses(
+            api, settings.status_writes_per_second, self._written, self._again, self.metrics
+        )
         self._sweep = Sweep(settings, cluster_id, self._mirrored, Told(self._tell_stopped, self._tell_held))
         self._pools = Pools(
             cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
@@ -103,6 +112,18 @@ class Operator:
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists on end a task that has a record was not."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._have_measured(sight)
+
+    def _have_measured(self, sight: Sight) -> None:
+        """Let each scrape ask for what grows and shrinks by itself."""
+        metrics = self.metrics
+        metrics.ask_queue(
+            lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
+        )
+        metrics.ask_sight(lambda: sight.last_delivery_at)
+        for kind in (TASKS, POOLS, DEPLOYMENTS):
+            metrics.ask_objects(kind.name, partial(self._objects.count, kind))
+        metrics.gauge(HELD_BACK).set_function(lambda: float(sum(self.held_back.values())))
 
     @property
     def is_settled(self) -> bool:
@@ -135,10 +156,11 @@ class Operator:
             await self._first_resync()
             for backend in self._backends:
                 working.create_task(self._look_again_and_again(backend))
-            working.create_task(self._queue.run(self._reconcile, PASSES))
+            working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
+            working.create_task(self._sweep.empty(list(self._backends), self._is_gone))
             working.create_task(self._resync_again_and_again())
 
     async def _end(self) -> None:
@@ -159,6 +181,9 @@ class Operator:
         except NoSuchKindError as error:
             self._end_by(error)
             raise
+
+    def _passed(self, reference: Reference, seconds: float, error: Exception | None) -> None:
+        self.metrics.passed(reference.kind.name, seconds, error)
 
     def _look_at(self, kind: Kind, manifest: Manifest, urgency: Urgency) -> None:
         """Have looked at what depends on an object."""
@@ -222,7 +247,10 @@ class Operator:
     async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
         """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
         first = not self._mirrored.has_seen(backend.name)
-        look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+        with self.metrics.measured(backend.name, "look"):
+            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+        self.metrics.gauge(DUE, backend.name).set(look.due)
+        self.metrics.gauge(LATENESS, backend.name).set(look.late_seconds)
         for task in look.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
@@ -254,6 +282,7 @@ class Operator:
 
     async def resync(self) -> None:
         """List all that there is, look at it, and notice what went without being seen to go."""
+        began_at = time.monotonic()
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
             for namespace in self._namespaces:
                 listed = await self._objects.absorb(kind, namespace, self._api.list(kind, namespace, labels))
@@ -269,6 +298,19 @@ class Operator:
         self._notice_missing()
         await self._remove_stopped()
         self.liveness.resynced()
+        self.metrics.resynced(time.monotonic() - began_at)
+        self._count()
+
+    def _count(self) -> None:
+        """Count tasks by what their conditions say, and records of namespaces that are not watched."""
+        conditions = Counter(
+            (condition.get("type", ""), condition.get("status", ""))
+            for stored in self._objects.each(TASKS)
+            for condition in stored["status"].get("conditions", ())
+        )
+        self.metrics.count_conditions(conditions)
+        unwatched = sum(not self._is_watched(name.namespace) for name in self._mirrored.names())
+        self.metrics.gauge(UNWATCHED).set(unwatched)
 
     def _notice_missing(self) -> None:
         missing = {
@@ -278,7 +320,7 @@ class Operator:
         }
         self._missing = Counter({name: self._missing[name] + 1 for name in missing})
         for name, times in self._missing.items():
-            if times >= 2:
+            if times >= MISSED_LISTS:
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     async def _remove_stopped(self) -> None:
@@ -299,7 +341,10 @@ class Operator:
     # --- Telling -----------------------------------------------------------------------------------------------------
 
     def _tell_stopped(self, names: Collection[ObjectName]) -> None:
-        """Take note of tasks that were stopped since they are gone."""
+        """Count tasks that were stopped since they are gone."""
+        missed = sum(self._missing[name] >= MISSED_LISTS for name in names)
+        self.metrics.withdrew("sweep", missed)
+        self.metrics.withdrew("event", len(names) - missed)
 
     def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
         """Tell that tasks which are gone are held back."""

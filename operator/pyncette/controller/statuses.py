@@ -18,6 +18,7 @@ from pyncette.controller.api import (
     Reference,
 )
 from pyncette.controller.differences import Difference
+from pyncette.controller.metrics import STATUS_WAITING, Metrics
 from pyncette.resources.modelling import Model
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,14 @@ class Statuses:
         rate: float,
         written: Callable[[Reference, Manifest], None],
         again: Callable[[Reference], None],
+        metrics: Metrics,
     ) -> None:
         self._api = api
         self._rate = rate
         self._written = written
         self._again = again
+        self._metrics = metrics
+        metrics.gauge(STATUS_WAITING).set_function(lambda: float(len(self)))
         self._wanted: dict[Reference, _Wanted] = {}
         self._ready: dict[Difference, dict[Reference, None]] = {
             difference: {} for difference in sorted(Difference, reverse=True)
@@ -81,7 +85,8 @@ class Statuses:
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        """How many are to be written, those on their way included."""
+        return len(self._wanted) + len(self._under_way)
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
@@ -111,7 +116,11 @@ class Statuses:
             while True:
                 await slots.acquire()
                 reference = await self._next()
-                writing.create_task(self._write(reference)).add_done_callback(lambda _: slots.release())
+                wanted = self._wanted.pop(reference)
+                self._under_way.add(reference)
+                writing.create_task(self._write(reference, wanted)).add_done_callback(
+                    lambda _: slots.release()
+                )
                 await asyncio.sleep(1 / self._rate)
 
     async def _next(self) -> Reference:
@@ -130,20 +139,22 @@ class Statuses:
             except TimeoutError:
                 continue
 
-    async def _write(self, reference: Reference) -> None:
-        wanted = self._wanted.pop(reference)
-        self._under_way.add(reference)
+    async def _write(self, reference: Reference, wanted: _Wanted) -> None:
         self._spend(reference)
         try:
             self._written(reference, await self._api.apply_status(wanted.status))
+            self._metrics.status_written("written")
         except (ConflictError, NoSuchObjectError):
+            self._metrics.status_written("conflict")
             self._again(reference)
         except ApiUnavailableError as error:
+            self._metrics.status_written("failed")
             logger.debug("a status was not written", extra={"object": str(reference), "error": str(error)})
             await asyncio.sleep(PAUSE_SECONDS)
             if reference not in self._wanted:
                 self.want(reference, wanted.status, wanted.difference)
         except ApiError as error:
+            self._metrics.status_written("failed")
             logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
         finally:
             self._under_way.discard(reference)

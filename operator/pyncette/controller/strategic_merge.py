@@ -44,6 +44,10 @@ markers, which a test compares with what an API server publishes. All other list
 """
 
 
+DEPTH_MAX: Final = 40
+"""Twice as deep as any field of a pod. The API server lets a template be nested as deep as to exhaust the stack here."""
+
+
 class MergeRefusedError(PyncetteException):
     """The part says something that cannot be merged: where, and what to write instead."""
 
@@ -62,10 +66,15 @@ class Place(NamedTuple):
     """The same for people, with the items of lists."""
 
     def field(self, name: str) -> Place:
-        return Place(f"{self.fields}.{name}" if self.fields else name, (*self.path, name))
+        return self._below(f"{self.fields}.{name}" if self.fields else name, name)
 
     def item(self, which: str | int) -> Place:
-        return Place(self.fields, (*self.path, which))
+        return self._below(self.fields, which)
+
+    def _below(self, fields: str, step: str | int) -> Place:
+        if len(self.path) >= DEPTH_MAX:
+            raise MergeRefusedError(self.path[:2], f"must not be nested more than {DEPTH_MAX} deep")
+        return Place(fields, (*self.path, step))
 
 
 def merge(whole: Manifest, part: Manifest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
-from pyncette.resources.mirror import Step, remove_stopped, stop
+from pyncette.resources.mirror import Step, remove_instances, remove_stopped, stop
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,12 @@ CALM_SECONDS: Final = 2.0
 
 LOOK_SECONDS: Final = 2.0
 """How soon a confirmation is noticed."""
+
+EMPTYING_SECONDS: Final = 30.0
+"""Between looks for templates that are gone, and take their instances along."""
+
+EMPTIED_AT_ONCE: Final = 500
+"""Records of instances removed before it is asked again whether they are to go."""
 
 NAMES_MAX: Final = 200
 """Of tasks that are held back, as many are told by name."""
@@ -125,6 +131,7 @@ class Sweep:
                 "tasks that are gone were stopped", extra={"backend": backend, "tasks": len(verdict.stopped)}
             )
             self._told.stopped(verdict.stopped)
+        await self._tell(backend, ledger.store, guard)
         if guard.held and not guard.held <= before:
             logger.warning(
                 "tasks that are gone go on running: they are too many at once to be believed; "
@@ -132,7 +139,6 @@ class Sweep:
                 extra={"backend": backend, "tasks": len(guard.held)},
             )
             self._told.held(backend, guard.held)
-        await self._tell(backend, ledger.store, guard)
         self._gone = {name: None for name in self._gone if any(self._has_running(name))}
 
     def _running(self, backend: str, name: ObjectName) -> list[Home]:
@@ -167,23 +173,57 @@ class Sweep:
     ) -> int:
         """Remove the records on *backend* that were stopped longer ago than the grace; return how many. Raises StoreError."""
         removed = 0
-        now = ledger.clock.now()
+        for name, home in self._over(backend, ledger):
+            # A template stays as long as it has instances, and they are not removed by that.
+            if home.record.spec.partitions is None and is_gone(name):
+                for taken in await remove_stopped(ledger, home.record, self._grace):
+                    if taken.step is Step.REMOVED:
+                        self._mirrored.forget(home.backend, home.record.key, name)
+                        removed += 1
+        return removed
+
+    async def empty(self, backends: Collection[OpenBackend], is_gone: Callable[[ObjectName], bool]) -> None:
+        """
+        Remove the instances of templates that are gone, and were to take them along, until this is cancelled.
+
+        That takes minutes for millions; whenever it is broken off, it goes on from there.
+        """
+        while True:
+            await asyncio.sleep(EMPTYING_SECONDS)
+            for backend in backends:
+                ledger = backend.ledger
+                if ledger is not None and backend.ready:
+                    try:
+                        await self._empty(backend, ledger, is_gone)
+                    except StoreError as error:
+                        logger.warning("removals wait", extra={"backend": backend.name, "error": str(error)})
+
+    async def _empty(
+        self, backend: OpenBackend, ledger: Ledger, is_gone: Callable[[ObjectName], bool]
+    ) -> None:
+        for name, home in self._over(backend, ledger):
+            owner = home.record.state.owner
+            if home.record.spec.partitions is None or owner is None or not owner.takes_instances:
+                continue
+            removed, done = 0, False
+            while not done and is_gone(name):
+                part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
+                removed, done = removed + part.removed, part.done
+            if done:
+                self._mirrored.forget(home.backend, home.record.key, name)
+            logger.info(
+                "the instances of a template that is gone were removed",
+                extra={"task": str(name), "records": removed},
+            )
+
+    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, Home]]:
+        """Yield the records on *backend* that were stopped longer ago than the grace."""
+        before = ledger.clock.now() - self._grace
         for name in self._mirrored.names():
             for home in self._mirrored.homes(name):
                 stopped_at = home.record.state.withdrawn_at
-                over = stopped_at is not None and stopped_at <= now - self._grace
-                # A template stays as long as it has instances, and they are not removed by that.
-                if (
-                    over
-                    and home.backend == backend.name
-                    and home.record.spec.partitions is None
-                    and is_gone(name)
-                ):
-                    for taken in await remove_stopped(ledger, home.record, self._grace):
-                        if taken.step is Step.REMOVED:
-                            self._mirrored.forget(home.backend, home.record.key, name)
-                            removed += 1
-        return removed
+                if home.backend == backend.name and stopped_at is not None and stopped_at <= before:
+                    yield name, home
 
 
 # --- Where it is told ------------------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def _waited_for(case: _Case, message: str) -> _Outlook:
     stalled = case.this_generation(STALLED)
     limit = max(_since(case), _mirrored_since(case)) + PENDING_MAX
     if case.now >= limit or (stalled is not None and stalled.reason == late.value):
-        return _stuck(late, f"For {PENDING_MAX // SECOND // 60} minutes: {message}")
+        return _stuck(late, f"{message} It has been so for {PENDING_MAX // SECOND // 60} minutes.")
     return _under_way(Reason.HANDLER_PENDING, message, limit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,11 +23,12 @@ from pyncette.controller.transitions import events_of
 from pyncette.core.record import Record
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
+from pyncette.resources.counting import instances_of
 from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, mirror_one, wish_of
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.requests import Done, ask
-from pyncette.resources.task import PyncetteTask, TaskStatus, WorkerPoolRef
+from pyncette.resources.task import Instances, PyncetteTask, TaskStatus, WorkerPoolRef
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,13 @@ WAITING_SECONDS: Final = 2.0
 
 TAKEN_SECONDS: Final = 10.0
 """How soon a task is looked at again whose place another has: that may be deleted."""
+
+
+COUNT_SECONDS: Final = 60.0
+"""How often the instances of a template that are due and leased are counted, for its status."""
+
+TOTAL_SECONDS: Final = 600.0
+"""And all of them, which costs more."""
 
 
 class _Mirroring(NamedTuple):
@@ -76,6 +85,7 @@ class Tasks:
         self._sweep = sweep
         self._is_watched = is_watched
         self._counted = counted
+        self._counts: dict[ObjectName, _Count] = {}
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
 
@@ -107,7 +117,13 @@ class Tasks:
             return WAITING_SECONDS
         if mirroring.taken_by is not None:
             return TAKEN_SECONDS
-        return None if again_at is None else max(0.0, (again_at - self._now(place)) / SECOND)
+        return self._again_in(name, again_at, self._now(place))
+
+    def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
+        times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
+        if name in self._counts:
+            times.append(COUNT_SECONDS)
+        return min(times, default=None)
 
     def note(self, stored: Manifest) -> None:
         """Take note of which pool a task refers to, so that all pools know how many do before any task is looked at."""
@@ -147,6 +163,7 @@ class Tasks:
     def _forget(self, name: ObjectName) -> None:
         self._statuses.forget(Reference(TASKS, *name))
         self._set_pool(name, None)
+        self._counts.pop(name, None)
 
     # --- Mirroring ---------------------------------------------------------------------------------------------------
 
@@ -282,6 +299,7 @@ class Tasks:
             moving=mirroring.moving,
             beside=0 if home is None else home.running,
             last_run_id=await self._last_run_id(home, seen.status),
+            instances=await self._instances(name, home),
             taken_by=mirroring.taken_by,
             now=self._now(place),
         )
@@ -314,6 +332,25 @@ class Tasks:
         runs = await ledger.store.history(home.record.key)
         return next((run.id for run in runs if run.ended_at == ended_at), None)
 
+    async def _instances(self, name: ObjectName, home: Home | None) -> Instances | None:
+        """Return how many instances a template has, counted now and then; None for another task."""
+        if home is None or home.record.spec.partitions is None:
+            self._counts.pop(name, None)
+            return None
+        now = asyncio.get_running_loop().time()
+        before = self._counts.get(name)
+        if before is not None and now - before.at < COUNT_SECONDS:
+            return before.instances
+        ledger = self._pools.ledger(home.backend)
+        if ledger is None:
+            return None if before is None else before.instances
+        counted = await instances_of(ledger.store, home.record, ledger.clock.now())
+        total_at = now
+        if before is not None and now - before.total_at < TOTAL_SECONDS:
+            counted, total_at = counted.model_copy(update={"total": before.instances.total}), before.total_at
+        self._counts[name] = _Count(counted, now, total_at)
+        return counted
+
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
         meta = after["metadata"]
@@ -323,6 +360,14 @@ class Tasks:
 
     def _now(self, place: Place) -> Instant:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
+
+
+class _Count(NamedTuple):
+    """Instances of a template, and when they were counted, by the loop's clock."""
+
+    instances: Instances
+    at: float
+    total_at: float
 
 
 def _status_of(stored: Manifest | None) -> TaskStatus:

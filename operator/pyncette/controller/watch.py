@@ -43,6 +43,9 @@ as long as it likes, and an upgrade of it may refuse for a while.
 
 IDENTITY: Final = "pyncette-operator"
 
+GOODBYE_SECONDS: Final = 0.25
+"""How long connections over TLS may take to be closed, once told to: aiohttp does not wait for that."""
+
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to stop before the process ends without it."""
 
@@ -170,6 +173,7 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        await asyncio.sleep(GOODBYE_SECONDS)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         assert self._loop is not None

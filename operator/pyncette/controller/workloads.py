@@ -21,8 +21,9 @@ from pyncette.controller.pod_template import (
     pool_labels,
     selector,
 )
+from pyncette.controller.reasons import Reason
 from pyncette.resources.pool import PyncetteWorkerPool
-from pyncette.resources.reading import Refusal
+from pyncette.resources.reading import Problem, Refusal
 
 REVISIONS_KEPT: Final = 2
 """Old ReplicaSets, to look at. Nobody goes back to them: a rollback is an edit of the pool, which we would apply again."""
@@ -73,6 +74,34 @@ def deployment_name(pool: PyncetteWorkerPool) -> ObjectName:
     return ObjectName(pool.metadata.namespace, object_name(pool))
 
 
+def claimed_elsewhere(actual: Manifest, pool: PyncetteWorkerPool) -> Refusal | None:
+    """
+    Return why *actual*, an object of a name that *pool* needs, must be left alone; None: it is the pool's.
+
+    To be asked of what is there before anything is applied by force: in the namespace of the operator, a pool of the name
+    operator would otherwise take over, and with itself delete, what the operator runs as. An object of a pool that had
+    another uid, before a restore or a replacement, is the pool's.
+    """
+    metadata = actual.get("metadata", {})
+    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
+    if [owner.get("uid") for owner in owners] == [pool.metadata.uid]:
+        return None
+    # It is called ours, by us: then no other kind, and no pool of another name, may control it.
+    labels, ours = metadata.get("labels") or {}, _identity_of(pool)
+    is_labelled = all(labels.get(name) == value for name, value in pool_labels(pool).items())
+    if is_labelled and all({name: owner.get(name) for name in ours} == ours for owner in owners):
+        return None
+    message = (
+        f"the {actual.get('kind', 'object')} {object_name(pool)} of this namespace is somebody else's; give the pool another "
+        "name, or delete that object"
+    )
+    return Refusal((Problem(("metadata", "name"), message, Reason.NAME_TAKEN.value),))
+
+
+def _identity_of(pool: PyncetteWorkerPool) -> dict[str, Any]:
+    return {"apiVersion": pool.api_version, "kind": pool.kind, "name": pool.metadata.name}
+
+
 def _service_account(pool: PyncetteWorkerPool) -> dict[str, Any]:
     return _object(SERVICE_ACCOUNTS, pool) | {"automountServiceAccountToken": False}
 
@@ -116,9 +145,7 @@ def _object(kind: Kind, pool: PyncetteWorkerPool) -> dict[str, Any]:
 def _owner(pool: PyncetteWorkerPool) -> dict[str, Any]:
     # Without blockOwnerDeletion, for which the operator would need a right on finalizers of pools.
     return {
-        "apiVersion": pool.api_version,
-        "kind": pool.kind,
-        "name": pool.metadata.name,
+        **_identity_of(pool),
         "uid": pool.metadata.uid or "",
         "controller": True,
     }

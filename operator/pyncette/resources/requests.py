@@ -48,18 +48,15 @@ def asked(requests: Requests) -> Rule:
         if new == NO_REQUESTS:
             return Ruling(None, Done())
         policies = record.spec.policies or Policies()
-        resumed = wishes.resumed(record, policies, now) if new.resume else record
-        after = replace(
-            resumed,
-            version=record.version + 1,
-            state=replace(resumed.state, handled=_marked(record.state.handled, new)),
-        )
+        awake = _awake(record, now) if new.resume else record
+        state = replace(awake.state, handled=_marked(record.state.handled, new))
+        after = replace(awake, version=record.version + 1, state=state)
         extra = None
         if new.run and not is_template(record.spec):
             extra = wishes.on_demand(after, policies, _run_name(record, new.run), now)
         return Ruling(
             Change(record, after),
-            Done(None if extra is None else extra.key, int(resumed is not record), 0, after),
+            Done(None if extra is None else extra.key, int(awake is not record), 0, after),
             further=() if extra is None else (Change(None, extra),),
         )
 
@@ -77,11 +74,16 @@ def resumed(record: Record | None, now: Instant) -> Ruling:
     """The rule for a schedule whose suspension by exhaustion is to end; the answer tells whether it had one."""
     if record is None or record.key.occurrence:
         return Ruling(None, False)
+    return _ruling(record, _awake(record, now))
+
+
+def _awake(record: Record, now: Instant) -> Record:
+    """Return *record* without its suspension by exhaustion; itself, if it has none."""
     try:
-        return _ruling(record, wishes.resumed(record, record.spec.policies or Policies(), now))
+        return wishes.resumed(record, record.spec.policies or Policies(), now)
     except ValueError as error:  # its schedule can no longer be read, which hurts itself only
         logger.warning("%s is not resumed: %s", record.key, error)
-        return Ruling(None, False)
+        return record
 
 
 def _ruling(before: Record, after: Record) -> Ruling:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
+from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
@@ -43,6 +44,9 @@ ARGS_BYTES_MAX: Final = 16 * 1024
 
 ARGS_KEYS_MAX: Final = 64
 
+ARGS_NESTING_MAX: Final = 100
+"""Lists and mappings within each other, as for a file of manifests."""
+
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
 
@@ -70,7 +74,26 @@ def canonical(args: dict[str, Any]) -> bytes:
         raise ValueError("they are nested too deeply") from None
 
 
+def _is_too_deep(value: Any) -> bool:
+    """Say whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+    level = [value]
+    for _ in range(ARGS_NESTING_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _small(args: dict[str, Any]) -> dict[str, Any]:
+    if _is_too_deep(args):
+        raise refusal(
+            f"are nested in more than {ARGS_NESTING_MAX} levels: keep what is like that in a database"
+        )
     try:
         size = len(canonical(args))
     except ValueError as error:
@@ -234,6 +257,11 @@ class TaskSpec(Model):
     What is made up for when several occurrences passed without a run. All: one by one, the newest maxCatchUpRuns
     of them. Latest: one run, for the latest. Skip: none that is later than startingDeadlineSeconds, or than 10 seconds
     if that is not set. The others are counted as missed.
+    """
+    max_concurrent_runs: int = Field(default=0, ge=0, le=CONCURRENT_RUNS_MAX)
+    """
+    Runs of this task at once, on all workers of the pool together: of a dynamic task those of all its instances, else those
+    that overlap, are asked for, or are tried again. What finds no room waits. 0 sets no limit.
     """
     max_catch_up_runs: int = Field(default=100, ge=1, le=10_000)
     """With missedRunPolicy All, the number of missed occurrences that are made up for; those before them are not."""

@@ -18,6 +18,7 @@ __all__ = [
     "Capabilities",
     "Change",
     "Claimed",
+    "Counted",
     "Notification",
     "Renewal",
     "Renewed",
@@ -58,6 +59,22 @@ class Claimed(NamedTuple):
     lease ends, as far as this claim saw, its own leases included. It may be too soon, never too late, unless others write in the meantime.
     It is at or before the claim's `now` only if more may be claimable than the limits let through, or if a record
     could not be read. None: nothing will be claimable before something is written.
+    """
+
+
+class Counted(NamedTuple):
+    """How many records of a partition are due or leased, as far as it is cheap to count them."""
+
+    due: int
+    """Those that can be claimed now."""
+    leased: int
+    """Those whose lease lives, of all that are to run."""
+    is_exact: bool
+    """False: more may be due or leased than were looked at."""
+    total: int | None
+    """
+    The instances of the task; None if there are more than can be counted cheaply. Of more than the limit, what lives
+    beside them may be counted along.
     """
 
 
@@ -204,6 +221,19 @@ class Store(Protocol):
         A page costs the same wherever it begins. A record that exists throughout a sequence of pages is in exactly
         one of them. An empty page is the end; a page may be short without being the last, since what cannot be read is
         left out and logged.
+        """
+        ...
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        """
+        Count what is due and what is leased of *task*, or of the whole partition, at a cost that *limit* bounds.
+
+        Of what is due, at most *limit* records are looked at, soonest first, and of what is leased as many; those of
+        *task* count. Leases that end later than *now* + *longest_lease* may be missed. A record that cannot be read
+        counts like any other. Without *task* there is no total. It is no promise about one instant: what others write
+        meanwhile may be counted or not, and a backend may answer with what was true some seconds ago.
         """
         ...
 

@@ -14,6 +14,7 @@ from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -52,7 +53,7 @@ from pyncette.store.dynamodb_schema import (
     meta_key,
 )
 from pyncette.store.dynamodb_schema import Place as Table
-from pyncette.store.dynamodb_shards import Look, Looks, first_by_key
+from pyncette.store.dynamodb_shards import Look, Looks, counted, first_by_key
 from pyncette.store.dynamodb_writes import Delete, Put, Unit, Update, prolonging, taking, units_of
 
 logger = logging.getLogger(__name__)
@@ -214,6 +215,15 @@ class DynamoStore:
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
             first = items[-1][SORT_KEY]["B"] + b"\0"
         return []
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        check_partition(partition)
+        await self._look_again()
+        return await counted(
+            self._requests, self._layout.all_shards(partition), task, now, longest_lease, limit
+        )
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))

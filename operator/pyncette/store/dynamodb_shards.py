@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Partition
+from pyncette.store.base import Counted
 from pyncette.store.dynamodb_connection import Requests, together
-from pyncette.store.dynamodb_items import CLAIMABLE, UNTIL, Item, sure_integer
+from pyncette.store.dynamodb_items import CLAIMABLE, UNTIL, Item, number, sure_integer
 from pyncette.store.dynamodb_schema import HASH_KEY, INDEX, NEXT, SORT_KEY
 
 PAGE_SLACK: Final = 4
@@ -23,6 +24,8 @@ CROWD_MAX: Final = 8
 
 PAGE_MAX: Final = 1000
 """Items asked for at once; DynamoDB answers with a megabyte at most, whatever is asked."""
+
+LONG_AGO: Final[Instant] = -(2**63)
 
 
 class Shard:
@@ -212,3 +215,68 @@ def _soonest(pk: bytes) -> dict[str, Any]:
 
 def _claimable_at(found: Found) -> tuple[Instant, bytes]:
     return sure_integer(found.item, CLAIMABLE), _sort_key(found.item)
+
+
+# --- In numbers ------------------------------------------------------------------------------------------------------
+
+
+async def counted(
+    requests: Requests,
+    pks: Sequence[bytes],
+    task: str | None,
+    now: Instant,
+    longest_lease: Duration,
+    limit: int,
+) -> Counted:
+    """Count what is due and leased, of each shard its share of *limit*; by weak reads, which cost half."""
+    names = b"" if task is None else f"{task}\0".encode()
+    share = -(-limit // len(pks))
+    windows = await together(
+        _window(requests, pk, first, last, share)
+        for pk in pks
+        # What is leased is filed at the end of its lease, or when it is due again, whichever is later.
+        for first, last in ((LONG_AGO, now), (now + 1, now + longest_lease))
+    )
+    seen = [item for window, _ in windows for item in window if _sort_key(item).startswith(names)]
+    leased = sum(sure_integer(item, UNTIL) > now for item in seen)
+    due = sum(sure_integer(item, NEXT) <= now for item in seen)
+    total = None if task is None else await _number(requests, pks, task)
+    return Counted(min(due, limit), min(leased, limit), all(whole for _, whole in windows), total)
+
+
+async def _window(
+    requests: Requests, pk: bytes, first: Instant, last: Instant, limit: int
+) -> tuple[list[Item], bool]:
+    """Return what is filed from *first* to *last*, at most *limit* items, and whether that is all."""
+    query: dict[str, Any] = {
+        "IndexName": INDEX,
+        "KeyConditionExpression": f"{HASH_KEY} = :pk AND #next BETWEEN :first AND :last",
+        "ProjectionExpression": f"{SORT_KEY}, #next, #until",
+        "ExpressionAttributeNames": {"#next": NEXT, "#until": UNTIL},
+        "ExpressionAttributeValues": {":pk": {"B": pk}, ":first": number(first), ":last": number(last)},
+    }
+    found: list[Item] = []
+    while len(found) < limit:
+        answer = await requests.call("query", **query, Limit=min(limit - len(found), PAGE_MAX))
+        found += answer["Items"]
+        if "LastEvaluatedKey" not in answer:
+            return found, True
+        query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+    return found, False
+
+
+async def _number(requests: Requests, pks: Sequence[bytes], task: str) -> int | None:
+    """Return how many instances *task* has, if one page of each shard tells: to read on costs by what is there."""
+    answers = await together(
+        requests.call(
+            "query",
+            **_between(pk, f"{task}\0\1".encode(), f"{task}\1".encode()),
+            ProjectionExpression=SORT_KEY,
+            Limit=PAGE_MAX,
+        )
+        for pk in pks
+    )
+    if any("LastEvaluatedKey" in answer for answer in answers):
+        return None
+    # What lives beside an instance has a third name.
+    return sum(_sort_key(item).endswith(b"\0") for answer in answers for item in answer["Items"])

@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from itertools import chain, takewhile
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -14,6 +15,7 @@ from pyncette.core.record import Change, Key, Lease, Partition, Record, Run, rep
 from pyncette.store.base import (
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -158,6 +160,16 @@ class MemoryStore:
                 page.append(record)
         return page
 
+    async def count(
+        self,
+        partition: Partition,
+        task: str | None,
+        now: Instant,
+        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        limit: int,
+    ) -> Counted:
+        return self.backend.shelf(partition).counted(partition, task, now, limit)
+
     async def partitions(self, realm: str) -> list[Partition]:
         return sorted(
             partition
@@ -252,6 +264,21 @@ class _Shelf:
             # It looks expired, but is not to be taken over yet: the claimer's clock has stepped.
             found.append(max(at, lease.expires_at + until - expired_at))
         return found
+
+    def counted(self, partition: Partition, task: str | None, now: Instant, limit: int) -> Counted:
+        found = [
+            self.records[key]
+            for _, key in chain(takewhile(lambda entry: entry[0] <= now, self._due), self._leased)
+            if task in {None, key.task}
+        ]
+        leased = sum(record.lease is not None and record.lease.expires_at > now for record in found)
+        due = len(found) - leased
+        total = None if task is None else sum(1 for _ in self._instances(partition, task))
+        return Counted(min(due, limit), min(leased, limit), max(due, leased) < limit, total)
+
+    def _instances(self, partition: Partition, task: str) -> Iterator[Key]:
+        keys = takewhile(lambda key: key.task == task, self.keys.beginning_with(Key(partition, task)))
+        return (key for key in keys if key.instance and not key.occurrence)
 
     def _file_the_expired(self, until: Instant) -> None:
         while (first := self._leased.first()) and first[0][0] <= until:

@@ -19,6 +19,7 @@ from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableErro
 from pyncette.store.base import (
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -42,7 +43,7 @@ from pyncette.store.mysql_rows import completion_rows, names_of, swap_script
 from pyncette.store.mysql_schema import Tables, creation, tables_named
 from pyncette.store.mysql_statements import HEAD_MAX, Statements
 from pyncette.store.numbered import NumberedStore
-from pyncette.store.rows import PLACE, claimed_records, record_of
+from pyncette.store.rows import PLACE, claimed_records, counted, record_of
 from pyncette.store.sql import TABLE, Migrated, check_schema
 
 logger = logging.getLogger(__name__)
@@ -219,6 +220,15 @@ class MysqlStore(NumberedStore):
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
             begin = first_after(Key(partition, *rows[-1][2:5]), task)
         return []
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        check_partition(partition)
+        id_ = (await self._ids_of([partition], add=False)).get(partition, 0)
+        # What was renewed is filed at the end of its lease.
+        (seen,), (named,) = await self._rows(*self._sql.count(id_, task, now, now + longest_lease, limit))
+        return counted([int(number or 0) for number in (*seen, *named)], task, limit)
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))

@@ -137,6 +137,30 @@ STRAIGHT_JOIN {self._records} AS r FORCE INDEX (named) ON {_by_names("r")}"""
 SELECT {FULL} FROM {self._records} AS r FORCE INDEX (named)
 WHERE r.partition_id = {partition} AND {where} ORDER BY {order} LIMIT {limit}"""
 
+    def count(
+        self, partition: int, task: str | None, now: Instant, last_end: Instant, limit: int
+    ) -> tuple[str, str]:
+        """
+        Tell how many are due, how many were looked at for that, how many are leased until *last_end* at most, and how
+        many were looked at further for that; and how many instances there are, of how many names, one more than *limit* at most.
+        """
+        of_task = "1" if task is None else f"c.task = {literal(task)}"
+        seen = f"""SELECT c.lease_until, {of_task} AS of_task, {{later}} AS later
+        FROM {self._records} AS c FORCE INDEX (claimable)
+        WHERE c.partition_id = {partition} AND c.claimable_at {{range}} ORDER BY c.claimable_at LIMIT {limit}"""
+        due = seen.format(later=0, range=f"<= {now}")
+        renewed = seen.format(later=1, range=f"BETWEEN {now + 1} AND {last_end}")
+        return (
+            f"""
+SELECT SUM(of_task AND NOT later AND lease_until <= {now}), SUM(NOT later), SUM(of_task AND lease_until > {now}), SUM(later)
+FROM (({due}) UNION ALL ({renewed})) AS seen""",
+            f"""
+SELECT SUM(named.occurrence = ''), COUNT(*) FROM (
+    SELECT n.occurrence FROM {self._records} AS n FORCE INDEX (named)
+    WHERE n.partition_id = {partition} AND n.task = {literal(task or "")} AND n.instance > '' LIMIT {limit + 1}
+) AS named""",
+        )
+
     def history(self, partition: int, task: str, instance: str, occurrence: str) -> str:
         return f"""
 SELECT run FROM {self._history} WHERE partition_id = {partition} AND task = {literal(task)}

@@ -19,6 +19,7 @@ from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -45,7 +46,7 @@ from pyncette.store.postgres_rows import (
 )
 from pyncette.store.postgres_schema import Tables, creation, tables_named
 from pyncette.store.postgres_statements import SESSION, Statements, statements_for
-from pyncette.store.rows import PLACE, claimed_records, record_of
+from pyncette.store.rows import PLACE, claimed_records, counted, record_of
 from pyncette.store.sql import TABLE, Migrated, check_schema
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,15 @@ class PostgresStore(NumberedStore):
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
             begin = first_after(Key(partition, *rows[-1][2:5]), task)
         return []
+
+    async def count(
+        self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
+    ) -> Counted:
+        check_partition(partition)
+        id_ = (await self._ids_of([partition], add=False)).get(partition)
+        # What was renewed is filed at the end of its lease.
+        (row,) = await self._fetch(self._sql.number, id_, task, now, now + longest_lease, limit)
+        return counted(row, task, limit)
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))

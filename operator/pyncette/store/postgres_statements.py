@@ -62,6 +62,8 @@ class Statements(NamedTuple):
     scan_task: str
     """Begins with the names that it is given."""
     scan_all: str
+    number: str
+    """Of what is due and of what is leased: how many, of how many that were looked at; and instances, of how many names."""
     history: str
     partitions: str
     partition_ids: str
@@ -171,6 +173,27 @@ ORDER BY n.instance, n.occurrence LIMIT $2
 SELECT {full} FROM {names} n JOIN {records} r ON r.id = n.id
 WHERE n.partition_id = $1 AND (n.task, n.instance, n.occurrence) >= ($3, $4, $5)
 ORDER BY n.task, n.instance, n.occurrence LIMIT $2
+""",
+        number=f"""
+SELECT
+    count(*) FILTER (WHERE of_task AND NOT later AND lease_until <= $3), count(*) FILTER (WHERE NOT later),
+    count(*) FILTER (WHERE of_task AND lease_until > $3), count(*) FILTER (WHERE later),
+    min(total), min(of_names)
+FROM (
+    SELECT count(*) FILTER (WHERE occurrence = '') AS total, count(*) AS of_names FROM (
+        SELECT n.occurrence FROM {names} n
+        WHERE n.partition_id = $1 AND n.task = $2 AND n.instance > '' LIMIT $5::bigint + 1
+    ) n
+) named LEFT JOIN (
+    SELECT * FROM (
+        SELECT c.lease_until, coalesce(c.task = $2, true) AS of_task, false AS later FROM {records} c
+        WHERE c.partition_id = $1 AND c.claimable_at <= $3 ORDER BY c.claimable_at LIMIT $5
+    ) due
+    UNION ALL SELECT * FROM (
+        SELECT c.lease_until, coalesce(c.task = $2, true), true FROM {records} c
+        WHERE c.partition_id = $1 AND c.claimable_at > $3 AND c.claimable_at <= $4 ORDER BY c.claimable_at LIMIT $5
+    ) renewed
+) seen ON true
 """,
         history=f"""
 SELECT run FROM {history} WHERE partition_id = $1 AND task = $2 AND instance = $3 AND occurrence = $4

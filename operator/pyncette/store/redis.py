@@ -18,6 +18,7 @@ from pyncette.store.base import (
     SCHEMA_VERSION,
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -36,7 +37,7 @@ from pyncette.store.redis_keys import (
     partition_named,
 )
 from pyncette.store.redis_records import packed_integer, packed_renewal, unpack, unpack_named
-from pyncette.store.redis_scripts import CLAIM, CREATE, RENEW, SCAN, SWAP, Script
+from pyncette.store.redis_scripts import CLAIM, COUNT, CREATE, RENEW, SCAN, SWAP, Script
 from pyncette.store.redis_swaps import check_places, swap_calls
 from pyncette.store.redis_url import Address, check_timeout, read_url
 from pyncette.store.sql import check_schema
@@ -212,6 +213,21 @@ class RedisStore:
                 return records
             # An empty page would be the end, so one of nothing but what cannot be read is left out.
             begin = b"(" + names[-1]
+
+    async def count(
+        self,
+        partition: Partition,
+        task: str | None,
+        now: Instant,
+        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        limit: int,
+    ) -> Counted:
+        begin = b"" if task is None else task.encode() + b"\0"
+        arguments: list[Argument] = [packed_integer(now), begin, limit]
+        ((due, leased, is_exact, total),) = await self._run(
+            COUNT, [Call(self._keyspace.of(partition), arguments)]
+        )
+        return Counted(due, leased, bool(is_exact), None if task is None else total)
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))

@@ -22,6 +22,7 @@ def _read(name: str) -> Script:
 
 
 CLAIM: Final = _read("claim")
+COUNT: Final = _read("count")
 CREATE: Final = _read("create")
 HEAL: Final = _read("heal")
 RENEW: Final = _read("renew")

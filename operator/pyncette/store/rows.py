@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Key, Lease, Partition, Record
+from pyncette.store.base import Counted
 from pyncette.store.codec import PoisonedRecordError, decode_record, log_poisoned
 
 PLACE: Final = 18
@@ -57,3 +58,10 @@ def claimed_records(
         except PoisonedRecordError as error:
             log_poisoned(error)
     return records
+
+
+def counted(row: Sequence[int], task: str | None, limit: int) -> Counted:
+    """Return what a count told: the due, of how many; the leased, of how many further ones; the instances, of how many names."""
+    due, due_seen, leased, further_seen, total, named = row
+    exact = max(due_seen, further_seen) < limit
+    return Counted(due, min(leased, limit), exact, None if task is None or named > limit else total)

@@ -20,6 +20,7 @@ from pyncette.store.base import (
     SCHEMA_VERSION,
     Capabilities,
     Claimed,
+    Counted,
     Notification,
     Renewal,
     Renewed,
@@ -168,6 +169,22 @@ class SqliteStore:
         parameters = (partition, begin.task, begin.instance, begin.occurrence, limit)
         rows = _rows(await self._database.read(lambda session: session.read(text, parameters)))
         return sorted(rows, key=_NAMES)
+
+    async def count(
+        self,
+        partition: Partition,
+        task: str | None,
+        now: Instant,
+        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        limit: int,
+    ) -> Counted:
+        check_partition(partition)
+        ids = await self._known_ids({partition})
+        parameters = (ids.get(partition), task, now, limit)
+        text = await self._database.read(lambda session: session.read(self._sql.count, parameters))
+        (due, due_seen), (leased, leased_seen), (total, named) = _decode(text)
+        exact = max(due_seen, leased_seen) < limit
+        return Counted(due, leased, exact, None if task is None or named > limit else total)
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))

@@ -189,6 +189,24 @@ class Statements:
         self.history = f"""SELECT json_group_array(CAST(run AS TEXT)) FROM {history}
             WHERE (partition_id, task, instance, occurrence) = (?, ?, ?, ?)"""
 
+        # What is due, what is leased, and how many of either were looked at; then how many instances the task has, of how many
+        # names, which are one more than the limit if there are too many. Its parameters: partition, task or NULL, now, limit.
+        self.count = f"""SELECT json_array(
+            json((SELECT json_array(count(*) FILTER (WHERE ?2 IS NULL OR task = ?2), count(*)) FROM ({{due}}))),
+            json((SELECT json_array(count(*) FILTER (WHERE ?2 IS NULL OR task = ?2), count(*)) FROM ({{leased}}))),
+            json((SELECT json_array(count(*) FILTER (WHERE occurrence = ''), count(*)) FROM (
+                SELECT r.occurrence FROM {records} AS r INDEXED BY {by_key}
+                WHERE r.partition_id = ?1 AND r.task = ?2 AND r.instance > '' LIMIT ?4 + 1))))""".replace(
+            "{due}",
+            f"""SELECT r.task FROM {records} AS r INDEXED BY {by_claimable} LEFT JOIN {leases} AS l ON l.id = r.id
+                WHERE r.partition_id = ?1 AND r.claimable_at <= ?3 AND (l.id IS NULL OR l.expires_at <= ?3)
+                ORDER BY r.claimable_at LIMIT ?4""",
+        ).replace(
+            "{leased}",
+            f"""SELECT r.task FROM {leases} AS l CROSS JOIN {records} AS r ON r.id = l.id
+                WHERE l.partition_id = ?1 AND l.expires_at > ?3 AND r.claimable_at IS NOT NULL LIMIT ?4""",
+        )
+
         # The numbers of those of a batch whose records are as they were, and what a key leads to.
         self.unchanged = Batch(
             f"""SELECT json_group_array(v.column1) FROM (VALUES {{rows}}) AS v

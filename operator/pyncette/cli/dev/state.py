@@ -79,8 +79,13 @@ def counts(of: Counts, *, exact: bool) -> str:
 def _schedule(view: View) -> str:
     if view.schedule is not None:
         return words.schedule(view.schedule)
-    more = "" if view.instances_exact else " or more"
-    return f"{view.instances or 0}{more} {'instance' if view.instances == 1 else 'instances'}"
+    counted = view.instances
+    if counted is None:
+        return ""
+    number = "many" if counted.total is None else f"{counted.total:,}"
+    more = "" if counted.is_exact else " or more"
+    due = f", {counted.due:,}{more} due" if counted.due else ""
+    return f"{number} {'instance' if counted.total == 1 else 'instances'}{due}"
 
 
 def _next(view: View, now: Instant) -> str:

@@ -46,9 +46,6 @@ MIRROR_SECONDS: Final = 60.0
 WAITING_SECONDS: Final = 1.0
 """How soon a task is looked at again that moves to another handler once its run is over."""
 
-INSTANCES_MAX: Final = 400
-"""Instances of a template are counted up to here, each time that something is shown."""
-
 DEBOUNCE_MILLISECONDS: Final = 400
 """Changes of files within this time are one: editors write in several steps, and git changes many files."""
 
@@ -346,7 +343,7 @@ class Supervisor:
     async def _views(self, store: Store, now: int) -> Sequence[View]:
         """Return what is in the manifests and in the module, or was until a moment ago."""
         declared = {task.name for task in self._declared.tasks}
-        found = await survey(store, REALM, now, INSTANCES_MAX)
+        found = await survey(store, REALM, now)
         return [
             view_of(item, now)
             for item in found

@@ -1,0 +1,59 @@
+"""Counts the instances of a dynamic task, and what is due in a pool, as far as counting is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pyncette.clock import Duration, Instant
+from pyncette.core.record import Partition, Record
+from pyncette.core.spec import Policies
+from pyncette.resources.task import Instances
+from pyncette.store.base import Counted, Store
+
+COUNTED_MAX: Final = 10_000
+"""What is due, and what is leased, is counted up to here: whoever has more to do wants to know that, and no number."""
+
+SLACK: Final = 2
+"""Names fall to partitions by chance, so of each up to so many times its share are counted."""
+
+
+async def instances_of(store: Store, template: Record, now: Instant) -> Instances:
+    """Return how many instances the dynamic task of the record *template* has, and how many are due and leased. Raises StoreError."""
+    realm, handler, _ = template.key.partition
+    partitions = [Partition(realm, handler, number) for number in range(template.spec.partitions or 1)]
+    # One handler belongs to one dynamic task, and its instances have that name, whatever the resource is called.
+    found = await counted_in(store, partitions, handler, now, (template.spec.policies or Policies()).lease)
+    return Instances(total=found.total, due=found.due, leased=found.leased)
+
+
+async def due_in(store: Store, realm: str, now: Instant) -> int:
+    """Return how many records of *realm* wait for a worker, up to `COUNTED_MAX`. Raises StoreError."""
+    due = 0
+    for partition in await store.partitions(realm):
+        if due >= COUNTED_MAX:
+            break
+        due += (await store.count(partition, None, now, 0, COUNTED_MAX - due)).due
+    return due
+
+
+async def counted_in(
+    store: Store, partitions: Sequence[Partition], task: str, now: Instant, longest_lease: Duration
+) -> Counted:
+    """Count the records of *task* in all of *partitions* together: at most `COUNTED_MAX` of either kind. Raises StoreError."""
+    limit = COUNTED_MAX if len(partitions) == 1 else SLACK * COUNTED_MAX // len(partitions) + 1
+    due, leased, total, exact = 0, 0, 0, True
+    is_counted = True
+    for partition in partitions:
+        found = await store.count(partition, task, now, longest_lease, limit)
+        due += found.due
+        leased += found.leased
+        exact = exact and found.is_exact
+        is_counted = is_counted and found.total is not None
+        total += found.total or 0
+    return Counted(
+        min(due, COUNTED_MAX),
+        min(leased, COUNTED_MAX),
+        exact and max(due, leased) <= COUNTED_MAX,
+        total if is_counted else None,
+    )

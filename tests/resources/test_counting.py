@@ -1,0 +1,84 @@
+"""Instances are counted without being looked at one by one, and what is due in a pool with them."""
+
+import pytest
+
+from pyncette.clock import SECOND
+from pyncette.core.record import Change, Key, Partition, Record
+from pyncette.core.schedule import Interval
+from pyncette.core.spec import Policies, Spec
+from pyncette.resources import counting
+from pyncette.resources.counting import due_in, instances_of
+from pyncette.store.memory import MemoryStore
+
+NOW = 1_700_000_000_000_000
+
+
+class CountingStore(MemoryStore):
+    """Remembers up to where it was asked to count."""
+
+    def __init__(self):
+        super().__init__()
+        self.limits = []
+
+    async def count(self, partition, task, now, longest_lease, limit):
+        self.limits.append(limit)
+        return await super().count(partition, task, now, longest_lease, limit)
+
+
+def a_template(partitions=1, **policies):
+    spec = Spec(policies=Policies(**policies), partitions=partitions)
+    return Record(Key(Partition("realm", "send"), "send"), spec, NOW, NOW, None, NOW, None, 60 * SECOND)
+
+
+def an_instance(name, number=0, at=NOW, handler="send"):
+    key = Key(Partition("realm", handler, number), handler, name)
+    return Record(key, Spec(Interval(60 * SECOND)), NOW, NOW, at, NOW, at, 60 * SECOND)
+
+
+async def fill(store, *records):
+    assert all(await store.swap([Change(None, record) for record in records]))
+
+
+@pytest.fixture
+def store():
+    return CountingStore()
+
+
+async def test_the_instances_of_all_partitions_are_counted_together(store):
+    await fill(store, *(an_instance(f"{number}", number % 3) for number in range(30)))
+    await fill(store, an_instance("later", at=NOW + 1), a_template(3))
+    await store.claim({Partition("realm", "send", 1): 4}, "lease", "worker", NOW, NOW)
+
+    found = await instances_of(store, a_template(3), NOW)
+
+    assert (found.total, found.due, found.leased) == (31, 26, 4)
+
+
+async def test_a_task_without_instances_has_none(store):
+    found = await instances_of(store, a_template(), NOW)
+
+    assert (found.total, found.due, found.leased) == (0, 0, 0)
+
+
+async def test_however_many_partitions_there_are_no_more_is_looked_at_than_twice_what_is_told(
+    store, monkeypatch
+):
+    monkeypatch.setattr(counting, "COUNTED_MAX", 100)
+    await fill(store, *(an_instance(f"{number}", number % 10) for number in range(500)))
+
+    found = await instances_of(store, a_template(10), NOW)
+
+    assert (found.total, found.due) == (500, 100)
+    assert sum(store.limits) <= 2 * 100 + 10
+
+
+async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(store, monkeypatch):
+    await fill(
+        store, *(an_instance(f"{number}", handler=handler) for number in range(30) for handler in ("a", "b"))
+    )
+    await fill(store, an_instance("later", at=NOW + 1, handler="c"))
+
+    assert await due_in(store, "realm", NOW) == 60
+    assert await due_in(store, "another", NOW) == 0
+    monkeypatch.setattr(counting, "COUNTED_MAX", 40)
+    assert await due_in(store, "realm", NOW) == 40
