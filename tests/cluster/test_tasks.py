@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl, KubectlRefusedError, task
 from tests.cluster.team import Team
 
@@ -14,10 +15,10 @@ def in_seconds(seconds: float) -> str:
 
 
 @pytest.fixture
-def team(team: Team) -> Team:
-    """One with a pool that is Ready."""
-    team.start_pool()
-    return team
+def team(operator: Installation, module_team: Team) -> Team:
+    """One with a pool that is Ready, which all of these tests share."""
+    del operator
+    return module_team
 
 
 def test_a_cron_task_says_when_next_and_how_last_and_runs_then(team: Team):
@@ -29,7 +30,7 @@ def test_a_cron_task_says_when_next_and_how_last_and_runs_then(team: Team):
 
     assert seen.time("nextScheduleTime") is not None
     assert len(seen.status["upcomingScheduleTimes"]) == 5
-    assert seen.status["lastRun"]["outcome"] == "Succeeded"
+    assert seen.status["lastRun"]["outcome"] == "succeeded"
     assert (
         seen.status["lastRun"]["worker"] in team.pods()[0]
         or team.pods()[0] in seen.status["lastRun"]["worker"]
@@ -182,19 +183,19 @@ def test_a_deleted_task_stops_at_once_and_one_of_its_name_carries_on(team: Team)
 
 
 def test_a_finished_one_off_that_is_restored_with_a_new_uid_is_not_run_again(team: Team):
-    team.schedule("once", executeAt=in_seconds(2), startingDeadlineSeconds=3600)
-    team.kubectl.wait_for_task("once", "is completed", lambda task: task.reason() == "Completed")
-    stored = team.task("once").object
-    restored = task("once", "tick", **stored["spec"])
+    team.schedule("restored", executeAt=in_seconds(2), startingDeadlineSeconds=3600)
+    team.kubectl.wait_for_task("restored", "is completed", lambda task: task.reason() == "Completed")
+    stored = team.task("restored").object
+    restored = task("restored", "tick", **stored["spec"])
 
-    team.kubectl.delete("pyncettetask", "once")
+    team.kubectl.delete("pyncettetask", "restored")
     team.kubectl.apply(restored)
 
     team.kubectl.wait_for_task(
-        "once", "is completed again", lambda task: task.is_current and task.reason() == "Completed"
+        "restored", "is completed again", lambda task: task.is_current and task.reason() == "Completed"
     )
     time.sleep(3)
-    assert len(team.runs("once")) == 1
+    assert len(team.runs("restored")) == 1
 
 
 @pytest.mark.parametrize(

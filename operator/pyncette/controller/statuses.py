@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from pyncette.controller.api import (
+    POOLS,
     Api,
     ApiError,
     ApiUnavailableError,
@@ -163,7 +164,7 @@ class Statuses:
     # --- Pace --------------------------------------------------------------------------------------------------------
 
     def _line_up(self, reference: Reference, difference: Difference) -> None:
-        at = _now() if difference is Difference.GENERATION else self._free_at(reference)
+        at = _now() if _is_awaited(reference, difference) else self._free_at(reference)
         if at <= _now():
             self._ready[difference][reference] = None
         else:
@@ -195,6 +196,13 @@ class Statuses:
     def _pause(self) -> float:
         """Return how long a resource waits for each further write: longer if there are so many that all have to."""
         return max(CALM_SECONDS, len(self._wanted) / self._rate)
+
+
+def _is_awaited(reference: Reference, difference: Difference) -> bool:
+    """Say whether somebody waits for just this: for a new spec to be seen, or for a pool, of which there are few, to be Ready."""
+    return difference is Difference.GENERATION or (
+        reference.kind == POOLS and difference is Difference.CONDITIONS
+    )
 
 
 def _now() -> float:
