@@ -23,6 +23,8 @@ SECRET: Final = "pyncette-postgresql"
 DATABASE: Final = "pyncette-operator-postgresql"
 """Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
 
+CRDS: Final = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
+
 OPERATOR: Final = "deployment/pyncette-operator"
 
 URL_FILE: Final = "/etc/pyncette/backends/default/url"
@@ -127,6 +129,18 @@ class Installation:
             )  # fmt: skip
         except HelmRefusedError as error:
             raise AssertionError(f"{error}\n\n{self.kubectl.picture()}") from None
+
+    def clear(self) -> None:
+        """Remove all that was ever installed, and what it has left behind: the cluster is as a new user finds it."""
+        self._installed = None
+        self._helm.run(
+            "uninstall", RELEASE, "--namespace", self.kubectl.namespace, "--wait", "--ignore-not-found",
+            kubeconfig=self.kubectl.kubeconfig,
+        )  # fmt: skip
+        self.kubectl.run("delete", "--ignore-not-found", "crd", *CRDS)
+        self.kubectl.run("delete", "--ignore-not-found", "namespace", NAMESPACE)
+        # Where tests make the volume, it is bound to the claim that has just gone, and to no other of its name.
+        self.kubectl.run("delete", "--ignore-not-found", "persistentvolume", f"{NAMESPACE}-{DATABASE}")
 
     # --- The operator --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+"""Plays the commands of a document in a shell, one after the other, as if somebody pasted them."""
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Final, Self
+
+COMMAND_SECONDS_MAX: Final = 300
+"""The longest is an installation."""
+
+_END: Final = "-- end of a command: "
+
+
+def section(page: Path, heading: str) -> str:
+    """Return what stands under a heading of a page, with all that is under the smaller headings in it."""
+    (level,) = re.findall(rf"^(#+) {re.escape(heading)}$", page.read_text(), re.MULTILINE)
+    after = page.read_text().partition(f"{level} {heading}\n")[2]
+    return re.split(rf"^#{{1,{len(level)}}} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands of all blocks of shell, each with the lines that it goes on in."""
+    blocks = re.findall(r"^```shell\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in re.split(r"(?<!\\)\n", block) if line]
+
+
+class CommandFailedError(Exception):
+    """A command of a document did not do what it should; the message is the command's own."""
+
+
+class Shell:
+    """A shell that is kept, so that a variable which one command sets is there for the next."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: Queue[str] = Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, environment: Mapping[str, str]) -> Iterator[Self]:
+        process = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", "-o", "pipefail"],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield cls(process)
+        finally:
+            process.kill()
+            process.wait()
+
+    def run(self, command: str) -> str:
+        """Run a command and return what it printed. Raises CommandFailedError if it fails."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\necho '{_END}'$?\n")
+        self._process.stdin.flush()
+        printed = ""
+        while True:
+            try:
+                line = self._lines.get(timeout=COMMAND_SECONDS_MAX)
+            except Empty:
+                raise CommandFailedError(f"{command}: it does not end\n{printed}") from None
+            before, end, code = line.partition(_END)
+            printed += before
+            if end:
+                if code.strip() != "0":
+                    raise CommandFailedError(f"{command}: exit code {code.strip()}\n{printed}")
+                return printed
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(f"{_END}of the shell\n")
