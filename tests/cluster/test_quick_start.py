@@ -4,39 +4,17 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.cluster.cluster import ROOT, BreakableCluster, find_kubectl
+from tests.cluster.cluster import ROOT, BreakableCluster
 from tests.cluster.installation import CRDS, NAMESPACE, Installation
 from tests.cluster.quick_start import Shell, commands, files, section
-from tests.servers.tools import find_helm
 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial" / "kubernetes.md"
 
 READY_SECONDS_MAX = 60
 """From `kubectl apply` to a task that is ready, and has succeeded."""
-
-
-@pytest.fixture
-def shell(breakable_cluster: BreakableCluster, tmp_path: Path) -> Iterator[Shell]:
-    """
-    A shell in the folder of the repository, with the programs that README asks for; the cluster is its current one.
-
-    Not on a cluster that is given: it pulls from a registry, and the images of README have none in their names.
-    """
-    for name, program in (("kubectl", find_kubectl()), ("helm", find_helm())):
-        (tmp_path / name).symlink_to(program)
-    environment = {
-        "PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "KUBECONFIG": str(breakable_cluster.kubeconfig),
-    }
-    with Shell(ROOT, environment) as shell:
-        yield shell
 
 
 def full(image: str) -> str:
