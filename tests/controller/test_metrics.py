@@ -11,6 +11,7 @@ from pyncette.controller import metrics
 from pyncette.controller.metrics import MEASURES, Metrics, MetricsServer
 from pyncette.controller.queue import Queue
 from pyncette.errors import ConfigurationError, StoreUnavailableError
+from pyncette.telemetry.health import all_addresses
 
 
 class Clock:

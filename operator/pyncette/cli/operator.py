@@ -19,7 +19,7 @@ from pyncette.controller.metrics import FORBIDDEN, MetricsServer
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.watch import Watch, WatchEndedError
-from pyncette.telemetry.health import HealthServer
+from pyncette.telemetry.health import HealthServer, all_addresses
 
 logger = logging.getLogger(__name__)
 
