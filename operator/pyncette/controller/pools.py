@@ -243,7 +243,7 @@ class Pools:
             deleting="deletionTimestamp" in meta,
         )
         around = self._surroundings(name, pool, tasks, refused)
-        if around.members is None and self._is_about_to_be_known(pool):
+        if around.access is Access.OPEN and around.members is None and self._is_about_to_be_known(pool):
             return None
         told = status_of_pool(pool, seen, around)
         difference = differs(stored.get("status", {}), told.status)
