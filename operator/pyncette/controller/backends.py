@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyncette.clock import SystemClock
 from pyncette.controller.facts import Access
@@ -30,15 +30,28 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 """Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
 
 
+class Reach(NamedTuple):
+    """How backends are reached, and what time it is; tests pretend both."""
+
+    read: Callable[[str], Backend] = read_backend_file
+    clock: Callable[[], SystemClock] = SystemClock
+
+
+REAL: Final = Reach()
+
+
 class OpenBackend:
     """One backend of the settings, as it is just now."""
 
-    def __init__(self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL) -> None:
+    def __init__(
+        self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
         self.settings = settings
         self._pace = pace
+        self._reach = reach
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
-        self.clock = SystemClock()
+        self.clock = reach.clock()
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
@@ -119,7 +132,7 @@ class OpenBackend:
         """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
         settings = self.settings
         try:
-            return read_backend_file(str(settings.path))
+            return self._reach.read(str(settings.path))
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"the URL of the backend {self.name}: {error}; it is the key {settings.secret_key} of the Secret "
@@ -152,10 +165,14 @@ def complain(what: str, backend: OpenBackend, error: Exception) -> None:
 class Backends:
     """All backends of the settings."""
 
-    def __init__(self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL) -> None:
+    def __init__(
+        self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
         self._own_namespace = settings.release_namespace
+        self.clock = reach.clock()
+        """Tells the time where no backend does."""
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend, metrics, pace) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pyncette.clock import SECOND, Instant, SystemClock
+from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -81,7 +81,6 @@ class Pools:
         self._mirrored = mirrored
         self._statuses = statuses
         self._changed = changed
-        self._clock = SystemClock()
         self._facts: dict[ObjectName, PoolFacts] = {}
         """What tasks were last told."""
         self._verified: dict[ObjectName, tuple[object, ...]] = {}
@@ -129,7 +128,7 @@ class Pools:
 
     def now(self) -> Instant:
         """Return the time where no backend tells it."""
-        return self._clock.now()
+        return self._backends.clock.now()
 
     def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
         stored = self._objects.get(POOLS, name)

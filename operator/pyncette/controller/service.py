@@ -24,7 +24,7 @@ from pyncette.controller.api import (
     ObjectName,
     Reference,
 )
-from pyncette.controller.backends import Backends, OpenBackend, complain
+from pyncette.controller.backends import REAL, Backends, OpenBackend, Reach, complain
 from pyncette.controller.event_queue import EventQueue
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.liveness import Liveness, Sight
@@ -76,13 +76,14 @@ class Operator:
         namespaces: Collection[str] = (),
         *,
         pace: Pace = USUAL,
+        reach: Reach = REAL,
     ) -> None:
         self._settings = settings
         self._pace = pace
         self._api = api
         self._namespaces: Collection[str | None] = namespaces or (None,)
         self.metrics = Metrics()
-        self._backends = Backends(settings, self.metrics, pace)
+        self._backends = Backends(settings, self.metrics, pace, reach)
         sight = Sight()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._objects = Objects(sight)
