@@ -229,8 +229,10 @@ class Queue(Generic[K]):
     def _rests(self, key: K) -> bool:
         """Say whether *key* has to rest yet; whoever asks has it looked at afterwards."""
         until = self._resting.get(key)
+        if until is None:
+            return False
         loop = asyncio.get_running_loop()
-        if until is None or until <= loop.time():
+        if until <= loop.time():
             return False
         if key not in self._once_more:
             loop.call_at(until, self._rise, key)
