@@ -22,7 +22,7 @@ from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.transitions import events_of
-from pyncette.core.record import Record
+from pyncette.core.record import Key, Record
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
@@ -87,6 +87,8 @@ class Tasks:
         self._counted = counted
         self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
+        self._taking: dict[tuple[str, Key], ObjectName] = {}
+        """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
 
@@ -212,6 +214,20 @@ class Tasks:
         taken_by = self._owner_of(name, place, wish)
         if taken_by is not None:
             return _Mirroring(known, taken_by=taken_by)
+        where = (backend, wish.key)
+        self._taking[where] = name
+        try:
+            return await self._move_in(name, wish, place, ledger, stored)
+        finally:
+            del self._taking[where]
+
+    async def _move_in(
+        self, name: ObjectName, wish: Wish, place: Place, ledger: Ledger, stored: Manifest
+    ) -> _Mirroring:
+        """Have the record of the task where it belongs, and as it is wished for."""
+        homes = self._mirrored.homes(name)
+        known = homes[0] if homes else None
+        backend = place.facts.backend
         status = _status_of(stored)
         away = self._away(homes, status)
         if away is not None:
@@ -241,8 +257,9 @@ class Tasks:
 
     def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
-        other = self._mirrored.owner_at(place.facts.backend, wish.key)
-        if other is None or other == name or self._objects.get(TASKS, other) is None:
+        where = (place.facts.backend, wish.key)
+        other = self._taking.get(where) or self._mirrored.owner_at(*where)
+        if other is None or other == name or self._objects.uid(TASKS, other) is None:
             return None
         return other.name
 
