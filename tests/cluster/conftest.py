@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGES, ROOT, BreakableCluster, Cluster, is_given, open_kubernetes, prepare
+from tests.cluster.cluster import (
+    IMAGES,
+    ROOT,
+    BreakableCluster,
+    Cluster,
+    find_kubectl,
+    is_given,
+    open_kubernetes,
+    prepare,
+)
 from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.quick_start import Shell
 from tests.cluster.team import Team
 from tests.servers.errors import MissingServerError
-from tests.servers.tools import Helm
+from tests.servers.tools import Helm, find_helm
 
 HERE = Path(__file__).parent
 EXAMPLE = ROOT / "examples" / "kubernetes"
@@ -152,3 +162,21 @@ def module_team(cluster: Cluster, release: Installation, accounted_images: list[
         team = Team(cluster, release, kubectl, accounted_images)
         team.start_pool()
         yield team
+
+
+@pytest.fixture
+def shell(breakable_cluster: BreakableCluster, tmp_path: Path) -> Iterator[Shell]:
+    """
+    A shell in the folder of the repository, with the programs that README asks for; the cluster is its current one.
+
+    Not on a cluster that is given: it pulls from a registry, and the images of README have none in their names.
+    """
+    for name, program in (("kubectl", find_kubectl()), ("helm", find_helm())):
+        (tmp_path / name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(breakable_cluster.kubeconfig),
+    }
+    with Shell(ROOT, environment) as shell:
+        yield shell

@@ -246,7 +246,7 @@ class Installation:
             self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
             yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
         finally:
-            self.kubectl.run("delete", "deployment,service", "database")
+            self.kubectl.run("delete", "--ignore-not-found", "deployment,service", "database")
 
 
 def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,8 +4,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Final, Self
@@ -29,22 +28,21 @@ def commands(text: str) -> list[str]:
     return [line for block in blocks for line in re.split(r"(?<!\\)\n", block) if line]
 
 
+def files(page: Path) -> dict[str, str]:
+    """Return the files that a page shows, by their names."""
+    found = re.findall(r'^```\w+ title="(.*?)"\n(.*?)^```$', page.read_text(), re.MULTILINE | re.DOTALL)
+    return dict(found)
+
+
 class CommandFailedError(Exception):
     """A command of a document did not do what it should; the message is the command's own."""
 
 
 class Shell:
-    """A shell that is kept, so that a variable which one command sets is there for the next."""
+    """A shell that is kept, so that a variable or a folder which one command sets is there for the next; a context manager."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._lines: Queue[str] = Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    @classmethod
-    @contextmanager
-    def opened(cls, folder: Path, environment: Mapping[str, str]) -> Iterator[Self]:
-        process = subprocess.Popen(
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc", "-o", "pipefail"],
             cwd=folder,
             env={**os.environ, **environment},
@@ -53,14 +51,20 @@ class Shell:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        try:
-            yield cls(process)
-        finally:
-            process.kill()
-            process.wait()
+        self._lines: Queue[str] = Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.kill()
+            self._reader.join()
 
     def run(self, command: str) -> str:
-        """Run a command and return what it printed. Raises CommandFailedError if it fails."""
+        """Run a command and return what it printed. Raises CommandFailedError if it fails, or does not end."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\necho '{_END}'$?\n")
         self._process.stdin.flush()

@@ -1,52 +1,33 @@
 """The first minutes: README's quick start word for word, and what examples/kubernetes shows of a task."""
 
+import re
 import shlex
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.cluster.cluster import ROOT, BreakableCluster, find_kubectl
+from tests.cluster.cluster import ROOT, BreakableCluster
 from tests.cluster.installation import CRDS, NAMESPACE, Installation
-from tests.cluster.quick_start import Shell, commands, section
-from tests.servers.tools import find_helm
+from tests.cluster.quick_start import Shell, commands, files, section
 
 README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial" / "kubernetes.md"
 
 READY_SECONDS_MAX = 60
 """From `kubectl apply` to a task that is ready, and has succeeded."""
-
-
-@pytest.fixture
-def shell(breakable_cluster: BreakableCluster, tmp_path: Path) -> Iterator[Shell]:
-    """
-    A shell in the folder of the repository, with the programs that README asks for; the cluster is its current one.
-
-    Not on a cluster that is given: it pulls from a registry, and the images of README have none in their names.
-    """
-    for name, program in (("kubectl", find_kubectl()), ("helm", find_helm())):
-        (tmp_path / name).symlink_to(program)
-    environment = {
-        "PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "KUBECONFIG": str(breakable_cluster.kubeconfig),
-    }
-    with Shell.opened(ROOT, environment) as shell:
-        yield shell
 
 
 def full(image: str) -> str:
     return f"docker.io/library/{image}"
 
 
-def play_images(cluster: BreakableCluster, texts: list[str]) -> None:
-    """Build by the cluster's own means what is built by Docker, and hold what is loaded to it."""
+def play_images(cluster: BreakableCluster, texts: list[str], folder: Path = ROOT) -> None:
+    """Build by the cluster's own means what is built by Docker in *folder*, and hold what is loaded to it."""
     words = [shlex.split(text) for text in texts]
     built = []
     for docker, build, tag, image, context in words[:-1]:
         assert (docker, build, tag) == ("docker", "build", "-t")
-        cluster.build(ROOT / context, full(image))
+        cluster.build(folder / context, full(image))
         built.append(image)
     assert words[-1] == ["kind", "load", "docker-image", *built]
 
@@ -80,13 +61,67 @@ def test_the_quick_start_of_the_readme_goes_as_it_says_command_by_command(
 
     shell.run(asked)
     shell.run(ran)
-    assert "RunRequested" in shell.run(described)
+    assert re.search(r"Outcome: +succeeded", shell.run(described))
 
     for command in cleaning:
         shell.run(command)
     assert time.monotonic() - began_at < 300
     assert not release.kubectl.get("namespace", NAMESPACE)
     assert [crd for crd in CRDS if release.kubectl.get("crd", crd)] == []
+
+
+def test_the_tutorial_goes_as_it_says_on_a_cluster(
+    breakable_cluster: BreakableCluster,
+    release: Installation,
+    postgres_image: str,
+    shell: Shell,
+    tmp_path: Path,
+):
+    release.clear()
+    play_images(breakable_cluster, commands(section(README, "Build the images")))
+    for command in commands(section(README, "Install the operator")):
+        shell.run(command)
+    check, *images, apply = commands(section(TUTORIAL, "A pool and a task"))
+    folder = tmp_path / "balcony"
+    mistaken, stalled, told, mended, ready = commands(section(TUTORIAL, "Make a mistake"))
+    (changed,) = commands(section(TUTORIAL, "Change it while it runs"))
+    suspend, ask, delete = commands(section(TUTORIAL, "Suspend it, and let it go"))
+
+    shell.run(f"cd {tmp_path}")
+    for command in commands(section(TUTORIAL, "A handler in an image")):
+        shell.run(command)
+    for name, text in files(TUTORIAL).items():
+        (folder / name).write_text(text)
+    assert "no problems" in shell.run(f"{Path(sys.executable).parent}/{check}")
+    play_images(breakable_cluster, images, folder)
+    shell.run(apply)
+    *waiting, shown, logged = commands(section(TUTORIAL, "Watch it"))
+    for command in waiting:
+        shell.run(command)
+    assert "balcony" in shell.run(shown)
+    assert '"message": "watering the tomatoes"' in shell.run(logged)
+
+    manifest = folder / "balcony.yaml"
+    right = manifest.read_text().replace("tomatoes", "basil")
+    manifest.write_text(right)
+    shell.run(changed)
+    release.kubectl.wait_until("the edit counts", lambda: "watering the basil" in shell.run(logged), 30)
+
+    manifest.write_text(right.replace("water", "watr"))
+    shell.run(mistaken)
+    shell.run(stalled)
+    assert "water" in shell.run(told).replace("watr", "")
+    manifest.write_text(right)
+    shell.run(mended)
+    shell.run(ready)
+
+    shell.run(suspend)
+    shell.run(ask)
+    release.kubectl.wait_for_task(
+        "balcony", "has done what was asked", lambda task: task.status.get("lastHandledRunRequest")
+    )
+    shell.run(delete)
+    release.clear()
 
 
 def test_a_task_is_ready_with_a_next_time_and_a_last_success_within_a_minute_of_its_apply(

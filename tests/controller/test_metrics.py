@@ -11,6 +11,7 @@ from pyncette.controller import metrics
 from pyncette.controller.metrics import MEASURES, Metrics, MetricsServer
 from pyncette.controller.queue import Queue
 from pyncette.errors import ConfigurationError, StoreUnavailableError
+from pyncette.telemetry.health import all_addresses
 
 
 class Clock:
@@ -127,8 +128,8 @@ def test_they_are_served(measured):
     assert 'pyncette_operator_status_writes_total{outcome="written"} 1.0' in page
 
 
-def test_they_are_served_on_all_addresses_unless_one_is_named(measured):
-    with MetricsServer(None, 0, measured.registry) as server:
+def test_they_are_served_on_all_addresses(measured):
+    with MetricsServer(all_addresses(), 0, measured.registry) as server:
         page = urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode()
 
     assert "pyncette_operator_" in page

@@ -19,9 +19,9 @@ class AwayError(Exception):
 class Bench:
     """A queue, and a reconciler that notes each pass and does what it is told."""
 
-    def __init__(self, *, passes=1):
+    def __init__(self, *, passes=1, rest_seconds=0):
         self.loop = SimulatedLoop(Random(1))
-        self.queue = Queue(lambda error: "backend" if isinstance(error, AwayError) else None)
+        self.queue = Queue(lambda error: "backend" if isinstance(error, AwayError) else None, rest_seconds)
         self.seen = []
         """Keys, and the second in which their passes began."""
         self.pass_seconds = 0.0
@@ -103,6 +103,67 @@ def test_a_burst_during_a_pass_costs_one_pass_more(bench):
     bench.run_until(10)
 
     assert bench.times("a") == [1, 2]
+
+
+@pytest.fixture
+def resting():
+    bench = Bench(rest_seconds=0.5)
+    yield bench
+    bench.loop.close()
+
+
+def test_a_burst_that_lasts_longer_than_passes_costs_one_pass_more_if_keys_rest(resting):
+    for hundredth in range(40):
+        resting.at(1 + hundredth / 100, lambda: resting.queue.add("a"))
+
+    resting.run_until(10)
+
+    assert resting.times("a") == [1, 1.5]
+
+
+def test_a_key_that_is_resting_waits_for_its_turn_and_so_nothing_is_idle(resting):
+    idle = []
+    resting.at(1, lambda: resting.queue.add("a"))
+    resting.at(1.1, lambda: resting.queue.add("a"))
+    for second in (1.05, 1.2, 1.6):
+        resting.at(second, lambda: idle.append((len(resting.queue), resting.queue._idle.is_set())))
+
+    resting.run_until(10)
+
+    assert idle == [(0, True), (1, False), (0, True)]
+
+
+def test_a_key_that_has_rested_or_failed_waits_for_nothing(resting):
+    resting.at(1, lambda: resting.queue.add("a"))
+    resting.at(1.5, lambda: resting.queue.add("a"))
+    resting.at(3, lambda: [resting.fails.update(b=ValueError()), resting.queue.add("b")])
+    resting.at(3.05, lambda: [resting.fails.clear(), resting.queue.add("b")])
+
+    resting.run_until(3.2)
+
+    assert resting.times("a") == [1, 1.5]
+    assert resting.times("b") == [3, 3.05]
+
+
+def test_a_pass_that_comes_during_the_rest_takes_along_what_waits_for_its_end(resting):
+    resting.again["a"] = 0.2
+    resting.at(1, lambda: resting.queue.add("a"))
+    resting.at(1.1, lambda: resting.queue.add("a"))
+
+    resting.run_until(10)
+
+    assert resting.times("a") == [1, 1.2]
+
+
+def test_of_keys_that_have_rested_nothing_is_left(resting):
+    for number in range(100):
+        resting.at(1 + number / 100, lambda number=number: resting.queue.add(number))
+    resting.at(5, lambda: resting.queue.add("last"))
+    resting.at(9, lambda: resting.queue.add("last"))
+
+    resting.run_until(10)
+
+    assert len(resting.queue._resting) < 51
 
 
 def test_one_key_has_one_pass_at_a_time_and_several_keys_have_several():

@@ -131,6 +131,11 @@ class _Process:
         assert self._process is not None
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def check(self) -> None:
         """Raise ServerDidNotStartError if it has ended by itself."""
         if self._process is None or self._process.poll() is not None:
@@ -174,6 +179,15 @@ class ApiServer:
         for process in getattr(self, "_processes", ()):
             process.kill()
         self._watchdog.fire()
+
+    @property
+    def pid(self) -> int:
+        """Of the API server, while it runs."""
+        return self._server.pid
+
+    @property
+    def etcd_pid(self) -> int:
+        return self._etcd.pid
 
     # --- Who asks ----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pyncette.controller.metrics import FORBIDDEN, MetricsServer
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.watch import Watch, WatchEndedError
-from pyncette.telemetry.health import HealthServer
+from pyncette.telemetry.health import HealthServer, all_addresses
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ async def _work(settings: OperatorSettings) -> None:
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    stack.enter_context(MetricsServer(None, settings.metrics, operator.metrics.registry))
+                    stack.enter_context(
+                        MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
+                    )
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:

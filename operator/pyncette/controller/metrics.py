@@ -12,7 +12,6 @@ from typing import Final, NamedTuple, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from pyncette.errors import ConfigurationError
-from pyncette.telemetry.health import all_addresses
 
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """From a pass that finds nothing to do to one that waits for what is away, in seconds."""
@@ -278,10 +277,10 @@ class MetricsServer:
     """
     Serves /metrics from a thread of its own; a context manager.
 
-    On *port* of *host*, or of all addresses; port 0 takes a free one. Raises ConfigurationError if it is taken.
+    On *port* of *host*, an address; port 0 takes a free one. Raises ConfigurationError if it is taken.
     """
 
-    def __init__(self, host: str | None, port: int, registry: CollectorRegistry) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         self._host = host
         self._asked_port = port
         self._registry = registry
@@ -293,13 +292,11 @@ class MetricsServer:
 
     def __enter__(self) -> Self:
         try:
-            self._server, self._thread = start_http_server(
-                self._asked_port, self._host or all_addresses(), self._registry
-            )
+            self._server, self._thread = start_http_server(self._asked_port, self._host, self._registry)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise ConfigurationError(
-                f"metrics cannot be served on {self._host or ''}:{self._asked_port}: {reason or error}"
+                f"metrics cannot be served on {self._host}:{self._asked_port}: {reason or error}"
             ) from error
         return self
 

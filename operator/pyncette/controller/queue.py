@@ -49,7 +49,8 @@ class Queue(Generic[K]):
     Keys that are to be looked at, in the order of their arrival, those with something new first.
 
     A key says which object, never what happened to it: a pass reads what there is now. So a key waits at most once, and a
-    burst of changes costs at most one pass more than a single one. All that is held grows with the number of distinct keys,
+    burst of changes costs at most one pass more than a single one; where a burst lasts longer than a pass, that takes some
+    rest: a key that was looked at is looked at again *rest_seconds* after that at the soonest. All that is held grows with the number of distinct keys,
     which is the number of objects: the API server bounds that, and we hold the objects themselves, too.
 
     A pass that fails is repeated after a wait that doubles, with jitter. Where it fails since a place is *away*, its key is
@@ -57,13 +58,18 @@ class Queue(Generic[K]):
     others follow. A key with something new waits for neither.
     """
 
-    def __init__(self, away: Callable[[Exception], Place | None] = lambda _: None) -> None:
+    def __init__(
+        self, away: Callable[[Exception], Place | None] = lambda _: None, rest_seconds: float = 0
+    ) -> None:
         self._away = away
+        self._rest_seconds = rest_seconds
+        self._resting: dict[K, float] = {}
+        """Until when keys rest that had a pass, in that order."""
         self._waiting: dict[Urgency, dict[K, None]] = {urgency: {} for urgency in Urgency}
         self._new_in_a_row = 0
         self._in_progress: set[K] = set()
         self._once_more: dict[K, Urgency] = {}
-        """Keys that were added during their pass."""
+        """Keys that were added during their pass, or the rest after it."""
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         """Keys that come at a time of the loop."""
         self._failures: dict[K, int] = {}
@@ -77,7 +83,8 @@ class Queue(Generic[K]):
 
     def __len__(self) -> int:
         """How many keys wait for a pass now, those aside that come later."""
-        return sum(map(len, self._waiting.values()))
+        resting = len(self._once_more.keys() - self._in_progress)
+        return sum(map(len, self._waiting.values())) + resting
 
     @property
     def in_progress(self) -> int:
@@ -90,9 +97,10 @@ class Queue(Generic[K]):
         return len(self._later) + len(self._aside)
 
     def add(self, key: K, urgency: Urgency = Urgency.NEW) -> None:
-        """Have *key* looked at as soon as it is its turn; once more, if that is going on right now."""
-        if key in self._in_progress:
+        """Have *key* looked at as soon as it is its turn; once more, if that is going on right now, or was just before."""
+        if key in self._in_progress or self._rests(key):
             self._once_more[key] = min(urgency, self._once_more.get(key, urgency))
+            self._idle.clear()
         elif urgency is Urgency.NEW or not self._is_put_off(key):
             self._come_now(key)
             self._enqueue(key, urgency)
@@ -154,11 +162,12 @@ class Queue(Generic[K]):
             finished(key, clock() - began, error)
 
     async def _take(self) -> K:
-        while not len(self):
+        while not any(self._waiting.values()):
             self._filled.clear()
             await self._filled.wait()
         key = self._next()
         self._in_progress.add(key)
+        self._once_more.pop(key, None)
         self._forget_later(key)
         return key
 
@@ -179,6 +188,7 @@ class Queue(Generic[K]):
             away = self._fail(key, error)
         else:
             self._failures.pop(key, None)
+            self._have_rest(key)
             if again is not None:
                 self.add_after(key, again)
         self._note_answer(key, away)
@@ -202,6 +212,37 @@ class Queue(Generic[K]):
         )
         self.add_after(key, wait)
         return None
+
+    # --- Rest ----------------------------------------------------------------------------------------------------
+
+    def _have_rest(self, key: K) -> None:
+        """Let *key* rest from now on, if keys do, and forget those that have rested."""
+        if not self._rest_seconds:
+            return
+        now = asyncio.get_running_loop().time()
+        self._resting.pop(key, None)
+        self._resting[key] = now + self._rest_seconds
+        for other, until in list(islice(self._resting.items(), 2)):
+            if until <= now:
+                del self._resting[other]
+
+    def _rests(self, key: K) -> bool:
+        """Say whether *key* has to rest yet; whoever asks has it looked at afterwards."""
+        until = self._resting.get(key)
+        if until is None:
+            return False
+        loop = asyncio.get_running_loop()
+        if until <= loop.time():
+            return False
+        if key not in self._once_more:
+            loop.call_at(until, self._rise, key)
+        return True
+
+    def _rise(self, key: K) -> None:
+        """Have *key* looked at that has rested, unless that is going on, for whatever other reason."""
+        self._resting.pop(key, None)
+        if key not in self._in_progress and key in self._once_more:
+            self.add(key, self._once_more.pop(key))
 
     # --- Places that are away ------------------------------------------------------------------------------------
 
