@@ -190,7 +190,7 @@ class Installation:
                 "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
             )
         )  # fmt: skip
-        return [task["task"] for task in told]
+        return [task["name"] for task in told]
 
     # --- The database --------------------------------------------------------------------------------------------
 
