@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+IN_STEP_SECONDS = 0.001
+"""Times are whole microseconds, and floats here."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -68,13 +71,20 @@ class Account:
         ended = {run.scheduled_at for run in self.of(task) if run.ended_at is not None}
         return sorted(set(self.times(task)) - ended)
 
-    def missing(self, task: str, every: float, since: float = 0, until: float = float("inf")) -> list[float]:
-        """Times *every* so many seconds, between the first and the last run of *task*, for which it did not run."""
-        times = [at for at in self.times(task) if since <= at <= until]
-        assert len(times) > 1, f"{task} ran {len(times)} times, of which nothing can be told"
-        there = {round(at, 3) for at in times}
-        steps = round((times[-1] - times[0]) / every)
-        return [at for step in range(steps + 1) if (at := round(times[0] + step * every, 3)) not in there]
+    def missing(self, task: str, every: float) -> list[float]:
+        """
+        Times *every* so many seconds, between the first and the last run of *task*, for which it did not run.
+
+        Fails if it ran for a time that is out of step with the first.
+        """
+        times = self.times(task)
+        assert len(times) > 1, f"{task} ran for {len(times)} times, of which nothing can be told"
+        steps = {round((at - times[0]) / every): at for at in times}
+        for step, at in steps.items():
+            assert abs(times[0] + step * every - at) < IN_STEP_SECONDS, (
+                f"{task} ran for {at}, out of step with {times[0]}"
+            )
+        return [times[0] + step * every for step in range(max(steps)) if step not in steps]
 
     def _starts(self, task: str) -> Counter[float]:
         return Counter(run.scheduled_at for run in self.of(task))

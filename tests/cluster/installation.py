@@ -67,8 +67,8 @@ class Installation:
             "backend": {"embedded": embedded},
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
-            # The same database, which pools of other namespaces cannot reach by this name.
-            "backends": [{"name": "private", "secretName": SECRET}],
+            # Another database of the server, which is not open to pools of other namespaces.
+            "backends": [{"name": "private", "secretName": SECRET, "secretKey": "private"}],
             **more,
         }
 
@@ -98,11 +98,12 @@ class Installation:
     def secret(self) -> dict[str, Any]:
         """Return the Secret that the operator reads here, and workers read in the namespace of their pool."""
         password = self.url.split(":")[2].split("@")[0]
+        server = self.url.rpartition("/")[0]
         return {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": SECRET},
-            "stringData": {"url": self.url, "password": password},
+            "stringData": {"url": self.url, "private": f"{server}/postgres", "password": password},
         }
 
     def install(self, release: str, values: Values, chart: Path = CHART) -> str:
