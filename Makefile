@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev example-reminders test test-all check format generate requirements upgrade bench docs clean named-python
+.PHONY: help dev example-reminders test test-cluster test-all check format generate plain requirements upgrade bench docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -27,6 +27,9 @@ example-reminders: $(READY) ## Run a day of examples/reminders: 100,000 people i
 test: $(READY) ## Run the tests that need no cluster, on real servers.
 	$(PYTEST) -m "not cluster and not long" $(ARGS)
 
+test-cluster: $(READY) ## Run the tests that need an API server, Helm, or a whole cluster, which is brought up for them.
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m cluster $(ARGS)
+
 test-all: $(READY) ## Run every test.
 	$(PYTEST) $(ARGS)
 
@@ -44,6 +47,9 @@ format: $(READY) ## Format the code, and mend what the linter can.
 
 generate: $(READY) ## Write the files that are made from the code.
 	$(BIN)/python tools/generate.py
+
+plain: $(READY) ## Write charts/kustomize, the plain manifests, from the chart; needs Helm, or Go to build it.
+	$(BIN)/python tools/render_plain.py
 
 requirements: $(READY) ## Pin requirements/*.txt again, after a change of what is asked for.
 	$(BIN)/python tools/compile_requirements.py $(ARGS)

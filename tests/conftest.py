@@ -1,6 +1,7 @@
 """The servers that tests ask for by name."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import hypothesis
@@ -9,6 +10,7 @@ import pytest
 from tests.servers import (
     MARIADB,
     MYSQL,
+    ApiServer,
     DynamoDb,
     GivenMysql,
     GivenPostgres,
@@ -23,6 +25,7 @@ from tests.servers import (
     Postgres,
     Product,
     Redis,
+    open_apiserver,
     open_cluster,
     open_dynamodb,
     open_mysql,
@@ -31,6 +34,8 @@ from tests.servers import (
     open_sentinel,
 )
 from tests.servers.dynamodb import credentials
+from tests.servers.kubernetes import find_programs
+from tests.servers.tools import Helm, find_helm, open_helm
 
 pytest_plugins = ["pytester"]
 
@@ -162,6 +167,61 @@ def own_dynamodb() -> Iterator[OwnDynamoDb]:
     with credentials(), _dynamodb_or_failure(own=True, durable=True) as server:
         assert isinstance(server, OwnDynamoDb)
         yield server
+
+
+@pytest.fixture(scope="session")
+def helm() -> Iterator[Helm]:
+    """Helm, with a home of its own."""
+    with ExitStack() as stack:
+        yield _or_failure(lambda: stack.enter_context(open_helm()))
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """The session's API server, with the CRDs, which each test leaves running (about five seconds, and 450 MB)."""
+    with _or_failure(open_apiserver) as server:
+        server.install()
+        yield server
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A namespace of the session's API server that holds nothing, for this test alone."""
+    with apiserver.fresh_namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def own_apiserver() -> Iterator[ApiServer]:
+    """An API server for this test alone, with the CRDs and an audit log: to stop, to freeze, and to take the CRDs from."""
+    with _or_failure(lambda: open_apiserver(audit=True)) as server:
+        server.install()
+        yield server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the API server, and keep them together in one process: it is the dearest server in memory."""
+    for item in items:
+        if _asks_for_an_apiserver(item):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.xdist_group("apiserver"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build API server and Helm now, where they are to be built: that takes longer than any one test may."""
+    if session.config.option.collectonly:
+        return
+    if any(map(_asks_for_an_apiserver, session.items)):
+        find_programs()
+    if any("helm" in getattr(item, "fixturenames", ()) for item in session.items):
+        # The test that asks for it will say so.
+        with suppress(MissingServerError):
+            find_helm()
+
+
+def _asks_for_an_apiserver(item: pytest.Item) -> bool:
+    return not {"apiserver", "bare_apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _dynamodb_or_failure(*, own: bool = False, durable: bool = False) -> DynamoDb:

@@ -142,6 +142,49 @@ def due_at(at: int):
     return rule
 
 
+def with_a_run_beside(name: str):
+    """A rule: be touched, and have a run created beside it, together."""
+
+    def rule(record: Record | None, now: int) -> Ruling:
+        after = replace(record, version=record.version + 1)
+        extra = wishes.on_demand(record, record.spec.policies, name, now)
+        return Ruling(Change(record, after), extra.key, further=(Change(None, extra),))
+
+    return rule
+
+
+async def test_what_is_ruled_together_is_written_together_and_both_are_told_of(bench):
+    record = await bench.declare()
+
+    answers = await bench.ledger.apply({record.key: with_a_run_beside("x")})
+
+    ((first, second),) = bench.store.batches
+    assert first.group == second.group != 0
+    assert (await bench.load(answers[record.key])).claimable_at == bench.now
+    assert bench.woken == [(HERE, bench.now)]
+
+
+async def test_what_is_ruled_together_is_not_written_by_half_when_somebody_comes_first(bench):
+    record = await bench.declare()
+    bench.store.before_swaps = [bench.edit(record.key, keep_failed=1)]
+
+    answers = await bench.ledger.apply({record.key: with_a_run_beside("x")})
+
+    assert len(bench.store.batches) == 2
+    assert (await bench.load(record.key)).spec.policies.keep_failed == 1
+    assert (await bench.load(answers[record.key])).spec.policies.keep_failed == 1
+
+
+async def test_many_rulings_with_something_further_go_in_as_few_swaps_as_fit():
+    bench = Bench(swap_batch_max=5)
+    records = [await bench.declare(name) for name in ("ada", "bob", "eve")]
+
+    await bench.ledger.apply({record.key: with_a_run_beside("x") for record in records})
+
+    assert [len(batch) for batch in bench.store.batches] == [4, 2]
+    assert len(await bench.all()) == 6
+
+
 # --- apply -----------------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ BACKENDS = """
 | `redis://user:password@host:6379/0?namespace=shop:` | Redis or Valkey, likewise; also with `rediss`, `redis+sentinel` or `redis+cluster`: see [Redis](stores-redis.md); needs `pip install 'pyncette-operator[redis]'` |
 | `dynamodb://region/table` | [DynamoDB](stores-dynamodb.md), likewise; needs `pip install 'pyncette-operator[dynamodb]'` |
 
-Without PYNCETTE_BACKEND, `tasks`, `runs`, `run`, `redrive` and `resume` look into `.pyncette` in the current folder, where `dev` keeps its database.
+Without PYNCETTE_BACKEND, `tasks`, `runs`, `workers`, `run`, `redrive`, `resume` and `purge` look into `.pyncette` in the current folder, where `dev` keeps its database.
 `--path` names another folder, and wins. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
 """
 

@@ -24,9 +24,64 @@ def manifest_reference() -> str:
     return page.manifest_reference()
 
 
+def custom_resource(plural: str) -> Callable[[], str]:
+    def make() -> str:
+        from tools import custom_resources
+
+        return custom_resources.documents()[plural]
+
+    return make
+
+
+def kustomization() -> str:
+    from tools import custom_resources
+
+    return custom_resources.kustomization()
+
+
+def conditions_reference() -> str:
+    from tools import conditions_reference as page
+
+    return page.conditions_reference()
+
+
+def operator_permissions() -> str:
+    from tools import operator_permissions as rules
+
+    return rules.operator_permissions()
+
+
+def values_schema() -> str:
+    from tools import chart_values
+
+    return chart_values.values_schema()
+
+
+def chart_readme() -> str:
+    from tools import chart_values
+
+    return chart_values.chart_readme()
+
+
+def metrics_reference() -> str:
+    from tools import metrics_reference as page
+
+    return page.metrics_reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "charts/pyncette-operator/README.md": chart_readme,
+    "charts/pyncette-operator/files/crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
+    "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
+    "charts/pyncette-operator/values.schema.json": values_schema,
+    "crds/kustomization.yaml": kustomization,
+    "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
+    "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,
+    "docs/reference/conditions.md": conditions_reference,
     "docs/reference/manifests.md": manifest_reference,
+    "docs/reference/metrics-operator.md": metrics_reference,
 }
 
 

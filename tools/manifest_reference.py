@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pyncette.resources.modelling import COUNT_MAX, Model
+from pyncette.resources.modelling import INT32_MAX, Model
 from pyncette.resources.pool import PoolSpec, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.resource import Condition
 from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, TaskStatus
+from tools.schemas import resolved
 
 HEAD = """\
 <!-- Made from the models by `make generate`. -->
@@ -18,9 +19,21 @@ A manifest is a YAML file that describes one or more resources of the API `pynce
 runs, when, with which arguments, and what happens when a run is late, long or fails. A **PyncetteWorkerPool** says which workers run the
 handlers on a cluster.
 
-Today `pyncette dev` runs PyncetteTasks, and `pyncette check` checks both kinds. The operator, its CRDs and its chart, which make a cluster
-accept them, come with the next milestone. Fields that only the operator uses are valid today and have no effect: `workerPoolRef`, and
-`dynamic` with `partitions` and `deletionPolicy` (`pyncette dev` says so; in Python, declare a [dynamic task](python-api.md#dynamic-tasks)).
+`pyncette dev` runs PyncetteTasks on your machine, and `pyncette check` checks both kinds. A cluster takes them once it has their
+CustomResourceDefinitions. The operator's chart brings those; they also stand by themselves in `crds/`, for GitOps and for trying manifests:
+
+```shell
+kubectl apply --server-side -k crds/
+kubectl explain pyncettetask.spec.retryPolicy
+```
+
+`kubectl explain` tells what the tables below tell, and `kubectl get pyncette` lists both kinds. The API server refuses what `pyncette check`
+refuses, in the same words where several fields are concerned. Four things no schema can express: whether a cron expression can ever be due,
+whether a time zone exists, whether all arguments together are small enough, and whether an instant lies within the years 1 to 9999. Of these
+`pyncette check` tells before, and the condition `Stalled` of the task after it was applied.
+
+Some fields are the operator's alone, and have no effect with `pyncette dev`: `workerPoolRef`, and `dynamic` with `partitions` and
+`deletionPolicy` (`pyncette dev` says so; in Python, declare a [dynamic task](python-api.md#dynamic-tasks)).
 
 [What happens by default](../explanation/defaults.md) explains what the defaults mean for a run.
 
@@ -94,7 +107,7 @@ left out. Durations are whole seconds. Instants are written as RFC 3339 with an 
 POOL = """\
 ## PyncetteWorkerPool
 
-For the operator, which comes with the next milestone. `pyncette check` checks these manifests today, and `pyncette dev` passes over them.
+For the operator. `pyncette check` checks these manifests, and `pyncette dev` passes over them.
 
 ```yaml
 """
@@ -159,9 +172,9 @@ def _table(model: type[Model]) -> str:
 def _rows(schema: dict[str, Any], types: dict[str, Any], prefix: str = "") -> Iterator[Row]:
     """Yield a row for each field, and after an object those of its own fields."""
     for name, given in schema["properties"].items():
-        field = _resolved(given, types)
+        field = resolved(given, types)
         within = field.get("items", {})
-        inner, mark = (_resolved(within, types), "[]") if "$ref" in within else (field, "")
+        inner, mark = (resolved(within, types), "[]") if "$ref" in within else (field, "")
         if "properties" not in inner:
             yield _row(prefix + name, field, name in schema.get("required", ()))
             continue
@@ -177,16 +190,6 @@ def _row(name: str, field: dict[str, Any], required: bool) -> Row:
     return Row(name, _type(field), "**required**" if required else _default(field), meaning)
 
 
-def _resolved(field: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
-    """Return *field* with what it refers to, and without the null that a manifest can leave out as well."""
-    around = {key: value for key, value in field.items() if key not in ("anyOf", "$ref")}
-    for choice in field.get("anyOf", [field]):
-        if choice.get("type") != "null":
-            reference = choice.get("$ref", "").rpartition("/")[2]
-            return {**(types[reference] if reference else choice), **around}
-    raise AssertionError(field)
-
-
 def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
     if value is None or _type(field).startswith("list of conditions"):
@@ -200,7 +203,7 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field["type"]:
         case "integer":
-            return f"integer, {_bounds(field)}" if field["maximum"] < COUNT_MAX else "integer"
+            return f"integer, {_bounds(field)}" if field["maximum"] < INT32_MAX else "integer"
         case "string" if field.get("format") == "date-time":
             return "instant"
         case "string":

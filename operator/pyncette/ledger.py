@@ -47,6 +47,8 @@ class Ruling(NamedTuple):
     change: Change | None
     answer: Any = None
     tally: Tally | None = None
+    further: tuple[Change, ...] = ()
+    """Changes of other records that are made together with *change*, or not at all; one of them may create a record."""
 
 
 Rule = Callable[[Record | None, Instant], Ruling]
@@ -93,7 +95,9 @@ class Ledger:
             now = self.clock.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
             units = [
-                _Unit((ruling.change,), ruling.tally) for _, ruling in ruled if ruling.change is not None
+                _Unit((ruling.change, *ruling.further), ruling.tally)
+                for _, ruling in ruled
+                if ruling.change is not None
             ]
             made = iter(await self._write(units))
             todo, written = [], []
@@ -103,7 +107,7 @@ class Ledger:
                     written.append(ruling)
                 else:
                     todo.append(key)
-            await self._announce(ruling.change for ruling in written)
+            await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
             if not todo:
                 return answers
         raise HeldElsewhereError(

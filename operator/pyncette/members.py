@@ -14,8 +14,10 @@ from pyncette._version import __version__
 from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record
 from pyncette.core.spec import Spec
-from pyncette.errors import StoreError
-from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
+from pyncette.errors import SchemaError, StoreError
+from pyncette.store.backend import Backend
+from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Versioned
+from pyncette.store.sql import Migrated
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,10 @@ WITHDRAWAL_SECONDS: Final = 2.0
 
 PAGE: Final = 200
 """Members of one look."""
+
+
+TOLD_MAX: Final = 5
+"""Workers that are named in a sentence."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -112,6 +118,50 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
         await store.swap([Change(record, None) for record in dead])
     except StoreError as error:  # whoever looks may have no right to write; who looks next removes them
         logger.debug("members that are gone were not removed", extra={"error": str(error)})
+
+
+# --- Versions live together ------------------------------------------------------------------------------------------
+
+
+class OlderWorkersError(SchemaError):
+    """Workers run that would be shut out; they go on, and so does everything else. Ask again once they have been replaced."""
+
+
+async def migrate(backend: Backend) -> Migrated:
+    """
+    Bring *backend* to the schema of this release, and shut out the programs that cannot read what is to be written there.
+
+    A migration only adds, so it is done whoever runs. Raises OlderWorkersError if just the second part has to wait, and
+    StoreError.
+    """
+    migrated = await backend.migrate()
+    async with backend.new_store(create=False) as store:
+        await raise_min_reader(store, MIN_READER)
+    return migrated
+
+
+async def raise_min_reader(store: Store, version: int) -> None:
+    """
+    Have refused, from their next connect on, the programs that know no schema from *version* on.
+
+    Raises OlderWorkersError, and changes nothing, while one of them is a member of any realm; StoreError.
+    """
+    if not isinstance(store, Versioned) or await store.min_reader() >= version:
+        return
+    found = await members_everywhere(store, await store.now())
+    older = [
+        f"{member.holder} ({member.version})"
+        for realm in found.values()
+        for member in realm
+        if member.reader < version
+    ]
+    if older:
+        more = f" and {len(older) - TOLD_MAX} more" if len(older) > TOLD_MAX else ""
+        raise OlderWorkersError(
+            f"workers run that know no schema from {version} on: {', '.join(older[:TOLD_MAX])}{more}. The tables are"
+            " migrated, and such workers are still let in; run `pyncette migrate` again once they have been replaced"
+        )
+    await store.raise_min_reader(version)
 
 
 # --- Being one -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import re
+import sqlite3
 import time
 
 import pytest
@@ -14,13 +15,13 @@ from click.testing import CliRunner
 from pyncette import Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
-from pyncette.clock import SystemClock
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Missed
-from pyncette.members import Member, Membership
+from pyncette.members import Member
 from pyncette.store.backend import read_backend
 from tests.cli import MODULE, Program, called
+from tests.membership import there
 
 SECOND = datetime.timedelta(seconds=1)
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -215,39 +216,21 @@ def test_a_task_whose_zone_is_gone_is_listed_like_the_others(file):
 # --- Workers ---------------------------------------------------------------------------------------------------------
 
 
-async def join(url, realm, *members):
-    """Let *members* be there, as killed workers are for a while."""
-    clock = SystemClock()
-    async with read_backend(url).new_store() as store:
-        for member in members:
-            run = asyncio.create_task(Membership(realm, member, clock).run(KeptStore(store)))
-            await asyncio.sleep(0.3)
-            run.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await run
+def told_while(url, realm, member, *command):
+    """What a command prints as JSON and as a table, while *member* is there."""
 
+    async def run():
+        async with read_backend(url).new_store() as store, there(store, realm, member):
+            return await asyncio.to_thread(told, *command), (await asyncio.to_thread(invoke, *command)).stdout
 
-class KeptStore:
-    """A store of which nothing is removed."""
-
-    def __init__(self, store):
-        self._store = store
-
-    def __getattr__(self, name):
-        return getattr(self._store, name)
-
-    async def swap(self, changes):
-        return await self._store.swap([change for change in changes if change.after])
+    return asyncio.run(run())
 
 
 def test_workers_that_run_are_listed_with_what_they_run(store):
     started_at = int(time.time() - 90) * 1_000_000
     member = Member("pod:1:abc", ("beat", "report"), "1.2.3", reader=4, slots=7, started_at=started_at)
-    asyncio.run(join(store.url, "", member))
-    asyncio.run(join(store.url, "elsewhere", Member("another")))
 
-    (worker,) = told("workers", "--backend", store.url)
-    table = invoke("workers", "--backend", store.url).stdout
+    (worker,), table = told_while(store.url, "", member, "workers", "--backend", store.url)
 
     start = worker.pop("startTime")
     assert datetime.datetime.fromisoformat(start).timestamp() == started_at / 1_000_000
@@ -255,16 +238,21 @@ def test_workers_that_run_are_listed_with_what_they_run(store):
         "worker": "pod:1:abc", "version": "1.2.3", "schema": 4, "handlers": ["beat", "report"], "slots": 7,
     }  # fmt: skip
     assert re.search(r"^pod:1:abc +1.2.3 +7 +1 min \d+ s ago +beat, report$", table, re.MULTILINE)
-    assert [one["worker"] for one in told("workers", "--backend", store.url, "--realm", "elsewhere")] == [
-        "another"
-    ]
+
+
+def test_workers_of_another_realm_are_listed_there(store):
+    command = ("workers", "--backend", store.url)
+
+    here, _ = told_while(store.url, "elsewhere", Member("pod:1:abc"), *command)
+    there, _ = told_while(store.url, "elsewhere", Member("pod:1:abc"), *command, "--realm", "elsewhere")
+
+    assert (here, [worker["worker"] for worker in there]) == ([], ["pod:1:abc"])
 
 
 def test_workers_are_no_tasks(store):
-    before = told("tasks", "--backend", store.url)
-    asyncio.run(join(store.url, "", Member("pod:1:abc")))
+    command = ("tasks", "--backend", store.url)
 
-    assert told("tasks", "--backend", store.url) == before
+    assert told_while(store.url, "", Member("pod:1:abc"), *command)[0] == told(*command)
 
 
 # --- Firing ----------------------------------------------------------------------------------------------------------
@@ -445,6 +433,22 @@ def test_a_server_that_does_not_answer_is_told_without_the_password():
 
 
 # --- Migrating -------------------------------------------------------------------------------------------------------
+
+
+def test_a_migration_waits_with_shutting_out_workers_that_still_run(file):
+    async def while_an_old_one_runs():
+        old = Member("pod:1:abc", version="0.0.9", reader=0)
+        async with read_backend(file.url).new_store() as store, there(store, "shop", old):
+            return await asyncio.to_thread(refused, "migrate", "--backend", file.url, code=ExitCode.SCHEMA)
+
+    with contextlib.closing(sqlite3.connect(file.url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("UPDATE pyncette_tasks_meta SET min_reader = 0")
+    sentence = asyncio.run(while_an_old_one_runs())
+
+    assert sentence.startswith("pyncette: workers run that know no schema from 1 on: pod:1:abc (0.0.9).")
+    assert told("migrate", "--backend", file.url)["after"] == 1
+    with contextlib.closing(sqlite3.connect(file.url.removeprefix("sqlite:///"))) as connection:
+        assert connection.execute("SELECT min_reader FROM pyncette_tasks_meta").fetchall() == [(1,)]
 
 
 def test_migrate_creates_tables_and_says_when_there_is_nothing_to_do(tmp_path, postgres_url):

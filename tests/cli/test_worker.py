@@ -95,6 +95,29 @@ def test_health_tells_live_from_ready(jobs):
         assert program.ended() == 0
 
 
+@pytest.mark.long
+def test_a_worker_is_listed_for_as_long_as_it_lives_also_while_a_handler_blocks_its_loop(folder):
+    """Longer than its lease, of a minute; and for a while after it was killed."""
+    folder.write("tasks.py", STALLED.replace("time.sleep(9)", "time.sleep(90)"))
+    backend = f"sqlite:///{folder.path}/tasks.db"
+
+    def listed():
+        return len(json.loads(called("workers", "--backend", backend, "-o", "json")[1]))
+
+    with worker(folder) as program:
+        blocked = program.expect("it blocks")
+        time.sleep(75)
+        assert listed() == 1
+        assert "it goes on" not in program.output[blocked:]
+
+        program.signal(signal.SIGKILL)
+        program.ended()
+
+    assert listed() == 1
+    time.sleep(61)
+    assert listed() == 0
+
+
 STALLED = """
     import datetime
     import time

@@ -43,12 +43,15 @@ def test_the_wheel_holds_the_package_under_the_version_that_it_tells(tmp_path):
 
 WHAT_EXTRAS_BRING = ["aiobotocore", "asyncpg", "botocore", "kopf", "kubernetes_asyncio", "prometheus_client"]
 NEED_AN_EXTRA = (
+    "pyncette.cli.operator",
+    "pyncette.cli.sweep",
     "pyncette.controller",
     "pyncette.dynamodb",
     "pyncette.postgres",
     "pyncette.prometheus",
     "pyncette.store.dynamodb",
     "pyncette.store.postgres",
+    "pyncette.telemetry.metrics",
 )
 
 

@@ -64,6 +64,10 @@ REFUSED = {
         {**WHOLE, "imagePullSecrets": {"name": "registry"}},
         "spec.imagePullSecrets: must be a list, not a mapping",
     ),
+    "a secret twice": (
+        {**WHOLE, "imagePullSecrets": [{"name": "registry"}, {"name": "other"}, {"name": "registry"}]},
+        "spec.imagePullSecrets: names registry twice: remove one of them",
+    ),
     "a field of a Deployment": (
         {**WHOLE, "template": {"spce": {}}},
         "spec.template.spce: unknown field; did you mean spec?",

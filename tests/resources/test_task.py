@@ -22,7 +22,7 @@ ACCEPTED = {
     "an interval": MINUTELY,
     "a one-off": ONCE,
     "a one-off with an offset": {"handler": "send", "executeAt": "2030-01-31T09:00:00.25+05:30"},
-    "a one-off in the past": {"handler": "send", "executeAt": "2001-01-31t09:00:00z"},
+    "a one-off in the past": {"handler": "send", "executeAt": "2001-01-31T09:00:00Z"},
     "a one-off at the edge of its window": {**ONCE, "notAfter": "2030-01-31T09:00:00Z"},
     "a template": TEMPLATE,
     "a partitioned template": {**TEMPLATE, "partitions": 1024, "deletionPolicy": "Delete"},
@@ -209,6 +209,10 @@ REFUSED = {
     "an instant that is none": (
         {"handler": "send", "executeAt": "tomorrow"},
         "spec.executeAt: is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00",
+    ),
+    "an instant in lower case": (
+        {"handler": "send", "executeAt": "2030-01-31t09:00:00z"},
+        "spec.executeAt: has T or Z in lower case: write 2030-01-31T09:00:00Z",
     ),
     "a day that does not exist": (
         {"handler": "send", "executeAt": "2030-02-30T09:00:00Z"},

@@ -6,6 +6,8 @@ A server that cannot be had is an error with the command that installs it, never
 
 from tests.servers.dynamodb import DynamoDb, Moto, OwnDynamoDb, open_dynamodb
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
+from tests.servers.kubernetes import Account, ApiServer, open_apiserver
+from tests.servers.kubernetes_client import ApiError, Client
 from tests.servers.mysql import MARIADB, MYSQL, GivenMysql, Mysql, OwnMysql, Product, open_mysql
 from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
 from tests.servers.redis import (
@@ -27,6 +29,10 @@ OwnServer = OwnPostgres | OwnMysql | OwnRedis
 __all__ = [
     "MARIADB",
     "MYSQL",
+    "Account",
+    "ApiError",
+    "ApiServer",
+    "Client",
     "DynamoDb",
     "GivenMysql",
     "GivenPostgres",
@@ -46,6 +52,7 @@ __all__ = [
     "Redis",
     "RedisWithTls",
     "ServerDidNotStartError",
+    "open_apiserver",
     "open_cluster",
     "open_dynamodb",
     "open_mysql",

@@ -7,3 +7,7 @@ class MissingServerError(Exception):
 
 class ServerDidNotStartError(Exception):
     """The server is installed, but did not come up; the message ends with what it logged."""
+
+
+class MissingToolError(MissingServerError):
+    """A program that works with servers could not be had; the message says what brings it."""

@@ -100,7 +100,7 @@ class History:
     def _come_to_rest(self) -> None:
         """All that is due is done within a bound, and from then on in time."""
         world = self._world
-        bound = world.loop.now + 45 * SECOND + 6 * self.scenario.longest_lease + self._stood_still()
+        bound = world.loop.now + 45 * SECOND + 6 * self.scenario.longest_lease + self._stepped()
         if self._shares_partitions():
             bound += MEMBER_LEASE + LOOK_PAUSE  # then all know who died
         late = self._late() if self.scenario.notifies else self._late() + self.scenario.poll_interval
@@ -113,6 +113,10 @@ class History:
             if world.loop.now > bound:
                 since = (world.loop.now - self.scenario.faults_end) // SECOND
                 self._fail(f"{trouble}, {since} s after the last fault")
+
+    def _stepped(self) -> int:
+        """What looks expired only since a clock has stepped is left alone for as long: see `SystemClock`."""
+        return sum(abs(by) for _, by in self._world.scene.steps)
 
     def _late(self) -> int:
         """How late a claim may be; what is shared out may be that of a worker which others take to be alive yet."""

@@ -27,7 +27,7 @@ from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker.occurrence import Occurrence
-from pyncette.worker.service import Worker, WorkerSettings
+from pyncette.worker.service import Figures, Worker, WorkerSettings
 from tests.worker.bench import START, Bench, Registered, seconds
 
 QUICK_RETRY = Retry(max_attempts=3, initial=10 * SECOND, maximum=10 * SECOND, jitter=False)
@@ -1069,3 +1069,25 @@ async def _until(condition, seconds_max: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.005)
+
+
+# --- Figures ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_tells_how_much_there_is_to_do() -> None:
+    bench = Bench()
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(5))
+    bench.handlers = (handler,)
+    for instance in "abcdefgh":
+        await bench.once(handler, 1, instance)
+
+    async with bench.worker(slots=2, batch_size=2) as worker:
+        before = worker.figures
+        await bench.advance(2)
+        busy = worker.figures
+        await bench.advance(60)
+        after = worker.figures
+
+    assert before == Figures(slots=2, slots_used=0, claimed=0, backlogged=0, unwritten=0)
+    assert (busy.slots_used, busy.backlogged) == (2, 1)
+    assert after == Figures(slots=2, slots_used=0, claimed=8, backlogged=0, unwritten=0)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from pyncette.cli.stored import backend_clock, the_record
 from pyncette.cli.survey import PAGE
-from pyncette.clock import Instant
-from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Record, is_dead_letter
-from pyncette.core.spec import Policies
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.core.record import Key, Record
+from pyncette.ledger import Ledger, Rule
+from pyncette.resources import requests
 from pyncette.resources.mirror import beside
 from pyncette.store.base import Store
-
-logger = logging.getLogger(__name__)
 
 
 class Again(NamedTuple):
@@ -34,7 +29,7 @@ async def redrive(store: Store, realm: str, name: str, handler: str | None = Non
 
     With *handler* only those that it calls. What is being tried again already is left alone. Raises Failure if there is no such task.
     """
-    return await _applied(store, realm, name, handler, _redriven)
+    return await _applied(store, realm, name, handler, requests.redriven)
 
 
 async def resume(store: Store, realm: str, name: str, handler: str | None = None) -> Again:
@@ -43,28 +38,7 @@ async def resume(store: Store, realm: str, name: str, handler: str | None = None
 
     With *handler* only what it calls. The next occurrence is counted from now. Raises Failure if there is no such task.
     """
-    return await _applied(store, realm, name, handler, _resumed)
-
-
-def _redriven(record: Record | None, now: Instant) -> Ruling:
-    if record is None or not is_dead_letter(record.key):
-        return Ruling(None, False)
-    return _ruling(record, wishes.redriven(record, now))
-
-
-def _resumed(record: Record | None, now: Instant) -> Ruling:
-    if record is None or record.key.occurrence:
-        return Ruling(None, False)
-    try:
-        return _ruling(record, wishes.resumed(record, record.spec.policies or Policies(), now))
-    except ValueError as error:  # its schedule can no longer be read, which hurts itself only
-        logger.warning("%s is not resumed: %s", record.key, error)
-        return Ruling(None, False)
-
-
-def _ruling(before: Record, after: Record) -> Ruling:
-    """Write what differs, and answer whether something does."""
-    return Ruling(None, False) if after is before else Ruling(Change(before, after), True)
+    return await _applied(store, realm, name, handler, requests.resumed)
 
 
 async def _applied(store: Store, realm: str, name: str, handler: str | None, rule: Rule) -> Again:
@@ -74,9 +48,7 @@ async def _applied(store: Store, realm: str, name: str, handler: str | None, rul
     async for page in _all_of(store, realm, name, handler):
         found = True
         suspended = suspended or any(_is_suspended(record) for record in page)
-        now = ledger.clock.now()
-        todo = [record.key for record in page if rule(record, now).answer]
-        done += sum((await ledger.apply(dict.fromkeys(todo, rule))).values())
+        done += await requests.apply_where(ledger, page, rule)
     if not found:
         await the_record(store, realm, name, handler)  # which says so
     return Again(done, suspended)

@@ -312,6 +312,85 @@ def worker(module: str, settings: Settings) -> None:
     _exit(run_worker(read_target(module), settings))
 
 
+# --- operator --------------------------------------------------------------------------------------------------------
+
+
+CONFIG: Final = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PYNCETTE_OPERATOR_CONFIG",
+    metavar="FILE",
+    help="The operator's settings; by default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
+)
+
+
+@cli.command(
+    short_help="Keep a backend equal to the tasks of a cluster, and run worker pools there.",
+    examples=["pyncette operator", "pyncette operator --config operator.yaml"],
+)
+@CONFIG
+def operator(config: Path | None) -> None:
+    """
+    Run the operator, in a pod of the cluster or with the KUBECONFIG of whoever runs it.
+
+    It mirrors PyncetteTasks into the backends of its settings, keeps the Deployments of PyncetteWorkerPools, and tells in
+    their status how all goes. Install it with the chart. It needs the extra `operator`.
+    """
+    from pyncette.controller.settings import DEFAULT_FILE, load_settings
+    from pyncette.store.backend import needing
+
+    with (
+        needing("kopf", "the operator", "operator"),
+        needing("kubernetes_asyncio", "the operator", "operator"),
+    ):
+        from pyncette.cli.operator import run_operator
+
+    settings = load_settings(config or DEFAULT_FILE, os.environ)
+    set_up_logging(settings.log_format, settings.log_level)
+    _exit(run_operator(settings))
+
+
+@cli.command(
+    short_help="Show, and confirm, removals that the operator holds back.",
+    examples=["pyncette sweep", "pyncette sweep --confirm 12"],
+)
+@click.option(
+    "--confirm", type=_WholeNumber(min=1), metavar="COUNT", help="Let as many be stopped as are held back."
+)
+@click.option("--cluster", metavar="ID", help="Whose, where several clusters use one backend.")
+@CONFIG
+@settings_options("backend")
+@output_option
+def sweep(
+    confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
+) -> None:
+    """
+    Show which tasks are gone from the cluster and go on running all the same, since they are too many at once.
+
+    So a mistake (a namespace, a CRD, a branch of GitOps) stops nothing. If it was none, confirm their number: the
+    operator stops them within seconds, and removes their records after its grace. The backend is that of the settings,
+    or in the operator's pod those of its own settings.
+    """
+    from pyncette.cli.sweep import backends_of, confirmed, held_back
+
+    backends = backends_of(settings.backend, config)
+    held = held_back(backends, cluster) if confirm is None else confirmed(backends, cluster, confirm)
+    if output == "json":
+        print_json([item._asdict() for item in held])
+        return
+    if not held:
+        click.echo("nothing is held back")
+    for item in held:
+        verb = "confirmed" if confirm else "held back"
+        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        for name in item.names:
+            click.echo(f"  {name}")
+        if item.tasks > len(item.names):
+            click.echo(f"  and {item.tasks - len(item.names)} more")
+    if held and confirm is None:
+        click.echo(f"stop them by: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+
+
 # --- what is stored --------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +512,41 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
         print_json({"task": task, "resumed": resumed.done})
     else:
         click.echo(f"{task}: {resumed.done:,} resumed")
+
+
+@cli.command(
+    short_help="Remove what a dynamic task that was deleted has left behind.",
+    examples=["pyncette purge remind --yes"],
+)
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Do it: what is removed cannot be brought back.")
+@path_option
+@handler_option
+@settings_options("backend", "realm")
+@output_option
+def purge(
+    task: str, path: Path | None, handler: str | None, settings: Settings, output: str, *, yes: bool
+) -> None:
+    """
+    Remove what a dynamic task that was deleted has left behind: its instances, what became of them, and its own record.
+
+    Under deletionPolicy Retain they are kept, stopped, until this is done; a task of the same name that is applied before takes them
+    over. Only for a TASK that is stopped. Runs under way are cancelled. What was interrupted goes on when the same command is given again.
+    """
+    from pyncette.cli import stored
+    from pyncette.cli.purge import purge as purged
+
+    def say(text: str) -> None:
+        click.echo(f"pyncette: {text}", err=True)
+
+    removed = stored.with_store(
+        _backend_of(settings, path),
+        lambda store: purged(store, settings.realm or "", task, handler, say, sure=yes),
+    )
+    if output == "json":
+        print_json({"task": task, "removed": removed})
+    else:
+        click.echo(f"{task}: {removed:,} {'record' if removed == 1 else 'records'} of instances removed")
 
 
 @cli.command(
@@ -586,13 +700,16 @@ def migrate(settings: Settings, output: str) -> None:
     """
     Bring the tables of the backend to the schema of this release; create them where there are none.
 
-    Programs of the release before go on working on them. It can be done while workers run.
+    Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
+    where such workers still run they go on, and the exit code is 4.
     """
+    from pyncette import members
+
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
     if settings.backend.in_memory:
         raise Failure("tables in the memory of this process are gone with it: name a file or a server")
-    migrated = asyncio.run(settings.backend.migrate())
+    migrated = asyncio.run(members.migrate(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:

@@ -28,7 +28,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.FAILED: "It was done and did not go well: the run failed, `check` found problems, `load` refused lines, the worker could not go on.",
     ExitCode.USAGE: "Wrongly asked for: an option, a setting, arguments, a module, a folder, or a task that there is not.",
     ExitCode.BACKEND: "The backend did not answer, or refused: no server, wrong password, missing right.",
-    ExitCode.SCHEMA: "The tables of the backend are missing, or of a version that this release does not know.",
+    ExitCode.SCHEMA: "The tables of the backend are missing, or of a version that this release does not know; `migrate`: workers run that are too old for the new one.",
     ExitCode.TIMEOUT: "`run`: the run was not over within --timeout; it goes on.",
     ExitCode.INTERRUPTED: "Ended by ctrl-C: `run` while it waited, `load` on its way, or `worker` at the second signal.",
 }

@@ -40,8 +40,21 @@ DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
 SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 
+PODS: Final = Kind("", "v1", "pods", "Pod")
+"""Only to say that an Event is about the operator's own: nothing is asked of it."""
+
 OWN_KINDS: Final = (TASKS, POOLS)
 """Those of the CRDs: without them there is nothing to do."""
+
+ALL_KINDS: Final = (TASKS, POOLS, DEPLOYMENTS, SERVICE_ACCOUNTS, DISRUPTION_BUDGETS)
+"""All that the operator reads or writes, Events aside."""
+
+_KINDS: Final = {(kind.api_version, kind.name): kind for kind in ALL_KINDS}
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """Return the kind that *manifest* says it is of, which is one of ours."""
+    return _KINDS[manifest["apiVersion"], manifest["kind"]]
 
 
 class ObjectName(NamedTuple):

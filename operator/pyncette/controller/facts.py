@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Instant
 from pyncette.core.record import Record
 from pyncette.members import Member
+from pyncette.resources.task import Instances
 
 
 class Access(Enum):
@@ -32,7 +33,9 @@ class PoolFacts(NamedTuple):
     backend: str = "default"
     access: Access = Access.OPEN
     rolling_out: bool = False
-    """Workers of an earlier template are being replaced; a new handler may come with the new ones."""
+    """Workers of an earlier template are being replaced, or the first are on their way: a new handler may come with them."""
+    wanted: int | None = None
+    """Workers that there are to be; None: others start them, so nobody can tell."""
     members: tuple[Member, ...] | None = None
     """Workers that run now, as the backend knows them; None: it could not be asked."""
 
@@ -44,8 +47,12 @@ class TaskFacts(NamedTuple):
     """Its home; None: there is none, or the backend could not be asked."""
     moving: bool = False
     """Its record goes to another pool or handler once what runs is over."""
+    taken_by: str | None = None
+    """The other dynamic task of its pool that has its handler already; a handler belongs to one."""
     beside: int = 0
     """Runs under way beside the schedule."""
     last_run_id: str | None = None
+    instances: Instances | None = None
+    """Of a dynamic task, if they were counted this time."""
     now: Instant = 0
     """By the backend's clock, or by our own where there is none."""

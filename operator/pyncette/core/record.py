@@ -132,6 +132,24 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     uid: str
     generation: int
     spec_hash: str
+    name: str = ""
+    """Of the resource, where the record has another: a template is called what its handler is."""
+    takes_instances: bool = False
+    """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
+
+
+class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What annotations of a resource ask for once, by their values: a new one asks anew. Empty: nothing."""
+
+    run: str = ""
+    """One extra run."""
+    resume: str = ""
+    """The end of the suspension by exhaustion."""
+    redrive: str = ""
+    """The dead letters again."""
+
+
+NO_REQUESTS: Final = Requests()
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -168,6 +186,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Stopped since then, and removed after a grace unless its resource returns."""
     owner: Owner | None = None
     summary: Summary = Summary()
+    handled: Requests = NO_REQUESTS
+    """What its resource has asked for, and was done."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -366,7 +366,7 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
     )
     summary = with_verdict(state.summary, verdict)
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
-        settled = State(state.born, None, False, None, None, summary)
+        settled = State(state.born, None, False, None, None, summary, state.handled)
     else:
         settled = replace(state, started=None, summary=summary)
     after = Record(

@@ -231,10 +231,13 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     if started is not None and isinstance(record.spec.schedule, Once):
         due = None  # withdrawn is its outcome: it has no other, should the resource return
     state = record.state
+    # It may have been claimed ahead: should the resource return, what has started is not due once more.
+    since = record.schedule_since if started is None else max(record.schedule_since, started.scheduled_at)
     after = replace(
         record,
         version=record.version + 1,
         due_at=due,
+        schedule_since=since,
         lease=record.lease if started is None else None,
         state=replace(
             state,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Final
 
 import msgspec
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Key, Owner, Partition
+from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.resources.modelling import duration_of, instant_of
 from pyncette.resources.task import (
     DEFAULT_ZONE,
     FAILED_RUNS_KEPT,
+    REQUEST_CHARACTERS_MAX,
     SUCCESSFUL_RUNS_KEPT,
     PyncetteTask,
     RetryPolicy,
     TaskSpec,
     canonical,
 )
+
+RUN: Final = "pyncette.dev/run-requested-at"
+RESUME: Final = "pyncette.dev/resume-requested-at"
+REDRIVE: Final = "pyncette.dev/redrive-requested-at"
+"""Annotations that ask for something once: any value that they did not have when they were last looked at."""
 
 
 def realm_of(cluster_id: str, namespace: str, pool: str) -> str:
@@ -51,7 +59,17 @@ def to_spec(task: PyncetteTask) -> Spec:
 
 def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
     """Return the mark of *task* on its record. What no API server has seen has no uid, and generation 0."""
-    return Owner(task.metadata.uid or "", task.metadata.generation or 0, spec_hash(spec))
+    meta = task.metadata
+    takes_instances = task.spec.deletion_policy == "Delete"
+    name = meta.name if task.spec.dynamic else ""
+    return Owner(
+        meta.uid or "", meta.generation or 0, spec_hash(spec), name=name, takes_instances=takes_instances
+    )
+
+
+def requests_of(annotations: Mapping[str, str]) -> Requests:
+    """Return what *annotations* ask for, each up to the length at which it is compared, and echoed."""
+    return Requests(*(annotations.get(name, "")[:REQUEST_CHARACTERS_MAX] for name in (RUN, RESUME, REDRIVE)))
 
 
 def spec_hash(spec: Spec) -> str:

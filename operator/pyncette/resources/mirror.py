@@ -9,19 +9,21 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.record import (
+    NO_REQUESTS,
     Change,
     Key,
     Owner,
     Record,
+    Requests,
     State,
-    Summary,
     is_dead_letter,
     is_on_demand,
     replace,
 )
+from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
-from pyncette.resources.conversion import created_at, to_key, to_owner, to_spec
+from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
 
@@ -43,6 +45,10 @@ class Wish(NamedTuple):
     owner: Owner
     created_at: Instant | None
     """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
+    requests: Requests = NO_REQUESTS
+    """What it asks for once. A resource that asks for it from the start has been given it."""
+    is_over: bool = False
+    """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
 
     @property
     def policies(self) -> Policies:
@@ -65,6 +71,14 @@ class Step(Enum):
     REMOVED = "removed"
 
 
+class Removal(NamedTuple):
+    """How far the removal of instances came."""
+
+    removed: int
+    done: bool
+    """None is left, nor the template; or it is wanted again, and then what is left stays."""
+
+
 class Taken(NamedTuple):
     """What was done about the resource with this name."""
 
@@ -72,6 +86,14 @@ class Taken(NamedTuple):
     step: Step
     record: Record | None = None
     """As it is now, if it was written."""
+
+
+class Elsewhere(NamedTuple):
+    """A record of a resource that belongs at another key by now."""
+
+    ledger: Ledger
+    """Of the backend that holds it."""
+    record: Record
 
 
 def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> Wish:
@@ -82,7 +104,13 @@ def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> W
     """
     spec = to_spec(task)
     created = created_at(task)
-    return Wish(to_key(task, realm), spec, to_owner(task, spec), seen_at if created is None else created)
+    return Wish(
+        to_key(task, realm),
+        spec,
+        to_owner(task, spec),
+        seen_at if created is None else created,
+        requests_of(task.metadata.annotations),
+    )
 
 
 # --- Decisions -------------------------------------------------------------------------------------------------------
@@ -96,17 +124,19 @@ def mirrored(wish: Wish) -> Rule:
             new = wishes.created(
                 wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
             )
-            return _made(Step.CREATED, None, new, Summary(), wish, now)
+            if wish.is_over and isinstance(wish.spec.schedule, Once):
+                new = replace(new, due_at=None, claimable_at=None)
+            return _made(Step.CREATED, None, new, State(), wish, now)
         owner = record.state.owner
         if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
             return _left(wish.key, Step.OUTDATED)
         if owner == wish.owner and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
         spec = wish.spec
-        if _is_template(record.spec) and _is_template(spec):  # its instances are where they are
+        if is_template(record.spec) and is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
         edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.EDITED, record, edited, record.state.summary, wish, now)
+        return _made(Step.EDITED, record, edited, record.state, wish, now)
 
     return rule
 
@@ -131,7 +161,7 @@ def moved(wish: Wish, old: Record) -> Rule:
             state=replace(old.state, withdrawn_at=None),
         )
         new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.MOVED, None, new, here.state.summary, wish, now)
+        return _made(Step.MOVED, None, new, here.state, wish, now)
 
     return rule
 
@@ -168,12 +198,22 @@ def removed_after(grace: Duration) -> Rule:
 
 def withdrawn(record: Record | None, now: Instant) -> Ruling:
     """The rule for what lives beside a schedule that is stopped or removed; it is counted there."""
-    if record is None:
-        return Ruling(None)
-    return Ruling(Change(record, None), tally=wishes.removed(record, _policies_of(record), now))
+    return _withdrawn_by(Policies())(record, now)
 
 
-def _is_template(spec: Spec) -> bool:
+def _withdrawn_by(policies: Policies) -> Rule:
+    """The rule for what is removed with its schedule or template, by *policies* unless it has its own."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(None)
+        return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
+
+    return rule
+
+
+def is_template(spec: Spec) -> bool:
+    """Say whether *spec* is that of a dynamic task, whose instances have the schedules."""
     return spec.partitions is not None
 
 
@@ -181,10 +221,11 @@ def _policies_of(record: Record) -> Policies:
     return record.spec.policies or Policies()
 
 
-def _made(
-    step: Step, before: Record | None, after: Record, summary: Summary, wish: Wish, now: Instant
-) -> Ruling:
-    rows = wishes.missed_rows(summary, after, wish.policies, now)
+def _made(step: Step, before: Record | None, after: Record, known: State, wish: Wish, now: Instant) -> Ruling:
+    """Rule that *after* is written, for a resource other than the one *known* so far with its requests handled."""
+    if known.owner is None or known.owner.uid != wish.owner.uid:
+        after = replace(after, state=replace(after.state, handled=wish.requests))
+    rows = wishes.missed_rows(known.summary, after, wish.policies, now)
     return Ruling(Change(before, after, rows), Taken(after.key.task, step, after))
 
 
@@ -228,60 +269,94 @@ async def mirror(
     StoreError.
     """
     by_key = {wish.key: wish for wish in wanted}
-    by_name = {key.task: wish for key, wish in by_key.items() if not _is_template(wish.spec)}
+    by_name = {key.task: wish for key, wish in by_key.items() if not is_template(wish.spec)}
     found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
     there = {record.key for record in found}
     others = [record for record in found if record.key not in by_key]
     # A template never moves: it is where its instances are.
-    strays = [record for record in others if record.key.task in by_name and not _is_template(record.spec)]
+    strays = [record for record in others if record.key.task in by_name and not is_template(record.spec)]
     moving = {record.key.task: record for record in strays if by_name[record.key.task].key not in there}
     gone = [
         record
         for record in others
-        if (record.key.task not in by_name or _is_template(record.spec)) and record.key.task not in keep
+        if (record.key.task not in by_name or is_template(record.spec)) and record.key.task not in keep
     ]
     here = {
         key: mirrored(wish)
         for key, wish in by_key.items()
-        if key.task not in moving or _is_template(wish.spec)
+        if key.task not in moving or is_template(wish.spec)
     }
     taken = _answers(await ledger.apply(here))
     for item in taken:
         if item.step is Step.EDITED and item.record is not None:
             await _edit_beside(ledger, item.record)
     for name, old in moving.items():
-        taken += await _move(ledger, by_name[name], old)
+        taken += await _move(ledger, by_name[name], ledger, old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
     taken += await _stop(ledger, gone)
-    return taken + await _remove(ledger, [record for record in gone if not _is_template(record.spec)], grace)
+    return taken + await _remove(ledger, [record for record in gone if not is_template(record.spec)], grace)
 
 
-async def _move(ledger: Ledger, wish: Wish, old: Record) -> list[Taken]:
+async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] = ()) -> list[Taken]:
     """
-    Stop it there, let what runs beside it end there, create it here, remove it there.
+    Make the record of one resource equal to its *wish*, and say what was done.
+
+    *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from one of
+    them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
+    """
+    if elsewhere and (await ledger.store.load([wish.key])) == [None]:
+        # One that is stopped is what a move that was broken off has left: what happened since then, another knows.
+        latest = min(elsewhere, key=lambda item: item.record.state.withdrawn_at is not None)
+        return await _move(ledger, wish, latest.ledger, latest.record)
+    taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
+    for item in taken:
+        if item.step is Step.EDITED and item.record is not None:
+            await _edit_beside(ledger, item.record)
+    # A move that did not come to its end left two records of one name: the one that is not wanted goes.
+    for stray in elsewhere:
+        await _remove(stray.ledger, [stray.record], grace=0)
+    return taken
+
+
+async def stop(ledger: Ledger, record: Record) -> list[Taken]:
+    """Stop the record of a resource that is gone; it is kept until `remove_stopped`. Raises StoreError."""
+    return await _stop(ledger, [record])
+
+
+async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> list[Taken]:
+    """Remove a record that was stopped longer ago than *grace*, with what lives beside it. Raises StoreError."""
+    return await _remove(ledger, [record], grace)
+
+
+async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list[Taken]:
+    """
+    Stop it at its *source*, let what runs beside it end there, create it here, remove it there.
 
     Wherever this breaks off, it goes on from there the next time.
     """
-    (answer,) = (await ledger.apply({old.key: stopped_between_runs})).values()
+    (answer,) = (await source.apply({old.key: stopped_between_runs})).values()
     if answer is not None and answer.step is Step.WAITING:
         return [answer]
     # What runs beside it is counted there once it is over, and that moves along.
-    if any([_is_under_way(record) async for page in beside(ledger.store, old.key) for record in page]):
+    if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
         return [Taken(old.key.task, Step.WAITING)]
-    (last,) = await ledger.store.load([old.key])
+    (last,) = await source.store.load([old.key])
     if last is None:
-        return []
+        return _answers(await ledger.apply({wish.key: mirrored(wish)}))
     taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
-    async for page in beside(ledger.store, last.key):
+    async for page in beside(source.store, last.key):
         letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
-    await _remove(ledger, [last], grace=0)
+    await _remove(source, [last], grace=0)
     return taken
 
 
 async def _stop(ledger: Ledger, gone: Sequence[Record]) -> list[Taken]:
     fresh = [record for record in gone if record.state.withdrawn_at is None]
+    # Before it is stopped, too: after a crash in between nobody would come back to what lives beside it.
+    for record in fresh:
+        await _withdraw_beside(ledger, record, with_letters=False)
     taken = _answers(await ledger.apply({record.key: stopped for record in fresh}))
     for record in fresh:
         await _withdraw_beside(ledger, record, with_letters=False)
@@ -296,6 +371,60 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
     return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+
+
+async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
+    """
+    Remove *at_most* of what the instances of *template* have in the store, and if nothing is left, the template itself.
+
+    It has to be stopped: what is wanted again stays, with the instances that are left. Where this breaks off, it goes on
+    the next time. A run in progress is withdrawn, and what is removed is counted at the template. Raises StoreError.
+    """
+    (home,) = await ledger.store.load([template.key])
+    if home is None or home.state.withdrawn_at is None or not is_template(home.spec):
+        return Removal(0, done=True)
+    rule = _withdrawn_by(_policies_of(home))
+    removed = 0
+    async for page in instances_of(ledger.store, home):
+        part = page[: at_most - removed]
+        await ledger.apply({record.key: rule for record in part})
+        removed += len(part)
+        if removed == at_most:
+            return Removal(removed, done=False)
+    async for record in _counters(ledger.store, home):
+        await ledger.apply({record.key: _forgotten})
+    await ledger.apply({home.key: removed_after(0)})
+    return Removal(removed, done=True)
+
+
+async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
+    """Yield the instances of *template*, in pages, with what lives beside each."""
+    for number in range(template.spec.partitions or 1):
+        partition = template.key.partition._replace(number=number)
+        # The template itself, and the records that count for it, have no instance in their keys, and come first.
+        after = Key(partition, template.key.task, "", BEYOND)
+        while page := await store.scan(partition, template.key.task, after, PAGE):
+            yield page
+            after = page[-1].key
+
+
+async def _counters(store: Store, template: Record) -> AsyncIterator[Record]:
+    """Yield the records that count what was removed of *template*, beside itself: some tens in each partition at most."""
+    for number in range(template.spec.partitions or 1):
+        home = template.key._replace(partition=template.key.partition._replace(number=number))
+        async for page in beside(store, home):
+            for record in page:
+                yield record
+        if number:
+            (counter,) = await store.load([home])
+            if counter is not None:
+                yield counter
+
+
+def _forgotten(record: Record | None, now: Instant) -> Ruling:
+    """The rule for a record that only counts, of a template that is removed."""
+    del now
+    return Ruling(None if record is None else Change(record, None))
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:

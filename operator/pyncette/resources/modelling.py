@@ -140,6 +140,8 @@ SECONDS_MAX: Final = 10 * 366 * 86_400
 COUNT_MAX: Final = 2**53 - 1
 """The largest integer that every reader of JSON keeps exact."""
 
+INT32_MAX: Final = 2**31 - 1
+
 Seconds = Annotated[int, Field(ge=1, le=SECONDS_MAX)]
 Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -152,6 +154,9 @@ Label = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL)]
 Subdomain = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
 """What Kubernetes calls a DNS subdomain: names of most objects."""
 
+BLANKS: Final = r"\t-\r "
+"""White space within a class of characters: written out, as for `\\s` Python, Rust and Go have three opinions."""
+
 PATTERNS: Final[dict[str, str]] = {
     LABEL: "a name of lower-case letters, digits and '-' that begins and ends with a letter or digit",
     SUBDOMAIN: "a name of lower-case letters, digits, '-' and '.' that begins and ends with a letter or digit",
@@ -159,8 +164,10 @@ PATTERNS: Final[dict[str, str]] = {
 """What a value is that fits a pattern of the schema; whoever adds a pattern for users adds it here."""
 
 RFC3339: Final = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
+"""Stricter than the RFC where the API server, which compares instants, is stricter: upper case, and offsets of less than a day."""
 RFC3339_LENGTH_MAX: Final = 35
 
 _INSTANT = re.compile(RFC3339, re.ASCII)
@@ -177,12 +184,14 @@ def _instant(given: Any) -> datetime:
     if _INSTANT.fullmatch(given) is None:
         raise refusal(_not_an_instant(given))
     try:
-        return datetime.fromisoformat(given.upper())
+        return datetime.fromisoformat(given)
     except ValueError as error:
         raise refusal(f"is not a time: {error}") from None
 
 
 def _not_an_instant(given: str) -> str:
+    if _INSTANT.fullmatch(given.upper()):
+        return f"has T or Z in lower case: write {given.upper()}"
     if _WALL_TIME.fullmatch(given) is None:
         return "is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00"
     wall = given.replace(" ", "T") + (":00" if given.count(":") == 1 else "")

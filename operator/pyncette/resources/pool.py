@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from pyncette.resources.modelling import COUNT_MAX, PATTERNS, Count, Label, Model, Rule, Subdomain, Transition
-from pyncette.resources.resource import API_VERSION, AWAITED, UNOBSERVED, Conditions, Resource
+from pyncette.resources.modelling import (
+    BLANKS,
+    COUNT_MAX,
+    INT32_MAX,
+    PATTERNS,
+    Count,
+    Label,
+    Model,
+    Rule,
+    Subdomain,
+    Transition,
+    refusal,
+)
+from pyncette.resources.resource import (
+    AGE,
+    API_VERSION,
+    AWAITED,
+    UNOBSERVED,
+    Column,
+    Conditions,
+    Resource,
+    Scale,
+    condition_column,
+)
 from pyncette.resources.task import HandlerName
 
 MODULE: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$"
-IMAGE: Final = r"^[^\s]+$"
+IMAGE: Final = rf"^[^{BLANKS}]+$"
 
 PATTERNS[MODULE] = "a Python module, or a module and a name in it, such as tasks or tasks:app"
 PATTERNS[IMAGE] = "the reference of an image, which has no white space"
@@ -19,6 +41,9 @@ PATTERNS[IMAGE] = "the reference of an image, which has no white space"
 REPLICAS_MAX: Final = 1000
 HANDLERS_MAX: Final = 1000
 """Handlers listed in a status; a module with more of them is listed in part."""
+
+Workers = Annotated[int, Field(ge=0, le=INT32_MAX)]
+"""As many as the scale subresource can count."""
 
 PodTemplatePart = Annotated[
     dict[str, Any],
@@ -32,6 +57,15 @@ class SecretRef(Model):
 
     name: Subdomain
     """Name of a Secret in the same namespace."""
+
+
+def _named_once(secrets: tuple[SecretRef, ...]) -> tuple[SecretRef, ...]:
+    # The API server holds the list to its key, without a rule that could say so.
+    names = [secret.name for secret in secrets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise refusal(f"names {twice} twice: remove one of them")
+    return secrets
 
 
 class BackendRef(Model):
@@ -66,6 +100,7 @@ class PoolSpec(Model):
             strict=False,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
+        AfterValidator(_named_once),
     ] = ()
     """Secrets to pull the image with."""
     module: str | None = Field(default=None, min_length=1, max_length=253, pattern=MODULE, examples=["tasks"])
@@ -119,9 +154,9 @@ class PoolStatus(Model):
     """Ready, Reconciling and Stalled as Flux and Argo CD read them; Available, BackendReachable."""
     realm: str | None = Field(default=None, max_length=253)
     """Name under which the backend keeps the tasks of this pool apart from all others."""
-    replicas: Count | None = None
+    replicas: Workers | None = None
     """Workers that there are."""
-    ready_replicas: Count | None = None
+    ready_replicas: Workers | None = None
     """Workers that are ready."""
     selector: str | None = Field(default=None, max_length=1024)
     """Selector of the pods, for autoscalers."""
@@ -141,15 +176,29 @@ class PyncetteWorkerPool(Resource):
 
     plural: ClassVar = "pyncetteworkerpools"
     short_name: ClassVar = "pyp"
+    columns: ClassVar = (
+        Column("Module", ".spec.module"),
+        Column("Replicas", ".spec.replicas", "integer"),
+        Column("Running", ".status.readyReplicas", "integer"),
+        condition_column("Ready", "status"),
+        Column("Tasks", ".status.tasks", "integer"),
+        Column("Due", ".status.due", "integer"),
+        AGE,
+        Column("Image", ".spec.image", wide=True),
+        Column("Backend", ".spec.backendRef.name", wide=True),
+        condition_column("Reason", "reason", wide=True),
+    )
+    selectable: ClassVar = (".spec.backendRef.name",)
+    scale: ClassVar = Scale(".spec.replicas", ".status.replicas", ".status.selector")
 
     api_version: Literal["pyncette.dev/v1alpha1"] = API_VERSION
     """Version of the API that the object is written for."""
     kind: Literal["PyncetteWorkerPool"] = "PyncetteWorkerPool"
     """Kind of the object."""
     spec: PoolSpec
-    """What is wanted."""
+    """What is wanted: which image runs the handlers, on which backend, and how many workers there are."""
     status: PoolStatus = PoolStatus()
-    """What was seen; written by the operator alone."""
+    """What the operator saw last: in the cluster, and in the backend. Nobody else writes it."""
 
     rules: ClassVar = (
         Rule(

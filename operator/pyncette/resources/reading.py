@@ -17,6 +17,7 @@ Path: TypeAlias = tuple[str | int, ...]
 """Where something is in a document: names of fields, and numbers of items."""
 
 R = TypeVar("R", bound=Resource)
+M = TypeVar("M", bound=Model)
 
 UNKNOWN_FIELD: Final = "UnknownField"
 
@@ -61,6 +62,11 @@ def read_stored(model: type[R], stored: Mapping[str, Any]) -> R | Refusal:
     return resource
 
 
+def read_settings(model: type[M], given: Mapping[str, Any]) -> M | Refusal:
+    """Read settings that a user wrote, which are no resource: an unknown field is a problem."""
+    return _read(model, given, "forbid")
+
+
 def written(resource: Resource) -> dict[str, Any]:
     """Return *resource* as JSON that `read_stored` reads back to an equal one; defaults are written out."""
     return resource.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -86,7 +92,7 @@ def unknown_handler(name: str, registered: Iterable[str]) -> str:
     return f'no handler "{name}" is registered; there {"is" if len(known) == 1 else "are"} {listed(known)}'
 
 
-def _read(model: type[R], given: Mapping[str, Any], extra: Any) -> R | Refusal:
+def _read(model: type[M], given: Mapping[str, Any], extra: Any) -> M | Refusal:
     try:
         return model.model_validate(dict(given), extra=extra, by_alias=True, by_name=False)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -63,11 +63,43 @@ class Metadata(Model):
         return given
 
 
+class Column(NamedTuple):
+    """A column of `kubectl get`."""
+
+    name: str
+    path: str
+    """Where its value is, as a JSONPath of Kubernetes; of several the first that there is."""
+    type: Literal["string", "integer", "boolean", "date"] = "string"
+    """A date is shown as the time that has passed since, so one that may lie in the future is a string."""
+    wide: bool = False
+    """Shown by `kubectl get -o wide` only."""
+
+
+def condition_column(name: str, part: str, *, wide: bool = False) -> Column:
+    """Return a column that shows a *part* of the condition Ready."""
+    return Column(name, f'.status.conditions[?(@.type=="Ready")].{part}', wide=wide)
+
+
+AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+
+
+class Scale(NamedTuple):
+    """Where `kubectl scale` and autoscalers find what they read and write."""
+
+    wanted: str
+    running: str
+    selector: str
+
+
 class Resource(Model):
     """An object of the group."""
 
     plural: ClassVar[str]
     short_name: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+    selectable: ClassVar[tuple[str, ...]]
+    """Fields that `--field-selector` knows."""
+    scale: ClassVar[Scale | None] = None
 
     metadata: Metadata
     """Standard metadata of Kubernetes objects."""
@@ -76,6 +108,10 @@ class Resource(Model):
     def full_name(self) -> str:
         """Namespace and name: what an object keeps, whatever is edited, restored or replaced."""
         return f"{self.metadata.namespace}/{self.metadata.name}"
+
+
+CONDITION_CHARACTERS_MAX: Final = 4096
+"""Of what a condition says for people."""
 
 
 class Condition(Model):
@@ -87,7 +123,7 @@ class Condition(Model):
     """Whether it holds."""
     reason: str = Field(min_length=1, max_length=128, pattern="^[A-Z][A-Za-z]*$")
     """Why, in one word for programs."""
-    message: str = Field(default="", max_length=4096)
+    message: str = Field(default="", max_length=CONDITION_CHARACTERS_MAX)
     """Why, in a sentence for people."""
     last_transition_time: Instant3339
     """When the status last changed."""

@@ -40,7 +40,7 @@ def status_of(
     policies = record.spec.policies or Policies()
     summary = record.state.summary
     following = _following(record, policies)
-    owner = record.state.owner
+    owner, handled = record.state.owner, record.state.handled
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
         conditions=tuple(conditions),
@@ -54,6 +54,9 @@ def status_of(
         consecutive_failures=summary.consecutive_failures,
         run_counts=_run_counts(summary),
         instances=instances,
+        last_handled_run_request=handled.run or None,
+        last_handled_resume_request=handled.resume or None,
+        last_handled_redrive_request=handled.redrive or None,
     )
 
 

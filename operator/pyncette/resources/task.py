@@ -13,6 +13,7 @@ from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.resources.modelling import (
+    BLANKS,
     COUNT_MAX,
     PATTERNS,
     Count,
@@ -27,12 +28,24 @@ from pyncette.resources.modelling import (
     nearest,
     refusal,
 )
-from pyncette.resources.resource import API_VERSION, AWAITED, UNOBSERVED, Conditions, Resource
+from pyncette.resources.resource import (
+    AGE,
+    API_VERSION,
+    AWAITED,
+    UNOBSERVED,
+    Column,
+    Conditions,
+    Resource,
+    condition_column,
+)
 
 ARGS_BYTES_MAX: Final = 16 * 1024
 """Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
 
 ARGS_KEYS_MAX: Final = 64
+
+ARGS_NESTING_MAX: Final = 100
+"""Lists and mappings within each other, as for a file of manifests."""
 
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
@@ -41,7 +54,7 @@ SUCCESSFUL_RUNS_KEPT: Final = 3
 FAILED_RUNS_KEPT: Final = 10
 """Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
 
-HANDLER: Final = r"^[^\s:/]+$"
+HANDLER: Final = rf"^[^{BLANKS}:/]+$"
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
 PATTERNS[HANDLER] = (
@@ -61,7 +74,26 @@ def canonical(args: dict[str, Any]) -> bytes:
         raise ValueError("they are nested too deeply") from None
 
 
+def _is_too_deep(value: Any) -> bool:
+    """Say whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+    level = [value]
+    for _ in range(ARGS_NESTING_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _small(args: dict[str, Any]) -> dict[str, Any]:
+    if _is_too_deep(args):
+        raise refusal(
+            f"are nested in more than {ARGS_NESTING_MAX} levels: keep what is like that in a database"
+        )
     try:
         size = len(canonical(args))
     except ValueError as error:
@@ -527,12 +559,27 @@ class PyncetteTask(Resource):
 
     plural: ClassVar = "pyncettetasks"
     short_name: ClassVar = "pyt"
+    columns: ClassVar = (
+        Column("Schedule", ".spec['schedule','intervalSeconds','executeAt']"),
+        Column("Handler", ".spec.handler"),
+        Column("Suspend", ".spec.suspend", "boolean"),
+        condition_column("Ready", "status"),
+        Column("Active", ".status.active", "integer"),
+        Column("Next", ".status.nextScheduleTime"),
+        Column("Last Success", ".status.lastSuccessfulTime", "date"),
+        AGE,
+        Column("Pool", ".spec.workerPoolRef.name", wide=True),
+        Column("Time Zone", ".spec.timeZone", wide=True),
+        Column("Last Failure", ".status.lastFailureTime", "date", wide=True),
+        condition_column("Reason", "reason", wide=True),
+    )
+    selectable: ClassVar = (".spec.handler", ".spec.workerPoolRef.name")
 
     api_version: Literal["pyncette.dev/v1alpha1"] = API_VERSION
     """Version of the API that the object is written for."""
     kind: Literal["PyncetteTask"] = "PyncetteTask"
     """Kind of the object."""
     spec: TaskSpec
-    """What is wanted."""
+    """What is wanted: what runs, when, with which arguments, and what becomes of a run that is late, long or failed."""
     status: TaskStatus = TaskStatus()
-    """What was seen; written by the operator alone."""
+    """What the operator saw last: in the cluster, and in the backend. Nobody else writes it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self, runtime_checkable
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
@@ -23,6 +23,7 @@ __all__ = [
     "Renewal",
     "Renewed",
     "Store",
+    "Versioned",
     "check_changes",
     "check_key",
     "check_partition",
@@ -258,6 +259,23 @@ class Store(Protocol):
 
         Only for stores whose capabilities say that they notify; others yield nothing and wait.
         """
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """
+    What a store can do besides, if it writes down the oldest schema version whose programs may work on its records.
+
+    A program that knows no schema from that version on is refused when it connects, see `SchemaError`.
+    """
+
+    async def min_reader(self) -> int:
+        """Return that version."""
+        ...
+
+    async def raise_min_reader(self, version: int) -> None:
+        """Make it *version*, unless it is that or a later one: it never falls."""
         ...
 
 

@@ -247,6 +247,19 @@ class DynamoStore:
         await self._requests.get(meta_key(self._table.prefix))
         return self._requests.clock.now()
 
+    async def min_reader(self) -> int:
+        item = await self._requests.get(meta_key(self._table.prefix))
+        return int(item["min_reader"]["N"])
+
+    async def raise_min_reader(self, version: int) -> None:
+        if await self.min_reader() < version:
+            await self._requests.call(
+                "update_item",
+                Key=meta_key(self._table.prefix),
+                UpdateExpression="SET min_reader = :version",
+                ExpressionAttributeValues={":version": {"N": str(version)}},
+            )
+
     async def notify(self, notifications: Sequence[Notification]) -> None:
         pass
 

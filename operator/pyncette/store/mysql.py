@@ -250,6 +250,13 @@ class MysqlStore(NumberedStore):
         told: Instant = now
         return told
 
+    async def min_reader(self) -> int:
+        (((_, version),),) = await self._rows(self._sql.versions)
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        await self._fetch(self._sql.raise_min_reader(version))
+
     async def notify(self, notifications: Sequence[Notification]) -> None:
         """Tell nobody: these servers have nothing by which one client could wake another."""
 

@@ -107,6 +107,9 @@ class Statements:
         self._columns = f"id, partition_id, task, instance, occurrence, {columns}"
         self._set = ", ".join(f"r.{name} = u.{name}" for name in VALUES if name not in _OPTIONAL)
 
+    def raise_min_reader(self, version: int) -> str:
+        return f"UPDATE {self._meta} SET min_reader = {version:d} WHERE min_reader < {version:d}"
+
     # --- Reading ---
 
     def load(self, names: Rows) -> str:

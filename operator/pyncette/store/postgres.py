@@ -244,6 +244,13 @@ class PostgresStore(NumberedStore):
             for notification in heard:
                 yield notification
 
+    async def min_reader(self) -> int:
+        ((_, version),) = await self._fetch(self._sql.versions)
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        await self._fetch(self._sql.raise_min_reader, version)
+
     # --- Swaps ---
 
     async def _swap(self, changes: Sequence[Change]) -> list[bool]:

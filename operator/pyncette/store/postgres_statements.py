@@ -73,6 +73,7 @@ class Statements(NamedTuple):
     now: str
     exist: str
     versions: str
+    raise_min_reader: str
 
 
 def statements_for(tables: Tables) -> Statements:
@@ -216,6 +217,7 @@ ON CONFLICT DO NOTHING
         now=f"SELECT {NOW}",
         exist=f"""SELECT to_regclass('{tables.meta}') IS NOT NULL, to_regclass('{records}') IS NOT NULL""",
         versions=f"""SELECT schema_version, min_reader FROM {tables.meta}""",
+        raise_min_reader=f"UPDATE {tables.meta} SET min_reader = $1 WHERE min_reader < $1",
     )
 
 

@@ -254,6 +254,14 @@ class RedisStore:
         (told,) = await self._ask([["TIME"]])
         return _instant(*told)
 
+    async def min_reader(self) -> int:
+        ((version,),) = await self._ask([["HMGET", self._keyspace.meta, "min_reader"]])
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        if await self.min_reader() < version:
+            await self._ask([["HSET", self._keyspace.meta, "min_reader", version]])
+
     async def notify(self, notifications: Sequence[Notification]) -> None:
         if notifications:
             await self._ask([["PUBLISH", self._keyspace.channel, msgspec.json.encode(notifications)]])

@@ -261,6 +261,15 @@ class SqliteStore:
             held[number] = True
         return Renewed(held, _now())
 
+    # Versions
+
+    async def min_reader(self) -> int:
+        _, version = _decode(await self._database.read(lambda session: session.read(self._sql.versions)))
+        return int(version)
+
+    async def raise_min_reader(self, version: int) -> None:
+        await self._database.write(lambda session: session.write(self._sql.raise_min_reader, (version,)))
+
     # Notifying: no process hears of what another one writes to a file
 
     async def notify(self, notifications: Sequence[Notification]) -> None:

@@ -100,6 +100,7 @@ class Statements:
             f"SELECT json_group_array(name) FROM sqlite_master WHERE name IN ('{table}', '{table}_meta')"
         )
         self.versions = f"SELECT json_array(schema_version, min_reader) FROM {meta}"
+        self.raise_min_reader = f"UPDATE {meta} SET min_reader = ?1 WHERE min_reader < ?1"
         self.creation = (
             # An id is never used again, so that a record is not mistaken for one that was deleted.
             f"""CREATE TABLE IF NOT EXISTS {records} (

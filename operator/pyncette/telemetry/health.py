@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6, socket
+from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, has_dualstack_ipv6, socket
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
@@ -16,6 +16,19 @@ REQUEST_SECONDS: Final = 5.0
 """How long a client may take to say what it wants."""
 
 Check = Callable[[], bool]
+
+
+def all_addresses() -> str:
+    """Return what to listen on for all addresses of this machine, of both versions of IP where it has both: pods may have either."""
+    if not has_dualstack_ipv6():
+        return "0.0.0.0"  # noqa: S104 - it is what was asked for
+    try:
+        with socket(AF_INET6) as probe:
+            probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+            probe.bind(("::", 0))
+    except OSError:  # the kernel knows of it, and the machine has it switched off
+        return "0.0.0.0"  # noqa: S104
+    return "::"
 
 
 class HealthServer:
@@ -40,7 +53,7 @@ class HealthServer:
 
     def __enter__(self) -> Self:
         try:
-            self._server = _server(self._host, self._port, self._checks)
+            self._server = _server(self._host or all_addresses(), self._port, self._checks)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise ConfigurationError(
@@ -57,7 +70,7 @@ class HealthServer:
         self._server.server_close()
 
 
-def _server(host: str | None, port: int, checks: dict[str, Check]) -> ThreadingHTTPServer:
+def _server(host: str, port: int, checks: dict[str, Check]) -> ThreadingHTTPServer:
     class Answering(_Answer):
         pass
 
@@ -65,12 +78,17 @@ def _server(host: str | None, port: int, checks: dict[str, Check]) -> ThreadingH
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        address_family = AF_INET6 if ":" in (host or "") else AF_INET
+        address_family = AF_INET6 if ":" in host else AF_INET
+
+        def server_bind(self) -> None:
+            if host == "::":
+                self.socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+            super().server_bind()
 
         def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
             """A client that goes away is no news."""
 
-    return Server((host or "", port), Answering)
+    return Server((host, port), Answering)
 
 
 class _Answer(BaseHTTPRequestHandler):

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from pyncette._version import __version__
 from pyncette.errors import ConfigurationError
+from pyncette.telemetry.health import all_addresses
 
 if TYPE_CHECKING:
     from pyncette.app import PyncetteContext
@@ -67,7 +68,7 @@ def served_metrics(
     """
     collector = WorkerCollector(context_of)
     try:
-        server, thread = start_http_server(port, host or "0.0.0.0")  # noqa: S104 - where no host is given, all are meant
+        server, thread = start_http_server(port, host or all_addresses())
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise ConfigurationError(

@@ -196,6 +196,7 @@ class Worker:
                 self._thread = RenewalThread(
                     self._runs, self._renewal_store, self._clock, self._patience, self._membership
                 )
+                stack.callback(self._part_with_thread)
                 await stack.enter_async_context(self._thread)
             background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
@@ -262,6 +263,10 @@ class Worker:
             logger.warning(
                 "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
             )
+
+    def _part_with_thread(self) -> None:
+        """From now on nobody notes that the loops turn; what is still to be torn down may take its time."""
+        self._thread = None
 
     async def _listen(self) -> None:
         """Wake at what other processes notify of."""

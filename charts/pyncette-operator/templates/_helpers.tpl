@@ -1,0 +1,190 @@
+{{/*
+pyncette.name: what all of the release's objects are an instance of.
+*/}}
+{{- define "pyncette.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/*
+pyncette.fullname: the name of the release's objects, before it is cut. The release pyncette, and the release
+pyncette-operator, have objects that are called pyncette-operator; the release x has x-pyncette-operator. The name of a
+Service has to begin with a letter, which that of a release need not.
+*/}}
+{{- define "pyncette.fullname" -}}
+{{- $name := include "pyncette.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if regexMatch "^[0-9]" .Release.Name -}}
+{{- printf "%s-%s" $name .Release.Name -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name -}}
+{{- else if hasPrefix (printf "%s-" .Release.Name) $name -}}
+{{- $name -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+pyncette.named: the name of one object, of at most "max" (63) characters. Of a longer one the end is replaced by a hash,
+so that names that differ still do. Call with (dict "root" $ "suffix" "metrics" "max" 52).
+*/}}
+{{- define "pyncette.named" -}}
+{{- $whole := include "pyncette.fullname" .root -}}
+{{- $suffix := ternary (printf "-%s" .suffix) "" (not (empty .suffix)) -}}
+{{- $room := sub (.max | default 63) (len $suffix) | int -}}
+{{- if gt (len $whole) $room -}}
+{{- printf "%s-%s%s" ($whole | trunc (sub $room 9 | int) | trimSuffix "-") ($whole | sha256sum | trunc 8) $suffix -}}
+{{- else -}}
+{{- printf "%s%s" $whole $suffix -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pyncette.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "pyncette.named" (dict "root" .)) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+pyncette.selectorLabels: what tells the pods of a component from all others. They can never be changed.
+Call with (dict "root" $ "component" "operator").
+*/}}
+{{- define "pyncette.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "pyncette.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/*
+pyncette.labels: those, and what else is known. Call likewise, and with "extra" labels if there are some.
+The chart's own win, and a key stands once.
+*/}}
+{{- define "pyncette.labels" -}}
+{{- $own := include "pyncette.selectorLabels" . | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "pyncette" -}}
+{{- $_ := set $own "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- toYaml (merge $own (.extra | default dict) .root.Values.commonLabels) -}}
+{{- end -}}
+
+{{/*
+pyncette.image: the reference of an image. Call with (dict "image" .Values.image "tag" .Chart.AppVersion).
+*/}}
+{{- define "pyncette.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (.image.tag | default .tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+pyncette.backends: all backends in full, the embedded one among them, as {"backends": […]}.
+*/}}
+{{- define "pyncette.backends" -}}
+{{- $all := list -}}
+{{- $given := .Values.backends -}}
+{{- with .Values.backend.embedded -}}
+{{- if .enabled -}}
+{{- $given = append $given (pick . "name" "secretName" "secretKey" "namespaces" "migrate") -}}
+{{- end -}}
+{{- end -}}
+{{- range $given -}}
+{{- $all = append $all (dict
+      "name" .name
+      "secretName" .secretName
+      "secretKey" (.secretKey | default "url")
+      "urlFile" (printf "/etc/pyncette/backends/%s/url" .name)
+      "namespaces" (.namespaces | default list)
+      "migrate" (.migrate | default "Auto")) -}}
+{{- end -}}
+{{- toYaml (dict "backends" $all) -}}
+{{- end -}}
+
+{{/*
+pyncette.open: the namespaces that the operator watches and whose pools may use a backend, as far as they are listed, as
+{"namespaces": […]}; "*" stands for all. Call with (dict "root" $ "backend" one of the backends).
+*/}}
+{{- define "pyncette.open" -}}
+{{- $allowed := .backend.namespaces | default (list .root.Release.Namespace) -}}
+{{- $watched := .root.Values.namespaces -}}
+{{- $open := $allowed -}}
+{{- if $watched -}}
+{{- $open = list -}}
+{{- range $watched -}}
+{{- if or (has "*" $allowed) (has . $allowed) -}}
+{{- $open = append $open . -}}
+{{- end -}}
+{{- end -}}
+{{- else if has "*" $allowed -}}
+{{- $open = list "*" -}}
+{{- end -}}
+{{- toYaml (dict "namespaces" $open) -}}
+{{- end -}}
+
+{{/*
+pyncette.settings: the settings file of the operator. Without releaseNamespace, which the pod knows by itself.
+*/}}
+{{- define "pyncette.settings" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- $_ := set $settings "clusterId" .Values.clusterId -}}
+{{- $_ := set $settings "namespaces" .Values.namespaces -}}
+{{- $_ := set $settings "backends" (include "pyncette.backends" . | fromYaml).backends -}}
+{{- $_ := set $settings "health" 8080 -}}
+{{- $_ := set $settings "metrics" (ternary 9090 0 .Values.metrics.enabled) -}}
+{{- toYaml $settings -}}
+{{- end -}}
+
+{{/*
+pyncette.checked: nothing, or a sentence on what is wrong with values that each for itself are right.
+*/}}
+{{- define "pyncette.checked" -}}
+{{- $backends := (include "pyncette.backends" . | fromYaml).backends -}}
+{{- if not $backends -}}
+{{- fail "No backend is configured, so there is nowhere to keep tasks. Name a Secret that holds the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' (or, to try things out, set backend.embedded.enabled and backend.embedded.secretName)." -}}
+{{- end -}}
+{{- if and .Values.namespaces (not .Values.clusterId) -}}
+{{- fail "With namespaces, clusterId is required: the operator may then not read the uid of kube-system, which it would take instead. Choose any name that no other cluster on the same database has, and keep it." -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $backends -}}
+{{- if has .name $names -}}
+{{- fail (printf "Two backends have the name %q. Give one of them another (the embedded one is named by backend.embedded.name)." .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- if not (include "pyncette.open" (dict "root" $ "backend" .) | fromYaml).namespaces -}}
+{{- fail (printf "No pool could use the backend %q: it is open to %s alone, and the operator works for %s. Name namespaces of these in the backend's namespaces, or \"*\"." .name (.namespaces | default (list $.Release.Namespace) | join ", ") (join ", " $.Values.namespaces)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create is false, so serviceAccount.name has to name an account of yours." -}}
+{{- end -}}
+{{- $alerts := list -}}
+{{- range $_, $group := .Files.Get "files/alerts.yaml" | fromYaml -}}
+{{- range $group -}}
+{{- $alerts = append $alerts .alert -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.prometheusRule.disabled -}}
+{{- if not (has . $alerts) -}}
+{{- fail (printf "prometheusRule.disabled names %q, and there is no such alert. There are: %s." . (join ", " $alerts)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "serviceMonitor.enabled needs metrics.enabled, which is false: there would be nothing to scrape." -}}
+{{- end -}}
+{{- with .Values.backend.embedded -}}
+{{- if .enabled -}}
+{{- if not .secretName -}}
+{{- fail (printf "backend.embedded.secretName is required: name a Secret of yours with the keys %s and %s. The chart makes no passwords." .passwordKey .secretKey) -}}
+{{- end -}}
+{{- if and .emptyDir (or .existingClaim (not (kindIs "invalid" .storageClass))) -}}
+{{- fail "backend.embedded.emptyDir keeps the data in the pod, so existingClaim and storageClass have no place beside it: remove either." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

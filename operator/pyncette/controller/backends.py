@@ -1,0 +1,217 @@
+"""Keeps the backends of the settings open, and knows which of them answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from pyncette.clock import SystemClock
+from pyncette.controller.facts import Access
+from pyncette.controller.metrics import BACKEND_UP, Metrics
+from pyncette.controller.pace import USUAL, Pace
+from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
+from pyncette.ledger import Ledger
+from pyncette.members import OlderWorkersError, migrate
+from pyncette.store.backend import Backend
+from pyncette.store.backend_file import read_backend_file
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS: Final = 10.0
+"""A backend that takes longer is not there."""
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 15.0
+"""Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
+
+
+class Reach(NamedTuple):
+    """How backends are reached, and what time it is; tests pretend both."""
+
+    read: Callable[[str], Backend] = read_backend_file
+    clock: Callable[[], SystemClock] = SystemClock
+
+
+REAL: Final = Reach()
+
+
+class OpenBackend:
+    """One backend of the settings, as it is just now."""
+
+    def __init__(
+        self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
+        self.settings = settings
+        self._pace = pace
+        self._reach = reach
+        self._metrics = metrics
+        metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
+        self.clock = reach.clock()
+        self.ready = False
+        """Whether it answered when it was last asked."""
+        self.fault = ""
+        """Why it is not ready, as people are told; empty if it is, or was not asked yet."""
+        self._ledger: Ledger | None = None
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it answers, or nobody knows yet that it does not: it is being opened for the first time."""
+        return self.ready or not self.fault
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What writes to it; None while it does not answer."""
+        return self._ledger if self.ready else None
+
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._migrate()
+                async with self._read().new_store(create=False) as store:
+                    pause = FIRST_PAUSE_SECONDS
+                    self._ledger = Ledger(store, self.clock)
+                    await self._look_after(store, on_change)
+            except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
+                self._went(error, on_change)
+            finally:
+                self._ledger = None
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _look_after(self, store: Store, on_change: Callable[[], None]) -> None:
+        while True:
+            try:
+                await self._ask(store)
+            except StoreError as error:
+                self._went(error, on_change)
+            else:
+                self._came(on_change)
+            await asyncio.sleep(self._pace.backend)
+
+    async def _ask(self, store: Store) -> None:
+        asked_at = self.clock.monotonic()
+        try:
+            with self._metrics.measured(self.name, "ask"):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    now = await store.now()
+        except TimeoutError:
+            raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
+        self.clock.observe(now, asked_at, self.clock.monotonic())
+
+    async def _migrate(self) -> None:
+        if self.settings.migrate != "Auto":
+            return
+        try:
+            migrated = await migrate(self._read())
+        except OlderWorkersError as error:
+            # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
+            logger.info("older workers still run", extra={"backend": self.name, "told": str(error)})
+            return
+        if migrated.before != migrated.after:
+            logger.info(
+                "the tables of a backend were brought to the schema of this release",
+                extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
+            )
+
+    def _read(self) -> Backend:
+        """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
+        settings = self.settings
+        try:
+            return self._reach.read(str(settings.path))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"the URL of the backend {self.name}: {error}; it is the key {settings.secret_key} of the Secret "
+                f"{settings.secret_name}, mounted for the operator"
+            ) from None
+
+    def _came(self, on_change: Callable[[], None]) -> None:
+        if self.ready:
+            return
+        self.ready, self.fault = True, ""
+        logger.info("a backend is ready", extra={"backend": self.name})
+        on_change()
+
+    def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
+        told = " ".join(str(error).split()) or type(error).__name__
+        if self.ready or told != self.fault:
+            complain("a backend is not ready", self, error)
+        is_news = self.is_expected
+        self.ready, self.fault = False, told
+        if is_news:
+            on_change()
+
+
+def complain(what: str, backend: OpenBackend, error: Exception) -> None:
+    """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
+    bug = None if isinstance(error, PyncetteException) else error
+    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": str(error)})
+
+
+class Backends:
+    """All backends of the settings."""
+
+    def __init__(
+        self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
+        self._own_namespace = settings.release_namespace
+        self.clock = reach.clock()
+        """Tells the time where no backend does."""
+        self._all: Mapping[str, OpenBackend] = {
+            backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
+        }
+
+    def __iter__(self) -> Iterator[OpenBackend]:
+        return iter(self._all.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them answer."""
+        return all(backend.ready for backend in self)
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """Why some do not."""
+        return [
+            f"{backend.name}: {backend.fault or 'not asked yet'}" for backend in self if not backend.ready
+        ]
+
+    def get(self, name: str) -> OpenBackend | None:
+        """Return the backend of this name, if the settings have one."""
+        return self._all.get(name)
+
+    def settings(self, name: str, namespace: str) -> BackendSettings | None:
+        """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
+        backend = self._all.get(name)
+        if backend is None or not backend.settings.is_open_to(namespace, self._own_namespace):
+            return None
+        return backend.settings
+
+    def access(self, name: str, namespace: str) -> Access:
+        """Say how pools in *namespace* stand to the backend *name*."""
+        backend = self._all.get(name)
+        if backend is None:
+            return Access.UNKNOWN
+        if not backend.settings.is_open_to(namespace, self._own_namespace):
+            return Access.REFUSED
+        return Access.OPEN if backend.ready else Access.DOWN
+
+    async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
+        """Keep all of them open until this is cancelled; *on_change* is told which comes or goes."""
+
+        def told(backend: OpenBackend) -> Callable[[], None]:
+            return lambda: on_change(backend)
+
+        async with asyncio.TaskGroup() as keeping:
+            for backend in self:
+                keeping.create_task(backend.keep(told(backend)))

@@ -1,0 +1,62 @@
+"""Writes the conditions of a status: with the time of their last transition, and as long as the schema lets them be."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from pyncette.clock import SECOND, Instant
+from pyncette.controller.reasons import Reason
+from pyncette.resources.modelling import datetime_of
+from pyncette.resources.pool import PoolStatus
+from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
+from pyncette.resources.task import TaskStatus
+
+READY: Final = "Ready"
+RECONCILING: Final = "Reconciling"
+STALLED: Final = "Stalled"
+
+Holds: TypeAlias = Literal["True", "False", "Unknown"]
+
+
+def condition_of(status: TaskStatus | PoolStatus, kind: str) -> Condition | None:
+    """Return the condition of a type; None: the status has none, or only the one that the schema gives to a new object."""
+    return next((item for item in status.conditions if item.type == kind and item != AWAITED), None)
+
+
+def whole_second(now: Instant) -> Instant:
+    """Return *now* as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+    return now - now % SECOND
+
+
+def condition(
+    before: Condition | None,
+    kind: str,
+    holds: Holds,
+    reason: Reason,
+    message: str,
+    *,
+    generation: int,
+    now: Instant,
+    anew: bool = False,
+) -> Condition:
+    """
+    Return a condition of *generation* that was *before*.
+
+    It keeps the time of its last transition while its status stays, unless it is *anew*; else that is *now*.
+    """
+    stays = before is not None and before.status == holds and not anew
+    return Condition(
+        type=kind,
+        status=holds,
+        reason=reason.value,
+        message=cut(message, CONDITION_CHARACTERS_MAX),
+        last_transition_time=before.last_transition_time
+        if before is not None and stays
+        else datetime_of(whole_second(now)),
+        observed_generation=generation,
+    )
+
+
+def cut(text: str, limit: int) -> str:
+    """Return *text* with at most *limit* characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,93 @@
+"""Makes Events, as `kubectl describe` shows them under an object: each told once, and cut to what the API takes."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.controller.api import TASKS, Kind, Manifest
+from pyncette.controller.reasons import EventType, Reason
+from pyncette.resources.modelling import datetime_of
+
+REPORTER: Final = "pyncette.dev/operator"
+"""Who reports, as `kubectl describe` shows it."""
+
+MESSAGE_BYTES_MAX: Final = 1024
+"""The API server refuses Events that say more."""
+
+NAME_MAX: Final = 253
+"""Characters of a name in the API."""
+
+WINDOW: Final[Duration] = 600 * SECOND
+"""
+What is told once is not told again for up to this time: its Event would have the same name. So a task that fails every
+other minute makes two Events in ten minutes, and an operator that restarts in the middle of a write makes none twice.
+"""
+
+
+class Regarding(NamedTuple):
+    """The object that Events are about."""
+
+    namespace: str
+    name: str
+    uid: str
+    kind: Kind = TASKS
+
+
+class Occasion(NamedTuple):
+    """Something that is worth an Event."""
+
+    reason: Reason
+    type: EventType
+    message: str
+    occasion: str = ""
+    """Tells it from others of the same reason that are to be told as well."""
+
+
+def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instant, instance: str) -> Manifest:
+    """
+    Return the Event of *occasion*; *instance* is the operator's pod.
+
+    It has the same name as one that means the same of the same *generation*, within `WINDOW`.
+    """
+    at = f"{datetime_of(now - now % SECOND):%Y-%m-%dT%H:%M:%SZ}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": _name(regarding, occasion, generation, now),
+            "namespace": regarding.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": regarding.kind.api_version,
+            "kind": regarding.kind.name,
+            "namespace": regarding.namespace,
+            "name": regarding.name,
+            "uid": regarding.uid,
+        },
+        "reason": occasion.reason.value,
+        "message": _cut(occasion.message),
+        "type": occasion.type,
+        "count": 1,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "source": {"component": REPORTER},
+        "reportingComponent": REPORTER,
+        "reportingInstance": instance,
+    }
+
+
+def _name(regarding: Regarding, occasion: Occasion, generation: int, now: Instant) -> str:
+    """Return the name of an Event, which is the same for what means the same."""
+    meaning = (regarding.uid, occasion.reason.value, occasion.occasion, str(generation), str(now // WINDOW))
+    digest = blake2b("\0".join(meaning).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return f"{regarding.name[: NAME_MAX - len(digest) - 1].rstrip('-.')}.{digest}"
+
+
+def _cut(message: str) -> str:
+    """Cut *message* to what an Event may hold, between two characters."""
+    told = message.encode("utf-8", "replace")
+    if len(told) <= MESSAGE_BYTES_MAX:
+        return told.decode()
+    return told[: MESSAGE_BYTES_MAX - len("…".encode())].decode("utf-8", "ignore") + "…"

@@ -1,0 +1,322 @@
+"""Asks the API server over HTTP, and says what went wrong in the words of the port."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from kubernetes_asyncio.client.rest import RESTClientObject
+
+from pyncette._version import __version__
+from pyncette.controller.api import (
+    FIELD_MANAGER,
+    PAGE,
+    TASKS,
+    ApiError,
+    ApiUnavailableError,
+    ConflictError,
+    ForbiddenError,
+    Kind,
+    Manifest,
+    NoSuchKindError,
+    NoSuchObjectError,
+    ObjectName,
+    Page,
+    RefusedError,
+    kind_of,
+)
+from pyncette.controller.credentials import Credentials, authorization_of
+from pyncette.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 5.0
+REQUEST_SECONDS: Final = 30.0
+"""Of a request as a whole. A page of a list takes a second, anything else milliseconds; the API server's own limit is 60 s."""
+
+TOKEN_SECONDS: Final = 60.0
+"""How old a token may be before its file is read again. The kubelet writes a new one when a fifth of its life is left."""
+
+JSON: Final = "application/json"
+APPLY: Final = "application/apply-patch+yaml"
+"""JSON is YAML."""
+
+UNACCEPTABLE: Final = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+"""What says that the object itself is at fault."""
+
+MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
+"""
+How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
+server says 500 to it, as if that were its own fault, and gives no reason; it says the same however often it is asked.
+"""
+
+MESSAGE_CHARACTERS_MAX: Final = 1024
+"""Of an answer that is no Status: a proxy's page, for example."""
+
+
+class Kubernetes:
+    """
+    The API server; an async context manager. See `Api` for what each verb promises.
+
+    It is asked at plain paths: the generated classes of the client library would take the answers apart only for us to put
+    them together again. Proxies are those of the environment, or of the kubeconfig.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._client: RESTClientObject | None = None
+        self._host = ""
+        self._authorization: str | None = None
+        self._read_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Raises ConfigurationError if there are no credentials."""
+        configuration = await self._credentials.read()
+        self._host = str(configuration.host).rstrip("/")
+        self._authorization, self._read_at = authorization_of(configuration), time.monotonic()
+        self._client = RESTClientObject(configuration)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    # --- Verbs ---------------------------------------------------------------------------------------------------
+
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
+        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        version: str | None = None
+        while True:
+            answer = await self._ask("GET", _path(kind, namespace), query)
+            metadata = answer["metadata"]
+            if version is not None and metadata["resourceVersion"] != version:
+                # Such pages are of two different moments, and what fell between them would look deleted.
+                raise ApiUnavailableError(f"the list of {kind.plural} changed half way")
+            version = metadata["resourceVersion"]
+            identity = {"apiVersion": kind.api_version, "kind": kind.name}
+            yield Page([identity | item for item in answer.get("items") or ()], version)
+            following = metadata.get("continue")
+            if not following:
+                return
+            query["continue"] = following
+
+    async def get(self, kind: Kind, name: ObjectName) -> Manifest:
+        return await self._ask("GET", _path(kind, *name), names=name.name)
+
+    async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        return await self._apply(manifest, _path_of(manifest), dry_run=dry_run)
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        return await self._apply(manifest, f"{_path_of(manifest)}/status")
+
+    async def delete(self, kind: Kind, name: ObjectName, uid: str) -> None:
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        }
+        try:
+            await self._ask("DELETE", _path(kind, *name), body=options, names=name.name)
+        except (NoSuchObjectError, ConflictError):
+            # Gone, or gone and come again as another.
+            logger.debug("%s %s was gone already", kind.name, name)
+
+    async def create_event(self, namespace: str, event: Manifest) -> None:
+        await self._ask("POST", f"/api/v1/namespaces/{quote(namespace, safe='')}/events", body=event)
+
+    async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
+        resource, _, subresource = kind.plural.partition("/")
+        asked = {"verb": verb, "group": kind.group, "resource": resource, "subresource": subresource}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**asked, "namespace": namespace or ""}},
+        }
+        answer = await self._ask(
+            "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
+        )
+        return bool(answer["status"]["allowed"])
+
+    async def uid_of_namespace(self, name: str) -> str:
+        answer = await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
+        uid: str = answer["metadata"]["uid"]
+        return uid
+
+    async def served(self) -> frozenset[str]:
+        try:
+            answer = await self._ask("GET", f"/apis/{TASKS.api_version}")
+        except NoSuchKindError:
+            return frozenset()
+        names = (resource["name"] for resource in answer["resources"])
+        return frozenset(name for name in names if "/" not in name)
+
+    async def _apply(self, manifest: Manifest, path: str, *, dry_run: bool = False) -> Manifest:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+        name = manifest["metadata"]["name"]
+        return await self._ask("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
+
+    # --- One request ---------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        body: Manifest | None = None,
+        content_type: str = JSON,
+        names: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the answer to one request about the object that it *names*. Raises ApiError of one of its kinds."""
+        await self._keep_token_fresh()
+        status, answer = await self._send(method, path, query, body, content_type)
+        if status == HTTPStatus.UNAUTHORIZED and await self._log_in_again():
+            status, answer = await self._send(method, path, query, body, content_type)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise error_of(status, answer, f"{method} {path}", names)
+        try:
+            return msgspec.json.decode(answer, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise ApiUnavailableError(f"{method} {path}: the answer is no JSON object: {error}") from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Manifest | None,
+        content_type: str,
+    ) -> tuple[int, bytes]:
+        assert self._client is not None
+        headers = {
+            "Accept": JSON,
+            "Content-Type": content_type,
+            "User-Agent": f"{FIELD_MANAGER}/{__version__}",
+        }
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization
+        try:
+            response = await self._client.request(
+                method,
+                f"{self._host}{path}",
+                query_params=query,
+                headers=headers,
+                body=body,
+                _preload_content=False,
+                _request_timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+            )
+            async with response:
+                return response.status, await response.read()
+        except TimeoutError as error:
+            raise ApiUnavailableError(f"{method} {path}: no answer within {REQUEST_SECONDS:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiUnavailableError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+
+    # --- Who asks ------------------------------------------------------------------------------------------------
+
+    async def _keep_token_fresh(self) -> None:
+        """Read the token again from time to time: that of a pod lives for an hour."""
+        if self._credentials_are_old():
+            self._read_at = time.monotonic()
+            await self._log_in_again()
+
+    def _credentials_are_old(self) -> bool:
+        # Those of a kubeconfig may be a program's to tell, which is asked only when they are refused.
+        return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > TOKEN_SECONDS
+
+    async def _log_in_again(self) -> bool:
+        """Read the credentials again, and say whether they are others."""
+        try:
+            authorization = authorization_of(await self._credentials.read())
+        except ConfigurationError as error:
+            logger.warning("the credentials cannot be read again", extra={"error": str(error)})
+            return False
+        changed, self._authorization = authorization != self._authorization, authorization
+        return changed
+
+
+def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiError:
+    """Return what an answer that is no success says, having been asked *what*, about the object that it *names*."""
+    told = _status_of(answer)
+    message = f"{what}: {status} {told.get('message', '')}".rstrip(": ")
+    if status == HTTPStatus.NOT_FOUND:
+        return _absence(told, message, names)
+    if status == HTTPStatus.CONFLICT:
+        return ConflictError(message)
+    if status == HTTPStatus.FORBIDDEN:
+        return ForbiddenError(message)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
+        # The object has come again, as another.
+        return ConflictError(message)
+    if status in UNACCEPTABLE or _is_misshapen(status, told):
+        return RefusedError(str(told.get("message") or message))
+    # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
+    # proxy thinks of. Nothing of that says anything about the object.
+    return ApiUnavailableError(message)
+
+
+def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
+    said = str(told.get("message", ""))
+    return (
+        status == HTTPStatus.INTERNAL_SERVER_ERROR and not told.get("reason") and said.startswith(MISSHAPEN)
+    )
+
+
+def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:
+    """Tell an object that is not there from a path that is not served, which would make all objects look deleted."""
+    details = told.get("details") or {}
+    named = details.get("name")
+    about_it = named is not None and (named == names or details.get("kind") == "namespaces")
+    if told.get("reason") == "NotFound" and about_it:
+        return NoSuchObjectError(message)
+    return NoSuchKindError(message)
+
+
+def _fields(told: Mapping[str, Any]) -> set[str]:
+    """Return what is wrong with the object."""
+    causes = (told.get("details") or {}).get("causes") or ()
+    return {cause.get("field", "") for cause in causes}
+
+
+def _status_of(answer: bytes) -> dict[str, Any]:
+    """Return the Status of Kubernetes that says why; or what else was said, as its message."""
+    try:
+        told = msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.DecodeError:
+        told = {}
+    if told.get("kind") == "Status":
+        return told
+    return {"message": answer[:MESSAGE_CHARACTERS_MAX].decode(errors="replace").strip()}
+
+
+def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+    parts = ["apis", kind.group] if kind.group else ["api"]
+    parts.append(kind.version)
+    if namespace is not None:
+        parts += ["namespaces", namespace]
+    parts.append(kind.plural)
+    if name is not None:
+        parts.append(name)
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _path_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return _path(kind_of(manifest), metadata["namespace"], metadata["name"])

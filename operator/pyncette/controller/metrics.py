@@ -1,0 +1,308 @@
+"""What the operator measures of itself, and of the tasks that it looks after, for Prometheus."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from pyncette.errors import ConfigurationError
+
+PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""From a pass that finds nothing to do to one that waits for what is away, in seconds."""
+
+RESYNC_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Measure(NamedTuple):
+    """One metric: its name without `pyncette_operator_`, what it means, and its labels with their values."""
+
+    name: str
+    kind: type[Counter] | type[Gauge] | type[Histogram]
+    meaning: str
+    labels: Mapping[str, str] = {}
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return f"pyncette_operator_{self.name}"
+
+    @property
+    def type(self) -> str:
+        return self.kind.__name__.lower()
+
+
+RECONCILE: Final = Measure(
+    "reconcile_duration_seconds",
+    Histogram,
+    "Passes over one object: how many, and how long they took",
+    {"kind": "`PyncetteTask` or `PyncetteWorkerPool`"},
+    PASS_BUCKETS,
+)
+RECONCILE_ERRORS: Final = Measure(
+    "reconcile_errors_total",
+    Counter,
+    "Passes that failed, and are repeated",
+    {"kind": "as above", "exception_type": "name of the error"},
+)
+QUEUE: Final = Measure(
+    "queue_keys",
+    Gauge,
+    "Objects that wait for a pass",
+    {"state": "`waiting`; `in_progress`; `deferred`: later, or once what they need is back"},
+)
+WATCH_AGE: Final = Measure(
+    "watch_last_event_age_seconds",
+    Gauge,
+    "Seconds since the watch last told anything. It grows in a quiet cluster, too: what is missed shows at the next resync, and fails liveness",
+)
+RESYNC_AGE: Final = Measure(
+    "resync_age_seconds",
+    Gauge,
+    "Seconds since everything was last listed to the end. Three periods fail liveness, unless the API server is away",
+)
+RESYNC: Final = Measure(
+    "resync_duration_seconds",
+    Histogram,
+    "Resyncs: how many, and how long they took",
+    buckets=RESYNC_BUCKETS,
+)
+OBJECTS: Final = Measure(
+    "objects",
+    Gauge,
+    "Objects as they were last observed",
+    {"kind": "`PyncetteTask`, `PyncetteWorkerPool` or `Deployment`"},
+)
+STATUS_WRITES: Final = Measure(
+    "status_writes_total",
+    Counter,
+    "Writes of a status",
+    {"outcome": "`written`; `conflict`: the object had changed, and is looked at again; `failed`"},
+)
+STATUS_WAITING: Final = Measure(
+    "status_writes_waiting",
+    Gauge,
+    "Statuses that wait for their share of `statusWritesPerSecond`",
+)
+WITHDRAWALS: Final = Measure(
+    "withdrawals_total",
+    Counter,
+    "Records that were stopped since their object is gone; they are removed after the grace",
+    {"cause": "`event`: its deletion was seen; `sweep`: it was missed, and found by lists"},
+)
+HELD_BACK: Final = Measure(
+    "withdrawals_held_back",
+    Gauge,
+    "Withdrawals that were too many at once, and wait for `pyncette sweep --confirm COUNT`. Anything but 0 needs a person",
+)
+UNWATCHED: Final = Measure(
+    "unwatched_records",
+    Gauge,
+    "Records of namespaces that are no longer watched. They go on running",
+)
+FORBIDDEN: Final = Measure(
+    "forbidden_namespaces",
+    Gauge,
+    "Namespaces of the settings that the operator has no rights in, so they are not watched",
+)
+BACKEND: Final = Measure(
+    "backend_duration_seconds",
+    Histogram,
+    "Calls of a backend: how many, and how long they took",
+    {
+        "backend": "its name in the settings",
+        "operation": "`ask`: whether it is there; `look`: all records of the cluster; `mirror`: one task written",
+    },
+    PASS_BUCKETS,
+)
+BACKEND_ERRORS: Final = Measure(
+    "backend_errors_total",
+    Counter,
+    "Calls of a backend that failed",
+    {"backend": "as above", "operation": "as above"},
+)
+BACKEND_UP: Final = Measure(
+    "backend_up",
+    Gauge,
+    "1 if the backend answered when it was last asked, else 0",
+    {"backend": "as above"},
+)
+TASKS: Final = Measure(
+    "tasks",
+    Gauge,
+    "Tasks by what their conditions say",
+    {"condition": "`Ready`, `Stalled`, `HandlerResolved` …", "status": "`True`, `False` or `Unknown`"},
+)
+DUE: Final = Measure(
+    "due",
+    Gauge,
+    "Occurrences that are due and not taken by a worker; counted up to 10,000 for each pool",
+    {"backend": "as above"},
+)
+LATENESS: Final = Measure(
+    "lateness_seconds",
+    Gauge,
+    "How long the occurrence that is due the longest has been due; 0 if none is",
+    {"backend": "as above"},
+)
+
+MEASURES: Final = (
+    RECONCILE,
+    RECONCILE_ERRORS,
+    QUEUE,
+    WATCH_AGE,
+    RESYNC_AGE,
+    RESYNC,
+    OBJECTS,
+    STATUS_WRITES,
+    STATUS_WAITING,
+    WITHDRAWALS,
+    HELD_BACK,
+    UNWATCHED,
+    FORBIDDEN,
+    BACKEND,
+    BACKEND_ERRORS,
+    BACKEND_UP,
+    TASKS,
+    DUE,
+    LATENESS,
+)
+"""All there is. No label has more values with more tasks."""
+
+
+class Metrics:
+    """
+    The metrics of one operator, in a registry of their own: in a test, two operators do not count for each other.
+
+    Whoever knows something tells it here; what grows by itself, such as an age, is asked for when it is scraped, from
+    another thread.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self._monotonic = monotonic
+        self._made = {measure.name: self._make(measure) for measure in MEASURES}
+        self._resynced_at: float | None = None
+        self.gauge(WATCH_AGE).set(math.nan)
+        self.gauge(RESYNC_AGE).set_function(lambda: self._age(self._resynced_at))
+
+    def _make(self, measure: Measure) -> Counter | Gauge | Histogram:
+        labels = tuple(measure.labels)
+        if measure.kind is Histogram:
+            return Histogram(
+                measure.full_name, measure.meaning, labels, registry=self.registry, buckets=measure.buckets
+            )
+        return measure.kind(measure.full_name, measure.meaning, labels, registry=self.registry)
+
+    def counter(self, measure: Measure, *labels: str) -> Counter:
+        made = self._made[measure.name]
+        assert isinstance(made, Counter)
+        return made.labels(*labels) if labels else made
+
+    def gauge(self, measure: Measure, *labels: str) -> Gauge:
+        made = self._made[measure.name]
+        assert isinstance(made, Gauge)
+        return made.labels(*labels) if labels else made
+
+    def histogram(self, measure: Measure, *labels: str) -> Histogram:
+        made = self._made[measure.name]
+        assert isinstance(made, Histogram)
+        return made.labels(*labels) if labels else made
+
+    # --- What is told --------------------------------------------------------------------------------------------
+
+    def passed(self, kind: str, seconds: float, error: Exception | None) -> None:
+        """Note a pass over an object of *kind*."""
+        self.histogram(RECONCILE, kind).observe(seconds)
+        if error is not None:
+            self.counter(RECONCILE_ERRORS, kind, type(error).__name__).inc()
+
+    def resynced(self, seconds: float) -> None:
+        """Note a resync that came to its end."""
+        self.histogram(RESYNC).observe(seconds)
+        self._resynced_at = self._monotonic()
+
+    def status_written(self, outcome: str) -> None:
+        self.counter(STATUS_WRITES, outcome).inc()
+
+    def withdrew(self, cause: str, records: int = 1) -> None:
+        self.counter(WITHDRAWALS, cause).inc(records)
+
+    def count_conditions(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Say how many tasks there are by type and status of their conditions; what is not named is none any more."""
+        self.gauge(TASKS).clear()
+        for (condition, status), count in counts.items():
+            self.gauge(TASKS, condition, status).set(count)
+
+    @contextmanager
+    def measured(self, backend: str, operation: str) -> Iterator[None]:
+        """Measure a call of *backend* that happens within."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self.counter(BACKEND_ERRORS, backend, operation).inc()
+            raise
+        finally:
+            self.histogram(BACKEND, backend, operation).observe(time.perf_counter() - began)
+
+    # --- What is asked for ---------------------------------------------------------------------------------------
+
+    def ask_queue(
+        self, waiting: Callable[[], int], in_progress: Callable[[], int], deferred: Callable[[], int]
+    ) -> None:
+        """Ask the queue at each scrape."""
+        self.gauge(QUEUE, "waiting").set_function(waiting)
+        self.gauge(QUEUE, "in_progress").set_function(in_progress)
+        self.gauge(QUEUE, "deferred").set_function(deferred)
+
+    def ask_sight(self, last_delivery_at: Callable[[], float | None]) -> None:
+        """Ask at each scrape when the watch last told anything, by the monotonic clock."""
+        self.gauge(WATCH_AGE).set_function(lambda: self._age(last_delivery_at()))
+
+    def ask_objects(self, kind: str, count: Callable[[], int]) -> None:
+        self.gauge(OBJECTS, kind).set_function(count)
+
+    def _age(self, at: float | None) -> float:
+        """Return the seconds since then: NaN where it never was, which is neither old nor new."""
+        return math.nan if at is None else self._monotonic() - at
+
+
+class MetricsServer:
+    """
+    Serves /metrics from a thread of its own; a context manager.
+
+    On *port* of *host*, an address; port 0 takes a free one. Raises ConfigurationError if it is taken.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self._host = host
+        self._asked_port = port
+        self._registry = registry
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        try:
+            self._server, self._thread = start_http_server(self._asked_port, self._host, self._registry)
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise ConfigurationError(
+                f"metrics cannot be served on {self._host}:{self._asked_port}: {reason or error}"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,299 @@
+"""Knows which records the backends hold of the cluster's tasks, and notices when one of them changes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from pyncette.clock import SECOND, Instant
+from pyncette.controller.api import ObjectName
+from pyncette.controller.backends import OpenBackend
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
+from pyncette.core.spec import Spec
+from pyncette.ledger import Ledger
+from pyncette.members import Member, members
+from pyncette.resources.conversion import realm_of
+from pyncette.resources.mirror import BEYOND
+from pyncette.store.base import Store
+
+PAGE: Final = 200
+"""Records of one look at what is there."""
+
+
+_Where: TypeAlias = tuple[str, Key]
+"""The backend, and the key there."""
+
+
+class Home(NamedTuple):
+    """The record of a task, and where it is."""
+
+    backend: str
+    record: Record
+    running: int = 0
+    """Runs under way beside the schedule."""
+    late_since: Instant | None = None
+    """Since when its next occurrence waits for a worker; None if it does not."""
+
+
+class PoolView(NamedTuple):
+    """What a backend knows of a pool."""
+
+    members: tuple[Member, ...] = ()
+    due: int = 0
+    """Occurrences of its tasks that wait for a worker."""
+
+
+class Look(NamedTuple):
+    """What a look at a backend found out."""
+
+    changed: Sequence[ObjectName]
+    """Tasks whose record, or what runs beside it, is not as it was."""
+    pools: Sequence[ObjectName]
+    """Pools whose workers, or whose backlog, are not as they were."""
+    due: int
+    """Occurrences that wait for a worker."""
+    late_seconds: float
+    """How long the one that waits longest has been waiting."""
+    seconds: float
+    """How long the look took."""
+
+
+class Mirrored:
+    """
+    The records of all tasks of the cluster *cluster_id*, as they were seen last.
+
+    What is written by this process is noted at once; a look finds what workers have written, and may be behind of it. So of
+    what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
+    older: a backend that failed over, or was restored, may have lost what it had.
+    """
+
+    def __init__(self, cluster_id: str) -> None:
+        self._cluster_id = cluster_id
+        self._homes: dict[ObjectName, dict[_Where, Home]] = {}
+        self._names: dict[_Where, ObjectName] = {}
+        """Whose record is where."""
+        self._pools: dict[tuple[str, ObjectName], PoolView] = {}
+        self._realms: dict[str, set[str]] = {}
+        """By backend: those that hold tasks of this cluster, or did."""
+        self._looked: set[str] = set()
+        self._touched: defaultdict[str, set[Key]] = defaultdict(set)
+        """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
+
+    def has_seen(self, backend: str) -> bool:
+        """Say whether *backend* was looked at since the start: before that nobody knows what it holds."""
+        return backend in self._looked
+
+    def homes(self, task: ObjectName) -> Sequence[Home]:
+        """Return the records of *task*: one, unless it moves."""
+        return list(self._homes.get(task, {}).values())
+
+    def is_running(self, task: ObjectName) -> bool:
+        """Say whether *task* has a record that is not stopped."""
+        return any(home.record.state.withdrawn_at is None for home in self.homes(task))
+
+    def names(self) -> Iterator[ObjectName]:
+        """Yield the tasks that have a record."""
+        return iter(list(self._homes))
+
+    def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
+        """Return what *backend* knows of *pool*; None if it was not asked yet."""
+        if backend not in self._looked:
+            return None
+        return self._pools.get((backend, pool), PoolView())
+
+    def owner_at(self, backend: str, key: Key) -> ObjectName | None:
+        """Return whose record is at *key*; None if no task's is."""
+        return self._names.get((backend, key))
+
+    def count(self, backend: str) -> int:
+        """Return how many tasks have a record on *backend* that is not stopped."""
+        return sum(
+            home.backend == backend and home.record.state.withdrawn_at is None
+            for homes in self._homes.values()
+            for home in homes.values()
+        )
+
+    def note(self, backend: str, record: Record) -> None:
+        """Take note of what was just written."""
+        name = self.name_of(record)
+        if name is None:
+            return
+        self._touched[backend].add(record.key)
+        before = self._at(name, (backend, record.key))
+        if before is None:
+            self._put(name, Home(backend, record))
+        elif before.record.version <= record.version:
+            self._put(name, before._replace(record=record))
+
+    def forget(self, backend: str, key: Key, task: ObjectName) -> None:
+        """Take note of a record that was just removed."""
+        self._touched[backend].add(key)
+        self._drop((backend, key), task)
+
+    def name_of(self, record: Record) -> ObjectName | None:
+        """Return whose record this is; None if it is no resource's of this cluster."""
+        owner = record.state.owner
+        pool = self.pool_of(record.key.partition.realm)
+        if owner is None or pool is None:
+            return None
+        return ObjectName(pool.namespace, owner.name or record.key.task)
+
+    def pool_of(self, realm: str) -> ObjectName | None:
+        """Return whose realm this is; None if it is no pool's of this cluster."""
+        cluster, _, rest = realm.partition("/")
+        namespace, separator, pool = rest.partition("/")
+        return ObjectName(namespace, pool) if separator and cluster == self._cluster_id else None
+
+    # --- Realms ------------------------------------------------------------------------------------------------------
+
+    async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
+        """
+        Have *realm* found again by whoever looks later, before the first record is written there.
+
+        A store finds records of a realm, and not which realms there are; so each has a record in a realm of this cluster's.
+        """
+        known = self._realms.setdefault(backend, set())
+        if realm in known:
+            return
+        now = ledger.clock.now()
+        key = Key(Partition(self._registry, realm), "pool")
+        record = Record(
+            key=key,
+            spec=Spec(),
+            version=now,
+            fence=now,
+            due_at=None,
+            schedule_since=now,
+            claimable_at=None,
+            lease_length=0,
+        )
+        await ledger.store.swap([Change(None, record)])
+        known.add(realm)
+
+    @property
+    def _registry(self) -> str:
+        return f"{RESERVED_REALMS}pools/{self._cluster_id}"
+
+    # --- Looking -----------------------------------------------------------------------------------------------------
+
+    async def look(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Look:
+        """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+        began_at = time.monotonic()
+        store = ledger.store
+        self._touched[backend.name] = set()
+        opened = {partition.handler for partition in await store.partitions(self._registry)}
+        self._realms[backend.name] = opened
+        found: dict[ObjectName, dict[_Where, Home]] = {}
+        changed_pools: list[ObjectName] = []
+        seen_at = ledger.clock.now()
+        for realm in sorted(opened | {realm_of(self._cluster_id, *pool) for pool in pools}):
+            pool = self.pool_of(realm)
+            if pool is None:  # a row that nobody of ours wrote
+                continue
+            due, is_empty = 0, True
+            async for home in _homes(store, realm, backend.name, ledger.clock.now()):
+                name = self.name_of(home.record)
+                if name is not None:
+                    is_empty = False
+                    found.setdefault(name, {})[backend.name, home.record.key] = home
+                    due += home.late_since is not None
+            if not is_empty:  # a backend that was wiped may have got records again, and not yet this
+                await self.open_realm(backend.name, ledger, realm)
+            view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
+            if self._pools.get((backend.name, pool), PoolView()) != view:
+                changed_pools.append(pool)
+            self._pools[backend.name, pool] = view
+        waiting = [
+            home.late_since
+            for homes in found.values()
+            for home in homes.values()
+            if home.late_since is not None
+        ]
+        changed = self._take(backend.name, found)
+        self._looked.add(backend.name)
+        return Look(
+            changed,
+            changed_pools,
+            due=len(waiting),
+            late_seconds=(seen_at - min(waiting)) / SECOND if waiting else 0.0,
+            seconds=time.monotonic() - began_at,
+        )
+
+    def _take(self, backend: str, found: Mapping[ObjectName, Mapping[_Where, Home]]) -> list[ObjectName]:
+        """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
+        touched = self._touched[backend]
+        changed: dict[ObjectName, None] = {}
+        for name, homes in found.items():
+            for where, home in homes.items():
+                before = self._at(name, where)
+                if where[1] in touched and (before is None or before.record.version > home.record.version):
+                    continue
+                if before is None or _face(before) != _face(home):
+                    changed[name] = None
+                self._put(name, home)
+        for name, known in list(self._homes.items()):
+            for where in list(known):
+                if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
+                    self._drop(where, name)
+                    changed[name] = None
+        return list(changed)
+
+    def _at(self, name: ObjectName, where: _Where) -> Home | None:
+        return self._homes.get(name, {}).get(where)
+
+    def _put(self, name: ObjectName, home: Home) -> None:
+        where = (home.backend, home.record.key)
+        before = self._names.get(where)
+        if before is not None and before != name:  # a handler that belongs to another task now
+            self._drop(where, before)
+        self._homes.setdefault(name, {})[where] = home
+        self._names[where] = name
+
+    def _drop(self, where: _Where, name: ObjectName) -> None:
+        homes = self._homes.get(name, {})
+        homes.pop(where, None)
+        if not homes:
+            self._homes.pop(name, None)
+        if self._names.get(where) == name:
+            del self._names[where]
+
+
+def _face(home: Home) -> tuple[object, ...]:
+    """Return what a task's status shows of its record; a renewal of a lease is not among that."""
+    record = home.record
+    return record.version, record.fence, record.state, home.running
+
+
+async def _homes(store: Store, realm: str, backend: str, now: Instant) -> AsyncIterator[Home]:
+    """Yield the records of tasks in *realm*, with what runs beside them; instances are passed over, however many there are."""
+    for partition in await store.partitions(realm):
+        after: Key | None = None
+        home: Home | None = None
+        while page := await store.scan(partition, None, after, PAGE):
+            for record in page:
+                key = record.key
+                if key.instance:
+                    continue
+                if not key.occurrence:
+                    if home is not None:
+                        yield home
+                    home = Home(backend, record, late_since=_late_since(record, now))
+                elif (
+                    home is not None and home.record.key == key._replace(occurrence="") and _runs(record, now)
+                ):
+                    home = home._replace(running=home.running + 1)
+            last = page[-1].key
+            after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+        if home is not None:
+            yield home
+
+
+def _runs(record: Record, now: Instant) -> bool:
+    return record.lease is not None and record.lease.expires_at > now
+
+
+def _late_since(record: Record, now: Instant) -> Instant | None:
+    at = record.claimable_at
+    return at if at is not None and at <= now and not _runs(record, now) else None

@@ -1,0 +1,297 @@
+"""What was last observed of each object, reduced to what decisions need, and never exchanged for something older."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from pyncette.controller.api import Kind, Manifest, ObjectName, Page
+from pyncette.controller.liveness import Sight
+from pyncette.resources.resource import GROUP
+
+OWN_PREFIX: Final = f"{GROUP}/"
+"""Of the annotations and labels that mean something to the operator."""
+
+KEPT_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "ownerReferences",
+)
+"""What is kept of the metadata, beside the version and what has our prefix. Whoever changed what, most of it, goes."""
+
+Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"] | None
+"""What the watch says has happened; None: it was there when the watch began, or began anew."""
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.decode
+
+
+class News(Enum):
+    """What an observation brings."""
+
+    NOTHING = "nothing"
+    """It is known, or older than what is known, or nobody's business."""
+    STATUS = "status"
+    """The status alone is another: our own doing, with our own kinds, so that to act upon it would be to go in circles."""
+    WISH = "wish"
+    """Somebody wants something else: a new object, another spec, an annotation of ours, its deletion has begun."""
+    GONE = "gone"
+    """It is deleted, says the watch. Whoever acts upon that reads again first."""
+
+
+class Listed(NamedTuple):
+    """What a complete list brings."""
+
+    names: frozenset[ObjectName]
+    """All that there is."""
+    changed: Mapping[ObjectName, News]
+    """Those of which it shows something that was not known."""
+    absent: Sequence[ObjectName]
+    """Those that were known, and are not there any more. They are no longer held."""
+    fresh: bool
+    """False: it is older than an earlier list, as after a restore of the cluster. Nothing follows from it."""
+
+
+class Objects:
+    """
+    The objects of all kinds that are watched, as JSON in bytes: ten thousand tasks fit where their dicts would not.
+
+    Watches repeat themselves, come late, and go back; what is older than what is held changes nothing. Older is told by the
+    resource version: those of one kind grow, and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is
+    no number, the generation tells, and the time of creation tells objects of one name apart.
+    """
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._held: dict[Kind, dict[ObjectName, _Held]] = {}
+        self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
+        """What was deleted since the last complete list: a late event must not raise it from the dead."""
+        self._listed_at: dict[tuple[Kind, str | None], int] = {}
+        """The version of the last complete list. What is unknown and not newer than that is not there any more."""
+
+    def observe(self, kind: Kind, change: Change, body: Manifest) -> News:
+        """Take in what the watch says."""
+        new = _Held.of(body)
+        name = _name_of(body)
+        self._sight.delivered(kind, name, new.version)
+        if change == "DELETED":
+            return self._remove(kind, name, new)
+        return self._take(kind, name, new)
+
+    def learn(self, kind: Kind, body: Manifest) -> News:
+        """Take in what the API server answered to a read or a write of ours, which the watch has not told yet."""
+        return self._take(kind, _name_of(body), _Held.of(body))
+
+    def found(self, kind: Kind, body: Manifest) -> None:
+        """Take in what the API server answered to a read by name: it is there, whatever events and lists have said before."""
+        name, new = _name_of(body), _Held.of(body)
+        self._gone.get(kind, {}).pop(name, None)
+        held = self._held.setdefault(kind, {}).get(name)
+        if held is None or new.is_newer_than(held):
+            self._held[kind][name] = new
+
+    async def absorb(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        pages: AsyncIterable[Page],
+        told: Callable[[ObjectName, News], object] = lambda *_: None,
+    ) -> Listed:
+        """
+        Take in a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
+
+        *told* is told of what is new as soon as it is held: the watch, which may deliver it a moment later, then no longer
+        makes anything of it, and the list may break off. What it shows that the watch has not delivered is handed to the
+        sight, which gives the watch some time to do so.
+        """
+        names: set[ObjectName] = set()
+        changed: dict[ObjectName, News] = {}
+        version: int | None = None
+        fresh = True
+        async for page in pages:
+            version = _number(page.resource_version)
+            fresh = version is None or version >= self._listed_at.get((kind, namespace), 0)
+            if not fresh:
+                break
+            for body in page.items:
+                name = _name_of(body)
+                names.add(name)
+                news = self._take_listed(kind, name, _Held.of(body))
+                if news is not News.NOTHING:
+                    changed[name] = news
+                    told(name, news)
+        if not fresh:
+            return Listed(frozenset(), {}, (), fresh=False)
+        absent = self._let_go(kind, namespace, names, version)
+        if version is not None:
+            self._listed_at[kind, namespace] = version
+        return Listed(frozenset(names), changed, absent, fresh=True)
+
+    def get(self, kind: Kind, name: ObjectName) -> dict[str, Any] | None:
+        """Return an object as it was last observed, or None if it is not there."""
+        held = self._held.get(kind, {}).get(name)
+        return None if held is None else held.manifest(kind)
+
+    def uid(self, kind: Kind, name: ObjectName) -> str | None:
+        """Return the uid of an object without reading the rest of it."""
+        held = self._held.get(kind, {}).get(name)
+        return None if held is None else held.uid
+
+    def names(self, kind: Kind, namespace: str | None = None) -> list[ObjectName]:
+        """Return the names of all objects of *kind*, or of those in *namespace*."""
+        return [name for name in self._held.get(kind, ()) if namespace in {None, name.namespace}]
+
+    def each(self, kind: Kind, namespace: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the objects one by one: as a whole they take ten times the memory that they take here."""
+        for name in self.names(kind, namespace):
+            held = self._held[kind].get(name)
+            if held is not None:
+                yield held.manifest(kind)
+
+    def count(self, kind: Kind) -> int:
+        return len(self._held.get(kind, ()))
+
+    # --- Inside --------------------------------------------------------------------------------------------------
+
+    def _take(self, kind: Kind, name: ObjectName, new: _Held) -> News:
+        held = self._held.setdefault(kind, {}).get(name)
+        if self._is_of_the_past(kind, name, new) or (held is not None and not new.is_newer_than(held)):
+            return News.NOTHING
+        self._held[kind][name] = new
+        return News.WISH if held is None else new.news_after(held)
+
+    def _take_listed(self, kind: Kind, name: ObjectName, new: _Held) -> News:
+        held = self._held.get(kind, {}).get(name)
+        news = self._take(kind, name, new)
+        if self._held[kind].get(name) is new and (held is None or held.version != new.version):
+            self._sight.listed_newer(kind, name, new.version)
+        return news
+
+    def _remove(self, kind: Kind, name: ObjectName, last: _Held) -> News:
+        gone = self._gone.setdefault(kind, {})
+        # The end of the object before the last one may be told after the last one's.
+        if name not in gone or not _is_at_most(last.version, gone[name].version):
+            gone[name] = _Gone(last.uid, last.version)
+        held = self._held.get(kind, {}).get(name)
+        if held is None or held.uid != last.uid:
+            return News.NOTHING
+        del self._held[kind][name]
+        return News.GONE
+
+    def _is_of_the_past(self, kind: Kind, name: ObjectName, new: _Held) -> bool:
+        """Say whether it was told before what a deletion or a list has told since."""
+        gone = self._gone.get(kind, {}).get(name)
+        if gone is not None and (gone.uid == new.uid or _is_at_most(new.version, gone.version)):
+            return True
+        if name in self._held[kind]:
+            return False
+        listed_at = max(self._listed_at.get((kind, where), 0) for where in (None, name.namespace))
+        return _is_at_most(new.version, listed_at)
+
+    def _let_go(
+        self, kind: Kind, namespace: str | None, names: set[ObjectName], version: int | None
+    ) -> list[ObjectName]:
+        """Let go of what a complete list of that *version* does not show, and return it."""
+        held = self._held.get(kind, {})
+        absent = [
+            name
+            for name in self.names(kind, namespace)
+            # What is newer than the list was created since then.
+            if name not in names and not _is_above(held[name].version, version)
+        ]
+        for name in absent:
+            del held[name]
+        gone = self._gone.get(kind, {})
+        for name in [name for name, last in gone.items() if namespace in {None, name.namespace}]:
+            if gone[name].version is None or _is_at_most(gone[name].version, version):
+                del gone[name]
+        self._sight.forget(kind, absent)
+        return absent
+
+
+class _Gone(NamedTuple):
+    """The last that is known of an object that is gone."""
+
+    uid: str
+    version: int | None
+
+
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    """An object as it is held."""
+
+    uid: str
+    resource_version: str
+    version: int | None
+    """The same as a number, where it is one."""
+    generation: int
+    created_at: str
+    wish: bytes
+    """What it is and what is wanted: all but the status and the version."""
+    status: bytes
+
+    @classmethod
+    def of(cls, body: Manifest) -> _Held:
+        metadata = body["metadata"]
+        wish = {part: value for part, value in body.items() if part not in {"status", "apiVersion", "kind"}}
+        wish["metadata"] = _reduced(metadata)
+        resource_version = metadata.get("resourceVersion", "")
+        return cls(
+            uid=metadata.get("uid", ""),
+            resource_version=resource_version,
+            version=_number(resource_version),
+            generation=metadata.get("generation", 0),
+            created_at=metadata.get("creationTimestamp", ""),
+            wish=_encode(wish),
+            status=_encode(body.get("status", {})),
+        )
+
+    def is_newer_than(self, other: _Held) -> bool:
+        if self.version is not None and other.version is not None:
+            return self.version > other.version
+        if self.uid != other.uid:
+            return self.created_at >= other.created_at
+        return self.generation >= other.generation and self.resource_version != other.resource_version
+
+    def news_after(self, other: _Held) -> News:
+        if self.wish != other.wish:
+            return News.WISH
+        return News.STATUS if self.status != other.status else News.NOTHING
+
+    def manifest(self, kind: Kind) -> dict[str, Any]:
+        manifest: dict[str, Any] = {"apiVersion": kind.api_version, "kind": kind.name, **_decode(self.wish)}
+        manifest["metadata"]["resourceVersion"] = self.resource_version
+        manifest["status"] = _decode(self.status)
+        return manifest
+
+
+def _reduced(metadata: Manifest) -> dict[str, Any]:
+    reduced = {part: metadata[part] for part in KEPT_METADATA if part in metadata}
+    for part in ("annotations", "labels"):
+        own = {key: value for key, value in (metadata.get(part) or {}).items() if key.startswith(OWN_PREFIX)}
+        if own:
+            reduced[part] = own
+    return reduced
+
+
+def _name_of(body: Manifest) -> ObjectName:
+    metadata = body["metadata"]
+    return ObjectName(metadata.get("namespace", ""), metadata["name"])
+
+
+def _number(resource_version: str) -> int | None:
+    return int(resource_version) if resource_version.isdecimal() and resource_version.isascii() else None
+
+
+def _is_above(version: int | None, bound: int | None) -> bool:
+    return version is not None and bound is not None and version > bound
+
+
+def _is_at_most(version: int | None, bound: int | None) -> bool:
+    return version is not None and bound is not None and version <= bound

@@ -1,0 +1,96 @@
+"""
+What the operator may do on a cluster: one table, from which the Roles of the chart are made.
+
+Whatever is not here is refused by the API server. So there is no wildcard, nothing on Secrets or Pods, and no write to
+CustomResourceDefinitions: what the operator needs of a Secret is mounted, and what it needs of a pod is in the backend.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.resource import GROUP
+from pyncette.resources.task import PyncetteTask
+
+CORE: Final = ""
+"""The group of what Kubernetes had before there were groups."""
+
+
+class Scope(StrEnum):
+    """Where a permission is given."""
+
+    NAMESPACE = "namespace"
+    """In each namespace that is watched: by a Role there, or by the ClusterRole if that is all of them."""
+    RELEASE = "release"
+    """In the namespace that the operator itself runs in, whether it is watched or not."""
+    CLUSTER_ID = "clusterId"
+    """In the cluster as a whole, and only as long as the settings name no cluster id."""
+
+
+class Permission(NamedTuple):
+    """One rule of RBAC, with its reason."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    why: str
+    scope: Scope = Scope.NAMESPACE
+    names: tuple[str, ...] = ()
+    """The only objects that it is given for; empty: all."""
+
+
+_TASKS: Final = PyncetteTask.plural
+_POOLS: Final = PyncetteWorkerPool.plural
+_OURS: Final = ("get", "create", "patch")
+"""What is wished for is compared with what there is, and applied; that is a create where the object is not there yet."""
+
+PERMISSIONS: Final = (
+    Permission(
+        GROUP,
+        (_TASKS,),
+        ("get", "list", "watch"),
+        "Tasks are read and never written. One that seems to be gone is asked for once more by its name.",
+    ),
+    Permission(GROUP, (_POOLS,), ("list", "watch"), "Pools are read and never written."),
+    Permission(
+        GROUP,
+        (f"{_TASKS}/status", f"{_POOLS}/status"),
+        ("patch",),
+        "The status is written, by server-side apply.",
+    ),
+    Permission(CORE, ("events",), ("create",), "What changes for a task or a pool is told as an Event."),
+    Permission(
+        "apps",
+        ("deployments",),
+        (*_OURS, "list", "watch"),
+        "The workers of a pool, whose rollout its status tells.",
+    ),
+    Permission(
+        CORE,
+        ("serviceaccounts",),
+        _OURS,
+        "The account of a pool's workers, which has no rights and no token.",
+    ),
+    Permission("policy", ("poddisruptionbudgets",), _OURS, "The workers of a pool are evicted one by one."),
+    Permission(
+        CORE,
+        ("events",),
+        ("create",),
+        "What concerns the operator itself, such as removals that it holds back, is told at its own pod.",
+        Scope.RELEASE,
+    ),
+    Permission(
+        CORE,
+        ("namespaces",),
+        ("get",),
+        "The uid of this one namespace is the cluster id, as long as the settings name no other.",
+        Scope.CLUSTER_ID,
+        names=("kube-system",),
+    ),
+)
+"""
+That an account may ask what itself may do (SelfSubjectAccessReview) is not among them: Kubernetes lets everybody ask, and
+no Role could give it. Nothing is deleted: what a pool consists of is owned by it, and goes with it.
+"""

@@ -1,0 +1,68 @@
+"""Makes Events of what changed between two statuses of a pool: of transitions alone, and few of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyncette.clock import Instant
+from pyncette.controller.api import POOLS, Manifest
+from pyncette.controller.conditions import READY, STALLED, condition_of
+from pyncette.controller.events import Occasion, Regarding, event
+from pyncette.controller.pool_status import BACKEND_REACHABLE
+from pyncette.controller.reasons import Reason
+from pyncette.resources.pool import PoolStatus
+from pyncette.resources.resource import UNOBSERVED
+
+
+def events_of_pool(
+    regarding: Regarding, before: PoolStatus, after: PoolStatus, now: Instant, instance: str = ""
+) -> list[Manifest]:
+    """
+    Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
+
+    Told are: that a pool got stuck, that its workers are not ready any more, and that all is well again, or as the pool
+    says now; that it is scaled to zero; that its backend is away, and back. Not told are: each step of a rollout, of which
+    the Deployment has Events, and anything of a pool that is seen for the first time, unless it is stuck.
+
+    An Event that is there already by its name was told: whoever creates them takes that for done.
+    """
+    return [
+        event(regarding._replace(kind=POOLS), occasion, _meant(occasion, after), now, instance)
+        for occasion in _occasions(before, after)
+    ]
+
+
+def _meant(occasion: Occasion, after: PoolStatus) -> int:
+    """Return the generation that is told of. Good news is of none: an autoscaler makes new ones all the time."""
+    return after.observed_generation if occasion.type == "Warning" else 0
+
+
+def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
+    ready = _of_ready(before, after)
+    if ready is not None:
+        yield ready
+    backend = _of_backend(before, after)
+    if backend is not None and (ready is None or ready.reason is not backend.reason):
+        yield backend
+
+
+def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+    """Tell of Ready by its reason: Reconciling and Stalled change for no other."""
+    old, new = condition_of(before, READY), condition_of(after, READY)
+    if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        return None
+    reason = Reason.of(new.reason)
+    if reason is None or reason.event is None:
+        return None
+    if before.observed_generation == UNOBSERVED and condition_of(after, STALLED) is None:
+        return None
+    return Occasion(reason, reason.event, new.message)
+
+
+def _of_backend(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+    """Tell when operator and workers cannot meet any more, and when they do again."""
+    old, new = condition_of(before, BACKEND_REACHABLE), condition_of(after, BACKEND_REACHABLE)
+    if old is None or new is None or old.status == new.status or "Unknown" in {old.status, new.status}:
+        return None
+    reason = Reason.of(new.reason)
+    return None if reason is None or reason.event is None else Occasion(reason, reason.event, new.message)

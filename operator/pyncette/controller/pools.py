@@ -1,0 +1,305 @@
+"""Keeps the Deployment, the ServiceAccount and the PodDisruptionBudget of each pool as it wants them, and tells tasks how it stands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Instant
+from pyncette.controller.api import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    POOLS,
+    SERVICE_ACCOUNTS,
+    Api,
+    ForbiddenError,
+    Kind,
+    Manifest,
+    NoSuchObjectError,
+    ObjectName,
+    Reference,
+    RefusedError,
+)
+from pyncette.controller.backends import Backends, OpenBackend
+from pyncette.controller.differences import Difference, differs, read_status
+from pyncette.controller.differs import covers
+from pyncette.controller.events import Regarding
+from pyncette.controller.facts import Access, PoolFacts
+from pyncette.controller.mirrored import Mirrored
+from pyncette.controller.objects import Objects
+from pyncette.controller.pod_template import PoolBackend
+from pyncette.controller.pool_status import PoolSurroundings, StoredPool, rolling_out, status_of_pool
+from pyncette.controller.pool_transitions import events_of_pool
+from pyncette.controller.settings import BackendSettings
+from pyncette.controller.statuses import Statuses, as_json, status_manifest
+from pyncette.controller.workloads import Workloads, claimed_elsewhere, deployment_name, workloads_of
+from pyncette.ledger import Ledger
+from pyncette.members import Member
+from pyncette.resources.conversion import realm_of
+from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
+from pyncette.resources.reading import Refusal, read_stored
+
+logger = logging.getLogger(__name__)
+
+KINDS: Final[dict[str, Kind]] = {
+    kind.name: kind for kind in (DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS)
+}
+"""Those that a pool consists of."""
+
+
+DUE_MAX: Final = 10_000
+"""Occurrences that wait are counted up to here."""
+
+
+class Place(NamedTuple):
+    """Where the tasks of a pool are kept, and how that stands."""
+
+    realm: str
+    facts: PoolFacts
+    backend: OpenBackend | None
+    """None: there is no such pool, or the settings have no such backend."""
+
+
+class Pools:
+    """The reconciler of PyncetteWorkerPools. *changed* is told of each pool that looks different to its tasks."""
+
+    def __init__(
+        self,
+        cluster_id: str,
+        api: Api,
+        objects: Objects,
+        backends: Backends,
+        mirrored: Mirrored,
+        statuses: Statuses,
+        changed: Callable[[ObjectName], None],
+    ) -> None:
+        self._cluster_id = cluster_id
+        self._api = api
+        self._objects = objects
+        self._backends = backends
+        self._mirrored = mirrored
+        self._statuses = statuses
+        self._changed = changed
+        self._facts: dict[ObjectName, PoolFacts] = {}
+        """What tasks were last told."""
+        self._verified: dict[ObjectName, tuple[object, ...]] = {}
+        """How pools were when all that they consist of was last found to be as it should."""
+
+    # --- For tasks ---------------------------------------------------------------------------------------------------
+
+    def place(self, name: ObjectName) -> Place:
+        """Return where the tasks of the pool *name* are kept."""
+        realm = realm_of(self._cluster_id, *name)
+        pool = self._read(name)
+        if not isinstance(pool, PyncetteWorkerPool):
+            return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
+        backend = pool.spec.backend_ref.name
+        access = self._backends.access(backend, name.namespace)
+        facts = PoolFacts(
+            name.name,
+            backend=backend,
+            access=access,
+            rolling_out=not pool.spec.external and rolling_out(self._deployment(pool)),
+            wanted=None if pool.spec.external else pool.spec.replicas,
+            members=self._members(backend, name) if access is Access.OPEN else None,
+        )
+        return Place(realm, facts, self._backends.get(backend))
+
+    def ledger(self, backend: str) -> Ledger | None:
+        """Return what writes to *backend*, if it answers."""
+        found = self._backends.get(backend)
+        return None if found is None else found.ledger
+
+    def unseen(self) -> str | None:
+        """Return a backend that nobody has looked at since this process began, if there is one."""
+        return next(
+            (backend.name for backend in self._backends if not self._mirrored.has_seen(backend.name)), None
+        )
+
+    def on(self, backend: str) -> list[ObjectName]:
+        """Return the pools that name *backend*."""
+        return [
+            name
+            for name in self._objects.names(POOLS)
+            if isinstance(pool := self._read(name), PyncetteWorkerPool)
+            and pool.spec.backend_ref.name == backend
+        ]
+
+    def now(self) -> Instant:
+        """Return the time where no backend tells it."""
+        return self._backends.clock.now()
+
+    def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
+        stored = self._objects.get(POOLS, name)
+        return None if stored is None else read_stored(PyncetteWorkerPool, stored)
+
+    def _deployment(self, pool: PyncetteWorkerPool) -> Manifest | None:
+        return self._objects.get(DEPLOYMENTS, deployment_name(pool))
+
+    def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
+        view = self._mirrored.pool(backend, name)
+        return None if view is None else view.members
+
+    # --- For itself --------------------------------------------------------------------------------------------------
+
+    async def reconcile(self, name: ObjectName, tasks: int) -> float | None:
+        """
+        Make what the pool *name* consists of equal to what is wished for, and tell how it stands; *tasks* refer to it.
+
+        What a pool consists of goes with it by itself, since it is owned by it. Returns and raises like that of tasks.
+        """
+        self._tell_tasks(name)
+        stored = self._objects.get(POOLS, name)
+        if stored is None:
+            self._facts.pop(name, None)
+            self._verified.pop(name, None)
+            self._statuses.forget(Reference(POOLS, *name))
+            return None
+        pool = read_stored(PyncetteWorkerPool, stored)
+        refused: str | None = None
+        if isinstance(pool, PyncetteWorkerPool) and "deletionTimestamp" not in stored["metadata"]:
+            made = self._workloads(name, pool)
+            if isinstance(made, Workloads):
+                applied = await self._apply(name, pool, stored, made)
+                if isinstance(applied, Refusal):
+                    pool = applied
+                else:
+                    refused = applied
+            elif made is not None:
+                pool = made
+        return self._tell(name, stored, pool, tasks, refused)
+
+    def verify_again(self) -> None:
+        """Look at all that pools consist of once more, whatever the watch has told."""
+        self._verified.clear()
+
+    def _workloads(self, name: ObjectName, pool: PyncetteWorkerPool) -> Workloads | Refusal | None:
+        """Return what *pool* consists of; None while it names a backend that it cannot have, and then what there is stays."""
+        settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
+        if settings is None:
+            return None
+        return workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
+
+    async def _apply(
+        self, name: ObjectName, pool: PyncetteWorkerPool, stored: Manifest, made: Workloads
+    ) -> Refusal | str | None:
+        """Apply what differs from what there is, and return what the API server said against it, or what is in the way."""
+        mark = self._mark(name, stored, made)
+        if self._verified.get(name) == mark:
+            return None
+        for manifest in made.manifests():
+            kind = KINDS[manifest["kind"]]
+            try:
+                there = await self._api.get(kind, ObjectName(name.namespace, manifest["metadata"]["name"]))
+            except NoSuchObjectError:
+                there = None
+            taken = None if there is None else claimed_elsewhere(there, pool)
+            if taken is not None:
+                return taken
+            if there is None or not covers(there, manifest):
+                try:
+                    applied = await self._api.apply(manifest)
+                except (RefusedError, ForbiddenError) as error:
+                    logger.warning(
+                        "what a pool consists of was refused", extra={"pool": str(name), "error": str(error)}
+                    )
+                    return str(error)
+                if kind is DEPLOYMENTS:
+                    self._objects.learn(DEPLOYMENTS, applied)
+                logger.info("%s was applied", kind.name, extra={"pool": str(name)})
+        self._verified[name] = self._mark(name, stored, made)
+        return None
+
+    def _mark(self, name: ObjectName, stored: Manifest, made: Workloads) -> tuple[object, ...]:
+        """Return what is the same as long as nobody changed the pool, or the spec of its Deployment."""
+        deployment = None
+        if made.deployment is not None:
+            deployment = self._objects.get(
+                DEPLOYMENTS, ObjectName(name.namespace, made.deployment["metadata"]["name"])
+            )
+        meta = {} if deployment is None else deployment["metadata"]
+        return (
+            stored["metadata"]["uid"],
+            stored["metadata"].get("generation"),
+            meta.get("uid"),
+            meta.get("generation"),
+        )
+
+    def _tell_tasks(self, name: ObjectName) -> None:
+        facts = self.place(name).facts
+        if self._facts.get(name) != facts:
+            self._facts[name] = facts
+            self._changed(name)
+
+    def _tell(
+        self,
+        name: ObjectName,
+        stored: Manifest,
+        pool: PyncetteWorkerPool | Refusal,
+        tasks: int,
+        refused: str | None,
+    ) -> float | None:
+        """Have the status written, if it is another; return in how many seconds it is to be worked out again."""
+        meta = stored["metadata"]
+        seen = StoredPool(
+            name,
+            meta.get("generation", 0),
+            _status_of(stored),
+            deleting="deletionTimestamp" in meta,
+        )
+        around = self._surroundings(name, pool, tasks, refused)
+        if around.access is not Access.REFUSED and self._is_about_to_be_known(pool):
+            return None
+        told = status_of_pool(pool, seen, around)
+        difference = differs(stored.get("status", {}), told.status)
+        reference = Reference(POOLS, *name)
+        if difference is Difference.NONE:
+            self._statuses.drop(reference)
+        else:
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            self._statuses.want(reference, manifest, difference)
+        return None if told.again_at is None else max(0.0, (told.again_at - around.now) / SECOND)
+
+    def _surroundings(
+        self, name: ObjectName, pool: PyncetteWorkerPool | Refusal, tasks: int, refused: str | None
+    ) -> PoolSurroundings:
+        realm = realm_of(self._cluster_id, *name)
+        if isinstance(pool, Refusal):
+            return PoolSurroundings(self.now(), realm=realm, tasks=tasks, refused=refused)
+        backend = pool.spec.backend_ref.name
+        view = self._mirrored.pool(backend, name)
+        access = self._backends.access(backend, name.namespace)
+        found = self._backends.get(backend)
+        return PoolSurroundings(
+            now=self.now() if found is None else found.clock.now(),
+            access=access,
+            backend=None if found is None else pool_backend(found.settings),
+            realm=realm,
+            deployment=self._deployment(pool),
+            refused=refused,
+            members=None if view is None or access is not Access.OPEN else view.members,
+            tasks=tasks,
+            due=None if view is None else min(view.due, DUE_MAX),
+        )
+
+    def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
+        """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
+        found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
+        return found is not None and found.is_expected and not self._mirrored.has_seen(found.name)
+
+    def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
+        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        meta = after["metadata"]
+        regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
+        return events_of_pool(regarding, _status_of(before), _status_of(after), self.now(), instance)
+
+
+def pool_backend(settings: BackendSettings) -> PoolBackend:
+    """Return how the pods of a pool get a backend."""
+    return PoolBackend(settings.name, settings.secret_name, settings.secret_key)
+
+
+def _status_of(stored: Manifest | None) -> PoolStatus:
+    """Return the status that *stored* has; that of a pool which nobody has seen, if it has none that can be read."""
+    return read_status((stored or {}).get("status", {}), PoolStatus) or PoolStatus()

@@ -1,0 +1,406 @@
+"""The operator: watches the cluster, keeps the backends equal to it, and tells in the cluster how that goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Final
+
+from pyncette.controller.api import (
+    DEPLOYMENTS,
+    PODS,
+    POOLS,
+    TASKS,
+    Api,
+    ApiUnavailableError,
+    Kind,
+    Manifest,
+    NoSuchKindError,
+    ObjectName,
+    Reference,
+)
+from pyncette.controller.backends import REAL, Backends, OpenBackend, Reach, complain
+from pyncette.controller.event_queue import EventQueue
+from pyncette.controller.events import Occasion, Regarding, event
+from pyncette.controller.liveness import Liveness, Sight
+from pyncette.controller.metrics import DUE, HELD_BACK, LATENESS, UNWATCHED, Metrics
+from pyncette.controller.mirrored import Mirrored
+from pyncette.controller.objects import Change, News, Objects
+from pyncette.controller.pace import USUAL, Pace
+from pyncette.controller.pod_template import POOL_LABEL
+from pyncette.controller.pools import Pools
+from pyncette.controller.queue import Queue, Urgency
+from pyncette.controller.reasons import Reason
+from pyncette.controller.settings import OperatorSettings
+from pyncette.controller.statuses import Statuses
+from pyncette.controller.sweep import Sweep, Told
+from pyncette.controller.tasks import Tasks
+from pyncette.controller.watch import MANAGED
+from pyncette.errors import PyncetteException, StoreUnavailableError
+from pyncette.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+PASSES: Final = 16
+"""Objects looked at at a time: most of a pass is waiting for the API server and the backend."""
+
+MISSED_LISTS: Final = 2
+"""A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
+
+FIRST_LIST_SECONDS: Final = 2.0
+"""Between tries to list all that there is, at the start."""
+
+
+API_SERVER: Final = "the API server"
+BACKEND: Final = "a backend"
+"""What may be away, and many objects have to wait for it."""
+
+
+class OperatorError(PyncetteException):
+    """The operator cannot go on in this process, and is to be started again."""
+
+
+class Operator:
+    """One operator of the cluster *cluster_id*, in *namespaces* or in all of it, which lives as long as its process."""
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        cluster_id: str,
+        api: Api,
+        namespaces: Collection[str] = (),
+        *,
+        pace: Pace = USUAL,
+        reach: Reach = REAL,
+    ) -> None:
+        self._settings = settings
+        self._pace = pace
+        self._api = api
+        self._namespaces: Collection[str | None] = namespaces or (None,)
+        self.metrics = Metrics()
+        self._backends = Backends(settings, self.metrics, pace, reach)
+        sight = Sight()
+        self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
+        self._objects = Objects(sight)
+        self._mirrored = Mirrored(cluster_id)
+        self._events = EventQueue(api)
+        self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
+        self._statuses = Statuses(
+            api, settings.status_writes_per_second, self._written, self._again, self.metrics
+        )
+        self._sweep = Sweep(
+            settings,
+            cluster_id,
+            self._mirrored,
+            self._is_gone,
+            Told(self._tell_stopped, self._tell_held),
+            pace,
+        )
+        self._pools = Pools(
+            cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
+        )
+        self._tasks = Tasks(
+            api,
+            self._objects,
+            self._pools,
+            self._mirrored,
+            self._statuses,
+            self._sweep,
+            self._is_watched,
+            self._pool_counted,
+            pace,
+        )
+        self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._has_listed = False
+        self._missing: Counter[ObjectName] = Counter()
+        """In how many lists on end a task that has a record was not."""
+        self._surveys = 0
+        """How often all was listed while it was known what all backends hold."""
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._have_measured(sight)
+
+    def _have_measured(self, sight: Sight) -> None:
+        """Let each scrape ask for what grows and shrinks by itself."""
+        metrics = self.metrics
+        metrics.ask_queue(
+            lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
+        )
+        metrics.ask_sight(lambda: sight.last_delivery_at)
+        for kind in (TASKS, POOLS, DEPLOYMENTS):
+            metrics.ask_objects(kind.name, partial(self._objects.count, kind))
+        metrics.gauge(HELD_BACK).set_function(lambda: float(sum(self.held_back.values())))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all was listed, all backends were looked at, and nothing waits to be done."""
+        busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
+        return self._has_seen_all and self.liveness.is_ready() and not busy
+
+    @property
+    def _has_seen_all(self) -> bool:
+        return all(self._mirrored.has_seen(backend.name) for backend in self._backends)
+
+    @property
+    def held_back(self) -> Mapping[str, int]:
+        """How many tasks on each backend are gone and held back."""
+        return self._sweep.held
+
+    def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
+        """Take note of what the watch tells."""
+        news = self._objects.observe(kind, change, manifest)
+        if change == "DELETED" and self._objects.uid(kind, _name_of(manifest)) is None:
+            news = News.GONE  # a list may have shown that already, which alone proves nothing
+        self._take_note(kind, manifest, news)
+
+    async def run(self) -> None:
+        """
+        Work until this is cancelled.
+
+        Raises OperatorError, NoSuchKindError and whatever else makes it impossible to go on knowing all that there is.
+        """
+        async with asyncio.TaskGroup() as working:
+            working.create_task(self._end())
+            working.create_task(self._backends.keep(self._backend_changed))
+            await self._first_resync()
+            for backend in self._backends:
+                working.create_task(self._look_again_and_again(backend))
+            working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
+            working.create_task(self._statuses.run())
+            working.create_task(self._events.run())
+            working.create_task(self._sweep.run(list(self._backends)))
+            working.create_task(self._sweep.empty(list(self._backends)))
+            working.create_task(self._resync_again_and_again())
+
+    async def _end(self) -> None:
+        await self._ended
+
+    def _end_by(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    # --- Reconciling -------------------------------------------------------------------------------------------------
+
+    async def _reconcile(self, reference: Reference) -> float | None:
+        try:
+            if reference.kind is TASKS:
+                return await self._tasks.reconcile(reference.object_name)
+            pool = reference.object_name
+            return await self._pools.reconcile(pool, len(self._tasks.of_pool(pool)))
+        except NoSuchKindError as error:
+            self._end_by(error)
+            raise
+
+    def _passed(self, reference: Reference, seconds: float, error: Exception | None) -> None:
+        self.metrics.passed(reference.kind.name, seconds, error)
+
+    def _take_note(self, kind: Kind, manifest: Manifest, news: News) -> None:
+        """Have looked at what depends on an object, if there is anything new about it."""
+        if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
+            return
+        # At the start all is new, and an edit in the midst of that is to come first.
+        urgency = Urgency.NEW if self._has_listed else Urgency.ROUTINE
+        name = _name_of(manifest)
+        if kind is not DEPLOYMENTS:
+            self._queue.add(Reference(kind, *name), urgency)
+            return
+        pool = manifest["metadata"].get("labels", {}).get(POOL_LABEL)
+        if pool:
+            self._queue.add(Reference(POOLS, name.namespace, pool), urgency)
+
+    def _pool_changed(self, pool: ObjectName) -> None:
+        """Have the tasks of *pool* looked at: what they need to know of it is not as it was."""
+        for task in self._tasks.of_pool(pool):
+            self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
+
+    def _pool_counted(self, pool: ObjectName) -> None:
+        if self._objects.uid(POOLS, pool) is not None:
+            self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+
+    def _again(self, reference: Reference) -> None:
+        """Have an object looked at anew whose status was worked out from an older one than there is by now."""
+        self._queue.add_after(reference, self._pace.behind)
+
+    def _written(self, reference: Reference, manifest: Manifest) -> None:
+        """Take note of a status that was written."""
+        before = self._objects.get(reference.kind, reference.object_name)
+        self._objects.learn(reference.kind, manifest)
+        reconciler = self._tasks if reference.kind is TASKS else self._pools
+        for told in reconciler.events(before, manifest, self._settings.pod_name):
+            self._events.tell(told)
+
+    # --- Backends ----------------------------------------------------------------------------------------------------
+
+    def _backend_changed(self, backend: OpenBackend) -> None:
+        """Have all looked at that is on *backend*, which came or went."""
+        if backend.ready:
+            self._queue.back(BACKEND)
+            self._look_soon[backend.name].set()
+        for pool in self._pools.on(backend.name):
+            self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+            self._pool_changed(pool)
+
+    async def _look_again_and_again(self, backend: OpenBackend) -> None:
+        """Look at *backend* for what workers have written."""
+        soon = self._look_soon[backend.name]
+        while True:
+            pause = self._pace.look
+            ledger = backend.ledger
+            if ledger is not None:
+                try:
+                    pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
+                except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
+                    complain("a look at a backend failed", backend, error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await soon.wait()
+            soon.clear()
+
+    async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
+        """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
+        first = not self._mirrored.has_seen(backend.name)
+        with self.metrics.measured(backend.name, "look"):
+            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+        self.metrics.gauge(DUE, backend.name).set(look.due)
+        self.metrics.gauge(LATENESS, backend.name).set(look.late_seconds)
+        for task in look.changed:
+            if self._objects.uid(TASKS, task) is not None:
+                self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
+        for pool in look.pools:
+            self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+        if first:
+            self._backend_changed(backend)
+        return look.seconds
+
+    # --- Resync ------------------------------------------------------------------------------------------------------
+
+    async def _resync_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                await self.resync()
+            except ApiUnavailableError as error:
+                self.liveness.unreachable()
+                logger.warning("the resources were not listed", extra={"error": str(error)})
+
+    async def _first_resync(self) -> None:
+        """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
+        while True:
+            try:
+                return await self.resync()
+            except ApiUnavailableError as error:
+                logger.warning("the resources cannot be listed yet", extra={"error": str(error)})
+                await asyncio.sleep(FIRST_LIST_SECONDS)
+
+    async def resync(self) -> None:
+        """List all that there is, look at it, and notice what went without being seen to go."""
+        began_at = time.monotonic()
+        for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
+            for namespace in self._namespaces:
+                pages = self._api.list(kind, namespace, labels)
+                listed = await self._objects.absorb(kind, namespace, pages, partial(self._listed, kind))
+                if not listed.fresh:
+                    self.liveness.listed_older()
+                    return
+                self._let_go(kind, listed.absent)
+        self._pools.verify_again()
+        for stored in self._objects.each(TASKS):
+            self._tasks.note(stored)
+        for kind in (POOLS, TASKS):
+            for name in self._objects.names(kind):
+                self._queue.add(Reference(kind, *name), Urgency.ROUTINE)
+        self._notice_missing()
+        self._has_listed = True
+        self.liveness.resynced()
+        self.metrics.resynced(time.monotonic() - began_at)
+        self._count()
+        await self._remove_stopped()
+
+    def _listed(self, kind: Kind, name: ObjectName, news: News) -> None:
+        manifest = self._objects.get(kind, name)
+        if manifest is not None:
+            self._take_note(kind, manifest, news)
+
+    def _let_go(self, kind: Kind, absent: Collection[ObjectName]) -> None:
+        """Remember nothing of objects that a list no longer shows; what is stored of a task is another matter."""
+        for name in absent:
+            if kind is TASKS:
+                self._tasks.forget(name)
+            elif kind is POOLS:
+                self._queue.add(Reference(POOLS, *name), Urgency.ROUTINE)
+
+    def _count(self) -> None:
+        """Count tasks by what their conditions say, and records of namespaces that are not watched."""
+        conditions = Counter(
+            (condition.get("type", ""), condition.get("status", ""))
+            for stored in self._objects.each(TASKS)
+            for condition in stored["status"].get("conditions", ())
+        )
+        self.metrics.count_conditions(conditions)
+        unwatched = sum(not self._is_watched(name.namespace) for name in self._mirrored.names())
+        self.metrics.gauge(UNWATCHED).set(unwatched)
+
+    def _notice_missing(self) -> None:
+        missing = {
+            name for name in self._mirrored.names() if self._is_gone(name) and self._mirrored.is_running(name)
+        }
+        self._missing = Counter({name: self._missing[name] + 1 for name in missing})
+        for name, times in self._missing.items():
+            if times >= MISSED_LISTS:
+                self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
+        if self._has_seen_all:
+            self._surveys += 1
+        if self._surveys >= MISSED_LISTS:
+            self._sweep.surveyed()
+
+    async def _remove_stopped(self) -> None:
+        for backend in self._backends:
+            ledger = backend.ledger
+            if ledger is not None:
+                try:
+                    await self._sweep.remove(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
+                    complain("removals wait", backend, error)
+
+    def _is_gone(self, name: ObjectName) -> bool:
+        """Say whether nobody knows of the task *name*, where this operator looks."""
+        return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
+
+    def _is_watched(self, namespace: str) -> bool:
+        return None in self._namespaces or namespace in self._namespaces
+
+    # --- Telling -----------------------------------------------------------------------------------------------------
+
+    def _tell_stopped(self, names: Collection[ObjectName]) -> None:
+        """Count tasks that were stopped since they are gone."""
+        missed = sum(self._missing[name] >= MISSED_LISTS for name in names)
+        self.metrics.withdrew("sweep", missed)
+        self.metrics.withdrew("event", len(names) - missed)
+
+    def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
+        """Tell that tasks which are gone are held back."""
+        message = (
+            f"{len(names)} tasks are gone from the cluster and go on running on the backend {backend}, since they are "
+            f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
+            f"{len(names)}` stops them."
+        )
+        settings = self._settings
+        if settings.pod_name:
+            pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
+            occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
+            self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+
+
+def _name_of(manifest: Manifest) -> ObjectName:
+    metadata = manifest["metadata"]
+    return ObjectName(metadata.get("namespace", ""), metadata["name"])
+
+
+def _place_that_is_away(error: Exception) -> str | None:
+    if isinstance(error, ApiUnavailableError):
+        return API_SERVER
+    return BACKEND if isinstance(error, StoreUnavailableError) else None

@@ -1,0 +1,158 @@
+"""The settings of the operator: one file, that the chart writes, checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from pyncette.errors import ConfigurationError
+from pyncette.resources.documents import Document, documents
+from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
+from pyncette.resources.reading import Refusal, read_settings
+
+DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
+
+ALL_NAMESPACES: Final = "*"
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class BackendSettings(Model):
+    """A backend that pools may name."""
+
+    name: Label = "default"
+    """What `backendRef.name` of a pool says."""
+    secret_name: Subdomain = "pyncette-backend"  # noqa: S105 - the name of a Secret, not one
+    """The Secret with the URL: in the namespace of each pool, where its workers mount it, and mounted for the operator."""
+    secret_key: str = Field(default="url", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
+    """The key in that Secret."""
+    url_file: str = Field(default="", max_length=4096)
+    """The file with the URL, as it is mounted for the operator; by default after the name of the backend."""
+    namespaces: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=10_000, strict=False)
+    ] = ()
+    """Namespaces whose pools may use it; none: the operator's own; "*": all."""
+    migrate: Literal["Auto", "Manual"] = "Auto"
+    """Whether the operator brings its tables to the schema of this release at the start."""
+
+    @property
+    def path(self) -> Path:
+        """Where the URL stands."""
+        return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
+
+    def is_open_to(self, namespace: str, own: str) -> bool:
+        """Say whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
+        allowed = self.namespaces or (own,)
+        return namespace in allowed or ALL_NAMESPACES in allowed
+
+
+class SweepSettings(Model):
+    """When tasks that are gone are too many at once to be believed, and what is said beforehand about that."""
+
+    confirm: Count = 0
+    """As many removals as were held back, to let them happen at this start."""
+    share_percent: int = Field(default=20, ge=0, le=100)
+    """Of the tasks of a backend, the share that may go within an hour without a confirmation."""
+    least: Count = 5
+    """As many may go, whatever share that is."""
+
+
+class OperatorSettings(Model):
+    """All of them."""
+
+    cluster_id: str = Field(default="", max_length=128, pattern=r"^[-A-Za-z0-9_.]*$")
+    """Name of this cluster in the backends; by default the uid of the namespace kube-system, which a rebuilt cluster does not have."""
+    namespaces: Annotated[tuple[Label, ...], Field(max_length=1000, strict=False)] = ()
+    """Namespaces to watch; none: all of the cluster."""
+    release_namespace: Label = "default"
+    """Namespace that the operator runs in."""
+    pod_name: str = Field(default="", max_length=253)
+    """Name of the operator's own pod, which Events about it are shown at."""
+    pod_uid: str = Field(default="", max_length=128)
+    """And its uid."""
+    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)] = (
+        BackendSettings(),
+    )
+    """Backends that pools may name."""
+    resync_seconds: int = Field(default=300, ge=5, le=86_400)
+    """How often all resources are listed, and compared with what was seen and with the backends."""
+    withdrawal_grace_seconds: int = Field(default=86_400, ge=0, le=366 * 86_400)
+    """How long the record of a resource that is gone is kept, stopped: one that returns within it loses nothing."""
+    status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
+    """Writes of statuses, of all resources together."""
+    sweep: SweepSettings = SweepSettings()
+    """About resources that are gone, and were not seen to go."""
+    health: Port = 8080
+    """Port of /healthz and /readyz."""
+    metrics: Port = 9090
+    """Port of /metrics; 0: none."""
+    log_format: Literal["text", "json"] = "json"
+    """How lines of the log are written."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """The least that is logged."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="",
+            message="clusterId is required where namespaces are listed: to read the uid of kube-system takes a right "
+            "beyond them. Any name that no other cluster on the same backends has will do, and it must stay",
+            holds=lambda self: bool(self.cluster_id) or not self.namespaces,
+            blames=("cluster_id",),
+        ),
+        Rule(
+            cel="",
+            message="two backends have the same name",
+            holds=lambda self: len({backend.name for backend in self.backends}) == len(self.backends),
+            blames=("backends",),
+        ),
+    )
+
+    def backend(self, name: str) -> BackendSettings | None:
+        """Return the backend of this name, if there is one."""
+        return next((backend for backend in self.backends if backend.name == name), None)
+
+    def watches(self, namespace: str) -> bool:
+        """Say whether resources in *namespace* are this operator's business."""
+        return not self.namespaces or namespace in self.namespaces
+
+
+def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSettings:
+    """
+    Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
+
+    Raises ConfigurationError that tells of everything that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the settings of the operator cannot be read: {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    given = {**_from(environment), **_mapping(text, path)}
+    settings = read_settings(OperatorSettings, given)
+    if isinstance(settings, Refusal):
+        raise ConfigurationError("; ".join(f"{path}: {problem}" for problem in settings.problems))
+    return settings
+
+
+def _from(environment: Mapping[str, str]) -> dict[str, str]:
+    variables = {"podName": "POD_NAME", "podUid": "POD_UID", "releaseNamespace": "POD_NAMESPACE"}
+    return {field: environment[name] for field, name in variables.items() if environment.get(name)}
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    found = list(documents(text))
+    if not found:
+        return {}
+    (first, *more) = found
+    if not isinstance(first, Document):
+        raise ConfigurationError(f"{path}:{first.spot.line}: {first.message}")
+    if more or not isinstance(first.value, dict):
+        raise ConfigurationError(f"{path}: it must be one mapping of names to values")
+    if first.faults:
+        fault = first.faults[0]
+        raise ConfigurationError(f"{path}:{fault.spot.line}: {fault.message}")
+    return first.value

@@ -1,0 +1,228 @@
+"""Writes the statuses of resources, the most urgent first, and no more of them than the API server should have to take."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from pyncette.controller.api import (
+    POOLS,
+    Api,
+    ApiError,
+    ApiUnavailableError,
+    ConflictError,
+    Manifest,
+    NoSuchObjectError,
+    Reference,
+)
+from pyncette.controller.differences import Difference
+from pyncette.controller.metrics import STATUS_WAITING, Metrics
+from pyncette.resources.modelling import Model
+
+logger = logging.getLogger(__name__)
+
+CALM_SECONDS: Final = 30.0
+"""Between two writes about one resource, once it has had its first few: people look, and machines wait for conditions."""
+
+BURST: Final = 4
+"""Writes about one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
+
+AT_ONCE: Final = 8
+"""Writes under way, so that a slow API server is not asked for one after the other."""
+
+SHORTEST_SECONDS: Final = 0.001
+"""A timer that is set for less may ring before its time has come."""
+
+PAUSE_SECONDS: Final = 1.0
+"""After the API server did not take a write."""
+
+
+class _Wanted(NamedTuple):
+    status: Manifest
+    difference: Difference
+
+
+class _Allowance(NamedTuple):
+    """How many writes a resource may have without waiting, and when that was so."""
+
+    writes: float
+    at: float
+
+
+class Statuses:
+    """
+    Statuses that are to be written, the latest of each resource, at most *rate* a second.
+
+    *written* gets each resource as the API server returned it; *again* those that are to be looked at anew, since what
+    was to be written is out of date.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        rate: float,
+        written: Callable[[Reference, Manifest], None],
+        again: Callable[[Reference], None],
+        metrics: Metrics,
+    ) -> None:
+        self._api = api
+        self._rate = rate
+        self._written = written
+        self._again = again
+        self._metrics = metrics
+        metrics.gauge(STATUS_WAITING).set_function(lambda: float(len(self)))
+        self._wanted: dict[Reference, _Wanted] = {}
+        self._ready: dict[Difference, dict[Reference, None]] = {
+            difference: {} for difference in sorted(Difference, reverse=True)
+        }
+        """By how urgent they are, the most urgent first; those of the same urgency in the order of arrival."""
+        self._calm: list[tuple[float, Reference]] = []
+        """Until when some wait; a resource can be here several times."""
+        self._allowances: dict[Reference, _Allowance] = {}
+        self._under_way: set[Reference] = set()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many are to be written, those on their way included."""
+        return len(self._wanted) + len(self._under_way)
+
+    def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
+        """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
+        before = self._wanted.get(reference)
+        if before is not None:
+            difference = max(difference, before.difference)
+            self._ready[before.difference].pop(reference, None)
+        self._wanted[reference] = _Wanted(status, difference)
+        self._line_up(reference, difference)
+        self._changed.set()
+
+    def drop(self, reference: Reference) -> None:
+        """Want nothing of *reference* any more: there is nothing to write, or it is gone."""
+        wanted = self._wanted.pop(reference, None)
+        if wanted is not None:
+            self._ready[wanted.difference].pop(reference, None)
+
+    def forget(self, reference: Reference) -> None:
+        """Remember nothing of a resource that is gone."""
+        self.drop(reference)
+        self._allowances.pop(reference, None)
+
+    async def run(self) -> None:
+        """Write what is wanted, until this is cancelled."""
+        async with asyncio.TaskGroup() as writing:
+            slots = asyncio.Semaphore(AT_ONCE)
+            while True:
+                await slots.acquire()
+                reference = await self._next()
+                wanted = self._wanted.pop(reference)
+                self._under_way.add(reference)
+                writing.create_task(self._write(reference, wanted)).add_done_callback(
+                    lambda _: slots.release()
+                )
+                await asyncio.sleep(1 / self._rate)
+
+    async def _next(self) -> Reference:
+        while True:
+            self._wake_calm()
+            for ready in self._ready.values():
+                for reference in ready:
+                    if reference not in self._under_way:
+                        del ready[reference]
+                        return reference
+            self._changed.clear()
+            timeout = max(self._calm[0][0] - _now(), SHORTEST_SECONDS) if self._calm else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _write(self, reference: Reference, wanted: _Wanted) -> None:
+        self._spend(reference)
+        try:
+            self._written(reference, await self._api.apply_status(wanted.status))
+            self._metrics.status_written("written")
+        except (ConflictError, NoSuchObjectError):
+            self._metrics.status_written("conflict")
+            self._again(reference)
+        except ApiUnavailableError as error:
+            self._metrics.status_written("failed")
+            logger.debug("a status was not written", extra={"object": str(reference), "error": str(error)})
+            await asyncio.sleep(PAUSE_SECONDS)
+            if reference not in self._wanted:
+                self.want(reference, wanted.status, wanted.difference)
+        except ApiError as error:
+            self._metrics.status_written("failed")
+            logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
+        finally:
+            self._under_way.discard(reference)
+            self._changed.set()
+
+    # --- Pace --------------------------------------------------------------------------------------------------------
+
+    def _line_up(self, reference: Reference, difference: Difference) -> None:
+        at = _now() if _is_awaited(reference, difference) else self._free_at(reference)
+        if at <= _now():
+            self._ready[difference][reference] = None
+        else:
+            heapq.heappush(self._calm, (at, reference))
+
+    def _wake_calm(self) -> None:
+        while self._calm and self._calm[0][0] <= _now():
+            _, reference = heapq.heappop(self._calm)
+            wanted = self._wanted.get(reference)
+            if wanted is not None:
+                self._ready[wanted.difference][reference] = None
+
+    def _free_at(self, reference: Reference) -> float:
+        """Return when *reference* may be written about next."""
+        allowance = self._allowance(reference)
+        return _now() if allowance.writes >= 1 else allowance.at + (1 - allowance.writes) * self._pause()
+
+    def _spend(self, reference: Reference) -> None:
+        allowance = self._allowance(reference)
+        self._allowances[reference] = allowance._replace(writes=max(0.0, allowance.writes - 1))
+
+    def _allowance(self, reference: Reference) -> _Allowance:
+        now = _now()
+        before = self._allowances.get(reference)
+        if before is None:
+            return _Allowance(BURST, now)
+        return _Allowance(min(BURST, before.writes + (now - before.at) / self._pause()), now)
+
+    def _pause(self) -> float:
+        """Return how long a resource waits for each further write: longer if there are so many that all have to."""
+        return max(CALM_SECONDS, len(self._wanted) / self._rate)
+
+
+def _is_awaited(reference: Reference, difference: Difference) -> bool:
+    """Say whether somebody waits for just this: for a new spec to be seen, or for a pool, of which there are few, to be Ready."""
+    return difference is Difference.GENERATION or (
+        reference.kind == POOLS and difference is Difference.CONDITIONS
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def status_manifest(reference: Reference, resource_version: str, status: Any) -> Manifest:
+    """Return *status* as it is applied, to the object of this *resource_version* and no other."""
+    return {
+        "apiVersion": reference.kind.api_version,
+        "kind": reference.kind.name,
+        "metadata": {
+            "name": reference.name,
+            "namespace": reference.namespace,
+            "resourceVersion": resource_version,
+        },
+        "status": status,
+    }
+
+
+def as_json(status: Model) -> dict[str, Any]:
+    """Return a status as it is applied."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)

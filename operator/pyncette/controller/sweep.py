@@ -1,0 +1,344 @@
+"""Stops the records of tasks that are gone, once that is certain and credible, and removes them after their grace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pyncette.clock import SECOND
+from pyncette.controller.api import ObjectName
+from pyncette.controller.backends import OpenBackend, complain
+from pyncette.controller.mirrored import Home, Mirrored
+from pyncette.controller.pace import USUAL, Pace
+from pyncette.controller.removals import Guard
+from pyncette.controller.settings import OperatorSettings
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
+from pyncette.core.spec import Spec
+from pyncette.ledger import Ledger
+from pyncette.resources.mirror import Step, remove_instances, remove_stopped, stop
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
+"""Where it stands what is held back, and whether somebody confirmed it: a partition for each cluster, which has its id."""
+
+CALM_TIMES_MAX: Final = 15
+"""So often it is waited for more to go, and then decided about what went: somebody deletes without ever coming to an end."""
+
+EMPTYING_SECONDS: Final = 30.0
+"""Between looks for templates that are gone, and take their instances along."""
+
+EMPTIED_AT_ONCE: Final = 500
+"""Records of instances removed before it is asked again whether they are to go."""
+
+NAMES_MAX: Final = 200
+"""Of tasks that are held back, as many are told by name."""
+
+
+class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is held back on one backend, as it is told there to whoever may confirm it."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+    """Of the first of them."""
+    confirmed: int = 0
+    """The number that somebody confirmed; 0: nobody did."""
+
+
+class Told(NamedTuple):
+    """Is told what the sweep does; must not block."""
+
+    stopped: Callable[[Collection[ObjectName]], None]
+    held: Callable[[str, Collection[ObjectName]], None]
+    """Of a backend: those that are held back now, which were not all before."""
+
+
+class Sweep:
+    """The removals of one operator. *is_gone* says whether nobody knows of a task, where the operator looks."""
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        cluster_id: str,
+        mirrored: Mirrored,
+        is_gone: Callable[[ObjectName], bool],
+        told: Told,
+        pace: Pace = USUAL,
+    ) -> None:
+        self._mirrored = mirrored
+        self._cluster_id = cluster_id
+        self._is_gone = is_gone
+        self._told = told
+        self._pace = pace
+        self._grace = settings.withdrawal_grace_seconds * SECOND
+        swept = settings.sweep
+        self._guards: Mapping[str, Guard] = {
+            backend.name: Guard(swept.share_percent, swept.least) for backend in settings.backends
+        }
+        self._to_confirm = {backend.name: swept.confirm for backend in settings.backends}
+        """As many as the settings confirm, once."""
+        self._gone: dict[ObjectName, None] = {}
+        self._changed = asyncio.Event()
+        self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(self._guards, frozenset())
+        """What is told to be held back."""
+        self._shown: set[str] = {*self._guards}
+        """Backends where something may be told as held back, also by the operator before this one."""
+        self._surveyed = False
+
+    def gone(self, task: ObjectName) -> None:
+        """Take note that *task* is gone, which was proved."""
+        if task not in self._gone:
+            self._gone[task] = None
+            self._changed.set()
+
+    def back(self, task: ObjectName) -> None:
+        """Take note that there is a *task* of this name, again."""
+        self._gone.pop(task, None)
+
+    def surveyed(self) -> None:
+        """Take note that all that went before the start is noticed by now: what was told before the start may be out of date."""
+        if not self._surveyed:
+            self._surveyed = True
+            self._changed.set()
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many are held back on each backend."""
+        return {backend: len(held) for backend, held in self._held.items()}
+
+    async def run(self, backends: Collection[OpenBackend]) -> None:
+        """Decide about what is gone, whenever that changes, until this is cancelled."""
+        while True:
+            await self._wait()
+            for backend in backends:
+                ledger = backend.ledger
+                if ledger is not None and self._mirrored.has_seen(backend.name):
+                    try:
+                        await self._decide(backend.name, ledger)
+                    except Exception as error:  # noqa: BLE001 - it is tried again
+                        complain("removals wait", backend, error)
+            self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
+
+    async def _wait(self) -> None:
+        """
+        Return once something went and nothing went since for a moment; or to look again, while anything is not decided.
+
+        That is what is held back, and what was on a backend that did not answer.
+        """
+        try:
+            async with asyncio.timeout(self._pace.held if self._gone else None):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        for _ in range(CALM_TIMES_MAX):
+            self._changed.clear()
+            await asyncio.sleep(self._pace.calm)
+            if not self._changed.is_set():
+                return
+
+    async def _decide(self, backend: str, ledger: Ledger) -> None:
+        running = {name for name in self._gone if self._is_gone(name) and self._running(backend, name)}
+        if not running and not (backend in self._shown and self._knows_all(backend)):
+            return
+        guard = self._guards[backend]
+        notice = await self._confirmed_at_start(
+            backend, ledger.store, running, await read_notice(ledger.store, self._cluster_id)
+        )
+        confirmed = notice.confirmed_of(running)
+        now = asyncio.get_running_loop().time()
+        verdict = guard.judge(running - confirmed, self._mirrored.count(backend), now)
+        await self._stop(backend, ledger, sorted({*confirmed, *verdict.stopped}))
+        await self._tell(backend, ledger.store, notice, guard.held)
+
+    async def _stop(self, backend: str, ledger: Ledger, names: Collection[ObjectName]) -> None:
+        stopped: list[ObjectName] = []
+        for name in names:
+            for home in self._running(backend, name) if self._is_gone(name) else ():
+                for taken in await stop(ledger, home.record):
+                    if taken.record is not None:
+                        self._mirrored.note(backend, taken.record)
+                stopped.append(name)
+        if stopped:
+            logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(stopped)})
+            self._told.stopped(stopped)
+
+    def _running(self, backend: str, name: ObjectName) -> list[Home]:
+        return [
+            home
+            for home in self._mirrored.homes(name)
+            if home.backend == backend and home.record.state.withdrawn_at is None
+        ]
+
+    # --- What is held back -------------------------------------------------------------------------------------------
+
+    async def _confirmed_at_start(
+        self, backend: str, store: Store, running: Collection[ObjectName], notice: Notice
+    ) -> Notice:
+        """Write down what the settings confirm before it is done, so that whoever goes on after a crash knows of it."""
+        if not running or len(running) != self._to_confirm[backend]:
+            return notice
+        told = await notice.told(store, _held_back(running, confirmed=len(running)))
+        if told is None:
+            return notice
+        self._to_confirm[backend] = 0
+        return told
+
+    async def _tell(self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]) -> None:
+        """Tell what is held back; a confirmation that is written meanwhile wins, and is read the next time."""
+        if notice.held != _held_back(held):
+            if not self._knows_all(backend) and (notice.held.confirmed or not held):
+                return
+            if await notice.told(store, _held_back(held)) is None:
+                self._changed.set()
+                return
+        before, self._held[backend] = self._held[backend], held
+        if held:
+            self._shown.add(backend)
+        else:
+            self._shown.discard(backend)
+        if not held <= before:
+            logger.warning(
+                "tasks that are gone go on running: they are too many at once to be believed; "
+                "`pyncette sweep` tells which, and confirms them",
+                extra={"backend": backend, "tasks": len(held)},
+            )
+            self._told.held(backend, held)
+
+    def _knows_all(self, backend: str) -> bool:
+        """Say whether what is held back is all that there is: just after a start, the rest may be yet to be found."""
+        return self._surveyed or bool(self._held[backend])
+
+    # --- After the grace ---------------------------------------------------------------------------------------------
+
+    async def remove(self, backend: OpenBackend, ledger: Ledger) -> int:
+        """Remove the records on *backend* that were stopped longer ago than the grace; return how many. Raises StoreError."""
+        removed = 0
+        for name, home in self._over(backend, ledger):
+            # A template stays as long as it has instances, and they are not removed by that.
+            if home.record.spec.partitions is None and self._is_gone(name):
+                for taken in await remove_stopped(ledger, home.record, self._grace):
+                    if taken.step is Step.REMOVED:
+                        self._mirrored.forget(home.backend, home.record.key, name)
+                        removed += 1
+        return removed
+
+    async def empty(self, backends: Collection[OpenBackend]) -> None:
+        """
+        Remove the instances of templates that are gone, and were to take them along, until this is cancelled.
+
+        That takes minutes for millions; whenever it is broken off, it goes on from there.
+        """
+        while True:
+            await asyncio.sleep(EMPTYING_SECONDS)
+            for backend in backends:
+                ledger = backend.ledger
+                if ledger is not None:
+                    try:
+                        await self._empty(backend, ledger)
+                    except Exception as error:  # noqa: BLE001 - it is tried again
+                        complain("removals wait", backend, error)
+
+    async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
+        for name, home in self._over(backend, ledger):
+            owner = home.record.state.owner
+            if home.record.spec.partitions is None or owner is None or not owner.takes_instances:
+                continue
+            removed, done = 0, False
+            while not done and self._is_gone(name):
+                part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
+                removed, done = removed + part.removed, part.done
+            if done and self._is_gone(name):  # else it may be wanted again, and have stayed
+                self._mirrored.forget(home.backend, home.record.key, name)
+            if removed:
+                logger.info(
+                    "the instances of a template that is gone were removed",
+                    extra={"task": str(name), "records": removed},
+                )
+
+    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, Home]]:
+        """Yield the records on *backend* that were stopped longer ago than the grace."""
+        before = ledger.clock.now() - self._grace
+        for name in self._mirrored.names():
+            for home in self._mirrored.homes(name):
+                stopped_at = home.record.state.withdrawn_at
+                if home.backend == backend.name and stopped_at is not None and stopped_at <= before:
+                    yield name, home
+
+
+# --- Where it is told ------------------------------------------------------------------------------------------------
+
+
+def _key(cluster_id: str) -> Key:
+    return Key(Partition(SWEEP_REALM, cluster_id), "held")
+
+
+async def clusters_with_held(store: Store) -> list[str]:
+    """Return the ids of the clusters that have held something back on this backend, now or before. Raises StoreError."""
+    return sorted({partition.handler for partition in await store.partitions(SWEEP_REALM)})
+
+
+class Notice(NamedTuple):
+    """What is told on a backend, and the record that it stands in; None: nothing was ever told there."""
+
+    cluster_id: str
+    record: Record | None
+    held: HeldBack
+
+    def confirmed_of(self, names: Collection[ObjectName]) -> set[ObjectName]:
+        """
+        Return those of *names* that somebody has confirmed, by the number of what was shown.
+
+        Fewer than that may be left, after a crash in the midst of it or if some came back; and others may have joined them.
+        """
+        held = self.held
+        if not held.count or held.confirmed != held.count:
+            return set()
+        shown = {name for name in names if str(name) in held.names}
+        if held.count <= len(held.names):
+            return shown
+        # They were shown in their order, as far as there was room. Of the rest just the number is known.
+        rest = {name for name in names if str(name) > held.names[-1]}
+        return shown | rest if len(rest) <= held.count - len(held.names) else shown
+
+    async def told(self, store: Store, held: HeldBack) -> Notice | None:
+        """Tell *held* instead, and return that; None if another has written meanwhile. Raises StoreError."""
+        now = await store.now()
+        spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
+        if self.record is None:
+            after = Record(
+                key=_key(self.cluster_id),
+                spec=spec,
+                version=now,
+                fence=now,
+                due_at=None,
+                schedule_since=now,
+                claimable_at=None,
+                lease_length=0,
+            )
+        else:
+            after = replace(self.record, version=self.record.version + 1, spec=spec)
+        (made,) = await store.swap([Change(self.record, after)])
+        return self._replace(record=after, held=held) if made else None
+
+
+async def read_notice(store: Store, cluster_id: str) -> Notice:
+    """Return what a cluster holds back. Raises StoreError."""
+    (record,) = await store.load([_key(cluster_id)])
+    return Notice(cluster_id, record, HeldBack() if record is None else _read(record))
+
+
+def _read(record: Record) -> HeldBack:
+    try:
+        return msgspec.json.decode(record.spec.args, type=HeldBack)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        logger.warning("what is held back cannot be read", extra={"error": str(error)})
+        return HeldBack()
+
+
+def _held_back(names: Collection[ObjectName], confirmed: int = 0) -> HeldBack:
+    return HeldBack(len(names), tuple(sorted(map(str, names))[:NAMES_MAX]), confirmed)

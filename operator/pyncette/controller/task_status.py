@@ -1,0 +1,541 @@
+"""Decides what the status of a PyncetteTask says, from what is known of its spec, its pool and its record."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.controller.conditions import (
+    READY,
+    RECONCILING,
+    STALLED,
+    Holds,
+    condition,
+    condition_of,
+    cut,
+    whole_second,
+)
+from pyncette.controller.facts import Access, PoolFacts, TaskFacts
+from pyncette.controller.reasons import Reason
+from pyncette.core.record import Outcome, Record
+from pyncette.core.schedule import Once
+from pyncette.core.spec import Policies
+from pyncette.core.wishes import started_of
+from pyncette.resources.conversion import RESUME
+from pyncette.resources.modelling import instant_of
+from pyncette.resources.reading import Problem, Refusal, unknown_handler
+from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
+from pyncette.resources.status import status_of
+from pyncette.resources.task import PyncetteTask, TaskStatus
+
+SCHEDULED: Final = "Scheduled"
+HANDLER_RESOLVED: Final = "HandlerResolved"
+SUSPENDED: Final = "Suspended"
+RUNS_HEALTHY: Final = "RunsHealthy"
+
+CONDITIONS: Final = {
+    READY: "The task is as its spec wants it: scheduled, suspended by its spec, or over.",
+    RECONCILING: "It is not, and becomes so by itself.",
+    STALLED: "It is not, and a person has to do something; the message says what.",
+    SCHEDULED: "The backend holds this generation of the spec.",
+    HANDLER_RESOLVED: "A worker of the pool has registered the handler. Without a worker to ask it keeps its last answer, or is Unknown.",
+    SUSPENDED: "Nothing is started: by its spec, or since the attempts of an occurrence are spent.",
+    RUNS_HEALTHY: "No occurrence has failed since one last succeeded. It has no influence on Ready.",
+}
+"""What each condition says when it is True; all of them, in the order in which they stand."""
+
+PENDING_MAX: Final[Duration] = 600 * SECOND
+"""So long a pool may take to bring a worker that knows the handler: as long as a rollout may take by default."""
+
+SETTLING: Final[Duration] = 30 * SECOND
+"""
+So long a handler may be unknown to workers that are not being replaced. A task and the image with its handler may be
+changed in one commit, the task first; and the last worker of a rollout may be ready before it is known of.
+"""
+
+OVER: Final = frozenset({Reason.COMPLETED, Reason.MISSED})
+
+ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, Reason.HANDLER_NOT_FOUND})
+"""What workers have said of the handler."""
+
+NEVER_ASKED: Final = frozenset({Reason.PENDING.value, Reason.HANDLER_PENDING.value})
+
+
+class Stored(NamedTuple):
+    """A PyncetteTask as the API server holds it, but for its spec."""
+
+    uid: str
+    generation: int
+    status: TaskStatus = TaskStatus()
+    """As it was written last; that of the schema if it cannot be read."""
+    deleting: bool = False
+    """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+
+
+class Told(NamedTuple):
+    """What the status is to be, and when it is to be worked out again."""
+
+    status: TaskStatus
+    again_at: Instant | None = None
+    """When it changes by itself, without any event; None: never."""
+
+
+def status_of_task(task: PyncetteTask | Refusal, seen: Stored, pool: PoolFacts, facts: TaskFacts) -> Told:
+    """
+    Return what the status of *task* is to be; the same whenever the same is known.
+
+    Reconciling and Stalled are there only while they hold: kstatus takes their absence for False, and so nobody who
+    looks at a list of conditions has to know that these two are good when they do not hold. *facts* tell of the record that
+    the backend holds, also where the spec is refused: then the last good generation goes on.
+    """
+    case = _Case(task, seen, pool, facts)
+    handler = case.condition(HANDLER_RESOLVED, *_handler(case))
+    outlook = _outlook(case, handler)
+    scheduled = (
+        _Answer("True", Reason.MIRRORED, "The backend holds this generation.")
+        if case.mirrored
+        else _Answer("False", outlook.reason, outlook.message)
+    )
+    conditions = (
+        *_summary(case, outlook),
+        case.condition(SCHEDULED, *scheduled),
+        handler,
+        _suspended(case),
+        _runs_healthy(case),
+    )
+    shown = _shown(case).model_copy(update={"observed_generation": seen.generation, "conditions": conditions})
+    return Told(shown, outlook.until)
+
+
+def was_mirrored(status: TaskStatus) -> bool:
+    """Say whether the backend held a record of the task when *status* was written, or at any time before."""
+    told = condition_of(status, RUNS_HEALTHY)
+    return told is not None and told.reason != Reason.PENDING.value
+
+
+def is_over(status: TaskStatus, generation: int) -> bool:
+    """Say whether *status* tells that this *generation* has no further occurrence, whether or not it has run."""
+    ready = condition_of(status, READY)
+    return ready is not None and ready.observed_generation == generation and Reason.of(ready.reason) in OVER
+
+
+# --- What is known ---------------------------------------------------------------------------------------------------
+
+
+class _Answer(NamedTuple):
+    """What a condition says."""
+
+    holds: Holds
+    reason: Reason
+    message: str
+
+
+class _Case(NamedTuple):
+    """All that is known of one task, and what follows at once from it."""
+
+    task: PyncetteTask | Refusal
+    seen: Stored
+    pool: PoolFacts
+    facts: TaskFacts
+
+    @property
+    def record(self) -> Record | None:
+        return self.facts.record
+
+    @property
+    def policies(self) -> Policies:
+        return (self.record and self.record.spec.policies) or Policies()
+
+    @property
+    def now(self) -> Instant:
+        """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+        return whole_second(self.facts.now)
+
+    @property
+    def mirrored(self) -> bool:
+        """Say whether the backend holds this generation; while it cannot be asked, whether it did."""
+        record = self.record
+        if self.facts.moving:
+            return False
+        if record is None:
+            before = self.this_generation(SCHEDULED)
+            cannot_be_asked = not self.pool.exists or self.pool.access is not Access.OPEN
+            return cannot_be_asked and before is not None and before.status == "True"
+        owner = record.state.owner
+        return (
+            owner is not None
+            and (owner.uid, record.state.withdrawn_at) == (self.seen.uid, None)
+            and owner.generation >= self.seen.generation
+        )
+
+    @property
+    def handler(self) -> str | None:
+        """The handler that is wanted, or if the spec is refused, the one of what goes on."""
+        if not isinstance(self.task, Refusal):
+            return self.task.spec.handler
+        return None if self.record is None else self.record.key.partition.handler
+
+    def before(self, kind: str) -> Condition | None:
+        """Return a condition as it was written last."""
+        return condition_of(self.seen.status, kind)
+
+    def this_generation(self, kind: str) -> Condition | None:
+        """Return a condition as it was written last, if that was of this generation."""
+        before = self.before(kind)
+        return before if before is not None and before.observed_generation == self.seen.generation else None
+
+    def condition(
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
+    ) -> Condition:
+        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
+        )
+
+
+# --- Whether all is well ---------------------------------------------------------------------------------------------
+
+
+class _Phase(Enum):
+    """How a task stands, as those see it who wait for it."""
+
+    WELL = "well"
+    UNDER_WAY = "under way"
+    """It becomes well by itself, or does not: then it is stuck in the end."""
+    STUCK = "stuck"
+    """A person has to do something."""
+
+
+class _Outlook(NamedTuple):
+    phase: _Phase
+    reason: Reason
+    message: str
+    until: Instant | None = None
+    """When it is stuck, if nothing happens."""
+
+
+def _outlook(case: _Case, handler: Condition) -> _Outlook:
+    """Decide what stands in the way, the first thing first: all branches of the question whether a task is well."""
+    task = case.task
+    if case.seen.deleting:
+        return _under_way(Reason.TERMINATING, _terminating(case))
+    if isinstance(task, Refusal):
+        return _stuck(_reason_of(task.problems[0]), _refused(case, task))
+    barred = _barred(case, task)
+    if barred is not None:
+        return barred
+    if not case.mirrored:
+        return _on_the_way(case, task)
+    over = _over(case)
+    if over is not None:
+        return over
+    if task.spec.suspend:
+        return _well(Reason.SUSPENDED, _SUSPENDED_BY_SPEC)
+    exhausted = _exhausted(case)
+    if exhausted is not None:
+        return _stuck(Reason.RETRIES_EXHAUSTED, exhausted)
+    # A handler matters only to what is going to run.
+    if handler.reason in {Reason.HANDLER_PENDING.value, Reason.HANDLER_NOT_FOUND.value}:
+        return _without_handler(case, handler)
+    return _well(Reason.SCHEDULED, _scheduled(task, case.pool))
+
+
+def _barred(case: _Case, task: PyncetteTask) -> _Outlook | None:
+    """Tell of what keeps the task out of the backend for good; None: nothing does."""
+    pool = case.pool
+    if case.facts.taken_by is not None:
+        return _stuck(
+            Reason.HANDLER_TAKEN,
+            f'The handler "{task.spec.handler}" belongs to the dynamic task {case.facts.taken_by} already: '
+            "give this one a handler of its own, or delete one of the two.",
+        )
+    if not pool.exists:
+        return None
+    if pool.access is Access.REFUSED:
+        return _stuck(
+            Reason.BACKEND_NOT_ALLOWED,
+            f'The backend "{pool.backend}" of the pool "{pool.name}" is not open to this namespace: name another in '
+            f"the pool's backendRef, or have the namespace added to this one in the operator's settings.{_goes_on(case)}",
+        )
+    if pool.access is Access.UNKNOWN:
+        return _stuck(
+            Reason.BACKEND_NOT_FOUND,
+            f'The operator\'s settings have no backend "{pool.backend}", which the pool "{pool.name}" names: '
+            f"correct its backendRef, or have the backend added.{_goes_on(case)}",
+        )
+    return None
+
+
+def _on_the_way(case: _Case, task: PyncetteTask) -> _Outlook:
+    """Say why the backend does not hold this generation, although nothing is wrong with it."""
+    pool = case.pool
+    if case.facts.moving:
+        return _under_way(
+            Reason.MOVING,
+            f'It goes to the handler "{task.spec.handler}" of the pool "{pool.name}" once what runs at the old place is over.',
+        )
+    if not pool.exists:
+        return _waited_for(case, _no_pool(pool))
+    if pool.access is Access.DOWN:
+        return _under_way(
+            Reason.BACKEND_UNREACHABLE,
+            f'The backend "{pool.backend}" does not answer; this generation is written to it once it does.{_goes_on(case)}',
+        )
+    return _under_way(Reason.MIRRORING, f'It is being written to the backend "{pool.backend}".')
+
+
+def _without_handler(case: _Case, handler: Condition) -> _Outlook:
+    """A task that no worker can run is waited for for a while, then it is stuck; it becomes well whenever one can."""
+    if handler.reason == Reason.HANDLER_PENDING.value:
+        return _waited_for(case, handler.message)
+    stalled = case.this_generation(STALLED)
+    limit = max(_since(case), instant_of(handler.last_transition_time)) + SETTLING
+    known = {Reason.HANDLER_NOT_FOUND.value, Reason.HANDLER_DEADLINE_EXCEEDED.value}
+    if case.now >= limit or (stalled is not None and stalled.reason in known):
+        return _stuck(Reason.HANDLER_NOT_FOUND, handler.message)
+    return _under_way(Reason.HANDLER_PENDING, handler.message, limit)
+
+
+def _waited_for(case: _Case, message: str) -> _Outlook:
+    """Wait for workers that may know the handler, or for the pool itself."""
+    late = Reason.HANDLER_DEADLINE_EXCEEDED if case.pool.exists else Reason.POOL_NOT_FOUND
+    stalled = case.this_generation(STALLED)
+    limit = max(_since(case), _mirrored_since(case)) + PENDING_MAX
+    if case.now >= limit or (stalled is not None and stalled.reason == late.value):
+        return _stuck(late, f"{message} It has been so for {PENDING_MAX // SECOND // 60} minutes.")
+    return _under_way(Reason.HANDLER_PENDING, message, limit)
+
+
+def _since(case: _Case) -> Instant:
+    """Return since when this generation is on its way, by what is stored: an operator that restarts does not begin anew."""
+    reconciling = case.this_generation(RECONCILING)
+    return case.now if reconciling is None else instant_of(reconciling.last_transition_time)
+
+
+def _mirrored_since(case: _Case) -> Instant:
+    """Return since when the backend holds what it holds: the time that it was away is none of the pool's."""
+    before = case.before(SCHEDULED)
+    if before is None or (before.status == "True") is not case.mirrored:
+        return case.now
+    return instant_of(before.last_transition_time)
+
+
+def _over(case: _Case) -> _Outlook | None:
+    """Tell of a task without a further occurrence, whether or not it has run; None: there is one, or it is a template."""
+    ready = case.this_generation(READY)
+    record = case.record
+    told = None if ready is None else Reason.of(ready.reason)
+    if ready is not None and told in OVER and (record is None or record.due_at is None):
+        return _well(told, ready.message)
+    if record is None or record.due_at is not None or record.spec.partitions is not None:
+        return None
+    if started_of(record, case.policies) is not None or case.facts.beside:
+        return None
+    schedule, summary = record.spec.schedule, record.state.summary
+    if not isinstance(schedule, Once):
+        return _well(
+            Reason.COMPLETED,
+            "Its schedule has no further time: all that there were, or all before spec.notAfter, have passed.",
+        )
+    dropped = summary.counts.missed + summary.counts.skipped
+    if dropped and summary.last_scheduled_at != schedule.at:
+        return _well(
+            Reason.MISSED,
+            "spec.executeAt had passed by more than the starting deadline before it could run, so it has not run: "
+            "set it to a time to come, or ask for a run by the annotation pyncette.dev/run-requested-at.",
+        )
+    return _well(
+        Reason.COMPLETED,
+        "Its one occurrence is over, and it does not run again; status.lastRun tells how it went.",
+    )
+
+
+def _well(reason: Reason, message: str) -> _Outlook:
+    return _Outlook(_Phase.WELL, reason, message)
+
+
+def _under_way(reason: Reason, message: str, until: Instant | None = None) -> _Outlook:
+    return _Outlook(_Phase.UNDER_WAY, reason, message, until)
+
+
+def _stuck(reason: Reason, message: str) -> _Outlook:
+    return _Outlook(_Phase.STUCK, reason, message)
+
+
+# --- The conditions --------------------------------------------------------------------------------------------------
+
+
+def _summary(case: _Case, outlook: _Outlook) -> tuple[Condition, ...]:
+    """Return Ready, and beside it Reconciling or Stalled if that is so."""
+    _, reason, message, _ = outlook
+    holds: Holds = "True" if outlook.phase is _Phase.WELL else "False"
+    ready = case.condition(READY, holds, reason, message)
+    if outlook.phase is _Phase.WELL:
+        return (ready,)
+    if outlook.phase is _Phase.STUCK:
+        return (ready, case.condition(STALLED, "True", reason, message))
+    # It is about one generation: that of another has ended, and this one's has begun.
+    anew = case.this_generation(RECONCILING) is None
+    return (ready, case.condition(RECONCILING, "True", reason, message, anew=anew))
+
+
+def _handler(case: _Case) -> _Answer:
+    """Say whether workers know the handler; a pool that changes, or has no worker, is no reason to deny it."""
+    pool, name = case.pool, case.handler
+    before = case.before(HANDLER_RESOLVED)
+    members = pool.members or ()
+    if name is None:
+        return _Answer("Unknown", Reason.INVALID, "The spec cannot be read, so its handler is not known.")
+    if any(name in member.handlers for member in members):
+        return _Answer(
+            "True", Reason.HANDLER_REGISTERED, f'Workers of the pool "{pool.name}" have registered "{name}".'
+        )
+    if members:
+        said = unknown_handler(name, {known for member in members for known in member.handlers})
+        said = f'In the pool "{pool.name}", {said}'
+        if pool.rolling_out:
+            return _Answer(
+                "Unknown", Reason.HANDLER_PENDING, f"{said}. A rollout is under way that may bring it."
+            )
+        return _Answer(
+            "False",
+            Reason.HANDLER_NOT_FOUND,
+            f"{said}. Correct spec.handler, or register it in the pool's task module and roll that out.",
+        )
+    last = case.this_generation(HANDLER_RESOLVED)
+    answer = None if last is None else Reason.of(last.reason)
+    if last is not None and answer in ANSWERS:
+        return _Answer(last.status, answer, last.message)
+    asked = before is not None and before.reason not in NEVER_ASKED
+    if asked or (pool.exists and pool.wanted == 0):
+        return _Answer(
+            "Unknown", Reason.NO_WORKER, f'No worker of the pool "{pool.name}" runs that could be asked.'
+        )
+    return _Answer(
+        "Unknown",
+        Reason.HANDLER_PENDING,
+        f'The pool "{pool.name}" has no worker yet.' if pool.exists else _no_pool(pool),
+    )
+
+
+def _suspended(case: _Case) -> Condition:
+    """Say what keeps the record from running; as long as it cannot be looked at, what was said last."""
+    record = case.record
+    if record is None:
+        return case.before(SUSPENDED) or case.condition(SUSPENDED, *_NOT_SEEN)
+    if case.policies.suspend:
+        return case.condition(SUSPENDED, "True", Reason.SUSPENDED, _SUSPENDED_BY_SPEC)
+    exhausted = _exhausted(case)
+    if exhausted is not None:
+        return case.condition(SUSPENDED, "True", Reason.RETRIES_EXHAUSTED, exhausted)
+    return case.condition(SUSPENDED, "False", Reason.NOT_SUSPENDED, "")
+
+
+_SUSPENDED_BY_SPEC: Final = (
+    "spec.suspend is true: set it to false, and it goes on with the first time after that."
+)
+
+_NOT_SEEN: Final = _Answer("Unknown", Reason.PENDING, "The backend holds nothing of it so far.")
+
+_FAILURES: Final = {
+    Outcome.LOST: Reason.RUN_LOST,
+    Outcome.DEAD_LETTERED: Reason.DEAD_LETTERED,
+}
+"""Anything else that ended last, while occurrences have failed since the last success, leaves it at `RunFailed`."""
+
+
+def _runs_healthy(case: _Case) -> Condition:
+    """Say how it went last; that is what people look at, and never what makes a task unready."""
+    record = case.record
+    if record is None:
+        return case.before(RUNS_HEALTHY) or case.condition(RUNS_HEALTHY, *_NOT_SEEN)
+    summary = record.state.summary
+    if summary.last_outcome is None:
+        return case.condition(RUNS_HEALTHY, "Unknown", Reason.NO_RUN_YET, "No occurrence has ended yet.")
+    if not summary.consecutive_failures:
+        return case.condition(
+            RUNS_HEALTHY, "True", Reason.RUN_SUCCEEDED, "Nothing has failed since the last success."
+        )
+    reason = _FAILURES.get(summary.last_outcome, Reason.RUN_FAILED)
+    return case.condition(RUNS_HEALTHY, "False", reason, summary.last_message or reason.meaning)
+
+
+def _shown(case: _Case) -> TaskStatus:
+    """Return what the record tells of times and runs; without one that can be read, what was told last."""
+    record, facts, last = case.record, case.facts, case.seen.status
+    if record is None:
+        return last
+    try:
+        return status_of(
+            record,
+            facts.now,
+            beside=facts.beside,
+            last_run_id=facts.last_run_id,
+            instances=facts.instances or last.instances,
+        )
+    except (ValueError, OverflowError):  # a schedule that today's library, or its time zones, cannot read
+        return last
+
+
+# --- What is said ----------------------------------------------------------------------------------------------------
+
+
+def _reason_of(problem: Problem) -> Reason:
+    return Reason.of(problem.reason) or Reason.INVALID
+
+
+def _refused(case: _Case, refusal: Refusal) -> str:
+    said = "; ".join(map(str, refusal.problems))
+    tail = f".{_goes_on(case)}"
+    return cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail
+
+
+def _goes_on(case: _Case) -> str:
+    """Say what runs in the meantime, as far as that is known."""
+    record = case.record
+    if record is None or record.state.withdrawn_at is not None or record.state.owner is None:
+        return (
+            ""
+            if record is None and case.pool.access is not Access.OPEN
+            else " Nothing of it runs until then."
+        )
+    return f" Until then generation {record.state.owner.generation} goes on."
+
+
+def _terminating(case: _Case) -> str:
+    stopped = case.record is None or case.record.state.withdrawn_at is not None
+    return "It is being deleted, and " + (
+        "nothing of it runs any more." if stopped else "goes on until it is gone."
+    )
+
+
+def _no_pool(pool: PoolFacts) -> str:
+    return f'There is no PyncetteWorkerPool "{pool.name}" in this namespace: create it, or correct spec.workerPoolRef.'
+
+
+def _exhausted(case: _Case) -> str | None:
+    """Say how to end the suspension by exhaustion, if there is one; as long as nobody can look, what was said last."""
+    if case.record is None:
+        ready = case.this_generation(READY)
+        return ready.message if ready and ready.reason == Reason.RETRIES_EXHAUSTED.value else None
+    if not case.record.state.exhausted:
+        return None
+    why = case.record.state.summary.last_message
+    return (
+        f"The attempts of an occurrence are spent{f' ({why})' if why else ''}, and onExhausted is Suspend: "
+        f"mend the cause, then set the annotation {RESUME} to any new value, or change the spec."
+    )
+
+
+def _scheduled(task: PyncetteTask, pool: PoolFacts) -> str:
+    if task.spec.dynamic:
+        return f'Its instances are scheduled through the API, and run on workers of the pool "{pool.name}".'
+    return f'It runs by its schedule on workers of the pool "{pool.name}".'

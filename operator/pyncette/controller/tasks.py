@@ -1,0 +1,449 @@
+"""Makes the record of a task equal to its resource, and the status of the resource equal to its record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from pyncette.clock import SECOND, Instant
+from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
+from pyncette.controller.differences import Difference, differs, read_status
+from pyncette.controller.events import Regarding
+from pyncette.controller.facts import Access, TaskFacts
+from pyncette.controller.mirrored import Home, Mirrored
+from pyncette.controller.objects import Objects
+from pyncette.controller.pace import USUAL, Pace
+from pyncette.controller.pools import Place, Pools
+from pyncette.controller.statuses import Statuses, as_json, status_manifest
+from pyncette.controller.sweep import Sweep
+from pyncette.controller.task_status import Stored, is_over, status_of_task, was_mirrored
+from pyncette.controller.transitions import events_of
+from pyncette.core.record import Key, Record
+from pyncette.core.spec import Policies
+from pyncette.core.tallies import keeps_history
+from pyncette.errors import StoreUnavailableError
+from pyncette.ledger import Ledger
+from pyncette.resources.counting import instances_of
+from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, mirror_one, wish_of
+from pyncette.resources.modelling import instant_of
+from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.requests import Done, ask
+from pyncette.resources.task import Instances, PyncetteTask, TaskStatus, WorkerPoolRef
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_POOL: Final = WorkerPoolRef().name
+
+COUNT_SECONDS: Final = 60.0
+"""How often the instances of a template that are due and leased are counted, for its status."""
+
+TOTAL_SECONDS: Final = 600.0
+"""And all of them, which costs more."""
+
+
+class _Mirroring(NamedTuple):
+    """What the backend holds of a task after it was made equal to its resource, as far as that could be done."""
+
+    home: Home | None
+    moving: bool = False
+    taken_by: str | None = None
+    """Another task that has its place: the name of a handler or a task is given once in a pool."""
+    away: str | None = None
+    """A backend that does not answer, so that something is not written yet."""
+    failed: StoreUnavailableError | None = None
+
+
+class Tasks:
+    """
+    The reconciler of PyncetteTasks.
+
+    *is_watched* says of a namespace whether anything is known of it; *counted* is told of each pool to which more or fewer
+    tasks refer than before.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        objects: Objects,
+        pools: Pools,
+        mirrored: Mirrored,
+        statuses: Statuses,
+        sweep: Sweep,
+        is_watched: Callable[[str], bool],
+        counted: Callable[[ObjectName], None],
+        pace: Pace = USUAL,
+    ) -> None:
+        self._api = api
+        self._objects = objects
+        self._pools = pools
+        self._mirrored = mirrored
+        self._statuses = statuses
+        self._sweep = sweep
+        self._is_watched = is_watched
+        self._counted = counted
+        self._pace = pace
+        self._counts: dict[ObjectName, _Count] = {}
+        self._taking: dict[tuple[str, Key], ObjectName] = {}
+        """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
+        self._pool_of: dict[ObjectName, ObjectName] = {}
+        self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
+
+    def of_pool(self, pool: ObjectName) -> frozenset[ObjectName]:
+        """Return the tasks that refer to *pool*."""
+        return frozenset(self._of_pool.get(pool, ()))
+
+    async def reconcile(self, name: ObjectName) -> float | None:
+        """
+        Make what is stored of the task *name* equal to what is wished for, and its status to what is stored.
+
+        Returns in how many seconds it is to be called again although nothing happens; None: not at all. Raises ApiError
+        and StoreError, after which it is to be called again.
+        """
+        stored = self._objects.get(TASKS, name) or await self._found(name)
+        if stored is None:
+            return None
+        self._sweep.back(name)
+        task = read_stored(PyncetteTask, stored)
+        place = self._place(name, task, stored)
+        if self._is_too_early(place, stored):
+            return None
+        mirroring = await self._mirror(name, task, place, stored)
+        again_at = await self._tell(name, stored, task, place, mirroring)
+        if mirroring.failed is not None:
+            raise mirroring.failed
+        if mirroring.moving:
+            return self._pace.waiting
+        if mirroring.taken_by is not None:
+            return self._pace.taken
+        return self._again_in(name, again_at, self._now(place))
+
+    def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
+        times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
+        if name in self._counts:
+            times.append(COUNT_SECONDS)
+        return min(times, default=None)
+
+    def note(self, stored: Manifest) -> None:
+        """Take note of which pool a task refers to, so that all pools know how many do before any task is looked at."""
+        name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
+        self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
+
+    def _is_too_early(self, place: Place, stored: Manifest) -> bool:
+        """
+        Say whether the backend is yet to be looked at since this process began, which then has all its tasks looked at.
+
+        If it does not answer, a status that is of this generation tells more than is known here.
+        """
+        backend = place.backend
+        if backend is None or place.facts.access is Access.REFUSED or self._mirrored.has_seen(backend.name):
+            return False
+        if backend.is_expected:
+            return True
+        return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
+
+    # --- Gone --------------------------------------------------------------------------------------------------------
+
+    async def _found(self, name: ObjectName) -> Manifest | None:
+        """
+        Return the task *name* if it is there after all; else that is proved, and its record is to be stopped.
+
+        The watch and the lists said so; but both can be old, and neither tells an object that is gone from a kind that is.
+        Where this operator does not look, nothing is known: what is stored of it runs on.
+        """
+        if not self._is_watched(name.namespace):
+            return None
+        try:
+            found = await self._api.get(TASKS, name)
+        except NoSuchObjectError:
+            self.forget(name)
+            if self._mirrored.is_running(name):
+                self._sweep.gone(name)
+            return None
+        self._objects.found(TASKS, found)
+        return self._objects.get(TASKS, name)
+
+    def forget(self, name: ObjectName) -> None:
+        """Remember nothing of a task that is gone; its record is another matter."""
+        self._statuses.forget(Reference(TASKS, *name))
+        self._set_pool(name, None)
+        self._counts.pop(name, None)
+
+    # --- Mirroring ---------------------------------------------------------------------------------------------------
+
+    def _place(self, name: ObjectName, task: PyncetteTask | Refusal, stored: Manifest) -> Place:
+        """Return where the task belongs; one that cannot be read stays where it is."""
+        if isinstance(task, PyncetteTask):
+            pool = ObjectName(name.namespace, task.spec.worker_pool_ref.name)
+        else:
+            homes = self._mirrored.homes(name)
+            known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
+            pool = known or ObjectName(name.namespace, _pool_named_in(stored))
+        self._set_pool(name, pool)
+        return self._pools.place(pool)
+
+    def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
+        before = self._pool_of.get(name)
+        if before == pool:
+            return
+        if before is not None:
+            del self._pool_of[name]
+            self._of_pool[before].discard(name)
+            if not self._of_pool[before]:
+                del self._of_pool[before]
+            self._counted(before)
+        if pool is not None:
+            self._pool_of[name] = pool
+            self._of_pool[pool].add(name)
+            self._counted(pool)
+
+    async def _mirror(
+        self, name: ObjectName, task: PyncetteTask | Refusal, place: Place, stored: Manifest
+    ) -> _Mirroring:
+        homes = self._mirrored.homes(name)
+        known = homes[0] if homes else None
+        backend = place.facts.backend
+        ledger = None if place.backend is None else place.backend.ledger
+        is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
+        if isinstance(task, Refusal) or ledger is None or not is_open:
+            return _Mirroring(known)
+        wish = wish_of(task, place.realm)
+        taken_by = self._owner_of(name, place, wish)
+        if taken_by is not None:
+            return _Mirroring(known, taken_by=taken_by)
+        where = (backend, wish.key)
+        self._taking[where] = name
+        try:
+            return await self._move_in(name, wish, place, ledger, stored)
+        finally:
+            del self._taking[where]
+
+    async def _move_in(
+        self, name: ObjectName, wish: Wish, place: Place, ledger: Ledger, stored: Manifest
+    ) -> _Mirroring:
+        """Have the record of the task where it belongs, and as it is wished for."""
+        homes = self._mirrored.homes(name)
+        known = homes[0] if homes else None
+        backend = place.facts.backend
+        status = _status_of(stored)
+        away = self._away(homes, status)
+        if away is not None:
+            return _Mirroring(known, away=away, failed=StoreUnavailableError(f"{away} does not answer"))
+        if not homes and is_over(status, stored["metadata"].get("generation", 0)):
+            wish = wish._replace(is_over=True)
+        here, elsewhere = _told_apart(homes, backend, wish)
+        try:
+            moving = await self._write(name, wish, here, elsewhere, place, ledger)
+        except StoreUnavailableError as error:
+            return _Mirroring(here or known, away=backend, failed=error)
+        left = self._mirrored.homes(name)
+        here, _ = _told_apart(left, backend, wish)
+        return _Mirroring(here or next(iter(left), None), moving)
+
+    def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
+        """
+        Return a backend that does not answer, and has to before anything is written; None: there is none.
+
+        It is one that the task moves from. A task that had a record, which nobody has found since this process began, may
+        have it on any that was not looked at: to create another would be to run it twice.
+        """
+        for home in homes:
+            if self._pools.ledger(home.backend) is None:
+                return home.backend
+        return self._pools.unseen() if not homes and was_mirrored(status) else None
+
+    def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
+        """Return the other task that has the record of this one already, if there is one and it is still there."""
+        where = (place.facts.backend, wish.key)
+        other = self._taking.get(where) or self._mirrored.owner_at(*where)
+        if other is None or other == name or self._objects.uid(TASKS, other) is None:
+            return None
+        return other.name
+
+    async def _write(
+        self,
+        name: ObjectName,
+        wish: Wish,
+        here: Home | None,
+        elsewhere: Sequence[Home],
+        place: Place,
+        ledger: Ledger,
+    ) -> bool:
+        """Write what differs, and say whether the record has yet to move here. Raises StoreError."""
+        backend = place.facts.backend
+        if here is None or elsewhere or not _is_mirrored(here.record, wish):
+            await self._mirrored.open_realm(backend, ledger, place.realm)
+            strays = [
+                Elsewhere(source, home.record)
+                for home in elsewhere
+                if (source := self._pools.ledger(home.backend)) is not None
+            ]
+            if len(strays) < len(elsewhere):
+                raise StoreUnavailableError("a backend that the task moves from went away")
+            if self._note(name, backend, await mirror_one(ledger, wish, strays)):
+                return True
+            for home in elsewhere:
+                self._mirrored.forget(home.backend, home.record.key, name)
+        record = self._record_at(name, backend, wish)
+        if record is not None and record.state.handled != wish.requests:
+            done = await ask(ledger, record, wish.requests)
+            if done.record is not None:
+                self._mirrored.note(backend, done.record)
+                logger.info("what a task asked for was done", extra={"task": str(name), **_told(done)})
+        return False
+
+    def _note(self, name: ObjectName, backend: str, taken: Iterable[Taken]) -> bool:
+        """Take note of what was written, and say whether the record waits for a run to end before it moves."""
+        waiting = False
+        for item in taken:
+            waiting = waiting or item.step is Step.WAITING
+            if item.record is not None:
+                self._mirrored.note(backend, item.record)
+                logger.info("a task was %s", item.step.value, extra={"task": str(name), "backend": backend})
+        return waiting
+
+    def _record_at(self, name: ObjectName, backend: str, wish: Wish) -> Record | None:
+        for home in self._mirrored.homes(name):
+            if home.backend == backend and home.record.key == wish.key:
+                return home.record
+        return None
+
+    # --- The status --------------------------------------------------------------------------------------------------
+
+    async def _tell(
+        self,
+        name: ObjectName,
+        stored: Manifest,
+        task: PyncetteTask | Refusal,
+        place: Place,
+        mirroring: _Mirroring,
+    ) -> Instant | None:
+        """Have the status written, if it is another; return when it is to be worked out again."""
+        meta = stored["metadata"]
+        seen = Stored(
+            uid=meta["uid"],
+            generation=meta.get("generation", 0),
+            status=task.status if isinstance(task, PyncetteTask) else _status_of(stored),
+            deleting="deletionTimestamp" in meta,
+        )
+        home = mirroring.home
+        facts = TaskFacts(
+            record=None if home is None else home.record,
+            moving=mirroring.moving,
+            beside=0 if home is None else home.running,
+            last_run_id=await self._last_run_id(home, seen.status),
+            instances=await self._instances(name, home),
+            taken_by=mirroring.taken_by,
+            now=self._now(place),
+        )
+        pool = place.facts
+        if mirroring.away is not None:
+            pool = pool._replace(backend=mirroring.away, access=Access.DOWN)
+        told = status_of_task(task, seen, pool, facts)
+        difference = differs(stored.get("status", {}), told.status)
+        reference = Reference(TASKS, *name)
+        if difference is Difference.NONE:
+            self._statuses.drop(reference)
+        else:
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            self._statuses.want(reference, manifest, difference)
+        return told.again_at
+
+    async def _last_run_id(self, home: Home | None, status: TaskStatus) -> str | None:
+        """Return the id of the run that ended last, from the history, where the status does not have it yet."""
+        ended_at = None if home is None else home.record.state.summary.last_ended_at
+        if home is None or ended_at is None:
+            return None
+        last = status.last_run
+        if last is not None and last.id is not None and _instant(last.completion_time) == ended_at:
+            return last.id
+        ledger = self._pools.ledger(home.backend)
+        if ledger is None or not keeps_history(home.record.spec.policies or Policies()):
+            return None
+        try:
+            runs = await ledger.store.history(home.record.key)
+        except StoreUnavailableError:  # the next pass tells it
+            return None
+        return next((run.id for run in runs if run.ended_at == ended_at), None)
+
+    async def _instances(self, name: ObjectName, home: Home | None) -> Instances | None:
+        """Return how many instances a template has, counted now and then; None for another task."""
+        if home is None or home.record.spec.partitions is None:
+            self._counts.pop(name, None)
+            return None
+        now = asyncio.get_running_loop().time()
+        before = self._counts.get(name)
+        if before is not None and now - before.at < COUNT_SECONDS:
+            return before.instances
+        ledger = self._pools.ledger(home.backend)
+        if ledger is None:
+            return None if before is None else before.instances
+        try:
+            counted = await instances_of(ledger.store, home.record, ledger.clock.now())
+        except StoreUnavailableError:
+            return None if before is None else before.instances
+        total_at = now
+        if before is not None and now - before.total_at < TOTAL_SECONDS:
+            counted, total_at = counted.model_copy(update={"total": before.instances.total}), before.total_at
+        self._counts[name] = _Count(counted, now, total_at)
+        return counted
+
+    def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
+        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        meta = after["metadata"]
+        regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
+        now = self._pools.now()
+        return events_of(regarding, _status_of(before), _status_of(after), now, instance)
+
+    def _now(self, place: Place) -> Instant:
+        return self._pools.now() if place.backend is None else place.backend.clock.now()
+
+
+class _Count(NamedTuple):
+    """Instances of a template, and when they were counted, by the loop's clock."""
+
+    instances: Instances
+    at: float
+    total_at: float
+
+
+def _status_of(stored: Manifest | None) -> TaskStatus:
+    """Return the status that *stored* has; that of a task which nobody has seen, if it has none that can be read."""
+    return read_status((stored or {}).get("status", {}), TaskStatus) or TaskStatus()
+
+
+def _told_apart(homes: Sequence[Home], backend: str, wish: Wish) -> tuple[Home | None, list[Home]]:
+    """Tell the record that is where it belongs from those that are not."""
+    here, elsewhere = None, []
+    for home in homes:
+        if home.backend == backend and home.record.key == wish.key:
+            here = home
+        else:
+            elsewhere.append(home)
+    return here, elsewhere
+
+
+def _is_mirrored(record: Record, wish: Wish) -> bool:
+    """Say whether *record* is what is wished for already, or what a newer generation wished for."""
+    owner = record.state.owner
+    if record.state.withdrawn_at is not None or owner is None:
+        return False
+    return owner == wish.owner or (owner.uid == wish.owner.uid and owner.generation > wish.owner.generation)
+
+
+def _instant(at: datetime | None) -> Instant | None:
+    return None if at is None else instant_of(at)
+
+
+def _pool_named_in(stored: Manifest) -> str:
+    """Return the pool that a task names which cannot be read as a whole, or the default, if not even that can be."""
+    reference = stored.get("spec", {}).get("workerPoolRef")
+    name = reference.get("name") if isinstance(reference, dict) else None
+    return name if isinstance(name, str) else DEFAULT_POOL
+
+
+def _told(done: Done) -> dict[str, object]:
+    return {"run": bool(done.run), "resumed": done.resumed, "redriven": done.redriven}

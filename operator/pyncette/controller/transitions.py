@@ -1,0 +1,99 @@
+"""Makes Events of what changed between two statuses of a task: of transitions alone, and few of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyncette.clock import Instant
+from pyncette.controller.api import Manifest
+from pyncette.controller.conditions import READY, RECONCILING, STALLED, condition_of
+from pyncette.controller.events import Occasion, Regarding, event
+from pyncette.controller.reasons import Reason
+from pyncette.resources.conversion import REDRIVE, RESUME, RUN
+from pyncette.resources.resource import UNOBSERVED
+from pyncette.resources.task import TaskStatus
+
+
+def events_of(
+    regarding: Regarding, before: TaskStatus, after: TaskStatus, now: Instant, instance: str = ""
+) -> list[Manifest]:
+    """
+    Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
+
+    Told are: that a task got stuck, or is well again; that it waits for its backend, its handler or its move; that it is
+    suspended, goes on, or is over; that runs began to fail, that the first was dead-lettered, that they succeed again; that
+    something asked for was done. Not told are: how each run went, that an edit was taken over, that a wait is over, and
+    anything of a task that is seen for the first time, unless it is stuck.
+
+    An Event that is there already by its name was told: whoever creates them takes that for done.
+    """
+    return [
+        event(regarding, occasion, after.observed_generation, now, instance)
+        for occasion in _occasions(before, after)
+    ]
+
+
+def _occasions(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+    ready = _of_ready(before, after)
+    yield from ready
+    if before.observed_generation == UNOBSERVED:
+        return
+    if not any(
+        occasion.reason is Reason.RETRIES_EXHAUSTED for occasion in ready
+    ):  # which says how the run failed
+        yield from _of_runs(before, after)
+    yield from _of_requests(before, after)
+
+
+def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
+    """Tell of Ready by its reason: Reconciling, Stalled, Suspended and HandlerResolved change for no other."""
+    old, new = condition_of(before, READY), condition_of(after, READY)
+    if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        return []
+    reason = Reason.of(new.reason)
+    stuck = condition_of(after, STALLED) is not None
+    if reason is None or reason.event is None:
+        return []
+    if before.observed_generation == UNOBSERVED and not stuck:
+        return []
+    # That it begins to wait is told; what else it waits for, and that the wait is over, is not: after an install all tasks
+    # have waited for their backend and their workers.
+    waits_on = reason is Reason.SCHEDULED or condition_of(after, RECONCILING) is not None
+    if waits_on and condition_of(before, RECONCILING) is not None:
+        return []
+    return [Occasion(reason, reason.event, new.message)]
+
+
+def _of_runs(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+    """Tell when runs begin to fail and when they succeed again, and not of each; and of the first dead letter."""
+    old, new = condition_of(before, "RunsHealthy"), condition_of(after, "RunsHealthy")
+    if old is None or new is None:
+        return
+    reason = Reason.of(new.reason)
+    if reason is None or reason.event is None:
+        return
+    first_letter = not before.run_counts.dead_lettered and after.run_counts.dead_lettered > 0
+    turned = old.status != new.status and (new.status == "False" or old.status == "False")
+    if turned or (first_letter and reason is Reason.DEAD_LETTERED):
+        yield Occasion(reason, reason.event, new.message)
+
+
+def _of_requests(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+    asked = (
+        (Reason.RUN_REQUESTED, RUN, before.last_handled_run_request, after.last_handled_run_request),
+        (
+            Reason.RESUME_REQUESTED,
+            RESUME,
+            before.last_handled_resume_request,
+            after.last_handled_resume_request,
+        ),
+        (
+            Reason.REDRIVE_REQUESTED,
+            REDRIVE,
+            before.last_handled_redrive_request,
+            after.last_handled_redrive_request,
+        ),
+    )
+    for reason, annotation, old, new in asked:
+        if new is not None and new != old:
+            yield Occasion(reason, "Normal", f"Done as the annotation {annotation} asks: {new}", new)

@@ -1,0 +1,150 @@
+"""Does once what annotations of a resource ask for: a run now, the end of a suspension, the dead letters again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pyncette.clock import Instant
+from pyncette.core import wishes
+from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
+from pyncette.core.spec import Policies
+from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.resources.mirror import beside, instances_of, is_template
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Done(NamedTuple):
+    """What was done of what was asked for."""
+
+    run: Key | None = None
+    """Of the extra run; None also if a template was asked, which does not run by itself."""
+    resumed: int = 0
+    """Suspensions that ended."""
+    redriven: int = 0
+    """Dead letters that are tried again."""
+    record: Record | None = None
+    """That of the resource as it is now, if it was written."""
+
+
+# --- Decisions -------------------------------------------------------------------------------------------------------
+
+
+def asked(requests: Requests) -> Rule:
+    """
+    The rule for the record of a resource that asks: it marks what is new as handled, and does it, in one swap.
+
+    What has to be done to other records than this one and the extra run, which is new, has to be done before.
+    """
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None or record.state.withdrawn_at is not None:
+            return Ruling(None, Done())
+        new = _new(requests, record.state.handled)
+        if new == NO_REQUESTS:
+            return Ruling(None, Done())
+        policies = record.spec.policies or Policies()
+        awake = _awake(record, now) if new.resume else record
+        state = replace(awake.state, handled=_marked(record.state.handled, new))
+        after = replace(awake, version=record.version + 1, state=state)
+        extra = None
+        if new.run and not is_template(record.spec):
+            extra = wishes.on_demand(after, policies, _run_name(record, new.run), now)
+        return Ruling(
+            Change(record, after),
+            Done(None if extra is None else extra.key, int(awake is not record), 0, after),
+            further=() if extra is None else (Change(None, extra),),
+        )
+
+    return rule
+
+
+def redriven(record: Record | None, now: Instant) -> Ruling:
+    """The rule for a dead letter that is to be tried again; the answer tells whether it was not already."""
+    if record is None or not is_dead_letter(record.key):
+        return Ruling(None, False)
+    return _ruling(record, wishes.redriven(record, now))
+
+
+def resumed(record: Record | None, now: Instant) -> Ruling:
+    """The rule for a schedule whose suspension by exhaustion is to end; the answer tells whether it had one."""
+    if record is None or record.key.occurrence:
+        return Ruling(None, False)
+    return _ruling(record, _awake(record, now))
+
+
+def _awake(record: Record, now: Instant) -> Record:
+    """Return *record* without its suspension by exhaustion; itself, if it has none."""
+    try:
+        return wishes.resumed(record, record.spec.policies or Policies(), now)
+    except ValueError as error:  # its schedule can no longer be read, which hurts itself only
+        logger.warning("%s is not resumed: %s", record.key, error)
+        return record
+
+
+def _ruling(before: Record, after: Record) -> Ruling:
+    """Write what differs, and answer whether something does."""
+    return Ruling(None, False) if after is before else Ruling(Change(before, after), True)
+
+
+def _new(requests: Requests, handled: Requests) -> Requests:
+    """Return those of *requests* that were not handled yet. An annotation that was taken away asks for nothing."""
+    return Requests(
+        run="" if requests.run == handled.run else requests.run,
+        resume="" if requests.resume == handled.resume else requests.resume,
+        redrive="" if requests.redrive == handled.redrive else requests.redrive,
+    )
+
+
+def _marked(handled: Requests, new: Requests) -> Requests:
+    return Requests(new.run or handled.run, new.resume or handled.resume, new.redrive or handled.redrive)
+
+
+def _run_name(record: Record, request: str) -> str:
+    """
+    Return the name of the run that *request* asks of *record* as it is: the same however often it is tried.
+
+    The same words may ask again later, while the first run is still there: the version tells the two apart.
+    """
+    return blake2b(f"{record.version}\0{request}".encode("utf-8", "replace"), digest_size=6).hexdigest()
+
+
+# --- Doing it --------------------------------------------------------------------------------------------------------
+
+
+async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
+    """
+    Do what *requests* ask of *record*, the one of their resource, and was not handled yet; of a template, for its instances.
+
+    Where it breaks off, what is left is done the next time, and nothing twice: the mark comes with the last of it.
+    Raises StoreError.
+    """
+    new = _new(requests, record.state.handled)
+    if new == NO_REQUESTS:
+        return Done()
+    letters = await _each(ledger, record, redriven) if new.redrive else 0
+    ended = await _each(ledger, record, resumed) if new.resume and is_template(record.spec) else 0
+    done: Done = (await ledger.apply({record.key: asked(requests)}))[record.key]
+    return done._replace(redriven=letters, resumed=done.resumed + ended)
+
+
+async def _each(ledger: Ledger, home: Record, rule: Rule) -> int:
+    return sum([await apply_where(ledger, page, rule) async for page in _with(ledger.store, home)])
+
+
+async def _with(store: Store, home: Record) -> AsyncIterator[list[Record]]:
+    """Yield what lives beside a schedule, or of a template all that its instances have."""
+    pages = instances_of(store, home) if is_template(home.spec) else beside(store, home.key)
+    async for page in pages:
+        yield page
+
+
+async def apply_where(ledger: Ledger, page: Sequence[Record], rule: Rule) -> int:
+    """Apply *rule*, which answers with a bool, to those of *page* that it would change; return how many it did."""
+    now = ledger.clock.now()
+    todo = [record.key for record in page if rule(record, now).answer]
+    return sum((await ledger.apply(dict.fromkeys(todo, rule))).values())

@@ -1,0 +1,1 @@
+"""The chart: what it renders for which values, and what it refuses."""

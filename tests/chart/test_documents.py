@@ -1,0 +1,70 @@
+"""What the README of the chart says to type does what it says."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from tests.chart.rendering import CHART, ROOT, Rendering
+from tests.servers.tools import Helm
+
+pytestmark = pytest.mark.cluster
+
+README = (CHART / "README.md").read_text()
+
+
+def commands(program: str) -> list[list[str]]:
+    """The words of each command of *program* in the README's blocks of shell."""
+    blocks = re.findall(r"```shell\n(.*?)```", README, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith(f"{program} ")]
+
+
+def rendered(helm: Helm, command: list[str]) -> Rendering:
+    assert command[:2] == ["helm", "install"]
+    arguments = [str(ROOT / word) if word == "charts/pyncette-operator" else word for word in command[2:]]
+    return Rendering([one for one in yaml.safe_load_all(helm.run("template", *arguments)) if one])
+
+
+def test_each_installation_of_the_readme_renders_and_finds_the_secret_that_was_made_for_it(helm: Helm):
+    installations = commands("helm")
+    secrets = [one for one in commands("kubectl") if "secret" in one]
+
+    assert len(installations) == len(secrets) == 2
+    for installation, secret in zip(installations, secrets, strict=True):
+        (backend,) = rendered(helm, installation).settings["backends"]
+        assert backend["secretName"] == secret[secret.index("generic") + 1]
+        assert any(word.startswith(f"--from-literal={backend['secretKey']}=") for word in secret)
+
+
+def test_the_url_of_the_embedded_postgresql_in_the_readme_is_its_address(helm: Helm):
+    (secret,) = [one for one in commands("kubectl") if any("--from-literal=password" in word for word in one)]
+    (installation,) = [one for one in commands("helm") if any("embedded" in word for word in one)]
+
+    rendering = rendered(helm, installation)
+
+    service = rendering.one("Service", "postgresql")["metadata"]
+    port = rendering.one("Service", "postgresql")["spec"]["ports"][0]["port"]
+    environment = rendering.one("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    values = {one["name"]: one["value"] for one in environment}
+    assert secret[-1] == (
+        f"--from-literal=url=postgresql://{values['POSTGRES_USER']}:$PASSWORD"
+        f"@{service['name']}.{service['namespace']}.svc:{port}/{values['POSTGRES_DB']}"
+    )
+
+
+def test_files_that_the_readme_links_to_are_there():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (CHART / target).exists(), target
+
+
+def test_each_value_that_the_prose_names_exists():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    prose = README.partition("## Values")[0]
+
+    for name in re.findall(r"`((?:[a-z][A-Za-z]*\.)+[a-zA-Z]+)(?:=[^`]*)?`", prose):
+        where = values
+        for part in name.split("."):
+            assert part in where, name
+            where = where[part]

@@ -1,0 +1,93 @@
+"""What Helm prints after an installation can be pasted, and works."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.task import PyncetteTask
+from tests.chart.rendering import CHART, EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, Object, merged, render
+from tests.servers.tools import Helm
+
+pytestmark = pytest.mark.cluster
+
+RELEASES = [
+    pytest.param(ONE_BACKEND, id="plain"),
+    pytest.param(EMBEDDED, id="embedded"),
+    pytest.param(TWO_NAMESPACES, id="namespaced"),
+    pytest.param(
+        {"backends": [{"name": "other", "secretName": "db", "namespaces": ["*"]}]}, id="another-name"
+    ),
+]
+
+
+def manifests(notes: str) -> list[Object]:
+    """The resources that the notes say to apply."""
+    text = re.search(r"<<EOF\n(.*?)\n    EOF", notes, re.DOTALL)[1]
+    return list(yaml.safe_load_all(re.sub(r"^    ", "", text, flags=re.MULTILINE)))
+
+
+@pytest.mark.parametrize("values", RELEASES)
+def test_the_pool_and_the_task_in_the_notes_are_valid_and_belong_together(helm: Helm, values):
+    pool, task = manifests(helm.notes(CHART, values))
+
+    read = PyncetteWorkerPool.model_validate(pool), PyncetteTask.model_validate(task)
+    assert read[1].spec.worker_pool_ref.name == read[0].metadata.name
+
+
+@pytest.mark.parametrize("values", RELEASES)
+def test_the_pool_in_the_notes_goes_where_its_backend_is_open_to_it(helm: Helm, values):
+    notes = helm.notes(CHART, values)
+
+    pool, _ = manifests(notes)
+    used = PyncetteWorkerPool.model_validate(pool).spec.backend_ref.name
+    (backend,) = [one for one in render(helm, values).settings["backends"] if one["name"] == used]
+    (namespace,) = set(re.findall(r"kubectl -n (\S+) apply", notes))
+    assert namespace in (backend["namespaces"] or ["pyncette"]) or "*" in backend["namespaces"]
+    watched = render(helm, values).settings["namespaces"]
+    assert not watched or namespace in watched
+
+
+def test_the_secret_in_the_notes_is_what_the_embedded_postgresql_and_the_operator_look_for(helm: Helm):
+    values = merged(
+        EMBEDDED, {"backend": {"embedded": {"database": "cron", "username": "app", "secretKey": "dsn"}}}
+    )
+    notes = helm.notes(CHART, values, release="blue", namespace="elsewhere")
+    rendering = render(helm, values, release="blue", namespace="elsewhere")
+
+    command = re.search(r"kubectl -n \S+ create secret generic .*?(?=\n\n|\Z)", notes, re.DOTALL)[0]
+    words = shlex.split(command.replace("\\\n", " ").replace("$PASSWORD", "pw"))
+    service = rendering.one("Service", "postgresql")["metadata"]["name"]
+    assert words[:6] == ["kubectl", "-n", "elsewhere", "create", "secret", "generic"]
+    assert words[6:] == [
+        "pyncette-postgresql",
+        "--from-literal=password=pw",
+        f"--from-literal=dsn=postgresql://app:pw@{service}.elsewhere.svc:5432/cron",
+    ]
+
+
+def test_the_deployment_in_the_notes_is_the_one_that_is_installed(helm: Helm):
+    for release in ("pyncette", "blue", "x" * 53):
+        name = render(helm, ONE_BACKEND, release=release).one("Deployment")["metadata"]["name"]
+
+        assert f"rollout status deployment/{name}\n" in helm.notes(CHART, ONE_BACKEND, release=release)
+
+
+def test_the_notes_say_so_if_the_release_brings_no_crds_or_would_take_them_away(helm: Helm):
+    usual = helm.notes(CHART, ONE_BACKEND)
+    without = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"enabled": False}}))
+    fleeting = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"keep": False}}))
+
+    assert "A second release on this\ncluster sets crds.enabled=false." in usual
+    assert "crds.enabled is false: this release brings no CustomResourceDefinitions." in without
+    assert "UNINSTALLING IT DELETES THEM AND ALL TASKS AND POOLS" in fleeting
+    assert "UNINSTALLING" not in usual + without
+
+
+def test_the_notes_name_the_secret_that_workers_need_in_each_namespace(helm: Helm):
+    notes = helm.notes(CHART, TWO_NAMESPACES)
+
+    assert "Backend default may be used by pools in orders, reports." in notes
+    assert "Secret pyncette-backend with the key url" in notes

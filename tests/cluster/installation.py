@@ -1,0 +1,289 @@
+"""The operator as a platform team installs it: by Helm, with the embedded PostgreSQL, in a namespace of its own."""
+
+import json
+import secrets
+import tempfile
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.cluster.cluster import ROOT, Cluster
+from tests.cluster.kubectl import Kubectl
+from tests.servers.tools import Helm, HelmRefusedError
+
+CHART: Final = ROOT / "charts" / "pyncette-operator"
+
+NAMESPACE: Final = "pyncette"
+RELEASE: Final = "pyncette"
+SECRET: Final = "pyncette-postgresql"
+DATABASE: Final = "pyncette-operator-postgresql"
+"""Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
+
+CRDS: Final = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
+
+OPERATOR: Final = "deployment/pyncette-operator"
+
+URL_FILE: Final = "/etc/pyncette/backends/default/url"
+"""Where the operator finds the URL of its backend."""
+
+SCRATCH: Final = {"data": "/data", "run": "/var/run/postgresql", "tmp": "/tmp"}
+
+INSTALL_SECONDS_MAX: Final = 180
+"""It takes twenty seconds, of which half go into the first start of PostgreSQL; a laden machine takes longer."""
+
+Values = Mapping[str, Any]
+
+
+class Installation:
+    """One release of the chart, and what it leaves behind when it is gone."""
+
+    def __init__(self, cluster: Cluster, helm: Helm, image: str, postgres: str) -> None:
+        self.kubectl = Kubectl(cluster.kubeconfig, NAMESPACE)
+        self.url = f"postgresql://postgres:{secrets.token_hex(8)}@{DATABASE}.{NAMESPACE}.svc:5432/pyncette"
+        """Of the database, as the operator and all workers see it."""
+        self._cluster = cluster
+        self._helm = helm
+        self._images = (image, postgres)
+        self._installed: dict[str, Any] | None = None
+
+    # --- Helm ----------------------------------------------------------------------------------------------------
+
+    def values(self, **more: Any) -> dict[str, Any]:
+        """Return the values of the tests: all namespaces may use the embedded database; *more* at the top level."""
+        (repository, tag), (database, database_tag) = (image.rsplit(":", 1) for image in self._images)
+        embedded = {
+            "enabled": True,
+            "secretName": SECRET,
+            "namespaces": ["*"],
+            "image": {"repository": database, "tag": database_tag},
+        }
+        return {
+            "image": {"repository": repository, "tag": tag},
+            "backend": {"embedded": embedded},
+            # The same database, which pools of other namespaces cannot reach by this name.
+            "backends": [{"name": "private", "secretName": SECRET}],
+            **more,
+        }
+
+    def ensure(self, values: Values | None = None) -> None:
+        """Have the release installed with these values (else `values()`), and the operator ready. A second call costs little."""
+        wanted = dict(values if values is not None else self.values())
+        if self._installed != wanted:
+            self.prepare()
+            self.install(RELEASE, wanted)
+            self._installed = wanted
+        else:
+            self.wait_until_ready()
+
+    def prepare(self) -> None:
+        """Make what the chart asks for: the namespace, the Secret, and a volume where there is no StorageClass."""
+        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        self.kubectl.run(
+            "label", "--overwrite", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"
+        )
+        kept = self.kubectl.get("secret", SECRET)
+        if kept:
+            # So is the volume, from a session before on a cluster that outlives them.
+            self.url = b64decode(kept["data"]["url"]).decode()
+        self.kubectl.apply(self.secret())
+        self._cluster.provide_volume(NAMESPACE, DATABASE)
+
+    def secret(self) -> dict[str, Any]:
+        """Return the Secret that the operator reads here, and workers read in the namespace of their pool."""
+        password = self.url.split(":")[2].split("@")[0]
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET},
+            "stringData": {"url": self.url, "password": password},
+        }
+
+    def install(self, release: str, values: Values, chart: Path = CHART) -> str:
+        """Install or upgrade a release, and return once all of it is ready, with what Helm printed."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(dict(values), file)
+            file.flush()
+            return self._run(
+                "upgrade", release, chart, "--install", "--values", file.name,
+                "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s",
+            )  # fmt: skip
+
+    def rollback(self, release: str = RELEASE) -> None:
+        """Go back to the revision before."""
+        self._installed = None
+        self._run("rollback", release, "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s")
+
+    def uninstall(self, release: str = RELEASE) -> None:
+        self._installed = None
+        self._run("uninstall", release, "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s")
+
+    def _run(self, *arguments: str | Path) -> str:
+        try:
+            return self._helm.run(
+                *arguments, "--namespace", self.kubectl.namespace,
+                kubeconfig=self.kubectl.kubeconfig, seconds=INSTALL_SECONDS_MAX + 60,
+            )  # fmt: skip
+        except HelmRefusedError as error:
+            raise AssertionError(f"{error}\n\n{self.kubectl.picture()}") from None
+
+    def clear(self) -> None:
+        """Remove all that was ever installed, and what it has left behind: the cluster is as a new user finds it."""
+        self._installed = None
+        self._helm.run(
+            "uninstall", RELEASE, "--namespace", self.kubectl.namespace, "--wait", "--ignore-not-found",
+            kubeconfig=self.kubectl.kubeconfig,
+        )  # fmt: skip
+        self.kubectl.run("delete", "--ignore-not-found", "crd", *CRDS)
+        self.kubectl.run("delete", "--ignore-not-found", "namespace", NAMESPACE)
+        # Where tests make the volume, it is bound to the claim that has just gone, and to no other of its name.
+        self.kubectl.run("delete", "--ignore-not-found", "persistentvolume", f"{NAMESPACE}-{DATABASE}")
+
+    # --- The operator --------------------------------------------------------------------------------------------
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        self.kubectl.run("rollout", "status", OPERATOR, f"--timeout={seconds:g}s", seconds=seconds + 10)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """No operator inside the context; afterwards it is ready again."""
+        self.kubectl.run("scale", OPERATOR, "--replicas=0")
+        self.kubectl.wait_until("the operator is gone", lambda: not self.operator_pods(), 60)
+        try:
+            yield
+        finally:
+            self.kubectl.run("scale", OPERATOR, "--replicas=1")
+            self.wait_until_ready()
+
+    def operator_pods(self) -> list[dict[str, Any]]:
+        return self.kubectl.objects(
+            "pods", "app.kubernetes.io/name=pyncette-operator,app.kubernetes.io/component=operator"
+        )
+
+    def restarts(self) -> int:
+        """Return how often the operator's container was started again, by itself or by its probes."""
+        return sum(
+            container["restartCount"]
+            for pod in self.operator_pods()
+            for container in pod["status"].get("containerStatuses", [])
+        )
+
+    def log(self) -> str:
+        return self.kubectl.logs(OPERATOR, "--tail=-1")
+
+    def cluster_id(self) -> str:
+        """Return what the cluster is called by default in the backend."""
+        uid: str = self.kubectl.get("namespace", "kube-system")["metadata"]["uid"]
+        return uid
+
+    def stored(self, realm: str) -> list[str]:
+        """Return the names of the tasks that are kept in the backend and not withdrawn, as the command line tells them."""
+        told = json.loads(
+            self.kubectl.run(
+                "exec", OPERATOR, "--",
+                "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
+            )
+        )  # fmt: skip
+        return [task["task"] for task in told["tasks"]]
+
+    # --- The database --------------------------------------------------------------------------------------------
+
+    def query(self, statement: str) -> list[str]:
+        """Run a statement in the database, and return its rows, columns separated by `|`."""
+        rows = self.kubectl.run(
+            "exec", f"{DATABASE}-0", "--",
+            "psql", "--host=/var/run/postgresql", "--username=postgres", "--dbname=pyncette", "--tuples-only", "--no-align",
+            "--command", statement,
+        )  # fmt: skip
+        return [row for row in rows.splitlines() if row]
+
+    def change_password(self) -> None:
+        """Give the user another password, and write it into the Secret here."""
+        _, _, host = self.url.partition("@")
+        password = secrets.token_hex(8)
+        self.query(f"ALTER ROLE postgres PASSWORD '{password}'")
+        self.url = f"postgresql://postgres:{password}@{host}"
+        self.kubectl.apply(self.secret())
+
+    def disconnect_everybody(self) -> None:
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pyncette' AND pid <> pg_backend_pid()"
+        )
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """No database inside the context; afterwards it is there again, with all that it had."""
+        self.kubectl.run("scale", f"statefulset/{DATABASE}", "--replicas=0")
+        self.kubectl.wait_until("the database is gone", lambda: not self.kubectl.get("pod", f"{DATABASE}-0"))
+        try:
+            yield
+        finally:
+            self.kubectl.run("scale", f"statefulset/{DATABASE}", "--replicas=1")
+            self.kubectl.run("rollout", "status", f"statefulset/{DATABASE}", "--timeout=90s")
+
+    @contextmanager
+    def database_at(self, host: str) -> Iterator[None]:
+        """Have the Secret of the context name another host."""
+        before = self.url
+        self.url = before.replace(f"@{DATABASE}.", f"@{host}.")
+        try:
+            yield
+        finally:
+            self.url = before
+
+    @contextmanager
+    def other_database(self) -> Iterator[str]:
+        """The URL of a database that no chart has installed, for as long as the context."""
+        password = secrets.token_hex(8)
+        self.kubectl.apply(*_database(self._images[1], password))
+        try:
+            self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
+            yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
+        finally:
+            self.kubectl.run("delete", "--ignore-not-found", "deployment,service", "database")
+
+
+def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    labels = {"app": "database"}
+    container = {
+        "name": "postgresql",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [
+            {"name": "POSTGRES_PASSWORD", "value": password},
+            {"name": "PGDATA", "value": "/data/pgdata"},
+        ],
+        "readinessProbe": {"exec": {"command": ["pg_isready", "--host=127.0.0.1"]}, "periodSeconds": 1},
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in SCRATCH.items()],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    pod = {
+        "containers": [container],
+        "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 999,
+            "fsGroup": 999,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    return (
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "database"},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "database"},
+            "spec": {"selector": labels, "ports": [{"port": 5432}]},
+        },
+    )

@@ -1,0 +1,233 @@
+"""Pools of workers: rolled out, scaled, broken, evicted and killed, with an account of what ran meanwhile."""
+
+import json
+import time
+
+import pytest
+
+from tests.cluster.cluster import BreakableCluster
+from tests.cluster.kubectl import KubectlRefusedError, Seen, pool, task
+from tests.cluster.team import TEMPLATE, Team
+
+DUE_EACH_SECOND = {"intervalSeconds": 1, "missedRunPolicy": "All"}
+
+
+def test_a_rollout_loses_nothing_and_starts_nothing_twice(team: Team):
+    team.start_pool(replicas=2, drainSeconds=10)
+    team.schedule("at-least-once", **DUE_EACH_SECOND)
+    team.schedule("at-most-once", **DUE_EACH_SECOND, executionMode="AtMostOnce")
+    team.schedule(
+        "shorter-than-the-drain", "work", intervalSeconds=4, missedRunPolicy="All", args={"seconds": 3}
+    )
+    team.wait_for_runs("at-least-once", 5)
+
+    team.start_pool(replicas=2, drainSeconds=10, image=team.images[1])
+    team.wait_for_runs("at-least-once", 8)
+
+    account = team.account()
+    for name, every in (("at-least-once", 1), ("at-most-once", 1), ("shorter-than-the-drain", 4)):
+        assert account.missing(name, every) == [], name
+        assert account.more_than_once(name) == [], name
+        assert {run.release for run in account.of(name)} == {"1", "2"}, name
+        team.kubectl.wait_until(
+            f"{name}: all ended", lambda name=name: not team.account().not_ended(name), 30
+        )
+
+
+def test_a_run_longer_than_the_drain_is_tried_again_at_least_once_and_counted_as_lost_at_most_once(
+    team: Team,
+):
+    team.start_pool(drainSeconds=3)
+    long = {"executeAt": "2025-01-01T00:00:00Z", "startingDeadlineSeconds": 10**9, "args": {"seconds": 25}}
+    team.schedule("retried", "work", **long)
+    team.schedule("lost", "work", **long, executionMode="AtMostOnce")
+    team.wait_for_runs("retried")
+    team.wait_for_runs("lost", 0)
+
+    team.start_pool(drainSeconds=3, image=team.images[1])
+
+    team.kubectl.wait_for_task("retried", "is completed", lambda task: task.count("succeeded") == 1, 120)
+    team.kubectl.wait_for_task("lost", "is counted", lambda task: task.count("lost") == 1, 60)
+    account = team.account()
+    assert [run.release for run in account.of("retried")] == ["1", "2"]
+    assert account.of("retried")[0].told_at is not None
+    assert [run.release for run in account.of("lost")] == ["1"]
+
+
+def test_scaled_to_zero_and_back_nothing_is_lost(team: Team):
+    team.start_pool()
+    team.schedule("job", **DUE_EACH_SECOND)
+    team.wait_for_runs("job", 3)
+
+    team.kubectl.run("scale", "pyncetteworkerpool", "default", "--replicas=0")
+    seen = team.kubectl.wait_for_pool(
+        "is scaled to zero", lambda pool: pool.reason() == "ScaledToZero" and pool.is_true("Ready")
+    )
+    assert seen.status["replicas"] == 0
+    team.kubectl.wait_until("no worker is left", lambda: not team.pods(), 30)
+    assert team.task("job").is_true("Ready")
+    time.sleep(5)
+    team.kubectl.run("scale", "pyncetteworkerpool", "default", "--replicas=2")
+    team.kubectl.wait_for_pool(
+        "is Ready", lambda pool: pool.is_true("Ready") and pool.status["readyReplicas"] == 2
+    )
+
+    team.wait_for_runs("job", 10)
+    account = team.account()
+    assert account.missing("job", 1) == []
+    assert account.more_than_once("job") == []
+
+
+def test_an_image_that_crashes_stops_nothing_and_is_told(team: Team):
+    team.start_pool(progressDeadlineSeconds=20)
+    team.schedule("job", **DUE_EACH_SECOND)
+    team.wait_for_runs("job", 3)
+
+    team.start_pool(progressDeadlineSeconds=20, module="no_such_module", wait=False)
+
+    seen = team.kubectl.wait_for_pool("is Stalled", lambda pool: pool.is_true("Stalled"), seconds=90)
+    assert seen.is_true("Available")
+    assert seen.is_false("Ready")
+    team.wait_for_runs("job", 3)
+    assert team.account().missing("job", 1) == []
+
+    team.start_pool(progressDeadlineSeconds=20)
+    assert team.task("job").is_true("Ready")
+
+
+def test_a_first_image_that_crashes_leaves_tasks_waiting_until_it_is_repaired(team: Team):
+    team.start_pool(progressDeadlineSeconds=20, module="no_such_module", wait=False)
+    team.kubectl.apply(task("job", "tick", intervalSeconds=1))
+
+    seen = team.kubectl.wait_for_task("job", "waits", lambda task: task.reason() == "HandlerPending")
+    assert not seen.is_true("Stalled")
+    team.kubectl.wait_for_pool("is Stalled", lambda pool: pool.is_true("Stalled"), seconds=90)
+
+    team.start_pool(progressDeadlineSeconds=20)
+    team.kubectl.wait_until_ready("job")
+    team.wait_for_runs("job")
+
+
+def test_a_task_and_its_image_changed_in_one_commit_become_healthy_without_ever_being_degraded(team: Team):
+    team.start_pool()
+    team.schedule("job")
+
+    with team.kubectl.watching("pyncettetask", "job") as seen:
+        # The task first, as an apply of a folder may have it.
+        team.kubectl.apply(task("job", "later", intervalSeconds=1))
+        team.kubectl.apply(pool(team.images[1], template=TEMPLATE, drainSeconds=5))
+        team.kubectl.wait_for_task(
+            "job", "is Ready", lambda task: task.is_true("Ready") and task.is_true("HandlerResolved"), 90
+        )
+
+        history = seen()
+    assert len(history) > 1
+    assert [version for version in history if version.is_true("Stalled")] == []
+    team.kubectl.wait_until(
+        "the new handler runs", lambda: [run for run in team.runs("job") if run.release == "2"]
+    )
+
+
+def test_workers_that_are_killed_without_a_word_lose_no_run_and_start_none_twice_that_may_run_once(
+    team: Team, breakable_cluster: BreakableCluster
+):
+    team.start_pool(replicas=2)
+    team.schedule(
+        "at-least-once", "work", **DUE_EACH_SECOND, leaseDurationSeconds=5, concurrencyPolicy="Allow"
+    )
+    team.schedule("at-most-once", **DUE_EACH_SECOND, executionMode="AtMostOnce")
+    team.wait_for_runs("at-least-once", 5)
+
+    for _ in range(2):
+        victim = team.kubectl.worker_pods()[0]
+        breakable_cluster.kill_pod(victim["metadata"]["uid"])
+        team.wait_for_runs("at-least-once", 5)
+        team.kubectl.wait_for_pool("is Ready", lambda pool: pool.is_true("Ready"))
+
+    team.kubectl.wait_until(
+        "each one was ended by some attempt", lambda: not _ended_late(team, "at-least-once"), 60
+    )
+    account = team.account()
+    assert account.missing("at-least-once", 1) == []
+    assert account.more_than_once("at-most-once") == []
+
+
+def _ended_late(team: Team, name: str) -> list[float]:
+    """Times whose runs began more than some seconds ago, and did not end."""
+    return [at for at in team.account().not_ended(name) if at < time.time() - 5]
+
+
+def test_one_worker_is_evicted_and_the_next_is_refused_until_another_is_there(team: Team):
+    team.start_pool(replicas=2)
+    first, second = team.pods()
+
+    _evict(team, first)
+    with pytest.raises(KubectlRefusedError, match="disruption budget"):
+        _evict(team, second)
+
+    team.kubectl.wait_for_pool("is Ready again", lambda pool: pool.is_true("Ready") and len(team.pods()) == 2)
+    team.kubectl.wait_until("the budget allows it", lambda: _evicted(team, second), 60)
+
+
+def _evict(team: Team, name: str) -> None:
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": team.kubectl.namespace},
+    }
+    path = f"/api/v1/namespaces/{team.kubectl.namespace}/pods/{name}/eviction"
+    team.kubectl.run("create", "--raw", path, "--filename", "-", given=json.dumps(eviction))
+
+
+def _evicted(team: Team, name: str) -> bool:
+    try:
+        _evict(team, name)
+    except KubectlRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"spec": {"hostNetwork": True}}, "hostNetwork"),
+        ({"spec": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}}, "hostPath"),
+        ({"spec": {"containers": [{"name": "worker", "command": ["sh"]}]}}, "command"),
+        ({"metadata": {"labels": {"pyncette.dev/pool": "other"}}}, "pyncette.dev/pool"),
+    ],
+)
+def test_a_template_below_restricted_is_refused_with_what_is_wrong(team: Team, spec, path):
+    team.start_pool(template=spec, wait=False)
+
+    seen = team.kubectl.wait_for_pool("is refused", lambda pool: pool.is_true("Stalled"))
+
+    assert path in seen.condition("Ready")["message"]
+    assert team.pods() == []
+
+
+def test_a_pool_shows_its_handlers_its_tasks_and_its_backend(team: Team):
+    team.start_pool()
+    team.schedule("job")
+
+    seen: Seen = team.kubectl.wait_for_pool("counts its task", lambda pool: pool.status.get("tasks") == 1)
+
+    assert {"tick", "work", "fail"} <= set(seen.status["handlers"])
+    assert seen.is_true("BackendReachable")
+    assert seen.status["realm"].endswith(f"/{team.kubectl.namespace}/default")
+
+
+def test_the_url_of_the_backend_stands_in_no_argument_no_environment_and_no_log(team: Team, operator):
+    team.start_pool()
+    team.schedule("job")
+    team.wait_for_runs("job")
+    password = operator.url.split(":")[2].split("@")[0]
+
+    (worker,) = team.kubectl.worker_pods()
+    texts = {
+        "pod": json.dumps(worker),
+        "log": team.kubectl.logs(worker["metadata"]["name"]),
+        "operator": json.dumps(operator.operator_pods()),
+        "log of the operator": operator.log(),
+    }
+
+    assert [where for where, text in texts.items() if password in text] == []

@@ -1,0 +1,155 @@
+"""What is measured of the operator, under which names, and that it is served."""
+
+import asyncio
+import math
+import socket
+from urllib.request import urlopen
+
+import pytest
+
+from pyncette.controller import metrics
+from pyncette.controller.metrics import MEASURES, Metrics, MetricsServer
+from pyncette.controller.queue import Queue
+from pyncette.errors import ConfigurationError, StoreUnavailableError
+from pyncette.telemetry.health import all_addresses
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def measured(clock):
+    return Metrics(clock)
+
+
+def value(measured, name, **labels):
+    return measured.registry.get_sample_value(f"pyncette_operator_{name}", labels)
+
+
+def test_passes_are_counted_timed_and_their_errors_named(measured):
+    measured.passed("PyncetteTask", 0.5, None)
+    measured.passed("PyncetteTask", 1.5, ValueError("odd"))
+
+    assert value(measured, "reconcile_duration_seconds_count", kind="PyncetteTask") == 2
+    assert value(measured, "reconcile_duration_seconds_sum", kind="PyncetteTask") == 2
+    labels = {"kind": "PyncetteTask", "exception_type": "ValueError"}
+    assert value(measured, "reconcile_errors_total", **labels) == 1
+
+
+async def test_the_queue_is_asked_when_it_is_scraped(measured):
+    queue = Queue()
+    measured.ask_queue(lambda: len(queue), lambda: queue.in_progress, lambda: queue.deferred)
+    queue.add("a")
+    queue.add_after("b", 60)
+
+    assert value(measured, "queue_keys", state="waiting") == 1
+    assert value(measured, "queue_keys", state="in_progress") == 0
+    assert value(measured, "queue_keys", state="deferred") == 1
+
+
+def test_ages_grow_between_scrapes_and_are_not_there_before_the_first_time(measured, clock):
+    last = None
+    measured.ask_sight(lambda: last)
+    assert math.isnan(value(measured, "watch_last_event_age_seconds"))
+    assert math.isnan(value(measured, "resync_age_seconds"))
+
+    last = clock.now
+    measured.resynced(2.0)
+    clock.now += 30
+
+    assert value(measured, "watch_last_event_age_seconds") == 30
+    assert value(measured, "resync_age_seconds") == 30
+    assert value(measured, "resync_duration_seconds_sum") == 2
+
+
+def test_a_condition_that_no_task_has_any_more_is_not_told(measured):
+    measured.count_conditions({("Ready", "True"): 3, ("Ready", "False"): 1})
+    measured.count_conditions({("Ready", "True"): 4})
+
+    assert value(measured, "tasks", condition="Ready", status="True") == 4
+    assert value(measured, "tasks", condition="Ready", status="False") is None
+
+
+def test_calls_of_a_backend_are_timed_and_their_failures_counted(measured):
+    with measured.measured("default", "load"):
+        pass
+    with pytest.raises(StoreUnavailableError), measured.measured("default", "load"):
+        raise StoreUnavailableError("away")
+
+    assert value(measured, "backend_duration_seconds_count", backend="default", operation="load") == 2
+    assert value(measured, "backend_errors_total", backend="default", operation="load") == 1
+
+
+def test_status_writes_and_withdrawals_are_counted(measured):
+    measured.status_written("written")
+    measured.withdrew("sweep", 3)
+    measured.gauge(metrics.HELD_BACK).set(5)
+    measured.ask_objects("PyncetteTask", lambda: 7)
+
+    assert value(measured, "status_writes_total", outcome="written") == 1
+    assert value(measured, "withdrawals_total", cause="sweep") == 3
+    assert value(measured, "withdrawals_held_back") == 5
+    assert value(measured, "objects", kind="PyncetteTask") == 7
+
+
+def test_two_operators_do_not_count_for_each_other(measured):
+    Metrics().passed("PyncetteTask", 1.0, None)
+
+    assert value(measured, "reconcile_duration_seconds_count", kind="PyncetteTask") is None
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
+def test_names_follow_the_conventions_of_prometheus(measure):
+    assert (measure.type == "counter") == measure.name.endswith("_total")
+    assert (measure.type == "histogram") <= measure.name.endswith("_seconds")
+    assert bool(measure.buckets) == (measure.type == "histogram")
+
+
+def test_all_measures_are_in_the_list():
+    assert {id(each) for each in MEASURES} == {
+        id(each) for each in vars(metrics).values() if isinstance(each, metrics.Measure)
+    }
+
+
+def test_they_are_served(measured):
+    measured.status_written("written")
+    with MetricsServer("127.0.0.1", 0, measured.registry) as server:
+        page = urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode()
+
+    assert 'pyncette_operator_status_writes_total{outcome="written"} 1.0' in page
+
+
+def test_they_are_served_on_all_addresses(measured):
+    with MetricsServer(all_addresses(), 0, measured.registry) as server:
+        page = urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode()
+
+    assert "pyncette_operator_" in page
+
+
+def test_a_port_that_is_taken_is_named(measured):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ConfigurationError, match=str(port)),
+            MetricsServer("127.0.0.1", port, measured.registry),
+        ):
+            pass
+
+
+def test_a_server_that_stopped_frees_its_port(measured):
+    with MetricsServer("127.0.0.1", 0, measured.registry) as server:
+        port = server.port
+
+    with MetricsServer("127.0.0.1", port, measured.registry):
+        asyncio.run(asyncio.sleep(0))

@@ -1,0 +1,396 @@
+"""The record of a task is what its resource wishes for, and its status is what the record says."""
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from pyncette.controller.api import NoSuchKindError
+from pyncette.controller.sweep import HeldBack, read_notice
+from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    bench = Bench(tmp_path)
+    bench.pool()
+    yield bench
+    await bench.end()
+
+
+# --- Mirroring -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_stored_and_its_status_says_when_it_is_due(bench):
+    bench.task()
+
+    await bench.start()
+
+    record = await bench.record()
+    assert record.due_at is not None
+    assert record.state.owner.uid == bench.api.stored(TASKS, "default/report")["metadata"]["uid"]
+    assert bench.status()["observedGeneration"] == 1
+    assert bench.condition("Scheduled")["status"] == "True"
+    assert "nextScheduleTime" in bench.status()
+
+
+async def test_an_edit_reaches_the_record_and_moves_the_next_run_only_if_it_touches_the_schedule(bench):
+    bench.task()
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", args={"to": "finance"})
+    await bench.settled()
+
+    after = await bench.record()
+    assert (after.due_at, bytes(after.spec.args)) == (before.due_at, b'{"to":"finance"}')
+    assert bench.status()["observedGeneration"] == 2
+
+    bench.api.edit(TASKS, "default/report", intervalSeconds=60)
+    await bench.settled()
+
+    assert (await bench.record()).due_at < before.due_at
+
+
+async def test_a_restart_writes_nothing(bench):
+    for number in range(3):
+        bench.task(f"task-{number}")
+    await bench.start()
+    await bench.end()
+    before = [await bench.record(f"task-{number}") for number in range(3)]
+    writes = bench.api.writes
+
+    await bench.start()
+    await asyncio.sleep(1)
+
+    assert bench.api.writes == writes
+    assert [await bench.record(f"task-{number}") for number in range(3)] == before
+
+
+async def test_a_resync_writes_nothing_when_nothing_differs(bench):
+    bench.task()
+    await bench.start()
+    writes = bench.api.writes
+
+    await bench.operator.resync()
+    await bench.settled()
+
+    assert bench.api.writes == writes
+
+
+async def test_metadata_is_never_written(bench):
+    bench.task()
+    before = bench.api.stored(TASKS, "default/report")["metadata"]
+
+    await bench.start()
+    bench.api.edit(TASKS, "default/report", suspend=True)
+    await bench.settled()
+
+    after = bench.api.stored(TASKS, "default/report")["metadata"]
+    changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert changed <= {"resourceVersion", "generation", "managedFields"}
+
+
+async def test_a_task_that_changes_its_handler_takes_its_due_time_and_counts_along(bench):
+    bench.task()
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", handler="mail")
+    await bench.settled()
+
+    after = await bench.record(handler="mail")
+    assert (after.due_at, after.state.born) == (before.due_at, before.state.born)
+    assert await bench.record() is None
+
+
+async def test_a_task_that_changes_its_pool_takes_its_due_time_along(bench):
+    bench.pool("other")
+    bench.task()
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", workerPoolRef={"name": "other"})
+    await bench.settled()
+
+    after = await bench.record(pool="other")
+    assert after.due_at == before.due_at
+    assert await bench.record() is None
+
+
+async def test_a_task_without_its_pool_waits_and_is_stored_once_the_pool_is_there(bench):
+    bench.task(workerPoolRef={"name": "late"})
+    await bench.start()
+    assert bench.condition("Ready")["reason"] == "HandlerPending"
+
+    bench.pool("late")
+    await bench.settled()
+
+    assert await bench.record(pool="late") is not None
+
+
+async def test_a_pool_that_names_no_backend_of_the_settings_is_told_to_its_tasks(bench):
+    bench.pool("lost", backendRef={"name": "nowhere"})
+    bench.task(workerPoolRef={"name": "lost"})
+
+    await bench.start()
+
+    assert bench.condition("Ready")["reason"] == "BackendNotFound"
+    assert bench.condition("Stalled")["status"] == "True"
+
+
+async def test_a_bad_spec_is_told_and_the_last_good_one_goes_on_until_it_is_repaired(bench):
+    bench.task(schedule="0 12 * * *")
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", schedule="0 12 31 2 *")
+    await bench.settled()
+
+    assert bench.condition("Ready")["reason"] == "InvalidSchedule"
+    assert bench.condition("Stalled")["status"] == "True"
+    assert await bench.record() == before
+
+    bench.api.edit(TASKS, "default/report", schedule="0 13 * * *")
+    await bench.settled()
+
+    assert bench.condition("Stalled") is None
+    assert (await bench.record()).due_at != before.due_at
+
+
+async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):
+    bench.task("first", dynamic=True)
+    await bench.start()
+
+    bench.task("second", dynamic=True)
+    await bench.settled()
+
+    record = await bench.record("send")
+    assert record.state.owner.name == "first"
+    assert bench.condition("Ready", "second")["reason"] == "HandlerTaken"
+    assert bench.condition("Scheduled", "first")["status"] == "True"
+
+    bench.api.remove(TASKS, "default/first")
+    await bench.until(lambda: (bench.condition("Scheduled", "second") or {}).get("status") == "True")
+
+    assert (await bench.record("send")).state.owner.name == "second"
+
+
+# --- Asking once -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_asked_for_is_there_once_and_echoed(bench):
+    bench.task()
+    await bench.start()
+
+    bench.api.annotate(TASKS, "default/report", run_requested_at="now")
+    await bench.settled()
+    await bench.operator.resync()
+    await bench.settled()
+
+    assert await bench.runs_on_demand() == 1
+    await bench.until(lambda: bench.status().get("lastHandledRunRequest") == "now")
+
+    bench.api.annotate(TASKS, "default/report", run_requested_at="again")
+    await bench.settled()
+
+    assert await bench.runs_on_demand() == 2
+
+
+async def test_a_resource_that_is_created_with_a_request_has_handled_it(bench):
+    await bench.start()
+
+    bench.task(annotations={"pyncette.dev/run-requested-at": "long ago"})
+    await bench.settled()
+
+    assert await bench.runs_on_demand() == 0
+    assert bench.status()["lastHandledRunRequest"] == "long ago"
+
+
+# --- Gone ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_record_of_a_task_that_is_deleted_is_stopped_and_one_of_the_same_name_carries_on(bench):
+    bench.task()
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.remove(TASKS, "default/report")
+    await bench.until_record(lambda record: record.state.withdrawn_at is not None)
+
+    bench.task()
+    await bench.until_record(lambda record: record.state.withdrawn_at is None)
+    after = await bench.record()
+    assert (after.due_at >= before.due_at, after.state.born) == (True, before.state.born)
+    assert after.state.owner.uid != before.state.owner.uid
+
+
+async def test_a_finished_one_off_is_not_run_again_by_a_resource_of_the_same_name(bench):
+    bench.task(executeAt="2020-01-01T00:00:00Z")
+    await bench.start()
+    assert (await bench.record()).due_at is None
+
+    bench.api.remove(TASKS, "default/report")
+    await bench.until_record(lambda record: record.state.withdrawn_at is not None)
+    bench.task(executeAt="2020-01-01T00:00:00Z")
+    await bench.until_record(lambda record: record.state.withdrawn_at is None)
+
+    assert (await bench.record()).due_at is None
+
+
+async def test_a_deletion_that_the_api_server_does_not_confirm_stops_nothing(bench):
+    manifest = bench.task()
+    await bench.start()
+
+    bench.operator.seen(TASKS, "DELETED", manifest)
+    await bench.settled()
+    await asyncio.sleep(3 * PACE.calm)
+
+    assert (await bench.record()).state.withdrawn_at is None
+
+
+async def test_when_the_crd_is_gone_nothing_is_stopped_and_the_process_ends(bench):
+    bench.task()
+    await bench.start()
+
+    bench.api.remove_crd(TASKS)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await bench.ended()
+    assert ended.group_contains(NoSuchKindError)
+    assert (await bench.record()).state.withdrawn_at is None
+
+
+async def test_a_deletion_that_was_missed_is_noticed_in_the_second_list(bench):
+    bench.task()
+    await bench.start()
+    bench.api.hold_events()
+    bench.api.remove(TASKS, "default/report")
+    bench.api.release_events(lost=True)
+
+    await bench.operator.resync()
+    await bench.settled()
+    await asyncio.sleep(3 * PACE.calm)
+    assert (await bench.record()).state.withdrawn_at is None
+
+    await bench.operator.resync()
+    await bench.until_record(lambda record: record.state.withdrawn_at is not None)
+
+
+async def test_a_deletion_while_the_operator_was_away_is_noticed(bench):
+    bench.task()
+    await bench.start()
+    await bench.end()
+    bench.api.remove(TASKS, "default/report")
+
+    await bench.start()
+    await bench.operator.resync()
+    await bench.operator.resync()
+
+    await bench.until_record(lambda record: record.state.withdrawn_at is not None)
+
+
+async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
+    names = [f"task-{number}" for number in range(10)]
+    for name in names:
+        bench.task(name)
+    await bench.start()
+
+    for name in names:
+        bench.api.remove(TASKS, f"default/{name}")
+    await bench.until(lambda: sum(bench.operator.held_back.values()) == 10)
+
+    assert [(await bench.record(name)).state.withdrawn_at for name in names] == [None] * 10
+    assert any(event["reason"] == "RemovalsHeldBack" for event in bench.api.events)
+    async with bench.store() as store:
+        notice = await read_notice(store, CLUSTER)
+        assert (notice.held.count, len(notice.held.names)) == (10, 10)
+        assert await notice.told(store, replace(notice.held, confirmed=10))
+
+    for name in names:
+        await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)
+    await bench.until(lambda: not sum(bench.operator.held_back.values()))
+    async with bench.store() as store:
+        assert (await read_notice(store, CLUSTER)).held == HeldBack()
+
+
+async def test_a_record_is_removed_after_its_grace(tmp_path):
+    bench = Bench(tmp_path, withdrawalGraceSeconds=0)
+    bench.pool()
+    bench.task()
+    await bench.start()
+    bench.api.remove(TASKS, "default/report")
+    await bench.until_record(lambda record: record.state.withdrawn_at is not None)
+
+    await bench.operator.resync()
+
+    assert await bench.record() is None
+    await bench.end()
+
+
+# --- Backends --------------------------------------------------------------------------------------------------------
+
+
+async def test_while_the_backend_is_away_from_the_start_tasks_wait_and_are_stored_once_it_is_there(bench):
+    url = (bench.folder / "url").read_text()
+    (bench.folder / "url").unlink()
+    bench.task()
+    await bench.start(settled=False)
+    await bench.until(lambda: (bench.condition("Ready") or {}).get("reason") == "BackendUnreachable")
+    assert not bench.operator.liveness.is_ready()
+    assert bench.operator.liveness.is_alive()
+
+    (bench.folder / "url").write_text(url)
+    await bench.until(lambda: (bench.condition("Scheduled") or {}).get("status") == "True")
+
+    assert await bench.record() is not None
+    assert bench.operator.liveness.is_ready()
+
+
+async def test_a_status_that_another_has_changed_meanwhile_is_worked_out_again(bench):
+    bench.task()
+    bench.api.fail("apply_status", kind=TASKS, error=None)
+
+    await bench.start()
+
+    await bench.until(lambda: bench.status()["observedGeneration"] == 1)
+
+
+async def test_what_a_pool_says_is_told_to_its_tasks(bench):
+    bench.task()
+    await bench.start()
+
+    async with bench.worker("send"):
+        await bench.until(lambda: (bench.condition("Ready") or {}).get("status") == "True")
+
+    assert bench.condition("HandlerResolved")["status"] == "True"
+    assert named("report") in bench.api.names(TASKS)
+    assert bench.api.stored(POOLS, "default/default")["status"]["tasks"] == 1
+
+
+async def test_an_unknown_handler_is_told_with_the_nearest_name(bench):
+    async with bench.worker("send"):
+        bench.task(handler="sned")
+        await bench.start()
+
+        await bench.until(lambda: bench.condition("HandlerResolved")["status"] == "False")
+
+        assert "did you mean send?" in bench.condition("HandlerResolved")["message"]
+
+
+async def test_a_pool_that_may_not_use_its_backend_is_told_so_itself(tmp_path):
+    bench = Bench(tmp_path)
+    elsewhere = {"name": "private", "urlFile": str(tmp_path / "url"), "namespaces": ["other"]}
+    bench.settings = bench.settings.model_validate(
+        {**bench.settings.model_dump(by_alias=True), "backends": [elsewhere]}
+    )
+    bench.pool(backendRef={"name": "private"})
+
+    await bench.start()
+    await bench.until(
+        lambda: bench.api.stored(POOLS, "default/default").get("status", {}).get("observedGeneration") == 1
+    )
+
+    conditions = bench.api.stored(POOLS, "default/default")["status"]["conditions"]
+    assert {"BackendNotAllowed"} == {one["reason"] for one in conditions if one["type"] == "Stalled"}
+    await bench.end()
