@@ -82,10 +82,11 @@ async def test_a_backlog_of_a_million_does_not_delay_another_task_once_a_slot_is
         async with asyncio.timeout(300):
             while done < 20_000:  # noqa: ASYNC110 - by then the server has settled down
                 await asyncio.sleep(0.1)
-        begin = datetime.datetime.now(tz=datetime.UTC)
-        for number in range(100):
-            await context.schedule_task(other, f"{number}", execute_at=begin + seconds(1 + number / 10))
-        done = 0
+        before = done
+        begin = datetime.datetime.now(tz=datetime.UTC) + seconds(5)
+        items = [(f"{number}", {"execute_at": begin + seconds(number / 10)}) for number in range(100)]
+        assert all([result.error is None async for result in context.schedule_many(other, items)])
+        assert datetime.datetime.now(tz=datetime.UTC) < begin
         async with asyncio.timeout(60):
             while len(late) < 100:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.1)
@@ -94,6 +95,6 @@ async def test_a_backlog_of_a_million_does_not_delay_another_task_once_a_slot_is
         await asyncio.gather(working, return_exceptions=True)
 
     assert left > BACKLOG / 2  # the backlog was there all the time
-    assert done > 1_000  # and was worked on
+    assert done > before + 1_000  # and was worked on
     late.sort()
     assert late[int(len(late) * (1 - HELD_UP_MAX)) - 1] < ON_TIME, late[-10:]
