@@ -73,8 +73,10 @@ async def _operate(settings: OperatorSettings) -> None:
             return
         logger.info("ending; schedules go on firing")
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        await asyncio.wait([working])
+        if not working.cancelled() and (error := working.exception()) is not None:
+            # What fails while all is being ended is no reason to be started again.
+            logger.info("not all ended in order", extra={"error": str(first_of(error))})
 
 
 @contextlib.contextmanager

@@ -157,6 +157,10 @@ class Statuses:
         except ApiError as error:
             self._metrics.status_written("failed")
             logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
+        except Exception:
+            # A bug, and this object's alone: whoever looks at it next tries again.
+            self._metrics.status_written("failed")
+            logger.exception("a status could not be written", extra={"object": str(reference)})
         finally:
             self._under_way.discard(reference)
             self._changed.set()
