@@ -48,6 +48,7 @@ class Installation:
         self._cluster = cluster
         self._helm = helm
         self._images = (image, postgres)
+        self._session = secrets.token_hex(4)
         self._installed: dict[str, Any] | None = None
 
     # --- Helm ----------------------------------------------------------------------------------------------------
@@ -64,6 +65,8 @@ class Installation:
         return {
             "image": {"repository": repository, "tag": tag},
             "backend": {"embedded": embedded},
+            # The same tag may be another image than in the session before, on a cluster that outlives them.
+            "podAnnotations": {"pyncette.dev/tests-session": self._session},
             # The same database, which pools of other namespaces cannot reach by this name.
             "backends": [{"name": "private", "secretName": SECRET}],
             **more,
