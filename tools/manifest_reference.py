@@ -70,6 +70,7 @@ spec:
   maxCatchUpRuns: 100               # with missedRunPolicy: All
   startingDeadlineSeconds: 3600     # default: no limit
   concurrencyPolicy: Forbid         # or Allow, Replace
+  maxConcurrentRuns: 0              # 3: no more than 3 runs of this task at once, on all workers together
 
   # What happens when a run fails, hangs, or its worker dies.
   executionMode: AtLeastOnce        # or AtMostOnce, without a retryPolicy

@@ -100,8 +100,8 @@ class Pyncette:
         Declare a task with a schedule of its own.
 
         Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
-        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit`; whatever
-        else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
+        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
+        this process), `max_concurrent_runs` (on all workers together); whatever else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
         """
 
         def decorator(func: TaskFunc) -> Task:
@@ -167,6 +167,7 @@ class Pyncette:
             options = Options(
                 enabled=True,
                 concurrency_limit=None,
+                max_concurrent_runs=None,
                 behaviour=DEFAULT_BEHAVIOUR,
                 schedule=None,
                 args=encode_args({}),

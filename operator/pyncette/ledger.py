@@ -147,6 +147,10 @@ class Ledger:
         )
         return ready
 
+    async def put_off(self, changes: Sequence[Change]) -> None:
+        """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
+        await self._swap(changes)
+
     async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
         """
         Write what became of runs, and say for each whether it was still ours to write.

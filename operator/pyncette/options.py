@@ -13,7 +13,16 @@ import msgspec
 from pyncette.clock import LONGEST, Duration
 from pyncette.core.record import replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
-from pyncette.core.spec import EMPTY_ARGS, Heartbeat, Missed, Mode, Overlap, Policies, Retry
+from pyncette.core.spec import (
+    CONCURRENT_RUNS_MAX,
+    EMPTY_ARGS,
+    Heartbeat,
+    Missed,
+    Mode,
+    Overlap,
+    Policies,
+    Retry,
+)
 from pyncette.model import A_MICROSECOND, ExecutionMode, FailureMode, instant_of
 
 HISTORY_OF_SUCCESSES: Final = 3
@@ -34,7 +43,7 @@ BEHAVIOUR: Final = frozenset(
 )
 """Options that an instance may have otherwise than its template."""
 
-OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "force"})
+OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "max_concurrent_runs", "force"})
 """Options that an instance cannot have, so that nobody takes them for arguments."""
 
 _T = TypeVar("_T")
@@ -58,6 +67,7 @@ class Options(NamedTuple):
 
     enabled: bool
     concurrency_limit: int | None
+    max_concurrent_runs: int | None
     behaviour: Behaviour
     schedule: Schedule | None
     args: msgspec.Raw
@@ -70,9 +80,14 @@ def read_options(given: Mapping[str, Any]) -> Options:
     limit = options.pop("concurrency_limit", None)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"concurrency_limit must be an integer of at least 1, not {limit!r}")
+    most = options.pop("max_concurrent_runs", None)
+    if most is not None and (not isinstance(most, int) or not 1 <= most <= CONCURRENT_RUNS_MAX):
+        raise ValueError(
+            f"max_concurrent_runs must be an integer from 1 to {CONCURRENT_RUNS_MAX}, not {most!r}"
+        )
     behaviour = pop_behaviour(options, DEFAULT_BEHAVIOUR)
     schedule = pop_schedule(options)
-    return Options(bool(enabled), limit, behaviour, schedule, encode_args(options))
+    return Options(bool(enabled), limit, most, behaviour, schedule, encode_args(options))
 
 
 def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:

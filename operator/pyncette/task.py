@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from pyncette.clock import Duration
-from pyncette.core.record import Record
+from pyncette.core.record import Record, replace
 from pyncette.core.schedule import Cron, Interval, Once, seeded
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.model import (
@@ -71,6 +71,7 @@ class Task:
         """Called when it was enabled or disabled."""
         self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
+        self.max_concurrent_runs = options.max_concurrent_runs
         self.parent_task = parent_task
         """The template of an instance, else None."""
         self._options = options
@@ -166,7 +167,8 @@ class Task:
     def policies(self) -> Policies:
         """What the options mean for records that have no policies of their own."""
         if self._policies is None:
-            self._policies = policies_of(self._options.behaviour, self._poll_interval)
+            policies = policies_of(self._options.behaviour, self._poll_interval)
+            self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
         return self._policies
 
     def own_spec(self, realm: str) -> Spec:
@@ -236,7 +238,14 @@ class Task:
 
     def _as_stored(self, spec: Spec) -> Options:
         behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
-        return Options(self.enabled, self.concurrency_limit, behaviour, spec.schedule, spec.args)
+        return Options(
+            self.enabled,
+            self.concurrency_limit,
+            self.max_concurrent_runs,
+            behaviour,
+            spec.schedule,
+            spec.args,
+        )
 
 
 class PartitionedTask(Task):

@@ -51,6 +51,7 @@ def test_a_task_shows_its_options(app):
         lease_duration=datetime.timedelta(seconds=90),
         heartbeat="automatic",
         concurrency_limit=3,
+        max_concurrent_runs=5,
         enabled=False,
         audience="finance",
     )(a_handler)
@@ -66,6 +67,7 @@ def test_a_task_shows_its_options(app):
     assert task.lease_duration == datetime.timedelta(seconds=90)
     assert task.heartbeat == "automatic"
     assert task.concurrency_limit == 3
+    assert task.max_concurrent_runs == 5
     assert not task.enabled
     assert task.extra_args == {"audience": "finance"}
     assert not task.dynamic
@@ -82,6 +84,7 @@ def test_options_that_are_not_given_have_the_defaults_of_the_contract(app):
     assert task.lease_duration == datetime.timedelta(seconds=60)
     assert task.heartbeat == "cooperative"
     assert task.concurrency_limit is None
+    assert task.max_concurrent_runs is None
     assert task.timezone is None
     assert task.extra_args == {}
 
@@ -340,6 +343,8 @@ def test_two_fixtures_cannot_have_the_same_name(app):
         {"failure_mode": "UNLOCK"},
         {"execution_mode": "AT_MOST_ONCE"},
         {"concurrency_limit": 0},
+        {"max_concurrent_runs": 0},
+        {"max_concurrent_runs": 10_001},
         {"schedule": 5, "interval": None},
         {"interval": 5},
     ],

@@ -123,3 +123,34 @@ async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):
 
     assert all(result.error is None for result in results)
     assert len(ran) == len(set(ran)) == on.instances // 4
+
+
+async def test_no_more_run_at_once_than_may_on_two_workers_together(app, on, ran):
+    running_now = 0
+    most = 0
+
+    @app.partitioned_task(
+        partition_count=2, max_concurrent_runs=3, lease_duration=seconds(5), heartbeat="automatic"
+    )
+    async def limited(context):
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        await asyncio.sleep(0.05)
+        running_now -= 1
+        ran.append(context.task.name)
+
+    async with app.create() as one, app.create() as two:
+        workers = [asyncio.create_task(worker.run()) for worker in (one, two)]
+        due = datetime.datetime.now(tz=datetime.UTC)
+        items = [(f"user-{number}", {"execute_at": due}) for number in range(40)]
+        assert all([result.error is None async for result in one.schedule_many(limited, items)])
+        async with asyncio.timeout(60):
+            while (await two.list_tasks(limited)).tasks:  # noqa: ASYNC110 - as another process would
+                await asyncio.sleep(0.05)
+        for worker in (one, two):
+            worker.shutdown()
+        await asyncio.gather(*workers)
+
+    assert most == 3
+    assert len(ran) == len(set(ran)) == 40

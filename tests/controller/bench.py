@@ -8,6 +8,7 @@ import pytest
 
 from pyncette.cli.stored import backend_clock
 from pyncette.controller.api import POOLS, TASKS, ObjectName
+from pyncette.controller.pace import Pace
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import Key, Partition, is_on_demand
@@ -16,6 +17,10 @@ from pyncette.store.backend import read_backend
 from tests.controller.fake_api import FakeApi
 
 CLUSTER = "east"
+
+PACE = Pace(
+    look=0.05, look_share=2, backend=0.1, calm=0.1, rest=0, held=0.05, waiting=0.05, taken=0.1, behind=0.05
+)
 
 PATIENCE_SECONDS = 20.0
 """On a laden machine; most of what is waited for happens within milliseconds."""
@@ -41,7 +46,7 @@ class Bench:
         self._running = None
 
     async def start(self, *, settled=True):
-        self.operator = Operator(self.settings, CLUSTER, self.api)
+        self.operator = Operator(self.settings, CLUSTER, self.api, pace=PACE)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         self._running = asyncio.ensure_future(self.operator.run())
@@ -159,4 +164,4 @@ def named(name):
     return ObjectName("default", name)
 
 
-__all__ = ["CLUSTER", "POOLS", "TASKS", "Bench", "named", "task"]
+__all__ = ["CLUSTER", "PACE", "POOLS", "TASKS", "Bench", "named", "task"]

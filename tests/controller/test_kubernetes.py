@@ -169,6 +169,12 @@ async def test_a_list_follows_its_pages(server, api):
     assert server.queries == [asked, {**asked, "continue": "token/+"}]
 
 
+async def test_an_empty_list_is_a_page_of_nothing(server, api):
+    server.answers = [(200, b'{"metadata": {"resourceVersion": "7"}, "items": null}')]
+
+    assert [page async for page in api.list(TASKS, None)] == [([], "7")]
+
+
 async def test_a_list_that_expires_half_way_is_no_list(server, api):
     server.answers = [page("a", following="more"), (410, status(410, "Expired"))]
 

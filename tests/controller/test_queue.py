@@ -415,6 +415,18 @@ def test_it_is_idle_when_nothing_waits_and_nothing_is_under_way(bench):
     assert idle_at == [3]
 
 
+def test_a_pass_that_waited_for_something_cancelled_failed_like_any_other(bench):
+    bench.fails["a"] = asyncio.CancelledError()
+    bench.at(1, lambda: [bench.queue.add(key) for key in "ab"])
+    bench.at(2, bench.fails.clear)
+
+    bench.run_until(10)
+
+    assert bench.keys.count("b") == 1
+    assert bench.keys.count("a") >= 2
+    assert bench.queue.in_progress == 0
+
+
 def test_nothing_is_kept_of_a_key_whose_pass_succeeded(bench):
     bench.fails["a"] = ValueError("odd")
     bench.at(1, lambda: bench.queue.add("a"))

@@ -41,42 +41,6 @@ def test_those_of_one_hour_count_together():
     assert later.stopped == names(6, begin=15)
 
 
-def test_what_is_held_back_goes_once_its_number_is_confirmed():
-    guard = Guard(share=20, least=5)
-    guard.judge(names(10), 10, now=0.0)
-
-    assert guard.confirm(10)
-    verdict = guard.judge(names(10), 10, now=1.0)
-
-    assert verdict.stopped == names(10)
-    assert guard.held == frozenset()
-
-
-def test_another_number_confirms_nothing():
-    guard = Guard(share=20, least=5)
-    guard.judge(names(10), 10, now=0.0)
-
-    assert not guard.confirm(9)
-    assert guard.judge(names(10), 10, now=1.0).held == names(10)
-
-
-def test_a_confirmation_at_the_start_is_good_for_one_sweep_of_just_that_number():
-    guard = Guard(share=20, least=5, confirmed=10)
-
-    other = guard.judge(names(8), 20, now=0.0)
-    meant = guard.judge(names(10), 20, now=1.0)
-    again = guard.judge(names(10, begin=10), 10, now=2.0)
-
-    assert (other.stopped, meant.stopped, again.stopped) == ((), names(10), ())
-
-
-def test_what_was_confirmed_is_no_reason_to_doubt_what_goes_next():
-    guard = Guard(share=20, least=5, confirmed=10)
-    guard.judge(names(10), 20, now=0.0)
-
-    assert guard.judge(names(1, begin=10), 10, now=1.0).stopped == names(1, begin=10)
-
-
 def test_one_that_comes_back_is_held_no_more():
     guard = Guard(share=20, least=5)
     guard.judge(names(6), 6, now=0.0)

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
-from pyncette.controller import sweep as sweeping
 from pyncette.controller.api import NoSuchKindError
-from pyncette.controller.sweep import read_held, write_held
-from tests.controller.bench import CLUSTER, POOLS, TASKS, Bench, named
+from pyncette.controller.sweep import HeldBack, read_notice
+from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ async def test_a_deletion_that_the_api_server_does_not_confirm_stops_nothing(ben
 
     bench.operator.seen(TASKS, "DELETED", manifest)
     await bench.settled()
-    await asyncio.sleep(sweeping.CALM_SECONDS + 0.5)
+    await asyncio.sleep(3 * PACE.calm)
 
     assert (await bench.record()).state.withdrawn_at is None
 
@@ -270,7 +270,7 @@ async def test_a_deletion_that_was_missed_is_noticed_in_the_second_list(bench):
 
     await bench.operator.resync()
     await bench.settled()
-    await asyncio.sleep(sweeping.CALM_SECONDS + 0.5)
+    await asyncio.sleep(3 * PACE.calm)
     assert (await bench.record()).state.withdrawn_at is None
 
     await bench.operator.resync()
@@ -303,14 +303,15 @@ async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
     assert [(await bench.record(name)).state.withdrawn_at for name in names] == [None] * 10
     assert any(event["reason"] == "RemovalsHeldBack" for event in bench.api.events)
     async with bench.store() as store:
-        held = await read_held(store, CLUSTER)
-        assert (held.count, len(held.names)) == (10, 10)
-        await write_held(store, CLUSTER, type(held)(held.count, held.names, confirmed=10))
+        notice = await read_notice(store, CLUSTER)
+        assert (notice.held.count, len(notice.held.names)) == (10, 10)
+        assert await notice.told(store, replace(notice.held, confirmed=10))
 
     for name in names:
         await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)
+    await bench.until(lambda: not sum(bench.operator.held_back.values()))
     async with bench.store() as store:
-        assert (await read_held(store, CLUSTER)).count == 0
+        assert (await read_notice(store, CLUSTER)).held == HeldBack()
 
 
 async def test_a_record_is_removed_after_its_grace(tmp_path):

@@ -445,6 +445,7 @@ def test_every_default_is_the_one_that_is_documented():
         "executionMode": "AtLeastOnce",
         "concurrencyPolicy": "Forbid",
         "missedRunPolicy": "Latest",
+        "maxConcurrentRuns": 0,
         "maxCatchUpRuns": 100,
         "startingDeadlineSeconds": None,
         "activeDeadlineSeconds": None,

@@ -15,6 +15,7 @@ from .fate import Fate
 from .loop import SECOND
 from .machines import Machine
 from .network import TIMEOUT, Weather
+from .oracle import is_reserved
 from .scene import BrokenPromiseError
 from .wisher import Wisher
 from .world import World
@@ -128,6 +129,15 @@ class History:
                 return f"{key} is not run"
             if not any(call.key == key for call in running):
                 return f"{key} is leased and not run"
+        in_use = {call.occurrence.permit.record.key for call in running if call.occurrence.permit is not None}
+        for shelf in world.backend.shelves.values():
+            for key, record in shelf.records.items():
+                lease = record.lease if is_reserved(key.partition) and key not in in_use else None
+                if (
+                    lease is not None
+                    and lease.expires_at > world.backend_now() > lease.expires_at - record.lease_length + LATE
+                ):
+                    return f"{key}, a permit, is leased and not in use"
         return next((f"{call.key} runs on" for call in running if call.since < world.loop.now - LATE), None)
 
     def _end(self) -> None:
@@ -142,9 +152,13 @@ class History:
         stored = {
             key: record for shelf in world.backend.shelves.values() for key, record in shelf.records.items()
         }
+        permits = {key: stored.pop(key) for key in list(stored) if is_reserved(key.partition)}
         if stored != world.scene.records:
             self._fail("records have changed without a write")
         now = world.backend_now()
+        for key, record in permits.items():
+            if record.lease is not None and record.lease.expires_at > now:
+                self._fail(f"{record.lease.holder} has kept {key}, a permit")
         for key, record in stored.items():
             due = record.claimable_at is not None and record.claimable_at <= now
             if due and record.lease is not None and record.lease.expires_at > now:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Change, Key, Outcome, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Outcome, Partition, Record
 from pyncette.core.rules import Ending
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Overlap
@@ -20,6 +20,7 @@ from .calls import Call, Calls, How
 from .leases import Leases
 from .loop import Process
 from .network import TIMEOUT, Request, Watcher
+from .permits import PermitsInUse
 from .scene import Choice, Lens, Scene, is_letter, parent_of
 
 
@@ -56,6 +57,7 @@ class Oracle(Lens, Watcher):
         super().__init__(scene)
         self.calls = Calls(scene)
         self.leases = Leases(scene, slack)
+        self.permits = PermitsInUse(scene, self.calls, slack)
         self.books = Books(scene, self.calls)
         self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
         """By who wishes for a change of which version of a record to which."""
@@ -70,6 +72,8 @@ class Oracle(Lens, Watcher):
 
     def carried_out(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
+        if self._is_of_permits(verb, arguments):
+            return
         if verb == "swap":
             self.scene.journal.add(process, "swap", arguments[0], answer)
             self._swapped(process, arguments[0], answer, late=self.scene.loop.now > asked_at + TIMEOUT)
@@ -82,7 +86,14 @@ class Oracle(Lens, Watcher):
         elif verb == "renew":
             self.scene.journal.add(process, "renew", arguments[0], answer.held)
             for renewal, held in zip(arguments[0], answer.held, strict=True):
-                self.leases.renewed(request, renewal, held=held)
+                if not is_reserved(renewal.key.partition):
+                    self.leases.renewed(request, renewal, held=held)
+
+    def _is_of_permits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
+        """Say whether it is about permits alone: they are judged by what runs, and not by what is written of them."""
+        if verb == "claim":
+            return any(map(is_reserved, arguments[0]))
+        return verb == "swap" and all(is_reserved(key_of(change).partition) for change in arguments[0])
 
     def highest_version(self, key: Key) -> int:
         """The highest version that a record of *key* ever had."""
@@ -103,6 +114,7 @@ class Oracle(Lens, Watcher):
         if ended not in {None, Outcome.WITHDRAWN} and not excused:
             self.broken(f"{call.key} is started although it has {ended.value}")
         self.calls.began(call, now)
+        self.permits.began(call)
         return call
 
     def ended(self, call: Call, how: How) -> None:
@@ -352,6 +364,11 @@ def is_suspended(record: Record) -> bool:
     if record.state.withdrawn_at is not None:
         return True
     return not record.key.occurrence and (record.state.exhausted or (own is not None and own.suspend))
+
+
+def is_reserved(partition: Partition) -> bool:
+    """Say whether *partition* holds what workers tell each other, and no tasks."""
+    return partition.realm.startswith(RESERVED_REALMS)
 
 
 def key_of(change: Change) -> Key:

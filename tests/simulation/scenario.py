@@ -98,6 +98,7 @@ def schedule(random: Random, now: Instant) -> Schedule:
 def policies(random: Random, lease: Duration, *, is_template: bool) -> Policies:
     """Those of the Python API, or any that a resource can ask for."""
     kept = {"keep_finished": not is_template, "keep_successful": 0 if is_template else 3}
+    kept["max_concurrent"] = random.choice((0, 0, 1, 2, 3))
     lease = random.choice((lease, lease, 2 * lease))
     if random.random() < 0.4:
         return _of_the_api(random, lease, **kept)

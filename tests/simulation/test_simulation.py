@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core.record import Change, Partition, replace
-from pyncette.core.rules import Beginning, Held
+from pyncette.core.record import RESERVED_REALMS, Change, Partition, replace
+from pyncette.core.rules import NEVER, Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.ledger import Ledger, Settling
 from pyncette.store.base import Claimed
@@ -146,6 +146,22 @@ class StoreThatTakesLeasesEarly(MemoryStore):
         return await super().claim(limits, lease_id, holder, now, expired_at, ahead)
 
 
+class StoreThatGivesPermitsTwice(MemoryStore):
+    """Gives a permit to whoever asks for one, whoever has it."""
+
+    async def claim(
+        self,
+        limits: Mapping[Partition, int],
+        lease_id: str,
+        holder: str,
+        now: Instant,
+        expired_at: Instant,
+        ahead: Duration = 0,
+    ) -> Claimed:
+        of_permits = any(partition.realm.startswith(RESERVED_REALMS) for partition in limits)
+        return await super().claim(limits, lease_id, holder, now, NEVER if of_permits else expired_at, ahead)
+
+
 class LedgerThatWritesAfterATakeover(Ledger):
     """Completes what it held once, although another holds it now."""
 
@@ -173,7 +189,9 @@ class LedgerThatCountsNothing(Ledger):
         return await super()._write([unit._replace(tally=None) for unit in units])
 
 
-@pytest.mark.parametrize("store", [StoreWithoutVersions, StoreThatTakesLeasesEarly])
+@pytest.mark.parametrize(
+    "store", [StoreWithoutVersions, StoreThatTakesLeasesEarly, StoreThatGivesPermitsTwice]
+)
 def test_a_store_that_breaks_its_promises_is_found(store):
     found_with(open_store=store)
 

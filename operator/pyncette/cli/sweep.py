@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from pyncette.cli.failures import Failure
 from pyncette.cli.stored import with_store
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
-from pyncette.controller.sweep import HeldBack, clusters_with_held, read_held, write_held
+from pyncette.controller.sweep import Notice, clusters_with_held, read_notice
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
@@ -48,9 +50,10 @@ def held_back(backends: Sequence[Backend], cluster: str | None) -> list[Held]:
 
 def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> list[Held]:
     """
-    Confirm that *count* tasks are to be stopped; the operator does so within seconds, if it still holds back as many.
+    Confirm that the *count* tasks which are shown are to be stopped; the operator does so within seconds.
 
-    Raises Failure if nothing is held back, if it is another number, or if it is not clear of which cluster; StoreError.
+    Raises Failure if nothing is held back, if it is another number, if it is not clear of which cluster, or if others are
+    held back by the time that this is written; StoreError.
     """
     found = held_back(backends, cluster)
     if not found:
@@ -74,13 +77,27 @@ def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> l
 
 async def _look(store: Store, backend: Backend, cluster: str | None) -> list[Held]:
     clusters = await clusters_with_held(store) if cluster is None else [cluster]
-    found = [(name, await read_held(store, name)) for name in clusters]
+    found = [(await read_notice(store, name)).held for name in clusters]
     return [
         Held(str(backend), name, held.count, held.names)
-        for name, held in found
-        if held is not None and held.count
+        for name, held in zip(clusters, found, strict=True)
+        if held.count
     ]
 
 
 async def _confirm(store: Store, item: Held) -> None:
-    await write_held(store, item.cluster, HeldBack(item.tasks, tuple(item.names), confirmed=item.tasks))
+    notice = await read_notice(store, item.cluster)
+    if not await _confirmed(store, item, notice):
+        raise Failure(
+            "what is held back has changed just now: look at it by `pyncette sweep`, and confirm that"
+        )
+
+
+async def _confirmed(store: Store, item: Held, notice: Notice) -> bool:
+    """Confirm what *notice* shows, and say whether it is still *item*, and stands there now."""
+    held = notice.held
+    if (held.count, held.names) != (item.tasks, item.names):
+        return False
+    if held.confirmed:
+        return True
+    return await notice.told(store, msgspec.structs.replace(held, confirmed=held.count)) is not None

@@ -6,22 +6,21 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyncette.clock import SystemClock
 from pyncette.controller.facts import Access
 from pyncette.controller.metrics import BACKEND_UP, Metrics
+from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.members import OlderWorkersError, migrate
-from pyncette.store.backend import Backend, read_backend
+from pyncette.store.backend import Backend
+from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-LOOK_SECONDS: Final = 5.0
-"""How often a backend is asked whether it is there: its answer tells the time, too."""
 
 ANSWER_SECONDS: Final = 10.0
 """A backend that takes longer is not there."""
@@ -31,14 +30,28 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 """Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
 
 
+class Reach(NamedTuple):
+    """How backends are reached, and what time it is; tests pretend both."""
+
+    read: Callable[[str], Backend] = read_backend_file
+    clock: Callable[[], SystemClock] = SystemClock
+
+
+REAL: Final = Reach()
+
+
 class OpenBackend:
     """One backend of the settings, as it is just now."""
 
-    def __init__(self, settings: BackendSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
         self.settings = settings
+        self._pace = pace
+        self._reach = reach
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
-        self.clock = SystemClock()
+        self.clock = reach.clock()
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
@@ -50,14 +63,14 @@ class OpenBackend:
         return self.settings.name
 
     @property
-    def unknown(self) -> bool:
-        """Whether nobody knows yet if it is there: it is being opened for the first time."""
-        return not self.ready and not self.fault
+    def is_expected(self) -> bool:
+        """Whether it answers, or nobody knows yet that it does not: it is being opened for the first time."""
+        return self.ready or not self.fault
 
     @property
     def ledger(self) -> Ledger | None:
-        """What writes to it; None until it was opened for the first time."""
-        return self._ledger
+        """What writes to it; None while it does not answer."""
+        return self._ledger if self.ready else None
 
     async def keep(self, on_change: Callable[[], None]) -> None:
         """Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes."""
@@ -70,6 +83,10 @@ class OpenBackend:
                     self._ledger = Ledger(store, self.clock)
                     await self._look_after(store, on_change)
             except (StoreError, ConfigurationError) as error:
+                self._went(error, on_change)
+            except Exception as error:
+                # A bug, ours or a driver's. It costs this backend, and not all others.
+                logger.exception("a backend cannot be used", extra={"backend": self.name})
                 self._went(error, on_change)
             finally:
                 self._ledger = None
@@ -84,7 +101,7 @@ class OpenBackend:
                 self._went(error, on_change)
             else:
                 self._came(on_change)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._pace.backend)
 
     async def _ask(self, store: Store) -> None:
         asked_at = self.clock.monotonic()
@@ -112,17 +129,15 @@ class OpenBackend:
             )
 
     def _read(self) -> Backend:
-        """Return the backend as its file names it now, since a Secret may have been changed."""
-        path = self.settings.path
+        """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
+        settings = self.settings
         try:
-            return read_backend(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(
-                f"the URL of the backend {self.name} cannot be read: {path}: {error.strerror}; it is the key "
-                f"{self.settings.secret_key} of the Secret {self.settings.secret_name}, mounted for the operator"
-            ) from None
+            return self._reach.read(str(settings.path))
         except ConfigurationError as error:
-            raise ConfigurationError(f"the URL of the backend {self.name} ({path}): {error}") from None
+            raise ConfigurationError(
+                f"the URL of the backend {self.name}: {error}; it is the key {settings.secret_key} of the Secret "
+                f"{settings.secret_name}, mounted for the operator"
+            ) from None
 
     def _came(self, on_change: Callable[[], None]) -> None:
         if self.ready:
@@ -132,21 +147,32 @@ class OpenBackend:
         on_change()
 
     def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
-        told = " ".join(str(error).split())
+        told = " ".join(str(error).split()) or type(error).__name__
         if self.ready or told != self.fault:
             logger.warning("a backend is not ready", extra={"backend": self.name, "error": told})
-        was_ready, self.ready, self.fault = self.ready, False, told
-        if was_ready:
+        is_news = self.is_expected
+        self.ready, self.fault = False, told
+        if is_news:
             on_change()
+
+
+def complain(what: str, backend: OpenBackend, error: Exception) -> None:
+    """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
+    bug = None if isinstance(error, StoreError) else error
+    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": str(error)})
 
 
 class Backends:
     """All backends of the settings."""
 
-    def __init__(self, settings: OperatorSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+    ) -> None:
         self._own_namespace = settings.release_namespace
+        self.clock = reach.clock()
+        """Tells the time where no backend does."""
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend, metrics) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:

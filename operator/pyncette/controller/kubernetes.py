@@ -110,7 +110,7 @@ class Kubernetes:
                 raise ApiUnavailableError(f"the list of {kind.plural} changed half way")
             version = metadata["resourceVersion"]
             identity = {"apiVersion": kind.api_version, "kind": kind.name}
-            yield Page([identity | item for item in answer["items"]], version)
+            yield Page([identity | item for item in answer.get("items") or ()], version)
             following = metadata.get("continue")
             if not following:
                 return

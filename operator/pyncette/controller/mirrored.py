@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import ObjectName
@@ -19,6 +20,10 @@ from pyncette.store.base import Store
 
 PAGE: Final = 200
 """Records of one look at what is there."""
+
+
+_Where: TypeAlias = tuple[str, Key]
+"""The backend, and the key there."""
 
 
 class Home(NamedTuple):
@@ -59,19 +64,22 @@ class Mirrored:
     """
     The records of all tasks of the cluster *cluster_id*, as they were seen last.
 
-    What is written by this process is noted at once; a look finds what workers have written, and may be behind of it:
-    of two views of one record, that of the higher version counts.
+    What is written by this process is noted at once; a look finds what workers have written, and may be behind of it. So of
+    what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
+    older: a backend that failed over, or was restored, may have lost what it had.
     """
 
     def __init__(self, cluster_id: str) -> None:
         self._cluster_id = cluster_id
-        self._homes: dict[ObjectName, dict[tuple[str, Key], Home]] = {}
-        self._names: dict[tuple[str, Key], ObjectName] = {}
+        self._homes: dict[ObjectName, dict[_Where, Home]] = {}
+        self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
         self._realms: dict[str, set[str]] = {}
         """By backend: those that hold tasks of this cluster, or did."""
         self._looked: set[str] = set()
+        self._touched: defaultdict[str, set[Key]] = defaultdict(set)
+        """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
 
     def has_seen(self, backend: str) -> bool:
         """Say whether *backend* was looked at since the start: before that nobody knows what it holds."""
@@ -80,6 +88,10 @@ class Mirrored:
     def homes(self, task: ObjectName) -> Sequence[Home]:
         """Return the records of *task*: one, unless it moves."""
         return list(self._homes.get(task, {}).values())
+
+    def is_running(self, task: ObjectName) -> bool:
+        """Say whether *task* has a record that is not stopped."""
+        return any(home.record.state.withdrawn_at is None for home in self.homes(task))
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the tasks that have a record."""
@@ -106,17 +118,19 @@ class Mirrored:
     def note(self, backend: str, record: Record) -> None:
         """Take note of what was just written."""
         name = self.name_of(record)
-        if name is not None:
+        if name is None:
+            return
+        self._touched[backend].add(record.key)
+        before = self._at(name, (backend, record.key))
+        if before is None:
             self._put(name, Home(backend, record))
+        elif before.record.version <= record.version:
+            self._put(name, before._replace(record=record))
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
         """Take note of a record that was just removed."""
-        homes = self._homes.get(task, {})
-        homes.pop((backend, key), None)
-        if self._names.get((backend, key)) == task:
-            del self._names[backend, key]
-        if not homes:
-            self._homes.pop(task, None)
+        self._touched[backend].add(key)
+        self._drop((backend, key), task)
 
     def name_of(self, record: Record) -> ObjectName | None:
         """Return whose record this is; None if it is no resource's of this cluster."""
@@ -134,13 +148,13 @@ class Mirrored:
 
     # --- Realms ------------------------------------------------------------------------------------------------------
 
-    async def open_realm(self, backend: OpenBackend, ledger: Ledger, realm: str) -> None:
+    async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
         Have *realm* found again by whoever looks later, before the first record is written there.
 
         A store finds records of a realm, and not which realms there are; so each has a record in a realm of this cluster's.
         """
-        known = self._realms.setdefault(backend.name, set())
+        known = self._realms.setdefault(backend, set())
         if realm in known:
             return
         now = ledger.clock.now()
@@ -168,22 +182,28 @@ class Mirrored:
         """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
-        realms = {partition.handler for partition in await store.partitions(self._registry)}
-        self._realms[backend.name] = realms
-        realms |= {realm_of(self._cluster_id, *pool) for pool in pools}
-        found: dict[ObjectName, dict[tuple[str, Key], Home]] = {}
+        self._touched[backend.name] = set()
+        opened = {partition.handler for partition in await store.partitions(self._registry)}
+        self._realms[backend.name] = opened
+        found: dict[ObjectName, dict[_Where, Home]] = {}
         changed_pools: list[ObjectName] = []
         seen_at = ledger.clock.now()
-        for realm in sorted(realms):
+        for realm in sorted(opened | {realm_of(self._cluster_id, *pool) for pool in pools}):
             pool = self.pool_of(realm)
             if pool is None:  # a row that nobody of ours wrote
                 continue
-            due = 0
+            due, is_empty = 0, True
             async for home in _homes(store, realm, backend.name, ledger.clock.now()):
                 name = self.name_of(home.record)
                 if name is not None:
-                    found.setdefault(name, {})[backend.name, home.record.key] = home
+                    is_empty = False
+                    where = backend.name, home.record.key
+                    known = self._at(name, where)
+                    # What is the same is kept once: else each look would take the memory of all records again.
+                    found.setdefault(name, {})[where] = known if known == home and known else home
                     due += home.late_since is not None
+            if not is_empty:  # a backend that was wiped may have got records again, and not yet this
+                await self.open_realm(backend.name, ledger, realm)
             view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
             if self._pools.get((backend.name, pool), PoolView()) != view:
                 changed_pools.append(pool)
@@ -194,7 +214,7 @@ class Mirrored:
             for home in homes.values()
             if home.late_since is not None
         ]
-        changed = self._take(backend.name, found, seen_at)
+        changed = self._take(backend.name, found)
         self._looked.add(backend.name)
         return Look(
             changed,
@@ -204,36 +224,49 @@ class Mirrored:
             seconds=time.monotonic() - began_at,
         )
 
-    def _take(
-        self, backend: str, found: Mapping[ObjectName, Mapping[tuple[str, Key], Home]], seen_at: Instant
-    ) -> list[ObjectName]:
-        changed = [
-            name for name, homes in found.items() if sum(self._put(name, home) for home in homes.values())
-        ]
-        for name, homes in list(self._homes.items()):
-            for place, home in list(homes.items()):
-                # What was created since the look began is not in it, and versions start at the time.
-                if (
-                    place[0] == backend
-                    and place not in found.get(name, {})
-                    and home.record.state.born < seen_at
-                ):
-                    self.forget(backend, place[1], name)
-                    changed.append(name)
-        return changed
+    def _take(self, backend: str, found: Mapping[ObjectName, Mapping[_Where, Home]]) -> list[ObjectName]:
+        """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
+        touched = self._touched[backend]
+        changed: dict[ObjectName, None] = {}
+        for name, homes in found.items():
+            for where, home in homes.items():
+                before = self._at(name, where)
+                if where[1] in touched and (before is None or before.record.version > home.record.version):
+                    continue
+                if before is None or _face(before) != _face(home):
+                    changed[name] = None
+                self._put(name, home)
+        for name, known in list(self._homes.items()):
+            for where in list(known):
+                if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
+                    self._drop(where, name)
+                    changed[name] = None
+        return list(changed)
 
-    def _put(self, name: ObjectName, home: Home) -> bool:
-        """Keep *home*, unless a newer view of the record is there; say whether that changed anything."""
-        homes = self._homes.setdefault(name, {})
-        place = (home.backend, home.record.key)
-        before = homes.get(place)
-        if before is not None and before.record.version > home.record.version:
-            return False
-        homes[place] = home
-        self._names[place] = name
-        return (
-            before is None or before.record.version != home.record.version or before.running != home.running
-        )
+    def _at(self, name: ObjectName, where: _Where) -> Home | None:
+        return self._homes.get(name, {}).get(where)
+
+    def _put(self, name: ObjectName, home: Home) -> None:
+        where = (home.backend, home.record.key)
+        before = self._names.get(where)
+        if before is not None and before != name:  # a handler that belongs to another task now
+            self._drop(where, before)
+        self._homes.setdefault(name, {})[where] = home
+        self._names[where] = name
+
+    def _drop(self, where: _Where, name: ObjectName) -> None:
+        homes = self._homes.get(name, {})
+        homes.pop(where, None)
+        if not homes:
+            self._homes.pop(name, None)
+        if self._names.get(where) == name:
+            del self._names[where]
+
+
+def _face(home: Home) -> tuple[object, ...]:
+    """Return what a task's status shows of its record; a renewal of a lease is not among that."""
+    record = home.record
+    return record.version, record.fence, record.state, home.running
 
 
 async def _homes(store: Store, realm: str, backend: str, now: Instant) -> AsyncIterator[Home]:

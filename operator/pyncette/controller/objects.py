@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -89,11 +89,27 @@ class Objects:
         """Take in what the API server answered to a read or a write of ours, which the watch has not told yet."""
         return self._take(kind, _name_of(body), _Held.of(body))
 
-    async def absorb(self, kind: Kind, namespace: str | None, pages: AsyncIterable[Page]) -> Listed:
+    def found(self, kind: Kind, body: Manifest) -> None:
+        """Take in what the API server answered to a read by name: it is there, whatever events and lists have said before."""
+        name, new = _name_of(body), _Held.of(body)
+        self._gone.get(kind, {}).pop(name, None)
+        held = self._held.setdefault(kind, {}).get(name)
+        if held is None or new.is_newer_than(held):
+            self._held[kind][name] = new
+
+    async def absorb(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        pages: AsyncIterable[Page],
+        told: Callable[[ObjectName, News], object] = lambda *_: None,
+    ) -> Listed:
         """
         Take in a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
 
-        What it shows that the watch has not delivered is handed to the sight, which gives the watch some time to do so.
+        *told* is told of what is new as soon as it is held: the watch, which may deliver it a moment later, then no longer
+        makes anything of it, and the list may break off. What it shows that the watch has not delivered is handed to the
+        sight, which gives the watch some time to do so.
         """
         names: set[ObjectName] = set()
         changed: dict[ObjectName, News] = {}
@@ -110,6 +126,7 @@ class Objects:
                 news = self._take_listed(kind, name, _Held.of(body))
                 if news is not News.NOTHING:
                     changed[name] = news
+                    told(name, news)
         if not fresh:
             return Listed(frozenset(), {}, (), fresh=False)
         absent = self._let_go(kind, namespace, names, version)
@@ -126,6 +143,11 @@ class Objects:
         """Return the uid of an object without reading the rest of it."""
         held = self._held.get(kind, {}).get(name)
         return None if held is None else held.uid
+
+    def version(self, kind: Kind, name: ObjectName) -> str | None:
+        """Return the resource version of an object, which is another one as soon as anything about it is."""
+        held = self._held.get(kind, {}).get(name)
+        return None if held is None else held.resource_version
 
     def names(self, kind: Kind, namespace: str | None = None) -> list[ObjectName]:
         """Return the names of all objects of *kind*, or of those in *namespace*."""

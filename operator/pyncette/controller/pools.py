@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pyncette.clock import SECOND, Instant, SystemClock
+from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -81,9 +81,10 @@ class Pools:
         self._mirrored = mirrored
         self._statuses = statuses
         self._changed = changed
-        self._clock = SystemClock()
         self._facts: dict[ObjectName, PoolFacts] = {}
         """What tasks were last told."""
+        self._known: dict[ObjectName, tuple[str | None, PyncetteWorkerPool | Refusal]] = {}
+        """Pools as they were read last, and in which version."""
         self._verified: dict[ObjectName, tuple[object, ...]] = {}
         """How pools were when all that they consist of was last found to be as it should."""
 
@@ -108,9 +109,15 @@ class Pools:
         return Place(realm, facts, self._backends.get(backend))
 
     def ledger(self, backend: str) -> Ledger | None:
-        """Return what writes to *backend*, if it is open."""
+        """Return what writes to *backend*, if it answers."""
         found = self._backends.get(backend)
         return None if found is None else found.ledger
+
+    def unseen(self) -> str | None:
+        """Return a backend that nobody has looked at since this process began, if there is one."""
+        return next(
+            (backend.name for backend in self._backends if not self._mirrored.has_seen(backend.name)), None
+        )
 
     def on(self, backend: str) -> list[ObjectName]:
         """Return the pools that name *backend*."""
@@ -123,11 +130,21 @@ class Pools:
 
     def now(self) -> Instant:
         """Return the time where no backend tells it."""
-        return self._clock.now()
+        return self._backends.clock.now()
 
     def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
+        """Return a pool, read once for all its tasks, as long as it stays as it is."""
+        version = self._objects.version(POOLS, name)
+        known = self._known.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
         stored = self._objects.get(POOLS, name)
-        return None if stored is None else read_stored(PyncetteWorkerPool, stored)
+        if stored is None:
+            self._known.pop(name, None)
+            return None
+        pool = read_stored(PyncetteWorkerPool, stored)
+        self._known[name] = version, pool
+        return pool
 
     def _deployment(self, pool: PyncetteWorkerPool) -> Manifest | None:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))
@@ -147,12 +164,13 @@ class Pools:
         self._tell_tasks(name)
         stored = self._objects.get(POOLS, name)
         if stored is None:
+            self._facts.pop(name, None)
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
         pool = read_stored(PyncetteWorkerPool, stored)
         refused: str | None = None
-        if isinstance(pool, PyncetteWorkerPool):
+        if isinstance(pool, PyncetteWorkerPool) and "deletionTimestamp" not in stored["metadata"]:
             made = self._workloads(name, pool)
             if isinstance(made, Workloads):
                 applied = await self._apply(name, pool, stored, made)
@@ -243,7 +261,7 @@ class Pools:
             deleting="deletionTimestamp" in meta,
         )
         around = self._surroundings(name, pool, tasks, refused)
-        if around.members is None and self._is_about_to_be_known(pool):
+        if around.access is not Access.REFUSED and self._is_about_to_be_known(pool):
             return None
         told = status_of_pool(pool, seen, around)
         difference = differs(stored.get("status", {}), told.status)
@@ -280,7 +298,7 @@ class Pools:
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
         """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
-        return found is not None and (found.ready or found.unknown)
+        return found is not None and found.is_expected and not self._mirrored.has_seen(found.name)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""

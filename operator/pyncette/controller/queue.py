@@ -10,6 +10,8 @@ from enum import IntEnum
 from itertools import islice
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from pyncette.errors import PyncetteException
+
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS: Final = 0.2
@@ -29,6 +31,10 @@ Reconcile: TypeAlias = Callable[[K], Awaitable[float | None]]
 
 Finished: TypeAlias = Callable[[K, float, Exception | None], object]
 """Is told of each pass: its key, the seconds that it took, and what it failed with."""
+
+
+class PassCancelledError(PyncetteException):
+    """A pass waited for something that was cancelled."""
 
 
 class Urgency(IntEnum):
@@ -57,6 +63,7 @@ class Queue(Generic[K]):
     ) -> None:
         self._away = away
         self._rest_seconds = rest_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._resting: dict[K, float] = {}
         """Until when keys rest that had a pass, in that order."""
         self._waiting: dict[Urgency, dict[K, None]] = {urgency: {} for urgency in Urgency}
@@ -130,6 +137,7 @@ class Queue(Generic[K]):
         self, reconcile: Reconcile[K], passes: int, finished: Finished[K] = lambda *_: None
     ) -> None:
         """Have *reconcile* look at keys, at most *passes* of them at once, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             for _ in range(passes):
                 group.create_task(self._work(reconcile, finished))
@@ -145,6 +153,11 @@ class Queue(Generic[K]):
             began = clock()
             try:
                 again = await reconcile(key)
+            except asyncio.CancelledError as failure:
+                if _is_being_cancelled():
+                    raise
+                # Something that the pass waited for was cancelled; that must not cost us one of those who work.
+                error = PassCancelledError(*failure.args)
             except Exception as failure:  # noqa: BLE001 - whatever it is, it is this key's alone, and is tried again
                 error = failure
             self._end(key, error, again)
@@ -208,7 +221,8 @@ class Queue(Generic[K]):
         """Let *key* rest from now on, if keys do, and forget those that have rested."""
         if not self._rest_seconds:
             return
-        now = asyncio.get_running_loop().time()
+        assert self._loop is not None
+        now = self._loop.time()
         self._resting.pop(key, None)
         self._resting[key] = now + self._rest_seconds
         for other, until in list(islice(self._resting.items(), 2)):
@@ -218,11 +232,10 @@ class Queue(Generic[K]):
     def _rests(self, key: K) -> bool:
         """Say whether *key* has to rest yet; whoever asks has it looked at afterwards."""
         until = self._resting.get(key)
-        loop = asyncio.get_running_loop()
-        if until is None or until <= loop.time():
+        if until is None or self._loop is None or until <= self._loop.time():
             return False
         if key not in self._once_more:
-            loop.call_at(until, self._rise, key)
+            self._loop.call_at(until, self._rise, key)
         return True
 
     def _rise(self, key: K) -> None:
@@ -330,6 +343,11 @@ class _Outage(Generic[K]):
         self.failed = False
         self.failures = 0
         self.timer: asyncio.TimerHandle | None = None
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _wait_after(failures: int) -> float:

@@ -29,24 +29,23 @@ class Guard:
     Above that all of them are held back until somebody confirms their number.
     """
 
-    def __init__(self, share: int, least: int, confirmed: int = 0) -> None:
+    def __init__(self, share: int, least: int) -> None:
         self._share = share
         self._least = least
-        self._confirmed = confirmed
-        """Confirmed beforehand; once only, and only if it is exactly the number that is asked for."""
         self._stopped_at: deque[float] = deque()
         self.held: frozenset[ObjectName] = frozenset()
 
     def judge(self, gone: Collection[ObjectName], mirrored: int, now: float) -> Verdict:
-        """Decide about all that are *gone* and not yet stopped, of *mirrored* that the backend holds; *now* in seconds."""
-        self._pass_over(now)
+        """
+        Decide about all that are *gone*, of *mirrored* that the backend holds; *now* in seconds.
+
+        Neither what is stopped already is among them, nor what was confirmed: that is no reason to doubt what goes next.
+        """
         allowed = self.allowed(mirrored, now)
         names = sorted(gone)
         credible = len(names) + len(self._stopped_at) <= allowed
         if credible:
             self._stopped_at.extend(now for _ in names)
-        if credible or len(names) == self._confirmed:  # what was confirmed is no reason to doubt what follows
-            self._confirmed = 0
             self.held = frozenset()
             return Verdict(names, ())
         self.held = frozenset(names)
@@ -56,11 +55,6 @@ class Guard:
         """Return how many may go within the hour, of what there was at its begin."""
         self._pass_over(now)
         return max(self._least, (mirrored + len(self._stopped_at)) * self._share // 100)
-
-    def confirm(self, count: int) -> bool:
-        """Let what is held back be stopped the next time that it is judged, if it is *count* then; say whether it is now."""
-        self._confirmed = count
-        return count == len(self.held)
 
     def _pass_over(self, now: float) -> None:
         while self._stopped_at and self._stopped_at[0] <= now - WINDOW_SECONDS:

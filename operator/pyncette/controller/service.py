@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Final
 
@@ -24,13 +24,14 @@ from pyncette.controller.api import (
     ObjectName,
     Reference,
 )
-from pyncette.controller.backends import Backends, OpenBackend
+from pyncette.controller.backends import REAL, Backends, OpenBackend, Reach, complain
 from pyncette.controller.event_queue import EventQueue
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.liveness import Liveness, Sight
 from pyncette.controller.metrics import DUE, HELD_BACK, LATENESS, UNWATCHED, Metrics
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Change, News, Objects
+from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.pod_template import POOL_LABEL
 from pyncette.controller.pools import Pools
 from pyncette.controller.queue import Queue, Urgency
@@ -40,7 +41,7 @@ from pyncette.controller.statuses import Statuses
 from pyncette.controller.sweep import Sweep, Told
 from pyncette.controller.tasks import Tasks
 from pyncette.controller.watch import MANAGED
-from pyncette.errors import PyncetteException, StoreError, StoreUnavailableError
+from pyncette.errors import PyncetteException, StoreUnavailableError
 from pyncette.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -48,14 +49,11 @@ logger = logging.getLogger(__name__)
 PASSES: Final = 16
 """Objects looked at at a time: most of a pass is waiting for the API server and the backend."""
 
-LOOK_SECONDS: Final = 2.0
-"""How soon it is noticed what workers have written."""
-
-LOOK_SHARE: Final = 20
-"""At most one part in so many of the time is spent on that, however many tasks there are."""
-
 MISSED_LISTS: Final = 2
 """A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
+
+IN_A_ROW: Final = 100
+"""Tasks that are read without anything else having its turn: some milliseconds."""
 
 FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
@@ -79,22 +77,33 @@ class Operator:
         cluster_id: str,
         api: Api,
         namespaces: Collection[str] = (),
+        *,
+        pace: Pace = USUAL,
+        reach: Reach = REAL,
     ) -> None:
         self._settings = settings
+        self._pace = pace
         self._api = api
         self._namespaces: Collection[str | None] = namespaces or (None,)
         self.metrics = Metrics()
-        self._backends = Backends(settings, self.metrics)
+        self._backends = Backends(settings, self.metrics, pace, reach)
         sight = Sight()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._objects = Objects(sight)
         self._mirrored = Mirrored(cluster_id)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
+        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._written, self._again, self.metrics
         )
-        self._sweep = Sweep(settings, cluster_id, self._mirrored, Told(self._tell_stopped, self._tell_held))
+        self._sweep = Sweep(
+            settings,
+            cluster_id,
+            self._mirrored,
+            self._is_gone,
+            Told(self._tell_stopped, self._tell_held),
+            pace,
+        )
         self._pools = Pools(
             cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
         )
@@ -107,10 +116,14 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
+            pace,
         )
         self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists on end a task that has a record was not."""
+        self._surveys = 0
+        """How often all was listed while it was known what all backends hold."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._have_measured(sight)
 
@@ -128,9 +141,12 @@ class Operator:
     @property
     def is_settled(self) -> bool:
         """Whether all was listed, all backends were looked at, and nothing waits to be done."""
-        looked = all(self._mirrored.has_seen(backend.name) for backend in self._backends)
         busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
-        return looked and self.liveness.is_ready() and not busy
+        return self._has_seen_all and self.liveness.is_ready() and not busy
+
+    @property
+    def _has_seen_all(self) -> bool:
+        return all(self._mirrored.has_seen(backend.name) for backend in self._backends)
 
     @property
     def held_back(self) -> Mapping[str, int]:
@@ -140,9 +156,9 @@ class Operator:
     def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
         """Take note of what the watch tells."""
         news = self._objects.observe(kind, change, manifest)
-        if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
-            return
-        self._look_at(kind, manifest, Urgency.NEW)
+        if change == "DELETED" and self._objects.uid(kind, _name_of(manifest)) is None:
+            news = News.GONE  # a list may have shown that already, which alone proves nothing
+        self._take_note(kind, manifest, news)
 
     async def run(self) -> None:
         """
@@ -160,7 +176,7 @@ class Operator:
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
-            working.create_task(self._sweep.empty(list(self._backends), self._is_gone))
+            working.create_task(self._sweep.empty(list(self._backends)))
             working.create_task(self._resync_again_and_again())
 
     async def _end(self) -> None:
@@ -185,15 +201,19 @@ class Operator:
     def _passed(self, reference: Reference, seconds: float, error: Exception | None) -> None:
         self.metrics.passed(reference.kind.name, seconds, error)
 
-    def _look_at(self, kind: Kind, manifest: Manifest, urgency: Urgency) -> None:
-        """Have looked at what depends on an object."""
-        meta = manifest["metadata"]
-        if kind is DEPLOYMENTS:
-            pool = meta.get("labels", {}).get(POOL_LABEL)
-            if pool:
-                self._queue.add(Reference(POOLS, meta["namespace"], pool), urgency)
-        else:
-            self._queue.add(Reference(kind, meta["namespace"], meta["name"]), urgency)
+    def _take_note(self, kind: Kind, manifest: Manifest, news: News) -> None:
+        """Have looked at what depends on an object, if there is anything new about it."""
+        if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
+            return
+        # At the start all is new, and an edit in the midst of that is to come first.
+        urgency = Urgency.NEW if self._has_listed else Urgency.ROUTINE
+        name = _name_of(manifest)
+        if kind is not DEPLOYMENTS:
+            self._queue.add(Reference(kind, *name), urgency)
+            return
+        pool = manifest["metadata"].get("labels", {}).get(POOL_LABEL)
+        if pool:
+            self._queue.add(Reference(POOLS, name.namespace, pool), urgency)
 
     def _pool_changed(self, pool: ObjectName) -> None:
         """Have the tasks of *pool* looked at: what they need to know of it is not as it was."""
@@ -205,7 +225,8 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
 
     def _again(self, reference: Reference) -> None:
-        self._queue.add(reference, Urgency.ROUTINE)
+        """Have an object looked at anew whose status was worked out from an older one than there is by now."""
+        self._queue.add_after(reference, self._pace.behind)
 
     def _written(self, reference: Reference, manifest: Manifest) -> None:
         """Take note of a status that was written."""
@@ -230,15 +251,13 @@ class Operator:
         """Look at *backend* for what workers have written."""
         soon = self._look_soon[backend.name]
         while True:
-            pause = LOOK_SECONDS
+            pause = self._pace.look
             ledger = backend.ledger
-            if ledger is not None and backend.ready:
+            if ledger is not None:
                 try:
-                    pause = max(pause, LOOK_SHARE * await self._look(backend, ledger))
-                except StoreError as error:
-                    logger.debug(
-                        "a look at a backend failed", extra={"backend": backend.name, "error": str(error)}
-                    )
+                    pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
+                except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
+                    complain("a look at a backend failed", backend, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await soon.wait()
@@ -285,28 +304,53 @@ class Operator:
         began_at = time.monotonic()
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
             for namespace in self._namespaces:
-                listed = await self._objects.absorb(kind, namespace, self._api.list(kind, namespace, labels))
+                pages = self._api.list(kind, namespace, labels)
+                listed = await self._objects.absorb(kind, namespace, pages, partial(self._listed, kind))
                 if not listed.fresh:
                     self.liveness.listed_older()
                     return
+                self._let_go(kind, listed.absent)
         self._pools.verify_again()
-        for stored in self._objects.each(TASKS):
+        async for stored in self._all_tasks():
             self._tasks.note(stored)
         for kind in (POOLS, TASKS):
             for name in self._objects.names(kind):
                 self._queue.add(Reference(kind, *name), Urgency.ROUTINE)
         self._notice_missing()
-        await self._remove_stopped()
+        self._has_listed = True
         self.liveness.resynced()
         self.metrics.resynced(time.monotonic() - began_at)
-        self._count()
+        await self._count()
+        await self._remove_stopped()
 
-    def _count(self) -> None:
+    async def _all_tasks(self) -> AsyncIterator[Manifest]:
+        """Yield each task, and let others have their turn in between: to read ten thousand takes half a second."""
+        for number, stored in enumerate(self._objects.each(TASKS)):
+            if number % IN_A_ROW == 0:
+                await asyncio.sleep(0)
+            yield stored
+
+    def _listed(self, kind: Kind, name: ObjectName, news: News) -> None:
+        manifest = self._objects.get(kind, name)
+        if manifest is not None:
+            self._take_note(kind, manifest, news)
+
+    def _let_go(self, kind: Kind, absent: Collection[ObjectName]) -> None:
+        """Remember nothing of objects that a list no longer shows; what is stored of a task is another matter."""
+        for name in absent:
+            if kind is TASKS:
+                self._tasks.forget(name)
+            elif kind is POOLS:
+                self._queue.add(Reference(POOLS, *name), Urgency.ROUTINE)
+
+    async def _count(self) -> None:
         """Count tasks by what their conditions say, and records of namespaces that are not watched."""
         conditions = Counter(
-            (condition.get("type", ""), condition.get("status", ""))
-            for stored in self._objects.each(TASKS)
-            for condition in stored["status"].get("conditions", ())
+            [
+                (condition.get("type", ""), condition.get("status", ""))
+                async for stored in self._all_tasks()
+                for condition in stored["status"].get("conditions", ())
+            ]
         )
         self.metrics.count_conditions(conditions)
         unwatched = sum(not self._is_watched(name.namespace) for name in self._mirrored.names())
@@ -314,26 +358,29 @@ class Operator:
 
     def _notice_missing(self) -> None:
         missing = {
-            name
-            for name in self._mirrored.names()
-            if self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
+            name for name in self._mirrored.names() if self._is_gone(name) and self._mirrored.is_running(name)
         }
         self._missing = Counter({name: self._missing[name] + 1 for name in missing})
         for name, times in self._missing.items():
             if times >= MISSED_LISTS:
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
+        if self._has_seen_all:
+            self._surveys += 1
+        if self._surveys >= MISSED_LISTS:
+            self._sweep.surveyed()
 
     async def _remove_stopped(self) -> None:
         for backend in self._backends:
             ledger = backend.ledger
-            if ledger is not None and backend.ready:
+            if ledger is not None:
                 try:
-                    await self._sweep.remove(backend, ledger, self._is_gone)
-                except StoreError as error:
-                    logger.warning("removals wait", extra={"backend": backend.name, "error": str(error)})
+                    await self._sweep.remove(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
+                    complain("removals wait", backend, error)
 
     def _is_gone(self, name: ObjectName) -> bool:
-        return self._objects.uid(TASKS, name) is None
+        """Say whether nobody knows of the task *name*, where this operator looks."""
+        return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
@@ -358,6 +405,11 @@ class Operator:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
             occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
             self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+
+
+def _name_of(manifest: Manifest) -> ObjectName:
+    metadata = manifest["metadata"]
+    return ObjectName(metadata.get("namespace", ""), metadata["name"])
 
 
 def _place_that_is_away(error: Exception) -> str | None:

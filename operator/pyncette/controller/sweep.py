@@ -11,13 +11,13 @@ import msgspec
 
 from pyncette.clock import SECOND
 from pyncette.controller.api import ObjectName
-from pyncette.controller.backends import OpenBackend
+from pyncette.controller.backends import OpenBackend, complain
 from pyncette.controller.mirrored import Home, Mirrored
+from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.removals import Guard
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
 from pyncette.core.spec import Spec
-from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
 from pyncette.resources.mirror import Step, remove_instances, remove_stopped, stop
 from pyncette.store.base import Store
@@ -27,11 +27,8 @@ logger = logging.getLogger(__name__)
 SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
 """Where it stands what is held back, and whether somebody confirmed it: a partition for each cluster, which has its id."""
 
-CALM_SECONDS: Final = 2.0
-"""What goes within such a time goes together: a namespace is deleted object by object."""
-
-LOOK_SECONDS: Final = 2.0
-"""How soon a confirmation is noticed."""
+CALM_TIMES_MAX: Final = 15
+"""So often it is waited for more to go, and then decided about what went: somebody deletes without ever coming to an end."""
 
 EMPTYING_SECONDS: Final = 30.0
 """Between looks for templates that are gone, and take their instances along."""
@@ -62,21 +59,36 @@ class Told(NamedTuple):
 
 
 class Sweep:
-    """The removals of one operator."""
+    """The removals of one operator. *is_gone* says whether nobody knows of a task, where the operator looks."""
 
-    def __init__(self, settings: OperatorSettings, cluster_id: str, mirrored: Mirrored, told: Told) -> None:
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        cluster_id: str,
+        mirrored: Mirrored,
+        is_gone: Callable[[ObjectName], bool],
+        told: Told,
+        pace: Pace = USUAL,
+    ) -> None:
         self._mirrored = mirrored
         self._cluster_id = cluster_id
+        self._is_gone = is_gone
         self._told = told
+        self._pace = pace
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
         self._guards: Mapping[str, Guard] = {
-            backend.name: Guard(swept.share_percent, swept.least, swept.confirm)
-            for backend in settings.backends
+            backend.name: Guard(swept.share_percent, swept.least) for backend in settings.backends
         }
+        self._to_confirm = {backend.name: swept.confirm for backend in settings.backends}
+        """As many as the settings confirm, once."""
         self._gone: dict[ObjectName, None] = {}
         self._changed = asyncio.Event()
-        self._written: dict[str, HeldBack] = {}
+        self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(self._guards, frozenset())
+        """What is told to be held back."""
+        self._shown: set[str] = {*self._guards}
+        """Backends where something may be told as held back, also by the operator before this one."""
+        self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
         """Take note that *task* is gone, which was proved."""
@@ -88,58 +100,72 @@ class Sweep:
         """Take note that there is a *task* of this name, again."""
         self._gone.pop(task, None)
 
+    def surveyed(self) -> None:
+        """Take note that all that went before the start is noticed by now: what was told before the start may be out of date."""
+        if not self._surveyed:
+            self._surveyed = True
+            self._changed.set()
+
     @property
     def held(self) -> Mapping[str, int]:
         """How many are held back on each backend."""
-        return {name: len(guard.held) for name, guard in self._guards.items()}
+        return {backend: len(held) for backend, held in self._held.items()}
 
     async def run(self, backends: Collection[OpenBackend]) -> None:
         """Decide about what is gone, whenever that changes, until this is cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            timeout = LOOK_SECONDS if any(self.held.values()) else None
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._changed.wait()
-                self._changed.clear()
-                await asyncio.sleep(CALM_SECONDS)
-            except TimeoutError:
-                pass
+            await self._wait()
             for backend in backends:
                 ledger = backend.ledger
-                if ledger is not None and backend.ready:
+                if ledger is not None and self._mirrored.has_seen(backend.name):
                     try:
-                        await self._decide(backend.name, ledger, loop.time())
-                    except StoreError as error:
-                        logger.warning("removals wait", extra={"backend": backend.name, "error": str(error)})
-                        self._changed.set()
+                        await self._decide(backend.name, ledger)
+                    except Exception as error:  # noqa: BLE001 - it is tried again
+                        complain("removals wait", backend, error)
+            self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
-    async def _decide(self, backend: str, ledger: Ledger, now: float) -> None:
+    async def _wait(self) -> None:
+        """
+        Return once something went and nothing went since for a moment; or to look again, while anything is not decided.
+
+        That is what is held back, and what was on a backend that did not answer.
+        """
+        try:
+            async with asyncio.timeout(self._pace.held if self._gone else None):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        for _ in range(CALM_TIMES_MAX):
+            self._changed.clear()
+            await asyncio.sleep(self._pace.calm)
+            if not self._changed.is_set():
+                return
+
+    async def _decide(self, backend: str, ledger: Ledger) -> None:
+        running = {name for name in self._gone if self._is_gone(name) and self._running(backend, name)}
+        if not running and not (backend in self._shown and self._knows_all(backend)):
+            return
         guard = self._guards[backend]
-        homes = {name: found for name in self._gone if (found := self._running(backend, name))}
-        if guard.held:
-            await self._ask(backend, ledger.store, guard)
-        before = guard.held
-        verdict = guard.judge(homes.keys(), self._mirrored.count(backend), now)
-        for name in verdict.stopped:
-            for home in homes[name]:
+        notice = await self._confirmed_at_start(
+            backend, ledger.store, running, await read_notice(ledger.store, self._cluster_id)
+        )
+        confirmed = notice.confirmed_of(running)
+        now = asyncio.get_running_loop().time()
+        verdict = guard.judge(running - confirmed, self._mirrored.count(backend), now)
+        await self._stop(backend, ledger, sorted({*confirmed, *verdict.stopped}))
+        await self._tell(backend, ledger.store, notice, guard.held)
+
+    async def _stop(self, backend: str, ledger: Ledger, names: Collection[ObjectName]) -> None:
+        stopped: list[ObjectName] = []
+        for name in names:
+            for home in self._running(backend, name) if self._is_gone(name) else ():
                 for taken in await stop(ledger, home.record):
                     if taken.record is not None:
                         self._mirrored.note(backend, taken.record)
-        if verdict.stopped:
-            logger.info(
-                "tasks that are gone were stopped", extra={"backend": backend, "tasks": len(verdict.stopped)}
-            )
-            self._told.stopped(verdict.stopped)
-        await self._tell(backend, ledger.store, guard)
-        if guard.held and not guard.held <= before:
-            logger.warning(
-                "tasks that are gone go on running: they are too many at once to be believed; "
-                "`pyncette sweep` tells which, and confirms them",
-                extra={"backend": backend, "tasks": len(guard.held)},
-            )
-            self._told.held(backend, guard.held)
-        self._gone = {name: None for name in self._gone if any(self._has_running(name))}
+                stopped.append(name)
+        if stopped:
+            logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(stopped)})
+            self._told.stopped(stopped)
 
     def _running(self, backend: str, name: ObjectName) -> list[Home]:
         return [
@@ -148,41 +174,60 @@ class Sweep:
             if home.backend == backend and home.record.state.withdrawn_at is None
         ]
 
-    def _has_running(self, name: ObjectName) -> list[bool]:
-        return [home.record.state.withdrawn_at is None for home in self._mirrored.homes(name)]
-
     # --- What is held back -------------------------------------------------------------------------------------------
 
-    async def _ask(self, backend: str, store: Store, guard: Guard) -> None:
-        """Look whether somebody has confirmed what is held back."""
-        held = await read_held(store, self._cluster_id)
-        if held is not None and held.confirmed and guard.confirm(held.confirmed):
-            logger.info("removals were confirmed", extra={"backend": backend, "tasks": held.confirmed})
+    async def _confirmed_at_start(
+        self, backend: str, store: Store, running: Collection[ObjectName], notice: Notice
+    ) -> Notice:
+        """Write down what the settings confirm before it is done, so that whoever goes on after a crash knows of it."""
+        if not running or len(running) != self._to_confirm[backend]:
+            return notice
+        told = await notice.told(store, _held_back(running, confirmed=len(running)))
+        if told is None:
+            return notice
+        self._to_confirm[backend] = 0
+        return told
 
-    async def _tell(self, backend: str, store: Store, guard: Guard) -> None:
-        names = tuple(map(str, sorted(guard.held)[:NAMES_MAX]))
-        held = HeldBack(len(guard.held), names)
-        if self._written.get(backend, HeldBack()) != held:
-            await write_held(store, self._cluster_id, held)
-            self._written[backend] = held
+    async def _tell(self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]) -> None:
+        """Tell what is held back; a confirmation that is written meanwhile wins, and is read the next time."""
+        if notice.held != _held_back(held):
+            if not self._knows_all(backend) and (notice.held.confirmed or not held):
+                return
+            if await notice.told(store, _held_back(held)) is None:
+                self._changed.set()
+                return
+        before, self._held[backend] = self._held[backend], held
+        if held:
+            self._shown.add(backend)
+        else:
+            self._shown.discard(backend)
+        if not held <= before:
+            logger.warning(
+                "tasks that are gone go on running: they are too many at once to be believed; "
+                "`pyncette sweep` tells which, and confirms them",
+                extra={"backend": backend, "tasks": len(held)},
+            )
+            self._told.held(backend, held)
+
+    def _knows_all(self, backend: str) -> bool:
+        """Say whether what is held back is all that there is: just after a start, the rest may be yet to be found."""
+        return self._surveyed or bool(self._held[backend])
 
     # --- After the grace ---------------------------------------------------------------------------------------------
 
-    async def remove(
-        self, backend: OpenBackend, ledger: Ledger, is_gone: Callable[[ObjectName], bool]
-    ) -> int:
+    async def remove(self, backend: OpenBackend, ledger: Ledger) -> int:
         """Remove the records on *backend* that were stopped longer ago than the grace; return how many. Raises StoreError."""
         removed = 0
         for name, home in self._over(backend, ledger):
             # A template stays as long as it has instances, and they are not removed by that.
-            if home.record.spec.partitions is None and is_gone(name):
+            if home.record.spec.partitions is None and self._is_gone(name):
                 for taken in await remove_stopped(ledger, home.record, self._grace):
                     if taken.step is Step.REMOVED:
                         self._mirrored.forget(home.backend, home.record.key, name)
                         removed += 1
         return removed
 
-    async def empty(self, backends: Collection[OpenBackend], is_gone: Callable[[ObjectName], bool]) -> None:
+    async def empty(self, backends: Collection[OpenBackend]) -> None:
         """
         Remove the instances of templates that are gone, and were to take them along, until this is cancelled.
 
@@ -192,29 +237,28 @@ class Sweep:
             await asyncio.sleep(EMPTYING_SECONDS)
             for backend in backends:
                 ledger = backend.ledger
-                if ledger is not None and backend.ready:
+                if ledger is not None:
                     try:
-                        await self._empty(backend, ledger, is_gone)
-                    except StoreError as error:
-                        logger.warning("removals wait", extra={"backend": backend.name, "error": str(error)})
+                        await self._empty(backend, ledger)
+                    except Exception as error:  # noqa: BLE001 - it is tried again
+                        complain("removals wait", backend, error)
 
-    async def _empty(
-        self, backend: OpenBackend, ledger: Ledger, is_gone: Callable[[ObjectName], bool]
-    ) -> None:
+    async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
         for name, home in self._over(backend, ledger):
             owner = home.record.state.owner
             if home.record.spec.partitions is None or owner is None or not owner.takes_instances:
                 continue
             removed, done = 0, False
-            while not done and is_gone(name):
+            while not done and self._is_gone(name):
                 part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
                 removed, done = removed + part.removed, part.done
-            if done:
+            if done and self._is_gone(name):  # else it may be wanted again, and have stayed
                 self._mirrored.forget(home.backend, home.record.key, name)
-            logger.info(
-                "the instances of a template that is gone were removed",
-                extra={"task": str(name), "records": removed},
-            )
+            if removed:
+                logger.info(
+                    "the instances of a template that is gone were removed",
+                    extra={"task": str(name), "records": removed},
+                )
 
     def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, Home]]:
         """Yield the records on *backend* that were stopped longer ago than the grace."""
@@ -238,35 +282,63 @@ async def clusters_with_held(store: Store) -> list[str]:
     return sorted({partition.handler for partition in await store.partitions(SWEEP_REALM)})
 
 
-async def read_held(store: Store, cluster_id: str) -> HeldBack | None:
-    """Return what a cluster holds back; None if it never held back anything. Raises StoreError."""
+class Notice(NamedTuple):
+    """What is told on a backend, and the record that it stands in; None: nothing was ever told there."""
+
+    cluster_id: str
+    record: Record | None
+    held: HeldBack
+
+    def confirmed_of(self, names: Collection[ObjectName]) -> set[ObjectName]:
+        """
+        Return those of *names* that somebody has confirmed, by the number of what was shown.
+
+        Fewer than that may be left, after a crash in the midst of it or if some came back; and others may have joined them.
+        """
+        held = self.held
+        if not held.count or held.confirmed != held.count:
+            return set()
+        shown = {name for name in names if str(name) in held.names}
+        if held.count <= len(held.names):
+            return shown
+        # They were shown in their order, as far as there was room. Of the rest just the number is known.
+        rest = {name for name in names if str(name) > held.names[-1]}
+        return shown | rest if len(rest) <= held.count - len(held.names) else shown
+
+    async def told(self, store: Store, held: HeldBack) -> Notice | None:
+        """Tell *held* instead, and return that; None if another has written meanwhile. Raises StoreError."""
+        now = await store.now()
+        spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
+        if self.record is None:
+            after = Record(
+                key=_key(self.cluster_id),
+                spec=spec,
+                version=now,
+                fence=now,
+                due_at=None,
+                schedule_since=now,
+                claimable_at=None,
+                lease_length=0,
+            )
+        else:
+            after = replace(self.record, version=self.record.version + 1, spec=spec)
+        (made,) = await store.swap([Change(self.record, after)])
+        return self._replace(record=after, held=held) if made else None
+
+
+async def read_notice(store: Store, cluster_id: str) -> Notice:
+    """Return what a cluster holds back. Raises StoreError."""
     (record,) = await store.load([_key(cluster_id)])
-    if record is None:
-        return None
+    return Notice(cluster_id, record, HeldBack() if record is None else _read(record))
+
+
+def _read(record: Record) -> HeldBack:
     try:
         return msgspec.json.decode(record.spec.args, type=HeldBack)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         logger.warning("what is held back cannot be read", extra={"error": str(error)})
-        return None
+        return HeldBack()
 
 
-async def write_held(store: Store, cluster_id: str, held: HeldBack) -> None:
-    """Tell what is held back, or confirm it. Raises StoreError; what another wrote just now wins."""
-    key = _key(cluster_id)
-    (before,) = await store.load([key])
-    now = await store.now()
-    args = msgspec.Raw(msgspec.json.encode(held))
-    if before is not None:
-        await store.swap([Change(before, replace(before, version=before.version + 1, spec=Spec(args=args)))])
-        return
-    record = Record(
-        key=key,
-        spec=Spec(args=args),
-        version=now,
-        fence=now,
-        due_at=None,
-        schedule_since=now,
-        claimable_at=None,
-        lease_length=0,
-    )
-    await store.swap([Change(None, record)])
+def _held_back(names: Collection[ObjectName], confirmed: int = 0) -> HeldBack:
+    return HeldBack(len(names), tuple(sorted(map(str, names))[:NAMES_MAX]), confirmed)

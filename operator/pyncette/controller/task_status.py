@@ -108,6 +108,18 @@ def status_of_task(task: PyncetteTask | Refusal, seen: Stored, pool: PoolFacts, 
     return Told(shown, outlook.until)
 
 
+def was_mirrored(status: TaskStatus) -> bool:
+    """Say whether the backend held a record of the task when *status* was written, or at any time before."""
+    told = condition_of(status, RUNS_HEALTHY)
+    return told is not None and told.reason != Reason.PENDING.value
+
+
+def is_over(status: TaskStatus, generation: int) -> bool:
+    """Say whether *status* tells that this *generation* has no further occurrence, whether or not it has run."""
+    ready = condition_of(status, READY)
+    return ready is not None and ready.observed_generation == generation and Reason.of(ready.reason) in OVER
+
+
 # --- What is known ---------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
@@ -15,12 +16,15 @@ from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
+from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.pools import Place, Pools
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
-from pyncette.controller.task_status import Stored, status_of_task
+from pyncette.controller.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.transitions import events_of
 from pyncette.core.record import Record
+from pyncette.core.spec import Policies
+from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.resources.counting import instances_of
@@ -33,13 +37,6 @@ from pyncette.resources.task import Instances, PyncetteTask, TaskStatus, WorkerP
 logger = logging.getLogger(__name__)
 
 DEFAULT_POOL: Final = WorkerPoolRef().name
-
-WAITING_SECONDS: Final = 2.0
-"""How soon a task is looked at again that moves to another pool or handler once its run is over."""
-
-TAKEN_SECONDS: Final = 10.0
-"""How soon a task is looked at again whose place another has: that may be deleted."""
-
 
 COUNT_SECONDS: Final = 60.0
 """How often the instances of a template that are due and leased are counted, for its status."""
@@ -55,6 +52,8 @@ class _Mirroring(NamedTuple):
     moving: bool = False
     taken_by: str | None = None
     """Another task that has its place: the name of a handler or a task is given once in a pool."""
+    away: str | None = None
+    """A backend that does not answer, so that something is not written yet."""
     failed: StoreUnavailableError | None = None
 
 
@@ -76,6 +75,7 @@ class Tasks:
         sweep: Sweep,
         is_watched: Callable[[str], bool],
         counted: Callable[[ObjectName], None],
+        pace: Pace = USUAL,
     ) -> None:
         self._api = api
         self._objects = objects
@@ -85,6 +85,7 @@ class Tasks:
         self._sweep = sweep
         self._is_watched = is_watched
         self._counted = counted
+        self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
@@ -100,23 +101,22 @@ class Tasks:
         Returns in how many seconds it is to be called again although nothing happens; None: not at all. Raises ApiError
         and StoreError, after which it is to be called again.
         """
-        stored = self._objects.get(TASKS, name)
+        stored = self._objects.get(TASKS, name) or await self._found(name)
         if stored is None:
-            await self._find_gone(name)
             return None
         self._sweep.back(name)
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
-        if self._is_known_before_the_backend(place, stored):
+        if self._is_too_early(place, stored):
             return None
-        mirroring = await self._mirror(name, task, place)
+        mirroring = await self._mirror(name, task, place, stored)
         again_at = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
-            return WAITING_SECONDS
+            return self._pace.waiting
         if mirroring.taken_by is not None:
-            return TAKEN_SECONDS
+            return self._pace.taken
         return self._again_in(name, again_at, self._now(place))
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
@@ -130,37 +130,42 @@ class Tasks:
         name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
         self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
 
-    def _is_known_before_the_backend(self, place: Place, stored: Manifest) -> bool:
+    def _is_too_early(self, place: Place, stored: Manifest) -> bool:
         """
-        Say whether the status is of this generation, and nobody has looked at the backend yet since this process began.
+        Say whether the backend is yet to be looked at since this process began, which then has all its tasks looked at.
 
-        Then the status tells more than is known here. A look at the backend has all its tasks looked at.
+        If it does not answer, a status that is of this generation tells more than is known here.
         """
-        if place.backend is None or self._mirrored.has_seen(place.facts.backend):
+        backend = place.backend
+        if backend is None or place.facts.access is Access.REFUSED or self._mirrored.has_seen(backend.name):
             return False
+        if backend.is_expected:
+            return True
         return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
 
     # --- Gone --------------------------------------------------------------------------------------------------------
 
-    async def _find_gone(self, name: ObjectName) -> None:
+    async def _found(self, name: ObjectName) -> Manifest | None:
         """
-        Prove that there is no such task, and have its record stopped.
+        Return the task *name* if it is there after all; else that is proved, and its record is to be stopped.
 
         The watch and the lists said so; but both can be old, and neither tells an object that is gone from a kind that is.
         Where this operator does not look, nothing is known: what is stored of it runs on.
         """
         if not self._is_watched(name.namespace):
-            return
+            return None
         try:
             found = await self._api.get(TASKS, name)
         except NoSuchObjectError:
-            self._forget(name)
-            if self._mirrored.homes(name):
+            self.forget(name)
+            if self._mirrored.is_running(name):
                 self._sweep.gone(name)
-        else:
-            self._objects.learn(TASKS, found)
+            return None
+        self._objects.found(TASKS, found)
+        return self._objects.get(TASKS, name)
 
-    def _forget(self, name: ObjectName) -> None:
+    def forget(self, name: ObjectName) -> None:
+        """Remember nothing of a task that is gone; its record is another matter."""
         self._statuses.forget(Reference(TASKS, *name))
         self._set_pool(name, None)
         self._counts.pop(name, None)
@@ -185,41 +190,54 @@ class Tasks:
         if before is not None:
             del self._pool_of[name]
             self._of_pool[before].discard(name)
+            if not self._of_pool[before]:
+                del self._of_pool[before]
             self._counted(before)
         if pool is not None:
             self._pool_of[name] = pool
             self._of_pool[pool].add(name)
             self._counted(pool)
 
-    async def _mirror(self, name: ObjectName, task: PyncetteTask | Refusal, place: Place) -> _Mirroring:
+    async def _mirror(
+        self, name: ObjectName, task: PyncetteTask | Refusal, place: Place, stored: Manifest
+    ) -> _Mirroring:
         homes = self._mirrored.homes(name)
+        known = homes[0] if homes else None
+        backend = place.facts.backend
         ledger = None if place.backend is None else place.backend.ledger
-        open_ = place.facts.access is Access.OPEN and ledger is not None
-        if isinstance(task, Refusal) or not open_ or not self._mirrored.has_seen(place.facts.backend):
-            return _Mirroring(homes[0] if homes else None)
-        assert ledger is not None
+        is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
+        if isinstance(task, Refusal) or ledger is None or not is_open:
+            return _Mirroring(known)
         wish = wish_of(task, place.realm)
         taken_by = self._owner_of(name, place, wish)
         if taken_by is not None:
-            return _Mirroring(None, taken_by=taken_by)
-        here, elsewhere = self._found(homes, place, wish)
+            return _Mirroring(known, taken_by=taken_by)
+        status = _status_of(stored)
+        away = self._away(homes, status)
+        if away is not None:
+            return _Mirroring(known, away=away, failed=StoreUnavailableError(f"{away} does not answer"))
+        if not homes and is_over(status, stored["metadata"].get("generation", 0)):
+            wish = wish._replace(is_over=True)
+        here, elsewhere = _told_apart(homes, backend, wish)
         try:
             moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
-            return _Mirroring(here, failed=error)
+            return _Mirroring(here or known, away=backend, failed=error)
         left = self._mirrored.homes(name)
-        here, elsewhere = self._found(left, place, wish)
+        here, _ = _told_apart(left, backend, wish)
         return _Mirroring(here or next(iter(left), None), moving)
 
-    def _found(self, homes: Sequence[Home], place: Place, wish: Wish) -> tuple[Home | None, list[Home]]:
-        """Tell the record that is where it belongs from those that are not."""
-        here, elsewhere = None, []
+    def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
+        """
+        Return a backend that does not answer, and has to before anything is written; None: there is none.
+
+        It is one that the task moves from. A task that had a record, which nobody has found since this process began, may
+        have it on any that was not looked at: to create another would be to run it twice.
+        """
         for home in homes:
-            if home.backend == place.facts.backend and home.record.key == wish.key:
-                here = home
-            else:
-                elsewhere.append(home)
-        return here, elsewhere
+            if self._pools.ledger(home.backend) is None:
+                return home.backend
+        return self._pools.unseen() if not homes and was_mirrored(status) else None
 
     def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
@@ -240,13 +258,14 @@ class Tasks:
         """Write what differs, and say whether the record has yet to move here. Raises StoreError."""
         backend = place.facts.backend
         if here is None or elsewhere or not _is_mirrored(here.record, wish):
-            assert place.backend is not None
-            await self._mirrored.open_realm(place.backend, ledger, place.realm)
+            await self._mirrored.open_realm(backend, ledger, place.realm)
             strays = [
                 Elsewhere(source, home.record)
                 for home in elsewhere
                 if (source := self._pools.ledger(home.backend)) is not None
             ]
+            if len(strays) < len(elsewhere):
+                raise StoreUnavailableError("a backend that the task moves from went away")
             if self._note(name, backend, await mirror_one(ledger, wish, strays)):
                 return True
             for home in elsewhere:
@@ -303,7 +322,9 @@ class Tasks:
             taken_by=mirroring.taken_by,
             now=self._now(place),
         )
-        pool = place.facts if mirroring.failed is None else place.facts._replace(access=Access.DOWN)
+        pool = place.facts
+        if mirroring.away is not None:
+            pool = pool._replace(backend=mirroring.away, access=Access.DOWN)
         told = status_of_task(task, seen, pool, facts)
         difference = differs(stored.get("status", {}), told.status)
         reference = Reference(TASKS, *name)
@@ -320,16 +341,15 @@ class Tasks:
         if home is None or ended_at is None:
             return None
         last = status.last_run
-        if (
-            last is not None
-            and last.completion_time is not None
-            and instant_of(last.completion_time) == ended_at
-        ):
+        if last is not None and last.id is not None and _instant(last.completion_time) == ended_at:
             return last.id
         ledger = self._pools.ledger(home.backend)
-        if ledger is None:
+        if ledger is None or not keeps_history(home.record.spec.policies or Policies()):
             return None
-        runs = await ledger.store.history(home.record.key)
+        try:
+            runs = await ledger.store.history(home.record.key)
+        except StoreUnavailableError:  # the next pass tells it
+            return None
         return next((run.id for run in runs if run.ended_at == ended_at), None)
 
     async def _instances(self, name: ObjectName, home: Home | None) -> Instances | None:
@@ -344,7 +364,10 @@ class Tasks:
         ledger = self._pools.ledger(home.backend)
         if ledger is None:
             return None if before is None else before.instances
-        counted = await instances_of(ledger.store, home.record, ledger.clock.now())
+        try:
+            counted = await instances_of(ledger.store, home.record, ledger.clock.now())
+        except StoreUnavailableError:
+            return None if before is None else before.instances
         total_at = now
         if before is not None and now - before.total_at < TOTAL_SECONDS:
             counted, total_at = counted.model_copy(update={"total": before.instances.total}), before.total_at
@@ -375,12 +398,27 @@ def _status_of(stored: Manifest | None) -> TaskStatus:
     return read_status((stored or {}).get("status", {}), TaskStatus) or TaskStatus()
 
 
+def _told_apart(homes: Sequence[Home], backend: str, wish: Wish) -> tuple[Home | None, list[Home]]:
+    """Tell the record that is where it belongs from those that are not."""
+    here, elsewhere = None, []
+    for home in homes:
+        if home.backend == backend and home.record.key == wish.key:
+            here = home
+        else:
+            elsewhere.append(home)
+    return here, elsewhere
+
+
 def _is_mirrored(record: Record, wish: Wish) -> bool:
     """Say whether *record* is what is wished for already, or what a newer generation wished for."""
     owner = record.state.owner
     if record.state.withdrawn_at is not None or owner is None:
         return False
     return owner == wish.owner or (owner.uid == wish.owner.uid and owner.generation > wish.owner.generation)
+
+
+def _instant(at: datetime | None) -> Instant | None:
+    return None if at is None else instant_of(at)
 
 
 def _pool_named_in(stored: Manifest) -> str:

@@ -130,6 +130,14 @@ def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
     return Beginning(held)
 
 
+def put_off(record: Record, beginning: Beginning, until: Instant) -> Change:
+    """Take a claim back, of which nothing was written yet, and have the record wait: others run in its place."""
+    held = beginning.held
+    assert held is not None
+    after = _idle(record) if beginning.first else _as_before_the_claim(held, until)
+    return Change(record, replace(after, claimable_at=max(until, record.claimable_at or until)))
+
+
 def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
     """Decide what to write about a run that is over: complete the occurrence, release it, or nothing."""
     ending = ended.ending

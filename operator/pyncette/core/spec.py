@@ -14,6 +14,10 @@ SPEC_FORMAT: Final = 1
 """Grows when a stored spec can no longer be read by the release before."""
 
 
+CONCURRENT_RUNS_MAX: Final = 10_000
+"""The highest limit of a task on all workers together: each run has a permit, which is a record."""
+
+
 class Mode(Enum):
     """How often an occurrence may run when workers die."""
 
@@ -100,6 +104,8 @@ class Policies(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     suspend: bool = False
     lease: Duration = 60 * SECOND
     heartbeat: Heartbeat = Heartbeat.AUTOMATIC
+    max_concurrent: int = 0
+    """Runs of the task at once, on all workers together; 0 sets no limit."""
     keep_finished: bool = False
     """Keep the record of a schedule that has no further occurrence, instead of removing it at its last completion."""
     keep_successful: int = 0

@@ -104,6 +104,7 @@ def _policies(spec: TaskSpec) -> Policies:
         overlap=Overlap(spec.concurrency_policy),
         missed=Missed(spec.missed_run_policy),
         max_catch_up=spec.max_catch_up_runs,
+        max_concurrent=spec.max_concurrent_runs,
         starting_deadline=_deadline(spec.starting_deadline_seconds),
         active_deadline=_deadline(spec.active_deadline_seconds),
         retry=_retry(spec.retry_policy or RetryPolicy()),

@@ -20,6 +20,7 @@ from pyncette.core.record import (
     is_on_demand,
     replace,
 )
+from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
@@ -46,6 +47,8 @@ class Wish(NamedTuple):
     """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
     requests: Requests = NO_REQUESTS
     """What it asks for once. A resource that asks for it from the start has been given it."""
+    is_over: bool = False
+    """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
 
     @property
     def policies(self) -> Policies:
@@ -121,6 +124,8 @@ def mirrored(wish: Wish) -> Rule:
             new = wishes.created(
                 wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
             )
+            if wish.is_over and isinstance(wish.spec.schedule, Once):
+                new = replace(new, due_at=None, claimable_at=None)
             return _made(Step.CREATED, None, new, State(), wish, now)
         owner = record.state.owner
         if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
@@ -297,12 +302,13 @@ async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] 
     """
     Make the record of one resource equal to its *wish*, and say what was done.
 
-    *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from the
-    first of them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
+    *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from one of
+    them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
     """
     if elsewhere and (await ledger.store.load([wish.key])) == [None]:
-        first, *_ = elsewhere
-        return await _move(ledger, wish, first.ledger, first.record)
+        # One that is stopped is what a move that was broken off has left: what happened since then, another knows.
+        latest = min(elsewhere, key=lambda item: item.record.state.withdrawn_at is not None)
+        return await _move(ledger, wish, latest.ledger, latest.record)
     taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
     for item in taken:
         if item.step is Step.EDITED and item.record is not None:
@@ -348,6 +354,9 @@ async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list
 
 async def _stop(ledger: Ledger, gone: Sequence[Record]) -> list[Taken]:
     fresh = [record for record in gone if record.state.withdrawn_at is None]
+    # Before it is stopped, too: after a crash in between nobody would come back to what lives beside it.
+    for record in fresh:
+        await _withdraw_beside(ledger, record, with_letters=False)
     taken = _answers(await ledger.apply({record.key: stopped for record in fresh}))
     for record in fresh:
         await _withdraw_beside(ledger, record, with_letters=False)

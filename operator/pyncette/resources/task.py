@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
+from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
@@ -256,6 +257,11 @@ class TaskSpec(Model):
     What is made up for when several occurrences passed without a run. All: one by one, the newest maxCatchUpRuns
     of them. Latest: one run, for the latest. Skip: none that is later than startingDeadlineSeconds, or than 10 seconds
     if that is not set. The others are counted as missed.
+    """
+    max_concurrent_runs: int = Field(default=0, ge=0, le=CONCURRENT_RUNS_MAX)
+    """
+    Runs of this task at once, on all workers of the pool together: of a dynamic task those of all its instances, else those
+    that overlap, are asked for, or are tried again. What finds no room waits. 0 sets no limit.
     """
     max_catch_up_runs: int = Field(default=100, ge=1, le=10_000)
     """With missedRunPolicy All, the number of missed occurrences that are made up for; those before them are not."""

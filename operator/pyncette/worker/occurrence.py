@@ -12,6 +12,7 @@ from pyncette.core.record import Partition
 from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
 from pyncette.core.tallies import run_id
+from pyncette.permits import Permit
 
 current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
 """The run that this code is part of, with all that it awaits and starts; so that what it logs can say so."""
@@ -55,6 +56,7 @@ class Occurrence:
         "held",
         "lease_lost",
         "lease_until",
+        "permit",
         "registration",
         "starts_at",
         "task",
@@ -69,6 +71,7 @@ class Occurrence:
         clock: Clock,
         lease_until: Duration,
         starts_at: Instant,
+        permit: Permit | None = None,
     ) -> None:
         self.held = held
         self.registration = registration
@@ -78,6 +81,8 @@ class Occurrence:
         """Until when the lease is surely ours, by this process's monotonic clock."""
         self.starts_at = starts_at
         """When its handler is to be called: what is claimed ahead waits for its time."""
+        self.permit = permit
+        """What lets it run, if its task has a limit on all workers together."""
         self.lease_lost = False
         self.task: asyncio.Task[None] | None = None
         self.begun = False
@@ -123,6 +128,12 @@ class Occurrence:
             self.lease_lost = True
             if self.renews_itself or not self.begun:
                 self._interrupt()
+
+    def revoke(self) -> None:
+        """Take note that its permit is gone: others may run in its place, so it is given back."""
+        if self.permit is not None:
+            self.permit.lose()
+        self.cancel(Ending.DRAINED)
 
     def _interrupt(self) -> None:
         if self.begun and self.task is not None:

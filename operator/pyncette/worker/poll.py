@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from itertools import count
-from typing import Final
+from itertools import chain, count
+from typing import Any, Final, NamedTuple
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record
-from pyncette.core.rules import NEVER, Beginning
+from pyncette.core.rules import NEVER, Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger import Ledger
+from pyncette.permits import Permit, Permits, Pool
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
@@ -33,8 +34,22 @@ SAFETY_LOOK: Final[Duration] = 10 * SECOND
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """The wait after a look that found claimable records and got none: others are faster, or the records cannot be read."""
 
+PUT_OFF: Final[Duration] = 1 * SECOND
+"""When what was claimed, and has no permit, is claimable again: such a claim costs more than a look for permits does."""
+
 HINT_PAUSE_SECONDS: Final = 0.1
 """A worker that has no slot for what is due says so at most this often, for those that have."""
+
+
+class _Unpermitted(NamedTuple):
+    """What was claimed and cannot start before there is a permit for it."""
+
+    record: Record
+    beginning: Beginning
+    policies: Policies
+    registration: Registration
+    pool: Pool
+    at: Instant
 
 
 class Poller:
@@ -90,6 +105,9 @@ class Poller:
         self._turn = 0
         self.claimed = 0
         """Occurrences, so far."""
+        self._unasked: set[Pool | None] = set()
+        """Permits for which the last look did not ask all partitions that it was to ask: there were too few."""
+        self._permits = Permits(self._store, clock, holder, self._permit_freed)
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
@@ -107,7 +125,7 @@ class Poller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to claim, as far as is known, or no slot to claim it for; and nothing is being started."""
-        if self.starting:
+        if self.starting or not self._permits.is_idle:
             return False
         if self._ended:
             return True
@@ -133,6 +151,7 @@ class Poller:
     def stop(self) -> None:
         """Claim nothing more."""
         self._stopping = True
+        self._permits.stopping = True
         self._woken.set()
         self._runs.freed.set()
 
@@ -173,11 +192,16 @@ class Poller:
                     waits = self._patience.waits()
         self._ended = True
         await self.started()
+        self._permits.give_back_free()
 
     async def started(self) -> None:
         """Return once all that was claimed is started, or never will be."""
         if self.starting:
             await asyncio.wait(self.starting)
+
+    async def permits_given_back(self) -> None:
+        """Return once nobody has to wait for a permit that this worker held."""
+        await self._permits.given_back()
 
     async def _park(self) -> None:
         # What others may have changed unnoticed is looked for in real time, also where time is pretended.
@@ -193,6 +217,7 @@ class Poller:
 
     async def _wait_for_a_slot(self) -> None:
         """Wait, and if something falls due in the meantime tell the others: they may have slots, and not know of it."""
+        self._permits.give_back_free()
         self._runs.freed.clear()
         if self._runs.free > 0 and not self._outbox.is_full:
             return
@@ -226,8 +251,10 @@ class Poller:
             for registration in self._registrations
             for partition in registration.partitions
         }
+        await self._take_permits(now)
         limits = self._limits(by_partition, now)
         if not limits:
+            self._permits.give_back_free()
             self._plan(None, limits, now)
             self._polled_at = now
             return
@@ -243,6 +270,7 @@ class Poller:
         clock.observe(claimed.backend_now, asked_at, answered_at)
         self._start(claimed.records, by_partition, now, asked_at)
         self._plan(claimed, limits, now)
+        self._judge_permits(claimed, limits, by_partition, now)
         self._polled_at = clock.now()
 
     def _limits(self, by_partition: dict[Partition, Registration], now: Instant) -> dict[Partition, int]:
@@ -252,6 +280,11 @@ class Poller:
         share = max(1, free // max(1, len(asked)))
         limits: dict[Partition, int] = {}
         room: dict[str, int] = {}
+        pools = {
+            partition: self._pool(by_partition[partition]) for partition in asked if partition in by_partition
+        }
+        asked_of = Counter(pools.values())
+        permitted: dict[Pool, int] = {}
         later = []
         for partition in asked:
             registration = by_partition.get(partition)
@@ -259,6 +292,14 @@ class Poller:
                 continue
             free_for = self._runs.free_for(registration)
             limit = min(share, room.get(registration.handler, free_for))
+            pool = pools[partition]
+            if pool is not None and limit > 0:
+                if not pool.free:
+                    self._look_without_permits(partition, pool, limits, now)
+                    continue
+                left = permitted.setdefault(pool, len(pool.free))
+                limit = min(limit, left, max(1, len(pool.free) // asked_of[pool]))
+                permitted[pool] = left - limit
             if limit > 0:
                 limits[partition] = limit
                 if registration.concurrency_limit is not None:
@@ -267,7 +308,84 @@ class Poller:
                 # Another partition of its handler was given what its limit leaves, and may not need it.
                 later.append(partition)
         self._round = later + self._round
+        self._unasked = {pools[partition] for partition in later}
         return limits
+
+    # --- Permits ---
+
+    def _pool(self, registration: Registration) -> Pool | None:
+        """Return the permits of a handler whose runs have a limit on all workers together."""
+        policies = registration.policies
+        partitions = registration.partitions
+        if not policies.max_concurrent or not partitions:
+            return None
+        return self._permits.pool(partitions[0], registration.handler, policies)
+
+    async def _take_permits(self, now: Instant) -> None:
+        """Take permits for what seems to be due, as many as can be used at once."""
+        wanted: dict[Pool, int] = {}
+        for registration in self._registrations:
+            pool = self._pool(registration)
+            if pool is not None and pool.is_wanted and now >= pool.retry_at and not pool.holds_all:
+                wanted[pool] = min(self._runs.free_for(registration), self._batch_size, self._runs.half)
+        if wanted:
+            await self._permits.take(wanted)
+
+    def _look_without_permits(
+        self, partition: Partition, pool: Pool, limits: dict[Partition, int], now: Instant
+    ) -> None:
+        """Ask only whether something is due; or nothing, if that is known, and others have all permits."""
+        if not pool.is_wanted:
+            limits[partition] = 0
+        elif now < pool.retry_at:
+            self._round_next_at = min(self._round_next_at, pool.retry_at)
+        # Else this worker has all there are, and the end of a run tells.
+
+    def _judge_permits(
+        self,
+        claimed: Claimed,
+        limits: dict[Partition, int],
+        by_partition: dict[Partition, Registration],
+        now: Instant,
+    ) -> None:
+        """Find out for which handlers there is more to do than they have permits for, and give back what is not needed."""
+        pools = {
+            partition: pool
+            for partition in limits
+            if (pool := self._pool(by_partition[partition])) is not None
+        }
+        if not pools:
+            return
+        taken = Counter(record.key.partition for record in claimed.records)
+        full = {partition for partition, number in taken.items() if number >= limits[partition]}
+        busy = {pools.get(partition) for partition in full} | self._unasked
+        for pool in {pool for partition, pool in pools.items() if limits[partition]}:
+            pool.is_busy = pool.is_wanted = pool in busy
+            if not pool.is_busy:
+                pool.give_back_free()
+        looked_at = [partition for partition in pools if not limits[partition]]
+        at = claimed.next_claimable_at
+        if not looked_at or at is None or at > now:
+            return
+        if (
+            not full
+        ):  # else it may be these of which there is more, so the others are asked once again, by themselves
+            for partition in looked_at:
+                pools[partition].is_busy = pools[partition].is_wanted = True
+        self._round = looked_at + self._round
+        self._next_at = min(self._next_at, now)
+
+    def _permit_freed(self, at: Instant) -> None:
+        """Look again for what had to wait, at *at*."""
+        if at <= self._clock.now():
+            self.look_soon()
+            return
+        self._round_next_at = min(self._round_next_at, at)
+        if at < self._next_at:
+            self._next_at = at
+            self._woken.set()
+
+    # --- Whose turn it is ---
 
     def _asked(
         self, by_partition: dict[Partition, Registration], at_most: int, now: Instant
@@ -331,10 +449,13 @@ class Poller:
     ) -> None:
         writing: list[tuple[Beginning, Policies]] = []
         reserved: list[Registration] = []
+        permits: list[Permit | None] = []
+        unpermitted: list[_Unpermitted] = []
         runs = self._runs
         for record in records:
             registration = by_partition[record.key.partition]
-            policies = policies_of(record, registration.policies)
+            common = registration.policies
+            policies = policies_of(record, common)
             try:
                 assert record.claimable_at is not None
                 at = max(now, record.claimable_at)
@@ -343,23 +464,88 @@ class Poller:
                 # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
                 logger.exception("a claimed record could not be decided", extra={"record": str(record.key)})
                 continue
+            permit = None
+            if beginning.held is not None and (common.max_concurrent or policies.max_concurrent):
+                task = registration.handler if common.max_concurrent else record.key.task
+                pool = self._permits.pool(
+                    record.key.partition, task, common if common.max_concurrent else policies
+                )
+                permit = pool.pop()
+                if permit is None:
+                    unpermitted.append(_Unpermitted(record, beginning, policies, registration, pool, at))
+                    runs.reserve(registration)
+                    continue
             if beginning.first:
                 writing.append((beginning, policies))
                 reserved.append(registration)
+                permits.append(permit)
                 runs.reserve(registration)
             elif beginning.held is not None:
-                runs.start(beginning.held, registration, asked_at + record.lease_length, at)
+                runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
         if writing:
-            task = asyncio.get_running_loop().create_task(
-                self._write_and_start(writing, reserved, by_partition, now, asked_at)
-            )
-            self.starting.add(task)
-            task.add_done_callback(self.starting.discard)
+            self._start_soon(self._write_and_start(writing, reserved, permits, by_partition, now, asked_at))
+        if unpermitted:
+            self._start_soon(self._permit_and_start(unpermitted, by_partition, now, asked_at))
+
+    def _start_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.starting.add(task)
+        task.add_done_callback(self.starting.discard)
+
+    async def _permit_and_start(
+        self,
+        claimed: Sequence[_Unpermitted],
+        by_partition: dict[Partition, Registration],
+        now: Instant,
+        asked_at: Duration,
+    ) -> None:
+        """Start what gets a permit, and put off what gets none: others run in its place."""
+        writing: list[tuple[Beginning, Policies]] = []
+        reserved: list[Registration] = []
+        permits: list[Permit | None] = []
+        put_off: list[_Unpermitted] = []
+        until = self._clock.now() + PUT_OFF
+        for one in claimed:
+            permit = await self._permit_for(one.pool)
+            if permit is None:
+                put_off.append(one)
+            elif one.beginning.first:
+                writing.append((one.beginning, one.policies))
+                reserved.append(one.registration)
+                permits.append(permit)
+                continue  # its slot stays reserved until its start is written
+            else:
+                assert one.beginning.held is not None
+                lease_until = asked_at + one.record.lease_length
+                self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
+            self._runs.unreserve(one.registration)
+        if put_off:
+            changes = [rules.put_off(one.record, one.beginning, until) for one in put_off]
+            try:
+                await self._ledger.put_off(changes)
+            except StoreError as error:  # their leases expire, and tell
+                logger.debug("what has no permit was not put off", extra={"error": str(error)})
+            for change in changes:
+                assert change.after is not None
+                self.wake(change.after.key.partition, change.after.claimable_at or until)
+        if writing:
+            await self._write_and_start(writing, reserved, permits, by_partition, now, asked_at)
+
+    async def _permit_for(self, pool: Pool) -> Permit | None:
+        permit = pool.pop()
+        if permit is None and self._clock.now() >= pool.retry_at and not pool.holds_all:
+            try:
+                await self._permits.take({pool: 1})
+            except StoreError as error:
+                logger.debug("no permit", extra={"error": str(error)})
+            permit = pool.pop()
+        return permit
 
     async def _write_and_start(
         self,
         writing: Sequence[tuple[Beginning, Policies]],
         reserved: Sequence[Registration],
+        permits: Sequence[Permit | None],
         by_partition: dict[Partition, Registration],
         now: Instant,
         asked_at: Duration,
@@ -376,11 +562,7 @@ class Poller:
         finally:
             for registration in reserved:
                 self._runs.unreserve(registration)
-        for held in ready:
-            at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
-            self._runs.start(
-                held, by_partition[held.record.key.partition], asked_at + held.record.lease_length, at
-            )
+        self._run_written(writing, ready, permits, by_partition, now, asked_at)
         soonest: dict[Partition, Instant] = {}
         for beginning, _ in writing:
             for change in beginning.first:
@@ -396,3 +578,35 @@ class Poller:
             self.wake(partition, at)
         if len(ready) < len(reserved):
             self.look_soon()  # what kept others from the slots, or from the limit of a handler, is over
+
+    def _run_written(
+        self,
+        writing: Sequence[tuple[Beginning, Policies]],
+        ready: Sequence[Held],
+        permits: Sequence[Permit | None],
+        by_partition: dict[Partition, Registration],
+        now: Instant,
+        asked_at: Duration,
+    ) -> None:
+        """Start what is *ready*, with the permits that it was to have, and give back those of what is not."""
+        waiting: defaultdict[tuple[str, str], list[Permit]] = defaultdict(list)
+        for (beginning, _), permit in zip(writing, permits, strict=True):
+            if permit is not None and beginning.held is not None:
+                waiting[_task_of(beginning.held)].append(permit)
+        for held in ready:
+            at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
+            of_task = waiting.get(_task_of(held))
+            self._runs.start(
+                held,
+                by_partition[held.record.key.partition],
+                asked_at + held.record.lease_length,
+                at,
+                of_task.pop() if of_task else None,
+            )
+        for permit in chain.from_iterable(waiting.values()):
+            permit.pool.put(permit)
+
+
+def _task_of(held: Held) -> tuple[str, str]:
+    key = held.record.key
+    return key.partition.handler, key.task

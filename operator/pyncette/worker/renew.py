@@ -56,8 +56,10 @@ class Renewer:
         due = self._next_at <= self._clock.monotonic()
         return not due and not self._asked_for and not self._hurried.is_set()
 
-    async def run(self, lose: Callable[[Occurrence], None]) -> None:
-        """Renew until cancelled; call *lose* for what is no longer ours."""
+    async def run(
+        self, lose: Callable[[Occurrence], None], revoke: Callable[[Occurrence], None] = Occurrence.revoke
+    ) -> None:
+        """Renew until cancelled; call *lose* for what is no longer ours, and *revoke* for what has no permit any more."""
         self._loop = asyncio.get_running_loop()
         self._runs.on_sooner_renewal = self._hurry
         async with asyncio.TaskGroup() as renewals:
@@ -68,7 +70,7 @@ class Renewer:
                     # What is new is not due yet, but the plan was made for what was there before.
                     self._hurried.clear()
                 else:
-                    self._look(lose, renewals)
+                    self._look(lose, revoke, renewals)
 
     def _planned(self) -> Duration | None:
         """Return the wait before the next look: for ever, while nothing runs; the first run then hurries us, on any thread."""
@@ -85,30 +87,50 @@ class Renewer:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hurried.set)
 
-    def _look(self, lose: Callable[[Occurrence], None], renewals: asyncio.TaskGroup) -> None:
+    def _look(
+        self,
+        lose: Callable[[Occurrence], None],
+        revoke: Callable[[Occurrence], None],
+        renewals: asyncio.TaskGroup,
+    ) -> None:
         """Have renewed what has used up its third, and give up what has run out while its renewal is on its way."""
-        due = []
+        due: list[Occurrence] = []
+        permitted: list[Occurrence] = []
         for occurrence in list(self._runs.running.values()):
+            asked_for = occurrence in self._asked_for
+            permit = occurrence.permit
+            if permit is not None:
+                # Also if the lease is lost, and the handler runs on: it counts until it has ended.
+                if permit.remaining() == 0:
+                    revoke(occurrence)
+                elif not asked_for and _has_used_its_third(permit.remaining(), permit.length):
+                    permitted.append(occurrence)
             if occurrence.lease_lost or not occurrence.renews_itself:
                 continue
             remaining = occurrence.lease_remaining()
-            if occurrence in self._asked_for:
+            if asked_for:
                 if remaining == 0:
                     lose(occurrence)
-            elif remaining < occurrence.held.policies.lease * (RENEWALS_A_LEASE - 1) // RENEWALS_A_LEASE:
+            elif _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
-        if due:
-            self._asked_for.update(due)
-            renewals.create_task(self._renew(due, lose))
+        if due or permitted:
+            self._asked_for.update(due, permitted)
+            renewals.create_task(self._renew(due, permitted, lose, revoke))
 
-    async def _renew(self, due: Sequence[Occurrence], lose: Callable[[Occurrence], None]) -> None:
+    async def _renew(
+        self,
+        due: Sequence[Occurrence],
+        permitted: Sequence[Occurrence],
+        lose: Callable[[Occurrence], None],
+        revoke: Callable[[Occurrence], None],
+    ) -> None:
         try:
-            await renew(self._store, self._clock, due, lose)
+            await renew(self._store, self._clock, due, lose, permitted, revoke)
             self._patience.answered()
         except StoreError as error:
             logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
         finally:
-            self._asked_for.difference_update(due)
+            self._asked_for.difference_update(due, permitted)
         for occurrence in due:
             if occurrence.lease_remaining() == 0:
                 lose(occurrence)
@@ -118,26 +140,49 @@ class Renewer:
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
         ends = [occurrence.lease_remaining() for occurrence in self._asked_for if not occurrence.lease_lost]
+        ends += [
+            permit.remaining() for occurrence in self._asked_for if (permit := occurrence.permit) is not None
+        ]
         return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min([pause, *ends])))
 
 
 async def renew(
-    store: Store, clock: Clock, occurrences: Sequence[Occurrence], lose: Callable[[Occurrence], None]
+    store: Store,
+    clock: Clock,
+    occurrences: Sequence[Occurrence],
+    lose: Callable[[Occurrence], None],
+    permitted: Sequence[Occurrence] = (),
+    revoke: Callable[[Occurrence], None] = Occurrence.revoke,
 ) -> None:
-    """Renew the leases of *occurrences*, and call *lose* for those that are no longer held."""
+    """
+    Renew the leases of *occurrences*, and call *lose* for those that are no longer held.
+
+    In the same write, renew the permits of *permitted*, and call *revoke* for those that are somebody else's.
+    """
     renewals = []
     for occurrence in occurrences:
         lease: Lease | None = occurrence.held.record.lease
         assert lease is not None
         renewals.append(Renewal(occurrence.held.record.key, lease.id, occurrence.held.policies.lease))
+    renewals += [occurrence.permit.renewal for occurrence in permitted if occurrence.permit is not None]
     asked_at = clock.monotonic()
     renewed = await store.renew(renewals, clock.now())
     clock.observe(renewed.backend_now, asked_at, clock.monotonic())
-    for occurrence, held in zip(occurrences, renewed.held, strict=True):
+    for occurrence, held in zip(occurrences, renewed.held, strict=False):
         if held:
             occurrence.lease_until = asked_at + occurrence.held.policies.lease
         else:
             lose(occurrence)
+    for occurrence, held in zip(permitted, renewed.held[len(occurrences) :], strict=True):
+        assert occurrence.permit is not None
+        if held:
+            occurrence.permit.lease_until = asked_at + occurrence.permit.length
+        else:
+            revoke(occurrence)
+
+
+def _has_used_its_third(remaining: Duration, length: Duration) -> bool:
+    return remaining < length * (RENEWALS_A_LEASE - 1) // RENEWALS_A_LEASE
 
 
 class RenewalThread:
@@ -222,13 +267,16 @@ class RenewalThread:
             store = await stack.enter_async_context(self._open_store())
             renewer = Renewer(self._runs, store, self._clock, self._patience)
             async with asyncio.TaskGroup() as group:
-                group.create_task(renewer.run(self._lose))
+                group.create_task(renewer.run(self._lose, self._revoke))
                 group.create_task(self._watch())
                 if self._membership is not None:
                     group.create_task(self._membership.run(store))
 
     def _lose(self, occurrence: Occurrence) -> None:
         self._handlers_loop.call_soon_threadsafe(occurrence.lose)
+
+    def _revoke(self, occurrence: Occurrence) -> None:
+        self._handlers_loop.call_soon_threadsafe(occurrence.revoke)
 
     async def _watch(self) -> None:
         """Name the handler that keeps the loop from turning: all others wait for it."""

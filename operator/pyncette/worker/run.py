@@ -14,6 +14,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.ledger import Settling
+from pyncette.permits import Permit
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.outbox import Outbox
 
@@ -77,9 +78,16 @@ class Runs:
         limit = registration.concurrency_limit
         return self.free if limit is None else min(self.free, limit - self._by_handler[registration.handler])
 
-    def start(self, held: Held, registration: Registration, lease_until: Duration, at: Instant) -> None:
-        """Call the handler for *held* as soon as it is *at*."""
-        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until, at)
+    def start(
+        self,
+        held: Held,
+        registration: Registration,
+        lease_until: Duration,
+        at: Instant,
+        permit: Permit | None = None,
+    ) -> None:
+        """Call the handler for *held* as soon as it is *at*; *permit* is given back when it has ended."""
+        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until, at, permit)
         loop = self._loop
         if loop is None:  # to ask for it costs a system call each time
             loop = self._loop = asyncio.get_running_loop()
@@ -90,9 +98,9 @@ class Runs:
             occurrence.cancel(self._all_end)
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] += 1
-        policies = held.policies
-        if policies.lease < self.shortest_lease or self.renewals_rest:
-            self.shortest_lease = min(policies.lease, self.shortest_lease)
+        lease = held.policies.lease if permit is None else min(held.policies.lease, permit.length)
+        if lease < self.shortest_lease or self.renewals_rest:
+            self.shortest_lease = min(lease, self.shortest_lease)
             self.renewals_rest = False
             if self.on_sooner_renewal is not None:
                 self.on_sooner_renewal()
@@ -135,6 +143,8 @@ class Runs:
         if occurrence.lease_remaining() == 0:
             # This process stood still since the claim, and by now the lease may be somebody else's.
             occurrence.lose()
+        if occurrence.permit is not None and occurrence.permit.remaining() == 0:
+            occurrence.revoke()
         if occurrence.lease_lost or occurrence.ending is not None:
             ended = _cancelled(occurrence)
         else:
@@ -161,6 +171,8 @@ class Runs:
         if occurrence.timers is not None:
             for timer in occurrence.timers:
                 timer.cancel()
+        if occurrence.permit is not None:
+            occurrence.permit.pool.put(occurrence.permit)
         registration = occurrence.registration
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1

@@ -253,6 +253,7 @@ class Worker:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._outbox.emptied()
+                await self._poller.permits_given_back()
                 await self._poller.hand_over()
         except TimeoutError:
             logger.warning(

@@ -1,0 +1,31 @@
+"""Says how often the operator asks for what nothing tells it of."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Pace(NamedTuple):
+    """Seconds between two looks at something, and before something is decided. Tests have less time than clusters."""
+
+    look: float = 2.0
+    """How soon it is noticed what workers have written."""
+    look_share: float = 20.0
+    """At most one part in so many of the time is spent on that, however many tasks there are."""
+    backend: float = 5.0
+    """How often a backend is asked whether it is there: its answer tells the time, too."""
+    calm: float = 2.0
+    """What goes within such a time goes together: a namespace is deleted object by object."""
+    held: float = 2.0
+    """How soon a confirmation is noticed, and a backend that is back and holds something that went."""
+    waiting: float = 2.0
+    """How soon a task is looked at again that moves to another pool or handler once its run is over."""
+    taken: float = 10.0
+    """How soon a task is looked at again whose place another has: that may be deleted."""
+    rest: float = 0.5
+    """How soon after a look at an object the next one may follow: so long a burst of edits costs one look more."""
+    behind: float = 0.5
+    """How soon something is looked at again of which the API server has a newer version: that is on its way to us."""
+
+
+USUAL: Final = Pace()

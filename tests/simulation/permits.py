@@ -1,0 +1,63 @@
+"""Counts what runs at once of a task that has a limit on all workers together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyncette.clock import Duration
+
+from .calls import Call, Calls, How
+from .loop import Being, Process
+from .scene import Lens, Scene
+
+
+class PermitsInUse(Lens):
+    """*slack* says by how much the clocks of two processes may differ; None: by anything."""
+
+    def __init__(
+        self, scene: Scene, calls: Calls, slack: Callable[[Process, Process], Duration | None]
+    ) -> None:
+        super().__init__(scene)
+        self._calls = calls
+        self._slack = slack
+
+    def began(self, call: Call) -> None:
+        """A handler is called: of its task no more run than the limit says, of those whose permits are theirs."""
+        if not limit_of(call):
+            return
+        if call.occurrence.permit is None:
+            self.broken(f"{call.key} is started without a permit")
+            return
+        others = [
+            other
+            for other in self._calls.running()
+            if other is not call and task_of(other) == task_of(call) and self._believes(other, call)
+        ]
+        limits = {limit_of(each) for each in (call, *others)}
+        # What runs since before the limit was lowered, or set, runs on.
+        if 0 not in limits and len(others) >= max(limits):
+            names = [f"{other.key} on {other.process}" for other in others]
+            self.broken(f"{call.key} is started beside {names}, and no more than {max(limits)} may run")
+
+    def _believes(self, other: Call, call: Call) -> bool:
+        """Say whether *other* has reason to think that its permit is its own."""
+        permit = other.occurrence.permit
+        slack = self._slack(other.process, call.process)
+        if (
+            permit is None
+            or slack is None
+            or other.process.being is Being.GONE
+            or other.how is not How.RUNNING
+        ):
+            return False
+        return permit.remaining() > slack
+
+
+def task_of(call: Call) -> tuple[str, str]:
+    return call.key.partition.handler, call.key.task
+
+
+def limit_of(call: Call) -> int:
+    """How many may run at once: that of the handler goes before that of a schedule."""
+    occurrence = call.occurrence
+    return occurrence.registration.policies.max_concurrent or call.policies.max_concurrent
