@@ -107,9 +107,8 @@ async def _work(settings: OperatorSettings) -> None:
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    stack.enter_context(
-                        MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
-                    )
+                    metrics = MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
+                    stack.enter_context(metrics)
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:
