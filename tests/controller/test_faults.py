@@ -178,6 +178,23 @@ def test_lists_of_the_past_change_nothing_and_end_the_process(world):
     assert world.homes("second") == []
 
 
+@pytest.mark.parametrize("end", ["drop", "misdirect"])
+def test_a_restart_writes_nothing_about_a_task_whose_pool_is_of_no_use(world, end):
+    started(world, yearly())
+    if end == "drop":
+        world.api.remove(POOLS, "default")
+    else:
+        world.api.edit(POOLS, "default", backendRef={"name": "unheard-of"})
+    world.settle()
+    writes = world.api.writes
+
+    world.restart()
+    world.settle()
+
+    assert world.api.writes == writes
+    assert world.condition("Scheduled")["status"] == "True"
+
+
 def test_what_happened_while_the_operator_was_away_is_made_up_for(world, world_of):
     started(world, yearly(), yearly("second"), yearly("third"))
     world.kill()

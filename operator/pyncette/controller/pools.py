@@ -113,11 +113,9 @@ class Pools:
         found = self._backends.get(backend)
         return None if found is None else found.ledger
 
-    def unseen(self) -> str | None:
-        """Return a backend that nobody has looked at since this process began, if there is one."""
-        return next(
-            (backend.name for backend in self._backends if not self._mirrored.has_seen(backend.name)), None
-        )
+    def unseen(self) -> list[OpenBackend]:
+        """Return the backends that nobody has looked at since this process began."""
+        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.name)]
 
     def on(self, backend: str) -> list[ObjectName]:
         """Return the pools that name *backend*."""

@@ -277,7 +277,14 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
+            self._look_for_homeless()
         return look.seconds
+
+    def _look_for_homeless(self) -> None:
+        """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
+        for name in self._objects.names(TASKS) if self._has_seen_all else ():
+            if not self._mirrored.homes(name):
+                self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ class Tasks:
         self._sweep.back(name)
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
-        if self._is_too_early(place, stored):
+        if self._is_too_early(name, place, stored):
             return None
         mirroring = await self._mirror(name, task, place, stored)
         again_at = await self._tell(name, stored, task, place, mirroring)
@@ -132,18 +132,21 @@ class Tasks:
         name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
         self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
 
-    def _is_too_early(self, place: Place, stored: Manifest) -> bool:
+    def _is_too_early(self, name: ObjectName, place: Place, stored: Manifest) -> bool:
         """
-        Say whether the backend is yet to be looked at since this process began, which then has all its tasks looked at.
+        Say whether a backend that may hold the task is yet to be looked at since this process began.
 
-        If it does not answer, a status that is of this generation tells more than is known here.
+        Whoever looks has all of these tasks looked at again. If it does not answer, a status that is of this generation
+        tells more than is known here.
         """
-        backend = place.backend
-        if backend is None or place.facts.access is Access.REFUSED or self._mirrored.has_seen(backend.name):
-            return False
-        if backend.is_expected:
+        status = _status_of(stored)
+        unseen = self._pools.unseen()
+        if self._mirrored.homes(name) or not was_mirrored(status):
+            own = None if place.facts.access is Access.REFUSED else place.backend
+            unseen = [backend for backend in unseen if backend is own]
+        if any(backend.is_expected for backend in unseen):
             return True
-        return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
+        return bool(unseen) and status.observed_generation == stored["metadata"].get("generation")
 
     # --- Gone --------------------------------------------------------------------------------------------------------
 
@@ -253,7 +256,9 @@ class Tasks:
         for home in homes:
             if self._pools.ledger(home.backend) is None:
                 return home.backend
-        return self._pools.unseen() if not homes and was_mirrored(status) else None
+        if homes or not was_mirrored(status):
+            return None
+        return next((backend.name for backend in self._pools.unseen()), None)
 
     def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
