@@ -183,14 +183,14 @@ class Installation:
         return uid
 
     def stored(self, realm: str) -> list[str]:
-        """Return the names of the tasks that are kept in the backend and not withdrawn, as the command line tells them."""
+        """Return the names of the tasks that are kept in the backend, stopped ones too, as the command line tells them."""
         told = json.loads(
             self.kubectl.run(
                 "exec", OPERATOR, "--",
                 "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
             )
         )  # fmt: skip
-        return [task["task"] for task in told["tasks"]]
+        return [task["name"] for task in told]
 
     # --- The database --------------------------------------------------------------------------------------------
 
