@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock
 from pyncette.configuration import (
@@ -46,6 +46,7 @@ from pyncette.model import (
 )
 from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args, read_options
 from pyncette.registration import TaskRegistration
+from pyncette.shares import Shares
 from pyncette.sqlite import sqlite_repository
 from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
@@ -134,14 +135,15 @@ class Pyncette:
         *,
         partition_count: int,
         partition_selector: PartitionSelector | None = None,
-        enabled_partitions: Sequence[int] | None = None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
         **options: Any,
     ) -> Callable[[TaskFunc], Task]:
         """
         Declare a template whose instances are spread over *partition_count* partitions.
 
         *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
-        *enabled_partitions* limits which ones this process polls. The count is stored: it cannot change later.
+        *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
+        themselves. The count is stored: it cannot change later.
         """
 
         def decorator(func: TaskFunc) -> Task:
@@ -485,13 +487,15 @@ class PyncetteContext:
         registrations = [
             TaskRegistration(task, self.realm, self, self.app.middlewares, self._templates) for task in tasks
         ]
+        membership = self._membership()
         worker = Worker(
             ledger=self.ledger,
             clock=self.clock,
             registrations=registrations,
             settings=self._settings,
             renewal_store=self._renewal_store,
-            membership=self._membership(),
+            membership=membership,
+            shares=None if membership is None else self._shares(),
             listeners=self.app.listeners,
         )
         self._worker = worker
@@ -520,6 +524,9 @@ class PyncetteContext:
         holder, slots, *_ = self._settings
         member = Member(holder, tuple(sorted(self.app.tasks)), slots=slots, started_at=self.clock.now())
         return Membership(self.realm, member, self.clock)
+
+    def _shares(self) -> Shares:
+        return Shares(self.ledger.store, self.clock, self.realm, self._settings.holder)
 
     def __getattr__(self, name: str) -> Any:
         """Let a fixture reach those that were set up before it."""

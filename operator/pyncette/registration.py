@@ -53,6 +53,10 @@ class TaskRegistration:
     def concurrency_limit(self) -> int | None:
         return self.task.concurrency_limit
 
+    @property
+    def shared_among(self) -> int:
+        return self.task.partition_count if self.task.shares_partitions else 0
+
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         return self._call(Context(self, occurrence))
 

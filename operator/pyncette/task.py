@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -50,6 +50,10 @@ class Kind(Enum):
     """Resources that name it."""
     INSTANCE = "instance"
     """The schedule that it got as an instance of its parent."""
+
+
+SHARED: Final = "shared"
+"""In the place of numbers of partitions: workers share them out among themselves."""
 
 
 class Task:
@@ -158,6 +162,11 @@ class Task:
         """The partitions that this process claims from."""
         return (0,)
 
+    @property
+    def shares_partitions(self) -> bool:
+        """Whether workers share the partitions out among themselves."""
+        return False
+
     def partition_of(self, instance_name: str) -> int:
         """Return the partition of an instance. Raises ValueError if a selector names one that there is not."""
         del instance_name
@@ -259,13 +268,21 @@ class PartitionedTask(Task):
         poll_interval: Duration,
         partition_count: int,
         partition_selector: PartitionSelector | None,
-        enabled_partitions: Sequence[int] | None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None,
     ) -> None:
         super().__init__(name, task_func, Kind.TEMPLATE, options, poll_interval)
         if partition_count < 1:
             raise ValueError("Partition count must be greater than or equal to 1")
         everyone = range(partition_count)
-        polled = tuple(everyone if enabled_partitions is None else sorted(set(enabled_partitions)))
+        self._shares_partitions = enabled_partitions == SHARED
+        if enabled_partitions is None or isinstance(enabled_partitions, str):
+            polled: tuple[Any, ...] = tuple(everyone)
+            if enabled_partitions not in {None, SHARED}:
+                raise ValueError(
+                    f"enabled_partitions must be numbers or {SHARED!r}, not {enabled_partitions!r}"
+                )
+        else:
+            polled = tuple(sorted(set(enabled_partitions)))
         if not all(number in everyone for number in polled):
             raise ValueError(
                 f"enabled_partitions of the task {name} must be from 0 to {partition_count - 1}, not {polled}"
@@ -281,6 +298,10 @@ class PartitionedTask(Task):
     @property
     def polled_partitions(self) -> Sequence[int]:
         return self.enabled_partitions
+
+    @property
+    def shares_partitions(self) -> bool:
+        return self._shares_partitions
 
     def partition_of(self, instance_name: str) -> int:
         number = self.partition_selector(self._partition_count, instance_name)

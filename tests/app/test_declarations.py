@@ -160,6 +160,15 @@ def test_a_process_may_poll_only_some_partitions(app):
     assert task.polled_partitions == (1, 3)
 
 
+def test_workers_may_share_the_partitions_out(app):
+    task = app.partitioned_task(partition_count=4, enabled_partitions="shared")(a_handler)
+
+    assert task.polled_partitions == (0, 1, 2, 3)
+    assert task.shares_partitions
+    with pytest.raises(ValueError, match="must be numbers or 'shared', not 'some'"):
+        app.partitioned_task(name="other", partition_count=4, enabled_partitions="some")(a_handler)
+
+
 def test_dynamic_tasks_and_handlers_can_be_named_by_resources_and_static_tasks_cannot(app):
     static = app.task(interval=A_MINUTE)(a_handler)
     dynamic = app.dynamic_task(name="dynamic")(a_handler)

@@ -171,8 +171,11 @@ class BareNode(BreakableCluster):
 
     def provide_volume(self, namespace: str, claim: str) -> None:
         name = f"{namespace}-{claim}"
-        folder = self.folder / "volumes" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        if self._kubectl("get", "persistentvolume", name, "--ignore-not-found"):
+            return
+        # A new one each time: what a volume before it has left is not this one's.
+        folder = self.folder / "volumes" / f"{name}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
         # Of a folder of the node, the kubelet changes no owner.
         folder.chmod(0o777)
         volume = {
@@ -186,8 +189,11 @@ class BareNode(BreakableCluster):
                 "hostPath": {"path": str(folder), "type": "Directory"},
             },
         }
-        apply = [find_kubectl(), "--kubeconfig", self.kubeconfig, "apply", "--filename", "-"]
-        subprocess.run(apply, input=json.dumps(volume), capture_output=True, text=True, check=True)
+        self._kubectl("create", "--filename", "-", given=json.dumps(volume))
+
+    def _kubectl(self, *arguments: str, given: str = "") -> str:
+        command = [find_kubectl(), "--kubeconfig", self.kubeconfig, *arguments]
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
 
     def _node(self, *arguments: str | Path) -> str:
         done = subprocess.run(

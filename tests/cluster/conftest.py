@@ -1,16 +1,28 @@
 """The cluster that these tests share, what is installed on it, and a namespace for each test."""
 
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGES, ROOT, BreakableCluster, Cluster, is_given, open_kubernetes, prepare
+from tests.cluster.cluster import (
+    IMAGES,
+    ROOT,
+    BreakableCluster,
+    Cluster,
+    find_kubectl,
+    is_given,
+    open_kubernetes,
+    prepare,
+)
 from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.quick_start import Shell
 from tests.cluster.team import Team
 from tests.servers.errors import MissingServerError
-from tests.servers.tools import Helm
+from tests.servers.tools import Helm, find_helm
 
 HERE = Path(__file__).parent
 EXAMPLE = ROOT / "examples" / "kubernetes"
@@ -99,13 +111,19 @@ def postgres_image(cluster: Cluster) -> str:
 @pytest.fixture
 def kubectl(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """A namespace for this test alone, with the *restricted* Pod Security Standard enforced."""
-    words = request.node.name.removeprefix("test_").replace("_", "-").partition("[")[0]
-    name = f"{words[:50].strip('-')}-{abs(hash(request.node.nodeid)) % 10_000}"
+    with namespace_for(cluster, request.node.name.partition("[")[0]) as kubectl:
+        yield kubectl
+
+
+@contextmanager
+def namespace_for(cluster: Cluster, test: str) -> Iterator[Kubectl]:
+    words = test.removeprefix("test_").replace("_", "-")
+    name = f"{words[:50].strip('-')}-{secrets.token_hex(2)}"
     kubectl = Kubectl(cluster.kubeconfig, name)
     kubectl.run("create", "namespace", name)
     kubectl.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     yield kubectl
-    kubectl.run("delete", "namespace", name, "--wait=false")
+    kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="session")
@@ -134,3 +152,31 @@ def operator(release: Installation) -> Installation:
 def team(cluster: Cluster, operator: Installation, kubectl: Kubectl, accounted_images: list[str]) -> Team:
     """A namespace in which an application team has a database to use, and no pool yet."""
     return Team(cluster, operator, kubectl, accounted_images)
+
+
+@pytest.fixture(scope="module")
+def module_team(cluster: Cluster, release: Installation, accounted_images: list[str]) -> Iterator[Team]:
+    """A team with a pool that is Ready, for all tests of a module: their tasks have different names."""
+    release.ensure()
+    with namespace_for(cluster, "shared") as kubectl:
+        team = Team(cluster, release, kubectl, accounted_images)
+        team.start_pool()
+        yield team
+
+
+@pytest.fixture
+def shell(breakable_cluster: BreakableCluster, tmp_path: Path) -> Iterator[Shell]:
+    """
+    A shell in the folder of the repository, with the programs that README asks for; the cluster is its current one.
+
+    Not on a cluster that is given: it pulls from a registry, and the images of README have none in their names.
+    """
+    for name, program in (("kubectl", find_kubectl()), ("helm", find_helm())):
+        (tmp_path / name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(breakable_cluster.kubeconfig),
+    }
+    with Shell(ROOT, environment) as shell:
+        yield shell

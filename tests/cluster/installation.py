@@ -3,6 +3,7 @@
 import json
 import secrets
 import tempfile
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from tests.cluster.cluster import ROOT, Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.servers.tools import Helm
+from tests.servers.tools import Helm, HelmRefusedError
 
 CHART: Final = ROOT / "charts" / "pyncette-operator"
 
@@ -22,6 +23,8 @@ SECRET: Final = "pyncette-postgresql"
 DATABASE: Final = "pyncette-operator-postgresql"
 """Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
 
+CRDS: Final = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
+
 OPERATOR: Final = "deployment/pyncette-operator"
 
 URL_FILE: Final = "/etc/pyncette/backends/default/url"
@@ -29,7 +32,7 @@ URL_FILE: Final = "/etc/pyncette/backends/default/url"
 
 SCRATCH: Final = {"data": "/data", "run": "/var/run/postgresql", "tmp": "/tmp"}
 
-INSTALL_SECONDS_MAX: Final = 240
+INSTALL_SECONDS_MAX: Final = 180
 """It takes twenty seconds, of which half go into the first start of PostgreSQL; a laden machine takes longer."""
 
 Values = Mapping[str, Any]
@@ -82,6 +85,10 @@ class Installation:
         self.kubectl.run(
             "label", "--overwrite", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"
         )
+        kept = self.kubectl.get("secret", SECRET)
+        if kept:
+            # So is the volume, from a session before on a cluster that outlives them.
+            self.url = b64decode(kept["data"]["url"]).decode()
         self.kubectl.apply(self.secret())
         self._cluster.provide_volume(NAMESPACE, DATABASE)
 
@@ -100,28 +107,40 @@ class Installation:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(dict(values), file)
             file.flush()
-            return self._helm.run(
-                "upgrade", release, chart, "--install", "--namespace", self.kubectl.namespace,
-                "--values", file.name, "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s",
-                kubeconfig=self.kubectl.kubeconfig,
+            return self._run(
+                "upgrade", release, chart, "--install", "--values", file.name,
+                "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s",
             )  # fmt: skip
 
     def rollback(self, release: str = RELEASE) -> None:
         """Go back to the revision before."""
         self._installed = None
-        self._helm.run(
-            "rollback", release, "--namespace", self.kubectl.namespace, "--wait",
-            "--timeout", f"{INSTALL_SECONDS_MAX}s",
-            kubeconfig=self.kubectl.kubeconfig,
-        )  # fmt: skip
+        self._run("rollback", release, "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s")
 
     def uninstall(self, release: str = RELEASE) -> None:
         self._installed = None
+        self._run("uninstall", release, "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s")
+
+    def _run(self, *arguments: str | Path) -> str:
+        try:
+            return self._helm.run(
+                *arguments, "--namespace", self.kubectl.namespace,
+                kubeconfig=self.kubectl.kubeconfig, seconds=INSTALL_SECONDS_MAX + 60,
+            )  # fmt: skip
+        except HelmRefusedError as error:
+            raise AssertionError(f"{error}\n\n{self.kubectl.picture()}") from None
+
+    def clear(self) -> None:
+        """Remove all that was ever installed, and what it has left behind: the cluster is as a new user finds it."""
+        self._installed = None
         self._helm.run(
-            "uninstall", release, "--namespace", self.kubectl.namespace, "--wait",
-            "--timeout", f"{INSTALL_SECONDS_MAX}s",
+            "uninstall", RELEASE, "--namespace", self.kubectl.namespace, "--wait", "--ignore-not-found",
             kubeconfig=self.kubectl.kubeconfig,
         )  # fmt: skip
+        self.kubectl.run("delete", "--ignore-not-found", "crd", *CRDS)
+        self.kubectl.run("delete", "--ignore-not-found", "namespace", NAMESPACE)
+        # Where tests make the volume, it is bound to the claim that has just gone, and to no other of its name.
+        self.kubectl.run("delete", "--ignore-not-found", "persistentvolume", f"{NAMESPACE}-{DATABASE}")
 
     # --- The operator --------------------------------------------------------------------------------------------
 
@@ -224,7 +243,7 @@ class Installation:
             self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
             yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
         finally:
-            self.kubectl.run("delete", "deployment,service", "database")
+            self.kubectl.run("delete", "--ignore-not-found", "deployment,service", "database")
 
 
 def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -143,8 +143,14 @@ class Kubectl:
 
     # --- Waiting -------------------------------------------------------------------------------------------------
 
-    def wait_until(self, what: str, holds: Callable[[], T], seconds: float = 60) -> T:
-        """Return what *holds* returns as soon as that is true; fail after *seconds* with what there is to be seen."""
+    def wait_until(
+        self, what: str, holds: Callable[[], T], seconds: float = 60, *, shown: Sequence[tuple[str, str]] = ()
+    ) -> T:
+        """
+        Return what *holds* returns as soon as that is true.
+
+        Fails after *seconds*, with what there is to be seen then, and first of all the objects that are to be *shown*.
+        """
         began_at = time.monotonic()
         while True:
             looked_at = time.monotonic()
@@ -154,21 +160,14 @@ class Kubectl:
                 print(f"{looked_at - began_at:.1f} s: {what}")
                 return found
             if looked_at > began_at + seconds:
-                raise AssertionError(f"not within {seconds:g} s: {what}\n\n{self.picture()}")
+                raise AssertionError(f"not within {seconds:g} s: {what}\n\n{self.picture(*shown)}")
             time.sleep(LOOK_SECONDS)
 
     def wait_for_task(
         self, name: str, what: str, holds: Callable[["Seen"], object], seconds: float = 60
     ) -> "Seen":
         """Return a task as it was seen once *holds* said yes of it."""
-
-        def seen() -> Seen | None:
-            task = self.task(name)
-            return task if task and holds(task) else None
-
-        found = self.wait_until(f"{name} {what}", seen, seconds)
-        assert found is not None
-        return found
+        return self._wait_for("pyncettetask", name, what, holds, seconds)
 
     def wait_until_ready(self, *tasks: str, seconds: float = 60) -> None:
         for name in tasks:
@@ -178,25 +177,30 @@ class Kubectl:
         self, what: str, holds: Callable[["Seen"], object], name: str = "default", seconds: float = 90
     ) -> "Seen":
         """Return a pool as it was seen once *holds* said yes of it."""
+        return self._wait_for("pyncetteworkerpool", name, what, holds, seconds)
 
+    def _wait_for(
+        self, kind: str, name: str, what: str, holds: Callable[["Seen"], object], seconds: float
+    ) -> "Seen":
         def seen() -> Seen | None:
-            pool = self.pool(name)
-            return pool if pool and holds(pool) else None
+            found = Seen(self.get(kind, name))
+            return found if found and holds(found) else None
 
-        found = self.wait_until(f"pool {name} {what}", seen, seconds)
+        found = self.wait_until(f"{kind} {name} {what}", seen, seconds, shown=[(kind, name)])
         assert found is not None
         return found
 
-    def picture(self) -> str:
-        """What somebody would look at who wonders why something does not happen."""
+    def picture(self, *objects: tuple[str, str]) -> str:
+        """What somebody would look at who wonders why something does not happen; first of all at *objects*."""
         looks: Iterable[tuple[str, tuple[str, ...]]] = (
-            ("tasks and pools", ("get", "pyncettetasks,pyncetteworkerpools", "--output=yaml")),
-            ("objects", ("get", "pods,deployments", "--output=wide", "--all-namespaces")),
+            *((f"{kind} {name}", ("get", kind, name, "--output=yaml")) for kind, name in objects),
+            ("tasks and pools", ("get", "pyncettetasks,pyncetteworkerpools", "--output=wide")),
+            ("objects", ("get", "pods,deployments", "--output=wide")),
             ("events", ("get", "events", "--sort-by=.lastTimestamp")),
         )
         parts = [f"--- {title} of {self.namespace}\n{self._said(*look)}" for title, look in looks]
         logs = (
-            ("operator", "--all-namespaces", "app.kubernetes.io/name=pyncette-operator"),
+            ("operator", "--all-namespaces", "app.kubernetes.io/component=operator"),
             ("workers", f"--namespace={self.namespace}", "app.kubernetes.io/name=pyncette-worker"),
         )
         for title, where, selector in logs:

@@ -71,15 +71,19 @@ class Team:
 
     # --- Waiting -------------------------------------------------------------------------------------------------
 
-    def wait_for_runs(self, name: str, more: int = 1, seconds: float = 60) -> list[Run]:
-        """Return all runs of a task once there are so many more than now."""
-        wanted = len(self.runs(name)) + more
+    def wait_for_runs(
+        self, name: str, more: int = 1, seconds: float = 60, *, than: int | None = None
+    ) -> list[Run]:
+        """Return all runs of a task once there are so many *more* than there were, which is now unless it is said."""
+        wanted = (len(self.runs(name)) if than is None else than) + more
 
         def enough() -> list[Run] | None:
             runs = self.runs(name)
             return runs if len(runs) >= wanted else None
 
-        found = self.kubectl.wait_until(f"{name} has {wanted} runs", enough, seconds)
+        found = self.kubectl.wait_until(
+            f"{name} has {wanted} runs", enough, seconds, shown=[("pyncettetask", name)]
+        )
         assert found is not None
         return found
 

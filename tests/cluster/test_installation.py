@@ -9,11 +9,9 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import ROOT, Cluster
-from tests.cluster.installation import DATABASE, RELEASE, SECRET, Installation
+from tests.cluster.installation import CRDS, DATABASE, RELEASE, SECRET, Installation
 from tests.cluster.kubectl import Kubectl, task
 from tests.cluster.team import Team
-
-CRDS = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
 
 DUE_EACH_SECOND = {"intervalSeconds": 1, "missedRunPolicy": "All"}
 

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.api import TASKS, ApiUnavailableError, ConflictError, Reference, RefusedError
+from pyncette.controller.api import POOLS, TASKS, ApiUnavailableError, ConflictError, Reference, RefusedError
 from pyncette.controller.differences import Difference
 from pyncette.controller.metrics import Metrics
 from pyncette.controller.statuses import BURST, CALM_SECONDS, Statuses, status_manifest
@@ -44,8 +44,8 @@ class Bench:
         self.writes.append((manifest["metadata"]["name"], manifest["status"], round(self.loop.time(), 3)))
         return manifest
 
-    def want(self, name, status=1, difference=Difference.OUTCOMES):
-        reference = Reference(TASKS, "default", name)
+    def want(self, name, status=1, difference=Difference.OUTCOMES, kind=TASKS):
+        reference = Reference(kind, "default", name)
         self.loop.at(
             self.now,
             lambda: self.statuses.want(reference, status_manifest(reference, "7", status), difference),
@@ -174,6 +174,18 @@ def test_a_new_generation_does_not_wait(bench_of):
     bench.run_until(10)
 
     assert bench.writes[-1][:2] == ("a", "edited")
+
+
+def test_conditions_of_a_pool_do_not_wait_since_all_its_tasks_and_whoever_applied_it_do(bench_of):
+    bench = bench_of()
+    for status in range(BURST + 2):
+        bench.want("pool", status, Difference.CONDITIONS, POOLS)
+        bench.run_until(status + 1)
+
+    bench.want("pool", "later", Difference.OUTCOMES, POOLS)
+    bench.run_until(BURST + 5)
+
+    assert [status for _, status, _ in bench.writes] == list(range(BURST + 2))
 
 
 def test_one_that_is_dropped_is_not_written(bench_of):

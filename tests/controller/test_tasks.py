@@ -376,3 +376,21 @@ async def test_an_unknown_handler_is_told_with_the_nearest_name(bench):
         await bench.until(lambda: bench.condition("HandlerResolved")["status"] == "False")
 
         assert "did you mean send?" in bench.condition("HandlerResolved")["message"]
+
+
+async def test_a_pool_that_may_not_use_its_backend_is_told_so_itself(tmp_path):
+    bench = Bench(tmp_path)
+    elsewhere = {"name": "private", "urlFile": str(tmp_path / "url"), "namespaces": ["other"]}
+    bench.settings = bench.settings.model_validate(
+        {**bench.settings.model_dump(by_alias=True), "backends": [elsewhere]}
+    )
+    bench.pool(backendRef={"name": "private"})
+
+    await bench.start()
+    await bench.until(
+        lambda: bench.api.stored(POOLS, "default/default").get("status", {}).get("observedGeneration") == 1
+    )
+
+    conditions = bench.api.stored(POOLS, "default/default")["status"]["conditions"]
+    assert {"BackendNotAllowed"} == {one["reason"] for one in conditions if one["type"] == "Stalled"}
+    await bench.end()

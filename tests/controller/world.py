@@ -52,6 +52,8 @@ class World:
         self.runs = Counter()
         """Extra runs that were ever made, by task."""
         self.operator = None
+        self.has_twin = False
+        """Whether a second operator runs beside the first one, by accident."""
         self._process = None
 
     # --- The operator ----------------------------------------------------------------------------------------------
@@ -59,6 +61,8 @@ class World:
     def start(self):
         assert self._process is None
         self._process = self.loop.spawn("operator", self._operate)
+        if self.has_twin:
+            self.loop.spawn("twin", self._operate)
 
     async def _operate(self):
         reach = Reach(lambda name: self.backends[name], self._clock)
@@ -66,6 +70,10 @@ class World:
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         await self.operator.run()
+
+    @property
+    def is_up(self):
+        return self._process is not None
 
     def kill(self):
         """End the operator where it stands."""
@@ -185,9 +193,12 @@ class Remote(Backend):
         self.world = world
         self.memory = None
         self.is_away = False
+        self.bug = None
+        """What is raised whatever it is asked."""
         self.seconds = 0.0
         """How long each call takes."""
-        self.writes = 0
+        self.loses_answer = lambda: False
+        """Says of each write whether it is made, and nobody is told so."""
         self.wipe()
 
     def new_store(self, *, create=True):
@@ -227,6 +238,8 @@ class RemoteStore(MemoryStore):
 
     async def _reach(self):
         await asyncio.sleep(self._remote.seconds)
+        if self._remote.bug is not None:
+            raise self._remote.bug
         if self._remote.is_away:
             raise StoreUnavailableError(f"{self._remote} does not answer")
         self.backend = self._remote.memory
@@ -241,8 +254,9 @@ class RemoteStore(MemoryStore):
         for change, done in zip(changes, made, strict=True):
             self._count(change, done)
         if any(made):
-            self._remote.writes += 1
             self._remote.world.wrote()
+            if self._remote.loses_answer():
+                raise StoreUnavailableError("the answer was lost")
         return made
 
     def _count(self, change: Change, done):

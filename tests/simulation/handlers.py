@@ -52,6 +52,10 @@ class Handler:
     def concurrency_limit(self) -> int | None:
         return self._task.limit
 
+    @property
+    def shared_among(self) -> int:
+        return len(self._task.partitions) if self._task.is_shared else 0
+
     async def run(self, occurrence: Occurrence) -> None:
         oracle, member = self._world.oracle, self._member
         call = oracle.called(member.process, occurrence, member.clock.now())

@@ -8,6 +8,9 @@ from typing import Final
 
 from pyncette.clock import UNAWARE_MAX
 from pyncette.ledger import Ledger
+from pyncette.members import MEMBER_LEASE
+from pyncette.permits import PERMITS_REALM
+from pyncette.shares import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
@@ -98,7 +101,9 @@ class History:
         """All that is due is done within a bound, and from then on in time."""
         world = self._world
         bound = world.loop.now + 45 * SECOND + 6 * self.scenario.longest_lease + self._stepped()
-        late = LATE if self.scenario.notifies else LATE + self.scenario.poll_interval
+        if self._shares_partitions():
+            bound += MEMBER_LEASE + LOOK_PAUSE  # then all know who died
+        late = self._late() if self.scenario.notifies else self._late() + self.scenario.poll_interval
         at_rest = 0
         while at_rest < LOOKS:
             self._run_for(LOOK)
@@ -113,6 +118,13 @@ class History:
         """What looks expired only since a clock has stepped is left alone for as long: see `SystemClock`."""
         return sum(abs(by) for _, by in self._world.scene.steps)
 
+    def _late(self) -> int:
+        """How late a claim may be; what is shared out may be that of a worker which others take to be alive yet."""
+        return LATE + LONGEST_TURNS + ORPHAN_AGE if self._shares_partitions() else LATE
+
+    def _shares_partitions(self) -> bool:
+        return any(task.is_shared for task in self.scenario.tasks)
+
     def _stood_still(self) -> int:
         return sum(-by for _, by in self._world.scene.steps if by < 0)
 
@@ -120,7 +132,7 @@ class History:
         """What is late, or held by nobody who is there."""
         world = self._world
         running = world.oracle.calls.running()
-        late = world.backend_now() - LATE - self.scenario.poll_interval
+        late = world.backend_now() - self._late() - self.scenario.poll_interval
         for key, record in world.scene.records.items():
             at, lease = record.claimable_at, record.lease
             if at is None or at > late:
@@ -132,7 +144,7 @@ class History:
         in_use = {call.occurrence.permit.record.key for call in running if call.occurrence.permit is not None}
         for shelf in world.backend.shelves.values():
             for key, record in shelf.records.items():
-                lease = record.lease if is_reserved(key.partition) and key not in in_use else None
+                lease = record.lease if key.partition.realm == PERMITS_REALM and key not in in_use else None
                 if (
                     lease is not None
                     and lease.expires_at > world.backend_now() > lease.expires_at - record.lease_length + LATE
@@ -152,12 +164,16 @@ class History:
         stored = {
             key: record for shelf in world.backend.shelves.values() for key, record in shelf.records.items()
         }
-        permits = {key: stored.pop(key) for key in list(stored) if is_reserved(key.partition)}
+        reserved = {key: stored.pop(key) for key in list(stored) if is_reserved(key.partition)}
         if stored != world.scene.records:
             self._fail("records have changed without a write")
         now = world.backend_now()
-        for key, record in permits.items():
-            if record.lease is not None and record.lease.expires_at > now:
+        for key, record in reserved.items():
+            if (
+                key.partition.realm == PERMITS_REALM
+                and record.lease is not None
+                and record.lease.expires_at > now
+            ):
                 self._fail(f"{record.lease.holder} has kept {key}, a permit")
         for key, record in stored.items():
             due = record.claimable_at is not None and record.claimable_at <= now

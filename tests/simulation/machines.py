@@ -8,11 +8,14 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import Duration
+from pyncette.members import Member as Known
+from pyncette.members import Membership
+from pyncette.shares import Shares
 from pyncette.worker.service import Worker, WorkerSettings
 
 from .handlers import Handler
 from .loop import SECOND, Being, Process
-from .scenario import WorkerPlan
+from .scenario import REALM, WorkerPlan
 from .world import World
 
 RESTARTED_WITHIN: Final = 20 * SECOND
@@ -40,17 +43,22 @@ class Machine:
         assert self.process is not None
         member = world.open(self.process, plan.skew, plan.drift)
         await world.synchronise(member)
+        holder = self.process.name
+        handlers = tuple(task.name for task in world.scenario.tasks)
+        shared = any(task.is_shared for task in world.scenario.tasks)
         self._worker = Worker(
             ledger=member.ledger,
             clock=member.clock,
             registrations=[Handler(world, task, member, self) for task in world.scenario.tasks],
             settings=WorkerSettings(
-                holder=self.process.name,
+                holder=holder,
                 slots=plan.slots,
                 batch_size=plan.batch_size,
                 poll_interval=world.scenario.poll_interval,
                 ahead=plan.ahead,
             ),
+            membership=Membership(REALM, Known(holder, handlers), member.clock) if shared else None,
+            shares=Shares(member.store, member.clock, REALM, holder) if shared else None,
         )
         with contextlib.suppress(asyncio.CancelledError):
             await self._worker.run()

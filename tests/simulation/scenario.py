@@ -30,6 +30,8 @@ class Task(NamedTuple):
     instances: tuple[Key, ...]
     is_template: bool
     limit: int | None
+    is_shared: bool
+    """Whether workers share its partitions out."""
 
     def wish(self, schedule: Schedule, policies: Policies | None, args: int) -> Spec:
         own = None if self.is_template else policies or self.policies
@@ -169,6 +171,7 @@ def _task(random: Random, number: int, lease: Duration) -> Task:
         instances,
         is_template,
         random.choice((None, None, 1, 2)),
+        len(partitions) > 1 and random.random() < 0.5,
     )
 
 

@@ -14,6 +14,8 @@ from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Ruling
+from pyncette.members import Member, Membership
+from pyncette.shares import Shares
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
@@ -43,6 +45,7 @@ class Registered:
         self.partitions: Sequence[Partition] = tuple(
             Partition("", handler, number) for number in range(numbers)
         )
+        self.shared_among = 0
         self.calls: list[Occurrence] = []
         self.running = 0
         self.most_at_once = 0
@@ -118,15 +121,19 @@ class Bench:
 
     @asynccontextmanager
     async def worker(
-        self, store: Store | None = None, holder: str = "w1", **settings: Any
+        self, store: Store | None = None, holder: str = "w1", *, shares: bool = False, **settings: Any
     ) -> AsyncIterator[Worker]:
-        """A worker that runs for the length of the block, and then drains without grace."""
+        """A worker that runs for the length of the block, and then drains without grace; it *shares* what is shared out."""
         ledger = self.ledger if store is None else Ledger(store, self.clock)
+        handlers = tuple(handler.handler for handler in self.handlers)
+        member = Membership("", Member(holder, handlers), self.clock)
         worker = Worker(
             ledger=ledger,
             clock=self.clock,
             registrations=self.handlers,
             settings=WorkerSettings(holder, **settings),
+            membership=member if shares else None,
+            shares=Shares(ledger.store, self.clock, "", holder) if shares else None,
         )
         running = asyncio.create_task(worker.run())
         self.clock.join(worker)

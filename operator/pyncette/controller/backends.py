@@ -13,7 +13,7 @@ from pyncette.controller.facts import Access
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.settings import BackendSettings, OperatorSettings
-from pyncette.errors import ConfigurationError, StoreError, StoreUnavailableError
+from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.members import OlderWorkersError, migrate
 from pyncette.store.backend import Backend
@@ -82,11 +82,7 @@ class OpenBackend:
                     pause = FIRST_PAUSE_SECONDS
                     self._ledger = Ledger(store, self.clock)
                     await self._look_after(store, on_change)
-            except (StoreError, ConfigurationError) as error:
-                self._went(error, on_change)
-            except Exception as error:
-                # A bug, ours or a driver's. It costs this backend, and not all others.
-                logger.exception("a backend cannot be used", extra={"backend": self.name})
+            except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
                 self._went(error, on_change)
             finally:
                 self._ledger = None
@@ -149,7 +145,7 @@ class OpenBackend:
     def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
         told = " ".join(str(error).split()) or type(error).__name__
         if self.ready or told != self.fault:
-            logger.warning("a backend is not ready", extra={"backend": self.name, "error": told})
+            complain("a backend is not ready", self, error)
         is_news = self.is_expected
         self.ready, self.fault = False, told
         if is_news:
@@ -158,7 +154,7 @@ class OpenBackend:
 
 def complain(what: str, backend: OpenBackend, error: Exception) -> None:
     """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
-    bug = None if isinstance(error, StoreError) else error
+    bug = None if isinstance(error, PyncetteException) else error
     logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": str(error)})
 
 

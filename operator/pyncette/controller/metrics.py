@@ -277,7 +277,7 @@ class MetricsServer:
     """
     Serves /metrics from a thread of its own; a context manager.
 
-    On *port* of *host*; port 0 takes a free one. Raises ConfigurationError if it is taken.
+    On *port* of *host*, an address; port 0 takes a free one. Raises ConfigurationError if it is taken.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:

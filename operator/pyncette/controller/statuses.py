@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pyncette.controller.api import (
+    POOLS,
     Api,
     ApiError,
     ApiUnavailableError,
@@ -99,6 +100,10 @@ class Statuses:
         """How many are to be written, those on their way included."""
         return len(self._wanted) + len(self._under_way)
 
+    def waits(self, reference: Reference) -> bool:
+        """Say whether a status of *reference* is to be written, or on its way."""
+        return reference in self._wanted or reference in self._under_way
+
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
         before = self._wanted.get(reference)
@@ -171,6 +176,10 @@ class Statuses:
         except ApiError as error:
             self._metrics.status_written("failed")
             logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
+        except Exception:
+            # A bug, and this object's alone: whoever looks at it next tries again.
+            self._metrics.status_written("failed")
+            logger.exception("a status could not be written", extra={"object": str(reference)})
         finally:
             self._under_way.discard(reference)
             self._changed.set()
@@ -178,7 +187,7 @@ class Statuses:
     # --- Pace --------------------------------------------------------------------------------------------------------
 
     def _line_up(self, reference: Reference, difference: Difference) -> None:
-        at = _now() if difference is Difference.GENERATION else self._free_at(reference)
+        at = _now() if _is_awaited(reference, difference) else self._free_at(reference)
         if at <= _now():
             self._ready[difference][reference] = None
         else:
@@ -210,6 +219,13 @@ class Statuses:
     def _pause(self) -> float:
         """Return how long a resource waits for each further write: longer if there are so many that all have to."""
         return max(CALM_SECONDS, len(self._wanted) / self._rate)
+
+
+def _is_awaited(reference: Reference, difference: Difference) -> bool:
+    """Say whether somebody waits for just this: for a new spec to be seen, or for a pool, of which there are few, to be Ready."""
+    return difference is Difference.GENERATION or (
+        reference.kind == POOLS and difference is Difference.CONDITIONS
+    )
 
 
 def _now() -> float:

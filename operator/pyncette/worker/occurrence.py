@@ -39,6 +39,11 @@ class Registration(Protocol):
         """How many may run at once in this process; None: as many as there are slots."""
         ...
 
+    @property
+    def shared_among(self) -> int:
+        """How many partitions its task has, if workers share them out among themselves; 0: each polls all of them."""
+        ...
+
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         """Call the handler, middlewares around it. What it raises is what the handler raised."""
         ...

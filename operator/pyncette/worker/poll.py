@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from itertools import chain, count
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from pyncette.core.spec import Policies
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger import Ledger
 from pyncette.permits import Permit, Permits, Pool
+from pyncette.shares import ORPHAN_AGE, Shares
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
@@ -36,6 +38,9 @@ BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 
 PUT_OFF: Final[Duration] = 1 * SECOND
 """When what was claimed, and has no permit, is claimable again: such a claim costs more than a look for permits does."""
+
+FOR_ALL: Final[Instant] = 0
+"""In a notification: somebody cannot do what is its own, and whoever has a slot is to look."""
 
 HINT_PAUSE_SECONDS: Final = 0.1
 """A worker that has no slot for what is due says so at most this often, for those that have."""
@@ -68,6 +73,7 @@ class Poller:
         interval: Duration,
         ahead: Duration,
         polling: Callable[[], AbstractContextManager[None]],
+        shares: Shares | None = None,
     ) -> None:
         self._ledger = ledger
         self._store = ledger.store
@@ -86,6 +92,8 @@ class Poller:
         after it is claimed along, so that what is due one by one does not cost a claim each.
         """
         self._polling = polling
+        self._shares = shares if any(registration.shared_among for registration in registrations) else None
+        """What falls to this worker of partitions that are shared out; None: all of them, or nothing is."""
         self._woken = asyncio.Event()
         self._next_at: Instant = 0
         self._stopping = False
@@ -102,6 +110,11 @@ class Poller:
         """Partitions that may hold more than their share let through: they are asked beside the rounds."""
         self._hungry_waited = False
         """Whether a round has begun since the hungry ones were last asked."""
+        self._shared_among = {
+            registration.handler: registration.shared_among
+            for registration in registrations
+            if registration.shared_among
+        }
         self._turn = 0
         self.claimed = 0
         """Occurrences, so far."""
@@ -131,10 +144,18 @@ class Poller:
             return True
         if self._full:
             return not self._runs.freed.is_set()
+        if self._is_look_at_others_due():
+            return False
         return self._parked and not self._woken.is_set() and self._next_at > self._clock.now()
 
-    def wake(self, _: Partition, at: Instant) -> None:
-        """Take note that something is claimable at *at*."""
+    def wake(self, partition: Partition, at: Instant) -> None:
+        """Take note that something is claimable at *at*; that it is for whoever can, if that is `FOR_ALL`."""
+        if self._shares is not None:
+            if at == FOR_ALL:
+                self._shares.hurry()
+                self._woken.set()
+            if not self._is_ours(partition, self._shared_among.get(partition.handler, 0)):
+                return
         at -= self._lead
         # A round of several looks sets the time of the next one anew with each; this one must not be forgotten in between.
         self._round_next_at = min(self._round_next_at, at)
@@ -162,7 +183,7 @@ class Poller:
         ]
         if not partitions or self._next_at == NEVER or not self._store.capabilities.notifies:
             return
-        at = max(self._next_at, self._clock.now())
+        at = FOR_ALL if self._shares is not None else max(self._next_at, self._clock.now())
         try:
             await self._store.notify([Notification(partitions[0], at)])
         except StoreError as error:
@@ -174,11 +195,14 @@ class Poller:
         while not self._stopping:
             if self._runs.free <= 0 or self._outbox.is_full:
                 await self._wait_for_a_slot()
-            elif self._next_at > self._clock.now():
+            elif self._next_at > self._clock.now() and not self._is_look_at_others_due():
                 await self._park()
             else:
                 try:
-                    await self._look()
+                    if self._is_look_at_others_due():
+                        await self._look_at_others()
+                    else:
+                        await self._look()
                 except SchemaError:
                     raise
                 except StoreError as error:
@@ -204,11 +228,15 @@ class Poller:
         await self._permits.given_back()
 
     async def _park(self) -> None:
+        self._permits.give_back_free()
         # What others may have changed unnoticed is looked for in real time, also where time is pretended.
         look = asyncio.get_running_loop().call_at(self._round_stale_at, self.look_soon)
+        until = self._next_at
+        if self._shares is not None:
+            until = min(until, self._clock.now() + self._shares.next_look_in())
         self._parked = True
         try:
-            await self._clock.wait(self._woken, None if self._next_at == NEVER else self._next_at)
+            await self._clock.wait(self._woken, None if until == NEVER else until)
         finally:
             look.cancel()
             self._parked = False
@@ -238,7 +266,8 @@ class Poller:
                 partition for registration in self._registrations for partition in registration.partitions
             ]
             try:
-                await self._store.notify([Notification(partition, now) for partition in partitions])
+                at = FOR_ALL if self._shares is not None else now
+                await self._store.notify([Notification(partition, at) for partition in partitions])
             except StoreError as error:
                 logger.debug("no hint given", extra={"error": str(error)})
 
@@ -311,6 +340,59 @@ class Poller:
         self._unasked = {pools[partition] for partition in later}
         return limits
 
+    # --- What is shared out ---
+
+    def _is_ours(self, partition: Partition, shared_among: int) -> bool:
+        return not shared_among or self._shares is None or self._shares.is_ours(partition, shared_among)
+
+    def _is_look_at_others_due(self) -> bool:
+        return self._shares is not None and self._shares.next_look_in() <= 0
+
+    async def _look_at_others(self) -> None:
+        """Take what others have left alone of what is theirs: they may be gone, or have no slot."""
+        assert self._shares is not None
+        is_our_turn = await self._shares.look()
+        if self._shares.is_new:
+            self._shares.is_new = False
+            self.look_soon()
+        if not is_our_turn:
+            return
+        theirs = {
+            partition: registration
+            for registration in self._registrations
+            for partition in registration.partitions
+            if not self._is_ours(partition, registration.shared_among)
+        }
+        left = list(theirs)
+        while left and (free := min(self._runs.free, self._batch_size, self._runs.half)) > 0:
+            asked, left = left[:free], left[free:]
+            # Of a handler that has a limit of its own, no more than one partition's turn: the rest is found in time.
+            limits = {
+                partition: limit
+                for partition in asked
+                if (limit := min(max(1, free // len(asked)), self._runs.free_for(theirs[partition]))) > 0
+            }
+            await self._take_what_is_left(limits, theirs)
+
+    async def _take_what_is_left(
+        self, limits: dict[Partition, int], theirs: dict[Partition, Registration]
+    ) -> None:
+        assert self._shares is not None
+        clock = self._clock
+        # As it would have been a while ago: what is due since then is still for its own worker.
+        then = clock.now() - ORPHAN_AGE
+        asked_at = clock.monotonic()
+        with self._polling():
+            claimed = await self._store.claim(
+                limits, next(self._lease_ids), self._holder, then, clock.expired_at() - ORPHAN_AGE
+            )
+        clock.observe(claimed.backend_now, asked_at, clock.monotonic())
+        self.claimed += len(claimed.records)
+        self._start(claimed.records, theirs, then, asked_at - ORPHAN_AGE)
+        for partition in {record.key.partition for record in claimed.records}:
+            self._shares.adopt(partition)
+            self.look_soon()
+
     # --- Permits ---
 
     def _pool(self, registration: Registration) -> Pool | None:
@@ -330,6 +412,13 @@ class Poller:
                 wanted[pool] = min(self._runs.free_for(registration), self._batch_size, self._runs.half)
         if wanted:
             await self._permits.take(wanted)
+
+    def _forget_wants(self, handlers: AbstractSet[str]) -> None:
+        """Want no permits but for *handlers*: others may have been disabled, or fall to other workers."""
+        for registration in self._registrations:
+            pool = None if registration.handler in handlers else self._pool(registration)
+            if pool is not None:
+                pool.is_busy = pool.is_wanted = False
 
     def _look_without_permits(
         self, partition: Partition, pool: Pool, limits: dict[Partition, int], now: Instant
@@ -413,8 +502,9 @@ class Poller:
         self._round = [
             partition
             for partition in partitions[self._turn :] + partitions[: self._turn]
-            if partition not in hungry
+            if partition not in hungry and self._is_ours(partition, by_partition[partition].shared_among)
         ]
+        self._forget_wants({partition.handler for partition in (*self._round, *hungry)})
         self._round_next_at = NEVER
         self._hungry_waited = True
         self._round_stale_at = asyncio.get_running_loop().time() + self._interval / SECOND

@@ -15,6 +15,7 @@ from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
 from pyncette.members import Membership
+from pyncette.shares import Shares
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox
@@ -78,7 +79,8 @@ class Worker:
 
     It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
     *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
-    tells others that it runs, by *membership*, until it claims nothing more.
+    tells others that it runs, by *membership*, until it claims nothing more; *shares* tells what falls to it of partitions
+    that are shared out.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Worker:
         settings: WorkerSettings,
         renewal_store: Callable[[], Store] | None = None,
         membership: Membership | None = None,
+        shares: Shares | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._ledger = ledger
@@ -112,6 +115,7 @@ class Worker:
             settings.poll_interval,
             settings.ahead,
             self._polling,
+            shares,
         )
         self._runs.on_limit_freed = self._poller.look_soon
         self._slots = settings.slots

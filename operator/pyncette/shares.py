@@ -1,0 +1,150 @@
+"""Shares the partitions of a task out among the workers that run, without a leader: each of them works out the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.core.record import Partition
+from pyncette.errors import StoreError
+from pyncette.members import members
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_PAUSE: Final[Duration] = 20 * SECOND
+"""How often a worker looks who the others are: so late those that came or went are known to all."""
+
+ORPHAN_AGE: Final[Duration] = 1 * SECOND
+"""What is due for so long in a partition of another worker has been left alone by it, and is taken."""
+
+TURN: Final[Duration] = 2 * SECOND
+"""Workers look at the partitions of others one after the other, so far apart: so long an orphan waits, if one worker is gone."""
+
+LONGEST_TURNS: Final[Duration] = 10 * SECOND
+"""Each looks at them at least this often, however many workers there are: so long an orphan waits, if all but one are gone."""
+
+ADOPTED: Final[Duration] = 90 * SECOND
+"""So long a partition is polled whose worker left it alone: by then all know whether that one is still there."""
+
+
+def shared_out(count: int, task: str, holders: Sequence[str]) -> dict[str, list[int]]:
+    """
+    Return which of the partitions 0 to *count* - 1 of *task* each of *holders* has: as many as the others, or one more.
+
+    A partition goes to the holder whose hash with it is the highest, of those that do not have their share yet. So most
+    stay where they are as others come and go.
+    """
+    shares: dict[str, list[int]] = {holder: [] for holder in sorted(holders)}
+    if not shares:
+        return shares
+    less, more = divmod(count, len(shares))
+    for number in range(count):
+        for holder in sorted(shares, key=lambda holder: _rank(task, number, holder), reverse=True):
+            share = shares[holder]
+            if len(share) < less or (len(share) == less and more > 0):
+                more -= len(share) == less
+                share.append(number)
+                break
+    return shares
+
+
+def _rank(task: str, number: int, holder: str) -> bytes:
+    return blake2b(f"{task}\0{number}\0{holder}".encode(), digest_size=8).digest()
+
+
+class Shares:
+    """
+    What falls to this worker, which is called *holder*, in *realm*; everything, as long as it knows of no other.
+
+    That two workers see different ones for a while is harmless: whoever claims first has the lease, and what nobody
+    thinks is its own is found by those that look at all of it now and then.
+    """
+
+    def __init__(self, store: Store, clock: Clock, realm: str, holder: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._realm = realm
+        self._holder = holder
+        self._others: dict[str, tuple[str, ...]] = {}
+        """The handlers of each other worker."""
+        self._ours: dict[tuple[str, int], frozenset[int]] = {}
+        """What is ours of a handler with so many partitions, as long as the others are these."""
+        self.is_new = True
+        """Whether something else falls to this worker than before; to be set back by who has seen it."""
+        self._adopted: dict[Partition, Duration] = {}
+        self._look_at: Duration = 0
+        self._hurried_at: Duration = -LOOK_PAUSE
+        self._turn_at: Instant = 0
+
+    def is_ours(self, partition: Partition, count: int) -> bool:
+        """Say whether this worker is to poll *partition*, of *count* that its task has."""
+        if not self._others or partition.number in self._share(partition.handler, count):
+            return True
+        return self._adopted.get(partition, 0) > self._clock.monotonic()
+
+    def adopt(self, partition: Partition) -> None:
+        """Poll *partition* for a while, since nobody else seems to."""
+        if partition not in self._adopted:
+            logger.info(
+                "a partition is adopted, whose worker leaves it alone", extra={"partition": str(partition)}
+            )
+        self._adopted[partition] = self._clock.monotonic() + ADOPTED
+
+    def hurry(self) -> None:
+        """Have a look at everything soon: somebody cannot do what is its own, or stops. It may say so many times."""
+        now = self._clock.monotonic()
+        if now >= self._hurried_at + ORPHAN_AGE:
+            self._hurried_at = now
+            self._look_at = now
+            self._turn_at = 0
+
+    def next_look_in(self) -> Duration:
+        """Return how long it is until the next look at the others, or at what is theirs."""
+        until = self._look_at - self._clock.monotonic()
+        if self._others:
+            until = min(until, self._turn_at - self._clock.now())
+        return max(0, until)
+
+    async def look(self) -> bool:
+        """Look who the others are, if it is time to, and say whether it is this worker's turn to look at what is theirs."""
+        now = self._clock.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_PAUSE
+            await self._look_around()
+        if not self._others or self._clock.now() < self._turn_at:
+            return False
+        self._turn_at = self._next_turn(self._clock.now())
+        return True
+
+    async def _look_around(self) -> None:
+        try:
+            found = await members(self._store, self._realm, self._clock.now())
+        except StoreError as error:  # the others stay who they were
+            logger.debug("nobody knows who else runs", extra={"error": str(error)})
+            return
+        others = {member.holder: member.handlers for member in found if member.holder != self._holder}
+        if others != self._others:
+            self._others = others
+            self._ours.clear()
+            self._adopted.clear()
+            self.is_new = True
+            self._turn_at = self._next_turn(self._clock.now())
+
+    def _next_turn(self, now: Instant) -> Instant:
+        """Return when this worker looks next: all count the same turns, by the backend's time."""
+        holders = sorted([*self._others, self._holder])
+        length = min(TURN * len(holders), LONGEST_TURNS)
+        offset = length * holders.index(self._holder) // len(holders)
+        return now + length - (now - offset) % length
+
+    def _share(self, handler: str, count: int) -> frozenset[int]:
+        share = self._ours.get((handler, count))
+        if share is None:
+            holders = [holder for holder, handlers in self._others.items() if handler in handlers]
+            shares = shared_out(count, handler, [*holders, self._holder])
+            share = self._ours[handler, count] = frozenset(shares[self._holder])
+        return share
