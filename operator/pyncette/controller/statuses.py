@@ -100,6 +100,10 @@ class Statuses:
         """How many are to be written, those on their way included."""
         return len(self._wanted) + len(self._under_way)
 
+    def waits(self, reference: Reference) -> bool:
+        """Say whether a status of *reference* is to be written, or on its way."""
+        return reference in self._wanted or reference in self._under_way
+
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
         before = self._wanted.get(reference)

@@ -13,7 +13,7 @@ from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
-from pyncette.controller.facts import Access, TaskFacts
+from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pace import USUAL, Pace
@@ -87,6 +87,7 @@ class Tasks:
         self._counted = counted
         self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
+        self._settled: dict[ObjectName, _Settled] = {}
         self._taking: dict[tuple[str, Key], ObjectName] = {}
         """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
         self._pool_of: dict[ObjectName, ObjectName] = {}
@@ -107,19 +108,43 @@ class Tasks:
         if stored is None:
             return None
         self._sweep.back(name)
+        settled = self._settled.get(name)
+        if settled is not None and self._holds(name, settled):
+            return self._again_in(name, settled.again_at, self._pools.now())
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
         if self._is_too_early(name, place, stored):
             return None
         mirroring = await self._mirror(name, task, place, stored)
-        again_at = await self._tell(name, stored, task, place, mirroring)
+        again_at, is_told = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
             return self._pace.waiting
         if mirroring.taken_by is not None:
             return self._pace.taken
+        if mirroring.away is None and name not in self._counts:
+            version = stored["metadata"]["resourceVersion"]
+            self._settled[name] = _Settled(version, place.facts, mirroring.home, again_at, is_told)
         return self._again_in(name, again_at, self._now(place))
+
+    def _holds(self, name: ObjectName, settled: _Settled) -> bool:
+        """
+        Say whether another pass would find what the last one found, since all that it went by is the same.
+
+        A status that it wanted to have written still waits for that; one that was refused is to be tried again.
+        """
+        if not settled.is_told and not self._statuses.waits(Reference(TASKS, *name)):
+            return False
+        pool = self._pool_of.get(name)
+        if pool is None or self._objects.version(TASKS, name) != settled.version:
+            return False
+        if settled.again_at is not None and settled.again_at <= self._pools.now():
+            return False
+        if self._pools.place(pool).facts != settled.facts:
+            return False
+        homes = self._mirrored.homes(name)
+        return homes == ([] if settled.home is None else [settled.home])
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -174,6 +199,7 @@ class Tasks:
         self._statuses.forget(Reference(TASKS, *name))
         self._set_pool(name, None)
         self._counts.pop(name, None)
+        self._settled.pop(name, None)
 
     # --- Mirroring ---------------------------------------------------------------------------------------------------
 
@@ -325,8 +351,8 @@ class Tasks:
         task: PyncetteTask | Refusal,
         place: Place,
         mirroring: _Mirroring,
-    ) -> Instant | None:
-        """Have the status written, if it is another; return when it is to be worked out again."""
+    ) -> tuple[Instant | None, bool]:
+        """Have the status written, if it is another; return when it is to be worked out again, and whether it is not another."""
         meta = stored["metadata"]
         seen = Stored(
             uid=meta["uid"],
@@ -355,7 +381,7 @@ class Tasks:
         else:
             manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
             self._statuses.want(reference, manifest, difference)
-        return told.again_at
+        return told.again_at, difference is Difference.NONE
 
     async def _last_run_id(self, home: Home | None, status: TaskStatus) -> str | None:
         """Return the id of the run that ended last, from the history, where the status does not have it yet."""
@@ -405,6 +431,19 @@ class Tasks:
 
     def _now(self, place: Place) -> Instant:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
+
+
+class _Settled(NamedTuple):
+    """What the last pass over a task went by, if it left nothing to do."""
+
+    version: str
+    """Of the resource."""
+    facts: PoolFacts
+    home: Home | None
+    again_at: Instant | None
+    """When the status is another though nothing happens."""
+    is_told: bool
+    """Whether the status was already what it is to be."""
 
 
 class _Count(NamedTuple):
