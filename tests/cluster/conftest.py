@@ -122,6 +122,8 @@ def namespace_for(cluster: Cluster, test: str) -> Iterator[Kubectl]:
     kubectl = Kubectl(cluster.kubeconfig, name)
     kubectl.run("create", "namespace", name)
     kubectl.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    # No pod can be made before; after an outage that takes a while.
+    kubectl.wait_until("its account is there", lambda: kubectl.get("serviceaccount", "default"))
     yield kubectl
     kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 

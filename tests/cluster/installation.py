@@ -48,6 +48,7 @@ class Installation:
         self._cluster = cluster
         self._helm = helm
         self._images = (image, postgres)
+        self._session = secrets.token_hex(4)
         self._installed: dict[str, Any] | None = None
 
     # --- Helm ----------------------------------------------------------------------------------------------------
@@ -64,6 +65,8 @@ class Installation:
         return {
             "image": {"repository": repository, "tag": tag},
             "backend": {"embedded": embedded},
+            # The same tag may be another image than in the session before, on a cluster that outlives them.
+            "podAnnotations": {"pyncette.dev/tests-session": self._session},
             # The same database, which pools of other namespaces cannot reach by this name.
             "backends": [{"name": "private", "secretName": SECRET}],
             **more,
@@ -180,14 +183,14 @@ class Installation:
         return uid
 
     def stored(self, realm: str) -> list[str]:
-        """Return the names of the tasks that are kept in the backend and not withdrawn, as the command line tells them."""
+        """Return the names of the tasks that are kept in the backend, stopped ones too, as the command line tells them."""
         told = json.loads(
             self.kubectl.run(
                 "exec", OPERATOR, "--",
                 "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
             )
         )  # fmt: skip
-        return [task["task"] for task in told["tasks"]]
+        return [task["name"] for task in told]
 
     # --- The database --------------------------------------------------------------------------------------------
 

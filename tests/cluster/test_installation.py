@@ -136,7 +136,7 @@ def test_a_crd_that_is_deleted_by_mistake_and_put_back_loses_no_schedule(
 ):
     team.schedule("rare", schedule="0 3 * * *")
     team.kubectl.annotate("pyncettetask", "rare", run_requested_at="1")
-    team.wait_for_runs("rare")
+    team.wait_for_runs("rare", than=0)
     counted = team.kubectl.wait_for_task(
         "rare", "has counted it", lambda task: task.count("succeeded") == 1
     ).count("succeeded")
@@ -191,7 +191,9 @@ def test_in_namespaced_mode_one_of_two_namespaces_may_disappear(
     doomed = f"{kubectl.namespace}-b"
     kubectl.run("create", "namespace", doomed)
     kubectl.in_namespace(doomed).apply(operator.secret())
-    operator.ensure(operator.values(namespaces=[kubectl.namespace, doomed], clusterId=operator.cluster_id()))
+    operator.ensure(
+        operator.values(namespaces=[kubectl.namespace, doomed], clusterId=operator.cluster_id(), backends=[])
+    )
     for kind in ("clusterrole", "clusterrolebinding"):
         names = [found["metadata"]["name"] for found in kubectl.objects(kind)]
         assert [name for name in names if "pyncette" in name] == []

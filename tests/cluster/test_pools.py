@@ -38,7 +38,11 @@ def test_a_run_longer_than_the_drain_is_tried_again_at_least_once_and_counted_as
     team: Team,
 ):
     team.start_pool(drainSeconds=3)
-    long = {"executeAt": "2025-01-01T00:00:00Z", "startingDeadlineSeconds": 10**9, "args": {"seconds": 25}}
+    long = {
+        "executeAt": "2025-01-01T00:00:00Z",
+        "startingDeadlineSeconds": 315_360_000,
+        "args": {"seconds": 25},
+    }
     team.schedule("retried", "work", **long)
     team.schedule("lost", "work", **long, executionMode="AtMostOnce")
     team.wait_for_runs("retried")

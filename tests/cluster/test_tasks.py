@@ -65,14 +65,32 @@ def test_a_one_off_runs_once_and_is_completed(team: Team):
     assert team.task("once").time("nextScheduleTime") is None
 
 
-def test_a_template_is_ready_without_a_schedule_and_counts_its_instances(team: Team):
-    team.schedule("reminders", dynamic=True)
+def test_a_template_counts_its_instances_and_suspends_them_all(team: Team):
+    people = {f"person-{number}" for number in range(5)}
+    team.schedule("enrolment", "enrol", executeAt=in_seconds(1), args={"instances": len(people)})
+    team.kubectl.wait_until("all are enrolled, and run", lambda: people <= _who_ran(team, 0))
 
-    seen = team.task("reminders")
-
-    assert seen.is_true("Ready")
+    team.schedule("reminders", "remind", dynamic=True)
+    seen = team.kubectl.wait_for_task("reminders", "counts them", lambda task: task.status.get("instances"))
+    assert seen.status["instances"]["total"] == len(people)
     assert seen.time("nextScheduleTime") is None
-    assert team.runs("reminders") == []
+
+    team.kubectl.patch("pyncettetask", "reminders", {"spec": {"suspend": True}})
+    team.kubectl.wait_for_task("reminders", "is suspended", lambda task: task.reason() == "Suspended")
+    time.sleep(AT_ONCE_SECONDS)
+    suspended_at = time.time()
+    time.sleep(5)
+    assert _who_ran(team, suspended_at) == set()
+
+    team.kubectl.patch("pyncettetask", "reminders", {"spec": {"suspend": False}})
+    team.kubectl.wait_until("all go on", lambda: people <= _who_ran(team, suspended_at))
+
+
+def _who_ran(team: Team, since: float) -> set[str]:
+    """Return the instances that have run since then."""
+    return {
+        run.task for run in team.account().runs if run.started_at > since and run.task.startswith("person-")
+    }
 
 
 def test_a_failure_is_told_with_its_message_and_leaves_the_task_ready(team: Team):

@@ -71,6 +71,10 @@ class World:
         self.operator.liveness.discovered()
         await self.operator.run()
 
+    @property
+    def is_up(self):
+        return self._process is not None
+
     def kill(self):
         """End the operator where it stands."""
         self.api.unwatch()

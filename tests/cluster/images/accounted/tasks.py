@@ -1,6 +1,7 @@
 """Handlers that write down each of their runs, on a volume that no store has a part in. tests/cluster/account.py reads it."""
 
 import asyncio
+import datetime
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from pyncette import Context, Pyncette
 
 FOLDER = Path(os.environ.get("ACCOUNT_FOLDER", "/account"))
 POD = os.environ["HOSTNAME"]
-RELEASE = os.environ["RELEASE"]
+RELEASE = Path(__file__).with_name("release").read_text().strip()
 
 app = Pyncette()
 
@@ -59,6 +60,22 @@ async def fail(context: Context) -> None:
     if context.attempt <= context.args.get("times", 1_000_000):
         raise ValueError(context.args.get("message", "as it was told to"))
     write("ended", context)
+
+
+@app.dynamic_task()
+async def remind(context: Context) -> None:
+    """Be over at once, for each of those that were enrolled."""
+    write("started", context)
+    write("ended", context)
+
+
+@app.handler()
+async def enrol(context: Context) -> None:
+    """Schedule instances, each of which is due every two seconds."""
+    for number in range(context.args["instances"]):
+        await context.app_context.schedule_task(
+            remind, f"person-{number}", interval=datetime.timedelta(seconds=2)
+        )
 
 
 if RELEASE != "1":
