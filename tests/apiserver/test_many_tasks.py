@@ -1,6 +1,5 @@
 """The operator as a process, among hundreds of tasks: what `make bench-operator` measures among ten thousand keeps its shape."""
 
-import asyncio
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -9,7 +8,7 @@ import pytest
 from pyncette.controller.pace import USUAL
 from pyncette.members import migrate
 from pyncette.store.backend import read_backend
-from tests.apiserver.operating import POOL, Crowd, OperatorProcess, Rows, name_of, pool, worker_process
+from tests.apiserver.operating import POOL, Crowd, OperatorProcess, Rows, name_of, pool, until, worker_process
 
 pytestmark = pytest.mark.long
 
@@ -38,33 +37,18 @@ async def scene(apiserver, namespace, url, folder):
         yield operator, crowd, rows
 
 
-async def until_ready(crowd, number):
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while await crowd.ready() < number:  # noqa: ASYNC110 - it is another process that makes them so
-            await asyncio.sleep(0.5)
-
-
-async def resynced(operator, times):
-    """Wait until so many more resyncs are over, and what they had looked at."""
-    wanted = operator.metrics()["resync_duration_seconds_count"] + times
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while operator.metrics()["resync_duration_seconds_count"] < wanted:  # noqa: ASYNC110
-            await asyncio.sleep(0.5)
-    await operator.calm(PATIENCE_SECONDS)
-
-
 async def test_all_are_mirrored_and_told_of_in_bounded_memory_and_then_left_alone(
     apiserver, namespace, postgres_url, tmp_path
 ):
     async with scene(apiserver, namespace, postgres_url, tmp_path) as (operator, crowd, rows):
         await crowd.create(range(FIRST))
-        await until_ready(crowd, FIRST)
-        await resynced(operator, 1)
+        await until(lambda: crowd.are_ready(FIRST), PATIENCE_SECONDS)
+        await operator.resynced(PATIENCE_SECONDS)
         before = operator.memory_mib()
 
         await crowd.create(range(FIRST, FIRST + MORE))
-        await until_ready(crowd, FIRST + MORE)
-        await resynced(operator, 2)
+        await until(lambda: crowd.are_ready(FIRST + MORE), PATIENCE_SECONDS)
+        await operator.resynced(PATIENCE_SECONDS, 2)
 
         assert await rows.count() == FIRST + MORE
         assert (operator.memory_mib() - before) * 1024 / MORE < KIB_A_TASK
@@ -73,7 +57,7 @@ async def test_all_are_mirrored_and_told_of_in_bounded_memory_and_then_left_alon
         await rows.begin_again()
         exit_code = operator.stop()
         operator.start()
-        await resynced(operator, 2)
+        await operator.resynced(PATIENCE_SECONDS, 2)
 
         assert exit_code == 0
         assert await crowd.versions() == versions
@@ -83,17 +67,15 @@ async def test_all_are_mirrored_and_told_of_in_bounded_memory_and_then_left_alon
 async def test_a_burst_of_edits_reaches_its_row_with_few_passes(apiserver, namespace, postgres_url, tmp_path):
     async with scene(apiserver, namespace, postgres_url, tmp_path) as (operator, crowd, rows):
         await crowd.create(range(10))
-        await until_ready(crowd, 10)
-        await resynced(operator, 1)
+        await until(lambda: crowd.are_ready(10), PATIENCE_SECONDS)
+        await operator.resynced(PATIENCE_SECONDS)
         before = operator.metrics()["reconcile_duration_seconds_count", "PyncetteTask"]
 
         began = time.monotonic()
         for number in range(BURST):
             edited = await crowd.edit(name_of(3), args={"edit": str(number)})
         took = time.monotonic() - began
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while edited["generation"] not in {row.generation for row in await rows.written()}:
-                await asyncio.sleep(0.1)
+        await until(lambda: rows.reached(name_of(3), edited["generation"]), PATIENCE_SECONDS, pause=0.1)
 
         passes = operator.metrics()["reconcile_duration_seconds_count", "PyncetteTask"] - before
         # One at once, and one at the end of each rest; a resync may add one of each task.

@@ -32,7 +32,7 @@ CALM_SECONDS: Final = 30.0
 BURST: Final = 4
 """Writes about one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 16
 """Writes under way, so that a slow API server is not asked for one after the other."""
 
 SHORTEST_SECONDS: Final = 0.001
