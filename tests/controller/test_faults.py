@@ -439,6 +439,27 @@ def test_the_backend_of_one_pool_that_fails_in_an_unheard_of_way_hurts_itself_on
     assert world.homes("second") == [("second", "other", "send")]
 
 
+def test_a_row_that_cannot_be_read_hurts_its_own_task_only(world):
+    started(world, yearly(), yearly("second"))
+    world.backends["first"].memory.poison(world.record("report").key)
+
+    world.settle()
+    world.api.edit(TASKS, "second", args={"n": 1})
+    world.settle()
+
+    assert bytes(world.record("second").spec.args) == b'{"n":1}'
+    assert world.operator.liveness.is_ready()
+
+
+def test_a_resource_that_cannot_be_read_hurts_itself_only(world):
+    started(world, yearly(), yearly("second", schedule=["no text"], args="no mapping", timeZone={}))
+    world.api.set_status(TASKS, "report", conditions="no list", active="many")
+    world.settle()
+
+    assert world.condition("Stalled", "second")["status"] == "True"
+    assert world.condition("Scheduled")["status"] == "True"
+
+
 def finished(world, name):
     """Have the one occurrence of a task end well."""
     record = world.record(name)

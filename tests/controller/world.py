@@ -110,7 +110,8 @@ class World:
 
     def run(self, seconds):
         self.loop.run_until(self.loop.now + round(seconds * SECOND))
-        assert self.loop.failures == []
+        failures = [repr(error) for error in self.loop.failures]
+        assert not failures, failures
 
     def settle(self):
         """Let everything come to rest: extra runs end, too, since there are workers."""

@@ -356,7 +356,7 @@ class Operator:
             [
                 (condition.get("type", ""), condition.get("status", ""))
                 async for stored in self._all_tasks()
-                for condition in stored["status"].get("conditions", ())
+                for condition in _conditions_in(stored)
             ]
         )
         self.metrics.count_conditions(conditions)
@@ -412,6 +412,13 @@ class Operator:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
             occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
             self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+
+
+def _conditions_in(stored: Manifest) -> list[Manifest]:
+    """Return the conditions that an object has, if this release can make anything of its status."""
+    status = stored["status"]
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    return [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

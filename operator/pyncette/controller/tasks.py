@@ -484,7 +484,8 @@ def _instant(at: datetime | None) -> Instant | None:
 
 def _pool_named_in(stored: Manifest) -> str:
     """Return the pool that a task names which cannot be read as a whole, or the default, if not even that can be."""
-    reference = stored.get("spec", {}).get("workerPoolRef")
+    spec = stored.get("spec")
+    reference = spec.get("workerPoolRef") if isinstance(spec, dict) else None
     name = reference.get("name") if isinstance(reference, dict) else None
     return name if isinstance(name, str) else DEFAULT_POOL
 
