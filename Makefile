@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev example-reminders test test-cluster test-all check format generate plain requirements upgrade bench docs clean named-python
+.PHONY: help dev example-reminders test test-cluster test-all check format generate plain requirements upgrade bench bench-operator docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -59,6 +59,9 @@ upgrade: $(READY) ## Pin requirements/*.txt to the newest versions.
 
 bench: $(READY) ## Measure, and write the table of docs/performance.md.
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-operator: $(READY) ## Measure the operator among 10,000 tasks, and write that table of docs/performance.md.
+	$(BIN)/python -m benchmarks.operator_at_scale $(ARGS)
 
 docs: $(READY) ## Build the documentation into site/.
 	$(MKDOCS) $(ARGS)

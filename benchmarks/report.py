@@ -19,11 +19,11 @@ NAMES = {
 }
 
 
-def put_into(page: Path, text: str) -> None:
-    """Replace what stands between the marks of *page*."""
-    before, _, rest = page.read_text().partition(BEGIN)
+def put_into(page: Path, text: str, begin: str = BEGIN) -> None:
+    """Replace what stands between the mark *begin* of *page* and the next end."""
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    page.write_text(f"{before}{begin}\n\n{text}\n{END}{after}")
 
 
 def written(results: dict[str, Any]) -> str:

@@ -119,10 +119,10 @@ class Permits:
         """Take permits until so many of each pool are free here, as far as others leave some. Raises StoreError."""
         missing = {pool: short for pool, number in numbers.items() if (short := pool.missing(number))}
         await self._claim(missing)
-        unmade = [pool for pool in missing if not pool.is_made and pool.missing(numbers[pool])]
+        unmade = [pool for pool in missing if not pool.is_made]
         for pool in unmade:
-            await pool.create()
-        await self._claim({pool: pool.missing(numbers[pool]) for pool in unmade})
+            await pool.make()
+        await self._claim({pool: short for pool in unmade if (short := pool.missing(numbers[pool]))})
         for pool in missing:
             if not pool.free:
                 pool.wait()
@@ -200,8 +200,8 @@ class Pool:
 
     @property
     def is_made(self) -> bool:
-        """Whether there are as many permits as the limit says, whoever has them."""
-        return self._made_for >= self.limit
+        """Whether there are as many permits as the limit says, and no more, whoever has them."""
+        return self._made_for == self.limit
 
     @property
     def holds_all(self) -> bool:
@@ -250,8 +250,8 @@ class Pool:
         """Say whether a run may begin with it: it is surely ours for a while, and renewed from then on."""
         return permit.remaining() > permit.length // 2 and not permit.is_surplus
 
-    async def create(self) -> None:
-        """Create those that are not there yet; whoever is first does."""
+    async def make(self) -> None:
+        """Create those that are not there yet, and remove those that are too many; each worker does once for a limit."""
         now = self._permits.clock.now()
         size = min(CREATED_MAX, self._permits.store.capabilities.swap_batch_max)
         for first in range(0, self.limit, size):
@@ -259,7 +259,17 @@ class Pool:
             await self._permits.store.swap(
                 [Change(None, self._new_record(number, now)) for number in numbers]
             )
+        await self._remove_surplus(now)
         self._made_for = self.limit
+
+    async def _remove_surplus(self, now: Instant) -> None:
+        """Remove what a higher limit has left and nobody holds: it would be taken last, and so never be seen."""
+        last = Key(self.partition, self._task, f"{self.limit - 1:05}")
+        store = self._permits.store
+        while left := await store.scan(self.partition, self._task, last, CREATED_MAX):
+            free = [record for record in left if record.lease is None or record.lease.expires_at <= now]
+            await store.swap([Change(record, None) for record in free])
+            last = left[-1].key
 
     def _new_record(self, number: int, now: Instant) -> Record:
         return Record(

@@ -10,8 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.request import urlopen
@@ -100,11 +100,11 @@ class Process:
 
     def memory_mib(self) -> float:
         """What it has in memory now."""
-        return _memory_mib(self.pid, "VmRSS")
+        return memory_mib(self.pid)
 
     def peak_mib(self) -> float:
         """The most that it ever had."""
-        return _memory_mib(self.pid, "VmHWM")
+        return memory_mib(self.pid, "VmHWM")
 
 
 class OperatorProcess(Process):
@@ -155,6 +155,16 @@ class OperatorProcess(Process):
         looked = seen["backend_duration_seconds_count", "look"]
         return bool(seen["resync_duration_seconds_count"] and looked and not busy and self.is_ready())
 
+    async def resynced(self, seconds: float, times: int = 1) -> None:
+        """Wait until so many more resyncs are over, and what they had looked at has been."""
+        wanted = self.metrics()["resync_duration_seconds_count"] + times
+
+        async def over() -> bool:
+            return self.metrics()["resync_duration_seconds_count"] >= wanted
+
+        await until(over, seconds)
+        await self.calm(seconds, for_seconds=1)
+
     async def calm(self, seconds: float, for_seconds: float = 3.0) -> None:
         """Wait until it has been calm *for_seconds*; fail if it takes longer than *seconds*."""
         end = time.monotonic() + seconds
@@ -184,6 +194,13 @@ class Scrape:
             for known, labels, value in self._found
             if known == name and (label is None or label in labels)
         )
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float, pause: float = 0.5) -> None:
+    """Wait until it *holds*, of which another process makes sure; TimeoutError if it does not in *seconds*."""
+    async with asyncio.timeout(seconds):
+        while not await holds():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(pause)
 
 
 def worker_process(folder: Path, backend: str, namespace: str) -> Process:
@@ -270,6 +287,9 @@ class Crowd:
     async def ready(self) -> int:
         """How many tasks are Ready, as `kubectl get` shows it."""
         return sum([row[1] == "True" async for row in self._rows()])
+
+    async def are_ready(self, number: int) -> bool:
+        return await self.ready() >= number
 
     async def versions(self) -> dict[str, str]:
         """The resource version of each task: another one if anybody wrote it, be it the status."""
@@ -363,6 +383,14 @@ class Rows:
         counted: int = await self._connection.fetchval("SELECT count(DISTINCT task) FROM witness")
         return counted
 
+    async def hold(self, number: int) -> bool:
+        """Whether so many different tasks have been written since the account began."""
+        return await self.count() >= number
+
+    async def reached(self, task: str, generation: int) -> bool:
+        """Whether that generation of a task has been written."""
+        return any(row.task == task and row.generation == generation for row in await self.written())
+
     async def written(self) -> list[Written]:
         """Every write since the account began."""
         rows = await self._connection.fetch(
@@ -385,16 +413,13 @@ class Rows:
 # --- What the kernel says --------------------------------------------------------------------------------------------
 
 
-def _memory_mib(pid: int, which: str) -> float:
+def memory_mib(pid: int, which: str = "VmRSS") -> float:
+    """What a process has in memory now, or another figure of the kernel's."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == which:
             return int(value.split()[0]) / 1024
     raise AssertionError(f"the kernel does not tell {which}")
-
-
-def memory_mib(pid: int) -> float:
-    return _memory_mib(pid, "VmRSS")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -411,6 +436,3 @@ def cpu_seconds(pid: int) -> float:
             elif int(fields[1]) == pid:
                 ticks += sum(map(int, fields[11:13]))
     return ticks / TICKS
-
-
-__all__ = ["Crowd", "OperatorProcess", "Rows", "closing"]

@@ -18,7 +18,9 @@ from tests.controller.fake_api import FakeApi
 
 CLUSTER = "east"
 
-PACE = Pace(look=0.05, look_share=2, backend=0.1, calm=0.1, held=0.05, waiting=0.05, taken=0.1, behind=0.05)
+PACE = Pace(
+    look=0.05, look_share=2, backend=0.1, calm=0.1, rest=0, held=0.05, waiting=0.05, taken=0.1, behind=0.05
+)
 
 PATIENCE_SECONDS = 20.0
 """On a laden machine; most of what is waited for happens within milliseconds."""

@@ -178,6 +178,23 @@ def test_lists_of_the_past_change_nothing_and_end_the_process(world):
     assert world.homes("second") == []
 
 
+@pytest.mark.parametrize("end", ["drop", "misdirect"])
+def test_a_restart_writes_nothing_about_a_task_whose_pool_is_of_no_use(world, end):
+    started(world, yearly())
+    if end == "drop":
+        world.api.remove(POOLS, "default")
+    else:
+        world.api.edit(POOLS, "default", backendRef={"name": "unheard-of"})
+    world.settle()
+    writes = world.api.writes
+
+    world.restart()
+    world.settle()
+
+    assert world.api.writes == writes
+    assert world.condition("Scheduled")["status"] == "True"
+
+
 def test_what_happened_while_the_operator_was_away_is_made_up_for(world, world_of):
     started(world, yearly(), yearly("second"), yearly("third"))
     world.kill()
@@ -422,6 +439,27 @@ def test_the_backend_of_one_pool_that_fails_in_an_unheard_of_way_hurts_itself_on
     assert world.homes("second") == [("second", "other", "send")]
 
 
+def test_a_row_that_cannot_be_read_hurts_its_own_task_only(world):
+    started(world, yearly(), yearly("second"))
+    world.backends["first"].memory.poison(world.record("report").key)
+
+    world.settle()
+    world.api.edit(TASKS, "second", args={"n": 1})
+    world.settle()
+
+    assert bytes(world.record("second").spec.args) == b'{"n":1}'
+    assert world.operator.liveness.is_ready()
+
+
+def test_a_resource_that_cannot_be_read_hurts_itself_only(world):
+    started(world, yearly(), yearly("second", schedule=["no text"], args="no mapping", timeZone={}))
+    world.api.set_status(TASKS, "report", conditions="no list", active="many")
+    world.settle()
+
+    assert world.condition("Stalled", "second")["status"] == "True"
+    assert world.condition("Scheduled")["status"] == "True"
+
+
 def finished(world, name):
     """Have the one occurrence of a task end well."""
     record = world.record(name)
@@ -598,14 +636,22 @@ def test_a_pool_that_is_gone_and_comes_back_finds_its_tasks_again(world):
 
 
 def test_a_task_whose_place_is_given_to_another_meanwhile_does_not_stop_it(world):
-    started(
-        world, yearly("first-one", dynamic=True, schedule=None), yearly("second", dynamic=True, schedule=None)
-    )
-    assert world.condition("Ready", "second")["reason"] == "HandlerTaken"
+    started(world, yearly("one", dynamic=True, schedule=None))
+    world.api.create(yearly("another", dynamic=True, schedule=None))
+    world.run(5)
+    assert world.condition("Ready", "another")["reason"] == "HandlerTaken"
 
-    world.api.remove(TASKS, "first-one")
-    world.api.edit(TASKS, "second", args={"n": 1})  # at once: it takes over before the other is stopped
+    world.api.remove(TASKS, "one")
+    world.api.edit(TASKS, "another", args={"n": 1})  # at once: it takes over before the other is stopped
     world.settle()
 
     assert world.homes("send") == [("first", "default", "send")]
-    assert world.condition("Scheduled", "second")["status"] == "True"
+    assert world.condition("Scheduled", "another")["status"] == "True"
+
+
+def test_of_two_tasks_that_want_one_handler_at_the_same_moment_one_gets_it(world):
+    started(world, *(yearly(name, dynamic=True, schedule=None) for name in ("one", "another")))
+    world.settle()
+
+    ready = sorted(world.condition("Ready", name)["reason"] for name in ("one", "another"))
+    assert ready == ["HandlerPending", "HandlerTaken"]

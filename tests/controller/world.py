@@ -71,6 +71,10 @@ class World:
         self.operator.liveness.discovered()
         await self.operator.run()
 
+    @property
+    def is_up(self):
+        return self._process is not None
+
     def kill(self):
         """End the operator where it stands."""
         self.api.unwatch()
@@ -106,7 +110,8 @@ class World:
 
     def run(self, seconds):
         self.loop.run_until(self.loop.now + round(seconds * SECOND))
-        assert self.loop.failures == []
+        failures = [repr(error) for error in self.loop.failures]
+        assert not failures, failures
 
     def settle(self):
         """Let everything come to rest: extra runs end, too, since there are workers."""

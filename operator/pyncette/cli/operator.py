@@ -73,8 +73,10 @@ async def _operate(settings: OperatorSettings) -> None:
             return
         logger.info("ending; schedules go on firing")
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        await asyncio.wait([working])
+        if not working.cancelled() and (error := working.exception()) is not None:
+            # What fails while all is being ended is no reason to be started again.
+            logger.info("not all ended in order", extra={"error": str(first_of(error))})
 
 
 @contextlib.contextmanager
@@ -105,9 +107,8 @@ async def _work(settings: OperatorSettings) -> None:
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    stack.enter_context(
-                        MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
-                    )
+                    metrics = MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
+                    stack.enter_context(metrics)
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:

@@ -197,7 +197,10 @@ class Mirrored:
                 name = self.name_of(home.record)
                 if name is not None:
                     is_empty = False
-                    found.setdefault(name, {})[backend.name, home.record.key] = home
+                    where = backend.name, home.record.key
+                    known = self._at(name, where)
+                    # What is the same is kept once: else each look would take the memory of all records again.
+                    found.setdefault(name, {})[where] = known if known == home and known else home
                     due += home.late_since is not None
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.name, ledger, realm)

@@ -144,6 +144,11 @@ class Objects:
         held = self._held.get(kind, {}).get(name)
         return None if held is None else held.uid
 
+    def version(self, kind: Kind, name: ObjectName) -> str | None:
+        """Return the resource version of an object, which is another one as soon as anything about it is."""
+        held = self._held.get(kind, {}).get(name)
+        return None if held is None else held.resource_version
+
     def names(self, kind: Kind, namespace: str | None = None) -> list[ObjectName]:
         """Return the names of all objects of *kind*, or of those in *namespace*."""
         return [name for name in self._held.get(kind, ()) if namespace in {None, name.namespace}]

@@ -83,6 +83,8 @@ class Pools:
         self._changed = changed
         self._facts: dict[ObjectName, PoolFacts] = {}
         """What tasks were last told."""
+        self._known: dict[ObjectName, tuple[str | None, PyncetteWorkerPool | Refusal]] = {}
+        """Pools as they were read last, and in which version."""
         self._verified: dict[ObjectName, tuple[object, ...]] = {}
         """How pools were when all that they consist of was last found to be as it should."""
 
@@ -111,11 +113,9 @@ class Pools:
         found = self._backends.get(backend)
         return None if found is None else found.ledger
 
-    def unseen(self) -> str | None:
-        """Return a backend that nobody has looked at since this process began, if there is one."""
-        return next(
-            (backend.name for backend in self._backends if not self._mirrored.has_seen(backend.name)), None
-        )
+    def unseen(self) -> list[OpenBackend]:
+        """Return the backends that nobody has looked at since this process began."""
+        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.name)]
 
     def on(self, backend: str) -> list[ObjectName]:
         """Return the pools that name *backend*."""
@@ -131,8 +131,18 @@ class Pools:
         return self._backends.clock.now()
 
     def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
+        """Return a pool, read once for all its tasks, as long as it stays as it is."""
+        version = self._objects.version(POOLS, name)
+        known = self._known.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
         stored = self._objects.get(POOLS, name)
-        return None if stored is None else read_stored(PyncetteWorkerPool, stored)
+        if stored is None:
+            self._known.pop(name, None)
+            return None
+        pool = read_stored(PyncetteWorkerPool, stored)
+        self._known[name] = version, pool
+        return pool
 
     def _deployment(self, pool: PyncetteWorkerPool) -> Manifest | None:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))

@@ -63,6 +63,7 @@ class Queue(Generic[K]):
     ) -> None:
         self._away = away
         self._rest_seconds = rest_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._resting: dict[K, float] = {}
         """Until when keys rest that had a pass, in that order."""
         self._waiting: dict[Urgency, dict[K, None]] = {urgency: {} for urgency in Urgency}
@@ -136,6 +137,7 @@ class Queue(Generic[K]):
         self, reconcile: Reconcile[K], passes: int, finished: Finished[K] = lambda *_: None
     ) -> None:
         """Have *reconcile* look at keys, at most *passes* of them at once, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             for _ in range(passes):
                 group.create_task(self._work(reconcile, finished))
@@ -219,7 +221,8 @@ class Queue(Generic[K]):
         """Let *key* rest from now on, if keys do, and forget those that have rested."""
         if not self._rest_seconds:
             return
-        now = asyncio.get_running_loop().time()
+        assert self._loop is not None
+        now = self._loop.time()
         self._resting.pop(key, None)
         self._resting[key] = now + self._rest_seconds
         for other, until in list(islice(self._resting.items(), 2)):
@@ -229,13 +232,10 @@ class Queue(Generic[K]):
     def _rests(self, key: K) -> bool:
         """Say whether *key* has to rest yet; whoever asks has it looked at afterwards."""
         until = self._resting.get(key)
-        if until is None:
-            return False
-        loop = asyncio.get_running_loop()
-        if until <= loop.time():
+        if until is None or self._loop is None or until <= self._loop.time():
             return False
         if key not in self._once_more:
-            loop.call_at(until, self._rise, key)
+            self._loop.call_at(until, self._rise, key)
         return True
 
     def _rise(self, key: K) -> None:

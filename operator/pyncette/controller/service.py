@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Final
 
@@ -52,6 +52,9 @@ PASSES: Final = 16
 MISSED_LISTS: Final = 2
 """A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
 
+IN_A_ROW: Final = 100
+"""Tasks that are read without anything else having its turn: some milliseconds."""
+
 FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
 
@@ -89,7 +92,7 @@ class Operator:
         self._objects = Objects(sight)
         self._mirrored = Mirrored(cluster_id)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(away=_place_that_is_away)
+        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._written, self._again, self.metrics
         )
@@ -274,7 +277,14 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
+            self._look_for_homeless()
         return look.seconds
+
+    def _look_for_homeless(self) -> None:
+        """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
+        for name in self._objects.names(TASKS) if self._has_seen_all else ():
+            if not self._mirrored.homes(name):
+                self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
 
@@ -308,7 +318,7 @@ class Operator:
                     return
                 self._let_go(kind, listed.absent)
         self._pools.verify_again()
-        for stored in self._objects.each(TASKS):
+        async for stored in self._all_tasks():
             self._tasks.note(stored)
         for kind in (POOLS, TASKS):
             for name in self._objects.names(kind):
@@ -317,8 +327,15 @@ class Operator:
         self._has_listed = True
         self.liveness.resynced()
         self.metrics.resynced(time.monotonic() - began_at)
-        self._count()
+        await self._count()
         await self._remove_stopped()
+
+    async def _all_tasks(self) -> AsyncIterator[Manifest]:
+        """Yield each task, and let others have their turn in between: to read ten thousand takes half a second."""
+        for number, stored in enumerate(self._objects.each(TASKS)):
+            if number % IN_A_ROW == 0:
+                await asyncio.sleep(0)
+            yield stored
 
     def _listed(self, kind: Kind, name: ObjectName, news: News) -> None:
         manifest = self._objects.get(kind, name)
@@ -333,12 +350,14 @@ class Operator:
             elif kind is POOLS:
                 self._queue.add(Reference(POOLS, *name), Urgency.ROUTINE)
 
-    def _count(self) -> None:
+    async def _count(self) -> None:
         """Count tasks by what their conditions say, and records of namespaces that are not watched."""
         conditions = Counter(
-            (condition.get("type", ""), condition.get("status", ""))
-            for stored in self._objects.each(TASKS)
-            for condition in stored["status"].get("conditions", ())
+            [
+                (condition.get("type", ""), condition.get("status", ""))
+                async for stored in self._all_tasks()
+                for condition in _conditions_in(stored)
+            ]
         )
         self.metrics.count_conditions(conditions)
         unwatched = sum(not self._is_watched(name.namespace) for name in self._mirrored.names())
@@ -393,6 +412,13 @@ class Operator:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
             occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
             self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+
+
+def _conditions_in(stored: Manifest) -> list[Manifest]:
+    """Return the conditions that an object has, if this release can make anything of its status."""
+    status = stored["status"]
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    return [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

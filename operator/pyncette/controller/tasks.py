@@ -13,7 +13,7 @@ from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
-from pyncette.controller.facts import Access, TaskFacts
+from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pace import USUAL, Pace
@@ -87,6 +87,7 @@ class Tasks:
         self._counted = counted
         self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
+        self._settled: dict[ObjectName, _Settled] = {}
         self._taking: dict[tuple[str, Key], ObjectName] = {}
         """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
         self._pool_of: dict[ObjectName, ObjectName] = {}
@@ -107,19 +108,43 @@ class Tasks:
         if stored is None:
             return None
         self._sweep.back(name)
+        settled = self._settled.get(name)
+        if settled is not None and self._holds(name, settled):
+            return self._again_in(name, settled.again_at, self._pools.now())
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
-        if self._is_too_early(place, stored):
+        if self._is_too_early(name, place, stored):
             return None
         mirroring = await self._mirror(name, task, place, stored)
-        again_at = await self._tell(name, stored, task, place, mirroring)
+        again_at, is_told = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
             return self._pace.waiting
         if mirroring.taken_by is not None:
             return self._pace.taken
+        if mirroring.away is None and name not in self._counts:
+            version = stored["metadata"]["resourceVersion"]
+            self._settled[name] = _Settled(version, place.facts, mirroring.home, again_at, is_told)
         return self._again_in(name, again_at, self._now(place))
+
+    def _holds(self, name: ObjectName, settled: _Settled) -> bool:
+        """
+        Say whether another pass would find what the last one found, since all that it went by is the same.
+
+        A status that it wanted to have written still waits for that; one that was refused is to be tried again.
+        """
+        if not settled.is_told and not self._statuses.waits(Reference(TASKS, *name)):
+            return False
+        pool = self._pool_of.get(name)
+        if pool is None or self._objects.version(TASKS, name) != settled.version:
+            return False
+        if settled.again_at is not None and settled.again_at <= self._pools.now():
+            return False
+        if self._pools.place(pool).facts != settled.facts:
+            return False
+        homes = self._mirrored.homes(name)
+        return homes == ([] if settled.home is None else [settled.home])
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -132,18 +157,21 @@ class Tasks:
         name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
         self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
 
-    def _is_too_early(self, place: Place, stored: Manifest) -> bool:
+    def _is_too_early(self, name: ObjectName, place: Place, stored: Manifest) -> bool:
         """
-        Say whether the backend is yet to be looked at since this process began, which then has all its tasks looked at.
+        Say whether a backend that may hold the task is yet to be looked at since this process began.
 
-        If it does not answer, a status that is of this generation tells more than is known here.
+        Whoever looks has all of these tasks looked at again. If it does not answer, a status that is of this generation
+        tells more than is known here.
         """
-        backend = place.backend
-        if backend is None or place.facts.access is Access.REFUSED or self._mirrored.has_seen(backend.name):
-            return False
-        if backend.is_expected:
+        status = _status_of(stored)
+        unseen = self._pools.unseen()
+        if self._mirrored.homes(name) or not was_mirrored(status):
+            own = None if place.facts.access is Access.REFUSED else place.backend
+            unseen = [backend for backend in unseen if backend is own]
+        if any(backend.is_expected for backend in unseen):
             return True
-        return bool(_status_of(stored).observed_generation == stored["metadata"].get("generation"))
+        return bool(unseen) and status.observed_generation == stored["metadata"].get("generation")
 
     # --- Gone --------------------------------------------------------------------------------------------------------
 
@@ -171,6 +199,7 @@ class Tasks:
         self._statuses.forget(Reference(TASKS, *name))
         self._set_pool(name, None)
         self._counts.pop(name, None)
+        self._settled.pop(name, None)
 
     # --- Mirroring ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +282,9 @@ class Tasks:
         for home in homes:
             if self._pools.ledger(home.backend) is None:
                 return home.backend
-        return self._pools.unseen() if not homes and was_mirrored(status) else None
+        if homes or not was_mirrored(status):
+            return None
+        return next((backend.name for backend in self._pools.unseen()), None)
 
     def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
@@ -320,8 +351,8 @@ class Tasks:
         task: PyncetteTask | Refusal,
         place: Place,
         mirroring: _Mirroring,
-    ) -> Instant | None:
-        """Have the status written, if it is another; return when it is to be worked out again."""
+    ) -> tuple[Instant | None, bool]:
+        """Have the status written, if it is another; return when it is to be worked out again, and whether it is not another."""
         meta = stored["metadata"]
         seen = Stored(
             uid=meta["uid"],
@@ -350,7 +381,7 @@ class Tasks:
         else:
             manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
             self._statuses.want(reference, manifest, difference)
-        return told.again_at
+        return told.again_at, difference is Difference.NONE
 
     async def _last_run_id(self, home: Home | None, status: TaskStatus) -> str | None:
         """Return the id of the run that ended last, from the history, where the status does not have it yet."""
@@ -402,6 +433,19 @@ class Tasks:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
 
 
+class _Settled(NamedTuple):
+    """What the last pass over a task went by, if it left nothing to do."""
+
+    version: str
+    """Of the resource."""
+    facts: PoolFacts
+    home: Home | None
+    again_at: Instant | None
+    """When the status is another though nothing happens."""
+    is_told: bool
+    """Whether the status was already what it is to be."""
+
+
 class _Count(NamedTuple):
     """Instances of a template, and when they were counted, by the loop's clock."""
 
@@ -440,7 +484,8 @@ def _instant(at: datetime | None) -> Instant | None:
 
 def _pool_named_in(stored: Manifest) -> str:
     """Return the pool that a task names which cannot be read as a whole, or the default, if not even that can be."""
-    reference = stored.get("spec", {}).get("workerPoolRef")
+    spec = stored.get("spec")
+    reference = spec.get("workerPoolRef") if isinstance(spec, dict) else None
     name = reference.get("name") if isinstance(reference, dict) else None
     return name if isinstance(name, str) else DEFAULT_POOL
 

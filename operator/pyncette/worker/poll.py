@@ -19,7 +19,7 @@ from pyncette.core.record import Partition, Record
 from pyncette.core.rules import NEVER, Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
-from pyncette.ledger import Ledger
+from pyncette.ledger import Ledger, Settling
 from pyncette.permits import Permit, Permits, Pool
 from pyncette.shares import ORPHAN_AGE, Shares
 from pyncette.store.base import Claimed, Notification
@@ -685,14 +685,15 @@ class Poller:
                 waiting[_task_of(beginning.held)].append(permit)
         for held in ready:
             at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
+            registration = by_partition[held.record.key.partition]
             of_task = waiting.get(_task_of(held))
-            self._runs.start(
-                held,
-                by_partition[held.record.key.partition],
-                asked_at + held.record.lease_length,
-                at,
-                of_task.pop() if of_task else None,
-            )
+            permit = of_task.pop() if of_task else None
+            if permit is None and (registration.policies.max_concurrent or held.policies.max_concurrent):
+                # An edit came in between, and only since then is there something to run.
+                settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
+                self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
+                continue
+            self._runs.start(held, registration, asked_at + held.record.lease_length, at, permit)
         for permit in chain.from_iterable(waiting.values()):
             permit.pool.put(permit)
 

@@ -101,7 +101,8 @@ class Renewer:
             permit = occurrence.permit
             if permit is not None:
                 # Also if the lease is lost, and the handler runs on: it counts until it has ended.
-                if permit.remaining() == 0:
+                # Not at the last moment: the handler is to have ended before another runs in its place.
+                if permit.remaining() <= permit.length // (2 * RENEWALS_A_LEASE):
                     revoke(occurrence)
                 elif not asked_for and _has_used_its_third(permit.remaining(), permit.length):
                     permitted.append(occurrence)

@@ -1,0 +1,123 @@
+"""`pyncette operator` says what keeps it from beginning, and ends when it is told to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pyncette.cli.failures import ExitCode
+from tests.servers.machine import free_port
+
+SETTINGS = """
+clusterId: east
+backends:
+- name: default
+  urlFile: {folder}/url
+health: {health}
+metrics: 0
+logFormat: text
+"""
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
+clusters: [{{name: here, cluster: {{server: "http://127.0.0.1:{port}"}}}}]
+users: [{{name: me, user: {{token: secret-token}}}}]
+"""
+
+
+@pytest.fixture
+def operator(tmp_path):
+    """Starts `pyncette operator`, with these settings, where no API server answers."""
+    started = []
+
+    def start(settings=SETTINGS, kubeconfig=KUBECONFIG):
+        (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/tasks.db\n")
+        file = tmp_path / "operator.yaml"
+        if settings is not None:
+            file.write_text(settings.format(folder=tmp_path, health=free_port()))
+        config = tmp_path / "kubeconfig"
+        if kubeconfig is not None:
+            config.write_text(kubeconfig.format(port=free_port()))
+        running = subprocess.Popen(
+            [sys.executable, "-m", "pyncette.cli", "operator", "--config", str(file)],
+            env={**os.environ, "KUBECONFIG": str(config)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.kill()
+        running.communicate()
+
+
+AT_ONCE_SECONDS = 5.0
+"""It takes a fraction of a second, and on a laden machine the end of the interpreter alone takes another."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operator, number):
+    running = operator()
+    for line in running.stderr:
+        if "nothing can be watched yet" in line:
+            break
+
+    told_at = time.monotonic()
+    running.send_signal(number)
+    _, rest = running.communicate(timeout=20)
+
+    assert running.returncode == ExitCode.DONE, rest
+    assert time.monotonic() - told_at < AT_ONCE_SECONDS
+    assert "schedules go on firing" in rest
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (None, "cannot be read"),
+        ("backends: []", "backends"),
+        ("clusterID: east", "unknown field"),
+        ("namespaces: [shop]", "clusterId is required"),
+        ("resyncSeconds: often", "resyncSeconds: must be a whole number"),
+        ("- one\n- two", "must be one mapping"),
+        ("a: {{", "operator.yaml:"),
+        ("backends: [{{name: a}}, {{name: a}}]", "two backends have the same name"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_in_a_sentence(operator, settings, said):
+    running = operator(settings)
+
+    _, told = running.communicate(timeout=60)
+
+    assert running.returncode == ExitCode.USAGE, told
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_without_credentials_it_says_so(operator):
+    running = operator(kubeconfig=None)
+
+    _, told = running.communicate(timeout=60)
+
+    assert running.returncode == ExitCode.USAGE, told
+    assert "no credentials for the API server" in told
+    assert "Traceback" not in told
+
+
+def test_no_token_and_no_url_is_ever_logged(operator, tmp_path):
+    running = operator(SETTINGS + "logLevel: DEBUG\n")
+    for line in running.stderr:
+        assert "secret-token" not in line
+        if "nothing can be watched yet" in line:
+            break
+    running.send_signal(signal.SIGTERM)
+
+    assert "secret-token" not in running.communicate(timeout=20)[1]
