@@ -181,7 +181,7 @@ class Play:
         return backend if backend in BACKENDS else None
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_in_the_end_all_is_as_users_said_last(steps):
     play = Play()
