@@ -129,8 +129,8 @@ class Play:
         for backend in BACKENDS:
             self.back(backend)
         self.sound(lost=True)
-        self.world.run(2)
-        self.world.settle()
+        # Past all that is waited for, such as ten minutes for a handler: what changes by itself has changed.
+        self.world.run(11 * 60)
         self.world.settle()
 
     # --- What is to be ---------------------------------------------------------------------------------------------

@@ -205,14 +205,11 @@ class Tasks:
 
     def _place(self, name: ObjectName, task: PyncetteTask | Refusal, stored: Manifest) -> Place:
         """Return where the task belongs; one that cannot be read stays where it is."""
-        if isinstance(task, PyncetteTask):
-            pool = ObjectName(name.namespace, task.spec.worker_pool_ref.name)
-        else:
-            homes = self._mirrored.homes(name)
-            known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
-            pool = known or ObjectName(name.namespace, _pool_named_in(stored))
-        self._set_pool(name, pool)
-        return self._pools.place(pool)
+        named = ObjectName(name.namespace, _pool_named_in(stored))
+        self._set_pool(name, named)
+        homes = self._mirrored.homes(name) if isinstance(task, Refusal) else ()
+        known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
+        return self._pools.place(known or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
         before = self._pool_of.get(name)
