@@ -230,13 +230,15 @@ class Installation:
 
     @contextmanager
     def database_at(self, host: str) -> Iterator[None]:
-        """Have the Secret of the context name another host."""
+        """Have the Secret name another host inside the context."""
         before = self.url
         self.url = before.replace(f"@{DATABASE}.", f"@{host}.")
+        self.kubectl.apply(self.secret())
         try:
             yield
         finally:
             self.url = before
+            self.kubectl.apply(self.secret())
 
     @contextmanager
     def other_database(self) -> Iterator[str]:

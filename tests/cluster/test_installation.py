@@ -87,7 +87,6 @@ def test_an_installation_under_another_name_carries_on(team: Team, operator: Ins
     values = operator.values(crds={"enabled": False})
     values["backend"]["embedded"]["existingClaim"] = DATABASE
     with operator.database_at(other):
-        operator.kubectl.apply(operator.secret())
         team.kubectl.apply(operator.secret())
         operator.install("other", values)
         try:
