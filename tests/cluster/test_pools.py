@@ -45,8 +45,8 @@ def test_a_run_longer_than_the_drain_is_tried_again_at_least_once_and_counted_as
     }
     team.schedule("retried", "work", **long)
     team.schedule("lost", "work", **long, executionMode="AtMostOnce")
-    team.wait_for_runs("retried")
-    team.wait_for_runs("lost", 0)
+    team.wait_for_runs("retried", than=0)
+    team.wait_for_runs("lost", than=0)
 
     team.start_pool(drainSeconds=3, image=team.images[1])
 
