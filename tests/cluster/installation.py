@@ -53,8 +53,12 @@ class Installation:
 
     # --- Helm ----------------------------------------------------------------------------------------------------
 
-    def values(self, **more: Any) -> dict[str, Any]:
-        """Return the values of the tests: all namespaces may use the embedded database; *more* at the top level."""
+    def values(self, settings: Values | None = None, **more: Any) -> dict[str, Any]:
+        """
+        Return the values of the tests, with more *settings* of the operator, and *more* at the top level.
+
+        All namespaces may use the embedded database, and may go with their tasks: each test's does.
+        """
         (repository, tag), (database, database_tag) = (image.rsplit(":", 1) for image in self._images)
         embedded = {
             "enabled": True,
@@ -65,6 +69,7 @@ class Installation:
         return {
             "image": {"repository": repository, "tag": tag},
             "backend": {"embedded": embedded},
+            "settings": {"sweep": {"least": 10_000}, **(settings or {})},
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
             # Another database of the server, which is not open to pools of other namespaces.
