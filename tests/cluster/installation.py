@@ -188,15 +188,15 @@ class Installation:
         uid: str = self.kubectl.get("namespace", "kube-system")["metadata"]["uid"]
         return uid
 
-    def stored(self, realm: str) -> list[str]:
-        """Return the names of the tasks that are kept in the backend, stopped ones too, as the command line tells them."""
+    def stored(self, realm: str) -> set[str]:
+        """Return the names of what is kept in the backend, stopped tasks and templates of modules too, as the command line tells them."""
         told = json.loads(
             self.kubectl.run(
                 "exec", OPERATOR, "--",
                 "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
             )
         )  # fmt: skip
-        return [task["name"] for task in told]
+        return {task["name"] for task in told}
 
     # --- The database --------------------------------------------------------------------------------------------
 
