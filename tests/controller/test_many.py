@@ -1,4 +1,4 @@
-"""Ten thousand tasks cost what they have to, and nothing is left of those that are gone."""
+"""Thousands of tasks cost what they have to, and nothing is left of those that are gone."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,10 @@ from tests.controller.fake_api import FakeApi, pool
 from tests.controller.test_faults import external, yearly
 from tests.controller.world import POOLS, TASKS, World
 
-TASKS_MANY = 10_000
+TASKS_MANY = 3_000
+"""The benchmark has ten thousand, on a real API server: the one in memory is what takes most of the time here."""
 
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 120
 """On a laden machine; what is measured is the time of the processor."""
 
 BOUNDED = ("_stopped_at", "_pools", "_realms")
@@ -70,7 +71,7 @@ async def settled(operator):
             await asyncio.sleep(0.05)
 
 
-async def test_with_ten_thousand_tasks_a_resync_and_a_restart_write_nothing_and_take_seconds():
+async def test_with_thousands_of_tasks_a_resync_and_a_restart_write_nothing_and_take_seconds():
     api, backend = FakeApi(), Memory()
     api.create(pool(external=True, image=None, module=None))
     for number in range(TASKS_MANY):
@@ -86,7 +87,7 @@ async def test_with_ten_thousand_tasks_a_resync_and_a_restart_write_nothing_and_
         await operator.resync()
         await settled(operator)
 
-        assert time.process_time() - began < 20
+        assert time.process_time() - began < 10
         assert len(api.writes) == writes
     async with operating(api, backend) as operator:
         await settled(operator)

@@ -347,6 +347,29 @@ async def test_while_the_backend_is_away_from_the_start_tasks_wait_and_are_store
     assert bench.operator.liveness.is_ready()
 
 
+async def test_two_backends_that_are_one_database_are_not_two_of_everything(tmp_path):
+    url_file, namespaces = str(tmp_path / "url"), ["*"]
+    names = ("default", "private")
+    backends = [{"name": name, "urlFile": url_file, "namespaces": namespaces} for name in names]
+    bench = Bench(tmp_path, backends=backends)
+    bench.pool()
+    bench.pool("other", backendRef={"name": "private"})
+    bench.task()
+    bench.task("second", workerPoolRef={"name": "other"})
+    await bench.start()
+    before = await bench.record(), await bench.record("second", pool="other")
+
+    for _ in range(3):
+        await bench.operator.resync()
+        await asyncio.sleep(3 * PACE.look)
+        await bench.settled()
+
+    assert (await bench.record(), await bench.record("second", pool="other")) == before
+    assert bench.condition("Scheduled")["status"] == "True"
+    assert bench.condition("Scheduled", "second")["status"] == "True"
+    await bench.end()
+
+
 async def test_a_status_that_another_has_changed_meanwhile_is_worked_out_again(bench):
     bench.task()
     bench.api.fail("apply_status", kind=TASKS, error=None)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from pyncette.clock import SystemClock
 from pyncette.controller.facts import Access
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
+from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.members import OlderWorkersError, migrate
@@ -56,7 +61,14 @@ class OpenBackend:
         """Whether it answered when it was last asked."""
         self.fault = ""
         """Why it is not ready, as people are told; empty if it is, or was not asked yet."""
+        self.place = settings.name
+        """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether another backend of the settings has the same records, and is looked at in its place."""
+        return self.place != self.name
 
     @property
     def name(self) -> str:
@@ -72,14 +84,19 @@ class OpenBackend:
         """What writes to it; None while it does not answer."""
         return self._ledger if self.ready else None
 
-    async def keep(self, on_change: Callable[[], None]) -> None:
-        """Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes."""
+    async def keep(self, on_change: Callable[[], None], place_of: Callable[[str, str], str]) -> None:
+        """
+        Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes.
+
+        *place_of* says of the name of a backend, and the identity of what it opened, where its records are.
+        """
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 await self._migrate()
                 async with self._read().new_store(create=False) as store:
                     pause = FIRST_PAUSE_SECONDS
+                    self.place = place_of(self.name, await _identity_of(store))
                     self._ledger = Ledger(store, self.clock)
                     await self._look_after(store, on_change)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
@@ -152,6 +169,33 @@ class OpenBackend:
             on_change()
 
 
+_IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")
+"""Where a database keeps what tells it from others, whatever URL leads to it."""
+
+
+async def _identity_of(store: Store) -> str:
+    """Return what tells the database of *store* from all others, which whoever comes first writes there. Raises StoreError."""
+    (record,) = await store.load([_IDENTITY])
+    if record is None:
+        now = await store.now()
+        identity = msgspec.Raw(msgspec.json.encode({"id": secrets.token_hex(16)}))
+        new = Record(
+            key=_IDENTITY,
+            spec=Spec(args=identity),
+            version=now,
+            fence=now,
+            due_at=None,
+            schedule_since=now,
+            claimable_at=None,
+            lease_length=0,
+        )
+        await store.swap([Change(None, new)])
+        (record,) = await store.load([_IDENTITY])
+    if record is None:
+        raise StoreUnavailableError("what was just written there is not there")
+    return bytes(record.spec.args).decode()
+
+
 def complain(what: str, backend: OpenBackend, error: Exception) -> None:
     """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
@@ -167,6 +211,8 @@ class Backends:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
         """Tells the time where no backend does."""
+        self._places: dict[str, str] = {}
+        """Names of backends by the identity of their database: that of the first which was opened."""
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
         }
@@ -189,6 +235,11 @@ class Backends:
     def get(self, name: str) -> OpenBackend | None:
         """Return the backend of this name, if the settings have one."""
         return self._all.get(name)
+
+    def place(self, name: str) -> str:
+        """Return where the records of the backend *name* are, as far as that is known."""
+        backend = self._all.get(name)
+        return name if backend is None else backend.place
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
@@ -214,4 +265,15 @@ class Backends:
 
         async with asyncio.TaskGroup() as keeping:
             for backend in self:
-                keeping.create_task(backend.keep(told(backend)))
+                keeping.create_task(backend.keep(told(backend), self._place_of))
+
+    def _place_of(self, name: str, identity: str) -> str:
+        """
+        Return where the records of the backend *name* are, which turned out to have this *identity*.
+
+        Two names for one database (with other rights, perhaps, for other namespaces) must not look like two of everything.
+        """
+        place = self._places.setdefault(identity, name)
+        if place != name:
+            logger.info("two backends are one database", extra={"backend": name, "same_as": place})
+        return place

@@ -182,9 +182,9 @@ class Mirrored:
         """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
-        self._touched[backend.name] = set()
+        self._touched[backend.place] = set()
         opened = {partition.handler for partition in await store.partitions(self._registry)}
-        self._realms[backend.name] = opened
+        self._realms[backend.place] = opened
         found: dict[ObjectName, dict[_Where, Home]] = {}
         changed_pools: list[ObjectName] = []
         seen_at = ledger.clock.now()
@@ -193,29 +193,29 @@ class Mirrored:
             if pool is None:  # a row that nobody of ours wrote
                 continue
             due, is_empty = 0, True
-            async for home in _homes(store, realm, backend.name, ledger.clock.now()):
+            async for home in _homes(store, realm, backend.place, ledger.clock.now()):
                 name = self.name_of(home.record)
                 if name is not None:
                     is_empty = False
-                    where = backend.name, home.record.key
+                    where = backend.place, home.record.key
                     known = self._at(name, where)
                     # What is the same is kept once: else each look would take the memory of all records again.
                     found.setdefault(name, {})[where] = known if known == home and known else home
                     due += home.late_since is not None
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.open_realm(backend.name, ledger, realm)
+                await self.open_realm(backend.place, ledger, realm)
             view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
-            if self._pools.get((backend.name, pool), PoolView()) != view:
+            if self._pools.get((backend.place, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[backend.name, pool] = view
+            self._pools[backend.place, pool] = view
         waiting = [
             home.late_since
             for homes in found.values()
             for home in homes.values()
             if home.late_since is not None
         ]
-        changed = self._take(backend.name, found)
-        self._looked.add(backend.name)
+        changed = self._take(backend.place, found)
+        self._looked.add(backend.place)
         return Look(
             changed,
             changed_pools,

@@ -60,6 +60,11 @@ class Place(NamedTuple):
     backend: OpenBackend | None
     """None: there is no such pool, or the settings have no such backend."""
 
+    @property
+    def where(self) -> str:
+        """By what name the records of its backend are known."""
+        return self.facts.backend if self.backend is None else self.backend.place
+
 
 class Pools:
     """The reconciler of PyncetteWorkerPools. *changed* is told of each pool that looks different to its tasks."""
@@ -115,15 +120,16 @@ class Pools:
 
     def unseen(self) -> list[OpenBackend]:
         """Return the backends that nobody has looked at since this process began."""
-        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.name)]
+        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.place)]
 
-    def on(self, backend: str) -> list[ObjectName]:
-        """Return the pools that name *backend*."""
+    def on(self, place: str) -> list[ObjectName]:
+        """Return the pools that name the backend with the records of *place*, by whatever name."""
+        names = {backend.name for backend in self._backends if backend.place == place}
         return [
             name
             for name in self._objects.names(POOLS)
             if isinstance(pool := self._read(name), PyncetteWorkerPool)
-            and pool.spec.backend_ref.name == backend
+            and pool.spec.backend_ref.name in names
         ]
 
     def now(self) -> Instant:
@@ -148,7 +154,7 @@ class Pools:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))
 
     def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
-        view = self._mirrored.pool(backend, name)
+        view = self._mirrored.pool(self._backends.place(backend), name)
         return None if view is None else view.members
 
     # --- For itself --------------------------------------------------------------------------------------------------
@@ -278,7 +284,7 @@ class Pools:
         if isinstance(pool, Refusal):
             return PoolSurroundings(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
-        view = self._mirrored.pool(backend, name)
+        view = self._mirrored.pool(self._backends.place(backend), name)
         access = self._backends.access(backend, name.namespace)
         found = self._backends.get(backend)
         return PoolSurroundings(
@@ -296,7 +302,7 @@ class Pools:
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
         """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
-        return found is not None and found.is_expected and not self._mirrored.has_seen(found.name)
+        return found is not None and found.is_expected and not self._mirrored.has_seen(found.place)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""

@@ -146,7 +146,7 @@ class Operator:
 
     @property
     def _has_seen_all(self) -> bool:
-        return all(self._mirrored.has_seen(backend.name) for backend in self._backends)
+        return all(self._mirrored.has_seen(backend.place) for backend in self._backends)
 
     @property
     def held_back(self) -> Mapping[str, int]:
@@ -242,8 +242,8 @@ class Operator:
         """Have all looked at that is on *backend*, which came or went."""
         if backend.ready:
             self._queue.back(BACKEND)
-            self._look_soon[backend.name].set()
-        for pool in self._pools.on(backend.name):
+            self._look_soon[backend.place].set()
+        for pool in self._pools.on(backend.place):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
@@ -253,7 +253,7 @@ class Operator:
         while True:
             pause = self._pace.look
             ledger = backend.ledger
-            if ledger is not None:
+            if ledger is not None and not backend.is_alias:
                 try:
                     pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
                 except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
@@ -265,9 +265,9 @@ class Operator:
 
     async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
         """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
-        first = not self._mirrored.has_seen(backend.name)
+        first = not self._mirrored.has_seen(backend.place)
         with self.metrics.measured(backend.name, "look"):
-            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.name))
+            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.place))
         self.metrics.gauge(DUE, backend.name).set(look.due)
         self.metrics.gauge(LATENESS, backend.name).set(look.late_seconds)
         for task in look.changed:

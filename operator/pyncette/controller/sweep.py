@@ -117,7 +117,7 @@ class Sweep:
             await self._wait()
             for backend in backends:
                 ledger = backend.ledger
-                if ledger is not None and self._mirrored.has_seen(backend.name):
+                if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
                     try:
                         await self._decide(backend.name, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again

@@ -205,14 +205,11 @@ class Tasks:
 
     def _place(self, name: ObjectName, task: PyncetteTask | Refusal, stored: Manifest) -> Place:
         """Return where the task belongs; one that cannot be read stays where it is."""
-        if isinstance(task, PyncetteTask):
-            pool = ObjectName(name.namespace, task.spec.worker_pool_ref.name)
-        else:
-            homes = self._mirrored.homes(name)
-            known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
-            pool = known or ObjectName(name.namespace, _pool_named_in(stored))
-        self._set_pool(name, pool)
-        return self._pools.place(pool)
+        named = ObjectName(name.namespace, _pool_named_in(stored))
+        self._set_pool(name, named)
+        homes = self._mirrored.homes(name) if isinstance(task, Refusal) else ()
+        known = self._mirrored.pool_of(homes[0].record.key.partition.realm) if homes else None
+        return self._pools.place(known or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
         before = self._pool_of.get(name)
@@ -234,7 +231,7 @@ class Tasks:
     ) -> _Mirroring:
         homes = self._mirrored.homes(name)
         known = homes[0] if homes else None
-        backend = place.facts.backend
+        backend = place.where
         ledger = None if place.backend is None else place.backend.ledger
         is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
         if isinstance(task, Refusal) or ledger is None or not is_open:
@@ -256,7 +253,7 @@ class Tasks:
         """Have the record of the task where it belongs, and as it is wished for."""
         homes = self._mirrored.homes(name)
         known = homes[0] if homes else None
-        backend = place.facts.backend
+        backend = place.where
         status = _status_of(stored)
         away = self._away(homes, status)
         if away is not None:
@@ -288,7 +285,7 @@ class Tasks:
 
     def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
-        where = (place.facts.backend, wish.key)
+        where = (place.where, wish.key)
         other = self._taking.get(where) or self._mirrored.owner_at(*where)
         if other is None or other == name or self._objects.uid(TASKS, other) is None:
             return None
@@ -304,7 +301,7 @@ class Tasks:
         ledger: Ledger,
     ) -> bool:
         """Write what differs, and say whether the record has yet to move here. Raises StoreError."""
-        backend = place.facts.backend
+        backend = place.where
         if here is None or elsewhere or not _is_mirrored(here.record, wish):
             await self._mirrored.open_realm(backend, ledger, place.realm)
             strays = [
