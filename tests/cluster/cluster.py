@@ -159,6 +159,10 @@ class BareNode(BreakableCluster):
         self._node("start", component)
         if component in {"kube-apiserver", "etcd"}:
             self._wait_until_it_answers()
+            # Elsewhere these lose their election and begin anew; else they would wait for a minute or two before they look again.
+            for follower in ("kube-controller-manager", "kube-scheduler"):
+                self._node("stop", follower)
+                self._node("start", follower)
 
     def run(self, script: str) -> str:
         return self._node("run", "sh", "-c", script)

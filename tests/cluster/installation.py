@@ -53,8 +53,12 @@ class Installation:
 
     # --- Helm ----------------------------------------------------------------------------------------------------
 
-    def values(self, **more: Any) -> dict[str, Any]:
-        """Return the values of the tests: all namespaces may use the embedded database; *more* at the top level."""
+    def values(self, settings: Values | None = None, **more: Any) -> dict[str, Any]:
+        """
+        Return the values of the tests, with more *settings* of the operator, and *more* at the top level.
+
+        All namespaces may use the embedded database, and may go with their tasks: each test's does.
+        """
         (repository, tag), (database, database_tag) = (image.rsplit(":", 1) for image in self._images)
         embedded = {
             "enabled": True,
@@ -65,6 +69,7 @@ class Installation:
         return {
             "image": {"repository": repository, "tag": tag},
             "backend": {"embedded": embedded},
+            "settings": {"sweep": {"least": 10_000}, **(settings or {})},
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
             # Another database of the server, which is not open to pools of other namespaces.
@@ -183,15 +188,15 @@ class Installation:
         uid: str = self.kubectl.get("namespace", "kube-system")["metadata"]["uid"]
         return uid
 
-    def stored(self, realm: str) -> list[str]:
-        """Return the names of the tasks that are kept in the backend, stopped ones too, as the command line tells them."""
+    def stored(self, realm: str) -> set[str]:
+        """Return the names of what is kept in the backend, stopped tasks and templates of modules too, as the command line tells them."""
         told = json.loads(
             self.kubectl.run(
                 "exec", OPERATOR, "--",
                 "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
             )
         )  # fmt: skip
-        return [task["name"] for task in told]
+        return {task["name"] for task in told}
 
     # --- The database --------------------------------------------------------------------------------------------
 

@@ -9,8 +9,11 @@ from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl, KubectlRefusedError, task
 from tests.cluster.team import Team
 
-AT_ONCE_SECONDS = 3
-"""From a deletion until nothing more is started: the operator hears of it, and the worker may have claimed a little ahead."""
+AT_ONCE_SECONDS = 5
+"""From a deletion until nothing more is started: the operator waits for two seconds whether more goes, and workers claim a little ahead."""
+
+TEMPLATE_SECONDS = 25
+"""Until workers have seen a change of a template: they look each twenty seconds where nothing else makes them."""
 
 
 def in_seconds(seconds: float) -> str:
@@ -77,13 +80,13 @@ def test_a_template_counts_its_instances_and_suspends_them_all(team: Team):
 
     team.kubectl.patch("pyncettetask", "reminders", {"spec": {"suspend": True}})
     team.kubectl.wait_for_task("reminders", "is suspended", lambda task: task.reason() == "Suspended")
-    time.sleep(AT_ONCE_SECONDS)
+    time.sleep(TEMPLATE_SECONDS)
     suspended_at = time.time()
     time.sleep(5)
     assert _who_ran(team, suspended_at) == set()
 
     team.kubectl.patch("pyncettetask", "reminders", {"spec": {"suspend": False}})
-    team.kubectl.wait_until("all go on", lambda: people <= _who_ran(team, suspended_at))
+    team.kubectl.wait_until("all go on", lambda: people <= _who_ran(team, suspended_at), TEMPLATE_SECONDS)
 
 
 def _who_ran(team: Team, since: float) -> set[str]:
@@ -164,8 +167,8 @@ def test_a_suspended_task_does_not_run_unless_it_is_asked_to_and_resumes_from_th
 
     runs = team.wait_for_runs("pausing", 3)
     # Nothing of the pause is made up for.
-    late = [run for run in runs if suspended_at + 1 < run.scheduled_at < resumed_at - 1]
-    assert len(late) == 1, late
+    late = [run for run in runs if suspended_at + 1 < run.scheduled_at < resumed_at]
+    assert len(late) == 1, late  # the one that was asked for
 
 
 def test_an_edit_counts_from_its_own_time_and_does_not_move_what_it_does_not_touch(team: Team):
@@ -247,7 +250,7 @@ def test_a_bad_spec_is_shown_with_what_to_do_and_well_once_it_is_repaired(
     )
     assert seen.is_false("Ready")
     assert message in seen.condition("Ready")["message"]
-    team.kubectl.wait_until("an Event tells it", lambda: reason in team.kubectl.reasons(name), 10)
+    team.kubectl.wait_until("an Event tells it", lambda: reason in team.kubectl.reasons(name), 30)
 
     # A replacement, since an apply keeps fields that others wrote.
     team.kubectl.apply(
