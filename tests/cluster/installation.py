@@ -198,6 +198,15 @@ class Installation:
         )  # fmt: skip
         return {task["name"] for task in told}
 
+    def held_back(self) -> int:
+        """Return how many tasks are gone, and held back; those that earlier tests left, too."""
+        told = json.loads(self.kubectl.run("exec", OPERATOR, "--", "pyncette", "sweep", "--output", "json"))
+        return sum(item["tasks"] for item in told)
+
+    def confirm(self, count: int) -> None:
+        """Let as many be stopped as are held back."""
+        self.kubectl.run("exec", OPERATOR, "--", "pyncette", "sweep", "--confirm", str(count))
+
     # --- The database --------------------------------------------------------------------------------------------
 
     def query(self, statement: str) -> list[str]:
