@@ -28,7 +28,7 @@ test: $(READY) ## Run the tests that need no cluster, on real servers.
 	$(PYTEST) -m "not cluster and not long" $(ARGS)
 
 test-cluster: $(READY) ## Run the tests that need an API server, Helm, or a whole cluster, which is brought up for them.
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m cluster $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m "cluster and not long" $(ARGS)
 
 test-all: $(READY) ## Run every test.
 	$(PYTEST) $(ARGS)
