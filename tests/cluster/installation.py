@@ -190,13 +190,16 @@ class Installation:
 
     def stored(self, realm: str) -> set[str]:
         """Return the names of what is kept in the backend, stopped tasks and templates of modules too, as the command line tells them."""
-        told = json.loads(
-            self.kubectl.run(
-                "exec", OPERATOR, "--",
-                "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
-            )
-        )  # fmt: skip
-        return {task["name"] for task in told}
+        told = self.command("tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json")
+        return {task["name"] for task in json.loads(told)}
+
+    def held_back(self) -> int:
+        """Return how many tasks that are gone it does not stop, as the command line tells it."""
+        return sum(held["tasks"] for held in json.loads(self.command("sweep", "--output", "json")))
+
+    def command(self, *arguments: str) -> str:
+        """Run `pyncette …` in the operator's pod, and return what it printed."""
+        return self.kubectl.run("exec", OPERATOR, "--", "pyncette", *arguments)
 
     # --- The database --------------------------------------------------------------------------------------------
 
