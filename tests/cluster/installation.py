@@ -190,22 +190,16 @@ class Installation:
 
     def stored(self, realm: str) -> set[str]:
         """Return the names of what is kept in the backend, stopped tasks and templates of modules too, as the command line tells them."""
-        told = json.loads(
-            self.kubectl.run(
-                "exec", OPERATOR, "--",
-                "pyncette", "tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json",
-            )
-        )  # fmt: skip
-        return {task["name"] for task in told}
+        told = self.command("tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json")
+        return {task["name"] for task in json.loads(told)}
 
     def held_back(self) -> int:
-        """Return how many tasks are gone, and held back; those that earlier tests left, too."""
-        told = json.loads(self.kubectl.run("exec", OPERATOR, "--", "pyncette", "sweep", "--output", "json"))
-        return sum(item["tasks"] for item in told)
+        """Return how many tasks that are gone it does not stop, as the command line tells it."""
+        return sum(held["tasks"] for held in json.loads(self.command("sweep", "--output", "json")))
 
-    def confirm(self, count: int) -> None:
-        """Let as many be stopped as are held back."""
-        self.kubectl.run("exec", OPERATOR, "--", "pyncette", "sweep", "--confirm", str(count))
+    def command(self, *arguments: str) -> str:
+        """Run `pyncette …` in the operator's pod, and return what it printed."""
+        return self.kubectl.run("exec", OPERATOR, "--", "pyncette", *arguments)
 
     # --- The database --------------------------------------------------------------------------------------------
 

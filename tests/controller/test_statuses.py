@@ -19,6 +19,8 @@ class Bench:
         self.loop = SimulatedLoop(Random(1))
         self.writes = []
         self.told = []
+        self.seen = {}
+        self.befores = []
         self.again = []
         self.errors = []
         self.seconds = 0.0
@@ -31,11 +33,16 @@ class Bench:
         self.statuses = Statuses(
             self,
             self.rate,
-            lambda reference, _: self.told.append(reference.name),
+            lambda reference: self.seen.get(reference.name),
+            self._written,
             lambda one: self.again.append(one.name),
             Metrics(),
         )
         await self.statuses.run()
+
+    def _written(self, reference, before, _):
+        self.told.append(reference.name)
+        self.befores.append(before)
 
     async def apply_status(self, manifest):
         await asyncio.sleep(self.seconds)
@@ -86,6 +93,18 @@ def test_a_status_is_written_at_once_and_told(bench_of):
 
     assert bench.writes == [("a", 1, 0.0)]
     assert bench.told == ["a"]
+
+
+def test_what_was_there_before_a_write_is_told_also_if_the_watch_is_faster_than_the_answer(bench_of):
+    bench = bench_of()
+    bench.seconds = 2
+    bench.seen["a"] = "before"
+    bench.want("a")
+
+    bench.loop.at(int(1 * SECOND), lambda: bench.seen.update(a="after"))
+    bench.run_until(3)
+
+    assert bench.befores == ["before"]
 
 
 def test_what_is_written_names_the_version_that_it_was_worked_out_from():

@@ -94,7 +94,7 @@ class Operator:
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest)
         self._statuses = Statuses(
-            api, settings.status_writes_per_second, self._written, self._again, self.metrics
+            api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
         self._sweep = Sweep(
             settings,
@@ -228,9 +228,11 @@ class Operator:
         """Have an object looked at anew whose status was worked out from an older one than there is by now."""
         self._queue.add_after(reference, self._pace.behind)
 
-    def _written(self, reference: Reference, manifest: Manifest) -> None:
-        """Take note of a status that was written."""
-        before = self._objects.get(reference.kind, reference.object_name)
+    def _seen(self, reference: Reference) -> Manifest | None:
+        return self._objects.get(reference.kind, reference.object_name)
+
+    def _written(self, reference: Reference, before: Manifest | None, manifest: Manifest) -> None:
+        """Take note of a status that was written, where it was *before*."""
         self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
         for told in reconciler.events(before, manifest, self._settings.pod_name):

@@ -65,20 +65,23 @@ class Statuses:
     """
     Statuses that are to be written, the latest of each resource, at most *rate* a second.
 
-    *written* gets each resource as the API server returned it; *again* those that are to be looked at anew, since what
-    was to be written is out of date.
+    *seen* is asked how a resource stands just before it is written, and *written* gets that, and how the API server returned
+    it: by the time of the answer the watch may have told of the write itself. *again* gets those that are to be looked at
+    anew, since what was to be written is out of date.
     """
 
     def __init__(
         self,
         api: Api,
         rate: float,
-        written: Callable[[Reference, Manifest], None],
+        seen: Callable[[Reference], Manifest | None],
+        written: Callable[[Reference, Manifest | None, Manifest], None],
         again: Callable[[Reference], None],
         metrics: Metrics,
     ) -> None:
         self._api = api
         self._rate = rate
+        self._seen = seen
         self._written = written
         self._again = again
         self._metrics = metrics
@@ -161,8 +164,9 @@ class Statuses:
     async def _write(self, reference: Reference, wanted: _Wanted) -> None:
         self._spend(reference)
         status = _decode(wanted.status)
+        before = self._seen(reference)
         try:
-            self._written(reference, await self._api.apply_status(status))
+            self._written(reference, before, await self._api.apply_status(status))
             self._metrics.status_written("written")
         except (ConflictError, NoSuchObjectError):
             self._metrics.status_written("conflict")
