@@ -107,7 +107,7 @@ def test_a_crash_after_any_write_changes_nothing_in_the_end(without_a_fault, wor
 @pytest.mark.parametrize("seed", range(12))
 def test_many_crashes_change_nothing_either(without_a_fault, world_of, seed):
     expected, writes = without_a_fault
-    numbers = Random(seed).sample(range(1, 2 * writes), 12)
+    numbers = Random(seed).sample(range(1, writes), 12)
     world = world_of("first", "second", crash_at=numbers)
 
     assert play(world) == expected
