@@ -181,7 +181,8 @@ class Play:
         return backend if backend in BACKENDS else None
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+# The same plays each time: a change is not to fail by what chance finds elsewhere. To search on, take derandomize away.
+@settings(max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_in_the_end_all_is_as_users_said_last(steps):
     play = Play()
