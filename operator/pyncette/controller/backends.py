@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -224,13 +224,6 @@ class Backends:
     def ready(self) -> bool:
         """Whether all of them answer."""
         return all(backend.ready for backend in self)
-
-    @property
-    def faults(self) -> Sequence[str]:
-        """Why some do not."""
-        return [
-            f"{backend.name}: {backend.fault or 'not asked yet'}" for backend in self if not backend.ready
-        ]
 
     def get(self, name: str) -> OpenBackend | None:
         """Return the backend of this name, if the settings have one."""
