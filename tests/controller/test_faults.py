@@ -9,6 +9,10 @@ from pyncette.clock import SECOND
 from pyncette.controller.sweep import read_notice
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
+from pyncette.ledger import Ledger
+from pyncette.resources.mirror import mirror_one, wish_of
+from pyncette.resources.reading import read_stored
+from pyncette.resources.task import PyncetteTask
 from tests.controller.bench import task
 from tests.controller.fake_api import pool
 from tests.controller.scene import EIGHT
@@ -606,6 +610,44 @@ def test_a_restore_with_new_uids_carries_on(world):
     assert {name: world.record(name).state.born for name in ("report", "second")} == before
     assert world.homes("report") == [("first", "default", "send")]
     assert world.condition("Ready", "second")["reason"] == "Suspended"
+
+
+def test_an_edit_after_a_restore_of_the_cluster_has_effect_though_its_generation_was_there_before(world):
+    started(world, yearly())
+    backup = world.api.backup()
+    for number in range(5):
+        world.api.edit(TASKS, "report", args={"n": number})
+    world.run(10)
+    world.kill()
+    world.api.restore(backup)
+
+    world.start()
+    world.settle()
+    assert bytes(world.record("report").spec.args) == b"{}"
+    world.api.edit(TASKS, "report", args={"n": "new"})
+    world.settle()
+
+    assert bytes(world.record("report").spec.args) == b'{"n":"new"}'
+    assert world.condition("Scheduled")["observedGeneration"] == 2
+
+
+def test_a_watch_that_is_late_undoes_nothing_that_another_operator_wrote(world):
+    started(world, yearly())
+    world.api.hold_events()
+    world.api.freeze_lists()
+    world.api.edit(TASKS, "report", args={"n": 1})
+    newer = read_stored(PyncetteTask, world.api.stored(TASKS, "report"))
+
+    async def write():
+        ledger = Ledger(world.backends["first"].new_store(), world.clock())
+        await mirror_one(ledger, wish_of(newer, world.record("report").key.partition.realm))
+
+    world.loop.spawn("another operator", write)
+    world.api.forget_calls()
+    world.settle()
+
+    assert world.api.count("get", TASKS) > 0
+    assert bytes(world.record("report").spec.args) == b'{"n":1}'
 
 
 def test_two_operators_at_once_do_no_harm(without_a_fault, world_of):
