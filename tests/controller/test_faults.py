@@ -6,7 +6,9 @@ import pytest
 from msgspec import structs
 
 from pyncette.clock import SECOND
+from pyncette.controller import tasks
 from pyncette.controller.sweep import read_notice
+from pyncette.controller.task_status import status_of_task
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.ledger import Ledger
@@ -197,6 +199,67 @@ def test_a_restart_writes_nothing_about_a_task_whose_pool_is_of_no_use(world, en
 
     assert world.api.writes == writes
     assert world.condition("Scheduled")["status"] == "True"
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The uids of tasks whose status was worked out, once for each time."""
+    seen_of = []
+
+    def looked(task, seen, *others):
+        seen_of.append(seen.uid)
+        return status_of_task(task, seen, *others)
+
+    monkeypatch.setattr(tasks, "status_of_task", looked)
+    return seen_of
+
+
+def test_a_resync_passes_over_tasks_of_which_nothing_has_changed(world, looks):
+    started(world, yearly(), yearly("second"))
+    world.settle()
+    assert looks
+    looks.clear()
+
+    world.run(5 * RESYNC_SECONDS)
+
+    assert looks == []
+
+
+WHAT_CHANGES = {
+    "its spec": lambda world: world.api.edit(TASKS, "report", args={"n": 1}),
+    "its status, by the hand of another": lambda world: world.api.set_status(TASKS, "report", active=7),
+    "its record": lambda world: finished(world, "report"),
+    "its record, which is lost": lambda world: world.backends["first"].wipe(),
+    "its pool": lambda world: world.api.edit(POOLS, "default", backendRef={"name": "second"}),
+    "its pool, which is gone": lambda world: world.api.remove(POOLS, "default"),
+    "its backend, which is away": lambda world: setattr(world.backends["first"], "is_away", True),
+}
+
+
+@pytest.mark.parametrize("change", WHAT_CHANGES.values(), ids=WHAT_CHANGES)
+def test_a_task_is_looked_at_again_if_anything_has_changed(world, looks, change):
+    started(world, yearly())
+    world.settle()
+    world.api.hold_events()
+    looks.clear()
+
+    change(world)
+    world.run(3 * RESYNC_SECONDS)
+
+    assert looks
+
+
+def test_a_task_is_looked_at_again_when_its_next_times_are_others(world, looks):
+    started(world, yearly(schedule="*/5 * * * *"))
+    world.settle()
+    world.api.hold_events()
+    before = world.api.stored(TASKS, "report")["status"]["upcomingScheduleTimes"]
+    looks.clear()
+
+    world.run(300)
+
+    assert 0 < len(looks) < 300 / RESYNC_SECONDS
+    assert world.api.stored(TASKS, "report")["status"]["upcomingScheduleTimes"] != before
 
 
 def test_what_happened_while_the_operator_was_away_is_made_up_for(world, world_of):

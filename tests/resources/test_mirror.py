@@ -114,7 +114,9 @@ async def test_an_older_generation_never_undoes_a_newer_one(folder):
     assert await folder.apply(generation(3, 20)) == {"report": Step.EDITED}
 
 
-async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_a_past_that_was_undone(folder):
+async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_a_past_that_was_undone(
+    folder,
+):
     def generation(number, seconds):
         given = manifest(handler="send", intervalSeconds=seconds)
         given["metadata"] |= {"uid": "u", "generation": number}
