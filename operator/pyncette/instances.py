@@ -61,6 +61,7 @@ class Instances:
         """Create or update an instance. Raises TaskLockedException if it runs, unless forced to overwrite it."""
         _require_template(task)
         wish = self._wish(task, name, options)
+        check_ahead(wish.spec.schedule, self._ledger.clock.now())
         answers = await self._ledger.apply({wish.key: _scheduling(wish, force=force)})
         instance = task.instance(name, wish.spec)
         _refuse_locked(instance, answers[wish.key])
@@ -139,7 +140,6 @@ class Instances:
     def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
         common = self._templates.common(task)
         spec = task.wish(name, options, self._realm, common.args)
-        check_ahead(spec.schedule, self._ledger.clock.now())
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return Wish(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
@@ -172,17 +172,22 @@ class Instances:
     ) -> list[InstanceResult]:
         """Create what is new in one round trip; only what is there already is looked at first."""
         now = self._ledger.clock.now()
-        records = [wishes.created(wish.key, wish.spec, wish.policies, now) for wish in batch]
+        records, answers = [], dict[Key, Any]()
+        for wish in batch:
+            record = wishes.created(wish.key, wish.spec, wish.policies, now)
+            over = _over(record, now)
+            if over is None:
+                records.append(record)
+            else:
+                answers[wish.key] = over
         try:
             created = await self._ledger.create(records)
         except StoreError as error:
-            return [InstanceResult(wish.name, None, error) for wish in batch]
-        known = {
-            wish.key: _scheduling(wish, force=force)
-            for wish, ok in zip(batch, created, strict=True)
-            if not ok
-        }
-        answers = await self._apply_each(known)
+            return [InstanceResult(wish.name, None, answers.get(wish.key, error)) for wish in batch]
+        known = {record.key for record, ok in zip(records, created, strict=True) if not ok}
+        if known:
+            rules = {wish.key: _scheduling(wish, force=force) for wish in batch if wish.key in known}
+            answers |= await self._apply_each(rules)
         return [_scheduled(task, wish, answers.get(wish.key)) for wish in batch]
 
     async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
@@ -339,6 +344,16 @@ def _removal(policies: Policies) -> Rule:
         )
 
     return rule
+
+
+def _over(record: Record, now: Instant) -> ValueError | None:
+    """Return what is wrong with the schedule of a new *record*, if it has run its course already."""
+    if record.due_at is None:
+        try:
+            check_ahead(record.spec.schedule, now)
+        except ValueError as error:
+            return error
+    return None
 
 
 def _scheduled(task: Task, wish: Wish, answer: Any) -> InstanceResult:

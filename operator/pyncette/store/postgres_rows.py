@@ -87,15 +87,15 @@ def _values(records: Sequence[Record]) -> Columns:
 
 def _names(keys: Sequence[Key], ids: Mapping[Partition, int]) -> Columns:
     partitions, *names = names_of(keys, ids)
-    return _integers(partitions), *names
+    return _integers(partitions), *map(_texts, names)
 
 
 def _leases(records: Sequence[Record]) -> Columns:
     leases = [record.lease for record in records]
     return (
         _integers([NO_LEASE if lease is None else lease.expires_at for lease in leases]),
-        [None if lease is None else lease.id for lease in leases],
-        [None if lease is None else lease.holder for lease in leases],
+        _texts([None if lease is None else lease.id for lease in leases]),
+        _texts([None if lease is None else lease.holder for lease in leases]),
     )
 
 
@@ -103,6 +103,19 @@ def _integers(values: Sequence[int | None]) -> str:
     """Return *values* as the text of an array; `statements.integers` says why."""
     text = "{" + repr(values)[1:-1] + "}"
     return text.replace("None", "NULL") if "N" in text else text
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    """Return strings as the text of an array, quoted as PostgreSQL reads it (its manual, "Array Value Input")."""
+    return "{" + ",".join(map(_quoted, values)) + "}"
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 def _documents(texts: Sequence[str]) -> str:

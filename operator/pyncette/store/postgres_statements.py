@@ -257,7 +257,7 @@ WITH held AS MATERIALIZED (
 ), {_HELD_BACK if together else ""} named AS (
     INSERT INTO {names} (id, partition_id, task, instance, occurrence)
     SELECT u.id, u.partition_id, u.task, u.instance, u.occurrence
-    FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[]{of_created})
+    FROM unnest({integers(1)}, {integers(2, "int")}, {texts(3)}, {texts(4)}, {texts(5)}{of_created})
         AS u(id, partition_id, task, instance, occurrence{group})
     {f"WHERE {_unless('held_back')}" if together else ""}
     ON CONFLICT (partition_id, task, instance, occurrence) DO NOTHING
@@ -265,8 +265,8 @@ WITH held AS MATERIALIZED (
 ), {_BROKEN if together else ""} created AS (
     INSERT INTO {records} (id, partition_id, task, instance, occurrence, {columns}, spec,
         lease_until, lease_id, holder)
-    SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, $3::text[], $4::text[], $5::text[], {values(6)},
-        {documents(15)}, {integers(16)}, $17::text[], $18::text[]) AS u(id)
+    SELECT * FROM unnest({integers(1)}, {integers(2, "int")}, {texts(3)}, {texts(4)}, {texts(5)}, {values(6)},
+        {documents(15)}, {integers(16)}, {texts(17)}, {texts(18)}) AS u(id)
     WHERE CASE WHEN u.id IN (SELECT id FROM named) THEN true END
     RETURNING id
 ), updated AS (
@@ -278,7 +278,7 @@ WITH held AS MATERIALIZED (
         lease_id = CASE WHEN u.keeps_lease THEN r.lease_id ELSE u.lease_id END,
         holder = CASE WHEN u.keeps_lease THEN r.holder ELSE u.holder END
     FROM unnest({integers(21)}, {integers(22)}, {values(23)}, {documents(32)}, $33::bool[],
-        {integers(34)}, $35::text[], $36::text[]{of_updated})
+        {integers(34)}, {texts(35)}, {texts(36)}{of_updated})
         AS u(id, before, {columns}, spec, keeps_lease, lease_until, lease_id, holder{group})
     WHERE (SELECT count(*) FROM held) >= 0 AND r.id = u.id AND r.version = u.before{whole}
     RETURNING r.id
@@ -300,7 +300,7 @@ WITH held AS MATERIALIZED (
     INSERT INTO {history} (partition_id, task, instance, occurrence, slot, run)
     SELECT DISTINCT ON (partition_id, task, instance, occurrence, slot)
         partition_id, task, instance, occurrence, slot, run
-    FROM unnest({integers(39)}, {integers(40, "int")}, $41::text[], $42::text[], $43::text[],
+    FROM unnest({integers(39)}, {integers(40, "int")}, {texts(41)}, {texts(42)}, {texts(43)},
         {integers(44, "int")}, {documents(45)})
         WITH ORDINALITY AS u(teller, partition_id, task, instance, occurrence, slot, run, place)
     WHERE CASE WHEN u.teller IN (SELECT id FROM made) THEN true END
@@ -331,6 +331,11 @@ def values(first: int) -> str:
 def integers(parameter: int, type_: str = "bigint") -> str:
     """Return the array in a parameter that holds one as text: the driver takes twice as long for an array as such."""
     return f"${parameter}::text::{type_}[]"
+
+
+def texts(parameter: int) -> str:
+    """Likewise of strings, of which the driver asks each whether it is a list."""
+    return f"${parameter}::text::text[]"
 
 
 def documents(parameter: int) -> str:
