@@ -9,13 +9,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.environments import ROOT, SIDES, drive
+from benchmarks.environments import ROOT, SIDES, draw, drive
 from benchmarks.stores import SERVERS, Place, fresh
 
 STORES = (*SERVERS, "sqlite")
@@ -55,31 +57,38 @@ POPULATING_RATES = {
 """What populating surely reaches, so that nothing is due before all is there."""
 
 LATENCY_INSTANCES = 2_000
+LATENCY_INSTANCES_MANY = 40_000
+"""Over the same time: 2,000 runs a second."""
+STEPS_RUNS = 300_000
+PROCESSES = (1, 2, 4)
 IDLE_INSTANCES = {"ours": 100_000, "upstream": 5_000}
 SCALES = (10_000, 100_000, 1_000_000)
 SCALE_DUE = 10_000
+SCALE_ONCE = 5_000_000
+"""From this size on, one round is all there is time for."""
+
+NOTIFYING = ("postgres", "redis")
+"""The backends with the stricter aims."""
 
 
 def main() -> None:
     arguments = parsed()
-    results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
-    if RESULTS.exists() and arguments.only:
-        results |= json.loads(RESULTS.read_text())
-    with ExitStack() as stack:
-        servers = {
-            store: stack.enter_context(SERVERS[store]()) for store in arguments.stores if store in SERVERS
-        }
-        for name in arguments.only or MEASURED:
-            results[name] = {
-                store: MEASURED[name](arguments, lambda store=store: fresh(store, servers.get(store)), store)
-                for store in arguments.stores
-            }
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1))
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() and arguments.parts else {}
+    results |= {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
+    RESULTS.parent.mkdir(exist_ok=True)
+    for store in arguments.stores:
+        # One server at a time: those that are not asked take their share of the processors, too.
+        with SERVERS[store]() if store in SERVERS else nullcontext() as server:
+            for name in arguments.only:
+                measured = MEASURED[name](arguments, partial(fresh, store, server), store)
+                if measured:
+                    results.setdefault(name, {})[store] = measured
+                    RESULTS.write_text(json.dumps(results, indent=1))
     text = report.written(results)
     print(text)
     if arguments.write:
         report.put_into(ROOT / "docs" / "performance.md", text)
+        draw(RESULTS, ROOT / "docs" / "images")
 
 
 def parsed() -> argparse.Namespace:
@@ -90,7 +99,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=MEASURED, help="these measurements; the rest stays as it was"
     )
-    parser.add_argument("--stores", nargs="+", choices=STORES, default=["postgres", "sqlite"])
+    parser.add_argument(
+        "--stores", nargs="+", choices=STORES, help="these backends; the rest stays as it was"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--repeats", type=int, default=5, help="interleaved rounds, of which medians are quoted"
@@ -98,6 +109,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--scales", nargs="+", type=int, default=list(SCALES))
     parser.add_argument("--no-write", dest="write", action="store_false", help="print the table only")
     arguments = parser.parse_args()
+    arguments.parts = arguments.only or arguments.stores
+    arguments.only, arguments.stores = arguments.only or list(MEASURED), arguments.stores or list(STORES)
     if arguments.short:
         arguments.repeats, arguments.write, arguments.scales = 1, False, [10_000, 100_000]
     return arguments
@@ -108,17 +121,72 @@ Opens = Callable[[], Any]
 
 def drain(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
     """Rounds of ours and theirs in turn, so that a slow minute of the machine slows both."""
+    return _drained(arguments, opens, store, "cron")
+
+
+def intervals(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """The same with intervals, which upstream's Redis does in fewer steps than expressions."""
+    return _drained(arguments, opens, store, "interval") if store == "redis" else {}
+
+
+def _drained(arguments: argparse.Namespace, opens: Opens, store: str, kind: str) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in arguments.sides}
     for number in range(arguments.repeats):
         for side in arguments.sides:
             due = DRAINED[side][store] // (10 if arguments.short else 1)
             with opens() as place:
                 result = drive(
-                    side, "drain", *place.arguments(), "--number", due, "--rate", POPULATING_RATES[side][store]
+                    side, "drain", *place.arguments(), "--number", due, "--kind", kind,
+                    "--rate", POPULATING_RATES[side][store],
                 )  # fmt: skip
-                told(f"drain {store} {side} round {number + 1}: {result['rate']:,.0f}/s")
+                told(f"drain of {kind}s {store} {side} round {number + 1}: {result['rate']:,.0f}/s")
             rounds[side].append(result)
     return {side: medians(results) for side, results in rounds.items()} | {"rounds": rounds}
+
+
+def steps(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """Where the time of a drain goes, by samples."""
+    runs = min(STEPS_RUNS, DRAINED["ours"][store] * 3) // (10 if arguments.short else 1)
+    with opens() as place:
+        result = drive(
+            "ours", "drain", *place.arguments(), "--number", runs, "--rate", POPULATING_RATES["ours"][store],
+            "--steps",
+        )  # fmt: skip
+    told(f"steps {store}: {result['steps']}")
+    return result
+
+
+def processes(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """The same drain by ever more worker processes."""
+    results: dict[str, Any] = {}
+    number = DRAINED["ours"][store] // (10 if arguments.short else 1)
+    for count in PROCESSES:
+        rounds = []
+        for _ in range(min(3, arguments.repeats)):
+            with opens() as place, ThreadPoolExecutor(count) as threads:
+                common = (*place.arguments(), "--number", number)
+                seeded = drive("ours", "seed", *common, "--rate", POPULATING_RATES["ours"][store])
+                work = ("ours", "work", *common, "--due", seeded["due"])
+                rounds.append(added_up(list(threads.map(lambda _, work=work: drive(*work), range(count)))))
+        results[str(count)] = medians(rounds)
+        told(f"processes {store} {count}: {results[str(count)]}")
+    return results
+
+
+def added_up(shares: list[dict[str, Any]]) -> dict[str, float]:
+    """Add up what several processes have done of one drain."""
+    runs = sum(share["runs"] for share in shares)
+    seconds = max(share["last"] for share in shares) - min(
+        share["first"] for share in shares if share["runs"]
+    )
+    return {
+        "runs": runs,
+        "rate": (runs - 1) / seconds,
+        "worker_cpu_us": sum(share["worker_cpu"] for share in shares) / runs * 1e6,
+        # All have looked at the same server for much the same time.
+        "server_core_percent": max(share["server_cpu"] for share in shares) / seconds * 100,
+        "least_share_percent": min(share["runs"] for share in shares) / runs * 100,
+    }
 
 
 def populate(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
@@ -143,6 +211,20 @@ def latency(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str
                 )
                 told(f"latency {store} {side} round {number + 1}: p99 {rounds[side][-1]['p99_ms']:.1f} ms")
     return {side: medians(results) for side, results in rounds.items()}
+
+
+def latency_many(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """The same at 2,000 runs a second."""
+    if store not in NOTIFYING:
+        return {}
+    rounds = []
+    for number in range(arguments.repeats):
+        with opens() as place:
+            runs = LATENCY_INSTANCES_MANY // (10 if arguments.short else 1)
+            rate = POPULATING_RATES["ours"][store]
+            rounds.append(drive("ours", "latency", *place.arguments(), "--number", runs, "--rate", rate))
+            told(f"latency of many {store} round {number + 1}: p99 {rounds[-1]['p99_ms']:.1f} ms")
+    return {"ours": medians(rounds)}
 
 
 def idle(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
@@ -192,7 +274,7 @@ def scale(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, 
     results: dict[str, Any] = {}
     for size in arguments.scales:
         rounds = []
-        for _ in range(min(3, arguments.repeats)):
+        for _ in range(1 if size >= SCALE_ONCE else min(3, arguments.repeats)):
             with opens() as place:
                 rounds.append(
                     drive(
@@ -216,8 +298,12 @@ def memory(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str,
 
 MEASURED = {
     "drain": drain,
+    "intervals": intervals,
+    "steps": steps,
+    "processes": processes,
     "populate": populate,
     "latency": latency,
+    "latency_many": latency_many,
     "idle": idle,
     "statements": statements,
     "scale": scale,

@@ -13,10 +13,14 @@ import datetime
 import gc
 import json
 import os
+import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import uvloop
@@ -27,6 +31,13 @@ from pyncette import Context, Pyncette
 ZONE = "Europe/Dublin"
 SPREAD_SECONDS = 20
 SETTLE_SECONDS_MAX = 120
+LEASE = datetime.timedelta(seconds=300)
+INTERVAL_SECONDS_MIN = 15
+"""Longer than the drain takes: what was run must not be due again before it is over."""
+START_SECONDS = 8
+"""From the end of populating until instances are due: processes start meanwhile."""
+QUIET_SECONDS = 2
+"""Without a run after so long, nothing is left."""
 AT_ONCE = 50
 """Calls of `schedule_task` under way at once, where there is no bulk call."""
 SCATTERING = 0x9E3779B97F4A7C15
@@ -54,7 +65,16 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--rate", type=float, default=500, help="instances a second that populating surely reaches"
     )
+    parser.add_argument(
+        "--kind", choices=["cron", "interval"], default="cron", help="the schedule of what is drained"
+    )
+    parser.add_argument(
+        "--due", type=float, help="when what `seed` has scheduled is due, in seconds since the epoch"
+    )
     parser.add_argument("--at-once", type=int, default=500, help="both concurrency_limit and batch_size")
+    parser.add_argument(
+        "--steps", action="store_true", help="sample where the time of the drain goes (ours only)"
+    )
     parser.add_argument("--server-pid", type=int, help="the first process of the server, to count its CPU")
     return parser.parse_args()
 
@@ -68,7 +88,7 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
     done = asyncio.Event()
     app = opened(arguments)
 
-    @app.dynamic_task(lease_duration=datetime.timedelta(seconds=300))
+    @app.dynamic_task(lease_duration=LEASE)
     async def tick(context: Context) -> None:
         calls.append(time.perf_counter())
         if len(calls) >= arguments.number:
@@ -76,18 +96,9 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
 
     async with app.create() as context:
         total = arguments.number + arguments.beside
-        due = soon(2 + total / arguments.rate)
-        every = max(1, total // arguments.number)
-        later = due + datetime.timedelta(days=40)
-        items = (
-            (
-                name_of(index),
-                cron_at(due if index % every == 0 and index // every < arguments.number else later),
-            )
-            for index in range(total)
-        )
+        due = soon((2 if arguments.kind == "cron" else INTERVAL_SECONDS_MIN) + total / arguments.rate)
         began = time.perf_counter()
-        await schedule(context, tick, items)
+        await schedule(context, tick, due_and_others(arguments, due))
         populated = time.perf_counter() - began
         left = (due - now()).total_seconds()
         if left < 0.5:
@@ -98,7 +109,8 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         running = asyncio.create_task(context.run())
         await asyncio.sleep(max(0, (due - now()).total_seconds()))
         before = cpu(arguments.server_pid)
-        await asyncio.wait_for(done.wait(), 600)
+        with Sampler(active=arguments.steps) as sampler:
+            await asyncio.wait_for(done.wait(), 600)
         context.shutdown()
         await running
         after = cpu(arguments.server_pid)
@@ -110,6 +122,65 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         "server_cpu_us": (after[1] - before[1]) / len(calls) * 1e6,
         "populate_rate": total / populated,
         "rss_mib": peak_rss_mib(),
+        **sampler.result(),
+    }
+
+
+def due_and_others(
+    arguments: argparse.Namespace, due: datetime.datetime
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the instances that are due at *due*, evenly among those beside them, which are due in weeks."""
+    total = arguments.number + arguments.beside
+    every = max(1, total // arguments.number)
+    later = cron_at(due + datetime.timedelta(days=40))
+    then = cron_at(due)
+    for index in range(total):
+        if index % every or index // every >= arguments.number:
+            yield name_of(index), later
+        elif arguments.kind == "cron":
+            yield name_of(index), then
+        else:
+            yield name_of(index), {"interval": due - now()}
+
+
+async def seed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Schedule instances that are all due in the same second, for several processes of `work`."""
+    app = opened(arguments)
+
+    @app.dynamic_task(lease_duration=LEASE)
+    async def tick(context: Context) -> None: ...
+
+    async with app.create() as context:
+        due = soon(START_SECONDS + arguments.number / arguments.rate)
+        await schedule(context, tick, due_and_others(arguments, due))
+    return {"due": due.timestamp()}
+
+
+async def work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run, beside other processes that do the same, what is due, until nothing is left: who did what is for all to add up."""
+    calls: list[float] = []
+    app = opened(arguments)
+
+    @app.dynamic_task(lease_duration=LEASE)
+    async def tick(context: Context) -> None:
+        calls.append(time.time())
+
+    async with app.create() as context:
+        await asyncio.sleep(arguments.due - time.time() - 0.4)
+        running = asyncio.create_task(context.run())
+        await asyncio.sleep(max(0, arguments.due - time.time()))
+        before = cpu(arguments.server_pid)
+        while time.time() - max([arguments.due, *calls[-1:]]) < QUIET_SECONDS:  # noqa: ASYNC110 - other processes tell nothing
+            await asyncio.sleep(0.1)
+        after = cpu(arguments.server_pid)
+        context.shutdown()
+        await running
+    return {
+        "runs": len(calls),
+        "first": min(calls, default=0),
+        "last": max(calls, default=0),
+        "worker_cpu": after[0] - before[0],
+        "server_cpu": after[1] - before[1],
     }
 
 
@@ -220,7 +291,15 @@ async def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"early_mib": readings[0], "late_mib": readings[1]}
 
 
-MEASUREMENTS = {"drain": drain, "populate": populate, "latency": latency, "idle": idle, "memory": memory}
+MEASUREMENTS = {
+    "drain": drain,
+    "seed": seed,
+    "work": work,
+    "populate": populate,
+    "latency": latency,
+    "idle": idle,
+    "memory": memory,
+}
 
 
 # --- What they share -------------------------------------------------------------------------------------------------
@@ -323,6 +402,61 @@ def server_cpu(first: int) -> float:
         elif parent == first:
             ticks += sum(map(int, fields[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+STEPS = (
+    ("handler", "benchmarks/driver.py", "tick"),
+    ("decode", "store/codec.py", "decode"),
+    ("decode", "rows.py", "claimed_records"),
+    ("encode", "store/codec.py", "encode"),
+    ("encode", "rows.py", ""),
+    ("rule", "pyncette/core/", ""),
+    ("task", "worker/run.py", ""),
+    ("task", "worker/occurrence.py", ""),
+    ("task", "pyncette/registration.py", ""),
+    ("claim", "pyncette/store/", "claim"),
+    ("claim", "worker/poll.py", ""),
+    ("complete", "pyncette/store/", "swap"),
+    ("complete", "pyncette/store/", "_swap"),
+    ("complete", "pyncette/ledger.py", ""),
+    ("complete", "worker/outbox.py", ""),
+)
+"""Which part of a file's path and of a function's name mean which step; the innermost frame that means one decides."""
+
+SAMPLE_SECONDS = 0.002
+
+
+class Sampler:
+    """Notes at which step the process is, each few milliseconds of its CPU."""
+
+    def __init__(self, *, active: bool) -> None:
+        self._active = active
+        self._counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        if self._active:
+            signal.signal(signal.SIGPROF, self._note)
+            signal.setitimer(signal.ITIMER_PROF, SAMPLE_SECONDS, SAMPLE_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def result(self) -> dict[str, Any]:
+        """Return the share of each step, if there was anything to note."""
+        total = self._counts.total()
+        return {"steps": {step: count / total for step, count in self._counts.items()}} if total else {}
+
+    def _note(self, _: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            code = frame.f_code
+            for step, path, name in STEPS:
+                if path in code.co_filename and code.co_name.startswith(name):
+                    self._counts[step] += 1
+                    return
+            frame = frame.f_back
+        self._counts["event loop"] += 1
 
 
 def rss_mib() -> float:

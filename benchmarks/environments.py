@@ -1,4 +1,4 @@
-"""The two environments that are compared: this checkout, and the released upstream package in one of its own."""
+"""The environments that are compared: this checkout, and others each in one of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = ROOT / ".tools" / "bin" / "uv"
-UPSTREAM = ROOT / ".cache" / "upstream"
-PINNED = ROOT / "requirements" / "upstream.txt"
 DRIVER = ROOT / "benchmarks" / "driver.py"
 
 SIDES = ("ours", "upstream")
@@ -22,19 +20,29 @@ SIDES = ("ours", "upstream")
 
 def python_of(side: str) -> Path:
     """Where the Python of *side* is; upstream's environment is made when it is first asked for."""
-    if side == "ours":
-        return Path(sys.executable)
-    mark = UPSTREAM / f"made-from-{hashlib.sha256(PINNED.read_bytes()).hexdigest()[:16]}"
+    return Path(sys.executable) if side == "ours" else environment("upstream")
+
+
+def environment(name: str) -> Path:
+    """Return the Python of an environment with what requirements/*name*.txt pins; it is made when it is first asked for."""
+    pinned, folder = ROOT / "requirements" / f"{name}.txt", ROOT / ".cache" / name
+    mark = folder / f"made-from-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:16]}"
+    python = folder / "bin" / "python"
     if not mark.exists():
-        print("making the environment of the upstream package …", file=sys.stderr, flush=True)
-        subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, UPSTREAM], check=True)
-        python = UPSTREAM / "bin" / "python"
+        print(f"making the environment {name} …", file=sys.stderr, flush=True)
+        subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
         subprocess.run(
-            [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", PINNED],
+            [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", pinned],
             check=True,
         )
         mark.touch()
-    return UPSTREAM / "bin" / "python"
+    return python
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Draw *results* as SVG files in *folder*."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run([environment("plots"), ROOT / "benchmarks" / "plots.py", results, folder], check=True)
 
 
 def drive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ NAMES = {
     "dynamodb": "DynamoDB Local",
     "sqlite": "SQLite",
 }
+
+
+SIDES = {"ours": "this package", "upstream": "pyncette 1.1.0"}
+
+STEPS = ("claim", "decode", "rule", "task", "handler", "encode", "complete", "event loop")
 
 
 def put_into(page: Path, text: str, begin: str = BEGIN) -> None:
@@ -38,42 +43,45 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
         f"{machine['python']}, the server on the same cores. Medians of {results['repeats']} interleaved rounds."
     )
     yield ""
-    if "drain" in results:
-        yield from _drain(results)
-    if "populate" in results:
-        yield from _populate(results["populate"])
-    if "latency" in results:
-        yield from _latency(results["latency"])
-    if "idle" in results:
-        yield from _idle(results["idle"])
-    if "scale" in results:
-        yield from _scale(results["scale"])
-    if "memory" in results:
-        yield from _memory(results["memory"])
+    for name, section in SECTIONS.items():
+        if name in results:
+            stores = sorted(results[name].items(), key=lambda item: list(NAMES).index(item[0]))
+            yield from section(dict(stores), results)
 
 
-def _drain(results: dict[str, Any]) -> Iterator[str]:
+def _drain(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
     yield "### Drain"
     yield ""
     yield "Instances with a cron in a time zone that are all due in the same second; handlers that do nothing."
     yield ""
+    yield from _drained(stores, results.get("statements", {}))
+
+
+def _intervals(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+    yield "The same with intervals, for which upstream's Redis needs fewer steps than for expressions:"
+    yield ""
+    yield from _drained(stores, {})
+
+
+def _drained(stores: dict[str, Any], statements: dict[str, Any]) -> Iterator[str]:
     rows = []
-    for store, sides in results["drain"].items():
-        for side, label in (("ours", "this package"), ("upstream", "pyncette 1.1.0")):
+    for store, sides in stores.items():
+        for side, label in SIDES.items():
             if side not in sides:
                 continue
             figures = sides[side]
-            ratio = f"{figures['rate'] / sides['upstream']['rate']:.0f}×" if "upstream" in sides else ""
-            statements = results.get("statements", {}).get(store, {}).get(side, {}).get("statements_a_run")
+            counted = statements.get(store, {}).get(side, {}).get("statements_a_run")
+            server = figures["server_cpu_us"]
             rows.append(
                 (
                     NAMES[store],
                     label,
                     f"{figures['rate']:,.0f}",
-                    ratio,
+                    _ratio(sides, side),
                     f"{figures['worker_cpu_us']:,.0f}",
-                    f"{figures['server_cpu_us']:,.0f}" if store != "sqlite" else "–",
-                    "–" if statements is None else f"{statements:.3g}",
+                    f"{server:,.0f}" if store != "sqlite" else "–",
+                    f"{figures['rate'] * server / 10_000:.0f} %" if store != "sqlite" else "–",
+                    "–" if counted is None else f"{counted:.2g}",
                 )
             )
     head = (
@@ -83,59 +91,120 @@ def _drain(results: dict[str, Any]) -> Iterator[str]:
         "ratio",
         "worker CPU, µs a run",
         "server CPU, µs a run",
+        "server, of a core",
         "statements a run",
     )
     yield from table(head, rows)
 
 
-def _populate(results: dict[str, Any]) -> Iterator[str]:
+def _ratio(sides: dict[str, Any], side: str) -> str:
+    return f"{sides[side]['rate'] / sides['upstream']['rate']:.3g}×" if "upstream" in sides else ""
+
+
+def _steps(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+    yield "### Where the time goes"
+    yield ""
+    yield (
+        "CPU of a run in the drain above, in µs. The worker was asked each few milliseconds of its CPU where it is: *claim* asks for what is due and plans "
+        "how much to ask for; *decode* reads records; *rule* decides what is to run, and what is due next; *task* starts and ends the handler; *encode* "
+        "and *complete* write what became of it. The last column is the server's."
+    )
+    yield ""
+    rows = [
+        (
+            NAMES[store],
+            "",
+            *(f"{figures['steps'].get(step, 0) * figures['worker_cpu_us']:.1f}" for step in STEPS),
+            f"{figures['worker_cpu_us']:.1f}",
+            f"{figures['server_cpu_us']:.1f}" if store != "sqlite" else "–",
+        )
+        for store, figures in stores.items()
+    ]
+    yield from table(("backend", "", *STEPS, "worker", "server"), rows)
+
+
+def _processes(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+    yield "### Several workers"
+    yield ""
+    yield "The same drain by one, two and four worker processes, which share the machine's cores with the server."
+    yield ""
+    rows = [
+        (
+            NAMES[store],
+            count,
+            f"{figures['rate']:,.0f}",
+            f"{figures['rate'] / counts['1']['rate']:.2f}×",
+            f"{figures['worker_cpu_us']:,.0f}",
+            f"{figures['server_core_percent']:.0f} %" if store != "sqlite" else "–",
+            f"{figures['least_share_percent']:.0f} %",
+        )
+        for store, counts in stores.items()
+        for count, figures in counts.items()
+    ]
+    head = (
+        "backend",
+        "workers",
+        "runs/s",
+        "ratio",
+        "CPU of workers, µs a run",
+        "server, of a core",
+        "least share of a worker",
+    )
+    yield from table(head, rows)
+
+
+def _populate(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Scheduling in bulk"
-    yield ""
-    rows = []
-    for store, sides in results.items():
-        ratio = f"{sides['ours']['rate'] / sides['upstream']['rate']:.0f}×" if "upstream" in sides else ""
-        for side, label in (("ours", "this package"), ("upstream", "pyncette 1.1.0")):
-            if side in sides:
-                rows.append(
-                    (
-                        NAMES[store],
-                        label,
-                        f"{sides[side]['rate']:,.0f}",
-                        ratio if side == "ours" else "1×",
-                        f"{sides[side]['worker_cpu_us']:,.0f}",
-                    )
-                )
-    yield from table(("backend", "", "instances/s", "ratio", "worker CPU, µs each"), rows)
-
-
-def _latency(results: dict[str, Any]) -> Iterator[str]:
-    yield "### Start minus due"
-    yield ""
-    yield "2,000 one-offs spread evenly over 20 s; milliseconds from the due time to the first line of the handler."
     yield ""
     rows = [
         (
             NAMES[store],
             label,
+            f"{sides[side]['rate']:,.0f}",
+            _ratio(sides, side),
+            f"{sides[side]['worker_cpu_us']:,.0f}",
+            f"{sides[side]['server_cpu_us']:,.0f}" if store != "sqlite" else "–",
+        )
+        for store, sides in stores.items()
+        for side, label in SIDES.items()
+        if side in sides
+    ]
+    yield from table(
+        ("backend", "", "instances/s", "ratio", "client CPU, µs each", "server CPU, µs each"), rows
+    )
+
+
+def _latency(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
+    yield "### Start minus due"
+    yield ""
+    yield "One-offs spread evenly over 20 s; milliseconds from the due time to the first line of the handler."
+    yield ""
+    measured = [("100", stores), ("2,000", results.get("latency_many", {}))]
+    rows = [
+        (
+            NAMES[store],
+            label,
+            rate,
             f"{sides[side]['p50_ms']:.1f}",
             f"{sides[side]['p99_ms']:.1f}",
             f"{sides[side]['max_ms']:.1f}",
         )
-        for store, sides in results.items()
-        for side, label in (("ours", "this package"), ("upstream", "pyncette 1.1.0"))
+        for rate, of_rate in measured
+        for store, sides in of_rate.items()
+        for side, label in SIDES.items()
         if side in sides
     ]
-    yield from table(("backend", "", "p50", "p99", "max"), rows)
+    yield from table(("backend", "", "runs/s", "p50", "p99", "max"), rows)
 
 
-def _idle(results: dict[str, Any]) -> Iterator[str]:
+def _idle(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Idle"
     yield ""
     yield "One worker, all instances due in weeks, 30 s."
     yield ""
     rows = []
-    for store, sides in results.items():
-        for side, label in (("ours", "this package"), ("upstream", "pyncette 1.1.0")):
+    for store, sides in stores.items():
+        for side, label in SIDES.items():
             if side not in sides:
                 continue
             figures = sides[side]
@@ -155,13 +224,13 @@ def _idle(results: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _scale(results: dict[str, Any]) -> Iterator[str]:
+def _scale(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Among ever more instances"
     yield ""
     yield "10,000 due ones, evenly among those that are not."
     yield ""
     rows = []
-    for store, sizes in results.items():
+    for store, sizes in stores.items():
         for size, figures in sizes.items():
             cost = figures["worker_cpu_us"] + figures["server_cpu_us"]
             rows.append(
@@ -178,14 +247,27 @@ def _scale(results: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _memory(results: dict[str, Any]) -> Iterator[str]:
+def _memory(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Memory of a worker"
     yield ""
     rows = [
         (NAMES[store], f"{figures['early_mib']:.0f}", f"{figures['late_mib']:.0f}")
-        for store, figures in results.items()
+        for store, figures in stores.items()
     ]
     yield from table(("backend", "MiB after 100,000 runs", "MiB after 1,000,000"), rows)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Iterator[str]]] = {
+    "drain": _drain,
+    "intervals": _intervals,
+    "steps": _steps,
+    "processes": _processes,
+    "populate": _populate,
+    "latency": _latency,
+    "idle": _idle,
+    "scale": _scale,
+    "memory": _memory,
+}
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -13,6 +13,7 @@ SOURCES = {
     "uv.txt": ["requirements/uv.in"],
     "dev.txt": ["pyproject.toml", "--all-extras", "requirements/dev.in"],
     "upstream.txt": ["requirements/upstream.in"],
+    "plots.txt": ["requirements/plots.in"],
     "build.txt": ["requirements/build.in", "--constraints", "requirements/dev.txt"],
     "runtime.txt": ["pyproject.toml", "--all-extras", "--constraints", "requirements/dev.txt"],
 }
