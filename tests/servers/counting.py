@@ -55,8 +55,8 @@ Protocol = Callable[[asyncio.StreamReader, Tally], Awaitable[None]]
 class CountingProxy(Proxy):
     """A proxy that changes nothing, and understands what clients send through it."""
 
-    def __init__(self, port: int, protocol: Protocol) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, protocol: Protocol, host: str = "127.0.0.1") -> None:
+        super().__init__(port, host)
         self._protocol = protocol
         self._tally = Tally()
         self._readers: WeakKeyDictionary[Link, asyncio.StreamReader] = WeakKeyDictionary()

@@ -37,7 +37,8 @@ from tests.servers.counting import (
 
 HOUR = datetime.timedelta(hours=1)
 
-ZONE = ZoneInfo("Europe/Dublin")
+ZONE = ZoneInfo("Asia/Kolkata")
+"""Its clocks do not change, so what is due half an hour ago is due once, on each day of the year."""
 
 
 class Cost(NamedTuple):
@@ -187,10 +188,11 @@ class Counted(NamedTuple):
 @contextmanager
 def listened_in(url: str, at: str, protocol: Protocol) -> Iterator[tuple[str, Callable[[], Tally]]]:
     """Return *url* by way of a proxy to the server that is *at* another URL, and what counts there."""
-    port = urlsplit(at).port
-    assert port is not None
-    with CountingProxy(port, protocol) as proxy:
-        yield proxy.url_of(url), proxy.tally
+    server = urlsplit(at)
+    assert server.hostname is not None
+    assert server.port is not None
+    with CountingProxy(server.port, protocol, server.hostname) as proxy:
+        yield url.replace(f"{server.hostname}:{server.port}", f"127.0.0.1:{proxy.port}"), proxy.tally
 
 
 @pytest.fixture
