@@ -22,10 +22,8 @@ from tests.servers import (
     open_postgres,
     open_redis,
 )
+from tests.servers.counting import commands_of
 from tests.servers.dynamodb import credentials
-
-SENT = ("eval", "evalsha", "publish", "sadd", "smembers", "ping")
-"""Commands of Redis that no script calls: what else is counted, scripts may have called."""
 
 Server = OwnPostgres | OwnMysql | OwnRedis | OwnDynamoDb
 
@@ -47,8 +45,7 @@ class Place(NamedTuple):
         if self.server is None or isinstance(self.server, OwnDynamoDb):
             return None
         if isinstance(self.server, OwnRedis):
-            told = self.server.execute("INFO", "commandstats")
-            return sum(told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in SENT)
+            return commands_of([self.server]).round_trips
         if isinstance(self.server, OwnMysql):
             ((_, questions),) = self.server.execute("SHOW GLOBAL STATUS LIKE 'Questions'")
             return int(questions)

@@ -105,6 +105,9 @@ class Proxy:
         """
         self._call(self._tear(lengths))
 
+    def heard(self, link: Link, chunk: bytes) -> None:
+        """Is told of each piece of a request before the server is, on the proxy's own thread: for those who listen in."""
+
     # --- Inside --------------------------------------------------------------------------------------------------
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -177,6 +180,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
                 await self._passing.wait()
+                self.heard(link, chunk)
                 link.server.write(chunk)
                 await link.server.drain()
 
