@@ -61,7 +61,7 @@ def test_the_quick_start_of_the_readme_goes_as_it_says_command_by_command(
 
     shell.run(asked)
     shell.run(ran)
-    assert re.search(r"Outcome: +succeeded", shell.run(described))
+    assert re.search(r"Outcome: +Succeeded", shell.run(described))
 
     for command in cleaning:
         shell.run(command)
