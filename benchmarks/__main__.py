@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import peers, report
 from benchmarks.environments import ROOT, SIDES, drive
+from benchmarks.peers.known import beside
 from benchmarks.stores import SERVERS, Place, fresh
 
 STORES = (*SERVERS, "sqlite")
@@ -65,6 +66,8 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
     if RESULTS.exists() and arguments.only:
         results |= json.loads(RESULTS.read_text())
+    if "peers" in (arguments.only or MEASURED):
+        peers.prepare(arguments.stores)
     with ExitStack() as stack:
         servers = {
             store: stack.enter_context(SERVERS[store]()) for store in arguments.stores if store in SERVERS
@@ -214,6 +217,29 @@ def memory(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str,
     return result
 
 
+def beside_peers(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """Rounds of ours and of what a user may pick instead, on the same server."""
+    share = 0.1 if arguments.short else 1.0
+    due = {"drain": int(DRAINED["ours"][store] * share), "latency": LATENCY_INSTANCES}
+
+    def ours(measurement: str) -> dict[str, Any]:
+        with opens() as place:
+            rate = POPULATING_RATES["ours"][store]
+            return drive(
+                "ours", measurement, *place.arguments(), "--number", due[measurement], "--rate", rate
+            )
+
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    # Where there is nobody to compare with, ours is measured by the others already.
+    for number in range(arguments.repeats if beside(store) else 0):
+        for name, result in peers.one_round(store, opens, ours, share=share):
+            rounds.setdefault(name, []).append(result)
+            told(
+                f"peers {store} {name} round {number + 1}: {result['rate']:,.0f}/s, p99 {result['p99_ms']:.1f} ms"
+            )
+    return {name: medians(results) for name, results in rounds.items()}
+
+
 MEASURED = {
     "drain": drain,
     "populate": populate,
@@ -222,6 +248,7 @@ MEASURED = {
     "statements": statements,
     "scale": scale,
     "memory": memory,
+    "peers": beside_peers,
 }
 
 

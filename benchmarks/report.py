@@ -50,6 +50,11 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
         yield from _scale(results["scale"])
     if "memory" in results:
         yield from _memory(results["memory"])
+    if "peers" in results:
+        # Late, since it takes table() from here.
+        from benchmarks.peers.report import compared
+
+        yield from compared(results["peers"])
 
 
 def _drain(results: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,8 @@ SOURCES = {
     "uv.txt": ["requirements/uv.in"],
     "dev.txt": ["pyproject.toml", "--all-extras", "requirements/dev.in"],
     "upstream.txt": ["requirements/upstream.in"],
+    "peers.txt": ["requirements/peers.in"],
+    "peers-arq.txt": ["requirements/peers-arq.in"],
     "build.txt": ["requirements/build.in", "--constraints", "requirements/dev.txt"],
     "runtime.txt": ["pyproject.toml", "--all-extras", "--constraints", "requirements/dev.txt"],
 }
