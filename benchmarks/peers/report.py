@@ -22,7 +22,7 @@ def compared(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         "What a user may pick instead, in the same run and on the same server: jobs that do nothing, one worker process, and the "
         "settings that the documents of each recommend for speed. Drained are jobs that are all due at one instant, timed from it "
         "to the last handler; ours are occurrences of a cron in a time zone, whose next one is written too, theirs are one-offs. "
-        "Start minus due is that of 2,000 one-offs over 20 s. The CPU is counted from when the worker begins to look for work."
+        "Start minus due is that of 2,000 one-offs over 20 s. CPU is counted from when a worker begins to look for work, what it takes before the due instant included; ours from that instant."
     )
     yield ""
     for store, figures in measured.items():
