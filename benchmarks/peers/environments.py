@@ -71,7 +71,8 @@ def river_program() -> Command:
         go = _found(
             "go", "River", "Go (https://go.dev/doc/install), in the version that go.mod names or later"
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         subprocess.run(
             [go, "build", "-mod=readonly", "-trimpath", "-o", folder / "river", "."],
             check=True,
@@ -80,6 +81,30 @@ def river_program() -> Command:
         )
         _mark(folder, *inputs)
     return [folder / "river"]
+
+
+def db_scheduler_program() -> Command:
+    """Return what starts db-scheduler's program, which is compiled first."""
+    sources = PROGRAMS / "db_scheduler"
+    folder = MADE / "db_scheduler"
+    inputs = [sources / "DbSchedulerPeer.java", sources / "pom.xml"]
+    libraries = folder / "libraries"
+    if _stale(folder, *inputs):
+        brings = (
+            "a JDK of 17 or later, and Maven (Debian, Ubuntu: apt-get install default-jdk-headless maven)"
+        )
+        javac, mvn = (_found(program, "db-scheduler", brings) for program in ("javac", "mvn"))
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(
+            [mvn, "--quiet", "--batch-mode", "--file", sources / "pom.xml", "dependency:copy-dependencies",
+             f"-DoutputDirectory={libraries}"],
+            check=True,
+            stdout=sys.stderr,
+        )  # fmt: skip
+        subprocess.run([javac, "-cp", f"{libraries}/*", "-d", folder, inputs[0]], check=True)
+        _mark(folder, *inputs)
+    java = _found("java", "db-scheduler", "a JDK of 17 or later")
+    return [java, "-cp", f"{libraries}/*{os.pathsep}{folder}", "DbSchedulerPeer"]
 
 
 def _stale(folder: Path, *inputs: Path) -> bool:

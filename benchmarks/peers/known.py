@@ -6,7 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks.peers.environments import Command, node_program, python_program, river_program
+from benchmarks.peers.environments import (
+    Command,
+    db_scheduler_program,
+    node_program,
+    python_program,
+    river_program,
+)
 
 
 class Peer(NamedTuple):
@@ -82,6 +88,23 @@ PEERS = (
             "no: rescued after an hour",
             "runs again after an hour",
             "yes, for a day",
+            "yes",
+        ),
+    ),
+    Peer(
+        "db-scheduler",
+        "16.12.0",
+        "postgres",
+        "20 threads, `pollUsingLockAndFetch(4.0, 20.0)`, polling each 10 ms (10 s as it comes), `reWriteBatchedInserts`",
+        "https://github.com/kagkarlsson/db-scheduler/blob/master/docs/performance.md",
+        db_scheduler_program,
+        drained=25_000,
+        scheduled_a_second=4_000,
+        keeps=(
+            "yes, where the program keeps the schedule with its data",
+            "yes: a heartbeat each 5 min",
+            "another worker takes over after 6 missed heartbeats, 30 min",
+            "no: of what recurs, the last success and failure",
             "yes",
         ),
     ),

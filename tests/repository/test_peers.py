@@ -16,6 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = environments.PROGRAMS
 PACKAGES = json.loads((PROGRAMS / "node" / "package.json").read_text())["dependencies"]
 MODULES = dict(re.findall(r"^\t(\S+) v(\S+)$", (PROGRAMS / "river" / "go.mod").read_text(), re.MULTILINE))
+LIBRARIES = {
+    f"{group}:{artifact}": version
+    for group, artifact, version in re.findall(
+        r"<dependency>\s*<groupId>(.+)</groupId>\s*<artifactId>(.+)</artifactId>\s*<version>(.+)</version>",
+        (PROGRAMS / "db_scheduler" / "pom.xml").read_text(),
+    )
+}
 ASKED_FOR = "".join((ROOT / "requirements" / f"{name}.in").read_text() for name in ("peers", "peers-arq"))
 DISTRIBUTIONS = re.findall(r"^([a-z]+)(?:\[.*\])?(?:==(.+))?$", ASKED_FOR, re.MULTILINE)
 
@@ -23,14 +30,17 @@ DISTRIBUTIONS = re.findall(r"^([a-z]+)(?:\[.*\])?(?:==(.+))?$", ASKED_FOR, re.MU
 def test_the_version_that_a_peer_is_shown_with_is_the_one_that_runs():
     pinned = {name.lower(): version for name, version in (*PACKAGES.items(), *DISTRIBUTIONS)}
     pinned["river"] = MODULES["github.com/riverqueue/river"]
+    pinned["db-scheduler"] = LIBRARIES["com.github.kagkarlsson:db-scheduler"]
 
     shown = {re.split(r"[ ,]", peer.name)[0].lower(): peer.version for peer in PEERS}
 
     assert shown == {name: pinned[name] for name in shown}
 
 
-def test_packages_of_node_are_pinned_exactly():
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in PACKAGES.values())
+def test_what_has_no_hashes_is_pinned_exactly():
+    versions = [*PACKAGES.values(), *LIBRARIES.values()]
+
+    assert [version for version in versions if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []
 
 
 def test_each_dependency_of_a_peer_has_its_reason_and_no_other_is_named():
@@ -39,7 +49,7 @@ def test_each_dependency_of_a_peer_has_its_reason_and_no_other_is_named():
         name for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:] for name in row.split(", ")
     }
 
-    assert named == {*PACKAGES, *MODULES, *(name for name, _ in DISTRIBUTIONS)}
+    assert named == {*PACKAGES, *MODULES, *LIBRARIES, *(name for name, _ in DISTRIBUTIONS)}
 
 
 def test_of_each_peer_is_said_what_it_keeps():
@@ -81,6 +91,7 @@ def test_the_report_sets_each_peer_of_a_store_beside_ours():
     [
         (lambda: environments.node_program("bullmq.mjs"), "apt-get install"),
         (environments.river_program, "go.dev"),
+        (environments.db_scheduler_program, "maven"),
     ],
 )
 def test_a_tool_that_is_missing_is_an_error_that_says_what_brings_it(program, brings, monkeypatch, tmp_path):
