@@ -125,8 +125,6 @@ async def test_a_kind_without_its_crd_is_no_missing_object(own_apiserver):
             await api.get(TASKS, ObjectName("default", "report"))
         with pytest.raises(NoSuchKindError):
             [page async for page in api.list(TASKS, None)]
-        with pytest.raises(NoSuchKindError):
-            await api.delete(TASKS, ObjectName("default", "report"), "any")
 
         await do(own_apiserver.stop)
         with pytest.raises(ApiUnavailableError):
@@ -256,22 +254,6 @@ async def test_a_field_of_the_status_that_is_no_longer_said_goes(api, apiserver,
     second = await api.apply_status(status(first, observedGeneration=1, active=1))
 
     assert "lastScheduleTime" not in second["status"]
-
-
-# --- Deleting --------------------------------------------------------------------------------------------------------
-
-
-async def test_a_deletion_hits_only_the_uid_that_it_names(api, apiserver, namespace):
-    made = await api.apply(deployment(namespace))
-    name = ObjectName(namespace, "pyncette-default")
-
-    await api.delete(DEPLOYMENTS, name, "00000000-0000-4000-8000-000000000000")
-    assert (await api.get(DEPLOYMENTS, name))["metadata"]["uid"] == made["metadata"]["uid"]
-    await api.delete(DEPLOYMENTS, name, made["metadata"]["uid"])
-    await api.delete(DEPLOYMENTS, name, made["metadata"]["uid"])
-
-    with pytest.raises(NoSuchObjectError):
-        await api.get(DEPLOYMENTS, name)
 
 
 # --- Rights ----------------------------------------------------------------------------------------------------------

@@ -88,12 +88,13 @@ def test_a_password_that_is_changed_is_followed_without_a_restart(team: Team, op
         team.kubectl.apply(operator.secret())
         operator.disconnect_everybody()
 
-        # The kubelet takes up to a minute and a half to bring a Secret to a pod that has it mounted.
+        # The kubelet takes up to a minute and a half to bring a Secret to a pod that has it mounted, and to each at another time.
         team.wait_for_runs("job", 5, 180)
         assert operator.url != before
         assert team.account().missing("job", 1) == []
         assert team.pods() == workers
-        team.schedule("another")
+        team.schedule("another", wait=False)
+        team.kubectl.wait_until_ready("another", seconds=180)
     finally:
         operator.wait_until_ready()
 

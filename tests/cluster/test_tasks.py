@@ -36,7 +36,7 @@ def test_a_cron_task_says_when_next_and_how_last_and_runs_then(team: Team):
 
     assert seen.time("nextScheduleTime") is not None
     assert len(seen.status["upcomingScheduleTimes"]) == 5
-    assert seen.status["lastRun"]["outcome"] == "succeeded"
+    assert seen.status["lastRun"]["outcome"] == "Succeeded"
     assert (
         seen.status["lastRun"]["worker"] in team.pods()[0]
         or team.pods()[0] in seen.status["lastRun"]["worker"]

@@ -38,7 +38,7 @@ from pyncette.resources.resource import GROUP
 from pyncette.resources.task import TaskStatus
 from tests.controller.merging import applied
 
-WRITES = frozenset({"apply", "apply_status", "delete", "create_event"})
+WRITES = frozenset({"apply", "apply_status", "create_event"})
 
 CREATED_AT = "2026-01-01T00:00:00Z"
 
@@ -180,16 +180,6 @@ class FakeApi:
         answer = deepcopy(self._update(kind, stored, {**stored.body, "status": body.get("status", {})}))
         self._after_write(fault)
         return answer
-
-    async def delete(self, kind: Kind, name: ObjectName, uid: str) -> None:
-        fault = await self._ask(Call("delete", kind, *name))
-        if fault is not None and not fault.done:
-            raise fault.error
-        self._check_served(kind)
-        stored = self._objects[kind].get(name)
-        if stored is not None and stored.body["metadata"]["uid"] == uid:
-            self._remove(kind, name)
-        self._after_write(fault)
 
     async def create_event(self, namespace: str, event: Manifest) -> None:
         fault = await self._ask(Call("create_event", None, namespace, "", deepcopy(event)))
@@ -391,6 +381,14 @@ class FakeApi:
             self.heal(fault)
             self.release_events(lost=True)
             self.list_again()
+
+    def backup(self) -> Any:
+        """Return all that there is, for `restore`: what a snapshot of etcd has."""
+        return deepcopy((self._objects, self._version, self.namespaces))
+
+    def restore(self, backup: Any) -> None:
+        """Let all be as it was, and versions and generations count on from there; no watch tells of it."""
+        self._objects, self._version, self.namespaces = deepcopy(backup)
 
     def freeze_lists(self) -> None:
         """Let lists show what is there now, however long it is past, until `thaw_lists`."""

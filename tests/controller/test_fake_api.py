@@ -104,17 +104,6 @@ async def test_an_object_that_comes_again_has_another_uid(api):
     assert first["metadata"]["uid"] != second["metadata"]["uid"]
 
 
-async def test_a_deletion_hits_only_the_uid_that_it_names(api):
-    body = api.create(task())
-
-    await api.delete(TASKS, REPORT, "another")
-    assert api.stored(TASKS, "report") is not None
-    await api.delete(TASKS, REPORT, body["metadata"]["uid"])
-    await api.delete(TASKS, REPORT, body["metadata"]["uid"])
-
-    assert api.stored(TASKS, "report") is None
-
-
 async def test_what_an_owner_had_goes_with_it(api):
     owner = api.create(pool())
     owned = deployment(replicas=1)

@@ -6,9 +6,15 @@ import pytest
 from msgspec import structs
 
 from pyncette.clock import SECOND
+from pyncette.controller import tasks
 from pyncette.controller.sweep import read_notice
+from pyncette.controller.task_status import status_of_task
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
+from pyncette.ledger import Ledger
+from pyncette.resources.mirror import mirror_one, wish_of
+from pyncette.resources.reading import read_stored
+from pyncette.resources.task import PyncetteTask
 from tests.controller.bench import task
 from tests.controller.fake_api import pool
 from tests.controller.scene import EIGHT
@@ -193,6 +199,67 @@ def test_a_restart_writes_nothing_about_a_task_whose_pool_is_of_no_use(world, en
 
     assert world.api.writes == writes
     assert world.condition("Scheduled")["status"] == "True"
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The uids of tasks whose status was worked out, once for each time."""
+    seen_of = []
+
+    def looked(task, seen, *others):
+        seen_of.append(seen.uid)
+        return status_of_task(task, seen, *others)
+
+    monkeypatch.setattr(tasks, "status_of_task", looked)
+    return seen_of
+
+
+def test_a_resync_passes_over_tasks_of_which_nothing_has_changed(world, looks):
+    started(world, yearly(), yearly("second"))
+    world.settle()
+    assert looks
+    looks.clear()
+
+    world.run(5 * RESYNC_SECONDS)
+
+    assert looks == []
+
+
+WHAT_CHANGES = {
+    "its spec": lambda world: world.api.edit(TASKS, "report", args={"n": 1}),
+    "its status, by the hand of another": lambda world: world.api.set_status(TASKS, "report", active=7),
+    "its record": lambda world: finished(world, "report"),
+    "its record, which is lost": lambda world: world.backends["first"].wipe(),
+    "its pool": lambda world: world.api.edit(POOLS, "default", backendRef={"name": "second"}),
+    "its pool, which is gone": lambda world: world.api.remove(POOLS, "default"),
+    "its backend, which is away": lambda world: setattr(world.backends["first"], "is_away", True),
+}
+
+
+@pytest.mark.parametrize("change", WHAT_CHANGES.values(), ids=WHAT_CHANGES)
+def test_a_task_is_looked_at_again_if_anything_has_changed(world, looks, change):
+    started(world, yearly())
+    world.settle()
+    world.api.hold_events()
+    looks.clear()
+
+    change(world)
+    world.run(3 * RESYNC_SECONDS)
+
+    assert looks
+
+
+def test_a_task_is_looked_at_again_when_its_next_times_are_others(world, looks):
+    started(world, yearly(schedule="*/5 * * * *"))
+    world.settle()
+    world.api.hold_events()
+    before = world.api.stored(TASKS, "report")["status"]["upcomingScheduleTimes"]
+    looks.clear()
+
+    world.run(300)
+
+    assert 0 < len(looks) < 300 / RESYNC_SECONDS
+    assert world.api.stored(TASKS, "report")["status"]["upcomingScheduleTimes"] != before
 
 
 def test_what_happened_while_the_operator_was_away_is_made_up_for(world, world_of):
@@ -606,6 +673,44 @@ def test_a_restore_with_new_uids_carries_on(world):
     assert {name: world.record(name).state.born for name in ("report", "second")} == before
     assert world.homes("report") == [("first", "default", "send")]
     assert world.condition("Ready", "second")["reason"] == "Suspended"
+
+
+def test_an_edit_after_a_restore_of_the_cluster_has_effect_though_its_generation_was_there_before(world):
+    started(world, yearly())
+    backup = world.api.backup()
+    for number in range(5):
+        world.api.edit(TASKS, "report", args={"n": number})
+    world.run(10)
+    world.kill()
+    world.api.restore(backup)
+
+    world.start()
+    world.settle()
+    assert bytes(world.record("report").spec.args) == b"{}"
+    world.api.edit(TASKS, "report", args={"n": "new"})
+    world.settle()
+
+    assert bytes(world.record("report").spec.args) == b'{"n":"new"}'
+    assert world.condition("Scheduled")["observedGeneration"] == 2
+
+
+def test_a_watch_that_is_late_undoes_nothing_that_another_operator_wrote(world):
+    started(world, yearly())
+    world.api.hold_events()
+    world.api.freeze_lists()
+    world.api.edit(TASKS, "report", args={"n": 1})
+    newer = read_stored(PyncetteTask, world.api.stored(TASKS, "report"))
+
+    async def write():
+        ledger = Ledger(world.backends["first"].new_store(), world.clock())
+        await mirror_one(ledger, wish_of(newer, world.record("report").key.partition.realm))
+
+    world.loop.spawn("another operator", write)
+    world.api.forget_calls()
+    world.settle()
+
+    assert world.api.count("get", TASKS) > 0
+    assert bytes(world.record("report").spec.args) == b'{"n":1}'
 
 
 def test_two_operators_at_once_do_no_harm(without_a_fault, world_of):

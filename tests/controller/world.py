@@ -65,7 +65,7 @@ class World:
             self.loop.spawn("twin", self._operate)
 
     async def _operate(self):
-        reach = Reach(lambda name: self.backends[name], self._clock)
+        reach = Reach(lambda name: self.backends[name], self.clock)
         self.operator = Operator(self.settings, CLUSTER, self.api, reach=reach)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
@@ -98,7 +98,7 @@ class World:
         if self._process is None:
             self.start()
 
-    def _clock(self):
+    def clock(self):
         return SystemClock(
             time_ns=lambda: (EIGHT + self.loop.now) * 1000, monotonic_ns=lambda: self.loop.now * 1000
         )

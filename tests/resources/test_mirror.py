@@ -114,6 +114,24 @@ async def test_an_older_generation_never_undoes_a_newer_one(folder):
     assert await folder.apply(generation(3, 20)) == {"report": Step.EDITED}
 
 
+async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_a_past_that_was_undone(
+    folder,
+):
+    def generation(number, seconds):
+        given = manifest(handler="send", intervalSeconds=seconds)
+        given["metadata"] |= {"uid": "u", "generation": number}
+        return wish_of(read_as(PyncetteTask, given), REALM)
+
+    await mirror(folder.ledger, REALM, [generation(5, 50)])
+    restored = generation(2, 20)._replace(outlives=5)
+    (later,) = await mirror(folder.ledger, REALM, [generation(6, 60)])
+
+    (taken,) = await mirror(folder.ledger, REALM, [restored])
+    assert (later.step, taken.step) == (Step.EDITED, Step.OUTDATED)
+    (taken,) = await mirror(folder.ledger, REALM, [restored._replace(outlives=6)])
+    assert taken.step is Step.EDITED
+
+
 async def test_a_one_off_that_was_overdue_when_it_was_written_is_missed(folder):
     await folder.apply(task(executeAt="2023-12-31T23:00:00Z"))
 

@@ -150,10 +150,6 @@ class Api(Protocol):
         """
         ...
 
-    async def delete(self, kind: Kind, name: ObjectName, uid: str) -> None:
-        """Delete the object if it still has this *uid*. One that is gone is no error."""
-        ...
-
     async def create_event(self, namespace: str, event: Manifest) -> None:
         """Create a core/v1 Event."""
         ...

@@ -125,19 +125,6 @@ class Kubernetes:
     async def apply_status(self, manifest: Manifest) -> Manifest:
         return await self._apply(manifest, f"{_path_of(manifest)}/status")
 
-    async def delete(self, kind: Kind, name: ObjectName, uid: str) -> None:
-        options = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
-            "propagationPolicy": "Background",
-        }
-        try:
-            await self._ask("DELETE", _path(kind, *name), body=options, names=name.name)
-        except (NoSuchObjectError, ConflictError):
-            # Gone, or gone and come again as another.
-            logger.debug("%s %s was gone already", kind.name, name)
-
     async def create_event(self, namespace: str, event: Manifest) -> None:
         await self._ask("POST", f"/api/v1/namespaces/{quote(namespace, safe='')}/events", body=event)
 

@@ -28,7 +28,7 @@ from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.resources.counting import instances_of
-from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, mirror_one, wish_of
+from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, is_ahead, mirror_one, wish_of
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.requests import Done, ask
@@ -261,6 +261,8 @@ class Tasks:
         if not homes and is_over(status, stored["metadata"].get("generation", 0)):
             wish = wish._replace(is_over=True)
         here, elsewhere = _told_apart(homes, backend, wish)
+        if here is not None and is_ahead(here.record, wish):
+            wish = await self._compared(name, wish, here.record)
         try:
             moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
@@ -268,6 +270,22 @@ class Tasks:
         left = self._mirrored.homes(name)
         here, _ = _told_apart(left, backend, wish)
         return _Mirroring(here or next(iter(left), None), moving)
+
+    async def _compared(self, name: ObjectName, wish: Wish, record: Record) -> Wish:
+        """
+        Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
+
+        Mostly the watch is late, and the newer generation about to be told. But a cluster whose etcd was restored counts
+        on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
+        the look at the record tells: it is never older than what was written before (etcd reads are linearizable).
+        """
+        found = await self._api.get(TASKS, name)
+        meta = found["metadata"]
+        if (meta["uid"], meta.get("generation")) != (wish.owner.uid, wish.owner.generation):
+            self._objects.found(TASKS, found)
+            return wish
+        owner = record.state.owner
+        return wish._replace(outlives=0 if owner is None else owner.generation)
 
     def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
         """
@@ -469,10 +487,9 @@ def _told_apart(homes: Sequence[Home], backend: str, wish: Wish) -> tuple[Home |
 
 def _is_mirrored(record: Record, wish: Wish) -> bool:
     """Say whether *record* is what is wished for already, or what a newer generation wished for."""
-    owner = record.state.owner
-    if record.state.withdrawn_at is not None or owner is None:
+    if record.state.withdrawn_at is not None:
         return False
-    return owner == wish.owner or (owner.uid == wish.owner.uid and owner.generation > wish.owner.generation)
+    return record.state.owner == wish.owner or is_ahead(record, wish)
 
 
 def _instant(at: datetime | None) -> Instant | None:

@@ -49,6 +49,11 @@ class Wish(NamedTuple):
     """What it asks for once. A resource that asks for it from the start has been given it."""
     is_over: bool = False
     """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
+    outlives: int = 0
+    """
+    The generation up to which a record is not newer than this, though its number is higher: the cluster's store was
+    restored, and counts on from what it was then.
+    """
 
     @property
     def policies(self) -> Policies:
@@ -128,7 +133,7 @@ def mirrored(wish: Wish) -> Rule:
                 new = replace(new, due_at=None, claimable_at=None)
             return _made(Step.CREATED, None, new, State(), wish, now)
         owner = record.state.owner
-        if owner is not None and owner.uid == wish.owner.uid and owner.generation > wish.owner.generation:
+        if is_ahead(record, wish):
             return _left(wish.key, Step.OUTDATED)
         if owner == wish.owner and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
@@ -210,6 +215,13 @@ def _withdrawn_by(policies: Policies) -> Rule:
         return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
 
     return rule
+
+
+def is_ahead(record: Record, wish: Wish) -> bool:
+    """Say whether *record* holds what a newer generation of the same resource wished for."""
+    owner = record.state.owner
+    known = max(wish.owner.generation, wish.outlives)
+    return owner is not None and owner.uid == wish.owner.uid and owner.generation > known
 
 
 def is_template(spec: Spec) -> bool:

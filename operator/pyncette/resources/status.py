@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from pyncette.clock import Instant
 from pyncette.core.policies import next_due
-from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Record, Summary
+from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
 from pyncette.resources.modelling import datetime_of
@@ -17,6 +18,7 @@ from pyncette.resources.task import (
     WORKER_CHARACTERS_MAX,
     Instances,
     LastRun,
+    OutcomeName,
     RunCounts,
     TaskStatus,
 )
@@ -93,6 +95,19 @@ def _is_running(record: Record, now: Instant) -> bool:
     return record.lease is not None and record.lease.expires_at > now
 
 
+_OUTCOMES: Final[Mapping[Outcome, OutcomeName]] = {
+    Outcome.SUCCEEDED: "Succeeded",
+    Outcome.FAILED: "Failed",
+    Outcome.DEAD_LETTERED: "DeadLettered",
+    Outcome.MISSED: "Missed",
+    Outcome.SKIPPED: "Skipped",
+    Outcome.REPLACED: "Replaced",
+    Outcome.LOST: "Lost",
+    Outcome.WITHDRAWN: "Withdrawn",
+}
+"""Enums of the Kubernetes API are written so (API conventions, "Constants"); records and logs have their own spelling."""
+
+
 def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
     if summary.last_outcome is None:
         return None
@@ -101,7 +116,7 @@ def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
         scheduled_time=_time(summary.last_scheduled_at),
         start_time=_time(summary.last_started_at),
         completion_time=_time(summary.last_ended_at),
-        outcome=summary.last_outcome.value,
+        outcome=_OUTCOMES[summary.last_outcome],
         attempts=summary.last_attempts,
         worker=summary.last_worker[:WORKER_CHARACTERS_MAX],
         message=summary.last_message[:MESSAGE_CHARACTERS_MAX],

@@ -443,7 +443,7 @@ WORKER_CHARACTERS_MAX: Final = 253
 """A worker is named after its pod, by default."""
 
 OutcomeName = Literal[
-    "succeeded", "failed", "deadLettered", "missed", "skipped", "replaced", "lost", "withdrawn"
+    "Succeeded", "Failed", "DeadLettered", "Missed", "Skipped", "Replaced", "Lost", "Withdrawn"
 ]
 
 
@@ -460,9 +460,9 @@ class LastRun(Model):
     """When it ended."""
     outcome: OutcomeName
     """
-    How it ended: succeeded; failed; deadLettered (failed, and kept to be tried again); missed (dropped by
-    missedRunPolicy); skipped (later than startingDeadlineSeconds); replaced (by the next one); lost (its worker died,
-    AtMostOnce); withdrawn (its task was removed).
+    How it ended: Succeeded; Failed; DeadLettered (failed, and kept to be tried again); Missed (dropped by
+    missedRunPolicy); Skipped (later than startingDeadlineSeconds); Replaced (by the next one); Lost (its worker died,
+    AtMostOnce); Withdrawn (its task was removed).
     """
     attempts: int = Field(default=0, ge=0, le=COUNT_MAX)
     """Runs that it took."""
