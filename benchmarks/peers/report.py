@@ -22,7 +22,7 @@ def compared(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         "What a user may pick instead, in the same run and on the same server: jobs that do nothing, one worker process, and the "
         "settings that the documents of each recommend for speed. Drained are jobs that are all due at one instant, timed from it "
         "to the last handler; ours are occurrences of a cron in a time zone, whose next one is written too, theirs are one-offs. "
-        "Start minus due is that of 2,000 one-offs over 20 s. CPU is counted from when a worker begins to look for work, what it takes before the due instant included; ours from that instant."
+        "Start minus due is that of 2,000 one-offs over 20 s. CPU is counted from a second before the due instant, or sooner where a peer readies its jobs (River, Celery); ours from that instant. The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed before."
     )
     yield ""
     for store, figures in measured.items():

@@ -18,7 +18,7 @@ for (const batch of batches(wanted.due)) {
   });
   await queue.addBulk(batch.map(job));
 }
-allScheduled(wanted);
+await allScheduled(wanted);
 
 begins();
 const worker = new Worker("ticks", async ({ data }) => began(data.due), { connection, concurrency: 100 });

@@ -23,8 +23,10 @@ await utils.migrate();
 for (const batch of batches(wanted.due)) {
   await utils.addJobs(batch.map((due) => ({ identifier: "tick", payload: { due }, runAt: new Date(due) })));
 }
+// As autovacuum does with a table that has been there for a while.
+await utils.withPgClient((client) => client.query("VACUUM ANALYZE graphile_worker._private_jobs"));
 await utils.release();
-allScheduled(wanted);
+await allScheduled(wanted);
 
 begins();
 const taskList = { tick: async ({ due }) => began(due) };

@@ -1,6 +1,7 @@
 // What each program of a peer in JavaScript is asked, and how it tells what it saw; measuring.py and main.go do the same.
 
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
 export const BATCH = 1000;
@@ -9,12 +10,13 @@ export const BATCH = 1000;
 /** Jobs to schedule: `number`, the first due at `first`, the others evenly over `spread` from then on; milliseconds. */
 export function asked() {
   const text = { type: "string" };
-  const { values } = parseArgs({ options: { place: text, number: text, "due-in": text, spread: text } });
+  const options = { place: text, number: text, "due-in": text, spread: text, ahead: text };
+  const { values } = parseArgs({ options });
   const number = Number(values.number);
   const first = Math.round(now() / 1000 + Number(values["due-in"])) * 1000;
   const spread = Number(values.spread) * 1000;
   const due = Array.from({ length: number }, (_, index) => Math.round(first + (spread * index) / number));
-  return { place: values.place, number, first, due };
+  return { place: values.place, number, first, due, ahead: Number(values.ahead) * 1000 };
 }
 
 /** Milliseconds since the epoch, and fractions of them, which Date.now() leaves out. */
@@ -26,10 +28,11 @@ export function* batches(due) {
   for (let start = 0; start < due.length; start += BATCH) yield due.slice(start, start + BATCH);
 }
 
-/** All of them must be there before one is due, and a worker must have had time to come up. */
-export function allScheduled({ first }) {
-  const left = first - now();
-  if (left < 1000) throw new Error(`scheduling took ${1000 - left} ms longer than expected: give more --due-in`);
+/** Wait until it is `ahead` before the first is due: then the worker is to be started. */
+export async function allScheduled({ first, ahead }) {
+  const left = first - ahead - now();
+  if (left < 0) throw new Error(`scheduling took ${-left} ms longer than expected: give more --due-in`);
+  await sleep(left);
 }
 
 /** The worker is up, and looks for work from now on: CPU counts. */

@@ -15,15 +15,17 @@ class Asked(NamedTuple):
     number: int
     first: float
     spread: float
+    ahead: float
 
     def due(self) -> list[float]:
         return [self.first + self.spread * index / self.number for index in range(self.number)]
 
     def all_scheduled(self) -> None:
-        """All of them must be there before one is due, and a worker must have had time to come up."""
-        left = self.first - time.time()
-        if left < 1:
-            raise SystemExit(f"scheduling took {1 - left:.1f} s longer than expected: give more --due-in")
+        """Wait until it is *ahead* seconds before the first is due: then the worker is to be started."""
+        left = self.first - self.ahead - time.time()
+        if left < 0:
+            raise SystemExit(f"scheduling took {-left:.1f} s longer than expected: give more --due-in")
+        time.sleep(left)
 
 
 def asked() -> Asked:
@@ -32,9 +34,10 @@ def asked() -> Asked:
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--due-in", type=float, required=True)
     parser.add_argument("--spread", type=float, required=True)
+    parser.add_argument("--ahead", type=float, required=True)
     arguments = parser.parse_args()
     first = float(round(time.time() + arguments.due_in))
-    return Asked(arguments.place, arguments.number, first, arguments.spread)
+    return Asked(arguments.place, arguments.number, first, arguments.spread, arguments.ahead)
 
 
 def begins() -> None:
