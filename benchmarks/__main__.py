@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import peers, report
 from benchmarks.environments import ROOT, SIDES, draw, drive
+from benchmarks.peers.known import beside
 from benchmarks.stores import SERVERS, Place, fresh
+from benchmarks.tables import put_into
 
 STORES = (*SERVERS, "sqlite")
 
@@ -76,6 +78,8 @@ def main() -> None:
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() and arguments.parts else {}
     results |= {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
     RESULTS.parent.mkdir(exist_ok=True)
+    if "peers" in arguments.only:
+        peers.prepare(arguments.stores)
     for store in arguments.stores:
         # One server at a time: those that are not asked take their share of the processors, too.
         with SERVERS[store]() if store in SERVERS else nullcontext() as server:
@@ -87,7 +91,7 @@ def main() -> None:
     text = report.written(results)
     print(text)
     if arguments.write:
-        report.put_into(ROOT / "docs" / "performance.md", text)
+        put_into(ROOT / "docs" / "performance.md", text)
         draw(RESULTS, ROOT / "docs" / "images")
 
 
@@ -301,6 +305,31 @@ def memory(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str,
     return result
 
 
+def beside_peers(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """Rounds of ours and of what a user may pick instead, on the same server."""
+    share = 0.1 if arguments.short else 1.0
+    due = {"drain": int(DRAINED["ours"][store] * share), "latency": LATENCY_INSTANCES}
+
+    def ours(measurement: str) -> dict[str, Any]:
+        with opens() as place:
+            rate = POPULATING_RATES["ours"][store]
+            result = drive(
+                "ours", measurement, *place.arguments(), "--number", due[measurement], "--rate", rate
+            )
+        # As theirs is timed.
+        return result | {"rate": result["rate_from_due"]} if measurement == "drain" else result
+
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    # Where there is nobody to compare with, ours is measured by the others already.
+    for number in range(arguments.repeats if beside(store) else 0):
+        for name, result in peers.one_round(store, opens, ours, share=share):
+            rounds.setdefault(name, []).append(result)
+            told(
+                f"peers {store} {name} round {number + 1}: {result['rate']:,.0f}/s, p99 {result['p99_ms']:.1f} ms"
+            )
+    return {name: medians(results) for name, results in rounds.items()}
+
+
 MEASURED = {
     "drain": drain,
     "intervals": intervals,
@@ -313,6 +342,7 @@ MEASURED = {
     "statements": statements,
     "scale": scale,
     "memory": memory,
+    "peers": beside_peers,
 }
 
 

@@ -108,6 +108,7 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         await asyncio.sleep(left - 0.4)
         running = asyncio.create_task(context.run())
         await asyncio.sleep(max(0, (due - now()).total_seconds()))
+        began = time.perf_counter()
         before = cpu(arguments.server_pid)
         with Sampler(active=arguments.steps) as sampler:
             await asyncio.wait_for(done.wait(), 600)
@@ -118,6 +119,7 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         "runs": len(calls),
         "seconds": calls[arguments.number - 1] - calls[0],
         "rate": (arguments.number - 1) / (calls[arguments.number - 1] - calls[0]),
+        "rate_from_due": arguments.number / (calls[arguments.number - 1] - began),
         "worker_cpu_us": (after[0] - before[0]) / len(calls) * 1e6,
         "server_cpu_us": (after[1] - before[1]) / len(calls) * 1e6,
         "populate_rate": total / populated,

@@ -15,10 +15,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks import report
 from benchmarks.__main__ import machine, told
 from benchmarks.environments import ROOT
 from benchmarks.stores import postgres, server_pid
+from benchmarks.tables import put_into, table
 from pyncette.members import migrate
 from pyncette.store.backend import read_backend
 from tests.apiserver.operating import (
@@ -105,7 +105,7 @@ def main() -> None:
     text = written(results)
     print(text)
     if arguments.write:
-        report.put_into(PAGE, text, BEGIN)
+        put_into(PAGE, text, BEGIN)
 
 
 def parsed() -> argparse.Namespace:
@@ -413,7 +413,7 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
             f"{many['passes']:.0f} passes, the burst took {many['seconds']:.1f} s",
         ),
     ]
-    yield from report.table(("aim", "measured"), rows)
+    yield from table(("aim", "measured"), rows)
 
 
 def _parts(results: dict[str, Any]) -> Iterator[str]:
@@ -428,7 +428,7 @@ def _parts(results: dict[str, Any]) -> Iterator[str]:
         _shares("nothing changes", {**rest["cpu"], "operator": rest["operator_usually"]}),
         _shares(f"{load['runs_a_second']:.0f} runs a second", load["cpu"]),
     ]
-    yield from report.table(("", *NAMES), rows)
+    yield from table(("", *NAMES), rows)
     yield (
         "To create all, until they are Ready, takes "
         + ", ".join(

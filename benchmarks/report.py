@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-BEGIN = "<!-- measured: begin (make bench) -->"
-END = "<!-- measured: end -->"
+from benchmarks.peers.report import compared
+from benchmarks.tables import table
 
 NAMES = {
     "postgres": "PostgreSQL",
@@ -22,13 +21,6 @@ NAMES = {
 SIDES = {"ours": "this package", "upstream": "pyncette 1.1.0"}
 
 STEPS = ("claim", "decode", "rule", "task", "handler", "encode", "complete", "event loop")
-
-
-def put_into(page: Path, text: str, begin: str = BEGIN) -> None:
-    """Replace what stands between the mark *begin* of *page* and the next end."""
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{begin}\n\n{text}\n{END}{after}")
 
 
 def written(results: dict[str, Any]) -> str:
@@ -269,13 +261,5 @@ SECTIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Iterator[str]]] =
     "idle": _idle,
     "scale": _scale,
     "memory": _memory,
+    "peers": compared,
 }
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Return a Markdown table whose first two columns are words, and the rest figures."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---|---|" + "---:|" * (len(head) - 2)
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-    yield ""

@@ -14,6 +14,8 @@ SOURCES = {
     "dev.txt": ["pyproject.toml", "--all-extras", "requirements/dev.in"],
     "upstream.txt": ["requirements/upstream.in"],
     "plots.txt": ["requirements/plots.in"],
+    "peers.txt": ["requirements/peers.in"],
+    "peers-arq.txt": ["requirements/peers-arq.in"],
     "build.txt": ["requirements/build.in", "--constraints", "requirements/dev.txt"],
     "runtime.txt": ["pyproject.toml", "--all-extras", "--constraints", "requirements/dev.txt"],
 }
