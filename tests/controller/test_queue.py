@@ -113,19 +113,40 @@ def resting():
 
 
 def test_a_burst_that_lasts_longer_than_passes_costs_one_pass_more_if_keys_rest(resting):
-    for hundredth in range(40):
+    for hundredth in range(130):
         resting.at(1 + hundredth / 100, lambda: resting.queue.add("a"))
 
     resting.run_until(10)
 
-    assert resting.times("a") == [1, 1.5]
+    assert resting.times("a") == [1, pytest.approx(2.29 + 0.5)]
+
+
+def test_a_burst_without_an_end_is_looked_at_all_the_same(resting):
+    for tenth in range(100):
+        resting.at(1 + tenth / 10, lambda: resting.queue.add("a"))
+
+    resting.run_until(8)
+
+    assert resting.times("a") == [1, 3, 5, 7]
+
+
+def test_a_pass_during_the_rest_begins_another(resting):
+    resting.again["a"] = 0.2
+    for at in (1, 1.1):
+        resting.at(at, lambda: resting.queue.add("a"))
+    resting.at(1.15, lambda: resting.again.clear())
+    resting.at(1.65, lambda: resting.queue.add("a"))
+
+    resting.run_until(10)
+
+    assert resting.times("a") == [1, 1.2, 2.15]
 
 
 def test_a_key_that_is_resting_waits_for_its_turn_and_so_nothing_is_idle(resting):
     idle = []
     resting.at(1, lambda: resting.queue.add("a"))
     resting.at(1.1, lambda: resting.queue.add("a"))
-    for second in (1.05, 1.2, 1.6):
+    for second in (1.05, 1.2, 1.7):
         resting.at(second, lambda: idle.append((len(resting.queue), resting.queue._idle.is_set())))
 
     resting.run_until(10)

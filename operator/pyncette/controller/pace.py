@@ -23,7 +23,7 @@ class Pace(NamedTuple):
     taken: float = 10.0
     """How soon a task is looked at again whose place another has: that may be deleted."""
     rest: float = 0.5
-    """How soon after a look at an object the next one may follow: so long a burst of edits costs one look more."""
+    """How long an object is left alone after a look at it, and after each edit meanwhile: a burst of them costs one look more."""
     behind: float = 0.5
     """How soon something is looked at again of which the API server has a newer version: that is on its way to us."""
 

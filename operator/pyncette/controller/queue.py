@@ -21,6 +21,9 @@ LONGEST_WAIT_SECONDS: Final = 60.0
 NEW_IN_A_ROW_MAX: Final = 16
 """After so many keys with something new, one of a resync has its turn: under a flood of edits, the rest is still looked at."""
 
+RESTS_MAX: Final = 4
+"""Rests in a row: who edits without an end is heard all the same."""
+
 K = TypeVar("K", bound=Hashable)
 
 Place: TypeAlias = Hashable
@@ -44,14 +47,27 @@ class Urgency(IntEnum):
     """A resync, or a second look."""
 
 
+class _Rest:
+    """How long a key is left alone that had a pass, in times of the loop."""
+
+    __slots__ = ("latest", "until")
+
+    def __init__(self, until: float, latest: float) -> None:
+        self.until = until
+        """Put off each time that the key comes meanwhile..."""
+        self.latest = latest
+        """... and no longer than until here."""
+
+
 class Queue(Generic[K]):
     """
     Keys that are to be looked at, in the order of their arrival, those with something new first.
 
     A key says which object, never what happened to it: a pass reads what there is now. So a key waits at most once, and a
-    burst of changes costs at most one pass more than a single one; where a burst lasts longer than a pass, that takes some
-    rest: a key that was looked at is looked at again *rest_seconds* after that at the soonest. All that is held grows with the number of distinct keys,
-    which is the number of objects: the API server bounds that, and we hold the objects themselves, too.
+    burst of changes costs at most one pass more than a single one. Where a burst lasts longer than a pass, that takes some
+    rest: a key that was looked at is looked at again once it was left alone for *rest_seconds*, or has waited `RESTS_MAX`
+    times as long. All that is held grows with the number of distinct keys, which is the number of objects: the API server
+    bounds that, and we hold the objects themselves, too.
 
     A pass that fails is repeated after a wait that doubles, with jitter. Where it fails since a place is *away*, its key is
     put aside with all others that failed for that: one of them asks again, ever less often, and once it gets through, the
@@ -64,8 +80,8 @@ class Queue(Generic[K]):
         self._away = away
         self._rest_seconds = rest_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._resting: dict[K, float] = {}
-        """Until when keys rest that had a pass, in that order."""
+        self._resting: dict[K, _Rest] = {}
+        """The rest of keys that had a pass, in the order of the passes."""
         self._waiting: dict[Urgency, dict[K, None]] = {urgency: {} for urgency in Urgency}
         self._new_in_a_row = 0
         self._in_progress: set[K] = set()
@@ -224,22 +240,29 @@ class Queue(Generic[K]):
         assert self._loop is not None
         now = self._loop.time()
         self._resting.pop(key, None)
-        self._resting[key] = now + self._rest_seconds
-        for other, until in list(islice(self._resting.items(), 2)):
-            if until <= now:
+        self._resting[key] = _Rest(now + self._rest_seconds, now + self._rest_seconds * RESTS_MAX)
+        for other, rest in list(islice(self._resting.items(), 2)):
+            if rest.until <= now:
                 del self._resting[other]
 
     def _rests(self, key: K) -> bool:
-        """Say whether *key* has to rest yet; whoever asks has it looked at afterwards."""
-        until = self._resting.get(key)
-        if until is None or self._loop is None or until <= self._loop.time():
+        """Say whether *key* has to rest yet, and then longer; whoever asks has it looked at afterwards."""
+        rest = self._resting.get(key)
+        if rest is None or self._loop is None or rest.until <= self._loop.time():
             return False
         if key not in self._once_more:
-            self._loop.call_at(until, self._rise, key)
+            self._loop.call_at(rest.until, self._rise, key)
+        rest.until = max(rest.until, min(self._loop.time() + self._rest_seconds, rest.latest))
         return True
 
     def _rise(self, key: K) -> None:
         """Have *key* looked at that has rested, unless that is going on, for whatever other reason."""
+        assert self._loop is not None
+        rest = self._resting.get(key)
+        if rest is not None and rest.until > self._loop.time():
+            if key in self._once_more:
+                self._loop.call_at(rest.until, self._rise, key)
+            return
         self._resting.pop(key, None)
         if key not in self._in_progress and key in self._once_more:
             self.add(key, self._once_more.pop(key))
