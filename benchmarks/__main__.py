@@ -37,7 +37,10 @@ DRAINED = {
         "sqlite": 1_000,
     },
 }
-POPULATED = {"ours": 200_000, "upstream": 2_000}
+POPULATED = {
+    "ours": dict.fromkeys(STORES, 200_000) | {"dynamodb": 10_000},
+    "upstream": dict.fromkeys(STORES, 2_000),
+}
 POPULATING_RATES = {
     "ours": {
         "postgres": 15_000.0,
@@ -63,7 +66,10 @@ LATENCY_INSTANCES_MANY = 40_000
 """Over the same time: 2,000 runs a second."""
 STEPS_RUNS = 300_000
 PROCESSES = (1, 2, 4)
-IDLE_INSTANCES = {"ours": 100_000, "upstream": 5_000}
+IDLE_INSTANCES = {
+    "ours": dict.fromkeys(STORES, 100_000) | {"dynamodb": 10_000},
+    "upstream": dict.fromkeys(STORES, 5_000) | {"dynamodb": 1_000},
+}
 SCALES = (10_000, 100_000, 1_000_000)
 SCALE_DUE = 10_000
 SCALE_ONCE = 5_000_000
@@ -71,6 +77,8 @@ SCALE_ONCE = 5_000_000
 
 NOTIFYING = ("postgres", "redis")
 """The backends with the stricter aims."""
+SLOW = ("dynamodb",)
+"""Where a million of anything takes hours: the emulator of DynamoDB."""
 
 
 def main() -> None:
@@ -203,7 +211,7 @@ def populate(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[st
     for number in range(arguments.repeats):
         for side in sides_of(arguments, store):
             with opens() as place:
-                scheduled = POPULATED[side] // (10 if arguments.short else 1)
+                scheduled = POPULATED[side][store] // (10 if arguments.short else 1)
                 rounds[side].append(drive(side, "populate", *place.arguments(), "--number", scheduled))
                 told(f"populate {store} {side} round {number + 1}: {rounds[side][-1]['rate']:,.0f}/s")
     return {side: medians(results) for side, results in rounds.items()}
@@ -246,7 +254,7 @@ def idle(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, A
                 if len(marks) < 2:
                     marks.append(place.statements())
 
-            instances = IDLE_INSTANCES[side] // (10 if arguments.short else 1)
+            instances = IDLE_INSTANCES[side][store] // (10 if arguments.short else 1)
             result = drive(side, "idle", *place.arguments(), "--number", instances, heard=heard)
             result["instances"] = instances
             first, last = marks
@@ -280,6 +288,8 @@ def statements(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[
 
 def scale(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
     """The same number of due instances, among ever more that are not."""
+    if store in SLOW:
+        return {}
     results: dict[str, Any] = {}
     for size in arguments.scales:
         rounds = []
@@ -297,6 +307,8 @@ def scale(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, 
 
 
 def memory(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    if store in SLOW:
+        return {}
     with opens() as place:
         result = drive(
             "ours", "memory", *place.arguments(), "--number", 100_000 if arguments.short else 1_000_000
