@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from pyncette.clock import Clock, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
@@ -55,7 +57,7 @@ Rule = Callable[[Record | None, Instant], Ruling]
 """Takes a record as it is stored (None: there is none) and the time."""
 
 
-class Settling(NamedTuple):
+class Settling(msgspec.Struct, frozen=True, gc=False):
     """A run that is over, and what is to be written about it."""
 
     held: Held
@@ -237,15 +239,15 @@ class Ledger:
             for at, item in enumerate(settling)
             if item.ended is not RETURNED or item.settlement.tally is not None
         ]
-        await self._swap([Change(None, letter) for _, _, (_, letter, _) in more if letter is not None])
-        tallies = {at: tally for at, _, (_, _, tally) in more if tally is not None}
+        await self._swap([Change(None, end.letter) for _, _, end in more if end.letter is not None])
+        tallies = {at: end.tally for at, _, end in more if end.tally is not None}
         if tallies:
             made = await self._write([_Unit((change,), tallies.get(at)) for at, change in enumerate(changes)])
         else:
             made = await self._swap(changes)
         if more:
             await self._announce(
-                (change for at, ending, (change, _, _) in more if made[at] and ending in GIVEN_BACK),
+                (end.change for at, ending, end in more if made[at] and ending in GIVEN_BACK),
                 sooner=False,
             )
         return made

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from pyncette.controller.api import RefusedError
+from pyncette.controller.covering import covers
 from pyncette.controller.credentials import Credentials
-from pyncette.controller.differs import covers
 from pyncette.controller.kubernetes import Kubernetes
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.workloads import claimed_elsewhere, workloads_of

@@ -41,11 +41,11 @@ class Store:
             assert await store.swap([Change(None, due)]) == [True]
             claimed = await store.claim({key.partition: 1}, f"lease {key}", "worker", self.now, self.now)
             held = replace(claimed.records[0], attempt=policies.retry.max_attempts)
-            change, letter, _ = rules.settle(
+            end = rules.settle(
                 rules.Held(held, policies, held.due_at, self.now, held.attempt), GONE, self.now
             )
-            letters = [] if letter is None else [Change(None, letter)]
-            assert all(await store.swap([*letters, change]))
+            letters = [] if end.letter is None else [Change(None, end.letter)]
+            assert all(await store.swap([*letters, end.change]))
 
     def all(self, task, number=0):
         """What is stored of a task."""

@@ -134,7 +134,7 @@ def test_a_pass_during_the_rest_begins_another(resting):
     resting.again["a"] = 0.2
     for at in (1, 1.1):
         resting.at(at, lambda: resting.queue.add("a"))
-    resting.at(1.15, lambda: resting.again.clear())
+    resting.at(1.15, resting.again.clear)
     resting.at(1.65, lambda: resting.queue.add("a"))
 
     resting.run_until(10)

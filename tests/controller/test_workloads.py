@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyncette.controller.differs import covers
+from pyncette.controller.covering import covers
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.strategic_merge import MERGE_KEYS
 from pyncette.controller.workloads import Workloads, claimed_elsewhere, workloads_of

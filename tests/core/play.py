@@ -238,7 +238,8 @@ class Play:
             return False
         if stored.version != held.record.version:
             held = rules.again(held, stored)
-        change, letter, tally = rules.settle(held, ended, now)
+        settlement = rules.settle(held, ended, now)
+        change, letter, tally = settlement.change, settlement.letter, settlement.tally
         if letter is not None:
             self.put(Change(None, letter))
         if change is not None:

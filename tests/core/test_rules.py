@@ -650,7 +650,8 @@ def test_dead_letters_of_a_name_that_is_used_again_for_the_same_time_do_not_coll
 def test_a_crash_between_a_dead_letter_and_its_completion_repeats_harmlessly():
     play = Play(policies=LETTER)
     held = play.start(1)
-    change, letter, _ = rules.settle(held, REFUSED, at(1))
+    settlement = rules.settle(held, REFUSED, at(1))
+    change, letter = settlement.change, settlement.letter
     play.put(rules.Change(None, letter))
 
     for number in (3, 5, 7):
@@ -1069,7 +1070,7 @@ def test_an_instance_that_completes_while_its_template_is_suspended_stays_claima
     held = play.start(1)
 
     play.edit_template(suspend=True)
-    play.end(held._replace(policies=play.policies), 1.5)
+    play.end(replace(held, policies=play.policies), 1.5)
 
     assert play.claimable == 2
 

@@ -7,6 +7,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.core import rules
+from pyncette.core.record import replace
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import DoNotRetry
@@ -144,7 +145,7 @@ async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_ha
                 raise answer from None
 
     handler._call = call
-    held = held._replace(policies=Policies(lease=LEASE, active_deadline=1 * SECOND))
+    held = replace(held, policies=Policies(lease=LEASE, active_deadline=1 * SECOND))
     runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
     await begun.wait()
 

@@ -22,8 +22,8 @@ from pyncette.controller.api import (
     RefusedError,
 )
 from pyncette.controller.backends import Backends, OpenBackend
+from pyncette.controller.covering import covers
 from pyncette.controller.differences import Difference, differs, read_status
-from pyncette.controller.differs import covers
 from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, PoolFacts
 from pyncette.controller.mirrored import Mirrored

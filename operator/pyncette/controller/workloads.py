@@ -13,7 +13,7 @@ from pyncette.controller.api import (
     Manifest,
     ObjectName,
 )
-from pyncette.controller.differs import marked
+from pyncette.controller.covering import marked
 from pyncette.controller.pod_template import (
     PoolBackend,
     object_name,

@@ -112,6 +112,7 @@ class Pattern:
         "_first_second",
         "_last_in_day",
         "_last_second",
+        "_latest",
         "_masks",
         "_minutes",
         "_months",
@@ -153,6 +154,7 @@ class Pattern:
         self._masks: dict[tuple[bool, int], int] = {}
         self._windows: dict[int, Window] = {}
         self._recent = Window(0, 0, 0)
+        self._latest: tuple[int, int | None] = 0, None
         self.begin = self._window(self._years[0] if self._years else FIRST_YEAR).first * DAY
         self.end = self._window(self._years[-1] if self._years else LAST_YEAR).end * DAY
         if not any(self._window(year).mask for year in self._years or GREGORIAN_CYCLE):
@@ -160,6 +162,15 @@ class Pattern:
 
     def at_or_after(self, wall: int) -> int | None:
         """The first wall time named that is not before *wall*."""
+        # What is due at one time is often of one expression, and asks for much the same next one.
+        asked, found = self._latest
+        if found is not None and asked <= wall <= found:
+            return found
+        found = self._search(wall)
+        self._latest = wall, found
+        return found
+
+    def _search(self, wall: int) -> int | None:
         day, second = divmod(wall, DAY)
         first, end, mask = self._recent
         if not first <= day < end:

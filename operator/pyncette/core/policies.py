@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Dropped, Key, Outcome, Record, replace
@@ -83,7 +85,7 @@ def next_takes_over_at(
     return None if at is None else at + jitter_of(key, policies)
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """What to do about the occurrences that have passed."""
 
     run: Instant | None

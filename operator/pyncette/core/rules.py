@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from pyncette.clock import Duration, Instant
 from pyncette.core.policies import backoff, choose, gap, is_outside, jitter_of, next_due, next_takes_over_at
 from pyncette.core.record import (
@@ -40,7 +42,7 @@ NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """An occurrence that this process holds the lease of, and runs."""
 
     record: Record
@@ -55,7 +57,7 @@ class Held(NamedTuple):
     """The occurrence after this one, if it is known already and the schedule has not been edited since."""
 
 
-class Beginning(NamedTuple):
+class Beginning(msgspec.Struct, frozen=True, gc=False):
     """How a claimed record goes on."""
 
     held: Held | None
@@ -94,7 +96,7 @@ DRAINED: Final = Ended(Ending.DRAINED, "the worker stopped before it was over")
 UNSTARTED: Final = Ended(Ending.UNSTARTED)
 
 
-class Settlement(NamedTuple):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What to write now that a run is over."""
 
     change: Change | None
@@ -126,7 +128,7 @@ def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
     limit = policies.retry.max_attempts
     if limit and record.attempt > limit and policies.retry.count_takeovers:
         ended = Ended(Ending.REFUSED, f"the worker died in the last of {limit} attempts")
-        return _instead_of_a_run(settle(held._replace(attempt=limit), ended, now))
+        return _instead_of_a_run(settle(replace(held, attempt=limit), ended, now))
     return Beginning(held)
 
 
@@ -168,7 +170,7 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
 
 def again(held: Held, record: Record) -> Held:
     """Return *held* on top of *record*, which others have changed while the lease stayed with us."""
-    return held._replace(record=record, policies=record.spec.policies or held.policies, upcoming=None)
+    return replace(held, record=record, policies=record.spec.policies or held.policies, upcoming=None)
 
 
 def replaced_at(held: Held) -> Instant:
@@ -256,7 +258,7 @@ def _start_at_most_once(held: Held, now: Instant) -> Beginning:
         ),
     )
     return Beginning(
-        held._replace(record=after, attempt=1, dropped=dropped, upcoming=None), (Change(record, after),)
+        replace(held, record=after, attempt=1, dropped=dropped, upcoming=None), (Change(record, after),)
     )
 
 
@@ -332,7 +334,7 @@ def _none_to_run(
 def _over(held: Held, outcome: Outcome, message: str, now: Instant) -> Beginning:
     """End an occurrence whose run ended without a word; what is due by now is claimed in its own turn."""
     attempt = max(0, held.attempt - 1)  # the claim that found it is no attempt
-    return _instead_of_a_run(_complete(held._replace(attempt=attempt), outcome, message, now))
+    return _instead_of_a_run(_complete(replace(held, attempt=attempt), outcome, message, now))
 
 
 def _instead_of_a_run(settlement: Settlement) -> Beginning:
@@ -403,17 +405,17 @@ def _exhausted(held: Held, message: str, now: Instant) -> Settlement:
         name = f"{DEAD_LETTER_PREFIX}{occurrence_name(record, held.scheduled_at)}"
         letter = beside(record, held.policies, name, held.scheduled_at, now)
         completed = _complete(held, Outcome.DEAD_LETTERED, message, now)
-        return completed._replace(letter=replace(letter, claimable_at=None))
+        return replace(completed, letter=replace(letter, claimable_at=None))
     completed = _complete(held, Outcome.FAILED, message, now)
     if exhaustion is not Exhaustion.SUSPEND:
         return completed
     tally, change = completed.tally, completed.change
     if tally is not None:
-        return completed._replace(tally=tally._replace(exhausts=True))
+        return replace(completed, tally=tally._replace(exhausts=True))
     assert change is not None
     assert change.after is not None
     after = replace(change.after, claimable_at=None, state=replace(change.after.state, exhausted=True))
-    return completed._replace(change=change._replace(after=after))
+    return replace(completed, change=change._replace(after=after))
 
 
 def _laid_down(letter: Record, scheduled_at: Instant) -> Record:

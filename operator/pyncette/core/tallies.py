@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+import msgspec
+
 from pyncette.clock import Instant
 from pyncette.core.record import (
     DEAD_LETTER_PREFIX,
@@ -25,7 +27,7 @@ from pyncette.core.record import (
 from pyncette.core.spec import Policies, Spec
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """How one occurrence ended, with all that is remembered of it."""
 
     outcome: Outcome

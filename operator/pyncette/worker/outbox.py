@@ -162,7 +162,8 @@ class Outbox:
                 )
         soonest: Instant | None = None
         partition: Partition | None = None
-        for _, _, (change, _, _) in batch:
+        for item in batch:
+            change = item.settlement.change
             if change is not None and change.after is not None:
                 at = change.after.claimable_at
                 if at is not None and (soonest is None or at < soonest):
