@@ -27,7 +27,7 @@ STORES = (*SERVERS, "sqlite")
 RESULTS = ROOT / ".cache" / "bench.json"
 
 DRAINED = {
-    "ours": dict.fromkeys(STORES, 100_000) | {"dynamodb": 20_000},
+    "ours": dict.fromkeys(STORES, 100_000) | {"dynamodb": 10_000},
     "upstream": {
         "postgres": 3_000,
         "redis": 5_000,
@@ -47,7 +47,7 @@ POPULATING_RATES = {
         "redis": 15_000.0,
         "mariadb": 6_000.0,
         "mysql": 4_000.0,
-        "dynamodb": 100.0,
+        "dynamodb": 300.0,
         "sqlite": 15_000.0,
     },
     "upstream": {
