@@ -25,7 +25,7 @@ def python_of(side: str) -> Path:
 
 def environment(name: str) -> Path:
     """Return the Python of an environment with what requirements/*name*.txt pins; it is made when it is first asked for."""
-    pinned, folder = ROOT / "requirements" / f"{name}.txt", ROOT / ".cache" / name
+    pinned, folder = ROOT / "requirements" / f"{name}.txt", ROOT / ".cache" / "environments" / name
     mark = folder / f"made-from-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:16]}"
     python = folder / "bin" / "python"
     if not mark.exists():
