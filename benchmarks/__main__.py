@@ -84,7 +84,7 @@ SLOW = ("dynamodb",)
 def main() -> None:
     arguments = parsed()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() and arguments.parts else {}
-    results |= {"machine": machine(), "repeats": arguments.repeats, "short": arguments.short}
+    results["machine"] = machine()
     RESULTS.parent.mkdir(exist_ok=True)
     if "peers" in arguments.only:
         peers.prepare(arguments.stores)
@@ -95,6 +95,7 @@ def main() -> None:
                 measured = MEASURED[name](arguments, partial(fresh, store, server), store)
                 if measured:
                     results.setdefault(name, {})[store] = measured
+                    results.setdefault("rounds", {})[name] = arguments.repeats
                     RESULTS.write_text(json.dumps(results, indent=1))
     text = report.written(results)
     print(text)

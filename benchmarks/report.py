@@ -32,13 +32,28 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     machine = results["machine"]
     yield (
         f"Measured on {machine['date']}: {machine['cpu']}, {machine['memory']}, {machine['system']}, Python "
-        f"{machine['python']}, the server on the same cores. Medians of {results['repeats']} interleaved rounds."
+        f"{machine['python']}, the server on the same cores. {_rounds(results['rounds'])}"
     )
     yield ""
     for name, section in SECTIONS.items():
         if name in results:
             stores = sorted(results[name].items(), key=lambda item: list(NAMES).index(item[0]))
             yield from section(dict(stores), results)
+
+
+def _rounds(rounds: dict[str, int]) -> str:
+    """Say how many rounds the figures are medians of."""
+    by_number: dict[int, list[str]] = {}
+    for name in SECTIONS:
+        if name in rounds:
+            by_number.setdefault(rounds[name], []).append(TITLES[name])
+    if len(by_number) == 1:
+        (number,) = by_number
+        return f"Medians of {number} interleaved rounds."
+    told = "; ".join(
+        f"{number} of {', '.join(names)}" for number, names in sorted(by_number.items(), reverse=True)
+    )
+    return f"Medians of interleaved rounds: {told}."
 
 
 def _drain(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
@@ -73,7 +88,7 @@ def _drained(stores: dict[str, Any], statements: dict[str, Any]) -> Iterator[str
                     f"{figures['worker_cpu_us']:,.0f}",
                     f"{server:,.0f}" if store != "sqlite" else "–",
                     f"{figures['rate'] * server / 10_000:.0f} %" if store != "sqlite" else "–",
-                    "–" if counted is None else f"{counted:.2g}",
+                    *([] if not statements else ["–" if counted is None else f"{counted:.2g}"]),
                 )
             )
     head = (
@@ -84,7 +99,7 @@ def _drained(stores: dict[str, Any], statements: dict[str, Any]) -> Iterator[str
         "worker CPU, µs a run",
         "server CPU, µs a run",
         "server, of a core",
-        "statements a run",
+        *(["statements a run"] if statements else []),
     )
     yield from table(head, rows)
 
@@ -250,6 +265,20 @@ def _memory(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     ]
     yield from table(("backend", "MiB after 100,000 runs", "MiB after 1,000,000"), rows)
 
+
+TITLES = {
+    "drain": "drains",
+    "intervals": "drains of intervals",
+    "steps": "where the time goes",
+    "processes": "several workers",
+    "populate": "scheduling in bulk",
+    "latency": "start minus due",
+    "latency_many": "start minus due at 2,000 a second",
+    "idle": "idle",
+    "scale": "ever more instances",
+    "memory": "memory",
+    "peers": "peers",
+}
 
 SECTIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Iterator[str]]] = {
     "drain": _drain,
