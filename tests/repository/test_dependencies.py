@@ -34,7 +34,9 @@ def test_each_dependency_of_an_extra_has_its_reason_and_no_other_is_named():
 
 
 def test_each_tool_has_its_reason_and_no_other_is_named():
-    asked_for = "\n".join((ROOT / "requirements" / name).read_text() for name in ("dev.in", "uv.in"))
+    asked_for = "\n".join(
+        (ROOT / "requirements" / name).read_text() for name in ("dev.in", "plots.in", "uv.in")
+    )
     tools = [line for line in asked_for.splitlines() if line and not line.startswith("#")]
     named = {name for row in rows("To work on it") for name in row[0].split(", ")}
 
