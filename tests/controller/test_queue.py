@@ -130,6 +130,17 @@ def test_a_burst_without_an_end_is_looked_at_all_the_same(resting):
     assert resting.times("a") == [1, 3, 5, 7]
 
 
+def test_a_timer_that_is_early_by_less_than_the_clock_shows_is_not_set_again_and_again():
+    bench = Bench(rest_seconds=1 / 3)
+    for at in (1, 1.1, 1.2):
+        bench.at(at, lambda: bench.queue.add("a"))
+
+    bench.run_until(10)
+    bench.loop.close()
+
+    assert bench.times("a") == [1, pytest.approx(1.2 + 1 / 3, abs=1e-5)]
+
+
 def test_a_pass_during_the_rest_begins_another(resting):
     resting.again["a"] = 0.2
     for at in (1, 1.1):

@@ -251,17 +251,21 @@ class Queue(Generic[K]):
         if rest is None or self._loop is None or rest.until <= self._loop.time():
             return False
         if key not in self._once_more:
-            self._loop.call_at(rest.until, self._rise, key)
+            self._rise_at(key, rest.until)
         rest.until = max(rest.until, min(self._loop.time() + self._rest_seconds, rest.latest))
         return True
 
-    def _rise(self, key: K) -> None:
-        """Have *key* looked at that has rested, unless that is going on, for whatever other reason."""
+    def _rise_at(self, key: K, at: float) -> None:
         assert self._loop is not None
+        self._loop.call_at(at, self._rise, key, at)
+
+    def _rise(self, key: K, at: float) -> None:
+        """Have *key* looked at that was to rest until *at*, unless that is going on, for whatever other reason."""
         rest = self._resting.get(key)
-        if rest is not None and rest.until > self._loop.time():
+        # Not by the clock, since a timer may be a little early, and would be set again and again.
+        if rest is not None and rest.until > at:
             if key in self._once_more:
-                self._loop.call_at(rest.until, self._rise, key)
+                self._rise_at(key, rest.until)
             return
         self._resting.pop(key, None)
         if key not in self._in_progress and key in self._once_more:
