@@ -63,7 +63,8 @@ async def locked(url, instance="a"):
     try:
         yield
     finally:
-        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresError):
+        # Where it was killed just now, asyncpg may not have noticed all of it yet.
+        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError):
             await transaction.rollback()
         connection.terminate()
 
