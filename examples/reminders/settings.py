@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(os.environ.get("REMINDERS_FOLDER", ".pyncette/reminders"))
 """What all is kept in, unless it says otherwise below. Made where missing."""
@@ -24,18 +23,4 @@ PEOPLE = int(os.environ.get("REMINDERS_PEOPLE", "100000"))
 
 
 BACKEND = os.environ.get("PYNCETTE_BACKEND", f"sqlite:///{FOLDER / 'schedules.sqlite'}")
-"""Where Pyncette keeps the schedules: a file, or postgresql://user:password@host/database."""
-
-
-def backend() -> dict[str, Any]:
-    """Return BACKEND in the words of `Pyncette(…)`."""
-    scheme, _, rest = BACKEND.partition("://")
-    if scheme == "sqlite":
-        return {"sqlite_database": rest.removeprefix("/")}
-    from pyncette.postgres import postgres_repository
-
-    return {
-        "repository_factory": postgres_repository,
-        "postgres_url": BACKEND,
-        "postgres_table_name": "reminders",
-    }
+"""Where Pyncette keeps the schedules: a file, or the URL of any backend."""

@@ -10,6 +10,7 @@ from examples.reminders import settings
 from examples.reminders.database import Database
 from examples.reminders.mail import AddressRefusedError, Mailer, reminder
 from pyncette import Context, Pyncette, PyncetteContext
+from pyncette.backend import backend_repository
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.model import NextFunc
 
@@ -23,7 +24,7 @@ FIRST_RETRY_SECONDS = 2
 LAST_RETRY_SECONDS = 300
 
 # An error that nobody foresaw ends here, too: see retry_later_and_later. So failure_mode can stay what it is by default.
-app = Pyncette(**settings.backend())
+app = Pyncette(backend_repository, backend_url=settings.BACKEND)
 
 
 @app.fixture()

@@ -7,6 +7,7 @@ import functools
 import pytest
 
 from pyncette import Pyncette
+from pyncette.backend import backend_repository
 from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor, SynchronousExecutor
 from pyncette.postgres import postgres_repository
@@ -147,3 +148,25 @@ async def test_a_repository_of_pyncette_1_is_refused_by_its_name(clock):
     assert "Pyncette 1.x do not load here" in str(refused.value)
     with pytest.raises(ConfigurationError, match="my_old_repository"):
         Pyncette(with_prometheus_repository(my_old_repository)).new_store()
+
+
+async def test_a_url_names_the_backend(tmp_path):
+    app = Pyncette(backend_repository, backend_url=f"sqlite:///{tmp_path / 'schedules.sqlite'}")
+
+    @app.dynamic_task()
+    async def remind(context): ...
+
+    async with app.create() as app_context:
+        await app_context.schedule_task(remind, "ada", interval=seconds(60))
+
+    async with app.create() as app_context:
+        assert await app_context.get_task(remind, "ada") is not None
+    assert (tmp_path / "schedules.sqlite").exists()
+
+
+async def test_a_url_of_no_backend_is_refused_with_those_that_there_are():
+    app = Pyncette(backend_repository, backend_url="mongodb://localhost/schedules")
+
+    with pytest.raises(ConfigurationError, match=r"postgresql://"):
+        async with app.create():
+            pass

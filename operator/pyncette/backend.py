@@ -1,0 +1,16 @@
+"""Opens any backend by its URL, so that a setting decides which it is."""
+
+from __future__ import annotations
+
+from pyncette.store.backend import read_backend
+from pyncette.store.base import Store
+
+
+def backend_repository(*, backend_url: str) -> Store:
+    """
+    Return a store at *backend_url*, which is what `PYNCETTE_BACKEND` may say: `sqlite:///schedules.sqlite`,
+    `postgresql://user:password@host/database`, `redis://host/0?namespace=shop:`, `mysql://…`, `dynamodb://region/table`.
+
+    Raises ConfigurationError for a URL that cannot be meant, or whose extra is not installed.
+    """
+    return read_backend(backend_url).new_store()
