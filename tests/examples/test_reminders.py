@@ -112,7 +112,7 @@ def accounted(printed: str) -> dict[str, int]:
     return {word: int(number.replace(",", "")) for number, word in found}
 
 
-A_DAY, REAL_TIME, A_WORKER, ANOTHER_WORKER, ON_POSTGRESQL = (
+A_DAY, REAL_TIME, A_WORKER, ANOTHER_WORKER, ON_POSTGRESQL, A_MILLION = (
     block.splitlines() for block in blocks(README, "shell")
 )
 FEW = "500"
@@ -248,6 +248,20 @@ def test_on_postgresql_it_is_the_same(tmp_path, postgres_url):
     printed = reader.run(day)
 
     check_that_a_day_is_as_it_should_be(reader, printed)
+
+
+def test_the_commands_for_a_million_do_on_redis_what_they_say(tmp_path, redis_url):
+    export, sign_up, rush, account = A_MILLION
+    assert "PYNCETTE_BACKEND=postgresql://" in export
+    assert "REMINDERS_PEOPLE=1000000" in export
+    reader = Reader(tmp_path, REMINDERS_PEOPLE="1500", PYNCETTE_BACKEND=redis_url)
+
+    reader.run(sign_up)
+    reader.run(rush)
+
+    numbers = accounted(reader.run(account))
+    assert numbers["faults"] == 0
+    assert numbers["reminders were due"] >= 1000
 
 
 def test_the_guide_shows_code_and_commands_of_the_example_alone():
