@@ -42,7 +42,7 @@ def environment(name: str) -> Path:
 def draw(results: Path, folder: Path) -> None:
     """Draw *results* as SVG files in *folder*."""
     folder.mkdir(exist_ok=True)
-    subprocess.run([environment("plots"), ROOT / "benchmarks" / "plots.py", results, folder], check=True)
+    subprocess.run([environment("plots"), "-m", "benchmarks.plots", results, folder], check=True, cwd=ROOT)
 
 
 def drive(

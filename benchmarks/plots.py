@@ -12,14 +12,8 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-NAMES = {
-    "postgres": "PostgreSQL",
-    "redis": "Redis",
-    "mariadb": "MariaDB",
-    "mysql": "MySQL",
-    "dynamodb": "DynamoDB Local",
-    "sqlite": "SQLite",
-}
+from benchmarks.tables import NAMES
+
 OURS, THEIRS, GRID = "#2b6cb0", "#a0aec0", "#e2e8f0"
 SIZE = (7, 3.2)
 

@@ -6,17 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.peers.report import compared
-from benchmarks.tables import table
-
-NAMES = {
-    "postgres": "PostgreSQL",
-    "redis": "Redis",
-    "mariadb": "MariaDB",
-    "mysql": "MySQL",
-    "dynamodb": "DynamoDB Local",
-    "sqlite": "SQLite",
-}
-
+from benchmarks.tables import NAMES, table
 
 SIDES = {"ours": "this package", "upstream": "pyncette 1.1.0"}
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+NAMES = {
+    "postgres": "PostgreSQL",
+    "redis": "Redis",
+    "mariadb": "MariaDB",
+    "mysql": "MySQL",
+    "dynamodb": "DynamoDB Local",
+    "sqlite": "SQLite",
+}
+"""Backends as tables and figures call them, in their order."""
+
 BEGIN = "<!-- measured: begin (make bench) -->"
 END = "<!-- measured: end -->"
 
