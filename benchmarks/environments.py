@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,3 @@ def drive(
         raise RuntimeError(f"{side} {' '.join(map(str, arguments))} failed:\n{errors[-3000:]}")
     result: dict[str, Any] = json.loads(last)
     return result
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the middle one; of an even number, the lower of the two."""
-    return sorted(values)[(len(values) - 1) // 2]
