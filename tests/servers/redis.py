@@ -53,7 +53,7 @@ The server need not be running: the tests start their own, on free ports, in fol
 
 RIGHTS = (
     "+eval", "+evalsha", "+time", "+exists", "+hmget", "+hset", "+hdel", "+hlen", "+hscan", "+hvals", "+unlink",
-    "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zlexcount", "+zscan", "+sadd", "+smembers", "+publish", "+subscribe", "+info",
+    "+zadd", "+zrem", "+zremrangebyrank", "+zrange", "+zcard", "+zcount", "+zlexcount", "+zscan", "+sadd", "+smembers", "+publish", "+subscribe", "+info",
 )  # fmt: skip
 """All that the product asks for: what docs/reference/stores-redis.md says."""
 

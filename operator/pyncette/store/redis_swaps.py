@@ -48,7 +48,7 @@ def _call(changes: Sequence[Change], keyspace: Keyspace) -> Call:
         key = _key_of(change)
         forgotten = history(key) if change.after is None and not key.occurrence else 0
         told = history(change.history_of or key) if change.history else 0
-        packed += packed_change(change, name_of(key), numbers[key.partition], forgotten, told)
+        packed.append(packed_change(change, name_of(key), numbers[key.partition], forgotten, told))
     keys: list[str | bytes] = [key for partition in partitions for key in keyspace.of(partition)]
     return Call([*keys, *histories], [len(numbers), b"".join(packed)])
 

@@ -12,12 +12,15 @@ local now_high, now_low = struct.unpack('>i4I4', ARGV[1])
 local until_high, until_low = struct.unpack('>i4I4', ARGV[2])
 local expired_high, expired_low = struct.unpack('>i4I4', ARGV[3])
 local until_score, expired_score = score(until_high, until_low), score(expired_high, expired_low)
-local lease_lengths, lease_names = struct.pack('>HH', #ARGV[4], #ARGV[5]), ARGV[4] .. ARGV[5]
+local lease = struct.pack('>HH', #ARGV[4], #ARGV[5]) .. ARGV[4] .. ARGV[5]
 
 -- Whether a lease is in the way of a record.
 local function is_held(flags, value)
+    if not has(flags, LEASED) then
+        return false
+    end
     local high, low = struct.unpack('>i4I4', value, LEASE)
-    return has(flags, LEASED) and is_later(high, low, expired_high, expired_low)
+    return is_later(high, low, expired_high, expired_low)
 end
 
 -- File what leases are no longer in the way of as due, so that it has its turn by when it was due.
@@ -63,11 +66,13 @@ local function leased(value, lease_end)
     version_high, version_low = plus(version_high, version_low, 0, 1)
     fence_high, fence_low = plus(fence_high, fence_low, 0, 1)
     local end_high, end_low = plus(now_high, now_low, length_high, length_low)
-    flags = bit.bor(flags, BEGAN + LEASED)
-    return struct.pack('>Bi4I4i4I4i4', flags, version_high, version_low, fence_high, fence_low, attempt + 1)
-        .. value:sub(22, CLAIMABLE_AT + 15)
-        .. struct.pack('>i4I4i4I4', began_high, began_low, end_high, end_low)
-        .. lease_lengths .. lease_names .. value:sub(lease_end + 1), score(end_high, end_low)
+    return struct.pack(
+        '>Bi4I4i4I4i4c0i4I4i4I4c0c0',
+        bit.bor(flags, BEGAN + LEASED), version_high, version_low, fence_high, fence_low, attempt + 1,
+        value:sub(DUE_AT, BEGAN_AT - 1),
+        began_high, began_low, end_high, end_low,
+        lease, value:sub(lease_end + 1)
+    ), score(end_high, end_low)
 end
 
 -- Lease one record, or file it where it belongs; returns the new value if it was leased.
@@ -116,6 +121,11 @@ local function take(number, limit, taken)
                 forget(partition, name)
             end
         end
+        if #names > 0 and partition.from_due.n == #names then
+            -- The whole page leaves: by its place, without a search for each name.
+            redis.call('ZREMRANGEBYRANK', partition.due, passed_over, passed_over + #names - 1)
+            partition.from_due = list()
+        end
         write(partition)
         if #names < wanted then
             return false
@@ -127,7 +137,7 @@ end
 local answer = redis.call('TIME')
 for number = 1, #KEYS / 4 do
     local partition = open_partition(number)
-    local taken = {}
+    local taken = list()
     file_the_expired(number)
     local more = take(number, tonumber(ARGV[5 + number]), taken)
     local count, of_due = redis.call('HLEN', partition.records), redis.call('ZCARD', partition.due)

@@ -10,7 +10,7 @@
 -- (JSON); all integers are big-endian.
 
 local CLAIMABLE, BEGAN, LEASED = 2, 4, 8
-local CLAIMABLE_AT, LEASE, LEASE_LENGTHS, LEASE_ID = 38, 62, 70, 74
+local VERSION, DUE_AT, CLAIMABLE_AT, BEGAN_AT, LEASE, LEASE_LENGTHS, LEASE_ID = 2, 22, 38, 54, 62, 70, 74
 
 local CHUNK = 1000 -- arguments of one command, even, and well below what Lua can unpack
 local NEVER = math.huge
@@ -60,15 +60,35 @@ local function ends(value)
     return lease_end, spec_end
 end
 
+-- A list knows its length `n`, since Lua would search for its end each time.
+local function list()
+    return { n = 0 }
+end
+
+local function append(to, one, other)
+    local n = to.n + 1
+    to[n] = one
+    if other ~= nil then
+        n = n + 1
+        to[n] = other
+    end
+    to.n = n
+end
+
 local function in_chunks(command, key, arguments)
-    for first = 1, #arguments, CHUNK do
-        redis.call(command, key, unpack(arguments, first, math.min(first + CHUNK - 1, #arguments)))
+    for first = 1, arguments.n, CHUNK do
+        redis.call(command, key, unpack(arguments, first, math.min(first + CHUNK - 1, arguments.n)))
     end
 end
 
-local function append(list, one, other)
-    list[#list + 1] = one
-    list[#list + 1] = other
+-- A score as text. Redis would write a number with all of its digits, which takes it longer than all else that it does with it;
+-- and one after the other is often the same, as the ends of the leases of a claim are.
+local last_score, text_of_last
+local function text_of(at)
+    if at ~= last_score then
+        last_score, text_of_last = at, at == NEVER and '+inf' or string.format('%d', at)
+    end
+    return text_of_last
 end
 
 -- What is to be written to one partition.
@@ -76,8 +96,8 @@ local function open_partition(number)
     local first = 4 * (number - 1)
     return {
         records = KEYS[first + 1], due = KEYS[first + 2], leased = KEYS[first + 3], names = KEYS[first + 4],
-        written = {}, removed = {}, to_due = {}, from_due = {}, to_leased = {}, from_leased = {},
-        named = {}, unnamed = {},
+        written = list(), removed = list(), to_due = list(), from_due = list(), to_leased = list(), from_leased = list(),
+        named = list(), unnamed = list(),
     }
 end
 
@@ -93,12 +113,12 @@ local function values_of(partition, names)
 end
 
 local function file_as_due(partition, name, at)
-    append(partition.to_due, at, name)
+    append(partition.to_due, text_of(at), name)
     append(partition.from_leased, name)
 end
 
 local function file_as_leased(partition, name, until_)
-    append(partition.to_leased, until_, name)
+    append(partition.to_leased, text_of(until_), name)
     append(partition.from_due, name)
 end
 

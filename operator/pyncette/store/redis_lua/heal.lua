@@ -11,7 +11,7 @@ if ARGV[1] == 'records' then
         file(partition, entries[at], entries[at + 1])
     end
 else
-    local names = {}
+    local names = list()
     for at = 1, #entries, 2 do
         append(names, entries[at])
     end

@@ -7,9 +7,9 @@
 local now_high, now_low = struct.unpack('>i4I4', ARGV[1])
 local partitions, names, values = {}, {}, {}
 for number = 1, #KEYS / 4 do
-    partitions[number], names[number], values[number] = open_partition(number), {}, {}
+    partitions[number], names[number], values[number] = open_partition(number), list(), {}
 end
-local renewals, packed, at = {}, ARGV[2], 1
+local renewals, packed, at = list(), ARGV[2], 1
 while at <= #packed do
     local number, length, name, lease_id, next_at = struct.unpack('>I4c8I2I2', packed, at)
     at = next_at + name + lease_id

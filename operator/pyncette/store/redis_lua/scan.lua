@@ -4,7 +4,7 @@
 
 local partition = open_partition(1)
 local names = redis.call('ZRANGE', partition.names, ARGV[1], ARGV[2], 'BYLEX', 'LIMIT', 0, ARGV[3])
-local page = {}
+local page = list()
 for place, value in ipairs(values_of(partition, names)) do
     append(page, names[place], value)
 end

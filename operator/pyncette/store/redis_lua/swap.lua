@@ -1,104 +1,103 @@
 -- Makes each change whose record is as it was, and of a group all or none.
 --
 -- KEYS: those of the partitions, then those of histories. ARGV: how many partitions; then all changes, packed, each as
--- the number of its partition, its group (0: none), the number of the history to be forgotten (0: none), that of the history to be
--- written, how many rows; six lengths and what has them: its name, the version before it (none: to be created), and what is to be
--- there after it, in four parts (front, lease, spec, state; no front: to be deleted; no lease or no spec: that which is stored
--- stays); and for each row its slot, a length and its text. Returns a 1 or 0 for each change.
+-- how long it is; the number of its partition; its group (0: none); the numbers of the history to be forgotten and of that to be
+-- written (0: none); how many rows; its kind; the version before it; three lengths and what has them: its name, and what is
+-- to be there after it, in two parts, between which that stands which is kept of what is stored; and for each row its slot, a
+-- length and its text. Returns a 1 or 0 for each change.
 
+local HEADER = '>I4I4i4I4I4I4Bi4I4I2I4I4'
+local KNOWN, DELETES, KEEPS_LEASE, KEEPS_SPEC = 1, 2, 4, 8 -- kinds, one bit each
+
+local packed = ARGV[2]
 local partitions, names, values = {}, {}, {}
 for number = 1, tonumber(ARGV[1]) do
-    partitions[number], names[number] = open_partition(number), {}
-end
-local histories = 4 * #partitions
-
-local changes, packed, at = {}, ARGV[2], 1
-local size = #packed
-while at <= size do
-    local number, group, forgotten, history, count, name, before, front, lease, spec, state, first =
-        struct.unpack('>I4i4I4I4I4I2I2I2I2I4I4', packed, at)
-    before = before + first + name -- from here on, where each begins that comes after it
-    front, name = front + before, first + name
-    lease = lease + front
-    spec = spec + lease
-    state = state + spec
-    at = state
-    local rows = {}
-    for _ = 1, count do
-        local slot, length
-        slot, length, at = struct.unpack('>i4I4', packed, at)
-        append(rows, slot, packed:sub(at, at + length - 1))
-        at = at + length
-    end
-    changes[#changes + 1] = {
-        number = number, group = group, forgotten = forgotten, history = history, rows = rows,
-        name = packed:sub(first, name - 1), before = packed:sub(name, before - 1), front = packed:sub(before, front - 1),
-        lease = packed:sub(front, lease - 1), spec = packed:sub(lease, spec - 1), state = packed:sub(spec, state - 1),
-    }
+    partitions[number], names[number] = open_partition(number), list()
 end
 
-local places = {}
-for at, change in ipairs(changes) do
-    local of_partition = names[change.number]
-    places[at] = #of_partition + 1
-    of_partition[places[at]] = change.name
+-- Where each change begins, and has its place among those of its partition.
+local begins, places, grouped = list(), {}, false
+local at = 1
+while at <= #packed do
+    local size, number, group, _, _, _, _, _, _, name, _, _, first = struct.unpack(HEADER, packed, at)
+    append(names[number], packed:sub(first, first + name - 1))
+    append(begins, at)
+    places[begins.n] = names[number].n
+    grouped = grouped or group ~= 0
+    at = at + size
 end
 for number, partition in ipairs(partitions) do
     values[number] = values_of(partition, names[number])
 end
 
-local function is_as_it_was(change, stored)
-    if not stored then
-        return change.before == ''
+local function is_as_it_was(stored, kind, version_high, version_low)
+    if not stored or not has(kind, KNOWN) then
+        return not stored and not has(kind, KNOWN)
     end
-    return change.before ~= '' and stored:sub(2, 9) == change.before and ends(stored) ~= nil
+    if not ends(stored) then
+        return false
+    end
+    local high, low = struct.unpack('>i4I4', stored, VERSION)
+    return high == version_high and low == version_low
 end
 
-local wins, broken = {}, {}
-for at, change in ipairs(changes) do
-    wins[at] = is_as_it_was(change, values[change.number][places[at]])
-    if not wins[at] and change.group ~= 0 then
-        broken[change.group] = true
+-- What is kept of what is stored, from its lease to its spec.
+local function kept(stored, kind)
+    if not has(kind, KEEPS_LEASE + KEEPS_SPEC) then
+        return ''
     end
+    local lease_end, spec_end = ends(stored)
+    return stored:sub(
+        has(kind, KEEPS_LEASE) and LEASE or lease_end + 1, has(kind, KEEPS_SPEC) and spec_end or lease_end
+    )
 end
 
-local function after(change, stored)
-    local lease, spec = change.lease, change.spec
-    if lease == '' or spec == '' then
-        local lease_end, spec_end = ends(stored)
-        lease = lease == '' and stored:sub(LEASE, lease_end) or lease
-        spec = spec == '' and stored:sub(lease_end + 1, spec_end) or spec
-    end
-    return change.front .. lease .. spec .. change.state
-end
-
-local function make(change, partition, stored)
-    local rows = change.rows
-    for row = 1, #rows, 2 do
-        redis.call('HSET', KEYS[histories + change.history], rows[row], rows[row + 1])
-    end
-    if change.front ~= '' then
-        local value = after(change, stored)
-        append(partition.written, change.name, value)
-        file(partition, change.name, value)
-        if not stored then
-            append(partition.named, 0, change.name)
+local broken = {}
+if grouped then
+    for change = 1, begins.n do
+        local _, number, group, _, _, _, kind, version_high, version_low = struct.unpack(HEADER, packed, begins[change])
+        local stored = values[number][places[change]]
+        if group ~= 0 and not is_as_it_was(stored, kind, version_high, version_low) then
+            broken[group] = true
         end
-        return
     end
-    append(partition.removed, change.name)
-    forget(partition, change.name)
-    if change.forgotten ~= 0 then
-        redis.call('UNLINK', KEYS[histories + change.forgotten])
+end
+
+local function write_rows(history, rows, at)
+    for _ = 1, rows do
+        local slot, length, text = struct.unpack('>i4I4', packed, at)
+        at = text + length
+        redis.call('HSET', KEYS[4 * #partitions + history], slot, packed:sub(text, at - 1))
     end
 end
 
 local made = {}
-for at, change in ipairs(changes) do
-    local is_made = wins[at] and not broken[change.group]
-    made[at] = is_made and '1' or '0'
-    if is_made then
-        make(change, partitions[change.number], values[change.number][places[at]])
+for change = 1, begins.n do
+    local _, number, group, forgotten, history, rows, kind, version_high, version_low, name, before, after, at =
+        struct.unpack(HEADER, packed, begins[change])
+    local partition, stored = partitions[number], values[number][places[change]]
+    if broken[group] or not is_as_it_was(stored, kind, version_high, version_low) then
+        made[change] = '0'
+    else
+        made[change] = '1'
+        local middle = at + name + before
+        local last = middle + after
+        name = names[number][places[change]]
+        write_rows(history, rows, last)
+        if has(kind, DELETES) then
+            append(partition.removed, name)
+            forget(partition, name)
+            if forgotten ~= 0 then
+                redis.call('UNLINK', KEYS[4 * #partitions + forgotten])
+            end
+        else
+            local value = packed:sub(middle - before, middle - 1) .. kept(stored, kind) .. packed:sub(middle, last - 1)
+            append(partition.written, name, value)
+            file(partition, name, value)
+            if not stored then
+                append(partition.named, 0, name)
+            end
+        end
     end
 end
 for _, partition in ipairs(partitions) do
