@@ -1,7 +1,9 @@
 """What is promised of one run, from its claim until its handler has ended in whatever way."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -105,6 +107,39 @@ def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
 
     assert runs.free == 100
     assert _ended(outbox).ending is Ending.RAISED
+
+
+@pytest.mark.parametrize("policies", [Policies(lease=LEASE), Policies(lease=LEASE, active_deadline=LEASE)])
+async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(policies: Policies) -> None:
+    handler = Registered("h", policies)
+    bench = Bench(handler)
+    runs = Runs(bench.clock, Outbox(bench.ledger, lambda *_: None, Patience()), 100, lambda _: None, _unchanged)
+    held = await _claimed(bench, handler)
+
+    with garbage() as found:
+        runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
+        await runs.ended()
+        assert len(handler.calls) == 1
+        handler.calls.clear()
+
+    assert [one for one in found if isinstance(one, Occurrence)] == []
+
+
+@contextmanager
+def garbage() -> Iterator[list[object]]:
+    """Fill a list, in the end, with what only the collector could have freed."""
+    found: list[object] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found += gc.garbage
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 OVERDUE = Ended(Ending.RAISED, "the run took longer than its active deadline of 1 s")

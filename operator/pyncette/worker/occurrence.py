@@ -140,6 +140,15 @@ class Occurrence:
             self.permit.lose()
         self.cancel(Ending.DRAINED)
 
+    def let_go(self) -> None:
+        """
+        Drop what leads back here once the run has ended, so that nothing of it waits for the garbage collector.
+
+        The collector would find it some thousand runs later, all at once, and whatever is due meanwhile would wait.
+        """
+        self.task = None
+        self.timers = None
+
     def _interrupt(self) -> None:
         if self.begun and self.task is not None:
             self.task.cancel()

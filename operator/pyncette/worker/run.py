@@ -171,6 +171,7 @@ class Runs:
         if occurrence.timers is not None:
             for timer in occurrence.timers:
                 timer.cancel()
+        occurrence.let_go()
         if occurrence.permit is not None:
             occurrence.permit.pool.put(occurrence.permit)
         registration = occurrence.registration
