@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, members
@@ -157,19 +157,8 @@ class Mirrored:
         known = self._realms.setdefault(backend, set())
         if realm in known:
             return
-        now = ledger.clock.now()
         key = Key(Partition(self._registry, realm), "pool")
-        record = Record(
-            key=key,
-            spec=Spec(),
-            version=now,
-            fence=now,
-            due_at=None,
-            schedule_since=now,
-            claimable_at=None,
-            lease_length=0,
-        )
-        await ledger.store.swap([Change(None, record)])
+        await ledger.store.swap([Change(None, kept_record(key, Spec(), ledger.clock.now()))])
         known.add(realm)
 
     @property
