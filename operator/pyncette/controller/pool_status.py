@@ -20,13 +20,12 @@ from pyncette.controller.conditions import (
     condition,
     condition_of,
     cut,
-    whole_second,
 )
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
 from pyncette.controller.reasons import Reason
 from pyncette.members import Member
-from pyncette.resources.modelling import instant_of
+from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
