@@ -282,6 +282,24 @@ async def test_what_cannot_be_read_is_left_out_and_logged(
     assert [(entry.message, entry.worker) for entry in caplog.records] == [("a member cannot be read", "bob")]
 
 
+async def test_a_worker_is_read_as_release_0_1_0_writes_it(bench: Bench) -> None:
+    """Neither the place nor what stands there may change: the workers of a release are read by the next one's operator."""
+    now = bench.clock.now()
+    key = Key(Partition("pyncette:members", REALM), "worker", "alice")
+    told = b'{"handlers":["bill","remind"],"version":"1.2.3","reader":7,"slots":100,"startedAt":5000000}'
+
+    async with bench.member(ALICE):
+        (record,) = bench.records()
+        assert (record.key, bytes(record.spec.args)) == (key, told)
+        assert record.lease is not None
+        assert (record.due_at, record.claimable_at, record.lease.expires_at) == (
+            None,
+            None,
+            now + 60 * SECOND,
+        )
+        assert await bench.look() == [ALICE]
+
+
 async def test_what_a_later_release_says_besides_is_passed_over(bench: Bench) -> None:
     async with bench.member(ALICE):
         (record,) = await bench.store.load([Key(Partition(MEMBERS_REALM, REALM), TASK, "alice")])

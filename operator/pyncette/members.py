@@ -12,7 +12,7 @@ import msgspec
 
 from pyncette._version import __version__
 from pyncette.clock import SECOND, Clock, Duration, Instant
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, kept_record, replace
 from pyncette.core.spec import Spec
 from pyncette.errors import SchemaError, StoreError
 from pyncette.store.backend import Backend
@@ -247,14 +247,9 @@ class Membership:
     def _new_record(self, now: Instant) -> Record:
         member = self._member
         told = _Told(member.handlers, member.version, member.reader, member.slots, member.started_at)
-        return Record(
-            key=self._key,
-            spec=Spec(args=msgspec.Raw(msgspec.json.encode(told))),
-            version=now,
-            fence=now,
-            due_at=None,
-            schedule_since=now,
-            claimable_at=None,  # never to be claimed, also by whoever might ask for this partition
+        # Never to be claimed, also by whoever might ask for this partition; the lease is our own.
+        return replace(
+            kept_record(self._key, Spec(args=msgspec.Raw(msgspec.json.encode(told))), now),
             lease_length=MEMBER_LEASE,
             lease=Lease(self._lease_id, member.holder, now + MEMBER_LEASE),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyncette.store.base import MIN_READER, SCHEMA_VERSION
 from tests.cluster.cluster import (
     IMAGES,
     ROOT,
@@ -20,7 +21,7 @@ from tests.cluster.cluster import (
 from tests.cluster.installation import Installation
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.quick_start import Shell
-from tests.cluster.team import Team
+from tests.cluster.team import BEFORE, OtherReleases, Team
 from tests.servers.errors import MissingServerError
 from tests.servers.tools import Helm, find_helm
 
@@ -135,6 +136,23 @@ def accounted_images(cluster: Cluster, operator_image: str) -> list[str]:
     for release, image in zip(RELEASES, images, strict=True):
         cluster.build(IMAGES / "accounted", image, PYNCETTE=operator_image, RELEASE=release)
     return images
+
+
+@pytest.fixture(scope="session")
+def other_releases(cluster: Cluster, accounted_images: list[str]) -> OtherReleases:
+    """Images of the same handlers on libraries of other releases than the operator's."""
+
+    def image(version: str, schema: int) -> str:
+        name = cluster.image("accounted", version)
+        arguments = {"ACCOUNTED": accounted_images[0], "VERSION": version, "SCHEMA": str(schema)}
+        cluster.build(IMAGES / "other_release", name, **arguments)
+        return name
+
+    return OtherReleases(
+        before=image(BEFORE, MIN_READER),
+        too_old=image("0.0.1", MIN_READER - 1),
+        too_new=image("99.0.0", SCHEMA_VERSION + 1),
+    )
 
 
 @pytest.fixture(scope="session")

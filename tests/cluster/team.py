@@ -1,7 +1,7 @@
 """An application team: a namespace with a pool of workers whose handlers keep an account, and what the team does there."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.cluster.account import Account, Run
 from tests.cluster.cluster import Cluster
@@ -18,6 +18,21 @@ TEMPLATE: Final = {
     }
 }
 """What a pool adds to the operator's pods, for handlers to write their account."""
+
+
+BEFORE: Final = "0.0.9"
+"""What the library of a team says that has not yet followed the operator's upgrade."""
+
+
+class OtherReleases(NamedTuple):
+    """Images of a team that has built them with another release of the library than the operator is of."""
+
+    before: str
+    """The oldest that may work on the tables; it is `BEFORE`."""
+    too_old: str
+    """The tables have moved on, and let it in no longer."""
+    too_new: str
+    """It needs tables that only the next release of the operator makes."""
 
 
 class Team:

@@ -5,9 +5,11 @@ import time
 
 import pytest
 
+from pyncette import __version__
 from tests.cluster.cluster import BreakableCluster
+from tests.cluster.installation import URL_FILE, Installation
 from tests.cluster.kubectl import KubectlRefusedError, Seen, pool, task
-from tests.cluster.team import TEMPLATE, Team
+from tests.cluster.team import BEFORE, TEMPLATE, OtherReleases, Team
 
 DUE_EACH_SECOND = {"intervalSeconds": 1, "missedRunPolicy": "All"}
 
@@ -32,6 +34,82 @@ def test_a_rollout_loses_nothing_and_starts_nothing_twice(team: Team):
         team.kubectl.wait_until(
             f"{name}: all ended", lambda name=name: not team.account().not_ended(name), 30
         )
+
+
+def test_workers_of_the_release_before_do_all_that_is_asked_and_are_told_until_a_rollout_replaces_them(
+    team: Team, operator: Installation, other_releases: OtherReleases
+):
+    team.start_pool(image=other_releases.before)
+    team.schedule("at-least-once", **DUE_EACH_SECOND)
+    team.schedule("at-most-once", **DUE_EACH_SECOND, executionMode="AtMostOnce")
+    team.schedule("rare", schedule="0 3 1 1 *")
+    team.wait_for_runs("at-least-once", 3)
+
+    told = f"Of another release of the library than the operator's {__version__}: 1 of {BEFORE}."
+    seen = team.kubectl.wait_for_pool("tells of them", lambda pool: told in _said_of_workers(pool))
+    assert seen.is_true("Ready")
+    assert _releases(operator, seen) == [BEFORE]
+    team.kubectl.patch("pyncettetask", "at-least-once", {"spec": {"args": {"by": "an edit"}}})
+    team.kubectl.wait_until(
+        "the edit counts", lambda: team.runs("at-least-once")[-1].args.get("by") == "an edit", 30
+    )
+    team.kubectl.annotate("pyncettetask", "rare", run_requested_at="1")
+    team.wait_for_runs("rare", than=0)
+
+    team.start_pool(image=team.images[1])
+    team.wait_for_runs("at-least-once", 3)
+
+    seen = team.kubectl.wait_for_pool(
+        "has none of them any more", lambda pool: _said_of_workers(pool) == "Workers that are registered: 1."
+    )
+    assert _releases(operator, seen) == [__version__]
+    account = team.account()
+    for name in ("at-least-once", "at-most-once"):
+        assert account.missing(name, 1) == [], name
+        assert account.more_than_once(name) == [], name
+        assert {run.release for run in account.of(name)} == {"1", "2"}, name
+    assert len(account.of("rare")) == 1
+
+
+def _said_of_workers(pool: Seen) -> str:
+    said: str = pool.condition("BackendReachable").get("message", "")
+    return said
+
+
+def _releases(operator: Installation, pool: Seen) -> list[str]:
+    """Return of which releases the workers of *pool* are, as the command line tells it."""
+    realm = pool.status["realm"]
+    told = operator.command("workers", "--backend-file", URL_FILE, "--realm", realm, "--output", "json")
+    return [worker["version"] for worker in json.loads(told)]
+
+
+def test_a_library_that_cannot_work_on_the_tables_stops_nothing_and_is_told_with_what_to_do(
+    team: Team, other_releases: OtherReleases
+):
+    team.start_pool(progressDeadlineSeconds=20)
+    team.schedule("job", **DUE_EACH_SECOND)
+    team.wait_for_runs("job", 2)
+
+    team.start_pool(progressDeadlineSeconds=20, image=other_releases.too_old, wait=False)
+    team.start_pool("newer", progressDeadlineSeconds=20, image=other_releases.too_new, wait=False)
+
+    for name, advice in (
+        ("default", "use a release that is as new as the one that changed them"),
+        ("newer", "upgrade the operator"),
+    ):
+        seen = team.kubectl.wait_for_pool("is Stalled", lambda pool: pool.is_true("Stalled"), name)
+        assert f"of a release next to the operator's {__version__}" in seen.condition("Stalled")["message"]
+        logs = [
+            team.kubectl.logs(pod["metadata"]["name"], "--tail=20") for pod in team.kubectl.worker_pods(name)
+        ]
+        assert any(advice in log for log in logs), logs
+    team.wait_for_runs("job", 2)
+    account = team.account()
+    assert account.missing("job", 1) == []
+    assert account.more_than_once("job") == []
+
+    team.start_pool(progressDeadlineSeconds=20)
+    assert team.task("job").is_true("Ready")
 
 
 def test_a_run_longer_than_the_drain_is_tried_again_at_least_once_and_counted_as_lost_at_most_once(

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pyncette import __version__
 from pyncette.clock import SECOND
 from pyncette.controller.api import ObjectName
 from pyncette.controller.differences import Difference, differs
@@ -11,6 +12,8 @@ from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.pool_status import (
     LOOK_AGAIN,
+    RELEASE_CHARACTERS_MAX,
+    RELEASES_TOLD_MAX,
     SETTLING,
     PoolSurroundings,
     StoredPool,
@@ -227,6 +230,7 @@ def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
     assert "not come on for 60 s" in message
     assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
     assert "kubectl describe pods -n shop -l pyncette.dev/pool=reports" in message
+    assert f"of a release next to the operator's {__version__} or of the same" in message
 
 
 def test_workers_that_fail_later_have_as_long_as_a_rollout_until_the_pool_is_stuck():
@@ -320,6 +324,39 @@ def test_of_the_backend_is_told_when(known, holds, reason):
     found = condition(told(**known), "BackendReachable")
 
     assert (found.status, found.reason) == (holds, reason)
+
+
+def test_workers_of_the_operators_release_are_just_counted():
+    said = condition(told(members=(WORKER, WORKER)), "BackendReachable")
+
+    assert said.message == "Workers that are registered: 2."
+
+
+@pytest.mark.parametrize("spec", [{}, {"external": True}], ids=["its own", "external"])
+def test_workers_of_other_releases_are_well_and_told_by_release(spec):
+    members = tuple(
+        Member(f"w-{number}", version=release)
+        for number, release in enumerate(("0.0.9", __version__, "0.0.9", "99.0.0"))
+    )
+
+    said = told(pool(**spec), members=members)
+
+    assert ready(said)[0] == "True"
+    assert condition(said, "BackendReachable").message == (
+        "Workers that are registered: 4. Of another release of the library than the operator's "
+        f"{__version__}: 2 of 0.0.9, 1 of 99.0.0. Releases next to each other work together: rebuild the image before the "
+        "next upgrade of the operator, or upgrade the operator if it is the older one."
+    )
+
+
+def test_of_what_workers_call_their_release_no_more_is_told_than_can_be_read():
+    many = tuple(Member(f"w-{number}", version=f"{number}" * 1_000) for number in range(9))
+
+    message = condition(told(members=many), "BackendReachable").message
+
+    assert f": 1 of {'0' * (RELEASE_CHARACTERS_MAX - 1)}…, 1 of 1" in message
+    assert message.count("1 of ") == RELEASES_TOLD_MAX
+    assert ", …. Releases next" in message
 
 
 AVAILABILITY = {

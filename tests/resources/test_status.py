@@ -180,6 +180,30 @@ def test_the_last_run_and_the_counts_are_told():
     assert list(status["runCounts"].values()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_times_are_whole_seconds_as_a_cronjobs_are_and_those_of_the_last_run_exact():
+    odd = EIGHT + 123_456
+    record = claimed(record_of(task(schedule=None, intervalSeconds=5), odd), odd + 5 * SECOND)
+    summary = Summary(
+        last_scheduled_at=odd,
+        last_started_at=odd + 1,
+        last_ended_at=odd + 2,
+        last_outcome=Outcome.SUCCEEDED,
+        last_success_at=odd + 2,
+        last_failure_at=odd + 3,
+    )
+    record = replace(record, state=replace(record.state, summary=summary))
+
+    status = status_of(record, odd + 6 * SECOND).model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    assert status["lastScheduleTime"] == "2030-01-01T08:00:05Z"
+    assert status["nextScheduleTime"] == "2030-01-01T08:00:10Z"
+    assert status["upcomingScheduleTimes"][1] == "2030-01-01T08:00:15Z"
+    assert status["lastSuccessfulTime"] == status["lastFailureTime"] == "2030-01-01T08:00:00Z"
+    assert status["lastRun"]["scheduledTime"] == "2030-01-01T08:00:00.123456Z"
+    assert status["lastRun"]["startTime"] == "2030-01-01T08:00:00.123457Z"
+    assert status["lastRun"]["completionTime"] == "2030-01-01T08:00:00.123458Z"
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_of_the_core_is_one_of_the_status(outcome):
     record = record_of(task())

@@ -7,6 +7,7 @@ from pyncette.members import TOLD_MAX, Member, OlderWorkersError, migrate, raise
 from pyncette.store.backend import read_backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Versioned
 from pyncette.store.memory import MemoryStore
+from pyncette.store.sql import check_schema
 from tests.membership import there
 
 NEXT = SCHEMA_VERSION + 1
@@ -58,6 +59,23 @@ async def test_programs_that_are_too_old_are_refused_once_none_of_them_runs(back
     ):
         async with backend.new_store():
             pass
+
+
+def test_a_program_works_on_tables_of_the_next_release_as_long_as_they_let_it_in():
+    check_schema(NEXT, SCHEMA_VERSION, "The tables")
+
+
+@pytest.mark.parametrize(
+    ("version", "min_reader", "advice"),
+    [
+        (NEXT, NEXT, "use a release that is as new as the one that changed them"),
+        (SCHEMA_VERSION - 1, 0, "run `pyncette migrate`, or upgrade the operator, which does"),
+    ],
+    ids=["it is too old for them", "it is too new for them"],
+)
+def test_a_program_that_cannot_work_on_tables_says_what_to_do(version, min_reader, advice):
+    with pytest.raises(SchemaError, match=advice):
+        check_schema(version, min_reader, "The tables")
 
 
 async def test_who_may_read_is_never_extended_again(backend):

@@ -16,7 +16,7 @@ from pyncette.controller.facts import Access
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.settings import BackendSettings, OperatorSettings
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, kept_record
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
@@ -179,17 +179,7 @@ async def _identity_of(store: Store) -> str:
     if record is None:
         now = await store.now()
         identity = msgspec.Raw(msgspec.json.encode({"id": secrets.token_hex(16)}))
-        new = Record(
-            key=_IDENTITY,
-            spec=Spec(args=identity),
-            version=now,
-            fence=now,
-            due_at=None,
-            schedule_since=now,
-            claimable_at=None,
-            lease_length=0,
-        )
-        await store.swap([Change(None, new)])
+        await store.swap([Change(None, kept_record(_IDENTITY, Spec(args=identity), now))])
         (record,) = await store.load([_IDENTITY])
     if record is None:
         raise StoreUnavailableError("what was just written there is not there")

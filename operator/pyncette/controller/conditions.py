@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from pyncette.clock import SECOND, Instant
+from pyncette.clock import Instant
 from pyncette.controller.reasons import Reason
-from pyncette.resources.modelling import datetime_of
+from pyncette.resources.modelling import datetime_of, whole_second
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.task import TaskStatus
@@ -21,11 +21,6 @@ Holds: TypeAlias = Literal["True", "False", "Unknown"]
 def condition_of(status: TaskStatus | PoolStatus, kind: str) -> Condition | None:
     """Return the condition of a type; None: the status has none, or only the one that the schema gives to a new object."""
     return next((item for item in status.conditions if item.type == kind and item != AWAITED), None)
-
-
-def whole_second(now: Instant) -> Instant:
-    """Return *now* as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
-    return now - now % SECOND
 
 
 def condition(

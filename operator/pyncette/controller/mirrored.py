@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from pyncette.clock import SECOND, Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, members
@@ -20,6 +21,9 @@ from pyncette.store.base import Store
 
 PAGE: Final = 200
 """Records of one look at what is there."""
+
+RETIREMENT: Final[Duration] = 3600 * SECOND
+"""So long a realm is still looked at in which nothing is left. A pool that is replaced is back long before."""
 
 
 _Where: TypeAlias = tuple[str, Key]
@@ -77,6 +81,10 @@ class Mirrored:
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
         self._realms: dict[str, set[str]] = {}
         """By backend: those that hold tasks of this cluster, or did."""
+        self._empty_since: dict[tuple[str, str], Duration] = {}
+        """Backend and realm: since when looks have found nothing there, and no pool of it, by the monotonic clock."""
+        self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._looked: set[str] = set()
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
@@ -154,23 +162,35 @@ class Mirrored:
 
         A store finds records of a realm, and not which realms there are; so each has a record in a realm of this cluster's.
         """
-        known = self._realms.setdefault(backend, set())
-        if realm in known:
+        self._empty_since.pop((backend, realm), None)
+        if realm in self._realms.setdefault(backend, set()):
             return
-        now = ledger.clock.now()
-        key = Key(Partition(self._registry, realm), "pool")
-        record = Record(
-            key=key,
-            spec=Spec(),
-            version=now,
-            fence=now,
-            due_at=None,
-            schedule_since=now,
-            claimable_at=None,
-            lease_length=0,
-        )
-        await ledger.store.swap([Change(None, record)])
-        known.add(realm)
+        async with self._registering[backend]:
+            await ledger.store.swap(
+                [Change(None, kept_record(self._registration(realm), Spec(), ledger.clock.now()))]
+            )
+            self._realms[backend].add(realm)
+
+    async def _retire(self, backend: str, ledger: Ledger, realm: str) -> None:
+        """
+        Look no more at *realm*, in which a look has found nothing, and whose pool is gone, once that was so for long.
+
+        Else each namespace that ever was would be looked at for ever. Who writes there again opens it again. Another operator
+        that has not noticed yet, and writes there just now, opens it at its next look, since it has the pool.
+        """
+        now = ledger.clock.monotonic()
+        if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
+            return
+        async with self._registering[backend]:
+            if self._empty_since.pop((backend, realm), None) is None:  # somebody is about to write there
+                return
+            self._realms[backend].discard(realm)
+            (record,) = await ledger.store.load([self._registration(realm)])
+            if record is not None:
+                await ledger.store.swap([Change(record, None)])
+
+    def _registration(self, realm: str) -> Key:
+        return Key(Partition(self._registry, realm), "pool")
 
     @property
     def _registry(self) -> str:
@@ -186,14 +206,17 @@ class Mirrored:
         opened = {partition.handler for partition in await store.partitions(self._registry)}
         self._realms[backend.place] = opened
         found: dict[ObjectName, dict[_Where, Home]] = {}
+        views: dict[ObjectName, PoolView] = {}
         changed_pools: list[ObjectName] = []
         seen_at = ledger.clock.now()
-        for realm in sorted(opened | {realm_of(self._cluster_id, *pool) for pool in pools}):
+        wished = {realm_of(self._cluster_id, *pool) for pool in pools}
+        for realm in sorted(opened | wished):
             pool = self.pool_of(realm)
             if pool is None:  # a row that nobody of ours wrote
                 continue
             due, is_empty = 0, True
-            async for home in _homes(store, realm, backend.place, ledger.clock.now()):
+            partitions = await store.partitions(realm)
+            async for home in _homes(store, partitions, backend.place, ledger.clock.now()):
                 name = self.name_of(home.record)
                 if name is not None:
                     is_empty = False
@@ -204,16 +227,21 @@ class Mirrored:
                     due += home.late_since is not None
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.place, ledger, realm)
-            view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
+            views[pool] = view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
             if self._pools.get((backend.place, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.place, pool] = view
+            if realm in wished or partitions or view.members:
+                self._empty_since.pop((backend.place, realm), None)
+            else:
+                await self._retire(backend.place, ledger, realm)
         waiting = [
             home.late_since
             for homes in found.values()
             for home in homes.values()
             if home.late_since is not None
         ]
+        self._forget_others(backend.place, views)
         changed = self._take(backend.place, found)
         self._looked.add(backend.place)
         return Look(
@@ -223,6 +251,15 @@ class Mirrored:
             late_seconds=(seen_at - min(waiting)) / SECOND if waiting else 0.0,
             seconds=time.monotonic() - began_at,
         )
+
+    def _forget_others(self, backend: str, looked_at: Container[ObjectName]) -> None:
+        """Forget pools of *backend* that were not *looked_at*: they are gone, and their realms were retired, or never opened."""
+        for place, pool in list(self._pools):
+            if place == backend and pool not in looked_at:
+                del self._pools[place, pool]
+        for place, realm in list(self._empty_since):
+            if place == backend and self.pool_of(realm) not in looked_at:
+                del self._empty_since[place, realm]
 
     def _take(self, backend: str, found: Mapping[ObjectName, Mapping[_Where, Home]]) -> list[ObjectName]:
         """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
@@ -269,9 +306,11 @@ def _face(home: Home) -> tuple[object, ...]:
     return record.version, record.fence, record.state, home.running
 
 
-async def _homes(store: Store, realm: str, backend: str, now: Instant) -> AsyncIterator[Home]:
-    """Yield the records of tasks in *realm*, with what runs beside them; instances are passed over, however many there are."""
-    for partition in await store.partitions(realm):
+async def _homes(
+    store: Store, partitions: Sequence[Partition], backend: str, now: Instant
+) -> AsyncIterator[Home]:
+    """Yield the records of tasks in *partitions*, with what runs beside them; instances are passed over, however many there are."""
+    for partition in partitions:
         after: Key | None = None
         home: Home | None = None
         while page := await store.scan(partition, None, after, PAGE):

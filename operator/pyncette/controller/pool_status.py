@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from pyncette._version import __version__
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import Manifest, ObjectName
 from pyncette.controller.conditions import (
@@ -18,13 +20,12 @@ from pyncette.controller.conditions import (
     condition,
     condition_of,
     cut,
-    whole_second,
 )
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
 from pyncette.controller.reasons import Reason
 from pyncette.members import Member
-from pyncette.resources.modelling import instant_of
+from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
@@ -47,6 +48,12 @@ SETTLING: Final[Duration] = 60 * SECOND
 
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
 """Nothing tells the operator that a worker has registered, or is gone. While it knows of too few or too many, it asks."""
+
+RELEASES_TOLD_MAX: Final = 3
+"""Releases of the library that are named in a sentence; of a pool there are two in the midst of a rollout."""
+
+RELEASE_CHARACTERS_MAX: Final = 40
+"""Workers say of which release they are, and a row can say anything."""
 
 
 class StoredPool(NamedTuple):
@@ -524,7 +531,8 @@ def _what_to_look_at(case: _Case) -> str:
     namespace, name = case.seen.name
     return (
         f"See kubectl describe pods -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
-        "image that can be pulled, runs as a numbered user other than 0 and holds the module, and room on a node."
+        "image that can be pulled, runs as a numbered user other than 0 and holds the module and the library, of a "
+        f"release next to the operator's {__version__} or of the same, and room on a node."
     )
 
 
@@ -541,7 +549,24 @@ def _goes_on(case: _Case) -> str:
 
 
 def _registered(members: Sequence[Member]) -> str:
-    return f"Workers that are registered: {len(members)}."
+    return f"Workers that are registered: {len(members)}.{_of_other_releases(members)}"
+
+
+def _of_other_releases(members: Sequence[Member]) -> str:
+    """Tell of workers that work as they are, and may be refused after the next upgrade; empty if there are none."""
+    releases = Counter(member.version for member in members if member.version != __version__)
+    if not releases:
+        return ""
+    named = [
+        f"{count} of {cut(release, RELEASE_CHARACTERS_MAX)}"
+        for release, count in sorted(releases.items())[:RELEASES_TOLD_MAX]
+    ]
+    more = ", …" if len(releases) > len(named) else ""
+    return (
+        f" Of another release of the library than the operator's {__version__}: {', '.join(named)}{more}. Releases next to "
+        "each other work together: rebuild the image before the next upgrade of the operator, or upgrade the operator if "
+        "it is the older one."
+    )
 
 
 def _away(case: _Case) -> str:

@@ -16,7 +16,7 @@ from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.removals import Guard
 from pyncette.controller.settings import OperatorSettings
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.resources.mirror import Step, remove_instances, remove_stopped, stop
@@ -310,16 +310,7 @@ class Notice(NamedTuple):
         now = await store.now()
         spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
         if self.record is None:
-            after = Record(
-                key=_key(self.cluster_id),
-                spec=spec,
-                version=now,
-                fence=now,
-                due_at=None,
-                schedule_since=now,
-                claimable_at=None,
-                lease_length=0,
-            )
+            after = kept_record(_key(self.cluster_id), spec, now)
         else:
             after = replace(self.record, version=self.record.version + 1, spec=spec)
         (made,) = await store.swap([Change(self.record, after)])

@@ -14,7 +14,6 @@ from pyncette.controller.conditions import (
     condition,
     condition_of,
     cut,
-    whole_second,
 )
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.reasons import Reason
@@ -23,7 +22,7 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
 from pyncette.resources.conversion import RESUME
-from pyncette.resources.modelling import instant_of
+from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.reading import Problem, Refusal, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.status import status_of

@@ -217,6 +217,20 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """Where the store found it: the store's own business, and good only with this version."""
 
 
+def kept_record(key: Key, spec: Spec, now: Instant) -> Record:
+    """Return a new record that is never due, and that nobody claims: kept for what stands in its *spec*, or for being there."""
+    return Record(
+        key=key,
+        spec=spec,
+        version=now,
+        fence=now,
+        due_at=None,
+        schedule_since=now,
+        claimable_at=None,
+        lease_length=0,
+    )
+
+
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A row of history: how one occurrence, or one gap of them, ended."""
 

@@ -226,6 +226,11 @@ def datetime_of(at: Instant) -> datetime:
     return _EPOCH + timedelta(microseconds=at)
 
 
+def whole_second(at: Instant) -> Instant:
+    """Return *at* as Kubernetes tells times: what is measured from one of a status is then the same in each pass."""
+    return at - at % SECOND
+
+
 def duration_of(seconds: int) -> Duration:
     """Return *seconds* as the core counts time."""
     return seconds * SECOND

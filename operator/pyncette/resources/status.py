@@ -11,7 +11,7 @@ from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
-from pyncette.resources.modelling import datetime_of
+from pyncette.resources.modelling import datetime_of, whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task import (
     UPCOMING_MAX,
@@ -36,6 +36,9 @@ def status_of(
     """
     Return the status that *record* shows at *now*, the same whenever both are the same.
 
+    Times are told in whole seconds, as those of a CronJob; those of the last run to the microsecond, since short runs are
+    measured by them.
+
     The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
     ones, and those on demand), the id of the last run, and the *instances* of a template.
     """
@@ -46,11 +49,13 @@ def status_of(
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
         conditions=tuple(conditions),
-        next_schedule_time=_time(following),
-        upcoming_schedule_times=tuple(map(datetime_of, _upcoming(record, policies, following, now))),
-        last_schedule_time=_time(_last_scheduled_at(record, policies)),
-        last_successful_time=_time(summary.last_success_at),
-        last_failure_time=_time(summary.last_failure_at),
+        next_schedule_time=_second(following),
+        upcoming_schedule_times=tuple(
+            datetime_of(whole_second(at)) for at in _upcoming(record, policies, following, now)
+        ),
+        last_schedule_time=_second(_last_scheduled_at(record, policies)),
+        last_successful_time=_second(summary.last_success_at),
+        last_failure_time=_second(summary.last_failure_at),
         last_run=_last_run(summary, last_run_id),
         active=_is_running(record, now) + beside,
         consecutive_failures=summary.consecutive_failures,
@@ -135,6 +140,10 @@ def _run_counts(summary: Summary) -> RunCounts:
         lost=counts.lost,
         withdrawn=counts.withdrawn,
     )
+
+
+def _second(at: Instant | None) -> datetime | None:
+    return None if at is None else datetime_of(whole_second(at))
 
 
 def _time(at: Instant | None) -> datetime | None:

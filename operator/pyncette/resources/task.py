@@ -532,7 +532,7 @@ class TaskStatus(Model):
     last_failure_time: Instant3339 | None = None
     """When an occurrence last failed."""
     last_run: LastRun | None = None
-    """The occurrence that ended last."""
+    """The occurrence that ended last, with its times to the microsecond; all others are whole seconds."""
     active: Count = 0
     """Runs under way."""
     consecutive_failures: Count = 0

@@ -43,5 +43,6 @@ def check_schema(version: int, min_reader: int, where: str) -> None:
         )
     if version < SCHEMA_VERSION:
         raise SchemaError(
-            f"{where} have schema {version}, and this release needs {SCHEMA_VERSION}: run `pyncette migrate`"
+            f"{where} have schema {version}, and this release needs {SCHEMA_VERSION}: run `pyncette migrate`,"
+            " or upgrade the operator, which does"
         )

@@ -1,0 +1,200 @@
+"""Which realms the operator looks at: all that hold something of its cluster, and not for ever those that did."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from pyncette.controller.api import ObjectName
+from pyncette.controller.mirrored import RETIREMENT, Mirrored
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, kept_record, replace
+from pyncette.core.spec import Spec
+from pyncette.ledger import Ledger
+from pyncette.members import Member, Membership
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.testing import VirtualClock
+
+CLUSTER = "east"
+POOL = ObjectName("shop", "default")
+REALM = f"{CLUSTER}/shop/default"
+BACKEND = SimpleNamespace(place="default")
+TASK = Key(Partition(REALM, "remind"), "reminders")
+INSTANCE = Key(Partition(REALM, "remind"), "reminders", "ada")
+
+
+class SlowStore(MemoryStore):
+    """A store that neither loads nor writes anything until it is told to."""
+
+    def __init__(self, backend):
+        super().__init__(backend)
+        self.is_asked = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    async def load(self, keys):
+        self.is_asked.set()
+        await self.goes_on.wait()
+        return await super().load(keys)
+
+    async def swap(self, changes):
+        self.is_asked.set()
+        await self.goes_on.wait()
+        return await super().swap(changes)
+
+
+class Bench:
+    """A backend on which the realm of a pool was opened, and whose look at it an operator repeats."""
+
+    def __init__(self):
+        self.clock = VirtualClock(datetime(2030, 1, 1, tzinfo=UTC))
+        self.backend = MemoryBackend(self.clock.now)
+        self.store = MemoryStore(self.backend)
+        self.ledger = Ledger(self.store, self.clock)
+        self.mirrored = Mirrored(CLUSTER)
+
+    async def open(self):
+        await self.mirrored.open_realm(BACKEND.place, self.ledger, REALM)
+
+    async def look(self, *pools, after=0):
+        await self.clock.advance(timedelta(microseconds=after))
+        await self.mirrored.look(BACKEND, self.ledger, pools)
+
+    async def looks(self, *pools):
+        """Look often, for longer than a realm stays that is empty."""
+        for _ in range(5):
+            await self.look(*pools, after=RETIREMENT // 3)
+
+    async def write(self, key=INSTANCE):
+        record = kept_record(key, Spec(), self.clock.now())
+        state = State(owner=Owner("uid", 1, "hash"))
+        await self.store.swap([Change(None, replace(record, state=state))])
+
+    async def remove(self, key=INSTANCE):
+        (record,) = await self.store.load([key])
+        await self.store.swap([Change(record, None)])
+
+    async def registered(self):
+        registry = await self.store.partitions(f"{RESERVED_REALMS}pools/{CLUSTER}")
+        return [partition.handler for partition in registry]
+
+
+@pytest.fixture
+async def bench():
+    bench = Bench()
+    await bench.look(POOL)
+    await bench.open()
+    return bench
+
+
+async def test_a_realm_is_looked_at_no_more_long_after_its_pool_and_all_in_it_are_gone(bench):
+    await bench.look()
+    await bench.look(after=RETIREMENT - 1)
+    assert await bench.registered() == [REALM]
+
+    await bench.look(after=1)
+    assert await bench.registered() == []
+
+
+async def test_a_realm_that_was_looked_at_no_more_is_opened_like_a_new_one(bench):
+    await bench.looks()
+    assert await bench.registered() == []
+
+    await bench.open()
+
+    assert await bench.registered() == [REALM]
+
+
+async def test_a_realm_whose_pool_is_there_stays_however_empty_it_is(bench):
+    await bench.looks(POOL)
+
+    assert await bench.registered() == [REALM]
+
+
+async def test_a_realm_stays_in_which_something_is_left_even_if_it_is_no_task_of_the_cluster(bench):
+    await bench.write()
+
+    await bench.looks()
+
+    assert await bench.registered() == [REALM]
+
+
+async def test_a_realm_stays_in_which_a_worker_runs(bench):
+    membership = Membership(REALM, Member("alice"), bench.clock)
+    running = asyncio.create_task(membership.run(bench.store))
+    await bench.clock.settle()
+
+    await bench.looks()
+
+    assert await bench.registered() == [REALM]
+    membership.leave()
+    await running
+
+
+async def test_it_counts_anew_when_something_was_there_meanwhile(bench):
+    await bench.look()
+    await bench.write()
+    await bench.look(after=RETIREMENT // 2)
+    await bench.remove()
+
+    await bench.look(after=RETIREMENT // 2)
+    assert await bench.registered() == [REALM]
+    await bench.look(after=RETIREMENT - 1)
+    assert await bench.registered() == [REALM]
+    await bench.look(after=1)
+    assert await bench.registered() == []
+
+
+async def test_a_realm_into_which_is_about_to_be_written_stays(bench):
+    await bench.look()
+    await bench.open()
+
+    await bench.look(after=RETIREMENT)
+
+    assert await bench.registered() == [REALM]
+
+
+async def test_a_realm_that_is_opened_while_it_is_retired_is_open_in_the_end(bench):
+    store = SlowStore(bench.backend)
+    await bench.look()
+    await bench.clock.advance(timedelta(microseconds=RETIREMENT))
+
+    looking = asyncio.create_task(bench.mirrored.look(BACKEND, Ledger(store, bench.clock)))
+    await store.is_asked.wait()
+    opening = asyncio.create_task(bench.open())
+    await asyncio.sleep(0)
+    store.goes_on.set()
+    await asyncio.gather(looking, opening)
+
+    assert await bench.registered() == [REALM]
+
+
+async def test_a_realm_that_is_written_to_while_its_retirement_waits_stays(bench):
+    store = SlowStore(bench.backend)
+    await bench.look()
+    await bench.clock.advance(timedelta(microseconds=RETIREMENT))
+
+    other = f"{CLUSTER}/shop/other"
+    opening = asyncio.create_task(bench.mirrored.open_realm(BACKEND.place, Ledger(store, bench.clock), other))
+    await store.is_asked.wait()
+    looking = asyncio.create_task(bench.mirrored.look(BACKEND, bench.ledger))
+    await asyncio.sleep(0.01)  # nothing else is there for it to wait for
+    await bench.open()
+    store.goes_on.set()
+    await asyncio.gather(looking, opening)
+
+    assert await bench.registered() == [REALM, other]
+
+
+async def test_what_another_operator_writes_there_just_then_is_found_again_by_its_next_look(bench):
+    other = Mirrored(CLUSTER)
+    await bench.looks(POOL)
+    await other.look(BACKEND, bench.ledger)
+    await bench.looks()
+    assert await bench.registered() == []
+
+    await other.open_realm(BACKEND.place, bench.ledger, REALM)
+    await bench.write(TASK)
+    assert await bench.registered() == []
+    await other.look(BACKEND, bench.ledger, [POOL])
+
+    assert await bench.registered() == [REALM]
