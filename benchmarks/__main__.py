@@ -162,6 +162,21 @@ def _drained(arguments: argparse.Namespace, opens: Opens, store: str, kind: str)
     return {side: medians(results) for side, results in rounds.items()} | {"rounds": rounds}
 
 
+def limits(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
+    """A drain, and the same claims and completions without a worker, in turn."""
+    rounds: dict[str, list[dict[str, Any]]] = {"drain": [], "raw": []}
+    due = DRAINED["ours"][store] // (10 if arguments.short else 1)
+    for number in range(arguments.repeats):
+        for measurement, results in rounds.items():
+            with opens() as place:
+                rate = POPULATING_RATES["ours"][store]
+                results.append(
+                    drive("ours", measurement, *place.arguments(), "--number", due, "--rate", rate)
+                )
+            told(f"limits {store} {measurement} round {number + 1}: {results[-1]['rate']:,.0f}/s")
+    return {measurement: medians(results) for measurement, results in rounds.items()}
+
+
 def steps(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, Any]:
     """Where the time of a drain goes, by samples."""
     runs = min(STEPS_RUNS, DRAINED["ours"][store] * 3) // (10 if arguments.short else 1)
@@ -346,6 +361,7 @@ def beside_peers(arguments: argparse.Namespace, opens: Opens, store: str) -> dic
 MEASURED = {
     "drain": drain,
     "intervals": intervals,
+    "limits": limits,
     "steps": steps,
     "processes": processes,
     "populate": populate,

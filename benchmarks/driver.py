@@ -186,6 +186,61 @@ async def work(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+async def raw(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The claims and completions of a drain by a process that decides nothing and calls nobody (ours only): the backend's limit."""
+    from pyncette.clock import SECOND
+    from pyncette.core.record import Change, Partition, Record, replace
+
+    app = opened(arguments)
+
+    @app.dynamic_task(lease_duration=LEASE)
+    async def tick(context: Context) -> None: ...
+
+    async with app.create() as context:
+        due = soon(2 + arguments.number / arguments.rate)
+        await schedule(context, tick, due_and_others(arguments, due))
+
+    def a_day_later(record: Record) -> Record:
+        assert record.due_at is not None
+        at = record.due_at + 86400 * SECOND
+        return replace(
+            record,
+            version=record.version + 1,
+            due_at=at,
+            claimable_at=at,
+            attempt=0,
+            began_at=None,
+            lease=None,
+        )
+
+    runs = 0
+
+    async def take_turns(store: Any, lease_id: str) -> None:
+        nonlocal runs
+        while True:
+            at = int(time.time() * SECOND)
+            claimed = await store.claim(
+                {Partition("", "tick"): arguments.at_once // 2}, lease_id, "raw", at, at
+            )
+            if not claimed.records:
+                return
+            made = await store.swap([Change(record, a_day_later(record)) for record in claimed.records])
+            runs += sum(made)
+
+    async with app.new_store() as store:
+        await asyncio.sleep((due - now()).total_seconds())
+        before, began = cpu(arguments.server_pid), time.perf_counter()
+        await asyncio.gather(take_turns(store, "one"), take_turns(store, "other"))
+        seconds = time.perf_counter() - began
+        after = cpu(arguments.server_pid)
+    return {
+        "runs": runs,
+        "rate": runs / seconds,
+        "worker_cpu_us": (after[0] - before[0]) / runs * 1e6,
+        "server_cpu_us": (after[1] - before[1]) / runs * 1e6,
+    }
+
+
 async def populate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Instances with a cron in a time zone, scheduled as fast as the API allows."""
     app = opened(arguments)
@@ -297,6 +352,7 @@ MEASUREMENTS = {
     "drain": drain,
     "seed": seed,
     "work": work,
+    "raw": raw,
     "populate": populate,
     "latency": latency,
     "idle": idle,

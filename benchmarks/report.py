@@ -100,6 +100,38 @@ def _ratio(stores: dict[str, Any], store: str, side: str) -> str:
     return f"{stores[store][side]['rate'] / upstream['rate']:.3g}×" if upstream else ""
 
 
+def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+    yield "### Beside what the backend can do"
+    yield ""
+    yield (
+        "A drain, and the same claims and completions, two of 250 runs under way at any time, by a process that decides nothing and calls no handler. "
+        "Rounds of both take turns."
+    )
+    yield ""
+    rows = [
+        (
+            NAMES[store],
+            "",
+            f"{both['drain']['rate']:,.0f}",
+            f"{both['raw']['rate']:,.0f}",
+            f"{both['drain']['rate'] / both['raw']['rate']:.0%}".replace("%", " %"),
+            f"{both['raw']['worker_cpu_us']:.0f}",
+            f"{both['raw']['server_cpu_us']:.0f}" if store != "sqlite" else "–",
+        )
+        for store, both in stores.items()
+    ]
+    head = (
+        "backend",
+        "",
+        "drain, runs/s",
+        "without a worker, runs/s",
+        "share",
+        "its CPU, µs a run",
+        "server CPU, µs a run",
+    )
+    yield from table(head, rows)
+
+
 def _steps(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Where the time goes"
     yield ""
@@ -259,6 +291,7 @@ def _memory(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
 TITLES = {
     "drain": "drains",
     "intervals": "drains of intervals",
+    "limits": "beside what the backend can do",
     "steps": "where the time goes",
     "processes": "several workers",
     "populate": "scheduling in bulk",
@@ -273,6 +306,7 @@ TITLES = {
 SECTIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Iterator[str]]] = {
     "drain": _drain,
     "intervals": _intervals,
+    "limits": _limits,
     "steps": _steps,
     "processes": _processes,
     "populate": _populate,
