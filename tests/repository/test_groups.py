@@ -39,7 +39,17 @@ def test_what_a_conftest_marks_as_a_group_stays_together(tmp_path):
     (below / "test_these.py").write_text(TESTS)
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--numprocesses=2", "--dist=loadgroup", "-rP", "-c", os.devnull, "."],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--numprocesses=2",
+            "--dist=loadgroup",
+            "-rP",
+            "-c",
+            os.devnull,
+            ".",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
