@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev example-reminders test test-cluster test-all check format generate plain requirements upgrade bench bench-operator docs clean named-python
+.PHONY: help dev example-reminders test test-cluster test-long test-all check format generate plain requirements upgrade bench bench-operator docs clean named-python
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -29,6 +29,9 @@ test: $(READY) ## Run the tests that need no cluster, on real servers.
 
 test-cluster: $(READY) ## Run the tests that need an API server, Helm, or a whole cluster, which is brought up for them.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m "cluster and not long" $(ARGS)
+
+test-long: $(READY) ## Run the tests that take long, which none of the others does; some need an API server.
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m long $(ARGS)
 
 test-all: $(READY) ## Run every test.
 	$(PYTEST) $(ARGS)

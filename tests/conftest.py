@@ -10,6 +10,7 @@ import pytest
 from tests.servers import (
     MARIADB,
     MYSQL,
+    VALKEY,
     ApiServer,
     DynamoDb,
     GivenMysql,
@@ -127,6 +128,21 @@ def own_redis() -> Iterator[OwnRedis]:
 
 
 @pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Redis]:
+    """The session's Valkey, to be treated like its Redis."""
+    server = _or_failure(lambda: open_redis(VALKEY))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: Redis) -> Iterator[str]:
+    """The URL of a namespace that holds nothing, for this test alone."""
+    with valkey_server.fresh_namespace() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[OwnCluster]:
     """The session's Redis Cluster, which each test leaves running (about two seconds to bring up)."""
     with _or_failure(open_cluster) as cluster:
@@ -137,6 +153,20 @@ def redis_cluster() -> Iterator[OwnCluster]:
 def redis_cluster_url(redis_cluster: OwnCluster) -> Iterator[str]:
     """The URL of a namespace of a cluster that holds nothing, for this test alone."""
     with redis_cluster.fresh_namespace() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[OwnCluster]:
+    """The session's cluster of Valkey, to be treated like that of Redis."""
+    with _or_failure(lambda: open_cluster(VALKEY)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def valkey_cluster_url(valkey_cluster: OwnCluster) -> Iterator[str]:
+    """The URL of a namespace of a cluster that holds nothing, for this test alone."""
+    with valkey_cluster.fresh_namespace() as url:
         yield url
 
 

@@ -35,7 +35,7 @@ BACKENDS = """
 | `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
 | `mysql://user:password@host:3306/database`, `mariadb://…` | [MySQL or MariaDB](stores-mysql.md), likewise; needs `pip install 'pyncette-operator[mysql]'` |
-| `redis://user:password@host:6379/0?namespace=shop:` | Redis or Valkey, likewise; also with `rediss`, `redis+sentinel` or `redis+cluster`: see [Redis](stores-redis.md); needs `pip install 'pyncette-operator[redis]'` |
+| `redis://user:password@host:6379/0?namespace=shop:` | Redis or Valkey, likewise; also with `rediss`, `redis+sentinel` or `redis+cluster`, and `valkey` for `redis`: see [Redis](stores-redis.md); needs `pip install 'pyncette-operator[redis]'` |
 | `dynamodb://region/table` | [DynamoDB](stores-dynamodb.md), likewise; needs `pip install 'pyncette-operator[dynamodb]'` |
 
 Without PYNCETTE_BACKEND, `tasks`, `runs`, `workers`, `run`, `redrive`, `resume` and `purge` look into `.pyncette` in the current folder, where `dev` keeps its database.

@@ -53,6 +53,8 @@ async def fill(context, task):
     await asyncio.gather(*(write(turn * BATCH) for turn in range(4)))
 
 
+# It takes all that a small machine has, as those of processes do.
+@pytest.mark.xdist_group("processes")
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("backend", ["postgres", "redis"])

@@ -45,14 +45,26 @@ def test_a_server_is_tried_with_its_notifications(with_tables):
     assert (code, works) == (0, [*ALL, "notify"])
 
 
-@pytest.mark.parametrize("url", ["redis_url", "redis_cluster_url"])
+@pytest.mark.parametrize("url", ["redis_url", "redis_cluster_url", "valkey_url", "valkey_cluster_url"])
 def test_redis_is_tried_with_its_notifications_by_itself_and_as_a_cluster(request, url):
-    backend = read_backend(request.getfixturevalue(url))
+    given = request.getfixturevalue(url)
+    backend = read_backend(given.replace("redis", "valkey", 1) if url.startswith("valkey") else given)
     asyncio.run(backend.migrate())
 
     code, works, _ = check(backend.url)
 
     assert (code, works) == (0, [*ALL, "notify"])
+
+
+def test_a_server_is_named_with_its_version_whatever_the_url_calls_it(valkey_server, valkey_url):
+    version = valkey_server.execute("INFO", "server")["valkey_version"]
+    asyncio.run(read_backend(valkey_url).migrate())
+
+    _, output = called("check", "--backend", valkey_url)
+
+    assert f"Redis at {urlsplit(valkey_url).netloc.partition('@')[2]}, which is Valkey {version}" in " ".join(
+        output.split()
+    )
 
 
 def test_settings_that_may_cost_records_are_told(own_redis):

@@ -19,7 +19,7 @@ EFFORT = pytest.mark.parametrize(
         pytest.param(settings(deadline=None, max_examples=3000), id="thorough", marks=pytest.mark.long),
     ],
 )
-"""A property is looked at in the same few examples each time, and by `make test-all` in many new ones."""
+"""A property is looked at in the same few examples each time, and by `make test-long` in many new ones."""
 
 CHANGES = [
     ("Europe/Berlin", "2026-03-29T01:00Z"),

@@ -22,7 +22,7 @@ IN_TIME_ON_ONE = pytest.mark.parametrize(
     ["postgresql", *(pytest.param(other, marks=pytest.mark.long) for other in ("mariadb", "redis"))],
     indirect=True,
 )
-"""What takes long is tried on the others by `make test-all`."""
+"""What takes long is tried on the others by `make test-long`."""
 
 
 @pytest.fixture

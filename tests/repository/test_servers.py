@@ -20,6 +20,8 @@ from asyncmy.errors import MySQLError
 from tests.servers import (
     MARIADB,
     MYSQL,
+    REDIS,
+    VALKEY,
     GivenMysql,
     GivenPostgres,
     GivenRedis,
@@ -230,12 +232,17 @@ def test_a_redis_named_by_the_environment_is_used_as_it_is(own_redis: OwnRedis, 
 
 
 def test_a_missing_redis_is_a_failure_that_names_the_command_that_installs_it(nothing_installed):
-    for bring_up in (open_redis, open_cluster, open_sentinel):
-        with pytest.raises(MissingServerError) as missing:
-            bring_up()
+    for product, way in ((REDIS, "sudo apt-get install redis-server"), (VALKEY, "Debian unstable")):
+        for bring_up in (open_redis, open_cluster, open_sentinel):
+            with pytest.raises(MissingServerError) as missing:
+                bring_up(product)
 
-        assert "sudo apt-get install redis-server" in str(missing.value)
-        assert "PYNCETTE_TEST_REDIS_URL=redis://" in str(missing.value)
+            assert way in str(missing.value)
+            assert f"{product.variable}=redis://" in str(missing.value)
+
+
+def test_a_valkey_is_a_valkey(valkey_server: Redis):
+    assert valkey_server.execute("INFO", "server")["server_name"] == "valkey"
 
 
 @pytest.mark.parametrize("product", ["mariadb", "mysql"])
@@ -336,10 +343,10 @@ def test_what_is_unpacked_is_unpacked_once_and_again_when_it_is_gone(tmp_path):
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path):
     """A machine on which there is no server, and no way to install one."""
-    for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_REDIS_URL", "PYNCETTE_TEST_DYNAMODB_URL"):
+    for variable in ("PYNCETTE_TEST_POSTGRES_URL", "PYNCETTE_TEST_DYNAMODB_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for product in (MARIADB, MYSQL):
+    for product in (MARIADB, MYSQL, REDIS, VALKEY):
         monkeypatch.delenv(product.variable, raising=False)
     monkeypatch.setattr("tests.servers.postgres.PLACES", {})
     monkeypatch.setattr("tests.servers.mysql.PLACES", [])

@@ -11,6 +11,8 @@ from tests.servers.kubernetes_client import ApiError, Client
 from tests.servers.mysql import MARIADB, MYSQL, GivenMysql, Mysql, OwnMysql, Product, open_mysql
 from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
 from tests.servers.redis import (
+    REDIS,
+    VALKEY,
     GivenRedis,
     OwnCluster,
     OwnRedis,
@@ -29,6 +31,8 @@ OwnServer = OwnPostgres | OwnMysql | OwnRedis
 __all__ = [
     "MARIADB",
     "MYSQL",
+    "REDIS",
+    "VALKEY",
     "Account",
     "ApiError",
     "ApiServer",

@@ -234,3 +234,9 @@ def commands_of(servers: Sequence[Any]) -> Tally:
             tally.statements[name] += told.get(f"cmdstat_{name}", {"calls": 0})["calls"]
     tally.round_trips = tally.statements.total()
     return tally
+
+
+def called_on(server: Any) -> Counter[str]:
+    """How often each command of Redis was called on *server* so far: sent, or by a script."""
+    told = server.execute("INFO", "commandstats")
+    return Counter({name.removeprefix("cmdstat_"): stats["calls"] for name, stats in told.items()})

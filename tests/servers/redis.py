@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: given by the environment, installed here, or in Docker; one by itself, a cluster, or behind Sentinel."""
+"""Real Redis and Valkey servers for tests: given, installed, unpacked, or in Docker; one by itself, a cluster, or behind Sentinel."""
 
 import itertools
 import os
@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -18,9 +19,8 @@ import redis
 
 from tests.servers import machine
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
+from tests.servers.unpacked import unpacked
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
-
-URL_VARIABLE = "PYNCETTE_TEST_REDIS_URL"
 
 START_ATTEMPTS_MAX = 3
 """A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
@@ -32,24 +32,8 @@ STOP_SECONDS_MAX = 30
 
 LOOK_SECONDS = 0.02
 
-DOCKER_IMAGE = "redis:7-alpine"
-
-PROGRAMS = ("redis-server", "valkey-server")
-
 CLUSTER_NODES = 3
 SLOTS = 16_384
-
-MISSING = f"""\
-These tests run on real servers of Redis 7 or newer, and none could be had. Any one of these brings them:
-
-  Debian, Ubuntu   sudo apt-get install redis-server      (as root, the tests do this by themselves)
-  Fedora           sudo dnf install valkey
-  macOS            brew install redis
-  Docker           start its engine; the tests run {DOCKER_IMAGE} in it
-  a server         {URL_VARIABLE}=redis://USER:PASSWORD@HOST:PORT/DATABASE make test
-                   (what the tests write begins with a name of their own, and they remove it again)
-
-The server need not be running: the tests start their own, on free ports, in folders that they throw away."""
 
 RIGHTS = (
     "+eval", "+evalsha", "+time", "+exists", "+hmget", "+hset", "+hdel", "+hlen", "+hscan", "+hvals", "+unlink",
@@ -72,8 +56,44 @@ NO_TIME = timedelta(0)
 StopMode = Literal["fast", "immediate"]
 
 
+class Programs(NamedTuple):
+    """How to run a server in the foreground."""
+
+    command: tuple[str, ...]
+    in_docker: bool = False
+    by_us: bool = False
+    """Whether it is unpacked, where somebody unprivileged that root lets run it may not be able to read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One of the two kinds of server."""
+
+    name: str
+    variable: str
+    """Names a server that somebody else runs."""
+    docker_image: str
+    program: str
+    """What runs the server in that image."""
+    ways: str
+    """How to get one, line by line."""
+    programs: Callable[[], Programs | None]
+
+    @property
+    def missing(self) -> str:
+        return f"""\
+These tests run on real servers of {self.name}, and none could be had. Any one of these brings them:
+
+{self.ways}
+  Docker           start its engine; the tests run {self.docker_image} in it
+  a server         {self.variable}=redis://USER:PASSWORD@HOST:PORT/DATABASE make test
+                   (what the tests write begins with a name of their own, and they remove it again)
+
+The server need not be running: the tests start their own, on free ports, in folders that they throw away."""
+
+
 class Redis(ABC):
-    """Redis as tests see it, whoever started it. All methods block; none needs an event loop."""
+    """A server as tests see it, whichever it is and whoever started it. All methods block; none needs an event loop."""
 
     @property
     @abstractmethod
@@ -115,7 +135,7 @@ class Redis(ABC):
 
 
 class GivenRedis(Redis):
-    """A server that somebody else runs, named by PYNCETTE_TEST_REDIS_URL: to write to, not for breaking."""
+    """A server that somebody else runs, named by the environment: to write to, not for breaking."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -132,18 +152,11 @@ class GivenRedis(Redis):
         """Nothing: it was there before, and goes on."""
 
 
-class _Programs(NamedTuple):
-    """How to run a server in the foreground: an installed program, or a container."""
-
-    command: tuple[str, ...]
-    in_docker: bool = False
-
-
 class _Node:
     """One process of a server, with a folder and a port of its own; the port and the data stay over a stop and a start."""
 
     def __init__(
-        self, programs: _Programs, account: machine.Account, folder: Path, password: str, *settings: str
+        self, programs: Programs, account: machine.Account, folder: Path, password: str, *settings: str
     ) -> None:
         self._programs = programs
         self._account = account
@@ -176,7 +189,8 @@ class _Node:
                     raise
 
     def start(self, *, clock_ahead: timedelta = NO_TIME, sentinel: bool = False) -> None:
-        if clock_ahead and self._programs.in_docker:
+        # libfaketime is made for the machine's C library, and not for one that was unpacked.
+        if clock_ahead and (self._programs.in_docker or self._programs.by_us):
             raise MissingServerError(HOW_TO_GET_A_WRONG_CLOCK)
         command: list[str] = list(self._programs.command)
         if self._programs.in_docker:
@@ -243,11 +257,13 @@ class _OwnServers(Redis):
 
     user = "pyncette"
 
-    def __init__(self, programs: _Programs, *, durable: bool = False) -> None:
+    def __init__(self, programs: Programs, *, durable: bool = False) -> None:
         self.password = secrets.token_urlsafe(12)
         self._programs = programs
         self._account = (
-            machine.our_account() if programs.in_docker else machine.account_for("redis", "valkey")
+            machine.our_account()
+            if programs.in_docker or programs.by_us
+            else machine.account_for("redis", "valkey")
         )
         self._folder = machine.folder_of(self._account, "pyncette-redis-")
         self._sync = "everysec" if durable else "no"
@@ -481,37 +497,50 @@ class OwnSentinel(_OwnServers):
 
         wait_until(is_accepted, lambda: "Sentinel knows no replica that can take over")
 
+    def catch_up(self) -> None:
+        """Wait until the replica has all that was written so far. WAIT does so only on the connection that wrote."""
+        _, written, _ = self._nodes[0].execute("ROLE")
+        wait_until(lambda: self._has_replicated(written), lambda: "the replica did not catch up")
+
+    def _has_replicated(self, offset: int) -> bool:
+        """Whether the replica is up to *offset*, and not still about to take over what was there before it came."""
+        *_, state, so_far = self._nodes[1].execute("ROLE")
+        return bool(state == b"connected" and so_far >= offset)
+
     def _has_a_replica(self) -> bool:
         known = self.sentinel.execute("SENTINEL", "REPLICAS", self.service)
         _, _, connected = self._nodes[0].execute("ROLE")
-        return len(known) == 1 and len(connected) == 1
+        return len(known) == 1 and len(connected) == 1 and self._has_replicated(0)
 
 
-def open_redis(*, own: bool = False, durable: bool = False) -> GivenRedis | OwnRedis:
+def open_redis(
+    product: Product | None = None, *, own: bool = False, durable: bool = False
+) -> GivenRedis | OwnRedis:
     """
-    The server that the environment names; or one of our own, from what is installed, else installed now, else Docker.
+    The server that the environment names; or one of our own, from what is installed or can be had, else Docker.
 
     With *own*, one that may be stopped and broken, whatever the environment names. Raises MissingServerError.
     """
-    given = os.environ.get(URL_VARIABLE)
+    product = product or REDIS
+    given = os.environ.get(product.variable)
     if given and not own:
         return GivenRedis(given)
-    return OwnRedis(_programs(), durable=durable)
+    return OwnRedis(_programs(product), durable=durable)
 
 
-def open_redis_with_tls() -> RedisWithTls:
+def open_redis_with_tls(product: Product | None = None) -> RedisWithTls:
     """A server of our own that speaks TLS. Raises MissingServerError."""
-    return RedisWithTls(_programs())
+    return RedisWithTls(_programs(product or REDIS))
 
 
-def open_cluster() -> OwnCluster:
+def open_cluster(product: Product | None = None) -> OwnCluster:
     """A cluster of our own. Raises MissingServerError."""
-    return OwnCluster(_programs())
+    return OwnCluster(_programs(product or REDIS))
 
 
-def open_sentinel() -> OwnSentinel:
+def open_sentinel(product: Product | None = None) -> OwnSentinel:
     """Two servers and a Sentinel of our own. Raises MissingServerError."""
-    return OwnSentinel(_programs())
+    return OwnSentinel(_programs(product or REDIS))
 
 
 def wait_until(holds: Callable[[], bool], why: Callable[[], str]) -> None:
@@ -536,30 +565,84 @@ def _is_whole(node: _Node) -> bool:
     return b"cluster_state:ok" in told and f"cluster_known_nodes:{CLUSTER_NODES}".encode() in told
 
 
-def _programs() -> _Programs:
-    program = _installed_program() or _install_program()
-    if program:
-        return _Programs((program,))
-    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+# --- Where the programs are ------------------------------------------------------------------------------------------
+
+
+def redis_programs() -> Programs | None:
+    """What is installed, or is installed now, if we may: without the service that comes with it."""
+    if not _installed("redis-server") and machine.can_install_packages():
+        machine.install_package("redis-server")
+        if shutil.which("systemctl"):
+            subprocess.run(["systemctl", "disable", "--now", "redis-server"], capture_output=True)
+    # Some distributions have the other product alone.
+    return _installed("redis-server") or _installed("valkey-server")
+
+
+def valkey_programs() -> Programs | None:
+    """What is installed; else what Debian unstable has, unpacked, since not every release has it."""
+    return _installed("valkey-server") or _unpacked_valkey()
+
+
+def _installed(program: str) -> Programs | None:
+    found = shutil.which(program)
+    return Programs((found,)) if found else None
+
+
+def _unpacked_valkey() -> Programs | None:
+    """Run by the loader that it was unpacked with."""
+    root = unpacked("valkey-server")
+    loader = root and next(root.glob("usr/lib/*/ld-linux-*.so.*"), None)
+    if root is None or loader is None:
+        return None
+    command = (str(loader), "--library-path", str(loader.parent), str(root / "usr/bin/valkey-server"))
+    return Programs(command, by_us=True)
+
+
+def _programs(product: Product) -> Programs:
+    programs = product.programs()
+    if programs:
+        return programs
+    if machine.docker_runs():
         user = f"{os.getuid()}:{os.getgid()}"
-        return _Programs(
-            ("docker", "run", "--rm", "--network", "host", "--user", user, DOCKER_IMAGE, "redis-server"),
+        return Programs(
+            (
+                "docker",
+                "run",
+                "--rm",
+                "--network",
+                "host",
+                "--user",
+                user,
+                product.docker_image,
+                product.program,
+            ),
             in_docker=True,
         )
-    raise MissingServerError(MISSING)
+    raise MissingServerError(product.missing)
 
 
-def _installed_program() -> str | None:
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+REDIS = Product(
+    "Redis",
+    "PYNCETTE_TEST_REDIS_URL",
+    "redis:7-alpine",
+    "redis-server",
+    """\
+  Debian, Ubuntu   sudo apt-get install redis-server      (as root, the tests do this by themselves)
+  Fedora           sudo dnf install valkey
+  macOS            brew install redis""",
+    redis_programs,
+)
 
-
-def _install_program() -> str | None:
-    """Install Debian's or Ubuntu's server, if we may, and stop the service that comes with it."""
-    if not machine.can_install_packages() or not machine.install_package("redis-server"):
-        return None
-    if shutil.which("systemctl"):
-        subprocess.run(["systemctl", "disable", "--now", "redis-server"], capture_output=True)
-    return _installed_program()
-
+VALKEY = Product(
+    "Valkey",
+    "PYNCETTE_TEST_VALKEY_URL",
+    "valkey/valkey:9-alpine",
+    "valkey-server",
+    """\
+  Debian           (the tests fetch it by themselves, from Debian unstable, and install nothing)
+  Fedora           sudo dnf install valkey
+  macOS            brew install valkey""",
+    valkey_programs,
+)
 
 _numbers = itertools.count(1)

@@ -1,4 +1,4 @@
-"""Redis keeps what every store promises, by itself and as a cluster, and what only its keys, scores and scripts can break."""
+"""Redis and Valkey keep what every store promises, by themselves and as clusters, and what only keys, scores and scripts can break."""
 
 import asyncio
 import logging
@@ -52,20 +52,37 @@ class RedisConformance(StoreConformance):
         )
 
 
-class TestRedis(RedisConformance):
+class TestServer(RedisConformance):
     @pytest.fixture
-    def backend(self, redis_server: Redis) -> Iterator[str]:
-        self.server = redis_server
-        with redis_server.fresh_namespace() as url:
+    def backend(self, server: Redis, url: str) -> str:
+        self.server = server
+        return url
+
+
+class TestCluster(RedisConformance):
+    @pytest.fixture
+    def backend(self, cluster: OwnCluster) -> Iterator[str]:
+        self.server = cluster
+        with cluster.fresh_namespace() as url:
             yield url
 
 
-class TestRedisCluster(RedisConformance):
-    @pytest.fixture
-    def backend(self, redis_cluster: OwnCluster) -> Iterator[str]:
-        self.server = redis_cluster
-        with redis_cluster.fresh_namespace() as url:
-            yield url
+@pytest.fixture(params=["redis_server", "valkey_server"])
+def server(request: pytest.FixtureRequest) -> Redis:
+    server: Redis = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def url(server: Redis) -> Iterator[str]:
+    with server.fresh_namespace() as url:
+        yield url
+
+
+@pytest.fixture(params=["redis_cluster", "valkey_cluster"])
+def cluster(request: pytest.FixtureRequest) -> OwnCluster:
+    cluster: OwnCluster = request.getfixturevalue(request.param)
+    return cluster
 
 
 def keys_in(url, partition=HERE):
@@ -83,24 +100,24 @@ def counts(server, url, partition=HERE):
 
 
 @pytest.fixture
-async def store(redis_url):
-    async with RedisStore(redis_url) as store:
+async def store(url):
+    async with RedisStore(url) as store:
         yield store
 
 
 # Keys
 
 
-async def test_all_keys_are_in_the_namespace(redis_server, redis_url, store):
-    before = set(redis_server.keys(""))
+async def test_all_keys_are_in_the_namespace(server, url, store):
+    before = set(server.keys(""))
     home = Key(Partition("realm", "a{b}*:c", 3), "task")
 
     await store.swap([Change(None, a_record(key=home), (HistoryRow(0, a_run()),))])
     await claim(store, partition=home.partition)
     await store.partitions("realm")
 
-    namespace = read_url(redis_url).namespace.encode()
-    written = set(redis_server.keys("")) - before
+    namespace = read_url(url).namespace.encode()
+    written = set(server.keys("")) - before
     assert written
     assert all(key.startswith(namespace) for key in written)
 
@@ -133,8 +150,8 @@ def test_the_keys_of_a_partition_share_a_slot_and_belong_to_no_other(handler):
     assert set(keys.of(partition)).isdisjoint(key for other in others for key in keys.of(other))
 
 
-async def test_two_namespaces_of_a_database_know_nothing_of_each_other(redis_server):
-    with redis_server.fresh_namespace() as one, redis_server.fresh_namespace() as other:
+async def test_two_namespaces_of_a_database_know_nothing_of_each_other(server):
+    with server.fresh_namespace() as one, server.fresh_namespace() as other:
         async with RedisStore(one) as store, RedisStore(other) as empty:
             await create(store, a_record())
 
@@ -143,14 +160,12 @@ async def test_two_namespaces_of_a_database_know_nothing_of_each_other(redis_ser
             assert await empty.load([a_record().key]) == [None]
 
 
-async def test_a_name_that_somebody_else_put_there_is_left_out_and_told(
-    redis_server, redis_url, store, caplog
-):
+async def test_a_name_that_somebody_else_put_there_is_left_out_and_told(server, url, store, caplog):
     await create(store, a_record())
-    keys = keys_in(redis_url)
-    redis_server.execute("HSET", keys.records, "theirs", "nonsense")
-    redis_server.execute("ZADD", keys.names, 0, "theirs")
-    redis_server.execute("ZADD", keys.due, 0, "theirs")
+    keys = keys_in(url)
+    server.execute("HSET", keys.records, "theirs", "nonsense")
+    server.execute("ZADD", keys.names, 0, "theirs")
+    server.execute("ZADD", keys.due, 0, "theirs")
 
     with caplog.at_level(logging.ERROR):
         assert instances(await store.scan(HERE, None, None, 10)) == ["a"]
@@ -230,7 +245,7 @@ async def test_a_number_of_more_than_64_bits_is_refused_before_anything_is_writt
 # What is filed
 
 
-async def test_each_record_is_filed_once_whatever_becomes_of_it(redis_server, redis_url, store):
+async def test_each_record_is_filed_once_whatever_becomes_of_it(server, url, store):
     records = [a_record(f"{number:02}", at=None if number % 7 == 0 else T0 + number) for number in range(40)]
     await create(store, *records)
 
@@ -246,7 +261,7 @@ async def test_each_record_is_filed_once_whatever_becomes_of_it(redis_server, re
     again = await claim(store, limit=40, now=T0 + LEASE + 50, lease_id="2")
     await store.renew([Renewal(record.key, "2", LEASE) for record in again], T0 + 4 * LEASE)
 
-    assert counts(redis_server, redis_url) == (38, 38, 38)
+    assert counts(server, url) == (38, 38, 38)
 
 
 async def test_thousands_of_leases_that_end_at_once_are_taken_over_in_order(store):
@@ -286,61 +301,59 @@ async def claim_until_healed(store, server, url, now=T0):
 
 
 @pytest.mark.parametrize("lost", ["due", "leased", "names"])
-async def test_an_index_that_was_evicted_is_made_anew(redis_server, redis_url, store, caplog, lost):
+async def test_an_index_that_was_evicted_is_made_anew(server, url, store, caplog, lost):
     await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)))
     await claim(store, limit=5, now=T0 + 20)
-    redis_server.execute("DEL", getattr(keys_in(redis_url), lost))
+    server.execute("DEL", getattr(keys_in(url), lost))
 
     with caplog.at_level(logging.WARNING):
-        got = await claim_until_healed(store, redis_server, redis_url, now=T0 + 30)
+        got = await claim_until_healed(store, server, url, now=T0 + 30)
 
     assert got == [f"{n:02}" for n in range(5, 20)]
-    assert counts(redis_server, redis_url) == (20, 20, 20)
+    assert counts(server, url) == (20, 20, 20)
     assert len(await store.scan(HERE, "task", None, 100)) == 20
     assert "what is filed is not what is there" in caplog.text
     assert len(await claim(store, limit=20, now=T0 + 30 + LEASE, lease_id="later")) == 20
 
 
-async def test_what_is_filed_and_not_there_any_more_is_dropped(redis_server, redis_url, store):
+async def test_what_is_filed_and_not_there_any_more_is_dropped(server, url, store):
     await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)), a_record("later", at=T0 + 900))
     await claim(store, limit=5, now=T0 + 20)
     gone = [name_of(a_record(f"{n:02}").key) for n in (0, 1, 7, 8, 9)] + [name_of(a_record("later").key)]
-    redis_server.execute("HDEL", keys_in(redis_url).records, *gone)
+    server.execute("HDEL", keys_in(url).records, *gone)
 
-    got = await claim_until_healed(store, redis_server, redis_url, now=T0 + 30)
+    got = await claim_until_healed(store, server, url, now=T0 + 30)
 
     assert got == [f"{n:02}" for n in (5, 6, *range(10, 20))]
-    assert counts(redis_server, redis_url) == (15, 15, 15)
+    assert counts(server, url) == (15, 15, 15)
 
 
-async def test_a_partition_that_was_evicted_whole_stops_no_polling(redis_server, redis_url, store):
+async def test_a_partition_that_was_evicted_whole_stops_no_polling(server, url, store):
     await create(store, *(a_record(f"{n:02}") for n in range(20)))
-    redis_server.execute("DEL", keys_in(redis_url).records)
+    server.execute("DEL", keys_in(url).records)
 
-    assert await claim_until_healed(store, redis_server, redis_url) == []
+    assert await claim_until_healed(store, server, url) == []
 
-    assert counts(redis_server, redis_url) == (0, 0, 0)
+    assert counts(server, url) == (0, 0, 0)
     await create(store, a_record("new"))
     assert instances(await claim(store)) == ["new"]
 
 
-async def test_large_partitions_are_healed_page_by_page(redis_server, redis_url, store):
+async def test_large_partitions_are_healed_page_by_page(server, url, store):
     for begin in range(0, 3_000, 500):
         await create(store, *(a_record(f"{n:04}", at=T0 + 10**9) for n in range(begin, begin + 500)))
-    redis_server.execute("DEL", keys_in(redis_url).due)
-    redis_server.execute("ZREM", keys_in(redis_url).names, name_of(a_record("0007").key))
+    server.execute("DEL", keys_in(url).due)
+    server.execute("ZREM", keys_in(url).names, name_of(a_record("0007").key))
 
-    await claim_until_healed(store, redis_server, redis_url)
+    await claim_until_healed(store, server, url)
 
-    assert counts(redis_server, redis_url) == (3_000, 3_000, 3_000)
+    assert counts(server, url) == (3_000, 3_000, 3_000)
 
 
-async def test_who_breaks_a_partition_again_and_again_does_not_keep_workers_busy(
-    redis_server, redis_url, store
-):
+async def test_who_breaks_a_partition_again_and_again_does_not_keep_workers_busy(server, url, store):
     await create(store, a_record(at=T0 + 10**9))
     for _ in range(2):
-        redis_server.execute("ZREM", keys_in(redis_url).due, name_of(a_record().key))
+        server.execute("ZREM", keys_in(url).due, name_of(a_record().key))
         for number in range(CALLS_MAX):
             claimed = await store.claim({HERE: 1}, f"lease-{number}", "worker", T0, T0)
             if claimed.next_claimable_at != T0:
@@ -349,25 +362,23 @@ async def test_who_breaks_a_partition_again_and_again_does_not_keep_workers_busy
     assert claimed.next_claimable_at == T0 + int(PAUSE_SECONDS * SECOND)
 
 
-async def test_a_partition_whose_name_was_evicted_is_named_again_by_who_works_on_it(
-    redis_server, redis_url, store
-):
+async def test_a_partition_whose_name_was_evicted_is_named_again_by_who_works_on_it(server, url, store):
     await create(store, a_record())
-    redis_server.execute("DEL", Keyspace(read_url(redis_url).namespace).partitions("realm"))
+    server.execute("DEL", Keyspace(read_url(url).namespace).partitions("realm"))
 
-    async with RedisStore(redis_url) as another:
+    async with RedisStore(url) as another:
         assert await another.partitions("realm") == []
         await claim(another, limit=0)
         assert await another.partitions("realm") == [HERE]
 
 
-async def test_a_record_that_is_cut_off_hurts_itself_only(redis_server, redis_url, store, caplog):
+async def test_a_record_that_is_cut_off_hurts_itself_only(server, url, store, caplog):
     await create(store, *(a_record(f"{n}", at=T0 + n) for n in range(6)))
-    keys = keys_in(redis_url)
+    keys = keys_in(url)
     for number, length in enumerate((0, 1, 40, 76, 100)):
         name = name_of(a_record(f"{number}").key)
-        value = redis_server.execute("HGET", keys.records, name)
-        redis_server.execute("HSET", keys.records, name, value[:length])
+        value = server.execute("HGET", keys.records, name)
+        server.execute("HSET", keys.records, name, value[:length])
 
     with caplog.at_level(logging.ERROR):
         first = await claim(store, limit=10, now=T0 + 10)
@@ -376,15 +387,15 @@ async def test_a_record_that_is_cut_off_hurts_itself_only(redis_server, redis_ur
     assert "cannot be read" in caplog.text
     assert await claim(store, limit=10, now=T0 + 10, lease_id="2") == []
     assert instances(await store.scan(HERE, "task", None, 10)) == ["5"]
-    assert counts(redis_server, redis_url) == (6, 6, 6)
+    assert counts(server, url) == (6, 6, 6)
 
 
 # Scripts
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(redis_server, store):
+async def test_scripts_that_the_server_forgot_are_sent_again(server, store):
     await create(store, a_record("a"), a_record("b"))
-    redis_server.execute("SCRIPT", "FLUSH")
+    server.execute("SCRIPT", "FLUSH")
 
     held, renewed, page = await asyncio.gather(
         claim(store),
@@ -395,21 +406,21 @@ async def test_scripts_that_the_server_forgot_are_sent_again(redis_server, store
     assert instances(held) == ["a", "b"]
     assert list(renewed.held) == [False]
     assert len(page) == 2
-    redis_server.execute("SCRIPT", "FLUSH")
+    server.execute("SCRIPT", "FLUSH")
     assert await store.swap([Change(record, completed(record, T0 + 5)) for record in held]) == [True, True]
 
 
-async def test_a_claim_of_many_partitions_is_a_few_round_trips(redis_server, store):
+async def test_a_claim_of_many_partitions_is_a_few_round_trips(server, store):
     partitions = [Partition("realm", "handler", number) for number in range(120)]
     await create(store, *(a_record(key=Key(partition, "task")) for partition in partitions))
     await store.claim(dict.fromkeys(partitions, 0), "look", "worker", T0, T0)
     calls = "cmdstat_evalsha"
-    before = redis_server.execute("INFO", "commandstats")[calls]["calls"]
+    before = server.execute("INFO", "commandstats")[calls]["calls"]
 
     claimed = await store.claim(dict.fromkeys(partitions, 1), "lease", "worker", T0, T0)
 
     assert len(claimed.records) == 120
-    assert redis_server.execute("INFO", "commandstats")[calls]["calls"] - before == 3
+    assert server.execute("INFO", "commandstats")[calls]["calls"] - before == 3
 
 
 async def test_a_group_may_span_partitions_where_there_is_one_server(store):
@@ -425,10 +436,10 @@ async def test_a_group_may_span_partitions_where_there_is_one_server(store):
 
 
 async def test_a_group_that_spans_partitions_is_refused_by_a_cluster_before_anything_is_written(
-    redis_cluster,
+    cluster,
 ):
     there = a_record(key=Key(ELSEWHERE, "task"))
-    with redis_cluster.fresh_namespace() as url:
+    with cluster.fresh_namespace() as url:
         async with RedisStore(url) as store:
             with pytest.raises(ValueError, match="of one partition"):
                 await store.swap([Change(None, a_record(), group=1), Change(there, None, group=1)])
@@ -438,15 +449,15 @@ async def test_a_group_that_spans_partitions_is_refused_by_a_cluster_before_anyt
             assert await store.load([a_record().key]) == [None]
 
 
-async def test_partitions_are_spread_over_the_nodes_of_a_cluster(redis_cluster):
+async def test_partitions_are_spread_over_the_nodes_of_a_cluster(cluster):
     partitions = [Partition("spread", "handler", number) for number in range(32)]
-    with redis_cluster.fresh_namespace() as url:
+    with cluster.fresh_namespace() as url:
         async with RedisStore(url) as store:
             await create(store, *(a_record(key=Key(partition, "task")) for partition in partitions))
 
         found = [
             [key for key in node.execute("KEYS", f"*{read_url(url).namespace}*") if key.endswith(b":records")]
-            for node in redis_cluster.nodes
+            for node in cluster.nodes
         ]
 
     assert sum(map(len, found)) == 32
@@ -456,16 +467,16 @@ async def test_partitions_are_spread_over_the_nodes_of_a_cluster(redis_cluster):
 # Versions of the schema
 
 
-async def test_nothing_is_created_where_it_is_not_to_be(redis_server, redis_url):
+async def test_nothing_is_created_where_it_is_not_to_be(server, url):
     with pytest.raises(SchemaError, match="run `pyncette migrate`"):
-        async with RedisStore(redis_url, create=False):
+        async with RedisStore(url, create=False):
             pass
 
-    assert redis_server.keys(read_url(redis_url).namespace) == []
+    assert server.keys(read_url(url).namespace) == []
 
 
-async def test_migrating_creates_what_is_missing_and_then_changes_nothing(redis_url):
-    backend = read_backend(redis_url)
+async def test_migrating_creates_what_is_missing_and_then_changes_nothing(url):
+    backend = read_backend(url)
 
     assert await backend.migrate() == (0, SCHEMA_VERSION)
     assert await backend.migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
@@ -481,28 +492,28 @@ async def test_migrating_creates_what_is_missing_and_then_changes_nothing(redis_
         ("theirs", 1, "choose another redis_namespace"),
     ],
 )
-async def test_records_of_another_release_are_refused(redis_server, redis_url, version, reader, said):
-    meta = Keyspace(read_url(redis_url).namespace).meta
-    redis_server.execute("HSET", meta, "schema_version", version, "min_reader", reader)
+async def test_records_of_another_release_are_refused(server, url, version, reader, said):
+    meta = Keyspace(read_url(url).namespace).meta
+    server.execute("HSET", meta, "schema_version", version, "min_reader", reader)
 
     with pytest.raises(SchemaError, match=said):
-        async with RedisStore(redis_url):
+        async with RedisStore(url):
             pass
 
 
-async def test_a_newer_schema_that_lets_us_work_on_it_is_worked_on(redis_server, redis_url):
-    meta = Keyspace(read_url(redis_url).namespace).meta
-    redis_server.execute("HSET", meta, "schema_version", SCHEMA_VERSION + 1, "min_reader", SCHEMA_VERSION)
+async def test_a_newer_schema_that_lets_us_work_on_it_is_worked_on(server, url):
+    meta = Keyspace(read_url(url).namespace).meta
+    server.execute("HSET", meta, "schema_version", SCHEMA_VERSION + 1, "min_reader", SCHEMA_VERSION)
 
-    async with RedisStore(redis_url) as store:
+    async with RedisStore(url) as store:
         await create(store, a_record())
 
 
 # The factory
 
 
-async def test_the_factory_takes_the_keywords_of_upstream(redis_server):
-    with redis_server.fresh_namespace() as url:
+async def test_the_factory_takes_the_keywords_of_upstream(server):
+    with server.fresh_namespace() as url:
         namespace = read_url(url).namespace
         bare = url.partition("?")[0]
         async with redis_repository(redis_url=bare, redis_namespace=namespace, redis_timeout=5) as store:

@@ -1,4 +1,4 @@
-"""What Redis does when its server stops, hangs, fails over or says no, and how each is told: one sentence, no password."""
+"""What Redis and Valkey do when a server stops, hangs, fails over or says no, and how each is told: one sentence, no password."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,16 @@ from pyncette.testing.conformance import (
     load_all,
 )
 from tests.processes.proxy import Proxy
-from tests.servers import OwnRedis, machine, open_cluster, open_redis, open_redis_with_tls
+from tests.servers import (
+    REDIS,
+    VALKEY,
+    OwnRedis,
+    machine,
+    open_cluster,
+    open_redis,
+    open_redis_with_tls,
+    open_sentinel,
+)
 from tests.servers.redis import RIGHTS, RIGHTS_IN_A_CLUSTER, SLOTS
 
 SECOND = 1_000_000
@@ -44,12 +53,24 @@ SECOND = 1_000_000
 REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference/stores-redis.md"
 
 
+@pytest.fixture(scope="module", params=[REDIS, VALKEY], ids=lambda product: product.name)
+def product(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def server():
+def server(product):
     """A server of our own for this module, which each test leaves running, and as it was."""
-    server = open_redis(own=True)
+    server = open_redis(product, own=True)
     assert isinstance(server, OwnRedis)
     with server:
+        yield server
+
+
+@pytest.fixture
+def own_server(product):
+    """A server for this test alone, to stop, start and crash."""
+    with open_redis(product, own=True) as server:
         yield server
 
 
@@ -203,9 +224,15 @@ async def test_a_store_that_is_closed_leaves_no_connection_behind(server, url):
     assert await until(are_gone)
 
 
-@pytest.mark.parametrize("server_url", ["redis_url", "redis_cluster_url"])
-async def test_a_listener_waits_for_longer_than_an_answer_may_take(request, server_url):
-    url = request.getfixturevalue(server_url)
+@pytest.fixture(scope="module")
+def cluster(request, product):
+    """The session's cluster, which each test leaves as it was."""
+    return request.getfixturevalue(f"{product.name.lower()}_cluster")
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+async def test_a_listener_waits_for_longer_than_an_answer_may_take(server, cluster, kind):
+    url = {"server": server, "cluster": cluster}[kind].url
     notification = Notification(HERE, T0)
     async with RedisStore(url, timeout=0.5) as store:
         notified = store.notified()
@@ -238,7 +265,7 @@ async def test_many_notifications_are_heard_whole(url):
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_restart_under_load_loses_nothing_and_runs_nothing_twice(own_redis, mode):
+async def test_a_restart_under_load_loses_nothing_and_runs_nothing_twice(own_server, mode):
     """Each record is completed exactly as often as its version says, whatever was on its way when the server went."""
     names = [f"{number:02}" for number in range(30)]
     sure, unsure = Counter(), Counter()
@@ -264,15 +291,15 @@ async def test_a_restart_under_load_loses_nothing_and_runs_nothing_twice(own_red
             sure.update(record.key.instance for record, ok in zip(held, made, strict=True) if ok)
             answered_again += bool(held) and down.is_set()
 
-    async with RedisStore(own_redis.url) as store:
+    async with RedisStore(own_server.url) as store:
         await create(store, *(a_record(name, lease_length=1, fence=T0) for name in names))
         async with asyncio.TaskGroup() as group:
             for seed in range(3):
                 group.create_task(work(store, seed))
             await asyncio.sleep(0.5)
-            await asyncio.to_thread(own_redis.stop, mode)
+            await asyncio.to_thread(own_server.stop, mode)
             await asyncio.sleep(0.3)
-            await asyncio.to_thread(own_redis.start)
+            await asyncio.to_thread(own_server.start)
             down.set()
         records = await load_all(store, [a_record(name) for name in names])
 
@@ -300,11 +327,11 @@ async def test_every_reply_tells_the_time_of_a_server_whose_clock_differs(own_re
         assert (await load(store, a_record())).lease.expires_at == T0 + LEASE
 
 
-async def test_a_server_that_comes_back_without_its_records_is_told(own_redis):
-    async with RedisStore(own_redis.url) as store:
+async def test_a_server_that_comes_back_without_its_records_is_told(own_server):
+    async with RedisStore(own_server.url) as store:
         await create(store, a_record())
-        own_redis.execute("FLUSHALL")
-        await asyncio.to_thread(own_redis.restart)
+        own_server.execute("FLUSHALL")
+        await asyncio.to_thread(own_server.restart)
 
         async def is_told():
             await until(lambda: answers(store))
@@ -380,8 +407,8 @@ async def test_an_unreachable_server_is_told(host):
 
 
 @pytest.mark.parametrize("user", ["pyncette:hunter2", "nobody:hunter2", ":hunter2", ""])
-async def test_a_wrong_user_or_password_is_told_without_it(server, redis_cluster, user):
-    for url in (server.url, redis_cluster.url):
+async def test_a_wrong_user_or_password_is_told_without_it(server, cluster, user):
+    for url in (server.url, cluster.url):
         scheme, _, rest = url.partition("://")
         with pytest.raises(StoreRefusedError) as told:
             async with RedisStore(f"{scheme}://{user}@{rest.partition('@')[2]}"):
@@ -506,16 +533,16 @@ async def test_a_user_who_may_only_read_can_look(server, url):
                     await create(reader, a_record("b"))
 
 
-async def test_a_server_that_only_reads_is_unavailable_until_it_writes(own_redis):
-    async with RedisStore(own_redis.url) as store:
+async def test_a_server_that_only_reads_is_unavailable_until_it_writes(own_server):
+    async with RedisStore(own_server.url) as store:
         await create(store, a_record())
-        own_redis.execute("REPLICAOF", "127.0.0.1", machine.free_port())
+        own_server.execute("REPLICAOF", "127.0.0.1", machine.free_port())
 
         for call in (claim(store), create(store, a_record("b"))):
             with pytest.raises(StoreUnavailableError):
                 await call
 
-        own_redis.execute("REPLICAOF", "NO", "ONE")
+        own_server.execute("REPLICAOF", "NO", "ONE")
         assert instances(await claim(store)) == ["a"]
 
 
@@ -543,6 +570,22 @@ async def test_a_key_of_another_kind_is_refused(server, url):
 
         with pytest.raises(StoreRefusedError, match="WRONGTYPE"):
             await claim(store)
+
+
+# What a server says of itself
+
+
+async def test_a_server_is_called_what_it_calls_itself_whatever_the_url_says(product, server, cluster):
+    told = server.execute("INFO", "server")
+    version = told.get("valkey_version") or told["redis_version"]
+
+    for url in (server.url, cluster.url, server.url.replace("redis://", "valkey://")):
+        assert await read_backend(url).servers() == [f"{product.name} {version}"]
+
+
+async def test_a_user_who_may_not_ask_what_a_server_is_is_not_told(server):
+    with user_with(server, *documented_rights(), "-info") as url:
+        assert await read_backend(url).servers() == []
 
 
 # Settings that may cost records
@@ -576,8 +619,8 @@ async def test_settings_that_may_cost_records_are_told_when_it_is_opened_and_by_
 
 
 @pytest.fixture(scope="module")
-def tls_server():
-    with open_redis_with_tls() as server:
+def tls_server(product):
+    with open_redis_with_tls(product) as server:
         yield server
 
 
@@ -611,12 +654,18 @@ async def test_a_certificate_for_another_host_is_refused_unless_it_may_be(tls_se
 # Failovers
 
 
+@pytest.fixture
+def own_sentinel(product):
+    with open_sentinel(product) as servers:
+        yield servers
+
+
 async def test_after_a_failover_the_new_primary_is_found_by_sentinel(own_sentinel):
     async with RedisStore(own_sentinel.url) as store:
         await create(store, a_record())
         (held,) = await claim(store)
         old = own_sentinel.primary
-        await asyncio.to_thread(old.execute, "WAIT", 1, 5_000)
+        await asyncio.to_thread(own_sentinel.catch_up)
 
         await asyncio.to_thread(old.kill)
         with pytest.raises(StoreUnavailableError):
@@ -631,7 +680,7 @@ async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_mo
     async with RedisStore(own_sentinel.url) as store:
         await create(store, a_record())
         old = own_sentinel.primary
-        await asyncio.to_thread(old.execute, "WAIT", 1, 5_000)
+        await asyncio.to_thread(own_sentinel.catch_up)
         await asyncio.to_thread(own_sentinel.fail_over)
 
         async def is_demoted():
@@ -654,8 +703,8 @@ async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_mo
 
 
 @pytest.fixture
-def own_cluster():
-    with open_cluster() as cluster:
+def own_cluster(product):
+    with open_cluster(product) as cluster:
         yield cluster
 
 
@@ -723,9 +772,9 @@ async def test_a_slot_that_moves_to_another_node_takes_its_partition_along(own_c
         assert target.execute("CLUSTER", "COUNTKEYSINSLOT", slot) > 0
 
 
-async def test_a_cluster_tells_the_settings_of_each_node(redis_cluster):
-    backend = read_backend(redis_cluster.url)
-    odd = redis_cluster.nodes[1]
+async def test_a_cluster_tells_the_settings_of_each_node(cluster):
+    backend = read_backend(cluster.url)
+    odd = cluster.nodes[1]
     assert await backend.concerns() == []
     odd.execute("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
     try:

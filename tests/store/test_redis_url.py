@@ -1,10 +1,10 @@
-"""A URL of Redis says which server, which database, which namespace; and what cannot be meant is told without a password."""
+"""A URL of Redis or Valkey says which server, which database, which namespace; and what cannot be meant is told without a password."""
 
 import pytest
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import read_backend
-from pyncette.store.redis_url import Kind, read_url
+from pyncette.store.backend import BUILT_IN, read_backend
+from pyncette.store.redis_url import SCHEMES, Kind, read_url
 
 
 def test_a_url_may_say_everything():
@@ -34,6 +34,26 @@ def test_a_url_may_say_everything():
 )
 def test_hosts_and_ports_are_read_or_usual(url, hosts):
     assert list(read_url(url).hosts) == hosts
+
+
+@pytest.mark.parametrize("rest", ["", "s", "+sentinel", "s+sentinel", "+cluster", "s+cluster"])
+def test_what_a_url_calls_valkey_is_read_as_if_it_were_redis(rest):
+    behind = (
+        "://u:p@host:7000/records?namespace=x" if "sentinel" in rest else "://u:p@host:7000/0?namespace=x"
+    )
+
+    read = read_url(f"valkey{rest}{behind}")
+
+    assert read == read_url(f"redis{rest}{behind}")._replace(product="Valkey")
+    assert str(read).startswith("Valkey")
+    assert f"valkey{rest}" in SCHEMES
+
+
+def test_each_scheme_that_can_be_read_names_a_backend():
+    ours = {scheme for scheme, entry in BUILT_IN.items() if entry.value.endswith(":RedisBackend")}
+
+    assert ours == SCHEMES
+    assert type(read_backend("VALKEYS://host")) is type(read_backend("redis://host"))
 
 
 def test_the_database_may_stand_where_modules_of_1_x_put_it():
@@ -74,6 +94,8 @@ def test_what_cannot_be_meant_is_told_without_a_password(url, said):
     [
         ("redis://u:hunter2@db.example/3?namespace=x", "Redis at db.example:6379/3"),
         ("rediss://u:hunter2@[::1]:7000", "Redis at [::1]:7000"),
+        ("valkey://u:hunter2@db.example", "Valkey at db.example:6379"),
+        ("valkeys+cluster://u:hunter2@a", "Valkey Cluster at a:6379"),
         ("redis+cluster://u:hunter2@a,b:7001", "Redis Cluster at a:6379,b:7001"),
         (
             "redis+sentinel://u:hunter2@a/records?sentinel_password=hunter2",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from tests.servers.counting import (
     CountingProxy,
     Protocol,
     Tally,
+    called_on,
     commands_of,
     counting_sqlite,
     dynamodb,
@@ -385,6 +387,50 @@ async def test_failures_and_their_retries_cost_what_other_runs_cost(counted):
     later = VirtualClock(datetime.datetime.now(datetime.UTC) + 11 * HOUR)
     found = await drain(drained, counted, retried, later)
     assert_costs(found, counted, retried, counted.costs.claim, counted.costs.complete)
+
+
+# --- What scripts call -----------------------------------------------------------------------------------------------
+
+CALLED = Counter(evalsha=2, time=1, hlen=1, zcard=3, zrange=4, hmget=2, hset=2, zadd=2, zrem=2)
+"""By the script that claims a batch, and the one that completes it, however many records there are in it."""
+
+CALLED_AT_MOST_ONCE = CALLED + Counter(evalsha=1, hmget=2, hset=1, hdel=1, zadd=3, zrem=4)
+"""The starts are written, too."""
+
+CALLED_REMOVING = CALLED + Counter(hdel=1, zrem=2, unlink=25)
+"""Records go all at once, and the history of each is under a key of its own."""
+
+CALLED_BESIDE = 20
+"""How often each command is called at most by what comes with a worker; one more for each batch would be four times as many."""
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "called"),
+    [
+        pytest.param(cron_at, {}, CALLED, id="completed"),
+        pytest.param(
+            cron_at,
+            {"execution_mode": ExecutionMode.AT_MOST_ONCE},
+            CALLED_AT_MOST_ONCE,
+            id="at most once",
+        ),
+        pytest.param(lambda due: {"execute_at": due}, {}, CALLED_REMOVING, id="removed"),
+    ],
+)
+async def test_scripts_of_redis_call_no_more_commands_than_they_have_to(own_redis, how, options, called):
+    """A proxy hears a script as one command, whatever it does; the server counts all, and nobody else is on this one."""
+    counted = Counted(own_redis.url, Tally, COSTS["redis"], notifies=True)
+    drained = an_app(counted, **options)
+    await schedule(drained, counted, how)
+
+    before = called_on(own_redis)
+    await drain(drained, counted, counted.due)
+    found = called_on(own_redis)
+    found.subtract(before)
+
+    batches = counted.due // counted.batch
+    beside = {name: number - batches * called[name] for name, number in found.items()}
+    assert {name: more for name, more in beside.items() if not 0 <= more <= CALLED_BESIDE} == {}
 
 
 # --- Waiting ---------------------------------------------------------------------------------------------------------

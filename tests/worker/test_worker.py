@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import ClassVar
 
@@ -1091,3 +1092,30 @@ async def test_a_worker_tells_how_much_there_is_to_do() -> None:
     assert before == Figures(slots=2, slots_used=0, claimed=0, backlogged=0, unwritten=0)
     assert (busy.slots_used, busy.backlogged) == (2, 1)
     assert after == Figures(slots=2, slots_used=0, claimed=8, backlogged=0, unwritten=0)
+
+
+async def test_a_cancelled_worker_ends_although_its_backend_has_lost_the_cancellation() -> None:
+    claiming = asyncio.Event()
+
+    class Forgetful(MemoryStore):
+        async def claim(self, *args, **kwargs):
+            claiming.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return await super().claim(*args, **kwargs)
+
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    worker = Worker(
+        ledger=Ledger(Forgetful(bench.backend), bench.clock),
+        clock=bench.clock,
+        registrations=bench.handlers,
+        settings=WorkerSettings("w1"),
+    )
+    running = asyncio.create_task(worker.run())
+    await claiming.wait()
+
+    running.cancel()
+
+    await asyncio.wait([running], timeout=30)
+    assert running.cancelled()

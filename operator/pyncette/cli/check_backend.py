@@ -63,6 +63,9 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
         if backend.absence:
             raise _Refused(f"{backend.absence}: run `pyncette migrate`")
         await store.__aenter__()
+        with suppress(StoreError):  # the next step will say it
+            servers = ", ".join(await backend.servers())
+            return f"{backend}, which is {servers}" if servers else str(backend)
         return str(backend)
 
     if not await step("connect", connect):

@@ -33,6 +33,12 @@ BUILT_IN: Final = {
         "rediss+sentinel": "pyncette.store.redis_backend:RedisBackend",
         "redis+cluster": "pyncette.store.redis_backend:RedisBackend",
         "rediss+cluster": "pyncette.store.redis_backend:RedisBackend",
+        "valkey": "pyncette.store.redis_backend:RedisBackend",
+        "valkeys": "pyncette.store.redis_backend:RedisBackend",
+        "valkey+sentinel": "pyncette.store.redis_backend:RedisBackend",
+        "valkeys+sentinel": "pyncette.store.redis_backend:RedisBackend",
+        "valkey+cluster": "pyncette.store.redis_backend:RedisBackend",
+        "valkeys+cluster": "pyncette.store.redis_backend:RedisBackend",
         "dynamodb": "pyncette.store.dynamodb_backend:DynamoBackend",
     }.items()
 }
@@ -103,6 +109,10 @@ class Backend(ABC):
 
     async def concerns(self) -> Sequence[str]:
         """Return a sentence on each setting of the backend that may cost records, as far as it tells. Raises StoreError."""
+        return ()
+
+    async def servers(self) -> Sequence[str]:
+        """Return what its servers say they are, such as `Valkey 9.1.2`, as far as they tell. Raises StoreError."""
         return ()
 
     @abstractmethod

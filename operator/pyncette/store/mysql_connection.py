@@ -15,6 +15,7 @@ import asyncmy.errors
 from asyncmy.connection import Connection
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.cancellation import heard
 from pyncette.store.mysql_address import Address
 from pyncette.store.mysql_statements import LIMIT_MARIADB, LIMIT_MYSQL, SESSION
 
@@ -128,25 +129,28 @@ class Connections:
         again: that of a call that was cancelled, or not answered.
         """
         async with self._slots:
-            connection = await self._take()
-            patience = seconds or self._answer_seconds
-            try:
-                async with asyncio.timeout(patience):
-                    results = await _run(connection, ";".join(script))
-            except Exception as error:
-                # The driver may stumble, in whatever way, over a connection that breaks under its feet.
-                if not isinstance(error, _DRIVER_ERRORS) and connection.connected:
-                    _terminate(connection)
-                    raise
-                await self._after(error, connection)
-                if isinstance(error, TimeoutError):
-                    raise _too_slow(self.place, patience) from error
-                raise named(error, self.place) from error
-            except BaseException:
+            with heard():
+                return await self._fetched(script, seconds or self._answer_seconds)
+
+    async def _fetched(self, script: Sequence[str], patience: float) -> list[Result]:
+        connection = await self._take()
+        try:
+            async with asyncio.timeout(patience):
+                results = await _run(connection, ";".join(script))
+        except Exception as error:
+            # The driver may stumble, in whatever way, over a connection that breaks under its feet.
+            if not isinstance(error, _DRIVER_ERRORS) and connection.connected:
                 _terminate(connection)
                 raise
-            self._give_back(connection)
-            return results
+            await self._after(error, connection)
+            if isinstance(error, TimeoutError):
+                raise _too_slow(self.place, patience) from error
+            raise named(error, self.place) from error
+        except BaseException:
+            _terminate(connection)
+            raise
+        self._give_back(connection)
+        return results
 
     def is_too_long(self, script: Sequence[str]) -> bool:
         """Say whether the server would refuse *script* as one packet; as far as is known, which is once it let us in."""

@@ -27,7 +27,7 @@ from pyncette.store.base import (
     check_partition,
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
-from pyncette.store.redis_advice import concerns_of, settings_of
+from pyncette.store.redis_advice import concerns_of, servers_of, settings_of
 from pyncette.store.redis_connection import Argument, Call, Connections
 from pyncette.store.redis_healing import PAUSE_SECONDS, Healer
 from pyncette.store.redis_keys import (
@@ -363,6 +363,15 @@ async def concerns_at(url: str) -> Sequence[str]:
     connections = Connections(read_url(url))
     try:
         return concerns_of(await settings_of(connections))
+    finally:
+        await connections.close()
+
+
+async def servers_at(url: str) -> Sequence[str]:
+    """Return what the servers at *url* say they are, each once, with their versions. Raises StoreError."""
+    connections = Connections(read_url(url))
+    try:
+        return await servers_of(connections)
     finally:
         await connections.close()
 

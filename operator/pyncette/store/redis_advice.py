@@ -1,4 +1,4 @@
-"""Finds out which settings of a server may cost records."""
+"""Finds out what a server is, and which of its settings may cost records."""
 
 from __future__ import annotations
 
@@ -26,15 +26,37 @@ KEPT: Final = Settings("", forgetful=False)
 
 async def settings_of(connections: Connections) -> Settings:
     """Return the settings that matter. Who may not ask for them knows of none; raises StoreUnavailableError."""
-    try:
-        servers = await connections.ask_each("INFO", "all")
-    except StoreRefusedError as error:
-        logger.debug("the server does not tell its settings", extra={"error": str(error)})
+    servers = await _told(connections)
+    if not servers:
         return KEPT
     return Settings(
         next((policy for server in servers if (policy := _evicting(server))), ""),
         any(not server.get("aof_enabled") for server in servers),
     )
+
+
+async def servers_of(connections: Connections) -> Sequence[str]:
+    """
+    Return what the servers are, such as `Valkey 9.1.2`, each once; nothing if they do not tell.
+
+    What came after Redis names itself, and gives as a version of Redis what it is compatible with.
+    """
+    return sorted({_name_of(server) for server in await _told(connections)})
+
+
+async def _told(connections: Connections) -> Sequence[Mapping[str, Any]]:
+    """Return what each server says of itself. Who may not ask hears nothing; raises StoreUnavailableError."""
+    try:
+        return await connections.ask_each("INFO", "all")
+    except StoreRefusedError as error:
+        logger.debug("the server does not tell its settings", extra={"error": str(error)})
+        return []
+
+
+def _name_of(server: Mapping[str, Any]) -> str:
+    name = str(server.get("server_name", "redis"))
+    version = server.get(f"{name}_version") or server.get("redis_version", "")
+    return f"{name.capitalize()} {version}".rstrip()
 
 
 def concerns_of(settings: Settings) -> Sequence[str]:

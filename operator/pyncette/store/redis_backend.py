@@ -1,4 +1,4 @@
-"""Reads URLs of Redis: redis://user:password@host:port/database, and those of Sentinel and of a cluster."""
+"""Reads URLs of Redis and Valkey: redis://user:password@host:port/database, and those of Sentinel and of a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RedisBackend(Backend):
         self.address: Final = read_url(url)
 
     def new_store(self, *, create: bool = True) -> Store:
-        with needing("redis", "Redis", "redis"):
+        with needing("redis", self.address.product, "redis"):
             from pyncette.store.redis import RedisStore  # noqa: PLC0415 - the driver is an extra
 
         return RedisStore(self.url, create=create, renewed=lambda: self.renewed().address)
@@ -27,6 +27,11 @@ class RedisBackend(Backend):
         from pyncette.store.redis import concerns_at  # noqa: PLC0415
 
         return await concerns_at(self.renewed().url)
+
+    async def servers(self) -> Sequence[str]:
+        from pyncette.store.redis import servers_at  # noqa: PLC0415
+
+        return await servers_at(self.renewed().url)
 
     def __str__(self) -> str:
         return str(self.address)

@@ -33,6 +33,7 @@ from redis.exceptions import (
 )
 
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.cancellation import heard
 from pyncette.store.redis_scripts import Script
 from pyncette.store.redis_url import Address, Kind
 
@@ -183,6 +184,10 @@ class Connections:
             return await self._answered(self._client.execute_command(*command, **options))
 
     async def _answered(self, call: Any) -> Any:
+        with heard():
+            return await self._answered_in_time(call)
+
+    async def _answered_in_time(self, call: Any) -> Any:
         seconds = self._address.timeout_seconds + GRACE_SECONDS
         try:
             async with asyncio.timeout(seconds):

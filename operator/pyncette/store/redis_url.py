@@ -1,4 +1,4 @@
-"""Reads URLs of Redis, of a server by itself, behind Sentinel, or of a cluster; without the driver, and without a look at the network."""
+"""Reads URLs of Redis or Valkey, of a server by itself, behind Sentinel, or of a cluster; without the driver, and without a look at the network."""
 
 from __future__ import annotations
 
@@ -30,24 +30,31 @@ OPTIONS: Final = frozenset({
 class Kind(Enum):
     """How a server is found."""
 
-    SERVER = "Redis"
-    SENTINEL = "Redis by Sentinel"
-    CLUSTER = "Redis Cluster"
+    SERVER = ""
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
 
 
-_KINDS: Final = {
-    "redis": (Kind.SERVER, False),
-    "rediss": (Kind.SERVER, True),
-    "redis+sentinel": (Kind.SENTINEL, False),
-    "rediss+sentinel": (Kind.SENTINEL, True),
-    "redis+cluster": (Kind.CLUSTER, False),
-    "rediss+cluster": (Kind.CLUSTER, True),
+_KIND_TOLD: Final = {Kind.SERVER: "", Kind.SENTINEL: " by Sentinel", Kind.CLUSTER: " Cluster"}
+
+_PRODUCTS: Final = {
+    "redis": ("Redis", False),
+    "rediss": ("Redis", True),
+    "valkey": ("Valkey", False),
+    "valkeys": ("Valkey", True),
 }
+"""What the first word of a scheme says: whose server, and whether by TLS. One takes what the other is called for, too."""
+
+SCHEMES: Final = frozenset(
+    f"{product}+{kind.value}" if kind.value else product for product in _PRODUCTS for kind in Kind
+)
 
 
 class Address(NamedTuple):
     """What a URL says."""
 
+    product: str
+    """What the URL calls the server, which may be the other one."""
     kind: Kind
     tls: bool
     hosts: tuple[tuple[str, int], ...]
@@ -66,7 +73,7 @@ class Address(NamedTuple):
         """Return what may be said of it: no user, no password."""
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         rest = f"/{self.service or self.database}" if self.service or self.database else ""
-        return f"{self.kind.value} at {hosts}{rest}"
+        return f"{self.product}{_KIND_TOLD[self.kind]} at {hosts}{rest}"
 
     def __repr__(self) -> str:
         return f"<Address {self}>"
@@ -75,9 +82,10 @@ class Address(NamedTuple):
 def read_url(url: str) -> Address:
     """Return what *url* says. Raises ConfigurationError, whose message repeats nothing that may be a password."""
     scheme, _, rest = url.strip().partition("://")
-    if scheme.lower() not in _KINDS:
+    if scheme.lower() not in SCHEMES:
         raise ConfigurationError(f"redis_url cannot be used; write {URL_FORM}")
-    kind, tls = _KINDS[scheme.lower()]
+    name, _, way = scheme.lower().partition("+")
+    (product, tls), kind = _PRODUCTS[name], Kind(way)
     location, _, query = rest.partition("?")
     authority, _, path = location.partition("/")
     user_info, _, hosts = authority.rpartition("@")
@@ -90,6 +98,7 @@ def read_url(url: str) -> Address:
             f"redis_url does not say which servers Sentinel is to find; write {SENTINEL_FORM}"
         )
     return Address(
+        product,
         kind,
         tls,
         _hosts(hosts, SENTINEL_PORT if sentinel else PORT, one=kind is Kind.SERVER),

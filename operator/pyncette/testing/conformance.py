@@ -1612,6 +1612,22 @@ class StoreConformance:
 
         await asyncio.gather(*(live(number) for number in range(40)))
 
+    async def test_a_cancellation_is_heard_whenever_it_comes(self, store: Store) -> None:
+        """Who is cancelled ends, also in the very moment of an answer: some drivers lose a cancellation then."""
+
+        async def ask_on() -> None:
+            while True:
+                await store.load([a_record().key])
+                await asyncio.sleep(0)
+
+        for turns in range(150):
+            asking = asyncio.create_task(ask_on())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=10)
+            assert asking.cancelled()
+
     async def test_a_cancelled_call_leaves_the_store_usable(self, store: Store) -> None:
         records = [a_record(f"{number:02}") for number in range(20)]
         await create(store, *records)

@@ -208,6 +208,8 @@ class Worker:
             try:
                 await self._until_ended(poller, background)
             finally:
+                # What gathers results ends before it does: it must not go on, whatever becomes of its cancellation.
+                self._poller.stop()
                 poller.cancel()
                 if self._membership is not None:
                     self._membership.leave()
