@@ -611,3 +611,23 @@ def test_what_is_no_url_is_told_without_repeating_it(url):
         MysqlBackend(url)
 
     assert_is_one_sentence(told.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Transport does not expose socket instance", StoreUnavailableError),
+        ("'pynacl' package is required for ed25519_password auth method", ConfigurationError),
+    ],
+)
+async def test_a_driver_that_stumbles_over_a_new_connection_does_not_end_a_worker(monkeypatch, said, told):
+    """It finds no socket any more where a connection breaks in between; the moment is too short to be met on purpose."""
+
+    async def stumble(**options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("pyncette.store.mysql_connection.asyncmy.connect", stumble)
+
+    with pytest.raises(told, match=said):
+        async with MysqlStore(Address("127.0.0.1", "user", "secret", "database", 1)):
+            pass

@@ -79,6 +79,10 @@ _CLIENT_ERRORS: Final = range(2000, 3000)
 """What the driver itself says, of connections that are not there (any more)."""
 
 
+MISSING_PACKAGE: Final = "package is required"
+"""What the driver says if it needs another one."""
+
+
 class TryAgainError(Exception):
     """The server undid the script, since others were in its way: the same may work now."""
 
@@ -240,8 +244,11 @@ class Connections:
         except _DRIVER_ERRORS as error:
             raise named(error, self.place) from error
         except RuntimeError as error:
-            # What is missing for the way in which the server asks for a password.
-            raise ConfigurationError(f"{self.place}: {error}") from error
+            if MISSING_PACKAGE in str(error):
+                # For the way in which the server asks for a password.
+                raise ConfigurationError(f"{self.place}: {error}") from error
+            # So the driver puts it if the connection breaks before it is set up.
+            raise named(error, self.place) from error
         return connection
 
     async def _set_up(self, connection: Connection) -> None:
