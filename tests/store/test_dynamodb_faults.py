@@ -343,6 +343,25 @@ async def test_a_record_that_is_too_large_is_refused_and_stops_no_other(dynamodb
         assert await load(store, a_record())
 
 
+async def test_a_record_whose_fields_cannot_be_read_is_in_nobodys_way(dynamodb_url):
+    async with opened(dynamodb_url) as store:
+        await create(store, a_record("a"), a_record("b", at=T0 + 1))
+        await store._requests.call(
+            "update_item",
+            Key=store._layout.record(a_record("a").key).key,
+            UpdateExpression="SET #fields = :fields",
+            ExpressionAttributeNames={"#fields": "fields"},
+            ExpressionAttributeValues={":fields": {"S": "[1]"}},
+        )
+
+        assert await claim(store, limit=1, now=T0 + 1) == []
+        assert instances(await claim(store, limit=1, now=T0 + 1)) == ["b"]
+
+        assert await store.load([a_record("a").key]) == [None]
+        renewed = await store.renew([Renewal(a_record(name).key, "lease", LEASE) for name in "ab"], T0 + 2)
+        assert renewed.held == [False, True]
+
+
 async def test_the_largest_names_fit_beside_the_longest_prefix(dynamodb_url):
     partition = Partition("r" * 500, "h" * 500, 2**31 - 1)
     key = Key(partition, "t" * 500, "i" * 500)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Change, Key, Lease, Partition, Record, Run
+from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
     Capabilities,
@@ -25,13 +25,12 @@ from pyncette.store.base import (
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.dynamodb_connection import ITEMS_MAX, RequestError, Requests, together
 from pyncette.store.dynamodb_items import (
-    LEASE,
-    LENGTH,
     RUN,
     UNTIL,
     VERSION,
     Layout,
     Place,
+    fields_in,
     key_of,
     names,
     partition_of,
@@ -273,32 +272,26 @@ class DynamoStore:
         self, looks: Sequence[Look], lease_id: str, holder: str, now: Instant, expired_at: Instant
     ) -> tuple[list[Record], list[Instant]]:
         """Lease what was found, and return what was got, and when it, or what was put off, can be claimed again."""
-        found = [(look.partition, record) for look in looks for record in look.found]
         takes = [
-            taking(
-                record.pk,
-                record.item,
-                Lease(lease_id, holder, now + sure_integer(record.item, LENGTH)),
-                now,
-                expired_at,
-            )
-            for _, record in found
+            taking(key_of(look.partition, item), pk, item, lease_id, holder, now, expired_at)
+            for look in looks
+            for pk, item in look.found
         ]
-        made = await self._requests.write([update for update, _ in takes])
+        made = await self._requests.write([take.update for take in takes])
         records: list[Record] = []
         times: list[Instant] = []
         lost = dict.fromkeys((look.partition for look in looks), 0)
-        for (partition, _), (_, after), done in zip(found, takes, made, strict=True):
+        for (key, _, after), done in zip(takes, made, strict=True):
             if done is None:
                 times.append(now)
             elif not done:
-                lost[partition] += 1
+                lost[key.partition] += 1
             else:
-                record = record_of(key_of(partition, after), after)
+                record = record_of(key, after)
                 times.append(now if record is None else sure_integer(after, UNTIL))
                 if record is not None:
                     records.append(record)
-        if found and made.count(None) == len(found):
+        if takes and made.count(None) == len(takes):
             raise StoreUnavailableError(
                 f"{self._requests.place} cannot keep up, and put off all that was to be leased"
             )
@@ -316,7 +309,7 @@ class DynamoStore:
         for at in asked:
             place = self._layout.record(renewals[at].key)
             item = items.get(place)
-            if item is not None and text(item, LEASE) == renewals[at].lease_id:
+            if item is not None and _holds(renewals[at], item):
                 waiting.setdefault(place, []).append(at)
         writes: list[Update] = []
         for place, ats in waiting.items():
@@ -449,6 +442,14 @@ class DynamoStore:
         self._is_known = False
         self._registered.clear()
         self._looks.forget()
+
+
+def _holds(renewal: Renewal, item: Any) -> bool:
+    try:
+        return fields_in(renewal.key, item).lease_id == renewal.lease_id
+    except PoisonedRecordError as error:
+        log_poisoned(error)
+        return False
 
 
 def _place_of(item: Any) -> Place:

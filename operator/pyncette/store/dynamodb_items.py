@@ -6,7 +6,9 @@ import zlib
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from pyncette.clock import Instant
+import msgspec
+
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import HistoryRow, Key, Lease, Partition, Record
 from pyncette.store.codec import (
     PoisonedRecordError,
@@ -27,21 +29,35 @@ NO_LEASE: Final = -(2**63)
 """The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
 
 VERSION: Final = "version"
-FENCE: Final = "fence"
-DUE: Final = "due"
-SINCE: Final = "since"
 CLAIMABLE: Final = "claimable"
-LENGTH: Final = "length"
-ATTEMPT: Final = "attempt"
-BEGAN: Final = "began"
-LEASE: Final = "lease"
-HOLDER: Final = "holder"
 UNTIL: Final = "until"
+FIELDS: Final = "fields"
 SPEC: Final = "spec"
 STATE: Final = "state"
 RUN: Final = "run"
 
 SLOT_BYTES: Final = 8
+
+
+class Fields(msgspec.Struct, frozen=True, array_like=True):
+    """
+    What no condition and no index asks of a record, as one text: an attribute each would be as dear to send as all of them.
+
+    New ones go to the end, and have defaults, so that older texts can be read.
+    """
+
+    fence: int
+    due_at: Instant | None
+    schedule_since: Instant
+    lease_length: Duration
+    attempt: int
+    began_at: Instant | None
+    lease_id: str | None
+    holder: str | None
+
+
+_encode_fields = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(Fields).decode
 
 
 class Place(NamedTuple):
@@ -109,37 +125,48 @@ def partition_of(realm: str, item: Item) -> Partition:
 
 def item_of(place: Place, record: Record) -> Item:
     """Return the item of a record that is created."""
+    until = until_of(record.lease)
     item = {
         **place.key,
-        **numbers_of(record),
+        VERSION: number(record.version),
+        UNTIL: number(until),
+        FIELDS: fields_value(fields_of(record, record.lease)),
         SPEC: {"S": encode_spec(record.spec)},
         STATE: {"S": encode_state(record.state)},
-        **lease_of(record.lease),
     }
-    until = record.lease.expires_at if record.lease else NO_LEASE
-    at = next_of(record.claimable_at, until)
-    return item if at is None else {**item, NEXT: number(at)}
+    if record.claimable_at is not None:
+        item |= {CLAIMABLE: number(record.claimable_at), NEXT: number(max(record.claimable_at, until))}
+    return item
 
 
-def numbers_of(record: Record) -> Item:
-    """Return the numbers of *record* that are there, those of its lease aside."""
-    all_ = {
-        VERSION: record.version,
-        FENCE: record.fence,
-        DUE: record.due_at,
-        SINCE: record.schedule_since,
-        CLAIMABLE: record.claimable_at,
-        LENGTH: record.lease_length,
-        ATTEMPT: record.attempt,
-        BEGAN: record.began_at,
-    }
-    return {name: number(value) for name, value in all_.items() if value is not None}
+def fields_of(record: Record, lease: Lease | None) -> Fields:
+    """Return the fields of *record* if it has that *lease*."""
+    return Fields(
+        record.fence,
+        record.due_at,
+        record.schedule_since,
+        record.lease_length,
+        record.attempt,
+        record.began_at,
+        lease.id if lease else None,
+        lease.holder if lease else None,
+    )
 
 
-def lease_of(lease: Lease | None) -> Item:
-    if lease is None:
-        return {UNTIL: number(NO_LEASE)}
-    return {LEASE: {"S": lease.id}, HOLDER: {"S": lease.holder}, UNTIL: number(lease.expires_at)}
+def fields_value(fields: Fields) -> Value:
+    return {"S": _encode_fields(fields).decode()}
+
+
+def fields_in(key: Key, item: Item) -> Fields:
+    """Return the fields of the record *key* that *item* holds. Raises PoisonedRecordError."""
+    try:
+        return _decode_fields(text(item, FIELDS))
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise PoisonedRecordError(key, error) from None
+
+
+def until_of(lease: Lease | None) -> Instant:
+    return lease.expires_at if lease else NO_LEASE
 
 
 def next_of(claimable_at: Instant | None, until: Instant) -> Instant | None:
@@ -180,23 +207,29 @@ def record_of(key: Key, item: Item) -> Record | None:
 
 
 def _record(key: Key, item: Item) -> Record:
+    fields = fields_in(key, item)
     try:
-        lease = (
-            Lease(item[LEASE]["S"], item[HOLDER]["S"], sure_integer(item, UNTIL)) if LEASE in item else None
-        )
-        columns = (
-            sure_integer(item, VERSION),
-            sure_integer(item, FENCE),
-            integer(item, DUE),
-            sure_integer(item, SINCE),
-            integer(item, CLAIMABLE),
-            sure_integer(item, LENGTH),
-            sure_integer(item, ATTEMPT),
-            integer(item, BEGAN),
-        )
+        version, until = sure_integer(item, VERSION), sure_integer(item, UNTIL)
+        claimable_at = integer(item, CLAIMABLE)
     except (KeyError, ValueError) as error:
         raise PoisonedRecordError(key, f"{error} is missing, or no number") from None
-    return decode_record(key, text(item, SPEC), text(item, STATE), *columns, lease)
+    lease = None
+    if fields.lease_id is not None and fields.holder is not None:
+        lease = Lease(fields.lease_id, fields.holder, until)
+    return decode_record(
+        key,
+        text(item, SPEC),
+        text(item, STATE),
+        version,
+        fields.fence,
+        fields.due_at,
+        fields.schedule_since,
+        claimable_at,
+        fields.lease_length,
+        fields.attempt,
+        fields.began_at,
+        lease,
+    )
 
 
 def _partition(partition: Partition) -> bytes:

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from pyncette.clock import Instant
-from pyncette.core.record import Change, Key, Lease, Record
-from pyncette.store.codec import encode_spec, encode_state
+import msgspec
+
+from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core.record import Change, Key, Record
+from pyncette.store.codec import PoisonedRecordError, encode_spec, encode_state
 from pyncette.store.dynamodb_items import (
-    ATTEMPT,
-    BEGAN,
     CLAIMABLE,
-    FENCE,
-    HOLDER,
-    LEASE,
-    NO_LEASE,
+    FIELDS,
     SPEC,
     STATE,
     UNTIL,
     VERSION,
+    Fields,
     Item,
     Layout,
     Place,
     Value,
+    fields_in,
+    fields_of,
+    fields_value,
     item_of,
-    lease_of,
     next_of,
     number,
-    numbers_of,
     row_of,
     sure_integer,
+    until_of,
 )
 from pyncette.store.dynamodb_schema import HASH_KEY, NEXT, SORT_KEY
 
 STATEMENTS_KEPT: Final = 256
 """Statements differ by which attributes they set, of which there are some dozens of sets in use."""
+
+UNREADABLE_FOR: Final[Duration] = 60 * SECOND
+"""How long a record is out of the way of which nobody can tell how long its lease is."""
 
 
 class Put(NamedTuple):
@@ -65,6 +69,15 @@ class Delete(NamedTuple):
 
 
 Write = Put | Update | Delete
+
+
+class Take(NamedTuple):
+    """What gives somebody the lease of the record *key*."""
+
+    key: Key
+    update: Update
+    after: Item
+    """As the record is once that is made."""
 
 
 class Unit(NamedTuple):
@@ -167,20 +180,38 @@ class _Terms:
 # --- Claims and renewals ---------------------------------------------------------------------------------------------
 
 
-def taking(pk: bytes, item: Item, lease: Lease, now: Instant, expired_at: Instant) -> tuple[Update, Item]:
-    """Return what gives a record, found as *item*, the *lease*; and the item as it is afterwards."""
-    version, at = item[VERSION], sure_integer(item, CLAIMABLE)
+def taking(
+    key: Key, pk: bytes, item: Item, lease_id: str, holder: str, now: Instant, expired_at: Instant
+) -> Take:
+    """Return what leases the record *key*, found as *item* below *pk*."""
+    at, length, fields = sure_integer(item, CLAIMABLE), UNREADABLE_FOR, {}
+    # What cannot be read is leased as well: else it would be the first to be found, each time.
+    with suppress(PoisonedRecordError):
+        found = fields_in(key, item)
+        length = found.lease_length
+        fields[FIELDS] = fields_value(_leased(found, lease_id, holder, max(now, at)))
+    until = now + length
     sets = {
         VERSION: number(sure_integer(item, VERSION) + 1),
-        FENCE: number(sure_integer(item, FENCE) + 1),
-        ATTEMPT: number(sure_integer(item, ATTEMPT) + 1),
-        **({} if BEGAN in item else {BEGAN: number(max(now, at))}),
-        **lease_of(lease),
-        NEXT: number(max(at, lease.expires_at)),
+        **fields,
+        UNTIL: number(until),
+        NEXT: number(max(at, until)),
     }
     # A renewal leaves the version as it is.
-    update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), {VERSION: version}, {UNTIL: number(expired_at)})
-    return update, {**item, **sets}
+    equal, at_most = {VERSION: item[VERSION]}, {UNTIL: number(expired_at)}
+    update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), equal, at_most)
+    return Take(key, update, {**item, **sets})
+
+
+def _leased(found: Fields, lease_id: str, holder: str, at: Instant) -> Fields:
+    return msgspec.structs.replace(
+        found,
+        fence=found.fence + 1,
+        attempt=found.attempt + 1,
+        began_at=at if found.began_at is None else found.began_at,
+        lease_id=lease_id,
+        holder=holder,
+    )
 
 
 def prolonging(place: Place, item: Item, end: Instant) -> Update:
@@ -262,25 +293,29 @@ def write_of(layout: Layout, change: Change) -> Write:
 
 def _replacing(place: Place, before: Record, after: Record) -> Update:
     # What is left out is what *before* says, since the item has its version.
-    known, numbers = numbers_of(before), numbers_of(after)
-    sets = {name: value for name, value in numbers.items() if known.get(name) != value}
+    sets: Item = {}
+    removes: list[str] = []
+    keeps_lease = _keeps_lease(before, after)
+    lease = before.lease if keeps_lease else after.lease
+    if after.version != before.version:
+        sets[VERSION] = number(after.version)
+    fields = fields_of(after, lease)
+    if fields != fields_of(before, before.lease):
+        sets[FIELDS] = fields_value(fields)
     if after.spec is not before.spec:
         sets[SPEC] = {"S": encode_spec(after.spec)}
     if after.state is not before.state:
         sets[STATE] = {"S": encode_state(after.state)}
-    removes = [name for name in known if name not in numbers]
-    lease = before.lease
-    if not _keeps_lease(before, after):
-        lease = after.lease
-        sets |= lease_of(lease)
-        if lease is None and before.lease is not None:
-            removes += [LEASE, HOLDER]
+    if not keeps_lease:
+        sets[UNTIL] = number(until_of(lease))
     # A lease that stays may have been prolonged since. Then this looks for its end too soon, and finds that it is not.
-    at = next_of(after.claimable_at, lease.expires_at if lease else NO_LEASE)
-    if at is None:
-        removes.append(NEXT)
+    at = next_of(after.claimable_at, until_of(lease))
+    if after.claimable_at is None or at is None:
+        removes += [CLAIMABLE, NEXT]
     else:
         sets[NEXT] = number(at)
+        if after.claimable_at != before.claimable_at:
+            sets[CLAIMABLE] = number(after.claimable_at)
     return Update(place, sets, tuple(removes), {VERSION: number(before.version)}, {})
 
 
