@@ -37,7 +37,7 @@ BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """The wait after a look that found claimable records and got none: others are faster, or the records cannot be read."""
 
 PUT_OFF: Final[Duration] = 1 * SECOND
-"""When what was claimed, and has no permit, is claimable again: such a claim costs more than a look for permits does."""
+"""So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
 
 FOR_ALL: Final[Instant] = 0
 """In a notification: somebody cannot do what is its own, and whoever has a slot is to look."""
@@ -594,7 +594,7 @@ class Poller:
         reserved: list[Registration] = []
         permits: list[Permit | None] = []
         put_off: list[_Unpermitted] = []
-        until = self._clock.now() + PUT_OFF
+        until = self._clock.now() + self._ahead + PUT_OFF
         for one in claimed:
             permit = await self._permit_for(one.pool)
             if permit is None:
