@@ -474,6 +474,7 @@ STEPS = (
     ("task", "pyncette/registration.py", ""),
     ("claim", "pyncette/store/", "claim"),
     ("claim", "worker/poll.py", ""),
+    ("claim", "worker/starts.py", ""),
     ("complete", "pyncette/store/", "swap"),
     ("complete", "pyncette/store/", "_swap"),
     ("complete", "pyncette/ledger.py", ""),

@@ -5,7 +5,8 @@ import textwrap
 
 import click
 
-from pyncette.cli.commands import WithExamples, cli
+from pyncette.cli.commands import cli
+from pyncette.cli.commands.command import WithExamples
 from pyncette.cli.failures import MEANINGS
 from pyncette.settings import SETTINGS
 

@@ -12,7 +12,7 @@ import pytest
 
 from pyncette.cli.check_backend import try_out
 from pyncette.clock import SECOND
-from pyncette.core.record import HistoryRow, Key, Partition, replace
+from pyncette.core.record import Change, HistoryRow, Key, Partition, replace
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Renewal
@@ -21,7 +21,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     a_record,
     a_run,
     changed,

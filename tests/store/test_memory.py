@@ -4,19 +4,10 @@ import time
 
 import pytest
 
-from pyncette.core.record import Key
+from pyncette.core.record import Change, Key
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from pyncette.testing.conformance import (
-    HERE,
-    T0,
-    Change,
-    StoreConformance,
-    a_record,
-    claim,
-    completed,
-    create,
-)
+from pyncette.testing.conformance import HERE, T0, StoreConformance, a_record, claim, completed, create
 
 
 class TestMemory(StoreConformance):

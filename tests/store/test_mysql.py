@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pyncette.core.record import HistoryRow, Key, Lease, Partition, State, replace
+from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, State, replace
 from pyncette.errors import SchemaError, StoreRefusedError
 from pyncette.mysql import mysql_repository
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
@@ -26,7 +26,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     StoreConformance,
     a_record,
     a_run,

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from asyncmy.errors import OperationalError
 
+from pyncette.core.record import Change, HistoryRow, Key
 from pyncette.errors import (
     ConfigurationError,
     StoreError,
@@ -28,9 +29,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
-    HistoryRow,
-    Key,
     a_record,
     a_run,
     changed,

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from pyncette.core.record import HistoryRow, Key, Lease, Partition, State, replace
+from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, State, replace
 from pyncette.errors import SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
 from pyncette.store.postgres import PostgresStore, migrate
@@ -25,7 +25,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     StoreConformance,
     a_record,
     a_run,

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 import pytest
 
-from pyncette.core.record import Partition
+from pyncette.core.record import Change, Partition
 from pyncette.errors import (
     ConfigurationError,
     StoreError,
@@ -28,7 +28,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     a_record,
     changed,
     claim,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pyncette.core.record import Key, Partition
+from pyncette.core.record import Change, Key, Partition
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Notification, Renewal
@@ -25,7 +25,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     a_record,
     changed,
     claim,

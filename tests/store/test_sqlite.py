@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyncette.core.record import HistoryRow, Key
+from pyncette.core.record import Change, HistoryRow, Key
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
 from pyncette.store.sqlite import SqliteStore, migrate
@@ -22,7 +22,6 @@ from pyncette.testing.conformance import (
     HERE,
     LEASE,
     T0,
-    Change,
     StoreConformance,
     a_record,
     a_run,

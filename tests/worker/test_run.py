@@ -113,7 +113,9 @@ def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
 async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(policies: Policies) -> None:
     handler = Registered("h", policies)
     bench = Bench(handler)
-    runs = Runs(bench.clock, Outbox(bench.ledger, lambda *_: None, Patience()), 100, lambda _: None, _unchanged)
+    runs = Runs(
+        bench.clock, Outbox(bench.ledger, lambda *_: None, Patience()), 100, lambda _: None, _unchanged
+    )
     held = await _claimed(bench, handler)
 
     with garbage() as found:

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, Final
 
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION
+from pyncette.store.sqlite_database import Session
 
 SIZES: Final = (1, 8, 32, 128, 512)
 """Rows for which a statement is prepared; a batch is filled up to the next one."""
@@ -76,6 +77,14 @@ class Batch:
             part = rows[at : at + most]
             size = next(size for size in self._texts if size >= len(part))
             yield self._texts[size], [*chain.from_iterable(part), *self._fill * (size - len(part))]
+
+    def read(self, session: Session, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Return the answers to *rows*: one for each statement that it takes."""
+        return [session.read(text, parameters) for text, parameters in self.calls(rows)]
+
+    def write(self, session: Session, rows: Sequence[Sequence[Any]]) -> int:
+        """Return how many rows of the table were written."""
+        return sum(session.write(text, parameters) for text, parameters in self.calls(rows))
 
 
 class Union(Batch):

@@ -1,32 +1,30 @@
-"""Looks for what is due: sleeps until something may be claimable, claims as much as there are slots, and starts it."""
+"""Looks for what is due: sleeps until something may be claimable, claims as much as there are slots, and has it started."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from itertools import chain, count
-from typing import Any, Final, NamedTuple
+from itertools import count
+from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
-from pyncette.core import rules
-from pyncette.core.policies import policies_of
-from pyncette.core.record import Partition, Record
-from pyncette.core.rules import NEVER, Beginning, Held
-from pyncette.core.spec import Policies
+from pyncette.core.record import Partition
+from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
-from pyncette.ledger import Ledger, Settling
-from pyncette.permits import Permit, Permits, Pool
+from pyncette.ledger import Ledger
+from pyncette.permits import Permits, Pool
 from pyncette.shares import ORPHAN_AGE, Shares
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
 from pyncette.worker.patience import Patience
 from pyncette.worker.run import Runs
+from pyncette.worker.starts import Starts
 
 logger = logging.getLogger(__name__)
 
@@ -36,25 +34,11 @@ SAFETY_LOOK: Final[Duration] = 10 * SECOND
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """The wait after a look that found claimable records and got none: others are faster, or the records cannot be read."""
 
-PUT_OFF: Final[Duration] = 1 * SECOND
-"""So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
-
 FOR_ALL: Final[Instant] = 0
 """In a notification: somebody cannot do what is its own, and whoever has a slot is to look."""
 
 HINT_PAUSE_SECONDS: Final = 0.1
 """A worker that has no slot for what is due says so at most this often, for those that have."""
-
-
-class _Unpermitted(NamedTuple):
-    """What was claimed and cannot start before there is a permit for it."""
-
-    record: Record
-    beginning: Beginning
-    policies: Policies
-    registration: Registration
-    pool: Pool
-    at: Instant
 
 
 class Poller:
@@ -75,7 +59,6 @@ class Poller:
         polling: Callable[[], AbstractContextManager[None]],
         shares: Shares | None = None,
     ) -> None:
-        self._ledger = ledger
         self._store = ledger.store
         self._clock = clock
         self._runs = runs
@@ -121,14 +104,18 @@ class Poller:
         self._unasked: set[Pool | None] = set()
         """Permits for which the last look did not ask all partitions that it was to ask: there were too few."""
         self._permits = Permits(self._store, clock, holder, self._permit_freed)
+        self._starts = Starts(ledger, clock, runs, outbox, self._permits, ahead, self.wake, self.look_soon)
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
-        self.starting: set[asyncio.Task[None]] = set()
-        """Each writes what has to stand before a run, and then starts it."""
 
     @property
     def polled_at(self) -> Instant | None:
         """When the last look ended; now, while it waits for the next one to be worth it."""
         return self._clock.now() if self._parked and self._polled_at is not None else self._polled_at
+
+    @property
+    def starting(self) -> AbstractSet[asyncio.Task[None]]:
+        """Each writes what has to stand before a run, and then starts it."""
+        return self._starts.starting
 
     @property
     def backlogged(self) -> int:
@@ -138,7 +125,7 @@ class Poller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to claim, as far as is known, or no slot to claim it for; and nothing is being started."""
-        if self.starting or not self._permits.is_idle:
+        if self._starts.starting or not self._permits.is_idle:
             return False
         if self._ended:
             return True
@@ -220,8 +207,7 @@ class Poller:
 
     async def started(self) -> None:
         """Return once all that was claimed is started, or never will be."""
-        if self.starting:
-            await asyncio.wait(self.starting)
+        await self._starts.started()
 
     async def permits_given_back(self) -> None:
         """Return once nobody has to wait for a permit that this worker held."""
@@ -297,7 +283,7 @@ class Poller:
         for length in {record.lease_length for record in claimed.records}:
             clock.expect_lease(length)
         clock.observe(claimed.backend_now, asked_at, answered_at)
-        self._start(claimed.records, by_partition, now, asked_at)
+        self._starts.start(claimed.records, by_partition, now, asked_at)
         self._plan(claimed, limits, now)
         self._judge_permits(claimed, limits, by_partition, now)
         self._polled_at = clock.now()
@@ -388,7 +374,7 @@ class Poller:
             )
         clock.observe(claimed.backend_now, asked_at, clock.monotonic())
         self.claimed += len(claimed.records)
-        self._start(claimed.records, theirs, then, asked_at - ORPHAN_AGE)
+        self._starts.start(claimed.records, theirs, then, asked_at - ORPHAN_AGE)
         for partition in {record.key.partition for record in claimed.records}:
             self._shares.adopt(partition)
             self.look_soon()
@@ -529,175 +515,3 @@ class Poller:
                 self._round_next_at = min(self._round_next_at, at)
         next_at = now if self._hungry or self._round else self._round_next_at
         self._next_at = min(self._next_at, next_at)
-
-    def _start(
-        self,
-        records: Sequence[Record],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        writing: list[tuple[Beginning, Policies]] = []
-        reserved: list[Registration] = []
-        permits: list[Permit | None] = []
-        unpermitted: list[_Unpermitted] = []
-        runs = self._runs
-        for record in records:
-            registration = by_partition[record.key.partition]
-            common = registration.policies
-            policies = policies_of(record, common)
-            try:
-                assert record.claimable_at is not None
-                at = max(now, record.claimable_at)
-                beginning = rules.begin(record, policies, at)
-            except Exception:
-                # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
-                logger.exception("a claimed record could not be decided", extra={"record": str(record.key)})
-                continue
-            permit = None
-            if beginning.held is not None and (common.max_concurrent or policies.max_concurrent):
-                task = registration.handler if common.max_concurrent else record.key.task
-                pool = self._permits.pool(
-                    record.key.partition, task, common if common.max_concurrent else policies
-                )
-                permit = pool.pop()
-                if permit is None:
-                    unpermitted.append(_Unpermitted(record, beginning, policies, registration, pool, at))
-                    runs.reserve(registration)
-                    continue
-            if beginning.first:
-                writing.append((beginning, policies))
-                reserved.append(registration)
-                permits.append(permit)
-                runs.reserve(registration)
-            elif beginning.held is not None:
-                runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
-        if writing:
-            self._start_soon(self._write_and_start(writing, reserved, permits, by_partition, now, asked_at))
-        if unpermitted:
-            self._start_soon(self._permit_and_start(unpermitted, by_partition, now, asked_at))
-
-    def _start_soon(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.starting.add(task)
-        task.add_done_callback(self.starting.discard)
-
-    async def _permit_and_start(
-        self,
-        claimed: Sequence[_Unpermitted],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        """Start what gets a permit, and put off what gets none: others run in its place."""
-        writing: list[tuple[Beginning, Policies]] = []
-        reserved: list[Registration] = []
-        permits: list[Permit | None] = []
-        put_off: list[_Unpermitted] = []
-        until = self._clock.now() + self._ahead + PUT_OFF
-        for one in claimed:
-            permit = await self._permit_for(one.pool)
-            if permit is None:
-                put_off.append(one)
-            elif one.beginning.first:
-                writing.append((one.beginning, one.policies))
-                reserved.append(one.registration)
-                permits.append(permit)
-                continue  # its slot stays reserved until its start is written
-            else:
-                assert one.beginning.held is not None
-                lease_until = asked_at + one.record.lease_length
-                self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
-            self._runs.unreserve(one.registration)
-        if put_off:
-            changes = [rules.put_off(one.record, one.beginning, until) for one in put_off]
-            try:
-                await self._ledger.put_off(changes)
-            except StoreError as error:  # their leases expire, and tell
-                logger.debug("what has no permit was not put off", extra={"error": str(error)})
-            for change in changes:
-                assert change.after is not None
-                self.wake(change.after.key.partition, change.after.claimable_at or until)
-        if writing:
-            await self._write_and_start(writing, reserved, permits, by_partition, now, asked_at)
-
-    async def _permit_for(self, pool: Pool) -> Permit | None:
-        permit = pool.pop()
-        if permit is None and self._clock.now() >= pool.retry_at and not pool.holds_all:
-            try:
-                await self._permits.take({pool: 1})
-            except StoreError as error:
-                logger.debug("no permit", extra={"error": str(error)})
-            permit = pool.pop()
-        return permit
-
-    async def _write_and_start(
-        self,
-        writing: Sequence[tuple[Beginning, Policies]],
-        reserved: Sequence[Registration],
-        permits: Sequence[Permit | None],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        """Run only what was written: a start at most once, or an occurrence beside its schedule."""
-        try:
-            ready = await self._ledger.start(writing)
-        except StoreError as error:
-            # Nothing is known of what was written, so nothing is run. The leases expire, and tell.
-            logger.warning(
-                "starts could not be written", extra={"error": str(error), "records": len(writing)}
-            )
-            ready = []
-        finally:
-            for registration in reserved:
-                self._runs.unreserve(registration)
-        self._run_written(writing, ready, permits, by_partition, now, asked_at)
-        soonest: dict[Partition, Instant] = {}
-        for beginning, _ in writing:
-            for change in beginning.first:
-                if (
-                    change.before is not None
-                    and change.after is not None
-                    and change.after.claimable_at is not None
-                ):
-                    partition = change.after.key.partition
-                    at = change.after.claimable_at
-                    soonest[partition] = min(at, soonest.get(partition, at))
-        for partition, at in soonest.items():
-            self.wake(partition, at)
-        if len(ready) < len(reserved):
-            self.look_soon()  # what kept others from the slots, or from the limit of a handler, is over
-
-    def _run_written(
-        self,
-        writing: Sequence[tuple[Beginning, Policies]],
-        ready: Sequence[Held],
-        permits: Sequence[Permit | None],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        """Start what is *ready*, with the permits that it was to have, and give back those of what is not."""
-        waiting: defaultdict[tuple[str, str], list[Permit]] = defaultdict(list)
-        for (beginning, _), permit in zip(writing, permits, strict=True):
-            if permit is not None and beginning.held is not None:
-                waiting[_task_of(beginning.held)].append(permit)
-        for held in ready:
-            at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
-            registration = by_partition[held.record.key.partition]
-            of_task = waiting.get(_task_of(held))
-            permit = of_task.pop() if of_task else None
-            if permit is None and (registration.policies.max_concurrent or held.policies.max_concurrent):
-                # An edit came in between, and only since then is there something to run.
-                settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
-                self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
-                continue
-            self._runs.start(held, registration, asked_at + held.record.lease_length, at, permit)
-        for permit in chain.from_iterable(waiting.values()):
-            permit.pool.put(permit)
-
-
-def _task_of(held: Held) -> tuple[str, str]:
-    key = held.record.key
-    return key.partition.handler, key.task

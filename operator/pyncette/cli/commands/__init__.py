@@ -1,0 +1,64 @@
+"""The commands, their options and their help texts. What they do stands in the modules beside this package."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from pyncette._version import __version__
+from pyncette.cli.commands.command import Commands
+from pyncette.cli.commands.folder import check, dev
+from pyncette.cli.commands.installation import migrate, operator, sweep, worker
+from pyncette.cli.commands.lists import runs, tasks, workers
+from pyncette.cli.commands.one_task import load, purge, redrive, resume, run
+
+
+@click.group(
+    cls=Commands,
+    examples=[
+        "pyncette dev examples/quickstart        run a folder of handlers and manifests",
+        "pyncette tasks                          see what is scheduled",
+        "pyncette run hello --args '{\"n\": 1}'    run one now, and wait for its outcome",
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="pyncette")
+def cli() -> None:
+    """
+    Cron for Python functions: run handlers when they are due, and see how it went.
+
+
+    Where records are kept is said by PYNCETTE_BACKEND, for example sqlite:///tasks.db or
+    postgresql://user:password@host/database. PATH/.pyncette is where dev keeps its own.
+    """
+
+
+for each in (
+    dev,
+    check,
+    worker,
+    operator,
+    sweep,
+    run,
+    redrive,
+    resume,
+    purge,
+    tasks,
+    runs,
+    workers,
+    load,
+    migrate,
+):
+    cli.add_command(each)
+
+
+def main() -> None:
+    """Run the command that the program's arguments name, and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # what a terminal cannot show must not end a command
+    cli.main(prog_name="pyncette")

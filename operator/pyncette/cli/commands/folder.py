@@ -1,0 +1,122 @@
+"""The commands of whoever writes handlers: run a folder of them, and say what is wrong with it, or with a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from pyncette.cli.commands.command import WithExamples, end
+from pyncette.cli.commands.options import FOLDER, output_option, settings_options
+from pyncette.cli.failures import ExitCode, Failure
+from pyncette.cli.output import Table, print_json, print_table
+from pyncette.settings import Settings
+from pyncette.store.backend import Backend
+
+
+@click.command(
+    cls=WithExamples,
+    short_help="Run a folder of handlers and manifests, and reload on changes.",
+    examples=["pyncette dev .", "pyncette dev jobs --module nightly.py"],
+)
+@click.argument("path", type=FOLDER, default=".")
+@click.option(
+    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+)
+@click.option(
+    "--plain", is_flag=True, help="Print line after line, as it does anyway where there is no terminal."
+)
+@settings_options("drain_seconds", "log_level")
+def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> None:
+    """
+    Run the handlers of a folder by its manifests, on an embedded database, and reload when a file changes.
+
+    PATH holds a task module, which declares handlers, and PyncetteTask manifests, exactly those that kubectl apply takes. What
+    has run and what is due is kept in PATH/.pyncette, so that the next start goes on from there; delete it to begin
+    afresh. The backend that the module or PYNCETTE_BACKEND names is not touched.
+    """
+    from pyncette.cli.dev.folder import Folder
+    from pyncette.cli.dev.screens import LiveScreen, PlainScreen
+    from pyncette.cli.dev.supervisor import Supervisor
+    from pyncette.cli.modules import find_target
+
+    folder = Folder(path)
+    folder.prepare()
+    target = find_target(path, module)
+    if settings.backend is not None:
+        click.echo(
+            f"pyncette: PYNCETTE_BACKEND is ignored: dev keeps its own database in {folder.backend.path}",
+            err=True,
+        )
+    live = not plain and sys.stdout.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}
+    screen = LiveScreen() if live else PlainScreen()
+    supervisor = Supervisor(folder, target, screen, settings.drain_seconds, settings.log_level)
+    with folder.alone():
+        end(asyncio.run(supervisor.run()))
+
+
+@click.command(
+    cls=WithExamples,
+    short_help="Say what is wrong with a folder of handlers and manifests, or with a backend.",
+    examples=[
+        "pyncette check examples/quickstart",
+        "pyncette check --backend postgresql://user:password@host/database",
+    ],
+)
+@click.argument("path", type=FOLDER, required=False)
+@click.option(
+    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+)
+@settings_options("backend", "realm")
+@output_option
+def check(path: Path | None, module: str | None, settings: Settings, output: str) -> None:
+    """
+    Say what is wrong with the manifests and the task module of a folder, and run nothing; or with a backend.
+
+    With PATH, or where no backend is set, it is about a folder, by default the current one. Each problem is a line with its
+    file, line and column; if the task module cannot be imported the manifests are checked without it. Else it is about the backend: all that a worker does is done once, with a record of its own that
+    no worker sees and that is removed again; the first step that does not work says why. The exit code is 1 if there is a
+    problem.
+    """
+    if path is None and settings.backend is not None:
+        _check_backend(settings.backend, settings.realm or "", output)
+    else:
+        _check_folder(path or Path(), module, output)
+
+
+def _check_folder(path: Path, module: str | None, output: str) -> None:
+    from pyncette.cli.check import problems_of
+
+    problems, notes, summary = problems_of(path, module)
+    if output == "json":
+        found = {"problems": problems, "notes": notes}
+        told = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
+        print_json({"folder": str(path), **told})
+        end(ExitCode.FAILED if problems else ExitCode.DONE)
+    for problem in problems:
+        click.echo(str(problem))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if problems:
+        raise Failure(
+            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
+        )
+    click.echo(summary)
+
+
+def _check_backend(backend: Backend, realm: str, output: str) -> None:
+    from pyncette.cli.check_backend import try_out
+
+    steps = asyncio.run(try_out(backend, realm))
+    if output == "json":
+        print_json({"backend": str(backend), "steps": [step._asdict() for step in steps]})
+    else:
+        rows = [
+            (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.told)
+            for step in steps
+        ]
+        print_table(Table(("STEP", "", "TOOK", "NOTE"), rows))
+    end(ExitCode.DONE if steps[-1].works else ExitCode.FAILED)

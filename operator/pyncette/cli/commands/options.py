@@ -1,0 +1,93 @@
+"""The options that several commands have: those of the settings, and where to look, at what, and how to print it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from pyncette.cli.failures import Failure
+from pyncette.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
+from pyncette.store.backend import Backend
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER: Final = click.Path(path_type=Path)
+
+OUTPUTS: Final = click.Choice(["table", "json"])
+
+
+class Number(click.FloatRange):
+    name = "number"
+
+
+class WholeNumber(click.IntRange):
+    name = "whole number"
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """Add the options of settings; the command gets all that is set as one argument, `settings`."""
+    if BACKEND.name in names:
+        names = (*names, BACKEND_FILE.name)
+
+    def decorator(command: F) -> F:
+        @wraps(command)  # the options of the command so far come along
+        def with_settings(*args: Any, **given: Any) -> Any:
+            options = {name: given.pop(name) for name in names}
+            return command(*args, settings=_settings(options), **given)
+
+        decorated: Any = with_settings
+        for setting in reversed(SETTINGS):
+            if setting.name in names:
+                decorated = click.option(
+                    setting.option,
+                    setting.name,
+                    metavar=setting.shown,
+                    help=f"{setting.meaning} [{setting.variable}]",
+                )(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorator
+
+
+def _settings(options: Mapping[str, str | None]) -> Settings:
+    settings = read_settings(os.environ, options)
+    for warning in settings.warnings:
+        click.echo(f"pyncette: warning: {warning}", err=True)
+    return settings
+
+
+def output_option(command: F) -> F:
+    return click.option(
+        "--output", "-o", type=OUTPUTS, default="table", show_default=True, help="How to print it."
+    )(command)
+
+
+def path_option(command: F) -> F:
+    return click.option(
+        "--path",
+        type=FOLDER,
+        metavar="PATH",
+        help="A folder where pyncette dev ran; by default the backend of the settings, or else the current folder.",
+    )(command)
+
+
+def handler_option(command: F) -> F:
+    return click.option(
+        "--handler", metavar="HANDLER", help="Of this handler: a name may be that of several tasks."
+    )(command)
+
+
+def chosen_backend(settings: Settings, path: Path | None) -> Backend:
+    """Return the backend that --path names, or else the settings; raises Failure if options name one beside --path."""
+    from pyncette.cli import stored
+
+    given = click.get_current_context().params
+    for setting in (BACKEND, BACKEND_FILE):
+        if path is not None and given.get(setting.name) is not None:
+            raise Failure(f"--path and {setting.option} name two different ones: give one of them")
+    return stored.backend_of(settings, path)
