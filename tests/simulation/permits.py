@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyncette.clock import Duration
+from pyncette.core.record import Key
 
 from .calls import Call, Calls, How
 from .loop import Being, Process
@@ -25,7 +26,8 @@ class PermitsInUse(Lens):
         """A handler is called: of its task no more run than the limit says, of those whose permits are theirs."""
         if not limit_of(call):
             return
-        if call.occurrence.permit is None:
+        own = permit_of(call)
+        if own is None:
             self.broken(f"{call.key} is started without a permit")
             return
         others = [
@@ -33,10 +35,14 @@ class PermitsInUse(Lens):
             for other in self._calls.running()
             if other is not call and task_of(other) == task_of(call) and self._believes(other, call)
         ]
+        names = [f"{other.key} on {other.process}" for other in others]
+        taken = {permit_of(other) for other in others}
+        # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then.
+        if own in taken and not self.scene.steps:
+            self.broken(f"{call.key} is started with a permit that one of {names} has")
         limits = {limit_of(each) for each in (call, *others)}
         # What runs since before the limit was lowered, or set, runs on.
-        if 0 not in limits and len(others) >= max(limits):
-            names = [f"{other.key} on {other.process}" for other in others]
+        if 0 not in limits and len(taken - {own}) >= max(limits):
             self.broken(f"{call.key} is started beside {names}, and no more than {max(limits)} may run")
 
     def _believes(self, other: Call, call: Call) -> bool:
@@ -55,6 +61,11 @@ class PermitsInUse(Lens):
 
 def task_of(call: Call) -> tuple[str, str]:
     return call.key.partition.handler, call.key.task
+
+
+def permit_of(call: Call) -> Key | None:
+    permit = call.occurrence.permit
+    return None if permit is None else permit.record.key
 
 
 def limit_of(call: Call) -> int:
