@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pyncette.clock import SECOND
+from pyncette.clock import MILLISECOND, SECOND
 from pyncette.core.record import Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies
@@ -294,6 +294,23 @@ async def test_a_worker_that_waits_for_a_permit_asks_a_few_times_a_second():
 
     assert store.asked["permits"] + store.asked["claims"] <= 10 * SECOND // RETRY_PAUSE + 10
     assert TURN > RETRY_PAUSE
+
+
+@pytest.mark.parametrize("ahead", [40 * MILLISECOND, 5 * SECOND])
+async def test_what_was_claimed_and_has_no_permit_is_not_claimed_again_for_a_second(ahead):
+    """However far a worker looks ahead. The limit is in the record, so only a claim tells of it."""
+    handler = Registered("h", Policies(), call=lambda _: bench.sleep(60))
+    bench = Bench(handler)
+    for name in ("one", "other"):
+        key = await bench.every(handler, 20, name)
+        await bench.edit(key, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=1))
+    store = Counted(bench.backend)
+
+    async with bench.worker(store, holder="a", ahead=ahead):
+        await bench.advance(50)
+
+    assert len(handler.calls) >= 1
+    assert store.asked["claims"] <= 60
 
 
 async def test_instances_with_policies_of_their_own_count_under_the_limit_of_their_template():
