@@ -30,7 +30,7 @@ test: $(READY) ## Run the tests that need no cluster, on real servers.
 test-cluster: $(READY) ## Run the tests that need an API server, Helm, or a whole cluster, which is brought up for them.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m "cluster and not long" $(ARGS)
 
-test-long: $(READY) ## Run the tests that take long, which none of the others does; some need an API server.
+test-long: $(READY) ## Run the tests that take long, and are in neither of these; some need an API server.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup -m long $(ARGS)
 
 test-all: $(READY) ## Run every test.

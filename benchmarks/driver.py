@@ -100,12 +100,7 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         await schedule(context, tick, due_and_others(arguments, due))
         populated = time.perf_counter() - began
-        left = (due - now()).total_seconds()
-        if left < 0.5:
-            raise SystemExit(
-                f"populating took {populated:.1f} s, longer than expected: give a smaller --rate"
-            )
-        await asyncio.sleep(left - 0.4)
+        await asyncio.sleep(time_left(due) - 0.4)
         running = asyncio.create_task(context.run())
         await asyncio.sleep(max(0, (due - now()).total_seconds()))
         began = time.perf_counter()
@@ -126,6 +121,14 @@ async def drain(arguments: argparse.Namespace) -> dict[str, Any]:
         "rss_mib": peak_rss_mib(),
         **sampler.result(),
     }
+
+
+def time_left(due: datetime.datetime) -> float:
+    """Return the seconds until *due*, until when all instances have to be there."""
+    left = (due - now()).total_seconds()
+    if left < 0.5:
+        raise SystemExit("populating took longer than expected: give a smaller --rate")
+    return left
 
 
 def due_and_others(
@@ -217,20 +220,23 @@ async def raw(arguments: argparse.Namespace) -> dict[str, Any]:
 
     async def take_turns(store: Any, lease_id: str) -> None:
         nonlocal runs
-        while True:
+        while runs < arguments.number:
             at = int(time.time() * SECOND)
             claimed = await store.claim(
                 {Partition("", "tick"): arguments.at_once // 2}, lease_id, "raw", at, at
             )
-            if not claimed.records:
-                return
-            made = await store.swap([Change(record, a_day_later(record)) for record in claimed.records])
-            runs += sum(made)
+            if claimed.records:
+                changes = [Change(record, a_day_later(record)) for record in claimed.records]
+                made = await store.swap(changes)
+                runs += sum(made)
+            else:
+                await asyncio.sleep(0.001)
 
     async with app.new_store() as store:
-        await asyncio.sleep((due - now()).total_seconds())
+        await asyncio.sleep(time_left(due))
         before, began = cpu(arguments.server_pid), time.perf_counter()
-        await asyncio.gather(take_turns(store, "one"), take_turns(store, "other"))
+        async with asyncio.timeout(600):
+            await asyncio.gather(take_turns(store, "one"), take_turns(store, "other"))
         seconds = time.perf_counter() - began
         after = cpu(arguments.server_pid)
     return {

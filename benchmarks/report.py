@@ -104,7 +104,7 @@ def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Beside what the backend can do"
     yield ""
     yield (
-        "A drain, and the same claims and completions, two of 250 runs under way at any time, by a process that decides nothing and calls no handler. "
+        "A drain, and claims and completions as it makes them, two batches of 250 under way at any time, by a process that decides nothing and calls no handler. "
         "Rounds of both take turns."
     )
     yield ""
@@ -126,7 +126,7 @@ def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         "drain, runs/s",
         "without a worker, runs/s",
         "share",
-        "its CPU, µs a run",
+        "CPU of that process, µs a run",
         "server CPU, µs a run",
     )
     yield from table(head, rows)

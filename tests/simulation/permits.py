@@ -36,13 +36,14 @@ class PermitsInUse(Lens):
             if other is not call and task_of(other) == task_of(call) and self._believes(other, call)
         ]
         names = [f"{other.key} on {other.process}" for other in others]
-        taken = {permit_of(other) for other in others}
-        # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then.
-        if own in taken and not self.scene.steps:
-            self.broken(f"{call.key} is started with a permit that one of {names} has")
+        for other in others:
+            # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then.
+            if permit_of(other) == own and self._slack(call.process, other.process) is not None:
+                self.broken(f"{call.key} is started with the permit that {other.key} on {other.process} has")
+        taken = {permit_of(other) for other in others} - {own}
         limits = {limit_of(each) for each in (call, *others)}
         # What runs since before the limit was lowered, or set, runs on.
-        if 0 not in limits and len(taken - {own}) >= max(limits):
+        if 0 not in limits and len(taken) >= max(limits):
             self.broken(f"{call.key} is started beside {names}, and no more than {max(limits)} may run")
 
     def _believes(self, other: Call, call: Call) -> bool:

@@ -549,9 +549,12 @@ async def test_a_server_whose_memory_is_full_is_unavailable_until_there_is_room(
     async with RedisStore(url) as store:
         await create(store, a_record())
         (held,) = await claim(store)
+        await create(store, a_record("due"))
         with configured(server, maxmemory="1mb", maxmemory_policy="noeviction"):
-            with pytest.raises(StoreUnavailableError, match="maxmemory"):
-                await create(store, a_record("b"))
+            # What could not be completed is not begun.
+            for call in (create(store, a_record("b")), claim(store)):
+                with pytest.raises(StoreUnavailableError, match="maxmemory"):
+                    await call
             assert await load(store, a_record())
             with contextlib.suppress(StoreUnavailableError):
                 await store.swap([Change(held, completed(held, T0 + 5))])

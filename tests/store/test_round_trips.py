@@ -391,7 +391,9 @@ async def test_failures_and_their_retries_cost_what_other_runs_cost(counted):
 
 # --- What scripts call -----------------------------------------------------------------------------------------------
 
-CALLED = Counter(evalsha=2, time=1, hlen=1, zcard=3, zrange=4, hmget=2, hset=2, zadd=2, zrem=2)
+CALLED = Counter(
+    evalsha=2, time=1, hlen=1, zcard=3, zrange=4, hmget=2, hset=2, zadd=2, zrem=1, zremrangebyrank=1
+)
 """By the script that claims a batch, and the one that completes it, however many records there are in it."""
 
 CALLED_AT_MOST_ONCE = CALLED + Counter(evalsha=1, hmget=2, hset=1, hdel=1, zadd=3, zrem=4)

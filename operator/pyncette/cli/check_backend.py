@@ -63,14 +63,13 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
         if backend.absence:
             raise _Refused(f"{backend.absence}: run `pyncette migrate`")
         await store.__aenter__()
-        with suppress(StoreError):  # the next step will say it
-            servers = ", ".join(await backend.servers())
-            return f"{backend}, which is {servers}" if servers else str(backend)
         return str(backend)
 
     if not await step("connect", connect):
         return steps
     with suppress(StoreError):  # the next step will say it
+        if servers := ", ".join(await backend.servers()):
+            steps[-1] = steps[-1]._replace(told=f"{backend}, which is {servers}")
         steps += [Step("keep", True, f"take care: {concern}", 0.0) for concern in await backend.concerns()]
     trial = _Trial(store, realm)
     try:

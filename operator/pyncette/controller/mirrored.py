@@ -203,13 +203,13 @@ class Mirrored:
         began_at = time.monotonic()
         store = ledger.store
         self._touched[backend.place] = set()
-        opened = {partition.handler for partition in await store.partitions(self._registry)}
+        wished = {realm_of(self._cluster_id, *pool) for pool in pools}
+        opened = await self._opened(store)
         self._realms[backend.place] = opened
         found: dict[ObjectName, dict[_Where, Home]] = {}
-        views: dict[ObjectName, PoolView] = {}
+        looked_at: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         seen_at = ledger.clock.now()
-        wished = {realm_of(self._cluster_id, *pool) for pool in pools}
         for realm in sorted(opened | wished):
             pool = self.pool_of(realm)
             if pool is None:  # a row that nobody of ours wrote
@@ -227,11 +227,12 @@ class Mirrored:
                     due += home.late_since is not None
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.place, ledger, realm)
-            views[pool] = view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
+            looked_at.add(pool)
+            view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
             if self._pools.get((backend.place, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.place, pool] = view
-            if realm in wished or partitions or view.members:
+            if realm in wished or view.members or await _holds_anything(store, partitions):
                 self._empty_since.pop((backend.place, realm), None)
             else:
                 await self._retire(backend.place, ledger, realm)
@@ -241,7 +242,7 @@ class Mirrored:
             for home in homes.values()
             if home.late_since is not None
         ]
-        self._forget_others(backend.place, views)
+        self._forget_others(backend.place, looked_at)
         changed = self._take(backend.place, found)
         self._looked.add(backend.place)
         return Look(
@@ -251,6 +252,12 @@ class Mirrored:
             late_seconds=(seen_at - min(waiting)) / SECOND if waiting else 0.0,
             seconds=time.monotonic() - began_at,
         )
+
+    async def _opened(self, store: Store) -> set[str]:
+        """Return the realms that are open: of those that the store names, which may hold nothing any more, those that are registered."""
+        named = sorted({partition.handler for partition in await store.partitions(self._registry)})
+        records = await store.load([self._registration(realm) for realm in named])
+        return {realm for realm, record in zip(named, records, strict=True) if record is not None}
 
     def _forget_others(self, backend: str, looked_at: Container[ObjectName]) -> None:
         """Forget pools of *backend* that were not *looked_at*: they are gone, and their realms were retired, or never opened."""
@@ -304,6 +311,13 @@ def _face(home: Home) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = home.record
     return record.version, record.fence, record.state, home.running
+
+
+async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
+    for partition in partitions:
+        if await store.scan(partition, None, None, 1):
+            return True
+    return False
 
 
 async def _homes(

@@ -531,8 +531,8 @@ def _what_to_look_at(case: _Case) -> str:
     namespace, name = case.seen.name
     return (
         f"See kubectl describe pods -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
-        "image that can be pulled, runs as a numbered user other than 0 and holds the module and the library, of a "
-        f"release next to the operator's {__version__} or of the same, and room on a node."
+        "image that can be pulled, runs as a numbered user other than 0 and holds the module and the library, and room on a "
+        f"node. The library's release must be the operator's {__version__}, or one next to it."
     )
 
 

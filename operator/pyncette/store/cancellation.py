@@ -10,7 +10,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
     """
-    Raise CancelledError at the end, if this task was cancelled inside and went on as if nothing had happened.
+    Raise CancelledError at the end, if this task was cancelled inside, whatever else came of it.
 
     Before Python 3.12, `asyncio.wait_for` drops a cancellation that comes at the same time as its result, and drivers
     wait by it. Who is cancelled once and waited for would never end.

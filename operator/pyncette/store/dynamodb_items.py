@@ -39,7 +39,7 @@ RUN: Final = "run"
 SLOT_BYTES: Final = 8
 
 
-class Fields(msgspec.Struct, frozen=True, array_like=True):
+class Fields(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
     What no condition and no index asks of a record, as one text: an attribute each would be as dear to send as all of them.
 
@@ -167,11 +167,6 @@ def fields_in(key: Key, item: Item) -> Fields:
 
 def until_of(lease: Lease | None) -> Instant:
     return lease.expires_at if lease else NO_LEASE
-
-
-def next_of(claimable_at: Instant | None, until: Instant) -> Instant | None:
-    """Return when a record is next to be looked at, if its lease ends at *until*."""
-    return None if claimable_at is None else max(claimable_at, until)
 
 
 def row_of(place: Place, row: HistoryRow) -> Item:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +27,6 @@ from pyncette.store.dynamodb_items import (
     fields_of,
     fields_value,
     item_of,
-    next_of,
     number,
     row_of,
     sure_integer,
@@ -40,7 +38,7 @@ STATEMENTS_KEPT: Final = 256
 """Statements differ by which attributes they set, of which there are some dozens of sets in use."""
 
 UNREADABLE_FOR: Final[Duration] = 60 * SECOND
-"""How long a record is out of the way of which nobody can tell how long its lease is."""
+"""The lease of a record that cannot be read: so long it is out of the way."""
 
 
 class Put(NamedTuple):
@@ -184,23 +182,27 @@ def taking(
     key: Key, pk: bytes, item: Item, lease_id: str, holder: str, now: Instant, expired_at: Instant
 ) -> Take:
     """Return what leases the record *key*, found as *item* below *pk*."""
-    at, length, fields = sure_integer(item, CLAIMABLE), UNREADABLE_FOR, {}
-    # What cannot be read is leased as well: else it would be the first to be found, each time.
-    with suppress(PoisonedRecordError):
-        found = fields_in(key, item)
-        length = found.lease_length
-        fields[FIELDS] = fields_value(_leased(found, lease_id, holder, max(now, at)))
-    until = now + length
+    at, found = sure_integer(item, CLAIMABLE), _readable(key, item)
+    until = now + (UNREADABLE_FOR if found is None else found.lease_length)
     sets = {
         VERSION: number(sure_integer(item, VERSION) + 1),
-        **fields,
         UNTIL: number(until),
         NEXT: number(max(at, until)),
     }
+    # What cannot be read is leased as well: else it would be the first to be found, each time.
+    if found is not None:
+        sets[FIELDS] = fields_value(_leased(found, lease_id, holder, max(now, at)))
     # A renewal leaves the version as it is.
     equal, at_most = {VERSION: item[VERSION]}, {UNTIL: number(expired_at)}
     update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), equal, at_most)
     return Take(key, update, {**item, **sets})
+
+
+def _readable(key: Key, item: Item) -> Fields | None:
+    try:
+        return fields_in(key, item)
+    except PoisonedRecordError:
+        return None
 
 
 def _leased(found: Fields, lease_id: str, holder: str, at: Instant) -> Fields:
@@ -293,12 +295,10 @@ def write_of(layout: Layout, change: Change) -> Write:
 
 def _replacing(place: Place, before: Record, after: Record) -> Update:
     # What is left out is what *before* says, since the item has its version.
-    sets: Item = {}
+    sets: Item = {VERSION: number(after.version)}
     removes: list[str] = []
     keeps_lease = _keeps_lease(before, after)
     lease = before.lease if keeps_lease else after.lease
-    if after.version != before.version:
-        sets[VERSION] = number(after.version)
     fields = fields_of(after, lease)
     if fields != fields_of(before, before.lease):
         sets[FIELDS] = fields_value(fields)
@@ -309,11 +309,10 @@ def _replacing(place: Place, before: Record, after: Record) -> Update:
     if not keeps_lease:
         sets[UNTIL] = number(until_of(lease))
     # A lease that stays may have been prolonged since. Then this looks for its end too soon, and finds that it is not.
-    at = next_of(after.claimable_at, until_of(lease))
-    if after.claimable_at is None or at is None:
+    if after.claimable_at is None:
         removes += [CLAIMABLE, NEXT]
     else:
-        sets[NEXT] = number(at)
+        sets[NEXT] = number(max(after.claimable_at, until_of(lease)))
         if after.claimable_at != before.claimable_at:
             sets[CLAIMABLE] = number(after.claimable_at)
     return Update(place, sets, tuple(removes), {VERSION: number(before.version)}, {})

@@ -49,7 +49,7 @@ async def _told(connections: Connections) -> Sequence[Mapping[str, Any]]:
     try:
         return await connections.ask_each("INFO", "all")
     except StoreRefusedError as error:
-        logger.debug("the server does not tell its settings", extra={"error": str(error)})
+        logger.debug("the server does not tell about itself", extra={"error": str(error)})
         return []
 
 

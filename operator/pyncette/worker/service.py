@@ -208,7 +208,7 @@ class Worker:
             try:
                 await self._until_ended(poller, background)
             finally:
-                # What gathers results ends before it does: it must not go on, whatever becomes of its cancellation.
+                # It must claim nothing more once the outbox has ended, even if its store loses the cancellation.
                 self._poller.stop()
                 poller.cancel()
                 if self._membership is not None:

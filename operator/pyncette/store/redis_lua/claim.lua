@@ -123,8 +123,7 @@ local function take(number, limit, taken)
         end
         if #names > 0 and partition.from_due.n == #names then
             -- The whole page leaves: by its place, without a search for each name.
-            redis.call('ZREMRANGEBYRANK', partition.due, passed_over, passed_over + #names - 1)
-            partition.from_due = list()
+            partition.from_due, partition.first, partition.last = list(), passed_over, passed_over + #names - 1
         end
         write(partition)
         if #names < wanted then

@@ -86,12 +86,12 @@ end
 local last_score, text_of_last
 local function text_of(at)
     if at ~= last_score then
-        last_score, text_of_last = at, at == NEVER and '+inf' or string.format('%d', at)
+        last_score, text_of_last = at, at == NEVER and '+inf' or string.format('%.0f', at)
     end
     return text_of_last
 end
 
--- What is to be written to one partition.
+-- What is to be written to one partition; from `first` to `last` it leaves `due` by its place.
 local function open_partition(number)
     local first = 4 * (number - 1)
     return {
@@ -140,9 +140,13 @@ local function file(partition, name, value)
     end
 end
 
+-- What takes memory comes first: a server that has none left refuses a script by its first write, and only by that.
 local function write(partition)
     in_chunks('HSET', partition.records, partition.written)
     in_chunks('HDEL', partition.records, partition.removed)
+    if partition.first then
+        redis.call('ZREMRANGEBYRANK', partition.due, partition.first, partition.last)
+    end
     in_chunks('ZREM', partition.due, partition.from_due)
     in_chunks('ZADD', partition.due, partition.to_due)
     in_chunks('ZREM', partition.leased, partition.from_leased)

@@ -2,12 +2,13 @@
 --
 -- KEYS: those of the partitions, then those of histories. ARGV: how many partitions; then all changes, packed, each as
 -- how long it is; the number of its partition; its group (0: none); the numbers of the history to be forgotten and of that to be
--- written (0: none); how many rows; its kind; the version before it; three lengths and what has them: its name, and what is
+-- written (0: none); how many rows; its kind (below); the version before it; three lengths and what has them: its name, and what is
 -- to be there after it, in two parts, between which that stands which is kept of what is stored; and for each row its slot, a
 -- length and its text. Returns a 1 or 0 for each change.
 
 local HEADER = '>I4I4i4I4I4I4Bi4I4I2I4I4'
-local KNOWN, DELETES, KEEPS_LEASE, KEEPS_SPEC = 1, 2, 4, 8 -- kinds, one bit each
+-- Bits of a kind: there is a record before it; there is none after it; the lease, or the spec, that is stored stays.
+local KNOWN, DELETES, KEEPS_LEASE, KEEPS_SPEC = 1, 2, 4, 8
 
 local packed = ARGV[2]
 local partitions, names, values = {}, {}, {}
@@ -31,10 +32,11 @@ for number, partition in ipairs(partitions) do
 end
 
 local function is_as_it_was(stored, kind, version_high, version_low)
-    if not stored or not has(kind, KNOWN) then
-        return not stored and not has(kind, KNOWN)
+    local is_known = has(kind, KNOWN)
+    if not stored then
+        return not is_known
     end
-    if not ends(stored) then
+    if not is_known or not ends(stored) then
         return false
     end
     local high, low = struct.unpack('>i4I4', stored, VERSION)
@@ -73,16 +75,15 @@ end
 
 local made = {}
 for change = 1, begins.n do
-    local _, number, group, forgotten, history, rows, kind, version_high, version_low, name, before, after, at =
+    local _, number, group, forgotten, history, rows, kind, version_high, version_low, name_length, before, after, first =
         struct.unpack(HEADER, packed, begins[change])
     local partition, stored = partitions[number], values[number][places[change]]
     if broken[group] or not is_as_it_was(stored, kind, version_high, version_low) then
         made[change] = '0'
     else
         made[change] = '1'
-        local middle = at + name + before
+        local name, middle = names[number][places[change]], first + name_length + before
         local last = middle + after
-        name = names[number][places[change]]
         write_rows(history, rows, last)
         if has(kind, DELETES) then
             append(partition.removed, name)
