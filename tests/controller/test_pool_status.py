@@ -230,7 +230,7 @@ def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
     assert "not come on for 60 s" in message
     assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
     assert "kubectl describe pods -n shop -l pyncette.dev/pool=reports" in message
-    assert f"of a release next to the operator's {__version__} or of the same" in message
+    assert f"release must be the operator's {__version__}, or one next to it" in message
 
 
 def test_workers_that_fail_later_have_as_long_as_a_rollout_until_the_pool_is_stuck():
