@@ -98,7 +98,10 @@ def test_a_library_that_cannot_work_on_the_tables_stops_nothing_and_is_told_with
         ("newer", "upgrade the operator"),
     ):
         seen = team.kubectl.wait_for_pool("is Stalled", lambda pool: pool.is_true("Stalled"), name)
-        assert f"release must be the operator's {__version__}, or one next to it" in seen.condition("Stalled")["message"]
+        assert (
+            f"release must be the operator's {__version__}, or one next to it"
+            in seen.condition("Stalled")["message"]
+        )
         logs = [
             team.kubectl.logs(pod["metadata"]["name"], "--tail=20") for pod in team.kubectl.worker_pods(name)
         ]
