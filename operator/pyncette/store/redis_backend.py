@@ -24,12 +24,12 @@ class RedisBackend(Backend):
         return RedisStore(self.url, create=create, renewed=lambda: self.renewed().address)
 
     async def concerns(self) -> Sequence[str]:
-        from pyncette.store.redis import concerns_at  # noqa: PLC0415
+        from pyncette.store.redis import concerns_at  # noqa: PLC0415 - as above
 
         return await concerns_at(self.renewed().url)
 
     async def servers(self) -> Sequence[str]:
-        from pyncette.store.redis import servers_at  # noqa: PLC0415
+        from pyncette.store.redis import servers_at  # noqa: PLC0415 - as above
 
         return await servers_at(self.renewed().url)
 

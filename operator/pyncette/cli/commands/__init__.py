@@ -58,7 +58,6 @@ def main() -> None:
     """Run the command that the program's arguments name, and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # what a terminal cannot show must not end a command
+            # What a terminal cannot show must not end a command.
+            stream.reconfigure(errors="backslashreplace")
     cli.main(prog_name="pyncette")
