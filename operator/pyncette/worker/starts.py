@@ -39,6 +39,15 @@ class _Unpermitted(NamedTuple):
     at: Instant
 
 
+class _Unwritten(NamedTuple):
+    """What was claimed and cannot start before that is written; its slot is reserved until then."""
+
+    beginning: Beginning
+    policies: Policies
+    registration: Registration
+    permit: Permit | None
+
+
 class Starts:
     """
     What was claimed and does not run yet.
@@ -81,9 +90,7 @@ class Starts:
         asked_at: Duration,
     ) -> None:
         """Start what needs nothing before, and begin to write, or to look for permits, for the rest."""
-        writing: list[tuple[Beginning, Policies]] = []
-        reserved: list[Registration] = []
-        permits: list[Permit | None] = []
+        unwritten: list[_Unwritten] = []
         unpermitted: list[_Unpermitted] = []
         runs = self._runs
         for record in records:
@@ -110,14 +117,12 @@ class Starts:
                     runs.reserve(registration)
                     continue
             if beginning.first:
-                writing.append((beginning, policies))
-                reserved.append(registration)
-                permits.append(permit)
+                unwritten.append(_Unwritten(beginning, policies, registration, permit))
                 runs.reserve(registration)
             elif beginning.held is not None:
                 runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
-        if writing:
-            self._start_soon(self._write_and_start(writing, reserved, permits, by_partition, now, asked_at))
+        if unwritten:
+            self._start_soon(self._write_and_start(unwritten, by_partition, now, asked_at))
         if unpermitted:
             self._start_soon(self._permit_and_start(unpermitted, by_partition, now, asked_at))
 
@@ -134,9 +139,7 @@ class Starts:
         asked_at: Duration,
     ) -> None:
         """Start what gets a permit, and put off what gets none: others run in its place."""
-        writing: list[tuple[Beginning, Policies]] = []
-        reserved: list[Registration] = []
-        permits: list[Permit | None] = []
+        unwritten: list[_Unwritten] = []
         put_off: list[_Unpermitted] = []
         until = self._clock.now() + self._ahead + PUT_OFF
         for one in claimed:
@@ -144,10 +147,8 @@ class Starts:
             if permit is None:
                 put_off.append(one)
             elif one.beginning.first:
-                writing.append((one.beginning, one.policies))
-                reserved.append(one.registration)
-                permits.append(permit)
-                continue  # its slot stays reserved until its start is written
+                unwritten.append(_Unwritten(one.beginning, one.policies, one.registration, permit))
+                continue  # its slot stays reserved
             else:
                 assert one.beginning.held is not None
                 lease_until = asked_at + one.record.lease_length
@@ -162,8 +163,8 @@ class Starts:
             for change in changes:
                 assert change.after is not None
                 self._wake(change.after.key.partition, change.after.claimable_at or until)
-        if writing:
-            await self._write_and_start(writing, reserved, permits, by_partition, now, asked_at)
+        if unwritten:
+            await self._write_and_start(unwritten, by_partition, now, asked_at)
 
     async def _permit_for(self, pool: Pool) -> Permit | None:
         permit = pool.pop()
@@ -177,29 +178,27 @@ class Starts:
 
     async def _write_and_start(
         self,
-        writing: Sequence[tuple[Beginning, Policies]],
-        reserved: Sequence[Registration],
-        permits: Sequence[Permit | None],
+        unwritten: Sequence[_Unwritten],
         by_partition: dict[Partition, Registration],
         now: Instant,
         asked_at: Duration,
     ) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
         try:
-            ready = await self._ledger.start(writing)
+            ready = await self._ledger.start([(one.beginning, one.policies) for one in unwritten])
         except StoreError as error:
             # Nothing is known of what was written, so nothing is run. The leases expire, and tell.
             logger.warning(
-                "starts could not be written", extra={"error": str(error), "records": len(writing)}
+                "starts could not be written", extra={"error": str(error), "records": len(unwritten)}
             )
             ready = []
         finally:
-            for registration in reserved:
-                self._runs.unreserve(registration)
-        self._run_written(writing, ready, permits, by_partition, now, asked_at)
+            for one in unwritten:
+                self._runs.unreserve(one.registration)
+        self._run_written(unwritten, ready, by_partition, now, asked_at)
         soonest: dict[Partition, Instant] = {}
-        for beginning, _ in writing:
-            for change in beginning.first:
+        for one in unwritten:
+            for change in one.beginning.first:
                 if (
                     change.before is not None
                     and change.after is not None
@@ -210,23 +209,22 @@ class Starts:
                     soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self._wake(partition, at)
-        if len(ready) < len(reserved):
+        if len(ready) < len(unwritten):
             self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
 
     def _run_written(
         self,
-        writing: Sequence[tuple[Beginning, Policies]],
+        unwritten: Sequence[_Unwritten],
         ready: Sequence[Held],
-        permits: Sequence[Permit | None],
         by_partition: dict[Partition, Registration],
         now: Instant,
         asked_at: Duration,
     ) -> None:
         """Start what is *ready*, with the permits that it was to have, and give back those of what is not."""
         waiting: defaultdict[tuple[str, str], list[Permit]] = defaultdict(list)
-        for (beginning, _), permit in zip(writing, permits, strict=True):
-            if permit is not None and beginning.held is not None:
-                waiting[_task_of(beginning.held)].append(permit)
+        for one in unwritten:
+            if one.permit is not None and one.beginning.held is not None:
+                waiting[_task_of(one.beginning.held)].append(one.permit)
         for held in ready:
             at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
             registration = by_partition[held.record.key.partition]
