@@ -1,6 +1,7 @@
 """`python -m tests.processes BACKEND --minutes 20 --seed N` plays a fault-injection account, and prints its figures."""
 
 import argparse
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ def main() -> int:
     length.add_argument("--minutes", type=float, default=1.0)
     length.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--keep", type=Path, help="leave logs and accounts in this folder")
+    parser.add_argument("--keep", type=Path, help="leave logs, accounts and stories below this folder")
     parser.add_argument("--no-headings", action="store_true", help="print the row of the table alone")
     given = parser.parse_args()
     seconds = given.seconds or 60 * given.minutes
-    with folder_of_its_own(given.keep) as folder:
+    keep = None if given.keep is None else given.keep / f"{given.backend}-{given.seed}-{os.getpid()}"
+    with folder_of_its_own(keep) as folder:
         report = play(given.backend, given.seed, seconds, folder)
     if report.judged.violations:
         print(report.told, file=sys.stderr)

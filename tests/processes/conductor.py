@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -41,6 +42,9 @@ ANSWER_SECONDS: Final = 30.0
 
 SURE_SECONDS: Final = 4.0
 """After so long nothing of an edit is under way any more whose result is not known."""
+
+LOST_MOMENTS: Final = 0.25
+"""Seconds before a failover, of which it may lose writes that were acknowledged, though the replica was in step."""
 
 EDITS_AT_THE_TIME: Final = 0.35
 """The share of edits that are made within some milliseconds of a full second, when occurrences are due."""
@@ -124,12 +128,9 @@ class EditorProcess:
 
     def kill(self) -> None:
         self.ready.clear()
-        with suppress(ProcessLookupError):
-            self.send(signal.SIGKILL)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def end(self) -> None:
         self.kill()
@@ -193,6 +194,7 @@ class Conductor:
         self._proxies: list[Proxy] = []
         self._started = 0
         self._locking = asyncio.Lock()
+        self._failing_over = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def play(self) -> Played:
@@ -238,12 +240,16 @@ class Conductor:
         await asyncio.gather(*(editor.start() for editor in self.editors))
         for editor in self.editors:
             await asyncio.wait_for(editor.ready.wait(), READY_SECONDS)
+        for place in self.places:
+            assert await asyncio.to_thread(self._wait_until_ready, place.worker), place.worker.last_words()
+
+    def _wait_until_ready(self, worker: WorkerProcess) -> bool:
         end = time.monotonic() + READY_SECONDS
-        while not all(
-            [await asyncio.to_thread(lambda place=place: place.worker.is_ready) for place in self.places]
-        ):
-            assert time.monotonic() < end, "\n".join(place.worker.last_words() for place in self.places)
-            await asyncio.sleep(0.1)
+        while not worker.is_ready:
+            if time.monotonic() > end or not worker.is_alive:
+                return False
+            time.sleep(0.1)
+        return True
 
     def _proxy(self) -> Proxy | None:
         if self.ground.address is None:
@@ -289,6 +295,7 @@ class Conductor:
     async def _drain(self) -> None:
         for place in self.places:
             self._look_after(place)
+            await asyncio.to_thread(self._wait_until_ready, place.worker)
             place.worker.send(signal.SIGTERM)
         for place in self.places:
             try:
@@ -332,7 +339,7 @@ class Conductor:
         if self.ground.lock is not None:
             kinds.append((self._lock, 5))
         if self.ground.fail_over is not None:
-            kinds.append((self._fail_over, 1))
+            kinds.append((self._fail_over, 4))
         kinds.append((self._kill_editor, 1))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.chance.expovariate(FAULTS_A_SECOND)))
@@ -367,6 +374,8 @@ class Conductor:
         place = self._idle_place()
         if place is not None:
             place.busy = True
+            # Before that, Python itself ends it.
+            await asyncio.to_thread(self._wait_until_ready, place.worker)
             began = true_now()
             try:
                 code = await asyncio.to_thread(place.worker.stop)
@@ -468,9 +477,21 @@ class Conductor:
             self._note("lock", 0, began)
 
     async def _fail_over(self) -> None:
+        if self._failing_over:
+            return
+        self._failing_over = True
         began = true_now()
-        await asyncio.to_thread(self.ground.fail_over)  # type: ignore[arg-type]
-        self._note("failover", 0, began)
+        behind = self.chance.choice((0.0, self.chance.uniform(0.05, 1.0)))
+        taken_over_at = await asyncio.to_thread(self.ground.fail_over, behind)  # type: ignore[arg-type]
+        until = int((taken_over_at + LOST_MOMENTS) * A_SECOND)
+        self._note("failover" if behind else "failover in step", 0, began)
+        # What was acknowledged in the last moments may be gone.
+        for edit in self.played.edits:
+            if edit.before <= until and edit.after >= began - LOST_MOMENTS * A_SECOND:
+                edit.known = False
+                edit.error = edit.error or "perhaps lost at the failover"
+                self.wanted[edit.subject].unsure = True
+        self._failing_over = False
 
     async def _kill_editor(self) -> None:
         editor = self.chance.choice(self.editors)

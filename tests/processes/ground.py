@@ -1,16 +1,29 @@
 """The backends of a fault-injection account, each with the faults that only it can have."""
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.processes.backends import write_lock
-from tests.servers import MARIADB, MYSQL, OwnRedis, open_dynamodb, open_mysql, open_postgres, open_redis
+from tests.servers import (
+    MARIADB,
+    MYSQL,
+    OwnRedis,
+    Product,
+    open_cluster,
+    open_dynamodb,
+    open_mysql,
+    open_postgres,
+    open_redis,
+    open_sentinel,
+)
 from tests.servers.dynamodb import credentials
+from tests.servers.redis import CLUSTER_NODES
 
 LOCK_SECONDS = 5
 
@@ -29,8 +42,8 @@ class Ground:
     """Ends all connections, as an administrator does; None: it cannot."""
     lock: Callable[[float], object] | None = None
     """Keeps everybody from writing for some seconds; None: nobody can."""
-    fail_over: Callable[[], object] | None = None
-    """Lets another server take over, and returns once it has; None: there is no other."""
+    fail_over: Callable[[float], float] | None = None
+    """Lets another server take over that is some seconds behind, and returns when it has, by `time.time`; None: there is no other."""
     one_machine: bool = False
     """Its time is that of the machine that all its processes run on, so they cannot have different clocks."""
     time_error: float = 0.05
@@ -74,25 +87,21 @@ def _postgresql(_: Path) -> Iterator[Ground]:
         server.close()
 
 
-def _mysql_like(name: str) -> Callable[[Path], "_Context"]:
+def _mysql_like(name: str, product: Product) -> Callable[[Path], AbstractContextManager[Ground]]:
     @contextmanager
     def bring_up(_: Path) -> Iterator[Ground]:
-        server = open_mysql({"mysql": MYSQL, "mariadb": MARIADB}[name])
+        server = open_mysql(product)
         try:
             ((version, *_rest),) = server.execute("SELECT VERSION()")
             with server.fresh_database() as url:
                 yield Ground(
-                    name, url, f"{server_name(name)} {version.split('-')[0]}", _address(url),
+                    name, url, f"{product.name} {version.split('-')[0]}", _address(url),
                     end_sessions=lambda: server.kill_connections(url),
                 )  # fmt: skip
         finally:
             server.close()
 
     return bring_up
-
-
-def server_name(name: str) -> str:
-    return {"mysql": "MySQL", "mariadb": "MariaDB"}[name]
 
 
 @contextmanager
@@ -103,6 +112,26 @@ def _redis(_: Path) -> Iterator[Ground]:
         yield Ground(
             "redis", url, _redis_version(server.execute("INFO", "server")), _address(url),
             end_sessions=server.kill_connections,
+        )  # fmt: skip
+
+
+@contextmanager
+def _sentinel(_: Path) -> Iterator[Ground]:
+    with open_sentinel() as servers:
+        yield Ground(
+            "redis+sentinel", servers.url, _redis_version(servers.execute("INFO", "server")) + " behind Sentinel",
+            end_sessions=servers.kill_connections, fail_over=servers.lose_primary, loses_writes=True,
+        )  # fmt: skip
+
+
+@contextmanager
+def _cluster(_: Path) -> Iterator[Ground]:
+    with open_cluster(replicated=True) as cluster, cluster.fresh_namespace() as url:
+        turns = itertools.cycle(range(CLUSTER_NODES))
+        yield Ground(
+            "redis+cluster", url, _redis_version(cluster.nodes[0].execute("INFO", "server")) + ", cluster",
+            end_sessions=cluster.kill_connections, fail_over=lambda behind: cluster.lose_primary(next(turns), behind),
+            loses_writes=True,
         )  # fmt: skip
 
 
@@ -132,13 +161,14 @@ def _address(url: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-_Context = object
 _GROUNDS = {
     "sqlite": _sqlite,
     "postgresql": _postgresql,
-    "mysql": _mysql_like("mysql"),
-    "mariadb": _mysql_like("mariadb"),
+    "mysql": _mysql_like("mysql", MYSQL),
+    "mariadb": _mysql_like("mariadb", MARIADB),
     "redis": _redis,
+    "redis+sentinel": _sentinel,
+    "redis+cluster": _cluster,
     "dynamodb": _dynamodb,
 }
 NAMES = tuple(_GROUNDS)

@@ -13,7 +13,7 @@ from typing import Final
 
 from pyncette.core.record import Counts
 from tests.processes.account import Account, Run
-from tests.processes.conductor import LEASE_SECONDS, Fault, Played
+from tests.processes.conductor import LEASE_SECONDS, LOST_MOMENTS, Fault, Played
 from tests.processes.subjects import A_SECOND, KINDS, Edit, Kind, Subject, Times, clock
 
 LEASE: Final = int(LEASE_SECONDS * A_SECOND)
@@ -39,8 +39,10 @@ STOPPED: Final = A_SECOND
 HELD_UP: Final = 6 * LEASE // 10
 """A claim leaves nearly a whole lease; who stood still for this long may have lost what it had just claimed."""
 
-DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failover"})
+DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failover", "failover in step"})
 """The faults by which a worker loses what it holds: it dies, or it stands still or is cut off beyond its lease."""
+
+CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
 
 HARMLESS: Final = frozenset({"step", "editor killed"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
@@ -63,6 +65,8 @@ class Judged:
     """Expected, but late when an edit took them away."""
     repeated: int = 0
     """At least once, run again after their end, since a fault kept that from being written."""
+    at_failovers: Counter[str] = field(default_factory=Counter)
+    """Promises that did not hold since a failover lost writes that had been acknowledged: measured, and no violation."""
     judged_in_time: int = 0
     latest: float = 0.0
     """The greatest lateness in seconds that no fault explains."""
@@ -169,10 +173,17 @@ class Oracle:
     def deaths(self, began: int, ended: int) -> bool:
         """Whether any worker died, or stood still for long, between *began* and *ended*."""
         return any(
-            fault.kind in DEATHS
-            and (fault.kind in {"kill", "failover"} or fault.ended - fault.began >= HELD_UP)
+            fault.kind in DEATHS and (fault.kind in CERTAIN_DEATHS or fault.ended - fault.began >= HELD_UP)
             for fault in self._faults
             if fault.began <= ended and began <= fault.ended
+        )
+
+    def failed_over(self, began: int, ended: int) -> bool:
+        """Whether writes of the time from *began* to *ended* may have been acknowledged, and lost at a failover."""
+        return any(
+            fault.began - LOST_MOMENTS * A_SECOND <= ended and began <= fault.ended + FELT
+            for fault in self._by_process.get(0, ())
+            if fault.kind.startswith("failover") and self.played.ground.loses_writes
         )
 
     def anything(self, began: int, ended: int) -> bool:
@@ -277,7 +288,11 @@ class Oracle:
             self._wrong(f"{story}; more succeeded than returned")
 
     def _wrong(self, story: str) -> None:
-        self.judged.add("counts by outcome equal what ran", story)
+        promise = "counts by outcome equal what ran"
+        if self.failed_over(self.played.began, self.played.ended):
+            self.judged.at_failovers[promise] += 1
+        else:
+            self.judged.add(promise, story)
 
     def note_missing(self, subject: Subject) -> None:
         """Take note of what may have been lost before its start."""
@@ -465,6 +480,13 @@ class _History:
 
     def _keeps(self, number: int) -> bool:
         """Whether the edit after a span keeps what was late, and no other takes it away before it can have run."""
+        span = self._spans[number]
+        fresh = span.edit.operation in {"create", "force"} or any(
+            span.edit.after < at and span.names(at) and runs[0].started < self._edits[number + 1].before
+            for at, runs in self._of.items()
+        )
+        if not fresh:
+            return False  # something older may be what is kept
         (edit, *further) = self._edits[number + 1 :]
         if edit.operation != "schedule" or not edit.known or not edit.made:
             return False
@@ -485,7 +507,7 @@ class _History:
         """What was late when an edit came is withdrawn, but for what had started, or is kept."""
         if span.times is None or span.next is None or not span.next.known:
             return
-        if span.next.operation == "edit" and span.next.times == span.times:
+        if span.next.operation not in {"force", "remove"} and span.next.times == span.times:
             return
         after = span.next.after
         late = []
@@ -497,10 +519,9 @@ class _History:
                 other.names(at) for other in self._spans if other is not span and other.edit.after >= after
             ):
                 continue
-            if self._oracle.faults(first.run.process, span.next.before - LEASE, first.started):
-                if first.started <= after + FELT:
-                    continue
-            late.append(at)
+            felt = self._oracle.faults(first.run.process, span.next.before - LEASE, first.started)
+            if not felt or first.started > after + FELT:
+                late.append(at)
         allowed = 0 if span.next.operation in {"force", "remove"} else 1
         if len(late) > allowed:
             self._add(f"what an edit took away does not run ({span.next.operation})", late[allowed])
@@ -573,12 +594,17 @@ class _History:
     # --- Telling -------------------------------------------------------------------------------------------------
 
     def _add(self, promise: str, at: int, what: str = "") -> None:
-        self._judged.add(promise, self._story(at, what))
+        seen = [at, *(timed.started for timed in self._of.get(at, ()))]
+        if self._oracle.failed_over(min(seen), max(seen)):
+            self._judged.at_failovers[promise] += 1
+        else:
+            self._judged.add(promise, self._story(at, what))
 
     def _story(self, at: int, what: str) -> str:
         """All that happened to one occurrence, and around it."""
         runs = self._of.get(at, [])
         before = [edit for edit in self._edits if edit.before <= at]
+        later = [edit for edit in self._edits if edit.before > at]
         begin = (
             max(min(at, *(edit.before for edit in before[-2:])) if before else at, at - 15 * A_SECOND)
             - 2 * A_SECOND
@@ -587,7 +613,7 @@ class _History:
         entries: list[tuple[int, str]] = [
             (edit.before, str(edit))
             for edit in self._all_edits
-            if (begin <= edit.after and edit.before <= end) or edit in before[-3:]
+            if (begin <= edit.after and edit.before <= end) or edit in before[-3:] or edit in later[:2]
         ]
         entries += [
             (timed.started, f"{'->' if timed.at == at else '  '} {timed}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,12 +51,18 @@ class Report(NamedTuple):
         notes = [f"{judged.lost} lost at most once"] if judged.lost else []
         notes += [f"{judged.withdrawn} late when edited"] if judged.withdrawn else []
         ran = f"{judged.expected:,}, {judged.ran:,}" + (f" ({', '.join(notes)})" if notes else "")
-        broken = "; ".join(f"{count} × {promise}" for promise, count in judged.by_promise.items())
+        broken = _times(judged.by_promise) or "0"
+        if judged.at_failovers:
+            broken += f" (lost at failovers: {_times(judged.at_failovers)})"
         return (
             played.ground.server, datetime.now(UTC).date().isoformat(), str(played.seed), f"{played.seconds:,.0f} s",
             f"{judged.starts:,}", f"{judged.occurrences:,}", ran, faults,
-            f"{len(played.edits):,}, {unknown} of them of unknown result", broken or "0",
+            f"{len(played.edits):,}, {unknown} of them of unknown result", broken,
         )  # fmt: skip
+
+
+def _times(broken: Counter[str]) -> str:
+    return ", ".join(f"{count} × {promise}" for promise, count in broken.items())
 
 
 def play(name: str, seed: int, seconds: float, folder: Path) -> Report:
@@ -65,7 +72,9 @@ def play(name: str, seed: int, seconds: float, folder: Path) -> Report:
         partitions = [Partition("", task) for task in KINDS]
         found = asyncio.run(stored(read_backend(ground.url).new_store, partitions))
     counts = {task: found.counts(task) for task in KINDS}
-    return Report(played, Oracle(played, Account.read(folder), counts).judge())
+    judged = Oracle(played, Account.read(folder), counts).judge()
+    (folder / "stories.txt").write_text("\n".join(judged.violations))
+    return Report(played, judged)
 
 
 @contextmanager
