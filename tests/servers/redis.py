@@ -468,7 +468,8 @@ class OwnCluster(_OwnServers):
         """
         Kill the *number*th of those that take writes, and start it again once its replica has taken over.
 
-        Returns when that was, by `time.time`. The replica has not heard of the last *behind_seconds*, which are lost, though they were acknowledged.
+        Returns when that was, by `time.time`. The replica has not heard of the last *behind_seconds*, which are lost,
+        though they were acknowledged.
         """
         lost = [node for node in self._nodes if _is_primary(node)][number]
         others = [node for node in self._nodes if node is not lost]
@@ -551,7 +552,8 @@ class OwnSentinel(_OwnServers):
         """
         Kill the server that takes writes, and start it again once the other has taken over.
 
-        Returns when that was, by `time.time`. The other has not heard of the last *behind_seconds*, which are lost, though they were acknowledged.
+        Returns when that was, by `time.time`. The other has not heard of the last *behind_seconds*, which are lost,
+        though they were acknowledged.
         """
         lost = self.primary
         (other,) = (node for node in self._nodes if node not in {lost, self.sentinel})
@@ -560,8 +562,10 @@ class OwnSentinel(_OwnServers):
         wait_until(
             lambda: self.primary is other and _is_primary(other), lambda: "the replica did not take over"
         )
+        taken_over_at = time.time()
         lost.start()
         wait_until(lambda: _is_in_step(lost), lambda: "the old primary did not become a replica")
+        return taken_over_at
 
     def kill_connections(self) -> int:
         """End every connection of the product to the servers; how many there were."""
