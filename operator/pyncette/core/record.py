@@ -142,6 +142,8 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of the resource, where the record has another: a template is called what its handler is."""
     takes_instances: bool = False
     """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
+    created_at: Instant | None = None
+    """When the API server created the resource, in whole seconds: tells which of two with one name is the newer."""
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
