@@ -475,6 +475,11 @@ class _History:
                 self._judge_missing(at, min(later, default=self._played.ended))
             return
         self._judged.withdrawn += len(backlog)
+        edited = span.next.before
+        if any(
+            at <= backlog[0] and runs[0].started >= edited for at, runs in self._of.items() if span.names(at)
+        ):
+            return  # an older one is what was kept
         if self._keeps(number) and not self._oracle.deaths(backlog[0] - A_SECOND, span.next.after + FELT):
             self._add("an edit without force keeps the sooner time", backlog[0])
 
