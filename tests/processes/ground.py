@@ -142,7 +142,7 @@ def _dynamodb(_: Path) -> Iterator[Ground]:
         (endpoint,) = parse_qs(urlsplit(url).query)["endpoint"]
         yield Ground(
             "dynamodb", url, "DynamoDB Local", _address(endpoint),
-            time_error=1.0, instances=1, steps=(2, 3, 5, 10),
+            time_error=1.0, instances=2, steps=(2, 3, 5, 10),
         )  # fmt: skip
 
 
