@@ -123,9 +123,7 @@ async def test_it_is_synchronized_by_one_question():
 
 
 @pytest.mark.parametrize(("behind", "took", "lag"), [(0, 1, 0), (1, 1, 0), (2, 1, 2), (-5, 1, 0)])
-def test_a_request_lags_by_what_its_answer_is_ahead_of_it_unless_it_may_have_taken_as_long(
-    behind, took, lag
-):
+def test_a_request_lags_by_what_its_answer_is_ahead_of_it_unless_it_may_have_taken_as_long(behind, took, lag):
     clock = Machine().clock
 
     assert clock.lag(5_000, 5_000 + behind, asked_at=10, answered_at=10 + took) == lag
