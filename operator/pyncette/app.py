@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
-from pyncette.clock import LONGEST, Clock, Duration, SystemClock
+from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.configuration import (
     Executor,
     batch_size_of,
@@ -245,9 +245,7 @@ class Pyncette:
             clock = clock or SystemClock()
             for task in self.tasks.values():
                 clock.expect_lease(task.lease_duration // A_MICROSECOND)
-            asked_at = clock.monotonic()
-            backend_now = await store.now()
-            clock.observe(backend_now, asked_at, clock.monotonic())
+            await synchronize(clock, store.now)
             # Pretended time is that of one loop, so there renewals cannot have another.
             renews_apart = store.capabilities.shared and not isinstance(clock, _PretendedTime)
             context = PyncetteContext(
@@ -258,7 +256,8 @@ class Pyncette:
                 new_store if renews_apart else None,
             )
             await context.declare_tasks()
-            yield context
+            async with context.following_templates():
+                yield context
 
     def main(self) -> None:
         """
@@ -409,8 +408,25 @@ class PyncetteContext:
         await self.read_templates()
 
     async def read_templates(self) -> None:
-        """Read what resources say of the templates; while it runs, this is done again and again. Raises StoreError."""
+        """Read what resources say of the templates; else this is done again and again, in real time. Raises StoreError."""
         await self._templates.read()
+
+    @contextlib.asynccontextmanager
+    async def following_templates(self) -> AsyncIterator[None]:
+        """
+        Read the templates again and again for the length of the block: who only schedules goes by them, too.
+
+        Not where time is pretended: what others change in real time would be noticed at any moment of it.
+        """
+        if isinstance(self.clock, _PretendedTime):
+            yield
+            return
+        watching = asyncio.create_task(self._templates.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     # --- Instances ---------------------------------------------------------------------------------------------------
 
@@ -508,14 +524,11 @@ class PyncetteContext:
 
         for task in tasks:
             task.told_if_enabled.add(look_soon)
-        watching = asyncio.create_task(self._templates.watch())
         try:
             await worker.run()
         finally:
             for task in tasks:
                 task.told_if_enabled.discard(look_soon)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
     def _membership(self) -> Membership | None:
         """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pyncette.clock import Clock, Instant
+from pyncette.clock import Clock, Instant, synchronize
 from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
@@ -78,10 +79,25 @@ class Ledger:
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
+        self._asking: asyncio.Future[None] | None = None
+        """Done once the store has told its time, or did not, if it was just asked."""
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
         """Tell *wake*, and nobody else, of each record that becomes claimable sooner than it was."""
         self._wake = wake
+
+    async def now(self) -> Instant:
+        """
+        Return the time to decide by: that of the store, which is asked for it if it was not within `STALE_AFTER`.
+
+        Those that ask at once share one request. Raises StoreError.
+        """
+        while self.clock.is_stale():
+            if self._asking is None:
+                await self._ask()
+                break  # a slow answer is stale at once, and the next one would be no better
+            await asyncio.shield(self._asking)
+        return self.clock.now()
 
     async def apply(self, rulings: Mapping[Key, Rule]) -> dict[Key, Any]:
         """
@@ -94,7 +110,7 @@ class Ledger:
         todo = list(rulings)
         for _ in range(SWAP_ATTEMPTS_MAX):
             records = await self._load(todo)
-            now = self.clock.now()
+            now = await self.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
             units = [
                 _Unit((ruling.change, *ruling.further), ruling.tally)
@@ -185,7 +201,12 @@ class Ledger:
         )
 
     async def reloaded(self, held: Held) -> Held | None:
-        """Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere."""
+        """
+        Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere.
+
+        The clock has heard of the store's time then, so that what follows can be decided. Raises StoreError.
+        """
+        await self.now()
         (record,) = await self.store.load([held.record.key])
         if record is None or not _same_lease(record, held.record):
             return None
@@ -218,7 +239,7 @@ class Ledger:
         """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
         moves = [beginning.first[-1] for beginning, _ in contested]
         records = await self._load([move.before.key for move in moves if move.before is not None])
-        now = self.clock.now()
+        now = await self.now()
         again = []
         for (beginning, policies), move, record in zip(contested, moves, records, strict=True):
             if record is None or move.before is None or not _same_lease(record, move.before):
@@ -262,7 +283,7 @@ class Ledger:
         went elsewhere, but it was if just the reply of a swap was lost.
         """
         records = await self._load([item.held.record.key for _, item in lost])
-        now = self.clock.now()
+        now = await self.now()
         decided: list[tuple[int, Settling | bool]] = []
         for (at, item), record in zip(lost, records, strict=True):
             if record is None or not _same_lease(record, item.held.record):
@@ -271,6 +292,19 @@ class Ledger:
                 held = rules.again(item.held, record)
                 decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
         return decided
+
+    async def _ask(self) -> None:
+        asking = self._asking = asyncio.get_running_loop().create_future()
+        try:
+            await synchronize(self.clock, self.store.now)
+        except StoreError as error:
+            asking.set_exception(error)
+            asking.exception()  # whether anybody waits for it or not
+            raise
+        finally:
+            self._asking = None
+            if not asking.done():  # also if this was cancelled: then one of those that wait asks
+                asking.set_result(None)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -329,7 +363,7 @@ class Ledger:
             by_home.setdefault(home, []).append(at)
         homes |= await self._counting(templates)
         ours = {record.key for at in todo for change in units[at].changes if (record := change.before)}
-        now = self.clock.now()
+        now = await self.now()
         for home, ats in by_home.items():
             if home in ours:  # no key may occur twice: its own change first
                 continue
@@ -370,7 +404,7 @@ class Ledger:
         found |= zip(unknown, await self._load(unknown), strict=True)
         missing = [key for key in unknown if found[key] is None]
         if missing:
-            now = self.clock.now()
+            now = await self.now()
             await self._swap([Change(None, counting_record(key, now)) for key in missing])
             found |= zip(missing, await self._load(missing), strict=True)
         return found

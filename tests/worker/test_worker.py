@@ -25,7 +25,7 @@ from pyncette.errors import (
 )
 from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
-from pyncette.store.memory import MemoryStore
+from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import Figures, Worker, WorkerSettings
@@ -1009,6 +1009,8 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
     handler = Registered("h", Policies(lease=lease), block)
     bench = Bench(handler)
     clock = SystemClock()
+    bench.backend = MemoryBackend(clock.now)
+    bench.store = MemoryStore(bench.backend)
     lock = threading.Lock()
 
     class Locked(MemoryStore):

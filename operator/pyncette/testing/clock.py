@@ -74,6 +74,10 @@ class VirtualClock:
     def now(self) -> Instant:
         return self._now
 
+    def is_stale(self) -> bool:
+        """Never: pretended time is what this clock says, and no backend knows better."""
+        return False
+
     def expired_at(self) -> Instant:
         return self._now
 
@@ -110,6 +114,11 @@ class VirtualClock:
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         """Ignore the backend's time: this one is pretended."""
+
+    def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
+        """Never any, either."""
+        del now, backend_now, asked_at, answered_at
+        return 0
 
     def expect_lease(self, length: Duration) -> None:
         """Ignore how long leases are: this time makes no steps."""

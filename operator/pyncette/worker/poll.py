@@ -283,7 +283,8 @@ class Poller:
         for length in {record.lease_length for record in claimed.records}:
             clock.expect_lease(length)
         clock.observe(claimed.backend_now, asked_at, answered_at)
-        self._starts.start(claimed.records, by_partition, now, asked_at)
+        held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at)
+        self._starts.start(claimed.records, by_partition, now, held_since)
         self._plan(claimed, limits, now)
         self._judge_permits(claimed, limits, by_partition, now)
         self._polled_at = clock.now()
@@ -366,15 +367,18 @@ class Poller:
         assert self._shares is not None
         clock = self._clock
         # As it would have been a while ago: what is due since then is still for its own worker.
-        then = clock.now() - ORPHAN_AGE
+        now = clock.now()
+        then = now - ORPHAN_AGE
         asked_at = clock.monotonic()
         with self._polling():
             claimed = await self._store.claim(
                 limits, next(self._lease_ids), self._holder, then, clock.expired_at() - ORPHAN_AGE
             )
-        clock.observe(claimed.backend_now, asked_at, clock.monotonic())
+        answered_at = clock.monotonic()
+        clock.observe(claimed.backend_now, asked_at, answered_at)
         self.claimed += len(claimed.records)
-        self._starts.start(claimed.records, theirs, then, asked_at - ORPHAN_AGE)
+        held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at) - ORPHAN_AGE
+        self._starts.start(claimed.records, theirs, then, held_since)
         for partition in {record.key.partition for record in claimed.records}:
             self._shares.adopt(partition)
             self.look_soon()

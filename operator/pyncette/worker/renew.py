@@ -15,7 +15,7 @@ from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
 from pyncette.members import Membership
-from pyncette.store.base import Renewal, Store
+from pyncette.store.base import Renewal, Renewed, Store
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.patience import Patience
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
@@ -166,20 +166,36 @@ async def renew(
         assert lease is not None
         renewals.append(Renewal(occurrence.held.record.key, lease.id, occurrence.held.policies.lease))
     renewals += [occurrence.permit.renewal for occurrence in permitted if occurrence.permit is not None]
-    asked_at = clock.monotonic()
-    renewed = await store.renew(renewals, clock.now())
-    clock.observe(renewed.backend_now, asked_at, clock.monotonic())
+    renewed, since = await _renewed(store, clock, renewals)
     for occurrence, held in zip(occurrences, renewed.held, strict=False):
         if held:
-            occurrence.lease_until = asked_at + occurrence.held.policies.lease
+            occurrence.lease_until = since + occurrence.held.policies.lease
         else:
             lose(occurrence)
     for occurrence, held in zip(permitted, renewed.held[len(occurrences) :], strict=True):
         assert occurrence.permit is not None
         if held:
-            occurrence.permit.lease_until = asked_at + occurrence.permit.length
+            occurrence.permit.lease_until = since + occurrence.permit.length
         else:
             revoke(occurrence)
+
+
+async def _renewed(
+    store: Store, clock: Clock, renewals: Sequence[Renewal], *, once_more: bool = True
+) -> tuple[Renewed, Duration]:
+    """
+    Renew, and return with the answer since when the new leases count, by the monotonic clock.
+
+    If the answer tells that our time was behind, they end too soon; so they are renewed once more, by the right time.
+    """
+    asked_at, now = clock.monotonic(), clock.now()
+    renewed = await store.renew(renewals, now)
+    answered_at = clock.monotonic()
+    clock.observe(renewed.backend_now, asked_at, answered_at)
+    lag = clock.lag(now, renewed.backend_now, asked_at, answered_at)
+    if lag and once_more:
+        return await _renewed(store, clock, renewals, once_more=False)
+    return renewed, asked_at - lag
 
 
 def _has_used_its_third(remaining: Duration, length: Duration) -> bool:
