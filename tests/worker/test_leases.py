@@ -277,7 +277,7 @@ async def test_a_process_that_stood_still_cancels_its_runs_before_they_go_on() -
 async def test_while_a_foreign_program_locks_a_file_of_sqlite_two_workers_run_nothing_at_once(
     tmp_path: Path,
 ) -> None:
-    """On the clock of the machine, since it is the wait for the lock that uses up the lease."""
+    """In real time, since it is the wait for the lock that uses up the lease."""
     lease = 3.0
     path = tmp_path / "records.db"
 
@@ -296,7 +296,7 @@ async def test_while_a_foreign_program_locks_a_file_of_sqlite_two_workers_run_no
                 ledger=Ledger(store, clock),
                 clock=clock,
                 registrations=[handler],
-                settings=WorkerSettings(holder),
+                settings=WorkerSettings(holder, poll_interval=60 * SECOND),
                 renewal_store=lambda: SqliteStore(path),
             )
             for holder, store in zip(("w1", "w2"), stores, strict=True)
@@ -316,8 +316,7 @@ async def test_while_a_foreign_program_locks_a_file_of_sqlite_two_workers_run_no
             worker.drain(0)
         await asyncio.gather(*running)
 
-    assert handler.most_at_once == 1
-    assert [occurrence.held.attempt for occurrence in handler.calls] == [1]
+    assert len(handler.calls) == 1
 
 
 # --- What the tests share ---------------------------------------------------------------------------------------------
