@@ -267,13 +267,14 @@ class Poller:
             for partition in registration.partitions
         }
         await self._take_permits(now)
+        # Permits may have taken long, and a lease must not be counted from later than it is stamped.
+        asked_at, now = clock.monotonic(), clock.now()
         limits = self._limits(by_partition, now)
         if not limits:
             self._permits.give_back_free()
             self._plan(None, limits, now)
             self._polled_at = now
             return
-        asked_at = clock.monotonic()
         with self._polling():
             claimed = await self._store.claim(
                 limits, next(self._lease_ids), self._holder, now, clock.expired_at(), self._ahead
