@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import ClassVar
 
@@ -159,6 +159,30 @@ async def test_what_another_process_notifies_of_wakes_a_worker_that_sleeps() -> 
         await bench.advance(5)
 
     assert handler.scheduled == [105]
+
+
+@pytest.mark.parametrize("idle", [0, 1], ids=["the_worker_that_runs_it", "an_idle_worker_beside_it"])
+async def test_what_is_forced_onto_a_running_instance_starts_when_it_is_due(idle: int) -> None:
+    starts: list[tuple[str, int]] = []
+
+    async def call(occurrence: Occurrence) -> None:
+        lease = occurrence.held.record.lease
+        assert lease is not None
+        starts.append((lease.holder, seconds(bench.clock.now())))
+        await bench.sleep(30)
+
+    handler = Registered("h", Policies(lease=60 * SECOND), call)
+    bench = Bench(handler)
+    key = await bench.once(handler, 10, "a")
+
+    async with bench.worker(slots=2 - idle):
+        await bench.advance(10)
+        async with bench.worker(MemoryStore(bench.backend), "idle") if idle else nullcontext():
+            await bench.advance(3)
+            await bench.force(key, Once(bench.clock.now() + 2 * SECOND))
+            await bench.advance(3)
+
+            assert starts == [("w1", 10), (["w1", "idle"][idle], 15)]
 
 
 async def test_a_wait_for_the_next_due_time_counts_as_a_look() -> None:
