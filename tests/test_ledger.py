@@ -22,6 +22,7 @@ from pyncette.ledger import (
     Ruling,
     Settling,
 )
+from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker.poll import SAFETY_LOOK
@@ -133,17 +134,17 @@ class Bench:
     async def listen(self) -> Callable[[], Awaitable[list[int]]]:
         """Begin to listen as another process does; what is returned tells the times that were heard of."""
         notified = self.others.notified()
-        heard: list[int] = []
+        heard: list[Notification] = []
 
         async def listen() -> None:
             async for notification in notified:
-                heard.append(notification.at)
+                heard.append(notification)
 
         async def stop() -> list[int]:
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
-            return heard
+            return [notification.at for notification in heard]
 
         task = asyncio.create_task(listen())
         await asyncio.sleep(0)

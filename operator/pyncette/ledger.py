@@ -563,9 +563,9 @@ def _announced_at(change: Change, *, by_holder: bool) -> Instant | None:
 
 def _free_at(record: Record | None) -> Instant | None:
     """Return when a worker that does not hold *record* can claim it."""
-    if record is None or record.claimable_at is None or record.lease is None:
-        return record and record.claimable_at
-    return max(record.claimable_at, record.lease.expires_at)
+    if record is None or record.claimable_at is None:
+        return None
+    return record.claimable_at if record.lease is None else max(record.claimable_at, record.lease.expires_at)
 
 
 def _same_lease(record: Record, held: Record) -> bool:
