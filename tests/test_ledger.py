@@ -138,7 +138,7 @@ class Bench:
 
         async def listen() -> None:
             async for notification in notified:
-                heard.append(notification)
+                heard.append(notification)  # noqa: PERF401 - it never ends
 
         async def stop() -> list[int]:
             await asyncio.sleep(0)
