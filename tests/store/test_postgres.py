@@ -458,37 +458,6 @@ async def test_what_is_leased_and_locked_is_no_reason_to_poll_again_before_its_l
     assert passed.next_claimable_at == T0 + LEASE
 
 
-async def test_what_is_edited_again_and_again_while_it_is_due_is_claimed_or_a_reason_to_poll_again(
-    postgres_url,
-):
-    passed_over = 0
-
-    async def edit_on(store):
-        for number in range(400):
-            (record,) = await store.load([a_record().key])
-            await store.swap([Change(record, changed(record, state=State(born=number)))])
-
-    async with PostgresStore(postgres_url) as store, PostgresStore(postgres_url) as other:
-        await create(store, a_record())
-        editing = asyncio.create_task(edit_on(other))
-        for number in count():
-            claimed = await store.claim({HERE: 4}, f"lease-{number}", "worker", T0, T0)
-            if claimed.records:
-                # An edit keeps the lease, so it may have to be given back on top of one.
-                while not all(
-                    await store.swap([Change(held := await load(store, a_record()), completed(held, T0))])
-                ):
-                    pass
-            else:
-                passed_over += 1
-                assert claimed.next_claimable_at == T0
-            if editing.done():
-                break
-        await editing
-
-    assert passed_over
-
-
 async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record("last", at=T0 + 1, lease_length=LEASE // 2))
