@@ -126,6 +126,10 @@ class Clock(Protocol):
         """Take note that there are leases of this *length*."""
         ...
 
+    def reach(self, delay: Duration) -> Instant:
+        """Return the latest that `now` may be once *delay* of real time has passed: pretended time may be anywhere."""
+        ...
+
 
 async def synchronize(clock: Clock, backend_now: Callable[[], Awaitable[Instant]]) -> None:
     """Ask for the backend's time by *backend_now*, and have *clock* take note of it. Raises what that raises."""
@@ -174,6 +178,9 @@ class SystemClock:
     def expect_lease(self, length: Duration) -> None:
         self._shortest = min(self._shortest, length)
         self._longest = max(self._longest, length)
+
+    def reach(self, delay: Duration) -> Instant:
+        return self.now() + delay
 
     def now(self) -> Instant:
         reading = self._origin + self._monotonic_ns() // 1000

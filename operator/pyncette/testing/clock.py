@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Any, Final, Protocol
 
-from pyncette.clock import Duration, Instant
+from pyncette.clock import LONGEST, Duration, Instant
 
 SETTLE_SECONDS: Final = 30.0
 """Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
@@ -122,6 +122,9 @@ class VirtualClock:
 
     def expect_lease(self, length: Duration) -> None:
         """Ignore how long leases are: this time makes no steps."""
+
+    def reach(self, delay: Duration) -> Instant:  # noqa: ARG002 - however short, a test may move the clock by years in it
+        return self._now + LONGEST
 
     # --- What a test asks of it ----------------------------------------------------------------------------------
 
