@@ -66,9 +66,7 @@ async def test_each_item_has_a_result_in_the_order_of_the_items(app, clock, task
 
         assert [result.name for result in results] == [f"user-{index}" for index in range(number)]
         assert all(result.error is None for result in results)
-        assert [str(result.task) for result in results] == [
-            f"remind:0:user-{index}" for index in range(number)
-        ]
+        assert [result.task.name for result in results] == [f"user-{index}" for index in range(number)]
         assert len((await app_context.list_tasks(task, limit=10_000)).tasks) == number
 
 
