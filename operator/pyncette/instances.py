@@ -74,6 +74,12 @@ class Instances:
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
+        if name is not None and task.kind is not Kind.TEMPLATE:
+            if task.parent_task is not None:
+                raise ValueError(
+                    f"Cannot provide instance_name with already-instantiated dynamic task; {task} is an instance itself"
+                )
+            raise ValueError(f"instance_name provided but task is not dynamic; {task} has no instances")
         task, key = self._find(task, name)
         (record,) = await self._ledger.store.load([key])
         if record is None:
@@ -120,7 +126,7 @@ class Instances:
     async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
         """Return at most *limit* instances, and where the next page begins."""
         if task.kind is not Kind.TEMPLATE:
-            raise ValueError(f"Only the instances of a dynamic task can be listed; {task} is not one")
+            raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"A page must be allowed to hold at least 1 instance, not {limit}")
@@ -406,7 +412,7 @@ def _is_instance(key: Key) -> bool:
 
 def _require_template(task: Task) -> None:
     if task.kind is not Kind.TEMPLATE:
-        raise ValueError(f"{task} has no instances: it is not a dynamic task")
+        raise ValueError(f"Cannot instantiate a non-dynamic task; {task} has no instances")
 
 
 def _token(after: Key) -> ContinuationToken:
