@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--no-headings", action="store_true", help="print the row of the table alone")
     given = parser.parse_args()
     seconds = given.seconds or 60 * given.minutes
-    warnings.filterwarnings("ignore", message=".*PROCESSLIST.*")  # which ends sessions on old and new servers alike
+    warnings.filterwarnings(
+        "ignore", message=".*PROCESSLIST.*"
+    )  # which ends sessions on old and new servers alike
     keep = None if given.keep is None else given.keep / f"{given.backend}-{given.seed}-{os.getpid()}"
     with folder_of_its_own(keep) as folder:
         report = play(given.backend, given.seed, seconds, folder)

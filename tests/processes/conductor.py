@@ -321,8 +321,17 @@ class Conductor:
         try:
             place.worker.check()
         except AssertionError as error:
-            self.played.failures.append(str(error))
+            if self._could_not_begin(place.worker):
+                self._note("start in vain", place.worker.pid, true_now())
+            else:
+                self.played.failures.append(str(error))
             place.worker = self._start(place.number, place.proxy, place.clock)
+
+    def _could_not_begin(self, worker: WorkerProcess) -> bool:
+        """Whether the backend did not answer when the worker began: it ends, says so, and is to be started again."""
+        return not worker.entries("running handlers") and worker.log.rstrip().rpartition("\n")[2].startswith(
+            "pyncette: "
+        )
 
     # --- Faults --------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failov
 
 CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
 
-HARMLESS: Final = frozenset({"step", "editor killed"})
+HARMLESS: Final = frozenset({"step", "editor killed", "start in vain"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
 
 
@@ -459,7 +459,16 @@ class _History:
         expected = list(span.times.between(span.surely_since, min(span.surely_until, self._played.ended)))
         self._judged.expected += len(expected)
         self._judged.ran += sum(at in self._of for at in expected)
-        last = max((at for at in self._of if span.names(at)), default=-1)
+        further = self._spans[number + 1 :]
+        last = max(
+            (
+                at
+                for at in self._of
+                if span.names(at)
+                and (at < span.surely_until or not any(other.names(at) for other in further))
+            ),
+            default=-1,
+        )
         missing = [at for at in expected if at not in self._of]
         skipped = [at for at in missing if at < last]
         for at in skipped:

@@ -190,6 +190,19 @@ def test_of_what_was_late_when_it_was_edited_without_force_only_the_sooner_time_
     assert "what an edit took away does not run (schedule)" in two
 
 
+def test_what_a_later_schedule_ran_does_not_make_lost_what_its_edit_took_away():
+    story = Story(times=EACH_SECOND)
+    for due in range(1, 20):
+        story.run(due, due + 0.01)
+    story.fault("silence", 20, 27, process=0)
+    story.edit("force", 30.98, EACH_TEN)
+    story.edit("edit", 30.99, EACH_SECOND)
+    for due in range(31, 60):
+        story.run(due, due + 0.01)
+
+    assert story.broken() == set()
+
+
 def test_two_live_workers_in_one_occurrence_are_seen_and_one_that_stood_still_is_excused():
     story = Story("renewed")
     story.run_all(until=50)
