@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import random
 import signal
@@ -45,6 +46,9 @@ SURE_SECONDS: Final = 4.0
 
 LOST_MOMENTS: Final = 0.25
 """Seconds before a failover, of which it may lose writes that were acknowledged, though the replica was in step."""
+
+ONE_OFFS: Final = 0.25
+"""The share of edits that schedule a new instance, which is due once."""
 
 EDITS_AT_THE_TIME: Final = 0.35
 """The share of edits that are made within some milliseconds of a full second, when occurrences are due."""
@@ -278,7 +282,7 @@ class Conductor:
         steady = self.editors[0]
         await asyncio.wait_for(steady.ready.wait(), READY_SECONDS)
         for subject, wanted in self.wanted.items():
-            if wanted.unsure or not wanted.exists or wanted.suspended:
+            if wanted.busy_until < math.inf and (wanted.unsure or not wanted.exists or wanted.suspended):
                 await self._edit(subject, wanted, steady)
         await self._stay_quiet(LAST_SECONDS)
         self.played.ended = true_now()
@@ -519,7 +523,7 @@ class Conductor:
         for subject, wanted in self.wanted.items():
             await self._edit(subject, wanted, self.editors[0])
         while (left := end - time.monotonic()) > 0:
-            pause = self.chance.expovariate(EDITS_A_SECOND * len(self.wanted) / 18)
+            pause = self.chance.expovariate(EDITS_A_SECOND * self.ground.instances / 3)
             if self.chance.random() < EDITS_AT_THE_TIME:
                 pause = 1 - time.time() % 1 + self.chance.uniform(-0.03, 0.08)
             await asyncio.sleep(min(left, max(0.0, pause)))
@@ -530,7 +534,11 @@ class Conductor:
                 if not wanted.editing and wanted.busy_until <= now
             ]
             ready = [editor for editor in self.editors if editor.ready.is_set() and not editor.busy]
-            if free and ready:
+            if ready and self.chance.random() < ONE_OFFS:
+                edit = asyncio.create_task(self._schedule_once(self.chance.choice(ready)))
+                edits.add(edit)
+                edit.add_done_callback(edits.discard)
+            elif free and ready:
                 subject, editor = self.chance.choice(free), self.chance.choice(ready)
                 self.wanted[subject].editing = True
                 edit = asyncio.create_task(self._edit(subject, self.wanted[subject], editor))
@@ -558,28 +566,8 @@ class Conductor:
             len(self.played.edits), subject, operation,
             None if suspended or not exists else times, editor.name, seconds,
         )  # fmt: skip
-        self.played.edits.append(edit)
         wanted.editing = True
-        edit.before = true_now()
-        answer = await editor.edit(
-            {
-                "number": edit.number,
-                "operation": operation,
-                "task": kind.task,
-                "name": subject.name,
-                "mirrored": kind.is_mirrored,
-                "at_most_once": kind.at_most_once,
-                "suspended": suspended,
-                "generation": wanted.generation,
-                "cron": times.cron,
-                "options": self.drawn.options(kind, seconds),
-            }
-        )
-        edit.before, edit.after = answer["before"], answer["after"]
-        edit.known, edit.made = answer["known"], answer.get("made", True)
-        edit.error = answer.get("error", "")
-        if not edit.known:
-            edit.after = true_now()
+        await self._ask(editor, edit, cron=times.cron, suspended=suspended, generation=wanted.generation)
         wanted.unsure = (wanted.unsure and not (edit.known and edit.made)) or not edit.known
         if edit.moves and (edit.made or not edit.known):
             wanted.times, wanted.seconds = times, seconds
@@ -587,6 +575,45 @@ class Conductor:
         pause = self.chance.expovariate(1 / 2.5) + 0.2 if edit.known else SURE_SECONDS
         wanted.busy_until = time.monotonic() + pause
         wanted.editing = False
+
+    async def _schedule_once(self, editor: EditorProcess) -> None:
+        """Have *editor* schedule a new instance that is due once, soon."""
+        kind = self.drawn.chance.choice(
+            [kind for kind in KINDS.values() if not kind.is_mirrored and not kind.limit]
+        )
+        subject = Subject(kind, f"{kind.task}-once-{len(self.played.edits)}")
+        self.wanted[subject] = Wanted(exists=True, busy_until=math.inf)
+        self.played.subjects.append(subject)
+        at = true_now() + int(self.drawn.chance.uniform(0.8, 4) * A_SECOND)
+        edit = Edit(
+            len(self.played.edits), subject, "create", Once(at), editor.name,
+            self.drawn.chance.choice((0, 0, 0.1, 1.0)),
+        )  # fmt: skip
+        await self._ask(editor, edit, at=at)
+
+    async def _ask(self, editor: EditorProcess, edit: Edit, **further: Any) -> None:
+        """Have *editor* make an *edit*, and note what became of it."""
+        kind = edit.subject.kind
+        self.played.edits.append(edit)
+        edit.before = true_now()
+        answer = await editor.edit(
+            {
+                "number": edit.number,
+                "operation": edit.operation,
+                "task": kind.task,
+                "name": edit.subject.name,
+                "mirrored": kind.is_mirrored,
+                "at_most_once": kind.at_most_once,
+                "cron": "",
+                "options": self.drawn.options(kind, edit.seconds),
+                **further,
+            }
+        )
+        edit.before, edit.after = answer["before"], answer["after"]
+        edit.known, edit.made = answer["known"], answer.get("made", True)
+        edit.error = answer.get("error", "")
+        if not edit.known:
+            edit.after = true_now()
 
 
 def faults_by_kind(played: Played) -> Counter[str]:

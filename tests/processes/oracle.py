@@ -481,7 +481,7 @@ class _History:
         ):
             later = [runs[0].started for at, runs in self._of.items() if at > backlog[0]]
             for at in backlog:
-                self._judge_missing(at, min(later, default=self._played.ended))
+                self._judge_missing(at, min(later, default=at + FELT))
             return
         self._judged.withdrawn += len(backlog)
         edited = span.next.before
