@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.processes.accounted import LEASE
+from tests.processes.canary import Canary
 from tests.processes.ground import Ground
 from tests.processes.proxy import Proxy
 from tests.processes.shifted_clock import ShiftedClock
@@ -174,8 +175,6 @@ class Played:
     """Processes that did what no process may do."""
     began: int = 0
     ended: int = 0
-    stalled: float = 0
-    """The longest time in seconds, while all was calm, for which this process itself did not get to run."""
 
 
 class Conductor:
@@ -202,6 +201,11 @@ class Conductor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def play(self) -> Played:
+        played = self.played
+        with Canary(lambda began, ended: played.faults.append(Fault("starved", 0, began, ended))):
+            return await self._play()
+
+    async def _play(self) -> Played:
         played = self.played
         try:
             await self._set_up()
@@ -290,11 +294,7 @@ class Conductor:
     async def _stay_quiet(self, seconds: float) -> None:
         for place in self.places:
             self._look_after(place)
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            before = time.monotonic()
-            await asyncio.sleep(min(0.05, left))
-            self.played.stalled = max(self.played.stalled, time.monotonic() - before - 0.05)
+        await asyncio.sleep(seconds)
 
     async def _drain(self) -> None:
         for place in self.places:
@@ -405,8 +405,12 @@ class Conductor:
         await asyncio.sleep(self.chance.uniform(0, 1.5))
         if place.clock is not None:
             place.clock.step(self.chance.uniform(-60, 60))
+        began = true_now()
         place.worker = self._start(place.number, place.proxy, place.clock)
         place.busy = False
+        worker = place.worker
+        await asyncio.to_thread(self._wait_until_ready, worker)
+        self._note("start", worker.pid, began)
 
     async def _freeze_briefly(self) -> None:
         await self._freeze("stop", self.chance.uniform(0.05, LEASE_SECONDS / 2))
@@ -617,7 +621,7 @@ class Conductor:
 
 
 def faults_by_kind(played: Played) -> Counter[str]:
-    return Counter(fault.kind for fault in played.faults)
+    return Counter(fault.kind for fault in played.faults if fault.kind != "start")
 
 
 __all__ = ["A_SECOND", "Conductor", "Fault", "Once", "Played", "faults_by_kind"]

@@ -27,7 +27,7 @@ LATE_EDIT: Final = 4 * A_SECOND
 FELT: Final = LEASE + 5 * A_SECOND
 """So long after its end a fault is felt at most: a lease of the dead has to expire, and what has waited is made up for."""
 
-IN_TIME: Final = 3 * A_SECOND // 2
+IN_TIME: Final = 2 * A_SECOND
 """How late a start may be that no fault disturbs, on a machine that is busy with other things."""
 
 OVERLAP: Final = A_SECOND // 20
@@ -39,12 +39,14 @@ STOPPED: Final = A_SECOND
 HELD_UP: Final = 6 * LEASE // 10
 """A claim leaves nearly a whole lease; who stood still for this long may have lost what it had just claimed."""
 
-DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failover", "failover in step"})
+DEATHS: Final = frozenset(
+    {"kill", "stop", "suspend", "silence", "lock", "failover", "failover in step", "starved"}
+)
 """The faults by which a worker loses what it holds: it dies, or it stands still or is cut off beyond its lease."""
 
-CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
+CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step", "starved"})
 
-HARMLESS: Final = frozenset({"step", "editor killed", "start in vain"})
+HARMLESS: Final = frozenset({"step", "editor killed", "start", "start in vain"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
 
 
@@ -194,13 +196,14 @@ class Oracle:
         return not any(
             fault.began <= ended and began <= fault.ended
             for fault in self._faults
-            if fault.kind not in HARMLESS
+            if fault.kind == "start" or fault.kind not in HARMLESS
         )
 
     def stood_still(self, timed: Timed) -> bool:
         """Whether the process stood still in mid-run, or before, for long enough to lose a lease."""
         return any(
-            fault.kind in {"stop", "suspend"} and fault.ended - fault.began >= STOPPED
+            fault.kind == "starved"
+            or (fault.kind in {"stop", "suspend"} and fault.ended - fault.began >= STOPPED)
             for fault in self.faults(timed.run.process, timed.started - LEASE, timed.over)
         )
 
@@ -480,7 +483,11 @@ class _History:
             span.next.operation == "edit" and span.next.known and span.next.times == span.times
         ):
             later = [runs[0].started for at, runs in self._of.items() if at > backlog[0]]
+            ended = self._played.ended - IN_TIME
+            busy = [timed.started for timed in self._runs if timed.over >= ended and timed.started <= ended]
             for at in backlog:
+                if busy and not self._kind.may_overlap and at > min(busy) and at >= ended - FELT:
+                    continue  # the run before it was still under way at the end
                 self._judge_missing(at, min(later, default=at + FELT))
             return
         self._judged.withdrawn += len(backlog)
@@ -588,7 +595,6 @@ class _History:
                 self._add("fences grow", second.at)
 
     def _judge_lateness(self) -> None:
-        bound = IN_TIME + int(self._played.stalled * A_SECOND)
         began = 0
         ends: list[int] = []
         for timed in self._runs:
@@ -602,7 +608,7 @@ class _History:
             self._judged.judged_in_time += 1
             late = timed.started - began
             self._judged.latest = max(self._judged.latest, late / A_SECOND)
-            if late > bound:
+            if late > IN_TIME:
                 self._add("in time without faults", timed.at, f"{late / A_SECOND:.3f} s late")
 
     # --- Telling -------------------------------------------------------------------------------------------------

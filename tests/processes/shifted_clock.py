@@ -2,7 +2,8 @@
 Runs a module in a process whose clocks are wrong, and can be made wrong in other ways while it runs.
 
 `python -m tests.processes.shifted_clock MODULE ARGUMENT…` reads the shifts from the file that the environment names, at
-each reading of a clock. Clocks that C code reads by itself are right, so uvloop is not to be used.
+each reading of a clock. Clocks that C code reads by itself are right, so uvloop is not to be used; and so is `time.time`,
+which only log entries go by.
 """
 
 import mmap
@@ -80,7 +81,6 @@ def shift(path: Path) -> None:
         return told[clock]() if clock in told else true_of(clock)
 
     time.time_ns = told[time.CLOCK_REALTIME]
-    time.time = lambda: time.time_ns() / A_SECOND
     time.monotonic_ns = told[time.CLOCK_MONOTONIC]
     time.monotonic = lambda: time.monotonic_ns() / A_SECOND
     time.clock_gettime_ns = clock_gettime_ns
