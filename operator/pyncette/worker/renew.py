@@ -161,11 +161,10 @@ class Renewer:
             self._asked_for.difference_update(due, permitted)
 
     def _pause(self) -> Duration:
-        """Return how long nothing will be due, nor run out before an answer that is waited for."""
+        """Return how long nothing will be due, nor a permit run out before an answer that is waited for."""
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
-        ends = [occurrence.lease_remaining() for occurrence in self._asked_for if not occurrence.lease_lost]
-        ends += [
+        ends = [
             permit.remaining() for occurrence in self._asked_for if (permit := occurrence.permit) is not None
         ]
         return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min([pause, *ends])))
