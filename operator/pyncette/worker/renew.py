@@ -52,13 +52,18 @@ class Heartbeats:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._renew())
             self.renewing.add(self._next)
-            self._next.add_done_callback(self.renewing.discard)
+            self._next.add_done_callback(self._over)
         self._asking.append(occurrence)
         await asyncio.shield(self._next)
 
     async def _renew(self) -> None:
         asking, self._asking, self._next = self._asking, [], None
         await renew(self._store, self._clock, asking, Occurrence.lose)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self.renewing.discard(task)
+        if not task.cancelled():
+            task.exception()  # those that asked may have gone, and then nobody else looks at it
 
 
 class Renewer:
@@ -136,9 +141,8 @@ class Renewer:
                 continue
             remaining = occurrence.lease_remaining()
             if remaining == 0 and occurrence.begun:
-                lose(
-                    occurrence
-                )  # the loop of the handlers may be blocked, and what is lost is not to come back
+                # The loop of the handlers may be blocked, and a lease that was used up must not come back.
+                lose(occurrence)
             elif not asked_for and _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
         if due or permitted:
