@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final, Self
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
@@ -314,6 +314,7 @@ class RenewalThread:
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose, self._revoke))
                 group.create_task(self._watch())
+                group.create_task(self._keep_time(store))
                 if self._membership is not None:
                     group.create_task(self._membership.run(store))
 
@@ -322,6 +323,18 @@ class RenewalThread:
 
     def _revoke(self, occurrence: Occurrence) -> None:
         self._handlers_loop.call_soon_threadsafe(occurrence.revoke)
+
+    async def _keep_time(self, store: Store) -> None:
+        """
+        Ask for the backend's time while anything runs, unless claims and renewals tell it anyway.
+
+        What becomes of a run is decided by it; and a worker whose slots are all taken does not poll.
+        """
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if self._runs.running and self._clock.is_stale():
+                with suppress(StoreError):  # asked again after the next beat
+                    await synchronize(self._clock, store.now)
 
     async def _watch(self) -> None:
         """Name the handler that keeps the loop from turning: all others wait for it."""
