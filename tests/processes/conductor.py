@@ -299,7 +299,9 @@ class Conductor:
     async def _drain(self) -> None:
         for place in self.places:
             self._look_after(place)
-            await asyncio.to_thread(self._wait_until_ready, place.worker)
+            if not await asyncio.to_thread(self._wait_until_ready, place.worker):
+                self.played.failures.append(f"{place.worker.name} is not ready\n{place.worker.last_words()}")
+        for place in self.places:
             place.worker.send(signal.SIGTERM)
         for place in self.places:
             try:
@@ -388,7 +390,10 @@ class Conductor:
         if place is not None:
             place.busy = True
             # Before that, Python itself ends it.
-            await asyncio.to_thread(self._wait_until_ready, place.worker)
+            if not await asyncio.to_thread(self._wait_until_ready, place.worker):
+                self._look_after(place)
+                place.busy = False
+                return
             began = true_now()
             try:
                 code = await asyncio.to_thread(place.worker.stop)

@@ -39,12 +39,10 @@ STOPPED: Final = A_SECOND
 HELD_UP: Final = 6 * LEASE // 10
 """A claim leaves nearly a whole lease; who stood still for this long may have lost what it had just claimed."""
 
-DEATHS: Final = frozenset(
-    {"kill", "stop", "suspend", "silence", "lock", "failover", "failover in step", "starved"}
-)
+DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failover", "failover in step"})
 """The faults by which a worker loses what it holds: it dies, or it stands still or is cut off beyond its lease."""
 
-CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step", "starved"})
+CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
 
 HARMLESS: Final = frozenset({"step", "editor killed", "start", "start in vain"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
@@ -281,11 +279,14 @@ class Oracle:
             if not len(keys) <= total <= len(keys) + unseen:
                 self._wrong(f"{story}; at most {unseen} can have been lost before their start")
             return
+        unfinished = {
+            timed.run.idempotency_key for timed in runs if timed.over >= self.played.ended - IN_TIME
+        } - ended
         finals = counts.succeeded + counts.failed + counts.dead_lettered
         again = counts.dead_lettered if kind.is_mirrored else 0
         if counts.lost:
             self._wrong(f"{story}; nothing can be lost")
-        if not len(keys) - counts.withdrawn <= finals <= len(keys) + again:
+        if not len(keys) - counts.withdrawn - len(unfinished) <= finals <= len(keys) + again:
             self._wrong(f"{story}; each has one outcome")
         if counts.succeeded > len(ended):
             self._wrong(f"{story}; more succeeded than returned")
