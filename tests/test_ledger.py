@@ -437,6 +437,16 @@ async def test_a_start_is_left_alone_once_its_lease_is_used_up(bench, caplog):
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"lost": 1}
 
 
+async def test_a_start_is_not_written_once_its_lease_is_used_up(bench):
+    await bench.declare(mode=Mode.AT_MOST_ONCE)
+    await bench.clock.advance(timedelta(minutes=1))
+    starting = bench.begun(await bench.claim())
+    await bench.clock.advance(timedelta(minutes=1))
+
+    assert await bench.started(starting) == []
+    assert bench.store.batches == []
+
+
 async def test_a_start_that_fails_keeps_no_neighbour_from_running(bench):
     mine = await bench.declare("ada", mode=Mode.AT_MOST_ONCE)
     edited = await bench.declare("bob", mode=Mode.AT_MOST_ONCE)

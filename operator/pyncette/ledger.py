@@ -175,7 +175,8 @@ class Ledger:
         todo = dict(enumerate(claimed))
         pauses = _pauses()
         while todo:
-            decided, undecided = await self._write_starts(todo)
+            held = self._still_held({at: _Undecided(one) for at, one in todo.items()})
+            decided, undecided = await self._write_starts({at: one.starting for at, one in held.items()})
             if decided:
                 yield decided
             todo = {}
@@ -296,7 +297,7 @@ class Ledger:
                 extra={
                     "records": [str(_claimed(one.starting.beginning).key) for one in over[:LOGGED_MAX]],
                     "all": len(over),
-                    "error": str(over[0].failure or "their records were edited each time"),
+                    "error": str(over[0].failure or ""),
                 },
             )
         return held
@@ -617,7 +618,7 @@ class _Undecided(NamedTuple):
     """A start that was not written, or may not have been."""
 
     starting: Starting
-    lost: bool
+    lost: bool = False
     """It was not, for sure: a record was not as it was, or its name was taken."""
     failure: Exception | None = None
 
