@@ -44,8 +44,8 @@ class _Unwritten(NamedTuple):
     policies: Policies
     registration: Registration
     permit: Permit | None
-    lease_length: Duration
-    """Of the claim."""
+    lease_until: Duration
+    """When the lease of the claim is used up, by `monotonic`; an edit since then changes only the leases to come."""
 
 
 class Starts:
@@ -117,12 +117,13 @@ class Starts:
                     runs.reserve(registration)
                     continue
             if beginning.first:
-                unwritten.append(_Unwritten(beginning, policies, registration, permit, record.lease_length))
+                lease_until = asked_at + record.lease_length
+                unwritten.append(_Unwritten(beginning, policies, registration, permit, lease_until))
                 runs.reserve(registration)
             elif beginning.held is not None:
                 runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
         if unwritten:
-            self._start_soon(self._write_and_start(unwritten, now, asked_at))
+            self._start_soon(self._write_and_start(unwritten, now))
         if unpermitted:
             self._start_soon(self._permit_and_start(unpermitted, now, asked_at))
 
@@ -143,15 +144,16 @@ class Starts:
         until = self._clock.now() + self._ahead + PUT_OFF
         for one in claimed:
             permit = await self._permit_for(one.pool)
+            lease_until = asked_at + one.record.lease_length
             if permit is None:
                 put_off.append(one)
             elif one.beginning.first:
-                length = one.record.lease_length
-                unwritten.append(_Unwritten(one.beginning, one.policies, one.registration, permit, length))
+                unwritten.append(
+                    _Unwritten(one.beginning, one.policies, one.registration, permit, lease_until)
+                )
                 continue  # its slot stays reserved
             else:
                 assert one.beginning.held is not None
-                lease_until = asked_at + one.record.lease_length
                 self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
             self._runs.unreserve(one.registration)
         if put_off:
@@ -164,7 +166,7 @@ class Starts:
                 assert change.after is not None
                 self._wake(change.after.key.partition, change.after.claimable_at or until)
         if unwritten:
-            await self._write_and_start(unwritten, now, asked_at)
+            await self._write_and_start(unwritten, now)
 
     async def _permit_for(self, pool: Pool) -> Permit | None:
         permit = pool.pop()
@@ -176,21 +178,16 @@ class Starts:
             permit = pool.pop()
         return permit
 
-    async def _write_and_start(
-        self,
-        unwritten: Sequence[_Unwritten],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
+    async def _write_and_start(self, unwritten: Sequence[_Unwritten], now: Instant) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
-        starting = [Starting(one.beginning, one.policies, asked_at + one.lease_length) for one in unwritten]
+        starting = [Starting(one.beginning, one.policies, one.lease_until) for one in unwritten]
         waiting = dict(enumerate(unwritten))
         try:
             async for decided in self._ledger.start(starting):
                 over = [(waiting.pop(at), held) for at, held in decided.items()]
                 for one, held in over:
                     self._runs.unreserve(one.registration)
-                    self._run_written(one, held, now, asked_at)
+                    self._run_written(one, held, now)
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
                     self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
@@ -202,7 +199,7 @@ class Starts:
         if waiting:
             self._look_soon()
 
-    def _run_written(self, one: _Unwritten, held: Held | None, now: Instant, asked_at: Duration) -> None:
+    def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
         """Start what is *held* now that this is written, with the permit that it was to have, or give that back."""
         if held is None:
             _give_back(one.permit)
@@ -213,8 +210,7 @@ class Starts:
             self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
             return
         at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
-        # An edit may have changed the length of leases: this one is as long as it was when it was claimed.
-        self._runs.start(held, one.registration, asked_at + one.lease_length, at, one.permit)
+        self._runs.start(held, one.registration, one.lease_until, at, one.permit)
 
     def _wake_for(self, written: Sequence[_Unwritten]) -> None:
         """Tell of what is claimable next, now that the starts are written or others may have changed their records."""
