@@ -463,7 +463,9 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
     if started is None and record.attempt <= 1:  # 0: an edit has taken the claim back already
         return _idle(record)
-    return _given_back(held, max(now, record.claimable_at or now))
+    # A side run is created as claimed: until its first attempt is over, it is claimable once its lease ends.
+    at = held.began_at if record.attempt <= 1 else record.claimable_at or now
+    return _given_back(held, max(now, at))
 
 
 def _still_started(held: Held) -> Record:
