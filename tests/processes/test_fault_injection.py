@@ -9,7 +9,7 @@ import pytest
 from tests.processes.ground import NAMES
 from tests.processes.reported import play
 
-SECONDS = 52
+SECONDS = 46
 
 SEED_VARIABLE = "PYNCETTE_SEED"
 
