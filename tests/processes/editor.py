@@ -23,6 +23,7 @@ from pyncette.resources.requests import ask
 from pyncette.store.backend import read_backend
 from tests.processes import accounted
 from tests.processes.accounted import EPOCH, LEASE
+from tests.processes.subjects import ATTEMPTS
 from tests.processes.true_time import true_now
 
 A_MICROSECOND = timedelta(microseconds=1)
@@ -76,7 +77,7 @@ def _policies(*, at_most_once: bool, suspend: bool) -> Policies:
     )
     if at_most_once:
         return kept
-    retry = Retry(max_attempts=3, initial=200_000, maximum=400_000, jitter=False)
+    retry = Retry(max_attempts=ATTEMPTS, initial=200_000, maximum=400_000, jitter=False)
     return Policies(
         **{
             name: getattr(kept, name) for name in kept.__struct_fields__ if name not in {"retry", "exhausted"}

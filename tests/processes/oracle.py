@@ -14,7 +14,7 @@ from typing import Final
 from pyncette.core.record import Counts
 from tests.processes.account import Account, Run
 from tests.processes.conductor import LEASE_SECONDS, LOST_MOMENTS, Fault, Played
-from tests.processes.subjects import A_SECOND, KINDS, Edit, Kind, Subject, Times, clock
+from tests.processes.subjects import A_SECOND, ATTEMPTS, KINDS, Edit, Kind, Subject, Times, clock
 
 LEASE: Final = int(LEASE_SECONDS * A_SECOND)
 
@@ -373,6 +373,13 @@ class _History:
             for edit in self._asked
         )
 
+    def _is_redriven(self, timed: Timed) -> bool:
+        """Whether its attempts had been spent before: a dead letter runs beside its schedule."""
+        return any(
+            other.run.attempt >= ATTEMPTS and other.run.raised_at is not None and other.over <= timed.started
+            for other in self._of[timed.at]
+        )
+
     def _is_kept(self, at: int) -> bool:
         """Whether *at* was the next time before an edit without force, which keeps the sooner of two."""
         for number, span in enumerate(self._spans):
@@ -563,7 +570,11 @@ class _History:
 
     def _judge_overlap(self) -> None:
         live = [
-            timed for timed in self._runs if not self._is_asked_for(timed.at) and timed.over > timed.started
+            timed
+            for timed in self._runs
+            if timed.over > timed.started
+            and not self._is_asked_for(timed.at)
+            and not self._is_redriven(timed)
         ]
         for first, second in itertools.pairwise(live):
             if first.over - second.started <= OVERLAP:
@@ -573,7 +584,7 @@ class _History:
             if self._oracle.stood_still(first) or self._oracle.stood_still(second):
                 continue
             if any(
-                edit.operation in {"force", "remove", "redrive"}
+                edit.operation in {"force", "remove"}
                 and edit.before <= second.started
                 and first.started - A_SECOND <= edit.after + (0 if edit.known else LATE_EDIT)
                 for edit in self._all_edits

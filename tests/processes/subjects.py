@@ -10,6 +10,9 @@ A_SECOND: Final = 1_000_000
 
 SECONDS_OF_A_MINUTE: Final = 60
 
+ATTEMPTS: Final = 3
+"""Of what fails; then it is a dead letter."""
+
 
 class Kind(NamedTuple):
     """What is promised of the occurrences of a task."""
