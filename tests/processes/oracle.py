@@ -375,9 +375,9 @@ class _History:
 
     def _is_redriven(self, timed: Timed) -> bool:
         """Whether its attempts had been spent before: a dead letter runs beside its schedule."""
-        return any(
-            other.run.attempt >= ATTEMPTS and other.run.raised_at is not None and other.over <= timed.started
-            for other in self._of[timed.at]
+        asked = any(edit.operation == "redrive" and edit.before <= timed.started for edit in self._all_edits)
+        return asked and any(
+            other.run.attempt >= ATTEMPTS and other.over <= timed.started for other in self._of[timed.at]
         )
 
     def _is_kept(self, at: int) -> bool:
