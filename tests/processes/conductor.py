@@ -452,59 +452,67 @@ class Conductor:
             place.clock.step(self.chance.uniform(-120, 120))
             self._note("step", place.worker.pid, began)
 
-    def _proxied(self) -> Place:
-        return self.chance.choice([place for place in self.places if place.proxy is not None])
+    def _proxied(self) -> tuple[Place, Proxy]:
+        return self.chance.choice([(place, place.proxy) for place in self.places if place.proxy is not None])
+
+    def _note_at(self, place: Place, kind: str, first: int, began: int) -> None:
+        """Note what the worker with the number *first* has felt, and the one that has taken its place since."""
+        for process in {first, place.worker.pid}:
+            self._note(kind, process, began)
 
     async def _lose_replies(self) -> None:
-        place = self._proxied()
+        place, proxy = self._proxied()
         lost = [
             0 if self.chance.random() < 0.6 else self.chance.randrange(200)
             for _ in range(self.chance.randint(1, 4))
         ]
-        began, before = true_now(), place.proxy.torn  # type: ignore[union-attr]
-        place.proxy.tear(iter(lost))  # type: ignore[union-attr]
+        began, first, before = true_now(), place.worker.pid, proxy.torn
+        proxy.tear(iter(lost))
         await asyncio.sleep(self.chance.uniform(0.3, 1.2))
-        place.proxy.tear(iter(()))  # type: ignore[union-attr]
-        for _ in range(place.proxy.torn - before):  # type: ignore[union-attr]
-            self._note("lost reply", place.worker.pid, began)
+        proxy.tear(iter(()))
+        for _ in range(proxy.torn - before):
+            self._note_at(place, "lost reply", first, began)
 
     async def _cut(self) -> None:
-        place = self._proxied()
+        place, proxy = self._proxied()
         began = true_now()
-        place.proxy.cut()  # type: ignore[union-attr]
+        proxy.cut()
         self._note("cut", place.worker.pid, began)
 
     async def _silence(self) -> None:
-        place = self._proxied()
+        place, proxy = self._proxied()
         if place.cut_off:
             return
         place.cut_off = True
-        began = true_now()
-        place.proxy.hold()  # type: ignore[union-attr]
+        began, first = true_now(), place.worker.pid
+        proxy.hold()
         await asyncio.sleep(self.chance.uniform(0.5, 2 * LEASE_SECONDS))
-        place.proxy.release()  # type: ignore[union-attr]
-        self._note("silence", place.worker.pid, began)
+        proxy.release()
+        self._note_at(place, "silence", first, began)
         place.cut_off = False
 
     async def _end_sessions(self) -> None:
+        assert self.ground.end_sessions is not None
         began = true_now()
-        await asyncio.to_thread(self.ground.end_sessions)  # type: ignore[arg-type]
+        await asyncio.to_thread(self.ground.end_sessions)
         self._note("sessions", 0, began)
 
     async def _lock(self) -> None:
+        assert self.ground.lock is not None
         seconds = self.chance.uniform(0.2, LEASE_SECONDS)
         async with self._locking:  # what waits for one lock holds none
             began = true_now()
-            await asyncio.to_thread(self.ground.lock, seconds)  # type: ignore[arg-type]
+            await asyncio.to_thread(self.ground.lock, seconds)
             self._note("lock", 0, began)
 
     async def _fail_over(self) -> None:
+        assert self.ground.fail_over is not None
         if self._failing_over:
             return
         self._failing_over = True
         began = true_now()
         behind = self.chance.choice((0.0, self.chance.uniform(0.05, 1.0)))
-        taken_over_at = await asyncio.to_thread(self.ground.fail_over, behind)  # type: ignore[arg-type]
+        taken_over_at = await asyncio.to_thread(self.ground.fail_over, behind)
         until = int((taken_over_at + LOST_MOMENTS) * A_SECOND)
         self._note("failover" if behind else "failover in step", 0, began)
         # What was acknowledged in the last moments may be gone.
