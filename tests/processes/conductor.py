@@ -52,7 +52,7 @@ ONE_OFFS: Final = 0.25
 """The share of edits that schedule a new instance, which is due once."""
 
 EDITS_AT_THE_TIME: Final = 0.35
-"""The share of edits that are made within some milliseconds of a full second, when occurrences are due."""
+"""The share of edits that are made about a full second, when occurrences are due."""
 
 
 class Fault(NamedTuple):
@@ -542,7 +542,9 @@ class Conductor:
         while (left := end - time.monotonic()) > 0:
             pause = self.chance.expovariate(EDITS_A_SECOND * self.ground.instances / 3)
             if self.chance.random() < EDITS_AT_THE_TIME:
-                pause = 1 - time.time() % 1 + self.chance.uniform(-0.03, 0.08)
+                # An editor whose replies are late decides so much later, and by a clock that is half of it behind.
+                early = self.chance.choice((0.03, 0.55))
+                pause = 1 - time.time() % 1 + self.chance.uniform(-early, 0.08)
             await asyncio.sleep(min(left, max(0.0, pause)))
             now = time.monotonic()
             free = [
