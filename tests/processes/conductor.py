@@ -133,9 +133,12 @@ class EditorProcess:
 
     def kill(self) -> None:
         self.ready.clear()
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+                os.kill(self._process.pid, number)
 
     async def end(self) -> None:
         self.kill()
@@ -233,13 +236,13 @@ class Conductor:
             self.places.append(Place(number, proxy, self._start(number, proxy, clock), clock))
         behind, ahead = self._proxy(), self._proxy()
         if behind is not None and ahead is not None:
-            behind.delay(0.25)
-            ahead.delay_requests(0.15)
+            behind.delay(0.6)
+            ahead.delay_requests(0.3)
         error = self.ground.time_error
         for name, proxy, off, wrong in (
             ("steady", self._proxy(), 0, error),
-            ("behind", behind, -900, error + 0.15),
-            ("ahead", ahead, 900, error + 0.1),
+            ("behind", behind, -900, error + 0.35),
+            ("ahead", ahead, 900, error + 0.2),
         ):
             clock = self._clock(f"editor-{name}", off)
             url = self.ground.url if proxy is None else proxy.url_of(self.ground.url)
@@ -356,6 +359,8 @@ class Conductor:
         if self.ground.fail_over is not None:
             kinds.append((self._fail_over, 4))
         kinds.append((self._kill_editor, 1))
+        if not self.ground.one_machine:
+            kinds.append((self._suspend_editor, 2))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.chance.expovariate(FAULTS_A_SECOND)))
             for place in self.places:
@@ -531,6 +536,20 @@ class Conductor:
         self._note("editor killed", editor.pid, true_now())
         await editor.end()
         await editor.start()
+        editor.busy = False
+
+    async def _suspend_editor(self) -> None:
+        """The machine of an editor is suspended, which the clock of its process does not count."""
+        editor = self.chance.choice(self.editors)
+        if editor.clock is None or not editor.ready.is_set() or editor.busy:
+            return
+        editor.busy = True
+        began, stood_at = true_now(), time.monotonic()
+        editor.send(signal.SIGSTOP)
+        await asyncio.sleep(self.chance.uniform(0.1, 1.0))
+        editor.clock.stand_still(time.monotonic() - stood_at)
+        editor.send(signal.SIGCONT)
+        self._note("editor suspended", editor.pid, began)
         editor.busy = False
 
     # --- Edits ---------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failov
 
 CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
 
-HARMLESS: Final = frozenset({"step", "editor killed", "start", "start in vain"})
+HARMLESS: Final = frozenset({"step", "editor killed", "editor suspended", "start", "start in vain"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
 
 
