@@ -360,7 +360,7 @@ class Conductor:
             kinds.append((self._fail_over, 4))
         kinds.append((self._kill_editor, 1))
         if not self.ground.one_machine:
-            kinds.append((self._suspend_editor, 2))
+            kinds.append((self._suspend_editor, 3))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.chance.expovariate(FAULTS_A_SECOND)))
             for place in self.places:
@@ -372,7 +372,12 @@ class Conductor:
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.played.failures.append(f"a fault could not be injected: {task.exception()!r}")
 
     def _idle_place(self) -> Place | None:
         idle = [place for place in self.places if not place.busy]
