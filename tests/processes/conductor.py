@@ -238,12 +238,12 @@ class Conductor:
         if behind is not None and ahead is not None:
             behind.delay(0.6)
             ahead.delay_requests(0.3)
-        error = self.ground.time_error
-        for name, proxy, off, wrong in (
-            ("steady", self._proxy(), 0, error),
-            ("behind", behind, -900, error + 0.35),
-            ("ahead", ahead, 900, error + 0.2),
+        for name, proxy, off, slow in (
+            ("steady", self._proxy(), 0, 0.0),
+            ("behind", behind, -900, 0.35),
+            ("ahead", ahead, 900, 0.2),
         ):
+            wrong = self.ground.time_error + (0 if proxy is None else slow)
             clock = self._clock(f"editor-{name}", off)
             url = self.ground.url if proxy is None else proxy.url_of(self.ground.url)
             self.editors.append(EditorProcess(name, url, self.folder, clock, wrong))
