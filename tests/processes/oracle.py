@@ -67,6 +67,7 @@ class Judged:
     """At least once, run again after their end, since a fault kept that from being written."""
     at_failovers: Counter[str] = field(default_factory=Counter)
     """Promises that did not hold since a failover lost writes that had been acknowledged: measured, and no violation."""
+    failover_stories: list[str] = field(default_factory=list)
     judged_in_time: int = 0
     latest: float = 0.0
     """The greatest lateness in seconds that no fault explains."""
@@ -629,6 +630,7 @@ class _History:
         seen = [at, *(timed.started for timed in self._of.get(at, ()))]
         if self._oracle.failed_over(min(seen), max(seen)):
             self._judged.at_failovers[promise] += 1
+            self._judged.failover_stories.append(f"{promise}: {self._story(at, what)}")
         else:
             self._judged.add(promise, self._story(at, what))
 

@@ -86,6 +86,7 @@ def judge(folder: Path) -> Report:
     played, counts = pickle.loads((folder / PLAYED).read_bytes())
     judged = Oracle(played, Account.read(folder), counts).judge()
     (folder / "stories.txt").write_text("\n".join(judged.violations))
+    (folder / "lost-at-failovers.txt").write_text("\n".join(judged.failover_stories))
     return Report(played, judged)
 
 
