@@ -14,7 +14,7 @@ from typing import Final
 from pyncette.core.record import Counts
 from tests.processes.account import Account, Run
 from tests.processes.conductor import LEASE_SECONDS, LOST_MOMENTS, Fault, Played
-from tests.processes.subjects import A_SECOND, ATTEMPTS, KINDS, Edit, Kind, Subject, Times, clock
+from tests.processes.subjects import A_SECOND, KINDS, Edit, Kind, Subject, Times, clock
 
 LEASE: Final = int(LEASE_SECONDS * A_SECOND)
 
@@ -172,8 +172,13 @@ class Oracle:
         ]
 
     def deaths(self, began: int, ended: int) -> bool:
-        """Whether any worker died, or stood still for long, between *began* and *ended*."""
-        return any(
+        """Whether any worker died, or stood still for long, between *began* and *ended*; or the machine was too busy."""
+        starved = sum(
+            min(fault.ended, ended) - max(fault.began, began)
+            for fault in self._faults
+            if fault.kind == "starved" and fault.began <= ended and began <= fault.ended
+        )
+        return starved >= HELD_UP or any(
             fault.kind in DEATHS and (fault.kind in CERTAIN_DEATHS or fault.ended - fault.began >= HELD_UP)
             for fault in self._faults
             if fault.began <= ended and began <= fault.ended
@@ -375,10 +380,12 @@ class _History:
         )
 
     def _is_redriven(self, timed: Timed) -> bool:
-        """Whether its attempts had been spent before: a dead letter runs beside its schedule."""
-        asked = any(edit.operation == "redrive" and edit.before <= timed.started for edit in self._all_edits)
-        return asked and any(
-            other.run.attempt >= ATTEMPTS and other.over <= timed.started for other in self._of[timed.at]
+        """Whether it may be a dead letter that is tried again, beside its schedule."""
+        return any(
+            edit.operation == "redrive"
+            and edit.before <= timed.started
+            and any(other is not timed and other.over <= edit.after for other in self._of[timed.at])
+            for edit in self._all_edits
         )
 
     def _is_kept(self, at: int) -> bool:
@@ -434,6 +441,8 @@ class _History:
                 continue
             if self._was_made_anew(at, first, second):
                 continue
+            if second.run.fence < first.run.fence and self._oracle.stood_still(second):
+                continue  # it was claimed before, and stood still on its way to the handler
             if self._oracle.faults(first.run.process, first.started - A_SECOND, second.started):
                 self._judged.repeated += 1
             else:
@@ -528,7 +537,7 @@ class _History:
         if not self._kind.at_most_once:
             self._add("at least once none is lost", at)
             return
-        if self._oracle.deaths(at - A_SECOND, max(later, at + 2 * A_SECOND)):
+        if self._oracle.deaths(at - A_SECOND, min(max(later, at + LEASE + A_SECOND), at + 3 * FELT)):
             self._judged.lost += 1
         else:
             self._add("at most once none is lost unless its worker died", at)

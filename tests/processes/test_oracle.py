@@ -124,6 +124,26 @@ def test_a_stop_that_is_shorter_than_the_lease_loses_nothing():
     assert story.broken() == {"at most once none is lost unless its worker died"}
 
 
+def test_a_machine_that_is_too_busy_for_a_lease_loses_what_it_had_claimed():
+    story = Story("at_most_once")
+    story.run_all()
+    del story.runs[2]
+    story.fault("starved", 30, 31.9, process=0)
+
+    assert story.broken() == set()
+
+
+def test_a_run_that_stood_still_on_its_way_to_the_handler_repeats_nothing():
+    story = Story()
+    story.run_all(until=50)
+    story.run(50, 53.5, by=ANOTHER, attempt=2)
+    story.run(50, 55.01)
+    story.runs[-1].fence, story.runs[-2].fence = 2000, 2001
+    story.fault("stop", 50.02, 55)
+
+    assert story.broken() == set()
+
+
 def test_at_most_once_none_runs_twice_whatever_faults_there_are():
     story = Story("at_most_once")
     story.run_all()
