@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from pyncette.core.record import Change, replace
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from tests.core.play import AT_MOST_ONCE, HOUR, INSTANCE, MINUTE, NONE, RAISED, UNSTARTED, Play, at, minute
+from pyncette.core.tallies import idempotency_key
+from tests.core.play import (
+    AT_MOST_ONCE,
+    HOUR,
+    INSTANCE,
+    MINUTE,
+    NONE,
+    RAISED,
+    UNLOCK,
+    UNSTARTED,
+    Play,
+    at,
+    minute,
+)
 
 EACH_MINUTE = Cron("* * * * *")
 TEN_MINUTES = Cron("*/10 * * * *")
@@ -298,3 +311,62 @@ def test_a_side_run_that_is_released_before_its_first_attempt_is_due_at_once():
 
     assert [minute(record.claimable_at) for record in play.beside] == [1.1]
     assert play.start(1.1).attempt == 1
+
+
+# --- One-offs that come while an occurrence is in progress -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_one_off_in_the_past_that_is_set_in_mid_run_is_missed(mode):
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, mode=mode, keep_finished=True))
+    held = play.start(1)
+
+    play.edit(3, schedule=Once(at(2)))
+    play.end(held, 4)
+
+    assert play.claimable is None
+    assert play.counts == {"succeeded": 1, "missed": 1}
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_one_off_to_come_that_is_set_in_mid_run_runs_at_its_time(mode):
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, mode=mode, keep_finished=True))
+    held = play.start(1)
+
+    play.edit(3, schedule=Once(at(5)))
+    play.end(held, 4)
+    play.run(5)
+
+    assert play.called == [(1, 1), (5, 1)]
+
+
+def test_a_one_off_of_the_past_that_is_scheduled_while_a_retry_waits_is_due_once_that_is_over():
+    play = Play(policies=UNLOCK, key=INSTANCE, own=False)
+    play.run(1, RAISED)
+
+    play.reschedule(1.01, Once(at(0.5)))
+
+    assert backlog(play, 2) == [1, 0.5]
+    assert play.counts == {"succeeded": 2}
+
+
+def test_a_one_off_at_a_time_that_has_run_is_another_occurrence_when_it_is_asked_for_again():
+    play = Play(schedule=EACH_MINUTE, policies=AT_MOST_ONCE, key=INSTANCE, own=False)
+    first = play.run(1)
+
+    play.reschedule(1.2, Once(at(1)))
+    second = play.run(1.2)
+
+    assert second.scheduled_at == at(1)
+    assert idempotency_key(second.record, at(1)) != idempotency_key(first.record, at(1))
+
+
+def test_a_resource_that_returns_after_a_one_off_was_set_in_mid_run_still_runs_that():
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, keep_finished=True))
+    play.start(1)
+    play.edit(1.1, schedule=Once(at(5)))
+    play.stop(1.2)
+
+    play.edit(2)
+
+    assert play.due == 5

@@ -36,7 +36,7 @@ from pyncette.core.tallies import (
     with_dropped,
     with_verdict,
 )
-from pyncette.core.wishes import beside, claimable_at, floor_with, one_off_missed
+from pyncette.core.wishes import after_run, beside, claimable_at, floor_with, one_off_missed
 
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
@@ -490,7 +490,7 @@ def _moving_on(held: Held, now: Instant) -> tuple[Instant | None, tuple[Dropped,
         return held.upcoming, held.dropped
     record, policies = held.record, held.policies
     schedule, since = record.spec.schedule, record.schedule_since
-    due = next_due(schedule, policies, since, held.scheduled_at if held.scheduled_at > since else since)
+    due = next_due(schedule, policies, since, after_run(record, held.scheduled_at))
     if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
         return due, held.dropped
     if schedule is None or due is None or due >= now:

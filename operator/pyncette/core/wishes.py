@@ -128,7 +128,13 @@ def created(
 
 
 def edited(
-    record: Record, spec: Spec, policies: Policies, now: Instant, *, owner: Owner | None = None
+    record: Record,
+    spec: Spec,
+    policies: Policies,
+    now: Instant,
+    *,
+    owner: Owner | None = None,
+    past_is_due: bool = False,
 ) -> Record:
     """
     Return *record* with *spec* in force from now on.
@@ -136,6 +142,8 @@ def edited(
     An edit that leaves the schedule alone leaves `due_at` alone, if that lies in the window. One that changes it, or
     ends a suspension, never fires retroactively: the next occurrence is the first after now. A started occurrence goes
     on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
+
+    A new one-off in the past is missed; with *past_is_due* it is due after an occurrence that is in progress.
     """
     started = started_of(record, record.spec.policies or policies)
     start = _effective_from(record, started, now)
@@ -158,6 +166,11 @@ def edited(
             state, due = _counted_anew(record, spec, policies, state, since, now, start)
         else:
             due = _within_window(record, spec, policies, start)
+    elif moved and isinstance(spec.schedule, Once):
+        at = spec.schedule.at
+        since = min(now, at - 1) if past_is_due else now
+        if at <= since and at not in {state.floor, started.scheduled_at} and not is_outside(policies, at):
+            state = replace(state, summary=one_off_missed(state.summary, at))
     after = replace(
         record,
         spec=spec,
@@ -187,7 +200,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     if started_of(record, record.spec.policies or policies) is not None:
         if record.lease is not None and record.lease.expires_at > now:
             return Locked(record.lease.expires_at)
-        return edited(record, spec, policies, now)
+        return edited(record, spec, policies, now, past_is_due=True)
     since = _effective_from(record, None, now)
     due = created(record.key, spec, policies, since).due_at
     kept = None if record.state.exhausted else record.due_at
@@ -199,6 +212,9 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         elif isinstance(spec.schedule, Interval):
             since = _in_step_with(due, spec.schedule, since)
     state = replace(record.state, exhausted=False)
+    if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
+        # Asked for again, it is another occurrence, with another idempotency key.
+        state = replace(state, born=max(record.version + 1, now))
     after = replace(
         record,
         spec=spec,
@@ -238,8 +254,9 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     """Return *record* as it waits for its removal: nothing of it is claimable, and what ran has been withdrawn."""
     started = started_of(record, record.spec.policies or policies)
     due = record.due_at
-    if started is not None and isinstance(record.spec.schedule, Once):
-        due = None  # withdrawn is its outcome: it has no other, should the resource return
+    if started is not None and not started.at_most_once:
+        # Withdrawn is its outcome: it has no other, should the resource return.
+        due = _following(record, policies, started)
     state = record.state
     after = replace(
         record,
@@ -421,6 +438,23 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     if isinstance(schedule, Interval) and now > since:
         return now - (now - since) % schedule.length
     return max(now, since)
+
+
+def _following(record: Record, policies: Policies, started: Started) -> Instant | None:
+    """Return the occurrence after the one that has *started*; none, if the schedule can no longer be read."""
+    since = record.schedule_since
+    try:
+        return next_due(record.spec.schedule, policies, since, after_run(record, started.scheduled_at))
+    except ValueError:
+        return None
+
+
+def after_run(record: Record, scheduled_at: Instant) -> Instant:
+    """Return the time after which the next occurrence of *record* counts, once that of *scheduled_at* is over."""
+    schedule, since = record.spec.schedule, record.schedule_since
+    if isinstance(schedule, Once) and schedule.at != scheduled_at:
+        return since  # an edit has set it, and its time is taken as given
+    return max(scheduled_at, since)
 
 
 def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
