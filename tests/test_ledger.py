@@ -389,7 +389,7 @@ async def test_a_lease_that_was_in_the_way_makes_what_is_due_later_than_before_s
 class RealTime(VirtualClock):
     """Pretended time of which one says that it passes as fast as real time does."""
 
-    def reach(self, delay):
+    def latest_after(self, delay):
         return self.now() + delay
 
 

@@ -171,7 +171,7 @@ class OfAClass:
         (too_much, r"too_much takes \(context, database\), .* write `async def too_much\(context\)`"),
         (by_name, "by_name takes"),
         (functools.partial(fine, "database"), "fine takes"),
-        (OfAClass.run, "declare a method of an object"),
+        (OfAClass.run, "declare a bound method"),
         (with_heartbeat()(too_much), "too_much takes"),
     ],
 )
@@ -212,7 +212,9 @@ def test_a_decorator_without_its_parentheses_is_refused(decorator):
 
 
 def test_an_option_without_its_name_is_refused():
-    with pytest.raises(ValueError, match=r"@app\.task\(…\) takes its options by name, as in name='report'"):
+    with pytest.raises(
+        ValueError, match=r"@app\.task\(…\) takes its options as keywords, as in name='report'"
+    ):
         Pyncette().task("report")
 
 

@@ -188,7 +188,7 @@ async def test_an_instance_may_behave_otherwise_than_its_template(app, clock):
     ("options", "message"),
     [
         ({}, "Exactly one of the following must be specified: schedule, interval, execute_at"),
-        ({"interval": seconds(1), "execute_at": NOON}, "exclude each other"),
+        ({"interval": seconds(1), "execute_at": NOON}, "mutually exclusive"),
         (
             {"interval": seconds(1), "timezone": "UTC"},
             "Timezone may only be specified when cron schedule is used",
