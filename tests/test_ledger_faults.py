@@ -140,12 +140,12 @@ async def start_under(faults: Faults, mode: Mode, overlap: Overlap, edit_before:
 
 
 @MODES
-async def test_what_was_claimed_runs_once_wherever_one_or_two_requests_fail(mode, overlap):
+async def test_a_claimed_record_runs_once_wherever_one_or_two_requests_fail(mode, overlap):
     await asyncio.gather(*(start_under(faults, mode, overlap, None) for faults in one_or_two_faults()))
 
 
 @MODES
-async def test_what_is_edited_meanwhile_runs_once_wherever_a_request_fails(mode, overlap):
+async def test_a_record_edited_meanwhile_runs_once_wherever_a_request_fails(mode, overlap):
     await asyncio.gather(
         *(
             start_under({number: fault}, mode, overlap, edit_before)
@@ -213,7 +213,7 @@ def bench_takeover(bench: FaultyBench) -> Callable[[], Awaitable[object]]:
 
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW], ids=lambda value: value.value)
-async def test_there_is_a_dead_letter_or_a_success_and_never_both_if_a_lease_is_lost_meanwhile(overlap):
+async def test_a_lost_lease_never_leaves_both_a_dead_letter_and_a_success(overlap):
     await asyncio.gather(
         *(
             letter_after_a_takeover_under(faults, overlap)

@@ -64,7 +64,7 @@ async def turn() -> None:
 
 
 @pytest.mark.parametrize("stepped", [-900, 900])
-async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_now(away, stepped):
+async def test_a_process_that_was_idle_decides_by_the_backends_current_time(away, stepped):
     key = Key(HERE, "remind", "ada")
     ruled_at = []
 
@@ -79,20 +79,20 @@ async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_
     assert away.store.asked == 1
 
 
-async def test_a_process_that_hears_of_the_backend_anyway_does_not_ask_it_for_its_time(away):
+async def test_a_process_with_a_recent_reading_does_not_read_the_backends_time(away):
     away.be_away(STALE_AFTER // SECOND, stepped=1)
 
     assert await away.ledger.now() == away.backend_now - SECOND
     assert away.store.asked == 0
 
 
-async def test_a_process_that_never_heard_of_the_backend_asks_it_first(away):
+async def test_a_process_without_a_reading_reads_the_backends_time_first(away):
     node = SystemClock(time_ns=lambda: 9_000 * SECOND * 1000, monotonic_ns=lambda: 0)
 
     assert await Ledger(away.store, node).now() == away.backend_now
 
 
-async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away):
+async def test_concurrent_decisions_read_the_backends_time_once(away):
     away.be_away(10)
     away.store.answers.clear()
     asking = [asyncio.create_task(away.ledger.now()) for _ in range(100)]
@@ -104,7 +104,7 @@ async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away)
     assert away.store.asked == 1
 
 
-async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_another(away):
+async def test_if_the_caller_that_reads_the_time_is_cancelled_another_reads_it(away):
     away.be_away(10)
     away.store.answers.clear()
     first, *others = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
@@ -119,7 +119,7 @@ async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_anot
     assert away.store.asked == 2
 
 
-async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(away):
+async def test_the_cancellation_of_a_waiting_caller_does_not_affect_others(away):
     away.be_away(10)
     away.store.answers.clear()
     first, second, third = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
@@ -133,7 +133,7 @@ async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(a
     assert away.store.asked == 1
 
 
-async def test_if_the_backend_does_not_tell_its_time_nothing_is_decided_and_the_next_one_asks_again(away):
+async def test_without_the_backends_time_nothing_is_decided_and_the_next_caller_tries_again(away):
     away.be_away(10)
     away.store.answers.clear()
     away.store.error = StoreUnavailableError("away")

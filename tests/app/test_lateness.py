@@ -76,7 +76,7 @@ def seconds(number: float) -> datetime.timedelta:
 
 
 @pytest.mark.parametrize("backend", ["postgres_url", "redis_url"])
-async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_an_idle_worker_that_is_notified(
+async def test_an_overwritten_running_instance_starts_at_once_on_an_idle_worker_that_is_notified(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
     timed = Timed(request.getfixturevalue(backend))
@@ -94,7 +94,7 @@ async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_an_idle_
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
-async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_the_worker_that_forces_it(
+async def test_an_overwritten_running_instance_starts_at_once_on_the_worker_that_overwrites_it(
     request: pytest.FixtureRequest, tmp_path: Any, backend: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
@@ -110,7 +110,7 @@ async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_the_work
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
-async def test_where_nobody_is_notified_it_starts_at_the_next_poll_of_an_idle_worker(
+async def test_without_notifications_an_overwritten_instance_starts_at_the_next_poll_of_an_idle_worker(
     request: pytest.FixtureRequest, tmp_path: Any, backend: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
@@ -157,7 +157,7 @@ async def locked_on_mysql(url: str) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     ("backend", "locked"), [("postgres_url", locked_on_postgres), ("mariadb_url", locked_on_mysql)]
 )
-async def test_what_is_locked_as_it_falls_due_starts_once_the_lock_is_gone(
+async def test_a_record_that_is_locked_when_it_falls_due_starts_once_the_lock_is_gone(
     request: pytest.FixtureRequest, backend: str, locked: Any
 ) -> None:
     url = request.getfixturevalue(backend)
@@ -189,7 +189,9 @@ async def slow_down(url: str, updates: str) -> None:
         await connection.close()
 
 
-async def test_what_is_saved_as_it_falls_due_starts_once_it_is_saved(postgres_url: str) -> None:
+async def test_a_record_that_is_written_when_it_falls_due_starts_once_the_write_is_done(
+    postgres_url: str,
+) -> None:
     timed = Timed(postgres_url)
     async with timed.working(), timed.opened() as editor:
         await slow_down(postgres_url, "NEW.spec IS DISTINCT FROM OLD.spec")

@@ -147,7 +147,7 @@ async def test_a_user_of_mysql_may_have_no_password(mariadb, mariadb_url):
 
 
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
-async def test_a_crowd_can_schedule_one_instance_at_once(app, on, equal):
+async def test_many_contexts_can_schedule_one_instance_at_once(app, on, equal):
     task = app.tasks["remind"]
 
     errors = await schedule_at_once(
@@ -159,7 +159,7 @@ async def test_a_crowd_can_schedule_one_instance_at_once(app, on, equal):
 
 @pytest.mark.long
 @pytest.mark.xdist_group("dynamodb")
-async def test_a_crowd_of_fifty_can_schedule_one_instance_at_once_on_dynamodb(dynamodb_url):
+async def test_fifty_contexts_can_schedule_one_instance_at_once_on_dynamodb(dynamodb_url):
     app = on_dynamodb(dynamodb_url)
 
     @app.dynamic_task()

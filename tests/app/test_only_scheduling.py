@@ -81,7 +81,7 @@ async def scheduled(app_context, task, **options):
 
 
 @pytest.mark.parametrize("uncounted", [HOUR, -HOUR], ids=["behind", "ahead"])
-async def test_an_instance_that_is_created_after_a_while_counts_from_the_time_of_the_backend(web, uncounted):
+async def test_an_instance_created_after_a_while_counts_from_the_backends_time(web, uncounted):
     async with web.create() as app_context:
         web.be_idle(2 * HOUR, uncounted)
 
@@ -90,7 +90,7 @@ async def test_an_instance_that_is_created_after_a_while_counts_from_the_time_of
 
 
 @pytest.mark.parametrize("uncounted", [HOUR, -HOUR], ids=["behind", "ahead"])
-async def test_many_instances_that_are_created_after_a_while_count_from_there_too(web, uncounted):
+async def test_many_instances_created_after_a_while_count_from_the_backends_time(web, uncounted):
     async with web.create() as app_context:
         asked = web.asked
         web.be_idle(2 * HOUR, uncounted)
@@ -104,7 +104,7 @@ async def test_many_instances_that_are_created_after_a_while_count_from_there_to
         assert web.asked == asked + 1
 
 
-async def test_an_edit_after_a_while_takes_effect_from_the_time_of_the_backend(web):
+async def test_an_edit_after_a_while_takes_effect_from_the_backends_time(web):
     async with web.create() as app_context:
         await app_context.schedule_task(web.task, "ada", schedule="0 0 1 1 *")
         web.be_idle(10, HOUR)
@@ -114,7 +114,7 @@ async def test_an_edit_after_a_while_takes_effect_from_the_time_of_the_backend(w
         assert due == web.now + seconds(1)
 
 
-async def test_who_schedules_all_the_time_asks_for_the_time_once_in_five_seconds(web):
+async def test_a_process_that_schedules_constantly_reads_the_time_once_every_five_seconds(web):
     async with web.create() as app_context:
         asked = web.asked
         for number in range(60):
@@ -124,7 +124,7 @@ async def test_who_schedules_all_the_time_asks_for_the_time_once_in_five_seconds
         assert web.asked - asked == 10
 
 
-async def test_what_is_scheduled_while_the_backend_does_not_tell_the_time_is_an_error_and_nothing_is_written(
+async def test_scheduling_fails_and_writes_nothing_while_the_backends_time_is_unavailable(
     web,
 ):
     async with web.create() as app_context:
@@ -140,7 +140,7 @@ async def test_what_is_scheduled_while_the_backend_does_not_tell_the_time_is_an_
         assert web.versions == []
 
 
-async def test_the_state_of_an_instance_tells_by_the_time_of_the_backend_whether_it_runs(web):
+async def test_the_state_of_an_instance_shows_by_the_backends_time_whether_it_runs(web):
     async with web.create() as app_context:
         await app_context.schedule_task(web.task, "ada", execute_at=NOON)
         async with MemoryStore(web.backend) as others:

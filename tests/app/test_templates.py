@@ -168,7 +168,7 @@ def test_an_app_notices_an_edit_of_a_resource_by_itself(simulated, clock, runs):
     assert seen == [{}, {"sugar": True}]
 
 
-def test_once_an_app_is_closed_nothing_of_it_reads_its_templates(simulated, clock):
+def test_a_closed_app_no_longer_reads_its_templates(simulated, clock):
     backend = MemoryBackend()
     app = Pyncette(lambda: MemoryStore(backend))
 

@@ -84,7 +84,7 @@ async def test_a_dead_letter_is_not_written_without_its_completion(store, overla
 
 
 @OVERLAPS
-async def test_a_dead_letter_that_is_there_already_does_not_keep_its_schedule_from_moving_on(store, overlap):
+async def test_an_existing_dead_letter_does_not_keep_its_schedule_from_moving_on(store, overlap):
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
     settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))

@@ -120,7 +120,7 @@ def test_a_run_that_was_taken_over_while_its_machine_was_suspended_is_cancelled_
     assert cancelled_at <= woken_at + RECHECK_SECONDS
 
 
-def test_a_run_whose_lease_outlived_the_suspension_of_its_machine_goes_on_and_keeps_it(machine):
+def test_a_run_whose_lease_outlives_the_suspension_of_its_machine_keeps_it(machine):
     machine.start(due=1)
     machine.be_awake(2)
 
@@ -131,7 +131,7 @@ def test_a_run_whose_lease_outlived_the_suspension_of_its_machine_goes_on_and_ke
     assert machine.lease_left() > LEASE / SECOND - RECHECK_SECONDS
 
 
-def test_a_machine_that_was_paused_unnoticed_starts_nothing_with_a_lease_that_is_over_by_the_backends_time(
+def test_after_an_unnoticed_pause_no_run_starts_with_a_lease_that_has_expired_by_the_backends_time(
     machine,
 ):
     machine.start(due=5)
@@ -144,7 +144,7 @@ def test_a_machine_that_was_paused_unnoticed_starts_nothing_with_a_lease_that_is
     assert all(left > 0 for left in machine.leases), machine.leases
 
 
-def test_a_machine_that_was_paused_unnoticed_renews_by_the_backends_time(machine):
+def test_after_an_unnoticed_pause_leases_are_renewed_by_the_backends_time(machine):
     machine.start(due=1)
     machine.be_awake(2)
 
@@ -168,7 +168,7 @@ def a_worker_that_died(machine):
     return die
 
 
-def test_a_machine_that_was_suspended_takes_over_from_a_dead_worker_at_once(machine):
+def test_after_a_suspension_a_takeover_from_a_dead_worker_is_immediate(machine):
     machine.start(due=7_200)
     machine.be_awake(1)
 
@@ -180,7 +180,7 @@ def test_a_machine_that_was_suspended_takes_over_from_a_dead_worker_at_once(mach
 
 
 @pytest.mark.parametrize(("paused", "later"), [(100, 100), (3_600, (UNAWARE_MAX + LONG_LEASE) / SECOND)])
-def test_a_machine_that_was_paused_unnoticed_takes_over_later_by_the_pause_or_by_ten_minutes_if_that_is_less(
+def test_after_an_unnoticed_pause_a_takeover_is_late_by_the_pause_and_by_ten_minutes_at_most(
     machine, paused, later
 ):
     """It cannot tell its own pause from a step of the backend's time, after which leases only look expired."""
