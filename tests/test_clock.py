@@ -138,9 +138,7 @@ async def test_it_is_synchronized_by_one_request():
 
 
 @pytest.mark.parametrize(("behind", "took", "lag"), [(0, 1, 0), (16, 1, 0), (17, 1, 17), (-50, 1, 0)])
-def test_a_request_lags_by_what_its_answer_is_ahead_of_it_if_that_is_a_step_and_no_slow_answer(
-    behind, took, lag
-):
+def test_a_request_lags_by_a_step_of_the_backends_time_but_not_by_a_slow_answer(behind, took, lag):
     clock = Machine().clock
 
     found = clock.lag(
