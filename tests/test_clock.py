@@ -273,7 +273,7 @@ async def test_a_wait_ends_with_its_event():
 
 
 class Laptop:
-    """A machine that can be suspended: its loop does not count that time, and its clock does. Times are seconds."""
+    """A machine that can be suspended: its clock counts that time, and its loop does not. Times are seconds."""
 
     def __init__(self) -> None:
         self.loop = SimulatedLoop(Random(1))
@@ -295,7 +295,7 @@ class Laptop:
         self.run(10)
 
     def run(self, seconds: float) -> None:
-        """Let it be awake for so long."""
+        """Let it be awake for that long."""
         self.loop.run_until(self.loop.now + int(seconds * SECOND))
         assert not self.loop.failures, self.loop.failures
 

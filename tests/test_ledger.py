@@ -39,7 +39,7 @@ class BusyStore(MemoryStore):
         super().__init__(backend)
         self.before_swaps: list[Callable[[], Awaitable[object]] | None] = []
         self.before_each_swap: Callable[[], Awaitable[object]] | None = None
-        """It happens before each swap for which nothing else is to."""
+        """Called before each swap that has no action of its own."""
         self.batches: list[list[Change]] = []
         self.lose_replies = 0
         self.before_loads: list[Callable[[], Awaitable[object]] | None] = []
@@ -57,7 +57,7 @@ class BusyStore(MemoryStore):
             await between()
         self.batches.append(list(changes))
         if any(self.refuses(change) for change in changes):
-            raise StoreRefusedError("something of this batch cannot be written")
+            raise StoreRefusedError("a change of this batch cannot be written")
         made = await super().swap(changes)
         if self.lose_replies:
             self.lose_replies -= 1
@@ -121,7 +121,7 @@ class Bench:
 
     @staticmethod
     async def unavailable() -> None:
-        """What happens before a request that is lost on its way."""
+        """Fail as a request that is lost on its way."""
         raise StoreUnavailableError("the request was lost")
 
     async def claim(self, limit: int = 1000) -> list[Record]:
@@ -134,7 +134,7 @@ class Bench:
         return await self.started(self.begun(await self.claim()))
 
     def begun(self, claimed: list[Record]) -> list[Starting]:
-        """Decide about what was claimed just now."""
+        """Decide how to begin records that were claimed just now."""
         asked_at = self.clock.monotonic()
         return [
             Starting(
@@ -174,7 +174,7 @@ class Bench:
         return edit
 
     async def listen(self) -> Callable[[], Awaitable[list[int]]]:
-        """Begin to listen as another process does; what is returned tells the times that were heard of."""
+        """Listen as another process does; return a function that stops, and returns the times of the notifications."""
         notified = self.others.notified()
         heard: list[Notification] = []
 
@@ -214,7 +214,7 @@ def due_at(at: int):
 
 
 def overwritten(schedule):
-    """A rule: be made anew by force."""
+    """Return a rule that overwrites the record, as with force."""
 
     def rule(record: Record | None, now: int) -> Ruling:
         spec = replace(record.spec, schedule=schedule)
@@ -387,7 +387,7 @@ async def test_a_record_that_loses_its_lease_is_announced_even_if_it_is_due_late
 
 
 class RealTime(VirtualClock):
-    """Pretended time of which one says that it passes as fast as real time does."""
+    """Pretended time that claims to pass as fast as real time."""
 
     def latest_after(self, delay):
         return self.now() + delay

@@ -1,4 +1,4 @@
-"""The ledger decides by the time that the store has now: it asks for it where the process has not heard of it for a while."""
+"""The ledger decides by the store's current time, which it reads again if the last reading is old."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ EACH_MINUTE = Interval(60 * SECOND)
 
 
 class Away:
-    """A ledger of a process that has not heard of the backend for a while, whose time has gone another way since."""
+    """A ledger of a process whose last reading is old, and a backend whose time has stepped since."""
 
     def __init__(self) -> None:
         self.uptime = 0
@@ -36,7 +36,7 @@ class Away:
 
 
 class SlowlyAsked(MemoryStore):
-    """A store that takes note of who asks for its time, and answers once it is let."""
+    """A store that records requests for its time, and answers them once it may."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)

@@ -1,4 +1,4 @@
-"""A handler is a coroutine function that takes a context; what is not is told of at its declaration, or when it runs."""
+"""A handler is a coroutine function that takes a context. Any other is reported at its declaration or when it runs."""
 
 import asyncio
 import datetime
@@ -96,7 +96,7 @@ class PlainCallme:
         annotated,
         annotated_in_words,
         of_generators,
-        lambda context: fine(context),  # noqa: PLW0108 - it is a lambda that is to be told of
+        lambda context: fine(context),  # noqa: PLW0108 - the test is of a lambda
         with_heartbeat()(fine),
         with_heartbeat()(annotated),
         decorated(with_heartbeat()(fine)),

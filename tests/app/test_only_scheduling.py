@@ -1,4 +1,4 @@
-"""A process that only schedules (a web server) goes by the backend's time, however long it was idle or suspended."""
+"""A process that only schedules (a web server) uses the backend's time, however long it was idle or suspended."""
 
 import time
 
@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 class Web:
-    """Such a process, the time that its machine has counted since the start, and the one that the backend has."""
+    """Such a process, the time that its machine has counted since the start, and the backend's time."""
 
     def __init__(self):
         self.uptime = 0
@@ -37,7 +37,7 @@ class Web:
         return self.app.create(clock=SystemClock(monotonic_ns=lambda: self.uptime * 1000))
 
     def be_idle(self, seconds, uncounted=0):
-        """Let time pass; of *uncounted* seconds of it, this machine knows nothing."""
+        """Let time pass, of which this machine does not count *uncounted* seconds."""
         self.uptime += seconds * SECOND
         self.backend_now += (seconds + uncounted) * SECOND
 

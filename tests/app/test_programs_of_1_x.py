@@ -1,4 +1,4 @@
-"""What programs written against the public API of 1.x do beyond the ordinary goes on to work, and says what it said."""
+"""Unusual uses of the public API of 1.x keep working, with the texts of 1.x."""
 
 import asyncio
 import datetime

@@ -131,7 +131,7 @@ async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_
 
 @pytest.fixture
 def simulated():
-    """A loop on which a minute passes in no time."""
+    """An event loop on which a minute passes at once."""
     loop = SimulatedLoop(Random(1))
     yield loop
     loop.close()

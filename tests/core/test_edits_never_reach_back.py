@@ -1,4 +1,4 @@
-"""No edit makes a time due that lies before it, or that has started, however late the record and whatever the editor's clock."""
+"""No edit makes a time due that is before it or has started, however late the record is and whatever the editor's clock."""
 
 import pytest
 from hypothesis import assume, example, given
@@ -21,7 +21,7 @@ EDITS = {
 
 
 def backlog(play: Play, minutes: float) -> list[float]:
-    """Run all that is due by then, and return the scheduled minutes of it."""
+    """Run everything that is due after that many *minutes*, and return the scheduled minutes."""
     before = len(play.called)
     while play.run(minutes) is not None:
         pass
@@ -55,7 +55,7 @@ def test_a_late_schedule_that_is_made_slower_runs_no_time_of_the_new_one_before_
 
     play.reschedule(65, schedule)
 
-    # Of the old schedule the soonest is kept; an interval counts on from it.
+    # The soonest time of the old schedule is kept; an interval counts on from it.
     assert backlog(play, 80) == ([10, 80] if isinstance(schedule, Cron) else [10, 70])
 
 

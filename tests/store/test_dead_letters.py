@@ -35,7 +35,7 @@ async def store(request, tmp_path):
 
 
 async def held_on(store, clock, overlap):
-    """Declare what keeps history and dead letters, and hold its first occurrence; return it and its schedule's key."""
+    """Declare a task with history and dead letters, and hold its first occurrence; return it and its schedule's key."""
     policies = Policies(overlap=overlap, exhausted=Exhaustion.DEAD_LETTER, keep_successful=3, keep_failed=3)
     key = Key(HERE, "report", "ada")
     spec = Spec(Interval(600 * SECOND), policies=policies)

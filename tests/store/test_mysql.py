@@ -497,7 +497,7 @@ async def locked(url, *names):
         cursor = connection.cursor()
         await cursor.execute("BEGIN")
         for name in names:
-            # By its id: what a statement merely passes on its way is locked as well.
+            # By its id, since a statement also locks the rows that it only scans.
             await cursor.execute("SELECT id FROM pyncette_tasks WHERE instance = %s", (name,))
             ((id_,),) = await cursor.fetchall()
             await cursor.execute("SELECT id FROM pyncette_tasks WHERE id = %s FOR UPDATE", (id_,))

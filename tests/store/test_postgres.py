@@ -394,7 +394,7 @@ async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_fro
 
 @asynccontextmanager
 async def locked(url, *names):
-    """Lock the records of these instances, as a swap does that has not committed yet; what is yielded is the session."""
+    """Lock the records of these instances, as a swap does that has not committed yet; yield the session."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():

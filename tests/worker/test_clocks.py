@@ -1,4 +1,4 @@
-"""Machines that are suspended or paused, while the backend's time goes on: no run goes on with a lease that is over."""
+"""Machines are suspended or paused while the backend's time goes on: no run goes on with an expired lease."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -29,9 +29,9 @@ class Machine:
     def __init__(self) -> None:
         self.loop = SimulatedLoop(Random(1))
         self.suspended = 0.0
-        """For how long the machine was suspended, and knows."""
+        """How long the machine was suspended, which its clock counts."""
         self.paused = 0.0
-        """For how long it was paused by its hypervisor, and does not know."""
+        """How long its hypervisor paused it, which its clock does not count."""
         self.backend = MemoryBackend(lambda: self.backend_now)
         self.store = MemoryStore(self.backend)
         self.clock = SystemClock(monotonic_ns=self._monotonic_ns)
@@ -39,7 +39,7 @@ class Machine:
         self.handler = Registered("h", Policies(lease=LEASE), self._run)
         self.begun: list[float] = []
         self.leases: list[float] = []
-        """What was left of each run's lease when it began, by the time of the backend."""
+        """The rest of each run's lease when it began, by the backend's time."""
         self.cancelled: list[float] = []
         self.worker = Worker(
             ledger=Ledger(self.store, self.clock),
@@ -69,7 +69,7 @@ class Machine:
             raise
 
     def start(self, due: float) -> None:
-        """Start a worker that has something to run, *due* at that time."""
+        """Start a worker with an occurrence that is *due* at that time."""
 
         async def main() -> None:
             spec = Spec(Once(BEGIN + int(due * SECOND)))
@@ -88,7 +88,7 @@ class Machine:
         assert not self.loop.failures, self.loop.failures
 
     def lease_left(self) -> float:
-        """Return for how long its lease lives on, by the time of the backend."""
+        """Return the rest of its lease, by the backend's time."""
         (record,) = self.backend.shelf(self.handler.partitions[0]).records.values()
         return (record.lease.expires_at - self.backend_now) / SECOND
 
@@ -156,7 +156,7 @@ def test_after_an_unnoticed_pause_leases_are_renewed_by_the_backends_time(machin
 
 
 def a_worker_that_died(machine):
-    """Return what another worker does: it claims an occurrence, and dies."""
+    """Return an action of another worker: it claims an occurrence and dies."""
 
     async def die() -> None:
         due = machine.backend_now

@@ -1,4 +1,4 @@
-"""What is promised of leases that are nearly used up: before a start, and at their very end."""
+"""The promises about leases that are about to expire: before a start, and at their very end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STARTED = {
 
 
 class Tardy(MemoryStore):
-    """A backend whose first answer to a claim that found something takes long, and that renews only if told to."""
+    """A backend whose first answer to a successful claim is slow, and whose renewals do what *renewals* says."""
 
     def __init__(self, bench: Bench, claim_seconds: float, renewals: str = "answered") -> None:
         super().__init__(bench.backend)
@@ -300,7 +300,7 @@ async def test_a_process_that_was_stopped_cancels_its_runs_before_they_continue(
 async def test_two_workers_never_run_one_occurrence_at_once_while_another_program_locks_the_sqlite_file(
     tmp_path: Path,
 ) -> None:
-    """In real time, since it is the wait for the lock that uses up the lease."""
+    """In real time, since the wait for the lock uses up the lease."""
     lease = 3.0
     path = tmp_path / "records.db"
 
@@ -346,7 +346,7 @@ async def test_two_workers_never_run_one_occurrence_at_once_while_another_progra
 
 
 async def _until(condition: Callable[[], object], seconds_max: float = 30) -> None:
-    """Wait in real time for what happens in real time."""
+    """Wait in real time until *condition* holds."""
     deadline = time.monotonic() + seconds_max
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -379,7 +379,7 @@ def _a_bench(policies: Policies, seconds: float = 0) -> tuple[Bench, Starting]:
 
 @asynccontextmanager
 async def _unwaited(bench: Bench, store: MemoryStore, **settings: Any) -> AsyncIterator[Worker]:
-    """A worker that pretended time does not wait for: its backend takes such time."""
+    """A worker that pretended time does not wait for, since its backend takes pretended time."""
     async with bench.worker(store, **settings) as worker:
         bench.clock.leave(worker)
         try:

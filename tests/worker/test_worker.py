@@ -190,7 +190,7 @@ async def test_an_overwritten_running_instance_starts_when_it_is_due(idle: int) 
 
 
 class PassingOver(MemoryStore):
-    """Passes over some records, as a claim does that finds them locked, for so many claims; and remembers when those came."""
+    """Skips some records, as if they were locked, for a number of claims, and records when those came."""
 
     def __init__(self, bench: Bench, locked: Sequence[Key], claims: int) -> None:
         super().__init__(bench.backend)
