@@ -95,11 +95,11 @@ def test_the_clock_may_go_back_until_the_backend_has_answered():
 
 def test_the_clock_never_goes_back_once_the_backend_has_answered():
     machine = Machine()
-    told = machine.now
+    before = machine.now
 
     machine.step(-60)
 
-    assert machine.now == told
+    assert machine.now == before
 
 
 def test_it_is_stale_before_the_first_answer_and_five_seconds_after_each_request():
@@ -129,10 +129,10 @@ async def test_it_is_synchronized_by_one_request():
     machine.pass_time(3_600)
     machine.backend += 7
 
-    async def tell():
+    async def backend_now():
         return machine.backend * SECOND
 
-    await synchronize(machine.clock, tell)
+    await synchronize(machine.clock, backend_now)
 
     assert (machine.now, machine.clock.is_stale()) == (machine.backend, False)
 

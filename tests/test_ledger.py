@@ -113,7 +113,7 @@ class Bench:
     async def keys(self) -> list[Key]:
         return [record.key for record in (await self.all()).values()]
 
-    async def put_letter(self, held: Held) -> Record:
+    async def put_dead_letter(self, held: Held) -> Record:
         """Create the dead letter of a run that has not ended, under the name that it will have."""
         letter = rules.settle(held, REFUSED, self.now).letter
         assert await self.others.swap([Change(None, letter)]) == [True]
@@ -505,7 +505,7 @@ WRITTEN_FIRST = pytest.mark.parametrize(
         {"overlap": Overlap.ALLOW},
         {"mode": Mode.AT_MOST_ONCE, "overlap": Overlap.ALLOW},
     ],
-    ids=["at most once", "beside its schedule", "both"],
+    ids=["at most once", "side run", "both"],
 )
 
 
@@ -891,7 +891,7 @@ async def test_a_dead_letter_whose_reply_was_lost_is_written_once(bench):
 async def test_a_dead_letter_whose_name_is_taken_does_not_keep_its_schedule_from_moving_on(bench):
     record = await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start()
-    there = await bench.put_letter(held)
+    there = await bench.put_dead_letter(held)
 
     assert await bench.settle(held, REFUSED)
 
@@ -906,7 +906,7 @@ async def test_dead_letters_of_side_runs_are_written_with_the_counts_of_their_sc
         schedule=Interval(SECOND), overlap=Overlap.ALLOW, exhausted=Exhaustion.DEAD_LETTER
     )
     holding = [held for _ in range(3) for held in await bench.start(after=SECOND)]
-    there = await bench.put_letter(holding[1])
+    there = await bench.put_dead_letter(holding[1])
     bench.store.batches.clear()
 
     written = await bench.ledger.settle([bench.settling(held, REFUSED) for held in holding])
@@ -917,7 +917,7 @@ async def test_dead_letters_of_side_runs_are_written_with_the_counts_of_their_sc
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 3}
     for batch in bench.store.batches:
         for change in batch:
-            assert change.before is not None or change.group, "a letter goes alone"
+            assert change.before is not None or change.group, "a dead letter is written alone"
 
 
 async def test_a_dead_letter_instead_of_a_run_is_written_with_the_change_that_moves_its_schedule_on(bench):
@@ -940,7 +940,7 @@ async def test_a_dead_letter_instead_of_a_run_may_find_its_name_taken(bench):
     )
     (held,) = await bench.start()
     starting = bench.begun(await bench.take_over())
-    there = await bench.put_letter(held)
+    there = await bench.put_dead_letter(held)
 
     assert await bench.started(starting) == []
 

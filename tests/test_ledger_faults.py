@@ -129,14 +129,14 @@ async def start_under(faults: Faults, mode: Mode, overlap: Overlap, edit_before:
     await bench.faulty.arrive()
     await bench.complete(await bench.taken_over())
 
-    told = f"{faults}, edited before {edit_before}: {dict(bench.calls)}"
-    assert by_name["ada"] == 1, told
+    details = f"{faults}, edited before {edit_before}: {dict(bench.calls)}"
+    assert by_name["ada"] == 1, details
     for record in records:
-        assert bench.calls[record.key, record.due_at] == 1, told
+        assert bench.calls[record.key, record.due_at] == 1, details
         left = await bench.load(record.key)
-        assert nonzero(left.state.summary.counts) == {"succeeded": 1}, told
-        assert left.due_at == record.due_at + 600 * MINUTE, told
-    assert len(await bench.all()) == 2, told
+        assert nonzero(left.state.summary.counts) == {"succeeded": 1}, details
+        assert left.due_at == record.due_at + 600 * MINUTE, details
+    assert len(await bench.all()) == 2, details
 
 
 @MODES
@@ -154,7 +154,7 @@ async def test_a_record_edited_meanwhile_runs_once_wherever_a_request_fails(mode
     )
 
 
-async def letter_under(faults: Faults, overlap: Overlap) -> None:
+async def dead_letter_under(faults: Faults, overlap: Overlap) -> None:
     """End a run for good under *faults*, as a worker that retries until it is answered."""
     bench = FaultyBench()
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
@@ -179,10 +179,10 @@ async def letter_under(faults: Faults, overlap: Overlap) -> None:
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW], ids=lambda value: value.value)
 async def test_a_dead_letter_is_written_and_counted_once_wherever_requests_fail(overlap):
-    await asyncio.gather(*(letter_under(faults, overlap) for faults in one_or_two_faults()))
+    await asyncio.gather(*(dead_letter_under(faults, overlap) for faults in one_or_two_faults()))
 
 
-async def letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -> None:
+async def dead_letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -> None:
     """End a run for good after its lease was lost and the takeover has succeeded."""
     bench = FaultyBench()
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
@@ -216,7 +216,7 @@ def bench_takeover(bench: FaultyBench) -> Callable[[], Awaitable[object]]:
 async def test_a_lost_lease_never_leaves_both_a_dead_letter_and_a_success(overlap):
     await asyncio.gather(
         *(
-            letter_after_a_takeover_under(faults, overlap)
+            dead_letter_after_a_takeover_under(faults, overlap)
             for faults in one_or_two_faults()
             if 0 in faults  # else it is completed before anybody can take it over
         )

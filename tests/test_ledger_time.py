@@ -40,13 +40,13 @@ class SlowlyAsked(MemoryStore):
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)
-        self.asked = 0
+        self.readings = 0
         self.answers = asyncio.Event()
         self.answers.set()
         self.error: StoreUnavailableError | None = None
 
     async def now(self):
-        self.asked += 1
+        self.readings += 1
         await self.answers.wait()
         if self.error is not None:
             raise self.error
@@ -76,14 +76,14 @@ async def test_a_process_that_was_idle_decides_by_the_backends_current_time(away
     await away.ledger.apply({key: rule})
 
     assert ruled_at == [away.backend_now]
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
 async def test_a_process_with_a_recent_reading_does_not_read_the_backends_time(away):
     away.be_away(STALE_AFTER // SECOND, stepped=1)
 
     assert await away.ledger.now() == away.backend_now - SECOND
-    assert away.store.asked == 0
+    assert away.store.readings == 0
 
 
 async def test_a_process_without_a_reading_reads_the_backends_time_first(away):
@@ -101,7 +101,7 @@ async def test_concurrent_decisions_read_the_backends_time_once(away):
     away.store.answers.set()
 
     assert set(await asyncio.gather(*asking)) == {away.backend_now}
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
 async def test_if_the_caller_that_reads_the_time_is_cancelled_another_reads_it(away):
@@ -116,7 +116,7 @@ async def test_if_the_caller_that_reads_the_time_is_cancelled_another_reads_it(a
 
     assert set(await asyncio.gather(*others)) == {away.backend_now}
     assert first.cancelled()
-    assert away.store.asked == 2
+    assert away.store.readings == 2
 
 
 async def test_the_cancellation_of_a_waiting_caller_does_not_affect_others(away):
@@ -130,7 +130,7 @@ async def test_the_cancellation_of_a_waiting_caller_does_not_affect_others(away)
     away.store.answers.set()
 
     assert await asyncio.gather(first, third) == [away.backend_now] * 2
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
 async def test_without_the_backends_time_nothing_is_decided_and_the_next_caller_tries_again(away):
@@ -145,5 +145,5 @@ async def test_without_the_backends_time_nothing_is_decided_and_the_next_caller_
     away.store.error = None
 
     assert [str(error) for error in failed] == ["away"] * 3
-    assert away.store.asked == 1
+    assert away.store.readings == 1
     assert await away.ledger.now() == away.backend_now

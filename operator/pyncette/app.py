@@ -163,7 +163,7 @@ class Pyncette:
 
         def decorator(func: TaskFunc) -> Task:
             handler = _handler(func)
-            told = _name_of(handler, name, "task")
+            task_name = _name_of(handler, name, "task")
             options = Options(
                 enabled=True,
                 concurrency_limit=None,
@@ -172,7 +172,7 @@ class Pyncette:
                 schedule=None,
                 args=encode_args({}),
             )
-            return self._declare(Task.from_options(told, handler, Kind.HANDLER, options, self._interval))
+            return self._declare(Task.from_options(task_name, handler, Kind.HANDLER, options, self._interval))
 
         return decorator
 

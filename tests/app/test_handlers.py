@@ -137,9 +137,9 @@ def test_a_plain_function_causes_a_warning_with_its_location(handler, name):
     ):
         with pytest.warns(
             PlainHandlerWarning, match=f"{name} is not a coroutine function: write `async def {name}"
-        ) as told:
+        ) as warned:
             declare(handler)
-        assert told[0].filename == __file__
+        assert warned[0].filename == __file__
 
 
 def test_a_handler_that_yields_causes_a_warning():

@@ -59,7 +59,7 @@ class On(NamedTuple):
     url: str
     app: Callable[[str], Pyncette]
     instances: int = 2_000
-    crowd: int = 50
+    contexts: int = 50
     """App contexts in this one process; a client of DynamoDB takes a second to open."""
 
 
@@ -151,7 +151,7 @@ async def test_many_contexts_can_schedule_one_instance_at_once(app, on, equal):
     task = app.tasks["remind"]
 
     errors = await schedule_at_once(
-        app, task, on.crowd, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
+        app, task, on.contexts, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
     )
 
     assert errors == []

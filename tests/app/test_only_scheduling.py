@@ -23,7 +23,7 @@ class Web:
         self.uptime = 0
         self.backend_now = instant_of(NOON)
         self.away = False
-        self.asked = 0
+        self.readings = 0
         self.backend = MemoryBackend(lambda: self.backend_now)
         self.app = Pyncette(lambda: Asked(self))
 
@@ -63,7 +63,7 @@ class Asked(MemoryStore):
         self.web = web
 
     async def now(self):
-        self.web.asked += 1
+        self.web.readings += 1
         if self.web.away:
             raise StoreUnavailableError("the backend is away")
         return await super().now()
@@ -92,7 +92,7 @@ async def test_an_instance_created_after_a_while_counts_from_the_backends_time(w
 @pytest.mark.parametrize("uncounted", [HOUR, -HOUR], ids=["behind", "ahead"])
 async def test_many_instances_created_after_a_while_count_from_the_backends_time(web, uncounted):
     async with web.create() as app_context:
-        asked = web.asked
+        readings = web.readings
         web.be_idle(2 * HOUR, uncounted)
 
         items = [(str(number), {"interval": seconds(60)}) for number in range(2_000)]
@@ -101,7 +101,7 @@ async def test_many_instances_created_after_a_while_count_from_the_backends_time
         assert {result.error for result in results} == {None}
         page = await app_context.list_tasks(web.task, limit=2_000)
         assert {state.scheduled_at for state in page.tasks} == {web.now + seconds(60)}
-        assert web.asked == asked + 1
+        assert web.readings == readings + 1
 
 
 async def test_an_edit_after_a_while_takes_effect_from_the_backends_time(web):
@@ -116,12 +116,12 @@ async def test_an_edit_after_a_while_takes_effect_from_the_backends_time(web):
 
 async def test_a_process_that_schedules_constantly_reads_the_time_once_every_five_seconds(web):
     async with web.create() as app_context:
-        asked = web.asked
+        readings = web.readings
         for number in range(60):
             web.be_idle(1)
             await app_context.schedule_task(web.task, str(number), interval=seconds(60))
 
-        assert web.asked - asked == 10
+        assert web.readings - readings == 10
 
 
 async def test_scheduling_fails_and_writes_nothing_while_the_backends_time_is_unavailable(

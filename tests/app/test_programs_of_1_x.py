@@ -455,5 +455,5 @@ def test_the_log_line_of_a_signal_does_not_name_the_interrupted_task(tmp_path):
         root.setLevel(level)
 
     assert lines[0] == ("hello", "interrupted")
-    (told,) = [task for message, task in lines if message.startswith("SIGINT")]
-    assert told is None
+    (logged,) = [task for message, task in lines if message.startswith("SIGINT")]
+    assert logged is None

@@ -33,7 +33,7 @@ STARTED = {
     "from a claim": Policies(lease=LEASE),
     "from a claim, with a cooperative heartbeat": Policies(lease=LEASE, heartbeat=Heartbeat.COOPERATIVE),
     "after its start was written": Policies(lease=LEASE, mode=Mode.AT_MOST_ONCE),
-    "beside its schedule": Policies(lease=LEASE, overlap=Overlap.ALLOW),
+    "as a side run": Policies(lease=LEASE, overlap=Overlap.ALLOW),
     "after a wait for a permit": Policies(lease=LEASE, max_concurrent=2),
 }
 

@@ -222,7 +222,7 @@ def _withdrawn_by(policies: Policies) -> Rule:
 
 
 def is_ahead(record: Record, wish: Wish) -> bool:
-    """Say whether *record* is by a newer generation of the same resource, or by a newer resource of its name."""
+    """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner, other = record.state.owner, wish.owner
     if owner is None or owner == wish.outlives:
         return False

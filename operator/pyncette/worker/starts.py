@@ -194,7 +194,7 @@ class Starts:
         finally:
             for one in waiting.values():  # their leases expire, and they are claimed again
                 self._runs.unreserve(one.registration)
-                _return(one.permit)
+                _return_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
             self._look_soon()
@@ -202,7 +202,7 @@ class Starts:
     def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
         """Start *held* with its permit, now that it is written; if it is None, return the permit."""
         if held is None:
-            _return(one.permit)
+            _return_permit(one.permit)
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and only since then is there something to run.
@@ -229,6 +229,6 @@ class Starts:
             self._wake(partition, at)
 
 
-def _return(permit: Permit | None) -> None:
+def _return_permit(permit: Permit | None) -> None:
     if permit is not None:
         permit.pool.put(permit)
