@@ -84,7 +84,7 @@ class Instances:
         (record,) = await self._ledger.store.load([key])
         if record is None:
             return None
-        # Without a lease there is nothing to judge, so nothing is asked for.
+        # Without a lease the time does not matter, so it is not read.
         return _state(task, record, 0 if record.lease is None else await self._ledger.now())
 
     def schedule_many(
@@ -342,19 +342,19 @@ def _scheduling(wish: Wish, *, force: bool) -> Rule:
         rescheduled = wishes.rescheduled(record, wish.spec, wish.policies, now)
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
-        if _is_as_it_was(record, rescheduled, now):
+        if _is_unchanged(record, rescheduled, now):
             return Ruling(None)
         return Ruling(Change(record, rescheduled))
 
     return rule
 
 
-def _is_as_it_was(before: Record, after: Record, now: Instant) -> bool:
+def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     """
-    Say whether *after* need not be written, since it would run what *before* does, when it does.
+    Say whether *after* need not be written, since it runs the same at the same times as *before*.
 
-    A crowd that makes sure of one instance then reads it, and does not write it in turns. Before its due time nothing
-    has passed that an edit could make count no longer.
+    Then many processes that ensure one instance only read it, and do not take turns to write it. Before its due time
+    there are no late times, which an edit would withdraw.
     """
     if before.due_at is None or before.due_at <= now:
         return False

@@ -766,9 +766,7 @@ def test_of_two_tasks_that_want_one_handler_at_the_same_moment_one_gets_it(world
 
 
 @pytest.mark.parametrize("minutes", [15, -15])
-def test_an_operator_on_a_node_with_the_wrong_time_counts_schedules_from_the_time_of_the_backend(
-    world_of, minutes
-):
+def test_an_operator_on_a_node_with_a_wrong_clock_counts_schedules_from_the_backends_time(world_of, minutes):
     world = world_of("first", ahead=minutes * 60)
     world.api.create(external())
     world.start()
@@ -788,7 +786,7 @@ def test_an_operator_on_a_node_with_the_wrong_time_counts_schedules_from_the_tim
     assert world.record("report").due_at == EIGHT + 240 * SECOND
 
 
-def test_an_operator_whose_node_is_behind_tells_in_time_what_changes_by_itself(world_of):
+def test_an_operator_on_a_node_that_is_behind_reports_due_changes_in_time(world_of):
     world = world_of("first", ahead=-15 * 60)
     world.api.create(external())
     world.api.create(yearly())

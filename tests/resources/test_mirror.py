@@ -149,7 +149,7 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
     assert taken.step is Step.EDITED
 
 
-async def test_a_resource_that_is_gone_never_undoes_the_newer_one_of_its_name(folder):
+async def test_a_removed_resource_never_undoes_a_newer_one_of_the_same_name(folder):
     def resource(uid, created, seconds):
         given = manifest(handler="send", intervalSeconds=seconds)
         given["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": created}

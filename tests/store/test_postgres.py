@@ -394,7 +394,7 @@ async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_fro
 
 @asynccontextmanager
 async def locked(url, *names):
-    """Lock the records of these instances, as a swap does that has not committed yet; what is yielded is the session."""
+    """Lock the records of these instances, as a swap does that has not committed yet; yield the session."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -407,7 +407,7 @@ async def locked(url, *names):
 
 
 @pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
-async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
+async def test_a_locked_due_record_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record("a"), a_record("later", at=T0 + 9))
         if got:
@@ -423,7 +423,7 @@ async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(pos
     assert claimed.next_claimable_at == T0 + 9
 
 
-async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_of_another(postgres_url):
+async def test_a_locked_record_of_one_partition_is_not_hidden_by_claims_of_another(postgres_url):
     async with PostgresStore(postgres_url) as store:
         elsewhere = [a_record(key=Key(ELSEWHERE, "task", name)) for name in "xyz"]
         await create(store, a_record("a"), *elsewhere)
@@ -435,7 +435,7 @@ async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_
     assert passed.next_claimable_at == T0
 
 
-async def test_what_falls_due_within_the_time_ahead_and_is_locked_is_a_reason_too(postgres_url):
+async def test_a_locked_record_that_falls_due_within_the_time_ahead_is_a_reason_too(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record(at=T0 + 9))
 
@@ -447,7 +447,7 @@ async def test_what_falls_due_within_the_time_ahead_and_is_locked_is_a_reason_to
     assert none_yet.next_claimable_at == T0 + 1
 
 
-async def test_what_is_leased_and_locked_is_no_reason_to_poll_again_before_its_lease_ends(postgres_url):
+async def test_a_leased_and_locked_record_is_no_reason_to_poll_again_before_its_lease_ends(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         await claim(store)

@@ -57,7 +57,7 @@ class OpenBackend:
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = reach.clock()
-        """The time of the backend; until it has answered, that of this machine, by which nothing is decided."""
+        """The backend's time. Until the backend has answered it is this machine's, which no decision uses."""
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""

@@ -277,7 +277,7 @@ class Tasks:
         """
         Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
 
-        Mostly the watch is late, and the newer generation, or a newer resource of that name, about to be told. But a cluster whose etcd was restored counts
+        Usually the watch is late, and will soon deliver the newer generation, or a newer resource of that name. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
         the look at the record tells: it is never older than what was written before (etcd reads are linearizable).
         """

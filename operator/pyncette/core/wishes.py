@@ -193,8 +193,8 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept.
 
-    Of the new schedule nothing before now counts, however late the record is; further late times of the old schedule
-    are withdrawn, and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
+    No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
+    are withdrawn and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
     the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
@@ -231,7 +231,7 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn.
 
-    The new schedule counts from now, and never repeats a time of the old one that has started.
+    The new schedule counts from *now*, and never repeats a time of the old one that has started.
     """
     started = started_of(record, record.spec.policies or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
@@ -268,7 +268,7 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
             started=None,
             withdrawn_at=now if state.withdrawn_at is None else state.withdrawn_at,
             summary=_withdrawn_summary(record, policies, now),
-            # Should the resource return, what has started is not due once more.
+            # If the resource returns, the occurrence that has started is not due again.
             floor=floor_with(state, None if started is None else started.scheduled_at),
         ),
     )
@@ -338,8 +338,8 @@ def redriven(letter: Record, now: Instant, request: str = "") -> Record:
     """
     Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already.
 
-    *request* is what asks for it, if that may be carried out again after a crash: a dead letter that the same request
-    has redriven stays as it is, also if it has failed once more since then.
+    *request* identifies a request that may be repeated after a crash. A dead letter that it has already redriven stays
+    unchanged, even if it has failed again since then.
     """
     if letter.claimable_at is not None or (request and letter.state.handled.redrive == request):
         return letter
@@ -458,7 +458,7 @@ def after_run(record: Record, scheduled_at: Instant) -> Instant:
 
 
 def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
-    """Return since when *interval* counts if *due* is to be one of its times, and no other up to *now* is."""
+    """Return the time from which *interval* counts, so that its times are *due* and those in step with it after *now*."""
     return due - interval.length if due > now else now - (now - due) % interval.length
 
 
@@ -466,8 +466,8 @@ def _effective_from(record: Record, started: Started | None, now: Instant) -> In
     """
     Return the time from which an edit counts a cron expression or an interval.
 
-    That is *now*, unless the clock of whoever edits is behind, or the occurrence was claimed ahead: never before the
-    last edit, nor before what has *started*.
+    That is *now*, unless the editor's clock is behind or the occurrence was claimed ahead. It is never before the last
+    edit, nor before an occurrence that has *started*.
     """
     floor = floor_with(record.state, None if started is None else started.scheduled_at)
     return max(now, record.schedule_since, now if floor is None else floor)
@@ -481,11 +481,11 @@ def floor_with(state: State, started_at: Instant | None) -> Instant | None:
 
 
 def _not_restored(started: Started | None, schedule: Schedule | None) -> Started | None:
-    """Return *started* so that the due time of an edit to *schedule* stands, should it be released unstarted."""
+    """Return *started* without a due time to restore, so that a release keeps the one of an edit to *schedule*."""
     if started is None or started.due_at is None:
         return started
     if isinstance(schedule, Once) and schedule.at == started.scheduled_at:
-        return started  # its one time is still to come, then
+        return started  # its only time is still to come
     return replace(started, due_at=None)
 
 
@@ -501,7 +501,7 @@ def _counted_anew(
     """
     Return the next occurrence counted from *start*; the time of a one-off is taken as given.
 
-    A one-off whose time has passed *now* without a run is missed, and says so.
+    A one-off whose time has passed by *now* without a run is recorded as missed.
     """
     schedule = spec.schedule
     if not isinstance(schedule, Once):
@@ -509,7 +509,7 @@ def _counted_anew(
     if schedule == record.spec.schedule and record.due_at is None:
         return state, None  # it is over already
     if schedule.at in {state.floor, None if state.started is None else state.started.scheduled_at}:
-        return state, None  # it has started, by whatever schedule named this time
+        return state, None  # it has started, under whichever schedule
     due = next_due(schedule, policies, since, now)
     if due is None and not is_outside(policies, schedule.at):
         state = replace(state, summary=one_off_missed(state.summary, schedule.at))

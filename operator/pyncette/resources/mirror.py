@@ -52,8 +52,8 @@ class Wish(NamedTuple):
     """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
     outlives: Owner | None = None
     """
-    The owner of a record that is not newer than this, though its generation or its creation is: the cluster's store was
-    restored, and counts on from what it was then.
+    The owner of a record that is not newer than this, although its generation or its creation time is: the cluster's
+    store was restored, and counts on from its older state.
     """
 
     @property
@@ -126,7 +126,7 @@ def mirrored(wish: Wish) -> Rule:
     """
     The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation.
 
-    Nor does it on behalf of an older resource of the same name: an operator whose watch is late may still see it.
+    Nor does it write on behalf of an older resource of the same name, which a late watch may still show.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -237,7 +237,7 @@ def _withdrawn_by(policies: Policies) -> Rule:
 
 
 def is_ahead(record: Record, wish: Wish) -> bool:
-    """Say whether *record* holds what a newer generation of the same resource wished for, or a newer resource of its name."""
+    """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner, other = record.state.owner, wish.owner
     if owner is None or owner == wish.outlives:
         return False

@@ -45,7 +45,7 @@ class _Unwritten(NamedTuple):
     registration: Registration
     permit: Permit | None
     lease_until: Duration
-    """When the lease of the claim is used up, by `monotonic`; an edit since then changes only the leases to come."""
+    """When the claim's lease expires, by `monotonic`; a later edit changes only later leases."""
 
 
 class Starts:
@@ -190,19 +190,19 @@ class Starts:
                     self._run_written(one, held, now)
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
-                    self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
+                    self._look_soon()  # a slot, or a place in the limit of a handler, is free for other records
         finally:
-            for one in waiting.values():  # their leases expire, and tell
+            for one in waiting.values():  # their leases expire, and they are claimed again
                 self._runs.unreserve(one.registration)
-                _give_back(one.permit)
+                _return_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
             self._look_soon()
 
     def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
-        """Start what is *held* now that this is written, with the permit that it was to have, or give that back."""
+        """Start *held* with its permit, now that it is written; if it is None, return the permit."""
         if held is None:
-            _give_back(one.permit)
+            _return_permit(one.permit)
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and only since then is there something to run.
@@ -213,7 +213,7 @@ class Starts:
         self._runs.start(held, one.registration, one.lease_until, at, one.permit)
 
     def _wake_for(self, written: Sequence[_Unwritten]) -> None:
-        """Tell of what is claimable next, now that the starts are written or others may have changed their records."""
+        """Wake the worker for what is claimable next, since starts are written or others may have changed records."""
         soonest: dict[Partition, Instant] = {}
         for one in written:
             for change in one.beginning.first:
@@ -229,6 +229,6 @@ class Starts:
             self._wake(partition, at)
 
 
-def _give_back(permit: Permit | None) -> None:
+def _return_permit(permit: Permit | None) -> None:
     if permit is not None:
         permit.pool.put(permit)
