@@ -1,0 +1,1 @@
+"""Explores small histories exhaustively."""
