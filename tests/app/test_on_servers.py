@@ -127,6 +127,23 @@ async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):
     assert len(ran) == len(set(ran)) == on.instances // 4
 
 
+async def test_a_user_of_mysql_may_have_no_password(mariadb, mariadb_url):
+    host, _, _, database, port, *_ = read_address(mariadb_url)
+    user = f"{database}_open"
+    await asyncio.to_thread(mariadb.execute, f"CREATE USER '{user}'@'%' IDENTIFIED BY ''")
+    try:
+        await asyncio.to_thread(mariadb.execute, f"GRANT ALL ON `{database}`.* TO '{user}'@'%'")
+        app = Pyncette(
+            mysql_repository, mysql_host=host, mysql_user=user, mysql_database=database, mysql_port=port
+        )
+        task = app.dynamic_task(name="remind")(print)
+        async with app.create() as app_context:
+            await app_context.schedule_task(task, "ada", interval=seconds(60))
+            assert await app_context.get_task(task, "ada") is not None
+    finally:
+        await asyncio.to_thread(mariadb.execute, f"DROP USER '{user}'@'%'")
+
+
 async def test_no_more_run_at_once_than_may_on_two_workers_together(app, on, ran):
     running_now = 0
     most = 0

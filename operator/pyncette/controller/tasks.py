@@ -110,7 +110,7 @@ class Tasks:
         self._sweep.back(name)
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled):
-            return self._again_in(name, settled.again_at, self._pools.now())
+            return self._again_in(name, settled.again_at, self._now(self._pools.place(self._pool_of[name])))
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
         if self._is_too_early(name, place, stored):
@@ -139,9 +139,10 @@ class Tasks:
         pool = self._pool_of.get(name)
         if pool is None or self._objects.version(TASKS, name) != settled.version:
             return False
-        if settled.again_at is not None and settled.again_at <= self._pools.now():
+        place = self._pools.place(pool)
+        if settled.again_at is not None and settled.again_at <= self._now(place):
             return False
-        if self._pools.place(pool).facts != settled.facts:
+        if place.facts != settled.facts:
             return False
         homes = self._mirrored.homes(name)
         return homes == ([] if settled.home is None else [settled.home])
@@ -275,7 +276,7 @@ class Tasks:
         """
         Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
 
-        Mostly the watch is late, and the newer generation about to be told. But a cluster whose etcd was restored counts
+        Mostly the watch is late, and the newer generation, or a newer resource of that name, about to be told. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
         the look at the record tells: it is never older than what was written before (etcd reads are linearizable).
         """
@@ -284,8 +285,7 @@ class Tasks:
         if (meta["uid"], meta.get("generation")) != (wish.owner.uid, wish.owner.generation):
             self._objects.found(TASKS, found)
             return wish
-        owner = record.state.owner
-        return wish._replace(outlives=0 if owner is None else owner.generation)
+        return wish._replace(outlives=record.state.owner)
 
     def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
         """
