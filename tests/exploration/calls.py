@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
+from unittest.mock import patch
 
+from pyncette import ledger as ledger_module
 from pyncette.clock import Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, Record
-from pyncette.core.rules import Beginning, Ended, Held
+from pyncette.core.rules import Ended, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.ledger import Ledger, Rule, Settling
+from pyncette.ledger import Ledger, Rule, Settling, Starting
 from pyncette.store.base import Capabilities, Claimed, Renewal, Renewed
 from pyncette.store.memory import CAPABILITIES
+from pyncette.worker.occurrence import START_SHARE
 
 from .values import Node, Ref, Values
 
@@ -119,6 +123,12 @@ class Calls:
             following = step._after[answer, at] = Step(step.call, step, reply, effect, self._values)
         return following
 
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Let the ledger run without a loop: its pauses take no time, since what may happen in them is explored anyway."""
+        with patch.object(ledger_module, "asyncio", _WithoutLoop):
+            yield
+
     def _played(self, call: Call, replies: Sequence[Reply]) -> Request | Done:
         clock = _Clock(call.offset, call.at)
         ledger = self._ledger(cast(Any, _Asking()), cast(Clock, clock))
@@ -150,8 +160,31 @@ class _Clock:
 
     expired_at = now
 
+    def is_stale(self) -> bool:
+        """Whether the store is to be asked for its time: never, since the offset says how wrong this clock is."""
+        return False
+
+    def reach(self, ahead: Duration) -> Instant:
+        return self.now() + ahead
+
     def monotonic(self) -> Duration:
         return self.at
+
+
+class _WithoutLoop:
+    """What the ledger asks of asyncio."""
+
+    @staticmethod
+    async def sleep(_: float) -> None:
+        """Go on at once."""
+
+    @classmethod
+    def get_running_loop(cls) -> type[_WithoutLoop]:
+        return cls
+
+    @staticmethod
+    def time() -> float:
+        return 0.0
 
 
 class _Ask:
@@ -204,31 +237,51 @@ class Ready(NamedTuple):
 async def work(
     ledger: Ledger, clock: _Clock, partition: Partition, limit: int, lease_id: str
 ) -> tuple[Ready, ...]:
-    """Claim, and start what was claimed, as `worker/poll.py` and `worker/starts.py` do; return what is to run."""
+    """Claim, and start what was claimed, as `worker/poll.py`, `worker/starts.py` and `worker/run.py` do."""
     now, asked_at = clock.now(), clock.monotonic()
     try:
         claimed = await ledger.store.claim({partition: limit}, lease_id, HOLDER, now, clock.expired_at())
     except StoreError:
         return ()
-    ready: list[Held] = []
-    unwritten: list[tuple[Beginning, Policies]] = []
+    ready: list[Ready] = []
+    unwritten: list[Starting] = []
     for record in claimed.records:
         policies = cast(Policies, record.spec.policies)
         beginning = rules.begin(record, policies, max(now, cast(Instant, record.claimable_at)))
+        lease_until = asked_at + record.lease_length
         if beginning.first:
-            unwritten.append((beginning, policies))
+            unwritten.append(Starting(beginning, policies, lease_until))
         elif beginning.held is not None:
-            ready.append(beginning.held)
-    if unwritten:
-        try:
-            ready += await ledger.start(unwritten)
-        except StoreError:
-            pass  # nothing is known of what was written
-    return tuple(
-        Ready(held, asked_at + held.record.lease_length)
-        for held in ready
-        if clock.monotonic() < asked_at + held.record.lease_length
-    )
+            ready.append(Ready(beginning.held, lease_until))
+    ready += await started(ledger, clock, unwritten)
+    return tuple([one for one in [await with_lease(ledger, clock, one) for one in ready] if one is not None])
+
+
+async def started(ledger: Ledger, _: _Clock, unwritten: Sequence[Starting]) -> list[Ready]:
+    """Write what has to stand before a run."""
+    ready: list[Ready] = []
+    async for decided in ledger.start(unwritten):
+        ready += [Ready(held, unwritten[at].lease_until) for at, held in decided.items() if held is not None]
+    return ready
+
+
+async def with_lease(ledger: Ledger, clock: _Clock, ready: Ready) -> Ready | None:
+    """Renew a lease of which little is left, as `worker/occurrence.py` does, or release the run unstarted."""
+    held, lease_until = ready
+    short = held.record.lease_length // START_SHARE
+    if lease_until - clock.monotonic() >= short:
+        return ready
+    if clock.monotonic() < lease_until:
+        asked_at = clock.monotonic()
+        is_held = await renew(ledger, clock, held)
+        if is_held is False:
+            return None
+        if is_held:
+            lease_until = max(lease_until, asked_at + held.policies.lease)
+            if lease_until - clock.monotonic() >= short:
+                return Ready(held, lease_until)
+    await settle(ledger, clock, held, rules.UNSTARTED)
+    return None
 
 
 async def settle(ledger: Ledger, clock: _Clock, held: Held, ended: Ended) -> None:

@@ -16,19 +16,18 @@ from pyncette.core.schedule import Cron, Interval, Schedule, first_after
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.ledger import Rule, Ruling
 
+from .values import TICK
+
 BASE: Final[Instant] = 1_700_000_000 * SECOND
 """When the records were created."""
 
-PERIOD: Final[Duration] = 10 * SECOND
+PERIOD: Final[Duration] = 2 * TICK
 FIRST: Final[Instant] = BASE + PERIOD
-LAST: Final[Instant] = BASE + 3 * PERIOD
-"""The last of three occurrences."""
-
 SKEW: Final[Duration] = SECOND
 """By so much a clock that is wrong is ahead or behind."""
 
 LEASE: Final[Duration] = PERIOD
-BACKOFF: Final[Duration] = PERIOD // 2
+BACKOFF: Final[Duration] = TICK
 
 PARTITION: Final = Partition("", "h")
 
@@ -70,6 +69,18 @@ class Combination(NamedTuple):
     edit: Edit
     clocks: Clocks = Clocks.EQUAL
     records: int = 1
+
+    @property
+    def occurrences(self) -> int:
+        """How many times are due: three of a schedule whose runs wait for each other, two where they run side by side."""
+        if self.records > 1:
+            return 1
+        return 2 if self.overlap is Overlap.ALLOW else 3
+
+    @property
+    def last(self) -> Instant:
+        """The last of them."""
+        return BASE + self.occurrences * PERIOD
 
     def __str__(self) -> str:
         return ", ".join(

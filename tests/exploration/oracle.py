@@ -11,7 +11,8 @@ from pyncette.core.schedule import Schedule, first_after
 from pyncette.core.spec import Mode
 from pyncette.core.wishes import started_of
 
-from .combination import Combination, Edit
+from .combination import BASE, Combination, Edit
+from .values import TICK
 
 Records = Mapping[Key, Record]
 
@@ -90,13 +91,13 @@ def judge_edit(
         kept += (was.due_at,)
     kept += tuple(record.due_at for other, record in before.items() if other.occurrence and record.due_at)
     if combination.edit is Edit.ARGUMENTS:
-        return Edited(was.schedule_since, kept)
+        return Edited(BASE, ())
     if is_.claimable_at is not None and in_progress is None:
         floor = max([at, was.schedule_since, *(time for name, time in started if name == key.task)])
         upcoming = first_after(combination.schedule_after, floor, is_.schedule_since)
         if is_.due_at is None or (upcoming is not None and is_.due_at > upcoming):
             raise BrokenError(f"an edit loses the occurrence of {upcoming}: the next one is that of {is_.due_at}")
-    return Edited(at, kept)
+    return Edited(at if combination.edit is Edit.INTERVAL else at // TICK * TICK, kept)
 
 
 def judge_start(
@@ -168,8 +169,13 @@ def _accounted(records: Records, key: Key) -> int:
 
 def _passed(was: Record, is_: Record) -> int:
     """How many due times lie between what was due and what is due now; less than none, if a start was taken back."""
-    schedule = was.spec.schedule
+    schedule, started = was.spec.schedule, was.state.started
     assert schedule is not None
+    if started is not None and not started.at_most_once and is_.state.started is None and is_.due_at is not None:
+        # What was due with it may have been times of the schedule before an edit.
+        begun = 1 + sum(dropped.count for dropped in started.dropped)
+        following = first_after(schedule, max(started.scheduled_at, was.schedule_since), was.schedule_since)
+        return begun + (0 if following is None else _times(schedule, following, is_.due_at, was.schedule_since))
     if was.due_at is None or is_.due_at is None:
         return 0
     since = was.schedule_since

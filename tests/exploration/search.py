@@ -14,15 +14,9 @@ from pyncette.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
 from .calls import MODEL, UNANSWERED, Call, Calls, Done, Request, Step
-from .combination import BASE, FIRST, LAST, LEASE, PARTITION, PERIOD, SKEW, Clocks, Combination, Edit
+from .combination import BASE, FIRST, LEASE, PARTITION, PERIOD, SKEW, Clocks, Combination, Edit
 from .oracle import BrokenError, Edited, Judged, Time, judge_edit, judge_end, judge_start, judge_write
-from .values import LeaseId, Node, Ref, Values, ranks
-
-CALM: Final[Instant] = LAST + PERIOD // 2
-"""From then on nothing fails, and all that is due is done."""
-
-TICK: Final[Duration] = PERIOD // 2
-"""Workers look at multiples of this, by their own clocks: all that is due, or expires, without a fault does so then."""
+from .values import TICK, LeaseId, Node, Ref, Values, ranks
 
 ALMOST: Final[Duration] = SECOND
 """So long before the end of its lease a late worker may go on."""
@@ -161,6 +155,9 @@ class Search:
         self._applied: dict[tuple[tuple[Node, ...], Node], Applied] = {}
         self._stores: dict[tuple[Node, ...], tuple[Node, ...]] = {}
         self._rule = combination.rule()
+        self._last = combination.last
+        self._calm = self._last + TICK
+        """From then on nothing fails, and all that is due is done."""
         self._none = self._values.node(UNANSWERED)
         self._at_most_once = combination.mode is Mode.AT_MOST_ONCE
         self._overlaps = combination.overlap is Overlap.ALLOW
@@ -185,6 +182,10 @@ class Search:
 
     def explore(self, states_max: int | None = None) -> Found:
         """Explore all, or until *states_max* states were seen."""
+        with self._calls.driven():
+            return self._explored(states_max)
+
+    def _explored(self, states_max: int | None) -> Found:
         # Who has fewer faults left can do nothing that who has more cannot: a state is seen again only with more of them.
         seen = {self._identity(self._first): self._first.faults}
         stack: list[tuple[State, Trace | None]] = [(self._first, None)]
@@ -286,7 +287,7 @@ class Search:
 
     def _after(self, state: State) -> Iterator[Next]:
         """Yield all that may happen next, and what comes of it. Raises BrokenError."""
-        calm = state.now >= CALM
+        calm = state.now >= self._calm
         urgent = False
         for who, worker in enumerate(state.workers):
             if worker.late:
@@ -336,7 +337,7 @@ class Search:
         verb = request.value.verb
         following = self._delivered(done, who, step, applied.answer)
         yield (who, verb), following
-        if not state.faults or state.now >= CALM:
+        if not state.faults or state.now >= self._calm:
             return
         state = state._replace(faults=state.faults - 1)
         done = done._replace(faults=state.faults)
@@ -501,7 +502,7 @@ class Search:
             ("editor", request.value.verb),
             done._replace(editor=Editor(None if over else following, over=over)),
         )
-        if request.value.verb == "load" or not state.faults or state.now >= CALM:
+        if request.value.verb == "load" or not state.faults or state.now >= self._calm:
             return
         poorer = state._replace(faults=state.faults - 1)
         sent = Sent(request, state.now, state.now + LEASE, edits=True, ruled_at=ruled_at)
@@ -554,7 +555,7 @@ class Search:
         for node in state.store:
             record: Record = node.value
             at = _claimable_at(record)
-            if at is not None and _is_in_scope(record):
+            if at is not None and self._is_in_scope(record):
                 found += [at - offset for offset in offsets]
         if state.editor.late:
             found.append(state.editor.since)
@@ -568,17 +569,22 @@ class Search:
             else:
                 found += [run.lease_until for run in worker.runs]
         if found or any(worker.late for worker in state.workers) or state.editor.late:
-            found.append(CALM)
+            found.append(self._calm)
         return min((at for at in found if now < at < rules.NEVER // 2), default=None)
 
-    @staticmethod
-    def _has_work(state: State, worker: Worker) -> bool:
+    def _is_in_scope(self, record: Record) -> bool:
+        """Say whether a record is still of interest: the occurrences after the last one are not."""
+        if record.due_at is not None and record.due_at <= self._last:
+            return True
+        return record.state.started is not None or record.attempt > 0 or bool(record.key.occurrence)
+
+    def _has_work(self, state: State, worker: Worker) -> bool:
         now = state.now + worker.offset
-        if (now - BASE) % TICK and state.now < CALM:
+        if (now - BASE) % TICK and state.now < self._calm:
             return False
         for node in state.store:
             at = _claimable_at(node.value)
-            if at is not None and at <= now and _is_in_scope(node.value):
+            if at is not None and at <= now and self._is_in_scope(node.value):
                 return True
         return False
 
@@ -682,12 +688,6 @@ def _claimable_at(record: Record) -> Instant | None:
     if at is None or record.lease is None:
         return at
     return max(at, record.lease.expires_at)
-
-
-def _is_in_scope(record: Record) -> bool:
-    if record.due_at is not None and record.due_at <= LAST:
-        return True
-    return record.state.started is not None or record.attempt > 0 or bool(record.key.occurrence)
 
 
 def _put(state: State, who: int, worker: Worker) -> State:

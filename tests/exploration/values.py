@@ -8,18 +8,21 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import astuple
 
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Key, Lease, Record, Summary
+from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 
 LOW_VERSIONS: Final = 10**12
 """Records that a history begins with have versions and fences below this: they grow by one, and no clock reaches them."""
 
-NOTHING_YET: Final = Summary()
+TICK: Final[Duration] = 5 * SECOND
+"""All that is due, or expires, without a fault is so at a multiple of this, by the clock of somebody."""
 
 ATOMS: Final = frozenset({int, str, bool, type(None), Key})
 
 FIELDS: Final = tuple(
-    name for name in Record.__struct_fields__ if name not in {"version", "fence", "locator"}
+    name for name in Record.__struct_fields__ if name not in {"version", "fence", "schedule_since", "began_at", "locator"}
 )
 
 Ref = tuple[str, Any, Any]
@@ -104,8 +107,8 @@ class Values:
         if kind is Record:
             return self._shape_of_record(value, refs)
         if kind is Summary:
-            # The rest is told to people, or is the sum of what each write has changed, which is judged write by write.
-            return value == NOTHING_YET, value.last_scheduled_at
+            # It is told to people, and is the sum of what each write has changed, which is judged write by write.
+            return None
         if kind is Spec or kind is Policies:
             return self._constant(value)
         if kind is Lease:
@@ -125,7 +128,13 @@ class Values:
             if number < LOW_VERSIONS:
                 refs.append((name, record.key, number))
         fields = [self._shape(getattr(record, name), refs) for name in FIELDS]
+        since = record.schedule_since
+        if isinstance(record.spec.schedule, Cron):
+            # All times of expressions are whole ticks, and are only asked whether they are later than this.
+            since //= TICK
         return (
+            since,
+            None if record.began_at is None else _between_ticks(record.began_at),
             record.version if record.version >= LOW_VERSIONS else None,
             record.fence if record.fence >= LOW_VERSIONS else None,
             *fields,
@@ -138,6 +147,11 @@ class Values:
             number = self.shape(("constant", type(value), *map(self._whole, astuple(value))))
             known = self._constants[id(value)] = (value, number)
         return known[1]
+
+
+def _between_ticks(at: Instant) -> tuple[int, bool]:
+    """Return *at* as far as an order among ticks goes: it is one, or lies somewhere between two."""
+    return at // TICK, at % TICK == 0
 
 
 def ranks(refs: list[Ref]) -> tuple[int, ...]:
