@@ -62,6 +62,8 @@ class Oracle(Lens, Watcher):
         self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
         """By who wishes for a change of which version of a record to which."""
         self._intended: dict[tuple[Process, Key, int], Tally] = {}
+        self._letters: set[Key] = set()
+        """Dead letters that were written."""
         """What processes are to count for what they remove."""
         self.latest: Duration | None = None
         """How late a claim may be, once faults are over."""
@@ -176,6 +178,11 @@ class Oracle(Lens, Watcher):
             if ok:
                 groups[change.group or -number - 1].append(change)
         for group in groups.values():
+            letters = [change.after.key for change in group if change.after and not change.before]
+            if len(group) == 1 and any(map(is_letter, letters)):
+                self.broken(
+                    f"{process} writes the dead letter {letters[0]} without what it is the outcome of"
+                )
             leaving = [(change, tally) for change in group if (tally := self._tally(process, change))]
             tallies = [tally for _, tally in leaving]
             homes = {home for tally in tallies for home in homes_of(tally.of)}
@@ -227,7 +234,7 @@ class Oracle(Lens, Watcher):
     def _check_growth(self, before: Record | None, after: Record, *, late: bool = False) -> None:
         """Versions and fences grow, and only a renewal moves the end of a lease."""
         key, highest = after.key, self.highest_version(after.key)
-        excused = before is None and (late or self.scene.clock_went_back or is_letter(key))
+        excused = before is None and (late or self.scene.clock_went_back)
         if after.version <= (highest if before is None else before.version) and not excused:
             self.broken(f"the version of {key} does not grow")
         self._highest[key] = max(highest, after.version)
@@ -250,8 +257,9 @@ class Oracle(Lens, Watcher):
         elif after.spec.schedule is None:
             pass  # it only counts, and so far nothing: `closed` compares
         elif is_letter(key):
-            if key in self._highest:
-                self.scene.strays.add(self.scene.identity(after, after.due_at or 0))
+            if key in self._letters and not self.scene.clock_went_back:
+                self.broken(f"{process} writes the dead letter {key} once more")
+            self._letters.add(key)
         elif started is None or after.lease is None:
             self.broken(f"{process} creates {key} out of nothing")
         else:

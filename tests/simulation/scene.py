@@ -59,8 +59,7 @@ class Scene:
         """What each claim, told by its fence, is to run."""
         self.strays: set[Identity] = set()
         """
-        What may run, and be counted, once more. Dead letters that were written more than once: a worker does it again if it
-        heard no reply, whatever became of the first one. And what runs beside its schedule while it is asked for again.
+        What may run, and be counted, once more: what runs beside its schedule while that is asked for again.
         """
         self.redrives: defaultdict[Key, int] = defaultdict(int)
         self.steps: list[tuple[int, Duration]] = []
