@@ -66,7 +66,7 @@ class Reply(NamedTuple):
 class Step:
     """A call with the replies so far: an actor is nothing else, and is made anew by giving it the same replies again."""
 
-    __slots__ = ("_after", "before", "call", "effect", "node", "refs", "reply", "shape")
+    __slots__ = ("_after", "before", "call", "effect", "node", "refs", "reply", "shape", "unanswered")
 
     def __init__(
         self, call: Call, before: Step | None, reply: Reply | None, effect: Request | Done, values: Values
@@ -77,6 +77,9 @@ class Step:
         self.effect = effect
         """What it asks of the store, or what it has come to."""
         self.node = values.node(effect) if isinstance(effect, Request) else None
+        self.unanswered: bool = reply is not None and (
+            reply.answer.value == UNANSWERED or (before is not None and before.unanswered)
+        )
         self._after: dict[tuple[Node, Instant], Step] = {}
         if before is None:
             node = values.node(call)
@@ -120,8 +123,20 @@ class Calls:
         if following is None:
             reply = Reply(answer, at)
             effect = self._played(step.call, [*step.replies, reply])
-            following = step._after[answer, at] = Step(step.call, step, reply, effect, self._values)
+            following = Step(step.call, step, reply, effect, self._values)
+            following = step._after[answer, at] = self._anew(following, at)
         return following
+
+    def _anew(self, step: Step, at: Instant) -> Step:
+        """
+        Return the same call, begun *at*, if it stands where that does: a race was lost, and what it knew is of no use.
+
+        It then asks for what it asked for first. Only a call that once got no answer may remember that.
+        """
+        if step.node is None or step.call.kind not in {"settle", "edit"} or step.unanswered:
+            return step
+        fresh = self.begun(step.call._replace(at=at))
+        return fresh if fresh.node is step.node else step
 
     @contextmanager
     def driven(self) -> Iterator[None]:

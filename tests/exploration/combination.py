@@ -35,7 +35,9 @@ OLD: Final = Cron("* * * * * */10")
 """Due at `FIRST` and each period after it."""
 
 TIGHTER: Final = Cron("* * * * * */5")
-OTHER: Final = Cron("* * * * * 5-59/10")
+SHIFTED: Final = Cron("* * * * * 5-59/10")
+ALIKE: Final = Cron("* * * * * 0,10,20,30,40,50")
+"""Another expression that is due at the same times."""
 
 
 class Edit(Enum):
@@ -69,13 +71,8 @@ class Combination(NamedTuple):
     edit: Edit
     clocks: Clocks = Clocks.EQUAL
     records: int = 1
-
-    @property
-    def occurrences(self) -> int:
-        """How many times are due: three of a schedule whose runs wait for each other, two where they run side by side."""
-        if self.records > 1:
-            return 1
-        return 2 if self.overlap is Overlap.ALLOW else 3
+    occurrences: int = 3
+    """How many times are due."""
 
     @property
     def last(self) -> Instant:
@@ -88,6 +85,7 @@ class Combination(NamedTuple):
                 *(value.value for value in (self.mode, self.overlap, self.missed, self.exhausted, self.edit)),
                 self.clocks.name.lower(),
                 f"{self.records} record{'s' * (self.records > 1)}",
+                f"{self.occurrences} occurrence{'s' * (self.occurrences > 1)}",
             ]
         )
 
@@ -156,11 +154,15 @@ class Combination(NamedTuple):
 
 
 def _schedule_after(edit: Edit) -> Schedule:
-    if edit is Edit.RESCHEDULED:
-        return OTHER
-    if edit is Edit.INTERVAL:
-        return Interval(4 * SECOND)
-    return TIGHTER if edit in {Edit.TIGHTER, Edit.FORCED} else OLD
+    return _SCHEDULES.get(edit, OLD)
+
+
+_SCHEDULES: Final[dict[Edit, Schedule]] = {
+    Edit.TIGHTER: TIGHTER,
+    Edit.RESCHEDULED: SHIFTED,
+    Edit.INTERVAL: Interval(PERIOD),
+    Edit.FORCED: ALIKE,
+}
 
 
 def _edited(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
@@ -181,6 +183,26 @@ _MADE: Final[dict[Edit, Callable[[Record, Spec, Policies, Instant], Any]]] = {
     Edit.STOPPED: lambda record, spec, policies, now: wishes.stopped(record, policies, now),  # noqa: ARG005
     Edit.ARGUMENTS: _edited,
 }
+
+
+class Depth(NamedTuple):
+    """How far the histories of a combination go."""
+
+    faults: int
+    occurrences: int
+
+
+DEPTHS: Final = (Depth(0, 3), Depth(1, 2), Depth(2, 1))
+"""More faults among fewer occurrences: many of both are more states than anybody can wait for."""
+
+
+def depths_of(combination: Combination) -> Sequence[Depth]:
+    """Return how deep *combination* is explored. Where two run side by side, there are many more orders."""
+    if combination.records > 1:
+        return (Depth(0, 1),) if combination.overlap is Overlap.ALLOW else (Depth(1, 1),)
+    if combination.overlap is Overlap.ALLOW:
+        return (Depth(0, 2), Depth(1, 1))
+    return DEPTHS
 
 
 DIMENSIONS: Final[Sequence[type[Enum]]] = (Mode, Overlap, Missed, Exhaustion, Edit, Clocks)

@@ -125,7 +125,7 @@ def judge_end(records: Records) -> None:
             continue
         if key.occurrence:
             raise BrokenError(f"{key} is left")
-        if record.state.started is not None or record.lease is not None:
+        if record.state.started is not None:
             raise BrokenError(f"{key} is in progress, and nobody will end it")
         resting = policies.suspend or record.state.exhausted or record.state.withdrawn_at is not None
         if record.claimable_at is None and not resting and record.due_at is not None:
@@ -176,6 +176,15 @@ def _passed(was: Record, is_: Record) -> int:
         begun = 1 + sum(dropped.count for dropped in started.dropped)
         following = first_after(schedule, max(started.scheduled_at, was.schedule_since), was.schedule_since)
         return begun + (0 if following is None else _times(schedule, following, is_.due_at, was.schedule_since))
+    if (
+        started is not None
+        and started.at_most_once
+        and started.due_at is None
+        and is_.state.started is None
+        and _counts(is_) == _counts(was)
+    ):
+        # Released unstarted, after an edit: like all late times of the old schedule it is withdrawn, and not counted.
+        return -1 - sum(dropped.count for dropped in started.dropped)
     if was.due_at is None or is_.due_at is None:
         return 0
     since = was.schedule_since

@@ -156,7 +156,7 @@ class Search:
         self._stores: dict[tuple[Node, ...], tuple[Node, ...]] = {}
         self._rule = combination.rule()
         self._last = combination.last
-        self._calm = self._last + TICK
+        self._calm = self._last + LEASE
         """From then on nothing fails, and all that is due is done."""
         self._none = self._values.node(UNANSWERED)
         self._at_most_once = combination.mode is Mode.AT_MOST_ONCE
