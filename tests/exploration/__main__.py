@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-from .combination import DEPTHS, Combination, Depth, all_combinations, depths_of, pairwise
+from .combination import Combination, Depth, all_combinations, depths_of, pairwise
 from .exploring import Explored, explore
 
 TOLD_EACH_SECONDS = 60

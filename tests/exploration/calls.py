@@ -83,11 +83,12 @@ class Step:
         self._after: dict[tuple[Node, Instant], Step] = {}
         if before is None:
             node = values.node(call)
-            self.shape, self.refs = node.shape, node.refs
+            self.shape = node.shape
+            self.refs: tuple[Ref, ...] = node.refs
         else:
             assert reply is not None
             self.shape = values.shape((before.shape, reply.answer.shape, reply.at))
-            self.refs: tuple[Ref, ...] = before.refs + reply.answer.refs
+            self.refs = before.refs + reply.answer.refs
 
     @property
     def replies(self) -> list[Reply]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from itertools import product
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -177,10 +177,10 @@ _MADE: Final[dict[Edit, Callable[[Record, Spec, Policies, Instant], Any]]] = {
     Edit.TIGHTER: _edited,
     Edit.RESCHEDULED: _rescheduled,
     Edit.INTERVAL: _rescheduled,
-    Edit.FORCED: lambda record, spec, policies, now: wishes.overwritten(record, spec, policies, now),
+    Edit.FORCED: wishes.overwritten,
     Edit.SUSPENDED: _edited,
     Edit.RESUMED: _edited,
-    Edit.STOPPED: lambda record, spec, policies, now: wishes.stopped(record, policies, now),  # noqa: ARG005
+    Edit.STOPPED: lambda record, spec, policies, now: wishes.stopped(record, policies, now),
     Edit.ARGUMENTS: _edited,
 }
 
@@ -199,7 +199,7 @@ DEPTHS: Final = (Depth(0, 3), Depth(1, 2), Depth(2, 1))
 def depths_of(combination: Combination) -> Sequence[Depth]:
     """Return how deep *combination* is explored. Where two run side by side, there are many more orders."""
     if combination.records > 1:
-        return (Depth(0, 1),) if combination.overlap is Overlap.ALLOW else (Depth(1, 1),)
+        return (Depth(1, 1),)
     if combination.overlap is Overlap.ALLOW:
         return (Depth(0, 2), Depth(1, 1))
     return DEPTHS
@@ -209,30 +209,29 @@ DIMENSIONS: Final[Sequence[type[Enum]]] = (Mode, Overlap, Missed, Exhaustion, Ed
 
 
 def all_combinations() -> Iterator[Combination]:
-    """The full product, of one record and of two."""
+    """Yield the full product, of one record and of two."""
     for records in (1, 2):
         for values in product(*DIMENSIONS):
-            yield Combination(*values, records)
+            combination = Combination(*cast("tuple[Any, ...]", values), records=records)
+            if _is_of_interest(combination):
+                yield combination
+
+
+def _is_of_interest(combination: Combination) -> bool:
+    """Two records are there for what one batch does to its neighbours, and not for runs side by side."""
+    return combination.records == 1 or combination.overlap is not Overlap.ALLOW
 
 
 def pairwise() -> list[Combination]:
-    """Few combinations in which every two values of two dimensions meet."""
-    dimensions: list[list[Any]] = [[*kind] for kind in DIMENSIONS] + [[1, 2]]
-    missing = {
-        (i, a, j, b)
-        for i, of_i in enumerate(dimensions)
-        for j, of_j in enumerate(dimensions)
-        if i < j
-        for a in of_i
-        for b in of_j
-    }
+    """Return few combinations in which every two values of two dimensions meet, if they ever do."""
+    everything = [combination[:7] for combination in all_combinations()]
+    missing = set[tuple[int, Any, int, Any]]().union(*map(_pairs, everything))
     chosen: list[Combination] = []
-    everything = list(product(*dimensions))
     while missing:
         best, covers = max(
             ((values, _pairs(values) & missing) for values in everything), key=lambda found: len(found[1])
         )
-        chosen.append(Combination(*best))
+        chosen.append(Combination(*cast("tuple[Any, ...]", best)))
         missing -= covers
     return chosen
 

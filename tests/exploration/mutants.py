@@ -99,7 +99,7 @@ def _combination(mode: Mode, edit: Edit, **more: Any) -> Combination:
 MUTANTS: Final = [
     Mutant(
         "an edit reaches back (defect 1)",
-        _combination(Mode.AT_LEAST_ONCE, Edit.RESCHEDULED),
+        _combination(Mode.AT_LEAST_ONCE, Edit.RESCHEDULED, occurrences=2),
         0,
         lambda: patch.object(wishes, "rescheduled", _reaching_back),
     ),
@@ -124,9 +124,7 @@ MUTANTS: Final = [
     ),
     Mutant(
         "a dead letter is left of what has succeeded (defect 8)",
-        _combination(
-            Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=1, exhausted=Exhaustion.DEAD_LETTER
-        ),
+        _combination(Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=1, exhausted=Exhaustion.DEAD_LETTER),
         1,
         ledger=DeadLettersFirst,
     ),

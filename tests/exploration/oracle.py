@@ -63,7 +63,9 @@ def judge_write(before: Records, after: Records) -> Judged:
             ended = _accounted(after, key) - _accounted(before, key)
             passed = _passed(was, is_)
             if ended != passed:
-                raise BrokenError(f"{key} moved on by {passed} occurrences, of which {ended} are accounted for")
+                raise BrokenError(
+                    f"{key} moved on by {passed} occurrences, of which {ended} are accounted for"
+                )
         ends = _ends(before, after, key)
         completed += ends
         if is_.state.summary.counts.lost > was.state.summary.counts.lost:
@@ -86,7 +88,7 @@ def judge_edit(
         withdrawn = 1 + sum(dropped.count for dropped in in_progress.dropped)
     if counted != withdrawn:
         raise BrokenError(f"an edit counts {counted} occurrences")
-    kept = () if in_progress is None else (in_progress.scheduled_at,)
+    kept: tuple[Instant, ...] = () if in_progress is None else (in_progress.scheduled_at,)
     if was.due_at is not None and combination.edit in {Edit.RESCHEDULED, Edit.INTERVAL, Edit.ARGUMENTS}:
         kept += (was.due_at,)
     kept += tuple(record.due_at for other, record in before.items() if other.occurrence and record.due_at)
@@ -96,7 +98,9 @@ def judge_edit(
         floor = max([at, was.schedule_since, *(time for name, time in started if name == key.task)])
         upcoming = first_after(combination.schedule_after, floor, is_.schedule_since)
         if is_.due_at is None or (upcoming is not None and is_.due_at > upcoming):
-            raise BrokenError(f"an edit loses the occurrence of {upcoming}: the next one is that of {is_.due_at}")
+            raise BrokenError(
+                f"an edit loses the occurrence of {upcoming}: the next one is that of {is_.due_at}"
+            )
     return Edited(at if combination.edit is Edit.INTERVAL else at // TICK * TICK, kept)
 
 
@@ -171,11 +175,18 @@ def _passed(was: Record, is_: Record) -> int:
     """How many due times lie between what was due and what is due now; less than none, if a start was taken back."""
     schedule, started = was.spec.schedule, was.state.started
     assert schedule is not None
-    if started is not None and not started.at_most_once and is_.state.started is None and is_.due_at is not None:
+    if (
+        started is not None
+        and not started.at_most_once
+        and is_.state.started is None
+        and is_.due_at is not None
+    ):
         # What was due with it may have been times of the schedule before an edit.
         begun = 1 + sum(dropped.count for dropped in started.dropped)
         following = first_after(schedule, max(started.scheduled_at, was.schedule_since), was.schedule_since)
-        return begun + (0 if following is None else _times(schedule, following, is_.due_at, was.schedule_since))
+        return begun + (
+            0 if following is None else _times(schedule, following, is_.due_at, was.schedule_since)
+        )
     if (
         started is not None
         and started.at_most_once

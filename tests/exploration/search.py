@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
@@ -14,7 +15,7 @@ from pyncette.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
 from .calls import MODEL, UNANSWERED, Call, Calls, Done, Request, Step
-from .combination import BASE, FIRST, LEASE, PARTITION, PERIOD, SKEW, Clocks, Combination, Edit
+from .combination import BASE, LEASE, PARTITION, PERIOD, Combination, Edit
 from .oracle import BrokenError, Edited, Judged, Time, judge_edit, judge_end, judge_start, judge_write
 from .values import TICK, LeaseId, Node, Ref, Values, ranks
 
@@ -287,45 +288,54 @@ class Search:
 
     def _after(self, state: State) -> Iterator[Next]:
         """Yield all that may happen next, and what comes of it. Raises BrokenError."""
-        calm = state.now >= self._calm
         urgent = False
-        for who, worker in enumerate(state.workers):
-            if worker.late:
-                if calm or state.now >= worker.since:
-                    urgent = True
-                    yield self._resumed(state, who)
-                if worker.late == "process":
-                    continue
-            elif worker.call is not None:
-                urgent = True
-                yield from self._carried_out(state, who, worker.call)
-                continue
-            if worker.runs:
-                for next_, is_urgent in self._of_runs(state, who, calm=calm):
-                    urgent = urgent or is_urgent
-                    yield next_
-            elif worker.call is None and self._has_work(state, worker):
-                urgent = urgent or calm
-                yield from self._carried_out(state, who, self._claiming(state, worker))
-        editor = state.editor
-        if editor.late:
-            if calm or state.now >= editor.since:
-                urgent = True
-                yield ("the editor goes on",), state._replace(editor=editor._replace(late=False, since=0))
-        elif editor.call is not None:
-            urgent = True
-            yield from self._of_editor(state)
-        elif not editor.over and not calm:
-            yield from self._edits(state)
+        for following, is_urgent in chain(
+            self._of_worker(state, 0), self._of_worker(state, 1), self._of_editor(state)
+        ):
+            urgent = urgent or is_urgent
+            yield following
         for sent in dict.fromkeys(state.sent):
             if state.now == sent.at or state.now >= sent.until:
                 yield self._sent(state, sent)
-        if not urgent:
-            at = self._next_instant(state)
-            if at is not None:
-                yield ("time", at), self._at(state, at)
-            else:
-                judge_end(_records(state.store))
+        if urgent:
+            return
+        at = self._next_instant(state)
+        if at is None:
+            judge_end(_records(state.store))
+        else:
+            yield ("time", at), self._at(state, at)
+
+    def _of_worker(self, state: State, who: int) -> Iterator[tuple[Next, bool]]:
+        """Yield what a worker may do, and whether that cannot wait."""
+        worker = state.workers[who]
+        calm = state.now >= self._calm
+        if worker.late and (calm or state.now >= worker.since):
+            yield self._resumed(state, who), True
+        if worker.late == "process":
+            return
+        if worker.call is not None and not worker.late:
+            for following in self._carried_out(state, who, worker.call):
+                yield following, True
+        elif worker.runs:
+            yield from self._of_runs(state, who, calm=calm)
+        elif worker.call is None and self._has_work(state, worker):
+            for following in self._carried_out(state, who, self._claiming(state, worker)):
+                yield following, calm
+
+    def _of_editor(self, state: State) -> Iterator[tuple[Next, bool]]:
+        """Yield what the editor may do, and whether that cannot wait."""
+        editor = state.editor
+        calm = state.now >= self._calm
+        if editor.late:
+            if calm or state.now >= editor.since:
+                on_time = state._replace(editor=editor._replace(late=False, since=0))
+                yield (("the editor goes on",), on_time), True
+        elif editor.call is not None:
+            for following in self._edits_on(state, editor.call):
+                yield following, True
+        elif not editor.over and not calm:
+            for following in self._edits(state):
+                yield following, False
 
     def _carried_out(self, state: State, who: int, step: Step) -> Iterator[Next]:
         """Yield what may become of a request of a worker."""
@@ -388,7 +398,13 @@ class Search:
             held: Held = run.held.value
             if now >= run.ask_at - worker.offset:
                 call = Call("reload", (held,), worker.offset, now)
-                yield ((who, "asks for its successor"), _put(state, who, worker._replace(call=self._calls.begun(call)))), True
+                yield (
+                    (
+                        (who, "asks for its successor"),
+                        _put(state, who, worker._replace(call=self._calls.begun(call))),
+                    ),
+                    True,
+                )
             elif now >= run.look_at and now < run.lease_until and run.renewals >= RENEWALS_MAX:
                 must_end = True
             elif now >= run.look_at and now < run.lease_until:
@@ -400,7 +416,13 @@ class Search:
         if state.faults and not calm and worker.call is None:
             poorer = _cut(state)._replace(faults=state.faults - 1)
             yield ((who, "crash"), _put(poorer, who, Worker(worker.offset))), False
-            yield ((who, "freezes"), _put(poorer, who, worker._replace(late="process", since=state.now + LEASE))), False
+            yield (
+                (
+                    (who, "freezes"),
+                    _put(poorer, who, worker._replace(late="process", since=state.now + LEASE)),
+                ),
+                False,
+            )
 
     def _ended(self, state: State, who: int, run: Run, ended: Ended) -> State:
         """Have a run end, which is in the worker no more."""
@@ -425,12 +447,16 @@ class Search:
             return state
         if call.kind == "settle":
             return state
+        return self._looked_after(state, who, call, result)
+
+    def _looked_after(self, state: State, who: int, call: Call, result: Any) -> State:
+        """Have a run go on once its lease was renewed, or its record loaded."""
+        worker = state.workers[who]
         key = call.args[0].record.key
-        place = next((at for at, run in enumerate(worker.runs) if run.held.value.record.key == key), None)
-        if place is None:
+        run = next((run for run in worker.runs if run.held.value.record.key == key), None)
+        if run is None:
             return state
-        run = worker.runs[place]
-        rest = worker.runs[:place] + worker.runs[place + 1 :]
+        rest = tuple(other for other in worker.runs if other is not run)
         without = _put(state, who, worker._replace(runs=rest))
         if call.kind == "renew":
             if result is False:
@@ -489,9 +515,8 @@ class Search:
             else:
                 yield ("edit", offset), state._replace(editor=Editor(following))
 
-    def _of_editor(self, state: State) -> Iterator[Next]:
-        step = state.editor.call
-        assert step is not None
+    def _edits_on(self, state: State, step: Step) -> Iterator[Next]:
+        """Yield what may become of a request of the editor."""
         request = step.node
         assert request is not None
         ruled_at = step.reply.at + step.call.offset if step.reply is not None else 0
@@ -625,8 +650,8 @@ class Search:
             if value.verb == "load":
                 after = store
             else:
-                node = self._values.node
-                after = tuple(node(record) for _, record in sorted(shelf.records.items()))
+                node_of = self._values.node
+                after = tuple(node_of(record) for _, record in sorted(shelf.records.items()))
                 after = self._stores.setdefault(after, after)
             judged = Judged()
             if not edits and after is not store:
@@ -716,7 +741,9 @@ def _readable(part: Any) -> str:
 
 
 def _described(record: Record) -> str:
-    lease = "none" if record.lease is None else f"{record.lease.id} until {_readable(record.lease.expires_at)}"
+    lease = (
+        "none" if record.lease is None else f"{record.lease.id} until {_readable(record.lease.expires_at)}"
+    )
     counts = record.state.summary.counts
     counted = ", ".join(
         f"{name} {number}" for name in counts.__struct_fields__ if (number := getattr(counts, name))

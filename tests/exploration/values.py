@@ -22,7 +22,9 @@ TICK: Final[Duration] = 5 * SECOND
 ATOMS: Final = frozenset({int, str, bool, type(None), Key})
 
 FIELDS: Final = tuple(
-    name for name in Record.__struct_fields__ if name not in {"version", "fence", "schedule_since", "began_at", "locator"}
+    name
+    for name in Record.__struct_fields__
+    if name not in {"version", "fence", "schedule_since", "began_at", "locator"}
 )
 
 Ref = tuple[str, Any, Any]
@@ -86,14 +88,12 @@ class Values:
         elif kind is Spec or kind is Policies:
             return self._constant(value)
         whole = self._whole
-        if isinstance(value, tuple):
+        if isinstance(value, (tuple, list)):
             return (kind, *map(whole, value))
         if isinstance(value, msgspec.Struct):
             return (kind, *map(whole, astuple(value)))
         if isinstance(value, Enum):
             return value.name
-        if isinstance(value, list):
-            return (kind, *map(whole, value))
         if isinstance(value, msgspec.Raw):
             return bytes(value)
         if isinstance(value, dict):
@@ -167,6 +167,4 @@ def ranks(refs: list[Ref]) -> tuple[int, ...]:
         series: {number: place for place, number in enumerate(sorted(found))}
         for series, found in numbers.items()
     }
-    return tuple(
-        leases[number] if kind == "lease" else places[kind, of][number] for kind, of, number in refs
-    )
+    return tuple(leases[number] if kind == "lease" else places[kind, of][number] for kind, of, number in refs)
