@@ -218,12 +218,12 @@ def _times(schedule: Schedule, first: Instant, end: Instant, since: Instant) -> 
 def _ends(before: Records, after: Records, key: Key) -> list[Time]:
     """Which occurrences of a schedule have ended with this write."""
     gone = [
-        (key.task, record.due_at)
+        (key.task, record.due_at if record.state.started is None else record.state.started.scheduled_at)
         for other, record in before.items()
-        if other.occurrence and other.task == key.task and other not in after and record.due_at is not None
+        if other.occurrence and other.task == key.task and other not in after
     ]
     if gone:
-        return gone
+        return [(task, at) for task, at in gone if at is not None]
     was, is_ = _counts(before[key]), _counts(after[key])
     ran = ("succeeded", "failed", "dead_lettered", "replaced", "lost", "withdrawn")
     at = after[key].state.summary.last_scheduled_at
