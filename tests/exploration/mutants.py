@@ -26,6 +26,8 @@ class Mutant(NamedTuple):
     """A behaviour of before, and where to look for it."""
 
     name: str
+    says: str
+    """What the oracle says of it."""
     combination: Combination
     faults: int
     patched: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -99,24 +101,28 @@ def _combination(mode: Mode, edit: Edit, **more: Any) -> Combination:
 MUTANTS: Final = [
     Mutant(
         "an edit reaches back (defect 1)",
+        "reached back",
         _combination(Mode.AT_LEAST_ONCE, Edit.RESCHEDULED, occurrences=2),
         0,
         lambda: patch.object(wishes, "rescheduled", _reaching_back),
     ),
     Mutant(
         "an edit repeats what has run, at most once (defect 2)",
+        "is started",
         _combination(Mode.AT_MOST_ONCE, Edit.TIGHTER, occurrences=1),
         0,
         lambda: patch.object(wishes, "_effective_from", _without_floor),
     ),
     Mutant(
         "an edit repeats what has completed (defect 2)",
+        "after it was completed",
         _combination(Mode.AT_LEAST_ONCE, Edit.FORCED, occurrences=1),
         0,
         lambda: patch.object(wishes, "_effective_from", _without_floor),
     ),
     Mutant(
         "a run starts with any lease that is left (defect 5)",
+        "lease was used up",
         _combination(Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=2),
         1,
         lambda: patch.object(calls, "START_SHARE", 10**9),
@@ -124,18 +130,21 @@ MUTANTS: Final = [
     ),
     Mutant(
         "a dead letter is left of what has succeeded (defect 8)",
+        "dead letters",
         _combination(Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=1, exhausted=Exhaustion.DEAD_LETTER),
         1,
         ledger=DeadLettersFirst,
     ),
     Mutant(
         "an unknown start loses its occurrence (defect 9)",
+        "is lost, although no worker died",
         _combination(Mode.AT_MOST_ONCE, Edit.NONE, occurrences=1),
         1,
         ledger=StartsFailTogether,
     ),
     Mutant(
         "an edit of one record loses the start of another (defect 9)",
+        "is lost, although no worker died",
         _combination(Mode.AT_MOST_ONCE, Edit.ARGUMENTS, occurrences=1, records=2),
         1,
         ledger=StartsFailTogether,

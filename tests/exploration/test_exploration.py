@@ -13,30 +13,42 @@ from .mutants import MUTANTS
 from .search import Search
 
 
-@pytest.mark.parametrize("combination", pairwise(), ids=str)
-def test_no_promise_is_broken_in_any_short_history(combination, record_property):
-    record_property("states", explore_to(combination, [shallow(combination)]))
+def to_depths(depths_for) -> list:
+    """Each of the pairs with each of its depths, as parameters."""
+    return [
+        pytest.param(
+            whole := combination._replace(occurrences=depth.occurrences),
+            depth.faults,
+            id=f"{whole}, {depth.faults} faults",
+        )
+        for combination in pairwise()
+        for depth in depths_for(combination)
+    ]
+
+
+def shallow(combination: Combination) -> Sequence[Depth]:
+    return (Depth(0 if combination.records > 1 else 1, 1),)
+
+
+@pytest.mark.parametrize(("combination", "faults"), to_depths(shallow))
+def test_no_promise_is_broken_in_any_short_history(combination, faults, record_property):
+    record_property("states", explored(combination, faults))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("combination", pairwise(), ids=str)
-def test_no_promise_is_broken_in_any_longer_history(combination, record_property):
-    record_property("states", explore_to(combination, depths_of(combination)))
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("combination", "faults"), to_depths(depths_of))
+def test_no_promise_is_broken_in_any_longer_history(combination, faults, record_property):
+    record_property("states", explored(combination, faults))
 
 
-def shallow(combination: Combination) -> Depth:
-    return Depth(0 if combination.records > 1 else 1, 1)
-
-
-def explore_to(combination: Combination, depths: Sequence[Depth]) -> int:
-    states = 0
-    for depth in depths:
-        found = explore(combination._replace(occurrences=depth.occurrences), depth.faults)
-        assert found.broken is None, found.broken
-        assert found.is_complete
-        states += found.states
-    print(f"{states:,} states of {combination}")
-    return states
+def explored(combination: Combination, faults: int) -> int:
+    """Explore all, and return how many states were seen."""
+    found = explore(combination, faults)
+    print(f"{found.states:,} states of {combination}, {faults} faults")
+    assert found.broken is None, found.broken
+    assert found.is_complete
+    return found.states
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -47,6 +59,7 @@ def test_the_behaviour_of_before_is_found(mutant):
 
     assert whole.broken is None, whole.broken
     assert found.broken is not None
+    assert mutant.says in found.broken
 
 
 def test_a_search_sees_the_same_states_each_time():
