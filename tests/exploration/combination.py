@@ -201,7 +201,7 @@ def depths_of(combination: Combination) -> Sequence[Depth]:
     if combination.records > 1:
         return (Depth(1, 1),)
     if combination.overlap is Overlap.ALLOW:
-        return (Depth(0, 2), Depth(1, 1))
+        return (Depth(0, 2), Depth(1, 1)) if combination.clocks is Clocks.EQUAL else (Depth(1, 1),)
     return DEPTHS
 
 
