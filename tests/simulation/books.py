@@ -12,7 +12,7 @@ from pyncette.core.spec import Exhaustion, Overlap, Policies
 from pyncette.core.tallies import Tally
 
 from .calendar import FOREVER, times
-from .calls import FAILED, Calls, How, forget
+from .calls import FAILED, Calls, How
 from .scene import Choice, Identity, Lens, Scene, is_letter, is_outside
 
 Numbers = tuple[int, ...]
@@ -61,10 +61,6 @@ class Books(Lens):
             self._counts.pop(key, None)
         elif self._counts.get(key, NONE) != numbers_of(record.state.summary.counts):
             self.broken(f"the counts of {key} are wrong: {self._counts.get(key)} outcomes were seen")
-
-    def forget(self, lineage: Identity, since: Instant) -> None:
-        """What is due from *since* on may come again, as something new."""
-        forget(self._outcomes, lineage, since)
 
     def wished(self, before: Record | None, after: Record, *, ends: bool) -> None:
         """Somebody has changed a record, and perhaps ended what it ran."""
@@ -149,11 +145,10 @@ class Books(Lens):
     def _end(self, before: Record, scheduled_at: Instant, outcome: Outcome) -> None:
         """An occurrence has its outcome."""
         key, identity = before.key, self.scene.identity(before, scheduled_at)
-        stray = identity in self.scene.strays
-        if identity in self._outcomes and not stray:
+        if identity in self._outcomes:
             self.broken(f"{key} has {outcome.value}, and had {self._outcomes[identity].value} before")
         self._outcomes[identity] = outcome
-        if stray or outcome is Outcome.WITHDRAWN:
+        if outcome is Outcome.WITHDRAWN:
             return
         chosen = self.scene.chosen.get((key, before.fence))
         if before.state.started is None and (chosen is None or chosen.run != scheduled_at):

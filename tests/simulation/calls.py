@@ -87,10 +87,13 @@ class Calls(Lens):
 
     def claimed(self, record: Record) -> None:
         """A fence was given, and never was before."""
-        again = self._by_claim.pop((record.key, record.fence), None)
-        if again is None or self.scene.clock_went_back or again.identity in self.scene.strays:
-            return
-        self.broken(f"the fence {record.fence} of {record.key} is given twice")
+        if (record.key, record.fence) in self._by_claim:
+            self.broken(f"the fence {record.fence} of {record.key} is given twice")
+
+    def recreated(self, record: Record) -> None:
+        """A record has a fence that it had before, and rightly so."""
+        for place in [place for place in self._by_claim if place[0] == record.key]:
+            del self._by_claim[place]
 
     def began(self, call: Call, now: Instant) -> None:
         """Judge a call that begins, *now* by the clock of its worker."""
@@ -101,8 +104,7 @@ class Calls(Lens):
             self.broken(f"{key} runs for {scheduled_at}, but a claim gave it {chosen and chosen.run}")
         if record.state.started is None and policies.mode is Mode.AT_MOST_ONCE:
             self.broken(f"{key} runs before its start is written, at most once")
-        excused = call.identity in self.scene.strays or self.scene.clock_went_back
-        if self.of_claim(record) is not None and not excused:
+        if self.of_claim(record) is not None:
             self.broken(f"{key} runs twice under one claim")
         if not is_letter(key) and now < scheduled_at + (
             0 if key.occurrence or call.attempt > 1 else jitter_of(key, policies)
@@ -128,15 +130,10 @@ class Calls(Lens):
         for calls in self._running.values():
             calls[:] = [call for call in calls if call.process is not process]
 
-    def forget(self, lineage: Identity, since: Instant) -> None:
-        """What is due from *since* on may come again, as something new."""
-        forget(self._by_identity, lineage, since)
-
     def _check_attempts(self, call: Call) -> None:
         """Not more than were allowed, and at most once but one."""
         before = self._by_identity[call.identity]
-        stray = call.identity in self.scene.strays
-        if any(other.at_most_once for other in before) or (before and call.at_most_once and not stray):
+        if before and (call.at_most_once or any(other.at_most_once for other in before)):
             self.broken(f"{call.key} runs twice, at most once")
         retry = self.scene.policies_of(call.occurrence.held.record).retry
         if not retry.max_attempts or not retry.count_takeovers:
@@ -144,7 +141,7 @@ class Calls(Lens):
         if call.attempt > retry.max_attempts:
             self.broken(f"{call.key} runs in attempt {call.attempt}, {retry.max_attempts} are allowed")
         failed = sum(other.how in FAILED for other in before)
-        if failed >= retry.max_attempts and not stray:
+        if failed >= retry.max_attempts:
             self.broken(f"{call.key} runs although {failed} of {retry.max_attempts} attempts have failed")
 
     def _check_length(self, call: Call) -> None:
@@ -172,9 +169,3 @@ class Calls(Lens):
         )  # its clock may be so wrong
         if within < late < took:  # else it was too late from its start on
             self.broken(f"{call.key} runs on {late} µs after its successor was due")
-
-
-def forget(by_identity: dict[Identity, object], lineage: Identity, since: Instant) -> None:
-    """Remove what is of *lineage* and due from *since* on."""
-    for identity in [found for found in by_identity if found[:2] == lineage and found[2] >= since]:
-        del by_identity[identity]

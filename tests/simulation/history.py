@@ -62,6 +62,10 @@ class History:
         self._machines = [
             Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
         ]
+        self._editors = [
+            Wisher(world, f"e{number}", plan, first=number == 0)
+            for number, plan in enumerate(world.scenario.editors)
+        ]
         self.journal = world.journal
         self.scenario = world.scenario
         self.calls = world.oracle.calls
@@ -82,11 +86,11 @@ class History:
 
     def _begin(self) -> None:
         world = self._world
-        wisher = Wisher(world)
-        wisher.start()
+        for editor in self._editors:
+            editor.start()
         for machine in self._machines:
             world.loop.at(world.random.randint(0, 3 * SECOND), machine.start)
-        Fate(world, self._machines).decide()
+        Fate(world, self._machines, self._editors).decide()
 
     def _calm_down(self) -> None:
         """End all faults, and let pass what follows from them: what is under way, and clocks that stand still."""
@@ -95,6 +99,8 @@ class History:
         world.network.down = None
         for machine in self._machines:
             machine.recover()
+        for editor in self._editors:
+            world.loop.thaw(editor.process)
         self._run_for(TIMEOUT + UNAWARE_MAX + self._stood_still())
 
     def _come_to_rest(self) -> None:
@@ -155,6 +161,8 @@ class History:
     def _end(self) -> None:
         """Drain all workers: they end, and leave nothing behind."""
         world = self._world
+        for editor in self._editors:
+            world.loop.kill(editor.process)
         for machine in self._machines:
             machine.drain(None, again=False)
         self._run_for(2 * LOOK)
