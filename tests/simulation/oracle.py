@@ -20,7 +20,7 @@ from .books import Books
 from .calls import Call, Calls, How
 from .leases import Leases
 from .loop import Process
-from .network import TIMEOUT, Request, Watcher
+from .network import Request, Watcher
 from .permits import PermitsInUse
 from .scene import DEAD_LETTER, ON_DEMAND, Choice, Identity, Lens, Scene, is_letter, parent_of
 
@@ -258,9 +258,7 @@ class Oracle(Lens, Watcher):
         lives = parent is not None and removed is not None and parent.state.born == removed.state.born
         return bool(tally.of.instance) or lives
 
-    def _written(
-        self, process: Process, change: Change, counted: Sequence[Tally], asked_at: int
-    ) -> None:
+    def _written(self, process: Process, change: Change, counted: Sequence[Tally], asked_at: int) -> None:
         key, records = key_of(change), self.scene.records
         before, after = records.get(key), self.scene.stored(key)
         if (before and before.version) != (change.before and change.before.version):
@@ -430,7 +428,9 @@ class Oracle(Lens, Watcher):
         """Say whether a schedule counts from this wish on."""
         if before is None or wish.kind in {Kind.FORCE, Kind.RESCHEDULE}:
             return True
-        return before.spec.schedule != after.spec.schedule or (is_suspended(before) and not is_suspended(after))
+        return before.spec.schedule != after.spec.schedule or (
+            is_suspended(before) and not is_suspended(after)
+        )
 
 
 def is_suspended(record: Record) -> bool:

@@ -147,9 +147,7 @@ class Server:
                     hidden.append(record)
                     shelf.put(replace(record, claimable_at=None))
                     times += self._time_of(before, until, expired_at, ahead)
-        claimed: Claimed = _at_once(
-            self._store.claim(limits, lease_id, holder, now, expired_at, ahead)
-        )
+        claimed: Claimed = _at_once(self._store.claim(limits, lease_id, holder, now, expired_at, ahead))
         for record in hidden:
             self._backend.shelf(record.key.partition).put(record)
         if claimed.next_claimable_at is not None:

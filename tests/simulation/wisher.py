@@ -85,12 +85,16 @@ class Wisher:
         self._member.store.is_near = True
         if happens == "due":
             dues = [record.due_at for record in world.scene.records.values() if record.due_at is not None]
-            ahead = [due - world.backend_now() for due in dues if 0 < due - world.backend_now() < WAITS_FOR_MOST]
+            ahead = [
+                due - world.backend_now() for due in dues if 0 < due - world.backend_now() < WAITS_FOR_MOST
+            ]
             if ahead:
                 await world.sleep(max(0, random.choice(ahead) + random.choice(OFF_BY)))
             return
         happened = world.loop.create_future()
-        timer = world.loop.call_later(WAITS_FOR_MOST / SECOND, lambda: happened.done() or happened.set_result(None))
+        timer = world.loop.call_later(
+            WAITS_FOR_MOST / SECOND, lambda: happened.done() or happened.set_result(None)
+        )
         world.oracle.awaited.append((happens, happened))
         await happened
         timer.cancel()
@@ -224,7 +228,7 @@ class Wisher:
         return rule
 
     async def _run_now(self, task: Task, key: Key) -> None:
-        name = f"n{next(self._names)}"
+        name = f"{self._name}n{next(self._names)}"
         found = await self._loaded(key)
         if found is None or found.spec.schedule is None:
             return

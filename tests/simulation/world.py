@@ -23,7 +23,6 @@ from .scenario import scenario
 from .scene import Scene
 from .servers import Server
 
-
 KNOWN_FOR: Final = 5 * SECOND
 """For so long a process may go by the last that it heard of the backend's time; before it decides later than that, it asks."""
 
