@@ -230,6 +230,27 @@ async def test_an_interval_that_kept_a_sooner_time_counts_from_there(app, clock,
     assert [due for _, due, _ in ran] == [at(10), at(110), at(210)]
 
 
+@pytest.mark.parametrize("way", ["one", "many"])
+async def test_a_late_instance_that_gets_a_tighter_schedule_runs_no_time_of_it_before_the_update(
+    app, clock, ran, way
+):
+    task = app.tasks["remind"]
+    async with app.create(clock=clock) as app_context:
+        await app_context.schedule_task(task, "ada", schedule="*/10 * * * *")
+        await clock.advance(seconds(3600))  # no worker runs
+        if way == "one":
+            await app_context.schedule_task(task, "ada", schedule="* * * * *")
+        else:
+            items = [("ada", {"schedule": "* * * * *"})]
+            assert [result.error async for result in app_context.schedule_many(task, items)] == [None]
+
+    async with running(app, clock):
+        await clock.advance(seconds(120))
+
+    # The sooner time of the old schedule was kept; the rest is of the new one, after the update.
+    assert [run[1] for run in ran] == [at(600), at(3660), at(3720)]
+
+
 async def test_an_instance_that_runs_cannot_be_updated(app, clock):
     async with running(app, clock) as app_context:
         task = app.tasks["remind"]

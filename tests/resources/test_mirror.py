@@ -123,12 +123,34 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
         return wish_of(read_as(PyncetteTask, given), REALM)
 
     await mirror(folder.ledger, REALM, [generation(5, 50)])
-    restored = generation(2, 20)._replace(outlives=5)
+    restored = generation(2, 20)._replace(outlives=(await folder.record()).state.owner)
     (later,) = await mirror(folder.ledger, REALM, [generation(6, 60)])
 
     (taken,) = await mirror(folder.ledger, REALM, [restored])
     assert (later.step, taken.step) == (Step.EDITED, Step.OUTDATED)
-    (taken,) = await mirror(folder.ledger, REALM, [restored._replace(outlives=6)])
+    confirmed = restored._replace(outlives=(await folder.record()).state.owner)
+    (taken,) = await mirror(folder.ledger, REALM, [confirmed])
+    assert taken.step is Step.EDITED
+
+
+async def test_a_resource_that_is_gone_never_undoes_the_newer_one_of_its_name(folder):
+    def resource(uid, created, seconds):
+        given = manifest(handler="send", intervalSeconds=seconds)
+        given["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": created}
+        return read_as(PyncetteTask, given)
+
+    deleted = resource("old", "2024-01-01T00:00:00Z", 10)
+    recreated = resource("new", "2024-01-01T00:05:00Z", 20)
+    await folder.apply(deleted)
+
+    assert await folder.apply(recreated) == {"report": Step.EDITED}
+    assert await folder.apply(deleted) == {"report": Step.OUTDATED}
+
+    record = await folder.record()
+    assert (record.state.owner.uid, record.spec.schedule.length) == ("new", 20 * SECOND)
+
+    restored = wish_of(deleted, REALM)._replace(outlives=record.state.owner)
+    (taken,) = await mirror(folder.ledger, REALM, [restored])
     assert taken.step is Step.EDITED
 
 

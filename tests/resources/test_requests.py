@@ -375,6 +375,20 @@ async def test_dead_letters_are_tried_again_and_the_mark_comes_last(cluster):
     assert await cluster.ask(redrive="1") == Done()
 
 
+async def test_a_dead_letter_that_failed_again_before_the_mark_was_written_is_not_redriven_twice(cluster):
+    await cluster.apply(onExhausted="DeadLetter")
+    await cluster.fail()
+    cluster.store.lost = 1
+    with pytest.raises(StoreUnavailableError):
+        await cluster.ask(redrive="1")
+    await cluster.run(REFUSED)
+
+    assert (await cluster.ask(redrive="1")).redriven == 0
+
+    assert [letter.claimable_at for letter in await cluster.letters()] == [None]
+    assert (await cluster.ask(redrive="2")).redriven == 1
+
+
 async def test_all_that_is_asked_for_at_once_is_done_in_one_go(cluster):
     await cluster.apply(onExhausted="DeadLetter")
     await cluster.fail()

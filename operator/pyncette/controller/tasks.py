@@ -275,7 +275,7 @@ class Tasks:
         """
         Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
 
-        Mostly the watch is late, and the newer generation about to be told. But a cluster whose etcd was restored counts
+        Mostly the watch is late, and the newer generation, or a newer resource of that name, about to be told. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
         the look at the record tells: it is never older than what was written before (etcd reads are linearizable).
         """
@@ -284,8 +284,7 @@ class Tasks:
         if (meta["uid"], meta.get("generation")) != (wish.owner.uid, wish.owner.generation):
             self._objects.found(TASKS, found)
             return wish
-        owner = record.state.owner
-        return wish._replace(outlives=0 if owner is None else owner.generation)
+        return wish._replace(outlives=record.state.owner)
 
     def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
         """

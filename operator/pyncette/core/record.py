@@ -124,6 +124,12 @@ class Started(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the choice of this occurrence dropped; counted when it ends."""
     at_most_once: bool = False
     """`due_at` moved on before the handler was called: whatever is edited meanwhile, it is not called again."""
+    due_at: Instant | None = None
+    """
+    At most once, the `due_at` that this start moved on from: a start that is released unstarted restores it.
+
+    None once an edit has set another due time: then that one stands.
+    """
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -136,6 +142,8 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of the resource, where the record has another: a template is called what its handler is."""
     takes_instances: bool = False
     """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
+    created_at: Instant | None = None
+    """When the API server created the resource, in whole seconds: tells which of two with one name is the newer."""
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -187,7 +195,14 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     owner: Owner | None = None
     summary: Summary = Summary()
     handled: Requests = NO_REQUESTS
-    """What its resource has asked for, and was done."""
+    """What its resource has asked for, and was done. Of a dead letter: the request that last redrove it."""
+    floor: Instant | None = None
+    """
+    The latest nominal time of the schedule's own occurrences that has started and is no longer in progress.
+
+    No edit makes it due again, nor anything before it, however wrong the editor's clock is. Extra runs, redriven dead
+    letters and side runs leave their own record's floor alone.
+    """
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -36,7 +36,7 @@ from pyncette.core.tallies import (
     with_dropped,
     with_verdict,
 )
-from pyncette.core.wishes import beside, claimable_at, one_off_missed
+from pyncette.core.wishes import beside, claimable_at, floor_with, one_off_missed
 
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
@@ -254,7 +254,10 @@ def _start_at_most_once(held: Held, now: Instant) -> Beginning:
         due_at=due,
         claimable_at=_lease_end(record, now),
         state=replace(
-            record.state, started=Started(held.scheduled_at, held.began_at, dropped, at_most_once=True)
+            record.state,
+            started=Started(
+                held.scheduled_at, held.began_at, dropped, at_most_once=True, due_at=record.due_at
+            ),
         ),
     )
     return Beginning(
@@ -274,14 +277,17 @@ def _start_beside(held: Held, now: Instant) -> Beginning:
         claimable_at=_lease_end(record, now),
         state=State(
             born=record.state.born,
-            started=Started(held.scheduled_at, held.began_at, at_most_once=at_most_once),
+            started=Started(
+                held.scheduled_at,
+                held.began_at,
+                at_most_once=at_most_once,
+                due_at=held.scheduled_at if at_most_once else None,
+            ),
         ),
     )
     due, dropped = _moving_on(held, now)
     summary = with_dropped(record.state.summary, dropped)
-    # It may have been claimed ahead: a wish that comes before it is due must not make it due once more.
-    since = max(record.schedule_since, held.scheduled_at)
-    moved = _none_to_run(record, policies, summary, dropped, due, now, since=since)
+    moved = _none_to_run(record, policies, summary, dropped, due, now, started_at=held.scheduled_at)
     return Beginning(
         Held(sibling, policies, held.scheduled_at, held.began_at, 1),
         (Change(None, sibling), *moved.first),
@@ -312,15 +318,18 @@ def _none_to_run(
     due: Instant | None,
     now: Instant,
     *,
-    since: Instant | None = None,
+    started_at: Instant | None = None,
 ) -> Beginning:
-    """Move on to *due* without a run of this record; *summary* has counted all that was dropped."""
-    state = replace(record.state, summary=summary)
+    """
+    Move on to *due* without a run of this record; *summary* has counted all that was dropped.
+
+    *started_at* is the time of an occurrence that runs as a record of its own.
+    """
+    state = replace(record.state, summary=summary, floor=floor_with(record.state, started_at))
     claimable = claimable_at(record.key, record.spec, policies, state, due)
     after = replace(
         _idle(record),
         due_at=due,
-        schedule_since=record.schedule_since if since is None else since,
         claimable_at=claimable,
         state=state,
     )
@@ -367,10 +376,11 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
         dropped,
     )
     summary = with_verdict(state.summary, verdict)
+    floor = state.floor if record.key.occurrence else floor_with(state, held.scheduled_at)
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
-        settled = State(state.born, None, False, None, None, summary, state.handled)
+        settled = State(state.born, None, False, None, None, summary, state.handled, floor)
     else:
-        settled = replace(state, started=None, summary=summary)
+        settled = replace(state, started=None, summary=summary, floor=floor)
     after = Record(
         record.key,
         record.spec,
@@ -440,9 +450,7 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
     record = held.record
     started = record.state.started
     if started is not None and started.at_most_once:
-        due = record.due_at
-        if record.schedule_since < held.scheduled_at:  # else an edit came between: the time counts no longer
-            due = min((held.scheduled_at, *(dropped.first_at for dropped in held.dropped)))
+        due = record.due_at if started.due_at is None else started.due_at
         state = replace(record.state, started=None)
         claimable: Instant | None = max(now, held.began_at)  # it may have been claimed ahead
         if not record.key.occurrence:

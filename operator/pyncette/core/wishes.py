@@ -21,6 +21,7 @@ from pyncette.core.record import (
     Outcome,
     Owner,
     Record,
+    Requests,
     Started,
     State,
     Summary,
@@ -137,12 +138,13 @@ def edited(
     on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
     """
     started = started_of(record, record.spec.policies or policies)
-    now = _not_before_what_has_started(record, started, now)
+    start = _effective_from(record, started, now)
     moved = spec.schedule != record.spec.schedule
     anew = moved or _resumes(record, spec, policies, owner)
     since = record.schedule_since
     if anew:
-        since = now if moved else _counted_from(spec.schedule, since, now)
+        since = start if moved else _counted_from(spec.schedule, since, start)
+        started = _not_restored(started, spec.schedule)
     state = replace(
         record.state,
         started=started,
@@ -153,9 +155,9 @@ def edited(
     due = record.due_at
     if started is None or started.at_most_once:
         if anew:
-            state, due = _from_now(record, spec, policies, state, since, now)
+            state, due = _counted_anew(record, spec, policies, state, since, now, start)
         else:
-            due = _within_window(record, spec, policies, now)
+            due = _within_window(record, spec, policies, start)
     after = replace(
         record,
         spec=spec,
@@ -178,14 +180,16 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept.
 
-    Refused while it runs. What has started and waits to be tried again goes on, with the new arguments.
+    Of the new schedule nothing before now counts, however late the record is; further late times of the old schedule
+    are withdrawn, and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
+    the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
         if record.lease is not None and record.lease.expires_at > now:
             return Locked(record.lease.expires_at)
         return edited(record, spec, policies, now)
-    now = _not_before_what_has_started(record, None, now)
-    due, since = created(record.key, spec, policies, now).due_at, now
+    since = _effective_from(record, None, now)
+    due = created(record.key, spec, policies, since).due_at
     kept = None if record.state.exhausted else record.due_at
     if kept is not None and (due is None or kept < due):
         due = kept
@@ -193,10 +197,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
             # There is one time only, and it is the sooner: without this it would be due again at the later.
             spec = replace(spec, schedule=Once(due))
         elif isinstance(spec.schedule, Interval):
-            # An interval counts from the occurrence before it, so the one that was kept has to be one of its own.
-            since = due - spec.schedule.length
-        else:
-            since = min(now, due - 1)
+            since = _in_step_with(due, spec.schedule, since)
     state = replace(record.state, exhausted=False)
     after = replace(
         record,
@@ -211,15 +212,24 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
 
 
 def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
-    """Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn."""
-    fresh = created(record.key, spec, policies, now)
+    """
+    Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn.
+
+    The new schedule counts from now, and never repeats a time of the old one that has started.
+    """
+    started = started_of(record, record.spec.policies or policies)
+    fresh = created(record.key, spec, policies, _effective_from(record, started, now))
     version = max(record.version + 1, fresh.version)
     return replace(
         fresh,
         version=version,
         fence=max(record.fence, fresh.fence),
         # Born again: an occurrence at a time that had one before is another, with another idempotency key.
-        state=State(born=version, summary=_withdrawn_summary(record, policies, now)),
+        state=State(
+            born=version,
+            summary=_withdrawn_summary(record, policies, now),
+            floor=floor_with(record.state, None if started is None else started.scheduled_at),
+        ),
         locator=record.locator,
     )
 
@@ -231,19 +241,18 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     if started is not None and isinstance(record.spec.schedule, Once):
         due = None  # withdrawn is its outcome: it has no other, should the resource return
     state = record.state
-    # It may have been claimed ahead: should the resource return, what has started is not due once more.
-    since = record.schedule_since if started is None else max(record.schedule_since, started.scheduled_at)
     after = replace(
         record,
         version=record.version + 1,
         due_at=due,
-        schedule_since=since,
         lease=record.lease if started is None else None,
         state=replace(
             state,
             started=None,
             withdrawn_at=now if state.withdrawn_at is None else state.withdrawn_at,
             summary=_withdrawn_summary(record, policies, now),
+            # Should the resource return, what has started is not due once more.
+            floor=floor_with(state, None if started is None else started.scheduled_at),
         ),
     )
     return _unstarted(after, None)
@@ -287,14 +296,16 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
     """
     if not record.state.exhausted:
         return record
-    state = replace(record.state, exhausted=False)
     started = started_of(record, record.spec.policies or policies)
-    now = _not_before_what_has_started(record, started, now)
-    since = _counted_from(record.spec.schedule, record.schedule_since, now)
+    state = replace(
+        record.state, exhausted=False, started=_not_restored(record.state.started, record.spec.schedule)
+    )
+    start = _effective_from(record, started, now)
+    since = _counted_from(record.spec.schedule, record.schedule_since, start)
     after = replace(record, version=record.version + 1, schedule_since=since, state=state)
     if started is not None and not started.at_most_once:
         return after
-    state, due = _from_now(record, record.spec, policies, state, since, now)
+    state, due = _counted_anew(record, record.spec, policies, state, since, now, start)
     after = replace(after, due_at=due, state=state)
     if started is not None:
         return after
@@ -306,11 +317,19 @@ def on_demand(record: Record, policies: Policies, name: str, now: Instant) -> Re
     return beside(record, policies, f"{RUN_PREFIX}{name}", now, now)
 
 
-def redriven(letter: Record, now: Instant) -> Record:
-    """Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already."""
-    if letter.claimable_at is not None:
+def redriven(letter: Record, now: Instant, request: str = "") -> Record:
+    """
+    Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already.
+
+    *request* is what asks for it, if that may be carried out again after a crash: a dead letter that the same request
+    has redriven stays as it is, also if it has failed once more since then.
+    """
+    if letter.claimable_at is not None or (request and letter.state.handled.redrive == request):
         return letter
-    return replace(_unstarted(letter, now), version=letter.version + 1)
+    after = replace(_unstarted(letter, now), version=letter.version + 1)
+    if request:
+        after = replace(after, state=replace(letter.state, handled=Requests(redrive=request)))
+    return after
 
 
 def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
@@ -404,31 +423,61 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     return max(now, since)
 
 
-def _not_before_what_has_started(record: Record, started: Started | None, now: Instant) -> Instant:
+def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
+    """Return since when *interval* counts if *due* is to be one of its times, and no other up to *now* is."""
+    return due - interval.length if due > now else now - (now - due) % interval.length
+
+
+def _effective_from(record: Record, started: Started | None, now: Instant) -> Instant:
     """
-    Return from when on a wish can count.
+    Return the time from which an edit counts a cron expression or an interval.
 
-    That is *now*, or a moment later: what was claimed ahead may have *started* before its time, or beside its schedule,
-    which then counts from it.
+    That is *now*, unless the clock of whoever edits is behind, or the occurrence was claimed ahead: never before the
+    last edit, nor before what has *started*.
     """
-    now = max(now, record.schedule_since)
-    return now if started is None else max(now, started.scheduled_at)
+    floor = floor_with(record.state, None if started is None else started.scheduled_at)
+    return max(now, record.schedule_since, now if floor is None else floor)
 
 
-def _from_now(
-    record: Record, spec: Spec, policies: Policies, state: State, since: Instant, now: Instant
+def floor_with(state: State, started_at: Instant | None) -> Instant | None:
+    """Return the floor of *state* once an occurrence of its schedule with the nominal time *started_at* has started."""
+    if started_at is None or (state.floor is not None and state.floor > started_at):
+        return state.floor
+    return started_at
+
+
+def _not_restored(started: Started | None, schedule: Schedule | None) -> Started | None:
+    """Return *started* so that the due time of an edit to *schedule* stands, should it be released unstarted."""
+    if started is None or started.due_at is None:
+        return started
+    if isinstance(schedule, Once) and schedule.at == started.scheduled_at:
+        return started  # its one time is still to come, then
+    return replace(started, due_at=None)
+
+
+def _counted_anew(
+    record: Record,
+    spec: Spec,
+    policies: Policies,
+    state: State,
+    since: Instant,
+    now: Instant,
+    start: Instant,
 ) -> tuple[State, Instant | None]:
-    """Return the next occurrence counted from now; a one-off whose time has passed without a run is missed, and says so."""
+    """
+    Return the next occurrence counted from *start*; the time of a one-off is taken as given.
+
+    A one-off whose time has passed *now* without a run is missed, and says so.
+    """
     schedule = spec.schedule
-    due = next_due(schedule, policies, since, now)
     if not isinstance(schedule, Once):
-        return state, due
+        return state, next_due(schedule, policies, since, start)
     if schedule == record.spec.schedule and record.due_at is None:
         return state, None  # it is over already
-    at_hand = schedule.at == (
-        state.started.scheduled_at if state.started else state.summary.last_scheduled_at
-    )
-    if due is None and not at_hand and not is_outside(policies, schedule.at):
+    if schedule.at in {state.floor, None if state.started is None else state.started.scheduled_at}:
+        return state, None  # it has started, by whatever schedule named this time
+    due = next_due(schedule, policies, since, now)
+    if due is None and not is_outside(policies, schedule.at):
         state = replace(state, summary=one_off_missed(state.summary, schedule.at))
     return state, due
 

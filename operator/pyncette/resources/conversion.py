@@ -63,7 +63,12 @@ def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
     takes_instances = task.spec.deletion_policy == "Delete"
     name = meta.name if task.spec.dynamic else ""
     return Owner(
-        meta.uid or "", meta.generation or 0, spec_hash(spec), name=name, takes_instances=takes_instances
+        meta.uid or "",
+        meta.generation or 0,
+        spec_hash(spec),
+        name=name,
+        takes_instances=takes_instances,
+        created_at=created_at(task),
     )
 
 

@@ -49,9 +49,9 @@ class Wish(NamedTuple):
     """What it asks for once. A resource that asks for it from the start has been given it."""
     is_over: bool = False
     """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
-    outlives: int = 0
+    outlives: Owner | None = None
     """
-    The generation up to which a record is not newer than this, though its number is higher: the cluster's store was
+    The owner of a record that is not newer than this, though its generation or its creation is: the cluster's store was
     restored, and counts on from what it was then.
     """
 
@@ -67,7 +67,7 @@ class Step(Enum):
     EDITED = "edited"
     UNCHANGED = "unchanged"
     OUTDATED = "outdated"
-    """The record holds a newer generation of the same resource already."""
+    """The record holds a newer generation of the same resource already, or a newer resource of the same name."""
     MOVED = "moved"
     """Its handler is another: the record went to the other partition, with its due time, fence and counts."""
     WAITING = "waiting"
@@ -122,7 +122,11 @@ def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> W
 
 
 def mirrored(wish: Wish) -> Rule:
-    """The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation."""
+    """
+    The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation.
+
+    Nor does it on behalf of an older resource of the same name: an operator whose watch is late may still see it.
+    """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
@@ -218,10 +222,15 @@ def _withdrawn_by(policies: Policies) -> Rule:
 
 
 def is_ahead(record: Record, wish: Wish) -> bool:
-    """Say whether *record* holds what a newer generation of the same resource wished for."""
-    owner = record.state.owner
-    known = max(wish.owner.generation, wish.outlives)
-    return owner is not None and owner.uid == wish.owner.uid and owner.generation > known
+    """Say whether *record* holds what a newer generation of the same resource wished for, or a newer resource of its name."""
+    owner, other = record.state.owner, wish.owner
+    if owner is None or owner == wish.outlives:
+        return False
+    if owner.uid == other.uid:
+        return owner.generation > other.generation
+    if owner.created_at is None or other.created_at is None:
+        return False
+    return owner.created_at > other.created_at
 
 
 def is_template(spec: Spec) -> bool:

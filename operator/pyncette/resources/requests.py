@@ -65,9 +65,23 @@ def asked(requests: Requests) -> Rule:
 
 def redriven(record: Record | None, now: Instant) -> Ruling:
     """The rule for a dead letter that is to be tried again; the answer tells whether it was not already."""
-    if record is None or not is_dead_letter(record.key):
-        return Ruling(None, False)
-    return _ruling(record, wishes.redriven(record, now))
+    return redriven_for("")(record, now)
+
+
+def redriven_for(request: str) -> Rule:
+    """
+    The rule for a dead letter that *request* asks to be tried again, once.
+
+    The dead letter remembers the request: one that failed again before the mark was written at its home is not redriven
+    a second time.
+    """
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None or not is_dead_letter(record.key):
+            return Ruling(None, False)
+        return _ruling(record, wishes.redriven(record, now, request))
+
+    return rule
 
 
 def resumed(record: Record | None, now: Instant) -> Ruling:
@@ -126,7 +140,7 @@ async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
     new = _new(requests, record.state.handled)
     if new == NO_REQUESTS:
         return Done()
-    letters = await _each(ledger, record, redriven) if new.redrive else 0
+    letters = await _each(ledger, record, redriven_for(new.redrive)) if new.redrive else 0
     ended = await _each(ledger, record, resumed) if new.resume and is_template(record.spec) else 0
     done: Done = (await ledger.apply({record.key: asked(requests)}))[record.key]
     return done._replace(redriven=letters, resumed=done.resumed + ended)

@@ -54,11 +54,14 @@ class Loading(OnBackend):
             lease=Lease("id", "holder", T0 + 7),
             state=State(
                 born=T0,
-                started=Started(T0, T0 + 8, (Dropped(Outcome.MISSED, T0, T0 + 1, 10_000, exact=False),)),
+                started=Started(
+                    T0, T0 + 8, (Dropped(Outcome.MISSED, T0, T0 + 1, 10_000, exact=False),), due_at=T0 - 4
+                ),
                 exhausted=True,
                 withdrawn_at=T0 + 9,
                 owner=Owner("uid", 3, "hash"),
                 summary=Summary(last_message="it's 100% \\ \n\t\x00 🕰", counts=Counts(succeeded=2**53 + 1)),
+                floor=T0 + 2**53 + 1,
             ),
         )
 
