@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from pyncette.clock import Instant
-from pyncette.core.record import Counts, Key, Outcome, Record, Summary
+from pyncette.core.record import Counts, Key, Outcome, Partition, Record, Summary, replace
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Overlap, Policies
 from pyncette.core.tallies import Tally
 
 from .calendar import FOREVER, times
 from .calls import FAILED, Calls, How
+from .loop import Being, Process
+from .network import TIMEOUT
 from .scene import Choice, Identity, Lens, Scene, is_letter, is_outside
 
 Numbers = tuple[int, ...]
 """How many of each outcome, in the order of `Outcome`."""
+
+ENDED: Final = frozenset(Outcome) - {Outcome.MISSED, Outcome.SKIPPED}
+"""Outcomes of occurrences that have started."""
 
 NONE: Final[Numbers] = (0,) * len(Outcome)
 INDEX: Final = {outcome: index for index, outcome in enumerate(Outcome)}
@@ -25,14 +31,20 @@ INDEX: Final = {outcome: index for index, outcome in enumerate(Outcome)}
 class Books(Lens):
     """Outcomes by occurrence, and counts by record."""
 
-    def __init__(self, scene: Scene, calls: Calls) -> None:
+    def __init__(self, scene: Scene, calls: Calls, failures: Callable[[Process], Sequence[int]]) -> None:
         super().__init__(scene)
         self._calls = calls
+        self.failures = failures
+        """When each process has asked the backend for something in vain."""
         self._outcomes: dict[Identity, Outcome] = {}
         self._beside: set[Identity] = set()
         """Occurrences that were given a record of their own."""
         self._counts: dict[Key, Numbers] = {}
         """What the counts of each record must be."""
+        self._ended: Counter[tuple[str, Outcome]] = Counter()
+        """How many occurrences of each task have ended in which way, whoever counts them."""
+        self._started_by: dict[tuple[Key, int], tuple[Process, int]] = {}
+        """Who wrote, at most once, that an occurrence has started, and when."""
         self._edited: set[Key] = set()
         """Records whose schedule was edited in mid-run."""
 
@@ -52,6 +64,25 @@ class Books(Lens):
     def edited(self, key: Key) -> None:
         """The schedule of a record was edited in mid-run."""
         self._edited.add(key)
+
+    def written_by(self, process: Process, before: Record | None, after: Record) -> None:
+        """A record was written; note who starts what is to run at most once."""
+        started = after.state.started
+        if started is None or not started.at_most_once or after.lease is None:
+            return
+        if before is None or before.state.started is None:
+            self._started_by[after.key, after.fence] = (process, self.scene.loop.now)
+
+    def check_totals(self, task: str, partitions: Collection[Partition]) -> None:
+        """What is counted of the instances of a template, there and elsewhere, is what has ended: no more and no less."""
+        total = NONE
+        for key, record in self.scene.records.items():
+            if key.task == task and key.partition in partitions:
+                total = plus(total, numbers_of(record.state.summary.counts))
+        for outcome in ENDED:
+            ended, counted = self._ended[task, outcome], total[INDEX[outcome]]
+            if ended != counted:
+                self.broken(f"{ended} of {task} have {outcome.value}, and {counted} are counted")
 
     def closed(self, record: Record | None, key: Key) -> None:
         """A write is over: compare, if there is still a record."""
@@ -100,8 +131,17 @@ class Books(Lens):
         begun = before.state.started
         if edited and begun is not None:
             # The edit has made all other times of before count no longer.
-            if ran and sum(numbers) < 1 + sum(gap.count for gap in begun.dropped):
-                self.broken(f"{key} counts {numbers}, and forgets what {begun.scheduled_at} has dropped")
+            expected = 0
+            if ran:
+                expected = 1 + sum(gap.count for gap in begun.dropped)
+                if not begun.at_most_once:
+                    after = max(begun.scheduled_at, before.schedule_since) + 1
+                    policies = self.scene.policies_of(before)
+                    expected += len(
+                        times(before.spec.schedule, policies, before.schedule_since, after, due or after)
+                    )
+            if sum(numbers) != expected:
+                self.broken(f"{key} counts {numbers} after an edit, and {expected} have passed")
             return
         accounted = sum(numbers) + pending - pending_in(before) + beside
         passed = self._passed(before, due, begun=chosen.run is not None)
@@ -148,6 +188,11 @@ class Books(Lens):
         if identity in self._outcomes:
             self.broken(f"{key} has {outcome.value}, and had {self._outcomes[identity].value} before")
         self._outcomes[identity] = outcome
+        self._ended[key.task, outcome] += 1
+        if is_letter(key):
+            self._ended[key.task, Outcome.DEAD_LETTERED] -= 1
+        if outcome is Outcome.LOST:
+            self._check_lost(before)
         if outcome is Outcome.WITHDRAWN:
             return
         chosen = self.scene.chosen.get((key, before.fence))
@@ -162,6 +207,17 @@ class Books(Lens):
                 f"{key} has {outcome.value} in attempt {before.attempt} of {policies.retry.max_attempts},"
                 f" after a call that {how}"
             )
+
+    def _check_lost(self, before: Record) -> None:
+        """What is lost, at most once, was called, or whoever started it died, stood still or did not reach the backend."""
+        claim = (before.key, before.fence - 1)
+        process, at = self._started_by.get(claim, (None, 0))
+        if process is None or self._calls.of_claim(replace(before, fence=before.fence - 1)) is not None:
+            return
+        well = process.being is not Being.GONE and (process.frozen_at or 0) < at
+        failed = sum(since >= at for since in self.failures(process))
+        if well and self.scene.undisturbed and failed <= 1 and before.lease_length >= 3 * TIMEOUT:
+            self.broken(f"{before.key} is lost, but {process} has never called its handler, and lives")
 
     # --- What is removed, and counted elsewhere ------------------------------------------------------------------
 

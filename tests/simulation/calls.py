@@ -18,6 +18,9 @@ from .loop import Being, Process
 from .network import TIMEOUT
 from .scene import Identity, Lens, Scene, is_letter
 
+CANCELLED_WITHIN: Final = SECOND // 5
+"""How long after the end of its lease a run may not have been told that it is over."""
+
 ENDED_WITHIN: Final = 1 * SECOND
 """How long after the instant at which a call has to be cancelled it may go on, unless it ignores that."""
 
@@ -51,6 +54,8 @@ class Call:
         self.lease_id = record.lease.id
         self.at_most_once = record.state.started is not None and record.state.started.at_most_once
         self.how = How.RUNNING
+        self.is_told = False
+        """Whether it was told that it is over, and takes its time."""
 
     @property
     def was_drained(self) -> bool:
@@ -120,10 +125,40 @@ class Calls(Lens):
 
     def ended(self, call: Call, how: How, *, excused: bool) -> None:
         """Judge a call that has ended; it is *excused* if its process stood still."""
+        self.check_lease(call)
         call.how = how
         self._running[call.key].remove(call)
         if not excused and call.occurrence.ending is None and not call.occurrence.lease_lost:
             self._check_length(call)
+
+    def told(self, record: Record) -> None:
+        """A call was cancelled, and ignores it for a while."""
+        call = self.of_claim(record)
+        if call is not None and not call.is_told:
+            self.check_lease(call)
+            call.is_told = True
+
+    def check_lease(self, call: Call) -> None:
+        """Its lease is not used up, or was only just, or its process stood still."""
+        occurrence, process = call.occurrence, call.process
+        if (
+            call.is_told
+            or occurrence.lease_lost
+            or Heartbeat.COOPERATIVE
+            in {
+                call.policies.heartbeat,
+                occurrence.held.policies.heartbeat,
+            }
+        ):
+            return
+        over, allowed = occurrence._clock.monotonic() - occurrence.lease_until, CANCELLED_WITHIN
+        if process.being is not Being.RUNNING:
+            return
+        if process.thawed_at > call.since:
+            over = min(over, self.scene.loop.now - process.thawed_at)
+            allowed += call.policies.lease // 3 + 2 * TIMEOUT  # its timers may have stood still
+        if over > allowed:
+            self.broken(f"{call.key} runs on in {process} {over} µs after its lease was used up")
 
     def gone(self, process: Process) -> None:
         """A process has ended or crashed: its calls run no longer."""

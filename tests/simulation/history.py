@@ -175,6 +175,9 @@ class History:
         reserved = {key: stored.pop(key) for key in list(stored) if is_reserved(key.partition)}
         if stored != world.scene.records:
             self._fail("records have changed without a write")
+        for task in self.scenario.tasks:
+            if task.is_template:
+                world.oracle.books.check_totals(task.name, task.partitions)
         now = world.backend_now()
         for key, record in reserved.items():
             if (

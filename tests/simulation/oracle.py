@@ -70,15 +70,16 @@ class Oracle(Lens, Watcher):
         scene: Scene,
         slack: Callable[[Process, Process], Duration | None],
         error: Callable[[Process], Duration],
+        failures: Callable[[Process], Sequence[int]],
     ) -> None:
         super().__init__(scene)
         self._error = error
         self.awaited: list[tuple[str, asyncio.Future[None]]] = []
         """Who waits for which of `INSTANTS` to come."""
         self.calls = Calls(scene)
-        self.leases = Leases(scene, slack)
+        self.leases = Leases(scene, self.calls, slack)
         self.permits = PermitsInUse(scene, self.calls, slack)
-        self.books = Books(scene, self.calls)
+        self.books = Books(scene, self.calls, failures)
         self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
         """By who wishes for a change of which version of a record to which."""
         self._intended: dict[tuple[Process, Key, int], Tally] = {}
@@ -88,8 +89,8 @@ class Oracle(Lens, Watcher):
         self._highest: dict[Key, int] = {}
         self._written_at: dict[Key, int] = {}
         self._named: dict[Key, Named] = {}
-        self._floors: dict[Identity, Instant] = {}
-        """The latest time of each schedule for which a handler was called."""
+        self._floors: dict[Key, Instant] = {}
+        """The latest time of each schedule for which a handler was called, since it was created."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
@@ -136,8 +137,10 @@ class Oracle(Lens, Watcher):
             self.broken(f"{call.key} is started although it has {ended.value}")
         self.calls.began(call, now)
         self.permits.began(call)
-        if not is_letter(call.key) and not call.key.occurrence.startswith(ON_DEMAND):
-            self._floors[identity[:2]] = max(scheduled_at, self._floors.get(identity[:2], 0))
+        parent = self.scene.records.get(parent_of(call.key))
+        own = not is_letter(call.key) and not call.key.occurrence.startswith(ON_DEMAND)
+        if own and parent is not None and parent.state.born == record.state.born:
+            self._floors[parent.key] = max(scheduled_at, self._floors.get(parent.key, 0))
         self._happens("start")
         return call
 
@@ -241,7 +244,8 @@ class Oracle(Lens, Watcher):
             identity: Identity = (failed, self.scene.created[failed])
         else:
             time = (parent_of(letter.key), letter.state.born, letter.due_at)
-            identity = (*time, self.scene.asked_of.get(failed, self.scene.asked[time]))
+            asked = self.scene.asked_of.get(failed, self.scene.asked[time])
+            identity = (*time, asked, self.scene.lives[time[:2]])
         outcome = self.books.outcome_of(identity)
         if outcome is not Outcome.DEAD_LETTERED:
             self.broken(f"{letter.key} is left of an occurrence that has {outcome and outcome.value}")
@@ -281,6 +285,7 @@ class Oracle(Lens, Watcher):
             self._intended.pop((process, key, before.version if before else 0), None)
         else:
             records[key] = after
+            self.books.written_by(process, before, after)
         self.books.closed(after, key)
 
     def _check_growth(self, before: Record | None, after: Record, process: Process, asked_at: int) -> None:
@@ -311,8 +316,11 @@ class Oracle(Lens, Watcher):
         key, started = after.key, after.state.started
         self.books.opened(after)
         self._named.pop(key, None)
+        self._floors.pop(key, None)
         if key.occurrence:
             self.scene.created[key] += 1
+        else:
+            self.scene.lives[key, after.state.born] += 1
         if wish is not None:
             if wish.kind is Kind.CREATE:
                 self.books.wished(None, after, ends=False)
@@ -419,14 +427,14 @@ class Oracle(Lens, Watcher):
             return
         if due <= wish.now:
             self.broken(f"{wish.kind.value} of {key} has made {due} due, which had passed")
-        started = self._floors.get((key, after.state.born), 0)
+        started = self._floors.get(key, 0)
         if due <= started:
             self.broken(f"{wish.kind.value} of {key} has made {due} due, although {started} has started")
         self.scene.is_a_time(after, due)
 
     def _counts_anew(self, wish: Wish, before: Record | None, after: Record) -> bool:
         """Say whether a schedule counts from this wish on."""
-        if before is None or wish.kind in {Kind.FORCE, Kind.RESCHEDULE}:
+        if before is None or wish.kind is Kind.FORCE:
             return True
         return before.spec.schedule != after.spec.schedule or (
             is_suspended(before) and not is_suspended(after)

@@ -246,7 +246,7 @@ def _weather(random: Random) -> Weather:
     return Weather(
         lost_request=share(0.2),
         lost_reply=share(0.2),
-        slow=share(0.2),
+        slow=share(0.4),
         late=share(0.1),
         lost_notification=share(1.0),
         round_trip=random.choice((200, 5_000, 50_000, 500_000)),

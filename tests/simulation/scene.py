@@ -63,6 +63,8 @@ class Scene:
         """How often the time of a one-off was asked for again: each time is an occurrence of its own."""
         self.asked_of: dict[Key, int] = {}
         """For what lives beside a one-off: which of these it is."""
+        self.lives: defaultdict[tuple[Key, int], int] = defaultdict(int)
+        """How often a schedule was created by the same wish: one that arrives late brings back what was removed."""
         self.created: defaultdict[Key, int] = defaultdict(int)
         """How often a record was created, of those that live beside a schedule."""
         self.redrives: defaultdict[Key, int] = defaultdict(int)
@@ -92,7 +94,8 @@ class Scene:
         if key.occurrence.startswith(ON_DEMAND):
             return (key, self.created[key])
         time = (parent_of(key), record.state.born, scheduled_at)
-        return (*time, self.asked_of.get(key, 0) if key.occurrence else self.asked[time])
+        asked = self.asked_of.get(key, 0) if key.occurrence else self.asked[time]
+        return (*time, asked, self.lives[time[:2]])
 
     def asked_again(self, record: Record, at: Instant) -> None:
         """The time of a one-off is asked for, whether it has run or not."""

@@ -39,6 +39,8 @@ OFF_BY: Final = (-20_000, -1_000, -1, 0, 0, 0, 1, 1_000, 20_000, 100_000)
 WAITS_FOR_MOST: Final = 10 * SECOND
 """For how long an editor waits for an instant that may not come."""
 
+IN_CALM_PAUSE: Final = 3 * SECOND
+
 IN_CALM: Final = frozenset({"edit", "reschedule", "force", "resume"})
 """What is wished for once faults are over, to see that it delays nothing."""
 
@@ -70,7 +72,7 @@ class Wisher:
             return
         pause = self._random.choice((2, 6, 20)) * SECOND
         while True:
-            await world.sleep(self._random.random() * pause)
+            await world.sleep(self._random.random() * (IN_CALM_PAUSE if world.calm else pause))
             if self._random.random() < AT_AN_INSTANT:
                 await self._wait_for_an_instant()
             if plan.kind is EditorKind.OPERATOR:

@@ -57,7 +57,9 @@ class World:
         self.network = Network(self.loop, self.random, self.scenario.weather, self.server)
         self.scene = Scene(self.loop, self.backend, self.journal, self.policies_of)
         self.scene.undisturbed = not self.scenario.faults & {"weather", "outage", "step"}
-        self.oracle = Oracle(self.scene, self.slack, self.error)
+        self.oracle = Oracle(
+            self.scene, self.slack, self.error, lambda process: self.members[process].store.failed_at
+        )
         self.members: dict[Process, Member] = {}
         self._ledger = watched(ledger, self.oracle)
         self._templates = {task.name: task.policies for task in self.scenario.tasks}
