@@ -137,9 +137,8 @@ class Books(Lens):
                 if not begun.at_most_once:
                     after = max(begun.scheduled_at, before.schedule_since) + 1
                     policies = self.scene.policies_of(before)
-                    expected += len(
-                        times(before.spec.schedule, policies, before.schedule_since, after, due or after)
-                    )
+                    end = FOREVER if due is None else due
+                    expected += len(times(before.spec.schedule, policies, before.schedule_since, after, end))
             if sum(numbers) != expected:
                 self.broken(f"{key} counts {numbers} after an edit, and {expected} have passed")
             return
