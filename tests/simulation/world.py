@@ -148,11 +148,13 @@ class World:
         store = member.store
         error = store.worst_round_trip + SECOND // 100 + member.misled
         unheard = process.own_time(now) - store.heard_own <= KNOWN_FOR + TIMEOUT
+        passed = before = 0
         for at, by in self.scene.steps:
+            passed = max(passed, at + before)
+            before += by
             if at > store.heard_at and unheard:
                 error += abs(by)  # it cannot have heard of that step yet
-            elif by < 0:
-                error += max(0, at - by - now)  # its clock stands still until that is reached
+        error += max(0, passed - now - before)  # its clock stands still until the backend's is there again
         if unheard:
             error += (now - store.heard_at) - (process.own_time(now) - store.heard_own)
         return error
