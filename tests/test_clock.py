@@ -1,9 +1,24 @@
 """What the clock of a process promises about the backend's time, also when that steps."""
 
 import asyncio
+import functools
 import time
+from random import Random
 
-from pyncette.clock import LONG_LEASE, MILLISECOND, SECOND, UNAWARE_MAX, SystemClock
+import pytest
+
+from pyncette import clock as module
+from pyncette.clock import (
+    LONG_LEASE,
+    MILLISECOND,
+    RECHECK_SECONDS,
+    SECOND,
+    STALE_AFTER,
+    UNAWARE_MAX,
+    SystemClock,
+    synchronize,
+)
+from tests.simulation.loop import SimulatedLoop
 
 LEASE = 60 * SECOND
 
@@ -49,6 +64,69 @@ def test_it_follows_the_backend_and_not_the_machine():
     machine.ask()
 
     assert machine.now == 5_005
+
+
+def test_until_the_backend_has_answered_the_time_of_the_machine_commits_to_nothing():
+    uptime = 0
+    clock = SystemClock(LEASE, LEASE, time_ns=lambda: 5_900 * SECOND * 1000, monotonic_ns=lambda: uptime)
+    assert clock.now() == 5_900 * SECOND
+
+    clock.observe(5_000 * SECOND, 0, 0)
+
+    assert clock.now() == 5_000 * SECOND
+    uptime = 7 * SECOND * 1000
+    assert clock.now() == 5_007 * SECOND
+
+
+def test_what_was_told_of_the_backends_time_is_never_taken_back():
+    machine = Machine()
+    told = machine.now
+
+    machine.step(-60)
+
+    assert machine.now == told
+
+
+def test_it_is_stale_until_the_backend_has_answered_and_again_five_seconds_after_it_was_asked():
+    uptime = 0
+    clock = SystemClock(time_ns=lambda: 0, monotonic_ns=lambda: uptime * 1000)
+    assert clock.is_stale()
+
+    clock.observe(0, asked_at=SECOND, answered_at=2 * SECOND)
+
+    uptime = SECOND + STALE_AFTER
+    assert not clock.is_stale()
+    uptime += 1
+    assert clock.is_stale()
+
+
+def test_an_answer_that_is_late_does_not_make_it_older_than_it_is():
+    machine = Machine()
+    now = machine.clock.monotonic()
+
+    machine.clock.observe(4_000 * SECOND, now - 1_000 * SECOND, now - 1_000 * SECOND)
+
+    assert not machine.clock.is_stale()
+
+
+async def test_it_is_synchronized_by_one_question():
+    machine = Machine()
+    machine.pass_time(3_600)
+    machine.backend += 7
+
+    async def tell():
+        return machine.backend * SECOND
+
+    await synchronize(machine.clock, tell)
+
+    assert (machine.now, machine.clock.is_stale()) == (machine.backend, False)
+
+
+@pytest.mark.parametrize(("behind", "took", "lag"), [(0, 1, 0), (1, 1, 0), (2, 1, 2), (-5, 1, 0)])
+def test_a_request_lags_by_what_its_answer_is_ahead_of_it_unless_it_may_have_taken_as_long(behind, took, lag):
+    clock = Machine().clock
+
+    assert clock.lag(5_000, 5_000 + behind, asked_at=10, answered_at=10 + took) == lag
 
 
 def test_after_a_step_forward_leases_of_the_time_before_live_for_a_full_lease_after_all_have_heard_of_it():
@@ -170,3 +248,160 @@ async def test_a_wait_ends_with_its_event():
 
     assert await clock.wait(event, clock.now() + 3600 * SECOND)
     assert await clock.wait_for(event, 3600 * SECOND)
+
+
+# --- Machines that are suspended -------------------------------------------------------------------------------------
+
+
+class Laptop:
+    """A machine that can be suspended: its loop does not count that time, and its clock does. Times are seconds."""
+
+    def __init__(self) -> None:
+        self.loop = SimulatedLoop(Random(1))
+        self.suspended = 0
+        self.clock = SystemClock(
+            LEASE,
+            LEASE,
+            time_ns=lambda: 5_000 * SECOND * 1000,
+            monotonic_ns=lambda: (self.loop.now + self.suspended * SECOND) * 1000,
+        )
+        self.clock.observe(5_000 * SECOND, 0, 0)
+        self.rung: list[float] = []
+
+    def ring(self) -> None:
+        self.rung.append(self.loop.now / SECOND)
+
+    def begin(self, main) -> None:
+        self.loop.spawn("laptop", main)
+        self.run(10)
+
+    def run(self, seconds: float) -> None:
+        """Let it be awake for so long."""
+        self.loop.run_until(self.loop.now + int(seconds * SECOND))
+        assert not self.loop.failures, self.loop.failures
+
+    def suspend(self, seconds: int) -> None:
+        self.suspended += seconds
+
+
+@pytest.fixture
+def laptop():
+    laptop = Laptop()
+    yield laptop
+    laptop.loop.close()
+
+
+def waits(laptop):
+    async def main():
+        assert not await laptop.clock.wait(asyncio.Event(), laptop.clock.now() + LEASE)
+        laptop.ring()
+
+    return main
+
+
+def waits_for(laptop):
+    async def main():
+        assert not await laptop.clock.wait_for(asyncio.Event(), LEASE)
+        laptop.ring()
+
+    return main
+
+
+def calls_at(laptop):
+    async def main():
+        laptop.clock.call_at(laptop.clock.now() + LEASE, laptop.ring)
+
+    return main
+
+
+def calls_later(laptop):
+    async def main():
+        laptop.clock.call_later(LEASE, laptop.ring)
+
+    return main
+
+
+ways = pytest.mark.parametrize("way", [waits, waits_for, calls_at, calls_later])
+
+
+@ways
+def test_time_for_which_the_machine_was_suspended_counts(laptop, way):
+    laptop.begin(way(laptop))
+
+    laptop.suspend(40)
+    laptop.run(LEASE / SECOND)
+
+    assert laptop.rung == [pytest.approx(20, abs=0.001)]
+
+
+@ways
+def test_what_fell_due_while_the_machine_was_suspended_is_done_within_a_second(laptop, way):
+    laptop.begin(way(laptop))
+
+    laptop.suspend(3_600)
+    laptop.run(RECHECK_SECONDS)
+
+    (rung,) = laptop.rung
+    assert 10 < rung <= 10 + RECHECK_SECONDS
+
+
+@ways
+def test_a_machine_that_is_suspended_again_and_again_waits_no_longer_for_that(laptop, way):
+    laptop.begin(way(laptop))
+
+    for _ in range(4):
+        laptop.suspend(10)
+        laptop.run(1)
+    laptop.run(LEASE / SECOND)
+
+    assert laptop.rung == [pytest.approx(20, abs=0.001)]
+
+
+@ways
+def test_without_a_suspension_it_takes_as_long_as_ever(laptop, way):
+    laptop.begin(way(laptop))
+
+    laptop.run(LEASE / SECOND)
+
+    assert laptop.rung == [pytest.approx(60, abs=0.001)]
+
+
+def test_a_timer_that_was_cancelled_does_not_come_back_with_a_suspension(laptop):
+    async def main():
+        laptop.clock.call_later(LEASE, laptop.ring)
+        laptop.clock.call_later(LEASE // 2, laptop.ring).cancel()
+
+    laptop.begin(main)
+
+    laptop.suspend(40)
+    laptop.run(LEASE / SECOND)
+
+    assert len(laptop.rung) == 1
+
+
+def test_once_no_timer_is_set_nothing_looks_for_suspensions_any_more(laptop):
+    async def main():
+        laptop.clock.call_later(SECOND, laptop.ring)
+
+    laptop.begin(main)
+
+    before = laptop.loop.callbacks
+    laptop.run(3_600)
+
+    assert laptop.loop.callbacks == before
+
+
+def test_a_suspended_machine_finds_its_clock_stale(laptop):
+    assert not laptop.clock.is_stale()
+
+    laptop.suspend(6)
+
+    assert laptop.clock.is_stale()
+
+
+def test_leases_are_measured_by_a_clock_that_counts_suspensions_where_there_is_one():
+    assert isinstance(module.monotonic_ns, functools.partial)
+    assert module.monotonic_ns.args == (time.CLOCK_BOOTTIME,)
+    assert SystemClock().monotonic() == pytest.approx(
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000, abs=SECOND
+    )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pyncette.clock import SECOND
+from pyncette.clock import SECOND, STALE_AFTER, SystemClock
 from pyncette.core import rules, wishes
 from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
@@ -14,13 +14,23 @@ from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.tallies import SHARES, counting_record
 from pyncette.errors import HeldElsewhereError, StoreUnavailableError
-from pyncette.ledger import SWAP_ATTEMPTS_MAX, TALLY_ATTEMPTS_MAX, Ledger, Ruling, Settling
+from pyncette.ledger import (
+    ANNOUNCED_AHEAD,
+    SWAP_ATTEMPTS_MAX,
+    TALLY_ATTEMPTS_MAX,
+    Ledger,
+    Ruling,
+    Settling,
+)
+from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
+from pyncette.worker.poll import SAFETY_LOOK
 from tests.core.play import nonzero
 
 HERE = Partition("", "remind")
 TEMPLATE = Key(HERE, "remind")
+START = datetime(2024, 1, 1, tzinfo=UTC)
 MINUTE = 60 * SECOND
 EACH_MINUTE = Interval(MINUTE)
 
@@ -57,8 +67,8 @@ class BusyStore(MemoryStore):
 class Bench:
     """A ledger on a busy store, and what is needed to be the others."""
 
-    def __init__(self, **options) -> None:
-        self.clock = VirtualClock(datetime(2024, 1, 1, tzinfo=UTC))
+    def __init__(self, clock: VirtualClock | None = None, **options) -> None:
+        self.clock = clock or VirtualClock(START)
         self.backend = MemoryBackend(self.clock.now)
         self.store = BusyStore(self.backend, **options)
         self.others = MemoryStore(self.backend)
@@ -121,6 +131,25 @@ class Bench:
 
         return edit
 
+    async def listen(self) -> Callable[[], Awaitable[list[int]]]:
+        """Begin to listen as another process does; what is returned tells the times that were heard of."""
+        notified = self.others.notified()
+        heard: list[Notification] = []
+
+        async def listen() -> None:
+            async for notification in notified:
+                heard.append(notification)  # noqa: PERF401 - it never ends
+
+        async def stop() -> list[int]:
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            return [notification.at for notification in heard]
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        return stop
+
     async def take_over(self) -> list[Record]:
         """Let all leases expire, and claim."""
         await self.clock.advance(timedelta(hours=1))
@@ -138,6 +167,16 @@ def due_at(at: int):
     def rule(record: Record | None, now: int) -> Ruling:
         after = replace(record, version=record.version + 1, due_at=at, claimable_at=at)
         return Ruling(Change(record, after), record.version)
+
+    return rule
+
+
+def overwritten(schedule):
+    """A rule: be made anew by force."""
+
+    def rule(record: Record | None, now: int) -> Ruling:
+        spec = replace(record.spec, schedule=schedule)
+        return Ruling(Change(record, wishes.overwritten(record, spec, spec.policies, now)))
 
     return rule
 
@@ -275,6 +314,67 @@ async def test_only_what_is_claimable_sooner_than_before_is_announced(bench):
     assert bench.woken == [(HERE, record.claimable_at - 1)]
 
 
+async def test_what_is_overwritten_while_it_runs_is_announced_since_its_lease_is_gone(bench):
+    record = await bench.declare()
+    await bench.start()
+    heard = await bench.listen()
+
+    await bench.ledger.apply({record.key: overwritten(Once(bench.now + SECOND))})
+
+    assert bench.woken == [(HERE, bench.now + SECOND)]
+    assert await heard() == [bench.now + SECOND]
+
+
+async def test_an_edit_of_what_runs_is_not_announced_since_nobody_else_can_claim_it(bench):
+    record = await bench.declare()
+    await bench.start()
+
+    await bench.ledger.apply({record.key: due_at(record.claimable_at - 1)})
+
+    assert bench.woken == []
+
+
+async def test_a_lease_that_was_in_the_way_makes_what_is_due_later_than_before_sooner(bench):
+    record = await bench.declare(lease=MINUTE)
+    await bench.start()
+
+    await bench.ledger.apply({record.key: overwritten(Once(bench.now + 2 * MINUTE))})
+
+    assert bench.woken == [(HERE, bench.now + 2 * MINUTE)]
+
+
+class RealTime(VirtualClock):
+    """Pretended time of which one says that it passes as fast as real time does."""
+
+    def reach(self, delay):
+        return self.now() + delay
+
+
+@pytest.mark.parametrize(
+    ("clock", "after", "is_notified"),
+    [
+        (RealTime, ANNOUNCED_AHEAD, True),
+        (RealTime, ANNOUNCED_AHEAD + 1, False),
+        (VirtualClock, 365 * 24 * 60 * MINUTE, True),
+    ],
+)
+async def test_other_processes_hear_only_of_what_is_claimable_before_they_poll_anyway(
+    clock, after, is_notified
+):
+    bench = Bench(clock=clock(START))
+    at = bench.now + after
+    heard = await bench.listen()
+
+    await bench.ledger.create([replace(await bench.declare(), key=Key(HERE, "new"), claimable_at=at)])
+
+    assert bench.woken == [(HERE, at)]
+    assert await heard() == ([at] if is_notified else [])
+
+
+def test_what_is_not_announced_is_claimable_after_the_next_polls_of_all_workers():
+    assert ANNOUNCED_AHEAD >= 2 * SAFETY_LOOK
+
+
 async def test_of_many_in_a_partition_the_soonest_is_announced_once(bench):
     records = [await bench.declare(name) for name in "abc"]
     listening = asyncio.create_task(anext(bench.others.notified()))
@@ -293,6 +393,25 @@ async def test_an_ordinary_completion_is_announced_to_nobody(bench):
     assert await bench.settle(held)
 
     assert bench.woken == []
+
+
+@pytest.mark.parametrize("policies", [{"mode": Mode.AT_MOST_ONCE}, {"overlap": Overlap.ALLOW}])
+async def test_an_ordinary_start_is_announced_to_nobody(bench, policies):
+    await bench.declare(**policies)
+
+    assert len(await bench.start()) == 1
+
+    assert bench.woken == []
+
+
+@pytest.mark.parametrize("policies", [{"mode": Mode.AT_MOST_ONCE}, {"overlap": Overlap.ALLOW}])
+async def test_a_claim_that_an_edit_took_back_is_announced_with_the_time_of_that_edit(bench, policies):
+    record = await bench.declare(**policies)
+    bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(2 * MINUTE))]
+
+    await bench.start()
+
+    assert bench.woken == [(HERE, (await bench.load(record.key)).claimable_at)]
 
 
 async def test_a_completion_on_top_of_an_edit_is_announced_since_nobody_knew_of_it(bench):
@@ -725,3 +844,138 @@ async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made(benc
         await bench.settle(held)
 
     assert await bench.load(held.record.key) is not None
+
+
+# --- Whose time counts -----------------------------------------------------------------------------------------------
+
+
+class Away:
+    """A ledger of a process that has not heard of the backend for a while, whose time has gone another way since."""
+
+    def __init__(self) -> None:
+        self.uptime = 0
+        self.backend_now = 5_000 * SECOND
+        self.clock = SystemClock(
+            time_ns=lambda: self.backend_now * 1000, monotonic_ns=lambda: self.uptime * 1000
+        )
+        self.clock.observe(self.backend_now, 0, 0)
+        self.store = SlowlyAsked(MemoryBackend(lambda: self.backend_now))
+        self.ledger = Ledger(self.store, self.clock)
+
+    def be_away(self, seconds: int, stepped: int = 0) -> None:
+        self.uptime += seconds * SECOND
+        self.backend_now += (seconds + stepped) * SECOND
+
+
+class SlowlyAsked(MemoryStore):
+    """A store that takes note of who asks for its time, and answers once it is let."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend)
+        self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.error: StoreUnavailableError | None = None
+
+    async def now(self):
+        self.asked += 1
+        await self.answers.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().now()
+
+
+@pytest.fixture
+def away() -> Away:
+    return Away()
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("stepped", [-900, 900])
+async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_now(away, stepped):
+    key = Key(HERE, "remind", "ada")
+    ruled_at = []
+
+    def rule(record: Record | None, now: int) -> Ruling:
+        ruled_at.append(now)
+        return Ruling(Change(None, wishes.created(key, Spec(EACH_MINUTE), Policies(), now)))
+
+    away.be_away(3600, stepped)
+    await away.ledger.apply({key: rule})
+
+    assert ruled_at == [away.backend_now]
+    assert away.store.asked == 1
+
+
+async def test_a_process_that_hears_of_the_backend_anyway_does_not_ask_it_for_its_time(away):
+    away.be_away(STALE_AFTER // SECOND, stepped=1)
+
+    assert await away.ledger.now() == away.backend_now - SECOND
+    assert away.store.asked == 0
+
+
+async def test_a_process_that_never_heard_of_the_backend_asks_it_first(away):
+    node = SystemClock(time_ns=lambda: 9_000 * SECOND * 1000, monotonic_ns=lambda: 0)
+
+    assert await Ledger(away.store, node).now() == away.backend_now
+
+
+async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    asking = [asyncio.create_task(away.ledger.now()) for _ in range(100)]
+    await turn()
+
+    away.store.answers.set()
+
+    assert set(await asyncio.gather(*asking)) == {away.backend_now}
+    assert away.store.asked == 1
+
+
+async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_another(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    first, *others = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
+    await turn()
+
+    first.cancel()
+    await turn()
+    away.store.answers.set()
+
+    assert set(await asyncio.gather(*others)) == {away.backend_now}
+    assert first.cancelled()
+    assert away.store.asked == 2
+
+
+async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    first, second, third = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
+    await turn()
+
+    second.cancel()
+    await turn()
+    away.store.answers.set()
+
+    assert await asyncio.gather(first, third) == [away.backend_now] * 2
+    assert away.store.asked == 1
+
+
+async def test_if_the_backend_does_not_tell_its_time_nothing_is_decided_and_the_next_one_asks_again(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    away.store.error = StoreUnavailableError("away")
+    asking = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
+    await turn()
+    away.store.answers.set()
+
+    failed = await asyncio.gather(*asking, return_exceptions=True)
+    away.store.error = None
+
+    assert [str(error) for error in failed] == ["away"] * 3
+    assert away.store.asked == 1
+    assert await away.ledger.now() == away.backend_now

@@ -11,9 +11,9 @@ import secrets
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Literal, Never, Protocol, TypeVar, runtime_checkable
 
-from pyncette.clock import LONGEST, Clock, Duration, SystemClock
+from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.configuration import (
     Executor,
     batch_size_of,
@@ -28,6 +28,7 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
+from pyncette.handlers import check_handler, warn_of_plain, without_parentheses
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
 from pyncette.members import Member, Membership
@@ -44,7 +45,7 @@ from pyncette.model import (
     TaskState,
     datetime_of,
 )
-from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args, read_options
+from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args
 from pyncette.registration import TaskRegistration
 from pyncette.shares import Shares
 from pyncette.sqlite import sqlite_repository
@@ -96,7 +97,7 @@ class Pyncette:
 
     # --- Tasks -------------------------------------------------------------------------------------------------------
 
-    def task(self, **options: Any) -> Callable[[TaskFunc], Task]:
+    def task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
         """
         Declare a task with a schedule of its own.
 
@@ -104,40 +105,34 @@ class Pyncette:
         `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
         this process), `max_concurrent_runs` (on all workers together); whatever else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
         """
+        _refuse_misplaced("task", misplaced)
 
         def decorator(func: TaskFunc) -> Task:
-            name, read = _read(func, options)
-            if options.get("execute_at") is not None:
-                raise ValueError(
-                    f"The task {name} cannot have execute_at: that is for instances of dynamic tasks"
-                )
-            if read.schedule is None:
-                raise ValueError(f"The task {name} needs a schedule or an interval; neither is given")
-            return self._declare(Task(name, _handler(func), Kind.STATIC, read, self._interval))
+            return self._declare(Task(**_named(func, options)))
 
         return decorator
 
-    def dynamic_task(self, **options: Any) -> Callable[[TaskFunc], Task]:
+    def dynamic_task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
         """
         Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
 
         Options are those of `task`. A schedule and arguments are what instances have that do not say otherwise.
         """
+        _refuse_misplaced("dynamic_task", misplaced)
 
         def decorator(func: TaskFunc) -> Task:
-            name, read = _read(func, options)
-            return self._declare(Task(name, _handler(func), Kind.TEMPLATE, read, self._interval))
+            return self._declare(Task(**_named(func, options), dynamic=True))
 
         return decorator
 
     def partitioned_task(
         self,
-        *,
-        partition_count: int,
+        *misplaced: Never,
+        partition_count: int | None = None,
         partition_selector: PartitionSelector | None = None,
         enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
         **options: Any,
-    ) -> Callable[[TaskFunc], Task]:
+    ) -> Callable[[TaskFunc], PartitionedTask]:
         """
         Declare a template whose instances are spread over *partition_count* partitions.
 
@@ -145,27 +140,30 @@ class Pyncette:
         *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
         themselves. The count is stored: it cannot change later.
         """
+        _refuse_misplaced("partitioned_task", misplaced)
+        if partition_count is None:
+            raise ValueError("A partitioned task needs a partition_count")
 
-        def decorator(func: TaskFunc) -> Task:
-            name, read = _read(func, options)
+        def decorator(func: TaskFunc) -> PartitionedTask:
             task = PartitionedTask(
-                name,
-                _handler(func),
-                read,
-                self._interval,
-                partition_count,
-                partition_selector,
-                enabled_partitions,
+                **_named(func, options),
+                partition_count=partition_count,
+                partition_selector=partition_selector,
+                enabled_partitions=enabled_partitions,
             )
-            return self._declare(task)
+            self._declare(task)
+            return task
 
         return decorator
 
     def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
         """Declare a handler without a schedule, for PyncetteTasks to name. Their fields are its options."""
+        if callable(name):
+            raise without_parentheses("handler", name)
 
         def decorator(func: TaskFunc) -> Task:
-            told = _name_of(func, name, "task")
+            handler = _handler(func)
+            told = _name_of(handler, name, "task")
             options = Options(
                 enabled=True,
                 concurrency_limit=None,
@@ -174,7 +172,7 @@ class Pyncette:
                 schedule=None,
                 args=encode_args({}),
             )
-            return self._declare(Task(told, _handler(func), Kind.HANDLER, options, self._interval))
+            return self._declare(Task.made(told, handler, Kind.HANDLER, options, self._interval))
 
         return decorator
 
@@ -182,6 +180,8 @@ class Pyncette:
 
     def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
         """Declare a fixture: an async generator function, called with the app context, that yields one value."""
+        if callable(name):
+            raise without_parentheses("fixture", name)
 
         def decorator(func: _F) -> _F:
             self.use_fixture(_name_of(func, name, "fixture"), func)
@@ -228,6 +228,7 @@ class Pyncette:
     @contextlib.asynccontextmanager
     async def create(
         self,
+        context_items: Mapping[str, Any] | None = None,
         *,
         clock: Clock | None = None,
         new_store: Callable[[], Store] | None = None,
@@ -237,17 +238,18 @@ class Pyncette:
         """
         Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
 
-        The arguments are for tests and for the command line, which have a clock, a backend and limits of their own.
+        *context_items* is of no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
+        for the command line, which have a clock, a backend and limits of their own.
         Raises StoreError if the backend cannot be used, ConfigurationError if it holds what contradicts a declaration.
         """
+        if context_items:
+            logger.warning("context_items are ignored: use add_to_context instead")
         new_store = new_store or self.new_store
         async with new_store() as store:
             clock = clock or SystemClock()
             for task in self.tasks.values():
                 clock.expect_lease(task.lease_duration // A_MICROSECOND)
-            asked_at = clock.monotonic()
-            backend_now = await store.now()
-            clock.observe(backend_now, asked_at, clock.monotonic())
+            await synchronize(clock, store.now)
             # Pretended time is that of one loop, so there renewals cannot have another.
             renews_apart = store.capabilities.shared and not isinstance(clock, _PretendedTime)
             context = PyncetteContext(
@@ -258,7 +260,8 @@ class Pyncette:
                 new_store if renews_apart else None,
             )
             await context.declare_tasks()
-            yield context
+            async with context.following_templates():
+                yield context
 
     def main(self) -> None:
         """
@@ -277,8 +280,11 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
+        check_handler(task.task_func)
         if task.name in self.tasks:
-            raise ValueError(f"Duplicate task name {task.name}")
+            raise ValueError(f"Duplicate task name {task.name}; give this one another by name=…")
+        warn_of_plain(task.task_func)
+        task.adopt(self._interval)
         self.tasks[task.name] = task
         return task
 
@@ -380,7 +386,7 @@ class PyncetteContext:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
         _refuse_field(name)
         if name in self.values or name in self.app.fixtures:
-            raise ValueError(f"The context has {name} already")
+            raise ValueError(f"Key {name} already exists in the context")
         self.values[name] = value
 
     def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> bool:
@@ -409,8 +415,25 @@ class PyncetteContext:
         await self.read_templates()
 
     async def read_templates(self) -> None:
-        """Read what resources say of the templates; while it runs, this is done again and again. Raises StoreError."""
+        """Read what resources say of the templates; else this is done again and again, in real time. Raises StoreError."""
         await self._templates.read()
+
+    @contextlib.asynccontextmanager
+    async def following_templates(self) -> AsyncIterator[None]:
+        """
+        Read the templates again and again for the length of the block: who only schedules goes by them, too.
+
+        Not where time is pretended: what others change in real time would be noticed at any moment of it.
+        """
+        if isinstance(self.clock, _PretendedTime):
+            yield
+            return
+        watching = asyncio.create_task(self._templates.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     # --- Instances ---------------------------------------------------------------------------------------------------
 
@@ -508,14 +531,11 @@ class PyncetteContext:
 
         for task in tasks:
             task.told_if_enabled.add(look_soon)
-        watching = asyncio.create_task(self._templates.watch())
         try:
             await worker.run()
         finally:
             for task in tasks:
                 task.told_if_enabled.discard(look_soon)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
     def _membership(self) -> Membership | None:
         """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""
@@ -554,18 +574,18 @@ async def _set_up(name: str, fixture: FixtureFunc, context: PyncetteContext) -> 
 _OVER: Final = object()
 
 
-def _read(func: TaskFunc, options: Mapping[str, Any]) -> tuple[str, Options]:
-    given = dict(options)
-    name = _name_of(func, given.pop("name", None), "task")
-    return name, read_options(given)
+def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *options* with the handler, and with its name if they have none."""
+    handler = _handler(func)
+    return {**options, "name": _name_of(handler, options.get("name"), "task"), "func": handler}
 
 
 def _name_of(func: Any, given: Any, of: str) -> str:
     name = getattr(func, "__name__", None) if given is None else given
     if name is None:
         raise ValueError(f"Unable to determine name for the {of}; give it one by name=…")
-    if not isinstance(name, str):  # most likely @app.task without parentheses
-        message = f"The name of a {of} must be a string, not {name!r}; a decorator needs its parentheses"
+    if not isinstance(name, str):
+        message = f"The name of a {of} must be a string, not {name!r}"
         raise ValueError(message)  # noqa: TRY004 - what is refused at declaration is a ValueError
     return name
 
@@ -575,9 +595,14 @@ def _handler(func: TaskFunc) -> TaskFunc:
     return func.task_func if isinstance(func, Task) else func
 
 
+def _refuse_misplaced(decorator: str, given: Sequence[Any]) -> None:
+    if given:
+        raise without_parentheses(decorator, given[0])
+
+
 def _refuse_field(name: str) -> None:
     if name in FIELDS:
-        raise ValueError(f"{name} is a field of Context, so nothing else can have that name there")
+        raise ValueError(f"Cannot use reserved name {name}: it is a field of Context")
 
 
 def _refuse_other_count(task: Task, stored: Spec) -> None:

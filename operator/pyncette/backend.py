@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Store
 
 
+@takes_all_settings("backend_")
 def backend_repository(*, backend_url: str) -> Store:
     """
     Return a store at *backend_url*, which is what `PYNCETTE_BACKEND` may say: `sqlite:///schedules.sqlite`,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 Instant: TypeAlias = int
 """Microseconds since 1970-01-01T00:00:00Z."""
@@ -31,6 +33,32 @@ SHORT_LEASE: Duration = 1 * SECOND
 LONG_LEASE: Duration = 600 * SECOND
 """Longer than nearly all. Of longer ones that others hold a process may not have heard; it hears of all that it claims."""
 
+STALE_AFTER: Duration = 5 * SECOND
+"""Who has not heard of the backend's time for so long asks for it before deciding anything."""
+
+RECHECK_SECONDS: Final = 1.0
+"""How long at most a wait relies on a timer of the loop, which does not count the time that the machine was suspended."""
+
+SUSPENDED_MIN: Final[Duration] = 10 * MILLISECOND
+"""A suspension shorter than this is not noticed, nor worth it."""
+
+
+def _monotonic_clock() -> Callable[[], int]:
+    try:
+        clock = time.CLOCK_BOOTTIME
+        time.clock_gettime_ns(clock)
+    except (AttributeError, OSError):  # not Linux, or something that pretends to be
+        return time.monotonic_ns
+    return partial(time.clock_gettime_ns, clock)
+
+
+monotonic_ns: Final = _monotonic_clock()
+"""
+Nanoseconds since an arbitrary origin, the time that the machine was suspended included: leases do not stop for it.
+
+Only Linux tells that time; elsewhere it is `time.monotonic_ns`. What a hypervisor does not tell its guest is in neither.
+"""
+
 
 class Timer(Protocol):
     """Something that was put off until an instant."""
@@ -42,7 +70,11 @@ class Clock(Protocol):
     """What the time is, and how to wait for it. A worker has exactly one."""
 
     def now(self) -> Instant:
-        """The time by which things are due and leases end. It never goes back."""
+        """The time by which things are due and leases end. It never goes back, once the backend has told it."""
+        ...
+
+    def is_stale(self) -> bool:
+        """Say whether the backend was last asked for its time so long ago that it is to be asked again: `STALE_AFTER`."""
         ...
 
     def expired_at(self) -> Instant:
@@ -55,7 +87,11 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> Duration:
-        """Time since an arbitrary origin, which no step of a clock moves: for the length of leases and of runs."""
+        """
+        Time since an arbitrary origin, which no step of a clock moves: for the length of leases and of runs.
+
+        It goes on while the machine is suspended, where the system tells that: see `monotonic_ns`.
+        """
         ...
 
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
@@ -78,9 +114,28 @@ class Clock(Protocol):
         """Take note of the backend's time, read between two readings of `monotonic`. Can be called from any thread."""
         ...
 
+    def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
+        """
+        Return by how much *now*, which a request was made with, was surely behind the backend's time; else 0.
+
+        A lease that such a request has stamped ends by so much sooner than its length says.
+        """
+        ...
+
     def expect_lease(self, length: Duration) -> None:
         """Take note that there are leases of this *length*."""
         ...
+
+    def reach(self, delay: Duration) -> Instant:
+        """Return the latest that `now` may be once *delay* of real time has passed: pretended time may be anywhere."""
+        ...
+
+
+async def synchronize(clock: Clock, backend_now: Callable[[], Awaitable[Instant]]) -> None:
+    """Ask for the backend's time by *backend_now*, and have *clock* take note of it. Raises what that raises."""
+    asked_at = clock.monotonic()
+    told = await backend_now()
+    clock.observe(told, asked_at, clock.monotonic())
 
 
 class SystemClock:
@@ -88,7 +143,8 @@ class SystemClock:
     The time of the backend: this process's monotonic clock, on an origin that each answer of the backend corrects.
 
     An answer pins the origin to within half its round trip; inside of that the origin is left alone. Until the first
-    answer it is the system's own. The clock never goes back: after a step backwards it stands still until it is reached.
+    answer it is the system's own, which commits to nothing: that may be wrong, and nobody else goes by it. From then on the
+    clock never goes back: after a step backwards it stands still until it is reached.
     Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
 
     A correction by more than a quarter of the *shortest* lease is a step. It is felt as long as there may be leases of
@@ -103,12 +159,13 @@ class SystemClock:
         longest: Duration = LONG_LEASE,
         *,
         time_ns: Callable[[], int] = time.time_ns,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] = monotonic_ns,
     ) -> None:
         self._monotonic_ns = monotonic_ns
         self._origin = time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
-        self._observed = False
+        self._asked_at: Duration | None = None
+        """When the backend was last asked for its time, of all that it has answered."""
         self._shortest = shortest
         self._longest = longest
         self._lowest_origin = self._origin
@@ -116,16 +173,26 @@ class SystemClock:
         self._quarantined_until: Duration = 0
         self._observing = threading.Lock()
         """Renewals are answered on a thread of their own."""
+        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Timers] = WeakKeyDictionary()
 
     def expect_lease(self, length: Duration) -> None:
         self._shortest = min(self._shortest, length)
         self._longest = max(self._longest, length)
 
+    def reach(self, delay: Duration) -> Instant:
+        return self.now() + delay
+
     def now(self) -> Instant:
         reading = self._origin + self._monotonic_ns() // 1000
+        if self._asked_at is None:
+            return reading
         if reading > self._latest:
             self._latest = reading
         return self._latest
+
+    def is_stale(self) -> bool:
+        asked_at = self._asked_at
+        return asked_at is None or self.monotonic() - asked_at > STALE_AFTER
 
     def expired_at(self) -> Instant:
         monotonic = self.monotonic()
@@ -137,15 +204,15 @@ class SystemClock:
         return self._monotonic_ns() // 1000
 
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
-        return asyncio.get_running_loop().call_later(self._seconds_until(at), callback)
+        return self._timers_of(asyncio.get_running_loop()).set(at - self._origin, callback)
 
     def call_later(self, delay: Duration, callback: Callable[[], object]) -> Timer:
-        return asyncio.get_running_loop().call_later(delay / SECOND, callback)
+        return self._timers_of(asyncio.get_running_loop()).set(self.monotonic() + delay, callback)
 
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
             return await event.wait()
-        while not await _is_set_within(event, self._seconds_until(until)):
+        while not await _is_set_within(event, min(RECHECK_SECONDS, self._seconds_until(until))):
             if self.now() >= until:
                 return False
         return True
@@ -154,7 +221,7 @@ class SystemClock:
         if delay is None:
             return await event.wait()
         end = self.monotonic() + delay
-        while not await _is_set_within(event, (end - self.monotonic()) / SECOND):
+        while not await _is_set_within(event, min(RECHECK_SECONDS, (end - self.monotonic()) / SECOND)):
             if self.monotonic() >= end:
                 return False
         return True
@@ -163,9 +230,15 @@ class SystemClock:
         with self._observing:
             correction = backend_now - (asked_at + answered_at) // 2 - self._origin
             uncertainty = (answered_at - asked_at) // 2
-            known, self._observed = self._observed, True
+            known = self._asked_at is not None
             if abs(correction) > uncertainty:
                 self._correct(correction, answered_at, known=known)
+            # Last, since from here on what `now` has told is held to: on other threads, too.
+            self._asked_at = asked_at if self._asked_at is None else max(asked_at, self._asked_at)
+
+    def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
+        behind = backend_now - now
+        return behind if behind > answered_at - asked_at else 0
 
     def _correct(self, correction: Duration, at: Duration, *, known: bool) -> None:
         before = self._origin
@@ -179,6 +252,81 @@ class SystemClock:
     def _seconds_until(self, at: Instant) -> float:
         """How long it takes until `now` is *at*: longer than it says, while it stands still."""
         return max(0, at - self._origin - self.monotonic()) / SECOND
+
+    def _timers_of(self, loop: asyncio.AbstractEventLoop) -> _Timers:
+        timers = self._timers.get(loop)
+        if timers is None:
+            timers = self._timers[loop] = _Timers(self.monotonic)
+        return timers
+
+
+class _Timers:
+    """
+    What one loop is to call, and when by *monotonic*.
+
+    The loop's own timers stand still while the machine is suspended. So as long as any is set, it is looked whether
+    that happened, and then all are set anew.
+    """
+
+    def __init__(self, monotonic: Callable[[], Duration]) -> None:
+        self.monotonic = monotonic
+        self.pending: dict[_Timer, None] = {}
+        """In the order in which they were set."""
+        self._ahead: Duration = 0
+        """Of the loop's clock, when it was last looked."""
+        self._is_watched = False
+
+    def set(self, at: Duration, callback: Callable[[], object]) -> _Timer:
+        timer = _Timer(self, at, callback)
+        if not self._is_watched:
+            self._watch(asyncio.get_running_loop())
+        return timer
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_watched = True
+        self._ahead = self._ahead_of(loop)
+        loop.call_later(RECHECK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._is_watched = False
+        if not self.pending:
+            return
+        loop = asyncio.get_running_loop()
+        if self._ahead_of(loop) - self._ahead > SUSPENDED_MIN:
+            for timer in self.pending:
+                timer.start(loop)
+        self._watch(loop)
+
+    def _ahead_of(self, loop: asyncio.AbstractEventLoop) -> Duration:
+        return self.monotonic() - int(loop.time() * SECOND)
+
+
+class _Timer:
+    """A callback that is to come."""
+
+    __slots__ = ("_at", "_callback", "_handle", "_timers")
+
+    def __init__(self, timers: _Timers, at: Duration, callback: Callable[[], object]) -> None:
+        self._timers = timers
+        self._at = at
+        self._callback = callback
+        self._handle: asyncio.TimerHandle | None = None
+        timers.pending[self] = None
+        self.start(asyncio.get_running_loop())
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = loop.call_later(max(0, self._at - self._timers.monotonic()) / SECOND, self._ring)
+
+    def cancel(self) -> None:
+        self._timers.pending.pop(self, None)
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _ring(self) -> None:
+        self._timers.pending.pop(self, None)
+        self._callback()
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

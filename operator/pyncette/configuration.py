@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from pyncette.core.record import check_realm
 from pyncette.errors import ConfigurationError
@@ -19,6 +20,9 @@ OWN_KEYS: Final = frozenset({"batch_size", "realm"})
 
 VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
 """What tells a store from anything else that a factory may make."""
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Executor(Protocol):
@@ -37,9 +41,33 @@ def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]
         known |= keys
     for key in configuration:
         if key not in known:
-            (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
-            mend = f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"{key} is not a setting of this app; {mend}")
+            raise ConfigurationError(f"{key} is not a setting of this app; {_mend(key, known)}")
+
+
+def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
+    """
+    Have a factory called with those keywords that it knows, so that one that wraps it may pass on all that it was given.
+
+    An unknown keyword that begins with *prefix*, and so is meant for the factory, is a ConfigurationError. An app
+    still goes by the signature, and refuses every key that nobody knows.
+    """
+
+    def decorator(factory: _F) -> _F:
+        known = _keys_of(factory)
+        assert known is not None
+
+        @functools.wraps(factory)
+        def call(*args: Any, **settings: Any) -> Any:
+            for key in settings:
+                if prefix is not None and key.startswith(prefix) and key not in known:
+                    raise ConfigurationError(
+                        f"{key} is not a setting of {_label(factory)}; {_mend(key, known)}"
+                    )
+            return factory(*args, **{key: value for key, value in settings.items() if key in known})
+
+        return call  # type: ignore[return-value]
+
+    return decorator
 
 
 def made_by(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
@@ -109,6 +137,11 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
         for parameter in inspect.signature(taker).parameters.values()
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     ]
+
+
+def _mend(key: str, known: AbstractSet[str]) -> str:
+    (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
+    return f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
 
 
 def _label(factory: Callable[..., Any]) -> str:

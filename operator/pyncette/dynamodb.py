@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 
 try:
@@ -12,6 +13,7 @@ except ImportError as error:
     ) from error
 
 
+@takes_all_settings("dynamodb_")
 def dynamodb_repository(
     *,
     dynamodb_region_name: str | None = None,

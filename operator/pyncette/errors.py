@@ -16,7 +16,7 @@ class LeaseLostException(PyncetteException):
     """The lease of a running instance is gone: it expired and was taken over, or the instance was removed."""
 
     def __init__(self, task: Any) -> None:
-        super().__init__(f"Lease on the task {task} was lost")
+        super().__init__(f"Lease on the task {task} was lost.")
         self.task = task
 
 
@@ -24,9 +24,10 @@ class TaskLockedException(PyncetteException):
     """The instance is running, so it cannot be changed without force; *locked_until* says when its lease ends."""
 
     def __init__(self, task: Any, locked_until: datetime.datetime | None = None) -> None:
-        until = f" until {locked_until.isoformat()}" if locked_until else ""
+        until = f" Task is locked until {locked_until}." if locked_until else ""
         super().__init__(
-            f"Task {task} is locked{until}; wait for its run to end, or schedule it with force=True"
+            f"Cannot update task {task} while it is locked.{until} Use force=True to override, "
+            "or wait for its run to end."
         )
         self.task = task
         self.locked_until = locked_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pyncette.configuration import takes_all_settings
 from pyncette.errors import ConfigurationError
 
 CONCURRENCY_LIMIT: Final = 100
@@ -17,6 +18,7 @@ class DefaultExecutor:
     between whose leases could expire.
     """
 
+    @takes_all_settings()
     def __init__(self, *, concurrency_limit: int = CONCURRENCY_LIMIT) -> None:
         if concurrency_limit < 1:
             raise ConfigurationError(f"concurrency_limit must be at least 1, got {concurrency_limit}")
@@ -26,6 +28,7 @@ class DefaultExecutor:
 class SynchronousExecutor:
     """Runs one handler at a time, and looks for the next only when it is over. A *concurrency_limit* is of no effect."""
 
+    @takes_all_settings()
     def __init__(self, *, concurrency_limit: int = 1) -> None:
         del concurrency_limit
         self.slots = 1

@@ -61,7 +61,7 @@ class Instances:
         """Create or update an instance. Raises TaskLockedException if it runs, unless forced to overwrite it."""
         _require_template(task)
         wish = self._wish(task, name, options)
-        check_ahead(wish.spec.schedule, self._ledger.clock.now())
+        check_ahead(wish.spec.schedule, await self._ledger.now())
         answers = await self._ledger.apply({wish.key: _scheduling(wish, force=force)})
         instance = task.instance(name, wish.spec)
         _refuse_locked(instance, answers[wish.key])
@@ -74,9 +74,18 @@ class Instances:
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
+        if name is not None and task.kind is not Kind.TEMPLATE:
+            if task.parent_task is not None:
+                raise ValueError(
+                    f"Cannot provide instance_name with already-instantiated dynamic task; {task} is an instance itself"
+                )
+            raise ValueError(f"instance_name provided but task is not dynamic; {task} has no instances")
         task, key = self._find(task, name)
         (record,) = await self._ledger.store.load([key])
-        return None if record is None else _state(task, record, self._ledger.clock.now())
+        if record is None:
+            return None
+        # Without a lease there is nothing to judge, so nothing is asked for.
+        return _state(task, record, 0 if record.lease is None else await self._ledger.now())
 
     def schedule_many(
         self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], *, force: bool
@@ -117,11 +126,11 @@ class Instances:
     async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
         """Return at most *limit* instances, and where the next page begins."""
         if task.kind is not Kind.TEMPLATE:
-            raise ValueError(f"Only the instances of a dynamic task can be listed; {task} is not one")
+            raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"A page must be allowed to hold at least 1 instance, not {limit}")
-        now = self._ledger.clock.now()
+        now = await self._ledger.now()
         states: list[TaskState] = []
         number, after = (0, None) if token is None else self._position(task, token)
         while number < task.partition_count:
@@ -171,7 +180,10 @@ class Instances:
         self, task: Task, batch: Sequence[Wish], *, force: bool
     ) -> list[InstanceResult]:
         """Create what is new in one round trip; only what is there already is looked at first."""
-        now = self._ledger.clock.now()
+        try:
+            now = await self._ledger.now()
+        except StoreError as error:
+            return [InstanceResult(wish.name, None, error) for wish in batch]
         records, answers = [], dict[Key, Any]()
         for wish in batch:
             record = wishes.created(wish.key, wish.spec, wish.policies, now)
@@ -400,7 +412,7 @@ def _is_instance(key: Key) -> bool:
 
 def _require_template(task: Task) -> None:
     if task.kind is not Kind.TEMPLATE:
-        raise ValueError(f"{task} has no instances: it is not a dynamic task")
+        raise ValueError(f"Cannot instantiate a non-dynamic task; {task} has no instances")
 
 
 def _token(after: Key) -> ContinuationToken:

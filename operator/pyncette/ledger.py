@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pyncette.clock import Clock, Instant
+from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
 from pyncette.core import rules
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
@@ -38,6 +39,12 @@ TALLY_ATTEMPTS_MAX: Final = 64
 
 COUNTERS_MAX: Final = 1000
 """Records that count for templates and are kept in memory for the next time."""
+
+ANNOUNCED_AHEAD: Final[Duration] = 20 * SECOND
+"""
+Other processes are notified of what becomes claimable within this time. Whatever is later, a worker finds by itself: it
+polls at least every `SAFETY_LOOK`, which is half of this. The other half is for slow polls and for clocks that differ.
+"""
 
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
@@ -66,7 +73,7 @@ class Settling(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ledger:
-    """The only writer of what tasks have stored. *wake* is told of each record that becomes claimable sooner than it was."""
+    """The only writer of what tasks have stored. *wake* is told of each record that workers may take for later than it is."""
 
     def __init__(
         self, store: Store, clock: Clock, wake: Callable[[Partition, Instant], None] | None = None
@@ -78,10 +85,25 @@ class Ledger:
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
+        self._asking: asyncio.Future[None] | None = None
+        """Done once the store has told its time, or did not, if it was just asked."""
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
-        """Tell *wake*, and nobody else, of each record that becomes claimable sooner than it was."""
+        """Tell *wake*, and nobody else, of each record that workers may take for later than it is."""
         self._wake = wake
+
+    async def now(self) -> Instant:
+        """
+        Return the time to decide by: that of the store, which is asked for it if it was not within `STALE_AFTER`.
+
+        Those that ask at once share one request. Raises StoreError.
+        """
+        while self.clock.is_stale():
+            if self._asking is None:
+                await self._ask()
+                break  # a slow answer is stale at once, and the next one would be no better
+            await asyncio.shield(self._asking)
+        return self.clock.now()
 
     async def apply(self, rulings: Mapping[Key, Rule]) -> dict[Key, Any]:
         """
@@ -94,7 +116,7 @@ class Ledger:
         todo = list(rulings)
         for _ in range(SWAP_ATTEMPTS_MAX):
             records = await self._load(todo)
-            now = self.clock.now()
+            now = await self.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
             units = [
                 _Unit((ruling.change, *ruling.further), ruling.tally)
@@ -167,7 +189,7 @@ class Ledger:
             made = await self._write_ends(todo.values())
             if attempt:  # whoever asked knows of the first decision only
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
-                await self._announce(changes, sooner=False)
+                await self._announce(changes)
             if all(made):
                 return written
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
@@ -185,7 +207,12 @@ class Ledger:
         )
 
     async def reloaded(self, held: Held) -> Held | None:
-        """Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere."""
+        """
+        Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere.
+
+        The clock has heard of the store's time then, so that what follows can be decided. Raises StoreError.
+        """
+        await self.now()
         (record,) = await self.store.load([held.record.key])
         if record is None or not _same_lease(record, held.record):
             return None
@@ -208,7 +235,7 @@ class Ledger:
             ]
         )
         done = [beginning for (beginning, _), ok in zip(writing, made, strict=True) if ok]
-        await self._announce(beginning.first[-1] for beginning in done)
+        await self._announce((beginning.first[-1] for beginning in done), by_holder=True)
         contested = [entry for entry, ok in zip(writing, made, strict=True) if not ok]
         return [beginning.held for beginning in done if beginning.held is not None], contested
 
@@ -218,7 +245,7 @@ class Ledger:
         """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
         moves = [beginning.first[-1] for beginning, _ in contested]
         records = await self._load([move.before.key for move in moves if move.before is not None])
-        now = self.clock.now()
+        now = await self.now()
         again = []
         for (beginning, policies), move, record in zip(contested, moves, records, strict=True):
             if record is None or move.before is None or not _same_lease(record, move.before):
@@ -246,10 +273,7 @@ class Ledger:
         else:
             made = await self._swap(changes)
         if more:
-            await self._announce(
-                (end.change for at, ending, end in more if made[at] and ending in GIVEN_BACK),
-                sooner=False,
-            )
+            await self._announce(end.change for at, ending, end in more if made[at] and ending in GIVEN_BACK)
         return made
 
     async def _settle_again(
@@ -262,7 +286,7 @@ class Ledger:
         went elsewhere, but it was if just the reply of a swap was lost.
         """
         records = await self._load([item.held.record.key for _, item in lost])
-        now = self.clock.now()
+        now = await self.now()
         decided: list[tuple[int, Settling | bool]] = []
         for (at, item), record in zip(lost, records, strict=True):
             if record is None or not _same_lease(record, item.held.record):
@@ -271,6 +295,19 @@ class Ledger:
                 held = rules.again(item.held, record)
                 decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
         return decided
+
+    async def _ask(self) -> None:
+        asking = self._asking = asyncio.get_running_loop().create_future()
+        try:
+            await synchronize(self.clock, self.store.now)
+        except StoreError as error:
+            asking.set_exception(error)
+            asking.exception()  # whether anybody waits for it or not
+            raise
+        finally:
+            self._asking = None
+            if not asking.done():  # also if this was cancelled: then one of those that wait asks
+                asking.set_result(None)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -329,7 +366,7 @@ class Ledger:
             by_home.setdefault(home, []).append(at)
         homes |= await self._counting(templates)
         ours = {record.key for at in todo for change in units[at].changes if (record := change.before)}
-        now = self.clock.now()
+        now = await self.now()
         for home, ats in by_home.items():
             if home in ours:  # no key may occur twice: its own change first
                 continue
@@ -370,7 +407,7 @@ class Ledger:
         found |= zip(unknown, await self._load(unknown), strict=True)
         missing = [key for key in unknown if found[key] is None]
         if missing:
-            now = self.clock.now()
+            now = await self.now()
             await self._swap([Change(None, counting_record(key, now)) for key in missing])
             found |= zip(missing, await self._load(missing), strict=True)
         return found
@@ -457,19 +494,18 @@ class Ledger:
             for made in await self.store.swap(changes[at : at + size])
         ]
 
-    async def _announce(self, changes: Iterable[Change | None], *, sooner: bool = True) -> None:
+    async def _announce(self, changes: Iterable[Change | None], *, by_holder: bool = False) -> None:
         """
-        Tell of what is now claimable sooner than it was; only that, since telling costs a backend more than it seems.
+        Tell workers of each record that they may take for later than it is: see `_announced_at`.
 
-        Without *sooner*, of all that is claimable again: its lease was in the way.
+        The worker of this process is woken however far ahead the record is claimable. Other processes are notified if
+        that is within `ANNOUNCED_AHEAD`, since a notification costs a backend more than it seems: a worker that sleeps
+        finds whatever is later at a poll of its own. Pretended time may pass over that poll, so it knows no such limit.
         """
         soonest: dict[Partition, Instant] = {}
         for change in changes:
-            if change is None or change.after is None or change.after.claimable_at is None:
-                continue
-            before = None if change.before is None else change.before.claimable_at
-            at = change.after.claimable_at
-            if not sooner or before is None or at < before:
+            at = None if change is None else _announced_at(change, by_holder=by_holder)
+            if change is not None and change.after is not None and at is not None:
                 partition = change.after.key.partition
                 soonest[partition] = min(at, soonest.get(partition, at))
         if not soonest:
@@ -478,11 +514,18 @@ class Ledger:
             for partition, at in soonest.items():
                 self._wake(partition, at)
         if self.store.capabilities.notifies:
-            try:
-                await self.store.notify([Notification(partition, at) for partition, at in soonest.items()])
-            except StoreError as error:
-                # What was written stands, and others find it at their safety look.
-                logger.debug("others were not told of what is claimable", extra={"error": str(error)})
+            await self._notify(soonest)
+
+    async def _notify(self, soonest: Mapping[Partition, Instant]) -> None:
+        last = self.clock.reach(ANNOUNCED_AHEAD)
+        notifications = [Notification(partition, at) for partition, at in soonest.items() if at <= last]
+        if not notifications:
+            return
+        try:
+            await self.store.notify(notifications)
+        except StoreError as error:
+            # What was written stands, and others find it at their next poll.
+            logger.debug("others were not told of what is claimable", extra={"error": str(error)})
 
 
 class _Unit(NamedTuple):
@@ -530,6 +573,33 @@ def _of_bundles(lengths: Sequence[int], made: Sequence[bool]) -> list[bool]:
     """Say for each bundle of a batch whether it was made, which for all of its changes is the same."""
     begins = accumulate(lengths, initial=0)
     return [made[begin] for begin, _ in zip(begins, lengths, strict=False)]
+
+
+def _announced_at(change: Change, *, by_holder: bool) -> Instant | None:
+    """
+    Return when the record of *change* is now claimable; None if no worker has to be told.
+
+    Workers have to be told if it is claimable sooner than it was, or has lost a lease: they may have seen it leased, and
+    then sleep until the lease ends. With *by_holder*, the worker that holds the lease has moved the record on, and knows
+    itself when that is next claimable. Then others are told only of a record that is as due as before.
+    """
+    before, after = change.before, change.after
+    at = _free_at(after)
+    was_at = _free_at(before)
+    if at is None or before is None or was_at is None:
+        return at
+    if by_holder:
+        is_news = before.claimable_at is not None and at <= before.claimable_at
+    else:
+        is_news = at < was_at or (before.lease is not None and after is not None and after.lease is None)
+    return at if is_news else None
+
+
+def _free_at(record: Record | None) -> Instant | None:
+    """Return when a worker that does not hold *record* can claim it."""
+    if record is None or record.claimable_at is None:
+        return None
+    return record.claimable_at if record.lease is None else max(record.claimable_at, record.lease.expires_at)
 
 
 def _same_lease(record: Record, held: Record) -> bool:

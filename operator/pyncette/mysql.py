@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 from pyncette.store.mysql_address import Address
 
@@ -11,12 +12,13 @@ except ImportError as error:
     raise ImportError("pyncette.mysql needs asyncmy: pip install 'pyncette-operator[mysql]'") from error
 
 
+@takes_all_settings("mysql_")
 def mysql_repository(
     *,
     mysql_host: str,
     mysql_user: str,
-    mysql_password: str,
     mysql_database: str,
+    mysql_password: str | None = None,
     mysql_port: int = 3306,
     mysql_table_name: str = "pyncette_tasks",
     mysql_skip_table_create: bool = False,
@@ -27,5 +29,5 @@ def mysql_repository(
     They are created where they are missing, unless *mysql_skip_table_create* says that `pyncette migrate` did.
     Raises ValueError for a name that holds more than lower-case letters, digits and underscores.
     """
-    address = Address(mysql_host, mysql_user, mysql_password, mysql_database, mysql_port)
+    address = Address(mysql_host, mysql_user, mysql_password or "", mysql_database, mysql_port)
     return MysqlStore(address, mysql_table_name, create=not mysql_skip_table_create)

@@ -43,6 +43,11 @@ BEHAVIOUR: Final = frozenset(
 )
 """Options that an instance may have otherwise than its template."""
 
+ALSO_ARGUMENTS: Final = ("heartbeat", "concurrency_limit", "max_concurrent_runs")
+"""Options that Pyncette 1.x knew nothing of, so that there they were arguments: handlers see them as such, too."""
+
+ONE_SCHEDULE: Final = "Exactly one of the following must be specified: schedule, interval, execute_at"
+
 OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "max_concurrent_runs", "force"})
 """Options that an instance cannot have, so that nobody takes them for arguments."""
 
@@ -76,6 +81,7 @@ class Options(NamedTuple):
 def read_options(given: Mapping[str, Any]) -> Options:
     """Read the options of a decorator but its name. Raises ValueError."""
     options = dict(given)
+    shown = shown_as_arguments(options)
     enabled = options.pop("enabled", True)
     limit = options.pop("concurrency_limit", None)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
@@ -87,7 +93,12 @@ def read_options(given: Mapping[str, Any]) -> Options:
         )
     behaviour = pop_behaviour(options, DEFAULT_BEHAVIOUR)
     schedule = pop_schedule(options)
-    return Options(bool(enabled), limit, most, behaviour, schedule, encode_args(options))
+    return Options(bool(enabled), limit, most, behaviour, schedule, encode_args({**options, **shown}))
+
+
+def shown_as_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of *options* that are arguments as well."""
+    return {name: options[name] for name in ALSO_ARGUMENTS if name in options}
 
 
 def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
@@ -115,12 +126,12 @@ def pop_schedule(options: dict[str, Any]) -> Schedule | None:
     execute_at = options.pop("execute_at", None)
     timezone = options.pop("timezone", None)
     if (expression is not None) + (interval is not None) + (execute_at is not None) > 1:
-        raise ValueError("schedule, interval and execute_at exclude each other; give exactly one of them")
+        raise ValueError(f"{ONE_SCHEDULE}; they exclude each other")
     if expression is not None:
         _require("schedule", expression, str)
         return _cron(expression, "UTC" if timezone is None else _require("timezone", timezone, str))
     if timezone is not None:
-        raise ValueError("timezone may be given only together with schedule, a cron expression")
+        raise ValueError("Timezone may only be specified when cron schedule is used; give a schedule, too")
     if interval is not None:
         return _checked(Interval(_require("interval", interval, datetime.timedelta) // A_MICROSECOND))
     if execute_at is not None:
@@ -135,7 +146,7 @@ def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
     try:
         return msgspec.Raw(_encode(args).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"Extra parameters must be JSON serializable: {error}") from error
+        raise ValueError(f"Extra parameters must be JSON serializable ({error})") from error
 
 
 def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:

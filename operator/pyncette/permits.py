@@ -133,14 +133,14 @@ class Permits:
         clock = self.clock
         pools = {pool.partition: pool for pool in wanted}
         limits = {pool.partition: number for pool, number in wanted.items()}
-        asked_at = clock.monotonic()
-        claimed = await self.store.claim(
-            limits, next(self._lease_ids), self.holder, clock.now(), clock.expired_at()
-        )
-        clock.observe(claimed.backend_now, asked_at, clock.monotonic())
+        asked_at, now = clock.monotonic(), clock.now()
+        claimed = await self.store.claim(limits, next(self._lease_ids), self.holder, now, clock.expired_at())
+        answered_at = clock.monotonic()
+        clock.observe(claimed.backend_now, asked_at, answered_at)
+        held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at)
         for record in claimed.records:
             pool = pools[record.key.partition]
-            permit = Permit(pool, record, asked_at, clock)
+            permit = Permit(pool, record, held_since, clock)
             if permit.is_surplus:
                 self.give_back([permit])
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
 from pyncette.store.postgres_backend import check_url
@@ -12,6 +13,7 @@ except ImportError as error:
     raise ImportError("pyncette.postgres needs asyncpg: pip install 'pyncette-operator[postgres]'") from error
 
 
+@takes_all_settings("postgres_")
 def postgres_repository(
     *,
     postgres_url: str,

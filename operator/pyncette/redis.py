@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 
 try:
@@ -10,6 +11,7 @@ except ImportError as error:
     raise ImportError("pyncette.redis needs redis: pip install 'pyncette-operator[redis]'") from error
 
 
+@takes_all_settings("redis_")
 def redis_repository(*, redis_url: str, redis_namespace: str = "", redis_timeout: float = 10) -> Store:
     """
     Return a store under keys that begin with *redis_namespace*, on the server or servers at *redis_url*.

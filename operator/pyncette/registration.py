@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
+from pyncette.handlers import awaitable
 from pyncette.model import Context, MiddlewareFunc, TaskFunc
 from pyncette.task import Task
 from pyncette.templates import Templates
@@ -33,7 +34,9 @@ class TaskRegistration:
     ) -> None:
         self.task = task
         self.app_context = app_context
-        self._partitions = [Partition(realm, task.name, number) for number in task.polled_partitions]
+        self._realm = realm
+        self._polled: Sequence[int] = ()
+        self._partitions: Sequence[Partition] = ()
         self._call = wrapped(task.task_func, middlewares)
         self._templates = templates
 
@@ -43,7 +46,13 @@ class TaskRegistration:
 
     @property
     def partitions(self) -> Sequence[Partition]:
-        return self._partitions if self.task.enabled else ()
+        if not self.task.enabled:
+            return ()
+        polled = self.task.polled_partitions
+        if polled is not self._polled:  # made anew only when they are set, since each poll asks
+            self._polled = polled
+            self._partitions = [Partition(self._realm, self.task.name, number) for number in polled]
+        return self._partitions
 
     @property
     def policies(self) -> Policies:
@@ -85,6 +94,6 @@ def _as_coroutine(handler: TaskFunc) -> Call:
         return handler
 
     async def call(context: Context) -> None:
-        await handler(context)
+        await awaitable(handler, handler(context))
 
     return call

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 from pyncette.store.sqlite import SqliteStore
 
 
+@takes_all_settings("sqlite_")
 def sqlite_repository(
     *, sqlite_database: str = ":memory:", sqlite_table_name: str = "pyncette_tasks"
 ) -> Store:

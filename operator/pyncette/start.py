@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -146,12 +146,13 @@ class _Stopping:
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._seen += 1
         if self._seen == 1:
-            self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name)
+            # In a context of its own: the signal interrupted some handler, and is no part of that run.
+            self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name, context=Context())
             return
         end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)
         end.daemon = True
         end.start()
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(self._cancel, context=Context())
 
     def _drain(self, name: str) -> None:
         if self._context is None:

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pyncette.clock import Duration
+from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
-from pyncette.core.schedule import Cron, Interval, Once, seeded
+from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.model import (
     A_MICROSECOND,
@@ -23,16 +23,21 @@ from pyncette.model import (
     TaskFunc,
     arguments_of,
     datetime_of,
+    instant_of,
 )
 from pyncette.options import (
     OF_THE_TASK_ALONE,
+    ONE_SCHEDULE,
     Options,
     behaviour_of,
     check_instance_name,
+    check_task_name,
     encode_args,
     policies_of,
     pop_behaviour,
     pop_schedule,
+    read_options,
+    shown_as_arguments,
     with_history,
 )
 
@@ -57,9 +62,36 @@ SHARED: Final = "shared"
 
 
 class Task:
-    """A handler with its options. Tasks are made by the decorators of `Pyncette`, and given back by its calls."""
+    """
+    A handler with its options.
+
+    Tasks are made by the decorators of `Pyncette`, and given back by its calls. One that is made here by its options
+    is declared nowhere: nobody runs it. Raises ValueError for what cannot be meant.
+    """
 
     def __init__(
+        self,
+        *,
+        name: str,
+        func: TaskFunc,
+        dynamic: bool = False,
+        parent_task: Task | None = None,
+        **options: Any,
+    ) -> None:
+        read = read_options(options)
+        kind = Kind.TEMPLATE if dynamic else Kind.STATIC
+        if parent_task is not None:
+            kind = Kind.INSTANCE
+        if kind is Kind.STATIC and isinstance(read.schedule, Once):
+            raise ValueError(
+                f"execute_at is only supported for dynamic tasks; give the task {name} a schedule or an interval"
+            )
+        if kind is not Kind.TEMPLATE and read.schedule is None:
+            raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
+        check_task_name(name)
+        self._fill(name, func, kind, read, 1 * SECOND, parent_task)
+
+    def _fill(
         self,
         name: str,
         task_func: TaskFunc,
@@ -72,7 +104,7 @@ class Task:
         self.task_func = task_func
         self.kind = kind
         self.told_if_enabled: set[Callable[[], object]] = set()
-        """Called when it was enabled or disabled."""
+        """Called when it was enabled or disabled, or has other partitions to poll."""
         self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
         self.max_concurrent_runs = options.max_concurrent_runs
@@ -82,6 +114,25 @@ class Task:
         self._poll_interval = poll_interval
         self._policies: Policies | None = None
 
+    @staticmethod
+    def made(
+        name: str,
+        task_func: TaskFunc,
+        kind: Kind,
+        options: Options,
+        poll_interval: Duration,
+        parent_task: Task | None = None,
+    ) -> Task:
+        """Make a task of options that were read and checked before."""
+        task = Task.__new__(Task)
+        task._fill(name, task_func, kind, options, poll_interval, parent_task)  # noqa: SLF001 - it is one of this class
+        return task
+
+    def adopt(self, poll_interval: Duration) -> None:
+        """Take note of the app that declares it: what was released is tried again after its poll interval."""
+        self._poll_interval = poll_interval
+        self._policies = None
+
     @property
     def enabled(self) -> bool:
         """Whether this process runs it; may be set at any time, and counts from then on."""
@@ -90,8 +141,23 @@ class Task:
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._enabled = enabled
+        self._tell()
+
+    def _tell(self) -> None:
         for tell in self.told_if_enabled:
             tell()
+
+    @property
+    def canonical_name(self) -> str:
+        """A name that no other task or instance has: of an instance with its template, and its partition if it has several."""
+        if self.parent_task is None:
+            return self.name
+        return f"{self.parent_task.place_of(self.name)}:{self.name}"
+
+    def place_of(self, instance_name: str) -> str:
+        """Return what the canonical name of an instance begins with."""
+        del instance_name
+        return self.name
 
     @property
     def dynamic(self) -> bool:
@@ -208,11 +274,13 @@ class Task:
             )
         schedule = pop_schedule(given) or self._options.schedule
         if schedule is None:
-            raise ValueError(f"The instance {instance_name!r} needs one of schedule, interval and execute_at")
+            raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
+        shown = shown_as_arguments(given)
         behaviour = pop_behaviour(given, self._options.behaviour)
         own = None
         if behaviour is not self._options.behaviour:
             own = policies_of(behaviour, self._poll_interval)
+        given |= shown
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
@@ -223,9 +291,66 @@ class Task:
 
     def instance(self, instance_name: str, spec: Spec) -> Task:
         """Return an instance of this template, as *spec* has it."""
-        return Task(
+        return Task.made(
             instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
         )
+
+    def instantiate(self, name: str, **options: Any) -> Task:
+        """
+        Return the instance *name* of this template with *options*, as `PyncetteContext.schedule_task` would; store nothing.
+
+        It names an instance to `get_task` and `unschedule_task`. Raises ValueError.
+        """
+        if self.kind is not Kind.TEMPLATE:
+            raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
+        return self.instance(name, self.wish(name, options, realm=""))
+
+    def as_spec(self) -> dict[str, Any]:
+        """Return name, schedule and arguments as a dictionary that can be written as JSON."""
+        interval, execute_at = self.interval, self.execute_at
+        return {
+            "name": self.name,
+            "schedule": self.schedule,
+            "interval": None if interval is None else interval.total_seconds(),
+            "execute_at": None if execute_at is None else execute_at.isoformat(),
+            "timezone": self.timezone,
+            "extra_args": self.extra_args,
+        }
+
+    def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
+        """Return the instance of this template that *task_spec* describes, which `as_spec` of an instance returned."""
+        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        return self.instantiate(
+            task_spec["name"],
+            **task_spec["extra_args"],
+            schedule=task_spec["schedule"],
+            interval=None if interval is None else datetime.timedelta(seconds=interval),
+            execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
+            timezone=task_spec["timezone"],
+        )
+
+    def get_next_execution(
+        self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
+    ) -> datetime.datetime | None:
+        """
+        Return the occurrence after *last_execution*, or after *utc_now* if there was none; None: there is no further one.
+
+        With `fast_forward` it is the first after *utc_now*. Raises ValueError for a template
+        without a schedule.
+        """
+        schedule = self._options.schedule
+        if schedule is None:
+            raise ValueError(f"{self} is a template without a schedule: ask an instance")
+        now = instant_of(utc_now)
+        if last_execution is None:
+            due = schedule.at if isinstance(schedule, Once) else first_after(schedule, now, now)
+        elif isinstance(schedule, Once):
+            due = None
+        else:
+            last = instant_of(last_execution)
+            after = max(last, now) if self.fast_forward else last
+            due = first_after(schedule, after, last)
+        return None if due is None else datetime_of(due, schedule)
 
     def of_record(self, record: Record) -> Task:
         """Return the task that *record* is of: this one, one with the name of a resource, or an instance of either."""
@@ -237,13 +362,13 @@ class Task:
         return self.task_func(context)
 
     def __str__(self) -> str:
-        return self.name if self.parent_task is None else f"{self.parent_task}/{self.name}"
+        return self.canonical_name
 
     def __repr__(self) -> str:
         return f"<{self.kind.value.capitalize()} task {self}>"
 
     def _named(self, name: str, spec: Spec) -> Task:
-        return Task(name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval)
+        return Task.made(name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval)
 
     def _as_stored(self, spec: Spec) -> Options:
         behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
@@ -262,34 +387,53 @@ class PartitionedTask(Task):
 
     def __init__(
         self,
-        name: str,
-        task_func: TaskFunc,
-        options: Options,
-        poll_interval: Duration,
+        *,
         partition_count: int,
-        partition_selector: PartitionSelector | None,
-        enabled_partitions: Sequence[int] | Literal["shared"] | None,
+        partition_selector: PartitionSelector | None = None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(name, task_func, Kind.TEMPLATE, options, poll_interval)
+        super().__init__(**options, dynamic=True)
         if partition_count < 1:
             raise ValueError("Partition count must be greater than or equal to 1")
-        everyone = range(partition_count)
-        self._shares_partitions = enabled_partitions == SHARED
-        if enabled_partitions is None or isinstance(enabled_partitions, str):
-            polled: tuple[Any, ...] = tuple(everyone)
-            if enabled_partitions not in {None, SHARED}:
-                raise ValueError(
-                    f"enabled_partitions must be numbers or {SHARED!r}, not {enabled_partitions!r}"
-                )
-        else:
-            polled = tuple(sorted(set(enabled_partitions)))
-        if not all(number in everyone for number in polled):
-            raise ValueError(
-                f"enabled_partitions of the task {name} must be from 0 to {partition_count - 1}, not {polled}"
-            )
         self._partition_count = partition_count
         self.partition_selector = partition_selector or default_partition
-        self.enabled_partitions = polled
+        self.enabled_partitions = enabled_partitions
+
+    @property
+    def enabled_partitions(self) -> Sequence[int] | Literal["shared"] | None:
+        """
+        The numbers of the partitions that this process polls; None: all; "shared": workers share them out.
+
+        May be set at any time, and counts from then on; only "shared" is set before `run`. Raises ValueError for what
+        cannot be meant.
+        """
+        return self._enabled_partitions
+
+    @enabled_partitions.setter
+    def enabled_partitions(self, enabled: Sequence[int] | Literal["shared"] | None) -> None:
+        everyone = range(self._partition_count)
+        polled: tuple[Any, ...] = tuple(everyone)
+        if isinstance(enabled, str):
+            if enabled != SHARED:
+                raise ValueError(f"enabled_partitions must be numbers or {SHARED!r}, not {enabled!r}")
+        elif enabled is not None:
+            polled = tuple(sorted(set(enabled)))
+            if not all(number in everyone for number in polled):
+                raise ValueError(
+                    f"enabled_partitions of the task {self.name} must be from 0 to {self._partition_count - 1}, "
+                    f"not {polled}"
+                )
+            enabled = polled
+        self._enabled_partitions = enabled
+        self._polled = polled
+        self._tell()
+
+    def place_of(self, instance_name: str) -> str:
+        try:
+            return f"{self.name}:{self.partition_of(instance_name)}"
+        except Exception:  # noqa: BLE001 - a selector may raise anything, and errors about the instance need its name
+            return self.name
 
     @property
     def partition_count(self) -> int:
@@ -297,11 +441,11 @@ class PartitionedTask(Task):
 
     @property
     def polled_partitions(self) -> Sequence[int]:
-        return self.enabled_partitions
+        return self._polled
 
     @property
     def shares_partitions(self) -> bool:
-        return self._shares_partitions
+        return self._enabled_partitions == SHARED
 
     def partition_of(self, instance_name: str) -> int:
         number = self.partition_selector(self._partition_count, instance_name)

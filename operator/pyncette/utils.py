@@ -8,9 +8,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from pyncette.clock import Duration, Timer
-from pyncette.errors import LeaseLostException, StoreError
-from pyncette.model import Context, TaskFunc
+from pyncette.clock import Clock, Duration, SystemClock, Timer
+from pyncette.errors import LeaseLostException
+from pyncette.handlers import awaitable, mark_as_awaiting
+from pyncette.model import A_MICROSECOND, Context, TaskFunc
+from pyncette.worker.occurrence import Occurrence
 
 logger = logging.getLogger(__name__)
 
@@ -26,24 +28,26 @@ def with_heartbeat(
 
     If the lease is lost nevertheless, the handler goes on, and what it does is not counted; with
     *cancel_on_lease_lost* it is cancelled, and LeaseLostException is raised in its place. Raises ValueError for a ratio
-    that is not between 0 and 1. A handler that blocks the event loop blocks its heartbeats, too:
+    that is not between 0 and 1. It renews through `context.heartbeat`, and needs `context.task.lease_duration`: a test may
+    call the handler with a context of its own that has both. A handler that blocks the event loop blocks its heartbeats, too:
     `heartbeat='automatic'` renews from another thread.
     """
     if not 0 < lease_remaining_ratio < 1:
-        raise ValueError(f"lease_remaining_ratio must be between 0 and 1, not {lease_remaining_ratio}")
+        raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
 
     def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
         @functools.wraps(handler)
         async def run(context: Context) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await handler(context)
+                await awaitable(handler, handler(context))
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise
             finally:
                 pulse.stop()
 
+        mark_as_awaiting(run, handler)
         return run
 
     return decorator
@@ -54,17 +58,21 @@ class _Pulse:
 
     def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
         self._context = context
-        self._occurrence = context._occurrence  # noqa: SLF001 - how its lease stands is no business of handlers
-        self._clock = context.app_context.clock
-        self._heartbeats = context.app_context.heartbeats
-        self._lease = self._occurrence.held.policies.lease
+        # Contexts of tests, and those that decorators put in between, have no occurrence.
+        self._occurrence = _occurrence_of(context)
+        self._clock: Clock = SystemClock()
+        self._heartbeats: set[asyncio.Task[None]] = set()
+        self._lease: Duration = context.task.lease_duration // A_MICROSECOND
+        if self._occurrence is not None:
+            self._clock = context.app_context.clock
+            self._heartbeats = context.app_context.heartbeats
+            self._lease = self._occurrence.held.policies.lease
         self._left = int(self._lease * ratio)
         self._cancel = cancel
         self._handler_task = asyncio.current_task()
         self._lost = False
         self._timer: Timer | None = None
-        if not self._occurrence.is_at_most_once:
-            self._arm()
+        self._arm()
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -77,8 +85,9 @@ class _Pulse:
             raise LeaseLostException(self._context.task) from None
 
     def _arm(self, at_least: Duration = 0) -> None:
-        delay = max(at_least, self._occurrence.lease_remaining() - self._left)
-        self._timer = self._clock.call_later(delay, self._beat)
+        # Without an occurrence the lease lasts its full length from the latest heartbeat on.
+        remaining = self._lease if self._occurrence is None else self._occurrence.lease_remaining()
+        self._timer = self._clock.call_later(max(at_least, remaining - self._left), self._beat)
 
     def _beat(self) -> None:
         # Known from this very moment, so that pretended time waits for what a heartbeat does.
@@ -88,14 +97,19 @@ class _Pulse:
 
     async def _renew(self) -> None:
         try:
-            held = await self._occurrence.heartbeat()
-        except StoreError as error:
-            logger.warning("a heartbeat did not reach the backend: %s", error, extra=self._occurrence.facts())
-            # Whoever cannot be cancelled goes on, and so do its heartbeats: the lease may be ours still.
-            held = not self._cancel or self._occurrence.lease_remaining() > 0
-        if not held:
-            self._lose()
-            return
+            await self._context.heartbeat()
+        except LeaseLostException:
+            # A backend that has not answered since the lease ran out may still hold it for us. Whoever cannot be
+            # cancelled goes on, and so do its heartbeats.
+            if self._cancel or self._occurrence is None or self._occurrence.lease_lost:
+                self._lose()
+                return
+        except Exception as error:  # noqa: BLE001 - a middleware may have put anything in the place of a heartbeat
+            facts = {} if self._occurrence is None else self._occurrence.facts()
+            logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
+            if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
+                self._lose()
+                return
         if self._handler_task is not None:
             self._arm(self._lease // RETRIES_A_LEASE)
 
@@ -106,3 +120,7 @@ class _Pulse:
         if self._cancel:
             self._lost = True
             self._handler_task.cancel()
+
+
+def _occurrence_of(context: Any) -> Occurrence | None:
+    return context._occurrence if isinstance(context, Context) else None  # noqa: SLF001 - how its lease stands is no business of handlers

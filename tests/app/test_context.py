@@ -213,9 +213,9 @@ async def test_a_name_that_is_taken_cannot_be_added(repository, clock):
     async with app.create(clock=clock) as app_context:
         app_context.add_to_context("release", 1)
         for name in ("release", "database"):
-            with pytest.raises(ValueError, match=f"has {name} already"):
+            with pytest.raises(ValueError, match=f"^Key {name} already exists"):
                 app_context.add_to_context(name, 2)
-        with pytest.raises(ValueError, match=r"^args is a field of Context"):
+        with pytest.raises(ValueError, match=r"^Cannot use reserved name args"):
             app_context.add_to_context("args", 2)
 
 
@@ -363,7 +363,7 @@ async def test_a_heartbeat_after_the_lease_was_lost_raises(repository, clock, ta
 
     assert lost
     assert lost[0].task.name == "ada"
-    assert str(lost[0]) == "Lease on the task long/ada was lost"
+    assert str(lost[0]) == "Lease on the task long:ada was lost."
 
 
 async def test_a_heartbeat_does_nothing_at_most_once(repository, clock):

@@ -69,7 +69,12 @@ def test_a_task_shows_its_options(app):
     assert task.concurrency_limit == 3
     assert task.max_concurrent_runs == 5
     assert not task.enabled
-    assert task.extra_args == {"audience": "finance"}
+    assert task.extra_args == {
+        "audience": "finance",
+        "heartbeat": "automatic",
+        "concurrency_limit": 3,
+        "max_concurrent_runs": 5,
+    }
     assert not task.dynamic
 
 
@@ -143,7 +148,8 @@ def test_a_partitioned_task_spreads_its_instances_evenly_by_the_hash_of_their_na
     assert isinstance(task, PartitionedTask)
     assert task.partition_of("hello") == 2
     assert {task.partition_of(f"user-{number}") for number in range(100)} == {0, 1, 2, 3}
-    assert [app.tasks["a_handler"].partition_count, task.enabled_partitions] == [4, (0, 1, 2, 3)]
+    assert [app.tasks["a_handler"].partition_count, task.polled_partitions] == [4, (0, 1, 2, 3)]
+    assert task.enabled_partitions is None
 
 
 def test_a_selector_says_which_partition_it_is(app):
@@ -186,7 +192,7 @@ def test_a_name_cannot_be_declared_twice(app):
     for declare in (app.task(interval=A_MINUTE), app.dynamic_task(), app.handler()):
         with pytest.raises(ValueError) as refused:
             declare(a_handler)
-        assert str(refused.value) == "Duplicate task name a_handler"
+        assert str(refused.value).startswith("Duplicate task name a_handler")
 
 
 @pytest.mark.parametrize("handler", [functools.partial(a_handler), Callme()])
@@ -204,7 +210,7 @@ def test_a_name_that_cannot_be_told_is_asked_for(app, handler):
 def test_the_second_of_two_stacked_decorators_needs_a_name(app):
     inner = app.task(interval=A_MINUTE)(a_handler)
 
-    with pytest.raises(ValueError, match=r"^Unable to determine name for the task"):
+    with pytest.raises(ValueError, match=r"^Duplicate task name a_handler; give this one another by name"):
         app.task(interval=A_MINUTE)(inner)
 
 
@@ -235,7 +241,7 @@ def test_a_task_has_exactly_one_of_schedule_and_interval(app, options):
 
 
 def test_a_time_zone_without_a_cron_expression_is_refused(app):
-    with pytest.raises(ValueError, match="timezone may be given only together with schedule"):
+    with pytest.raises(ValueError, match=r"^Timezone may only be specified when cron schedule is used"):
         app.task(interval=A_MINUTE, timezone="Europe/Dublin")(a_handler)
 
 
@@ -305,7 +311,7 @@ def test_a_selector_that_names_a_partition_that_there_is_not_is_an_error(app, nu
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.1])
 def test_the_ratio_of_a_heartbeat_is_between_zero_and_one(ratio):
-    with pytest.raises(ValueError, match="lease_remaining_ratio"):
+    with pytest.raises(ValueError, match=r"^Lease remaining ratio must be in \(0, 1\)"):
         with_heartbeat(lease_remaining_ratio=ratio)
 
 
@@ -327,9 +333,9 @@ def test_a_fixture_cannot_have_the_name_of_a_field_of_the_context(app, name):
     async def fixture(app_context) -> AsyncIterator[int]:
         yield 1
 
-    with pytest.raises(ValueError, match=f"^{name} is a field of Context"):
+    with pytest.raises(ValueError, match=f"^Cannot use reserved name {name}"):
         app.use_fixture(name, fixture)
-    with pytest.raises(ValueError, match=f"^{name} is a field of Context"):
+    with pytest.raises(ValueError, match=f"^Cannot use reserved name {name}"):
         app.fixture(name=name)(fixture)
 
 
@@ -364,5 +370,5 @@ def test_an_option_that_is_not_what_it_should_be_is_refused_by_its_name(app, opt
 
 
 def test_a_handler_decorator_without_its_parentheses_is_told_so(app):
-    with pytest.raises(ValueError, match="a decorator needs its parentheses"):
+    with pytest.raises(ValueError, match=r"write @app.handler\(…\)"):
         app.handler(a_handler)(a_handler)

@@ -66,7 +66,7 @@ async def test_scheduling_returns_the_instance_with_what_was_asked_for(app, cloc
         )
 
     assert instance.name == "ada"
-    assert str(instance) == "remind/ada"
+    assert str(instance) == "remind:ada"
     assert instance.parent_task is app.tasks["remind"]
     assert instance.schedule == "0 9 * * *"
     assert instance.timezone == "Europe/Dublin"
@@ -142,9 +142,12 @@ async def test_an_instance_may_behave_otherwise_than_its_template(app, clock):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "needs one of schedule, interval and execute_at"),
+        ({}, "Exactly one of the following must be specified: schedule, interval, execute_at"),
         ({"interval": seconds(1), "execute_at": NOON}, "exclude each other"),
-        ({"interval": seconds(1), "timezone": "UTC"}, "only together with schedule"),
+        (
+            {"interval": seconds(1), "timezone": "UTC"},
+            "Timezone may only be specified when cron schedule is used",
+        ),
         ({"schedule": "* * * * *", "timezone": "Nowhere"}, "^Invalid timezone specifier 'Nowhere'.$"),
         ({"interval": seconds(1), "user": object()}, "^Extra parameters must be JSON serializable"),
         ({"interval": seconds(1), "enabled": False}, "enabled is not an option of an instance"),
@@ -197,7 +200,7 @@ async def test_a_task_that_is_no_template_has_no_instances(app, clock):
     async with app.create(clock=clock) as app_context:
         instance = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(1))
         for task in (app.tasks["static"], instance):
-            with pytest.raises(ValueError, match="not a dynamic task"):
+            with pytest.raises(ValueError, match="Cannot instantiate a non-dynamic task"):
                 await app_context.schedule_task(task, "ada", interval=seconds(1))
 
 
@@ -260,7 +263,7 @@ async def test_an_instance_that_runs_cannot_be_updated(app, clock):
         with pytest.raises(TaskLockedException) as locked:
             await app_context.schedule_task(task, "ada", execute_at=at(100))
 
-    assert str(locked.value.task) == "remind/ada"
+    assert str(locked.value.task) == "remind:ada"
     assert locked.value.locked_until == at(61)
 
 
@@ -470,7 +473,7 @@ async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended
 
 async def test_only_templates_can_be_listed(app, clock):
     async with app.create(clock=clock) as app_context:
-        with pytest.raises(ValueError, match="Only the instances of a dynamic task can be listed"):
+        with pytest.raises(ValueError, match="Cannot list instances of non-dynamic task"):
             await app_context.list_tasks(app.tasks["static"])
 
 

@@ -66,7 +66,7 @@ async def test_each_item_has_a_result_in_the_order_of_the_items(app, clock, task
 
         assert [result.name for result in results] == [f"user-{index}" for index in range(number)]
         assert all(result.error is None for result in results)
-        assert [str(result.task) for result in results] == [f"remind/user-{index}" for index in range(number)]
+        assert [result.task.name for result in results] == [f"user-{index}" for index in range(number)]
         assert len((await app_context.list_tasks(task, limit=10_000)).tasks) == number
 
 
@@ -182,5 +182,5 @@ async def test_only_templates_have_many_instances(memory, clock):
     static = app.task(name="static", interval=seconds(1))(print)
     async with app.create(clock=clock) as app_context:
         for call in (app_context.schedule_many, app_context.unschedule_many):
-            with pytest.raises(ValueError, match="not a dynamic task"):
+            with pytest.raises(ValueError, match="Cannot instantiate a non-dynamic task"):
                 call(static, [])

@@ -1,17 +1,22 @@
 """What a resource says of a template counts for its instances: policies, suspension, arguments, partitions."""
 
 import asyncio
+from random import Random
 
 import msgspec
 import pytest
 
 from pyncette import FailureMode, Pyncette
+from pyncette.clock import SECOND, SystemClock
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
 from pyncette.core.wishes import created, edited, stopped
 from pyncette.errors import ConfigurationError
+from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.templates import QUIET_LOOK_SECONDS
 from pyncette.testing.clock import instant_of
-from tests.app.harness import at, running, seconds
+from tests.app.harness import NOON, at, running, seconds
+from tests.simulation.loop import SimulatedLoop
 
 KEY = Key(Partition("", "remind"), "remind")
 
@@ -124,15 +129,62 @@ async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_
     assert [when for when, _, _ in ran] == [at(30)]
 
 
-async def test_an_app_that_runs_notices_an_edit_of_a_resource_by_itself(app, clock, resource):
-    async with running(app, clock) as app_context:
-        await resource.apply(args='{"sugar": true}')
+@pytest.fixture
+def simulated():
+    """A loop on which a minute passes in no time."""
+    loop = SimulatedLoop(Random(1))
+    yield loop
+    loop.close()
 
-        async with asyncio.timeout(30):
-            task = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
-            while "sugar" not in task.extra_args:  # it looks in real time, since others make edits
-                await asyncio.sleep(0.05)
-                task = await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
+
+@pytest.mark.parametrize("runs", [True, False], ids=["runs", "only schedules"])
+def test_an_app_notices_an_edit_of_a_resource_by_itself(simulated, clock, runs):
+    backend = MemoryBackend(lambda: instant_of(NOON) + simulated.now)
+    app = Pyncette(lambda: MemoryStore(backend))
+
+    @app.dynamic_task()
+    async def remind(context):
+        pass
+
+    seen = []
+
+    async def main():
+        process_clock = SystemClock(monotonic_ns=lambda: simulated.now * 1000)
+        async with app.create(clock=process_clock) as app_context:
+            run = asyncio.create_task(app_context.run()) if runs else None
+            await Resource(MemoryStore(backend), clock).apply(args='{"sugar": true}')
+            for pause in (0.9 * QUIET_LOOK_SECONDS, 0.2 * QUIET_LOOK_SECONDS):
+                await asyncio.sleep(pause)
+                task = await app_context.schedule_task(remind, "ada", interval=seconds(3600))
+                seen.append(dict(task.extra_args))
+            if run is not None:
+                app_context.shutdown()
+                await run
+
+    simulated.spawn("app", main)
+    simulated.run_until(int(5 * QUIET_LOOK_SECONDS * SECOND))
+
+    assert not simulated.failures, simulated.failures
+    assert seen == [{}, {"sugar": True}]
+
+
+def test_once_an_app_is_closed_nothing_of_it_reads_its_templates(simulated, clock):
+    backend = MemoryBackend()
+    app = Pyncette(lambda: MemoryStore(backend))
+
+    @app.dynamic_task()
+    async def remind(context):
+        pass
+
+    async def main():
+        async with app.create(clock=SystemClock(monotonic_ns=lambda: simulated.now * 1000)):
+            assert len(asyncio.all_tasks()) == 2
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    simulated.spawn("app", main)
+    simulated.run_until(60 * SECOND)
+
+    assert not simulated.failures, simulated.failures
 
 
 async def test_new_instances_have_the_arguments_of_the_resource_on_top_of_the_decorators(

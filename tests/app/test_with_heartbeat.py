@@ -100,7 +100,7 @@ async def test_a_handler_that_lost_its_lease_is_cancelled_only_if_that_was_asked
         await app_context.unschedule_task(long, "ada")
         await clock.advance(seconds(500))
 
-    assert events == (["cancelled", "lost long/ada"] if cancel else ["done"])
+    assert events == (["cancelled", "lost long:ada"] if cancel else ["done"])
 
 
 async def test_a_run_that_is_cancelled_from_outside_is_not_taken_for_one_that_lost_its_lease(

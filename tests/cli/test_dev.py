@@ -543,6 +543,33 @@ def test_a_fault_at_the_start_ends_it_with_a_sentence(folder):
     assert output == "pyncette: jobs/tasks.py:3: NameError: name 'nonsense' is not defined\n"
 
 
+PLAIN = MODULE.replace("async def", "def")
+
+
+def test_a_handler_that_is_not_a_coroutine_function_ends_it_at_the_start(folder):
+    folder.write("tasks.py", PLAIN)
+
+    code, output = called("dev", "jobs", cwd=folder.path.parent)
+
+    assert code == 2
+    assert output.startswith(
+        "pyncette: jobs/tasks.py:5: The handler greet is not a coroutine function: write `async def greet(…)`"
+    )
+    assert output.count("\n") == 1
+
+
+def test_a_handler_that_is_no_coroutine_function_any_more_is_told_and_the_code_of_before_goes_on(folder):
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        at = program.expect("hello: greetings")
+
+        folder.write("tasks.py", PLAIN)
+
+        at = program.expect("the code of before goes on: .*The handler greet is not a coroutine", after=at)
+        program.expect("hello: greetings", after=at)
+        end(program)
+
+
 def test_a_fixture_that_fails_is_told_and_tried_again_when_code_changes(folder):
     good = (folder / "tasks.py").read_text()
     folder.write(

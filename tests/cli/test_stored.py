@@ -591,6 +591,43 @@ def test_check_tells_what_is_wrong_with_the_module_and_with_the_manifests(folder
     assert "pyncette: 2 problems in jobs" in output
 
 
+PLAIN = """
+    from collections.abc import Awaitable
+    from pyncette import Pyncette
+
+    app = Pyncette()
+
+    @app.handler()
+    def greet(context):
+        print("greetings")
+
+    @app.handler()
+    def fine(context) -> Awaitable[None]:
+        return other(context)
+
+    @app.dynamic_task(name="again")
+    @app.dynamic_task()
+    def remind(context):
+        print("tea")
+"""
+
+
+def test_check_tells_each_handler_that_is_not_a_coroutine_function(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", PLAIN)
+
+    result = invoke("check", str(folder.path))
+
+    assert result.exit_code == 1
+    assert (
+        f"{folder.path}/tasks.py:6: The handler greet is not a coroutine function: write `async def greet(…)`"
+        in result.stdout
+    )
+    assert f"{folder.path}/tasks.py:14: The handler remind is not a coroutine function" in result.stdout
+    assert "two.yaml:7:13: spec.schedule: " in result.stdout
+    assert "pyncette: 3 problems" in result.stderr
+    assert "Warning" not in result.stderr
+
+
 def test_check_tells_programs_each_problem_with_its_place(folder):
     folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
 

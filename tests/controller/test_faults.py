@@ -8,7 +8,7 @@ from msgspec import structs
 from pyncette.clock import SECOND
 from pyncette.controller import tasks
 from pyncette.controller.sweep import read_notice
-from pyncette.controller.task_status import status_of_task
+from pyncette.controller.task_status import PENDING_MAX, status_of_task
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.ledger import Ledger
@@ -760,3 +760,40 @@ def test_of_two_tasks_that_want_one_handler_at_the_same_moment_one_gets_it(world
 
     ready = sorted(world.condition("Ready", name)["reason"] for name in ("one", "another"))
     assert ready == ["HandlerPending", "HandlerTaken"]
+
+
+# --- Clocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [15, -15])
+def test_an_operator_on_a_node_with_the_wrong_time_counts_schedules_from_the_time_of_the_backend(
+    world_of, minutes
+):
+    world = world_of("first", ahead=minutes * 60)
+    world.api.create(external())
+    world.start()
+    world.run(5)
+
+    world.api.create(yearly(schedule="* * * * *"))
+    world.run(5)
+
+    record = world.record("report")
+    assert record.due_at == EIGHT + 60 * SECOND
+    assert EIGHT <= record.version <= EIGHT + world.loop.now
+
+    world.run(120)
+    world.api.edit(TASKS, "report", schedule="*/2 * * * *")
+    world.run(5)
+
+    assert world.record("report").due_at == EIGHT + 240 * SECOND
+
+
+def test_an_operator_whose_node_is_behind_tells_in_time_what_changes_by_itself(world_of):
+    world = world_of("first", ahead=-15 * 60)
+    world.api.create(external())
+    world.api.create(yearly())
+    world.start()
+
+    world.run(PENDING_MAX / SECOND + 60)
+
+    assert world.condition("Stalled")["reason"] == "HandlerDeadlineExceeded"

@@ -31,9 +31,13 @@ SETTLED_SECONDS = 8 * RESYNC_SECONDS
 
 
 class World:
-    """One operator with *backends*; *crash_at* are the numbers of the writes after which it dies, to be started again."""
+    """
+    One operator with *backends*; *crash_at* are the numbers of the writes after which it dies, to be started again.
 
-    def __init__(self, *backends, crash_at=(), seed=1, **settings):
+    The clock of its node is ahead of that of the backends by *ahead* seconds.
+    """
+
+    def __init__(self, *backends, crash_at=(), seed=1, ahead=0, **settings):
         self.loop = SimulatedLoop(Random(seed))
         self.api = WatchedApi(self)
         self.backends = {name: Remote(name, self) for name in backends or ("default",)}
@@ -47,6 +51,7 @@ class World:
             }
         )
         self.crash_at = {*crash_at}
+        self.ahead = ahead * SECOND
         self.writes = 0
         self.crashes = 0
         self.runs = Counter()
@@ -100,7 +105,8 @@ class World:
 
     def clock(self):
         return SystemClock(
-            time_ns=lambda: (EIGHT + self.loop.now) * 1000, monotonic_ns=lambda: self.loop.now * 1000
+            time_ns=lambda: (EIGHT + self.ahead + self.loop.now) * 1000,
+            monotonic_ns=lambda: self.loop.now * 1000,
         )
 
     def close(self):

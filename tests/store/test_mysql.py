@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from pyncette.store.mysql_rows import completion_rows, names_of, swap_script
 from pyncette.store.mysql_schema import tables_named
 from pyncette.store.mysql_statements import HEAD_MAX, Statements
 from pyncette.testing.conformance import (
+    ELSEWHERE,
     HERE,
     LEASE,
     T0,
@@ -485,6 +487,60 @@ async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_fro
 
 
 # What was claimed, and when to look again
+
+
+@asynccontextmanager
+async def locked(url, *names):
+    """Lock the records of these instances, as a swap does that has not committed yet."""
+    connection = await connect(url)
+    try:
+        cursor = connection.cursor()
+        await cursor.execute("BEGIN")
+        for name in names:
+            # By its id: what a statement merely passes on its way is locked as well.
+            await cursor.execute("SELECT id FROM pyncette_tasks WHERE instance = %s", (name,))
+            ((id_,),) = await cursor.fetchall()
+            await cursor.execute("SELECT id FROM pyncette_tasks WHERE id = %s FOR UPDATE", (id_,))
+            assert await cursor.fetchall()
+        yield
+        await cursor.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["busy", "quiet"])
+@pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
+async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(url, quiet, limit, got):
+    async with opened(url) as store:
+        await create(store, a_record("a"), a_record("later", at=T0 + 9))
+        if got:
+            await create(store, a_record("b", at=T0 + 1), a_record("c", at=T0 + 2))
+        if quiet:  # then the store looks before it claims
+            assert await claim(store, now=T0 - 9) == []
+
+        async with locked(url, "a"):
+            passed = await store.claim({HERE: limit}, "lease", "worker", T0 + 2, T0 + 2)
+        claimed = await store.claim({HERE: 4}, "next", "worker", T0 + 2, T0 + 2)
+
+    assert instances(passed.records) == got
+    assert passed.next_claimable_at == T0 + 2
+    assert instances(claimed.records) == ["a"]
+    assert claimed.next_claimable_at == T0 + 9
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["busy", "quiet"])
+async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_of_another(url, quiet):
+    async with opened(url) as store:
+        elsewhere = [a_record(key=Key(ELSEWHERE, "task", name)) for name in "xyz"]
+        await create(store, a_record("a"), *elsewhere)
+        if quiet:
+            assert await claim(store, now=T0 - 9) == []
+
+        async with locked(url, "a"):
+            passed = await store.claim({HERE: 4, ELSEWHERE: 4}, "lease", "worker", T0, T0)
+
+    assert len(passed.records) == 3
+    assert passed.next_claimable_at == T0
 
 
 async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(mariadb_url):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from pyncette.store.postgres import PostgresStore, migrate
 from pyncette.store.postgres_schema import tables_named
 from pyncette.store.postgres_statements import HEAD_MAX, SESSION, statements_for
 from pyncette.testing.conformance import (
+    ELSEWHERE,
     HERE,
     LEASE,
     T0,
@@ -388,6 +390,72 @@ async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_fro
 
 
 # What was claimed, and when to look again
+
+
+@asynccontextmanager
+async def locked(url, *names):
+    """Lock the records of these instances, as a swap does that has not committed yet; what is yielded is the session."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch(
+                "SELECT FROM pyncette_tasks WHERE instance = ANY ($1::text[]) FOR UPDATE", names
+            )
+            yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
+async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
+    async with PostgresStore(postgres_url) as store:
+        await create(store, a_record("a"), a_record("later", at=T0 + 9))
+        if got:
+            await create(store, a_record("b", at=T0 + 1), a_record("c", at=T0 + 2))
+
+        async with locked(postgres_url, "a"):
+            passed = await store.claim({HERE: limit}, "lease", "worker", T0 + 2, T0 + 2)
+        claimed = await store.claim({HERE: 4}, "next", "worker", T0 + 2, T0 + 2)
+
+    assert instances(passed.records) == got
+    assert passed.next_claimable_at == T0 + 2
+    assert instances(claimed.records) == ["a"]
+    assert claimed.next_claimable_at == T0 + 9
+
+
+async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_of_another(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        elsewhere = [a_record(key=Key(ELSEWHERE, "task", name)) for name in "xyz"]
+        await create(store, a_record("a"), *elsewhere)
+
+        async with locked(postgres_url, "a"):
+            passed = await store.claim({HERE: 4, ELSEWHERE: 4}, "lease", "worker", T0, T0)
+
+    assert len(passed.records) == 3
+    assert passed.next_claimable_at == T0
+
+
+async def test_what_falls_due_within_the_time_ahead_and_is_locked_is_a_reason_too(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        await create(store, a_record(at=T0 + 9))
+
+        async with locked(postgres_url, "a"):
+            passed = await store.claim({HERE: 4}, "lease", "worker", T0, T0, 9)
+            none_yet = await store.claim({HERE: 4}, "other", "worker", T0, T0, 8)
+
+    assert passed.next_claimable_at == T0
+    assert none_yet.next_claimable_at == T0 + 1
+
+
+async def test_what_is_leased_and_locked_is_no_reason_to_poll_again_before_its_lease_ends(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        await create(store, a_record())
+        await claim(store)
+
+        async with locked(postgres_url, "a"):
+            passed = await store.claim({HERE: 4}, "other", "worker", T0 + 1, T0 + 1)
+
+    assert passed.next_claimable_at == T0 + LEASE
 
 
 async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres_url):

@@ -102,11 +102,11 @@ REDIS = Costs(
     at_most_once=Cost(3, 3),
     life=Cost(50, 50),
     look=ONE,
-    # A script each 500, and a word to those that wait.
-    bulk=Cost(4, 4),
-    # A look, a script, and a word to those that wait.
-    create=Cost(3, 3),
-    edit=Cost(3, 3),
+    # A script each 500.
+    bulk=Cost(2, 2),
+    # A look, and a script.
+    create=Cost(2, 2),
+    edit=Cost(2, 2),
     get=ONE,
     unschedule=Cost(2, 2),
 )
@@ -140,11 +140,11 @@ COSTS = {
         # Each statement is prepared once on each of four connections.
         life=Cost(40, 85),
         look=ONE,
-        # An insert each 500, and a word to those that wait.
-        bulk=Cost(4, 4),
-        # A look, a write, and a word to those that wait.
-        create=Cost(3, 3),
-        edit=Cost(3, 3),
+        # An insert each 500.
+        bulk=Cost(2, 2),
+        # A look, and a write.
+        create=Cost(2, 2),
+        edit=Cost(2, 2),
         get=ONE,
         unschedule=Cost(2, 2),
     ),
@@ -153,7 +153,7 @@ COSTS = {
     "redis": REDIS,
     # Nodes do not tell commands that read from what their scripts read, so these are counted on one server alone.
     "redis_cluster": REDIS._replace(
-        at_most_once=Cost(2, 2), create=Cost(2, 2), edit=Cost(2, 2), get=Cost(0, 0), unschedule=ONE
+        at_most_once=Cost(2, 2), create=ONE, edit=ONE, get=Cost(0, 0), unschedule=ONE
     ),
     "dynamodb": Costs(
         # A look at each of the four shards and one more, and two batches of 25 conditional writes.
@@ -509,3 +509,14 @@ async def test_a_call_for_one_instance_is_a_few_round_trips(counted):
 
     costs = counted.costs
     assert (created, edited, got, unscheduled) == (costs.create, costs.edit, costs.get, costs.unschedule)
+
+
+async def test_to_notify_others_of_what_is_due_soon_is_one_statement_more(counted):
+    drained = an_app(counted)
+
+    async with opened(drained, counted) as context:
+        soon = {"execute_at": datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=10)}
+        created = await cheapest(counted, lambda n: context.schedule_task(drained.task, str(n), **soon))
+
+    more = int(counted.notifies)
+    assert created == Cost(*(figure + more for figure in counted.costs.create))

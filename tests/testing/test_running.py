@@ -73,6 +73,32 @@ async def test_time_stands_still_between_moves(new_app: NewApp) -> None:
         assert await world.context.get_task(once, "a") is None
 
 
+async def test_what_is_forced_onto_a_running_instance_starts_while_the_old_handler_still_runs(
+    new_app: NewApp,
+) -> None:
+    app = new_app()
+    began: list[datetime] = []
+    ended: list[datetime] = []
+
+    @app.dynamic_task(lease_duration=timedelta(hours=1))
+    async def slow(_: Context) -> None:
+        began.append(world.now)
+        await world.sleep(minutes=10)
+        ended.append(world.now)
+
+    async with running(app, START) as world:
+        minute = timedelta(minutes=1)
+        await world.context.schedule_task(slow, "a", execute_at=START + minute)
+        await world.advance(minutes=2)
+        await world.context.schedule_task(slow, "a", execute_at=START + 3 * minute, force=True)
+        await world.advance(minutes=1)
+        assert began == [START + minute, START + 3 * minute]
+        assert ended == []
+        await world.advance(minutes=10)
+
+    assert ended[-1] == START + 13 * minute
+
+
 async def test_a_poll_is_the_step_after_which_a_released_occurrence_is_tried_again(new_app: NewApp) -> None:
     app = new_app(poll_interval=timedelta(seconds=5))
     attempts: list[int] = []

@@ -108,6 +108,17 @@ class Bench:
 
         await self.ledger.apply({key: rule})
 
+    async def force(self, key: Key, schedule: Schedule) -> None:
+        """Make an instance anew, although it may run."""
+
+        def rule(record: Record | None, now: Instant) -> Ruling:
+            assert record is not None
+            assert record.spec.policies is not None
+            spec = Spec(schedule, record.spec.args, record.spec.policies)
+            return Ruling(Change(record, wishes.overwritten(record, spec, record.spec.policies, now)))
+
+        await self.ledger.apply({key: rule})
+
     async def every(self, handler: Registered, interval: float, instance: str = "") -> Key:
         return await self.declare(handler, Interval(int(interval * SECOND)), instance)
 

@@ -4,15 +4,17 @@ import asyncio
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from datetime import timedelta
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import pytest
 
 from pyncette.clock import MILLISECOND, SECOND, SystemClock
 from pyncette.core import wishes
-from pyncette.core.record import Counts, Outcome, replace
+from pyncette.core.record import Counts, Key, Outcome, replace
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import (
@@ -25,9 +27,10 @@ from pyncette.errors import (
 )
 from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
-from pyncette.store.memory import MemoryStore
+from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker.occurrence import Occurrence
+from pyncette.worker.poll import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
 from pyncette.worker.service import Figures, Worker, WorkerSettings
 from tests.worker.bench import START, Bench, Registered, seconds
 
@@ -159,6 +162,137 @@ async def test_what_another_process_notifies_of_wakes_a_worker_that_sleeps() -> 
         await bench.advance(5)
 
     assert handler.scheduled == [105]
+
+
+@pytest.mark.parametrize("idle", [0, 1], ids=["the_worker_that_runs_it", "an_idle_worker_beside_it"])
+async def test_what_is_forced_onto_a_running_instance_starts_when_it_is_due(idle: int) -> None:
+    starts: list[tuple[str, int]] = []
+
+    async def call(occurrence: Occurrence) -> None:
+        lease = occurrence.held.record.lease
+        assert lease is not None
+        starts.append((lease.holder, seconds(bench.clock.now())))
+        await bench.sleep(30)
+
+    handler = Registered("h", Policies(lease=60 * SECOND), call)
+    bench = Bench(handler)
+    key = await bench.once(handler, 10, "a")
+
+    async with bench.worker(slots=2 - idle):
+        await bench.advance(10)
+        async with bench.worker(MemoryStore(bench.backend), "idle") if idle else nullcontext():
+            await bench.advance(3)
+            await bench.force(key, Once(bench.clock.now() + 2 * SECOND))
+            await bench.advance(3)
+
+            assert starts == [("w1", 10), (["w1", "idle"][idle], 15)]
+
+
+class PassingOver(MemoryStore):
+    """Passes over some records, as a claim does that finds them locked, for so many claims; and remembers when those came."""
+
+    def __init__(self, bench: Bench, locked: Sequence[Key], claims: int) -> None:
+        super().__init__(bench.backend)
+        self.polled_at: list[float] = []
+        self._locked = locked
+        self._left = claims
+
+    async def claim(self, limits, lease_id, holder, now, expired_at, ahead=0):
+        due = [
+            record
+            for record in await self.load([key for key in self._locked if limits.get(key.partition)])
+            if record is not None and record.claimable_at <= now + ahead
+        ]
+        if not due or not self._left:
+            return await super().claim(limits, lease_id, holder, now, expired_at, ahead)
+        self._left -= 1
+        self.polled_at.append(asyncio.get_running_loop().time())
+        shelf = self.backend.shelf(due[0].key.partition)
+        for record in due:
+            shelf.remove(record.key)
+        claimed = await super().claim(limits, lease_id, holder, now, expired_at, ahead)
+        for record in due:
+            shelf.put(record)
+        return claimed._replace(next_claimable_at=now)
+
+    @property
+    def pauses(self) -> list[float]:
+        return [later - sooner for sooner, later in pairwise(self.polled_at)]
+
+
+async def test_what_is_locked_as_it_falls_due_is_asked_for_again_after_a_pause_that_doubles() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    store = PassingOver(bench, [await bench.once(handler, 5, "a")], 6)
+
+    async with bench.worker(store, poll_interval=3600 * SECOND):
+        await bench.advance(5)
+
+        assert handler.scheduled == [5]
+    assert all(
+        pause >= least for pause, least in zip(store.pauses, [0.01, 0.02, 0.04, 0.08, 0.08], strict=True)
+    )
+
+
+async def test_what_is_locked_holds_nothing_else_up() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    key = await bench.once(handler, 5, "a")
+    for name in "bcd":
+        await bench.once(handler, 5, name)
+    store = PassingOver(bench, [key], 3)
+
+    async with bench.worker(store, poll_interval=3600 * SECOND):
+        await bench.advance(5)
+
+    assert [occurrence.held.record.key.instance for occurrence in handler.calls] == ["b", "c", "d", "a"]
+    assert len(store.polled_at) == 3
+
+
+async def test_a_lock_in_one_partition_is_not_forgotten_for_polls_of_others_that_find_nothing() -> None:
+    handler = Registered("h", Policies(), numbers=4)
+    bench = Bench(handler)
+    store = PassingOver(bench, [await bench.once(handler, 5, "a", number=2)], 4)
+
+    async with bench.worker(store, slots=1, poll_interval=3600 * SECOND):
+        await bench.advance(5)
+
+        assert handler.scheduled == [5]
+    assert all(pause >= least for pause, least in zip(store.pauses, [0.01, 0.02, 0.04], strict=True))
+
+
+async def test_a_worker_that_stops_hands_over_what_was_locked_when_it_was_due() -> None:
+    handler = Registered("h", Policies())
+    bench = Bench(handler)
+    store = PassingOver(bench, [await bench.once(handler, 5, "a")], 10**6)
+    heard: list[Notification] = []
+
+    async def listen() -> None:
+        async for notification in bench.store.notified():
+            heard.append(notification)  # noqa: PERF401 - it never ends
+
+    listening = asyncio.create_task(listen())
+    async with bench.worker(store):
+        moving = asyncio.create_task(bench.advance(5))
+        await _until(lambda: len(store.polled_at) > 1)
+        moving.cancel()
+    await asyncio.sleep(0)
+    listening.cancel()
+
+    assert [notification.at for notification in heard] == [bench.clock.now()]
+
+
+def test_pauses_grow_to_a_second_once_no_lock_of_ours_can_be_the_reason() -> None:
+    pauses = Pauses()
+
+    taken = [pauses.next() for _ in range(200)]
+
+    assert taken[:5] == [10_000, 20_000, 40_000, 80_000, 80_000]
+    ours = [at for at, so_far in zip(taken, accumulate(taken, initial=0), strict=False) if so_far < LOCK_MAX]
+    assert max(ours) == LOCKED_PAUSE_MAX
+    assert taken[len(ours) :] == [160_000, 320_000, 640_000, *[BEATEN_PAUSE_MAX] * (197 - len(ours))]
+    pauses.reset()
+    assert pauses.next() == BEATEN_PAUSE
 
 
 async def test_a_wait_for_the_next_due_time_counts_as_a_look() -> None:
@@ -1009,6 +1143,8 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
     handler = Registered("h", Policies(lease=lease), block)
     bench = Bench(handler)
     clock = SystemClock()
+    bench.backend = MemoryBackend(clock.now)
+    bench.store = MemoryStore(bench.backend)
     lock = threading.Lock()
 
     class Locked(MemoryStore):

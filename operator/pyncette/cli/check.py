@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pyncette.cli.dev.child import declared_by
 from pyncette.cli.dev.events import Loaded
 from pyncette.cli.dev.folder import Folder
-from pyncette.cli.modules import ModuleError, Target, find_target, load_app
+from pyncette.cli.modules import ModuleError, Target, find_target, load_app_to_check, plain_handlers
 from pyncette.errors import ConfigurationError
 from pyncette.resources.manifests import SUFFIXES, Remark
 
@@ -64,10 +64,14 @@ def problems_of(path: Path, module: str | None) -> Checked:
 
 def _declared(target: Target) -> tuple[Loaded | None, list[Finding]]:
     try:
-        app = load_app(target)
+        app = load_app_to_check(target)
     except ModuleError as error:
-        return None, [Finding(error.file, error.line or None, None, error.message)]
-    return declared_by(app), []
+        return None, [_fault(error)]
+    return declared_by(app), [_fault(error) for error in plain_handlers(app)]
+
+
+def _fault(error: ModuleError) -> Finding:
+    return Finding(error.file, error.line or None, None, error.message)
 
 
 def _finding(remark: Remark) -> Finding:

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 
 from pyncette.app import Pyncette
 from pyncette.errors import ConfigurationError
+from pyncette.handlers import PlainHandlerWarning, plain_handler
 from pyncette.start import being_loaded
 
 DEFAULT_NAME: Final = "app"
@@ -185,6 +187,31 @@ def load_app(target: Target) -> Pyncette:
             _file_of(module),
         )
     raise ModuleError("it has no app; write `app = Pyncette()` there", _file_of(module))
+
+
+def load_awaitable_app(target: Target) -> Pyncette:
+    """Load the app of *target*. Raises ModuleError as well if it has a handler that is not a coroutine function."""
+    app = load_app_to_check(target)
+    for fault in plain_handlers(app):
+        raise fault
+    return app
+
+
+def load_app_to_check(target: Target) -> Pyncette:
+    """Load the app of *target* without the warnings about handlers, for who calls `plain_handlers` next."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlainHandlerWarning)
+        return load_app(target)
+
+
+def plain_handlers(app: Pyncette) -> list[ModuleError]:
+    """Return an error for each handler of *app* that is not a coroutine function, in the order of their declaration."""
+    found = {}
+    for task in app.tasks.values():
+        plain = plain_handler(task.task_func)
+        if plain is not None:
+            found[plain] = ModuleError(plain.message, _shown(plain.file), plain.line)
+    return list(found.values())
 
 
 def _import_file(file: Path, target: Target) -> ModuleType:

@@ -15,7 +15,7 @@ import msgspec
 from pyncette.cli.dev.folder import STATE, Folder
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.survey import find
-from pyncette.clock import SystemClock
+from pyncette.clock import SystemClock, synchronize
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
 from pyncette.core.spec import Policies
@@ -101,8 +101,7 @@ async def the_record(store: Store, realm: str, name: str, handler: str | None = 
 async def backend_clock(store: Store) -> SystemClock:
     """Return a clock that goes like the backend's."""
     clock = SystemClock()
-    asked_at = clock.monotonic()
-    clock.observe(await store.now(), asked_at, clock.monotonic())
+    await synchronize(clock, store.now)
     return clock
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from pyncette.clock import SystemClock
+from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.facts import Access
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.pace import USUAL, Pace
@@ -57,6 +57,7 @@ class OpenBackend:
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = reach.clock()
+        """The time of the backend; until it has answered, that of this machine, by which nothing is decided."""
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
@@ -117,14 +118,12 @@ class OpenBackend:
             await asyncio.sleep(self._pace.backend)
 
     async def _ask(self, store: Store) -> None:
-        asked_at = self.clock.monotonic()
         try:
             with self._metrics.measured(self.name, "ask"):
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    now = await store.now()
+                    await synchronize(self.clock, store.now)
         except TimeoutError:
             raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
-        self.clock.observe(now, asked_at, self.clock.monotonic())
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":

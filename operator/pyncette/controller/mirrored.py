@@ -167,7 +167,7 @@ class Mirrored:
             return
         async with self._registering[backend]:
             await ledger.store.swap(
-                [Change(None, kept_record(self._registration(realm), Spec(), ledger.clock.now()))]
+                [Change(None, kept_record(self._registration(realm), Spec(), await ledger.now()))]
             )
             self._realms[backend].add(realm)
 

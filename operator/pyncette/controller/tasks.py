@@ -110,7 +110,7 @@ class Tasks:
         self._sweep.back(name)
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled):
-            return self._again_in(name, settled.again_at, self._pools.now())
+            return self._again_in(name, settled.again_at, self._now(self._pools.place(self._pool_of[name])))
         task = read_stored(PyncetteTask, stored)
         place = self._place(name, task, stored)
         if self._is_too_early(name, place, stored):
@@ -139,9 +139,10 @@ class Tasks:
         pool = self._pool_of.get(name)
         if pool is None or self._objects.version(TASKS, name) != settled.version:
             return False
-        if settled.again_at is not None and settled.again_at <= self._pools.now():
+        place = self._pools.place(pool)
+        if settled.again_at is not None and settled.again_at <= self._now(place):
             return False
-        if self._pools.place(pool).facts != settled.facts:
+        if place.facts != settled.facts:
             return False
         homes = self._mirrored.homes(name)
         return homes == ([] if settled.home is None else [settled.home])

@@ -385,7 +385,7 @@ async def _stop(ledger: Ledger, gone: Sequence[Record]) -> list[Taken]:
 
 
 async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> list[Taken]:
-    now = ledger.clock.now()
+    now = await ledger.now()
     over = [r for r in gone if grace == 0 or _is_over(r.state, now - grace)]
     for record in over:
         await _withdraw_beside(ledger, record, with_letters=True)

@@ -159,6 +159,6 @@ async def _with(store: Store, home: Record) -> AsyncIterator[list[Record]]:
 
 async def apply_where(ledger: Ledger, page: Sequence[Record], rule: Rule) -> int:
     """Apply *rule*, which answers with a bool, to those of *page* that it would change; return how many it did."""
-    now = ledger.clock.now()
+    now = await ledger.now()
     todo = [record.key for record in page if rule(record, now).answer]
     return sum((await ledger.apply(dict.fromkeys(todo, rule))).values())

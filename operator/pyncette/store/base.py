@@ -55,10 +55,16 @@ class Claimed(NamedTuple):
     """The backend's own time, read while it answered."""
     next_claimable_at: Instant | None
     """
-    When a claim with the same *ahead* will next get a record of these partitions: the sooner of what is due and what
-    lease ends, as far as this claim saw, its own leases included. It may be too soon, never too late, unless others write in the meantime.
-    It is at or before the claim's `now` only if more may be claimable than the limits let through, or if a record
-    could not be read. None: nothing will be claimable before something is written.
+    When it is worth it to claim again, with the same *ahead* and of the same partitions; None: not before something is written.
+
+    At or before the claim's `now`: at once, since this claim may have got less than was claimable. It always is that
+    if a record was claimable before the claim was asked for, nobody had leased it, and the claim left it alone: the
+    limit let no more through; another had locked it; another wrote to it meanwhile, or was faster; the backend could not
+    keep up. It may be that as well if a record could not be read. Else it is later, so nobody who goes by it spins.
+
+    Later than `now`: the soonest time at which a record falls due or a lease ends, those of this claim included. It may
+    be too soon, but is never too late for what was written before the claim was asked for. Of what is written afterwards,
+    whoever writes it tells others.
     """
 
 

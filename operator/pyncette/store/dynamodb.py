@@ -285,7 +285,9 @@ class DynamoStore:
             if done is None:
                 times.append(now)
             elif not done:
+                # Others have leased it, or merely written to it; the next look tells.
                 lost[key.partition] += 1
+                times.append(now)
             else:
                 record = record_of(key, after)
                 times.append(now if record is None else sure_integer(after, UNTIL))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from pyncette.clock import SECOND, Duration, Instant
+from pyncette.clock import SECOND, Duration, Instant, monotonic_ns
 
 DRIFT_PARTS: Final = 10_000
 """Two clocks run apart by at most one part in this many, so what was known loses as much of its sharpness."""
@@ -29,7 +29,7 @@ class DateClock:
         self,
         *,
         time_ns: Callable[[], int] = time.time_ns,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] = monotonic_ns,
     ) -> None:
         self._time_ns = time_ns
         self._monotonic_ns = monotonic_ns

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
@@ -66,8 +66,8 @@ A look is slow if it takes longer, see `Heads`. The time is that of a statement 
 between two of them; in this time a look passes over some ten thousand records that are dead.
 """
 
-IS_FREE: Final = 3
-"""Where in what `Statements.look` tells of a partition it says whether something can be claimed."""
+FREE: Final = 3
+"""Where in what `Statements.look` tells of a partition it says how many can be claimed."""
 
 COUNT: Final = 4
 """Where it says how many were looked at: with as many as that at most, there may be more behind them."""
@@ -166,10 +166,11 @@ class MysqlStore(NumberedStore):
         )
         seen: Sequence[Any] = ()
         records: list[Record] = []
+        taken: Counter[int] = Counter()
         if self._is_quiet or not any(limits.values()):
             (seen,) = await self._rows(look)
         wanted = [(ids[partition], most, begins[partition]) for partition, most in limits.items() if most > 0]
-        if wanted and (not seen or any(row[IS_FREE] or row[COUNT] == HEAD_MAX for row in seen)):
+        if wanted and (not seen or any(row[FREE] or row[COUNT] == HEAD_MAX for row in seen)):
             script = self._sql.claim(wanted, lease_id, holder, now, now + ahead, expired_at)
             _, _, leased, ((backend_now, took),) = await self._rows(*script)
             partition_of = {ids[partition]: partition for partition in limits}
@@ -180,9 +181,16 @@ class MysqlStore(NumberedStore):
             if any(taken[id_] >= most for id_, most, _ in wanted):
                 return Claimed(records, backend_now, now)
         if not seen:
+            # What is free now is free although this claim has been: it was locked, or has come since.
+            taken.clear()
             (seen,) = await self._rows(look)
+        is_free = any(
+            row[FREE] and min(row[FREE], most or 1) > taken[ids[partition]]
+            for row, (partition, most) in zip(seen, limits.items(), strict=True)
+        )
         times = [
-            *_times(seen, limits.values(), now, expired_at, ahead),
+            now if is_free else None,
+            *_times(seen, now, expired_at, ahead),
             *(record.lease.expires_at + now - expired_at for record in records if record.lease),
             self._heads.until(limits),
         ]
@@ -394,20 +402,14 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
 
 
 def _times(
-    rows: Sequence[Sequence[int | None]],
-    limits: Iterable[int],
-    now: Instant,
-    expired_at: Instant,
-    ahead: Duration,
+    rows: Sequence[Sequence[int | None]], now: Instant, expired_at: Instant, ahead: Duration
 ) -> list[Instant | None]:
-    """Return when there may be something to claim, by what a look told of each partition and how many were wanted."""
+    """Return when something will be claimable that is not now, by what a look told of each partition."""
     times: list[Instant | None] = []
-    for (_, due_at, ends_at, is_free, count), most in zip(rows, limits, strict=True):
+    for _, due_at, ends_at, _, count in rows:
         times.append(None if due_at is None else due_at - ahead)
         # It looks expired, perhaps, but is not to be taken over yet: the claimer's clock has stepped.
         times.append(None if ends_at is None else ends_at + now - expired_at)
-        if is_free and not most:
-            times.append(now)
         if count == HEAD_MAX:
             times.append(now + LOOK_PAUSE)
     return times

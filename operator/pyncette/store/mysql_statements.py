@@ -232,14 +232,14 @@ SET r.lease_id = {id_}, r.holder = {literal(holder)}, r.lease_until = {now} + r.
     def look(self, partitions: Sequence[tuple[int, Instant]], until: Instant, expired_at: Instant) -> str:
         """
         Tell of each partition the time, when the next one after *until* is due, when the first of its leases ends,
-        whether there is one to be claimed, and how many were looked at; each with where in its index to begin.
+        how many are to be claimed, and how many were looked at; each with where in its index to begin.
         """
         return " UNION ALL ".join(
             f"""(SELECT {NOW}, (
     SELECT n.claimable_at FROM {self._records} AS n FORCE INDEX (claimable)
     WHERE n.partition_id = {partition} AND n.claimable_at > {until} ORDER BY n.claimable_at LIMIT 1
 ), MIN(CASE WHEN head.lease_until > {expired_at} THEN head.lease_until END),
-    MAX(head.lease_until <= {expired_at}), COUNT(*)
+    SUM(head.lease_until <= {expired_at}), COUNT(*)
 FROM (
     SELECT c.lease_until FROM {self._records} AS c FORCE INDEX (claimable)
     WHERE c.partition_id = {partition} AND c.claimable_at BETWEEN {begin} AND {until}

@@ -77,7 +77,12 @@ class Statements(NamedTuple):
 
 
 def statements_for(tables: Tables) -> Statements:
-    """Return the statements for *tables*."""
+    """
+    Return the statements for *tables*.
+
+    A claim compares how many records its snapshot shows as free with how many it has leased. It leases fewer if it passes
+    over one that is locked, or that was changed after the snapshot: the new row is locked then, but not seen.
+    """
     records, names, partitions, history = tables.records, tables.names, tables.partitions, tables.history
     by_key = """n.partition_id = u.partition_id AND n.task = u.task
     AND n.instance = u.instance AND n.occurrence = u.occurrence"""
@@ -129,22 +134,27 @@ WITH claimed AS (
 SELECT * FROM claimed
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {NOW}, (
-    SELECT least(min(least((
-        SELECT c.claimable_at FROM {records} c
-        WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $8
-        ORDER BY c.claimable_at LIMIT 1
-    ), (
-        SELECT least(
+    SELECT least(
+        min(seen.soonest),
+        CASE WHEN sum(seen.free) > (SELECT count(*) FROM claimed) THEN $8 END,
+        (SELECT min(lease_length) + $3 + $8 - $4 FROM claimed)
+    )
+    FROM {wanted}, LATERAL (
+        SELECT least((
+            SELECT c.claimable_at FROM {records} c
+            WHERE c.partition_id = wanted.partition_id AND c.claimable_at > $8
+            ORDER BY c.claimable_at LIMIT 1
+        ),
             min(CASE WHEN head.lease_until > $4 THEN head.lease_until + $8 - $4
                 WHEN wanted.most = 0 THEN $8 END),
             CASE WHEN count(*) = {HEAD_MAX} THEN $8 + {HEAD_PAUSE} END
-        ) FROM (
+        ) AS soonest, least(count(*) FILTER (WHERE head.lease_until <= $4), wanted.most) AS free
+        FROM (
             SELECT c.lease_until FROM {records} c
             WHERE c.partition_id = wanted.partition_id AND c.claimable_at BETWEEN wanted.begin AND $8
             ORDER BY c.claimable_at LIMIT {HEAD_MAX}
         ) head
-    ))), (SELECT min(lease_length) + $3 + $8 - $4 FROM claimed))
-    FROM {wanted}
+    ) seen
     WHERE (SELECT count(*) FROM claimed) < (SELECT sum(greatest(most, 1)) FROM unnest($2::bigint[]) AS most)
 ), {TOOK}, NULL, NULL, NULL, NULL, NULL
 """,

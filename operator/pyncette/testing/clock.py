@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Any, Final, Protocol
 
-from pyncette.clock import Duration, Instant
+from pyncette.clock import LONGEST, Duration, Instant
 
 SETTLE_SECONDS: Final = 30.0
 """Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
@@ -74,6 +74,10 @@ class VirtualClock:
     def now(self) -> Instant:
         return self._now
 
+    def is_stale(self) -> bool:
+        """Never: pretended time is what this clock says, and no backend knows better."""
+        return False
+
     def expired_at(self) -> Instant:
         return self._now
 
@@ -111,8 +115,16 @@ class VirtualClock:
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
         """Ignore the backend's time: this one is pretended."""
 
+    def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
+        """Never any, either."""
+        del now, backend_now, asked_at, answered_at
+        return 0
+
     def expect_lease(self, length: Duration) -> None:
         """Ignore how long leases are: this time makes no steps."""
+
+    def reach(self, delay: Duration) -> Instant:  # noqa: ARG002 - however short, a test may move the clock by years in it
+        return self._now + LONGEST
 
     # --- What a test asks of it ----------------------------------------------------------------------------------
 

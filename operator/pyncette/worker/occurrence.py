@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.core.record import Partition
@@ -13,6 +14,14 @@ from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
 from pyncette.core.tallies import run_id
 from pyncette.permits import Permit
+
+logger = logging.getLogger(__name__)
+
+START_SHARE: Final = 3
+"""
+No handler starts with less than a third of its lease left: that is time for the renewer's next turn, which comes within
+a sixth, and for an answer.
+"""
 
 current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
 """The run that this code is part of, with all that it awaits and starts; so that what it logs can say so."""
@@ -96,7 +105,7 @@ class Occurrence:
         """Why it was cancelled, if we did it."""
         self.timers: list[Timer] | None = None
         self._interrupted: asyncio.Event | None = None
-        """Set once it need not wait for its time any more; there only while it waits."""
+        """Set once it need not wait any more, for its time or for a renewal; there only once it has waited."""
 
     @property
     def renews_itself(self) -> bool:
@@ -111,6 +120,13 @@ class Occurrence:
         """How long the lease is surely ours, if nobody renews it; not negative."""
         return max(0, self.lease_until - self._clock.monotonic())
 
+    @property
+    def is_lease_short(self) -> bool:
+        """Whether less of the lease is left than a handler may start with."""
+        # A renewal gives what the policies say, which may be less than the claim gave.
+        length = min(self.held.record.lease_length, self.held.policies.lease)
+        return self.lease_until - self._clock.monotonic() < length // START_SHARE
+
     async def heartbeat(self) -> bool:
         """Renew the lease, and say whether it is still ours."""
         held: bool = await self._renew(self)
@@ -120,6 +136,32 @@ class Occurrence:
         """Return once it is due, or once there is a reason not to start it."""
         self._interrupted = asyncio.Event()
         await self._clock.wait(self._interrupted, self.starts_at)
+
+    async def renew_or_release(self) -> None:
+        """Renew a short lease before the start; if that fails, or takes half of what is left, release it unstarted."""
+        remaining = self.lease_remaining()
+        if remaining > 0 and self.ending is None and not self.lease_lost:
+            await self._renew_within(remaining // 2)  # the other half is for the release
+        if self.is_lease_short and self.ending is None and not self.lease_lost:
+            logger.warning("run not started: too little of its lease was left", extra=self.facts())
+            self.cancel(Ending.DRAINED)
+
+    async def _renew_within(self, delay: Duration) -> None:
+        self._interrupted = answered = asyncio.Event()
+        renewal = asyncio.ensure_future(self.heartbeat())
+        renewal.add_done_callback(lambda _: answered.set())
+        await self._clock.wait_for(answered, delay)
+        if not renewal.done():
+            renewal.cancel()
+        elif error := renewal.exception():
+            logger.warning("could not renew a lease before the start: %s", error, extra=self.facts())
+
+    def end_with_lease(self) -> None:
+        """Take note that the lease is used up. A run that has not started is released; another holder's write wins."""
+        if self.begun:
+            self.lose()
+        else:
+            self.cancel(Ending.DRAINED)
 
     def cancel(self, ending: Ending) -> None:
         """End the run from outside, and remember why."""

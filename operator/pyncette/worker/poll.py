@@ -16,7 +16,7 @@ from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
-from pyncette.ledger import Ledger
+from pyncette.ledger import ANNOUNCED_AHEAD, Ledger
 from pyncette.permits import Permits, Pool
 from pyncette.shares import ORPHAN_AGE, Shares
 from pyncette.store.base import Claimed, Notification
@@ -32,13 +32,44 @@ SAFETY_LOOK: Final[Duration] = 10 * SECOND
 """Where the backend notifies, a look comes at least this often: a notification may get lost."""
 
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
-"""The wait after a look that found claimable records and got none: others are faster, or the records cannot be read."""
+"""
+The pause after a poll that got less than was claimable: a record was locked, others were faster, or it cannot be read.
+It doubles from poll to poll, until a poll gets something or nothing more is claimable.
+"""
+
+LOCKED_PAUSE_MAX: Final[Duration] = 80 * MILLISECOND
+"""The longest of these pauses while it may be a lock of ours, so that a run starts at most 100 ms after the lock ends."""
+
+LOCK_MAX: Final[Duration] = 10 * SECOND
+"""Backends end our own statements after this time, so whatever is locked for longer was locked by somebody else."""
+
+BEATEN_PAUSE_MAX: Final[Duration] = 1 * SECOND
+"""The longest of these pauses: such a poll may be repeated for hours, by each worker."""
 
 FOR_ALL: Final[Instant] = 0
 """In a notification: somebody cannot do what is its own, and whoever has a slot is to look."""
 
 HINT_PAUSE_SECONDS: Final = 0.1
 """A worker that has no slot for what is due says so at most this often, for those that have."""
+
+
+class Pauses:
+    """The pauses between polls that got less than was claimable."""
+
+    def __init__(self) -> None:
+        self._last: Duration = 0
+        self._all: Duration = 0
+
+    def next(self) -> Duration:
+        """Return how long to pause now."""
+        longest = LOCKED_PAUSE_MAX if self._all < LOCK_MAX else BEATEN_PAUSE_MAX
+        self._last = min(max(2 * self._last, BEATEN_PAUSE), longest)
+        self._all += self._last
+        return self._last
+
+    def reset(self) -> None:
+        """Begin with the shortest pause again."""
+        self._last = self._all = 0
 
 
 class Poller:
@@ -89,6 +120,9 @@ class Poller:
         self._round_next_at: Instant = NEVER
         self._round_stale_at = 0.0
         """When to look at everything again by the loop's time: others may have changed something unnoticed."""
+        self._beaten = False
+        """Whether a poll of this round got less than was claimable, and the next round comes after a pause."""
+        self._pauses = Pauses()
         self._hungry: list[Partition] = []
         """Partitions that may hold more than their share let through: they are asked beside the rounds."""
         self._hungry_waited = False
@@ -131,7 +165,7 @@ class Poller:
             return True
         if self._full:
             return not self._runs.freed.is_set()
-        if self._is_look_at_others_due():
+        if self._beaten or self._is_look_at_others_due():
             return False
         return self._parked and not self._woken.is_set() and self._next_at > self._clock.now()
 
@@ -168,9 +202,13 @@ class Poller:
         partitions = [
             partition for registration in self._registrations for partition in registration.partitions
         ]
-        if not partitions or self._next_at == NEVER or not self._store.capabilities.notifies:
+        now = self._clock.now()
+        next_at = now if self._beaten else max(self._next_at, now)
+        if not partitions or next_at == NEVER or not self._store.capabilities.notifies:
             return
-        at = FOR_ALL if self._shares is not None else max(self._next_at, self._clock.now())
+        if next_at > self._clock.reach(ANNOUNCED_AHEAD):
+            return  # they find it at a poll of their own
+        at = FOR_ALL if self._shares is not None else next_at
         try:
             await self._store.notify([Notification(partitions[0], at)])
         except StoreError as error:
@@ -267,13 +305,14 @@ class Poller:
             for partition in registration.partitions
         }
         await self._take_permits(now)
+        # Permits may have taken long, and a lease must not be counted from later than it is stamped.
+        asked_at, now = clock.monotonic(), clock.now()
         limits = self._limits(by_partition, now)
         if not limits:
             self._permits.give_back_free()
             self._plan(None, limits, now)
             self._polled_at = now
             return
-        asked_at = clock.monotonic()
         with self._polling():
             claimed = await self._store.claim(
                 limits, next(self._lease_ids), self._holder, now, clock.expired_at(), self._ahead
@@ -283,7 +322,8 @@ class Poller:
         for length in {record.lease_length for record in claimed.records}:
             clock.expect_lease(length)
         clock.observe(claimed.backend_now, asked_at, answered_at)
-        self._starts.start(claimed.records, by_partition, now, asked_at)
+        held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at)
+        self._starts.start(claimed.records, by_partition, now, held_since)
         self._plan(claimed, limits, now)
         self._judge_permits(claimed, limits, by_partition, now)
         self._polled_at = clock.now()
@@ -366,15 +406,18 @@ class Poller:
         assert self._shares is not None
         clock = self._clock
         # As it would have been a while ago: what is due since then is still for its own worker.
-        then = clock.now() - ORPHAN_AGE
+        now = clock.now()
+        then = now - ORPHAN_AGE
         asked_at = clock.monotonic()
         with self._polling():
             claimed = await self._store.claim(
                 limits, next(self._lease_ids), self._holder, then, clock.expired_at() - ORPHAN_AGE
             )
-        clock.observe(claimed.backend_now, asked_at, clock.monotonic())
+        answered_at = clock.monotonic()
+        clock.observe(claimed.backend_now, asked_at, answered_at)
         self.claimed += len(claimed.records)
-        self._starts.start(claimed.records, theirs, then, asked_at - ORPHAN_AGE)
+        held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at) - ORPHAN_AGE
+        self._starts.start(claimed.records, theirs, then, held_since)
         for partition in {record.key.partition for record in claimed.records}:
             self._shares.adopt(partition)
             self.look_soon()
@@ -492,6 +535,9 @@ class Poller:
         ]
         self._forget_wants({partition.handler for partition in (*self._round, *hungry)})
         self._round_next_at = NEVER
+        if not self._beaten:
+            self._pauses.reset()
+        self._beaten = False
         self._hungry_waited = True
         self._round_stale_at = asyncio.get_running_loop().time() + self._interval / SECOND
 
@@ -505,13 +551,27 @@ class Poller:
             hungry = [partition for partition, number in taken.items() if number >= limits[partition]]
             self._hungry += hungry
             at = claimed.next_claimable_at
+            if claimed.records:
+                self._pauses.reset()
             if at is not None and at > now:
                 at += self._ahead - self._lead
-            elif at is not None and not claimed.records:
-                at = now + BEATEN_PAUSE
+            elif at is not None and not any(limits.values()):
+                at = (
+                    now + BEATEN_PAUSE
+                )  # nothing was to be claimed; by then there are permits, or none is to be had
+            elif at is not None and not hungry:
+                self._pause()
+                at = None
             # Those that are hungry will be asked again. If all are, this tells of nobody else; if only some are, their
             # backlog may hide when the others are next due, and these have to be asked once more, by themselves.
             if at is not None and len(hungry) < len(limits):
                 self._round_next_at = min(self._round_next_at, at)
         next_at = now if self._hungry or self._round else self._round_next_at
         self._next_at = min(self._next_at, next_at)
+
+    def _pause(self) -> None:
+        """Begin the next round after a pause: by real time, also where time is pretended, since locks are real."""
+        if not self._beaten:
+            self._beaten = True
+            again_at = asyncio.get_running_loop().time() + self._pauses.next() / SECOND
+            self._round_stale_at = min(self._round_stale_at, again_at)

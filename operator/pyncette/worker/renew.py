@@ -15,7 +15,7 @@ from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
 from pyncette.members import Membership
-from pyncette.store.base import Renewal, Store
+from pyncette.store.base import Renewal, Renewed, Store
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.patience import Patience
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
@@ -33,6 +33,32 @@ BLOCKED_AFTER_SECONDS: Final = 2.0
 
 BEAT_SECONDS: Final = 1.0
 """How often each of the two loops notes that it turns: next to no work, and who asks wants to know of minutes."""
+
+
+class Heartbeats:
+    """Renewals that cannot wait for the renewer's next turn; those asked for in one turn of the loop are one write."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._asking: list[Occurrence] = []
+        self._next: asyncio.Task[None] | None = None
+        """Renews for all that ask before it begins."""
+        self.renewing: set[asyncio.Task[None]] = set()
+        """Each awaits an answer of the backend."""
+
+    async def renew(self, occurrence: Occurrence) -> None:
+        """Renew a lease; the run is told if it is no longer held. Raises StoreError."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._renew())
+            self.renewing.add(self._next)
+            self._next.add_done_callback(self.renewing.discard)
+        self._asking.append(occurrence)
+        await asyncio.shield(self._next)
+
+    async def _renew(self) -> None:
+        asking, self._asking, self._next = self._asking, [], None
+        await renew(self._store, self._clock, asking, Occurrence.lose)
 
 
 class Renewer:
@@ -109,10 +135,11 @@ class Renewer:
             if occurrence.lease_lost or not occurrence.renews_itself:
                 continue
             remaining = occurrence.lease_remaining()
-            if asked_for:
-                if remaining == 0:
-                    lose(occurrence)
-            elif _has_used_its_third(remaining, occurrence.held.policies.lease):
+            if remaining == 0 and occurrence.begun:
+                lose(
+                    occurrence
+                )  # the loop of the handlers may be blocked, and what is lost is not to come back
+            elif not asked_for and _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
         if due or permitted:
             self._asked_for.update(due, permitted)
@@ -132,9 +159,6 @@ class Renewer:
             logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
         finally:
             self._asked_for.difference_update(due, permitted)
-        for occurrence in due:
-            if occurrence.lease_remaining() == 0:
-                lose(occurrence)
 
     def _pause(self) -> Duration:
         """Return how long nothing will be due, nor run out before an answer that is waited for."""
@@ -166,20 +190,37 @@ async def renew(
         assert lease is not None
         renewals.append(Renewal(occurrence.held.record.key, lease.id, occurrence.held.policies.lease))
     renewals += [occurrence.permit.renewal for occurrence in permitted if occurrence.permit is not None]
-    asked_at = clock.monotonic()
-    renewed = await store.renew(renewals, clock.now())
-    clock.observe(renewed.backend_now, asked_at, clock.monotonic())
+    renewed, since = await _renewed(store, clock, renewals)
     for occurrence, held in zip(occurrences, renewed.held, strict=False):
         if held:
-            occurrence.lease_until = asked_at + occurrence.held.policies.lease
+            # A lease that is shorter since an edit ends no sooner than it would have.
+            occurrence.lease_until = max(occurrence.lease_until, since + occurrence.held.policies.lease)
         else:
             lose(occurrence)
     for occurrence, held in zip(permitted, renewed.held[len(occurrences) :], strict=True):
         assert occurrence.permit is not None
         if held:
-            occurrence.permit.lease_until = asked_at + occurrence.permit.length
+            occurrence.permit.lease_until = since + occurrence.permit.length
         else:
             revoke(occurrence)
+
+
+async def _renewed(
+    store: Store, clock: Clock, renewals: Sequence[Renewal], *, once_more: bool = True
+) -> tuple[Renewed, Duration]:
+    """
+    Renew, and return with the answer since when the new leases count, by the monotonic clock.
+
+    If the answer tells that our time was behind, they end too soon; so they are renewed once more, by the right time.
+    """
+    asked_at, now = clock.monotonic(), clock.now()
+    renewed = await store.renew(renewals, now)
+    answered_at = clock.monotonic()
+    clock.observe(renewed.backend_now, asked_at, answered_at)
+    lag = clock.lag(now, renewed.backend_now, asked_at, answered_at)
+    if lag and once_more:
+        return await _renewed(store, clock, renewals, once_more=False)
+    return renewed, asked_at - lag
 
 
 def _has_used_its_third(remaining: Duration, length: Duration) -> bool:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from pyncette.clock import MICROSECOND, Clock, Duration, Instant
+from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
 from pyncette.core import rules
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
@@ -44,6 +44,9 @@ class Runs:
         self.shortest_lease: Duration = LEASE_UNKNOWN
         self.renewals_rest = True
         """Whether nobody looks after leases, since nothing runs."""
+        self._watched_until: Duration = LEASE_UNKNOWN
+        """No lease of what runs ends sooner, of those that the worker renews; by the monotonic clock."""
+        self._watch: Timer | None = None
         self.on_sooner_renewal: Callable[[], None] | None = None
         """Called when a lease is shorter than any before, or the first while renewals rest."""
         self._clock = clock
@@ -98,6 +101,8 @@ class Runs:
             occurrence.cancel(self._all_end)
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] += 1
+        if lease_until < self._watched_until and occurrence.renews_itself:
+            self._watch_leases(lease_until)
         lease = held.policies.lease if permit is None else min(held.policies.lease, permit.length)
         if lease < self.shortest_lease or self.renewals_rest:
             self.shortest_lease = min(lease, self.shortest_lease)
@@ -131,6 +136,11 @@ class Runs:
         for occurrence in list(self.running.values()):
             occurrence.cancel(ending)
 
+    def stop_watching(self) -> None:
+        """Look after no lease any more: nothing runs, and nothing will."""
+        if self._watch is not None:
+            self._watch.cancel()
+
     async def ended(self) -> None:
         """Return once no handler runs."""
         while self.running:
@@ -140,9 +150,9 @@ class Runs:
         current.set(occurrence)
         if occurrence.starts_at > self._clock.now():
             await occurrence.wait_for_its_time()
-        if occurrence.lease_remaining() == 0:
-            # This process stood still since the claim, and by now the lease may be somebody else's.
-            occurrence.lose()
+        if occurrence.is_lease_short:
+            # The claim was slow, or this process stood still since: the lease may end before anybody looks after it.
+            await occurrence.renew_or_release()
         if occurrence.permit is not None and occurrence.permit.remaining() == 0:
             occurrence.revoke()
         if occurrence.lease_lost or occurrence.ending is not None:
@@ -191,6 +201,30 @@ class Runs:
             return
         if settlement.change is not None:
             self._outbox.put(Settling(occurrence.held, ended, settlement))
+
+    def _watch_leases(self, until: Duration) -> None:
+        """
+        End runs whose leases are used up, as soon as the first may be.
+
+        In the loop of the handlers, so that a process which was stopped does so before its handlers go on. One timer for
+        all of them: leases that are renewed end later, and it then looks again.
+        """
+        self.stop_watching()
+        self._watched_until = until
+        delay = max(0, until - self._clock.monotonic())
+        self._watch = self._clock.call_later(delay, self._end_with_leases)
+
+    def _end_with_leases(self) -> None:
+        self._watched_until = LEASE_UNKNOWN
+        for occurrence in self.running.values():
+            if occurrence.lease_lost or not occurrence.renews_itself:
+                continue
+            if occurrence.lease_remaining() == 0:
+                occurrence.end_with_lease()
+            else:
+                self._watched_until = min(self._watched_until, occurrence.lease_until)
+        if self._watched_until != LEASE_UNKNOWN:
+            self._watch_leases(self._watched_until)
 
     def _arm(self, occurrence: Occurrence) -> None:
         """Set the timers that end a run from outside."""

@@ -21,7 +21,7 @@ from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox
 from pyncette.worker.patience import Patience
 from pyncette.worker.poll import Poller
-from pyncette.worker.renew import RenewalThread, Renewer, renew
+from pyncette.worker.renew import Heartbeats, RenewalThread, Renewer
 from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class Worker:
         self._listeners = listeners
         self._patience = Patience()
         self._outbox = Outbox(ledger, self._wake, self._patience)
+        self._heartbeats = Heartbeats(ledger.store, clock)
         self._runs = Runs(clock, self._outbox, settings.slots, self._heartbeat, self._reload)
         self._poller = Poller(
             ledger,
@@ -214,10 +215,16 @@ class Worker:
                 if self._membership is not None:
                     self._membership.leave()
                 await _shielded(self._give_back(poller))
-                left = [*background, *self._poller.starting, *self._runs.replacing]
+                left = [
+                    *background,
+                    *self._poller.starting,
+                    *self._runs.replacing,
+                    *self._heartbeats.renewing,
+                ]
                 for task in left:
                     task.cancel()
                 await asyncio.gather(*left, poller, return_exceptions=True)
+                self._runs.stop_watching()
 
     async def _until_ended(
         self, poller: asyncio.Task[None], background: Sequence[asyncio.Task[None]]
@@ -285,7 +292,7 @@ class Worker:
 
     async def _heartbeat(self, occurrence: Occurrence) -> bool:
         if not occurrence.lease_lost:
-            await renew(self._ledger.store, self._clock, [occurrence], Occurrence.lose)
+            await self._heartbeats.renew(occurrence)
         return not occurrence.lease_lost
 
     async def _reload(self, occurrence: Occurrence) -> None:

@@ -25,8 +25,9 @@ from pyncette.cli.dev.screens import Screen
 from pyncette.cli.dev.state import Line, Picture
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.modules import LONG_SECONDS, Target
+from pyncette.cli.stored import backend_clock
 from pyncette.cli.survey import View, survey, view_of
-from pyncette.clock import SECOND, SystemClock
+from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
 from pyncette.resources.manifests import SUFFIXES, Remark
@@ -101,7 +102,7 @@ class Supervisor:
             stack.enter_context(_logs_shown_on(self._screen))
             stack.push_async_callback(self._end_worker)
             store = await stack.enter_async_context(self._folder.backend.new_store())
-            self._ledger = Ledger(store, SystemClock())
+            self._ledger = Ledger(store, await backend_clock(store))
             async with asyncio.TaskGroup() as endless:
                 watching = endless.create_task(self._watch())
                 await asyncio.sleep(0)  # from here on no change goes unnoticed, and so nothing is read before
@@ -274,9 +275,9 @@ class Supervisor:
     async def _mirror(self) -> bool:
         """Mirror the manifests as they are now; say whether something waits to be mirrored."""
         async with self._mirroring:
-            now = self._ledger.clock.now()
-            self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
             try:
+                now = await self._ledger.now()
+                self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
                 taken = await mirror(self._ledger, REALM, self._wishes.wishes, keep=self._wishes.keep)
             except StoreError as error:
                 self._line(f"manifests were not mirrored, and will be: {error}", "ERROR")

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pyncette.core.record import Key, Partition
+import asyncio
+
+from pyncette.core.record import Change, Key, Partition, State
 from pyncette.store.base import Store
 from pyncette.testing.conformance.backend import OnBackend, OpenAnother
-from pyncette.testing.conformance.records import ELSEWHERE, HERE, LEASE, T0, a_record, claim, create
+from pyncette.testing.conformance.records import (
+    ELSEWHERE,
+    HERE,
+    LEASE,
+    T0,
+    TRIES_MAX,
+    a_record,
+    changed,
+    claim,
+    completed,
+    create,
+    instances,
+    load,
+)
 
 
 class LookingAgain(OnBackend):
@@ -74,3 +89,46 @@ class LookingAgain(OnBackend):
 
         assert claimed.next_claimable_at is not None
         assert claimed.next_claimable_at <= T0
+
+    async def test_a_claim_that_got_all_there_is_tells_a_later_time(self, store: Store) -> None:
+        await create(store, a_record("a"), a_record("b"), a_record("later", at=T0 + 9))
+
+        for limit in (3, 0):
+            claimed = await store.claim({HERE: limit}, f"lease-{limit}", "worker", T0, T0)
+
+            assert instances(list(claimed.records)) == (["a", "b"] if limit else [])
+            assert claimed.next_claimable_at == T0 + 9
+
+    async def test_what_another_writes_to_while_it_is_due_is_claimed_or_a_reason_to_claim_again_at_once(
+        self, open_another: OpenAnother
+    ) -> None:
+        store, other = await open_another(), await open_another()
+        await create(store, a_record())
+
+        async def edit_on() -> None:
+            for number in range(TRIES_MAX):
+                before = await load(other, a_record())
+                await other.swap([Change(before, changed(before, state=State(born=number)))])
+                await asyncio.sleep(0)
+
+        editing = asyncio.create_task(edit_on())
+        number = 0
+        while not editing.done():
+            number += 1
+            claimed = await store.claim({HERE: 2}, f"lease-{number}", "worker", T0, T0)
+            if claimed.records:
+                await _give_back(store)
+            else:
+                assert claimed.next_claimable_at is not None
+                assert claimed.next_claimable_at <= T0
+            await asyncio.sleep(0)
+        await editing
+
+
+async def _give_back(store: Store) -> None:
+    """Have the record be due without a lease again, on top of whatever others have written."""
+    for _ in range(TRIES_MAX):
+        held = await load(store, a_record())
+        if await store.swap([Change(held, completed(held, T0))]) == [True]:
+            return
+    raise AssertionError("each try to complete the record has lost a race")

@@ -1,0 +1,209 @@
+"""How late a run starts whose record is edited, locked, overwritten or counted at the very moment at which it falls due."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from pyncette import Context, ExecutionMode, Pyncette, PyncetteContext
+from pyncette.store.backend import read_backend
+from tests.servers.mysql import connect as connect_to_mysql
+
+SOON: Final = 2.0
+"""Seconds that a busy machine may add. It is far less than the ten seconds, or the minute, after which a worker polls anyway."""
+
+MINUTE = datetime.timedelta(minutes=1)
+
+
+class Timed:
+    """An app, and how late its runs began, in seconds."""
+
+    def __init__(self, url: str, poll_interval: datetime.timedelta = MINUTE, **options: Any) -> None:
+        self.app = Pyncette(poll_interval=poll_interval)
+        self.late: list[float] = []
+        self.begun = asyncio.Event()
+        self.end = asyncio.Event()
+        self.lasts = 0.0
+        self._new_store = read_backend(url).new_store
+
+        @self.app.dynamic_task(lease_duration=MINUTE, **options)
+        async def tick(context: Context) -> None:
+            self.late.append((now() - context.scheduled_at).total_seconds())
+            self.begun.set()
+            await (self.end.wait() if context.args.get("waits") else asyncio.sleep(self.lasts))
+
+        self.tick = tick
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[PyncetteContext]:
+        """What a process does that only schedules."""
+        async with self.app.create(new_store=self._new_store) as context:
+            yield context
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[PyncetteContext]:
+        """What a worker does, on connections of its own."""
+        async with self.opened() as context:
+            running = asyncio.create_task(context.run())
+            try:
+                yield context
+            finally:
+                self.end.set()
+                context.shutdown()
+                await running
+
+    async def all_begun(self, number: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.late) < number:  # noqa: ASYNC110 - each run is one of several that are waited for
+                await asyncio.sleep(0.01)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def seconds(number: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=number)
+
+
+# --- Overwritten while it runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["postgres_url", "redis_url"])
+async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_an_idle_worker_that_is_notified(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    timed = Timed(request.getfixturevalue(backend))
+    async with timed.working(), timed.opened() as editor:
+        await editor.schedule_task(timed.tick, "a", execute_at=now(), waits=True)
+        await timed.begun.wait()
+        timed.begun.clear()
+        async with timed.working():
+            await asyncio.sleep(0.5)  # so that it has polled, and sleeps
+
+            await editor.schedule_task(timed.tick, "a", execute_at=now(), waits=True, force=True)
+            await timed.all_begun(2)
+
+    assert max(timed.late[1:]) < SOON
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
+async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_the_worker_that_forces_it(
+    request: pytest.FixtureRequest, tmp_path: Any, backend: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
+    timed = Timed(url)
+    async with timed.working() as context:
+        await context.schedule_task(timed.tick, "a", execute_at=now(), waits=True)
+        await timed.begun.wait()
+
+        await context.schedule_task(timed.tick, "a", execute_at=now(), waits=True, force=True)
+        await timed.all_begun(2)
+
+    assert max(timed.late) < SOON
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
+async def test_where_nobody_is_notified_it_starts_at_the_next_poll_of_an_idle_worker(
+    request: pytest.FixtureRequest, tmp_path: Any, backend: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
+    timed = Timed(url, poll_interval=seconds(0.5))
+    async with timed.working(), timed.opened() as editor:
+        await editor.schedule_task(timed.tick, "a", execute_at=now(), waits=True)
+        await timed.begun.wait()
+
+        await editor.schedule_task(timed.tick, "a", execute_at=now(), waits=True, force=True)
+        await timed.all_begun(2)
+
+    assert max(timed.late) < 0.5 + SOON
+
+
+# --- Locked as it falls due --------------------------------------------------------------------------------------------
+
+LOCK: Final = 0.5
+
+
+@asynccontextmanager
+async def locked_on_postgres(url: str) -> AsyncIterator[None]:
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch("SELECT FROM pyncette_tasks FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def locked_on_mysql(url: str) -> AsyncIterator[None]:
+    connection = await connect_to_mysql(url)
+    try:
+        cursor = connection.cursor()
+        await cursor.execute("BEGIN")
+        await cursor.execute("SELECT id FROM pyncette_tasks FOR UPDATE")
+        yield
+        await cursor.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "locked"), [("postgres_url", locked_on_postgres), ("mariadb_url", locked_on_mysql)]
+)
+async def test_what_is_locked_as_it_falls_due_starts_once_the_lock_is_gone(
+    request: pytest.FixtureRequest, backend: str, locked: Any
+) -> None:
+    url = request.getfixturevalue(backend)
+    timed = Timed(url)
+    async with timed.working() as context:
+        await context.schedule_task(timed.tick, "a", execute_at=now() + seconds(1))
+        await asyncio.sleep(0.8)
+
+        async with locked(url):
+            await asyncio.sleep(LOCK)
+            assert timed.late == []
+        await timed.all_begun(1)
+
+    assert timed.late[0] < LOCK - 0.2 + SOON
+
+
+async def test_what_is_saved_again_and_again_around_its_time_starts_on_time(postgres_url: str) -> None:
+    timed = Timed(postgres_url)
+    names = [str(number) for number in range(8)]
+    async with timed.working(), timed.opened() as editor:
+        at = now() + seconds(1)
+
+        async def save_on(name: str) -> None:
+            number = 0
+            while not timed.late and now() < at + seconds(0.3):
+                number += 1
+                await editor.schedule_task(timed.tick, name, execute_at=at, number=number)
+
+        await asyncio.gather(*map(save_on, names), return_exceptions=True)
+        await timed.all_begun(len(names))
+
+    assert max(timed.late) < SOON
+
+
+# --- Counted as it falls due -------------------------------------------------------------------------------------------
+
+
+async def test_runs_that_end_as_their_schedule_falls_due_again_hold_it_up_for_no_moment(
+    postgres_url: str,
+) -> None:
+    """What lives beside its schedule is counted there, and locks the record that the next claim is for."""
+    timed = Timed(postgres_url, execution_mode=ExecutionMode.AT_MOST_ONCE)
+    timed.lasts = 0.985
+    async with timed.working() as context:
+        for name in range(20):
+            await context.schedule_task(timed.tick, str(name), interval=seconds(1))
+        await timed.all_begun(100)
+
+    assert max(timed.late) < SOON
