@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -71,8 +72,9 @@ class Call:
 class Calls(Lens):
     """All calls, and those that run."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, error: Callable[[Process], Duration]) -> None:
         super().__init__(scene)
+        self._error = error
         self.number = 0
         self._by_claim: dict[tuple[Key, int], Call] = {}
         self._by_identity: defaultdict[Identity, list[Call]] = defaultdict(list)
@@ -123,12 +125,12 @@ class Calls(Lens):
         self._by_identity[call.identity].append(call)
         self._running[key].append(call)
 
-    def ended(self, call: Call, how: How, *, excused: bool) -> None:
-        """Judge a call that has ended; it is *excused* if its process stood still."""
+    def ended(self, call: Call, how: How) -> None:
+        """Judge a call that has ended."""
         self.check_lease(call)
         call.how = how
         self._running[call.key].remove(call)
-        if not excused and call.occurrence.ending is None and not call.occurrence.lease_lost:
+        if call.occurrence.ending is None and not call.occurrence.lease_lost:
             self._check_length(call)
 
     def told(self, record: Record) -> None:
@@ -183,12 +185,11 @@ class Calls(Lens):
         """A call that had to be cancelled was: for its deadline, for its successor, or since its lease was lost."""
         policies = call.policies
         took = self.scene.loop.now - call.since
-        if policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:
+        # A process that stood still does first what it has missed.
+        able = self.scene.loop.now - call.process.thawed_at > ENDED_WITHIN + SECOND
+        if able and policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:
             self.broken(f"{call.key} ran for {took} µs, beyond its active deadline")
-        overdue = took > policies.lease + policies.lease // 3 + 2 * TIMEOUT
-        if policies.heartbeat is Heartbeat.AUTOMATIC and overdue and not call.occurrence.lease_remaining():
-            self.broken(f"{call.key} runs on, although its lease has long run out")
-        if policies.overlap is Overlap.REPLACE and not self.scene.steps and not call.key.occurrence:
+        if able and policies.overlap is Overlap.REPLACE and not call.key.occurrence:
             self._check_replaced(call)
 
     def _check_replaced(self, call: Call) -> None:
@@ -199,8 +200,8 @@ class Calls(Lens):
             return
         late = self.scene.backend.now() - successor - jitter_of(call.key, call.policies)
         took = self.scene.loop.now - call.since
-        within = (
-            ENDED_WITHIN if self.scene.undisturbed else ENDED_WITHIN + TIMEOUT
-        )  # its clock may be so wrong
+        within = ENDED_WITHIN + self._error(call.process)
+        if not self.scene.undisturbed:
+            within += TIMEOUT  # it asks first whether an edit has put its successor off
         if within < late < took:  # else it was too late from its start on
             self.broken(f"{call.key} runs on {late} µs after its successor was due")

@@ -6,7 +6,7 @@ import random as random_of_the_program
 from collections.abc import Callable
 from typing import Final
 
-from pyncette.clock import UNAWARE_MAX
+from pyncette.clock import UNAWARE_MAX, SystemClock
 from pyncette.ledger import Ledger
 from pyncette.members import MEMBER_LEASE
 from pyncette.permits import PERMITS_REALM
@@ -20,6 +20,7 @@ from .machines import Machine
 from .network import TIMEOUT, Weather
 from .oracle import is_reserved
 from .scene import BrokenPromiseError
+from .servers import Server
 from .wisher import Wisher
 from .world import World
 
@@ -48,7 +49,7 @@ class HistoryError(AssertionError):
 
 
 class History:
-    """One history. *open_store* and *ledger* are what is tested: a wrong one must not get through."""
+    """One history. *open_store*, *ledger*, *clock* and *server* are what is tested: a wrong one must not get through."""
 
     def __init__(
         self,
@@ -56,9 +57,11 @@ class History:
         *,
         open_store: Callable[[MemoryBackend], Store] = MemoryStore,
         ledger: type[Ledger] = Ledger,
+        clock: type[SystemClock] = SystemClock,
+        server: type[Server] = Server,
     ) -> None:
         self.seed = seed
-        self._world = world = World(seed, open_store, ledger)
+        self._world = world = World(seed, open_store, ledger, clock, server)
         self._machines = [
             Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
         ]
@@ -168,15 +171,20 @@ class History:
         for machine in self._machines:
             if machine.process is not None:
                 self._fail(f"{machine.process} does not end")
+        for task in self.scenario.tasks:
+            if task.is_template:
+                world.oracle.books.check_totals(task.name, task.partitions)
+        self._check_what_is_left()
+
+    def _check_what_is_left(self) -> None:
+        """What is stored is what was written, and nobody holds any of it."""
+        world = self._world
         stored = {
             key: record for shelf in world.backend.shelves.values() for key, record in shelf.records.items()
         }
         reserved = {key: stored.pop(key) for key in list(stored) if is_reserved(key.partition)}
         if stored != world.scene.records:
             self._fail("records have changed without a write")
-        for task in self.scenario.tasks:
-            if task.is_template:
-                world.oracle.books.check_totals(task.name, task.partitions)
         now = world.backend_now()
         for key, record in reserved.items():
             if (

@@ -173,37 +173,23 @@ class RemoteStore:
 
     async def _ask(self, verb: str, *arguments: Any) -> Any:
         network = self._network
-        loop, random, weather = network.loop, network.random, network.weather
+        loop = network.loop
         if network.down == "refuses":
             raise StoreUnavailableError("the backend refuses connections")
         answer = loop.create_future()
         asked_at = loop.now
-        if self.is_near:
-            weather = NEAR
-        fate = random.random()
-        there = int(random.random() * weather.round_trip) // 2 + 1
-        back = int(random.random() * weather.round_trip) // 2 + 1
-        arrives, answers = network.down is None, True
-        late = False
-        lost = self.loses.pop(0) if self.loses else "nothing"
-        if lost != "nothing":
-            arrives, answers = lost != "request", False
-        elif fate < weather.lost_request:
-            arrives = False
-        elif (fate := fate - weather.lost_request) < weather.lost_reply:
-            answers = False
-        elif (fate := fate - weather.lost_reply) < weather.slow:
-            share = random.random()
-            there += int(TIMEOUT * share * random.random())
-            back += int(TIMEOUT * (1 - share) * random.random())
-        elif fate - weather.slow < weather.late:
-            late = True
-            there = TIMEOUT + int(LATEST_ARRIVAL * random.random())
-        if arrives:
-            reply = (answer, back) if answers and not late else None
+        there, back = self._way(NEAR if self.is_near else network.weather)
+        if network.down is None and there is not None:
+            reply = None if back is None else (answer, back)
             request = Request(self._process, verb, arguments, asked_at, self.heard_at)
             loop.at(asked_at + there, self._carry_out, request, reply)
-        if not arrives or not answers or late or there + back > TIMEOUT or network.server.takes_time:
+        if (
+            there is None
+            or back is None
+            or there + back > TIMEOUT
+            or network.server.takes_time
+            or network.down
+        ):
             loop.at(asked_at + TIMEOUT, _give_up, answer, verb)
         try:
             result, done_at = await answer
@@ -216,6 +202,27 @@ class RemoteStore:
             result = self._told(verb, result)
         self.worst_round_trip = max(self.worst_round_trip, loop.now - asked_at)
         return result
+
+    def _way(self, weather: Weather) -> tuple[int | None, int | None]:
+        """Return how long a request takes, and how long its reply; None for what gets lost."""
+        random = self._network.random
+        fate = random.random()
+        there = int(random.random() * weather.round_trip) // 2 + 1
+        back = int(random.random() * weather.round_trip) // 2 + 1
+        lost = self.loses.pop(0) if self.loses else "nothing"
+        if lost != "nothing":
+            return (None if lost == "request" else there), None
+        if fate < weather.lost_request:
+            return None, back
+        if (fate := fate - weather.lost_request) < weather.lost_reply:
+            return there, None
+        if (fate := fate - weather.lost_reply) < weather.slow:
+            share = random.random()
+            there += int(TIMEOUT * share * random.random())
+            back += int(TIMEOUT * (1 - share) * random.random())
+        elif fate - weather.slow < weather.late:
+            return TIMEOUT + int(LATEST_ARRIVAL * random.random()), None
+        return there, back
 
     def _carry_out(self, request: Request, reply: tuple[asyncio.Future[Any], int] | None) -> None:
         """Do what was asked for, at one instant, as the backend does it."""

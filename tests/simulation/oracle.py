@@ -76,7 +76,7 @@ class Oracle(Lens, Watcher):
         self._error = error
         self.awaited: list[tuple[str, asyncio.Future[None]]] = []
         """Who waits for which of `INSTANTS` to come."""
-        self.calls = Calls(scene)
+        self.calls = Calls(scene, error)
         self.leases = Leases(scene, self.calls, slack)
         self.permits = PermitsInUse(scene, self.calls, slack)
         self.books = Books(scene, self.calls, failures)
@@ -150,7 +150,7 @@ class Oracle(Lens, Watcher):
         if ending is not None and not (ending is Ending.DRAINED and how is How.RETURNED):
             how = How.CANCELLED
         self.scene.journal.add(call.process, how.value, call.key, call.lease_id)
-        self.calls.ended(call, how, excused=self.leases.was_frozen(call))
+        self.calls.ended(call, how)
         self._happens("end")
 
     def _happens(self, what: str) -> None:

@@ -291,7 +291,8 @@ class Wisher:
             try:
                 await self._member.ledger.apply({key: rule})
                 return
-            except HeldElsewhereError:
+            except HeldElsewhereError as error:
+                self._world.scene.broken(f"{self.process} could not edit {key}: {error}")
                 return
             except StoreError:
                 await self._world.sleep(self._random.random() * SECOND)

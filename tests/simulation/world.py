@@ -42,9 +42,16 @@ class Member:
 
 
 class World:
-    """All that the actors of one history share. *open_store* and *ledger* are what is tested."""
+    """All that the actors of one history share, on what is tested: see `History`."""
 
-    def __init__(self, seed: int, open_store: Callable[[MemoryBackend], Store], ledger: type[Ledger]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        open_store: Callable[[MemoryBackend], Store],
+        ledger: type[Ledger],
+        clock: type[SystemClock],
+        server: type[Server],
+    ) -> None:
         self.random = Random(seed)
         self.loop = SimulatedLoop(self.random)
         self.journal = Journal(self.loop)
@@ -53,7 +60,7 @@ class World:
         """By how much the backend's clock has stepped so far."""
         self.backend = MemoryBackend(now=self.backend_now)
         self._store = open_store(self.backend)
-        self.server = Server(self.loop, self.random, self._store, self.backend, self.scenario.modes)
+        self.server = server(self.loop, self.random, self._store, self.backend, self.scenario.modes)
         self.network = Network(self.loop, self.random, self.scenario.weather, self.server)
         self.scene = Scene(self.loop, self.backend, self.journal, self.policies_of)
         self.scene.undisturbed = not self.scenario.faults & {"weather", "outage", "step"}
@@ -61,6 +68,7 @@ class World:
             self.scene, self.slack, self.error, lambda process: self.members[process].store.failed_at
         )
         self.members: dict[Process, Member] = {}
+        self._clock = clock
         self._ledger = watched(ledger, self.oracle)
         self._templates = {task.name: task.policies for task in self.scenario.tasks}
 
@@ -86,7 +94,7 @@ class World:
         store = RemoteStore(
             self._store, self.network, process, self.oracle, notifies=scenario.notifies, misled=misled
         )
-        clock = SystemClock(
+        clock = self._clock(
             time_ns=lambda: (EPOCH + loop.now + skew) * 1000,
             monotonic_ns=lambda: process.own_time(loop.now) * (SECOND + drift) // 1000,
         )
