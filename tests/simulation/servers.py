@@ -61,12 +61,13 @@ class _State(NamedTuple):
 class Server:
     """The backend, which *store* is, in the *modes* of one kind of server."""
 
+    tells_of_passed_over = True
+    """Whether a claim tells of what it passed over, and that another is worth it at once. The port promises it."""
+
     def __init__(
         self, loop: SimulatedLoop, random: Random, store: Store, backend: MemoryBackend, modes: Modes
     ) -> None:
         self.modes = modes
-        self.tells_of_passed_over = True
-        """Whether a claim tells of what it passed over: that a claim is worth it at once. Without this it breaks a promise."""
         self._loop = loop
         self._random = random
         self._store = store
