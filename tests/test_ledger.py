@@ -6,22 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pyncette.clock import SECOND, STALE_AFTER, SystemClock
+from pyncette.clock import SECOND
 from pyncette.core import rules, wishes
-from pyncette.core.record import Change, Key, Partition, Record, replace
+from pyncette.core.record import Change, Counts, Key, Partition, Record, Summary, replace
 from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
-from pyncette.core.schedule import Interval, Once
+from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
-from pyncette.core.tallies import SHARES, counting_record
-from pyncette.errors import HeldElsewhereError, StoreUnavailableError
-from pyncette.ledger import (
-    ANNOUNCED_AHEAD,
-    SWAP_ATTEMPTS_MAX,
-    TALLY_ATTEMPTS_MAX,
-    Ledger,
-    Ruling,
-    Settling,
-)
+from pyncette.core.tallies import SHARES, Tally, counting_record
+from pyncette.errors import HeldElsewhereError, StoreRefusedError, StoreUnavailableError
+from pyncette.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling, Settling, Starting
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
@@ -36,6 +29,7 @@ EACH_MINUTE = Interval(MINUTE)
 
 REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
 RAISED = Ended(Ending.RAISED, "ValueError: no")
+SUCCEEDED_ONCE = Tally(TEMPLATE._replace(instance="ada"), Summary(counts=Counts(succeeded=1)))
 
 
 class BusyStore(MemoryStore):
@@ -44,8 +38,13 @@ class BusyStore(MemoryStore):
     def __init__(self, backend: MemoryBackend, swap_batch_max: int = 500) -> None:
         super().__init__(backend)
         self.before_swaps: list[Callable[[], Awaitable[object]] | None] = []
+        self.before_each_swap: Callable[[], Awaitable[object]] | None = None
+        """It happens before each swap for which nothing else is to."""
         self.batches: list[list[Change]] = []
         self.lose_replies = 0
+        self.before_loads: list[Callable[[], Awaitable[object]] | None] = []
+        self.loads = 0
+        self.refuses: Callable[[Change], bool] = lambda change: False
         self._swap_batch_max = swap_batch_max
 
     @property
@@ -53,27 +52,40 @@ class BusyStore(MemoryStore):
         return super().capabilities._replace(swap_batch_max=self._swap_batch_max)
 
     async def swap(self, changes):
-        between = self.before_swaps.pop(0) if self.before_swaps else None
+        between = self.before_swaps.pop(0) if self.before_swaps else self.before_each_swap
         if between is not None:
             await between()
         self.batches.append(list(changes))
+        if any(self.refuses(change) for change in changes):
+            raise StoreRefusedError("something of this batch cannot be written")
         made = await super().swap(changes)
         if self.lose_replies:
             self.lose_replies -= 1
             raise StoreUnavailableError("the reply was lost")
         return made
 
+    async def load(self, keys):
+        self.loads += 1
+        between = self.before_loads.pop(0) if self.before_loads else None
+        if between is not None:
+            await between()
+        return await super().load(keys)
+
 
 class Bench:
     """A ledger on a busy store, and what is needed to be the others."""
 
-    def __init__(self, clock: VirtualClock | None = None, **options) -> None:
+    def __init__(
+        self, clock: VirtualClock | None = None, race_seconds: float = RACE_SECONDS, **options
+    ) -> None:
         self.clock = clock or VirtualClock(START)
         self.backend = MemoryBackend(self.clock.now)
         self.store = BusyStore(self.backend, **options)
         self.others = MemoryStore(self.backend)
         self.woken: list[tuple[Partition, int]] = []
-        self.ledger = Ledger(self.store, self.clock, lambda *at: self.woken.append(at))
+        self.ledger = Ledger(
+            self.store, self.clock, lambda *at: self.woken.append(at), race_seconds=race_seconds
+        )
 
     @property
     def now(self) -> int:
@@ -98,6 +110,20 @@ class Bench:
     async def all(self) -> dict[str, Record]:
         return {str(record.key): record for record in await self.others.scan(HERE, None, None, 1000)}
 
+    async def keys(self) -> list[Key]:
+        return [record.key for record in (await self.all()).values()]
+
+    async def put_letter(self, held: Held) -> Record:
+        """Create the dead letter of a run that has not ended, under the name that it will have."""
+        letter = rules.settle(held, REFUSED, self.now).letter
+        assert await self.others.swap([Change(None, letter)]) == [True]
+        return await self.load(letter.key)
+
+    @staticmethod
+    async def unavailable() -> None:
+        """What happens before a request that is lost on its way."""
+        raise StoreUnavailableError("the request was lost")
+
     async def claim(self, limit: int = 1000) -> list[Record]:
         claimed = await self.others.claim({HERE: limit}, f"lease-{self.now}", "worker", self.now, self.now)
         return list(claimed.records)
@@ -105,11 +131,27 @@ class Bench:
     async def start(self, after: int = MINUTE) -> list[Held]:
         """Claim all that is due after so long, and start it through the ledger."""
         await self.clock.advance(timedelta(microseconds=after))
-        return await self.ledger.start(self.begun(await self.claim()))
+        return await self.started(self.begun(await self.claim()))
 
-    def begun(self, claimed: list[Record]):
+    def begun(self, claimed: list[Record]) -> list[Starting]:
+        """Decide about what was claimed just now."""
+        asked_at = self.clock.monotonic()
         return [
-            (rules.begin(record, record.spec.policies, self.now), record.spec.policies) for record in claimed
+            Starting(
+                rules.begin(record, record.spec.policies, self.now),
+                record.spec.policies,
+                asked_at + record.lease_length,
+            )
+            for record in claimed
+        ]
+
+    async def started(self, starting: list[Starting], ledger: Ledger | None = None) -> list[Held]:
+        """Start these through the ledger, and return what may run."""
+        return [
+            held
+            async for decided in (ledger or self.ledger).start(starting)
+            for held in decided.values()
+            if held is not None
         ]
 
     def settling(self, held: Held, ended: Ended = RETURNED) -> Settling:
@@ -247,16 +289,17 @@ async def test_who_won_the_race_is_not_ruled_on_again(bench):
     assert [len(batch) for batch in bench.store.batches] == [2, 1]
 
 
-async def test_the_last_race_may_be_the_one_that_is_won(bench):
+async def test_many_races_may_be_lost_before_one_is_won(bench):
     record = await bench.declare()
-    bench.store.before_swaps = [bench.edit(record.key)] * (SWAP_ATTEMPTS_MAX - 1)
+    bench.store.before_swaps = [bench.edit(record.key)] * 9
 
     assert await bench.ledger.apply({record.key: due_at(7)})
 
 
-async def test_losing_each_race_is_an_error_that_names_the_record(bench):
+async def test_losing_each_race_is_an_error_that_names_the_record():
+    bench = Bench(race_seconds=0.02)
     record = await bench.declare()
-    bench.store.before_swaps = [bench.edit(record.key)] * SWAP_ATTEMPTS_MAX
+    bench.store.before_each_swap = bench.edit(record.key)
 
     with pytest.raises(HeldElsewhereError, match="remind/ada"):
         await bench.ledger.apply({record.key: due_at(7)})
@@ -455,16 +498,137 @@ async def test_at_most_once_only_what_was_written_may_run(bench):
     assert (await bench.load(record.key)).state.started.scheduled_at == held.scheduled_at
 
 
-async def test_at_most_once_a_start_whose_reply_is_lost_does_not_run(bench):
-    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+WRITTEN_FIRST = pytest.mark.parametrize(
+    "policies",
+    [
+        {"mode": Mode.AT_MOST_ONCE},
+        {"overlap": Overlap.ALLOW},
+        {"mode": Mode.AT_MOST_ONCE, "overlap": Overlap.ALLOW},
+    ],
+    ids=["at most once", "beside its schedule", "both"],
+)
+
+
+@WRITTEN_FIRST
+async def test_a_start_whose_reply_is_lost_runs_since_it_is_found_written(bench, policies):
+    record = await bench.declare(**policies)
     bench.store.lose_replies = 1
 
-    with pytest.raises(StoreUnavailableError):
-        await bench.start()
-    assert (await bench.take_over())[0].state.started is not None
-    await bench.ledger.start(bench.begun([await bench.load(record.key)]))
+    (held,) = await bench.start()
 
+    assert len(bench.store.batches) == 1
+    assert held.scheduled_at == record.due_at
+    assert await bench.settle(held)
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"succeeded": 1}
+
+
+@WRITTEN_FIRST
+async def test_a_start_that_was_edited_after_its_reply_was_lost_runs_on_top_of_the_edit(bench, policies):
+    record = await bench.declare(**policies)
+    bench.store.lose_replies = 1
+    bench.store.before_loads = [bench.edit(record.key, schedule=Interval(10 * MINUTE))]
+
+    (held,) = await bench.start()
+
+    assert await bench.settle(held)
+    stored = await bench.load(record.key)
+    assert stored.due_at == bench.now + 10 * MINUTE
+    assert nonzero(stored.state.summary.counts) == {"succeeded": 1}
+
+
+async def test_a_start_is_left_alone_once_its_lease_is_used_up(bench, caplog):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+
+    async def stall():
+        await bench.clock.advance(timedelta(seconds=70))
+
+    bench.store.lose_replies = 1
+    bench.store.before_swaps = [stall]
+
+    assert await bench.start() == []
+    assert "given up" in caplog.text
+    await bench.started(bench.begun(await bench.take_over()))
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"lost": 1}
+
+
+async def test_a_start_is_not_written_once_its_lease_is_used_up(bench):
+    await bench.declare(mode=Mode.AT_MOST_ONCE)
+    await bench.clock.advance(timedelta(minutes=1))
+    starting = bench.begun(await bench.claim())
+    await bench.clock.advance(timedelta(minutes=1))
+
+    assert await bench.started(starting) == []
+    assert bench.store.batches == []
+
+
+async def test_a_start_that_fails_keeps_no_neighbour_from_running(bench):
+    mine = await bench.declare("ada", mode=Mode.AT_MOST_ONCE)
+    edited = await bench.declare("bob", mode=Mode.AT_MOST_ONCE)
+    bench.store.before_swaps = [bench.edit(edited.key)]
+    bench.store.before_loads = [bench.unavailable]
+
+    (held,) = await bench.start()
+
+    assert held.record.key == mine.key
+
+
+async def test_a_start_is_yielded_before_what_became_of_its_neighbours_is_known(bench):
+    mine = await bench.declare("ada", mode=Mode.AT_MOST_ONCE)
+    edited = await bench.declare("bob", mode=Mode.AT_MOST_ONCE)
+    bench.store.before_swaps = [bench.edit(edited.key)]
+    await bench.clock.advance(timedelta(minutes=1))
+    starting = bench.begun(await bench.claim())
+    loads = bench.store.loads
+
+    starts = bench.ledger.start(starting)
+    (held,) = (await anext(starts)).values()
+
+    assert held.record.key == mine.key
+    assert bench.store.loads == loads
+    await starts.aclose()
+
+
+async def test_an_edit_that_cannot_be_decided_here_hurts_its_own_start_only(bench, caplog):
+    ada = await bench.declare("ada", mode=Mode.AT_MOST_ONCE)
+    bob = await bench.declare("bob", mode=Mode.AT_MOST_ONCE)
+
+    async def edit_into_an_unknown_zone():
+        record = await bench.load(bob.key)
+        spec = replace(record.spec, schedule=Cron("0 0 * * *", "Mars/Olympus"))
+        after = replace(record, spec=spec, version=record.version + 1)
+        assert await bench.others.swap([Change(record, after)]) == [True]
+
+    bench.store.before_swaps = [edit_into_an_unknown_zone]
+
+    (held,) = await bench.start()
+
+    assert held.record.key == ada.key
+    assert "could not be decided" in caplog.text
+
+
+async def test_a_start_that_the_store_refuses_hurts_itself_only(bench, caplog):
+    names = [str(number) for number in range(7)]
+    for name in names:
+        await bench.declare(name, mode=Mode.AT_MOST_ONCE)
+    bench.store.refuses = lambda change: change.before.key.instance == "4"
+
+    holding = await bench.start()
+
+    assert sorted(held.record.key.instance for held in holding) == [name for name in names if name != "4"]
+    assert "cannot be written" in caplog.text
+
+
+async def test_what_was_written_before_a_later_batch_failed_runs_at_once():
+    bench = Bench(swap_batch_max=2)
+    for name in "abcd":
+        await bench.declare(name, mode=Mode.AT_MOST_ONCE)
+    bench.store.before_swaps = [None, bench.unavailable]
+    await bench.clock.advance(timedelta(minutes=1))
+
+    starts = bench.ledger.start(bench.begun(await bench.claim()))
+    first, then = [sorted(decided) async for decided in starts]
+
+    assert (first, then) == ([0, 1], [2, 3])
 
 
 @pytest.mark.parametrize("policies", [{"mode": Mode.AT_MOST_ONCE}, {"overlap": Overlap.ALLOW}])
@@ -505,7 +669,8 @@ async def test_a_start_beside_a_schedule_that_was_overtaken_is_that_of_the_other
 
     async def take_over():
         claimed = await bench.take_over()
-        others.extend(await Ledger(bench.others, bench.clock).start(bench.begun(claimed)))
+        ledger = Ledger(bench.others, bench.clock)
+        others.extend(await bench.started(bench.begun(claimed), ledger))
 
     bench.store.before_swaps = [take_over]
 
@@ -538,12 +703,12 @@ async def test_a_schedule_that_ends_as_its_last_run_starts_is_counted_at_a_templ
 
 
 async def test_schedules_that_end_as_their_last_runs_start_all_start_and_are_all_counted(bench):
-    for number in range(TALLY_ATTEMPTS_MAX + 2):
+    for number in range(66):
         await bench.declare(str(number), overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
 
     holding = await bench.start(after=4 * MINUTE)
 
-    assert len(holding) == TALLY_ATTEMPTS_MAX + 2
+    assert len(holding) == 66
     template = await bench.load(TEMPLATE)
     assert nonzero(template.state.summary.counts) == {"missed": 2 * len(holding)}
 
@@ -551,16 +716,17 @@ async def test_schedules_that_end_as_their_last_runs_start_all_start_and_are_all
 async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     await bench.clock.advance(timedelta(minutes=1))
-    ((beginning, policies),) = bench.begun(await bench.claim())
-    await bench.others.swap([beginning.first[0]])
+    (starting,) = bench.begun(await bench.claim())
+    theirs = starting.beginning.first[0].after
+    await bench.others.swap([Change(None, replace(theirs, lease=theirs.lease._replace(id="another")))])
 
-    ready = await bench.ledger.start([(beginning, policies)])
+    ready = await bench.started([starting])
 
     assert ready == []
     assert (await bench.load(record.key)).due_at == record.due_at + MINUTE
 
 
-async def test_a_start_is_given_up_if_its_record_changes_each_time(bench, caplog):
+async def test_a_start_is_given_up_if_its_record_changes_until_its_lease_is_used_up(bench, caplog):
     record = await bench.declare(starting_deadline=SECOND)
     await bench.clock.advance(timedelta(seconds=90))
     claimed = await bench.claim()
@@ -568,11 +734,13 @@ async def test_a_start_is_given_up_if_its_record_changes_each_time(bench, caplog
     async def touch():
         stored = await bench.load(record.key)
         await bench.others.swap([Change(stored, replace(stored, version=stored.version + 1))])
+        await bench.clock.advance(timedelta(seconds=25))
 
-    bench.store.before_swaps = [touch] * SWAP_ATTEMPTS_MAX
+    bench.store.before_each_swap = touch
 
-    assert await bench.ledger.start(bench.begun(claimed)) == []
+    assert await bench.started(bench.begun(claimed)) == []
     assert "given up" in caplog.text
+    assert len(bench.store.batches) == 3
 
 
 # --- settle ----------------------------------------------------------------------------------------------------------
@@ -661,24 +829,27 @@ async def test_a_run_that_writes_nothing_is_still_ours(bench):
     assert bench.store.batches == []
 
 
-async def test_a_record_that_is_edited_each_time_is_an_error(bench):
+async def test_a_record_that_is_edited_each_time_is_an_error():
+    bench = Bench(race_seconds=0.02)
     record = await bench.declare()
     (held,) = await bench.start()
-    bench.store.before_swaps = [bench.edit(record.key)] * SWAP_ATTEMPTS_MAX
+    bench.store.before_each_swap = bench.edit(record.key)
 
     with pytest.raises(HeldElsewhereError, match="remind/ada"):
         await bench.settle(held)
 
 
-async def test_a_dead_letter_stands_before_its_schedule_moves_on(bench):
-    await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+async def test_a_dead_letter_is_written_with_what_moves_its_schedule_on(bench):
+    record = await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start()
 
     await bench.settle(held, REFUSED)
 
-    first, second = bench.store.batches
-    assert first[0].after.key.occurrence.startswith("dead-")
-    assert second[0].after.key == held.record.key
+    ((letter, completion),) = bench.store.batches
+    assert letter.after.key.occurrence.startswith("dead-")
+    assert letter.after.key in await bench.keys()
+    assert completion.after.key == record.key
+    assert letter.group == completion.group != 0
 
 
 async def test_a_dead_letter_that_an_edit_in_mid_run_asks_for_is_written_too(bench):
@@ -692,8 +863,20 @@ async def test_a_dead_letter_that_an_edit_in_mid_run_asks_for_is_written_too(ben
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 1}
 
 
-async def test_a_crash_after_the_dead_letter_repeats_harmlessly(bench):
-    await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+async def test_a_lease_that_was_lost_leaves_no_dead_letter(bench):
+    record = await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+    (held,) = await bench.start()
+    (taken,) = await bench.take_over()
+
+    assert not await bench.settle(held, REFUSED)
+    await bench.settle(rules.begin(taken, taken.spec.policies, bench.now).held)
+
+    assert list(await bench.all()) == [str(record.key)]
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"succeeded": 1}
+
+
+async def test_a_dead_letter_whose_reply_was_lost_is_written_once(bench):
+    record = await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start()
     bench.store.lose_replies = 1
     with pytest.raises(StoreUnavailableError):
@@ -702,6 +885,82 @@ async def test_a_crash_after_the_dead_letter_repeats_harmlessly(bench):
     assert await bench.settle(held, REFUSED)
 
     assert len(await bench.all()) == 2
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 1}
+
+
+async def test_a_dead_letter_whose_name_is_taken_does_not_keep_its_schedule_from_moving_on(bench):
+    record = await bench.declare(exhausted=Exhaustion.DEAD_LETTER)
+    (held,) = await bench.start()
+    there = await bench.put_letter(held)
+
+    assert await bench.settle(held, REFUSED)
+
+    assert await bench.load(there.key) == there
+    stored = await bench.load(record.key)
+    assert stored.due_at == record.due_at + MINUTE
+    assert nonzero(stored.state.summary.counts) == {"dead_lettered": 1}
+
+
+async def test_dead_letters_of_what_ran_beside_one_schedule_are_written_with_its_counts(bench):
+    record = await bench.declare(
+        schedule=Interval(SECOND), overlap=Overlap.ALLOW, exhausted=Exhaustion.DEAD_LETTER
+    )
+    holding = [held for _ in range(3) for held in await bench.start(after=SECOND)]
+    there = await bench.put_letter(holding[1])
+    bench.store.batches.clear()
+
+    written = await bench.ledger.settle([bench.settling(held, REFUSED) for held in holding])
+
+    assert written == [True] * 3
+    assert await bench.load(there.key) == there
+    assert sorted(key.occurrence[:5] for key in await bench.keys() if key.occurrence) == ["dead-"] * 3
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 3}
+    for batch in bench.store.batches:
+        for change in batch:
+            assert change.before is not None or change.group, "a letter goes alone"
+
+
+async def test_a_dead_letter_instead_of_a_run_is_written_with_what_moves_its_schedule_on(bench):
+    record = await bench.declare(
+        exhausted=Exhaustion.DEAD_LETTER, retry=Retry(max_attempts=1, count_takeovers=True)
+    )
+    await bench.start()
+    starting = bench.begun(await bench.take_over())
+
+    assert await bench.started(starting) == []
+
+    ((letter, completion),) = bench.store.batches
+    assert letter.group == completion.group != 0
+    assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 1}
+
+
+async def test_a_dead_letter_instead_of_a_run_may_find_its_name_taken(bench):
+    record = await bench.declare(
+        exhausted=Exhaustion.DEAD_LETTER, retry=Retry(max_attempts=1, count_takeovers=True)
+    )
+    (held,) = await bench.start()
+    starting = bench.begun(await bench.take_over())
+    there = await bench.put_letter(held)
+
+    assert await bench.started(starting) == []
+
+    assert await bench.load(there.key) == there
+    stored = await bench.load(record.key)
+    assert (stored.lease, stored.attempt) == (None, 0)
+    assert nonzero(stored.state.summary.counts) == {"dead_lettered": 1}
+
+
+async def test_a_takeover_at_the_moment_of_a_dead_letter_instead_of_a_run_leaves_none(bench):
+    record = await bench.declare(
+        exhausted=Exhaustion.DEAD_LETTER, retry=Retry(max_attempts=1, count_takeovers=True)
+    )
+    await bench.start()
+    starting = bench.begun(await bench.take_over())
+    bench.store.before_swaps = [bench.take_over]
+
+    assert await bench.started(starting) == []
+
+    assert list(await bench.all()) == [str(record.key)]
 
 
 # --- count -----------------------------------------------------------------------------------------------------------
@@ -830,7 +1089,8 @@ async def test_a_removal_that_loses_its_race_is_not_counted(bench):
     assert nonzero((await bench.load(TEMPLATE)).state.summary.counts) == {}
 
 
-async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made(bench):
+async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made():
+    bench = Bench(race_seconds=0.02)
     record = await bench.declare(overlap=Overlap.ALLOW)
     (held,) = await bench.start()
 
@@ -838,7 +1098,7 @@ async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made(benc
         stored = await bench.load(record.key)
         await bench.others.swap([Change(stored, replace(stored, version=stored.version + 1))])
 
-    bench.store.before_swaps = [touch] * TALLY_ATTEMPTS_MAX
+    bench.store.before_each_swap = touch
 
     with pytest.raises(HeldElsewhereError, match="counted"):
         await bench.settle(held)
@@ -846,136 +1106,37 @@ async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made(benc
     assert await bench.load(held.record.key) is not None
 
 
-# --- Whose time counts -----------------------------------------------------------------------------------------------
+async def test_a_unit_that_loses_by_any_of_its_records_has_lost_and_is_ruled_on_again(bench):
+    await bench.declare_template()
+    ada, bob = await bench.declare("ada"), await bench.declare("bob")
+
+    async def touch():
+        stored = await bench.load(ada.key)
+        assert await bench.others.swap([Change(stored, replace(stored, version=stored.version + 1))]) == [
+            True
+        ]
+
+    def remove_and_touch_another(record, now):
+        further = Change(bob, replace(bob, version=bob.version + 1))
+        return Ruling(Change(record, None), tally=SUCCEEDED_ONCE, further=(further,))
+
+    bench.store.before_swaps = [touch]
+
+    await bench.ledger.apply({ada.key: remove_and_touch_another})
+
+    assert len(bench.store.batches) == 2
+    assert await bench.load(ada.key) is None
+    assert nonzero((await bench.load(TEMPLATE)).state.summary.counts) == {"succeeded": 1}
 
 
-class Away:
-    """A ledger of a process that has not heard of the backend for a while, whose time has gone another way since."""
+async def test_a_last_run_that_is_there_already_does_not_keep_its_schedule_from_ending(bench):
+    record = await bench.declare(overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
+    await bench.clock.advance(timedelta(minutes=4))
+    (starting,) = bench.begun(await bench.claim())
+    theirs = starting.beginning.first[0].after
+    await bench.others.swap([Change(None, replace(theirs, lease=theirs.lease._replace(id="another")))])
 
-    def __init__(self) -> None:
-        self.uptime = 0
-        self.backend_now = 5_000 * SECOND
-        self.clock = SystemClock(
-            time_ns=lambda: self.backend_now * 1000, monotonic_ns=lambda: self.uptime * 1000
-        )
-        self.clock.observe(self.backend_now, 0, 0)
-        self.store = SlowlyAsked(MemoryBackend(lambda: self.backend_now))
-        self.ledger = Ledger(self.store, self.clock)
+    assert await bench.started([starting]) == []
 
-    def be_away(self, seconds: int, stepped: int = 0) -> None:
-        self.uptime += seconds * SECOND
-        self.backend_now += (seconds + stepped) * SECOND
-
-
-class SlowlyAsked(MemoryStore):
-    """A store that takes note of who asks for its time, and answers once it is let."""
-
-    def __init__(self, backend: MemoryBackend) -> None:
-        super().__init__(backend)
-        self.asked = 0
-        self.answers = asyncio.Event()
-        self.answers.set()
-        self.error: StoreUnavailableError | None = None
-
-    async def now(self):
-        self.asked += 1
-        await self.answers.wait()
-        if self.error is not None:
-            raise self.error
-        return await super().now()
-
-
-@pytest.fixture
-def away() -> Away:
-    return Away()
-
-
-async def turn() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize("stepped", [-900, 900])
-async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_now(away, stepped):
-    key = Key(HERE, "remind", "ada")
-    ruled_at = []
-
-    def rule(record: Record | None, now: int) -> Ruling:
-        ruled_at.append(now)
-        return Ruling(Change(None, wishes.created(key, Spec(EACH_MINUTE), Policies(), now)))
-
-    away.be_away(3600, stepped)
-    await away.ledger.apply({key: rule})
-
-    assert ruled_at == [away.backend_now]
-    assert away.store.asked == 1
-
-
-async def test_a_process_that_hears_of_the_backend_anyway_does_not_ask_it_for_its_time(away):
-    away.be_away(STALE_AFTER // SECOND, stepped=1)
-
-    assert await away.ledger.now() == away.backend_now - SECOND
-    assert away.store.asked == 0
-
-
-async def test_a_process_that_never_heard_of_the_backend_asks_it_first(away):
-    node = SystemClock(time_ns=lambda: 9_000 * SECOND * 1000, monotonic_ns=lambda: 0)
-
-    assert await Ledger(away.store, node).now() == away.backend_now
-
-
-async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away):
-    away.be_away(10)
-    away.store.answers.clear()
-    asking = [asyncio.create_task(away.ledger.now()) for _ in range(100)]
-    await turn()
-
-    away.store.answers.set()
-
-    assert set(await asyncio.gather(*asking)) == {away.backend_now}
-    assert away.store.asked == 1
-
-
-async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_another(away):
-    away.be_away(10)
-    away.store.answers.clear()
-    first, *others = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
-    await turn()
-
-    first.cancel()
-    await turn()
-    away.store.answers.set()
-
-    assert set(await asyncio.gather(*others)) == {away.backend_now}
-    assert first.cancelled()
-    assert away.store.asked == 2
-
-
-async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(away):
-    away.be_away(10)
-    away.store.answers.clear()
-    first, second, third = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
-    await turn()
-
-    second.cancel()
-    await turn()
-    away.store.answers.set()
-
-    assert await asyncio.gather(first, third) == [away.backend_now] * 2
-    assert away.store.asked == 1
-
-
-async def test_if_the_backend_does_not_tell_its_time_nothing_is_decided_and_the_next_one_asks_again(away):
-    away.be_away(10)
-    away.store.answers.clear()
-    away.store.error = StoreUnavailableError("away")
-    asking = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
-    await turn()
-    away.store.answers.set()
-
-    failed = await asyncio.gather(*asking, return_exceptions=True)
-    away.store.error = None
-
-    assert [str(error) for error in failed] == ["away"] * 3
-    assert away.store.asked == 1
-    assert await away.ledger.now() == away.backend_now
+    assert await bench.load(record.key) is None
+    assert nonzero((await bench.load(TEMPLATE)).state.summary.counts) == {"missed": 2}

@@ -70,4 +70,4 @@ class SchemaError(StoreError):
 
 
 class HeldElsewhereError(StoreError):
-    """A record was changed by others each time it was to be written, more often than load can explain."""
+    """Others changed a record each time it was to be written, for longer than load can explain."""

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pyncette.clock import Instant
 from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Lease, Partition, Record
+from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
@@ -342,9 +342,23 @@ def _scheduling(wish: Wish, *, force: bool) -> Rule:
         rescheduled = wishes.rescheduled(record, wish.spec, wish.policies, now)
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
+        if _is_as_it_was(record, rescheduled, now):
+            return Ruling(None)
         return Ruling(Change(record, rescheduled))
 
     return rule
+
+
+def _is_as_it_was(before: Record, after: Record, now: Instant) -> bool:
+    """
+    Say whether *after* need not be written, since it would run what *before* does, when it does.
+
+    A crowd that makes sure of one instance then reads it, and does not write it in turns. Before its due time nothing
+    has passed that an edit could make count no longer.
+    """
+    if before.due_at is None or before.due_at <= now:
+        return False
+    return replace(after, version=before.version, schedule_since=before.schedule_since) == before
 
 
 def _removal(policies: Policies) -> Rule:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -26,16 +34,20 @@ from pyncette.core.tallies import (
     share_of,
     tallied,
 )
-from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.errors import HeldElsewhereError, StoreError, StoreUnavailableError
 from pyncette.store.base import Notification, Store
 
 logger = logging.getLogger(__name__)
 
-SWAP_ATTEMPTS_MAX: Final = 8
-"""Losing eight races in a row for one record means a bug or an attack, not load."""
+RACE_SECONDS: Final = 30.0
+"""
+A write is retried until it has lost every race for this long. Hundreds of processes that write one record are through
+within a few seconds, so it means a bug or an attack, not load. Most callers wait at least as long for an answer.
+"""
 
-TALLY_ATTEMPTS_MAX: Final = 64
-"""Others that count at the same record may be faster a few times; so many in a row is no accident."""
+FIRST_PAUSE_SECONDS: Final = 0.005
+LONGEST_PAUSE_SECONDS: Final = 0.5
+"""Pauses between the tries double up to this: long enough to spread out a crowd, and too short to be noticed in a lease."""
 
 COUNTERS_MAX: Final = 1000
 """Records that count for templates and are kept in memory for the next time."""
@@ -45,6 +57,9 @@ ANNOUNCED_AHEAD: Final[Duration] = 20 * SECOND
 Other processes are notified of what becomes claimable within this time. Whatever is later, a worker finds by itself: it
 polls at least every `SAFETY_LOOK`, which is half of this. The other half is for slow polls and for clocks that differ.
 """
+
+LOGGED_MAX: Final = 10
+"""Records that one line of a log names."""
 
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
@@ -72,15 +87,34 @@ class Settling(msgspec.Struct, frozen=True, gc=False):
     settlement: Settlement
 
 
+class Starting(NamedTuple):
+    """A claimed record that has something to be written before it runs, or instead of a run."""
+
+    beginning: Beginning
+    policies: Policies
+    lease_until: Duration
+    """When its lease is used up, by the clock's `monotonic`: until then it is tried to start it."""
+
+
 class Ledger:
-    """The only writer of what tasks have stored. *wake* is told of each record that workers may take for later than it is."""
+    """
+    The only writer of what tasks have stored. *wake* is told of each record that workers may take for later than it is.
+
+    Whatever loses a race is decided and written again, until nothing was written for *race_seconds*.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, wake: Callable[[Partition, Instant], None] | None = None
+        self,
+        store: Store,
+        clock: Clock,
+        wake: Callable[[Partition, Instant], None] | None = None,
+        *,
+        race_seconds: float = RACE_SECONDS,
     ) -> None:
         self.store = store
         self.clock = clock
         self._wake = wake
+        self._race_seconds = race_seconds
         self._shares: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
@@ -110,11 +144,12 @@ class Ledger:
         Rule on each record, and write what the rules say; those that lose a race are ruled on again.
 
         Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `HeldElsewhereError` if a record changed under each attempt.
+        `HeldElsewhereError` if others were faster for too long.
         """
         answers: dict[Key, Any] = {}
         todo = list(rulings)
-        for _ in range(SWAP_ATTEMPTS_MAX):
+        races = _Races(self._race_seconds)
+        while True:
             records = await self._load(todo)
             now = await self.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
@@ -134,9 +169,9 @@ class Ledger:
             await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
             if not todo:
                 return answers
-        raise HeldElsewhereError(
-            f"{todo[0]} was changed by others {SWAP_ATTEMPTS_MAX} times while it was to be written"
-        )
+            if written:
+                races.won()
+            await races.lost(f"{todo[0]} could not be written: others changed it each time")
 
     async def create(self, records: Sequence[Record]) -> list[bool]:
         """
@@ -149,27 +184,28 @@ class Ledger:
         await self._announce(change for change, ok in zip(changes, created, strict=True) if ok)
         return created
 
-    async def start(self, claimed: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
-        """Write what has to stand before a run, and return what may run. What another has taken is left alone."""
-        ready: list[Held] = []
-        todo = list(claimed)
-        for _ in range(SWAP_ATTEMPTS_MAX):
-            writing = []
-            for beginning, policies in todo:
-                if beginning.first:
-                    writing.append((beginning, policies))
-                elif beginning.held is not None:
-                    ready.append(beginning.held)
-            if not writing:
-                return ready
-            started, contested = await self._write_starts(writing)
-            ready += started
-            todo = await self._begin_again(contested)
-        logger.error(
-            "claims were given up: their records were edited each time their start was written",
-            extra={"records": len(todo)},
-        )
-        return ready
+    async def start(self, claimed: Sequence[Starting]) -> AsyncGenerator[dict[int, Held | None]]:
+        """
+        Write what has to stand before each run, and yield what became of it, by its place in *claimed*, once it is known.
+
+        That is what may run, or None if there is nothing to run here: another has it, it was edited, or it moved on.
+        No failure keeps the others from running. If a write fails without a result, the record is loaded again until
+        its lease is used up: it runs if its start was written after all, and is written again if it was not. What is
+        not known even then is not yielded, and must not run.
+        """
+        todo = dict(enumerate(claimed))
+        pauses = _pauses()
+        while todo:
+            held = self._still_held({at: _Undecided(one) for at, one in todo.items()})
+            decided, undecided = await self._write_starts({at: one.starting for at, one in held.items()})
+            if decided:
+                yield decided
+            todo = {}
+            while undecided and not todo:
+                await asyncio.sleep(next(pauses))
+                decided, todo, undecided = await self._start_again(self._still_held(undecided))
+                if decided:
+                    yield decided
 
     async def put_off(self, changes: Sequence[Change]) -> None:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
@@ -185,9 +221,10 @@ class Ledger:
         """
         written = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
-        for attempt in range(SWAP_ATTEMPTS_MAX):
+        races: _Races | None = None
+        while True:
             made = await self._write_ends(todo.values())
-            if attempt:  # whoever asked knows of the first decision only
+            if races is not None:  # whoever asked knows of the first decision only
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
                 await self._announce(changes)
             if all(made):
@@ -201,10 +238,12 @@ class Ledger:
                     todo[at] = decided
             if not todo:
                 return written
-        (item, *_) = todo.values()
-        raise HeldElsewhereError(
-            f"{item.held.record.key} was edited {SWAP_ATTEMPTS_MAX} times while its run was completed"
-        )
+            if races is None:
+                races = _Races(self._race_seconds)
+            elif any(made):
+                races.won()
+            (item, *_) = todo.values()
+            await races.lost(f"{item.held.record.key} could not be completed: others edited it each time")
 
     async def reloaded(self, held: Held) -> Held | None:
         """
@@ -219,61 +258,129 @@ class Ledger:
         return rules.again(held, record)
 
     async def _write_starts(
-        self, writing: Sequence[tuple[Beginning, Policies]]
-    ) -> tuple[list[Held], list[tuple[Beginning, Policies]]]:
-        """Write each start whole or not at all, and return what may run, and what somebody else had changed."""
-        # A dead letter stands before its schedule moves on: a crash between the two repeats harmlessly.
-        await self._swap(
-            [letter for beginning, _ in writing if beginning.held is None for letter in beginning.first[:-1]]
-        )
-        made = await self._write(
-            [
-                _Unit(
-                    beginning.first if beginning.held is not None else beginning.first[-1:], beginning.tally
-                )
-                for beginning, _ in writing
-            ]
-        )
-        done = [beginning for (beginning, _), ok in zip(writing, made, strict=True) if ok]
-        await self._announce((beginning.first[-1] for beginning in done), by_holder=True)
-        contested = [entry for entry, ok in zip(writing, made, strict=True) if not ok]
-        return [beginning.held for beginning in done if beginning.held is not None], contested
+        self, todo: Mapping[int, Starting]
+    ) -> tuple[dict[int, Held | None], dict[int, _Undecided]]:
+        """Write each start whole or not at all, and return what was, and what was not or may not have been."""
+        refused: list[Key] = []
+        written = await self._try_starts(todo, refused)
+        if refused:
+            logger.error(
+                "starts cannot be written, so their leases expire",
+                extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "all": len(refused)},
+            )
+        return written
 
-    async def _begin_again(
-        self, contested: Sequence[tuple[Beginning, Policies]]
-    ) -> list[tuple[Beginning, Policies]]:
-        """An edit came between claim and start: begin anew on top of it, unless the lease went elsewhere."""
-        moves = [beginning.first[-1] for beginning, _ in contested]
-        records = await self._load([move.before.key for move in moves if move.before is not None])
-        now = await self.now()
-        again = []
-        for (beginning, policies), move, record in zip(contested, moves, records, strict=True):
-            if record is None or move.before is None or not _same_lease(record, move.before):
-                continue
-            if record.version == move.before.version:
-                # What was to run beside it is there already, and others run it. The schedule moves on all the same.
-                again.append((Beginning(None, (move,), beginning.tally), policies))
+    async def _try_starts(
+        self, todo: Mapping[int, Starting], refused: list[Key]
+    ) -> tuple[dict[int, Held | None], dict[int, _Undecided]]:
+        decided = {at: one.beginning.held for at, one in todo.items() if not one.beginning.first}
+        writing = [(at, one) for at, one in todo.items() if one.beginning.first]
+        known: dict[int, bool] = {}
+        halves: list[list[tuple[int, Starting]]] = []
+        failure: Exception | None = None
+        try:
+            units = [_Unit(one.beginning.first, one.beginning.tally) for _, one in writing]
+            await self._write(units, known, race_seconds=0)
+        except HeldElsewhereError as error:
+            failure = error
+        except StoreUnavailableError as error:
+            failure = error
+            logger.warning(
+                "starts may not have been written: their records are loaded again",
+                extra={"error": str(error), "records": len(writing) - len(known)},
+            )
+        except (StoreError, ValueError, TypeError, OverflowError) as error:
+            logger.debug("starts were refused", extra={"error": str(error)})
+            # A store undoes a whole batch for what it cannot write of it.
+            rest = [entry for place, entry in enumerate(writing) if place not in known]
+            writing = [entry for place, entry in enumerate(writing) if place in known]
+            known = dict(enumerate(known[place] for place in sorted(known)))
+            if len(rest) == 1:
+                refused += [_claimed(one.beginning).key for _, one in rest]
             else:
-                again.append((rules.begin(record, record.spec.policies or policies, now), policies))
-        return again
+                halves = [rest[: len(rest) // 2], rest[len(rest) // 2 :]]
+        undecided = {
+            at: _Undecided(one, known.get(place) is False, failure)
+            for place, (at, one) in enumerate(writing)
+            if not known.get(place)
+        }
+        done = [(at, one.beginning) for at, one in writing if at not in undecided]
+        await self._announce((beginning.first[-1] for _, beginning in done), by_holder=True)
+        decided |= {at: beginning.held for at, beginning in done}
+        for half in halves:
+            more = await self._try_starts(dict(half), refused)
+            decided |= more[0]
+            undecided |= more[1]
+        return decided, undecided
+
+    def _still_held(self, undecided: Mapping[int, _Undecided]) -> dict[int, _Undecided]:
+        """Return those whose leases are not used up, and give up the others."""
+        now = self.clock.monotonic()
+        held = {at: one for at, one in undecided.items() if one.starting.lease_until > now}
+        if over := [one for at, one in undecided.items() if at not in held]:
+            logger.error(
+                "starts were given up: their leases were used up before they could be written",
+                extra={
+                    "records": [str(_claimed(one.starting.beginning).key) for one in over[:LOGGED_MAX]],
+                    "all": len(over),
+                    "error": str(over[0].failure or ""),
+                },
+            )
+        return held
+
+    async def _start_again(
+        self, undecided: dict[int, _Undecided]
+    ) -> tuple[dict[int, Held | None], dict[int, Starting], dict[int, _Undecided]]:
+        """Load again what was not written for sure; return what became of it, what to write, and what is still unknown."""
+        changes = [change for one in undecided.values() for change in one.starting.beginning.first]
+        keys = list({_key_of(change): None for change in changes})
+        try:
+            stored = dict(zip(keys, await self._load(keys), strict=True))
+            now = await self.now()
+        except StoreError as error:
+            return {}, {}, {at: one._replace(failure=error) for at, one in undecided.items()}
+        decided: dict[int, Held | None] = {}
+        todo: dict[int, Starting] = {}
+        for at, one in undecided.items():
+            try:
+                again = _begun_again(one, stored, now)
+            except Exception:
+                # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
+                key = _claimed(one.starting.beginning).key
+                logger.exception("a claimed record could not be decided", extra={"record": str(key)})
+                again = None
+            if isinstance(again, Beginning):
+                todo[at] = one.starting._replace(beginning=again)
+            else:
+                decided[at] = again
+        return decided, todo, {}
 
     async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
-        """First dead letters, then the schedules that they come from: a crash between the two repeats harmlessly."""
+        """Write each end whole or not at all: the record, its dead letter, and what is counted elsewhere."""
         changes = [change for item in settling if (change := item.settlement.change) is not None]
         # Nearly all have just returned, and are a change and nothing else.
-        more = [
-            (at, item.ended.ending, item.settlement)
+        more = {
+            at: item
             for at, item in enumerate(settling)
             if item.ended is not RETURNED or item.settlement.tally is not None
-        ]
-        await self._swap([Change(None, end.letter) for _, _, end in more if end.letter is not None])
-        tallies = {at: end.tally for at, _, end in more if end.tally is not None}
-        if tallies:
-            made = await self._write([_Unit((change,), tallies.get(at)) for at, change in enumerate(changes)])
+        }
+        if any(item.settlement.tally or item.settlement.letter for item in more.values()):
+            made = await self._write(
+                [
+                    _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
+                    if at in more
+                    else _Unit((change,), None)
+                    for at, change in enumerate(changes)
+                ]
+            )
         else:
             made = await self._swap(changes)
         if more:
-            await self._announce(end.change for at, ending, end in more if made[at] and ending in GIVEN_BACK)
+            await self._announce(
+                item.settlement.change
+                for at, item in more.items()
+                if made[at] and item.ended.ending in GIVEN_BACK
+            )
         return made
 
     async def _settle_again(
@@ -283,17 +390,24 @@ class Ledger:
         Decide again about each run whose record had changed, on top of that change.
 
         A bool tells instead that there is nothing more to write, and whether it was written: it was not if the lease
-        went elsewhere, but it was if just the reply of a swap was lost.
+        went elsewhere, but it was if just the reply of a swap was lost. A dead letter that is there already is not
+        created once more.
         """
-        records = await self._load([item.held.record.key for _, item in lost])
+        letters = [letter.key for _, item in lost if (letter := item.settlement.letter) is not None]
+        keys = [item.held.record.key for _, item in lost]
+        records = await self._load([*keys, *letters])
+        there = {letter for letter, record in zip(letters, records[len(keys) :], strict=True) if record}
         now = await self.now()
         decided: list[tuple[int, Settling | bool]] = []
-        for (at, item), record in zip(lost, records, strict=True):
+        for (at, item), record in zip(lost, records[: len(keys)], strict=True):
             if record is None or not _same_lease(record, item.held.record):
                 decided.append((at, _is_what_we_wrote(record, item.settlement.change, again=again)))
-            else:
-                held = rules.again(item.held, record)
-                decided.append((at, Settling(held, item.ended, rules.settle(held, item.ended, now))))
+                continue
+            held = rules.again(item.held, record)
+            settlement = rules.settle(held, item.ended, now)
+            if settlement.letter is not None and settlement.letter.key in there:
+                settlement = replace(settlement, letter=None)
+            decided.append((at, Settling(held, item.ended, settlement)))
         return decided
 
     async def _ask(self) -> None:
@@ -311,40 +425,59 @@ class Ledger:
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
-    async def _write(self, units: Sequence[_Unit]) -> list[bool]:
+    async def _write(
+        self,
+        units: Sequence[_Unit],
+        known: dict[int, bool] | None = None,
+        *,
+        race_seconds: float | None = None,
+    ) -> list[bool]:
         """
         Make the changes of each unit together, and with them what they count; say for each whether it was made.
 
         A unit loses if one of its own records is not as it was. For the record that it is counted at, it tries again.
+        *known* says of each unit, by its place, what is known of it also if this raises.
         """
+        known = {} if known is None else known
         if all(unit.tally is None and len(unit.changes) == 1 for unit in units):
-            return await self._swap([unit.changes[0] for unit in units])
-        made = [False] * len(units)
-        todo = list(range(len(units)))
-        in_vain = 0
-        while in_vain < TALLY_ATTEMPTS_MAX:
-            with self._counters() as counters:
-                bundles = await self._bundles(units, todo, counters)
-                written = await self._swap_bundles(bundles)
-            failed = []
-            settled: set[int] = set()
-            for bundle, ok in zip(bundles, written, strict=True):
-                for at in bundle.units:
-                    made[at] = ok
-                if bundle.template is not None:
-                    self._remember(bundle, made=ok)
-                if ok or bundle.home is None:
-                    settled.update(bundle.units)
-                else:
-                    failed.append(bundle)
-            settled |= await self._lost(units, failed)
-            todo = [at for at in todo if at not in settled]
-            if not todo:
-                return made
-            in_vain = 0 if settled else in_vain + 1
-        raise HeldElsewhereError(
-            f"what became of {len(todo)} records could not be counted: others counted first, {TALLY_ATTEMPTS_MAX} times"
-        )
+            made: list[bool] = []
+            try:
+                return await self._swap([unit.changes[0] for unit in units], made)
+            finally:
+                known.update(enumerate(made))
+        races = _Races(self._race_seconds if race_seconds is None else race_seconds)
+        while todo := [at for at in range(len(units)) if at not in known]:
+            before = len(known)
+            failed = await self._write_once(units, todo, known)
+            for at in await self._lost(units, failed):
+                known[at] = False
+            if len(known) > before:
+                races.won()
+            else:
+                await races.lost(
+                    f"what became of {len(todo)} records could not be counted: others counted first"
+                )
+        return [known[at] for at in range(len(units))]
+
+    async def _write_once(
+        self, units: Sequence[_Unit], todo: Sequence[int], known: dict[int, bool]
+    ) -> list[_Bundle]:
+        """Try to write the units *todo*; note what is *known* then, and return what lost and may have lost a race to count."""
+        with self._counters() as counters:
+            bundles = await self._bundles(units, todo, counters)
+            written: list[bool] = []
+            try:
+                await self._swap_bundles(bundles, written)
+            finally:
+                for bundle, ok in zip(bundles, written, strict=False):
+                    if ok or bundle.home is None:
+                        known.update(dict.fromkeys(bundle.units, ok))
+        for bundle, ok in zip(bundles, written, strict=True):
+            if bundle.template is not None:
+                self._remember(bundle, made=ok)
+        return [
+            bundle for bundle, ok in zip(bundles, written, strict=True) if not ok and bundle.home is not None
+        ]
 
     async def _bundles(
         self, units: Sequence[_Unit], todo: Sequence[int], counters: _Counters
@@ -436,18 +569,12 @@ class Ledger:
         """Return which units of bundles that could not be written have lost; a bundle without any lost a race to count."""
         if not failed:
             return set()
-        befores = {
-            at: change.before
-            for bundle in failed
-            for at in bundle.units
-            for change in units[at].changes
-            if change.before is not None
-        }
-        records = await self._load([before.key for before in befores.values()])
+        changes = [(at, change) for bundle in failed for at in bundle.units for change in units[at].changes]
+        records = await self._load([_key_of(change) for _, change in changes])
         lost = {
             at
-            for (at, before), record in zip(befores.items(), records, strict=True)
-            if record is None or record.version != before.version
+            for (at, change), record in zip(changes, records, strict=True)
+            if _version_of(record) != _version_of(change.before)
         }
         for bundle in failed:
             if bundle.template is not None and bundle.home is not None and lost.isdisjoint(bundle.units):
@@ -455,10 +582,9 @@ class Ledger:
                 self._shares.get(bundle.template, set()).discard(bundle.home)
         return lost
 
-    async def _swap_bundles(self, bundles: Sequence[_Bundle]) -> list[bool]:
-        """Make each bundle whole or not at all, as many in one swap as fit."""
+    async def _swap_bundles(self, bundles: Sequence[_Bundle], made: list[bool]) -> None:
+        """Make each bundle whole or not at all, as many in one swap as fit, and add to *made* what each swap did."""
         size = self.store.capabilities.swap_batch_max
-        made: list[bool] = []
         batch: list[Change] = []
         lengths: list[int] = []
         for bundle in bundles:
@@ -470,7 +596,6 @@ class Ledger:
             batch += [change._replace(group=group) for change in bundle.changes]
         if batch:
             made += _of_bundles(lengths, await self.store.swap(batch))
-        return made
 
     async def _load(self, keys: Sequence[Key]) -> list[Record | None]:
         size = self.store.capabilities.swap_batch_max
@@ -482,17 +607,13 @@ class Ledger:
             for record in await self.store.load(keys[at : at + size])
         ]
 
-    async def _swap(self, changes: Sequence[Change]) -> list[bool]:
+    async def _swap(self, changes: Sequence[Change], made: list[bool] | None = None) -> list[bool]:
+        """Make *changes*, and add what each swap did to *made*: what is known of them if a later one fails."""
         size = self.store.capabilities.swap_batch_max
-        if not changes:
-            return []
-        if len(changes) <= size:
-            return await self.store.swap(changes)
-        return [
-            made
-            for at in range(0, len(changes), size)
-            for made in await self.store.swap(changes[at : at + size])
-        ]
+        made = [] if made is None else made
+        for at in range(0, len(changes), size):
+            made += await self.store.swap(changes[at : at + size] if len(changes) > size else changes)
+        return made
 
     async def _announce(self, changes: Iterable[Change | None], *, by_holder: bool = False) -> None:
         """
@@ -533,6 +654,43 @@ class _Unit(NamedTuple):
 
     changes: tuple[Change, ...]
     tally: Tally | None
+
+
+class _Undecided(NamedTuple):
+    """A start that was not written, or may not have been."""
+
+    starting: Starting
+    lost: bool = False
+    """It was not, for sure: a record was not as it was, or its name was taken."""
+    failure: Exception | None = None
+
+
+class _Races:
+    """Has whoever lost a race wait for a moment before the next try, until all were lost for *seconds*."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self.won()
+
+    def won(self) -> None:
+        """Note that something was written: what is left begins anew."""
+        self._until = self._loop.time() + self._seconds
+        self._pauses = _pauses()
+
+    async def lost(self, what: str) -> None:
+        """Wait for a moment. Raises HeldElsewhereError, which says *what* was lost, once it has taken too long."""
+        if self._loop.time() >= self._until:
+            raise HeldElsewhereError(f"{what}, for {self._seconds:g} s")
+        await asyncio.sleep(next(self._pauses))
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the seconds to wait before each next try: doubling, bounded, with full jitter, so that a crowd disperses."""
+    longest = FIRST_PAUSE_SECONDS
+    while True:
+        yield random.uniform(0, longest)
+        longest = min(2 * longest, LONGEST_PAUSE_SECONDS)
 
 
 class _Counters:
@@ -604,6 +762,60 @@ def _free_at(record: Record | None) -> Instant | None:
 
 def _same_lease(record: Record, held: Record) -> bool:
     return record.lease is not None and held.lease is not None and record.lease.id == held.lease.id
+
+
+def _key_of(change: Change) -> Key:
+    record = change.before or change.after
+    assert record is not None
+    return record.key
+
+
+def _version_of(record: Record | None) -> int | None:
+    return None if record is None else record.version
+
+
+def _claimed(beginning: Beginning) -> Record:
+    """Return the record that was claimed: what is created beside it comes before its own change."""
+    before = beginning.first[-1].before
+    assert before is not None
+    return before
+
+
+def _begun_again(
+    one: _Undecided, stored: Mapping[Key, Record | None], now: Instant
+) -> Beginning | Held | None:
+    """
+    Decide how a claimed record goes on whose start was not written, or may not have been, by what is *stored* now.
+
+    A beginning is to be written, a held occurrence may run, and None is left alone. An earlier try may be carried out at
+    any time, even after it was given up. So each further one changes the same version of the record: one of them wins.
+    """
+    beginning = one.starting.beginning
+    *created, move = beginning.first
+    before, held = _claimed(beginning), beginning.held
+    if held is not None:
+        ours = stored.get(held.record.key)
+        if ours is not None and _is_started(ours, held.record):
+            return rules.again(held, ours)
+    record = stored.get(before.key)
+    if record is None or not _same_lease(record, before):
+        return None
+    if record.version != before.version:  # an edit came in between
+        again = rules.begin(record, record.spec.policies or one.starting.policies, now)
+        return again if again.first else again.held
+    if held is not None:
+        is_taken = one.lost and bool(created)  # by others, who run it, or have done so
+    else:
+        is_taken = any(stored.get(_key_of(change)) is not None for change in created)
+    return Beginning(None, (move,), beginning.tally) if is_taken else beginning
+
+
+def _is_started(record: Record, written: Record) -> bool:
+    """Say whether *record* holds the start that was *written*, perhaps with edits on top. A lease's id is its claim's alone."""
+    theirs, ours = record.state.started, written.state.started
+    if theirs is None or ours is None or not _same_lease(record, written):
+        return False
+    return (theirs.scheduled_at, theirs.at_most_once) == (ours.scheduled_at, ours.at_most_once)
 
 
 def _is_what_we_wrote(record: Record | None, change: Change | None, *, again: bool) -> bool:

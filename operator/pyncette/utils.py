@@ -60,10 +60,11 @@ class _Pulse:
         self._context = context
         # Contexts of tests, and those that decorators put in between, have no occurrence.
         self._occurrence = _occurrence_of(context)
-        self._clock: Clock = SystemClock()
-        self._heartbeats: set[asyncio.Task[None]] = set()
-        self._lease: Duration = context.task.lease_duration // A_MICROSECOND
-        if self._occurrence is not None:
+        if self._occurrence is None:
+            self._clock: Clock = SystemClock()
+            self._heartbeats: set[asyncio.Task[None]] = set()
+            self._lease: Duration = context.task.lease_duration // A_MICROSECOND
+        else:
             self._clock = context.app_context.clock
             self._heartbeats = context.app_context.heartbeats
             self._lease = self._occurrence.held.policies.lease

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from pyncette import Pyncette, PyncetteContext
+from pyncette.task import Task
 from pyncette.testing import VirtualClock
 
 NOON = datetime.datetime(2030, 6, 1, 12, tzinfo=datetime.UTC)
@@ -42,3 +43,23 @@ async def running(app: Pyncette, clock: VirtualClock, **create: Any) -> AsyncIte
         finally:
             app_context.shutdown(grace=seconds(0))
             await run
+
+
+async def schedule_at_once(
+    app: Pyncette, task: Task, processes: int, options: Callable[[int], dict[str, Any]]
+) -> list[BaseException]:
+    """Have so many app contexts schedule one new instance of *task* at once, and again; return what was raised."""
+    errors: list[BaseException] = []
+    async with AsyncExitStack() as stack:
+        # One by one: a process that opens so many clients of DynamoDB at once does nothing else for half a minute.
+        contexts = [await stack.enter_async_context(app.create()) for _ in range(processes)]
+        for _ in range(2):
+            answers = await asyncio.gather(
+                *(
+                    context.schedule_task(task, "ada", **options(number))
+                    for number, context in enumerate(contexts)
+                ),
+                return_exceptions=True,
+            )
+            errors += [answer for answer in answers if isinstance(answer, BaseException)]
+    return errors

@@ -11,7 +11,9 @@ from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.errors import TaskLockedException
 from pyncette.model import ContinuationToken
-from tests.app.harness import NOON, at, running, seconds
+from tests.app.harness import NOON, at, running, schedule_at_once, seconds
+
+HERE = Partition("", "remind")
 
 
 @pytest.fixture
@@ -71,6 +73,49 @@ async def test_scheduling_returns_the_instance_with_what_was_asked_for(app, cloc
     assert instance.schedule == "0 9 * * *"
     assert instance.timezone == "Europe/Dublin"
     assert instance.extra_args == {"greeting": "hello", "user": 1}
+
+
+@pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
+async def test_a_crowd_can_schedule_one_instance_at_once(app, equal):
+    task = app.tasks["remind"]
+
+    errors = await schedule_at_once(
+        app, task, 50, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
+    )
+
+    assert errors == []
+
+
+async def test_what_is_scheduled_again_as_it_is_already_is_not_written(app, clock):
+    task = app.tasks["remind"]
+    async with app.create(clock=clock) as app_context:
+        for name, options in (
+            ("ada", {"interval": seconds(60), "user": 1}),
+            ("bob", {"schedule": "* * * * *", "user": 1}),
+            ("eve", {"execute_at": at(60), "user": 1}),
+        ):
+            await app_context.schedule_task(task, name, **options)
+            before = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+            await clock.advance(seconds(1))
+
+            await app_context.schedule_task(task, name, **options)
+            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) == before
+
+            await app_context.schedule_task(task, name, **options | {"user": 2})
+            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) != before
+
+
+async def test_what_is_late_is_written_when_it_is_scheduled_again_as_it_is(app, clock):
+    task = app.tasks["remind"]
+    async with app.create(clock=clock) as app_context:
+        await app_context.schedule_task(task, "ada", interval=seconds(60))
+        (_, before) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        await clock.advance(seconds(200))
+
+        await app_context.schedule_task(task, "ada", interval=seconds(60))
+
+        (_, after) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        assert after.version > before.version
 
 
 async def test_a_one_off_is_removed_when_it_completes(app, clock, ran):

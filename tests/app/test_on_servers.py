@@ -18,7 +18,7 @@ from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
 from pyncette.redis import redis_repository
 from pyncette.store.mysql_address import read_address
-from tests.app.harness import at, running, seconds
+from tests.app.harness import at, running, schedule_at_once, seconds
 
 
 @pytest.fixture
@@ -59,6 +59,8 @@ class On(NamedTuple):
     url: str
     app: Callable[[str], Pyncette]
     instances: int = 2_000
+    crowd: int = 50
+    """App contexts in this one process; a client of DynamoDB takes a second to open."""
 
 
 @pytest.fixture(
@@ -68,7 +70,7 @@ class On(NamedTuple):
         pytest.param(On("redis_url", on_redis), id="redis"),
         pytest.param(On("redis_cluster_url", on_redis), id="redis_cluster"),
         pytest.param(
-            On("dynamodb_url", on_dynamodb, 200), id="dynamodb", marks=pytest.mark.xdist_group("dynamodb")
+            On("dynamodb_url", on_dynamodb, 200, 10), id="dynamodb", marks=pytest.mark.xdist_group("dynamodb")
         ),
     ]
 )
@@ -125,6 +127,50 @@ async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):
 
     assert all(result.error is None for result in results)
     assert len(ran) == len(set(ran)) == on.instances // 4
+
+
+async def test_a_user_of_mysql_may_have_no_password(mariadb, mariadb_url):
+    host, _, _, database, port, *_ = read_address(mariadb_url)
+    user = f"{database}_open"
+    await asyncio.to_thread(mariadb.execute, f"CREATE USER '{user}'@'%' IDENTIFIED BY ''")
+    try:
+        await asyncio.to_thread(mariadb.execute, f"GRANT ALL ON `{database}`.* TO '{user}'@'%'")
+        app = Pyncette(
+            mysql_repository, mysql_host=host, mysql_user=user, mysql_database=database, mysql_port=port
+        )
+        task = app.dynamic_task(name="remind")(print)
+        async with app.create() as app_context:
+            await app_context.schedule_task(task, "ada", interval=seconds(60))
+            assert await app_context.get_task(task, "ada") is not None
+    finally:
+        await asyncio.to_thread(mariadb.execute, f"DROP USER '{user}'@'%'")
+
+
+@pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
+async def test_a_crowd_can_schedule_one_instance_at_once(app, on, equal):
+    task = app.tasks["remind"]
+
+    errors = await schedule_at_once(
+        app, task, on.crowd, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
+    )
+
+    assert errors == []
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("dynamodb")
+async def test_a_crowd_of_fifty_can_schedule_one_instance_at_once_on_dynamodb(dynamodb_url):
+    app = on_dynamodb(dynamodb_url)
+
+    @app.dynamic_task()
+    async def remind(context):
+        pass
+
+    errors = await schedule_at_once(
+        app, remind, 50, lambda number: {"interval": seconds(3600), "number": number}
+    )
+
+    assert errors == []
 
 
 async def test_no_more_run_at_once_than_may_on_two_workers_together(app, on, ran):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pyncette.core.record import Change, replace
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from tests.core.play import AT_MOST_ONCE, HOUR, INSTANCE, MINUTE, NONE, RAISED, UNSTARTED, Play, at
+from tests.core.play import AT_MOST_ONCE, HOUR, INSTANCE, MINUTE, NONE, RAISED, UNSTARTED, Play, at, minute
 
 EACH_MINUTE = Cron("* * * * *")
 TEN_MINUTES = Cron("*/10 * * * *")
@@ -288,3 +288,13 @@ def test_a_record_without_a_floor_is_read_as_one_that_has_started_nothing():
     play.edit(0.5, schedule=EACH_MINUTE)
 
     assert play.due == 1
+
+
+def test_a_side_run_that_is_released_before_its_first_attempt_is_due_at_once():
+    play = Play(policies=Policies(overlap=Overlap.ALLOW))
+    held = play.start(1)
+
+    play.end(held, 1.1, UNSTARTED)
+
+    assert [minute(record.claimable_at) for record in play.beside] == [1.1]
+    assert play.start(1.1).attempt == 1

@@ -12,7 +12,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
-from pyncette.ledger import Ledger, Settling
+from pyncette.ledger import Ledger, Settling, Starting
 from pyncette.model import A_MICROSECOND
 from pyncette.resources.mirror import Removal, Step, homes, instances_of, mirror, remove_instances, wish_of
 from pyncette.resources.task import PyncetteTask
@@ -52,9 +52,12 @@ class Folder:
         """Claim what is due, and write what has to stand before it runs."""
         now = self.clock.now()
         claimed = await self.store.claim({Partition(REALM, handler): 10}, f"lease-{now}", "me", now, now)
-        policies = [record.spec.policies for record in claimed.records]
-        begun = [rules.begin(*claim, now) for claim in zip(claimed.records, policies, strict=True)]
-        return await self.ledger.start(list(zip(begun, policies, strict=True)))
+        lease_until = self.clock.monotonic() + 60 * SECOND
+        starting = [
+            Starting(rules.begin(record, record.spec.policies, now), record.spec.policies, lease_until)
+            for record in claimed.records
+        ]
+        return [held async for decided in self.ledger.start(starting) for held in decided.values() if held]
 
     async def run(self, handler="send", ended=RETURNED):
         for held in await self.claim(handler):

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import pytest
 
 from pyncette.clock import SECOND, Duration, Instant, SystemClock
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
-from pyncette.core.rules import NEVER, Beginning, Held
-from pyncette.core.spec import Policies
-from pyncette.ledger import Ledger, Rule, Ruling, Settling
+from pyncette.core.rules import NEVER, Held
+from pyncette.ledger import Ledger, Rule, Ruling, Settling, Starting
 from pyncette.store.base import Claimed
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.occurrence import Occurrence
@@ -181,15 +180,23 @@ class LedgerThatWritesAfterATakeover(Ledger):
 class LedgerThatRunsBeforeItWrites(Ledger):
     """Runs what is to run at most once, or beside its schedule, before its start is written."""
 
-    async def start(self, claimed: Sequence[tuple[Beginning, Policies]]) -> list[Held]:
-        return [beginning.held for beginning, _ in claimed if beginning.held is not None]
+    async def start(self, claimed: Sequence[Starting]) -> AsyncGenerator[dict[int, Held | None]]:
+        yield {at: one.beginning.held for at, one in enumerate(claimed)}
 
 
 class LedgerThatCountsNothing(Ledger):
     """Forgets what became of the records that it removes."""
 
-    async def _write(self, units) -> list[bool]:
-        return await super()._write([unit._replace(tally=None) for unit in units])
+    async def _write(self, units, known=None, **options) -> list[bool]:
+        return await super()._write([unit._replace(tally=None) for unit in units], known, **options)
+
+
+class LedgerThatWritesDeadLettersFirst(Ledger):
+    """Writes dead letters before it is known whether the occurrences are still its own to complete."""
+
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+        await self._swap([Change(None, letter) for item in settling if (letter := item.settlement.letter)])
+        return await super().settle(settling, again=again)
 
 
 class LedgerThatReachesBack(Ledger):
@@ -260,7 +267,13 @@ def test_a_store_that_breaks_its_promises_is_found(store):
 
 
 @pytest.mark.parametrize(
-    "ledger", [LedgerThatWritesAfterATakeover, LedgerThatRunsBeforeItWrites, LedgerThatCountsNothing]
+    "ledger",
+    [
+        LedgerThatWritesAfterATakeover,
+        LedgerThatRunsBeforeItWrites,
+        LedgerThatCountsNothing,
+        LedgerThatWritesDeadLettersFirst,
+    ],
 )
 def test_a_ledger_that_breaks_its_promises_is_found(ledger):
     found_with(ledger=ledger)

@@ -174,12 +174,12 @@ def watched(ledger: type[Ledger], oracle: Oracle) -> Callable[[Store, Clock, Pro
     class Watched(ledger):  # type: ignore[misc,valid-type]
         process: Process
 
-        async def _write(self, units: Sequence[Any]) -> list[bool]:
+        async def _write(self, units: Sequence[Any], *further: Any, **options: Any) -> list[bool]:
             for changes, tally in units:
                 for change in changes:
                     if tally is not None and change.after is None:
                         oracle.intends(self.process, change.before, tally)
-            return await super()._write(units)
+            return await super()._write(units, *further, **options)
 
     def make(store: Store, clock: Clock, process: Process) -> Ledger:
         made = Watched(store, clock)

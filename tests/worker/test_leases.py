@@ -192,6 +192,31 @@ async def test_a_start_costs_no_renewal_while_two_thirds_of_the_lease_are_left(p
     assert store.renewed == []
 
 
+async def test_heartbeats_of_one_moment_are_one_write_and_all_hear_of_its_failure() -> None:
+    failed: list[str] = []
+
+    async def call(occurrence: Occurrence) -> None:
+        try:
+            await occurrence.heartbeat()
+        except StoreUnavailableError:
+            failed.append(occurrence.held.record.key.instance)
+
+    handler = Registered("h", Policies(lease=LEASE, heartbeat=Heartbeat.COOPERATIVE), call)
+    bench = Bench(handler)
+    for instance in "abc":
+        await bench.once(handler, 1, instance)
+        await bench.once(handler, 2, instance * 2)
+    store = Tardy(bench, 0)
+
+    async with bench.worker(store):
+        await bench.advance(1)
+        store.renewals = "unavailable"
+        await bench.advance(1)
+
+    assert store.renewed == [3]
+    assert sorted(failed) == ["aa", "bb", "cc"]
+
+
 async def test_a_run_is_cancelled_at_the_very_end_of_its_lease() -> None:
     cancelled: list[tuple[str, int]] = []
     bench = Bench()
@@ -208,10 +233,8 @@ async def test_a_run_is_cancelled_at_the_very_end_of_its_lease() -> None:
     await bench.once(handler, 1, "a")
     await bench.once(handler, 6, "b")  # not a multiple of a sixth of a lease after the first
 
-    async with bench.worker(Tardy(bench, 0, renewals="unavailable"), slots=2) as worker:
-        await bench.advance(7)
-        worker.drain()
-        await bench.advance(9)
+    async with bench.worker(Tardy(bench, 0, renewals="unavailable")):
+        await bench.advance(16)
 
         assert cancelled == [("a", 10), ("b", 15)]
 

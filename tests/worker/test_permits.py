@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from pyncette.clock import MILLISECOND, SECOND
-from pyncette.core.record import Partition
+from pyncette.core.record import Partition, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies
-from pyncette.errors import StoreUnavailableError
+from pyncette.errors import StoreRefusedError, StoreUnavailableError
 from pyncette.permits import PERMITS_REALM, RETRY_PAUSE, TURN
 from pyncette.store.memory import MemoryStore
 from tests.worker.bench import Bench, Registered
@@ -58,6 +58,57 @@ async def free_permits(bench):
 async def due_at_once(bench, handler, number, partition=0):
     for instance in range(number):
         await bench.once(handler, -1, f"{instance}-{partition}", partition)
+
+
+class LosesReplies(MemoryStore):
+    """Loses the reply of the first swap of tasks, or refuses those swaps."""
+
+    def __init__(self, backend):
+        super().__init__(backend)
+        self.lose = 1
+        self.refuse = False
+
+    async def swap(self, changes):
+        if any((change.before or change.after).key.partition.realm == PERMITS_REALM for change in changes):
+            return await super().swap(changes)
+        if self.refuse:
+            raise StoreRefusedError("nothing may be written")
+        made = await super().swap(changes)
+        if self.lose:
+            self.lose -= 1
+            raise StoreUnavailableError("the reply was lost")
+        return made
+
+
+async def test_starts_whose_reply_is_lost_run_with_their_permits_and_give_them_back():
+    handler = Registered("h", replace(AUTOMATIC, mode=Mode.AT_MOST_ONCE))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 2)
+    store = LosesReplies(bench.backend)
+
+    async with bench.worker(store) as worker:
+        await bench.advance(1)
+        assert worker.running == []
+
+    assert len(handler.calls) == 2
+    assert await free_permits(bench) == (2, 2)
+
+
+async def test_starts_that_cannot_be_written_keep_neither_slots_nor_permits():
+    handler = Registered("h", replace(AUTOMATIC, mode=Mode.AT_MOST_ONCE))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 2)
+    store = LosesReplies(bench.backend)
+    store.refuse = True
+
+    async with bench.worker(store, slots=2):
+        await bench.advance(1)
+        assert handler.calls == []
+        store.refuse = False
+        await bench.advance(120)
+
+    assert len(handler.calls) == 2
+    assert await free_permits(bench) == (2, 2)
 
 
 async def test_all_workers_together_run_no_more_than_the_limit_and_all_gets_done():

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from pyncette.clock import MILLISECOND, SECOND, SystemClock
+from pyncette.clock import MILLISECOND, SECOND, STALE_AFTER, SystemClock
 from pyncette.core import wishes
 from pyncette.core.record import Counts, Key, Outcome, replace
 from pyncette.core.schedule import Interval, Once
@@ -31,6 +31,7 @@ from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.poll import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
+from pyncette.worker.renew import BEAT_SECONDS
 from pyncette.worker.service import Figures, Worker, WorkerSettings
 from tests.worker.bench import START, Bench, Registered, seconds
 
@@ -1152,10 +1153,6 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
             with lock:
                 return await super().renew(*args, **kwargs)
 
-    from pyncette.core import wishes
-    from pyncette.core.schedule import Once
-    from pyncette.core.spec import Spec
-
     key = handler.key("a")
     record = wishes.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
     await bench.store.swap([Change(None, record)])
@@ -1174,6 +1171,43 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
     assert "h/a blocks the event loop" in caplog.text
     assert not handler.calls[0].lease_lost
     assert await bench.store.load([key]) == [None]
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["busy", "idle"])
+async def test_a_worker_keeps_asking_for_the_backends_time_only_while_something_runs(runs) -> None:
+    over = asyncio.Event()
+
+    async def wait(_: Occurrence) -> None:
+        await over.wait()
+
+    handler = Registered("h", Policies(lease=600 * SECOND), wait)
+    since = 0
+    clock = SystemClock(monotonic_ns=lambda: time.monotonic_ns() + since * 1000)
+    backend = MemoryBackend(clock.now)
+    if runs:
+        key = handler.key("a")
+        record = wishes.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
+        await MemoryStore(backend).swap([Change(None, record)])
+    worker = Worker(
+        ledger=Ledger(MemoryStore(backend), clock),
+        clock=clock,
+        registrations=[handler],
+        settings=WorkerSettings("w1", slots=1, poll_interval=600 * SECOND),
+        renewal_store=lambda: MemoryStore(backend),
+    )
+    running = asyncio.create_task(worker.run())
+    await _until(lambda: handler.calls if runs else worker.last_polled_at)
+
+    since += STALE_AFTER + SECOND
+    if runs:
+        await _until(lambda: not clock.is_stale())
+    else:
+        await asyncio.sleep(1.5 * BEAT_SECONDS)
+        assert clock.is_stale()
+
+    over.set()
+    worker.drain()
+    await running
 
 
 # --- What the tests share ---------------------------------------------------------------------------------------------

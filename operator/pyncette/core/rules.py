@@ -63,9 +63,9 @@ class Beginning(msgspec.Struct, frozen=True, gc=False):
     held: Held | None
     """What is to run, once all of *first* was written; None: nothing."""
     first: tuple[Change, ...] = ()
-    """To be written before anything else, in this order."""
+    """To be written together before anything else. What is created comes before the change of the claimed record."""
     tally: Tally | None = None
-    """To be counted once *first* was written."""
+    """To be counted in the same write."""
 
 
 class Ending(Enum):
@@ -102,9 +102,9 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     change: Change | None
     """None: nothing is written, and the lease expires."""
     letter: Record | None = None
-    """A dead letter, to be created before *change* is made."""
+    """A dead letter, to be created together with *change*, unless its name is taken: then it is there already."""
     tally: Tally | None = None
-    """To be counted after *change* was made."""
+    """To be counted together with *change*."""
 
 
 def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
@@ -166,6 +166,13 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
     return Settlement(
         Change(held.record, _to_be_retried(held, now + backoff(retry, held.record.key, held.attempt)))
     )
+
+
+def changes_of(settlement: Settlement) -> tuple[Change, ...]:
+    """Return what *settlement* writes together; the change of the record itself comes last."""
+    letter = () if settlement.letter is None else (Change(None, settlement.letter),)
+    change = () if settlement.change is None else (settlement.change,)
+    return (*letter, *change)
 
 
 def again(held: Held, record: Record) -> Held:
@@ -266,7 +273,7 @@ def _start_at_most_once(held: Held, now: Instant) -> Beginning:
 
 
 def _start_beside(held: Held, now: Instant) -> Beginning:
-    """Run it as a record of its own, created before its schedule moves on: repeating both is harmless."""
+    """Run it as a record of its own, created in the write that moves its schedule on."""
     record, policies = held.record, held.policies
     at_most_once = policies.mode is Mode.AT_MOST_ONCE
     sibling = replace(
@@ -347,9 +354,7 @@ def _over(held: Held, outcome: Outcome, message: str, now: Instant) -> Beginning
 
 
 def _instead_of_a_run(settlement: Settlement) -> Beginning:
-    letter = () if settlement.letter is None else (Change(None, settlement.letter),)
-    change = () if settlement.change is None else (settlement.change,)
-    return Beginning(None, (*letter, *change), settlement.tally)
+    return Beginning(None, changes_of(settlement), settlement.tally)
 
 
 # --- Ending ----------------------------------------------------------------------------------------------------------
@@ -458,7 +463,9 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
     if started is None and record.attempt <= 1:  # 0: an edit has taken the claim back already
         return _idle(record)
-    return _given_back(held, max(now, record.claimable_at or now))
+    # A side run is created as claimed: until its first attempt is over, it is claimable once its lease ends.
+    at = held.began_at if record.attempt <= 1 else record.claimable_at or now
+    return _given_back(held, max(now, at))
 
 
 def _still_started(held: Held) -> Record:

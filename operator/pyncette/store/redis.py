@@ -29,7 +29,7 @@ from pyncette.store.base import (
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.redis_advice import concerns_of, servers_of, settings_of
 from pyncette.store.redis_connection import Argument, Call, Connections
-from pyncette.store.redis_healing import PAUSE_SECONDS, Healer
+from pyncette.store.redis_healing import PAGES, PAUSE_SECONDS, Healer
 from pyncette.store.redis_keys import (
     Keyspace,
     member_of,
@@ -171,7 +171,7 @@ class RedisStore:
                 if whole:
                     self._healer.leave(partition)
                 else:
-                    again = await self._healer.heal(partition)
+                    again = await self._healer.heal(partition, 1 if records else PAGES)
                     times.append(now if again else now + int(PAUSE_SECONDS * 1_000_000))
                 if count:
                     living.append(partition)

@@ -20,6 +20,10 @@ PAUSE_SECONDS: Final = 10.0
 """Between the end of one healing and the next: who breaks a partition again and again does not keep all from working."""
 
 
+PAGES: Final = 8
+"""Pages that are healed at once where nothing is claimed, so the pauses of a worker that claims nothing slow it down little."""
+
+
 class _Progress(NamedTuple):
     phase: int
     cursor: bytes
@@ -45,8 +49,16 @@ class Healer:
             self._healed_at[partition] = time.monotonic()
             logger.info("it is put right", extra={"partition": partition})
 
-    async def heal(self, partition: Partition) -> bool:
-        """Do one page of *partition*, which is not whole; say whether to look at it again at once."""
+    async def heal(self, partition: Partition, pages: int) -> bool:
+        """Do some *pages* of *partition*, which is not whole; say whether to look at it again at once."""
+        for _ in range(pages):
+            if not await self._heal_page(partition):
+                return False
+            if partition not in self._progress:
+                break
+        return True
+
+    async def _heal_page(self, partition: Partition) -> bool:
         if time.monotonic() < self._healed_at.get(partition, -PAUSE_SECONDS) + PAUSE_SECONDS:
             return False
         progress = self._progress.get(partition)

@@ -143,7 +143,9 @@ class Occurrence:
         if remaining > 0 and self.ending is None and not self.lease_lost:
             await self._renew_within(remaining // 2)  # the other half is for the release
         if self.is_lease_short and self.ending is None and not self.lease_lost:
-            logger.warning("run not started: too little of its lease was left", extra=self.facts())
+            logger.warning(
+                "run not started: its lease was too short, and not renewed in time", extra=self.facts()
+            )
             self.cancel(Ending.DRAINED)
 
     async def _renew_within(self, delay: Duration) -> None:
@@ -153,7 +155,7 @@ class Occurrence:
         await self._clock.wait_for(answered, delay)
         if not renewal.done():
             renewal.cancel()
-        elif error := renewal.exception():
+        elif not renewal.cancelled() and (error := renewal.exception()):
             logger.warning("could not renew a lease before the start: %s", error, extra=self.facts())
 
     def end_with_lease(self) -> None:

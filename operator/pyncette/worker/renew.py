@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final, Self
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
@@ -52,13 +52,18 @@ class Heartbeats:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._renew())
             self.renewing.add(self._next)
-            self._next.add_done_callback(self.renewing.discard)
+            self._next.add_done_callback(self._over)
         self._asking.append(occurrence)
         await asyncio.shield(self._next)
 
     async def _renew(self) -> None:
         asking, self._asking, self._next = self._asking, [], None
         await renew(self._store, self._clock, asking, Occurrence.lose)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self.renewing.discard(task)
+        if not task.cancelled():
+            task.exception()  # those that asked may have gone, and then nobody else looks at it
 
 
 class Renewer:
@@ -136,9 +141,8 @@ class Renewer:
                 continue
             remaining = occurrence.lease_remaining()
             if remaining == 0 and occurrence.begun:
-                lose(
-                    occurrence
-                )  # the loop of the handlers may be blocked, and what is lost is not to come back
+                # The loop of the handlers may be blocked, and a lease that was used up must not come back.
+                lose(occurrence)
             elif not asked_for and _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
         if due or permitted:
@@ -161,11 +165,10 @@ class Renewer:
             self._asked_for.difference_update(due, permitted)
 
     def _pause(self) -> Duration:
-        """Return how long nothing will be due, nor run out before an answer that is waited for."""
+        """Return how long nothing will be due, nor a permit run out before an answer that is waited for."""
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
-        ends = [occurrence.lease_remaining() for occurrence in self._asked_for if not occurrence.lease_lost]
-        ends += [
+        ends = [
             permit.remaining() for occurrence in self._asked_for if (permit := occurrence.permit) is not None
         ]
         return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min([pause, *ends])))
@@ -311,6 +314,7 @@ class RenewalThread:
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose, self._revoke))
                 group.create_task(self._watch())
+                group.create_task(self._keep_time(store))
                 if self._membership is not None:
                     group.create_task(self._membership.run(store))
 
@@ -319,6 +323,18 @@ class RenewalThread:
 
     def _revoke(self, occurrence: Occurrence) -> None:
         self._handlers_loop.call_soon_threadsafe(occurrence.revoke)
+
+    async def _keep_time(self, store: Store) -> None:
+        """
+        Ask for the backend's time while anything runs, unless claims and renewals tell it anyway.
+
+        What becomes of a run is decided by it; and a worker whose slots are all taken does not poll.
+        """
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if self._runs.running and self._clock.is_stale():
+                with suppress(StoreError):  # asked again after the next beat
+                    await synchronize(self._clock, store.now)
 
     async def _watch(self) -> None:
         """Name the handler that keeps the loop from turning: all others wait for it."""

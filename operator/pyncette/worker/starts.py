@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
@@ -16,7 +14,7 @@ from pyncette.core.record import Partition, Record
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger, Settling
+from pyncette.ledger import Ledger, Settling, Starting
 from pyncette.permits import Permit, Permits, Pool
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
@@ -46,6 +44,8 @@ class _Unwritten(NamedTuple):
     policies: Policies
     registration: Registration
     permit: Permit | None
+    lease_until: Duration
+    """When the lease of the claim is used up, by `monotonic`; an edit since then changes only the leases to come."""
 
 
 class Starts:
@@ -117,14 +117,15 @@ class Starts:
                     runs.reserve(registration)
                     continue
             if beginning.first:
-                unwritten.append(_Unwritten(beginning, policies, registration, permit))
+                lease_until = asked_at + record.lease_length
+                unwritten.append(_Unwritten(beginning, policies, registration, permit, lease_until))
                 runs.reserve(registration)
             elif beginning.held is not None:
                 runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
         if unwritten:
-            self._start_soon(self._write_and_start(unwritten, by_partition, now, asked_at))
+            self._start_soon(self._write_and_start(unwritten, now))
         if unpermitted:
-            self._start_soon(self._permit_and_start(unpermitted, by_partition, now, asked_at))
+            self._start_soon(self._permit_and_start(unpermitted, now, asked_at))
 
     def _start_soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -134,7 +135,6 @@ class Starts:
     async def _permit_and_start(
         self,
         claimed: Sequence[_Unpermitted],
-        by_partition: dict[Partition, Registration],
         now: Instant,
         asked_at: Duration,
     ) -> None:
@@ -144,14 +144,16 @@ class Starts:
         until = self._clock.now() + self._ahead + PUT_OFF
         for one in claimed:
             permit = await self._permit_for(one.pool)
+            lease_until = asked_at + one.record.lease_length
             if permit is None:
                 put_off.append(one)
             elif one.beginning.first:
-                unwritten.append(_Unwritten(one.beginning, one.policies, one.registration, permit))
+                unwritten.append(
+                    _Unwritten(one.beginning, one.policies, one.registration, permit, lease_until)
+                )
                 continue  # its slot stays reserved
             else:
                 assert one.beginning.held is not None
-                lease_until = asked_at + one.record.lease_length
                 self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
             self._runs.unreserve(one.registration)
         if put_off:
@@ -164,7 +166,7 @@ class Starts:
                 assert change.after is not None
                 self._wake(change.after.key.partition, change.after.claimable_at or until)
         if unwritten:
-            await self._write_and_start(unwritten, by_partition, now, asked_at)
+            await self._write_and_start(unwritten, now)
 
     async def _permit_for(self, pool: Pool) -> Permit | None:
         permit = pool.pop()
@@ -176,28 +178,44 @@ class Starts:
             permit = pool.pop()
         return permit
 
-    async def _write_and_start(
-        self,
-        unwritten: Sequence[_Unwritten],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
+    async def _write_and_start(self, unwritten: Sequence[_Unwritten], now: Instant) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
+        starting = [Starting(one.beginning, one.policies, one.lease_until) for one in unwritten]
+        waiting = dict(enumerate(unwritten))
         try:
-            ready = await self._ledger.start([(one.beginning, one.policies) for one in unwritten])
-        except StoreError as error:
-            # Nothing is known of what was written, so nothing is run. The leases expire, and tell.
-            logger.warning(
-                "starts could not be written", extra={"error": str(error), "records": len(unwritten)}
-            )
-            ready = []
+            async for decided in self._ledger.start(starting):
+                over = [(waiting.pop(at), held) for at, held in decided.items()]
+                for one, held in over:
+                    self._runs.unreserve(one.registration)
+                    self._run_written(one, held, now)
+                self._wake_for([one for one, _ in over])
+                if any(held is None for _, held in over):
+                    self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
         finally:
-            for one in unwritten:
+            for one in waiting.values():  # their leases expire, and tell
                 self._runs.unreserve(one.registration)
-        self._run_written(unwritten, ready, by_partition, now, asked_at)
+                _give_back(one.permit)
+        self._wake_for(list(waiting.values()))
+        if waiting:
+            self._look_soon()
+
+    def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
+        """Start what is *held* now that this is written, with the permit that it was to have, or give that back."""
+        if held is None:
+            _give_back(one.permit)
+            return
+        if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
+            # An edit came in between, and only since then is there something to run.
+            settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
+            self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
+            return
+        at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
+        self._runs.start(held, one.registration, one.lease_until, at, one.permit)
+
+    def _wake_for(self, written: Sequence[_Unwritten]) -> None:
+        """Tell of what is claimable next, now that the starts are written or others may have changed their records."""
         soonest: dict[Partition, Instant] = {}
-        for one in unwritten:
+        for one in written:
             for change in one.beginning.first:
                 if (
                     change.before is not None
@@ -209,37 +227,8 @@ class Starts:
                     soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self._wake(partition, at)
-        if len(ready) < len(unwritten):
-            self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
-
-    def _run_written(
-        self,
-        unwritten: Sequence[_Unwritten],
-        ready: Sequence[Held],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        """Start what is *ready*, with the permits that it was to have, and give back those of what is not."""
-        waiting: defaultdict[tuple[str, str], list[Permit]] = defaultdict(list)
-        for one in unwritten:
-            if one.permit is not None and one.beginning.held is not None:
-                waiting[_task_of(one.beginning.held)].append(one.permit)
-        for held in ready:
-            at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
-            registration = by_partition[held.record.key.partition]
-            of_task = waiting.get(_task_of(held))
-            permit = of_task.pop() if of_task else None
-            if permit is None and (registration.policies.max_concurrent or held.policies.max_concurrent):
-                # An edit came in between, and only since then is there something to run.
-                settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
-                self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
-                continue
-            self._runs.start(held, registration, asked_at + held.record.lease_length, at, permit)
-        for permit in chain.from_iterable(waiting.values()):
-            permit.pool.put(permit)
 
 
-def _task_of(held: Held) -> tuple[str, str]:
-    key = held.record.key
-    return key.partition.handler, key.task
+def _give_back(permit: Permit | None) -> None:
+    if permit is not None:
+        permit.pool.put(permit)

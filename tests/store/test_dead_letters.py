@@ -1,0 +1,97 @@
+"""On every backend a dead letter, its counts and the completion are one write, with rows of history and without."""
+
+import pytest
+
+from pyncette.clock import SECOND
+from pyncette.core import rules, wishes
+from pyncette.core.record import Change, Key, Partition, replace
+from pyncette.core.rules import Ended, Ending
+from pyncette.core.schedule import Interval
+from pyncette.core.spec import Exhaustion, Overlap, Policies, Spec
+from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.store.backend import read_backend
+from pyncette.testing import VirtualClock
+from tests.core.play import nonzero
+
+HERE = Partition("", "send")
+REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        "postgres",
+        "mariadb",
+        "redis",
+        "redis_cluster",
+        pytest.param("dynamodb", marks=pytest.mark.xdist_group("dynamodb")),
+    ]
+)
+async def store(request, tmp_path):
+    name = request.param
+    url = f"sqlite:///{tmp_path}/tasks.sqlite" if name == "sqlite" else request.getfixturevalue(f"{name}_url")
+    async with read_backend(url).new_store() as store:
+        yield store
+
+
+async def held_on(store, clock, overlap):
+    """Declare what keeps history and dead letters, and hold its first occurrence; return it and its schedule's key."""
+    policies = Policies(overlap=overlap, exhausted=Exhaustion.DEAD_LETTER, keep_successful=3, keep_failed=3)
+    key = Key(HERE, "report", "ada")
+    spec = Spec(Interval(600 * SECOND), policies=policies)
+    record = wishes.created(key, spec, policies, clock.now() - 600 * SECOND)
+    assert await store.swap([Change(None, record)]) == [True]
+    now = clock.now()
+    (claimed,) = (await store.claim({HERE: 1}, "lease", "me", now, now)).records
+    starting = [
+        Starting(rules.begin(claimed, policies, now), policies, clock.monotonic() + claimed.lease_length)
+    ]
+    (decided,) = [decided async for decided in Ledger(store, clock).start(starting)]
+    return decided[0], key
+
+
+OVERLAPS = pytest.mark.parametrize(
+    "overlap", [Overlap.FORBID, Overlap.ALLOW], ids=lambda overlap: overlap.value
+)
+
+
+@OVERLAPS
+async def test_a_dead_letter_is_written_with_the_completion_that_counts_it(store, overlap):
+    clock = VirtualClock()
+    held, key = await held_on(store, clock, overlap)
+    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
+
+    assert await Ledger(store, clock).settle([settling]) == [True]
+
+    records = {record.key.occurrence[:5]: record for record in await store.scan(HERE, None, None, 10)}
+    assert sorted(records) == ["", "dead-"]
+    assert nonzero(records[""].state.summary.counts) == {"dead_lettered": 1}
+    assert [run.outcome.value for run in await store.history(key)] == ["deadLettered"]
+
+
+@OVERLAPS
+async def test_a_dead_letter_is_not_written_without_its_completion(store, overlap):
+    clock = VirtualClock()
+    held, key = await held_on(store, clock, overlap)
+    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
+    (stored,) = await store.load([held.record.key])
+    taken = replace(stored, version=stored.version + 1, lease=stored.lease._replace(id="another"))
+    assert await store.swap([Change(stored, taken)]) == [True]
+
+    assert await Ledger(store, clock).settle([settling]) == [False]
+
+    assert {record.key for record in await store.scan(HERE, None, None, 10)} == {key, held.record.key}
+
+
+@OVERLAPS
+async def test_a_dead_letter_that_is_there_already_does_not_keep_its_schedule_from_moving_on(store, overlap):
+    clock = VirtualClock()
+    held, key = await held_on(store, clock, overlap)
+    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
+    assert await store.swap([Change(None, settling.settlement.letter)]) == [True]
+
+    assert await Ledger(store, clock).settle([settling]) == [True]
+
+    (left,) = await store.load([key])
+    assert nonzero(left.state.summary.counts) == {"dead_lettered": 1}
+    assert (left.lease, left.due_at) == (None, held.scheduled_at + 600 * SECOND)
