@@ -213,9 +213,11 @@ class Books(Lens):
         process, at = self._started_by.get(claim, (None, 0))
         if process is None or self._calls.of_claim(replace(before, fence=before.fence - 1)) is not None:
             return
-        well = process.being is not Being.GONE and (process.frozen_at or 0) < at
+        well = process.being is not Being.GONE and (process.frozen_at or 0) < at and not self.scene.steps
         failed = sum(since >= at for since in self.failures(process))
-        if well and self.scene.undisturbed and failed <= 1 and before.lease_length >= 3 * TIMEOUT:
+        # It has to ask again, and to renew the lease, before that is used up.
+        takes = 3 * TIMEOUT if self.scene.undisturbed else 6 * TIMEOUT
+        if well and failed <= 1 and before.lease_length >= takes:
             self.broken(f"{before.key} is lost, but {process} has never called its handler, and lives")
 
     # --- What is removed, and counted elsewhere ------------------------------------------------------------------

@@ -175,6 +175,7 @@ class RemoteStore:
         network = self._network
         loop = network.loop
         if network.down == "refuses":
+            self.failed_at.append(loop.now)
             raise StoreUnavailableError("the backend refuses connections")
         answer = loop.create_future()
         asked_at = loop.now

@@ -199,6 +199,14 @@ class LedgerThatWritesDeadLettersFirst(Ledger):
         return await super().settle(settling, again=again)
 
 
+class LedgerThatGivesUpStarts(Ledger):
+    """Runs nothing if the reply to the write of its start was lost, although it was written."""
+
+    async def _start_again(self, undecided: Mapping[int, Any]) -> Any:
+        known = {at: one for at, one in undecided.items() if one.lost}
+        return await super()._start_again(known) if known else ({}, {}, {})
+
+
 class LedgerThatReachesBack(Ledger):
     """Has a new schedule count from the time that is kept of the old one, however late that is."""
 
@@ -283,11 +291,17 @@ def test_a_ledger_that_breaks_its_promises_is_found(ledger):
     ("ledger", "promise"),
     [
         (LedgerThatReachesBack, "which only the schedule of"),
-        (LedgerThatForgetsWhatHasStarted, "has started"),
+        (LedgerThatForgetsWhatHasStarted, "although"),
     ],
 )
 def test_an_edit_that_repeats_or_reaches_back_is_found(ledger, promise):
     assert promise in str(found_with(ledger=ledger))
+
+
+def test_a_start_that_is_given_up_after_a_lost_reply_is_found():
+    error = found_with(ledger=LedgerThatGivesUpStarts, seeds=range(2 * FOUND_WITHIN))
+
+    assert "has never called its handler" in str(error)
 
 
 def test_a_process_that_decides_by_an_old_answer_is_found():
@@ -306,10 +320,10 @@ def test_a_run_that_goes_on_after_its_lease_is_found(monkeypatch):
     assert "after its lease was used up" in str(found_with())
 
 
-def found_with(**wrong) -> HistoryError:
-    for seed in range(FOUND_WITHIN):
+def found_with(*, seeds: range = range(FOUND_WITHIN), **wrong) -> HistoryError:
+    for seed in seeds:
         try:
             History(seed, **wrong).play()
         except HistoryError as error:
             return error
-    pytest.fail(f"{FOUND_WITHIN} histories found nothing wrong with {wrong}")
+    pytest.fail(f"{len(seeds)} histories found nothing wrong with {wrong}")
