@@ -77,6 +77,8 @@ class Calls(Lens):
         self._error = error
         self.number = 0
         self._by_claim: dict[tuple[Key, int], Call] = {}
+        self._claimed_at: dict[str, int] = {}
+        self._recreated_at: dict[Key, int] = {}
         self._by_identity: defaultdict[Identity, list[Call]] = defaultdict(list)
         self._running: defaultdict[Key, list[Call]] = defaultdict(list)
 
@@ -94,13 +96,15 @@ class Calls(Lens):
 
     def claimed(self, record: Record) -> None:
         """A fence was given, and never was before."""
-        if (record.key, record.fence) in self._by_claim:
+        again = self._by_claim.pop((record.key, record.fence), None)
+        if again is not None and self._claimed_at[again.lease_id] >= self._recreated_at.get(record.key, 0):
             self.broken(f"the fence {record.fence} of {record.key} is given twice")
+        assert record.lease is not None
+        self._claimed_at[record.lease.id] = self.scene.loop.now
 
     def recreated(self, record: Record) -> None:
         """A record has a fence that it had before, and rightly so."""
-        for place in [place for place in self._by_claim if place[0] == record.key]:
-            del self._by_claim[place]
+        self._recreated_at[record.key] = self.scene.loop.now
 
     def began(self, call: Call, now: Instant) -> None:
         """Judge a call that begins, *now* by the clock of its worker."""

@@ -35,6 +35,10 @@ class Leases(Lens):
         """Whatever a claim got, it got under this id."""
         self._holders[lease_id] = (request.process, request.asked_at)
 
+    def asked_at(self, lease_id: str) -> int:
+        """When the claim was asked for that was given this id."""
+        return self._holders[lease_id][1]
+
     def holder(self, lease: Lease | None) -> Process | None:
         """Who holds *lease*."""
         return None if lease is None else self._holders[lease.id][0]

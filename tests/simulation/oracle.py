@@ -89,6 +89,7 @@ class Oracle(Lens, Watcher):
         self._highest: dict[Key, int] = {}
         self._written_at: dict[Key, int] = {}
         self._named: dict[Key, Named] = {}
+        self._created_at: dict[Key, int] = {}
         self._floors: dict[Key, Instant] = {}
         """The latest time of each schedule for which a handler was called, since it was created."""
 
@@ -139,7 +140,10 @@ class Oracle(Lens, Watcher):
         self.permits.began(call)
         parent = self.scene.records.get(parent_of(call.key))
         own = not is_letter(call.key) and not call.key.occurrence.startswith(ON_DEMAND)
-        if own and parent is not None and parent.state.born == record.state.born:
+        lives = parent is not None and self._created_at.get(parent.key, 0) <= self.leases.asked_at(
+            call.lease_id
+        )
+        if own and lives and parent is not None and parent.state.born == record.state.born:
             self._floors[parent.key] = max(scheduled_at, self._floors.get(parent.key, 0))
         self._happens("start")
         return call
@@ -193,6 +197,8 @@ class Oracle(Lens, Watcher):
         self.calls.claimed(record)
         chosen = self.scene.chosen[key, record.fence] = self.scene.choose(record)
         self._check_named(key, chosen)
+        assert record.lease is not None
+        self.scene.claimed_in[key, record.lease.id] = self.scene.lives[key, record.state.born]
         self.scene.records[key] = record
         self.leases.stamped(request, record)
 
@@ -244,8 +250,8 @@ class Oracle(Lens, Watcher):
             identity: Identity = (failed, self.scene.created[failed])
         else:
             time = (parent_of(letter.key), letter.state.born, letter.due_at)
-            asked = self.scene.asked_of.get(failed, self.scene.asked[time])
-            identity = (*time, asked, self.scene.lives[time[:2]])
+            nth = (self.scene.asked[time], self.scene.lives[time[:2]])
+            identity = (*time, *self.scene.nth_of.get(failed, nth))
         outcome = self.books.outcome_of(identity)
         if outcome is not Outcome.DEAD_LETTERED:
             self.broken(f"{letter.key} is left of an occurrence that has {outcome and outcome.value}")
@@ -317,6 +323,7 @@ class Oracle(Lens, Watcher):
         self.books.opened(after)
         self._named.pop(key, None)
         self._floors.pop(key, None)
+        self._created_at[key] = self.scene.loop.now
         if key.occurrence:
             self.scene.created[key] += 1
         else:
@@ -333,7 +340,7 @@ class Oracle(Lens, Watcher):
             self.broken(f"{process} creates {key} out of nothing")
         else:
             time = (parent_of(key), after.state.born, started.scheduled_at)
-            self.scene.asked_of[key] = self.scene.asked[time]
+            self.scene.nth_of[key] = (self.scene.asked[time], self.scene.lives[time[:2]])
             self.scene.chosen[key, after.fence] = Choice(started.scheduled_at, 0)
             self.books.put_beside(after, started.scheduled_at)
             self.leases.shared(after)
@@ -399,6 +406,8 @@ class Oracle(Lens, Watcher):
                 self.broken(f"{wish.kind.value} takes the lease of {key}, which is in progress")
             if self._times_of(after) != self._times_of(before):
                 self.books.edited(key)
+        if wish.kind is Kind.FORCE:
+            self.scene.lives[key, after.state.born] += 1
         if wish.kind is Kind.REDRIVE:
             self.scene.redrives[key] += 1
         self._check_due(wish, before, after)

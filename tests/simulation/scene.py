@@ -61,10 +61,12 @@ class Scene:
         """What each claim, told by its fence, is to run."""
         self.asked: defaultdict[Identity, int] = defaultdict(int)
         """How often the time of a one-off was asked for again: each time is an occurrence of its own."""
-        self.asked_of: dict[Key, int] = {}
-        """For what lives beside a one-off: which of these it is."""
+        self.nth_of: dict[Key, tuple[int, int]] = {}
+        """For what lives beside a schedule: which of these it is, and in which life of the schedule."""
         self.lives: defaultdict[tuple[Key, int], int] = defaultdict(int)
-        """How often a schedule was created by the same wish: one that arrives late brings back what was removed."""
+        """How often a schedule was created at the same time, by clocks that stand still or wishes that arrive late."""
+        self.claimed_in: dict[tuple[Key, str], int] = {}
+        """In which life of its schedule each lease was given."""
         self.created: defaultdict[Key, int] = defaultdict(int)
         """How often a record was created, of those that live beside a schedule."""
         self.redrives: defaultdict[Key, int] = defaultdict(int)
@@ -94,8 +96,12 @@ class Scene:
         if key.occurrence.startswith(ON_DEMAND):
             return (key, self.created[key])
         time = (parent_of(key), record.state.born, scheduled_at)
-        asked = self.asked_of.get(key, 0) if key.occurrence else self.asked[time]
-        return (*time, asked, self.lives[time[:2]])
+        if key.occurrence:
+            return (*time, *self.nth_of.get(key, (0, 0)))
+        life = self.lives[time[:2]]
+        if record.lease is not None:  # what was claimed in an earlier life is not of this one
+            life = self.claimed_in.get((key, record.lease.id), life)
+        return (*time, self.asked[time], life)
 
     def asked_again(self, record: Record, at: Instant) -> None:
         """The time of a one-off is asked for, whether it has run or not."""
