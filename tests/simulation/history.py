@@ -19,6 +19,7 @@ from .loop import SECOND
 from .machines import Machine
 from .network import TIMEOUT, Weather
 from .oracle import is_reserved
+from .scenario import Scenario
 from .scene import BrokenPromiseError
 from .servers import Server
 from .wisher import Wisher
@@ -49,7 +50,11 @@ class HistoryError(AssertionError):
 
 
 class History:
-    """One history. *open_store*, *ledger*, *clock* and *server* are what is tested: a wrong one must not get through."""
+    """
+    One history. *open_store*, *ledger*, *clock* and *server* are what is tested: a wrong one must not get through.
+
+    *adapt* makes another scenario of the one that the seed calls for.
+    """
 
     def __init__(
         self,
@@ -59,9 +64,10 @@ class History:
         ledger: type[Ledger] = Ledger,
         clock: type[SystemClock] = SystemClock,
         server: type[Server] = Server,
+        adapt: Callable[[Scenario], Scenario] = lambda scenario: scenario,
     ) -> None:
         self.seed = seed
-        self._world = world = World(seed, open_store, ledger, clock, server)
+        self._world = world = World(seed, open_store, ledger, clock, server, adapt)
         self._machines = [
             Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
         ]

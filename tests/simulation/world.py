@@ -19,7 +19,7 @@ from .journal import EPOCH, Journal
 from .loop import SECOND, Process, SimulatedLoop
 from .network import TIMEOUT, Network, RemoteStore
 from .oracle import Oracle
-from .scenario import scenario
+from .scenario import Scenario, scenario
 from .scene import Scene
 from .servers import Server
 
@@ -51,11 +51,12 @@ class World:
         ledger: type[Ledger],
         clock: type[SystemClock],
         server: type[Server],
+        adapt: Callable[[Scenario], Scenario],
     ) -> None:
         self.random = Random(seed)
         self.loop = SimulatedLoop(self.random)
         self.journal = Journal(self.loop)
-        self.scenario = scenario(self.random)
+        self.scenario = adapt(scenario(self.random))
         self.step: Duration = 0
         """By how much the backend's clock has stepped so far."""
         self.backend = MemoryBackend(now=self.backend_now)
