@@ -273,11 +273,11 @@ async def test_a_process_that_stood_still_cancels_its_runs_before_they_go_on() -
             await asyncio.sleep(0.5)
 
     handler = Registered("h", Policies(lease=SECOND), call)
-    bench = Bench(handler)
+    store = MemoryStore()
     record = wishes.created(handler.key("a"), Spec(Once(clock.now())), handler.policies, clock.now())
-    await bench.store.swap([Change(None, record)])
+    await store.swap([Change(None, record)])
     worker = Worker(
-        ledger=Ledger(bench.store, clock),
+        ledger=Ledger(store, clock),
         clock=clock,
         registrations=[handler],
         settings=WorkerSettings("w1"),
