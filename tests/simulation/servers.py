@@ -2,7 +2,7 @@
 Carries out what reaches the backend, as one kind of backend or another does it.
 
 The store in memory carries out each request at one instant. No real server does: each mode is one thing that some server
-does instead, and tests/store shows it on that server.
+does instead. tests/store shows on real servers what those with locks do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Change, Key, Partition, Record, Run, replace
+from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.store.base import Claimed, Store
 from pyncette.store.memory import MemoryBackend
 
@@ -20,12 +20,6 @@ from .loop import SECOND, SimulatedLoop
 
 LOCKED_MOST: Final = SECOND // 2
 """How long a swap may have its records locked."""
-
-SNAPSHOTS_MAX: Final = 400
-"""States of the backend that are kept: what a failover may go back to."""
-
-PAST_MOST: Final = SECOND
-"""How far a failover may go back."""
 
 
 class Modes(NamedTuple):
@@ -42,20 +36,13 @@ class Modes(NamedTuple):
     PostgreSQL. So the next time that it tells may be that of a record which others have changed.
     """
     loads_one_by_one: bool = False
-    """A load of several records sees what others write between one and the next: Redis Cluster and DynamoDB."""
-    forgets: bool = False
-    """A failover loses what it has acknowledged a moment ago: Redis, which replicates after it has answered."""
+    """
+    A load of several records sees what others write between one and the next: Redis Cluster and DynamoDB ask one node
+    after the other, and all ask for many records in several batches.
+    """
 
 
 Done = Callable[[Any], None]
-
-
-class _State(NamedTuple):
-    """The backend at one instant."""
-
-    at: int
-    records: dict[Partition, dict[Key, Record]]
-    histories: dict[Key, dict[int, Run]]
 
 
 class Server:
@@ -74,14 +61,11 @@ class Server:
         self._backend = backend
         self._locked: dict[Key, int] = {}
         """Records that a swap has locked, and until when."""
-        self._states: list[_State] = []
-        self._era = 0
-        """Failovers so far: what one of them finds under way is never committed."""
 
     @property
     def takes_time(self) -> bool:
         """Whether a request may be under way for a while after it arrived."""
-        return any(self.modes[:3])
+        return any(self.modes)
 
     def arrived(self, request: Any, done: Done) -> None:
         """Carry out *request*, and hand its answer to *done*, both at one instant; at once, unless a mode says otherwise."""
@@ -109,13 +93,11 @@ class Server:
         elif self.modes.skips_locked:
             until = self._loop.now + self._moment()
             self._locked.update(dict.fromkeys(keys, until))
-            self._loop.at(until, self._commit, self._era, request.arguments, keys, done)
+            self._loop.at(until, self._commit, request.arguments, keys, done)
         else:
             self._carry_out("swap", request.arguments, done)
 
-    def _commit(self, era: int, arguments: tuple[Any, ...], keys: Sequence[Key], done: Done) -> None:
-        if era != self._era:
-            return
+    def _commit(self, arguments: tuple[Any, ...], keys: Sequence[Key], done: Done) -> None:
         for key in keys:
             del self._locked[key]
         self._carry_out("swap", arguments, done)
@@ -137,7 +119,6 @@ class Server:
         ahead: Duration = 0,
     ) -> Claimed:
         """Claim of what is as it was *seen*, and not locked; of the rest tell when it was next to be looked at."""
-        self._remember()
         until, hidden = now + ahead, []
         times: list[Instant] = []
         for partition in limits:
@@ -176,44 +157,9 @@ class Server:
         else:
             done(loaded)
 
-    # --- Failovers -----------------------------------------------------------------------------------------------
-
-    def fail_over(self) -> int:
-        """Go back to how the backend was a moment ago, and return when that was. What was acknowledged since is lost."""
-        past = self._loop.now - int(PAST_MOST * self._random.random() ** 2)
-        since = [state for state in self._states if state.at > past]
-        self._states.clear()
-        self._locked.clear()
-        self._era += 1
-        if not since:
-            return self._loop.now
-        state = since[0]
-        for partition, shelf in self._backend.shelves.items():
-            before = state.records.get(partition, {})
-            for key in list(shelf.records):
-                if key not in before:
-                    shelf.remove(key)
-            for record in before.values():
-                shelf.put(record)
-        self._backend.histories.clear()
-        self._backend.histories.update({key: dict(rows) for key, rows in state.histories.items()})
-        return state.at
-
-    def _remember(self) -> None:
-        """Keep the state of the backend as it is before a write."""
-        if not self.modes.forgets:
-            return
-        shelves = self._backend.shelves
-        records = {partition: dict(shelf.records) for partition, shelf in shelves.items()}
-        histories = {key: dict(rows) for key, rows in self._backend.histories.items()}
-        self._states.append(_State(self._loop.now, records, histories))
-        del self._states[:-SNAPSHOTS_MAX]
-
     # --- How -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, verb: str, arguments: tuple[Any, ...], done: Done) -> None:
-        if verb in {"swap", "claim", "renew"}:
-            self._remember()
         method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._store, verb)
         done(_at_once(method(*arguments)))
 
