@@ -199,7 +199,11 @@ class Calls(Lens):
             self._check_replaced(call)
 
     def _check_replaced(self, call: Call) -> None:
-        record, scheduled_at = call.occurrence.held.record, call.occurrence.held.scheduled_at
+        record, scheduled_at = self.scene.records.get(call.key), call.occurrence.held.scheduled_at
+        if record is None or record.lease is None or record.lease.id != call.lease_id:
+            return  # it has no successor that waits for it any more
+        if self.scene.policies_of(record).overlap is not Overlap.REPLACE:
+            return  # an edit lets it go on
         after = max(scheduled_at, record.schedule_since)
         successor = first_time(record.spec.schedule, call.policies, record.schedule_since, after)
         if successor is None:

@@ -46,8 +46,11 @@ class Process:
         """When it was last frozen."""
         self.thawed_at = 0
         """When it last went on, after it had been frozen."""
+        self.is_suspended = False
         self.asleep: list[tuple[int, Handle]] = []
         """Timers of a machine that is suspended, each with the time that was left of it."""
+        self.slept = 0
+        """For how long its machine was suspended or paused, which the clock of its loop has not counted."""
         self.unseen = 0
         """How much time its clock has not counted, because its hypervisor had paused it."""
         self.paused_at: int | None = None
@@ -164,6 +167,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def suspend(self, process: Process) -> None:
         """Suspend the machine of *process*: its timers stand still, and its clock goes on, like CLOCK_BOOTTIME."""
         self.freeze(process)
+        process.is_suspended = True
         process.asleep += [
             (max(0, at - self.now), handle) for at, _, handle in self._timers if handle.process is process
         ]
@@ -181,6 +185,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return
         process.being = Being.RUNNING
         process.thawed_at = self.now
+        if process.is_suspended:
+            process.is_suspended = False
+            process.slept += self.now - (process.frozen_at or 0)
         if process.paused_at is not None:
             process.unseen += self.now - process.paused_at
             process.paused_at = None
@@ -191,7 +198,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     # --- What asyncio asks of a loop -----------------------------------------------------------------------------
 
     def time(self) -> float:
-        return self.now / SECOND
+        return (self.now - self._slept()) / SECOND
+
+    def _slept(self) -> int:
+        return OWN.get(self.world).slept
 
     def get_debug(self) -> bool:
         return False
@@ -226,7 +236,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:  # type: ignore[override]
-        return self._put_off(round(when * SECOND), callback, args, context)
+        return self._put_off(round(when * SECOND) + self._slept(), callback, args, context)
 
     def _put_off(
         self, at: int, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None

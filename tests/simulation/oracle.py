@@ -298,14 +298,16 @@ class Oracle(Lens, Watcher):
         """
         Versions and fences grow, and only a renewal moves the end of a lease.
 
-        What is created goes by the clock of its creator alone: it cannot know of what was removed since it looked, or by
-        a clock that was ahead.
+        What is created goes by the clock of its creator alone: it cannot know of what was removed since it looked, or was
+        written by a clock that was ahead.
         """
         key, highest = after.key, self.highest_version(after.key)
         if after.version <= (highest if before is None else before.version):
             written_at = self._written_at[key]
             unaware = written_at >= asked_at or self.scene.went_back_since(written_at)
-            if before is not None or not (unaware or highest - after.version <= self._error(process)):
+            since_asked = self.scene.loop.now - asked_at
+            was_ahead = highest >= self.scene.backend.now() - since_asked - self._error(process)
+            if before is not None or not (unaware or was_ahead):
                 self.broken(f"the version of {key} does not grow")
             self.calls.recreated(after)
         self._highest[key] = max(highest, after.version)

@@ -40,7 +40,7 @@ def batches(seeds: range, size: int) -> list[Sequence[int]]:
     return [seeds[at : at + size] for at in range(0, len(seeds), size)]
 
 
-@pytest.mark.parametrize("seeds", batches(range(160), 20), ids=lambda seeds: f"from {seeds[0]}")
+@pytest.mark.parametrize("seeds", batches(range(120), 20), ids=lambda seeds: f"from {seeds[0]}")
 def test_no_promise_is_broken_whatever_befalls_the_workers(seeds):
     play_all(seeds)
 

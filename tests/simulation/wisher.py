@@ -292,7 +292,8 @@ class Wisher:
                 await self._member.ledger.apply({key: rule})
                 return
             except HeldElsewhereError as error:
-                self._world.scene.broken(f"{self.process} could not edit {key}: {error}")
+                if self._world.scene.undisturbed:  # else there may have been time for few tries only
+                    self._world.scene.broken(f"{self.process} could not edit {key}: {error}")
                 return
             except StoreError:
                 await self._world.sleep(self._random.random() * SECOND)

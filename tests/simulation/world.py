@@ -159,7 +159,7 @@ class World:
         unheard = process.own_time(now) - store.heard_own <= KNOWN_FOR + TIMEOUT
         passed = before = 0
         for at, by in self.scene.steps:
-            passed = max(passed, at + before)
+            passed = max(passed, at + before + KNOWN_FOR + TIMEOUT)  # read before it heard of the step
             before += by
             if at > store.heard_at and unheard:
                 error += abs(by)  # it cannot have heard of that step yet
