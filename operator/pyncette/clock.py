@@ -116,7 +116,7 @@ class Clock(Protocol):
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
         """
-        Return by how much *now*, which a request was made with, was surely behind the backend's time; else 0.
+        Return by how much *now*, which a request was made with, was behind the backend's time; 0 unless that was a step.
 
         A lease that such a request has stamped ends by so much sooner than its length says.
         """
@@ -238,7 +238,7 @@ class SystemClock:
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
         behind = backend_now - now
-        return behind if behind > answered_at - asked_at else 0
+        return behind if behind - (answered_at - asked_at) > self._shortest // 4 else 0
 
     def _correct(self, correction: Duration, at: Duration, *, known: bool) -> None:
         before = self._origin
