@@ -124,10 +124,14 @@ class Calls(Lens):
         if call.occurrence.lease_remaining() <= 0:
             self.broken(f"{key} is started by {call.process} although its lease has run out")
         self._check_attempts(call)
-        self.number += 1
         self._by_claim[key, record.fence] = call
         self._by_identity[call.identity].append(call)
-        self._running[key].append(call)
+        self.runs(call)
+
+    def runs(self, call: Call) -> None:
+        """Note that a call runs."""
+        self.number += 1
+        self._running[call.key].append(call)
 
     def ended(self, call: Call, how: How) -> None:
         """Judge a call that has ended."""

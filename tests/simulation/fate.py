@@ -43,6 +43,17 @@ class Fate:
                     at = int(self._random.random() * self._world.scenario.faults_end)
                     self._world.loop.at(at, befall)
 
+        if self._world.scenario.modes.forgets:
+            self._world.loop.at(int(self._random.random() * self._world.scenario.faults_end), self._fail_over)
+
+    def _fail_over(self) -> None:
+        world = self._world
+        world.network.down = "refuses"
+        world.journal.add(world.loop.world, "fails over")
+        world.server.fail_over()
+        world.oracle.loses_sight()
+        world.loop.at(world.loop.now + int(self._random.random() * 5 * SECOND), self._up)
+
     def _strike(self, befall: Callable[[Machine], None]) -> None:
         """Let something befall a worker at one of its next steps."""
         machine = self._random.choice(self._machines)

@@ -94,6 +94,12 @@ class Oracle(Lens, Watcher):
         """The latest time of each schedule for which a handler was called, since it was created."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
+        if not self.scene.is_lost:
+            self._judge(request, answer)
+        elif request.verb in {"swap", "claim", "renew"}:
+            self._look()
+
+    def _judge(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
         if self._is_of_permits(verb, arguments):
             return
@@ -120,6 +126,17 @@ class Oracle(Lens, Watcher):
             return any(map(is_reserved, arguments[0]))
         return verb == "swap" and all(is_reserved(key_of(change).partition) for change in arguments[0])
 
+    def loses_sight(self) -> None:
+        """A failover has lost writes: from now on no occurrence is judged."""
+        self.scene.is_lost = True
+        self._look()
+
+    def _look(self) -> None:
+        """Take what is stored as it is."""
+        shelves = self.scene.backend.shelves.items()
+        stored = [shelf.records for partition, shelf in shelves if not is_reserved(partition)]
+        self.scene.records = {key: record for records in stored for key, record in records.items()}
+
     def highest_version(self, key: Key) -> int:
         """The highest version that a record of *key* ever had."""
         return self._highest.get(key, 0)
@@ -129,6 +146,10 @@ class Oracle(Lens, Watcher):
     def called(self, process: Process, occurrence: Occurrence, now: Instant) -> Call:
         """A handler is called; *now* by the clock of its worker."""
         record, scheduled_at = occurrence.held.record, occurrence.held.scheduled_at
+        if self.scene.is_lost:
+            call = Call(process, occurrence, (), self.scene.loop.now)
+            self.calls.runs(call)
+            return call
         identity = self.scene.identity(record, scheduled_at)
         call = Call(process, occurrence, identity, self.scene.loop.now)
         self.scene.journal.add(process, "call", call.key, scheduled_at, call.attempt, call.lease_id)

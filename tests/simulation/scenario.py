@@ -236,6 +236,7 @@ def _modes(random: Random) -> Modes:
         skips_locked=random.random() < 0.3,
         reads_committed=random.random() < 0.3,
         loads_one_by_one=random.random() < 0.3,
+        forgets=random.random() < 0.1,
     )
 
 

@@ -72,6 +72,8 @@ class Scene:
         self.redrives: defaultdict[Key, int] = defaultdict(int)
         self.steps: list[tuple[int, Duration]] = []
         """When the backend's clock has stepped, and by how much."""
+        self.is_lost = False
+        """Whether a failover has lost writes that were acknowledged: of what was, nobody can say what is to be."""
         self.undisturbed = False
         """Whether all answers come in time, and the backend's clock goes right."""
 
@@ -85,6 +87,8 @@ class Scene:
 
     def broken(self, sentence: str) -> None:
         """A promise was broken: the history ends here."""
+        if self.is_lost:
+            return
         self.journal.add(self.loop.world, "BROKEN", sentence)
         self.loop.failures.append(BrokenPromiseError(sentence))
 

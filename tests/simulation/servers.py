@@ -12,11 +12,17 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Change, Key, Partition, Record, replace
+from pyncette.core.record import Change, Key, Partition, Record, Run, replace
 from pyncette.store.base import Claimed, Store
 from pyncette.store.memory import MemoryBackend
 
 from .loop import SECOND, SimulatedLoop
+
+STATES_MAX: Final = 400
+"""States of the backend that are kept: what a failover may go back to."""
+
+PAST_MOST: Final = SECOND
+"""How far a failover may go back."""
 
 LOCKED_MOST: Final = SECOND // 2
 """How long a swap may have its records locked."""
@@ -41,8 +47,24 @@ class Modes(NamedTuple):
     after the other, and all ask for many records in several batches.
     """
 
+    forgets: bool = False
+    """
+    A failover loses what it has acknowledged a moment ago: Redis, which replicates after it has answered.
+
+    From then on the oracle judges no occurrence: what was lost may run again, be counted again, or be gone. It still
+    sees to it that all comes to rest, that what is due is done in time, and that a drain leaves nothing behind.
+    """
+
 
 Done = Callable[[Any], None]
+
+
+class _State(NamedTuple):
+    """The backend at one instant."""
+
+    at: int
+    records: dict[Partition, dict[Key, Record]]
+    histories: dict[Key, dict[int, Run]]
 
 
 class Server:
@@ -61,11 +83,14 @@ class Server:
         self._backend = backend
         self._locked: dict[Key, int] = {}
         """Records that a swap has locked, and until when."""
+        self._states: list[_State] = []
+        self._era = 0
+        """Failovers so far: what one of them finds under way is never committed."""
 
     @property
     def takes_time(self) -> bool:
         """Whether a request may be under way for a while after it arrived."""
-        return any(self.modes)
+        return any(self.modes[:3])
 
     def arrived(self, request: Any, done: Done) -> None:
         """Carry out *request*, and hand its answer to *done*, both at one instant; at once, unless a mode says otherwise."""
@@ -93,11 +118,13 @@ class Server:
         elif self.modes.skips_locked:
             until = self._loop.now + self._moment()
             self._locked.update(dict.fromkeys(keys, until))
-            self._loop.at(until, self._commit, request.arguments, keys, done)
+            self._loop.at(until, self._commit, self._era, request.arguments, keys, done)
         else:
             self._carry_out("swap", request.arguments, done)
 
-    def _commit(self, arguments: tuple[Any, ...], keys: Sequence[Key], done: Done) -> None:
+    def _commit(self, era: int, arguments: tuple[Any, ...], keys: Sequence[Key], done: Done) -> None:
+        if era != self._era:
+            return
         for key in keys:
             del self._locked[key]
         self._carry_out("swap", arguments, done)
@@ -119,6 +146,7 @@ class Server:
         ahead: Duration = 0,
     ) -> Claimed:
         """Claim of what is as it was *seen*, and not locked; of the rest tell when it was next to be looked at."""
+        self._remember()
         until, hidden = now + ahead, []
         times: list[Instant] = []
         for partition in limits:
@@ -157,9 +185,41 @@ class Server:
         else:
             done(loaded)
 
+    # --- Failovers -----------------------------------------------------------------------------------------------
+
+    def fail_over(self) -> None:
+        """Go back to how the backend was a moment ago. What was acknowledged since is lost."""
+        past = self._loop.now - int(PAST_MOST * self._random.random())
+        lost = [state for state in self._states if state.at > past]
+        self._states.clear()
+        self._locked.clear()
+        self._era += 1
+        if not lost:
+            return
+        for partition, shelf in self._backend.shelves.items():
+            before = lost[0].records.get(partition, {})
+            for key in list(shelf.records):
+                if key not in before:
+                    shelf.remove(key)
+            for record in before.values():
+                shelf.put(record)
+        self._backend.histories.clear()
+        self._backend.histories.update(lost[0].histories)
+
+    def _remember(self) -> None:
+        """Keep the state of the backend as it is before a write."""
+        if self.modes.forgets:
+            shelves = self._backend.shelves
+            records = {partition: dict(shelf.records) for partition, shelf in shelves.items()}
+            histories = {key: dict(rows) for key, rows in self._backend.histories.items()}
+            self._states.append(_State(self._loop.now, records, histories))
+            del self._states[:-STATES_MAX]
+
     # --- How -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, verb: str, arguments: tuple[Any, ...], done: Done) -> None:
+        if verb in {"swap", "claim", "renew"}:
+            self._remember()
         method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._store, verb)
         done(_at_once(method(*arguments)))
 
