@@ -86,7 +86,7 @@ class Books(Lens):
 
     def closed(self, record: Record | None, key: Key) -> None:
         """A write is over: compare, if there is still a record."""
-        if record is None or not record.attempt:
+        if record is None or (not record.attempt and record.state.started is None):
             self._edited.discard(key)
         if record is None:
             self._counts.pop(key, None)
