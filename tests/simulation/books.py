@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Counts, Key, Outcome, Partition, Record, Summary, replace
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Overlap, Policies
@@ -43,8 +43,8 @@ class Books(Lens):
         """What the counts of each record must be."""
         self._ended: Counter[tuple[str, Outcome]] = Counter()
         """How many occurrences of each task have ended in which way, whoever counts them."""
-        self._started_by: dict[tuple[Key, int], tuple[Process, int]] = {}
-        """Who wrote, at most once, that an occurrence has started, and when."""
+        self._started_by: dict[tuple[Key, int], tuple[Process, int, Duration]] = {}
+        """Who wrote, at most once, that an occurrence has started, when, and how much of its lease was left."""
         self._edited: set[Key] = set()
         """Records whose schedule was edited in mid-run."""
 
@@ -71,7 +71,8 @@ class Books(Lens):
         if started is None or not started.at_most_once or after.lease is None:
             return
         if before is None or before.state.started is None:
-            self._started_by[after.key, after.fence] = (process, self.scene.loop.now)
+            left = after.lease.expires_at - self.scene.backend.now()
+            self._started_by[after.key, after.fence] = (process, self.scene.loop.now, left)
 
     def check_totals(self, task: str, partitions: Collection[Partition]) -> None:
         """What is counted of the instances of a template, there and elsewhere, is what has ended: no more and no less."""
@@ -210,14 +211,14 @@ class Books(Lens):
     def _check_lost(self, before: Record) -> None:
         """What is lost, at most once, was called, or whoever started it died, stood still or did not reach the backend."""
         claim = (before.key, before.fence - 1)
-        process, at = self._started_by.get(claim, (None, 0))
+        process, at, left = self._started_by.get(claim, (None, 0, 0))
         if process is None or self._calls.of_claim(replace(before, fence=before.fence - 1)) is not None:
             return
         well = process.being is not Being.GONE and (process.frozen_at or 0) < at and not self.scene.steps
         failed = sum(since >= at for since in self.failures(process))
         # It has to ask again, and to renew the lease, before that is used up.
-        takes = 3 * TIMEOUT if self.scene.undisturbed else 6 * TIMEOUT
-        if well and failed <= 1 and before.lease_length >= takes:
+        takes = 2 * TIMEOUT if self.scene.undisturbed else 5 * TIMEOUT
+        if well and failed <= 1 and left >= takes:
             self.broken(f"{before.key} is lost, but {process} has never called its handler, and lives")
 
     # --- What is removed, and counted elsewhere ------------------------------------------------------------------
@@ -270,7 +271,10 @@ class Books(Lens):
             self.broken(f"more of {after.key} is changed than what is counted there")
         total = NONE if before is None else numbers_of(before.state.summary.counts)
         for tally in tallies:
-            total = tuple(max(0, number) for number in plus(total, numbers_of(tally.summary.counts)))
+            total = plus(total, numbers_of(tally.summary.counts))
+            # A letter that was redriven takes itself back, from a schedule that may have been made anew since.
+            letters = INDEX[Outcome.DEAD_LETTERED]
+            total = (*total[:letters], max(0, total[letters]), *total[letters + 1 :])
         if total != numbers_of(after.state.summary.counts):
             self.broken(f"what was removed beside {after.key} is not counted there: {total} it should be")
         self._counts[after.key] = total

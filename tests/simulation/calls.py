@@ -117,8 +117,10 @@ class Calls(Lens):
             self.broken(f"{key} runs before its start is written, at most once")
         if self.of_claim(record) is not None:
             self.broken(f"{key} runs twice under one claim")
+        # What is tried again after a drain has no attempt behind it that counts.
+        is_again = call.attempt > 1 or (record.state.started is not None and not call.at_most_once)
         if not is_letter(key) and now < scheduled_at + (
-            0 if key.occurrence or call.attempt > 1 else jitter_of(key, policies)
+            0 if key.occurrence or is_again else jitter_of(key, policies)
         ):
             self.broken(f"{key} runs before it is due")
         if call.occurrence.lease_remaining() <= 0:
