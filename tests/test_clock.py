@@ -66,6 +66,21 @@ def test_it_follows_the_backend_and_not_the_machine():
     assert machine.now == 5_005
 
 
+@pytest.mark.parametrize("off", [1, -1], ids=["asked late", "read late"])
+def test_an_answer_that_was_long_on_its_way_moves_it_by_what_is_certain_and_not_by_half_of_that_time(off):
+    """The process stood still for 6 s, after the backend had told the time or before; its clock was wrong by a millisecond."""
+    machine = Machine()
+    asked_at = machine.clock.monotonic()
+    told = machine.backend * SECOND
+    machine.pass_time(6)
+    if off > 0:
+        told = machine.backend * SECOND
+
+    machine.clock.observe(told + off * MILLISECOND, asked_at, machine.clock.monotonic())
+
+    assert machine.clock.now() == machine.backend * SECOND + off * MILLISECOND
+
+
 def test_until_the_backend_has_answered_the_time_of_the_machine_commits_to_nothing():
     uptime = 0
     clock = SystemClock(LEASE, LEASE, time_ns=lambda: 5_900 * SECOND * 1000, monotonic_ns=lambda: uptime)

@@ -142,9 +142,11 @@ class SystemClock:
     """
     The time of the backend: this process's monotonic clock, on an origin that each answer of the backend corrects.
 
-    An answer pins the origin to within half its round trip; inside of that the origin is left alone. Until the first
-    answer it is the system's own, which commits to nothing: that may be wrong, and nobody else goes by it. From then on the
-    clock never goes back: after a step backwards it stands still until it is reached.
+    An answer pins the origin to within half its round trip; inside of that the origin is left alone, and from outside it
+    moves no further than to the nearest end. So an answer that was long on its way, since this process stood still, moves
+    it by what is certain, and not by half of that time. Until the first answer the origin is the system's own, which
+    commits to nothing: that may be wrong, and nobody else goes by it. From then on the clock never goes back: after a step
+    backwards it stands still until it is reached.
     Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
 
     A correction by more than a quarter of the *shortest* lease is a step. It is felt as long as there may be leases of
@@ -231,8 +233,10 @@ class SystemClock:
             correction = backend_now - (asked_at + answered_at) // 2 - self._origin
             uncertainty = (answered_at - asked_at) // 2
             known = self._asked_at is not None
-            if abs(correction) > uncertainty:
-                self._correct(correction, answered_at, known=known)
+            excess = abs(correction) - uncertainty
+            if excess > 0:
+                certain = excess if correction > 0 else -excess
+                self._correct(certain if known else correction, answered_at, known=known)
             # Last, since from here on what `now` has told is held to: on other threads, too.
             self._asked_at = asked_at if self._asked_at is None else max(asked_at, self._asked_at)
 

@@ -5,17 +5,18 @@ Each process appends to one file. What was written stays when a process is kille
 """
 
 import os
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-LINE_BYTES = 128
+from tests.processes.true_time import true_monotonic_ns, true_time_ns
+
+LINE_BYTES = 256
 """Divides a page of memory, so that a line lies in one, and a process that is killed leaves no half of it."""
 
-STARTED, ENDED, TOLD = "started", "ended", "told"
+STARTED, ENDED, RAISED, TOLD = "started", "ended", "raised", "told"
 
 
 class Occurrence(NamedTuple):
@@ -35,14 +36,24 @@ class Run:
     process: int
     fence: int
     attempt: int
+    idempotency_key: str
     started_at: int
+    time_of_day: int
+    """Of the start, in nanoseconds since the epoch: the machine's own, whatever the process believes."""
     ended_at: int | None = None
     told_at: int | None = None
     """When it was told that its lease is gone, or that it has to stop."""
+    raised_at: int | None = None
+    """When it raised because its arguments say so."""
+
+    @property
+    def over_at(self) -> int | None:
+        """When the handler returned or raised; None if nobody saw it."""
+        return self.ended_at or self.told_at or self.raised_at
 
     @property
     def is_open(self) -> bool:
-        return self.ended_at is None and self.told_at is None
+        return self.over_at is None
 
 
 class Writer:
@@ -52,10 +63,10 @@ class Writer:
         path = folder / f"{os.getpid()}.account"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def write(self, what: str, occurrence: Occurrence, fence: int, attempt: int) -> None:
-        at = time.monotonic_ns()
+    def write(self, what: str, occurrence: Occurrence, fence: int, attempt: int, key: str) -> None:
         words = (
-            f"{what} {at} {fence} {attempt} {occurrence.scheduled_at} {occurrence.task} {occurrence.instance}"
+            f"{what} {true_monotonic_ns()} {true_time_ns()} {fence} {attempt} {key}"
+            f" {occurrence.scheduled_at} {occurrence.task} {occurrence.instance}"
         )
         line = f"{words:<{LINE_BYTES - 1}}\n".encode()
         assert len(line) == LINE_BYTES
@@ -138,18 +149,23 @@ def _by_occurrence(runs: Iterable[Run]) -> Mapping[Occurrence, list[Run]]:
 
 def _runs(path: Path) -> Iterable[Run]:
     process = int(path.stem)
-    runs: dict[tuple[Occurrence, int], Run] = {}
+    runs: list[Run] = []
+    # The fence tells apart two runs of one occurrence by the same process.
+    latest: dict[tuple[Occurrence, int], Run] = {}
     for line in path.read_text().splitlines():
-        what, at, fence, attempt, scheduled_at, task, instance = line.split()
+        what, at, time_of_day, fence, attempt, idempotency_key, scheduled_at, task, instance = line.split()
         occurrence = Occurrence(task, instance, int(scheduled_at))
-        # The fence tells apart two runs of one occurrence by the same process.
         key = (occurrence, int(fence))
         if what == STARTED:
-            assert key not in runs, f"{occurrence} began twice under the fence {fence}"
-            runs[key] = Run(occurrence, process, int(fence), int(attempt), int(at))
+            latest[key] = Run(
+                occurrence, process, int(fence), int(attempt), idempotency_key, int(at), int(time_of_day)
+            )
+            runs.append(latest[key])
         elif what == ENDED:
-            runs[key].ended_at = int(at)
+            latest[key].ended_at = int(at)
+        elif what == RAISED:
+            latest[key].raised_at = int(at)
         else:
             assert what == TOLD, line
-            runs[key].told_at = int(at)
-    return runs.values()
+            latest[key].told_at = int(at)
+    return runs

@@ -4,11 +4,12 @@ import asyncio
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from pathlib import Path
 
 from pyncette import Context, ExecutionMode, FailureMode, Pyncette
 from pyncette.errors import LeaseLostException
-from tests.processes.account import ENDED, STARTED, TOLD, Occurrence, Writer
+from tests.processes.account import ENDED, RAISED, STARTED, TOLD, Occurrence, Writer
 
 FOLDER_VARIABLE = "PYNCETTE_TEST_ACCOUNT"
 
@@ -17,6 +18,9 @@ LEASE = timedelta(seconds=3)
 
 BEAT_SECONDS = 0.5
 """How often a handler that takes long shows that it lives."""
+
+LIMIT = 3
+"""Of the runs of `limited` at once, on all workers together."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,6 +42,11 @@ async def renewed(context: Context) -> None:
     await accounted("renewed", context)
 
 
+@app.dynamic_task(lease_duration=LEASE, heartbeat="automatic", max_concurrent_runs=LIMIT)
+async def limited(context: Context) -> None:
+    await accounted("limited", context)
+
+
 @app.dynamic_task(lease_duration=LEASE, fast_forward=True)
 async def ticking(context: Context) -> None:
     """For schedules without an end."""
@@ -57,17 +66,34 @@ async def mirrored_at_most_once(context: Context) -> None:
     await accounted("mirrored_at_most_once", context)
 
 
+class AskedToFailError(Exception):
+    """What the arguments of a run asked for."""
+
+
 async def accounted(task: str, context: Context) -> None:
     """Do what the arguments say, and write into the account when that began, and how it ended."""
     occurrence = Occurrence(task, context.task.name, instant_of(context.scheduled_at))
-    writer, fence, attempt = _writer(), context.fencing_token, context.attempt
-    writer.write(STARTED, occurrence, fence, attempt)
+    key = blake2b(context.idempotency_key.encode(), digest_size=8).hexdigest()
+
+    def write(what: str) -> None:
+        _writer().write(what, occurrence, context.fencing_token, context.attempt, key)
+
+    write(STARTED)
     try:
         await _work(context)
     except (LeaseLostException, asyncio.CancelledError):
-        writer.write(TOLD, occurrence, fence, attempt)
+        write(TOLD)
         raise
-    writer.write(ENDED, occurrence, fence, attempt)
+    if _is_to_fail(context.args.get("failing", 0), key, context.attempt):
+        write(RAISED)
+        raise AskedToFailError
+    write(ENDED)
+
+
+def _is_to_fail(share: float, key: str, attempt: int) -> bool:
+    """Say whether an attempt is one of the *share* that fail: drawn anew for each attempt, and the same on any worker."""
+    drawn = blake2b(f"{key} {attempt}".encode(), digest_size=4).digest()
+    return int.from_bytes(drawn) < share * 2**32
 
 
 async def _work(context: Context) -> None:

@@ -10,9 +10,12 @@ from tests.servers import OwnDynamoDb, OwnPostgres, OwnRedis, OwnServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Play these one after the other, beside the other tests: each takes all that a small machine has for a while."""
+    """Play these one after the other, beside the other tests: each takes all that a small machine has for a while.
+
+    Fault-injection accounts mostly wait, so they are in two groups of their own.
+    """
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 

@@ -49,6 +49,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._refusing = False
         self._delay_seconds = 0.0
+        self._request_delay_seconds = 0.0
         self._passing: asyncio.Event | None = None
         self._lengths: Iterator[int] = iter(())
         self.port = 0
@@ -85,6 +86,10 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Let each reply wait for *seconds*."""
         self._call(self._set(lambda: setattr(self, "_delay_seconds", seconds)))
+
+    def delay_requests(self, seconds: float) -> None:
+        """Let each request wait for *seconds*: whoever asks for the time takes the half of it for the way back."""
+        self._call(self._set(lambda: setattr(self, "_request_delay_seconds", seconds)))
 
     def hold(self) -> None:
         """Swallow nothing and pass on nothing: connections stay open, and are silent."""
@@ -179,6 +184,8 @@ class Proxy:
         assert self._passing is not None
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
+                if self._request_delay_seconds:
+                    await asyncio.sleep(self._request_delay_seconds)
                 await self._passing.wait()
                 self.heard(link, chunk)
                 link.server.write(chunk)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.processes.accounted import FOLDER_VARIABLE
+from tests.processes.shifted_clock import ShiftedClock
 from tests.servers.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,15 +26,21 @@ STOP_SECONDS = 30
 class WorkerProcess:
     """One `pyncette worker`."""
 
-    def __init__(self, name: str, folder: Path, backend: str, *options: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, backend: str, *options: str, clock: ShiftedClock | None = None
+    ) -> None:
         self.name = name
+        wrapper = [] if clock is None else ["-m", "tests.processes.shifted_clock"]
         self._port = free_port()
         self._log = folder / f"{name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pyncette.cli", "worker", MODULE, *options],
+                [sys.executable, *(wrapper or ["-m"]), "pyncette.cli", "worker", MODULE, *options],
                 cwd=ROOT,
-                env=_environment(folder, backend, self._port),
+                env={
+                    **environment(folder, backend, self._port),
+                    **({} if clock is None else clock.environment),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -118,7 +125,7 @@ class WorkerProcess:
             raise AssertionError(f"{self.name} ended by itself with {code}:\n{self.last_words()}")
 
 
-def _environment(folder: Path, backend: str, port: int) -> Mapping[str, str]:
+def environment(folder: Path, backend: str, port: int = 0) -> Mapping[str, str]:
     paths: Iterable[str] = (str(ROOT / "operator"), str(ROOT))
     return {
         **os.environ,

@@ -294,6 +294,17 @@ class _OwnServers(Redis):
             node.kill()
         self._watchdog.fire()
 
+    def _fall_behind(self, primary: _Node, replicas: Sequence[_Node], seconds: float) -> None:
+        """Have *replicas* hear nothing of their *primary* for *seconds*: on one machine they would hear all of it."""
+        if not seconds:
+            return
+        for replica in replicas:
+            replica.execute("CONFIG", "SET", "masterauth", "wrong")
+        primary.execute("CLIENT", "KILL", "TYPE", "replica")
+        time.sleep(seconds)
+        for replica in replicas:
+            replica.execute("CONFIG", "SET", "masterauth", self.password)
+
     def _new_node(self, *settings: str, rights: Sequence[str] = RIGHTS) -> _Node:
         folder = self._folder / str(len(self._nodes))
         folder.mkdir()
@@ -400,23 +411,35 @@ class RedisWithTls(OwnRedis):
 
 
 class OwnCluster(_OwnServers):
-    """A Redis Cluster of three, each with a third of the slots."""
+    """A Redis Cluster of three, each with a third of the slots; if it is *replicated*, each with a replica."""
+
+    def __init__(self, programs: Programs, *, replicated: bool = False) -> None:
+        self._node_count = 2 * CLUSTER_NODES if replicated else CLUSTER_NODES
+        super().__init__(programs)
 
     def _bring_up(self) -> None:
-        for _ in range(CLUSTER_NODES):
+        # So soon a node counts as gone; a cluster that nobody breaks had better not think so.
+        timeout = 5000 if self._node_count == CLUSTER_NODES else 1500
+        for _ in range(self._node_count):
             node = self._new_node(
-                "cluster-enabled yes", "cluster-node-timeout 5000", rights=(*RIGHTS, *RIGHTS_IN_A_CLUSTER)
+                "cluster-enabled yes",
+                f"cluster-node-timeout {timeout}",
+                rights=(*RIGHTS, *RIGHTS_IN_A_CLUSTER),
             )
             node.start_on_a_free_port()
         bounds = [SLOTS * number // CLUSTER_NODES for number in range(CLUSTER_NODES + 1)]
-        for number, node in enumerate(self._nodes):
+        for number, node in enumerate(self._nodes[:CLUSTER_NODES]):
             node.execute("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         first = self._nodes[0]
         for node in self._nodes[1:]:
             first.execute("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
         for node in self._nodes:
-            wait_until(lambda node=node: _is_whole(node), lambda: "the cluster did not come together")  # type: ignore[misc]
+            wait_until(lambda node=node: self._is_whole(node), lambda: "the cluster did not come together")  # type: ignore[misc]
+        for node, replica in zip(self._nodes, self._nodes[CLUSTER_NODES:], strict=False):
+            replica.execute("CLUSTER", "REPLICATE", node.execute("CLUSTER", "MYID"))
+        for replica in self._nodes[CLUSTER_NODES:]:
+            wait_until(lambda replica=replica: _is_in_step(replica), lambda: "a replica does not follow")  # type: ignore[misc]
 
     @property
     def nodes(self) -> Sequence[_Node]:
@@ -436,6 +459,34 @@ class OwnCluster(_OwnServers):
 
     def clear(self, namespace: str) -> None:
         """Nothing: keys would have to be removed one by one, and all of it is thrown away soon."""
+
+    def kill_connections(self) -> int:
+        """End every connection of the product; how many there were."""
+        return sum(node.execute("CLIENT", "KILL", "USER", self.user) for node in self._nodes)
+
+    def lose_primary(self, number: int, behind_seconds: float = 0) -> float:
+        """
+        Kill the *number*th of those that take writes, and start it again once its replica has taken over.
+
+        Returns when that was, by `time.time`. The replica has not heard of the last *behind_seconds*, which are lost,
+        though they were acknowledged.
+        """
+        lost = [node for node in self._nodes if _is_primary(node)][number]
+        others = [node for node in self._nodes if node is not lost]
+        before = sum(map(_is_primary, others))
+        port = lost.port
+        replicas = [node for node in others if not _is_primary(node) and node.execute("ROLE")[2] == port]
+        self._fall_behind(lost, replicas, behind_seconds)
+        lost.kill()
+        wait_until(lambda: sum(map(_is_primary, others)) > before, lambda: "no replica took over")
+        taken_over_at = time.time()
+        lost.start()
+        wait_until(lambda: _is_in_step(lost), lambda: "the old primary did not become a replica")
+        return taken_over_at
+
+    def _is_whole(self, node: _Node) -> bool:
+        told: bytes = node.execute("CLUSTER", "INFO")
+        return b"cluster_state:ok" in told and f"cluster_known_nodes:{self._node_count}".encode() in told
 
 
 class OwnSentinel(_OwnServers):
@@ -497,6 +548,30 @@ class OwnSentinel(_OwnServers):
 
         wait_until(is_accepted, lambda: "Sentinel knows no replica that can take over")
 
+    def lose_primary(self, behind_seconds: float = 0) -> float:
+        """
+        Kill the server that takes writes, and start it again once the other has taken over.
+
+        Returns when that was, by `time.time`. The other has not heard of the last *behind_seconds*, which are lost,
+        though they were acknowledged.
+        """
+        lost = self.primary
+        (other,) = (node for node in self._nodes if node not in {lost, self.sentinel})
+        self._fall_behind(lost, [other], behind_seconds)
+        lost.kill()
+        wait_until(
+            lambda: self.primary is other and _is_primary(other), lambda: "the replica did not take over"
+        )
+        taken_over_at = time.time()
+        lost.start()
+        wait_until(lambda: _is_in_step(lost), lambda: "the old primary did not become a replica")
+        return taken_over_at
+
+    def kill_connections(self) -> int:
+        """End every connection of the product to the servers; how many there were."""
+        servers = (node for node in self._nodes if node is not self.sentinel)
+        return sum(node.execute("CLIENT", "KILL", "USER", self.user) for node in servers)
+
     def catch_up(self) -> None:
         """Wait until the replica has all that was written so far. WAIT does so only on the connection that wrote."""
         _, written, _ = self._nodes[0].execute("ROLE")
@@ -539,9 +614,9 @@ def open_redis_with_tls(product: Product | None = None) -> RedisWithTls:
     return RedisWithTls(_programs(product or REDIS))
 
 
-def open_cluster(product: Product | None = None) -> OwnCluster:
+def open_cluster(product: Product | None = None, *, replicated: bool = False) -> OwnCluster:
     """A cluster of our own. Raises MissingServerError."""
-    return OwnCluster(_programs(product or REDIS))
+    return OwnCluster(_programs(product or REDIS), replicated=replicated)
 
 
 def open_sentinel(product: Product | None = None) -> OwnSentinel:
@@ -566,9 +641,15 @@ def _wrong_clock(ahead: timedelta) -> dict[str, str]:
     return environment
 
 
-def _is_whole(node: _Node) -> bool:
-    told: bytes = node.execute("CLUSTER", "INFO")
-    return b"cluster_state:ok" in told and f"cluster_known_nodes:{CLUSTER_NODES}".encode() in told
+def _is_primary(node: _Node) -> bool:
+    role, *_ = node.execute("ROLE")
+    return bool(role == b"master")
+
+
+def _is_in_step(replica: _Node) -> bool:
+    """Whether it is a replica, and has begun to follow."""
+    role, *rest = replica.execute("ROLE")
+    return bool(role == b"slave" and rest[2] == b"connected")
 
 
 # --- Where the programs are ------------------------------------------------------------------------------------------

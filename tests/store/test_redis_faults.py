@@ -13,14 +13,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import redis.asyncio
 
 from pyncette.core.record import Change, Key, Partition
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Notification, Renewal
 from pyncette.store.redis import RedisStore
-from pyncette.store.redis_connection import CONNECTIONS_MAX
+from pyncette.store.redis_connection import CONNECTIONS_MAX, Connections
 from pyncette.store.redis_keys import Keyspace
+from pyncette.store.redis_url import read_url
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -719,6 +721,25 @@ async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_mo
 
 
 # Clusters
+
+
+async def test_a_connection_that_another_call_closes_before_it_is_written_to_is_unavailable():
+    """The driver closes all connections to a cluster when one breaks, and then stumbles over those in use."""
+    connections = Connections(read_url("redis+cluster://127.0.0.1:1"))
+    closed = redis.asyncio.Connection()
+
+    with pytest.raises(StoreUnavailableError, match="the connection was closed"):
+        await connections._answered(closed._send_packed_command([b"PING"]))
+
+
+async def test_a_mistake_of_our_own_is_not_taken_for_a_server_that_does_not_answer():
+    connections = Connections(read_url("redis+cluster://127.0.0.1:1"))
+
+    async def mistaken():
+        return connections.misspelt
+
+    with pytest.raises(AttributeError):
+        await connections._answered(mistaken())
 
 
 @pytest.fixture

@@ -194,6 +194,11 @@ class Connections:
                 return await call
         except NoScriptError as error:
             raise _ForgottenError from error
+        except AttributeError as error:
+            # Another call to a cluster has closed the connection that this one was about to write to.
+            if not _is_of_the_driver(error):
+                raise
+            raise StoreUnavailableError(f"{self.place} does not answer: the connection was closed") from error
         except _DRIVER_ERRORS as error:
             ours = named(error, self.place)
             if isinstance(ours, StoreUnavailableError):
@@ -210,6 +215,14 @@ class Connections:
 
 class _ForgottenError(Exception):
     """The server does not know the script."""
+
+
+def _is_of_the_driver(error: BaseException) -> bool:
+    """Say whether *error* was raised by code of the driver itself."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("redis.")
 
 
 def named(error: BaseException, place: str) -> StoreError:
