@@ -406,6 +406,37 @@ async def locked(url, *names):
         await connection.close()
 
 
+CLAIMS_WAIT = (
+    """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'
+    """,
+    """
+    CREATE TRIGGER wait BEFORE UPDATE ON pyncette_tasks
+    FOR EACH ROW WHEN (NEW.fence > OLD.fence) EXECUTE FUNCTION wait()
+    """,
+)
+"""With these a claim waits, after it has begun, for as long as somebody holds the lock."""
+
+
+@asynccontextmanager
+async def holding_up_claims(url):
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch("SELECT pg_advisory_xact_lock(1)")
+            yield
+    finally:
+        await connection.close()
+
+
+async def until_held_up(url):
+    waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with asyncio.timeout(30):
+        while not await execute(url, waiting):  # noqa: ASYNC110 - a server sets no event
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
 async def test_a_locked_due_record_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
     async with PostgresStore(postgres_url) as store:
@@ -456,6 +487,24 @@ async def test_a_leased_and_locked_record_is_no_reason_to_poll_again_before_its_
             passed = await store.claim({HERE: 4}, "other", "worker", T0 + 1, T0 + 1)
 
     assert passed.next_claimable_at == T0 + LEASE
+
+
+async def test_a_claim_sees_what_is_next_as_it_was_when_it_began(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        await create(store, a_record(), a_record("later", at=T0 + 9))
+        later = await load(store, a_record("later"))
+        for statement in CLAIMS_WAIT:
+            await execute(postgres_url, statement)
+
+        async with holding_up_claims(postgres_url):
+            claiming = asyncio.create_task(store.claim({HERE: 4}, "lease", "worker", T0, T0))
+            await until_held_up(postgres_url)
+            sooner = await store.swap([Change(later, changed(later, claimable_at=T0 + 1))])
+        claimed = await claiming
+
+    assert sooner == [True]
+    assert instances(claimed.records) == ["a"]
+    assert claimed.next_claimable_at == T0 + 9  # whoever has made it sooner tells the workers
 
 
 async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres_url):

@@ -235,11 +235,12 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     started = started_of(record, record.spec.policies or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
-    version = max(record.version + 1, fresh.version)
+    # By the clock, not by where the schedule begins: that may lie ahead, and the next record of this name begins at the clock.
+    version = max(record.version + 1, now)
     return replace(
         fresh,
         version=version,
-        fence=max(record.fence, fresh.fence),
+        fence=max(record.fence, now),
         # Born again: an occurrence at a time that had one before is another, with another idempotency key.
         state=State(
             born=version,

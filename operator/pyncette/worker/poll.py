@@ -392,13 +392,19 @@ class Poller:
         left = list(theirs)
         while left and (free := min(self._runs.free, self._batch_size, self._runs.half)) > 0:
             asked, left = left[:free], left[free:]
-            # Of a handler that has a limit of its own, no more than one partition's turn: the rest is found in time.
-            limits = {
-                partition: limit
-                for partition in asked
-                if (limit := min(max(1, free // len(asked)), self._runs.free_for(theirs[partition]))) > 0
-            }
-            await self._take_what_is_left(limits, theirs)
+            # Of a handler that has a limit of its own, no more than that leaves: the rest is found in time.
+            limits: dict[Partition, int] = {}
+            room: dict[str, int] = {}
+            for partition in asked:
+                registration = theirs[partition]
+                free_for = room.get(registration.handler, self._runs.free_for(registration))
+                limit = min(max(1, free // len(asked)), free_for)
+                if limit > 0:
+                    limits[partition] = limit
+                if registration.concurrency_limit is not None:
+                    room[registration.handler] = free_for - limit
+            if limits:
+                await self._take_what_is_left(limits, theirs)
 
     async def _take_what_is_left(
         self, limits: dict[Partition, int], theirs: dict[Partition, Registration]
