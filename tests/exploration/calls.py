@@ -180,8 +180,8 @@ class _Clock:
         """Whether the store is to be asked for its time: never, since the offset says how wrong this clock is."""
         return False
 
-    def reach(self, ahead: Duration) -> Instant:
-        return self.now() + ahead
+    def latest_after(self, delay: Duration) -> Instant:
+        return self.now() + delay
 
     def monotonic(self) -> Duration:
         return self.at
