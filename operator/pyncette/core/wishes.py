@@ -255,7 +255,7 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     """Return *record* as it waits for its removal: nothing of it is claimable, and what ran has been withdrawn."""
     started = started_of(record, record.spec.policies or policies)
     due = record.due_at
-    if started is not None and not started.at_most_once:
+    if started is not None and not started.at_most_once and isinstance(record.spec.schedule, Once):
         # Withdrawn is its outcome: it has no other, should the resource return.
         due = _following(record, policies, started)
     state = record.state

@@ -172,7 +172,7 @@ def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
             schedule_since=old.schedule_since,
             claimable_at=old.claimable_at,
             lease_length=old.lease_length,
-            state=old.state if returns else replace(old.state, withdrawn_at=None),
+            state=old.state if returns or _has_started(old) else replace(old.state, withdrawn_at=None),
         )
         new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
         return _made(Step.MOVED, None, new, here.state, wish, now)
@@ -520,6 +520,12 @@ def _is_left_behind(here: Record | None, elsewhere: Record) -> bool:
 
 def _lived_until(record: Record) -> Instant:
     return NEVER if record.state.withdrawn_at is None else record.state.withdrawn_at
+
+
+def _has_started(old: Record) -> bool:
+    """Say whether the due time of a stopped record is one that has started, and was withdrawn."""
+    floor = old.state.floor
+    return floor is not None and old.due_at is not None and old.due_at <= floor
 
 
 def _returns(old: Record, wish: Wish) -> bool:
