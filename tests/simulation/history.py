@@ -13,6 +13,7 @@ from pyncette.permits import PERMITS_REALM
 from pyncette.shares import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.worker.service import SETTLE_SECONDS
 
 from .fate import Fate
 from .loop import SECOND
@@ -173,7 +174,8 @@ class History:
             world.loop.kill(editor.process)
         for machine in self._machines:
             machine.drain(None, again=False)
-        self._run_for(2 * LOOK)
+        # The last request of a worker may be lost; it then waits for that as long as it may.
+        self._run_for(2 * LOOK + round(SETTLE_SECONDS * SECOND))
         for machine in self._machines:
             if machine.process is not None:
                 self._fail(f"{machine.process} does not end")
