@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from tests.processes.ground import NAMES
-from tests.processes.reported import folder_of_its_own, play, table
+from tests.processes.reported import folder_of_its_own, judge, play, table
 
 
 def main() -> int:
@@ -19,6 +19,9 @@ def main() -> int:
     length.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--keep", type=Path, help="leave logs, accounts and stories below this folder")
+    parser.add_argument(
+        "--again", type=Path, help="judge what was kept in this folder once more, and play nothing"
+    )
     parser.add_argument("--no-headings", action="store_true", help="print the row of the table alone")
     given = parser.parse_args()
     seconds = given.seconds or 60 * given.minutes
@@ -26,8 +29,11 @@ def main() -> int:
         "ignore", message=".*PROCESSLIST.*"
     )  # which ends sessions on old and new servers alike
     keep = None if given.keep is None else given.keep / f"{given.backend}-{given.seed}-{os.getpid()}"
-    with folder_of_its_own(keep) as folder:
-        report = play(given.backend, given.seed, seconds, folder)
+    if given.again:
+        report = judge(given.again)
+    else:
+        with folder_of_its_own(keep) as folder:
+            report = play(given.backend, given.seed, seconds, folder)
     if report.judged.violations:
         print(report.told, file=sys.stderr)
     print(table(report.row, with_headings=not given.no_headings))

@@ -133,9 +133,12 @@ class EditorProcess:
 
     def kill(self) -> None:
         self.ready.clear()
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+                os.kill(self._process.pid, number)
 
     async def end(self) -> None:
         self.kill()
@@ -233,14 +236,14 @@ class Conductor:
             self.places.append(Place(number, proxy, self._start(number, proxy, clock), clock))
         behind, ahead = self._proxy(), self._proxy()
         if behind is not None and ahead is not None:
-            behind.delay(0.25)
-            ahead.delay_requests(0.15)
-        error = self.ground.time_error
-        for name, proxy, off, wrong in (
-            ("steady", self._proxy(), 0, error),
-            ("behind", behind, -900, error + 0.15),
-            ("ahead", ahead, 900, error + 0.1),
+            behind.delay(0.6)
+            ahead.delay_requests(0.3)
+        for name, proxy, off, slow in (
+            ("steady", self._proxy(), 0, 0.0),
+            ("behind", behind, -900, 0.35),
+            ("ahead", ahead, 900, 0.2),
         ):
+            wrong = self.ground.time_error + (0 if proxy is None else slow)
             clock = self._clock(f"editor-{name}", off)
             url = self.ground.url if proxy is None else proxy.url_of(self.ground.url)
             self.editors.append(EditorProcess(name, url, self.folder, clock, wrong))
@@ -356,6 +359,8 @@ class Conductor:
         if self.ground.fail_over is not None:
             kinds.append((self._fail_over, 4))
         kinds.append((self._kill_editor, 1))
+        if not self.ground.one_machine:
+            kinds.append((self._suspend_editor, 3))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.chance.expovariate(FAULTS_A_SECOND)))
             for place in self.places:
@@ -367,7 +372,12 @@ class Conductor:
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.played.failures.append(f"a fault could not be injected: {task.exception()!r}")
 
     def _idle_place(self) -> Place | None:
         idle = [place for place in self.places if not place.busy]
@@ -531,6 +541,20 @@ class Conductor:
         self._note("editor killed", editor.pid, true_now())
         await editor.end()
         await editor.start()
+        editor.busy = False
+
+    async def _suspend_editor(self) -> None:
+        """The machine of an editor is suspended, which the clock of its process does not count."""
+        editor = self.chance.choice(self.editors)
+        if editor.clock is None or not editor.ready.is_set() or editor.busy:
+            return
+        editor.busy = True
+        began, stood_at = true_now(), time.monotonic()
+        editor.send(signal.SIGSTOP)
+        await asyncio.sleep(self.chance.uniform(0.1, 1.0))
+        editor.clock.stand_still(time.monotonic() - stood_at)
+        editor.send(signal.SIGCONT)
+        self._note("editor suspended", editor.pid, began)
         editor.busy = False
 
     # --- Edits ---------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ DEATHS: Final = frozenset({"kill", "stop", "suspend", "silence", "lock", "failov
 
 CERTAIN_DEATHS: Final = frozenset({"kill", "failover", "failover in step"})
 
-HARMLESS: Final = frozenset({"step", "editor killed", "start", "start in vain"})
+HARMLESS: Final = frozenset({"step", "editor killed", "editor suspended", "start", "start in vain"})
 """Nobody goes by the time of day of a machine, and editors run nothing."""
 
 
@@ -385,7 +385,7 @@ class _History:
         for number, span in enumerate(self._spans):
             if span.times is None or at <= span.until or not span.times.names(at):
                 continue
-            passed = [edit for edit in self._edits[number + 1 :] if edit.before - self._error(edit) < at]
+            passed = [edit for edit in self._edits[number + 1 :] if edit.after < at]
             if any(edit.known and edit.operation != "schedule" for edit in passed):
                 continue
             if next(span.times.between(span.until, at), None) is None:

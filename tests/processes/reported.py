@@ -1,10 +1,12 @@
 """Plays one fault-injection account from a seed, judges it, and tells its figures."""
 
 import asyncio
+import pickle
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,8 @@ from tests.processes.subjects import KINDS
 
 STORIES_MAX = 12
 """Told in full: the first ones lead to the cause."""
+
+PLAYED = "played.pickle"
 
 HEADINGS = (
     "backend", "date", "seed", "time", "starts", "occurrences", "expected, ran", "faults", "edits", "violations",
@@ -71,7 +75,15 @@ def play(name: str, seed: int, seconds: float, folder: Path) -> Report:
         played = asyncio.run(Conductor(ground, folder, seed, seconds).play())
         partitions = [Partition("", task) for task in KINDS]
         found = asyncio.run(stored(read_backend(ground.url).new_store, partitions))
+    played.ground = replace(played.ground, end_sessions=None, lock=None, fail_over=None)
     counts = {task: found.counts(task) for task in KINDS}
+    (folder / PLAYED).write_bytes(pickle.dumps((played, counts)))
+    return judge(folder)
+
+
+def judge(folder: Path) -> Report:
+    """Judge the account that was played in *folder*: also once more, after a change of the oracle."""
+    played, counts = pickle.loads((folder / PLAYED).read_bytes())
     judged = Oracle(played, Account.read(folder), counts).judge()
     (folder / "stories.txt").write_text("\n".join(judged.violations))
     return Report(played, judged)

@@ -203,6 +203,17 @@ def test_what_a_later_schedule_ran_does_not_make_lost_what_its_edit_took_away():
     assert story.broken() == set()
 
 
+def test_the_sooner_time_that_is_kept_may_run_until_an_edit_takes_it_away():
+    story = Story(times=EACH_SECOND)
+    for due in range(1, 31):
+        story.run(due, due + 0.01)
+    story.edit("schedule", 30.6, EACH_TEN)
+    story.run(31, 31.001)
+    story.edit("remove", 31.01, None)
+
+    assert story.broken() == set()
+
+
 def test_two_live_workers_in_one_occurrence_are_seen_and_one_that_stood_still_is_excused():
     story = Story("renewed")
     story.run_all(until=50)
