@@ -15,7 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -114,7 +114,7 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
-        self._race_seconds = race_seconds
+        self.race_seconds = race_seconds
         self._shares: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
@@ -139,16 +139,19 @@ class Ledger:
             await asyncio.shield(self._asking)
         return self.clock.now()
 
-    async def apply(self, rulings: Mapping[Key, Rule]) -> dict[Key, Any]:
+    async def apply(
+        self, rulings: Mapping[Key, Rule], answers: dict[Key, Any] | None = None
+    ) -> dict[Key, Any]:
         """
         Rule on each record, and write what the rules say; those that lose a race are ruled on again.
 
         Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `HeldElsewhereError` if others were faster for too long.
+        `HeldElsewhereError` if others were faster for too long. *answers* has the answers to what was written also if
+        this raises: to apply those rules again would be to do their work twice.
         """
-        answers: dict[Key, Any] = {}
+        answers = {} if answers is None else answers
         todo = list(rulings)
-        races = _Races(self._race_seconds)
+        races = _Races(self.race_seconds)
         while True:
             records = await self._load(todo)
             now = await self.now()
@@ -158,15 +161,23 @@ class Ledger:
                 for _, ruling in ruled
                 if ruling.change is not None
             ]
-            made = iter(await self._write(units))
+            known: dict[int, bool] = {}
+            failure: StoreError | None = None
+            try:
+                await self._write(units, known)
+            except StoreError as error:
+                failure = error
+            places = count()
             todo, written = [], []
             for key, ruling in ruled:
-                if ruling.change is None or next(made):
+                if ruling.change is None or known.get(next(places)):
                     answers[key] = ruling.answer
                     written.append(ruling)
                 else:
                     todo.append(key)
             await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
+            if failure is not None:
+                raise failure
             if not todo:
                 return answers
             if written:
@@ -239,7 +250,7 @@ class Ledger:
             if not todo:
                 return written
             if races is None:
-                races = _Races(self._race_seconds)
+                races = _Races(self.race_seconds)
             elif any(made):
                 races.won()
             (item, *_) = todo.values()
@@ -445,7 +456,7 @@ class Ledger:
                 return await self._swap([unit.changes[0] for unit in units], made)
             finally:
                 known.update(enumerate(made))
-        races = _Races(self._race_seconds if race_seconds is None else race_seconds)
+        races = _Races(self.race_seconds if race_seconds is None else race_seconds)
         while todo := [at for at in range(len(units)) if at not in known]:
             before = len(known)
             failed = await self._write_once(units, todo, known)
