@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +43,12 @@ RACE_SECONDS: Final = 30.0
 """
 A write is retried until it has lost every race for this long. Hundreds of processes that write one record are through
 within a few seconds, so it means a bug or an attack, not load. Most callers wait at least as long for an answer.
+"""
+
+SETTLED_AT_ONCE: Final = 2
+"""
+How often it is tried at once to write the end of a run: an edit in mid-run is nearly always over by the second time. Ends
+that were written meanwhile wait for that before anybody is told of them.
 """
 
 FIRST_PAUSE_SECONDS: Final = 0.005
@@ -205,7 +211,7 @@ class Ledger:
         not known even then is not yielded, and must not run.
         """
         todo = dict(enumerate(claimed))
-        pauses = _pauses()
+        pauses = race_pauses()
         while todo:
             held = self._still_held({at: _Undecided(one) for at, one in todo.items()})
             decided, undecided = await self._write_starts({at: one.starting for at, one in held.items()})
@@ -222,39 +228,36 @@ class Ledger:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
         await self._swap(changes)
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
         """
         Write what became of runs, and say for each whether it was still ours to write.
 
-        What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has
-        it. To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to
-        be removed, and is gone, is taken for what the first try did: nothing is left to tell.
+        What was edited in mid-run is decided again on top of the edit, and written once more; what was taken over stays
+        as its new holder has it. A run that loses that race, too, is contested: its neighbours do not wait for it. Instead
+        of a bool there is what was decided for it last, which is to be settled a little later.
+
+        To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to be
+        removed, and is gone, is taken for what the first try did: nothing is left to tell.
         """
-        written = [True] * len(settling)
+        outcomes: list[bool | Settling] = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
-        races: _Races | None = None
-        while True:
+        for tried in range(SETTLED_AT_ONCE):
             made = await self._write_ends(todo.values())
-            if races is not None:  # whoever asked knows of the first decision only
+            if tried:  # whoever asked knows of the first decision only
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
                 await self._announce(changes)
             if all(made):
-                return written
+                return outcomes
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
             todo = {}
             for at, decided in await self._settle_again(lost, again=again):
                 if isinstance(decided, bool):
-                    written[at] = decided
+                    outcomes[at] = decided
                 elif decided.settlement.change is not None:
                     todo[at] = decided
-            if not todo:
-                return written
-            if races is None:
-                races = _Races(self.race_seconds)
-            elif any(made):
-                races.won()
-            (item, *_) = todo.values()
-            await races.lost(f"{item.held.record.key} could not be completed: others edited it each time")
+        for at, contested in todo.items():
+            outcomes[at] = contested
+        return outcomes
 
     async def reloaded(self, held: Held) -> Held | None:
         """
@@ -376,14 +379,16 @@ class Ledger:
             if item.ended is not RETURNED or item.settlement.tally is not None
         }
         if any(item.settlement.tally or item.settlement.letter for item in more.values()):
-            made = await self._write(
-                [
-                    _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
-                    if at in more
-                    else _Unit((change,), None)
-                    for at, change in enumerate(changes)
-                ]
-            )
+            units = [
+                _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
+                if at in more
+                else _Unit((change,), None)
+                for at, change in enumerate(changes)
+            ]
+            known: dict[int, bool] = {}
+            with suppress(HeldElsewhereError):  # the others do not wait for what cannot be counted now
+                await self._write(units, known, race_seconds=0)
+            made = [known.get(at, False) for at in range(len(units))]
         else:
             made = await self._swap(changes)
         if more:
@@ -687,7 +692,7 @@ class _Races:
     def won(self) -> None:
         """Note that something was written: what is left begins anew."""
         self._until = self._loop.time() + self._seconds
-        self._pauses = _pauses()
+        self._pauses = race_pauses()
 
     async def lost(self, what: str) -> None:
         """Wait for a moment. Raises HeldElsewhereError, which says *what* was lost, once it has taken too long."""
@@ -696,7 +701,7 @@ class _Races:
         await asyncio.sleep(next(self._pauses))
 
 
-def _pauses() -> Iterator[float]:
+def race_pauses() -> Iterator[float]:
     """Yield the seconds to wait before each next try: doubling, bounded, with full jitter, so that a crowd disperses."""
     longest = FIRST_PAUSE_SECONDS
     while True:
