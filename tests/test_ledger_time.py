@@ -104,6 +104,19 @@ async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away)
     assert away.store.asked == 1
 
 
+async def test_an_answer_that_takes_so_long_that_it_is_stale_is_the_answer_of_all_who_wait_for_it(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    asking = [asyncio.create_task(away.ledger.now()) for _ in range(8)]
+    await turn()
+    away.be_away(2 * STALE_AFTER // SECOND)
+    away.store.answers.set()
+
+    await asyncio.gather(*asking)
+
+    assert away.store.asked == 1
+
+
 async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_another(away):
     away.be_away(10)
     away.store.answers.clear()

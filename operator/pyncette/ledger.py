@@ -125,8 +125,8 @@ class Ledger:
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
-        self._asking: asyncio.Future[None] | None = None
-        """Done once the store has told its time, or did not, if it was just asked."""
+        self._asking: asyncio.Future[bool] | None = None
+        """Says whether the store has told its time, if it was just asked; False: who asked was cancelled."""
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
         """Tell *wake*, and nobody else, of each record that workers may take for later than it is."""
@@ -138,11 +138,10 @@ class Ledger:
 
         Those that ask at once share one request. Raises StoreError.
         """
-        while self.clock.is_stale():
-            if self._asking is None:
-                await self._ask()
-                break  # a slow answer is stale at once, and the next one would be no better
-            await asyncio.shield(self._asking)
+        # A slow answer is stale at once, and the next one would be no better.
+        is_answered = False
+        while self.clock.is_stale() and not is_answered:
+            is_answered = await (self._ask() if self._asking is None else asyncio.shield(self._asking))
         return self.clock.now()
 
     async def apply(
@@ -426,7 +425,7 @@ class Ledger:
             decided.append((at, Settling(held, item.ended, settlement)))
         return decided
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> bool:
         asking = self._asking = asyncio.get_running_loop().create_future()
         try:
             await synchronize(self.clock, self.store.now)
@@ -434,10 +433,13 @@ class Ledger:
             asking.set_exception(error)
             asking.exception()  # whether anybody waits for it or not
             raise
+        else:
+            asking.set_result(True)
+            return True
         finally:
             self._asking = None
-            if not asking.done():  # also if this was cancelled: then one of those that wait asks
-                asking.set_result(None)
+            if not asking.done():  # this was cancelled: then one of those that wait asks
+                asking.set_result(False)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
