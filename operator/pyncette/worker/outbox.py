@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
 from pyncette.errors import StoreError, StoreRefusedError
-from pyncette.ledger import Ledger, Settling, race_pauses
+from pyncette.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
 from pyncette.worker.patience import Patience
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,6 @@ BATCH_MAX: Final = 500
 
 WRITERS: Final = 2
 """One batch is put together while another is on its way; more would only make batches smaller."""
-
-LOGGED_MAX: Final = 10
-"""Records that one line of a log names, and lines about the results of one batch."""
 
 UNWRITTEN_MAX: Final = 10_000
 """Results that wait for a backend that is slow or away. Above this nothing more is claimed."""
