@@ -104,6 +104,19 @@ async def test_concurrent_decisions_read_the_backends_time_once(away):
     assert away.store.readings == 1
 
 
+async def test_all_who_wait_take_an_answer_that_was_too_slow_to_be_fresh(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    reading = [asyncio.create_task(away.ledger.now()) for _ in range(8)]
+    await turn()
+    away.be_away(2 * STALE_AFTER // SECOND)
+    away.store.answers.set()
+
+    await asyncio.gather(*reading)
+
+    assert away.store.readings == 1
+
+
 async def test_if_the_caller_that_reads_the_time_is_cancelled_another_reads_it(away):
     away.be_away(10)
     away.store.answers.clear()

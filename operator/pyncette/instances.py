@@ -17,7 +17,7 @@ from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
-from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
+from pyncette.errors import StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
@@ -203,18 +203,14 @@ class Instances:
         return [_scheduled(task, wish, answers.get(wish.key)) for wish in batch]
 
     async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
-        """Apply all of *rules*, together if it can be; the answer of one that cannot be written is the error."""
-        if not rules:
-            return {}
-        try:
-            return await self._ledger.apply(rules)
-        except HeldElsewhereError as error:
-            if len(rules) == 1:
-                return dict.fromkeys(rules, error)
-        except StoreError as error:
-            return dict.fromkeys(rules, error)
-        alone = [await self._apply_each({key: rule}) for key, rule in rules.items()]
-        return {key: answer for answers in alone for key, answer in answers.items()}
+        """Apply all of *rules* together, each once; the answer of one that was not written, as far as is known, is the error."""
+        answers = dict[Key, Any]()
+        if rules:
+            try:
+                await self._ledger.apply(rules, answers)
+            except StoreError as error:
+                return dict.fromkeys(rules, error) | answers
+        return answers
 
     async def _streamed(
         self,

@@ -14,8 +14,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
-from itertools import accumulate
+from contextlib import contextmanager, suppress
+from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -43,6 +43,12 @@ RACE_SECONDS: Final = 30.0
 """
 A write is retried until it has lost every race for this long. Hundreds of processes that write one record finish within a
 few seconds, so a longer series means a bug or an attack, not load. Most callers wait at least as long for an answer.
+"""
+
+SETTLED_AT_ONCE: Final = 2
+"""
+How often it is tried at once to write the end of a run: an edit in mid-run is nearly always over by the second time. Ends
+that were written meanwhile wait for that before anybody is told of them.
 """
 
 FIRST_PAUSE_SECONDS: Final = 0.005
@@ -115,13 +121,13 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
-        self._race_seconds = race_seconds
+        self.race_seconds = race_seconds
         self._shares: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
-        self._synchronizing: asyncio.Future[None] | None = None
-        """Done once the request for the store's time has ended, with or without an answer; None between requests."""
+        self._synchronizing: asyncio.Future[bool] | None = None
+        """Says whether the store has told its time, once the request has ended; None between requests."""
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
         """Call *wake*, and no other, for each record that may be claimable sooner than workers expect."""
@@ -133,23 +139,26 @@ class Ledger:
 
         Concurrent callers share one request. Raises StoreError.
         """
-        while self.clock.is_stale():
-            if self._synchronizing is None:
-                await self._synchronize()
-                break  # a slow answer is stale at once, and the next one would be no better
-            await asyncio.shield(self._synchronizing)
+        # A slow answer is stale at once, and the next one would be no better.
+        is_answered = False
+        while self.clock.is_stale() and not is_answered:
+            request = self._synchronizing
+            is_answered = await (self._synchronize() if request is None else asyncio.shield(request))
         return self.clock.now()
 
-    async def apply(self, rulings: Mapping[Key, Rule]) -> dict[Key, Any]:
+    async def apply(
+        self, rulings: Mapping[Key, Rule], answers: dict[Key, Any] | None = None
+    ) -> dict[Key, Any]:
         """
         Rule on each record, and write what the rules say; those that lose a race are ruled on again.
 
         Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `HeldElsewhereError` if it lost every race for *race_seconds*.
+        `HeldElsewhereError` if it lost every race for *race_seconds*. *answers* then has the answers to what was written:
+        to apply those rules again would do their work twice.
         """
-        answers: dict[Key, Any] = {}
+        answers = {} if answers is None else answers
         todo = list(rulings)
-        races = _Races(self._race_seconds)
+        races = _Races(self.race_seconds)
         while True:
             records = await self._load(todo)
             now = await self.now()
@@ -159,15 +168,23 @@ class Ledger:
                 for _, ruling in ruled
                 if ruling.change is not None
             ]
-            made = iter(await self._write(units))
+            known: dict[int, bool] = {}
+            failure: StoreError | None = None
+            try:
+                await self._write(units, known)
+            except StoreError as error:
+                failure = error
+            places = count()
             todo, written = [], []
             for key, ruling in ruled:
-                if ruling.change is None or next(made):
+                if ruling.change is None or known.get(next(places)):
                     answers[key] = ruling.answer
                     written.append(ruling)
                 else:
                     todo.append(key)
             await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
+            if failure is not None:
+                raise failure
             if not todo:
                 return answers
             if written:
@@ -195,7 +212,7 @@ class Ledger:
         start that is unknown even then is not yielded, and must not run.
         """
         todo = dict(enumerate(claimed))
-        pauses = _pauses()
+        pauses = race_pauses()
         while todo:
             held = self._still_held({at: _Undecided(one) for at, one in todo.items()})
             decided, undecided = await self._write_starts({at: one.starting for at, one in held.items()})
@@ -212,41 +229,36 @@ class Ledger:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
         await self._swap(changes)
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
         """
         Write what became of runs, and say for each whether it was still ours to write.
 
-        What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has
-        it. To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to
-        be removed, and is gone, is taken for what the first try did: nothing is left to tell.
+        What was edited in mid-run is decided again on top of the edit, and written once more; what was taken over stays
+        as its new holder has it. A run that loses that race, too, is contested: its neighbours do not wait for it. Instead
+        of a bool there is what was decided for it last, which is to be settled a little later.
+
+        To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to be
+        removed, and is gone, is taken for what the first try did: nothing is left to tell.
         """
-        written = [True] * len(settling)
+        outcomes: list[bool | Settling] = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
-        races: _Races | None = None
-        while True:
+        for tried in range(SETTLED_AT_ONCE):
             made = await self._write_ends(todo.values())
-            if races is not None:  # the caller knows only of the first decision
+            if tried:  # the caller knows only of the first decision
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
                 await self._announce(changes)
             if all(made):
-                return written
+                return outcomes
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
             todo = {}
             for at, decided in await self._settle_again(lost, again=again):
                 if isinstance(decided, bool):
-                    written[at] = decided
+                    outcomes[at] = decided
                 elif decided.settlement.change is not None:
                     todo[at] = decided
-            if not todo:
-                return written
-            if races is None:
-                races = _Races(self._race_seconds)
-            elif any(made):
-                races.won()
-            (item, *_) = todo.values()
-            await races.lost(
-                f"{item.held.record.key} could not be completed: other processes kept editing it"
-            )
+        for at, contested in todo.items():
+            outcomes[at] = contested
+        return outcomes
 
     async def reloaded(self, held: Held) -> Held | None:
         """
@@ -368,14 +380,16 @@ class Ledger:
             if item.ended is not RETURNED or item.settlement.tally is not None
         }
         if any(item.settlement.tally or item.settlement.letter for item in more.values()):
-            made = await self._write(
-                [
-                    _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
-                    if at in more
-                    else _Unit((change,), None)
-                    for at, change in enumerate(changes)
-                ]
-            )
+            units = [
+                _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
+                if at in more
+                else _Unit((change,), None)
+                for at, change in enumerate(changes)
+            ]
+            known: dict[int, bool] = {}
+            with suppress(HeldElsewhereError):  # the others do not wait for what cannot be counted now
+                await self._write(units, known, race_seconds=0)
+            made = [known.get(at, False) for at in range(len(units))]
         else:
             made = await self._swap(changes)
         if more:
@@ -413,7 +427,7 @@ class Ledger:
             decided.append((at, Settling(held, item.ended, settlement)))
         return decided
 
-    async def _synchronize(self) -> None:
+    async def _synchronize(self) -> bool:
         request = self._synchronizing = asyncio.get_running_loop().create_future()
         try:
             await synchronize(self.clock, self.store.now)
@@ -421,10 +435,13 @@ class Ledger:
             request.set_exception(error)
             request.exception()  # marks it as retrieved, in case no caller waits for it
             raise
+        else:
+            request.set_result(True)
+            return True
         finally:
             self._synchronizing = None
-            if not request.done():  # also if this was cancelled: then a waiting caller asks again
-                request.set_result(None)
+            if not request.done():  # this was cancelled: then a waiting caller asks again
+                request.set_result(False)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -448,7 +465,7 @@ class Ledger:
                 return await self._swap([unit.changes[0] for unit in units], made)
             finally:
                 known.update(enumerate(made))
-        races = _Races(self._race_seconds if race_seconds is None else race_seconds)
+        races = _Races(self.race_seconds if race_seconds is None else race_seconds)
         while todo := [at for at in range(len(units)) if at not in known]:
             before = len(known)
             failed = await self._write_once(units, todo, known)
@@ -679,7 +696,7 @@ class _Races:
     def won(self) -> None:
         """Reset the pauses and the time limit, since something was written."""
         self._until = self._loop.time() + self._seconds
-        self._pauses = _pauses()
+        self._pauses = race_pauses()
 
     async def lost(self, what: str) -> None:
         """Pause before the next try. Raises HeldElsewhereError, which says *what* was lost, once the time is up."""
@@ -688,7 +705,7 @@ class _Races:
         await asyncio.sleep(next(self._pauses))
 
 
-def _pauses() -> Iterator[float]:
+def race_pauses() -> Iterator[float]:
     """Yield the pause before each retry, in seconds: bounded exponential backoff with full jitter."""
     longest = FIRST_PAUSE_SECONDS
     while True:

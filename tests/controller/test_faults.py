@@ -721,6 +721,20 @@ def test_two_operators_at_once_do_no_harm(without_a_fault, world_of):
     assert play(world) == expected
 
 
+def test_a_record_that_others_change_all_the_time_holds_no_pass_for_long_and_is_tried_again(world, caplog):
+    started(world, yearly())
+    world.backends["first"].contested = frozenset({"report"})
+    world.backends["first"].seconds = 0.01
+    world.api.edit(TASKS, "report", args={"n": 1})
+
+    world.run(4)
+    assert caplog.text.count("could not be reconciled") >= 2
+
+    world.backends["first"].contested = frozenset()
+    world.run(4)
+    assert bytes(world.record("report").spec.args) == b'{"n":1}'
+
+
 # --- Pools -----------------------------------------------------------------------------------------------------------
 
 

@@ -170,7 +170,7 @@ class StoreThatGivesPermitsTwice(MemoryStore):
 class LedgerThatWritesAfterATakeover(Ledger):
     """Completes what it held once, although another holds it now."""
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
         written = await super().settle(settling, again=again)
         for item, ok in zip(settling, written, strict=True):
             after = item.settlement.change and item.settlement.change.after
@@ -197,7 +197,7 @@ class LedgerThatCountsNothing(Ledger):
 class LedgerThatWritesDeadLettersFirst(Ledger):
     """Writes dead letters before it is known whether the occurrences are still its own to complete."""
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
         await self._swap([Change(None, letter) for item in settling if (letter := item.settlement.letter)])
         return await super().settle(settling, again=again)
 

@@ -29,6 +29,7 @@ from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
+from pyncette.worker import starts
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.poll import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
 from pyncette.worker.renew import BEAT_SECONDS
@@ -976,6 +977,62 @@ async def test_what_is_being_started_as_a_worker_is_cancelled_is_given_back_and_
     assert handler.calls == []
     assert (record.due_at, record.claimable_at) == (due.due_at, due.claimable_at)
     assert (record.attempt, record.lease, record.state) == (0, None, due.state)
+
+
+class AwayOnceClaimed(MemoryStore):
+    """A backend that goes away once something was claimed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asked = asyncio.Event()
+
+    async def claim(self, *args, **kwargs):
+        self.check()
+        return await super().claim(*args, **kwargs)
+
+    async def load(self, keys):
+        self.check()
+        return await super().load(keys)
+
+    async def swap(self, changes):
+        self.asked.set()
+        self.check()
+        return await super().swap(changes)
+
+    def check(self):
+        if self.asked.is_set():
+            raise StoreUnavailableError("away")
+
+
+@pytest.mark.parametrize("grace", [None, SECOND // 100, "cancelled"])
+async def test_a_worker_that_stops_does_not_wait_for_starts_until_their_leases_end(
+    grace, monkeypatch
+) -> None:
+    monkeypatch.setattr(starts, "UNDECIDED_SECONDS", 0.05)
+    handler = Registered("h", Policies(mode=Mode.AT_MOST_ONCE, lease=3600 * SECOND))
+    bench = Bench(handler)
+    key = await bench.every(handler, 10)
+    store = AwayOnceClaimed(bench.backend)
+    worker = Worker(
+        ledger=Ledger(store, bench.clock),
+        clock=bench.clock,
+        registrations=bench.handlers,
+        settings=WorkerSettings("w1"),
+    )
+    running = asyncio.create_task(worker.run())
+    moving = asyncio.create_task(bench.advance(10))
+    await store.asked.wait()
+
+    if grace == "cancelled":
+        running.cancel()
+    else:
+        worker.drain(grace)
+    _, left = await asyncio.wait([running], timeout=3)
+
+    assert not left
+    assert handler.calls == []
+    assert (await bench.record(key)).state.started is None
+    await moving
 
 
 # --- A backend that is away ------------------------------------------------------------------------------------------

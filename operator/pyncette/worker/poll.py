@@ -240,12 +240,12 @@ class Poller:
                     self._patience.answered()
                     waits = self._patience.waits()
         self._ended = True
-        await self.started()
+        await self.finish()
         self._permits.give_back_free()
 
-    async def started(self) -> None:
-        """Return once all that was claimed is started, or never will be."""
-        await self._starts.started()
+    async def finish(self) -> None:
+        """Return once all that was claimed is started, or never will be: what takes too long is given up."""
+        await self._starts.finish()
 
     async def permits_given_back(self) -> None:
         """Return once nobody has to wait for a permit that this worker held."""

@@ -14,7 +14,7 @@ from pyncette.core.record import Partition, Record
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.permits import Permit, Permits, Pool
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
@@ -24,6 +24,16 @@ logger = logging.getLogger(__name__)
 
 PUT_OFF: Final[Duration] = 1 * SECOND
 """So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
+
+
+UNDECIDED_SECONDS: Final = 3.0
+"""
+So long a worker that stops waits for starts that are being written. While the backend is away they would be tried until
+their leases end, which may be hours. What is not known to be written by then does not run here.
+"""
+
+CANCELLED_SECONDS: Final = 1.0
+"""How long it then waits for those that it gave up."""
 
 
 class _Unpermitted(NamedTuple):
@@ -77,10 +87,15 @@ class Starts:
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
 
-    async def started(self) -> None:
-        """Return once all that was claimed is started, or never will be."""
-        if self.starting:
-            await asyncio.wait(self.starting)
+    async def finish(self) -> None:
+        """Return once all that was claimed is started, or never will be: what takes too long is given up."""
+        if not self.starting:
+            return
+        _, undecided = await asyncio.wait(self.starting, timeout=UNDECIDED_SECONDS)
+        if undecided:
+            for task in undecided:
+                task.cancel()
+            await asyncio.wait(undecided, timeout=CANCELLED_SECONDS)
 
     def start(
         self,
@@ -191,6 +206,17 @@ class Starts:
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
                     self._look_soon()  # a slot, or a place in the limit of a handler, is free for other records
+        except asyncio.CancelledError:
+            keys = [
+                str(claimed.key)
+                for one in waiting.values()
+                if (claimed := one.beginning.first[-1].before) is not None
+            ]
+            logger.warning(
+                "gave up starts because the worker stops; their leases expire",
+                extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
+            )
+            raise
         finally:
             for one in waiting.values():  # their leases expire, and they are claimed again
                 self._runs.unreserve(one.registration)
