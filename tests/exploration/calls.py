@@ -305,14 +305,13 @@ async def settle(ledger: Ledger, clock: _Clock, held: Held, ended: Ended) -> Non
     settlement = rules.settle(held, ended, clock.now())
     if settlement.change is None:
         return
+    settling: bool | Settling = Settling(held, ended, settlement)
     again = False
-    while True:
+    while isinstance(settling, Settling):
         try:
-            await ledger.settle([Settling(held, ended, settlement)], again=again)
+            (settling,) = await ledger.settle([settling], again=again)
         except StoreUnavailableError:
             again = True
-        else:
-            return
 
 
 async def renew(ledger: Ledger, clock: _Clock, held: Held) -> bool | None:
