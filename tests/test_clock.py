@@ -67,21 +67,21 @@ def test_it_follows_the_backend_and_not_the_machine():
 
 
 @pytest.mark.parametrize("off", [1, -1], ids=["asked late", "read late"])
-def test_an_answer_that_was_long_on_its_way_moves_it_by_what_is_certain_and_not_by_half_of_that_time(off):
-    """The process stood still for 6 s, after the backend had told the time or before; its clock was wrong by a millisecond."""
+def test_a_delayed_answer_moves_it_by_what_is_certain_and_not_by_half_of_the_delay(off):
+    """The process stood still for 6 s, before or after the backend read its time; its clock was wrong by a millisecond."""
     machine = Machine()
     asked_at = machine.clock.monotonic()
-    told = machine.backend * SECOND
+    backend_now = machine.backend * SECOND
     machine.pass_time(6)
     if off > 0:
-        told = machine.backend * SECOND
+        backend_now = machine.backend * SECOND
 
-    machine.clock.observe(told + off * MILLISECOND, asked_at, machine.clock.monotonic())
+    machine.clock.observe(backend_now + off * MILLISECOND, asked_at, machine.clock.monotonic())
 
     assert machine.clock.now() == machine.backend * SECOND + off * MILLISECOND
 
 
-def test_until_the_backend_has_answered_the_time_of_the_machine_commits_to_nothing():
+def test_the_clock_may_go_back_until_the_backend_has_answered():
     uptime = 0
     clock = SystemClock(LEASE, LEASE, time_ns=lambda: 5_900 * SECOND * 1000, monotonic_ns=lambda: uptime)
     assert clock.now() == 5_900 * SECOND
@@ -93,16 +93,16 @@ def test_until_the_backend_has_answered_the_time_of_the_machine_commits_to_nothi
     assert clock.now() == 5_007 * SECOND
 
 
-def test_what_was_told_of_the_backends_time_is_never_taken_back():
+def test_the_clock_never_goes_back_once_the_backend_has_answered():
     machine = Machine()
-    told = machine.now
+    before = machine.now
 
     machine.step(-60)
 
-    assert machine.now == told
+    assert machine.now == before
 
 
-def test_it_is_stale_until_the_backend_has_answered_and_again_five_seconds_after_it_was_asked():
+def test_it_is_stale_before_the_first_answer_and_five_seconds_after_each_request():
     uptime = 0
     clock = SystemClock(time_ns=lambda: 0, monotonic_ns=lambda: uptime * 1000)
     assert clock.is_stale()
@@ -115,7 +115,7 @@ def test_it_is_stale_until_the_backend_has_answered_and_again_five_seconds_after
     assert clock.is_stale()
 
 
-def test_an_answer_that_is_late_does_not_make_it_older_than_it_is():
+def test_a_late_answer_does_not_make_the_last_reading_older():
     machine = Machine()
     now = machine.clock.monotonic()
 
@@ -124,23 +124,21 @@ def test_an_answer_that_is_late_does_not_make_it_older_than_it_is():
     assert not machine.clock.is_stale()
 
 
-async def test_it_is_synchronized_by_one_question():
+async def test_it_is_synchronized_by_one_request():
     machine = Machine()
     machine.pass_time(3_600)
     machine.backend += 7
 
-    async def tell():
+    async def backend_now():
         return machine.backend * SECOND
 
-    await synchronize(machine.clock, tell)
+    await synchronize(machine.clock, backend_now)
 
     assert (machine.now, machine.clock.is_stale()) == (machine.backend, False)
 
 
 @pytest.mark.parametrize(("behind", "took", "lag"), [(0, 1, 0), (16, 1, 0), (17, 1, 17), (-50, 1, 0)])
-def test_a_request_lags_by_what_its_answer_is_ahead_of_it_if_that_is_a_step_and_no_slow_answer(
-    behind, took, lag
-):
+def test_a_request_lags_by_a_step_of_the_backends_time_but_not_by_a_slow_answer(behind, took, lag):
     clock = Machine().clock
 
     found = clock.lag(
@@ -275,7 +273,7 @@ async def test_a_wait_ends_with_its_event():
 
 
 class Laptop:
-    """A machine that can be suspended: its loop does not count that time, and its clock does. Times are seconds."""
+    """A machine that can be suspended: its clock counts that time, and its loop does not. Times are seconds."""
 
     def __init__(self) -> None:
         self.loop = SimulatedLoop(Random(1))
@@ -297,7 +295,7 @@ class Laptop:
         self.run(10)
 
     def run(self, seconds: float) -> None:
-        """Let it be awake for so long."""
+        """Let it be awake for that long."""
         self.loop.run_until(self.loop.now + int(seconds * SECOND))
         assert not self.loop.failures, self.loop.failures
 
@@ -367,7 +365,7 @@ def test_what_fell_due_while_the_machine_was_suspended_is_done_within_a_second(l
 
 
 @ways
-def test_a_machine_that_is_suspended_again_and_again_waits_no_longer_for_that(laptop, way):
+def test_repeated_suspensions_do_not_prolong_a_wait(laptop, way):
     laptop.begin(way(laptop))
 
     for _ in range(4):
@@ -379,7 +377,7 @@ def test_a_machine_that_is_suspended_again_and_again_waits_no_longer_for_that(la
 
 
 @ways
-def test_without_a_suspension_it_takes_as_long_as_ever(laptop, way):
+def test_without_a_suspension_it_takes_its_usual_time(laptop, way):
     laptop.begin(way(laptop))
 
     laptop.run(LEASE / SECOND)
@@ -400,7 +398,7 @@ def test_a_timer_that_was_cancelled_does_not_come_back_with_a_suspension(laptop)
     assert len(laptop.rung) == 1
 
 
-def test_once_no_timer_is_set_nothing_looks_for_suspensions_any_more(laptop):
+def test_without_timers_nothing_checks_for_suspensions(laptop):
     async def main():
         laptop.clock.call_later(SECOND, laptop.ring)
 

@@ -1,4 +1,4 @@
-"""Requests are lost, their replies are, or they arrive after they were given up: whatever is written runs, and runs once."""
+"""Requests or their replies are lost, or requests arrive after they were given up: a written start runs exactly once."""
 
 import asyncio
 from collections import Counter
@@ -18,19 +18,19 @@ from tests.core.play import nonzero
 from tests.test_ledger import MINUTE, REFUSED, Bench
 
 REQUESTS = range(4)
-"""Those of a start that meets one fault: the write, the look after it, the write, and one more."""
+"""The requests of a start that meets one fault: the write, the read after it, the write, and one more."""
 
 NEVER_IN_TIME = 99
 
 LOST_REQUEST, LOST_REPLY = "lost request", "lost reply"
 FAULTS = (LOST_REQUEST, LOST_REPLY, 1, 2, NEVER_IN_TIME)
-"""A number: the request arrives before the one so many after it, and its sender has long given it up."""
+"""A number: the request arrives that many requests later, long after its sender has given it up."""
 
 Faults = dict[int, str | int]
 
 
 class FaultyStore(MemoryStore):
-    """A store to which each request, counted from 0, may meet a fault."""
+    """A store on which each request, counted from 0, may meet a fault."""
 
     def __init__(self, backend, faults: Faults, before: dict[int, Callable[[], Awaitable[object]]]) -> None:
         super().__init__(backend)
@@ -46,7 +46,7 @@ class FaultyStore(MemoryStore):
         return await self._meet(lambda: super(FaultyStore, self).swap(changes))
 
     async def arrive(self, number: int = NEVER_IN_TIME * 2) -> None:
-        """Carry out what arrives before the request *number*: by default, all that is under way."""
+        """Carry out requests that arrive before the request *number*: by default, all that are under way."""
         due = [request for at, request in self._late if at <= number]
         self._late = [(at, request) for at, request in self._late if at > number]
         for request in due:
@@ -68,7 +68,7 @@ class FaultyStore(MemoryStore):
 
 
 class FaultyBench(Bench):
-    """A worker whose requests meet faults, and others after it."""
+    """A worker whose requests meet faults, and other workers after it."""
 
     def meet(self, faults: Faults, before: dict[int, Callable[[], Awaitable[object]]]) -> None:
         self.faulty = FaultyStore(self.backend, faults, before)
@@ -86,7 +86,7 @@ class FaultyBench(Bench):
             await ledger.settle([self.settling(held)])
 
     async def taken_over(self) -> list[Held]:
-        """Have somebody else claim what is left once all leases have ended, and begin it."""
+        """Have another worker claim and begin the remaining records once all leases have ended."""
         return await self.started(self.begun(await self.take_over()), Ledger(self.others, self.clock))
 
 
@@ -111,7 +111,7 @@ SEVERAL_HOURS = Interval(600 * MINUTE)
 
 
 async def start_under(faults: Faults, mode: Mode, overlap: Overlap, edit_before: int | None) -> None:
-    """Start two records whose requests meet *faults*, one of them edited before a request; judge what has run."""
+    """Start two records while requests meet *faults*, one of them edited before a request; check what has run."""
     bench = FaultyBench()
     records = [
         await bench.declare(name, SEVERAL_HOURS, mode=mode, overlap=overlap, retry=Retry(max_attempts=3))
@@ -129,23 +129,23 @@ async def start_under(faults: Faults, mode: Mode, overlap: Overlap, edit_before:
     await bench.faulty.arrive()
     await bench.complete(await bench.taken_over())
 
-    told = f"{faults}, edited before {edit_before}: {dict(bench.calls)}"
-    assert by_name["ada"] == 1, told
+    details = f"{faults}, edited before {edit_before}: {dict(bench.calls)}"
+    assert by_name["ada"] == 1, details
     for record in records:
-        assert bench.calls[record.key, record.due_at] == 1, told
+        assert bench.calls[record.key, record.due_at] == 1, details
         left = await bench.load(record.key)
-        assert nonzero(left.state.summary.counts) == {"succeeded": 1}, told
-        assert left.due_at == record.due_at + 600 * MINUTE, told
-    assert len(await bench.all()) == 2, told
+        assert nonzero(left.state.summary.counts) == {"succeeded": 1}, details
+        assert left.due_at == record.due_at + 600 * MINUTE, details
+    assert len(await bench.all()) == 2, details
 
 
 @MODES
-async def test_what_was_claimed_runs_once_wherever_one_or_two_requests_fail(mode, overlap):
+async def test_a_claimed_record_runs_once_wherever_one_or_two_requests_fail(mode, overlap):
     await asyncio.gather(*(start_under(faults, mode, overlap, None) for faults in one_or_two_faults()))
 
 
 @MODES
-async def test_what_is_edited_meanwhile_runs_once_wherever_a_request_fails(mode, overlap):
+async def test_a_record_edited_meanwhile_runs_once_wherever_a_request_fails(mode, overlap):
     await asyncio.gather(
         *(
             start_under({number: fault}, mode, overlap, edit_before)
@@ -154,8 +154,8 @@ async def test_what_is_edited_meanwhile_runs_once_wherever_a_request_fails(mode,
     )
 
 
-async def letter_under(faults: Faults, overlap: Overlap) -> None:
-    """End a run for good under *faults*, as a worker does that tries until it is answered."""
+async def dead_letter_under(faults: Faults, overlap: Overlap) -> None:
+    """End a run for good under *faults*, as a worker that retries until it is answered."""
     bench = FaultyBench()
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start(after=600 * MINUTE)
@@ -179,11 +179,11 @@ async def letter_under(faults: Faults, overlap: Overlap) -> None:
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW], ids=lambda value: value.value)
 async def test_a_dead_letter_is_written_and_counted_once_wherever_requests_fail(overlap):
-    await asyncio.gather(*(letter_under(faults, overlap) for faults in one_or_two_faults()))
+    await asyncio.gather(*(dead_letter_under(faults, overlap) for faults in one_or_two_faults()))
 
 
-async def letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -> None:
-    """End a run for good after its lease was lost, and what took it over has succeeded."""
+async def dead_letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -> None:
+    """End a run for good after its lease was lost and the takeover has succeeded."""
     bench = FaultyBench()
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start(after=600 * MINUTE)
@@ -213,10 +213,10 @@ def bench_takeover(bench: FaultyBench) -> Callable[[], Awaitable[object]]:
 
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW], ids=lambda value: value.value)
-async def test_there_is_a_dead_letter_or_a_success_and_never_both_if_a_lease_is_lost_meanwhile(overlap):
+async def test_a_lost_lease_never_leaves_both_a_dead_letter_and_a_success(overlap):
     await asyncio.gather(
         *(
-            letter_after_a_takeover_under(faults, overlap)
+            dead_letter_after_a_takeover_under(faults, overlap)
             for faults in one_or_two_faults()
             if 0 in faults  # else it is completed before anybody can take it over
         )

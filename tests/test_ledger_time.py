@@ -1,4 +1,4 @@
-"""The ledger decides by the time that the store has now: it asks for it where the process has not heard of it for a while."""
+"""The ledger decides by the store's current time, which it reads again if the last reading is old."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ EACH_MINUTE = Interval(60 * SECOND)
 
 
 class Away:
-    """A ledger of a process that has not heard of the backend for a while, whose time has gone another way since."""
+    """A ledger of a process whose last reading is old, and a backend whose time has stepped since."""
 
     def __init__(self) -> None:
         self.uptime = 0
@@ -36,17 +36,17 @@ class Away:
 
 
 class SlowlyAsked(MemoryStore):
-    """A store that takes note of who asks for its time, and answers once it is let."""
+    """A store that records requests for its time, and answers them once it may."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)
-        self.asked = 0
+        self.readings = 0
         self.answers = asyncio.Event()
         self.answers.set()
         self.error: StoreUnavailableError | None = None
 
     async def now(self):
-        self.asked += 1
+        self.readings += 1
         await self.answers.wait()
         if self.error is not None:
             raise self.error
@@ -64,7 +64,7 @@ async def turn() -> None:
 
 
 @pytest.mark.parametrize("stepped", [-900, 900])
-async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_now(away, stepped):
+async def test_a_process_that_was_idle_decides_by_the_backends_current_time(away, stepped):
     key = Key(HERE, "remind", "ada")
     ruled_at = []
 
@@ -76,23 +76,23 @@ async def test_a_process_that_was_idle_decides_by_the_time_that_the_backend_has_
     await away.ledger.apply({key: rule})
 
     assert ruled_at == [away.backend_now]
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
-async def test_a_process_that_hears_of_the_backend_anyway_does_not_ask_it_for_its_time(away):
+async def test_a_process_with_a_recent_reading_does_not_read_the_backends_time(away):
     away.be_away(STALE_AFTER // SECOND, stepped=1)
 
     assert await away.ledger.now() == away.backend_now - SECOND
-    assert away.store.asked == 0
+    assert away.store.readings == 0
 
 
-async def test_a_process_that_never_heard_of_the_backend_asks_it_first(away):
+async def test_a_process_without_a_reading_reads_the_backends_time_first(away):
     node = SystemClock(time_ns=lambda: 9_000 * SECOND * 1000, monotonic_ns=lambda: 0)
 
     assert await Ledger(away.store, node).now() == away.backend_now
 
 
-async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away):
+async def test_concurrent_decisions_read_the_backends_time_once(away):
     away.be_away(10)
     away.store.answers.clear()
     asking = [asyncio.create_task(away.ledger.now()) for _ in range(100)]
@@ -101,10 +101,23 @@ async def test_those_that_decide_at_once_ask_the_backend_for_its_time_once(away)
     away.store.answers.set()
 
     assert set(await asyncio.gather(*asking)) == {away.backend_now}
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
-async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_another(away):
+async def test_all_who_wait_take_an_answer_that_was_too_slow_to_be_fresh(away):
+    away.be_away(10)
+    away.store.answers.clear()
+    reading = [asyncio.create_task(away.ledger.now()) for _ in range(8)]
+    await turn()
+    away.be_away(2 * STALE_AFTER // SECOND)
+    away.store.answers.set()
+
+    await asyncio.gather(*reading)
+
+    assert away.store.readings == 1
+
+
+async def test_if_the_caller_that_reads_the_time_is_cancelled_another_reads_it(away):
     away.be_away(10)
     away.store.answers.clear()
     first, *others = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
@@ -116,10 +129,10 @@ async def test_one_who_asks_for_all_and_is_cancelled_leaves_the_question_to_anot
 
     assert set(await asyncio.gather(*others)) == {away.backend_now}
     assert first.cancelled()
-    assert away.store.asked == 2
+    assert away.store.readings == 2
 
 
-async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(away):
+async def test_the_cancellation_of_a_waiting_caller_does_not_affect_others(away):
     away.be_away(10)
     away.store.answers.clear()
     first, second, third = [asyncio.create_task(away.ledger.now()) for _ in range(3)]
@@ -130,10 +143,10 @@ async def test_one_who_waits_for_the_answer_and_is_cancelled_disturbs_no_other(a
     away.store.answers.set()
 
     assert await asyncio.gather(first, third) == [away.backend_now] * 2
-    assert away.store.asked == 1
+    assert away.store.readings == 1
 
 
-async def test_if_the_backend_does_not_tell_its_time_nothing_is_decided_and_the_next_one_asks_again(away):
+async def test_without_the_backends_time_nothing_is_decided_and_the_next_caller_tries_again(away):
     away.be_away(10)
     away.store.answers.clear()
     away.store.error = StoreUnavailableError("away")
@@ -145,5 +158,5 @@ async def test_if_the_backend_does_not_tell_its_time_nothing_is_decided_and_the_
     away.store.error = None
 
     assert [str(error) for error in failed] == ["away"] * 3
-    assert away.store.asked == 1
+    assert away.store.readings == 1
     assert await away.ledger.now() == away.backend_now

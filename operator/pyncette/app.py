@@ -28,7 +28,7 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
-from pyncette.handlers import check_handler, warn_of_plain, without_parentheses
+from pyncette.handlers import check_handler, warn_if_plain, without_parentheses
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
 from pyncette.members import Member, Membership
@@ -163,7 +163,7 @@ class Pyncette:
 
         def decorator(func: TaskFunc) -> Task:
             handler = _handler(func)
-            told = _name_of(handler, name, "task")
+            task_name = _name_of(handler, name, "task")
             options = Options(
                 enabled=True,
                 concurrency_limit=None,
@@ -172,7 +172,7 @@ class Pyncette:
                 schedule=None,
                 args=encode_args({}),
             )
-            return self._declare(Task.made(told, handler, Kind.HANDLER, options, self._interval))
+            return self._declare(Task.from_options(task_name, handler, Kind.HANDLER, options, self._interval))
 
         return decorator
 
@@ -238,7 +238,7 @@ class Pyncette:
         """
         Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
 
-        *context_items* is of no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
+        *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
         for the command line, which have a clock, a backend and limits of their own.
         Raises StoreError if the backend cannot be used, ConfigurationError if it holds what contradicts a declaration.
         """
@@ -283,7 +283,7 @@ class Pyncette:
         check_handler(task.task_func)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; give this one another by name=…")
-        warn_of_plain(task.task_func)
+        warn_if_plain(task.task_func)
         task.adopt(self._interval)
         self.tasks[task.name] = task
         return task
@@ -415,15 +415,15 @@ class PyncetteContext:
         await self.read_templates()
 
     async def read_templates(self) -> None:
-        """Read what resources say of the templates; else this is done again and again, in real time. Raises StoreError."""
+        """Read what resources say of the templates once. `following_templates` does so periodically. Raises StoreError."""
         await self._templates.read()
 
     @contextlib.asynccontextmanager
     async def following_templates(self) -> AsyncIterator[None]:
         """
-        Read the templates again and again for the length of the block: who only schedules goes by them, too.
+        Read the templates periodically during the block, so that a process that only schedules picks up edits, too.
 
-        Not where time is pretended: what others change in real time would be noticed at any moment of it.
+        Do nothing where time is pretended: an edit made in real time could be noticed at any pretended moment.
         """
         if isinstance(self.clock, _PretendedTime):
             yield
@@ -575,7 +575,7 @@ _OVER: Final = object()
 
 
 def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *options* with the handler, and with its name if they have none."""
+    """Return *options* with the handler, and with its name if they contain none."""
     handler = _handler(func)
     return {**options, "name": _name_of(handler, options.get("name"), "task"), "func": handler}
 

@@ -34,29 +34,30 @@ LONG_LEASE: Duration = 600 * SECOND
 """Longer than nearly all. Of longer ones that others hold a process may not have heard; it hears of all that it claims."""
 
 STALE_AFTER: Duration = 5 * SECOND
-"""Who has not heard of the backend's time for so long asks for it before deciding anything."""
+"""A process that has not read the backend's time for this long reads it before it decides anything."""
 
 RECHECK_SECONDS: Final = 1.0
-"""How long at most a wait relies on a timer of the loop, which does not count the time that the machine was suspended."""
+"""The longest that a wait relies on a timer of the loop, which does not count time in suspension."""
 
 SUSPENDED_MIN: Final[Duration] = 10 * MILLISECOND
-"""A suspension shorter than this is not noticed, nor worth it."""
+"""Suspensions shorter than this are ignored."""
 
 
 def _monotonic_clock() -> Callable[[], int]:
     try:
         clock = time.CLOCK_BOOTTIME
         time.clock_gettime_ns(clock)
-    except (AttributeError, OSError):  # not Linux, or something that pretends to be
+    except (AttributeError, OSError):  # not Linux, or an incomplete emulation of it
         return time.monotonic_ns
     return partial(time.clock_gettime_ns, clock)
 
 
 monotonic_ns: Final = _monotonic_clock()
 """
-Nanoseconds since an arbitrary origin, the time that the machine was suspended included: leases do not stop for it.
+Nanoseconds since an arbitrary origin, including the time that the machine was suspended: leases do not stop for it.
 
-Only Linux tells that time; elsewhere it is `time.monotonic_ns`. What a hypervisor does not tell its guest is in neither.
+Only Linux counts that time; elsewhere this is `time.monotonic_ns`. Neither counts a pause that a hypervisor hides from
+its guest.
 """
 
 
@@ -70,11 +71,11 @@ class Clock(Protocol):
     """What the time is, and how to wait for it. A worker has exactly one."""
 
     def now(self) -> Instant:
-        """The time by which things are due and leases end. It never goes back, once the backend has told it."""
+        """The time by which things are due and leases end. It never goes back once the backend has answered."""
         ...
 
     def is_stale(self) -> bool:
-        """Say whether the backend was last asked for its time so long ago that it is to be asked again: `STALE_AFTER`."""
+        """Say whether the backend's time was last read more than `STALE_AFTER` ago, or never."""
         ...
 
     def expired_at(self) -> Instant:
@@ -90,7 +91,7 @@ class Clock(Protocol):
         """
         Time since an arbitrary origin, which no step of a clock moves: for the length of leases and of runs.
 
-        It goes on while the machine is suspended, where the system tells that: see `monotonic_ns`.
+        It includes the time that the machine was suspended, where the system counts that: see `monotonic_ns`.
         """
         ...
 
@@ -116,9 +117,9 @@ class Clock(Protocol):
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
         """
-        Return by how much *now*, which a request was made with, was behind the backend's time; 0 unless that was a step.
+        Return by how much *now*, the time sent with a request, was behind the backend's time; 0 unless that was a step.
 
-        A lease that such a request has stamped ends by so much sooner than its length says.
+        A lease that such a request has stamped ends that much sooner than its length says.
         """
         ...
 
@@ -126,27 +127,27 @@ class Clock(Protocol):
         """Take note that there are leases of this *length*."""
         ...
 
-    def reach(self, delay: Duration) -> Instant:
-        """Return the latest that `now` may be once *delay* of real time has passed: pretended time may be anywhere."""
+    def latest_after(self, delay: Duration) -> Instant:
+        """Return the latest time that `now` may show after *delay* of real time: pretended time may be anywhere."""
         ...
 
 
 async def synchronize(clock: Clock, backend_now: Callable[[], Awaitable[Instant]]) -> None:
-    """Ask for the backend's time by *backend_now*, and have *clock* take note of it. Raises what that raises."""
+    """Read the backend's time with *backend_now*, and correct *clock* by it. Raises what *backend_now* raises."""
     asked_at = clock.monotonic()
-    told = await backend_now()
-    clock.observe(told, asked_at, clock.monotonic())
+    answer = await backend_now()
+    clock.observe(answer, asked_at, clock.monotonic())
 
 
 class SystemClock:
     """
     The time of the backend: this process's monotonic clock, on an origin that each answer of the backend corrects.
 
-    An answer pins the origin to within half its round trip; inside of that the origin is left alone, and from outside it
-    moves no further than to the nearest end. So an answer that was long on its way, since this process stood still, moves
-    it by what is certain, and not by half of that time. Until the first answer the origin is the system's own, which
-    commits to nothing: that may be wrong, and nobody else goes by it. From then on the clock never goes back: after a step
-    backwards it stands still until it is reached.
+    An answer pins the origin to within half its round trip. Inside that range the origin is left alone; from outside it
+    moves only to the nearest end. So an answer that was delayed because this process stood still moves it by what is
+    certain, and not by half of the delay. Until the first answer the origin is the system's own, which may be wrong, so the
+    clock may still go back at that answer. From then on it never goes back: after a step backwards it stands still until
+    the backend's time reaches it.
     Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
 
     A correction by more than a quarter of the *shortest* lease is a step. It is felt as long as there may be leases of
@@ -167,7 +168,7 @@ class SystemClock:
         self._origin = time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
         self._asked_at: Duration | None = None
-        """When the backend was last asked for its time, of all that it has answered."""
+        """When the latest of all answered requests for the backend's time was sent."""
         self._shortest = shortest
         self._longest = longest
         self._lowest_origin = self._origin
@@ -181,7 +182,7 @@ class SystemClock:
         self._shortest = min(self._shortest, length)
         self._longest = max(self._longest, length)
 
-    def reach(self, delay: Duration) -> Instant:
+    def latest_after(self, delay: Duration) -> Instant:
         return self.now() + delay
 
     def now(self) -> Instant:
@@ -237,7 +238,7 @@ class SystemClock:
             if excess > 0:
                 certain = excess if correction > 0 else -excess
                 self._correct(certain if known else correction, answered_at, known=known)
-            # Last, since from here on what `now` has told is held to: on other threads, too.
+            # Last, since from here on `now` must not go back, on other threads either.
             self._asked_at = asked_at if self._asked_at is None else max(asked_at, self._asked_at)
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
@@ -266,10 +267,10 @@ class SystemClock:
 
 class _Timers:
     """
-    What one loop is to call, and when by *monotonic*.
+    The timers of one event loop, which go by *monotonic*.
 
-    The loop's own timers stand still while the machine is suspended. So as long as any is set, it is looked whether
-    that happened, and then all are set anew.
+    The loop's own timers stand still while the machine is suspended. So while any timer is set, a periodic check
+    detects suspensions and then sets all timers anew.
     """
 
     def __init__(self, monotonic: Callable[[], Duration]) -> None:
@@ -277,7 +278,7 @@ class _Timers:
         self.pending: dict[_Timer, None] = {}
         """In the order in which they were set."""
         self._ahead: Duration = 0
-        """Of the loop's clock, when it was last looked."""
+        """How far `monotonic` was ahead of the loop's clock at the last check."""
         self._is_watched = False
 
     def set(self, at: Duration, callback: Callable[[], object]) -> _Timer:
@@ -289,9 +290,9 @@ class _Timers:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_watched = True
         self._ahead = self._ahead_of(loop)
-        loop.call_later(RECHECK_SECONDS, self._look)
+        loop.call_later(RECHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._is_watched = False
         if not self.pending:
             return
@@ -306,7 +307,7 @@ class _Timers:
 
 
 class _Timer:
-    """A callback that is to come."""
+    """A scheduled callback."""
 
     __slots__ = ("_at", "_callback", "_handle", "_timers")
 
@@ -321,14 +322,14 @@ class _Timer:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = loop.call_later(max(0, self._at - self._timers.monotonic()) / SECOND, self._ring)
+        self._handle = loop.call_later(max(0, self._at - self._timers.monotonic()) / SECOND, self._fire)
 
     def cancel(self) -> None:
         self._timers.pending.pop(self, None)
         if self._handle is not None:
             self._handle.cancel()
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self._timers.pending.pop(self, None)
         self._callback()
 

@@ -41,15 +41,15 @@ def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]
         known |= keys
     for key in configuration:
         if key not in known:
-            raise ConfigurationError(f"{key} is not a setting of this app; {_mend(key, known)}")
+            raise ConfigurationError(f"{key} is not a setting of this app; {_suggestion(key, known)}")
 
 
 def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
     """
-    Have a factory called with those keywords that it knows, so that one that wraps it may pass on all that it was given.
+    Make a factory ignore keywords that it does not know, so that a wrapper may pass on all that it received.
 
-    An unknown keyword that begins with *prefix*, and so is meant for the factory, is a ConfigurationError. An app
-    still goes by the signature, and refuses every key that nobody knows.
+    An unknown keyword that begins with *prefix* is meant for the factory, and raises ConfigurationError. An app still
+    reads the signature, and refuses every key that no factory knows.
     """
 
     def decorator(factory: _F) -> _F:
@@ -61,7 +61,7 @@ def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
             for key in settings:
                 if prefix is not None and key.startswith(prefix) and key not in known:
                     raise ConfigurationError(
-                        f"{key} is not a setting of {_label(factory)}; {_mend(key, known)}"
+                        f"{key} is not a setting of {_label(factory)}; {_suggestion(key, known)}"
                     )
             return factory(*args, **{key: value for key, value in settings.items() if key in known})
 
@@ -139,7 +139,7 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
     ]
 
 
-def _mend(key: str, known: AbstractSet[str]) -> str:
+def _suggestion(key: str, known: AbstractSet[str]) -> str:
     (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
     return f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
 

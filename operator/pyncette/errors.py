@@ -70,4 +70,4 @@ class SchemaError(StoreError):
 
 
 class HeldElsewhereError(StoreError):
-    """Others changed a record each time it was to be written, for longer than load can explain."""
+    """A write lost every race to other processes, for longer than load can explain."""

@@ -1,4 +1,4 @@
-"""Finds out, without calling it, whether a function can be a handler: whether it takes a context, and can be awaited."""
+"""Checks, without calling it, whether a function can be a handler: whether it takes a context and can be awaited."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, Final, NamedTuple, get_origin
 from pyncette.errors import DoNotRetry
 
 AWAITED: Final = "_pyncette_awaited"
-"""Attribute of a wrapper of this library: the pair of the wrapper, and the handler that it awaits."""
+"""Attribute of this library's wrappers: a pair of the wrapper and the handler that it awaits."""
 
 AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
-"""In an annotation that is a string: what it names can be awaited."""
+"""Matches a string annotation that names an awaitable type."""
 
 
 class PlainHandlerWarning(RuntimeWarning):
-    """A handler is declared whose result cannot be awaited, as far as can be told."""
+    """A declared handler is not a coroutine function, so its result can probably not be awaited."""
 
 
 class NotAwaitableError(DoNotRetry):
-    """A handler returned something that cannot be awaited. It has run to its end, so it is not tried again."""
+    """A handler returned something that cannot be awaited. It has run to its end, so it is not retried."""
 
 
 class PlainHandler(NamedTuple):
@@ -36,14 +36,14 @@ class PlainHandler(NamedTuple):
 
 
 def mark_as_awaiting(wrapper: Callable[..., Any], handler: Callable[..., Any]) -> None:
-    """Take note that *wrapper* calls *handler* with the context, and awaits the result."""
-    # With the wrapper itself: functools.wraps copies attributes to further wrappers, which may do otherwise.
+    """Record that *wrapper* calls *handler* with the context and awaits the result."""
+    # Includes the wrapper, since functools.wraps copies attributes to other wrappers, which may not await it.
     setattr(wrapper, AWAITED, (wrapper, handler))
 
 
 def check_handler(handler: Any) -> None:
-    """Raise ValueError for a *handler* that cannot be called with a context. Where this cannot be told, it passes."""
-    handler = _behind_ours(handler)
+    """Raise ValueError if *handler* cannot be called with a context. A handler with an unknown signature passes."""
+    handler = _unwrapped(handler)
     signature = _own_signature(handler)
     if signature is None:
         return
@@ -51,8 +51,8 @@ def check_handler(handler: Any) -> None:
         signature.bind(None)
     except TypeError:
         name = _name(handler)
-        # Where a method is declared in the body of its class, there is no object to call it on yet.
-        hint = ", and declare a method of an object" if next(iter(signature.parameters), "") == "self" else ""
+        # A method that is declared in the body of its class has no object to be called on yet.
+        hint = ", or declare a bound method" if next(iter(signature.parameters), "") == "self" else ""
         raise ValueError(
             f"The handler {name} takes {signature}, and is called with the context alone: "
             f"write `async def {name}(context)`{hint}"
@@ -61,12 +61,12 @@ def check_handler(handler: Any) -> None:
 
 def plain_handler(handler: Any) -> PlainHandler | None:
     """
-    Return what is wrong with a *handler* that is not a coroutine function; None if it is one, or if that cannot be told.
+    Return what is wrong with a *handler* that is not a coroutine function; None if it is one or may be one.
 
     Decorated functions, callable objects and lambdas may return an awaitable, and so may a function that is annotated
     to return one.
     """
-    function = _function(_behind_ours(handler))
+    function = _function(_unwrapped(handler))
     if function is None or function.__name__ == "<lambda>" or hasattr(function, "__wrapped__"):
         return None
     code = function.__code__
@@ -77,13 +77,13 @@ def plain_handler(handler: Any) -> PlainHandler | None:
     else:
         message = (
             f"The handler {function.__name__} is not a coroutine function: write `async def {function.__name__}(…)`, "
-            "or annotate what it returns, as in `-> Awaitable[None]`"
+            "or annotate its return type, as in `-> Awaitable[None]`"
         )
     return PlainHandler(message, code.co_filename, code.co_firstlineno)
 
 
-def warn_of_plain(handler: Any) -> None:
-    """Warn, with the place of its definition, about a *handler* that is not a coroutine function."""
+def warn_if_plain(handler: Any) -> None:
+    """Warn about a *handler* that is not a coroutine function, with the location of its definition."""
     plain = plain_handler(handler)
     if plain is not None:
         warnings.warn_explicit(plain.message, PlainHandlerWarning, plain.file, plain.line)
@@ -96,19 +96,19 @@ def awaitable(handler: Any, result: Any) -> Awaitable[None]:
     name = _name(handler)
     raise NotAwaitableError(
         f"the handler {name} returned {_kind(result)}, which cannot be awaited: write `async def {name}(…)`. "
-        "It ran to its end, and is not tried again"
+        "It ran to its end, so it is not retried"
     )
 
 
 def without_parentheses(decorator: str, given: Any) -> ValueError:
-    """Return what a *decorator* raises that was *given* a function, or a value without a name, instead of options."""
+    """Return the error of a *decorator* that was *given* a function or a positional value instead of options."""
     if callable(given):
-        return ValueError(f"@app.{decorator} needs its parentheses: write @app.{decorator}(…)")
-    return ValueError(f"@app.{decorator}(…) takes its options by name, as in name={given!r}")
+        return ValueError(f"@app.{decorator} needs parentheses: write @app.{decorator}(…)")
+    return ValueError(f"@app.{decorator}(…) takes its options as keywords, as in name={given!r}")
 
 
-def _behind_ours(handler: Any) -> Any:
-    """Return what is called and awaited behind wrappers of this library."""
+def _unwrapped(handler: Any) -> Any:
+    """Return the handler that wrappers of this library call and await."""
     while isinstance(handler, FunctionType):
         wrapper, awaited = handler.__dict__.get(AWAITED, (None, None))
         if wrapper is not handler:
@@ -118,7 +118,7 @@ def _behind_ours(handler: Any) -> Any:
 
 
 def _function(handler: Any) -> FunctionType | None:
-    """Return the function that is called in the end; None for what is no function of Python."""
+    """Return the Python function that is called in the end; None if there is none."""
     while not isinstance(handler, FunctionType):
         if isinstance(handler, functools.partial):
             handler = handler.func
@@ -130,7 +130,7 @@ def _function(handler: Any) -> FunctionType | None:
 
 
 def _own_signature(handler: Any) -> inspect.Signature | None:
-    """Return how *handler* itself can be called, whatever it wraps; None if what it says of itself may be untrue."""
+    """Return the signature of *handler* itself, not of what it wraps; None if it is unknown or may be untrue."""
     function = _function(handler) or _function(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
     if function is None or inspect.isclass(handler) or hasattr(function, "__signature__"):
         return None

@@ -17,7 +17,7 @@ from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
-from pyncette.errors import HeldElsewhereError, StoreError, TaskLockedException
+from pyncette.errors import StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
@@ -84,7 +84,7 @@ class Instances:
         (record,) = await self._ledger.store.load([key])
         if record is None:
             return None
-        # Without a lease there is nothing to judge, so nothing is asked for.
+        # Without a lease the time does not matter, so it is not read.
         return _state(task, record, 0 if record.lease is None else await self._ledger.now())
 
     def schedule_many(
@@ -203,18 +203,14 @@ class Instances:
         return [_scheduled(task, wish, answers.get(wish.key)) for wish in batch]
 
     async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
-        """Apply all of *rules*, together if it can be; the answer of one that cannot be written is the error."""
-        if not rules:
-            return {}
-        try:
-            return await self._ledger.apply(rules)
-        except HeldElsewhereError as error:
-            if len(rules) == 1:
-                return dict.fromkeys(rules, error)
-        except StoreError as error:
-            return dict.fromkeys(rules, error)
-        alone = [await self._apply_each({key: rule}) for key, rule in rules.items()]
-        return {key: answer for answers in alone for key, answer in answers.items()}
+        """Apply all of *rules* together, each once; the answer of one that was not written, as far as is known, is the error."""
+        answers = dict[Key, Any]()
+        if rules:
+            try:
+                await self._ledger.apply(rules, answers)
+            except StoreError as error:
+                return dict.fromkeys(rules, error) | answers
+        return answers
 
     async def _streamed(
         self,
@@ -342,19 +338,19 @@ def _scheduling(wish: Wish, *, force: bool) -> Rule:
         rescheduled = wishes.rescheduled(record, wish.spec, wish.policies, now)
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
-        if _is_as_it_was(record, rescheduled, now):
+        if _is_unchanged(record, rescheduled, now):
             return Ruling(None)
         return Ruling(Change(record, rescheduled))
 
     return rule
 
 
-def _is_as_it_was(before: Record, after: Record, now: Instant) -> bool:
+def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     """
-    Say whether *after* need not be written, since it would run what *before* does, when it does.
+    Say whether *after* need not be written, since it runs the same at the same times as *before*.
 
-    A crowd that makes sure of one instance then reads it, and does not write it in turns. Before its due time nothing
-    has passed that an edit could make count no longer.
+    Then many processes that ensure one instance only read it, and do not take turns to write it. Before its due time
+    there are no late times, which an edit would withdraw.
     """
     if before.due_at is None or before.due_at <= now:
         return False

@@ -14,8 +14,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
-from itertools import accumulate
+from contextlib import contextmanager, suppress
+from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -41,25 +41,31 @@ logger = logging.getLogger(__name__)
 
 RACE_SECONDS: Final = 30.0
 """
-A write is retried until it has lost every race for this long. Hundreds of processes that write one record are through
-within a few seconds, so it means a bug or an attack, not load. Most callers wait at least as long for an answer.
+A write is retried until it has lost every race for this long. Hundreds of processes that write one record finish within a
+few seconds, so a longer series means a bug or an attack, not load. Most callers wait at least as long for an answer.
+"""
+
+SETTLED_AT_ONCE: Final = 2
+"""
+How often it is tried at once to write the end of a run: an edit in mid-run is nearly always over by the second time. Ends
+that were written meanwhile wait for that before anybody is told of them.
 """
 
 FIRST_PAUSE_SECONDS: Final = 0.005
 LONGEST_PAUSE_SECONDS: Final = 0.5
-"""Pauses between the tries double up to this: long enough to spread out a crowd, and too short to be noticed in a lease."""
+"""Pauses between retries double up to this: long enough to spread out many writers, and negligible within a lease."""
 
 COUNTERS_MAX: Final = 1000
 """Records that count for templates and are kept in memory for the next time."""
 
 ANNOUNCED_AHEAD: Final[Duration] = 20 * SECOND
 """
-Other processes are notified of what becomes claimable within this time. Whatever is later, a worker finds by itself: it
-polls at least every `SAFETY_LOOK`, which is half of this. The other half is for slow polls and for clocks that differ.
+Other processes are notified of records that become claimable within this time. Workers find later ones by themselves:
+they poll at least every `SAFETY_LOOK`, which is half of this. The other half is for slow polls and for clocks that differ.
 """
 
 LOGGED_MAX: Final = 10
-"""Records that one line of a log names."""
+"""The most records that one log line names."""
 
 GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
@@ -88,19 +94,20 @@ class Settling(msgspec.Struct, frozen=True, gc=False):
 
 
 class Starting(NamedTuple):
-    """A claimed record that has something to be written before it runs, or instead of a run."""
+    """A claimed record with changes to write before its run, or instead of it."""
 
     beginning: Beginning
     policies: Policies
     lease_until: Duration
-    """When its lease is used up, by the clock's `monotonic`: until then it is tried to start it."""
+    """When its lease expires, by the clock's `monotonic`. The start is retried until then."""
 
 
 class Ledger:
     """
-    The only writer of what tasks have stored. *wake* is told of each record that workers may take for later than it is.
+    The only writer of what tasks have stored.
 
-    Whatever loses a race is decided and written again, until nothing was written for *race_seconds*.
+    *wake* is called for each record that may be claimable sooner than workers expect. A write that loses a race is decided
+    again and retried, until nothing was written for *race_seconds*.
     """
 
     def __init__(
@@ -114,41 +121,44 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
-        self._race_seconds = race_seconds
+        self.race_seconds = race_seconds
         self._shares: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
-        self._asking: asyncio.Future[None] | None = None
-        """Done once the store has told its time, or did not, if it was just asked."""
+        self._synchronizing: asyncio.Future[bool] | None = None
+        """Says whether the store has told its time, once the request has ended; None between requests."""
 
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
-        """Tell *wake*, and nobody else, of each record that workers may take for later than it is."""
+        """Call *wake*, and no other, for each record that may be claimable sooner than workers expect."""
         self._wake = wake
 
     async def now(self) -> Instant:
         """
-        Return the time to decide by: that of the store, which is asked for it if it was not within `STALE_AFTER`.
+        Return the time for decisions: the store's, which is read again if it was not read within `STALE_AFTER`.
 
-        Those that ask at once share one request. Raises StoreError.
+        Concurrent callers share one request. Raises StoreError.
         """
-        while self.clock.is_stale():
-            if self._asking is None:
-                await self._ask()
-                break  # a slow answer is stale at once, and the next one would be no better
-            await asyncio.shield(self._asking)
+        # A slow answer is stale at once, and the next one would be no better.
+        is_answered = False
+        while self.clock.is_stale() and not is_answered:
+            request = self._synchronizing
+            is_answered = await (self._synchronize() if request is None else asyncio.shield(request))
         return self.clock.now()
 
-    async def apply(self, rulings: Mapping[Key, Rule]) -> dict[Key, Any]:
+    async def apply(
+        self, rulings: Mapping[Key, Rule], answers: dict[Key, Any] | None = None
+    ) -> dict[Key, Any]:
         """
         Rule on each record, and write what the rules say; those that lose a race are ruled on again.
 
         Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `HeldElsewhereError` if others were faster for too long.
+        `HeldElsewhereError` if it lost every race for *race_seconds*. *answers* then has the answers to what was written:
+        to apply those rules again would do their work twice.
         """
-        answers: dict[Key, Any] = {}
+        answers = {} if answers is None else answers
         todo = list(rulings)
-        races = _Races(self._race_seconds)
+        races = _Races(self.race_seconds)
         while True:
             records = await self._load(todo)
             now = await self.now()
@@ -158,20 +168,28 @@ class Ledger:
                 for _, ruling in ruled
                 if ruling.change is not None
             ]
-            made = iter(await self._write(units))
+            known: dict[int, bool] = {}
+            failure: StoreError | None = None
+            try:
+                await self._write(units, known)
+            except StoreError as error:
+                failure = error
+            places = count()
             todo, written = [], []
             for key, ruling in ruled:
-                if ruling.change is None or next(made):
+                if ruling.change is None or known.get(next(places)):
                     answers[key] = ruling.answer
                     written.append(ruling)
                 else:
                     todo.append(key)
             await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
+            if failure is not None:
+                raise failure
             if not todo:
                 return answers
             if written:
                 races.won()
-            await races.lost(f"{todo[0]} could not be written: others changed it each time")
+            await races.lost(f"{todo[0]} could not be written: other processes kept changing it")
 
     async def create(self, records: Sequence[Record]) -> list[bool]:
         """
@@ -186,15 +204,15 @@ class Ledger:
 
     async def start(self, claimed: Sequence[Starting]) -> AsyncGenerator[dict[int, Held | None]]:
         """
-        Write what has to stand before each run, and yield what became of it, by its place in *claimed*, once it is known.
+        Write the changes that must precede each run, and yield results as they are known, by their place in *claimed*.
 
-        That is what may run, or None if there is nothing to run here: another has it, it was edited, or it moved on.
-        No failure keeps the others from running. If a write fails without a result, the record is loaded again until
-        its lease is used up: it runs if its start was written after all, and is written again if it was not. What is
-        not known even then is not yielded, and must not run.
+        A result is what may run, or None if there is nothing to run here: another worker has it, it was edited, or it
+        moved on. No failure keeps the others from running. If a write fails without a result, the record is reloaded
+        until its lease expires. It runs if its start was written after all; otherwise the start is written again. A
+        start that is unknown even then is not yielded, and must not run.
         """
         todo = dict(enumerate(claimed))
-        pauses = _pauses()
+        pauses = race_pauses()
         while todo:
             held = self._still_held({at: _Undecided(one) for at, one in todo.items()})
             decided, undecided = await self._write_starts({at: one.starting for at, one in held.items()})
@@ -211,45 +229,42 @@ class Ledger:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
         await self._swap(changes)
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool]:
+    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
         """
         Write what became of runs, and say for each whether it was still ours to write.
 
-        What was edited in mid-run is decided again on top of the edit; what was taken over stays as its new holder has
-        it. To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to
-        be removed, and is gone, is taken for what the first try did: nothing is left to tell.
+        What was edited in mid-run is decided again on top of the edit, and written once more; what was taken over stays
+        as its new holder has it. A run that loses that race, too, is contested: its neighbours do not wait for it. Instead
+        of a bool there is what was decided for it last, which is to be settled a little later.
+
+        To settle the same *again* is harmless: one does after `StoreUnavailableError`. Then a record that was to be
+        removed, and is gone, is taken for what the first try did: nothing is left to tell.
         """
-        written = [True] * len(settling)
+        outcomes: list[bool | Settling] = [True] * len(settling)
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
-        races: _Races | None = None
-        while True:
+        for tried in range(SETTLED_AT_ONCE):
             made = await self._write_ends(todo.values())
-            if races is not None:  # whoever asked knows of the first decision only
+            if tried:  # the caller knows only of the first decision
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
                 await self._announce(changes)
             if all(made):
-                return written
+                return outcomes
             lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
             todo = {}
             for at, decided in await self._settle_again(lost, again=again):
                 if isinstance(decided, bool):
-                    written[at] = decided
+                    outcomes[at] = decided
                 elif decided.settlement.change is not None:
                     todo[at] = decided
-            if not todo:
-                return written
-            if races is None:
-                races = _Races(self._race_seconds)
-            elif any(made):
-                races.won()
-            (item, *_) = todo.values()
-            await races.lost(f"{item.held.record.key} could not be completed: others edited it each time")
+        for at, contested in todo.items():
+            outcomes[at] = contested
+        return outcomes
 
     async def reloaded(self, held: Held) -> Held | None:
         """
         Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere.
 
-        The clock has heard of the store's time then, so that what follows can be decided. Raises StoreError.
+        It also reads the store's time if that is stale, so that the caller can decide. Raises StoreError.
         """
         await self.now()
         (record,) = await self.store.load([held.record.key])
@@ -260,13 +275,13 @@ class Ledger:
     async def _write_starts(
         self, todo: Mapping[int, Starting]
     ) -> tuple[dict[int, Held | None], dict[int, _Undecided]]:
-        """Write each start whole or not at all, and return what was, and what was not or may not have been."""
+        """Write each start whole or not at all; return those written, and those that were not or may not have been."""
         refused: list[Key] = []
         written = await self._try_starts(todo, refused)
         if refused:
             logger.error(
-                "starts cannot be written, so their leases expire",
-                extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "all": len(refused)},
+                "starts cannot be written, so their leases will expire",
+                extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "total": len(refused)},
             )
         return written
 
@@ -286,12 +301,12 @@ class Ledger:
         except StoreUnavailableError as error:
             failure = error
             logger.warning(
-                "starts may not have been written: their records are loaded again",
+                "starts may not have been written; reloading their records",
                 extra={"error": str(error), "records": len(writing) - len(known)},
             )
         except (StoreError, ValueError, TypeError, OverflowError) as error:
             logger.debug("starts were refused", extra={"error": str(error)})
-            # A store undoes a whole batch for what it cannot write of it.
+            # A store rolls back a whole batch if it cannot write one change of it.
             rest = [entry for place, entry in enumerate(writing) if place not in known]
             writing = [entry for place, entry in enumerate(writing) if place in known]
             known = dict(enumerate(known[place] for place in sorted(known)))
@@ -314,15 +329,15 @@ class Ledger:
         return decided, undecided
 
     def _still_held(self, undecided: Mapping[int, _Undecided]) -> dict[int, _Undecided]:
-        """Return those whose leases are not used up, and give up the others."""
+        """Return those whose leases have not expired, and give up the others."""
         now = self.clock.monotonic()
         held = {at: one for at, one in undecided.items() if one.starting.lease_until > now}
         if over := [one for at, one in undecided.items() if at not in held]:
             logger.error(
-                "starts were given up: their leases were used up before they could be written",
+                "starts were given up: their leases expired before they could be written",
                 extra={
                     "records": [str(_claimed(one.starting.beginning).key) for one in over[:LOGGED_MAX]],
-                    "all": len(over),
+                    "total": len(over),
                     "error": str(over[0].failure or ""),
                 },
             )
@@ -331,7 +346,7 @@ class Ledger:
     async def _start_again(
         self, undecided: dict[int, _Undecided]
     ) -> tuple[dict[int, Held | None], dict[int, Starting], dict[int, _Undecided]]:
-        """Load again what was not written for sure; return what became of it, what to write, and what is still unknown."""
+        """Reload starts that may not have been written; return those decided, those to write, and those still unknown."""
         changes = [change for one in undecided.values() for change in one.starting.beginning.first]
         keys = list({_key_of(change): None for change in changes})
         try:
@@ -345,7 +360,7 @@ class Ledger:
             try:
                 again = _begun_again(one, stored, now)
             except Exception:
-                # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
+                # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
                 key = _claimed(one.starting.beginning).key
                 logger.exception("a claimed record could not be decided", extra={"record": str(key)})
                 again = None
@@ -356,7 +371,7 @@ class Ledger:
         return decided, todo, {}
 
     async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
-        """Write each end whole or not at all: the record, its dead letter, and what is counted elsewhere."""
+        """Write each end whole or not at all: the record, its dead letter, and the counts kept elsewhere."""
         changes = [change for item in settling if (change := item.settlement.change) is not None]
         # Nearly all have just returned, and are a change and nothing else.
         more = {
@@ -365,14 +380,16 @@ class Ledger:
             if item.ended is not RETURNED or item.settlement.tally is not None
         }
         if any(item.settlement.tally or item.settlement.letter for item in more.values()):
-            made = await self._write(
-                [
-                    _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
-                    if at in more
-                    else _Unit((change,), None)
-                    for at, change in enumerate(changes)
-                ]
-            )
+            units = [
+                _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
+                if at in more
+                else _Unit((change,), None)
+                for at, change in enumerate(changes)
+            ]
+            known: dict[int, bool] = {}
+            with suppress(HeldElsewhereError):  # the others do not wait for what cannot be counted now
+                await self._write(units, known, race_seconds=0)
+            made = [known.get(at, False) for at in range(len(units))]
         else:
             made = await self._swap(changes)
         if more:
@@ -390,13 +407,13 @@ class Ledger:
         Decide again about each run whose record had changed, on top of that change.
 
         A bool tells instead that there is nothing more to write, and whether it was written: it was not if the lease
-        went elsewhere, but it was if just the reply of a swap was lost. A dead letter that is there already is not
-        created once more.
+        went elsewhere, but it was if just the reply of a swap was lost. A dead letter that already exists is not
+        created again.
         """
         letters = [letter.key for _, item in lost if (letter := item.settlement.letter) is not None]
         keys = [item.held.record.key for _, item in lost]
         records = await self._load([*keys, *letters])
-        there = {letter for letter, record in zip(letters, records[len(keys) :], strict=True) if record}
+        existing = {letter for letter, record in zip(letters, records[len(keys) :], strict=True) if record}
         now = await self.now()
         decided: list[tuple[int, Settling | bool]] = []
         for (at, item), record in zip(lost, records[: len(keys)], strict=True):
@@ -405,23 +422,26 @@ class Ledger:
                 continue
             held = rules.again(item.held, record)
             settlement = rules.settle(held, item.ended, now)
-            if settlement.letter is not None and settlement.letter.key in there:
+            if settlement.letter is not None and settlement.letter.key in existing:
                 settlement = replace(settlement, letter=None)
             decided.append((at, Settling(held, item.ended, settlement)))
         return decided
 
-    async def _ask(self) -> None:
-        asking = self._asking = asyncio.get_running_loop().create_future()
+    async def _synchronize(self) -> bool:
+        request = self._synchronizing = asyncio.get_running_loop().create_future()
         try:
             await synchronize(self.clock, self.store.now)
         except StoreError as error:
-            asking.set_exception(error)
-            asking.exception()  # whether anybody waits for it or not
+            request.set_exception(error)
+            request.exception()  # marks it as retrieved, in case no caller waits for it
             raise
+        else:
+            request.set_result(True)
+            return True
         finally:
-            self._asking = None
-            if not asking.done():  # also if this was cancelled: then one of those that wait asks
-                asking.set_result(None)
+            self._synchronizing = None
+            if not request.done():  # this was cancelled: then a waiting caller asks again
+                request.set_result(False)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -436,7 +456,7 @@ class Ledger:
         Make the changes of each unit together, and with them what they count; say for each whether it was made.
 
         A unit loses if one of its own records is not as it was. For the record that it is counted at, it tries again.
-        *known* says of each unit, by its place, what is known of it also if this raises.
+        *known* maps the place of each unit to its result, and is filled in even if this raises.
         """
         known = {} if known is None else known
         if all(unit.tally is None and len(unit.changes) == 1 for unit in units):
@@ -445,7 +465,7 @@ class Ledger:
                 return await self._swap([unit.changes[0] for unit in units], made)
             finally:
                 known.update(enumerate(made))
-        races = _Races(self._race_seconds if race_seconds is None else race_seconds)
+        races = _Races(self.race_seconds if race_seconds is None else race_seconds)
         while todo := [at for at in range(len(units)) if at not in known]:
             before = len(known)
             failed = await self._write_once(units, todo, known)
@@ -455,14 +475,14 @@ class Ledger:
                 races.won()
             else:
                 await races.lost(
-                    f"what became of {len(todo)} records could not be counted: others counted first"
+                    f"the outcomes of {len(todo)} records could not be counted: other processes kept changing the counters"
                 )
         return [known[at] for at in range(len(units))]
 
     async def _write_once(
         self, units: Sequence[_Unit], todo: Sequence[int], known: dict[int, bool]
     ) -> list[_Bundle]:
-        """Try to write the units *todo*; note what is *known* then, and return what lost and may have lost a race to count."""
+        """Try to write the units *todo*, and add results to *known*; return bundles that may have lost a race to count."""
         with self._counters() as counters:
             bundles = await self._bundles(units, todo, counters)
             written: list[bool] = []
@@ -583,7 +603,7 @@ class Ledger:
         return lost
 
     async def _swap_bundles(self, bundles: Sequence[_Bundle], made: list[bool]) -> None:
-        """Make each bundle whole or not at all, as many in one swap as fit, and add to *made* what each swap did."""
+        """Make each bundle whole or not at all, as many in one swap as fit, and add the results to *made*."""
         size = self.store.capabilities.swap_batch_max
         batch: list[Change] = []
         lengths: list[int] = []
@@ -608,7 +628,7 @@ class Ledger:
         ]
 
     async def _swap(self, changes: Sequence[Change], made: list[bool] | None = None) -> list[bool]:
-        """Make *changes*, and add what each swap did to *made*: what is known of them if a later one fails."""
+        """Make *changes*, and add the results of each swap to *made*, which keeps them if a later one fails."""
         size = self.store.capabilities.swap_batch_max
         made = [] if made is None else made
         for at in range(0, len(changes), size):
@@ -617,11 +637,11 @@ class Ledger:
 
     async def _announce(self, changes: Iterable[Change | None], *, by_holder: bool = False) -> None:
         """
-        Tell workers of each record that they may take for later than it is: see `_announced_at`.
+        Announce each record that may be claimable sooner than workers expect: see `_announced_at`.
 
         The worker of this process is woken however far ahead the record is claimable. Other processes are notified if
-        that is within `ANNOUNCED_AHEAD`, since a notification costs a backend more than it seems: a worker that sleeps
-        finds whatever is later at a poll of its own. Pretended time may pass over that poll, so it knows no such limit.
+        that is within `ANNOUNCED_AHEAD`, since a notification costs a backend more than it seems. Sleeping workers find
+        later records by polling. Pretended time may skip that poll, so it has no such limit.
         """
         soonest: dict[Partition, Instant] = {}
         for change in changes:
@@ -638,7 +658,7 @@ class Ledger:
             await self._notify(soonest)
 
     async def _notify(self, soonest: Mapping[Partition, Instant]) -> None:
-        last = self.clock.reach(ANNOUNCED_AHEAD)
+        last = self.clock.latest_after(ANNOUNCED_AHEAD)
         notifications = [Notification(partition, at) for partition, at in soonest.items() if at <= last]
         if not notifications:
             return
@@ -646,7 +666,7 @@ class Ledger:
             await self.store.notify(notifications)
         except StoreError as error:
             # What was written stands, and others find it at their next poll.
-            logger.debug("others were not told of what is claimable", extra={"error": str(error)})
+            logger.debug("others were not notified of claimable records", extra={"error": str(error)})
 
 
 class _Unit(NamedTuple):
@@ -661,12 +681,12 @@ class _Undecided(NamedTuple):
 
     starting: Starting
     lost: bool = False
-    """It was not, for sure: a record was not as it was, or its name was taken."""
+    """It was certainly not written: a record had changed, or its name was taken."""
     failure: Exception | None = None
 
 
 class _Races:
-    """Has whoever lost a race wait for a moment before the next try, until all were lost for *seconds*."""
+    """Pauses between retries of a write that lost a race; an error once every race was lost for *seconds*."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -674,19 +694,19 @@ class _Races:
         self.won()
 
     def won(self) -> None:
-        """Note that something was written: what is left begins anew."""
+        """Reset the pauses and the time limit, since something was written."""
         self._until = self._loop.time() + self._seconds
-        self._pauses = _pauses()
+        self._pauses = race_pauses()
 
     async def lost(self, what: str) -> None:
-        """Wait for a moment. Raises HeldElsewhereError, which says *what* was lost, once it has taken too long."""
+        """Pause before the next try. Raises HeldElsewhereError, which says *what* was lost, once the time is up."""
         if self._loop.time() >= self._until:
-            raise HeldElsewhereError(f"{what}, for {self._seconds:g} s")
+            raise HeldElsewhereError(f"{what} for {self._seconds:g} s")
         await asyncio.sleep(next(self._pauses))
 
 
-def _pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each next try: doubling, bounded, with full jitter, so that a crowd disperses."""
+def race_pauses() -> Iterator[float]:
+    """Yield the pause before each retry, in seconds: bounded exponential backoff with full jitter."""
     longest = FIRST_PAUSE_SECONDS
     while True:
         yield random.uniform(0, longest)
@@ -735,11 +755,11 @@ def _of_bundles(lengths: Sequence[int], made: Sequence[bool]) -> list[bool]:
 
 def _announced_at(change: Change, *, by_holder: bool) -> Instant | None:
     """
-    Return when the record of *change* is now claimable; None if no worker has to be told.
+    Return when the record of *change* is now claimable; None if workers need no notification.
 
-    Workers have to be told if it is claimable sooner than it was, or has lost a lease: they may have seen it leased, and
-    then sleep until the lease ends. With *by_holder*, the worker that holds the lease has moved the record on, and knows
-    itself when that is next claimable. Then others are told only of a record that is as due as before.
+    They need one if it is claimable sooner than it was, or has lost a lease: a worker that saw the lease sleeps until it
+    ends. With *by_holder*, the holder of the lease has moved the record on, and knows when it is next claimable. Then
+    others need a notification only if the record is due no later than before.
     """
     before, after = change.before, change.after
     at = _free_at(after)
@@ -775,7 +795,7 @@ def _version_of(record: Record | None) -> int | None:
 
 
 def _claimed(beginning: Beginning) -> Record:
-    """Return the record that was claimed: what is created beside it comes before its own change."""
+    """Return the record that was claimed; its own change comes last, after those that create records."""
     before = beginning.first[-1].before
     assert before is not None
     return before
@@ -785,10 +805,10 @@ def _begun_again(
     one: _Undecided, stored: Mapping[Key, Record | None], now: Instant
 ) -> Beginning | Held | None:
     """
-    Decide how a claimed record goes on whose start was not written, or may not have been, by what is *stored* now.
+    Decide by the *stored* records how to go on with a start that was not written, or may not have been.
 
-    A beginning is to be written, a held occurrence may run, and None is left alone. An earlier try may be carried out at
-    any time, even after it was given up. So each further one changes the same version of the record: one of them wins.
+    Return a beginning to write, an occurrence that may run, or None to leave the record alone. An earlier write may take
+    effect at any time, even after it was given up. So each retry changes the same version of the record: only one wins.
     """
     beginning = one.starting.beginning
     *created, move = beginning.first
@@ -804,14 +824,14 @@ def _begun_again(
         again = rules.begin(record, record.spec.policies or one.starting.policies, now)
         return again if again.first else again.held
     if held is not None:
-        is_taken = one.lost and bool(created)  # by others, who run it, or have done so
+        is_taken = one.lost and bool(created)  # by another worker, which runs it or has run it
     else:
         is_taken = any(stored.get(_key_of(change)) is not None for change in created)
     return Beginning(None, (move,), beginning.tally) if is_taken else beginning
 
 
 def _is_started(record: Record, written: Record) -> bool:
-    """Say whether *record* holds the start that was *written*, perhaps with edits on top. A lease's id is its claim's alone."""
+    """Say whether *record* holds the start that was *written*, perhaps with later edits. Each claim has its own lease id."""
     theirs, ours = record.state.started, written.state.started
     if theirs is None or ours is None or not _same_lease(record, written):
         return False

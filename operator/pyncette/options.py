@@ -44,7 +44,7 @@ BEHAVIOUR: Final = frozenset(
 """Options that an instance may have otherwise than its template."""
 
 ALSO_ARGUMENTS: Final = ("heartbeat", "concurrency_limit", "max_concurrent_runs")
-"""Options that Pyncette 1.x knew nothing of, so that there they were arguments: handlers see them as such, too."""
+"""Options that did not exist in Pyncette 1.x, where they were arguments: handlers still see them as arguments, too."""
 
 ONE_SCHEDULE: Final = "Exactly one of the following must be specified: schedule, interval, execute_at"
 
@@ -126,12 +126,12 @@ def pop_schedule(options: dict[str, Any]) -> Schedule | None:
     execute_at = options.pop("execute_at", None)
     timezone = options.pop("timezone", None)
     if (expression is not None) + (interval is not None) + (execute_at is not None) > 1:
-        raise ValueError(f"{ONE_SCHEDULE}; they exclude each other")
+        raise ValueError(f"{ONE_SCHEDULE}; they are mutually exclusive")
     if expression is not None:
         _require("schedule", expression, str)
         return _cron(expression, "UTC" if timezone is None else _require("timezone", timezone, str))
     if timezone is not None:
-        raise ValueError("Timezone may only be specified when cron schedule is used; give a schedule, too")
+        raise ValueError("Timezone may only be specified when cron schedule is used; add a schedule")
     if interval is not None:
         return _checked(Interval(_require("interval", interval, datetime.timedelta) // A_MICROSECOND))
     if execute_at is not None:

@@ -49,7 +49,7 @@ class TaskRegistration:
         if not self.task.enabled:
             return ()
         polled = self.task.polled_partitions
-        if polled is not self._polled:  # made anew only when they are set, since each poll asks
+        if polled is not self._polled:  # rebuilt only when they are set, since each poll reads them
             self._polled = polled
             self._partitions = [Partition(self._realm, self.task.name, number) for number in polled]
         return self._partitions

@@ -146,7 +146,7 @@ class _Stopping:
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._seen += 1
         if self._seen == 1:
-            # In a context of its own: the signal interrupted some handler, and is no part of that run.
+            # In a context of its own, since the signal is not part of the run that it interrupted.
             self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name, context=Context())
             return
         end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)

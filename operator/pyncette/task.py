@@ -65,8 +65,8 @@ class Task:
     """
     A handler with its options.
 
-    Tasks are made by the decorators of `Pyncette`, and given back by its calls. One that is made here by its options
-    is declared nowhere: nobody runs it. Raises ValueError for what cannot be meant.
+    The decorators of `Pyncette` make tasks, and its calls return them. A task that is constructed directly belongs to
+    no app, so no worker runs it. Raises ValueError for invalid options.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Task:
         self.task_func = task_func
         self.kind = kind
         self.told_if_enabled: set[Callable[[], object]] = set()
-        """Called when it was enabled or disabled, or has other partitions to poll."""
+        """Called when it is enabled or disabled, or its polled partitions change."""
         self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
         self.max_concurrent_runs = options.max_concurrent_runs
@@ -115,7 +115,7 @@ class Task:
         self._policies: Policies | None = None
 
     @staticmethod
-    def made(
+    def from_options(
         name: str,
         task_func: TaskFunc,
         kind: Kind,
@@ -123,13 +123,13 @@ class Task:
         poll_interval: Duration,
         parent_task: Task | None = None,
     ) -> Task:
-        """Make a task of options that were read and checked before."""
+        """Make a task from options that have been read and checked."""
         task = Task.__new__(Task)
         task._fill(name, task_func, kind, options, poll_interval, parent_task)  # noqa: SLF001 - it is one of this class
         return task
 
     def adopt(self, poll_interval: Duration) -> None:
-        """Take note of the app that declares it: what was released is tried again after its poll interval."""
+        """Use the *poll_interval* of the app that declares it as the delay before a released run is tried again."""
         self._poll_interval = poll_interval
         self._policies = None
 
@@ -141,21 +141,21 @@ class Task:
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for tell in self.told_if_enabled:
             tell()
 
     @property
     def canonical_name(self) -> str:
-        """A name that no other task or instance has: of an instance with its template, and its partition if it has several."""
+        """A unique name. That of an instance includes its template, and its partition if there are several."""
         if self.parent_task is None:
             return self.name
-        return f"{self.parent_task.place_of(self.name)}:{self.name}"
+        return f"{self.parent_task.prefix_of(self.name)}:{self.name}"
 
-    def place_of(self, instance_name: str) -> str:
-        """Return what the canonical name of an instance begins with."""
+    def prefix_of(self, instance_name: str) -> str:
+        """Return the prefix of an instance's canonical name."""
         del instance_name
         return self.name
 
@@ -291,7 +291,7 @@ class Task:
 
     def instance(self, instance_name: str, spec: Spec) -> Task:
         """Return an instance of this template, as *spec* has it."""
-        return Task.made(
+        return Task.from_options(
             instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
         )
 
@@ -299,14 +299,14 @@ class Task:
         """
         Return the instance *name* of this template with *options*, as `PyncetteContext.schedule_task` would; store nothing.
 
-        It names an instance to `get_task` and `unschedule_task`. Raises ValueError.
+        Pass it to `get_task` or `unschedule_task`. Raises ValueError for invalid options.
         """
         if self.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
         return self.instance(name, self.wish(name, options, realm=""))
 
     def as_spec(self) -> dict[str, Any]:
-        """Return name, schedule and arguments as a dictionary that can be written as JSON."""
+        """Return name, schedule and arguments as a JSON-serializable dictionary."""
         interval, execute_at = self.interval, self.execute_at
         return {
             "name": self.name,
@@ -333,14 +333,14 @@ class Task:
         self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
     ) -> datetime.datetime | None:
         """
-        Return the occurrence after *last_execution*, or after *utc_now* if there was none; None: there is no further one.
+        Return the occurrence after *last_execution*, or after *utc_now* if there was none; None if there is no further one.
 
         With `fast_forward` it is the first after *utc_now*. Raises ValueError for a template
         without a schedule.
         """
         schedule = self._options.schedule
         if schedule is None:
-            raise ValueError(f"{self} is a template without a schedule: ask an instance")
+            raise ValueError(f"{self} is a template without a schedule: call this on an instance")
         now = instant_of(utc_now)
         if last_execution is None:
             due = schedule.at if isinstance(schedule, Once) else first_after(schedule, now, now)
@@ -368,7 +368,9 @@ class Task:
         return f"<{self.kind.value.capitalize()} task {self}>"
 
     def _named(self, name: str, spec: Spec) -> Task:
-        return Task.made(name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval)
+        return Task.from_options(
+            name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval
+        )
 
     def _as_stored(self, spec: Spec) -> Options:
         behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
@@ -405,8 +407,8 @@ class PartitionedTask(Task):
         """
         The numbers of the partitions that this process polls; None: all; "shared": workers share them out.
 
-        May be set at any time, and counts from then on; only "shared" is set before `run`. Raises ValueError for what
-        cannot be meant.
+        Can be set at any time, and takes effect at once; "shared" must be set before `run`. Raises ValueError for
+        invalid values.
         """
         return self._enabled_partitions
 
@@ -427,9 +429,9 @@ class PartitionedTask(Task):
             enabled = polled
         self._enabled_partitions = enabled
         self._polled = polled
-        self._tell()
+        self._notify()
 
-    def place_of(self, instance_name: str) -> str:
+    def prefix_of(self, instance_name: str) -> str:
         try:
             return f"{self.name}:{self.partition_of(instance_name)}"
         except Exception:  # noqa: BLE001 - a selector may raise anything, and errors about the instance need its name

@@ -28,9 +28,9 @@ def with_heartbeat(
 
     If the lease is lost nevertheless, the handler goes on, and what it does is not counted; with
     *cancel_on_lease_lost* it is cancelled, and LeaseLostException is raised in its place. Raises ValueError for a ratio
-    that is not between 0 and 1. It renews through `context.heartbeat`, and needs `context.task.lease_duration`: a test may
-    call the handler with a context of its own that has both. A handler that blocks the event loop blocks its heartbeats, too:
-    `heartbeat='automatic'` renews from another thread.
+    that is not between 0 and 1. It renews through `context.heartbeat`, and needs `context.task.lease_duration`: a test
+    may call the handler with its own context that has both. A handler that blocks the event loop blocks its heartbeats,
+    too: `heartbeat='automatic'` renews from another thread.
     """
     if not 0 < lease_remaining_ratio < 1:
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
@@ -58,7 +58,7 @@ class _Pulse:
 
     def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
         self._context = context
-        # Contexts of tests, and those that decorators put in between, have no occurrence.
+        # Contexts that are made by tests or by other decorators have no occurrence.
         self._occurrence = _occurrence_of(context)
         if self._occurrence is None:
             self._clock: Clock = SystemClock()
@@ -100,12 +100,12 @@ class _Pulse:
         try:
             await self._context.heartbeat()
         except LeaseLostException:
-            # A backend that has not answered since the lease ran out may still hold it for us. Whoever cannot be
-            # cancelled goes on, and so do its heartbeats.
+            # If the backend has not answered since the lease expired, the lease may still be ours. A handler that must
+            # not be cancelled continues, and so do its heartbeats.
             if self._cancel or self._occurrence is None or self._occurrence.lease_lost:
                 self._lose()
                 return
-        except Exception as error:  # noqa: BLE001 - a middleware may have put anything in the place of a heartbeat
+        except Exception as error:  # noqa: BLE001 - a middleware may have replaced the heartbeat with anything
             facts = {} if self._occurrence is None else self._occurrence.facts()
             logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
             if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
@@ -124,4 +124,4 @@ class _Pulse:
 
 
 def _occurrence_of(context: Any) -> Occurrence | None:
-    return context._occurrence if isinstance(context, Context) else None  # noqa: SLF001 - how its lease stands is no business of handlers
+    return context._occurrence if isinstance(context, Context) else None  # noqa: SLF001 - not for handlers

@@ -48,10 +48,10 @@ async def running(app: Pyncette, clock: VirtualClock, **create: Any) -> AsyncIte
 async def schedule_at_once(
     app: Pyncette, task: Task, processes: int, options: Callable[[int], dict[str, Any]]
 ) -> list[BaseException]:
-    """Have so many app contexts schedule one new instance of *task* at once, and again; return what was raised."""
+    """Have that many app contexts schedule one new instance of *task* at once, and again; return the errors."""
     errors: list[BaseException] = []
     async with AsyncExitStack() as stack:
-        # One by one: a process that opens so many clients of DynamoDB at once does nothing else for half a minute.
+        # One by one, since opening that many DynamoDB clients at once blocks the process for half a minute.
         contexts = [await stack.enter_async_context(app.create()) for _ in range(processes)]
         for _ in range(2):
             answers = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""A handler is a coroutine function that takes a context; what is not is told of at its declaration, or when it runs."""
+"""A handler is a coroutine function that takes a context. Any other is reported at its declaration or when it runs."""
 
 import asyncio
 import datetime
@@ -96,7 +96,7 @@ class PlainCallme:
         annotated,
         annotated_in_words,
         of_generators,
-        lambda context: fine(context),  # noqa: PLW0108 - it is a lambda that is to be told of
+        lambda context: fine(context),  # noqa: PLW0108 - the test is of a lambda
         with_heartbeat()(fine),
         with_heartbeat()(annotated),
         decorated(with_heartbeat()(fine)),
@@ -108,7 +108,7 @@ class PlainCallme:
         None,
     ],
 )
-def test_what_can_be_awaited_or_may_be_is_declared_without_a_word(handler):
+def test_an_awaitable_handler_is_declared_without_a_warning(handler):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
 
@@ -126,7 +126,7 @@ def test_what_can_be_awaited_or_may_be_is_declared_without_a_word(handler):
         (with_heartbeat()(functools.partial(plain)), "plain"),
     ],
 )
-def test_a_plain_function_is_warned_of_with_the_place_of_its_definition(handler, name):
+def test_a_plain_function_causes_a_warning_with_its_location(handler, name):
     app = Pyncette()
 
     for declare in (
@@ -137,12 +137,12 @@ def test_a_plain_function_is_warned_of_with_the_place_of_its_definition(handler,
     ):
         with pytest.warns(
             PlainHandlerWarning, match=f"{name} is not a coroutine function: write `async def {name}"
-        ) as told:
+        ) as warned:
             declare(handler)
-        assert told[0].filename == __file__
+        assert warned[0].filename == __file__
 
 
-def test_a_handler_that_yields_is_warned_of():
+def test_a_handler_that_yields_causes_a_warning():
     with pytest.warns(PlainHandlerWarning, match="yielding is an async generator function"):
         Pyncette().task(interval=A_MINUTE)(yielding)
 
@@ -171,7 +171,7 @@ class OfAClass:
         (too_much, r"too_much takes \(context, database\), .* write `async def too_much\(context\)`"),
         (by_name, "by_name takes"),
         (functools.partial(fine, "database"), "fine takes"),
-        (OfAClass.run, "declare a method of an object"),
+        (OfAClass.run, "declare a bound method"),
         (with_heartbeat()(too_much), "too_much takes"),
     ],
 )
@@ -199,20 +199,22 @@ async def optional(context, database=None):
 @pytest.mark.parametrize(
     "handler", [injecting(too_much), functools.partial(too_much, database=1), optional, OfAClass().run]
 )
-def test_what_a_handler_takes_beside_the_context_may_come_from_elsewhere(handler):
+def test_a_decorator_may_pass_further_arguments_to_a_handler(handler):
     Pyncette().task(name="x", interval=A_MINUTE)(handler)
 
 
 @pytest.mark.parametrize("decorator", ["task", "dynamic_task", "partitioned_task", "handler", "fixture"])
-def test_a_decorator_without_its_parentheses_is_refused(decorator):
+def test_a_decorator_without_parentheses_is_refused(decorator):
     app = Pyncette()
 
     with pytest.raises(ValueError, match=rf"write @app\.{decorator}\(…\)"):
         getattr(app, decorator)(fine)
 
 
-def test_an_option_without_its_name_is_refused():
-    with pytest.raises(ValueError, match=r"@app\.task\(…\) takes its options by name, as in name='report'"):
+def test_a_positional_option_is_refused():
+    with pytest.raises(
+        ValueError, match=r"@app\.task\(…\) takes its options as keywords, as in name='report'"
+    ):
         Pyncette().task("report")
 
 
@@ -240,7 +242,7 @@ async def test_a_handler_that_cannot_be_awaited_runs_once_and_fails(repository, 
     assert "report returned None, which cannot be awaited: write `async def report(…)`" in caplog.text
 
 
-async def test_a_failure_of_a_handler_that_cannot_be_awaited_is_counted_and_a_task_goes_on(repository, clock):
+async def test_a_task_goes_on_after_the_failure_of_a_handler_that_cannot_be_awaited(repository, clock):
     app = Pyncette(repository)
     counted = Mock(return_value=7)
 
@@ -266,7 +268,7 @@ async def test_a_failure_of_a_handler_that_cannot_be_awaited_is_counted_and_a_ta
         PlainCallme(),
     ],
 )
-async def test_a_function_that_returns_an_awaitable_goes_on_to_work(repository, clock, caplog, handler):
+async def test_a_function_that_returns_an_awaitable_still_works(repository, clock, caplog, handler):
     app = Pyncette(repository)
     app.dynamic_task(name="x", failure_mode=FailureMode.UNLOCK)(handler)
 

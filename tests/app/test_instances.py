@@ -76,7 +76,7 @@ async def test_scheduling_returns_the_instance_with_what_was_asked_for(app, cloc
 
 
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
-async def test_a_crowd_can_schedule_one_instance_at_once(app, equal):
+async def test_many_contexts_can_schedule_one_instance_at_once(app, equal):
     task = app.tasks["remind"]
 
     errors = await schedule_at_once(
@@ -86,7 +86,7 @@ async def test_a_crowd_can_schedule_one_instance_at_once(app, equal):
     assert errors == []
 
 
-async def test_what_is_scheduled_again_as_it_is_already_is_not_written(app, clock):
+async def test_scheduling_an_unchanged_instance_writes_nothing(app, clock):
     task = app.tasks["remind"]
     async with app.create(clock=clock) as app_context:
         for name, options in (
@@ -105,7 +105,7 @@ async def test_what_is_scheduled_again_as_it_is_already_is_not_written(app, cloc
             assert await app_context.ledger.store.scan(HERE, "remind", None, 10) != before
 
 
-async def test_what_is_late_is_written_when_it_is_scheduled_again_as_it_is(app, clock):
+async def test_scheduling_an_unchanged_but_late_instance_writes_it(app, clock):
     task = app.tasks["remind"]
     async with app.create(clock=clock) as app_context:
         await app_context.schedule_task(task, "ada", interval=seconds(60))
@@ -188,7 +188,7 @@ async def test_an_instance_may_behave_otherwise_than_its_template(app, clock):
     ("options", "message"),
     [
         ({}, "Exactly one of the following must be specified: schedule, interval, execute_at"),
-        ({"interval": seconds(1), "execute_at": NOON}, "exclude each other"),
+        ({"interval": seconds(1), "execute_at": NOON}, "mutually exclusive"),
         (
             {"interval": seconds(1), "timezone": "UTC"},
             "Timezone may only be specified when cron schedule is used",
@@ -279,9 +279,7 @@ async def test_an_interval_that_kept_a_sooner_time_counts_from_there(app, clock,
 
 
 @pytest.mark.parametrize("way", ["one", "many"])
-async def test_a_late_instance_that_gets_a_tighter_schedule_runs_no_time_of_it_before_the_update(
-    app, clock, ran, way
-):
+async def test_a_tighter_schedule_of_a_late_instance_runs_no_time_before_the_update(app, clock, ran, way):
     task = app.tasks["remind"]
     async with app.create(clock=clock) as app_context:
         await app_context.schedule_task(task, "ada", schedule="*/10 * * * *")

@@ -1,4 +1,4 @@
-"""How late a run starts whose record is edited, locked, overwritten or counted at the very moment at which it falls due."""
+"""How late a run starts if its record is edited, locked, overwritten or counted at the moment it falls due."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyncette.store.backend import read_backend
 from tests.servers.mysql import connect as connect_to_mysql
 
 SOON: Final = 2.0
-"""Seconds that a busy machine may add. It is far less than the ten seconds, or the minute, after which a worker polls anyway."""
+"""Seconds that a busy machine may add: far fewer than the ten seconds, or the minute, after which a worker polls anyway."""
 
 MINUTE = datetime.timedelta(minutes=1)
 
@@ -42,13 +42,13 @@ class Timed:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[PyncetteContext]:
-        """What a process does that only schedules."""
+        """A process that only schedules."""
         async with self.app.create(new_store=self._new_store) as context:
             yield context
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[PyncetteContext]:
-        """What a worker does, on connections of its own."""
+        """A worker, on connections of its own."""
         async with self.opened() as context:
             running = asyncio.create_task(context.run())
             try:
@@ -76,7 +76,7 @@ def seconds(number: float) -> datetime.timedelta:
 
 
 @pytest.mark.parametrize("backend", ["postgres_url", "redis_url"])
-async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_an_idle_worker_that_is_notified(
+async def test_an_overwritten_running_instance_starts_at_once_on_an_idle_worker_that_is_notified(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
     timed = Timed(request.getfixturevalue(backend))
@@ -94,7 +94,7 @@ async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_an_idle_
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
-async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_the_worker_that_forces_it(
+async def test_an_overwritten_running_instance_starts_at_once_on_the_worker_that_overwrites_it(
     request: pytest.FixtureRequest, tmp_path: Any, backend: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
@@ -110,7 +110,7 @@ async def test_what_is_forced_onto_a_running_instance_starts_at_once_on_the_work
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mariadb_url"])
-async def test_where_nobody_is_notified_it_starts_at_the_next_poll_of_an_idle_worker(
+async def test_without_notifications_an_overwritten_instance_starts_at_the_next_poll_of_an_idle_worker(
     request: pytest.FixtureRequest, tmp_path: Any, backend: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db" if backend == "sqlite" else request.getfixturevalue(backend)
@@ -157,7 +157,7 @@ async def locked_on_mysql(url: str) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     ("backend", "locked"), [("postgres_url", locked_on_postgres), ("mariadb_url", locked_on_mysql)]
 )
-async def test_what_is_locked_as_it_falls_due_starts_once_the_lock_is_gone(
+async def test_a_record_that_is_locked_when_it_falls_due_starts_once_the_lock_is_gone(
     request: pytest.FixtureRequest, backend: str, locked: Any
 ) -> None:
     url = request.getfixturevalue(backend)
@@ -175,7 +175,7 @@ async def test_what_is_locked_as_it_falls_due_starts_once_the_lock_is_gone(
 
 
 async def slow_down(url: str, updates: str) -> None:
-    """Have the server take so long over *updates* of records, with the records locked, as one does that is very busy."""
+    """Make the server as slow in *updates* of records as a very busy one, with the records locked."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(
@@ -189,7 +189,9 @@ async def slow_down(url: str, updates: str) -> None:
         await connection.close()
 
 
-async def test_what_is_saved_as_it_falls_due_starts_once_it_is_saved(postgres_url: str) -> None:
+async def test_a_record_that_is_written_when_it_falls_due_starts_once_the_write_is_done(
+    postgres_url: str,
+) -> None:
     timed = Timed(postgres_url)
     async with timed.working(), timed.opened() as editor:
         await slow_down(postgres_url, "NEW.spec IS DISTINCT FROM OLD.spec")
@@ -205,7 +207,7 @@ async def test_what_is_saved_as_it_falls_due_starts_once_it_is_saved(postgres_ur
 
 
 async def test_a_run_that_ends_as_its_schedule_falls_due_again_delays_nothing(postgres_url: str) -> None:
-    """What runs beside its schedule is counted there, in the record that the next claim is for."""
+    """A side run is counted in the record of its schedule, which the next claim is for."""
     timed = Timed(postgres_url, execution_mode=ExecutionMode.AT_MOST_ONCE)
     timed.lasts = 1.8
     async with timed.working() as context:

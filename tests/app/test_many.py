@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from pyncette import Pyncette
-from pyncette.errors import StoreUnavailableError, TaskLockedException
+from pyncette.core.record import Change, replace
+from pyncette.errors import HeldElsewhereError, StoreUnavailableError, TaskLockedException
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from tests.app.harness import at, running, seconds
 
@@ -184,3 +185,65 @@ async def test_only_templates_have_many_instances(memory, clock):
         for call in (app_context.schedule_many, app_context.unschedule_many):
             with pytest.raises(ValueError, match="Cannot instantiate a non-dynamic task"):
                 call(static, [])
+
+
+class ContestedStore(MemoryStore):
+    """Others change each record whose name is among *contested* whenever it is about to be written."""
+
+    def __init__(self, backend):
+        super().__init__(backend)
+        self.contested = ()
+        self.written = []
+        self.fails_after_writing = False
+
+    async def swap(self, changes):
+        for change in changes:
+            if change.before is not None and change.before.key.instance in self.contested:
+                (stored,) = await super().load([change.before.key])
+                await super().swap([Change(stored, replace(stored, version=stored.version + 1))])
+        made = await super().swap(changes)
+        self.written += [
+            change.after.key.instance
+            for change, ok in zip(changes, made, strict=True)
+            if ok and change.after is not None
+        ]
+        return made
+
+    async def load(self, keys):
+        if self.written and self.fails_after_writing:
+            raise StoreUnavailableError("the backend went away")
+        return await super().load(keys)
+
+
+async def scheduled_beside_contested(app, clock, task, store, *contested, backend_goes_away=False):
+    """Schedule what is there already, all at once, while others change *contested*; return what became of it."""
+    async with app.create(clock=clock, new_store=lambda: store) as app_context:
+        app_context.ledger.race_seconds = 0.02
+        await everything(app_context.schedule_many(task, items(4)))
+        store.written.clear()
+        store.contested, store.fails_after_writing = contested, backend_goes_away
+        again = [(name, {"execute_at": at(0)}) for name, _ in items(4)]
+        return await everything(app_context.schedule_many(task, again))
+
+
+async def test_what_was_scheduled_is_not_scheduled_again_because_its_neighbours_cannot_be(app, clock, task):
+    store = ContestedStore(MemoryBackend())
+
+    results = await scheduled_beside_contested(app, clock, task, store, "user-0", "user-2")
+
+    assert store.written == ["user-1", "user-3"]
+    assert [type(result.error) for result in results] == [
+        HeldElsewhereError,
+        type(None),
+        HeldElsewhereError,
+        type(None),
+    ]
+
+
+async def test_what_was_scheduled_before_the_backend_went_away_is_told_to_be(app, clock, task):
+    store = ContestedStore(MemoryBackend())
+
+    results = await scheduled_beside_contested(app, clock, task, store, "user-0", backend_goes_away=True)
+
+    assert store.written == ["user-1", "user-2", "user-3"]
+    assert [type(result.error) for result in results] == [StoreUnavailableError, *[type(None)] * 3]

@@ -59,7 +59,7 @@ class On(NamedTuple):
     url: str
     app: Callable[[str], Pyncette]
     instances: int = 2_000
-    crowd: int = 50
+    contexts: int = 50
     """App contexts in this one process; a client of DynamoDB takes a second to open."""
 
 
@@ -147,11 +147,11 @@ async def test_a_user_of_mysql_may_have_no_password(mariadb, mariadb_url):
 
 
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
-async def test_a_crowd_can_schedule_one_instance_at_once(app, on, equal):
+async def test_many_contexts_can_schedule_one_instance_at_once(app, on, equal):
     task = app.tasks["remind"]
 
     errors = await schedule_at_once(
-        app, task, on.crowd, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
+        app, task, on.contexts, lambda number: {"interval": seconds(3600), "number": 0 if equal else number}
     )
 
     assert errors == []
@@ -159,7 +159,7 @@ async def test_a_crowd_can_schedule_one_instance_at_once(app, on, equal):
 
 @pytest.mark.long
 @pytest.mark.xdist_group("dynamodb")
-async def test_a_crowd_of_fifty_can_schedule_one_instance_at_once_on_dynamodb(dynamodb_url):
+async def test_fifty_contexts_can_schedule_one_instance_at_once_on_dynamodb(dynamodb_url):
     app = on_dynamodb(dynamodb_url)
 
     @app.dynamic_task()

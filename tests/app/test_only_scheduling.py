@@ -1,4 +1,4 @@
-"""A process that only schedules (a web server) goes by the backend's time, however long it was idle or suspended."""
+"""A process that only schedules (a web server) uses the backend's time, however long it was idle or suspended."""
 
 import time
 
@@ -17,13 +17,13 @@ HOUR = 3600
 
 
 class Web:
-    """Such a process, the time that its machine has counted since the start, and the one that the backend has."""
+    """Such a process, the time that its machine has counted since the start, and the backend's time."""
 
     def __init__(self):
         self.uptime = 0
         self.backend_now = instant_of(NOON)
         self.away = False
-        self.asked = 0
+        self.readings = 0
         self.backend = MemoryBackend(lambda: self.backend_now)
         self.app = Pyncette(lambda: Asked(self))
 
@@ -37,7 +37,7 @@ class Web:
         return self.app.create(clock=SystemClock(monotonic_ns=lambda: self.uptime * 1000))
 
     def be_idle(self, seconds, uncounted=0):
-        """Let time pass; of *uncounted* seconds of it, this machine knows nothing."""
+        """Let time pass, of which this machine does not count *uncounted* seconds."""
         self.uptime += seconds * SECOND
         self.backend_now += (seconds + uncounted) * SECOND
 
@@ -63,7 +63,7 @@ class Asked(MemoryStore):
         self.web = web
 
     async def now(self):
-        self.web.asked += 1
+        self.web.readings += 1
         if self.web.away:
             raise StoreUnavailableError("the backend is away")
         return await super().now()
@@ -81,7 +81,7 @@ async def scheduled(app_context, task, **options):
 
 
 @pytest.mark.parametrize("uncounted", [HOUR, -HOUR], ids=["behind", "ahead"])
-async def test_an_instance_that_is_created_after_a_while_counts_from_the_time_of_the_backend(web, uncounted):
+async def test_an_instance_created_after_a_while_counts_from_the_backends_time(web, uncounted):
     async with web.create() as app_context:
         web.be_idle(2 * HOUR, uncounted)
 
@@ -90,9 +90,9 @@ async def test_an_instance_that_is_created_after_a_while_counts_from_the_time_of
 
 
 @pytest.mark.parametrize("uncounted", [HOUR, -HOUR], ids=["behind", "ahead"])
-async def test_many_instances_that_are_created_after_a_while_count_from_there_too(web, uncounted):
+async def test_many_instances_created_after_a_while_count_from_the_backends_time(web, uncounted):
     async with web.create() as app_context:
-        asked = web.asked
+        readings = web.readings
         web.be_idle(2 * HOUR, uncounted)
 
         items = [(str(number), {"interval": seconds(60)}) for number in range(2_000)]
@@ -101,10 +101,10 @@ async def test_many_instances_that_are_created_after_a_while_count_from_there_to
         assert {result.error for result in results} == {None}
         page = await app_context.list_tasks(web.task, limit=2_000)
         assert {state.scheduled_at for state in page.tasks} == {web.now + seconds(60)}
-        assert web.asked == asked + 1
+        assert web.readings == readings + 1
 
 
-async def test_an_edit_after_a_while_takes_effect_from_the_time_of_the_backend(web):
+async def test_an_edit_after_a_while_takes_effect_from_the_backends_time(web):
     async with web.create() as app_context:
         await app_context.schedule_task(web.task, "ada", schedule="0 0 1 1 *")
         web.be_idle(10, HOUR)
@@ -114,17 +114,17 @@ async def test_an_edit_after_a_while_takes_effect_from_the_time_of_the_backend(w
         assert due == web.now + seconds(1)
 
 
-async def test_who_schedules_all_the_time_asks_for_the_time_once_in_five_seconds(web):
+async def test_a_process_that_schedules_constantly_reads_the_time_once_every_five_seconds(web):
     async with web.create() as app_context:
-        asked = web.asked
+        readings = web.readings
         for number in range(60):
             web.be_idle(1)
             await app_context.schedule_task(web.task, str(number), interval=seconds(60))
 
-        assert web.asked - asked == 10
+        assert web.readings - readings == 10
 
 
-async def test_what_is_scheduled_while_the_backend_does_not_tell_the_time_is_an_error_and_nothing_is_written(
+async def test_scheduling_fails_and_writes_nothing_while_the_backends_time_is_unavailable(
     web,
 ):
     async with web.create() as app_context:
@@ -140,7 +140,7 @@ async def test_what_is_scheduled_while_the_backend_does_not_tell_the_time_is_an_
         assert web.versions == []
 
 
-async def test_the_state_of_an_instance_tells_by_the_time_of_the_backend_whether_it_runs(web):
+async def test_the_state_of_an_instance_shows_by_the_backends_time_whether_it_runs(web):
     async with web.create() as app_context:
         await app_context.schedule_task(web.task, "ada", execute_at=NOON)
         async with MemoryStore(web.backend) as others:

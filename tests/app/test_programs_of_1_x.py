@@ -1,4 +1,4 @@
-"""What programs written against the public API of 1.x do beyond the ordinary goes on to work, and says what it said."""
+"""Unusual uses of the public API of 1.x keep working, with the texts of 1.x."""
 
 import asyncio
 import datetime
@@ -46,7 +46,7 @@ async def test_an_instance_can_be_named_by_instantiating_its_template(repository
         assert await app_context.get_task(hello, "ada") is None
 
 
-def test_an_instance_has_the_options_it_is_given_and_the_template_has_otherwise():
+def test_an_instance_has_its_own_options_and_otherwise_those_of_its_template():
     hello = Pyncette().dynamic_task(name="hello", greeting="Hello")(a_handler)
 
     instance = hello.instantiate("ada", schedule="0 9 * * *", timezone="Europe/Dublin", to="Ada")
@@ -64,7 +64,7 @@ def test_an_instance_has_the_options_it_is_given_and_the_template_has_otherwise(
     }
 
 
-def test_the_canonical_name_of_an_instance_says_its_partition_if_there_are_several():
+def test_the_canonical_name_of_an_instance_includes_its_partition_if_there_are_several():
     app = Pyncette()
     spread = app.partitioned_task(name="spread", partition_count=4, partition_selector=lambda *_: 3)(
         a_handler
@@ -82,7 +82,7 @@ def test_the_canonical_name_of_an_instance_says_its_partition_if_there_are_sever
         {"execute_at": at(7)},
     ],
 )
-def test_an_instance_can_be_kept_as_json_and_made_again(options):
+def test_an_instance_can_be_stored_as_json_and_restored(options):
     hello = Pyncette().dynamic_task(name="hello")(a_handler)
     instance = hello.instantiate("ada", **options)
 
@@ -103,7 +103,7 @@ def test_an_instance_can_be_kept_as_json_and_made_again(options):
         ({"interval": A_MINUTE, "fast_forward": True}, at(-90), at(30)),
     ],
 )
-def test_the_next_execution_can_be_asked_for(options, last, due):
+def test_the_next_execution_can_be_computed(options, last, due):
     assert Task(name="x", func=a_handler, **options).get_next_execution(NOON, last) == due
 
 
@@ -196,7 +196,7 @@ def test_decorators_of_two_apps_on_one_function_need_no_name():
     assert first.tasks["report"].task_func is second.tasks["report"].task_func
 
 
-async def test_options_that_1_x_did_not_know_are_arguments_as_well(repository, clock):
+async def test_options_that_did_not_exist_in_1_x_are_arguments_as_well(repository, clock):
     app = Pyncette(repository)
     seen = []
 
@@ -228,14 +228,14 @@ def wrapping(**settings):
     return sqlite_repository(**settings)
 
 
-def test_a_factory_may_hand_one_of_ours_all_that_it_is_given(tmp_path):
+def test_a_factory_may_pass_all_its_settings_to_one_of_ours(tmp_path):
     path = str(tmp_path / "x.sqlite")
     app = Pyncette(wrapping, batch_size=7, sqlite_database=path, flavour="sweet")
 
     assert type(app.new_store()) is type(sqlite_repository())
 
 
-def test_a_factory_of_ours_refuses_what_looks_like_a_setting_of_its_own():
+def test_a_factory_of_ours_refuses_an_unknown_setting_with_its_own_prefix():
     with pytest.raises(ConfigurationError, match="did you mean sqlite_database"):
         Pyncette(wrapping, sqlite_databse="x").new_store()
 
@@ -248,7 +248,7 @@ def test_a_partial_of_a_factory_knows_its_keys():
         app(postgres_table_nam="other")
 
 
-def test_an_executor_may_hand_ours_all_that_it_is_given():
+def test_an_executor_may_pass_all_its_settings_to_ours():
     class Mine(DefaultExecutor):
         def __init__(self, **settings):
             super().__init__(**settings)
@@ -303,7 +303,7 @@ async def test_a_context_of_a_test_can_lose_its_lease():
             await long(fake_context(heartbeat, name="long"))
 
 
-async def test_a_heartbeat_that_fails_is_logged_and_followed_by_another(caplog):
+async def test_a_failed_heartbeat_is_logged_and_followed_by_another(caplog):
     beaten = asyncio.Event()
     beats = []
 
@@ -324,7 +324,7 @@ async def test_a_heartbeat_that_fails_is_logged_and_followed_by_another(caplog):
 
 
 @pytest.mark.parametrize("mode", ExecutionMode)
-async def test_a_middleware_can_put_something_in_the_place_of_heartbeats(repository, clock, mode):
+async def test_a_middleware_can_replace_heartbeats(repository, clock, mode):
     app = Pyncette(repository)
     beats = []
 
@@ -428,7 +428,7 @@ def test_exceptions_have_the_texts_of_1_x():
 # --- Signals -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_signal_logs_names_no_task_that_it_interrupted(tmp_path):
+def test_the_log_line_of_a_signal_does_not_name_the_interrupted_task(tmp_path):
     lines = []
 
     class Keep(logging.Handler):
@@ -455,5 +455,5 @@ def test_what_a_signal_logs_names_no_task_that_it_interrupted(tmp_path):
         root.setLevel(level)
 
     assert lines[0] == ("hello", "interrupted")
-    (told,) = [task for message, task in lines if message.startswith("SIGINT")]
-    assert told is None
+    (logged,) = [task for message, task in lines if message.startswith("SIGINT")]
+    assert logged is None

@@ -131,7 +131,7 @@ async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_
 
 @pytest.fixture
 def simulated():
-    """A loop on which a minute passes in no time."""
+    """An event loop on which a minute passes at once."""
     loop = SimulatedLoop(Random(1))
     yield loop
     loop.close()
@@ -168,7 +168,7 @@ def test_an_app_notices_an_edit_of_a_resource_by_itself(simulated, clock, runs):
     assert seen == [{}, {"sugar": True}]
 
 
-def test_once_an_app_is_closed_nothing_of_it_reads_its_templates(simulated, clock):
+def test_a_closed_app_no_longer_reads_its_templates(simulated, clock):
     backend = MemoryBackend()
     app = Pyncette(lambda: MemoryStore(backend))
 

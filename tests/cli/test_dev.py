@@ -546,7 +546,7 @@ def test_a_fault_at_the_start_ends_it_with_a_sentence(folder):
 PLAIN = MODULE.replace("async def", "def")
 
 
-def test_a_handler_that_is_not_a_coroutine_function_ends_it_at_the_start(folder):
+def test_a_handler_that_is_not_a_coroutine_function_is_an_error_at_the_start(folder):
     folder.write("tasks.py", PLAIN)
 
     code, output = called("dev", "jobs", cwd=folder.path.parent)
@@ -558,7 +558,7 @@ def test_a_handler_that_is_not_a_coroutine_function_ends_it_at_the_start(folder)
     assert output.count("\n") == 1
 
 
-def test_a_handler_that_is_no_coroutine_function_any_more_is_told_and_the_code_of_before_goes_on(folder):
+def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_old_code_goes_on(folder):
     folder.task("hello", intervalSeconds=1)
     with dev(folder) as program:
         at = program.expect("hello: greetings")

@@ -612,7 +612,7 @@ PLAIN = """
 """
 
 
-def test_check_tells_each_handler_that_is_not_a_coroutine_function(folder):
+def test_check_reports_each_handler_that_is_not_a_coroutine_function(folder):
     folder.task("two", schedule='"* *"').write("tasks.py", PLAIN)
 
     result = invoke("check", str(folder.path))

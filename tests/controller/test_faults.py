@@ -721,6 +721,20 @@ def test_two_operators_at_once_do_no_harm(without_a_fault, world_of):
     assert play(world) == expected
 
 
+def test_a_record_that_others_change_all_the_time_holds_no_pass_for_long_and_is_tried_again(world, caplog):
+    started(world, yearly())
+    world.backends["first"].contested = frozenset({"report"})
+    world.backends["first"].seconds = 0.01
+    world.api.edit(TASKS, "report", args={"n": 1})
+
+    world.run(4)
+    assert caplog.text.count("could not be reconciled") >= 2
+
+    world.backends["first"].contested = frozenset()
+    world.run(4)
+    assert bytes(world.record("report").spec.args) == b'{"n":1}'
+
+
 # --- Pools -----------------------------------------------------------------------------------------------------------
 
 
@@ -766,9 +780,7 @@ def test_of_two_tasks_that_want_one_handler_at_the_same_moment_one_gets_it(world
 
 
 @pytest.mark.parametrize("minutes", [15, -15])
-def test_an_operator_on_a_node_with_the_wrong_time_counts_schedules_from_the_time_of_the_backend(
-    world_of, minutes
-):
+def test_an_operator_on_a_node_with_a_wrong_clock_counts_schedules_from_the_backends_time(world_of, minutes):
     world = world_of("first", ahead=minutes * 60)
     world.api.create(external())
     world.start()
@@ -788,7 +800,7 @@ def test_an_operator_on_a_node_with_the_wrong_time_counts_schedules_from_the_tim
     assert world.record("report").due_at == EIGHT + 240 * SECOND
 
 
-def test_an_operator_whose_node_is_behind_tells_in_time_what_changes_by_itself(world_of):
+def test_an_operator_on_a_node_that_is_behind_reports_due_changes_in_time(world_of):
     world = world_of("first", ahead=-15 * 60)
     world.api.create(external())
     world.api.create(yearly())

@@ -14,7 +14,7 @@ from pyncette.controller.api import POOLS, TASKS
 from pyncette.controller.backends import Reach
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
-from pyncette.core.record import RESERVED_REALMS, Change, is_on_demand
+from pyncette.core.record import RESERVED_REALMS, Change, is_on_demand, replace
 from pyncette.errors import StoreUnavailableError
 from pyncette.store.backend import Backend
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -204,6 +204,8 @@ class Remote(Backend):
         """What is raised whatever it is asked."""
         self.seconds = 0.0
         """How long each call takes."""
+        self.contested = frozenset()
+        """Tasks whose records somebody else changes each time that they are about to be written."""
         self.loses_answer = lambda: False
         """Says of each write whether it is made, and nobody is told so."""
         self.wipe()
@@ -257,6 +259,10 @@ class RemoteStore(MemoryStore):
 
     async def swap(self, changes):
         await self._reach()
+        for change in changes:
+            if change.before is not None and change.before.key.task in self._remote.contested:
+                (stored,) = await super().load([change.before.key])
+                await super().swap([Change(stored, replace(stored, version=stored.version + 1))])
         made = await super().swap(changes)
         for change, done in zip(changes, made, strict=True):
             self._count(change, done)

@@ -1,4 +1,4 @@
-"""No edit makes a time due that lies before it, or that has started, however late the record and whatever the editor's clock."""
+"""No edit makes a time due that is before it or has started, however late the record is and whatever the editor's clock."""
 
 import pytest
 from hypothesis import assume, example, given
@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from pyncette.core.record import Change, replace
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from tests.core.play import AT_MOST_ONCE, HOUR, INSTANCE, MINUTE, NONE, RAISED, UNSTARTED, Play, at, minute
+from pyncette.core.tallies import idempotency_key
+from tests.core.play import (
+    AT_MOST_ONCE,
+    HOUR,
+    INSTANCE,
+    MINUTE,
+    NONE,
+    RAISED,
+    UNLOCK,
+    UNSTARTED,
+    Play,
+    at,
+    minute,
+)
 
 EACH_MINUTE = Cron("* * * * *")
 TEN_MINUTES = Cron("*/10 * * * *")
@@ -21,7 +34,7 @@ EDITS = {
 
 
 def backlog(play: Play, minutes: float) -> list[float]:
-    """Run all that is due by then, and return the scheduled minutes of it."""
+    """Run everything that is due after that many *minutes*, and return the scheduled minutes."""
     before = len(play.called)
     while play.run(minutes) is not None:
         pass
@@ -36,7 +49,7 @@ def backlog(play: Play, minutes: float) -> list[float]:
     [("edit", [61]), ("reschedule", [10, 61]), ("force", [61])],
 )
 @pytest.mark.parametrize("mode", Mode)
-def test_a_late_schedule_that_is_made_tighter_runs_nothing_of_the_new_one_before_the_edit(
+def test_a_late_schedule_that_is_made_tighter_runs_no_time_of_the_new_one_before_the_edit(
     edit, expected, mode
 ):
     policies = replace(
@@ -55,11 +68,11 @@ def test_a_late_schedule_that_is_made_slower_runs_no_time_of_the_new_one_before_
 
     play.reschedule(65, schedule)
 
-    # Of the old schedule the soonest is kept; an interval counts on from it.
+    # The soonest time of the old schedule is kept; an interval counts on from it.
     assert backlog(play, 80) == ([10, 80] if isinstance(schedule, Cron) else [10, 70])
 
 
-def test_the_late_times_beside_the_one_that_is_kept_are_withdrawn_and_not_counted():
+def test_late_times_other_than_the_kept_one_are_withdrawn_and_not_counted():
     play = Play(schedule=TEN_MINUTES, policies=QUICK, key=INSTANCE, own=False)
 
     play.reschedule(65, EACH_MINUTE)
@@ -69,7 +82,7 @@ def test_the_late_times_beside_the_one_that_is_kept_are_withdrawn_and_not_counte
 
 
 @pytest.mark.parametrize("missed", [Missed.ALL, Missed.LATEST, Missed.SKIP, Missed.FAST_FORWARD])
-def test_what_is_dropped_after_an_edit_is_counted_from_the_kept_time_and_the_new_schedule_alone(missed):
+def test_only_the_kept_time_and_times_of_the_new_schedule_are_counted_as_dropped_after_an_edit(missed):
     play = Play(schedule=TEN_MINUTES, policies=replace(QUICK, missed=missed), key=INSTANCE, own=False)
 
     play.reschedule(65, EACH_MINUTE)
@@ -88,9 +101,7 @@ def test_what_is_dropped_after_an_edit_is_counted_from_the_kept_time_and_the_new
     interval=st.booleans(),
 )
 @example(old=5, new=1, edited_at=120, kind="reschedule", missed=Missed.ALL, interval=True)
-def test_nothing_before_an_edit_runs_but_a_time_of_the_old_schedule(
-    old, new, edited_at, kind, missed, interval
-):
+def test_before_an_edit_only_a_time_of_the_old_schedule_runs(old, new, edited_at, kind, missed, interval):
     assume(not interval or old != new)
     play = Play(
         schedule=Interval(old * MINUTE), policies=replace(QUICK, missed=missed), key=INSTANCE, own=False
@@ -112,7 +123,7 @@ FORBID = Policies(mode=Mode.AT_MOST_ONCE, missed=Missed.ALL)
 @pytest.mark.parametrize("kind", ["edit", "force", "suspend and resume"])
 @pytest.mark.parametrize("behind", [0.01, 0.4, 15])
 @pytest.mark.parametrize("policies", [FORBID, replace(FORBID, mode=Mode.AT_LEAST_ONCE)])
-def test_an_editor_whose_clock_is_behind_makes_nothing_due_that_has_ended(kind, behind, policies):
+def test_an_editor_whose_clock_is_behind_makes_no_ended_occurrence_due(kind, behind, policies):
     play = Play(schedule=EACH_MINUTE, policies=policies)
     play.run(1)
     play.run(2)
@@ -127,7 +138,7 @@ def test_an_editor_whose_clock_is_behind_makes_nothing_due_that_has_ended(kind, 
 
 
 @pytest.mark.parametrize("behind", [0.01, 15])
-def test_the_end_of_a_suspension_by_exhaustion_makes_nothing_due_that_has_ended(behind):
+def test_a_resume_after_exhaustion_makes_no_ended_occurrence_due(behind):
     policies = Policies(retry=Retry(max_attempts=1), exhausted=Exhaustion.SUSPEND, missed=Missed.ALL)
     play = Play(schedule=EACH_MINUTE, policies=policies)
     play.run(1, RAISED)
@@ -137,7 +148,7 @@ def test_the_end_of_a_suspension_by_exhaustion_makes_nothing_due_that_has_ended(
     assert play.due == 2
 
 
-def test_a_resource_that_returns_makes_nothing_due_that_had_started_when_it_was_stopped():
+def test_a_resource_that_returns_makes_no_occurrence_due_that_had_started_before_the_stop():
     play = Play(schedule=EACH_MINUTE, policies=FORBID)
     play.start(1)
     play.stop(1.1)
@@ -156,7 +167,7 @@ def test_rescheduling_by_a_clock_that_is_behind_does_not_repeat_a_side_run():
     assert play.due == 2
 
 
-def test_an_extra_run_is_no_time_of_the_schedule_and_holds_back_no_edit():
+def test_an_extra_run_is_not_a_time_of_the_schedule_and_delays_no_edit():
     play = Play(schedule=Interval(HOUR))
     play.run_now(30)
     held = play.start(30)
@@ -175,7 +186,7 @@ def test_an_extra_run_is_no_time_of_the_schedule_and_holds_back_no_edit():
     mode=st.sampled_from(list(Mode)),
     running=st.booleans(),
 )
-def test_no_time_runs_twice_whoever_edits_with_whatever_clock(offset, edited_at, kind, mode, running):
+def test_no_time_runs_twice_whatever_the_editors_clock(offset, edited_at, kind, mode, running):
     policies = replace(FORBID, mode=mode)
     play = Play(schedule=EACH_MINUTE, policies=policies, key=INSTANCE, own=True)
     minutes = edited_at / 60
@@ -194,7 +205,7 @@ def test_no_time_runs_twice_whoever_edits_with_whatever_clock(offset, edited_at,
 # --- The time of a one-off is taken as given -------------------------------------------------------------------------
 
 
-def test_a_one_off_that_replaces_a_schedule_is_due_at_its_own_time_although_a_later_one_has_run():
+def test_a_one_off_that_replaces_a_schedule_is_due_at_its_own_time_even_after_a_later_run():
     play = Play(schedule=EACH_MINUTE)
     play.run(1)
     play.run(2)
@@ -204,7 +215,7 @@ def test_a_one_off_that_replaces_a_schedule_is_due_at_its_own_time_although_a_la
     assert play.due == 1.5
 
 
-def test_a_one_off_at_the_very_time_that_has_run_does_not_run_it_again():
+def test_a_one_off_at_a_time_that_has_already_run_does_not_run():
     play = Play(schedule=EACH_MINUTE)
     play.run(1)
 
@@ -227,7 +238,7 @@ def test_a_start_at_most_once_of_a_kept_time_is_due_again_after_its_release():
     assert play.start(65.7).scheduled_at == at(10)
 
 
-def test_a_start_that_dropped_others_drops_them_again_after_its_release():
+def test_a_released_start_that_dropped_other_times_drops_them_again():
     play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, missed=Missed.LATEST))
 
     play.end(play.start(5), 5, UNSTARTED)
@@ -236,7 +247,7 @@ def test_a_start_that_dropped_others_drops_them_again_after_its_release():
     assert play.counts == {"succeeded": 1, "missed": 5}
 
 
-def test_an_edit_of_something_else_does_not_keep_a_start_from_its_release():
+def test_an_edit_that_leaves_the_schedule_alone_does_not_prevent_a_release():
     play = Play(schedule=EACH_MINUTE, policies=FORBID)
     held = play.start(1)
 
@@ -246,7 +257,7 @@ def test_an_edit_of_something_else_does_not_keep_a_start_from_its_release():
     assert play.due == 1
 
 
-def test_a_start_that_is_released_after_an_edit_of_the_schedule_leaves_the_time_of_the_edit():
+def test_a_release_after_an_edit_of_the_schedule_keeps_the_due_time_of_the_edit():
     play = Play(schedule=EACH_MINUTE, policies=FORBID)
     held = play.start(1)
 
@@ -269,7 +280,7 @@ def test_a_one_off_whose_start_is_released_after_a_resume_is_due_again():
     assert play.start(5.4).scheduled_at == at(5)
 
 
-def test_a_release_has_started_nothing_so_an_edit_counts_from_its_own_time():
+def test_a_released_start_does_not_delay_an_edit():
     play = Play(schedule=EACH_MINUTE, policies=FORBID)
     play.end(play.start(1), 1, UNSTARTED)
 
@@ -298,3 +309,62 @@ def test_a_side_run_that_is_released_before_its_first_attempt_is_due_at_once():
 
     assert [minute(record.claimable_at) for record in play.beside] == [1.1]
     assert play.start(1.1).attempt == 1
+
+
+# --- One-offs that come while an occurrence is in progress -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_one_off_in_the_past_that_is_set_in_mid_run_is_missed(mode):
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, mode=mode, keep_finished=True))
+    held = play.start(1)
+
+    play.edit(3, schedule=Once(at(2)))
+    play.end(held, 4)
+
+    assert play.claimable is None
+    assert play.counts == {"succeeded": 1, "missed": 1}
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_one_off_to_come_that_is_set_in_mid_run_runs_at_its_time(mode):
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, mode=mode, keep_finished=True))
+    held = play.start(1)
+
+    play.edit(3, schedule=Once(at(5)))
+    play.end(held, 4)
+    play.run(5)
+
+    assert play.called == [(1, 1), (5, 1)]
+
+
+def test_a_one_off_of_the_past_that_is_scheduled_while_a_retry_waits_is_due_once_that_is_over():
+    play = Play(policies=UNLOCK, key=INSTANCE, own=False)
+    play.run(1, RAISED)
+
+    play.reschedule(1.01, Once(at(0.5)))
+
+    assert backlog(play, 2) == [1, 0.5]
+    assert play.counts == {"succeeded": 2}
+
+
+def test_a_one_off_at_a_time_that_has_run_is_another_occurrence_when_it_is_asked_for_again():
+    play = Play(schedule=EACH_MINUTE, policies=AT_MOST_ONCE, key=INSTANCE, own=False)
+    first = play.run(1)
+
+    play.reschedule(1.2, Once(at(1)))
+    second = play.run(1.2)
+
+    assert second.scheduled_at == at(1)
+    assert idempotency_key(second.record, at(1)) != idempotency_key(first.record, at(1))
+
+
+def test_a_resource_that_returns_after_a_one_off_was_set_in_mid_run_still_runs_that():
+    play = Play(schedule=EACH_MINUTE, policies=replace(FORBID, keep_finished=True))
+    play.start(1)
+    play.edit(1.1, schedule=Once(at(5)))
+    play.stop(1.2)
+
+    play.edit(2)
+
+    assert play.due == 5

@@ -739,6 +739,16 @@ def test_force_leaves_fence_and_version_growing():
     assert play.record.fence >= held.record.fence
 
 
+def test_force_takes_version_and_fence_from_the_clock_also_if_the_schedule_counts_from_later():
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE, own=False)
+    play.start(60)
+
+    play.overwrite(50, Interval(HOUR))  # by a clock that has gone back
+
+    assert play.claimable == 120
+    assert (play.record.version, play.record.fence, play.record.state.born) == (at(50), at(50), at(50))
+
+
 # --- Identity --------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,20 @@ from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
 from pyncette.ledger import Ledger, Settling, Starting
 from pyncette.model import A_MICROSECOND
-from pyncette.resources.mirror import Removal, Step, homes, instances_of, mirror, remove_instances, wish_of
+from pyncette.resources.mirror import (
+    Elsewhere,
+    Removal,
+    Step,
+    homes,
+    instances_of,
+    mirror,
+    mirror_one,
+    moved,
+    remove_instances,
+    stop,
+    stopped_between_runs,
+    wish_of,
+)
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock, instant_of
@@ -136,7 +149,7 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
     assert taken.step is Step.EDITED
 
 
-async def test_a_resource_that_is_gone_never_undoes_the_newer_one_of_its_name(folder):
+async def test_a_removed_resource_never_undoes_a_newer_one_of_the_same_name(folder):
     def resource(uid, created, seconds):
         given = manifest(handler="send", intervalSeconds=seconds)
         given["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": created}
@@ -624,3 +637,87 @@ async def test_other_tasks_of_the_handler_are_left_alone(folder):
     await remove_instances(folder.ledger, await folder.record("send"), 1000)
 
     assert [record.key.task for record in await left(folder)] == ["daily"]
+
+
+# --- Moves that meet deletions, crashes and older generations ----------------------------------------------------------
+
+
+def owned(handler, generation, uid="u", **spec):
+    given = manifest(**({"handler": handler, "intervalSeconds": 60, "missedRunPolicy": "All"} | spec))
+    given["metadata"] |= {"uid": uid, "generation": generation}
+    return wish_of(read_as(PyncetteTask, given), REALM)
+
+
+@pytest.mark.parametrize("mode", ["AtLeastOnce", "AtMostOnce"])
+async def test_a_resource_that_returns_with_another_handler_runs_nothing_of_the_time_it_was_gone(
+    folder, mode
+):
+    await mirror_one(folder.ledger, owned("send", 1, "old", executionMode=mode))
+    await folder.clock.advance(datetime.timedelta(seconds=60))
+    (held,) = await folder.start()
+    await stop(folder.ledger, await folder.record())
+    await folder.clock.advance(datetime.timedelta(minutes=30))
+    gone = await folder.record()
+
+    returned = owned("post", 1, "new", executionMode=mode)
+    await mirror_one(folder.ledger, returned, [Elsewhere(folder.ledger, gone)])
+
+    record = await folder.record(handler="post")
+    assert record.due_at > folder.clock.now()
+    assert record.state.floor == held.scheduled_at
+    assert record.state.summary.counts == Counts(withdrawn=1)
+
+
+async def test_a_move_that_broke_off_makes_up_for_what_passed_meanwhile(folder):
+    await mirror_one(folder.ledger, owned("send", 1))
+    due_at = (await folder.record()).due_at
+    await folder.ledger.apply({(await folder.record()).key: stopped_between_runs(owned("post", 2))})
+    await folder.clock.advance(datetime.timedelta(minutes=2))
+
+    left = Elsewhere(folder.ledger, await folder.record())
+    await mirror_one(folder.ledger, owned("post", 2), [left])
+
+    assert (await folder.record(handler="post")).due_at == due_at
+
+
+async def broken_off_move(folder):
+    """Move a record from one handler to another, and break off before it is removed from where it was."""
+    await mirror_one(folder.ledger, owned("send", 1))
+    away = owned("post", 2)
+    await folder.ledger.apply({(await folder.record()).key: stopped_between_runs(away)})
+    await folder.ledger.apply({away.key: moved(away, await folder.record())})
+    await folder.clock.advance(datetime.timedelta(minutes=1))
+    await folder.run("post")
+
+
+async def test_a_record_that_moves_back_after_a_move_that_broke_off_keeps_what_has_happened(folder):
+    await broken_off_move(folder)
+    floor = (await folder.record(handler="post")).state.floor
+
+    lived_on = Elsewhere(folder.ledger, await folder.record(handler="post"))
+    await mirror_one(folder.ledger, owned("send", 3), [lived_on])
+
+    record = await folder.record()
+    assert (record.state.floor, record.state.summary.counts) == (floor, Counts(succeeded=1))
+    assert record.state.withdrawn_at is None
+    assert await folder.record(handler="post") is None
+
+
+async def test_so_does_one_whose_manifests_are_mirrored_all_at_once(folder):
+    await broken_off_move(folder)
+
+    await mirror(folder.ledger, REALM, [owned("send", 3)])
+
+    assert (await folder.record()).state.summary.counts == Counts(succeeded=1)
+    assert await folder.record(handler="post") is None
+
+
+async def test_an_older_generation_does_not_move_the_record_of_a_newer_one(folder):
+    await mirror_one(folder.ledger, owned("post", 2))
+    newer = Elsewhere(folder.ledger, await folder.record(handler="post"))
+
+    (taken,) = await mirror_one(folder.ledger, owned("send", 1), [newer])
+
+    assert taken.step is Step.OUTDATED
+    assert await folder.record() is None
+    assert (await folder.record(handler="post")).state.withdrawn_at is None

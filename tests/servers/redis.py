@@ -577,6 +577,12 @@ class OwnSentinel(_OwnServers):
         _, written, _ = self._nodes[0].execute("ROLE")
         wait_until(lambda: self._has_replicated(written), lambda: "the replica did not catch up")
 
+    def cut_off_the_replica(self) -> None:
+        """Let what is written from now on not reach the replica, as if the network between the two was down."""
+        primary, replica = self._nodes[:2]
+        replica.execute("CONFIG", "SET", "masterauth", "another")
+        primary.execute("CLIENT", "KILL", "TYPE", "replica")
+
     def _has_replicated(self, offset: int) -> bool:
         """Whether the replica is up to *offset*, and not still about to take over what was there before it came."""
         *_, state, so_far = self._nodes[1].execute("ROLE")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from pyncette.clock import Instant
-from pyncette.core.record import Counts, Key, Outcome, Record, Summary
+from pyncette.clock import Duration, Instant
+from pyncette.core.record import Counts, Key, Outcome, Partition, Record, Summary, replace
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Overlap, Policies
 from pyncette.core.tallies import Tally
 
 from .calendar import FOREVER, times
-from .calls import FAILED, Calls, How, forget
+from .calls import FAILED, Calls, How
+from .loop import Being, Process
+from .network import TIMEOUT
 from .scene import Choice, Identity, Lens, Scene, is_letter, is_outside
 
 Numbers = tuple[int, ...]
 """How many of each outcome, in the order of `Outcome`."""
+
+ENDED: Final = frozenset(Outcome) - {Outcome.MISSED, Outcome.SKIPPED}
+"""Outcomes of occurrences that have started."""
 
 NONE: Final[Numbers] = (0,) * len(Outcome)
 INDEX: Final = {outcome: index for index, outcome in enumerate(Outcome)}
@@ -25,14 +31,20 @@ INDEX: Final = {outcome: index for index, outcome in enumerate(Outcome)}
 class Books(Lens):
     """Outcomes by occurrence, and counts by record."""
 
-    def __init__(self, scene: Scene, calls: Calls) -> None:
+    def __init__(self, scene: Scene, calls: Calls, failures: Callable[[Process], Sequence[int]]) -> None:
         super().__init__(scene)
         self._calls = calls
+        self.failures = failures
+        """When each process has asked the backend for something in vain."""
         self._outcomes: dict[Identity, Outcome] = {}
         self._beside: set[Identity] = set()
         """Occurrences that were given a record of their own."""
         self._counts: dict[Key, Numbers] = {}
         """What the counts of each record must be."""
+        self._ended: Counter[tuple[str, Outcome]] = Counter()
+        """How many occurrences of each task have ended in which way, whoever counts them."""
+        self._started_by: dict[tuple[Key, int], tuple[Process, int, Duration]] = {}
+        """Who wrote, at most once, that an occurrence has started, when, and how much of its lease was left."""
         self._edited: set[Key] = set()
         """Records whose schedule was edited in mid-run."""
 
@@ -53,18 +65,34 @@ class Books(Lens):
         """The schedule of a record was edited in mid-run."""
         self._edited.add(key)
 
+    def written_by(self, process: Process, before: Record | None, after: Record) -> None:
+        """A record was written; note who starts what is to run at most once."""
+        started = after.state.started
+        if started is None or not started.at_most_once or after.lease is None:
+            return
+        if before is None or before.state.started is None:
+            left = after.lease.expires_at - self.scene.backend.now()
+            self._started_by[after.key, after.fence] = (process, self.scene.loop.now, left)
+
+    def check_totals(self, task: str, partitions: Collection[Partition]) -> None:
+        """What is counted of the instances of a template, there and elsewhere, is what has ended: no more and no less."""
+        total = NONE
+        for key, record in self.scene.records.items():
+            if key.task == task and key.partition in partitions:
+                total = plus(total, numbers_of(record.state.summary.counts))
+        for outcome in ENDED:
+            ended, counted = self._ended[task, outcome], total[INDEX[outcome]]
+            if ended != counted:
+                self.broken(f"{ended} of {task} have {outcome.value}, and {counted} are counted")
+
     def closed(self, record: Record | None, key: Key) -> None:
         """A write is over: compare, if there is still a record."""
-        if record is None or not record.attempt:
+        if record is None or (not record.attempt and record.state.started is None):
             self._edited.discard(key)
         if record is None:
             self._counts.pop(key, None)
         elif self._counts.get(key, NONE) != numbers_of(record.state.summary.counts):
             self.broken(f"the counts of {key} are wrong: {self._counts.get(key)} outcomes were seen")
-
-    def forget(self, lineage: Identity, since: Instant) -> None:
-        """What is due from *since* on may come again, as something new."""
-        forget(self._outcomes, lineage, since)
 
     def wished(self, before: Record | None, after: Record, *, ends: bool) -> None:
         """Somebody has changed a record, and perhaps ended what it ran."""
@@ -104,8 +132,16 @@ class Books(Lens):
         begun = before.state.started
         if edited and begun is not None:
             # The edit has made all other times of before count no longer.
-            if ran and sum(numbers) < 1 + sum(gap.count for gap in begun.dropped):
-                self.broken(f"{key} counts {numbers}, and forgets what {begun.scheduled_at} has dropped")
+            expected = 0
+            if ran:
+                expected = 1 + sum(gap.count for gap in begun.dropped)
+                if not begun.at_most_once:
+                    after = max(begun.scheduled_at, before.schedule_since) + 1
+                    policies = self.scene.policies_of(before)
+                    end = FOREVER if due is None else due
+                    expected += len(times(before.spec.schedule, policies, before.schedule_since, after, end))
+            if sum(numbers) != expected:
+                self.broken(f"{key} counts {numbers} after an edit, and {expected} have passed")
             return
         accounted = sum(numbers) + pending - pending_in(before) + beside
         passed = self._passed(before, due, begun=chosen.run is not None)
@@ -149,11 +185,15 @@ class Books(Lens):
     def _end(self, before: Record, scheduled_at: Instant, outcome: Outcome) -> None:
         """An occurrence has its outcome."""
         key, identity = before.key, self.scene.identity(before, scheduled_at)
-        stray = identity in self.scene.strays
-        if identity in self._outcomes and not stray:
+        if identity in self._outcomes:
             self.broken(f"{key} has {outcome.value}, and had {self._outcomes[identity].value} before")
         self._outcomes[identity] = outcome
-        if stray or outcome is Outcome.WITHDRAWN:
+        self._ended[key.task, outcome] += 1
+        if is_letter(key):
+            self._ended[key.task, Outcome.DEAD_LETTERED] -= 1
+        if outcome is Outcome.LOST:
+            self._check_lost(before)
+        if outcome is Outcome.WITHDRAWN:
             return
         chosen = self.scene.chosen.get((key, before.fence))
         if before.state.started is None and (chosen is None or chosen.run != scheduled_at):
@@ -167,6 +207,19 @@ class Books(Lens):
                 f"{key} has {outcome.value} in attempt {before.attempt} of {policies.retry.max_attempts},"
                 f" after a call that {how}"
             )
+
+    def _check_lost(self, before: Record) -> None:
+        """What is lost, at most once, was called, or whoever started it died, stood still or did not reach the backend."""
+        claim = (before.key, before.fence - 1)
+        process, at, left = self._started_by.get(claim, (None, 0, 0))
+        if process is None or self._calls.of_claim(replace(before, fence=before.fence - 1)) is not None:
+            return
+        well = process.being is not Being.GONE and (process.frozen_at or 0) < at and not self.scene.steps
+        failed = sum(since >= at for since in self.failures(process))
+        # It has to ask again, and to renew the lease, before that is used up.
+        takes = 2 * TIMEOUT if self.scene.undisturbed else 5 * TIMEOUT
+        if well and failed <= 1 and left >= takes:
+            self.broken(f"{before.key} is lost, but {process} has never called its handler, and lives")
 
     # --- What is removed, and counted elsewhere ------------------------------------------------------------------
 
@@ -218,7 +271,10 @@ class Books(Lens):
             self.broken(f"more of {after.key} is changed than what is counted there")
         total = NONE if before is None else numbers_of(before.state.summary.counts)
         for tally in tallies:
-            total = tuple(max(0, number) for number in plus(total, numbers_of(tally.summary.counts)))
+            total = plus(total, numbers_of(tally.summary.counts))
+            # A letter that was redriven takes itself back, from a schedule that may have been made anew since.
+            letters = INDEX[Outcome.DEAD_LETTERED]
+            total = (*total[:letters], max(0, total[letters]), *total[letters + 1 :])
         if total != numbers_of(after.state.summary.counts):
             self.broken(f"what was removed beside {after.key} is not counted there: {total} it should be")
         self._counts[after.key] = total

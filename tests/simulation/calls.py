@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -17,6 +18,9 @@ from .calendar import first_time
 from .loop import Being, Process
 from .network import TIMEOUT
 from .scene import Identity, Lens, Scene, is_letter
+
+CANCELLED_WITHIN: Final = SECOND // 5
+"""How long after the end of its lease a run may not have been told that it is over."""
 
 ENDED_WITHIN: Final = 1 * SECOND
 """How long after the instant at which a call has to be cancelled it may go on, unless it ignores that."""
@@ -51,6 +55,8 @@ class Call:
         self.lease_id = record.lease.id
         self.at_most_once = record.state.started is not None and record.state.started.at_most_once
         self.how = How.RUNNING
+        self.is_told = False
+        """Whether it was told that it is over, and takes its time."""
 
     @property
     def was_drained(self) -> bool:
@@ -66,10 +72,13 @@ class Call:
 class Calls(Lens):
     """All calls, and those that run."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, error: Callable[[Process], Duration]) -> None:
         super().__init__(scene)
+        self._error = error
         self.number = 0
         self._by_claim: dict[tuple[Key, int], Call] = {}
+        self._claimed_at: dict[str, int] = {}
+        self._recreated_at: dict[Key, int] = {}
         self._by_identity: defaultdict[Identity, list[Call]] = defaultdict(list)
         self._running: defaultdict[Key, list[Call]] = defaultdict(list)
 
@@ -88,9 +97,14 @@ class Calls(Lens):
     def claimed(self, record: Record) -> None:
         """A fence was given, and never was before."""
         again = self._by_claim.pop((record.key, record.fence), None)
-        if again is None or self.scene.clock_went_back or again.identity in self.scene.strays:
-            return
-        self.broken(f"the fence {record.fence} of {record.key} is given twice")
+        if again is not None and self._claimed_at[again.lease_id] >= self._recreated_at.get(record.key, 0):
+            self.broken(f"the fence {record.fence} of {record.key} is given twice")
+        assert record.lease is not None
+        self._claimed_at[record.lease.id] = self.scene.loop.now
+
+    def recreated(self, record: Record) -> None:
+        """A record has a fence that it had before, and rightly so."""
+        self._recreated_at[record.key] = self.scene.loop.now
 
     def began(self, call: Call, now: Instant) -> None:
         """Judge a call that begins, *now* by the clock of its worker."""
@@ -101,42 +115,74 @@ class Calls(Lens):
             self.broken(f"{key} runs for {scheduled_at}, but a claim gave it {chosen and chosen.run}")
         if record.state.started is None and policies.mode is Mode.AT_MOST_ONCE:
             self.broken(f"{key} runs before its start is written, at most once")
-        excused = call.identity in self.scene.strays or self.scene.clock_went_back
-        if self.of_claim(record) is not None and not excused:
+        if self.of_claim(record) is not None:
             self.broken(f"{key} runs twice under one claim")
+        # What is tried again after a drain has no attempt behind it that counts.
+        is_again = call.attempt > 1 or (record.state.started is not None and not call.at_most_once)
         if not is_letter(key) and now < scheduled_at + (
-            0 if key.occurrence or call.attempt > 1 else jitter_of(key, policies)
+            0 if key.occurrence or is_again else jitter_of(key, policies)
         ):
             self.broken(f"{key} runs before it is due")
         if call.occurrence.lease_remaining() <= 0:
             self.broken(f"{key} is started by {call.process} although its lease has run out")
         self._check_attempts(call)
-        self.number += 1
         self._by_claim[key, record.fence] = call
         self._by_identity[call.identity].append(call)
-        self._running[key].append(call)
+        self.runs(call)
 
-    def ended(self, call: Call, how: How, *, excused: bool) -> None:
-        """Judge a call that has ended; it is *excused* if its process stood still."""
+    def runs(self, call: Call) -> None:
+        """Note that a call runs."""
+        self.number += 1
+        self._running[call.key].append(call)
+
+    def ended(self, call: Call, how: How) -> None:
+        """Judge a call that has ended."""
+        self.check_lease(call)
         call.how = how
         self._running[call.key].remove(call)
-        if not excused and call.occurrence.ending is None and not call.occurrence.lease_lost:
+        if call.occurrence.ending is None and not call.occurrence.lease_lost:
             self._check_length(call)
+
+    def told(self, record: Record) -> None:
+        """A call was cancelled, and ignores it for a while."""
+        call = self.of_claim(record)
+        if call is not None and not call.is_told:
+            self.check_lease(call)
+            call.is_told = True
+
+    def check_lease(self, call: Call) -> None:
+        """Its lease is not used up, or was only just, or its process stood still."""
+        occurrence, process = call.occurrence, call.process
+        if (
+            call.is_told
+            or occurrence.lease_lost
+            or Heartbeat.COOPERATIVE
+            in {
+                call.policies.heartbeat,
+                occurrence.held.policies.heartbeat,
+            }
+        ):
+            return
+        over, allowed = occurrence._clock.monotonic() - occurrence.lease_until, CANCELLED_WITHIN
+        if process.being is not Being.RUNNING:
+            return
+        if process.thawed_at > call.since:
+            over = min(over, self.scene.loop.now - process.thawed_at)
+            allowed += SECOND  # its timers may have stood still
+            if process.unseen:  # and its clock: only the backend can tell, when it renews
+                allowed += call.policies.lease // 2 + 2 * TIMEOUT
+        if over > allowed:
+            self.broken(f"{call.key} runs on in {process} {over} µs after its lease was used up")
 
     def gone(self, process: Process) -> None:
         """A process has ended or crashed: its calls run no longer."""
         for calls in self._running.values():
             calls[:] = [call for call in calls if call.process is not process]
 
-    def forget(self, lineage: Identity, since: Instant) -> None:
-        """What is due from *since* on may come again, as something new."""
-        forget(self._by_identity, lineage, since)
-
     def _check_attempts(self, call: Call) -> None:
         """Not more than were allowed, and at most once but one."""
         before = self._by_identity[call.identity]
-        stray = call.identity in self.scene.strays
-        if any(other.at_most_once for other in before) or (before and call.at_most_once and not stray):
+        if before and (call.at_most_once or any(other.at_most_once for other in before)):
             self.broken(f"{call.key} runs twice, at most once")
         retry = self.scene.policies_of(call.occurrence.held.record).retry
         if not retry.max_attempts or not retry.count_takeovers:
@@ -144,37 +190,34 @@ class Calls(Lens):
         if call.attempt > retry.max_attempts:
             self.broken(f"{call.key} runs in attempt {call.attempt}, {retry.max_attempts} are allowed")
         failed = sum(other.how in FAILED for other in before)
-        if failed >= retry.max_attempts and not stray:
+        if failed >= retry.max_attempts:
             self.broken(f"{call.key} runs although {failed} of {retry.max_attempts} attempts have failed")
 
     def _check_length(self, call: Call) -> None:
         """A call that had to be cancelled was: for its deadline, for its successor, or since its lease was lost."""
         policies = call.policies
         took = self.scene.loop.now - call.since
-        if policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:
+        # A process that stood still does first what it has missed.
+        able = self.scene.loop.now - call.process.thawed_at > ENDED_WITHIN + SECOND
+        if able and policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:
             self.broken(f"{call.key} ran for {took} µs, beyond its active deadline")
-        overdue = took > policies.lease + policies.lease // 3 + 2 * TIMEOUT
-        if policies.heartbeat is Heartbeat.AUTOMATIC and overdue and not call.occurrence.lease_remaining():
-            self.broken(f"{call.key} runs on, although its lease has long run out")
-        if policies.overlap is Overlap.REPLACE and not self.scene.steps and not call.key.occurrence:
+        if able and policies.overlap is Overlap.REPLACE and not call.key.occurrence:
             self._check_replaced(call)
 
     def _check_replaced(self, call: Call) -> None:
-        record, scheduled_at = call.occurrence.held.record, call.occurrence.held.scheduled_at
+        record, scheduled_at = self.scene.records.get(call.key), call.occurrence.held.scheduled_at
+        if record is None or record.lease is None or record.lease.id != call.lease_id:
+            return  # it has no successor that waits for it any more
+        if self.scene.policies_of(record).overlap is not Overlap.REPLACE:
+            return  # an edit lets it go on
         after = max(scheduled_at, record.schedule_since)
         successor = first_time(record.spec.schedule, call.policies, record.schedule_since, after)
         if successor is None:
             return
         late = self.scene.backend.now() - successor - jitter_of(call.key, call.policies)
         took = self.scene.loop.now - call.since
-        within = (
-            ENDED_WITHIN if self.scene.undisturbed else ENDED_WITHIN + TIMEOUT
-        )  # its clock may be so wrong
+        within = ENDED_WITHIN + self._error(call.process)
+        if not self.scene.undisturbed:
+            within += TIMEOUT  # it asks first whether an edit has put its successor off
         if within < late < took:  # else it was too late from its start on
             self.broken(f"{call.key} runs on {late} µs after its successor was due")
-
-
-def forget(by_identity: dict[Identity, object], lineage: Identity, since: Instant) -> None:
-    """Remove what is of *lineage* and due from *since* on."""
-    for identity in [found for found in by_identity if found[:2] == lineage and found[2] >= since]:
-        del by_identity[identity]

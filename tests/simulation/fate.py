@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from pyncette.clock import Duration
+
 from .loop import SECOND, Being
 from .machines import Machine
+from .wisher import Wisher
 from .world import World
 
 STEPS_MAX: Final = 60
@@ -19,15 +22,18 @@ STEPS_OF_THE_CLOCK: Final = (-60, -10, -1, 1, 2, 10, 60)
 class Fate:
     """Decides before a history begins what is to happen in it."""
 
-    def __init__(self, world: World, machines: Sequence[Machine]) -> None:
+    def __init__(self, world: World, machines: Sequence[Machine], editors: Sequence[Wisher]) -> None:
         self._world = world
         self._random = world.random
         self._machines = machines
+        self._editors = editors
 
     def decide(self) -> None:
         for kind, most, befall in (
             ("crash", 4, self._crash),
             ("freeze", 4, self._freeze),
+            ("suspend", 2, self._suspend),
+            ("losses", 6, self._lose),
             ("drain", 3, self._drain),
             ("step", 2, self._step),
             ("outage", 2, self._outage),
@@ -36,6 +42,17 @@ class Fate:
                 for _ in range(self._random.randint(1, most)):
                     at = int(self._random.random() * self._world.scenario.faults_end)
                     self._world.loop.at(at, befall)
+
+        if self._world.scenario.modes.forgets:
+            self._world.loop.at(int(self._random.random() * self._world.scenario.faults_end), self._fail_over)
+
+    def _fail_over(self) -> None:
+        world = self._world
+        world.network.down = "refuses"
+        world.journal.add(world.loop.world, "fails over")
+        world.server.fail_over()
+        world.oracle.loses_sight()
+        world.loop.at(world.loop.now + int(self._random.random() * 5 * SECOND), self._up)
 
     def _strike(self, befall: Callable[[Machine], None]) -> None:
         """Let something befall a worker at one of its next steps."""
@@ -51,6 +68,31 @@ class Fate:
     def _freeze(self) -> None:
         length = int(self._random.random() * 3 * self._world.scenario.longest_lease)
         self._strike(lambda machine: machine.freeze(length))
+
+    def _suspend(self) -> None:
+        length = int(self._random.random() * 3 * self._world.scenario.longest_lease)
+        if self._random.random() < 0.4:
+            self._suspend_an_editor(length)
+            return
+        suspend = self._random.choice((Machine.suspend, Machine.pause))
+        self._strike(lambda machine: suspend(machine, length))
+
+    def _suspend_an_editor(self, length: Duration) -> None:
+        world, process = self._world, self._random.choice(self._editors).process
+        if process.being is Being.RUNNING:
+            how = self._random.choice((world.loop.suspend, world.loop.pause))
+            world.journal.add(process, how.__name__, length)
+            how(process)
+            world.loop.at(world.loop.now + length, world.loop.thaw, process)
+
+    def _lose(self) -> None:
+        """Lose one request or reply of the next few that a process sends, and no other."""
+        processes = [editor.process for editor in self._editors]
+        processes += [machine.process for machine in self._machines if machine.process is not None]
+        member = self._world.members.get(self._random.choice(processes))
+        if member is not None:
+            between = ["nothing"] * self._random.choice((0, 1, 2, 3, 5))
+            member.store.loses += [*between, self._random.choice(("request", "reply", "reply"))]
 
     def _drain(self) -> None:
         grace = self._random.choice((None, 0, SECOND, 10 * SECOND))

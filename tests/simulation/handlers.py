@@ -111,6 +111,7 @@ class Handler:
         try:
             await self._world.sleep(self._random.random() * lease)
         except asyncio.CancelledError:
+            self._world.oracle.calls.told(occurrence.held.record)
             await self._world.sleep(self._random.random() * lease)
             how = self._random.random()
             if how < 0.4:

@@ -6,20 +6,23 @@ import random as random_of_the_program
 from collections.abc import Callable
 from typing import Final
 
-from pyncette.clock import UNAWARE_MAX
+from pyncette.clock import UNAWARE_MAX, SystemClock
 from pyncette.ledger import Ledger
 from pyncette.members import MEMBER_LEASE
 from pyncette.permits import PERMITS_REALM
 from pyncette.shares import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.worker.service import SETTLE_SECONDS
 
 from .fate import Fate
 from .loop import SECOND
 from .machines import Machine
 from .network import TIMEOUT, Weather
 from .oracle import is_reserved
+from .scenario import Scenario
 from .scene import BrokenPromiseError
+from .servers import Server
 from .wisher import Wisher
 from .world import World
 
@@ -48,7 +51,11 @@ class HistoryError(AssertionError):
 
 
 class History:
-    """One history. *open_store* and *ledger* are what is tested: a wrong one must not get through."""
+    """
+    One history. *open_store*, *ledger*, *clock* and *server* are what is tested: a wrong one must not get through.
+
+    *adapt* makes another scenario of the one that the seed calls for.
+    """
 
     def __init__(
         self,
@@ -56,11 +63,18 @@ class History:
         *,
         open_store: Callable[[MemoryBackend], Store] = MemoryStore,
         ledger: type[Ledger] = Ledger,
+        clock: type[SystemClock] = SystemClock,
+        server: type[Server] = Server,
+        adapt: Callable[[Scenario], Scenario] = lambda scenario: scenario,
     ) -> None:
         self.seed = seed
-        self._world = world = World(seed, open_store, ledger)
+        self._world = world = World(seed, open_store, ledger, clock, server, adapt)
         self._machines = [
             Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
+        ]
+        self._editors = [
+            Wisher(world, f"e{number}", plan, first=number == 0)
+            for number, plan in enumerate(world.scenario.editors)
         ]
         self.journal = world.journal
         self.scenario = world.scenario
@@ -82,11 +96,11 @@ class History:
 
     def _begin(self) -> None:
         world = self._world
-        wisher = Wisher(world)
-        wisher.start()
+        for editor in self._editors:
+            editor.start()
         for machine in self._machines:
             world.loop.at(world.random.randint(0, 3 * SECOND), machine.start)
-        Fate(world, self._machines).decide()
+        Fate(world, self._machines, self._editors).decide()
 
     def _calm_down(self) -> None:
         """End all faults, and let pass what follows from them: what is under way, and clocks that stand still."""
@@ -95,7 +109,11 @@ class History:
         world.network.down = None
         for machine in self._machines:
             machine.recover()
-        self._run_for(TIMEOUT + UNAWARE_MAX + self._stood_still())
+        for editor in self._editors:
+            world.loop.thaw(editor.process)
+        # Who holds a lease that looks expired only since a step is waited for as long: see `SystemClock`.
+        stepped = self._stepped()
+        self._run_for(TIMEOUT + UNAWARE_MAX + stepped + (stepped and self.scenario.longest_lease))
 
     def _come_to_rest(self) -> None:
         """All that is due is done within a bound, and from then on in time."""
@@ -125,9 +143,6 @@ class History:
     def _shares_partitions(self) -> bool:
         return any(task.is_shared for task in self.scenario.tasks)
 
-    def _stood_still(self) -> int:
-        return sum(-by for _, by in self._world.scene.steps if by < 0)
-
     def _trouble(self) -> str | None:
         """What is late, or held by nobody who is there."""
         world = self._world
@@ -155,12 +170,23 @@ class History:
     def _end(self) -> None:
         """Drain all workers: they end, and leave nothing behind."""
         world = self._world
+        for editor in self._editors:
+            world.loop.kill(editor.process)
         for machine in self._machines:
             machine.drain(None, again=False)
-        self._run_for(2 * LOOK)
+        # The last request of a worker may be lost; it then waits for that as long as it may.
+        self._run_for(2 * LOOK + round(SETTLE_SECONDS * SECOND))
         for machine in self._machines:
             if machine.process is not None:
                 self._fail(f"{machine.process} does not end")
+        for task in self.scenario.tasks:
+            if task.is_template:
+                world.oracle.books.check_totals(task.name, task.partitions)
+        self._check_what_is_left()
+
+    def _check_what_is_left(self) -> None:
+        """What is stored is what was written, and nobody holds any of it."""
+        world = self._world
         stored = {
             key: record for shelf in world.backend.shelves.values() for key, record in shelf.records.items()
         }

@@ -9,7 +9,7 @@ from pyncette.core.record import Key, Lease, Record
 from pyncette.core.spec import Heartbeat
 from pyncette.store.base import Renewal
 
-from .calls import Call
+from .calls import Call, Calls
 from .loop import Process
 from .network import Request
 from .scene import Lens, Scene, parent_of
@@ -18,21 +18,26 @@ from .scene import Lens, Scene, parent_of
 class Leases(Lens):
     """*slack* says by how much the clocks of two processes may differ; None: by anything."""
 
-    def __init__(self, scene: Scene, slack: Callable[[Process, Process], Duration | None]) -> None:
+    def __init__(
+        self, scene: Scene, calls: Calls, slack: Callable[[Process, Process], Duration | None]
+    ) -> None:
         super().__init__(scene)
+        self._calls = calls
         self._slack = slack
         self._holders: dict[str, tuple[Process, int]] = {}
         """Who was given each lease, and when it was asked for."""
         self._stale: set[tuple[Key, str]] = set()
         """Leases that were stamped by the time before a step."""
-        self._taken: dict[tuple[Key, str], Process] = {}
-        """Who took each lease over."""
         self._revoked: set[tuple[Key, str]] = set()
         """Leases that were rightly taken away, of which their holders may not know yet."""
 
     def given(self, request: Request, lease_id: str) -> None:
         """Whatever a claim got, it got under this id."""
         self._holders[lease_id] = (request.process, request.asked_at)
+
+    def asked_at(self, lease_id: str) -> int:
+        """When the claim was asked for that was given this id."""
+        return self._holders[lease_id][1]
 
     def holder(self, lease: Lease | None) -> Process | None:
         """Who holds *lease*."""
@@ -61,12 +66,6 @@ class Leases(Lens):
         """Say whether the lease of *call* was rightly taken away, whatever its process knows."""
         return (call.key, call.lease_id) in self._revoked
 
-    def has_just_ended(self, call: Call) -> bool:
-        """Say whether the lease of *call* was taken over, and its process is only as late as clocks may differ."""
-        taker = self._taken.get((call.key, call.lease_id))
-        slack = None if taker is None else self._slack(call.process, taker)
-        return slack is not None and call.believes() <= slack
-
     def renewed(self, request: Request, renewal: Renewal, *, held: bool) -> None:
         """A renewal was carried out, and its process is told whether it holds the lease."""
         records = self.scene.records
@@ -87,7 +86,6 @@ class Leases(Lens):
         """A claim has taken what is under *lease*, and what *calls* run."""
         taker, holder = request.process, self._holders[lease.id][0]
         slack = self._slack(holder, taker)
-        self._taken[before.key, lease.id] = taker
         unaware = any(by < 0 and at > request.heard_at for at, by in self.scene.steps)
         if slack is None or unaware or (before.key, lease.id) in self._stale:
             self._revoked.add((before.key, lease.id))
@@ -106,6 +104,7 @@ class Leases(Lens):
     def run_beside(self, call: Call, others: list[Call]) -> None:
         """A handler is called while *others* of the same record run: theirs must be no leases any more."""
         for other in others:
+            self._calls.check_lease(other)
             slack = self._slack(other.process, call.process)
             revoked = self.is_revoked(call) or self.is_revoked(other)
             if slack is not None and not revoked and other.believes() > slack:

@@ -44,6 +44,17 @@ class Process:
         self.being = Being.RUNNING
         self.frozen_at: int | None = None
         """When it was last frozen."""
+        self.thawed_at = 0
+        """When it last went on, after it had been frozen."""
+        self.is_suspended = False
+        self.asleep: list[tuple[int, Handle]] = []
+        """Timers of a machine that is suspended, each with the time that was left of it."""
+        self.slept = 0
+        """For how long its machine was suspended or paused, which the clock of its loop has not counted."""
+        self.unseen = 0
+        """How much time its clock has not counted, because its hypervisor had paused it."""
+        self.paused_at: int | None = None
+        """When its hypervisor paused it, if it is paused now."""
         self.second = 0
         self.turns = 0
         """Callbacks within that second."""
@@ -54,6 +65,10 @@ class Process:
 
     def __repr__(self) -> str:
         return self.name
+
+    def own_time(self, now: int) -> int:
+        """The time that its monotonic clock has counted."""
+        return (now if self.paused_at is None else self.paused_at) - self.unseen
 
 
 OWN: Final[ContextVar[Process]] = ContextVar("process")
@@ -145,17 +160,48 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.processes.remove(process)
 
     def freeze(self, process: Process) -> None:
+        """Stop *process*, as SIGSTOP does: its timers and its clock go on."""
         process.being = Being.FROZEN
         process.frozen_at = self.now
 
+    def suspend(self, process: Process) -> None:
+        """Suspend the machine of *process*: its timers stand still, and its clock goes on, like CLOCK_BOOTTIME."""
+        self.freeze(process)
+        process.is_suspended = True
+        process.asleep += [
+            (max(0, at - self.now), handle) for at, _, handle in self._timers if handle.process is process
+        ]
+        self._timers = [timer for timer in self._timers if timer[2].process is not process]
+        heapq.heapify(self._timers)
+
+    def pause(self, process: Process) -> None:
+        """Have the hypervisor pause the machine of *process*: its timers and its clock stand still, and nothing tells it."""
+        self.suspend(process)
+        process.paused_at = self.now
+
     def thaw(self, process: Process) -> None:
-        if process.being is Being.FROZEN:
-            process.being = Being.RUNNING
+        """Let *process* go on."""
+        if process.being is not Being.FROZEN:
+            return
+        process.being = Being.RUNNING
+        process.thawed_at = self.now
+        if process.is_suspended:
+            process.is_suspended = False
+            process.slept += self.now - (process.frozen_at or 0)
+        if process.paused_at is not None:
+            process.unseen += self.now - process.paused_at
+            process.paused_at = None
+        for left, handle in process.asleep:
+            heapq.heappush(self._timers, (self.now + left, next(self._order), handle))
+        process.asleep.clear()
 
     # --- What asyncio asks of a loop -----------------------------------------------------------------------------
 
     def time(self) -> float:
-        return self.now / SECOND
+        return (self.now - self._slept()) / SECOND
+
+    def _slept(self) -> int:
+        return OWN.get(self.world).slept
 
     def get_debug(self) -> bool:
         return False
@@ -190,7 +236,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:  # type: ignore[override]
-        return self._put_off(round(when * SECOND), callback, args, context)
+        return self._put_off(round(when * SECOND) + self._slept(), callback, args, context)
 
     def _put_off(
         self, at: int, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None

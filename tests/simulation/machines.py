@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
@@ -98,6 +99,21 @@ class Machine:
         if process is not None and process.being is Being.RUNNING:
             world.journal.add(process, "freezes", length)
             world.loop.freeze(process)
+            world.loop.at(world.loop.now + length, self._thaw, process)
+
+    def suspend(self, length: Duration) -> None:
+        """Suspend its machine: its clock goes on, its timers do not."""
+        self._stop(length, "suspended", self._world.loop.suspend)
+
+    def pause(self, length: Duration) -> None:
+        """Have the hypervisor pause its machine, which does not notice."""
+        self._stop(length, "paused", self._world.loop.pause)
+
+    def _stop(self, length: Duration, what: str, stop: Callable[[Process], None]) -> None:
+        world, process = self._world, self.process
+        if process is not None and process.being is Being.RUNNING:
+            world.journal.add(process, what, length)
+            stop(process)
             world.loop.at(world.loop.now + length, self._thaw, process)
 
     def _thaw(self, process: Process) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -14,6 +14,7 @@ from pyncette.errors import StoreUnavailableError
 from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
 from .loop import SECOND, Process, SimulatedLoop
+from .servers import Server
 
 TIMEOUT: Final = 5 * SECOND
 """After this a process gives up on an answer. What it asked for may still be done later."""
@@ -39,13 +40,17 @@ class Weather(NamedTuple):
     """What an undisturbed answer takes, at most."""
 
 
-class Network:
-    """What all connections have in common."""
+NEAR: Final = Weather(round_trip=1_000)
 
-    def __init__(self, loop: SimulatedLoop, random: Random, weather: Weather) -> None:
+
+class Network:
+    """What all connections have in common: the way to *server*, and its weather."""
+
+    def __init__(self, loop: SimulatedLoop, random: Random, weather: Weather, server: Server) -> None:
         self.loop = loop
         self.random = random
         self.weather = weather
+        self.server = server
         self.down: str | None = None
         """While the backend is away: whether it "refuses" or "hangs"."""
 
@@ -68,18 +73,39 @@ class Watcher:
 
 
 class RemoteStore:
-    """A connection of *process* to *store*, which all processes share."""
+    """
+    A connection of *process* to *store*, which all processes share.
+
+    It tells what time it is there wrongly by *misled*: as if requests always took longer than their replies, or the
+    other way round, which nobody who asks can tell.
+    """
 
     def __init__(
-        self, store: Store, network: Network, process: Process, watcher: Watcher, *, notifies: bool
+        self,
+        store: Store,
+        network: Network,
+        process: Process,
+        watcher: Watcher,
+        *,
+        notifies: bool,
+        misled: Duration = 0,
     ) -> None:
         self._store = store
         self._network = network
         self._process = process
         self._watcher = watcher
         self._capabilities = store.capabilities._replace(notifies=notifies)
+        self._misled = misled
+        self.is_near = False
+        """Whether it is next to the backend: what it asks is answered within a millisecond, and never gets lost."""
+        self.loses: list[str] = []
+        """What gets lost of its next requests: for each "nothing", the "request" or the "reply"."""
+        self.failed_at: list[int] = []
+        """When it has asked for something and heard no answer."""
         self.heard_at = 0
         """Of when the last time is that it heard from the backend."""
+        self.heard_own = 0
+        """When it heard that, by the clock of its machine."""
         self.worst_round_trip = 0
         """The longest that an answer took: as exactly its process can know the backend's time, at worst."""
 
@@ -147,38 +173,57 @@ class RemoteStore:
 
     async def _ask(self, verb: str, *arguments: Any) -> Any:
         network = self._network
-        loop, random, weather = network.loop, network.random, network.weather
+        loop = network.loop
         if network.down == "refuses":
+            self.failed_at.append(loop.now)
             raise StoreUnavailableError("the backend refuses connections")
         answer = loop.create_future()
         asked_at = loop.now
+        there, back = self._way(NEAR if self.is_near else network.weather)
+        if network.down is None and there is not None:
+            reply = None if back is None else (answer, back)
+            request = Request(self._process, verb, arguments, asked_at, self.heard_at)
+            loop.at(asked_at + there, self._carry_out, request, reply)
+        if (
+            there is None
+            or back is None
+            or there + back > TIMEOUT
+            or network.server.takes_time
+            or network.down
+        ):
+            loop.at(asked_at + TIMEOUT, _give_up, answer, verb)
+        try:
+            result, done_at = await answer
+        except StoreUnavailableError:
+            self.failed_at.append(loop.now)
+            raise
+        if verb in TELL_THE_TIME:
+            if done_at >= self.heard_at:
+                self.heard_at, self.heard_own = done_at, self._process.own_time(loop.now)
+            result = self._told(verb, result)
+        self.worst_round_trip = max(self.worst_round_trip, loop.now - asked_at)
+        return result
+
+    def _way(self, weather: Weather) -> tuple[int | None, int | None]:
+        """Return how long a request takes, and how long its reply; None for what gets lost."""
+        random = self._network.random
         fate = random.random()
         there = int(random.random() * weather.round_trip) // 2 + 1
         back = int(random.random() * weather.round_trip) // 2 + 1
-        arrives, answers = network.down is None, True
-        late = False
+        lost = self.loses.pop(0) if self.loses else "nothing"
+        if lost != "nothing":
+            return (None if lost == "request" else there), None
         if fate < weather.lost_request:
-            arrives = False
-        elif (fate := fate - weather.lost_request) < weather.lost_reply:
-            answers = False
-        elif (fate := fate - weather.lost_reply) < weather.slow:
+            return None, back
+        if (fate := fate - weather.lost_request) < weather.lost_reply:
+            return there, None
+        if (fate := fate - weather.lost_reply) < weather.slow:
             share = random.random()
             there += int(TIMEOUT * share * random.random())
             back += int(TIMEOUT * (1 - share) * random.random())
         elif fate - weather.slow < weather.late:
-            late = True
-            there = TIMEOUT + int(LATEST_ARRIVAL * random.random())
-        if arrives:
-            reply = (answer, back) if answers and not late else None
-            request = Request(self._process, verb, arguments, asked_at, self.heard_at)
-            loop.at(asked_at + there, self._carry_out, request, reply)
-        if not arrives or not answers or late or there + back > TIMEOUT:
-            loop.at(asked_at + TIMEOUT, _give_up, answer, verb)
-        result, done_at = await answer
-        if verb in TELL_THE_TIME:
-            self.heard_at = max(self.heard_at, done_at)
-        self.worst_round_trip = max(self.worst_round_trip, loop.now - asked_at)
-        return result
+            return TIMEOUT + int(LATEST_ARRIVAL * random.random()), None
+        return there, back
 
     def _carry_out(self, request: Request, reply: tuple[asyncio.Future[Any], int] | None) -> None:
         """Do what was asked for, at one instant, as the backend does it."""
@@ -186,22 +231,25 @@ class RemoteStore:
             if reply is not None:
                 self._network.loop.at(self._network.loop.now, _break, reply[0])
             return
-        method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._store, request.verb)
-        result = _at_once(method(*request.arguments))
+        self._network.server.arrived(request, lambda result: self._carried_out(request, reply, result))
+
+    def _carried_out(
+        self, request: Request, reply: tuple[asyncio.Future[Any], int] | None, result: Any
+    ) -> None:
+        """Show what was done to those who judge, at that very instant, and answer."""
         self._watcher.carried_out(request, result)
-        if reply is not None:
+        if reply is not None and self._network.down is None:
             answer, back = reply
             loop = self._network.loop
             loop.at(loop.now + back, _answer, answer, (result, loop.now))
 
-
-def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a verb of a store in memory returns; it awaits nothing."""
-    try:
-        call.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("a store in memory does not wait")
+    def _told(self, verb: str, result: Any) -> Any:
+        """What its process is told of the time that the backend has."""
+        if not self._misled:
+            return result
+        if verb == "now":
+            return result + self._misled
+        return result._replace(backend_now=result.backend_now + self._misled)
 
 
 def _answer(answer: asyncio.Future[Any], result: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -19,9 +20,9 @@ from .books import Books
 from .calls import Call, Calls, How
 from .leases import Leases
 from .loop import Process
-from .network import TIMEOUT, Request, Watcher
+from .network import Request, Watcher
 from .permits import PermitsInUse
-from .scene import Choice, Lens, Scene, is_letter, parent_of
+from .scene import DEAD_LETTER, ON_DEMAND, Choice, Identity, Lens, Scene, is_letter, parent_of
 
 
 class Kind(Enum):
@@ -50,41 +51,69 @@ class Wish(NamedTuple):
     tally: Tally | None
 
 
+class Named(NamedTuple):
+    """Since when what a schedule names counts, and the time that was kept of the one before."""
+
+    since: Instant
+    kept: Instant | None
+
+
+INSTANTS: Final = ("claim", "start", "end")
+"""What an edit may coincide with."""
+
+
 class Oracle(Lens, Watcher):
     """Tells whoever has to know: who holds what, what runs, and what has which outcome."""
 
-    def __init__(self, scene: Scene, slack: Callable[[Process, Process], Duration | None]) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        slack: Callable[[Process, Process], Duration | None],
+        error: Callable[[Process], Duration],
+        failures: Callable[[Process], Sequence[int]],
+    ) -> None:
         super().__init__(scene)
-        self.calls = Calls(scene)
-        self.leases = Leases(scene, slack)
+        self._error = error
+        self.awaited: list[tuple[str, asyncio.Future[None]]] = []
+        """Who waits for which of `INSTANTS` to come."""
+        self.calls = Calls(scene, error)
+        self.leases = Leases(scene, self.calls, slack)
         self.permits = PermitsInUse(scene, self.calls, slack)
-        self.books = Books(scene, self.calls)
+        self.books = Books(scene, self.calls, failures)
         self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
         """By who wishes for a change of which version of a record to which."""
         self._intended: dict[tuple[Process, Key, int], Tally] = {}
-        self._letters: set[Key] = set()
-        """Dead letters that were written."""
         """What processes are to count for what they remove."""
         self.latest: Duration | None = None
         """How late a claim may be, once faults are over."""
         self._highest: dict[Key, int] = {}
         self._written_at: dict[Key, int] = {}
-        self._claimed_by: dict[Key, Instant] = {}
-        """Until when the last claim of each record looked ahead, by its claimer's clock."""
+        self._named: dict[Key, Named] = {}
+        self._created_at: dict[Key, int] = {}
+        self._floors: dict[Key, Instant] = {}
+        """The latest time of each schedule for which a handler was called, since it was created."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
+        if not self.scene.is_lost:
+            self._judge(request, answer)
+        elif request.verb in {"swap", "claim", "renew"}:
+            self._look()
+
+    def _judge(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
         if self._is_of_permits(verb, arguments):
             return
         if verb == "swap":
             self.scene.journal.add(process, "swap", arguments[0], answer)
-            self._swapped(process, arguments[0], answer, late=self.scene.loop.now > asked_at + TIMEOUT)
+            self._swapped(process, arguments[0], answer, asked_at)
         elif verb == "claim":
             if answer.records:
                 self.scene.journal.add(process, "claim", answer.records)
             self.leases.given(request, arguments[1])
             for record in answer.records:
                 self._claimed(request, record, until=arguments[3] + arguments[5])
+            if answer.records:
+                self._happens("claim")
         elif verb == "renew":
             self.scene.journal.add(process, "renew", arguments[0], answer.held)
             for renewal, held in zip(arguments[0], answer.held, strict=True):
@@ -97,6 +126,17 @@ class Oracle(Lens, Watcher):
             return any(map(is_reserved, arguments[0]))
         return verb == "swap" and all(is_reserved(key_of(change).partition) for change in arguments[0])
 
+    def loses_sight(self) -> None:
+        """A failover has lost writes: from now on no occurrence is judged."""
+        self.scene.is_lost = True
+        self._look()
+
+    def _look(self) -> None:
+        """Take what is stored as it is."""
+        shelves = self.scene.backend.shelves.items()
+        stored = [shelf.records for partition, shelf in shelves if not is_reserved(partition)]
+        self.scene.records = {key: record for records in stored for key, record in records.items()}
+
     def highest_version(self, key: Key) -> int:
         """The highest version that a record of *key* ever had."""
         return self._highest.get(key, 0)
@@ -106,17 +146,27 @@ class Oracle(Lens, Watcher):
     def called(self, process: Process, occurrence: Occurrence, now: Instant) -> Call:
         """A handler is called; *now* by the clock of its worker."""
         record, scheduled_at = occurrence.held.record, occurrence.held.scheduled_at
+        if self.scene.is_lost:
+            call = Call(process, occurrence, (), self.scene.loop.now)
+            self.calls.runs(call)
+            return call
         identity = self.scene.identity(record, scheduled_at)
         call = Call(process, occurrence, identity, self.scene.loop.now)
         self.scene.journal.add(process, "call", call.key, scheduled_at, call.attempt, call.lease_id)
         self.leases.run_beside(call, self.calls.of(call.key))
         ended = self.books.outcome_of(identity)
-        excused = identity in self.scene.strays or self.leases.is_revoked(call)
-        excused = excused or self.leases.has_just_ended(call)
-        if ended not in {None, Outcome.WITHDRAWN} and not excused:
+        if ended not in {None, Outcome.WITHDRAWN} and not self.leases.is_revoked(call):
             self.broken(f"{call.key} is started although it has {ended.value}")
         self.calls.began(call, now)
         self.permits.began(call)
+        parent = self.scene.records.get(parent_of(call.key))
+        own = not is_letter(call.key) and not call.key.occurrence.startswith(ON_DEMAND)
+        lives = parent is not None and self._created_at.get(parent.key, 0) <= self.leases.asked_at(
+            call.lease_id
+        )
+        if own and lives and parent is not None and parent.state.born == record.state.born:
+            self._floors[parent.key] = max(scheduled_at, self._floors.get(parent.key, 0))
+        self._happens("start")
         return call
 
     def ended(self, call: Call, how: How) -> None:
@@ -125,10 +175,22 @@ class Oracle(Lens, Watcher):
         if ending is not None and not (ending is Ending.DRAINED and how is How.RETURNED):
             how = How.CANCELLED
         self.scene.journal.add(call.process, how.value, call.key, call.lease_id)
-        self.calls.ended(call, how, excused=self.leases.was_frozen(call))
+        self.calls.ended(call, how)
+        self._happens("end")
+
+    def _happens(self, what: str) -> None:
+        """Tell those who wait for it."""
+        if self.awaited:
+            for awaited, future in self.awaited:
+                if awaited == what and not future.done():
+                    future.set_result(None)
+            self.awaited = [entry for entry in self.awaited if not entry[1].done()]
 
     def wishes(self, process: Process, change: Change, wish: Wish) -> None:
         """A process is to ask for *change*."""
+        off = wish.now - self.scene.backend.now()
+        if abs(off) > self._error(process):
+            self.broken(f"{process} decides about {key_of(change)} with a clock that is {off} µs off")
         place = (process, key_of(change), versions_of(change))
         # It may have been asked for before, and given up on, and be carried out after all.
         before = self._wishes.get(place)
@@ -152,12 +214,21 @@ class Oracle(Lens, Watcher):
             self.leases.taken_over(request, before, before.lease, self.calls.of(key))
         if not before.attempt and before.state.started is None and is_suspended(before):
             self.broken(f"{key} is claimed while it is suspended")
-        self._check_growth(before, record)
+        self._check_growth(before, record, request.process, request.asked_at)
         self.calls.claimed(record)
-        self.scene.chosen[key, record.fence] = self.scene.choose(record)
+        chosen = self.scene.chosen[key, record.fence] = self.scene.choose(record)
+        self._check_named(key, chosen)
+        assert record.lease is not None
+        self.scene.claimed_in[key, record.lease.id] = self.scene.lives[key, record.state.born]
         self.scene.records[key] = record
         self.leases.stamped(request, record)
-        self._claimed_by[key] = until
+
+    def _check_named(self, key: Key, chosen: Choice) -> None:
+        """Nothing that only the schedule of an edit names is due before that edit."""
+        named = self._named.get(key)
+        for time in () if named is None else chosen.times:
+            if time <= named.since and time != named.kept:
+                self.broken(f"{key} is due at {time}, which only the schedule of {named.since} names")
 
     def _check_lateness(self, key: Key, claimable_at: Instant) -> None:
         since_written = self.scene.loop.now - self._written_at[key]
@@ -168,7 +239,7 @@ class Oracle(Lens, Watcher):
     # --- Writes --------------------------------------------------------------------------------------------------
 
     def _swapped(
-        self, process: Process, changes: Sequence[Change], made: Sequence[bool], *, late: bool
+        self, process: Process, changes: Sequence[Change], made: Sequence[bool], asked_at: int
     ) -> None:
         """A batch was written: groups of it whole or not at all, and what is removed is counted in its group."""
         groups: defaultdict[int, list[Change]] = defaultdict(list)
@@ -178,11 +249,6 @@ class Oracle(Lens, Watcher):
             if ok:
                 groups[change.group or -number - 1].append(change)
         for group in groups.values():
-            letters = [change.after.key for change in group if change.after and not change.before]
-            if len(group) == 1 and any(map(is_letter, letters)):
-                self.broken(
-                    f"{process} writes the dead letter {letters[0]} without what it is the outcome of"
-                )
             leaving = [(change, tally) for change in group if (tally := self._tally(process, change))]
             tallies = [tally for _, tally in leaving]
             homes = {home for tally in tallies for home in homes_of(tally.of)}
@@ -192,7 +258,24 @@ class Oracle(Lens, Watcher):
             if home is None and any(self._has_a_home(change.before, tally) for change, tally in leaving):
                 self.broken(f"{process} removes {tallies[0].of}, and counts it nowhere")
             for change in group:
-                self._written(process, change, tallies if change is home else (), late=late)
+                self._written(process, change, tallies if change is home else (), asked_at)
+        for change, ok in zip(changes, made, strict=True):
+            if ok and change.before is None and is_letter(key_of(change)):
+                self._check_letter(change.after)
+
+    def _check_letter(self, letter: Record | None) -> None:
+        """A dead letter is left of what was counted as dead-lettered, in the same write."""
+        assert letter is not None
+        failed = letter.key._replace(occurrence=letter.key.occurrence.removeprefix(DEAD_LETTER))
+        if failed.occurrence.startswith(ON_DEMAND):
+            identity: Identity = (failed, self.scene.created[failed])
+        else:
+            time = (parent_of(letter.key), letter.state.born, letter.due_at)
+            nth = (self.scene.asked[time], self.scene.lives[time[:2]])
+            identity = (*time, *self.scene.nth_of.get(failed, nth))
+        outcome = self.books.outcome_of(identity)
+        if outcome is not Outcome.DEAD_LETTERED:
+            self.broken(f"{letter.key} is left of an occurrence that has {outcome and outcome.value}")
 
     def _tally(self, process: Process, change: Change) -> Tally | None:
         """What *process* said that it would count for this removal."""
@@ -206,7 +289,7 @@ class Oracle(Lens, Watcher):
         lives = parent is not None and removed is not None and parent.state.born == removed.state.born
         return bool(tally.of.instance) or lives
 
-    def _written(self, process: Process, change: Change, counted: Sequence[Tally], *, late: bool) -> None:
+    def _written(self, process: Process, change: Change, counted: Sequence[Tally], asked_at: int) -> None:
         key, records = key_of(change), self.scene.records
         before, after = records.get(key), self.scene.stored(key)
         if (before and before.version) != (change.before and change.before.version):
@@ -214,7 +297,7 @@ class Oracle(Lens, Watcher):
         if (after and after.version) != (change.after and change.after.version):
             self.broken(f"what {process} writes of {key} is not what is stored")
         if after is not None:
-            self._check_growth(before, after, late=late)
+            self._check_growth(before, after, process, asked_at)
         wish = self._wishes.get((process, key, versions_of(change)))
         if after is not None and counted:
             self.books.counted(before, after, counted)
@@ -229,14 +312,25 @@ class Oracle(Lens, Watcher):
             self._intended.pop((process, key, before.version if before else 0), None)
         else:
             records[key] = after
+            self.books.written_by(process, before, after)
         self.books.closed(after, key)
 
-    def _check_growth(self, before: Record | None, after: Record, *, late: bool = False) -> None:
-        """Versions and fences grow, and only a renewal moves the end of a lease."""
+    def _check_growth(self, before: Record | None, after: Record, process: Process, asked_at: int) -> None:
+        """
+        Versions and fences grow, and only a renewal moves the end of a lease.
+
+        What is created goes by the clock of its creator alone: it cannot know of what was removed since it looked, or was
+        written by a clock that was ahead.
+        """
         key, highest = after.key, self.highest_version(after.key)
-        excused = before is None and (late or self.scene.clock_went_back)
-        if after.version <= (highest if before is None else before.version) and not excused:
-            self.broken(f"the version of {key} does not grow")
+        if after.version <= (highest if before is None else before.version):
+            written_at = self._written_at[key]
+            unaware = written_at >= asked_at or self.scene.went_back_since(written_at)
+            since_asked = self.scene.loop.now - asked_at
+            was_ahead = highest >= self.scene.backend.now() - since_asked - self._error(process)
+            if before is not None or not (unaware or was_ahead):
+                self.broken(f"the version of {key} does not grow")
+            self.calls.recreated(after)
         self._highest[key] = max(highest, after.version)
         self._written_at[key] = self.scene.loop.now
         if before is None:
@@ -250,6 +344,13 @@ class Oracle(Lens, Watcher):
     def _created(self, process: Process, after: Record, wish: Wish | None) -> None:
         key, started = after.key, after.state.started
         self.books.opened(after)
+        self._named.pop(key, None)
+        self._floors.pop(key, None)
+        self._created_at[key] = self.scene.loop.now
+        if key.occurrence:
+            self.scene.created[key] += 1
+        else:
+            self.scene.lives[key, after.state.born] += 1
         if wish is not None:
             if wish.kind is Kind.CREATE:
                 self.books.wished(None, after, ends=False)
@@ -257,12 +358,12 @@ class Oracle(Lens, Watcher):
         elif after.spec.schedule is None:
             pass  # it only counts, and so far nothing: `closed` compares
         elif is_letter(key):
-            if key in self._letters and not self.scene.clock_went_back:
-                self.broken(f"{process} writes the dead letter {key} once more")
-            self._letters.add(key)
+            pass  # `_check_letter` looks at it once all of its batch is written
         elif started is None or after.lease is None:
             self.broken(f"{process} creates {key} out of nothing")
         else:
+            time = (parent_of(key), after.state.born, started.scheduled_at)
+            self.scene.nth_of[key] = (self.scene.asked[time], self.scene.lives[time[:2]])
             self.scene.chosen[key, after.fence] = Choice(started.scheduled_at, 0)
             self.books.put_beside(after, started.scheduled_at)
             self.leases.shared(after)
@@ -328,6 +429,8 @@ class Oracle(Lens, Watcher):
                 self.broken(f"{wish.kind.value} takes the lease of {key}, which is in progress")
             if self._times_of(after) != self._times_of(before):
                 self.books.edited(key)
+        if wish.kind is Kind.FORCE:
+            self.scene.lives[key, after.state.born] += 1
         if wish.kind is Kind.REDRIVE:
             self.scene.redrives[key] += 1
         self._check_due(wish, before, after)
@@ -338,32 +441,36 @@ class Oracle(Lens, Watcher):
         return record.spec.schedule, record.schedule_since, policies.not_before, policies.not_after
 
     def _check_due(self, wish: Wish, before: Record | None, after: Record) -> None:
-        """What a wish makes due lies ahead of it."""
-        due, once = after.due_at, isinstance(after.spec.schedule, Once)
-        if due is None or after.key.occurrence:
+        """What a wish makes due lies ahead of it, and of all that has started; the time of a one-off is taken as given."""
+        due, key, schedule = after.due_at, after.key, after.spec.schedule
+        if key.occurrence:
             return
-        behind = wish.now < self._claimed_by.get(after.key, 0)
-        if behind or self.scene.clock_went_back or (once and wish.kind is Kind.RESCHEDULE):
-            self._forget(after, due)
-        if once or (before is not None and due == before.due_at):
+        kept = before is not None and due == before.due_at
+        if self._counts_anew(wish, before, after):
+            self._named[key] = Named(wish.now, due if kept else None)
+        if due is None:
+            return
+        if isinstance(schedule, Once):
+            if before is None or before.spec.schedule != schedule or wish.kind is Kind.RESCHEDULE:
+                self.scene.asked_again(after, due)
+            self._named.pop(key, None)
+            return
+        if kept:
             return
         if due <= wish.now:
-            self.broken(f"{wish.kind.value} of {after.key} has made {due} due, which had passed")
+            self.broken(f"{wish.kind.value} of {key} has made {due} due, which had passed")
+        started = self._floors.get(key, 0)
+        if due <= started:
+            self.broken(f"{wish.kind.value} of {key} has made {due} due, although {started} has started")
         self.scene.is_a_time(after, due)
 
-    def _forget(self, record: Record, due: Instant) -> None:
-        """
-        What has run may come again.
-
-        A one-off that is asked for again, or what is due after the clock went back to before it, or still was there for
-        whoever asks.
-        """
-        lineage = self.scene.identity(record, due)[:2]
-        self.books.forget(lineage, due)
-        self.calls.forget(lineage, due)
-        for key, beside in self.scene.records.items():
-            if key.occurrence and parent_of(key) == record.key and beside.due_at is not None:
-                self.scene.strays.add(self.scene.identity(beside, beside.due_at))  # it has no outcome yet
+    def _counts_anew(self, wish: Wish, before: Record | None, after: Record) -> bool:
+        """Say whether a schedule counts from this wish on."""
+        if before is None or wish.kind is Kind.FORCE:
+            return True
+        return before.spec.schedule != after.spec.schedule or (
+            is_suspended(before) and not is_suspended(after)
+        )
 
 
 def is_suspended(record: Record) -> bool:

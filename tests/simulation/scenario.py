@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from random import Random
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ from .calendar import CRONS
 from .journal import EPOCH
 from .loop import SECOND
 from .network import Weather
+from .servers import Modes
 
 REALM: Final = "simulation"
 
@@ -49,11 +51,31 @@ class WorkerPlan(NamedTuple):
     """By how many millionths its monotonic clock runs too fast."""
 
 
+class Kind(Enum):
+    """How a process that edits comes by the time."""
+
+    OPERATOR = "operator"
+    """It asks now and then, as one does that watches."""
+    APP = "app"
+    """It has asked once, when it began, and does nothing but schedule: a web server, say."""
+
+
+class EditorPlan(NamedTuple):
+    kind: Kind
+    skew: Duration
+    """How wrong the clock of its machine is."""
+    drift: int
+    misled: Duration
+    """By how much it learns the backend's time wrong."""
+
+
 class Scenario(NamedTuple):
     """All that is decided before a history begins."""
 
     tasks: tuple[Task, ...]
     workers: tuple[WorkerPlan, ...]
+    editors: tuple[EditorPlan, ...]
+    modes: Modes
     notifies: bool
     poll_interval: Duration
     weather: Weather
@@ -64,18 +86,31 @@ class Scenario(NamedTuple):
     longest_lease: Duration
 
 
-FAULTS: Final = ("crash", "freeze", "drain", "step", "outage", "weather", "wishes", "handlers")
+FAULTS: Final = (
+    "crash",
+    "freeze",
+    "suspend",
+    "drain",
+    "step",
+    "outage",
+    "weather",
+    "losses",
+    "wishes",
+    "handlers",
+)
 
 
 def scenario(random: Random) -> Scenario:
     faults = frozenset(fault for fault in FAULTS if random.random() < 0.6)
-    lease = random.choice((4, 8, 15)) * SECOND
+    lease = random.choice((2, 4, 8, 15)) * SECOND
     tasks = tuple(_task(random, number, lease) for number in range(random.randint(1, 3)))
     leases = [task.policies.lease for task in tasks]
     workers = tuple(_worker(random) for _ in range(random.choice((2, 2, 3, 4))))
     return Scenario(
         tasks=tasks,
         workers=workers,
+        editors=tuple(_editor(random) for _ in range(random.choice((1, 1, 2)))),
+        modes=_modes(random),
         notifies=random.random() < 0.6,
         poll_interval=random.choice((3, 10)) * SECOND,
         weather=_weather(random)
@@ -185,6 +220,26 @@ def _worker(random: Random) -> WorkerPlan:
     )
 
 
+def _editor(random: Random) -> EditorPlan:
+    """An editor whose machine is up to a quarter of an hour off, and some that learn the time of the backend badly."""
+    misled = random.choice((-2_000, -400, -100, -20, 20, 100, 400, 2_000)) * 1_000
+    return EditorPlan(
+        kind=random.choice(list(Kind)),
+        skew=random.choice((-900, -90, 0, 90, 900)) * SECOND,
+        drift=random.randint(-200, 200),
+        misled=misled if random.random() < 0.3 else 0,
+    )
+
+
+def _modes(random: Random) -> Modes:
+    return Modes(
+        skips_locked=random.random() < 0.3,
+        reads_committed=random.random() < 0.3,
+        loads_one_by_one=random.random() < 0.3,
+        forgets=random.random() < 0.1,
+    )
+
+
 def _weather(random: Random) -> Weather:
     def share(most: float) -> float:
         return random.random() * most if random.random() < 0.5 else 0.0
@@ -192,7 +247,7 @@ def _weather(random: Random) -> Weather:
     return Weather(
         lost_request=share(0.2),
         lost_reply=share(0.2),
-        slow=share(0.2),
+        slow=share(0.4),
         late=share(0.1),
         lost_notification=share(1.0),
         round_trip=random.choice((200, 5_000, 50_000, 500_000)),

@@ -32,6 +32,8 @@ class Choice(NamedTuple):
 
     run: Instant | None
     dropped: int
+    times: tuple[Instant, ...] = ()
+    """All that it found to be due."""
 
 
 class Scene:
@@ -57,19 +59,27 @@ class Scene:
         """Each record as the last write that was seen has left it."""
         self.chosen: dict[tuple[Key, int], Choice] = {}
         """What each claim, told by its fence, is to run."""
-        self.strays: set[Identity] = set()
-        """
-        What may run, and be counted, once more: what runs beside its schedule while that is asked for again.
-        """
+        self.asked: defaultdict[Identity, int] = defaultdict(int)
+        """How often the time of a one-off was asked for again: each time is an occurrence of its own."""
+        self.nth_of: dict[Key, tuple[int, int]] = {}
+        """For what lives beside a schedule: which of these it is, and in which life of the schedule."""
+        self.lives: defaultdict[tuple[Key, int], int] = defaultdict(int)
+        """How often a schedule was created at the same time, by clocks that stand still or wishes that arrive late."""
+        self.claimed_in: dict[tuple[Key, str], int] = {}
+        """In which life of its schedule each lease was given."""
+        self.created: defaultdict[Key, int] = defaultdict(int)
+        """How often a record was created, of those that live beside a schedule."""
         self.redrives: defaultdict[Key, int] = defaultdict(int)
         self.steps: list[tuple[int, Duration]] = []
         """When the backend's clock has stepped, and by how much."""
+        self.is_lost = False
+        """Whether a failover has lost writes that were acknowledged: of what was, nobody can say what is to be."""
         self.undisturbed = False
         """Whether all answers come in time, and the backend's clock goes right."""
 
-    @property
-    def clock_went_back(self) -> bool:
-        return any(by < 0 for _, by in self.steps)
+    def went_back_since(self, at: int) -> bool:
+        """Say whether the backend's clock has gone back since *at*, by the loop's time."""
+        return any(by < 0 and at <= stepped_at for stepped_at, by in self.steps)
 
     def stored(self, key: Key) -> Record | None:
         """What is stored for *key* at this very instant."""
@@ -77,6 +87,8 @@ class Scene:
 
     def broken(self, sentence: str) -> None:
         """A promise was broken: the history ends here."""
+        if self.is_lost:
+            return
         self.journal.add(self.loop.world, "BROKEN", sentence)
         self.loop.failures.append(BrokenPromiseError(sentence))
 
@@ -84,10 +96,20 @@ class Scene:
         """What tells the occurrence of *record* that is due at *scheduled_at* from all others."""
         key = record.key
         if is_letter(key):
-            return (key, self.redrives[key])
+            return (key, self.created[key], self.redrives[key])
         if key.occurrence.startswith(ON_DEMAND):
-            return (key,)
-        return (key._replace(occurrence=""), record.state.born, scheduled_at)
+            return (key, self.created[key])
+        time = (parent_of(key), record.state.born, scheduled_at)
+        if key.occurrence:
+            return (*time, *self.nth_of.get(key, (0, 0)))
+        life = self.lives[time[:2]]
+        if record.lease is not None:  # what was claimed in an earlier life is not of this one
+            life = self.claimed_in.get((key, record.lease.id), life)
+        return (*time, self.asked[time], life)
+
+    def asked_again(self, record: Record, at: Instant) -> None:
+        """The time of a one-off is asked for, whether it has run or not."""
+        self.asked[record.key, record.state.born, at] += 1
 
     def choose(self, record: Record) -> Choice:
         """What a claim of *record* is to run."""
@@ -104,7 +126,7 @@ class Scene:
             return Choice(None, 0)
         at = record.began_at - jitter_of(record.key, policies)
         run, dropped = choice(record.spec.schedule, policies, record.schedule_since, due, at)
-        return Choice(run, len(dropped))
+        return Choice(run, len(dropped), (*dropped, *(() if run is None else (run,))))
 
     def in_progress(self, record: Record) -> Choice | None:
         """What of *record* is in progress: a handler may have been called for it, and it has no outcome yet."""

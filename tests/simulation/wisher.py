@@ -16,8 +16,9 @@ from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.ledger import Rule, Ruling
 
 from .loop import SECOND
-from .oracle import Kind, Wish
-from .scenario import Task, policies, schedule
+from .oracle import INSTANTS, Kind, Wish
+from .scenario import EditorPlan, Task, policies, schedule
+from .scenario import Kind as EditorKind
 from .scene import is_letter, parent_of
 from .world import World
 
@@ -29,34 +30,78 @@ IN_MID_RUN: Final = 0.6
 """How many wishes are for something that runs, if anything does."""
 
 
-class Wisher:
-    """A process that wishes things of random tasks, until faults end."""
+AT_AN_INSTANT: Final = 0.4
+"""How many wishes are made at the very instant of something else."""
 
-    def __init__(self, world: World) -> None:
+OFF_BY: Final = (-20_000, -1_000, -1, 0, 0, 0, 1, 1_000, 20_000, 100_000)
+"""By how much they miss it."""
+
+WAITS_FOR_MOST: Final = 10 * SECOND
+"""For how long an editor waits for an instant that may not come."""
+
+IN_CALM_PAUSE: Final = 3 * SECOND
+
+IN_CALM: Final = frozenset({"edit", "reschedule", "force", "resume"})
+"""What is wished for once faults are over, to see that it delays nothing."""
+
+
+class Wisher:
+    """A process that wishes things of random tasks; the *first* one declares them."""
+
+    def __init__(self, world: World, name: str, plan: EditorPlan, *, first: bool) -> None:
         self._world = world
+        self._name = name
+        self._plan = plan
+        self._first = first
         self._random = world.random
         self._names = count(1)
         self._args = count(1)
 
     def start(self) -> None:
-        self._process = self._world.loop.spawn("wisher", self._main)
+        self.process = self._world.loop.spawn(self._name, self._main)
 
     async def _main(self) -> None:
-        world = self._world
-        self._member = world.open(self._process)
+        world, plan = self._world, self._plan
+        self._member = world.open(self.process, plan.skew, plan.drift, plan.misled)
         await world.synchronise(self._member)
-        for task in world.scenario.tasks:
-            for key in task.instances:
-                await self._declare(task, key)
+        if self._first:
+            for task in world.scenario.tasks:
+                for key in task.instances:
+                    await self._declare(task, key)
         if "wishes" not in world.scenario.faults:
             return
         pause = self._random.choice((2, 6, 20)) * SECOND
         while True:
-            await world.sleep(self._random.random() * pause)
-            if world.calm:
-                return
-            await world.synchronise(self._member)
+            await world.sleep(self._random.random() * (IN_CALM_PAUSE if world.calm else pause))
+            if self._random.random() < AT_AN_INSTANT:
+                await self._wait_for_an_instant()
+            if plan.kind is EditorKind.OPERATOR:
+                await world.synchronise(self._member)
             await self._wish()
+            self._member.store.is_near = False
+
+    async def _wait_for_an_instant(self) -> None:
+        """Wait until something falls due, or until a claim, a start or a completion is carried out; then be quick."""
+        world, random = self._world, self._random
+        happens = random.choice(("due", "due", *INSTANTS))
+        self._member.store.is_near = True
+        if happens == "due":
+            dues = [record.due_at for record in world.scene.records.values() if record.due_at is not None]
+            ahead = [
+                due - world.backend_now() for due in dues if 0 < due - world.backend_now() < WAITS_FOR_MOST
+            ]
+            if ahead:
+                await world.sleep(max(0, random.choice(ahead) + random.choice(OFF_BY)))
+            return
+        happened = world.loop.create_future()
+        timer = world.loop.call_later(
+            WAITS_FOR_MOST / SECOND, lambda: happened.done() or happened.set_result(None)
+        )
+        world.oracle.awaited.append((happens, happened))
+        await happened
+        timer.cancel()
+        if random.random() < 0.5:
+            await world.sleep(max(0, random.choice(OFF_BY)))
 
     async def _wish(self) -> None:
         random = self._random
@@ -74,6 +119,8 @@ class Wisher:
             self._redrive,
             self._redrive,
         ]
+        if self._world.calm:
+            kinds = [kind for kind in kinds if kind.__name__.removeprefix("_") in IN_CALM]
         await random.choice(kinds)(task, key)
 
     def _target(self) -> tuple[Task, Key]:
@@ -183,7 +230,7 @@ class Wisher:
         return rule
 
     async def _run_now(self, task: Task, key: Key) -> None:
-        name = f"n{next(self._names)}"
+        name = f"{self._name}n{next(self._names)}"
         found = await self._loaded(key)
         if found is None or found.spec.schedule is None:
             return
@@ -222,17 +269,14 @@ class Wisher:
 
     def _spec(self, task: Task) -> Spec:
         """Something to wish for: a schedule, and for a task with a schedule of its own perhaps other policies."""
-        now = self._member.clock.now()
+        now = self._world.backend_now()  # to ask its own clock would be to go by it, whoever decides later
         return task.wish(schedule(self._random, now), None, next(self._args))
 
     def _creation(self, key: Key, spec: Spec, wanted: Policies, now: Instant) -> Ruling:
-        if self._world.oracle.highest_version(key) >= now:
-            # A clock that has gone back to before a removal makes what is created again look like what was removed.
-            return Ruling(None)
         return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
 
     def _ruled(self, kind: Kind, now: Instant, change: Change, tally: Tally | None = None) -> Ruling:
-        self._world.oracle.wishes(self._process, change, Wish(kind, now, tally))
+        self._world.oracle.wishes(self.process, change, Wish(kind, now, tally))
         return Ruling(change, None, tally)
 
     async def _loaded(self, key: Key) -> Record | None:
@@ -247,7 +291,9 @@ class Wisher:
             try:
                 await self._member.ledger.apply({key: rule})
                 return
-            except HeldElsewhereError:
+            except HeldElsewhereError as error:
+                if self._world.scene.undisturbed:  # else there may have been time for few tries only
+                    self._world.scene.broken(f"{self.process} could not edit {key}: {error}")
                 return
             except StoreError:
                 await self._world.sleep(self._random.random() * SECOND)

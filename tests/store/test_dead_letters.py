@@ -35,7 +35,7 @@ async def store(request, tmp_path):
 
 
 async def held_on(store, clock, overlap):
-    """Declare what keeps history and dead letters, and hold its first occurrence; return it and its schedule's key."""
+    """Declare a task with history and dead letters, and hold its first occurrence; return it and its schedule's key."""
     policies = Policies(overlap=overlap, exhausted=Exhaustion.DEAD_LETTER, keep_successful=3, keep_failed=3)
     key = Key(HERE, "report", "ada")
     spec = Spec(Interval(600 * SECOND), policies=policies)
@@ -84,7 +84,7 @@ async def test_a_dead_letter_is_not_written_without_its_completion(store, overla
 
 
 @OVERLAPS
-async def test_a_dead_letter_that_is_there_already_does_not_keep_its_schedule_from_moving_on(store, overlap):
+async def test_an_existing_dead_letter_does_not_keep_its_schedule_from_moving_on(store, overlap):
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
     settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))

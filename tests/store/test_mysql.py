@@ -497,7 +497,7 @@ async def locked(url, *names):
         cursor = connection.cursor()
         await cursor.execute("BEGIN")
         for name in names:
-            # By its id: what a statement merely passes on its way is locked as well.
+            # By its id, since a statement also locks the rows that it only scans.
             await cursor.execute("SELECT id FROM pyncette_tasks WHERE instance = %s", (name,))
             ((id_,),) = await cursor.fetchall()
             await cursor.execute("SELECT id FROM pyncette_tasks WHERE id = %s FOR UPDATE", (id_,))
@@ -510,7 +510,7 @@ async def locked(url, *names):
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["busy", "quiet"])
 @pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
-async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(url, quiet, limit, got):
+async def test_a_locked_due_record_is_a_reason_to_poll_again_soon(url, quiet, limit, got):
     async with opened(url) as store:
         await create(store, a_record("a"), a_record("later", at=T0 + 9))
         if got:
@@ -529,7 +529,7 @@ async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(url
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["busy", "quiet"])
-async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_of_another(url, quiet):
+async def test_a_locked_record_of_one_partition_is_not_hidden_by_claims_of_another(url, quiet):
     async with opened(url) as store:
         elsewhere = [a_record(key=Key(ELSEWHERE, "task", name)) for name in "xyz"]
         await create(store, a_record("a"), *elsewhere)

@@ -394,7 +394,7 @@ async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_fro
 
 @asynccontextmanager
 async def locked(url, *names):
-    """Lock the records of these instances, as a swap does that has not committed yet; what is yielded is the session."""
+    """Lock the records of these instances, as a swap does that has not committed yet; yield the session."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -406,8 +406,39 @@ async def locked(url, *names):
         await connection.close()
 
 
+CLAIMS_WAIT = (
+    """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'
+    """,
+    """
+    CREATE TRIGGER wait BEFORE UPDATE ON pyncette_tasks
+    FOR EACH ROW WHEN (NEW.fence > OLD.fence) EXECUTE FUNCTION wait()
+    """,
+)
+"""With these a claim waits, after it has begun, for as long as somebody holds the lock."""
+
+
+@asynccontextmanager
+async def holding_up_claims(url):
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch("SELECT pg_advisory_xact_lock(1)")
+            yield
+    finally:
+        await connection.close()
+
+
+async def until_held_up(url):
+    waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with asyncio.timeout(30):
+        while not await execute(url, waiting):  # noqa: ASYNC110 - a server sets no event
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(("limit", "got"), [(1, []), (4, ["b", "c"]), (2, ["b", "c"])])
-async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
+async def test_a_locked_due_record_is_a_reason_to_poll_again_soon(postgres_url, limit, got):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record("a"), a_record("later", at=T0 + 9))
         if got:
@@ -423,7 +454,7 @@ async def test_what_is_locked_while_it_is_due_is_a_reason_to_poll_again_soon(pos
     assert claimed.next_claimable_at == T0 + 9
 
 
-async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_of_another(postgres_url):
+async def test_a_locked_record_of_one_partition_is_not_hidden_by_claims_of_another(postgres_url):
     async with PostgresStore(postgres_url) as store:
         elsewhere = [a_record(key=Key(ELSEWHERE, "task", name)) for name in "xyz"]
         await create(store, a_record("a"), *elsewhere)
@@ -435,7 +466,7 @@ async def test_what_is_locked_in_one_partition_is_not_hidden_by_what_is_claimed_
     assert passed.next_claimable_at == T0
 
 
-async def test_what_falls_due_within_the_time_ahead_and_is_locked_is_a_reason_too(postgres_url):
+async def test_a_locked_record_that_falls_due_within_the_time_ahead_is_a_reason_too(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record(at=T0 + 9))
 
@@ -447,7 +478,7 @@ async def test_what_falls_due_within_the_time_ahead_and_is_locked_is_a_reason_to
     assert none_yet.next_claimable_at == T0 + 1
 
 
-async def test_what_is_leased_and_locked_is_no_reason_to_poll_again_before_its_lease_ends(postgres_url):
+async def test_a_leased_and_locked_record_is_no_reason_to_poll_again_before_its_lease_ends(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         await claim(store)
@@ -456,6 +487,24 @@ async def test_what_is_leased_and_locked_is_no_reason_to_poll_again_before_its_l
             passed = await store.claim({HERE: 4}, "other", "worker", T0 + 1, T0 + 1)
 
     assert passed.next_claimable_at == T0 + LEASE
+
+
+async def test_a_claim_sees_what_is_next_as_it_was_when_it_began(postgres_url):
+    async with PostgresStore(postgres_url) as store:
+        await create(store, a_record(), a_record("later", at=T0 + 9))
+        later = await load(store, a_record("later"))
+        for statement in CLAIMS_WAIT:
+            await execute(postgres_url, statement)
+
+        async with holding_up_claims(postgres_url):
+            claiming = asyncio.create_task(store.claim({HERE: 4}, "lease", "worker", T0, T0))
+            await until_held_up(postgres_url)
+            sooner = await store.swap([Change(later, changed(later, claimable_at=T0 + 1))])
+        claimed = await claiming
+
+    assert sooner == [True]
+    assert instances(claimed.records) == ["a"]
+    assert claimed.next_claimable_at == T0 + 9  # whoever has made it sooner tells the workers
 
 
 async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres_url):

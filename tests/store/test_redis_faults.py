@@ -680,6 +680,23 @@ async def test_after_a_failover_the_new_primary_is_found_by_sentinel(own_sentine
         assert await store.swap([Change(held, completed(held, T0 + 5))]) == [True]
 
 
+async def test_a_failover_loses_what_was_acknowledged_and_had_not_reached_the_replica(own_sentinel):
+    async with RedisStore(own_sentinel.url) as store:
+        await create(store, a_record("kept"))
+        await asyncio.to_thread(own_sentinel.catch_up)
+        await asyncio.to_thread(own_sentinel.cut_off_the_replica)
+
+        await create(store, a_record("lost"))
+        await asyncio.to_thread(own_sentinel.primary.kill)
+        with pytest.raises(StoreUnavailableError):
+            await store.now()
+        await until(lambda: answers(store))
+        kept, lost = await store.load([a_record("kept").key, a_record("lost").key])
+
+    assert kept is not None
+    assert lost is None
+
+
 async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_more(own_sentinel):
     async with RedisStore(own_sentinel.url) as store:
         await create(store, a_record())

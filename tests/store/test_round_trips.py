@@ -511,7 +511,7 @@ async def test_a_call_for_one_instance_is_a_few_round_trips(counted):
     assert (created, edited, got, unscheduled) == (costs.create, costs.edit, costs.get, costs.unschedule)
 
 
-async def test_to_notify_others_of_what_is_due_soon_is_one_statement_more(counted):
+async def test_notifying_others_of_records_due_soon_costs_one_more_statement(counted):
     drained = an_app(counted)
 
     async with opened(drained, counted) as context:

@@ -73,7 +73,7 @@ async def test_time_stands_still_between_moves(new_app: NewApp) -> None:
         assert await world.context.get_task(once, "a") is None
 
 
-async def test_what_is_forced_onto_a_running_instance_starts_while_the_old_handler_still_runs(
+async def test_an_overwritten_instance_starts_while_its_old_handler_still_runs(
     new_app: NewApp,
 ) -> None:
     app = new_app()

@@ -109,7 +109,7 @@ class Bench:
         await self.ledger.apply({key: rule})
 
     async def force(self, key: Key, schedule: Schedule) -> None:
-        """Make an instance anew, although it may run."""
+        """Overwrite an instance by force, even while it runs."""
 
         def rule(record: Record | None, now: Instant) -> Ruling:
             assert record is not None

@@ -1,4 +1,4 @@
-"""Machines that are suspended or paused, while the backend's time goes on: no run goes on with a lease that is over."""
+"""Machines are suspended or paused while the backend's time goes on: no run goes on with an expired lease."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -29,9 +29,9 @@ class Machine:
     def __init__(self) -> None:
         self.loop = SimulatedLoop(Random(1))
         self.suspended = 0.0
-        """For how long the machine was suspended, and knows."""
+        """How long the machine was suspended, which its clock counts."""
         self.paused = 0.0
-        """For how long it was paused by its hypervisor, and does not know."""
+        """How long its hypervisor paused it, which its clock does not count."""
         self.backend = MemoryBackend(lambda: self.backend_now)
         self.store = MemoryStore(self.backend)
         self.clock = SystemClock(monotonic_ns=self._monotonic_ns)
@@ -39,7 +39,7 @@ class Machine:
         self.handler = Registered("h", Policies(lease=LEASE), self._run)
         self.begun: list[float] = []
         self.leases: list[float] = []
-        """What was left of each run's lease when it began, by the time of the backend."""
+        """The rest of each run's lease when it began, by the backend's time."""
         self.cancelled: list[float] = []
         self.worker = Worker(
             ledger=Ledger(self.store, self.clock),
@@ -69,7 +69,7 @@ class Machine:
             raise
 
     def start(self, due: float) -> None:
-        """Start a worker that has something to run, *due* at that time."""
+        """Start a worker with an occurrence that is *due* at that time."""
 
         async def main() -> None:
             spec = Spec(Once(BEGIN + int(due * SECOND)))
@@ -88,7 +88,7 @@ class Machine:
         assert not self.loop.failures, self.loop.failures
 
     def lease_left(self) -> float:
-        """Return for how long its lease lives on, by the time of the backend."""
+        """Return the rest of its lease, by the backend's time."""
         (record,) = self.backend.shelf(self.handler.partitions[0]).records.values()
         return (record.lease.expires_at - self.backend_now) / SECOND
 
@@ -120,7 +120,7 @@ def test_a_run_that_was_taken_over_while_its_machine_was_suspended_is_cancelled_
     assert cancelled_at <= woken_at + RECHECK_SECONDS
 
 
-def test_a_run_whose_lease_outlived_the_suspension_of_its_machine_goes_on_and_keeps_it(machine):
+def test_a_run_whose_lease_outlives_the_suspension_of_its_machine_keeps_it(machine):
     machine.start(due=1)
     machine.be_awake(2)
 
@@ -131,7 +131,7 @@ def test_a_run_whose_lease_outlived_the_suspension_of_its_machine_goes_on_and_ke
     assert machine.lease_left() > LEASE / SECOND - RECHECK_SECONDS
 
 
-def test_a_machine_that_was_paused_unnoticed_starts_nothing_with_a_lease_that_is_over_by_the_backends_time(
+def test_after_an_unnoticed_pause_no_run_starts_with_a_lease_that_has_expired_by_the_backends_time(
     machine,
 ):
     machine.start(due=5)
@@ -144,7 +144,7 @@ def test_a_machine_that_was_paused_unnoticed_starts_nothing_with_a_lease_that_is
     assert all(left > 0 for left in machine.leases), machine.leases
 
 
-def test_a_machine_that_was_paused_unnoticed_renews_by_the_backends_time(machine):
+def test_after_an_unnoticed_pause_leases_are_renewed_by_the_backends_time(machine):
     machine.start(due=1)
     machine.be_awake(2)
 
@@ -156,7 +156,7 @@ def test_a_machine_that_was_paused_unnoticed_renews_by_the_backends_time(machine
 
 
 def a_worker_that_died(machine):
-    """Return what another worker does: it claims an occurrence, and dies."""
+    """Return an action of another worker: it claims an occurrence and dies."""
 
     async def die() -> None:
         due = machine.backend_now
@@ -168,7 +168,7 @@ def a_worker_that_died(machine):
     return die
 
 
-def test_a_machine_that_was_suspended_takes_over_from_a_dead_worker_at_once(machine):
+def test_after_a_suspension_a_takeover_from_a_dead_worker_is_immediate(machine):
     machine.start(due=7_200)
     machine.be_awake(1)
 
@@ -180,7 +180,7 @@ def test_a_machine_that_was_suspended_takes_over_from_a_dead_worker_at_once(mach
 
 
 @pytest.mark.parametrize(("paused", "later"), [(100, 100), (3_600, (UNAWARE_MAX + LONG_LEASE) / SECOND)])
-def test_a_machine_that_was_paused_unnoticed_takes_over_later_by_the_pause_or_by_ten_minutes_if_that_is_less(
+def test_after_an_unnoticed_pause_a_takeover_is_late_by_the_pause_and_by_ten_minutes_at_most(
     machine, paused, later
 ):
     """It cannot tell its own pause from a step of the backend's time, after which leases only look expired."""

@@ -1,4 +1,4 @@
-"""What is promised of leases that are nearly used up: before a start, and at their very end."""
+"""The promises about leases that are about to expire: before a start, and at their very end."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ STARTED = {
     "from a claim": Policies(lease=LEASE),
     "from a claim, with a cooperative heartbeat": Policies(lease=LEASE, heartbeat=Heartbeat.COOPERATIVE),
     "after its start was written": Policies(lease=LEASE, mode=Mode.AT_MOST_ONCE),
-    "beside its schedule": Policies(lease=LEASE, overlap=Overlap.ALLOW),
+    "as a side run": Policies(lease=LEASE, overlap=Overlap.ALLOW),
     "after a wait for a permit": Policies(lease=LEASE, max_concurrent=2),
 }
 
 
 class Tardy(MemoryStore):
-    """A backend whose first answer to a claim that found something takes long, and that renews only if told to."""
+    """A backend whose first answer to a successful claim is slow, and whose renewals do what *renewals* says."""
 
     def __init__(self, bench: Bench, claim_seconds: float, renewals: str = "answered") -> None:
         super().__init__(bench.backend)
@@ -99,7 +99,7 @@ async def test_after_a_slow_claim_two_workers_do_not_run_one_occurrence_at_once(
     assert await bench.store.load([key]) == [None]
 
 
-async def test_a_handler_starts_with_a_third_of_its_lease_left_at_least(policies: Policies) -> None:
+async def test_a_handler_starts_with_at_least_a_third_of_its_lease_left(policies: Policies) -> None:
     bench, handler = _a_bench(policies)
     await bench.once(handler, 1, "a")
 
@@ -128,7 +128,7 @@ async def test_a_handler_does_not_start_on_a_short_lease_that_cannot_be_renewed(
     assert after.claimable_at <= bench.clock.now()
 
 
-async def test_what_was_not_started_runs_once_its_lease_is_a_new_one(policies: Policies) -> None:
+async def test_an_occurrence_that_was_not_started_runs_under_a_new_lease(policies: Policies) -> None:
     bench, handler = _a_bench(policies)
     await bench.once(handler, 1, "a")
 
@@ -140,7 +140,7 @@ async def test_what_was_not_started_runs_once_its_lease_is_a_new_one(policies: P
     assert handler.calls[0].held.attempt == 1
 
 
-async def test_a_renewal_before_a_start_is_waited_for_until_half_of_what_is_left_is_over(
+async def test_a_renewal_before_a_start_may_take_half_of_the_remaining_lease(
     policies: Policies,
 ) -> None:
     bench, handler = _a_bench(policies)
@@ -155,7 +155,7 @@ async def test_a_renewal_before_a_start_is_waited_for_until_half_of_what_is_left
     assert handler.calls[0].held.attempt == 1
 
 
-async def test_what_waits_for_its_time_is_renewed_before_it_starts() -> None:
+async def test_a_run_that_waits_for_its_time_is_renewed_before_it_starts() -> None:
     bench, handler = _a_bench(Policies(lease=LEASE))
     for after in (4, 7.5):  # claimed together, half of the time ahead before the first
         await bench.once(handler, after, f"a{after}")
@@ -167,7 +167,7 @@ async def test_what_waits_for_its_time_is_renewed_before_it_starts() -> None:
     assert [occurrence.held.attempt for occurrence in handler.calls] == [1, 1]
 
 
-async def test_what_was_claimed_together_is_renewed_in_one_write() -> None:
+async def test_records_claimed_together_are_renewed_in_one_write() -> None:
     bench, handler = _a_bench(Policies(lease=LEASE))
     for instance in "abcde":
         await bench.once(handler, 1, instance)
@@ -192,7 +192,7 @@ async def test_a_start_costs_no_renewal_while_two_thirds_of_the_lease_are_left(p
     assert store.renewed == []
 
 
-async def test_heartbeats_of_one_moment_are_one_write_and_all_hear_of_its_failure() -> None:
+async def test_concurrent_heartbeats_are_one_write_and_all_are_notified_of_its_failure() -> None:
     failed: list[str] = []
 
     async def call(occurrence: Occurrence) -> None:
@@ -239,7 +239,7 @@ async def test_a_run_is_cancelled_at_the_very_end_of_its_lease() -> None:
         assert cancelled == [("a", 10), ("b", 15)]
 
 
-async def test_a_lease_is_not_counted_from_later_than_it_was_stamped() -> None:
+async def test_a_lease_does_not_count_from_later_than_its_stamp() -> None:
     ends: list[tuple[int, int]] = []
     bench = Bench()
 
@@ -261,7 +261,7 @@ async def test_a_lease_is_not_counted_from_later_than_it_was_stamped() -> None:
     assert believed <= stamped
 
 
-async def test_a_process_that_stood_still_cancels_its_runs_before_they_go_on() -> None:
+async def test_a_process_that_was_stopped_cancels_its_runs_before_they_continue() -> None:
     steps: list[float] = []
     begun = asyncio.Event()
     clock = SystemClock()
@@ -297,10 +297,10 @@ async def test_a_process_that_stood_still_cancels_its_runs_before_they_go_on() -
     assert 0 not in steps
 
 
-async def test_while_a_foreign_program_locks_a_file_of_sqlite_two_workers_run_nothing_at_once(
+async def test_two_workers_never_run_one_occurrence_at_once_while_another_program_locks_the_sqlite_file(
     tmp_path: Path,
 ) -> None:
-    """In real time, since it is the wait for the lock that uses up the lease."""
+    """In real time, since the wait for the lock uses up the lease."""
     lease = 3.0
     path = tmp_path / "records.db"
 
@@ -346,7 +346,7 @@ async def test_while_a_foreign_program_locks_a_file_of_sqlite_two_workers_run_no
 
 
 async def _until(condition: Callable[[], object], seconds_max: float = 30) -> None:
-    """Wait in real time for what happens in real time."""
+    """Wait in real time until *condition* holds."""
     deadline = time.monotonic() + seconds_max
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -379,7 +379,7 @@ def _a_bench(policies: Policies, seconds: float = 0) -> tuple[Bench, Starting]:
 
 @asynccontextmanager
 async def _unwaited(bench: Bench, store: MemoryStore, **settings: Any) -> AsyncIterator[Worker]:
-    """A worker that pretended time does not wait for: its backend takes such time."""
+    """A worker that pretended time does not wait for, since its backend takes pretended time."""
     async with bench.worker(store, **settings) as worker:
         bench.clock.leave(worker)
         try:

@@ -6,6 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.core import rules
+from pyncette.core.record import Change, replace
 from pyncette.core.rules import RETURNED
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
@@ -79,6 +80,92 @@ async def test_results_outlive_a_backend_that_refuses_all_of_them_for_a_while():
     assert [key.instance for key in keys if (await bench.record(key)).lease is not None] == ["bad"]
 
 
+class Contested(MemoryStore):
+    """Others change each record whose name is among *contested* whenever it is about to be written."""
+
+    contested = frozenset({"hot-0", "hot-1"})
+
+    async def swap(self, changes):
+        for change in changes:
+            if change.before is not None and change.before.key.instance in self.contested:
+                (stored,) = await self.load([change.before.key])
+                await super().swap([Change(stored, replace(stored, version=stored.version + 1))])
+        return await super().swap(changes)
+
+
+class Race:
+    """Results of "a", of "hot-0" and "hot-1", whose records others change all the time, and of "z"."""
+
+    def __init__(self, bench, keys, store, results, race_seconds):
+        self.bench = bench
+        self.keys = keys
+        self.store = store
+        self.results = results
+        self.told = asyncio.Event()
+        ledger = Ledger(store, bench.clock, race_seconds=race_seconds)
+        self.outbox = Outbox(ledger, lambda *_: self.told.set(), Patience())
+
+    @classmethod
+    async def begun(cls, race_seconds=30):
+        handler = Registered("h", Policies())
+        bench = Bench(handler)
+        store = Contested(bench.backend)
+        keys = [await bench.every(handler, 60, instance) for instance in ("a", "hot-0", "hot-1", "z")]
+        await bench.advance(60)
+        return cls(bench, keys, store, await _returned(bench, handler), race_seconds)
+
+    async def written(self):
+        return [key.instance for key in self.keys if (await self.bench.record(key)).lease is None]
+
+
+async def test_results_beside_a_contested_one_are_written_and_told_of_at_once():
+    race = await Race.begun()
+    for result in race.results:
+        race.outbox.put(result)
+
+    async with asyncio.timeout(10):
+        writing = asyncio.create_task(race.outbox.run())
+        await race.told.wait()
+        assert await race.written() == ["a", "z"]
+        assert len(race.outbox) == 2
+        race.store.contested = frozenset()
+        await race.outbox.emptied()
+        writing.cancel()
+
+    assert await race.written() == ["a", "hot-0", "hot-1", "z"]
+
+
+async def test_contested_results_do_not_keep_the_writers_from_what_comes_after_them():
+    race = await Race.begun()
+    _, *contested, last = race.results
+
+    async with asyncio.timeout(10):
+        writing = asyncio.create_task(race.outbox.run())
+        for result in contested:
+            race.outbox.put(result)
+            await asyncio.sleep(0.01)
+        race.outbox.put(last)
+        await race.told.wait()
+        writing.cancel()
+
+    assert await race.written() == ["z"]
+
+
+async def test_a_result_that_loses_each_race_is_given_up_with_an_error(caplog):
+    race = await Race.begun(race_seconds=0.05)
+    for result in race.results:
+        race.outbox.put(result)
+
+    async with asyncio.timeout(10):
+        writing = asyncio.create_task(race.outbox.run())
+        await race.outbox.emptied()
+        writing.cancel()
+
+    assert await race.written() == ["a", "z"]
+    (error, *_) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert "results were not written" in error.message
+
+
 async def _five_results(error):
     """Five results that wait to be written, one of them such that its store gives *error* for it."""
     handler = Registered("h", Policies())
@@ -87,13 +174,21 @@ async def _five_results(error):
     keys = [await bench.every(handler, 60, instance) for instance in ("a", "b", "bad", "c", "d")]
     outbox = Outbox(Ledger(store, bench.clock), lambda *_: None, Patience())
     await bench.advance(60)
+    for result in await _returned(bench, handler):
+        outbox.put(result)
+    return bench, keys, outbox, store
+
+
+async def _returned(bench, handler):
+    """Claim all that is due, and return what is to be written once each has returned."""
     now = bench.clock.now()
     claimed = await bench.store.claim({handler.partitions[0]: 5}, "lease", "w1", now, now)
+    results = []
     for record in claimed.records:
         held = rules.begin(record, handler.policies, now).held
         assert held is not None
-        outbox.put(Settling(held, RETURNED, rules.settle(held, RETURNED, now + SECOND)))
-    return bench, keys, outbox, store
+        results.append(Settling(held, RETURNED, rules.settle(held, RETURNED, now + SECOND)))
+    return results
 
 
 async def _claimed_and_returned(bench: Bench, handler: Registered, lease_id: str) -> Settling:

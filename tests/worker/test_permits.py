@@ -80,7 +80,7 @@ class LosesReplies(MemoryStore):
         return made
 
 
-async def test_starts_whose_reply_is_lost_run_with_their_permits_and_give_them_back():
+async def test_starts_whose_reply_is_lost_run_with_their_permits_and_return_them():
     handler = Registered("h", replace(AUTOMATIC, mode=Mode.AT_MOST_ONCE))
     bench = Bench(handler)
     await due_at_once(bench, handler, 2)

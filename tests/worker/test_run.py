@@ -47,7 +47,7 @@ def runs(bench: Bench, outbox: Outbox) -> Runs:
     return Runs(bench.clock, outbox, 100, lambda _: None, _unchanged)
 
 
-async def test_once_its_lease_has_run_out_a_run_is_released_and_its_handler_not_called(
+async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_handler(
     runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held
 ) -> None:
     a_lease_ago = bench.clock.monotonic() - LEASE  # the process stood still since

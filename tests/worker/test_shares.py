@@ -133,6 +133,29 @@ async def test_shares_are_made_anew_as_workers_come_and_go():
     assert len(bench.handlers[0].calls) == 4 * NUMBERS
 
 
+async def test_what_others_leave_alone_keeps_to_the_limit_of_its_handler():
+    bench = Bench()
+
+    async def take_a_while(_):
+        await bench.sleep(1)
+
+    handler = Registered(
+        "h", Policies(lease=10 * SECOND), call=take_a_while, concurrency_limit=1, numbers=NUMBERS
+    )
+    handler.shared_among = NUMBERS
+    bench.handlers = (handler,)
+    await a_frozen_member(bench, "frozen")
+
+    async with bench.worker(bench.store, "w", shares=True):
+        await bench.advance(45)
+        for number in range(NUMBERS):
+            await bench.once(handler, 1, f"{number}", number)
+        await bench.advance(60)
+
+    assert len(handler.calls) == NUMBERS
+    assert handler.most_at_once == 1
+
+
 @pytest.mark.parametrize(("others", "frozen"), [(0, 1), (1, 1), (2, 6)])
 async def test_what_a_worker_leaves_alone_waits_for_seconds_and_from_then_on_no_more(others, frozen):
     bench = Bench()

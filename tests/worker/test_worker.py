@@ -29,6 +29,7 @@ from pyncette.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
+from pyncette.worker import starts
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.poll import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
 from pyncette.worker.renew import BEAT_SECONDS
@@ -166,7 +167,7 @@ async def test_what_another_process_notifies_of_wakes_a_worker_that_sleeps() -> 
 
 
 @pytest.mark.parametrize("idle", [0, 1], ids=["the_worker_that_runs_it", "an_idle_worker_beside_it"])
-async def test_what_is_forced_onto_a_running_instance_starts_when_it_is_due(idle: int) -> None:
+async def test_an_overwritten_running_instance_starts_when_it_is_due(idle: int) -> None:
     starts: list[tuple[str, int]] = []
 
     async def call(occurrence: Occurrence) -> None:
@@ -190,7 +191,7 @@ async def test_what_is_forced_onto_a_running_instance_starts_when_it_is_due(idle
 
 
 class PassingOver(MemoryStore):
-    """Passes over some records, as a claim does that finds them locked, for so many claims; and remembers when those came."""
+    """Skips some records, as if they were locked, for a number of claims, and records when those came."""
 
     def __init__(self, bench: Bench, locked: Sequence[Key], claims: int) -> None:
         super().__init__(bench.backend)
@@ -221,7 +222,7 @@ class PassingOver(MemoryStore):
         return [later - sooner for sooner, later in pairwise(self.polled_at)]
 
 
-async def test_what_is_locked_as_it_falls_due_is_asked_for_again_after_a_pause_that_doubles() -> None:
+async def test_a_worker_polls_again_for_a_locked_due_record_after_a_pause_that_doubles() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)
     store = PassingOver(bench, [await bench.once(handler, 5, "a")], 6)
@@ -235,7 +236,7 @@ async def test_what_is_locked_as_it_falls_due_is_asked_for_again_after_a_pause_t
     )
 
 
-async def test_what_is_locked_holds_nothing_else_up() -> None:
+async def test_a_locked_record_holds_up_no_other() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)
     key = await bench.once(handler, 5, "a")
@@ -250,7 +251,7 @@ async def test_what_is_locked_holds_nothing_else_up() -> None:
     assert len(store.polled_at) == 3
 
 
-async def test_a_lock_in_one_partition_is_not_forgotten_for_polls_of_others_that_find_nothing() -> None:
+async def test_a_lock_in_one_partition_is_not_forgotten_after_empty_polls_of_others() -> None:
     handler = Registered("h", Policies(), numbers=4)
     bench = Bench(handler)
     store = PassingOver(bench, [await bench.once(handler, 5, "a", number=2)], 4)
@@ -262,7 +263,7 @@ async def test_a_lock_in_one_partition_is_not_forgotten_for_polls_of_others_that
     assert all(pause >= least for pause, least in zip(store.pauses, [0.01, 0.02, 0.04], strict=True))
 
 
-async def test_a_worker_that_stops_hands_over_what_was_locked_when_it_was_due() -> None:
+async def test_a_worker_that_stops_hands_over_a_due_record_that_was_locked() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)
     store = PassingOver(bench, [await bench.once(handler, 5, "a")], 10**6)
@@ -283,7 +284,7 @@ async def test_a_worker_that_stops_hands_over_what_was_locked_when_it_was_due() 
     assert [notification.at for notification in heard] == [bench.clock.now()]
 
 
-def test_pauses_grow_to_a_second_once_no_lock_of_ours_can_be_the_reason() -> None:
+def test_pauses_grow_to_a_second_once_the_lock_cannot_be_ours() -> None:
     pauses = Pauses()
 
     taken = [pauses.next() for _ in range(200)]
@@ -978,6 +979,62 @@ async def test_what_is_being_started_as_a_worker_is_cancelled_is_given_back_and_
     assert (record.attempt, record.lease, record.state) == (0, None, due.state)
 
 
+class AwayOnceClaimed(MemoryStore):
+    """A backend that goes away once something was claimed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asked = asyncio.Event()
+
+    async def claim(self, *args, **kwargs):
+        self.check()
+        return await super().claim(*args, **kwargs)
+
+    async def load(self, keys):
+        self.check()
+        return await super().load(keys)
+
+    async def swap(self, changes):
+        self.asked.set()
+        self.check()
+        return await super().swap(changes)
+
+    def check(self):
+        if self.asked.is_set():
+            raise StoreUnavailableError("away")
+
+
+@pytest.mark.parametrize("grace", [None, SECOND // 100, "cancelled"])
+async def test_a_worker_that_stops_does_not_wait_for_starts_until_their_leases_end(
+    grace, monkeypatch
+) -> None:
+    monkeypatch.setattr(starts, "UNDECIDED_SECONDS", 0.05)
+    handler = Registered("h", Policies(mode=Mode.AT_MOST_ONCE, lease=3600 * SECOND))
+    bench = Bench(handler)
+    key = await bench.every(handler, 10)
+    store = AwayOnceClaimed(bench.backend)
+    worker = Worker(
+        ledger=Ledger(store, bench.clock),
+        clock=bench.clock,
+        registrations=bench.handlers,
+        settings=WorkerSettings("w1"),
+    )
+    running = asyncio.create_task(worker.run())
+    moving = asyncio.create_task(bench.advance(10))
+    await store.asked.wait()
+
+    if grace == "cancelled":
+        running.cancel()
+    else:
+        worker.drain(grace)
+    _, left = await asyncio.wait([running], timeout=3)
+
+    assert not left
+    assert handler.calls == []
+    assert (await bench.record(key)).state.started is None
+    await moving
+
+
 # --- A backend that is away ------------------------------------------------------------------------------------------
 
 
@@ -1174,7 +1231,7 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["busy", "idle"])
-async def test_a_worker_keeps_asking_for_the_backends_time_only_while_something_runs(runs) -> None:
+async def test_a_worker_keeps_reading_the_backends_time_only_while_something_runs(runs) -> None:
     over = asyncio.Event()
 
     async def wait(_: Occurrence) -> None:

@@ -189,7 +189,7 @@ def load_app(target: Target) -> Pyncette:
     raise ModuleError("it has no app; write `app = Pyncette()` there", _file_of(module))
 
 
-def load_awaitable_app(target: Target) -> Pyncette:
+def load_checked_app(target: Target) -> Pyncette:
     """Load the app of *target*. Raises ModuleError as well if it has a handler that is not a coroutine function."""
     app = load_app_to_check(target)
     for fault in plain_handlers(app):
@@ -198,7 +198,7 @@ def load_awaitable_app(target: Target) -> Pyncette:
 
 
 def load_app_to_check(target: Target) -> Pyncette:
-    """Load the app of *target* without the warnings about handlers, for who calls `plain_handlers` next."""
+    """Load the app of *target* without warnings about its handlers, for a caller that checks `plain_handlers`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlainHandlerWarning)
         return load_app(target)

@@ -30,6 +30,12 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS: Final = 10.0
 """A backend that takes longer is not there."""
 
+RACE_SECONDS: Final = 1.0
+"""
+A pass whose writes lose each race for this long fails, and is repeated later and later. A tenant can rewrite rows of its
+own without an end, and must not hold one of the few passes that all tenants share.
+"""
+
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 15.0
 """Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
@@ -57,7 +63,7 @@ class OpenBackend:
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = reach.clock()
-        """The time of the backend; until it has answered, that of this machine, by which nothing is decided."""
+        """The backend's time. Until the backend has answered it is this machine's, which no decision uses."""
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
@@ -98,7 +104,7 @@ class OpenBackend:
                 async with self._read().new_store(create=False) as store:
                     pause = FIRST_PAUSE_SECONDS
                     self.place = place_of(self.name, await _identity_of(store))
-                    self._ledger = Ledger(store, self.clock)
+                    self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
                     await self._look_after(store, on_change)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
                 self._went(error, on_change)

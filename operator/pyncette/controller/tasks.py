@@ -262,8 +262,9 @@ class Tasks:
         if not homes and is_over(status, stored["metadata"].get("generation", 0)):
             wish = wish._replace(is_over=True)
         here, elsewhere = _told_apart(homes, backend, wish)
-        if here is not None and is_ahead(here.record, wish):
-            wish = await self._compared(name, wish, here.record)
+        ahead = next((home.record for home in homes if is_ahead(home.record, wish)), None)
+        if ahead is not None:
+            wish = await self._compared(name, wish, ahead)
         try:
             moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
@@ -276,7 +277,7 @@ class Tasks:
         """
         Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
 
-        Mostly the watch is late, and the newer generation, or a newer resource of that name, about to be told. But a cluster whose etcd was restored counts
+        Usually the watch is late, and will soon deliver the newer generation, or a newer resource of that name. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
         the look at the record tells: it is never older than what was written before (etcd reads are linearizable).
         """
@@ -329,8 +330,11 @@ class Tasks:
             ]
             if len(strays) < len(elsewhere):
                 raise StoreUnavailableError("a backend that the task moves from went away")
-            if self._note(name, backend, await mirror_one(ledger, wish, strays)):
+            taken = await mirror_one(ledger, wish, strays)
+            if self._note(name, backend, taken):
                 return True
+            if any(item.step is Step.OUTDATED for item in taken):
+                return False  # the newer one has its say first
             for home in elsewhere:
                 self._mirrored.forget(home.backend, home.record.key, name)
         record = self._record_at(name, backend, wish)

@@ -126,9 +126,9 @@ class Started(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """`due_at` moved on before the handler was called: whatever is edited meanwhile, it is not called again."""
     due_at: Instant | None = None
     """
-    At most once, the `due_at` that this start moved on from: a start that is released unstarted restores it.
+    With at most once, the `due_at` before this start. A release before the handler was called restores it.
 
-    None once an edit has set another due time: then that one stands.
+    None once an edit has set another due time, which then stands.
     """
 
 
@@ -143,7 +143,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     takes_instances: bool = False
     """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
     created_at: Instant | None = None
-    """When the API server created the resource, in whole seconds: tells which of two with one name is the newer."""
+    """When the API server created the resource, in whole seconds. Of two with one name, it identifies the newer."""
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -195,13 +195,13 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     owner: Owner | None = None
     summary: Summary = Summary()
     handled: Requests = NO_REQUESTS
-    """What its resource has asked for, and was done. Of a dead letter: the request that last redrove it."""
+    """The requests of its resource that were carried out. Of a dead letter: the request that last redrove it."""
     floor: Instant | None = None
     """
     The latest nominal time of the schedule's own occurrences that has started and is no longer in progress.
 
-    No edit makes it due again, nor anything before it, however wrong the editor's clock is. Extra runs, redriven dead
-    letters and side runs leave their own record's floor alone.
+    No edit makes that time, or one before it, due again, however wrong the editor's clock is. Extra runs, redriven dead
+    letters and side runs do not change their own record's floor.
     """
 
 

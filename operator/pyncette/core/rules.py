@@ -36,7 +36,7 @@ from pyncette.core.tallies import (
     with_dropped,
     with_verdict,
 )
-from pyncette.core.wishes import beside, claimable_at, floor_with, one_off_missed
+from pyncette.core.wishes import after_run, beside, claimable_at, floor_with, one_off_missed
 
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
@@ -63,7 +63,7 @@ class Beginning(msgspec.Struct, frozen=True, gc=False):
     held: Held | None
     """What is to run, once all of *first* was written; None: nothing."""
     first: tuple[Change, ...] = ()
-    """To be written together before anything else. What is created comes before the change of the claimed record."""
+    """Written together, before anything else. Created records come before the change of the claimed record."""
     tally: Tally | None = None
     """To be counted in the same write."""
 
@@ -102,7 +102,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     change: Change | None
     """None: nothing is written, and the lease expires."""
     letter: Record | None = None
-    """A dead letter, to be created together with *change*, unless its name is taken: then it is there already."""
+    """A dead letter, created together with *change* unless it already exists."""
     tally: Tally | None = None
     """To be counted together with *change*."""
 
@@ -169,7 +169,7 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
 
 
 def changes_of(settlement: Settlement) -> tuple[Change, ...]:
-    """Return what *settlement* writes together; the change of the record itself comes last."""
+    """Return the changes that *settlement* writes together, with that of the record itself last."""
     letter = () if settlement.letter is None else (Change(None, settlement.letter),)
     change = () if settlement.change is None else (settlement.change,)
     return (*letter, *change)
@@ -273,7 +273,7 @@ def _start_at_most_once(held: Held, now: Instant) -> Beginning:
 
 
 def _start_beside(held: Held, now: Instant) -> Beginning:
-    """Run it as a record of its own, created in the write that moves its schedule on."""
+    """Run it as a record of its own, created in the write that advances its schedule."""
     record, policies = held.record, held.policies
     at_most_once = policies.mode is Mode.AT_MOST_ONCE
     sibling = replace(
@@ -463,7 +463,7 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
     if started is None and record.attempt <= 1:  # 0: an edit has taken the claim back already
         return _idle(record)
-    # A side run is created as claimed: until its first attempt is over, it is claimable once its lease ends.
+    # A side run is created with a lease, whose end is its `claimable_at` until the first attempt ends.
     at = held.began_at if record.attempt <= 1 else record.claimable_at or now
     return _given_back(held, max(now, at))
 
@@ -490,7 +490,7 @@ def _moving_on(held: Held, now: Instant) -> tuple[Instant | None, tuple[Dropped,
         return held.upcoming, held.dropped
     record, policies = held.record, held.policies
     schedule, since = record.spec.schedule, record.schedule_since
-    due = next_due(schedule, policies, since, held.scheduled_at if held.scheduled_at > since else since)
+    due = next_due(schedule, policies, since, after_run(record, held.scheduled_at))
     if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
         return due, held.dropped
     if schedule is None or due is None or due >= now:

@@ -128,7 +128,13 @@ def created(
 
 
 def edited(
-    record: Record, spec: Spec, policies: Policies, now: Instant, *, owner: Owner | None = None
+    record: Record,
+    spec: Spec,
+    policies: Policies,
+    now: Instant,
+    *,
+    owner: Owner | None = None,
+    past_is_due: bool = False,
 ) -> Record:
     """
     Return *record* with *spec* in force from now on.
@@ -136,6 +142,8 @@ def edited(
     An edit that leaves the schedule alone leaves `due_at` alone, if that lies in the window. One that changes it, or
     ends a suspension, never fires retroactively: the next occurrence is the first after now. A started occurrence goes
     on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
+
+    A new one-off in the past is missed; with *past_is_due* it is due after an occurrence that is in progress.
     """
     started = started_of(record, record.spec.policies or policies)
     start = _effective_from(record, started, now)
@@ -158,6 +166,11 @@ def edited(
             state, due = _counted_anew(record, spec, policies, state, since, now, start)
         else:
             due = _within_window(record, spec, policies, start)
+    elif moved and isinstance(spec.schedule, Once):
+        at = spec.schedule.at
+        since = min(now, at - 1) if past_is_due else now
+        if at <= since and at not in {state.floor, started.scheduled_at} and not is_outside(policies, at):
+            state = replace(state, summary=one_off_missed(state.summary, at))
     after = replace(
         record,
         spec=spec,
@@ -180,14 +193,14 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept.
 
-    Of the new schedule nothing before now counts, however late the record is; further late times of the old schedule
-    are withdrawn, and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
+    No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
+    are withdrawn and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
     the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
         if record.lease is not None and record.lease.expires_at > now:
             return Locked(record.lease.expires_at)
-        return edited(record, spec, policies, now)
+        return edited(record, spec, policies, now, past_is_due=True)
     since = _effective_from(record, None, now)
     due = created(record.key, spec, policies, since).due_at
     kept = None if record.state.exhausted else record.due_at
@@ -199,6 +212,9 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         elif isinstance(spec.schedule, Interval):
             since = _in_step_with(due, spec.schedule, since)
     state = replace(record.state, exhausted=False)
+    if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
+        # Asked for again, it is another occurrence, with another idempotency key.
+        state = replace(state, born=max(record.version + 1, now))
     after = replace(
         record,
         spec=spec,
@@ -215,15 +231,16 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn.
 
-    The new schedule counts from now, and never repeats a time of the old one that has started.
+    The new schedule counts from *now*, and never repeats a time of the old one that has started.
     """
     started = started_of(record, record.spec.policies or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
-    version = max(record.version + 1, fresh.version)
+    # By the clock, not by where the schedule begins: that may lie ahead, and the next record of this name begins at the clock.
+    version = max(record.version + 1, now)
     return replace(
         fresh,
         version=version,
-        fence=max(record.fence, fresh.fence),
+        fence=max(record.fence, now),
         # Born again: an occurrence at a time that had one before is another, with another idempotency key.
         state=State(
             born=version,
@@ -238,8 +255,9 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     """Return *record* as it waits for its removal: nothing of it is claimable, and what ran has been withdrawn."""
     started = started_of(record, record.spec.policies or policies)
     due = record.due_at
-    if started is not None and isinstance(record.spec.schedule, Once):
-        due = None  # withdrawn is its outcome: it has no other, should the resource return
+    if started is not None and not started.at_most_once and isinstance(record.spec.schedule, Once):
+        # Withdrawn is its outcome: it has no other, should the resource return.
+        due = _following(record, policies, started)
     state = record.state
     after = replace(
         record,
@@ -251,7 +269,7 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
             started=None,
             withdrawn_at=now if state.withdrawn_at is None else state.withdrawn_at,
             summary=_withdrawn_summary(record, policies, now),
-            # Should the resource return, what has started is not due once more.
+            # If the resource returns, the occurrence that has started is not due again.
             floor=floor_with(state, None if started is None else started.scheduled_at),
         ),
     )
@@ -321,8 +339,8 @@ def redriven(letter: Record, now: Instant, request: str = "") -> Record:
     """
     Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already.
 
-    *request* is what asks for it, if that may be carried out again after a crash: a dead letter that the same request
-    has redriven stays as it is, also if it has failed once more since then.
+    *request* identifies a request that may be repeated after a crash. A dead letter that it has already redriven stays
+    unchanged, even if it has failed again since then.
     """
     if letter.claimable_at is not None or (request and letter.state.handled.redrive == request):
         return letter
@@ -423,8 +441,25 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     return max(now, since)
 
 
+def _following(record: Record, policies: Policies, started: Started) -> Instant | None:
+    """Return the occurrence after the one that has *started*; none, if the schedule can no longer be read."""
+    since = record.schedule_since
+    try:
+        return next_due(record.spec.schedule, policies, since, after_run(record, started.scheduled_at))
+    except ValueError:
+        return None
+
+
+def after_run(record: Record, scheduled_at: Instant) -> Instant:
+    """Return the time after which the next occurrence of *record* counts, once that of *scheduled_at* is over."""
+    schedule, since = record.spec.schedule, record.schedule_since
+    if isinstance(schedule, Once) and schedule.at != scheduled_at:
+        return since  # an edit has set it, and its time is taken as given
+    return max(scheduled_at, since)
+
+
 def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
-    """Return since when *interval* counts if *due* is to be one of its times, and no other up to *now* is."""
+    """Return the time from which *interval* counts, so that its times are *due* and those in step with it after *now*."""
     return due - interval.length if due > now else now - (now - due) % interval.length
 
 
@@ -432,8 +467,8 @@ def _effective_from(record: Record, started: Started | None, now: Instant) -> In
     """
     Return the time from which an edit counts a cron expression or an interval.
 
-    That is *now*, unless the clock of whoever edits is behind, or the occurrence was claimed ahead: never before the
-    last edit, nor before what has *started*.
+    That is *now*, unless the editor's clock is behind or the occurrence was claimed ahead. It is never before the last
+    edit, nor before an occurrence that has *started*.
     """
     floor = floor_with(record.state, None if started is None else started.scheduled_at)
     return max(now, record.schedule_since, now if floor is None else floor)
@@ -447,11 +482,11 @@ def floor_with(state: State, started_at: Instant | None) -> Instant | None:
 
 
 def _not_restored(started: Started | None, schedule: Schedule | None) -> Started | None:
-    """Return *started* so that the due time of an edit to *schedule* stands, should it be released unstarted."""
+    """Return *started* without a due time to restore, so that a release keeps the one of an edit to *schedule*."""
     if started is None or started.due_at is None:
         return started
     if isinstance(schedule, Once) and schedule.at == started.scheduled_at:
-        return started  # its one time is still to come, then
+        return started  # its only time is still to come
     return replace(started, due_at=None)
 
 
@@ -467,7 +502,7 @@ def _counted_anew(
     """
     Return the next occurrence counted from *start*; the time of a one-off is taken as given.
 
-    A one-off whose time has passed *now* without a run is missed, and says so.
+    A one-off whose time has passed by *now* without a run is recorded as missed.
     """
     schedule = spec.schedule
     if not isinstance(schedule, Once):
@@ -475,7 +510,7 @@ def _counted_anew(
     if schedule == record.spec.schedule and record.due_at is None:
         return state, None  # it is over already
     if schedule.at in {state.floor, None if state.started is None else state.started.scheduled_at}:
-        return state, None  # it has started, by whatever schedule named this time
+        return state, None  # it has started, under whichever schedule
     due = next_due(schedule, policies, since, now)
     if due is None and not is_outside(policies, schedule.at):
         state = replace(state, summary=one_off_missed(state.summary, schedule.at))

@@ -20,6 +20,7 @@ from pyncette.core.record import (
     is_on_demand,
     replace,
 )
+from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
@@ -51,8 +52,8 @@ class Wish(NamedTuple):
     """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
     outlives: Owner | None = None
     """
-    The owner of a record that is not newer than this, though its generation or its creation is: the cluster's store was
-    restored, and counts on from what it was then.
+    The owner of a record that is not newer than this, although its generation or its creation time is: the cluster's
+    store was restored, and counts on from its older state.
     """
 
     @property
@@ -125,7 +126,7 @@ def mirrored(wish: Wish) -> Rule:
     """
     The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation.
 
-    Nor does it on behalf of an older resource of the same name: an operator whose watch is late may still see it.
+    Nor does it write on behalf of an older resource of the same name, which a late watch may still show.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -150,8 +151,12 @@ def mirrored(wish: Wish) -> Rule:
     return rule
 
 
-def moved(wish: Wish, old: Record) -> Rule:
-    """The rule for where the record of a resource goes to, whose handler was another: *old* has been stopped there."""
+def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
+    """
+    The rule for where the record of a resource goes to, whose handler was another: *old* has been stopped there.
+
+    If the resource *returns*, and was not merely moved, its schedule goes on from now.
+    """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if (
@@ -167,7 +172,7 @@ def moved(wish: Wish, old: Record) -> Rule:
             schedule_since=old.schedule_since,
             claimable_at=old.claimable_at,
             lease_length=old.lease_length,
-            state=replace(old.state, withdrawn_at=None),
+            state=old.state if returns or _has_started(old) else replace(old.state, withdrawn_at=None),
         )
         new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
         return _made(Step.MOVED, None, new, here.state, wish, now)
@@ -185,13 +190,23 @@ def stopped(record: Record | None, now: Instant) -> Ruling:
     return Ruling(Change(record, after, rows), Taken(record.key.task, Step.STOPPED, after))
 
 
-def stopped_between_runs(record: Record | None, now: Instant) -> Ruling:
-    """Like `stopped`, but a run in progress goes on to its outcome first; the answer tells whether it did."""
-    if record is None:
-        return Ruling(None, None)
-    if wishes.started_of(record, _policies_of(record)) is not None:
-        return _left(record.key, Step.WAITING)
-    return stopped(record, now)
+def stopped_between_runs(wish: Wish) -> Rule:
+    """
+    The rule for a record from which the resource of *wish* moves: like `stopped`, but a run in progress ends first.
+
+    It stays as it is on behalf of an older generation, or of an older resource.
+    """
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(None, None)
+        if is_ahead(record, wish):
+            return _left(record.key, Step.OUTDATED)
+        if wishes.started_of(record, _policies_of(record)) is not None:
+            return _left(record.key, Step.WAITING)
+        return stopped(record, now)
+
+    return rule
 
 
 def removed_after(grace: Duration) -> Rule:
@@ -222,7 +237,7 @@ def _withdrawn_by(policies: Policies) -> Rule:
 
 
 def is_ahead(record: Record, wish: Wish) -> bool:
-    """Say whether *record* holds what a newer generation of the same resource wished for, or a newer resource of its name."""
+    """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner, other = record.state.owner, wish.owner
     if owner is None or owner == wish.outlives:
         return False
@@ -292,11 +307,15 @@ async def mirror(
     by_key = {wish.key: wish for wish in wanted}
     by_name = {key.task: wish for key, wish in by_key.items() if not is_template(wish.spec)}
     found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
-    there = {record.key for record in found}
+    there = {record.key: record for record in found}
     others = [record for record in found if record.key not in by_key]
     # A template never moves: it is where its instances are.
     strays = [record for record in others if record.key.task in by_name and not is_template(record.spec)]
-    moving = {record.key.task: record for record in strays if by_name[record.key.task].key not in there}
+    moving = {
+        record.key.task: record
+        for record in strays
+        if _is_left_behind(there.get(by_name[record.key.task].key), record)
+    }
     gone = [
         record
         for record in others
@@ -326,10 +345,11 @@ async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] 
     *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from one of
     them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
     """
-    if elsewhere and (await ledger.store.load([wish.key])) == [None]:
-        # One that is stopped is what a move that was broken off has left: what happened since then, another knows.
-        latest = min(elsewhere, key=lambda item: item.record.state.withdrawn_at is not None)
-        return await _move(ledger, wish, latest.ledger, latest.record)
+    if elsewhere:
+        (here,) = await ledger.store.load([wish.key])
+        latest = max(elsewhere, key=lambda item: _lived_until(item.record))
+        if _is_left_behind(here, latest.record):
+            return await _move(ledger, wish, latest.ledger, latest.record)
     taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
     for item in taken:
         if item.step is Step.EDITED and item.record is not None:
@@ -356,8 +376,8 @@ async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list
 
     Wherever this breaks off, it goes on from there the next time.
     """
-    (answer,) = (await source.apply({old.key: stopped_between_runs})).values()
-    if answer is not None and answer.step is Step.WAITING:
+    (answer,) = (await source.apply({old.key: stopped_between_runs(wish)})).values()
+    if answer is not None and answer.step in {Step.WAITING, Step.OUTDATED}:
         return [answer]
     # What runs beside it is counted there once it is over, and that moves along.
     if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
@@ -365,7 +385,9 @@ async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list
     (last,) = await source.store.load([old.key])
     if last is None:
         return _answers(await ledger.apply({wish.key: mirrored(wish)}))
-    taken = _answers(await ledger.apply({wish.key: moved(wish, last)}))
+    # A move in the other direction that was broken off may have left a stopped record there.
+    await ledger.apply({wish.key: removed_after(0)})
+    taken = _answers(await ledger.apply({wish.key: moved(wish, last, returns=_returns(old, wish))}))
     async for page in beside(source.store, last.key):
         letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
@@ -485,6 +507,32 @@ async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
 def _is_under_way(record: Record) -> bool:
     """Say whether what lives beside a schedule has an outcome to come."""
     return record.claimable_at is not None
+
+
+def _is_left_behind(here: Record | None, elsewhere: Record) -> bool:
+    """
+    Say whether the record *elsewhere* is the one that has lived on, and what is *here*, if anything, is to make room.
+
+    A stopped one is what a move that was broken off has left: what happened since then, the other knows.
+    """
+    return here is None or _lived_until(here) < _lived_until(elsewhere)
+
+
+def _lived_until(record: Record) -> Instant:
+    return NEVER if record.state.withdrawn_at is None else record.state.withdrawn_at
+
+
+def _has_started(old: Record) -> bool:
+    """Say whether the due time of a stopped record is one that has started, and was withdrawn."""
+    floor = old.state.floor
+    return floor is not None and old.due_at is not None and old.due_at <= floor
+
+
+def _returns(old: Record, wish: Wish) -> bool:
+    """Say whether the resource of *wish* was gone, since when *old* is stopped; else a move was broken off there."""
+    owner = old.state.owner
+    same = owner is not None and wish.owner.uid != "" and owner.uid == wish.owner.uid
+    return old.state.withdrawn_at is not None and not same
 
 
 def _at(home: Key, letter: Key) -> Key:

@@ -70,10 +70,10 @@ def redriven(record: Record | None, now: Instant) -> Ruling:
 
 def redriven_for(request: str) -> Rule:
     """
-    The rule for a dead letter that *request* asks to be tried again, once.
+    The rule that redrives a dead letter for *request*, once.
 
-    The dead letter remembers the request: one that failed again before the mark was written at its home is not redriven
-    a second time.
+    The dead letter remembers the request. So it is not redriven twice if it fails again before its home record has
+    marked the request as handled.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:

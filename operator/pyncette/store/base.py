@@ -55,16 +55,16 @@ class Claimed(NamedTuple):
     """The backend's own time, read while it answered."""
     next_claimable_at: Instant | None
     """
-    When it is worth it to claim again, with the same *ahead* and of the same partitions; None: not before something is written.
+    When to claim again, with the same *ahead* and from the same partitions; None: not before something is written.
 
-    At or before the claim's `now`: at once, since this claim may have got less than was claimable. It always is that
-    if a record was claimable before the claim was asked for, nobody had leased it, and the claim left it alone: the
-    limit let no more through; another had locked it; another wrote to it meanwhile, or was faster; the backend could not
-    keep up. It may be that as well if a record could not be read. Else it is later, so nobody who goes by it spins.
+    At or before the claim's `now`: at once, since this claim may have returned less than was claimable. That is
+    required if a record was claimable and not leased before the claim was sent, and the claim did not lease it. The
+    reason may be the limit, a lock, another's write or claim in the meantime, or a backend that could not keep up. It
+    is allowed if a record could not be read. In all other cases the time is later, so that callers do not spin.
 
-    Later than `now`: the soonest time at which a record falls due or a lease ends, those of this claim included. It may
-    be too soon, but is never too late for what was written before the claim was asked for. Of what is written afterwards,
-    whoever writes it tells others.
+    Later than `now`: the soonest time at which a record falls due or a lease ends, leases of this claim included. It
+    may be too soon, but is never too late for records that were written before the claim was sent. Later writes are
+    announced by their writers.
     """
 
 

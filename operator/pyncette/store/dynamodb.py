@@ -285,7 +285,7 @@ class DynamoStore:
             if done is None:
                 times.append(now)
             elif not done:
-                # Others have leased it, or merely written to it; the next look tells.
+                # Another process has leased it, or only written to it; the next poll shows which.
                 lost[key.partition] += 1
                 times.append(now)
             else:

@@ -67,7 +67,7 @@ between two of them; in this time a look passes over some ten thousand records t
 """
 
 FREE: Final = 3
-"""Where in what `Statements.look` tells of a partition it says how many can be claimed."""
+"""The column of a row of `Statements.look` that says how many records can be claimed."""
 
 COUNT: Final = 4
 """Where it says how many were looked at: with as many as that at most, there may be more behind them."""
@@ -181,7 +181,7 @@ class MysqlStore(NumberedStore):
             if any(taken[id_] >= most for id_, most, _ in wanted):
                 return Claimed(records, backend_now, now)
         if not seen:
-            # What is free now is free although this claim has been: it was locked, or has come since.
+            # Records that are free after this claim were locked during it, or have appeared since.
             taken.clear()
             (seen,) = await self._rows(look)
         is_free = any(
@@ -404,7 +404,7 @@ async def _migrate(connections: Connections, sql: Statements, tables: Tables) ->
 def _times(
     rows: Sequence[Sequence[int | None]], now: Instant, expired_at: Instant, ahead: Duration
 ) -> list[Instant | None]:
-    """Return when something will be claimable that is not now, by what a look told of each partition."""
+    """Return when more records will be claimable, from the rows of `Statements.look`, one for each partition."""
     times: list[Instant | None] = []
     for _, due_at, ends_at, _, count in rows:
         times.append(None if due_at is None else due_at - ahead)

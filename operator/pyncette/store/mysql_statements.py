@@ -232,7 +232,7 @@ SET r.lease_id = {id_}, r.holder = {literal(holder)}, r.lease_until = {now} + r.
     def look(self, partitions: Sequence[tuple[int, Instant]], until: Instant, expired_at: Instant) -> str:
         """
         Tell of each partition the time, when the next one after *until* is due, when the first of its leases ends,
-        how many are to be claimed, and how many were looked at; each with where in its index to begin.
+        how many can be claimed, and how many were looked at; each with where in its index to begin.
         """
         return " UNION ALL ".join(
             f"""(SELECT {NOW}, (

@@ -80,8 +80,8 @@ def statements_for(tables: Tables) -> Statements:
     """
     Return the statements for *tables*.
 
-    A claim compares how many records its snapshot shows as free with how many it has leased. It leases fewer if it passes
-    over one that is locked, or that was changed after the snapshot: the new row is locked then, but not seen.
+    A claim compares the number of free records in its snapshot with the number that it leased. It leases fewer if it
+    skips a record that is locked, or one that changed after the snapshot: the new row is then locked but not visible.
     """
     records, names, partitions, history = tables.records, tables.names, tables.partitions, tables.history
     by_key = """n.partition_id = u.partition_id AND n.task = u.task

@@ -21,7 +21,7 @@ PAUSE_SECONDS: Final = 10.0
 
 
 PAGES: Final = 8
-"""Pages that are healed at once where nothing is claimed, so the pauses of a worker that claims nothing slow it down little."""
+"""Pages to heal at once if nothing was claimed, so that the pauses of an idle worker hardly slow the healing down."""
 
 
 class _Progress(NamedTuple):
@@ -50,7 +50,7 @@ class Healer:
             logger.info("it is put right", extra={"partition": partition})
 
     async def heal(self, partition: Partition, pages: int) -> bool:
-        """Do some *pages* of *partition*, which is not whole; say whether to look at it again at once."""
+        """Heal up to *pages* pages of *partition*, which is not whole; say whether to continue at once."""
         for _ in range(pages):
             if not await self._heal_page(partition):
                 return False

@@ -75,7 +75,7 @@ class VirtualClock:
         return self._now
 
     def is_stale(self) -> bool:
-        """Never: pretended time is what this clock says, and no backend knows better."""
+        """Return False: this clock defines pretended time, so it needs no backend."""
         return False
 
     def expired_at(self) -> Instant:
@@ -116,14 +116,14 @@ class VirtualClock:
         """Ignore the backend's time: this one is pretended."""
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
-        """Never any, either."""
+        """Return 0: pretended time is never behind."""
         del now, backend_now, asked_at, answered_at
         return 0
 
     def expect_lease(self, length: Duration) -> None:
         """Ignore how long leases are: this time makes no steps."""
 
-    def reach(self, delay: Duration) -> Instant:  # noqa: ARG002 - however short, a test may move the clock by years in it
+    def latest_after(self, delay: Duration) -> Instant:  # noqa: ARG002 - tests move the clock at will
         return self._now + LONGEST
 
     # --- What a test asks of it ----------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 START_SHARE: Final = 3
 """
-No handler starts with less than a third of its lease left: that is time for the renewer's next turn, which comes within
-a sixth, and for an answer.
+No handler starts with less than a third of its lease left. That is enough for the renewer's next turn, which comes
+within a sixth, and for an answer.
 """
 
 current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
@@ -105,7 +105,7 @@ class Occurrence:
         """Why it was cancelled, if we did it."""
         self.timers: list[Timer] | None = None
         self._interrupted: asyncio.Event | None = None
-        """Set once it need not wait any more, for its time or for a renewal; there only once it has waited."""
+        """Set to end its wait for its time or for a renewal; None before its first wait."""
 
     @property
     def renews_itself(self) -> bool:
@@ -122,8 +122,8 @@ class Occurrence:
 
     @property
     def is_lease_short(self) -> bool:
-        """Whether less of the lease is left than a handler may start with."""
-        # A renewal gives what the policies say, which may be less than the claim gave.
+        """Whether too little of the lease is left for a handler to start."""
+        # A renewal grants the length in the policies, which may be less than the claim granted.
         length = min(self.held.record.lease_length, self.held.policies.lease)
         return self.lease_until - self._clock.monotonic() < length // START_SHARE
 
@@ -144,7 +144,7 @@ class Occurrence:
             await self._renew_within(remaining // 2)  # the other half is for the release
         if self.is_lease_short and self.ending is None and not self.lease_lost:
             logger.warning(
-                "run not started: its lease was too short, and not renewed in time", extra=self.facts()
+                "run not started: its lease was too short and was not renewed in time", extra=self.facts()
             )
             self.cancel(Ending.DRAINED)
 
@@ -159,7 +159,7 @@ class Occurrence:
             logger.warning("could not renew a lease before the start: %s", error, extra=self.facts())
 
     def end_with_lease(self) -> None:
-        """Take note that the lease is used up. A run that has not started is released; another holder's write wins."""
+        """End the run, since its lease expired. One that has not started is released; another holder's write wins."""
         if self.begun:
             self.lose()
         else:

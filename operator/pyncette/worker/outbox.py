@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
-from pyncette.errors import HeldElsewhereError, StoreError, StoreRefusedError
-from pyncette.ledger import Ledger, Settling
+from pyncette.errors import StoreError, StoreRefusedError
+from pyncette.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
 from pyncette.worker.patience import Patience
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,20 @@ UNWRITTEN_MAX: Final = 10_000
 """Results that wait for a backend that is slow or away. Above this nothing more is claimed."""
 
 
+class _Race(NamedTuple):
+    """A result that others kept from being written, by changing its record each time."""
+
+    until: float
+    """When it is given up, by the time of the loop."""
+    pauses: Iterator[float]
+
+
 class Outbox:
-    """Results of runs, from the end of their handlers until they are written."""
+    """
+    Results of runs, from the end of their handlers until they are written.
+
+    A result whose record others change all the time waits by itself between its tries, and holds up no other.
+    """
 
     def __init__(
         self, ledger: Ledger, wake: Callable[[Partition, Instant], None], patience: Patience
@@ -40,16 +52,20 @@ class Outbox:
         self._patience = patience
         self._waiting: list[Settling] = []
         self._being_written = 0
+        self._paused = 0
+        """Results that are put back after the pause that follows a lost race."""
+        self._races: dict[tuple[Key, str], _Race] = {}
+        """By record and lease."""
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
     def __len__(self) -> int:
-        return len(self._waiting) + self._being_written
+        return len(self._waiting) + self._being_written + self._paused
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiting) >= UNWRITTEN_MAX
+        return len(self._waiting) + self._paused >= UNWRITTEN_MAX
 
     def put(self, settling: Settling) -> None:
         """Have *settling* written soon."""
@@ -115,19 +131,17 @@ class Outbox:
         again = False
         while True:
             try:
-                written = await self._ledger.settle(batch, again=again)
-            except HeldElsewhereError:
-                logger.exception("results were not written", extra={"runs": len(batch)})
-                return
+                outcomes = await self._ledger.settle(batch, again=again)
             except UNWRITABLE as error:
                 await self._write_by_halves(batch, error)
                 return
             except StoreError as error:
                 await self._patience.wait("results are kept until the backend answers", error, waits)
                 again = True
+                self._end_races(batch)  # it was no race that took so long
                 continue
             self._patience.answered()
-            self._tell(batch, written)
+            self._tell(batch, outcomes)
             return
 
     async def _write_by_halves(self, batch: list[Settling], error: Exception) -> None:
@@ -148,15 +162,24 @@ class Outbox:
         if len(refused) == 2:
             raise error
         for part, reason in refused:
+            self._end_races(part)
             logger.error(
                 "a result cannot be written, so its lease expires",
                 exc_info=reason,
                 extra={"records": [str(item.held.record.key) for item in part]},
             )
 
-    def _tell(self, batch: list[Settling], written: list[bool]) -> None:
-        if not all(written):
-            for item in islice((item for item, ok in zip(batch, written, strict=True) if not ok), 10):
+    def _tell(self, batch: Sequence[Settling], outcomes: Sequence[bool | Settling]) -> None:
+        contested = [outcome for outcome in outcomes if isinstance(outcome, Settling)]
+        if contested or self._races:
+            over = [item for item, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, bool)]
+            self._end_races(over)
+            self._try_again_later(contested)
+            batch, outcomes = over, [outcome for outcome in outcomes if isinstance(outcome, bool)]
+        if not all(outcomes):
+            for item in islice(
+                (item for item, ok in zip(batch, outcomes, strict=True) if not ok), LOGGED_MAX
+            ):
                 logger.warning(
                     "lease lost before the run was written", extra={"record": str(item.held.record.key)}
                 )
@@ -170,6 +193,41 @@ class Outbox:
                     soonest, partition = at, change.after.key.partition
         if soonest is not None and partition is not None:
             self._wake(partition, soonest)
+
+    def _try_again_later(self, contested: Sequence[Settling]) -> None:
+        """Put back each of these after a pause of its own, but those that have lost each race for too long."""
+        loop = asyncio.get_running_loop()
+        given_up: list[str] = []
+        for item in contested:
+            run = _run_of(item)
+            race = self._races.get(run)
+            if race is None:
+                race = self._races[run] = _Race(loop.time() + self._ledger.race_seconds, race_pauses())
+            if loop.time() >= race.until:
+                del self._races[run]
+                given_up.append(str(item.held.record.key))
+            else:
+                self._paused += 1
+                loop.call_later(next(race.pauses), self._resume, item)
+        if given_up:
+            logger.error(
+                "results were not written: others changed their records each time",
+                extra={"records": given_up[:LOGGED_MAX], "runs": len(given_up)},
+            )
+
+    def _end_races(self, batch: Sequence[Settling]) -> None:
+        if self._races:
+            for item in batch:
+                self._races.pop(_run_of(item), None)
+
+    def _resume(self, item: Settling) -> None:
+        self._paused -= 1
+        self.put(item)
+
+
+def _run_of(item: Settling) -> tuple[Key, str]:
+    record = item.held.record
+    return record.key, "" if record.lease is None else record.lease.id
 
 
 def _each_once(batch: list[Settling]) -> tuple[list[Settling], list[Settling]]:

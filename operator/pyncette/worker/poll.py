@@ -33,18 +33,18 @@ SAFETY_LOOK: Final[Duration] = 10 * SECOND
 
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """
-The pause after a poll that got less than was claimable: a record was locked, others were faster, or it cannot be read.
+The pause after a poll that got less than was claimable: a record was locked or cannot be read, or others were faster.
 It doubles from poll to poll, until a poll gets something or nothing more is claimable.
 """
 
 LOCKED_PAUSE_MAX: Final[Duration] = 80 * MILLISECOND
-"""The longest of these pauses while it may be a lock of ours, so that a run starts at most 100 ms after the lock ends."""
+"""The longest of these pauses while the lock may be our own: a run starts at most 100 ms after the lock ends."""
 
 LOCK_MAX: Final[Duration] = 10 * SECOND
-"""Backends end our own statements after this time, so whatever is locked for longer was locked by somebody else."""
+"""Backends end our own statements after this time, so a lock that lasts longer belongs to another program."""
 
 BEATEN_PAUSE_MAX: Final[Duration] = 1 * SECOND
-"""The longest of these pauses: such a poll may be repeated for hours, by each worker."""
+"""The longest of these pauses, since each worker may repeat such a poll for hours."""
 
 FOR_ALL: Final[Instant] = 0
 """In a notification: somebody cannot do what is its own, and whoever has a slot is to look."""
@@ -58,18 +58,18 @@ class Pauses:
 
     def __init__(self) -> None:
         self._last: Duration = 0
-        self._all: Duration = 0
+        self._total: Duration = 0
 
     def next(self) -> Duration:
         """Return how long to pause now."""
-        longest = LOCKED_PAUSE_MAX if self._all < LOCK_MAX else BEATEN_PAUSE_MAX
+        longest = LOCKED_PAUSE_MAX if self._total < LOCK_MAX else BEATEN_PAUSE_MAX
         self._last = min(max(2 * self._last, BEATEN_PAUSE), longest)
-        self._all += self._last
+        self._total += self._last
         return self._last
 
     def reset(self) -> None:
         """Begin with the shortest pause again."""
-        self._last = self._all = 0
+        self._last = self._total = 0
 
 
 class Poller:
@@ -121,7 +121,7 @@ class Poller:
         self._round_stale_at = 0.0
         """When to look at everything again by the loop's time: others may have changed something unnoticed."""
         self._beaten = False
-        """Whether a poll of this round got less than was claimable, and the next round comes after a pause."""
+        """Whether a poll of this round got less than was claimable, so that the next round comes after a pause."""
         self._pauses = Pauses()
         self._hungry: list[Partition] = []
         """Partitions that may hold more than their share let through: they are asked beside the rounds."""
@@ -206,8 +206,8 @@ class Poller:
         next_at = now if self._beaten else max(self._next_at, now)
         if not partitions or next_at == NEVER or not self._store.capabilities.notifies:
             return
-        if next_at > self._clock.reach(ANNOUNCED_AHEAD):
-            return  # they find it at a poll of their own
+        if next_at > self._clock.latest_after(ANNOUNCED_AHEAD):
+            return  # other workers find it by polling
         at = FOR_ALL if self._shares is not None else next_at
         try:
             await self._store.notify([Notification(partitions[0], at)])
@@ -240,12 +240,12 @@ class Poller:
                     self._patience.answered()
                     waits = self._patience.waits()
         self._ended = True
-        await self.started()
+        await self.finish()
         self._permits.give_back_free()
 
-    async def started(self) -> None:
-        """Return once all that was claimed is started, or never will be."""
-        await self._starts.started()
+    async def finish(self) -> None:
+        """Return once all that was claimed is started, or never will be: what takes too long is given up."""
+        await self._starts.finish()
 
     async def permits_given_back(self) -> None:
         """Return once nobody has to wait for a permit that this worker held."""
@@ -305,7 +305,7 @@ class Poller:
             for partition in registration.partitions
         }
         await self._take_permits(now)
-        # Permits may have taken long, and a lease must not be counted from later than it is stamped.
+        # Taking permits may have been slow, and a lease must not count from later than its stamp.
         asked_at, now = clock.monotonic(), clock.now()
         limits = self._limits(by_partition, now)
         if not limits:
@@ -392,13 +392,19 @@ class Poller:
         left = list(theirs)
         while left and (free := min(self._runs.free, self._batch_size, self._runs.half)) > 0:
             asked, left = left[:free], left[free:]
-            # Of a handler that has a limit of its own, no more than one partition's turn: the rest is found in time.
-            limits = {
-                partition: limit
-                for partition in asked
-                if (limit := min(max(1, free // len(asked)), self._runs.free_for(theirs[partition]))) > 0
-            }
-            await self._take_what_is_left(limits, theirs)
+            # Of a handler that has a limit of its own, no more than that leaves: the rest is found in time.
+            limits: dict[Partition, int] = {}
+            room: dict[str, int] = {}
+            for partition in asked:
+                registration = theirs[partition]
+                free_for = room.get(registration.handler, self._runs.free_for(registration))
+                limit = min(max(1, free // len(asked)), free_for)
+                if limit > 0:
+                    limits[partition] = limit
+                if registration.concurrency_limit is not None:
+                    room[registration.handler] = free_for - limit
+            if limits:
+                await self._take_what_is_left(limits, theirs)
 
     async def _take_what_is_left(
         self, limits: dict[Partition, int], theirs: dict[Partition, Registration]
@@ -556,9 +562,8 @@ class Poller:
             if at is not None and at > now:
                 at += self._ahead - self._lead
             elif at is not None and not any(limits.values()):
-                at = (
-                    now + BEATEN_PAUSE
-                )  # nothing was to be claimed; by then there are permits, or none is to be had
+                # Every limit was 0, for want of permits. By then some are free, or none can be had.
+                at = now + BEATEN_PAUSE
             elif at is not None and not hungry:
                 self._pause()
                 at = None
@@ -570,7 +575,7 @@ class Poller:
         self._next_at = min(self._next_at, next_at)
 
     def _pause(self) -> None:
-        """Begin the next round after a pause: by real time, also where time is pretended, since locks are real."""
+        """Begin the next round after a pause, in real time even where time is pretended, since locks are real."""
         if not self._beaten:
             self._beaten = True
             again_at = asyncio.get_running_loop().time() + self._pauses.next() / SECOND

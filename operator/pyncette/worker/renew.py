@@ -36,34 +36,34 @@ BEAT_SECONDS: Final = 1.0
 
 
 class Heartbeats:
-    """Renewals that cannot wait for the renewer's next turn; those asked for in one turn of the loop are one write."""
+    """Renewals that cannot wait for the renewer's next turn; those requested in one iteration of the loop are one write."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._asking: list[Occurrence] = []
+        self._requested: list[Occurrence] = []
         self._next: asyncio.Task[None] | None = None
-        """Renews for all that ask before it begins."""
+        """Renews all leases that are requested before it begins."""
         self.renewing: set[asyncio.Task[None]] = set()
-        """Each awaits an answer of the backend."""
+        """The renewals that await an answer of the backend."""
 
     async def renew(self, occurrence: Occurrence) -> None:
-        """Renew a lease; the run is told if it is no longer held. Raises StoreError."""
+        """Renew a lease; mark it as lost if it is no longer held. Raises StoreError."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._renew())
             self.renewing.add(self._next)
             self._next.add_done_callback(self._over)
-        self._asking.append(occurrence)
+        self._requested.append(occurrence)
         await asyncio.shield(self._next)
 
     async def _renew(self) -> None:
-        asking, self._asking, self._next = self._asking, [], None
-        await renew(self._store, self._clock, asking, Occurrence.lose)
+        requested, self._requested, self._next = self._requested, [], None
+        await renew(self._store, self._clock, requested, Occurrence.lose)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self.renewing.discard(task)
         if not task.cancelled():
-            task.exception()  # those that asked may have gone, and then nobody else looks at it
+            task.exception()  # marks it as retrieved, since the callers may have been cancelled
 
 
 class Renewer:
@@ -141,7 +141,7 @@ class Renewer:
                 continue
             remaining = occurrence.lease_remaining()
             if remaining == 0 and occurrence.begun:
-                # The loop of the handlers may be blocked, and a lease that was used up must not come back.
+                # The handlers' loop may be blocked, and an expired lease must not be renewed.
                 lose(occurrence)
             elif not asked_for and _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
@@ -165,7 +165,7 @@ class Renewer:
             self._asked_for.difference_update(due, permitted)
 
     def _pause(self) -> Duration:
-        """Return how long nothing will be due, nor a permit run out before an answer that is waited for."""
+        """Return how long no renewal will be due, and no permit will expire whose renewal awaits an answer."""
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
         ends = [
@@ -196,7 +196,7 @@ async def renew(
     renewed, since = await _renewed(store, clock, renewals)
     for occurrence, held in zip(occurrences, renewed.held, strict=False):
         if held:
-            # A lease that is shorter since an edit ends no sooner than it would have.
+            # A lease that an edit has shortened ends no sooner than it would have without the edit.
             occurrence.lease_until = max(occurrence.lease_until, since + occurrence.held.policies.lease)
         else:
             lose(occurrence)
@@ -212,9 +212,9 @@ async def _renewed(
     store: Store, clock: Clock, renewals: Sequence[Renewal], *, once_more: bool = True
 ) -> tuple[Renewed, Duration]:
     """
-    Renew, and return with the answer since when the new leases count, by the monotonic clock.
+    Renew, and return the answer and the monotonic time from which the new leases count.
 
-    If the answer tells that our time was behind, they end too soon; so they are renewed once more, by the right time.
+    If the answer shows that our time was behind, the leases end too soon, so they are renewed again.
     """
     asked_at, now = clock.monotonic(), clock.now()
     renewed = await store.renew(renewals, now)
@@ -326,14 +326,14 @@ class RenewalThread:
 
     async def _keep_time(self, store: Store) -> None:
         """
-        Ask for the backend's time while anything runs, unless claims and renewals tell it anyway.
+        Read the backend's time while anything runs, unless answers to claims and renewals include it anyway.
 
-        What becomes of a run is decided by it; and a worker whose slots are all taken does not poll.
+        Decisions about runs need it, and a worker whose slots are all taken does not poll.
         """
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             if self._runs.running and self._clock.is_stale():
-                with suppress(StoreError):  # asked again after the next beat
+                with suppress(StoreError):  # tried again after the next beat
                     await synchronize(self._clock, store.now)
 
     async def _watch(self) -> None:

@@ -45,7 +45,7 @@ class Runs:
         self.renewals_rest = True
         """Whether nobody looks after leases, since nothing runs."""
         self._watched_until: Duration = LEASE_UNKNOWN
-        """No lease of what runs ends sooner, of those that the worker renews; by the monotonic clock."""
+        """No lease that the worker renews ends sooner, by the monotonic clock."""
         self._watch: Timer | None = None
         self.on_sooner_renewal: Callable[[], None] | None = None
         """Called when a lease is shorter than any before, or the first while renewals rest."""
@@ -137,7 +137,7 @@ class Runs:
             occurrence.cancel(ending)
 
     def stop_watching(self) -> None:
-        """Look after no lease any more: nothing runs, and nothing will."""
+        """Stop watching leases, since nothing runs and nothing will."""
         if self._watch is not None:
             self._watch.cancel()
 
@@ -151,7 +151,7 @@ class Runs:
         if occurrence.starts_at > self._clock.now():
             await occurrence.wait_for_its_time()
         if occurrence.is_lease_short:
-            # The claim was slow, or this process stood still since: the lease may end before anybody looks after it.
+            # The claim was slow, or this process was stopped since. The lease may end before the renewer's next turn.
             await occurrence.renew_or_release()
         if occurrence.permit is not None and occurrence.permit.remaining() == 0:
             occurrence.revoke()
@@ -204,10 +204,10 @@ class Runs:
 
     def _watch_leases(self, until: Duration) -> None:
         """
-        End runs whose leases are used up, as soon as the first may be.
+        Set the timer that ends runs whose leases have expired; the first may do so at *until*.
 
-        In the loop of the handlers, so that a process which was stopped does so before its handlers go on. One timer for
-        all of them: leases that are renewed end later, and it then looks again.
+        It is in the handlers' loop, so that a process that was stopped ends them before its handlers continue. One
+        timer serves all runs. If leases were renewed in the meantime, it is set again.
         """
         self.stop_watching()
         self._watched_until = until

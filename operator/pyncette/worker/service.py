@@ -258,7 +258,7 @@ class Worker:
         self._runs.cancel_all(Ending.DRAINED)
         try:
             async with asyncio.timeout(CANCELLED_SECONDS):
-                await self._poller.started()
+                await self._poller.finish()
                 await self._runs.ended()
         except TimeoutError:
             stubborn = [str(occurrence.held.record.key) for occurrence in self.running]

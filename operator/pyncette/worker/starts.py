@@ -14,7 +14,7 @@ from pyncette.core.record import Partition, Record
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.permits import Permit, Permits, Pool
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox
@@ -24,6 +24,16 @@ logger = logging.getLogger(__name__)
 
 PUT_OFF: Final[Duration] = 1 * SECOND
 """So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
+
+
+UNDECIDED_SECONDS: Final = 3.0
+"""
+So long a worker that stops waits for starts that are being written. While the backend is away they would be tried until
+their leases end, which may be hours. What is not known to be written by then does not run here.
+"""
+
+CANCELLED_SECONDS: Final = 1.0
+"""How long it then waits for those that it gave up."""
 
 
 class _Unpermitted(NamedTuple):
@@ -45,7 +55,7 @@ class _Unwritten(NamedTuple):
     registration: Registration
     permit: Permit | None
     lease_until: Duration
-    """When the lease of the claim is used up, by `monotonic`; an edit since then changes only the leases to come."""
+    """When the claim's lease expires, by `monotonic`; a later edit changes only later leases."""
 
 
 class Starts:
@@ -77,10 +87,15 @@ class Starts:
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
 
-    async def started(self) -> None:
-        """Return once all that was claimed is started, or never will be."""
-        if self.starting:
-            await asyncio.wait(self.starting)
+    async def finish(self) -> None:
+        """Return once all that was claimed is started, or never will be: what takes too long is given up."""
+        if not self.starting:
+            return
+        _, undecided = await asyncio.wait(self.starting, timeout=UNDECIDED_SECONDS)
+        if undecided:
+            for task in undecided:
+                task.cancel()
+            await asyncio.wait(undecided, timeout=CANCELLED_SECONDS)
 
     def start(
         self,
@@ -190,19 +205,30 @@ class Starts:
                     self._run_written(one, held, now)
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
-                    self._look_soon()  # what kept others from the slots, or from the limit of a handler, is over
+                    self._look_soon()  # a slot, or a place in the limit of a handler, is free for other records
+        except asyncio.CancelledError:
+            keys = [
+                str(claimed.key)
+                for one in waiting.values()
+                if (claimed := one.beginning.first[-1].before) is not None
+            ]
+            logger.warning(
+                "gave up starts because the worker stops; their leases expire",
+                extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
+            )
+            raise
         finally:
-            for one in waiting.values():  # their leases expire, and tell
+            for one in waiting.values():  # their leases expire, and they are claimed again
                 self._runs.unreserve(one.registration)
-                _give_back(one.permit)
+                _return_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
             self._look_soon()
 
     def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
-        """Start what is *held* now that this is written, with the permit that it was to have, or give that back."""
+        """Start *held* with its permit, now that it is written; if it is None, return the permit."""
         if held is None:
-            _give_back(one.permit)
+            _return_permit(one.permit)
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and only since then is there something to run.
@@ -213,7 +239,7 @@ class Starts:
         self._runs.start(held, one.registration, one.lease_until, at, one.permit)
 
     def _wake_for(self, written: Sequence[_Unwritten]) -> None:
-        """Tell of what is claimable next, now that the starts are written or others may have changed their records."""
+        """Wake the worker for what is claimable next, since starts are written or others may have changed records."""
         soonest: dict[Partition, Instant] = {}
         for one in written:
             for change in one.beginning.first:
@@ -229,6 +255,6 @@ class Starts:
             self._wake(partition, at)
 
 
-def _give_back(permit: Permit | None) -> None:
+def _return_permit(permit: Permit | None) -> None:
     if permit is not None:
         permit.pool.put(permit)

@@ -29,7 +29,7 @@ from pyncette.cli.dev.events import (
     encode,
 )
 from pyncette.cli.failures import ExitCode, failure_of
-from pyncette.cli.modules import Target, load_awaitable_app
+from pyncette.cli.modules import Target, load_checked_app
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
 from pyncette.core.policies import jitter_of
@@ -67,7 +67,7 @@ def main() -> int:
     sys.stdout, sys.stderr = Printer(events), Printer(events)
     go = Go()
     try:
-        app = load_awaitable_app(Target(orders.module, orders.name, orders.home))
+        app = load_checked_app(Target(orders.module, orders.name, orders.home))
         events.send(declared_by(app))
         go.wait()
         return run(app, orders, events)

@@ -90,7 +90,7 @@ class LookingAgain(OnBackend):
         assert claimed.next_claimable_at is not None
         assert claimed.next_claimable_at <= T0
 
-    async def test_a_claim_that_got_all_there_is_tells_a_later_time(self, store: Store) -> None:
+    async def test_a_claim_that_got_all_claimable_records_returns_a_later_time(self, store: Store) -> None:
         await create(store, a_record("a"), a_record("b"), a_record("later", at=T0 + 9))
 
         for limit in (3, 0):
@@ -99,7 +99,7 @@ class LookingAgain(OnBackend):
             assert instances(list(claimed.records)) == (["a", "b"] if limit else [])
             assert claimed.next_claimable_at == T0 + 9
 
-    async def test_what_another_writes_to_while_it_is_due_is_claimed_or_a_reason_to_claim_again_at_once(
+    async def test_a_due_record_that_another_process_edits_is_claimed_or_a_reason_to_claim_again_at_once(
         self, open_another: OpenAnother
     ) -> None:
         store, other = await open_another(), await open_another()
@@ -117,7 +117,7 @@ class LookingAgain(OnBackend):
             number += 1
             claimed = await store.claim({HERE: 2}, f"lease-{number}", "worker", T0, T0)
             if claimed.records:
-                await _give_back(store)
+                await _release(store)
             else:
                 assert claimed.next_claimable_at is not None
                 assert claimed.next_claimable_at <= T0
@@ -125,10 +125,10 @@ class LookingAgain(OnBackend):
         await editing
 
 
-async def _give_back(store: Store) -> None:
-    """Have the record be due without a lease again, on top of whatever others have written."""
+async def _release(store: Store) -> None:
+    """Make the record due again without a lease, on top of concurrent writes."""
     for _ in range(TRIES_MAX):
         held = await load(store, a_record())
         if await store.swap([Change(held, completed(held, T0))]) == [True]:
             return
-    raise AssertionError("each try to complete the record has lost a race")
+    raise AssertionError("every attempt to release the record lost a race")

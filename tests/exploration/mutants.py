@@ -1,0 +1,152 @@
+"""The behaviour of before each fix, put back: what the exploration has to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
+from unittest.mock import patch
+
+from pyncette.clock import Instant
+from pyncette.core import wishes
+from pyncette.core.record import Change, Record, Started, replace
+from pyncette.core.rules import Held
+from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Spec
+from pyncette.errors import StoreError, StoreUnavailableError
+from pyncette.ledger import Ledger, Settling, Starting
+
+from . import calls
+from .combination import Combination, Edit
+from .search import Found, Search
+
+_rescheduled = wishes.rescheduled
+
+
+class Mutant(NamedTuple):
+    """A behaviour of before, and where to look for it."""
+
+    name: str
+    says: str
+    """What the oracle says of it."""
+    combination: Combination
+    faults: int
+    patched: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ledger: type[Ledger] = Ledger
+    looks_for_ends: bool = True
+
+    def explored(self) -> Found:
+        """Explore with this behaviour in the place of today's."""
+        with self.patched():
+            search = Search(
+                self.combination, self.faults, ledger=self.ledger, looks_for_ends=self.looks_for_ends
+            )
+            return search.explore()
+
+
+def _reaching_back(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | wishes.Locked:
+    """Count the new schedule from just before the time that was kept."""
+    after = _rescheduled(record, spec, policies, now)
+    if isinstance(after, wishes.Locked) or after.due_at is None or after.due_at != record.due_at:
+        return after
+    return replace(after, schedule_since=min(after.schedule_since, after.due_at - 1))
+
+
+def _without_floor(record: Record, started: Started | None, now: Instant) -> Instant:
+    """Count an edit from now, whatever has completed at a time that is still to come by the editor's clock."""
+    now = max(now, record.schedule_since)
+    return now if started is None else max(now, started.scheduled_at)
+
+
+class DeadLettersFirst(Ledger):
+    """Writes dead letters in a swap of their own, before it is known whether the completion is ours to write."""
+
+    async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
+        letters = [letter for item in settling if (letter := item.settlement.letter) is not None]
+        await self._swap([Change(None, letter) for letter in letters])
+        return await super()._write_ends(
+            [replace(item, settlement=replace(item.settlement, letter=None)) for item in settling]
+        )
+
+
+class StartsFailTogether(Ledger):
+    """Runs nothing of a batch once one request of its start gets no answer."""
+
+    async def start(self, claimed: Sequence[Starting]) -> Any:
+        found: dict[int, Held | None] = {}
+        try:
+            async for decided in super().start(claimed):
+                found |= decided
+        except StoreError:
+            return
+        yield found
+
+    async def _try_starts(self, todo: Mapping[int, Starting], refused: Any) -> Any:
+        decided, undecided = await super()._try_starts(todo, refused)
+        if any(isinstance(one.failure, StoreUnavailableError) for one in undecided.values()):
+            raise StoreUnavailableError("a start was not answered")
+        return decided, undecided
+
+    async def _start_again(self, undecided: Any) -> Any:
+        decided, todo, unknown = await super()._start_again(undecided)
+        if unknown:
+            raise StoreUnavailableError("a record could not be loaded again")
+        return decided, todo, unknown
+
+
+def _combination(mode: Mode, edit: Edit, **more: Any) -> Combination:
+    common = {"overlap": Overlap.FORBID, "missed": Missed.ALL, "exhausted": Exhaustion.CONTINUE}
+    return Combination(mode=mode, edit=edit, **{**common, **more})
+
+
+MUTANTS: Final = [
+    Mutant(
+        "an edit reaches back (defect 1)",
+        "reached back",
+        _combination(Mode.AT_LEAST_ONCE, Edit.RESCHEDULED, occurrences=2),
+        0,
+        lambda: patch.object(wishes, "rescheduled", _reaching_back),
+    ),
+    Mutant(
+        "an edit repeats what has run, at most once (defect 2)",
+        "is started",
+        _combination(Mode.AT_MOST_ONCE, Edit.TIGHTER, occurrences=1),
+        0,
+        lambda: patch.object(wishes, "_effective_from", _without_floor),
+    ),
+    Mutant(
+        "an edit repeats what has completed (defect 2)",
+        "after it was completed",
+        _combination(Mode.AT_LEAST_ONCE, Edit.FORCED, occurrences=1),
+        0,
+        lambda: patch.object(wishes, "_effective_from", _without_floor),
+    ),
+    Mutant(
+        "a run starts with any lease that is left (defect 5)",
+        "lease was used up",
+        _combination(Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=2),
+        1,
+        lambda: patch.object(calls, "START_SHARE", 10**9),
+        looks_for_ends=False,
+    ),
+    Mutant(
+        "a dead letter is left of what has succeeded (defect 8)",
+        "dead letters",
+        _combination(Mode.AT_LEAST_ONCE, Edit.NONE, occurrences=1, exhausted=Exhaustion.DEAD_LETTER),
+        1,
+        ledger=DeadLettersFirst,
+    ),
+    Mutant(
+        "an unknown start loses its occurrence (defect 9)",
+        "is lost, although no worker died",
+        _combination(Mode.AT_MOST_ONCE, Edit.NONE, occurrences=1),
+        1,
+        ledger=StartsFailTogether,
+    ),
+    Mutant(
+        "an edit of one record loses the start of another (defect 9)",
+        "is lost, although no worker died",
+        _combination(Mode.AT_MOST_ONCE, Edit.ARGUMENTS, occurrences=1, records=2),
+        1,
+        ledger=StartsFailTogether,
+    ),
+]
