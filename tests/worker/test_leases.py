@@ -155,6 +155,37 @@ async def test_a_renewal_before_a_start_may_take_half_of_the_remaining_lease(
     assert handler.calls[0].held.attempt == 1
 
 
+class Failing(Tardy):
+    """A backend that is away after the first write that follows a slow claim."""
+
+    is_away = False
+
+    async def swap(self, changes: Sequence[Change]) -> list[bool]:
+        self._answer()
+        self.is_away = True
+        return await super().swap(changes)
+
+    async def claim(self, *args: Any, **options: Any) -> Claimed:
+        self._answer()
+        return await super().claim(*args, **options)
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise StoreUnavailableError("it is away")
+
+
+async def test_at_most_once_a_claim_that_is_too_slow_for_its_lease_loses_no_occurrence() -> None:
+    bench, handler = _a_bench(Policies(mode=Mode.AT_MOST_ONCE, lease=LEASE), seconds=2)
+    await bench.once(handler, 1, "a")
+
+    async with _unwaited(bench, Failing(bench, claim_seconds=8.5, renewals="unavailable")):
+        await bench.advance(10)
+        async with bench.worker(MemoryStore(bench.backend), holder="w2"):
+            await bench.advance(30)
+
+    assert [occurrence.held.attempt for occurrence in handler.calls] == [1]
+
+
 async def test_a_run_that_waits_for_its_time_is_renewed_before_it_starts() -> None:
     bench, handler = _a_bench(Policies(lease=LEASE))
     for after in (4, 7.5):  # claimed together, half of the time ahead before the first

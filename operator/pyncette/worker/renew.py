@@ -193,7 +193,7 @@ async def renew(
         assert lease is not None
         renewals.append(Renewal(occurrence.held.record.key, lease.id, occurrence.held.policies.lease))
     renewals += [occurrence.permit.renewal for occurrence in permitted if occurrence.permit is not None]
-    renewed, since = await _renewed(store, clock, renewals)
+    renewed, since = await renew_leases(store, clock, renewals)
     for occurrence, held in zip(occurrences, renewed.held, strict=False):
         if held:
             # A lease that an edit has shortened ends no sooner than it would have without the edit.
@@ -208,7 +208,7 @@ async def renew(
             revoke(occurrence)
 
 
-async def _renewed(
+async def renew_leases(
     store: Store, clock: Clock, renewals: Sequence[Renewal], *, once_more: bool = True
 ) -> tuple[Renewed, Duration]:
     """
@@ -222,7 +222,7 @@ async def _renewed(
     clock.observe(renewed.backend_now, asked_at, answered_at)
     lag = clock.lag(now, renewed.backend_now, asked_at, answered_at)
     if lag and once_more:
-        return await _renewed(store, clock, renewals, once_more=False)
+        return await renew_leases(store, clock, renewals, once_more=False)
     return renewed, asked_at - lag
 
 

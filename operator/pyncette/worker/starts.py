@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
-from pyncette.core.record import Partition, Record
+from pyncette.core.record import Partition, Record, replace
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.permits import Permit, Permits, Pool
-from pyncette.worker.occurrence import Registration
+from pyncette.store.base import Renewal
+from pyncette.worker.occurrence import START_SHARE, Registration
 from pyncette.worker.outbox import Outbox
+from pyncette.worker.renew import renew_leases
 from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)
@@ -195,11 +197,15 @@ class Starts:
 
     async def _write_and_start(self, unwritten: Sequence[_Unwritten], now: Instant) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
-        starting = [Starting(one.beginning, one.policies, one.lease_until) for one in unwritten]
         waiting = dict(enumerate(unwritten))
         try:
+            lasting = await self._lasting(waiting)
+            places = list(lasting)
+            starting = [Starting(one.beginning, one.policies, one.lease_until) for one in lasting.values()]
             async for decided in self._ledger.start(starting):
-                over = [(waiting.pop(at), held) for at, held in decided.items()]
+                over = [(lasting[places[at]], held) for at, held in decided.items()]
+                for at in decided:
+                    del waiting[places[at]]
                 for one, held in over:
                     self._runs.unreserve(one.registration)
                     self._run_written(one, held, now)
@@ -224,6 +230,84 @@ class Starts:
         self._wake_for(list(waiting.values()))
         if waiting:
             self._look_soon()
+
+    async def _lasting(self, unwritten: Mapping[int, _Unwritten]) -> dict[int, _Unwritten]:
+        """
+        Return those whose leases last long enough for a start. A short lease is renewed first, or else released.
+
+        At most once, a start that is written on a short lease is lost if another worker takes over before the call.
+        """
+        short = {at: record for at, one in unwritten.items() if (record := self._on_short_lease(one))}
+        if not short:
+            return dict(unwritten)
+        renewed = await self._renew(short, unwritten)
+        lasting = {at: renewed.get(at, one) for at, one in unwritten.items()}
+        releases = {
+            at: rules.put_off(record, unwritten[at].beginning, self._clock.now())
+            for at, record in short.items()
+            if self._on_short_lease(lasting[at])
+        }
+        if releases:
+            keys = [str(short[at].key) for at in releases]
+            logger.warning(
+                "runs not started: their leases were too short",
+                extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
+            )
+            try:
+                await self._ledger.put_off(list(releases.values()))
+            except StoreError as error:  # the leases expire, and the records are claimed again
+                logger.debug("could not release short leases", extra={"error": str(error)})
+        return {at: one for at, one in lasting.items() if at not in releases}
+
+    async def _renew(
+        self, short: Mapping[int, Record], unwritten: Mapping[int, _Unwritten]
+    ) -> dict[int, _Unwritten]:
+        """
+        Renew the leases of *short* records in one write, and return those that are still held.
+
+        It gives up after half of what is left of the shortest: the other half is for the release.
+        """
+        renewals = [
+            Renewal(record.key, record.lease.id, unwritten[at].policies.lease)
+            for at, record in short.items()
+            if record.lease is not None
+        ]
+        left = min(unwritten[at].lease_until for at in short) - self._clock.monotonic()
+        answered = asyncio.Event()
+        renewal = asyncio.ensure_future(renew_leases(self._ledger.store, self._clock, renewals))
+        renewal.add_done_callback(lambda _: answered.set())
+        try:
+            if not await self._clock.wait_for(answered, max(0, left // 2)):
+                return {}
+            renewed, since = renewal.result()
+        except StoreError as error:
+            logger.warning("could not renew leases before starts: %s", error, extra={"records": len(short)})
+            return {}
+        finally:
+            renewal.cancel()
+        return {
+            at: self._on_renewed_lease(unwritten[at], record, since)
+            for (at, record), held in zip(short.items(), renewed.held, strict=True)
+            if held
+        }
+
+    def _on_renewed_lease(self, one: _Unwritten, record: Record, since: Duration) -> _Unwritten:
+        """Return *one* with a lease that counts from *since*, decided anew: a side run is created with that lease."""
+        lease_until = since + one.policies.lease
+        now = self._clock.now()
+        assert record.lease is not None
+        assert record.claimable_at is not None
+        lease = record.lease._replace(expires_at=now + lease_until - self._clock.monotonic())
+        beginning = rules.begin(replace(record, lease=lease), one.policies, max(now, record.claimable_at))
+        return one._replace(beginning=beginning, lease_until=lease_until)
+
+    def _on_short_lease(self, one: _Unwritten) -> Record | None:
+        """Return the claimed record if there is something to run, and too little of its lease is left for that."""
+        record = one.beginning.first[-1].before
+        if record is None or one.beginning.held is None:
+            return None
+        shortest = min(record.lease_length, one.policies.lease) // START_SHARE
+        return record if one.lease_until - self._clock.monotonic() < shortest else None
 
     def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
         """Start *held* with its permit, now that it is written; if it is None, return the permit."""
