@@ -338,8 +338,9 @@ def test_a_one_off_to_come_that_is_set_in_mid_run_runs_at_its_time(mode):
     assert play.called == [(1, 1), (5, 1)]
 
 
-def test_a_one_off_of_the_past_that_is_scheduled_while_a_retry_waits_is_due_once_that_is_over():
-    play = Play(policies=UNLOCK, key=INSTANCE, own=False)
+@pytest.mark.parametrize("missed", [Missed.ALL, Missed.FAST_FORWARD])
+def test_a_one_off_of_the_past_that_is_scheduled_while_a_retry_waits_is_due_once_that_is_over(missed):
+    play = Play(policies=replace(UNLOCK, missed=missed), key=INSTANCE, own=False)
     play.run(1, RAISED)
 
     play.reschedule(1.01, Once(at(0.5)))

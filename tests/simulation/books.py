@@ -8,7 +8,7 @@ from typing import Final
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Counts, Key, Outcome, Partition, Record, Summary, replace
-from pyncette.core.schedule import Once
+from pyncette.core.schedule import Once, Schedule
 from pyncette.core.spec import Exhaustion, Overlap, Policies
 from pyncette.core.tallies import Tally
 
@@ -136,7 +136,9 @@ class Books(Lens):
             if ran:
                 expected = 1 + sum(gap.count for gap in begun.dropped)
                 if not begun.at_most_once:
-                    after = max(begun.scheduled_at, before.schedule_since) + 1
+                    after = before.schedule_since + 1
+                    if not _is_set_by_an_edit(before.spec.schedule, begun.scheduled_at):
+                        after = max(after, begun.scheduled_at + 1)
                     policies = self.scene.policies_of(before)
                     end = FOREVER if due is None else due
                     expected += len(times(before.spec.schedule, policies, before.schedule_since, after, end))
@@ -339,3 +341,8 @@ def plus(these: Numbers, those: Numbers) -> Numbers:
 
 def minus(these: Numbers, those: Numbers) -> Numbers:
     return tuple(a - b for a, b in zip(these, those, strict=True))
+
+
+def _is_set_by_an_edit(schedule: Schedule | None, begun: Instant) -> bool:
+    """Say whether *schedule* is a one-off that came while another time had *begun*: it is taken as given."""
+    return isinstance(schedule, Once) and schedule.at != begun

@@ -49,6 +49,8 @@ class Call:
         self.occurrence = occurrence
         self.identity = identity
         self.since = since
+        self.own_since = process.own_time(since)
+        """The same by the monotonic clock of its machine, which a hypervisor may stop unnoticed."""
         self.key = record.key
         self.attempt = occurrence.held.attempt
         self.policies = occurrence.held.policies
@@ -196,7 +198,7 @@ class Calls(Lens):
     def _check_length(self, call: Call) -> None:
         """A call that had to be cancelled was: for its deadline, for its successor, or since its lease was lost."""
         policies = call.policies
-        took = self.scene.loop.now - call.since
+        took = call.process.own_time(self.scene.loop.now) - call.own_since
         # A process that stood still does first what it has missed.
         able = self.scene.loop.now - call.process.thawed_at > ENDED_WITHIN + SECOND
         if able and policies.active_deadline is not None and took > policies.active_deadline + ENDED_WITHIN:

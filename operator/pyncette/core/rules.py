@@ -493,8 +493,8 @@ def _moving_on(held: Held, now: Instant) -> tuple[Instant | None, tuple[Dropped,
     due = next_due(schedule, policies, since, after_run(record, held.scheduled_at))
     if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
         return due, held.dropped
-    if schedule is None or due is None or due >= now:
-        return due, held.dropped
+    if schedule is None or due is None or due >= now or isinstance(schedule, Once):
+        return due, held.dropped  # a one-off that an edit has set has no later time to go on from
     passed = gap(Outcome.MISSED, schedule, policies, since, due, now)
     return next_due(schedule, policies, since, now - 1), held.dropped + passed
 
