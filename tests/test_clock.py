@@ -385,6 +385,21 @@ def test_without_a_suspension_it_takes_its_usual_time(laptop, way):
     assert laptop.rung == [pytest.approx(60, abs=0.001)]
 
 
+@pytest.mark.parametrize(
+    ("way", "rings_at"), [(waits, 20), (calls_at, 20), (waits_for, 60), (calls_later, 60)]
+)
+def test_a_timer_set_for_an_instant_follows_a_step_of_the_backend_and_one_for_a_delay_does_not(
+    laptop, way, rings_at
+):
+    laptop.begin(way(laptop))
+
+    at = laptop.clock.monotonic()
+    laptop.clock.observe(5_000 * SECOND + at + 40 * SECOND, at, at)
+    laptop.run(LEASE / SECOND)
+
+    assert laptop.rung == [pytest.approx(rings_at, abs=0.001)]
+
+
 def test_a_timer_that_was_cancelled_does_not_come_back_with_a_suspension(laptop):
     async def main():
         laptop.clock.call_later(LEASE, laptop.ring)

@@ -40,7 +40,7 @@ RECHECK_SECONDS: Final = 1.0
 """The longest that a wait relies on a timer of the loop, which does not count time in suspension."""
 
 SUSPENDED_MIN: Final[Duration] = 10 * MILLISECOND
-"""Suspensions shorter than this are ignored."""
+"""Suspensions, and steps of the backend's clock, that are shorter than this do not move timers."""
 
 
 def _monotonic_clock() -> Callable[[], int]:
@@ -207,10 +207,11 @@ class SystemClock:
         return self._monotonic_ns() // 1000
 
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
-        return self._timers_of(asyncio.get_running_loop()).set(at - self._origin, callback)
+        return self._timers_of(asyncio.get_running_loop()).set(lambda: at - self._origin, callback)
 
     def call_later(self, delay: Duration, callback: Callable[[], object]) -> Timer:
-        return self._timers_of(asyncio.get_running_loop()).set(self.monotonic() + delay, callback)
+        end = self.monotonic() + delay
+        return self._timers_of(asyncio.get_running_loop()).set(lambda: end, callback)
 
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
         if until is None:
@@ -261,27 +262,29 @@ class SystemClock:
     def _timers_of(self, loop: asyncio.AbstractEventLoop) -> _Timers:
         timers = self._timers.get(loop)
         if timers is None:
-            timers = self._timers[loop] = _Timers(self.monotonic)
+            timers = self._timers[loop] = _Timers(self.monotonic, lambda: self._origin)
         return timers
 
 
 class _Timers:
     """
-    The timers of one event loop, which go by *monotonic*.
+    The timers of one event loop, which go by *monotonic*; *origin* is where the time of the backend begins by it.
 
-    The loop's own timers stand still while the machine is suspended. So while any timer is set, a periodic check
-    detects suspensions and then sets all timers anew.
+    The loop's own timers stand still while the machine is suspended, and know nothing of a step of the backend's clock.
+    So while any timer is set, a periodic check detects both and then sets all timers anew.
     """
 
-    def __init__(self, monotonic: Callable[[], Duration]) -> None:
+    def __init__(self, monotonic: Callable[[], Duration], origin: Callable[[], Instant]) -> None:
         self.monotonic = monotonic
         self.pending: dict[_Timer, None] = {}
         """In the order in which they were set."""
-        self._ahead: Duration = 0
-        """How far `monotonic` was ahead of the loop's clock at the last check."""
+        self._origin = origin
+        self._last_check: tuple[Duration, Instant] = (0, 0)
+        """How far `monotonic` was ahead of the loop's clock, and the origin."""
         self._is_watched = False
 
-    def set(self, at: Duration, callback: Callable[[], object]) -> _Timer:
+    def set(self, at: Callable[[], Duration], callback: Callable[[], object]) -> _Timer:
+        """Call *callback* once `monotonic` is what *at* returns, which a step of the backend's clock may change."""
         timer = _Timer(self, at, callback)
         if not self._is_watched:
             self._watch(asyncio.get_running_loop())
@@ -289,7 +292,7 @@ class _Timers:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_watched = True
-        self._ahead = self._ahead_of(loop)
+        self._last_check = (self._ahead_of(loop), self._origin())
         loop.call_later(RECHECK_SECONDS, self._check)
 
     def _check(self) -> None:
@@ -297,7 +300,8 @@ class _Timers:
         if not self.pending:
             return
         loop = asyncio.get_running_loop()
-        if self._ahead_of(loop) - self._ahead > SUSPENDED_MIN:
+        ahead, origin = self._last_check
+        if self._ahead_of(loop) - ahead > SUSPENDED_MIN or abs(self._origin() - origin) > SUSPENDED_MIN:
             for timer in self.pending:
                 timer.start(loop)
         self._watch(loop)
@@ -311,7 +315,7 @@ class _Timer:
 
     __slots__ = ("_at", "_callback", "_handle", "_timers")
 
-    def __init__(self, timers: _Timers, at: Duration, callback: Callable[[], object]) -> None:
+    def __init__(self, timers: _Timers, at: Callable[[], Duration], callback: Callable[[], object]) -> None:
         self._timers = timers
         self._at = at
         self._callback = callback
@@ -322,7 +326,7 @@ class _Timer:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = loop.call_later(max(0, self._at - self._timers.monotonic()) / SECOND, self._fire)
+        self._handle = loop.call_later(max(0, self._at() - self._timers.monotonic()) / SECOND, self._fire)
 
     def cancel(self) -> None:
         self._timers.pending.pop(self, None)
