@@ -622,7 +622,9 @@ class _History:
         for timed in self._runs:
             busy = max((end for end in ends if end <= timed.started), default=0)
             ends.append(timed.over)
-            began = max(timed.at, busy)
+            # An edit that was answered later may have been made later: no sooner was it due.
+            edited = max((edit.after for edit in self._edits if edit.before <= timed.started), default=0)
+            began = max(timed.at, busy, edited)
             if timed is not self._of[timed.at][0] or self._kind.limit:
                 continue
             if not self._oracle.is_quiet(timed.at - FELT, timed.started):

@@ -31,7 +31,9 @@ class Story:
         self.played.ended = T0 + 60 * A_SECOND
         self.edit("create", 0.5, times)
 
-    def edit(self, operation: str, at: float, times: Seconds | None, *, known: bool = True) -> None:
+    def edit(
+        self, operation: str, at: float, times: Seconds | None, *, known: bool = True, took: float = 0.01
+    ) -> None:
         begin = T0 + int(at * A_SECOND)
         self.played.edits.append(
             Edit(
@@ -41,7 +43,7 @@ class Story:
                 times,
                 "steady",
                 before=begin,
-                after=begin + 10_000,
+                after=begin + int(took * A_SECOND),
                 known=known,
             )
         )
@@ -302,3 +304,14 @@ def test_an_edit_of_unknown_result_excuses_what_either_schedule_names_and_nothin
 
     story.run(50.5, 50.5)
     assert story.broken() == {"nothing but what a schedule names"}
+
+
+@pytest.mark.parametrize(("took", "late"), [(0.01, {"in time without faults"}), (4, set())])
+def test_what_an_edit_has_made_due_is_late_only_after_the_answer_to_that_edit(took, late):
+    story = Story()
+    story.run_all(until=40)
+    story.edit("force", 39.5, EACH_TEN, took=took)
+    story.run(40, 43.6)
+    story.run(50, 50.01)
+
+    assert story.broken() == late
