@@ -208,9 +208,9 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
     started = wishes.started_of(record, policies)
     if started is None or started.at_most_once:
         return record.due_at
-    since = record.schedule_since
+    after = wishes.after_run(record, started.scheduled_at)
     try:
-        return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
+        return next_due(record.spec.schedule, policies, record.schedule_since, after)
     except ValueError:
         return None
 

@@ -257,7 +257,9 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
     due = record.due_at
     if started is not None and not started.at_most_once and isinstance(record.spec.schedule, Once):
         # Withdrawn is its outcome: it has no other, should the resource return.
-        due = _following(record, policies, started)
+        due = next_due(
+            record.spec.schedule, policies, record.schedule_since, after_run(record, started.scheduled_at)
+        )
     state = record.state
     after = replace(
         record,
@@ -439,15 +441,6 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     if isinstance(schedule, Interval) and now > since:
         return now - (now - since) % schedule.length
     return max(now, since)
-
-
-def _following(record: Record, policies: Policies, started: Started) -> Instant | None:
-    """Return the occurrence after the one that has *started*; none, if the schedule can no longer be read."""
-    since = record.schedule_since
-    try:
-        return next_due(record.spec.schedule, policies, since, after_run(record, started.scheduled_at))
-    except ValueError:
-        return None
 
 
 def after_run(record: Record, scheduled_at: Instant) -> Instant:

@@ -10,7 +10,7 @@ from pyncette.clock import Instant
 from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
-from pyncette.core.wishes import started_of
+from pyncette.core.wishes import after_run, started_of
 from pyncette.resources.modelling import datetime_of, whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task import (
@@ -75,8 +75,8 @@ def _following(record: Record, policies: Policies) -> Instant | None:
     if started is None or started.at_most_once:
         # At most once the schedule moved on before the run began.
         return record.due_at
-    since = record.schedule_since
-    return next_due(record.spec.schedule, policies, since, max(started.scheduled_at, since))
+    after = after_run(record, started.scheduled_at)
+    return next_due(record.spec.schedule, policies, record.schedule_since, after)
 
 
 def _upcoming(record: Record, policies: Policies, following: Instant | None, now: Instant) -> list[Instant]:
