@@ -47,8 +47,8 @@ few seconds, so a longer series means a bug or an attack, not load. Most callers
 
 SETTLED_AT_ONCE: Final = 2
 """
-How often it is tried at once to write the end of a run: an edit in mid-run is nearly always over by the second time. Ends
-that were written meanwhile wait for that before anybody is told of them.
+How many times `settle` writes the end of a run before it calls it contested. An edit in mid-run is nearly always over by
+the second time. The other ends of the batch are reported only after that.
 """
 
 FIRST_PAUSE_SECONDS: Final = 0.005

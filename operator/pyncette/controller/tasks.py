@@ -334,7 +334,7 @@ class Tasks:
             if self._note(name, backend, taken):
                 return True
             if any(item.step is Step.OUTDATED for item in taken):
-                return False  # the newer one has its say first
+                return False  # the watch will deliver the newer one
             for home in elsewhere:
                 self._mirrored.forget(home.backend, home.record.key, name)
         record = self._record_at(name, backend, wish)

@@ -213,7 +213,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
             since = _in_step_with(due, spec.schedule, since)
     state = replace(record.state, exhausted=False)
     if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
-        # Asked for again, it is another occurrence, with another idempotency key.
+        # The caller asks for it again: it is a new occurrence, with a new idempotency key.
         state = replace(state, born=max(record.version + 1, now))
     after = replace(
         record,
@@ -235,7 +235,8 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     """
     started = started_of(record, record.spec.policies or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
-    # By the clock, not by where the schedule begins: that may lie ahead, and the next record of this name begins at the clock.
+    # The version starts at the clock and not where the schedule begins, which may lie ahead: a record that is created again
+    # under this name starts at the clock, too, and must have a higher one.
     version = max(record.version + 1, now)
     return replace(
         fresh,
@@ -444,7 +445,7 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
 
 
 def after_run(record: Record, scheduled_at: Instant) -> Instant:
-    """Return the time after which the next occurrence of *record* counts, once that of *scheduled_at* is over."""
+    """Return the time after which the next occurrence counts once the one at *scheduled_at* has ended."""
     schedule, since = record.spec.schedule, record.schedule_since
     if isinstance(schedule, Once) and schedule.at != scheduled_at:
         return since  # an edit has set it, and its time is taken as given

@@ -153,9 +153,9 @@ def mirrored(wish: Wish) -> Rule:
 
 def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
     """
-    The rule for where the record of a resource goes to, whose handler was another: *old* has been stopped there.
+    The rule that creates the record of a resource at its new place, from the *old* one that was stopped.
 
-    If the resource *returns*, and was not merely moved, its schedule goes on from now.
+    If the resource *returns* after a deletion, and was not merely moved, its schedule continues from now.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -192,9 +192,9 @@ def stopped(record: Record | None, now: Instant) -> Ruling:
 
 def stopped_between_runs(wish: Wish) -> Rule:
     """
-    The rule for a record from which the resource of *wish* moves: like `stopped`, but a run in progress ends first.
+    The rule for the record that the resource of *wish* moves away from: like `stopped`, once a run in progress has ended.
 
-    It stays as it is on behalf of an older generation, or of an older resource.
+    An older generation, or an older resource of the same name, changes nothing.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -385,7 +385,7 @@ async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list
     (last,) = await source.store.load([old.key])
     if last is None:
         return _answers(await ledger.apply({wish.key: mirrored(wish)}))
-    # A move in the other direction that was broken off may have left a stopped record there.
+    # An interrupted move in the other direction may have left a stopped record there.
     await ledger.apply({wish.key: removed_after(0)})
     taken = _answers(await ledger.apply({wish.key: moved(wish, last, returns=_returns(old, wish))}))
     async for page in beside(source.store, last.key):
@@ -511,9 +511,9 @@ def _is_under_way(record: Record) -> bool:
 
 def _is_left_behind(here: Record | None, elsewhere: Record) -> bool:
     """
-    Say whether the record *elsewhere* is the one that has lived on, and what is *here*, if anything, is to make room.
+    Say whether the record *elsewhere* is the current one, and the record *here*, if any, was left by an interrupted move.
 
-    A stopped one is what a move that was broken off has left: what happened since then, the other knows.
+    An interrupted move leaves a stopped record, which does not know what has happened since.
     """
     return here is None or _lived_until(here) < _lived_until(elsewhere)
 
@@ -523,13 +523,13 @@ def _lived_until(record: Record) -> Instant:
 
 
 def _has_started(old: Record) -> bool:
-    """Say whether the due time of a stopped record is one that has started, and was withdrawn."""
+    """Say whether the due time of the stopped record has started already, and its run was withdrawn."""
     floor = old.state.floor
     return floor is not None and old.due_at is not None and old.due_at <= floor
 
 
 def _returns(old: Record, wish: Wish) -> bool:
-    """Say whether the resource of *wish* was gone, since when *old* is stopped; else a move was broken off there."""
+    """Say whether *old* was stopped because its resource was deleted, and not by a move that was interrupted."""
     owner = old.state.owner
     same = owner is not None and wish.owner.uid != "" and owner.uid == wish.owner.uid
     return old.state.withdrawn_at is not None and not same

@@ -30,10 +30,10 @@ UNWRITTEN_MAX: Final = 10_000
 
 
 class _Race(NamedTuple):
-    """A result that others kept from being written, by changing its record each time."""
+    """The retries of a result whose record other writers keep changing."""
 
     until: float
-    """When it is given up, by the time of the loop."""
+    """The loop's time after which it is given up."""
     pauses: Iterator[float]
 
 
@@ -41,7 +41,7 @@ class Outbox:
     """
     Results of runs, from the end of their handlers until they are written.
 
-    A result whose record others change all the time waits by itself between its tries, and holds up no other.
+    A result whose record other writers keep changing is retried by itself, and delays no other result.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Outbox:
         self._waiting: list[Settling] = []
         self._being_written = 0
         self._paused = 0
-        """Results that are put back after the pause that follows a lost race."""
+        """Results that wait for their next retry after a lost race."""
         self._races: dict[tuple[Key, str], _Race] = {}
-        """By record and lease."""
+        """The results that are being retried, by record and lease."""
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -195,7 +195,7 @@ class Outbox:
             self._wake(partition, soonest)
 
     def _try_again_later(self, contested: Sequence[Settling]) -> None:
-        """Put back each of these after a pause of its own, but those that have lost each race for too long."""
+        """Retry each of these after a pause of its own; give up those that have lost every race for too long."""
         loop = asyncio.get_running_loop()
         given_up: list[str] = []
         for item in contested:
@@ -211,7 +211,7 @@ class Outbox:
                 loop.call_later(next(race.pauses), self._resume, item)
         if given_up:
             logger.error(
-                "results were not written: others changed their records each time",
+                "results were not written: other processes kept changing their records",
                 extra={"records": given_up[:LOGGED_MAX], "runs": len(given_up)},
             )
 

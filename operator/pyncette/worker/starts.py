@@ -30,8 +30,8 @@ PUT_OFF: Final[Duration] = 1 * SECOND
 
 UNDECIDED_SECONDS: Final = 3.0
 """
-So long a worker that stops waits for starts that are being written. While the backend is away they would be tried until
-their leases end, which may be hours. What is not known to be written by then does not run here.
+A worker that stops waits this long for starts that are being written. While the backend is away, it would otherwise retry
+them until their leases end, which may be hours. A start that is not known to be written by then does not run.
 """
 
 CANCELLED_SECONDS: Final = 1.0
@@ -90,7 +90,7 @@ class Starts:
         """Each writes what has to stand before a run, and then starts it."""
 
     async def finish(self) -> None:
-        """Return once all that was claimed is started, or never will be: what takes too long is given up."""
+        """Return once every claimed record has started or never will; give up starts that take too long."""
         if not self.starting:
             return
         _, undecided = await asyncio.wait(self.starting, timeout=UNDECIDED_SECONDS)
