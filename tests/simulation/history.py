@@ -107,6 +107,8 @@ class History:
         world = self._world
         world.network.weather = Weather(round_trip=min(self.scenario.weather.round_trip, 5_000))
         world.network.down = None
+        for member in world.members.values():
+            member.store.loses.clear()
         for machine in self._machines:
             machine.recover()
         for editor in self._editors:
