@@ -2,7 +2,7 @@
 Carries out what reaches the backend, as one kind of backend or another does it.
 
 The store in memory carries out each request at one instant. No real server does: each mode is one thing that some server
-does instead; tests/store shows it on real ones, PostgreSQL, MySQL and Redis, but for loads in several steps.
+does instead; tests/store shows it on real ones: PostgreSQL, MySQL, Redis and DynamoDB.
 """
 
 from __future__ import annotations

@@ -109,6 +109,30 @@ async def test_groups_that_are_put_off_are_made_whole_in_the_end(gate, guarded_u
     assert made == [True] * 20
 
 
+async def test_a_load_may_see_one_half_of_a_group_before_and_the_other_after_it_was_written(
+    gate, guarded_url, dynamodb_url
+):
+    a, b = a_record("a"), a_record("b")
+
+    async def write(store):
+        while True:
+            pair = await load_all(store, [a, b])
+            await store.swap([Change(before, changed(before), group=1) for before in pair])
+
+    async with opened(guarded_url) as reader, opened(dynamodb_url) as writer:
+        await create(writer, a, b)
+        writing = asyncio.create_task(write(writer))
+        gate.throttling = 0.5  # what is put off is read once the rest has been
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    of_a, of_b = await reader.load([a.key, b.key])
+                    if of_a.version != of_b.version:
+                        break
+        finally:
+            writing.cancel()
+
+
 async def test_what_is_put_off_for_too_long_is_unavailable(gate, guarded_url, monkeypatch):
     monkeypatch.setattr("pyncette.store.dynamodb_connection.PAUSE_SECONDS_MAX", 0.001)
     async with opened(guarded_url) as store:
