@@ -205,7 +205,9 @@ class Conductor:
 
     async def play(self) -> Played:
         played = self.played
-        with Canary(lambda began, ended: played.faults.append(Fault("starved", 0, began, ended))):
+        with Canary(
+            self.folder, lambda began, ended: played.faults.append(Fault("starved", 0, began, ended))
+        ):
             return await self._play()
 
     async def _play(self) -> Played:
