@@ -85,7 +85,7 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
     folder = tmp_path / "balcony"
     mistaken, stalled, told, mended, ready = commands(section(TUTORIAL, "Make a mistake"))
     (changed,) = commands(section(TUTORIAL, "Change it while it runs"))
-    suspend, ask, delete = commands(section(TUTORIAL, "Suspend it, and let it go"))
+    suspend, ask, delete = commands(section(TUTORIAL, "Suspend it, then delete it"))
 
     shell.run(f"cd {tmp_path}")
     for command in commands(section(TUTORIAL, "A handler in an image")):
