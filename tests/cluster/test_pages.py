@@ -46,7 +46,7 @@ def played(
         with release.other_database() as url:
             played = Played(shell, {URL: url, "--values values.yaml": f"--values {tmp_path}/values.yaml"})
             shell.run(f"kubectl create namespace {TEAM}")
-            for command in (*secret_and_install, *commands(section(INSTALL, "Is it there?"))):
+            for command in (*secret_and_install, *commands(section(INSTALL, "Check the installation"))):
                 played.run(command)
             shell.run(f"kubectl -n {TEAM} apply -f {EXAMPLE}")
             shell.run(
@@ -111,7 +111,7 @@ def test_what_the_pages_tell_to_type_does_what_they_say(played: Played, release:
     release.wait_until_ready()
     kubectl.run("rollout", "status", "deployment/pyncette-default", "--timeout=120s", seconds=130)
 
-    stop_operator, stop_workers, start = commands(section(OPERATE, "Back up, and restore"))
+    stop_operator, stop_workers, start = commands(section(OPERATE, "Back up and restore"))
     played.run(stop_operator)
     played.run(stop_workers)
     kubectl.wait_until("no worker runs", lambda: not kubectl.objects("pods", "pyncette.dev/pool=default"), 90)
