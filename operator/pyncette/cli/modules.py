@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from pyncette.app import Pyncette
 from pyncette.errors import ConfigurationError
-from pyncette.handlers import PlainHandlerWarning, plain_handler
+from pyncette.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
 from pyncette.start import being_loaded
 
 DEFAULT_NAME: Final = "app"
@@ -190,7 +190,7 @@ def load_app(target: Target) -> Pyncette:
 
 
 def load_checked_app(target: Target) -> Pyncette:
-    """Load the app of *target*. Raises ModuleError as well if it has a handler that is not a coroutine function."""
+    """Load the app of *target*. Raises ModuleError as well if a handler or middleware of it is not a coroutine function."""
     app = load_app_to_check(target)
     for fault in plain_handlers(app):
         raise fault
@@ -205,12 +205,10 @@ def load_app_to_check(target: Target) -> Pyncette:
 
 
 def plain_handlers(app: Pyncette) -> list[ModuleError]:
-    """Return an error for each handler of *app* that is not a coroutine function, in the order of their declaration."""
-    found = {}
-    for task in app.tasks.values():
-        plain = plain_handler(task.task_func)
-        if plain is not None:
-            found[plain] = ModuleError(plain.message, _shown(plain.file), plain.line)
+    """Return an error for each middleware and handler of *app* that is not a coroutine function, middlewares first."""
+    declared = [plain_handler(middleware, MIDDLEWARE) for middleware in app.middlewares]
+    declared += [plain_handler(task.task_func) for task in app.tasks.values()]
+    found = {plain: ModuleError(plain.message, _shown(plain.file), plain.line) for plain in declared if plain}
     return list(found.values())
 
 
