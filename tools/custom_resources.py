@@ -55,7 +55,11 @@ def document(resource: type[Resource]) -> str:
 
 
 def kustomization() -> str:
-    """Return the file that makes a folder of CRDs one for `kubectl apply -k`."""
+    """
+    Return the file that makes a folder of CRDs one for `kubectl apply -k`.
+
+    Kustomize finds it by the name Kustomization. That name has no extension, so `kubectl apply -f` passes it over.
+    """
     return HEAD + _yaml(
         {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",

@@ -75,7 +75,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "charts/pyncette-operator/files/crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "charts/pyncette-operator/files/permissions.yaml": operator_permissions,
     "charts/pyncette-operator/values.schema.json": values_schema,
-    "crds/kustomization.yaml": kustomization,
+    "crds/Kustomization": kustomization,
     "crds/pyncettetasks.yaml": custom_resource("pyncettetasks"),
     "crds/pyncetteworkerpools.yaml": custom_resource("pyncetteworkerpools"),
     "docs/reference/cli.md": cli_reference,

@@ -23,7 +23,7 @@ handlers on a cluster.
 CustomResourceDefinitions. The operator's chart brings those; they also stand by themselves in `crds/`, for GitOps and for trying manifests:
 
 ```shell
-kubectl apply --server-side -k crds/
+kubectl apply -f crds/
 kubectl explain pyncettetask.spec.retryPolicy
 ```
 

@@ -28,7 +28,7 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
-from pyncette.handlers import check_handler, warn_if_plain, without_parentheses
+from pyncette.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
 from pyncette.members import Member, Membership
@@ -206,7 +206,13 @@ class Pyncette:
         return middleware
 
     def use_middleware(self, middleware: MiddlewareFunc) -> None:
-        """Call *middleware* around every run, inside of those that were declared before it."""
+        """
+        Call *middleware* around every run, inside of those that were declared before it.
+
+        Raises ValueError if it cannot be called with the context and with what runs the rest.
+        """
+        check_handler(middleware, MIDDLEWARE)
+        warn_if_plain(middleware, MIDDLEWARE)
         self.middlewares.append(middleware)
 
     def use_listener(self, listener: Listener) -> None:

@@ -1,4 +1,4 @@
-"""Checks, without calling it, whether a function can be a handler: whether it takes a context and can be awaited."""
+"""Checks, without calling it, whether a function can be a handler or a middleware: what it takes, and whether it can be awaited."""
 
 from __future__ import annotations
 
@@ -19,16 +19,33 @@ AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
 """Matches a string annotation that names an awaitable type."""
 
 
+class Callee(NamedTuple):
+    """What a declared function is called as."""
+
+    noun: str
+    parameters: str
+    called_with: str
+    arity: int
+
+    def write(self, name: str) -> str:
+        """Return the first line of a definition that is right."""
+        return f"`async def {name}({self.parameters})`"
+
+
+HANDLER: Final = Callee("handler", "context", "the context alone", 1)
+MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and with what runs the rest", 2)
+
+
 class PlainHandlerWarning(RuntimeWarning):
-    """A declared handler is not a coroutine function, so its result can probably not be awaited."""
+    """A declared handler or middleware is not a coroutine function, so its result can probably not be awaited."""
 
 
 class NotAwaitableError(DoNotRetry):
-    """A handler returned something that cannot be awaited. It has run to its end, so it is not retried."""
+    """A handler or middleware returned something that cannot be awaited. It has run to its end, so it is not retried."""
 
 
 class PlainHandler(NamedTuple):
-    """A handler that is not a coroutine function, and where it is defined."""
+    """A handler or middleware that is not a coroutine function, and where it is defined."""
 
     message: str
     file: str
@@ -41,27 +58,27 @@ def mark_as_awaiting(wrapper: Callable[..., Any], handler: Callable[..., Any]) -
     setattr(wrapper, AWAITED, (wrapper, handler))
 
 
-def check_handler(handler: Any) -> None:
-    """Raise ValueError if *handler* cannot be called with a context. A handler with an unknown signature passes."""
+def check_handler(handler: Any, callee: Callee = HANDLER) -> None:
+    """Raise ValueError if *handler* cannot be called as a *callee*. One with an unknown signature passes."""
     handler = _unwrapped(handler)
     signature = _own_signature(handler)
     if signature is None:
         return
     try:
-        signature.bind(None)
+        signature.bind(*(None,) * callee.arity)
     except TypeError:
         name = _name(handler)
         # A method that is declared in the body of its class has no object to be called on yet.
         hint = ", or declare a bound method" if next(iter(signature.parameters), "") == "self" else ""
         raise ValueError(
-            f"The handler {name} takes {signature}, and is called with the context alone: "
-            f"write `async def {name}(context)`{hint}"
+            f"The {callee.noun} {name} takes {signature}, and is called with {callee.called_with}: "
+            f"write {callee.write(name)}{hint}"
         ) from None
 
 
-def plain_handler(handler: Any) -> PlainHandler | None:
+def plain_handler(handler: Any, callee: Callee = HANDLER) -> PlainHandler | None:
     """
-    Return what is wrong with a *handler* that is not a coroutine function; None if it is one or may be one.
+    Return what is wrong with a *handler*, or another *callee*, that is not a coroutine function; None if it may be one.
 
     Decorated functions, callable objects and lambdas may return an awaitable, and so may a function that is annotated
     to return one.
@@ -71,31 +88,31 @@ def plain_handler(handler: Any) -> PlainHandler | None:
         return None
     code = function.__code__
     if inspect.isasyncgenfunction(function):
-        message = f"The handler {function.__name__} is an async generator function: a handler must not yield"
+        message = f"The {callee.noun} {function.__name__} is an async generator function: a {callee.noun} must not yield"
     elif _is_awaitable(function):
         return None
     else:
         message = (
-            f"The handler {function.__name__} is not a coroutine function: write `async def {function.__name__}(…)`, "
+            f"The {callee.noun} {function.__name__} is not a coroutine function: write `async def {function.__name__}(…)`, "
             "or annotate its return type, as in `-> Awaitable[None]`"
         )
     return PlainHandler(message, code.co_filename, code.co_firstlineno)
 
 
-def warn_if_plain(handler: Any) -> None:
-    """Warn about a *handler* that is not a coroutine function, with the location of its definition."""
-    plain = plain_handler(handler)
+def warn_if_plain(handler: Any, callee: Callee = HANDLER) -> None:
+    """Warn about a *handler*, or another *callee*, that is not a coroutine function, with the location of its definition."""
+    plain = plain_handler(handler, callee)
     if plain is not None:
         warnings.warn_explicit(plain.message, PlainHandlerWarning, plain.file, plain.line)
 
 
-def awaitable(handler: Any, result: Any) -> Awaitable[None]:
-    """Return the *result* of a *handler*. Raises NotAwaitableError if it cannot be awaited."""
+def awaitable(handler: Any, result: Any, callee: Callee = HANDLER) -> Awaitable[None]:
+    """Return the *result* of a *handler* or another *callee*. Raises NotAwaitableError if it cannot be awaited."""
     if inspect.isawaitable(result):
         return result
     name = _name(handler)
     raise NotAwaitableError(
-        f"the handler {name} returned {_kind(result)}, which cannot be awaited: write `async def {name}(…)`. "
+        f"the {callee.noun} {name} returned {_kind(result)}, which cannot be awaited: write `async def {name}(…)`. "
         "It ran to its end, so it is not retried"
     )
 

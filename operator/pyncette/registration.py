@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
-from pyncette.handlers import awaitable
+from pyncette.handlers import MIDDLEWARE, awaitable
 from pyncette.model import Context, MiddlewareFunc, TaskFunc
 from pyncette.task import Task
 from pyncette.templates import Templates
@@ -84,7 +84,7 @@ def wrapped(handler: TaskFunc, middlewares: Sequence[MiddlewareFunc]) -> Call:
 
 def _around(middleware: MiddlewareFunc, inner: Call) -> Call:
     async def call(context: Context) -> None:
-        await middleware(context, partial(inner, context))
+        await awaitable(middleware, middleware(context, partial(inner, context)), MIDDLEWARE)
 
     return call
 

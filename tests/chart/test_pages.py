@@ -30,7 +30,7 @@ def test_values_of_a_page_are_taken_by_the_chart(helm: Helm, block):
 def test_helm_has_each_option_that_a_page_gives_it(helm: Helm):
     lines = [words for page in PAGES for words in commands(page) if words[0] == "helm"]
 
-    assert {words[1] for words in lines} == {"install", "upgrade", "rollback", "uninstall"}
+    assert {words[1] for words in lines} == {"upgrade", "rollback", "uninstall"}
     for words in lines:
         known = set(re.findall(r"--[a-z-]+", helm.run(words[1], "--help")))
         assert {word.partition("=")[0] for word in words if word.startswith("--")} - known == set()

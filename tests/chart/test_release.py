@@ -1,17 +1,21 @@
 """Releases on a real API server: installed, upgraded, uninstalled, and installed again."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, Object, render
+from tests.chart.rendering import CHART, EMBEDDED, ONE_BACKEND, ROOT, TWO_NAMESPACES, Object, render
 from tests.servers import MissingServerError
 from tests.servers.kubernetes import ApiServer, open_apiserver, wait_until
 from tests.servers.tools import Helm, HelmRefusedError
 
 pytestmark = pytest.mark.cluster
+
+FOLDER = str(ROOT / "crds")
 
 CRDS = {"pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev"}
 
@@ -159,10 +163,58 @@ def test_the_crds_are_upgraded_with_the_chart(releases: Releases, bare_apiserver
 
     releases.upgrade({**ONE_BACKEND, "commonLabels": {"upgraded": "yes"}}, "--force-conflicts")
 
-    names = bare_apiserver.kubectl(
-        "get", "crd", "pyncettetasks.pyncette.dev", "--output=jsonpath={.spec.names.shortNames}"
-    )
-    assert names == '["pyt"]'
+    assert _short_names(bare_apiserver) == '["pyt"]'
+
+
+@pytest.mark.parametrize("option", ["--filename", "--kustomize"])
+@pytest.mark.parametrize("side", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_kubectl_applies_the_folder_of_crds_as_it_stands(
+    releases: Releases, bare_apiserver: ApiServer, side, option
+):
+    created = bare_apiserver.kubectl("apply", *side, option, FOLDER)
+    again = bare_apiserver.kubectl("apply", *side, option, FOLDER)
+
+    assert crds(bare_apiserver) == CRDS
+    assert len(created.splitlines()) == len(again.splitlines()) == len(CRDS)
+
+
+@pytest.mark.parametrize(
+    "side", [(), ("--server-side", "--force-conflicts")], ids=["client-side", "server-side"]
+)
+def test_kubectl_upgrades_crds_that_helm_installed_and_the_release_lets_go_of_them(
+    releases: Releases, bare_apiserver: ApiServer, newer_crds: str, side
+):
+    releases.install(ONE_BACKEND)
+    bare_apiserver.kubectl("apply", "--filename=-", stdin=json.dumps(TASK))
+
+    bare_apiserver.kubectl("apply", *side, "--filename", newer_crds)
+    releases.upgrade({**ONE_BACKEND, "crds": {"enabled": False}})
+
+    assert _short_names(bare_apiserver) == '["pyt","newer"]'
+    assert "kept" in bare_apiserver.kubectl("get", "pyncettetasks", "--namespace=pyncette")
+
+
+def test_a_server_side_apply_over_crds_of_helm_has_to_be_forced(
+    releases: Releases, bare_apiserver: ApiServer, newer_crds: str
+):
+    releases.install(ONE_BACKEND)
+
+    refused = bare_apiserver.kubectl("apply", "--server-side", "--filename", newer_crds, succeeds=False)
+
+    assert "--force-conflicts" in refused
+    assert _short_names(bare_apiserver) == '["pyt"]'
+
+
+@pytest.fixture
+def newer_crds(tmp_path: Path) -> str:
+    """The folder of CRDs as a later release might bring it."""
+    folder = tmp_path / "crds"
+    shutil.copytree(FOLDER, folder)
+    path = folder / "pyncettetasks.yaml"
+    crd = yaml.safe_load(path.read_text())
+    crd["spec"]["names"]["shortNames"].append("newer")
+    path.write_text(yaml.safe_dump(crd))
+    return str(folder)
 
 
 def test_crds_that_are_not_to_be_kept_go_with_the_release(releases: Releases, bare_apiserver: ApiServer):
@@ -233,6 +285,12 @@ def test_the_api_server_reads_the_rights_as_they_were_meant(releases: Releases, 
         ("patch", "customresourcedefinitions.apiextensions.k8s.io"),
     ):
         assert places(verb, what) == []
+
+
+def _short_names(bare_apiserver: ApiServer) -> str:
+    return bare_apiserver.kubectl(
+        "get", "crd", "pyncettetasks.pyncette.dev", "--output=jsonpath={.spec.names.shortNames}"
+    )
 
 
 def _claim(bare_apiserver: ApiServer) -> str:

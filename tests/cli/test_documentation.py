@@ -31,9 +31,9 @@ def commands(page):
 
 @pytest.fixture
 def root(tmp_path):
-    """The root of a repository, as far as the quickstart needs it."""
+    """The root of a repository, as far as the examples need it."""
     ignored = shutil.ignore_patterns(".pyncette", "__pycache__")
-    shutil.copytree(ROOT / "examples" / "quickstart", tmp_path / "examples" / "quickstart", ignore=ignored)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=ignored)
     return tmp_path
 
 
@@ -78,10 +78,18 @@ def test_the_index_of_the_reference_names_each_command():
     assert [name for name in cli.commands if f"`{name}`" not in line[0].replace("pyncette ", "")] == []
 
 
-def test_the_quickstart_has_no_problems(root):
-    assert called("check", "examples/quickstart", cwd=root) == (
+@pytest.mark.parametrize(
+    ("example", "counted"),
+    [
+        ("quickstart", "3 manifests, 3 handlers"),
+        ("kubernetes", "2 manifests, 2 handlers"),
+        ("reminders", "0 manifests, 2 handlers, 1 task"),
+    ],
+)
+def test_an_example_has_no_problems(root, example, counted):
+    assert called("check", f"examples/{example}", cwd=root) == (
         0,
-        "examples/quickstart: 3 manifests, 3 handlers, no problems\n",
+        f"examples/{example}: {counted}, no problems\n",
     )
 
 

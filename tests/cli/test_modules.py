@@ -145,6 +145,57 @@ def test_a_module_imports_those_beside_it(here):
     assert isinstance(load("jobs/tasks.py"), Pyncette)
 
 
+@pytest.mark.parametrize("home", [".", "elsewhere"])
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "from shop_of_tests.jobs.words import GREETING",
+        "from .words import GREETING",
+        "from ..names import NAME",
+        "from words import GREETING",
+    ],
+)
+def test_a_module_in_a_package_imports_from_it(here, imported, home):
+    jobs = here / home / "shop_of_tests" / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs.parent / "__init__.py").write_text("")
+    (jobs.parent / "names.py").write_text("NAME = 'Ada'\n")
+    (jobs / "__init__.py").write_text("")
+    (jobs / "words.py").write_text("GREETING = 'hi'\n")
+    (jobs / "tasks.py").write_text(f"{imported}\n{APP}")
+
+    assert isinstance(load_app(find_target(jobs)), Pyncette)
+
+
+def test_a_module_in_a_package_is_imported_once(here):
+    (here / "shop_of_tests").mkdir()
+    (here / "shop_of_tests" / "__init__.py").write_text("")
+    (here / "shop_of_tests" / "tasks.py").write_text(
+        APP + "from shop_of_tests.report import seen\nassert seen is app\n"
+    )
+    (here / "shop_of_tests" / "report.py").write_text("from shop_of_tests.tasks import app as seen\n")
+
+    assert isinstance(load("shop_of_tests/tasks.py"), Pyncette)
+
+
+@pytest.mark.parametrize("folder", ["json", "not-a-name"])
+def test_a_folder_that_cannot_be_imported_as_a_package_is_none(here, folder):
+    (here / folder).mkdir()
+    (here / folder / "__init__.py").write_text("")
+    (here / folder / "words_beside.py").write_text("GREETING = 'hi'\n")
+    (here / folder / "tasks.py").write_text("from words_beside import GREETING\n" + APP)
+
+    assert isinstance(load(f"{folder}/tasks.py"), Pyncette)
+
+
+def test_the_line_is_told_of_a_fault_in_a_package(here):
+    (here / "shop_of_tests").mkdir()
+    (here / "shop_of_tests" / "__init__.py").write_text("")
+    (here / "shop_of_tests" / "tasks.py").write_text(APP + "from . import nowhere\n")
+
+    assert refusal(load, "shop_of_tests/tasks.py").startswith("shop_of_tests/tasks.py:3: ImportError: ")
+
+
 def test_an_app_of_any_name_is_taken_if_it_is_the_only_one(here):
     (here / "tasks.py").write_text("from pyncette import Pyncette\nmine = Pyncette()\nalias = mine\n")
 

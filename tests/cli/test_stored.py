@@ -612,6 +612,17 @@ PLAIN = """
 """
 
 
+PLAIN_MIDDLEWARE = """\
+from pyncette import Pyncette
+
+app = Pyncette()
+
+@app.middleware
+def trace(context, next):
+    return next()
+"""
+
+
 def test_check_reports_each_handler_that_is_not_a_coroutine_function(folder):
     folder.task("two", schedule='"* *"').write("tasks.py", PLAIN)
 
@@ -626,6 +637,15 @@ def test_check_reports_each_handler_that_is_not_a_coroutine_function(folder):
     assert "two.yaml:7:13: spec.schedule: " in result.stdout
     assert "pyncette: 3 problems" in result.stderr
     assert "Warning" not in result.stderr
+
+
+def test_check_reports_a_middleware_that_is_not_a_coroutine_function(folder):
+    folder.write("tasks.py", PLAIN_MIDDLEWARE)
+
+    result = invoke("check", str(folder.path))
+
+    assert result.exit_code == 1
+    assert f"{folder.path}/tasks.py:5: The middleware trace is not a coroutine function" in result.stdout
 
 
 def test_check_tells_programs_each_problem_with_its_place(folder):

@@ -28,9 +28,9 @@ def commands(text: str) -> list[str]:
     return [line for block in blocks for line in re.split(r"(?<!\\)\n", block) if line]
 
 
-def files(page: Path) -> dict[str, str]:
-    """Return the files that a page shows, by their names."""
-    found = re.findall(r'^```\w+ title="(.*?)"\n(.*?)^```$', page.read_text(), re.MULTILINE | re.DOTALL)
+def files(text: str) -> dict[str, str]:
+    """Return the files that a text shows, by their names."""
+    found = re.findall(r'^```\w+ title="(.*?)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
     return dict(found)
 
 

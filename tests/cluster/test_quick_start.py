@@ -90,7 +90,7 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
     shell.run(f"cd {tmp_path}")
     for command in commands(section(TUTORIAL, "A handler in an image")):
         shell.run(command)
-    for name, text in files(TUTORIAL).items():
+    for name, text in files(TUTORIAL.read_text()).items():
         (folder / name).write_text(text)
     assert "no problems" in shell.run(f"{Path(sys.executable).parent}/{check}")
     play_images(breakable_cluster, images, folder)

@@ -53,7 +53,7 @@ class Helm:
         """Run Helm and return what it printed. Raises HelmRefusedError with what it complained of."""
         done = subprocess.run(
             [self.program, *arguments],
-            env=self._environment(kubeconfig),
+            env={**_without_clusters(os.environ), **self.environment(kubeconfig)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -91,11 +91,15 @@ class Helm:
             file.flush()
             yield ("--values", file.name)
 
-    def _environment(self, kubeconfig: Path | None) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
+    def environment(self, kubeconfig: Path | None) -> dict[str, str]:
+        """Return the variables that make a Helm this one, on the cluster of *kubeconfig*."""
         homes = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         # A Helm that is given no cluster must not find one by itself.
-        return {**kept, **homes, "KUBECONFIG": str(kubeconfig or self.home / "no-kubeconfig")}
+        return {**homes, "KUBECONFIG": str(kubeconfig or self.home / "no-kubeconfig")}
+
+
+def _without_clusters(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(("HELM_", "KUBE"))}
 
 
 @contextmanager

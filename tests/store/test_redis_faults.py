@@ -619,6 +619,20 @@ async def test_settings_that_may_cost_records_are_told_when_it_is_opened_and_by_
     assert all(part in concern for part, concern in zip(said, concerns, strict=True))
 
 
+async def test_a_process_is_warned_once_of_a_setting_and_again_after_it_was_fixed(server, url, caplog):
+    async def opened():
+        caplog.clear()
+        async with RedisStore(url), RedisStore(url):
+            return len(caplog.records)
+
+    assert await opened() == 0
+    with caplog.at_level(logging.WARNING), configured(server, appendonly="no"):
+        assert [await opened(), await opened()] == [1, 0]
+    await opened()
+    with caplog.at_level(logging.WARNING), configured(server, appendonly="no"):
+        assert await opened() == 1
+
+
 # TLS
 
 

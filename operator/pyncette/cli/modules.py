@@ -13,13 +13,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
 from pyncette.app import Pyncette
 from pyncette.errors import ConfigurationError
-from pyncette.handlers import PlainHandlerWarning, plain_handler
+from pyncette.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
 from pyncette.start import being_loaded
 
 DEFAULT_NAME: Final = "app"
@@ -190,7 +191,7 @@ def load_app(target: Target) -> Pyncette:
 
 
 def load_checked_app(target: Target) -> Pyncette:
-    """Load the app of *target*. Raises ModuleError as well if it has a handler that is not a coroutine function."""
+    """Load the app of *target*. Raises ModuleError as well if a handler or middleware of it is not a coroutine function."""
     app = load_app_to_check(target)
     for fault in plain_handlers(app):
         raise fault
@@ -205,12 +206,10 @@ def load_app_to_check(target: Target) -> Pyncette:
 
 
 def plain_handlers(app: Pyncette) -> list[ModuleError]:
-    """Return an error for each handler of *app* that is not a coroutine function, in the order of their declaration."""
-    found = {}
-    for task in app.tasks.values():
-        plain = plain_handler(task.task_func)
-        if plain is not None:
-            found[plain] = ModuleError(plain.message, _shown(plain.file), plain.line)
+    """Return an error for each middleware and handler of *app* that is not a coroutine function, middlewares first."""
+    declared = [plain_handler(middleware, MIDDLEWARE) for middleware in app.middlewares]
+    declared += [plain_handler(task.task_func) for task in app.tasks.values()]
+    found = {plain: ModuleError(plain.message, _shown(plain.file), plain.line) for plain in declared if plain}
     return list(found.values())
 
 
@@ -219,6 +218,9 @@ def _import_file(file: Path, target: Target) -> ModuleType:
         near = _nearest(file.stem, _names_in(file.parent), ".py") if file.parent.is_dir() else ""
         raise ModuleError(f"there is no file {target.module}{near}")
     _put_first(str(file.parent.resolve()))
+    packaged = _in_package(file.resolve())
+    if packaged is not None:
+        return _import_name(packaged.module, Path(packaged.home))
     spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
     assert spec is not None
     assert spec.loader is not None
@@ -228,6 +230,26 @@ def _import_file(file: Path, target: Target) -> ModuleType:
     with _told(file.resolve().parent), _loading(file.name):
         spec.loader.exec_module(module)
     return module
+
+
+def _in_package(file: Path) -> Target | None:
+    """
+    Return the import path of *file* and the folder above its outermost package; None if it is in no package.
+
+    Its package can then be imported by the module, also relatively, and no second copy of the module is made. It is
+    in no package if its import path is taken by something else, such as a package of the standard library.
+    """
+    packages = list(takewhile(lambda folder: (folder / "__init__.py").is_file(), file.parents))
+    names = [folder.name for folder in reversed(packages)]
+    if file.stem != "__init__":
+        names.append(file.stem)
+    if not packages or not all(map(str.isidentifier, names)):
+        return None
+    loaded = sys.modules.get(names[0])
+    homes = [Path(folder).resolve() for folder in getattr(loaded, "__path__", ())]
+    if loaded is not None and packages[-1] not in homes:
+        return None
+    return Target(".".join(names), "", str(packages[-1].parent))
 
 
 def _import_name(name: str, home: Path) -> ModuleType:

@@ -27,7 +27,7 @@ from pyncette.store.base import (
     check_partition,
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
-from pyncette.store.redis_advice import concerns_of, servers_of, settings_of
+from pyncette.store.redis_advice import concerns_of, servers_of, settings_of, warn
 from pyncette.store.redis_connection import Argument, Call, Connections
 from pyncette.store.redis_healing import PAGES, PAUSE_SECONDS, Healer
 from pyncette.store.redis_keys import (
@@ -72,6 +72,7 @@ class RedisStore:
         address = read_url(url)
         if timeout is not None:
             address = address._replace(timeout_seconds=check_timeout(timeout))
+        self._address = address
         self._keyspace = Keyspace(address.namespace if namespace is None else namespace)
         self._create = create
         self._connections = Connections(address, self._forget, renewed)
@@ -90,8 +91,7 @@ class RedisStore:
                 versions = [SCHEMA_VERSION, MIN_READER]
                 await self._connections.run(CREATE, [Call([self._keyspace.meta], versions)])
             await self._look()
-            for concern in concerns_of(await settings_of(self._connections)):
-                logger.warning("the server may lose records", extra={"why": concern})
+            warn(str(self._address), concerns_of(await settings_of(self._connections)))
         except BaseException:
             await self._connections.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -72,6 +73,30 @@ def concerns_of(settings: Settings) -> Sequence[str]:
             "appendonly is off: when the server crashes, all since its last snapshot is lost; set it to yes"
         )
     return concerns
+
+
+class _Warned:
+    """Which concerns this process has logged, by server: a worker opens several stores on one server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._concerns: dict[str, Sequence[str]] = {}
+
+    def new(self, server: str, concerns: Sequence[str]) -> Sequence[str]:
+        """Return those of *concerns* that the last call for *server* did not have."""
+        with self._lock:
+            before = self._concerns.get(server, ())
+            self._concerns[server] = concerns
+        return [concern for concern in concerns if concern not in before]
+
+
+_warned: Final = _Warned()
+
+
+def warn(server: str, concerns: Sequence[str]) -> None:
+    """Log *concerns* about *server*, each once in this process until it is fixed."""
+    for concern in _warned.new(server, concerns):
+        logger.warning("the server may lose records", extra={"why": concern, "server": server})
 
 
 def _evicting(server: Mapping[str, Any]) -> str:

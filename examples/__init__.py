@@ -1,0 +1,1 @@
+"""Examples: folders to run, to apply, and to read."""
