@@ -38,7 +38,7 @@ def test_each_tool_has_its_reason_and_no_other_is_named():
         (ROOT / "requirements" / name).read_text() for name in ("dev.in", "plots.in", "uv.in")
     )
     tools = [line for line in asked_for.splitlines() if line and not line.startswith("#")]
-    named = {name for row in rows("To work on it") for name in row[0].split(", ")}
+    named = {name for row in rows("Development") for name in row[0].split(", ")}
 
     assert named == names(tools)
 

@@ -44,7 +44,7 @@ def test_what_has_no_hashes_is_pinned_exactly():
 
 
 def test_each_dependency_of_a_peer_has_its_reason_and_no_other_is_named():
-    section = (ROOT / "docs" / "dependencies.md").read_text().split("\n## To be measured beside\n")[1]
+    section = (ROOT / "docs" / "dependencies.md").read_text().split("\n## Benchmark peers\n")[1]
     named = {
         name for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:] for name in row.split(", ")
     }
