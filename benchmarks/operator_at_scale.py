@@ -388,12 +388,12 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
     many, edited = results["burst"], results["edits"]
     rows = [
         (
-            "rows in a backend that is empty, from the start of the operator: 60 s",
+            "rows in an empty backend, from the start of the operator: 60 s",
             f"{results['wiped']['rows_seconds']:.0f} s",
         ),
         (
             "rows of tasks that are applied while it runs",
-            f"{made['rows_after_applied_seconds']:.1f} s after the last, and to apply all took {made['applied_seconds']:.0f} s",
+            f"{made['rows_after_applied_seconds']:.1f} s after the last; applying all took {made['applied_seconds']:.0f} s",
         ),
         ("all Ready in their status, from the first apply: 5 min", f"{made['ready_seconds'] / 60:.1f} min"),
         (
@@ -409,7 +409,7 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
             f"{again['statuses_written']} statuses, {again['rows_written']} rows; ready in {again['ready_seconds']:.0f} s",
         ),
         (
-            f"a burst of {many['edits']} edits to one task costs one pass more",
+            f"a burst of {many['edits']} edits to one task costs one more pass",
             f"{many['passes']:.0f} passes, the burst took {many['seconds']:.1f} s",
         ),
     ]
@@ -419,7 +419,7 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
 def _parts(results: dict[str, Any]) -> Iterator[str]:
     rest, load, made = results["rest"], results["load"], results["creation"]
     yield (
-        f"CPU, in percent of a core. The operator's at rest includes a resync each {USUAL_RESYNC_SECONDS} s, which takes "
+        f"CPU, in percent of a core. The operator's figure at rest includes a resync every {USUAL_RESYNC_SECONDS} s, which takes "
         f"{rest['resync_cpu_seconds']:.1f} s of CPU. With {load['runs_a_second']:.0f} runs a second, it writes "
         f"{load['statuses_a_second']:.0f} statuses a second, and takes {load['memory_mib']:.0f} MiB."
     )
@@ -430,11 +430,11 @@ def _parts(results: dict[str, Any]) -> Iterator[str]:
     ]
     yield from table(("", *NAMES), rows)
     yield (
-        "To create all, until they are Ready, takes "
+        "Creating all tasks, until they are Ready, takes "
         + ", ".join(
             f"{made['cpu'][name] * made['cpu']['seconds']:.0f} s of the {name}" for name in NAMES[:-1]
         )
-        + f". At rest the API server has {rest['apiserver_mib']:.0f} MiB, etcd {rest['etcd_mib']:.0f}."
+        + f". At rest, the API server has {rest['apiserver_mib']:.0f} MiB, etcd {rest['etcd_mib']:.0f}."
     )
 
 

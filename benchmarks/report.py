@@ -41,7 +41,7 @@ def _rounds(rounds: dict[str, int]) -> str:
         (number,) = by_number
         return f"Medians of {number} interleaved rounds."
     told = "; ".join(
-        f"{number} of {', '.join(names)}" for number, names in sorted(by_number.items(), reverse=True)
+        f"{number} for {', '.join(names)}" for number, names in sorted(by_number.items(), reverse=True)
     )
     return f"Medians of interleaved rounds: {told}."
 
@@ -101,11 +101,11 @@ def _ratio(stores: dict[str, Any], store: str, side: str) -> str:
 
 
 def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
-    yield "### Beside what the backend can do"
+    yield "### Compared with the limit of the backend"
     yield ""
     yield (
-        "A drain, and claims and completions as it makes them, two batches of 250 under way at any time, by a process that decides nothing and calls no handler. "
-        "Rounds of both take turns."
+        "A drain, and the same claims and completions by a process that decides nothing and calls no handler, with two "
+        "batches of 250 in flight at any time. Rounds of both alternate."
     )
     yield ""
     rows = [
@@ -136,9 +136,10 @@ def _steps(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Where the time goes"
     yield ""
     yield (
-        "CPU of a run in the drain above, in µs. The worker was asked each few milliseconds of its CPU where it is: *claim* asks for what is due and plans "
-        "how much to ask for; *decode* reads records; *rule* decides what is to run, and what is due next; *task* starts and ends the handler; *encode* "
-        "and *complete* write what became of it. The last column is the server's."
+        "CPU of a run in the drain above, in µs. The worker was sampled every few milliseconds of its CPU time. *claim* "
+        "queries for due records and plans how many to claim; *decode* reads records; *rule* decides what runs, and the "
+        "next due time; *task* starts and ends the handler; *encode* and *complete* write the outcome. The last column is "
+        "the server's."
     )
     yield ""
     rows = [
@@ -256,9 +257,9 @@ def _idle(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
 
 
 def _scale(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
-    yield "### Among ever more instances"
+    yield "### Among more and more instances"
     yield ""
-    yield "10,000 due ones, evenly among those that are not."
+    yield "10,000 due instances, spread evenly among those that are not due."
     yield ""
     rows = []
     for store, sizes in stores.items():
@@ -291,14 +292,14 @@ def _memory(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
 TITLES = {
     "drain": "drains",
     "intervals": "drains of intervals",
-    "limits": "beside what the backend can do",
+    "limits": "the limit of the backend",
     "steps": "where the time goes",
     "processes": "several workers",
     "populate": "scheduling in bulk",
     "latency": "start minus due",
     "latency_many": "start minus due at 2,000 a second",
     "idle": "idle",
-    "scale": "ever more instances",
+    "scale": "more and more instances",
     "memory": "memory",
     "peers": "peers",
 }

@@ -49,27 +49,27 @@ OURS_KEEPS = (
     "yes",
     "yes",
     "another worker takes over when the lease expires",
-    "yes, where it is asked for",
+    "yes, if enabled",
     "yes",
 )
 
 _APSCHEDULER = partial(python_program, "apscheduler_peer.py", "peers")
 _APSCHEDULER_PAGE = "https://apscheduler.readthedocs.io/en/3.x/userguide.html"
 _APSCHEDULER_SETTINGS = "asyncio on uvloop, `misfire_grace_time` none"
-_ITS_OWN_SCHEDULER = "no: one process has it for itself"
+_ITS_OWN_SCHEDULER = "no: one process owns the store"
 
 PEERS = (
     Peer(
         "graphile-worker",
         "0.18.0",
         "postgres",
-        "`concurrentJobs` 24, `localQueue.size` 500, `completeJobBatchDelay` 0, `pollInterval` 10 ms (2 s as it comes)",
+        "`concurrentJobs` 24, `localQueue.size` 500, `completeJobBatchDelay` 0, `pollInterval` 10 ms (2 s by default)",
         "https://worker.graphile.org/docs/performance",
         partial(node_program, "graphile_worker.mjs"),
         drained=150_000,
         scheduled_a_second=10_000,
         keeps=(
-            "no: a crontab that all share, in UTC",
+            "no: one crontab for all, in UTC",
             "no: locked for 4 hours",
             "runs again after 4 hours",
             "no: finished rows are deleted",
@@ -86,7 +86,7 @@ PEERS = (
         drained=60_000,
         scheduled_a_second=8_000,
         keeps=(
-            "no: periodic jobs are those of the program",
+            "no: the program defines the periodic jobs",
             "no: rescued after an hour",
             "runs again after an hour",
             "yes, for a day",
@@ -99,16 +99,16 @@ PEERS = (
         "db-scheduler",
         "16.12.0",
         "postgres",
-        "20 threads, `pollUsingLockAndFetch(4.0, 20.0)`, polling each 10 ms (10 s as it comes), `reWriteBatchedInserts`",
+        "20 threads, `pollUsingLockAndFetch(4.0, 20.0)`, polling every 10 ms (10 s by default), `reWriteBatchedInserts`",
         "https://github.com/kagkarlsson/db-scheduler/blob/master/docs/performance.md",
         db_scheduler_program,
         drained=25_000,
         scheduled_a_second=4_000,
         keeps=(
             "yes, where the program keeps the schedule with its data",
-            "yes: a heartbeat each 5 min",
+            "yes: a heartbeat every 5 min",
             "another worker takes over after 6 missed heartbeats, 30 min",
-            "no: of what recurs, the last success and failure",
+            "no: for recurring tasks, the last success and failure",
             "yes",
         ),
     ),
@@ -127,7 +127,7 @@ PEERS = (
         "BullMQ",
         "6.7.0",
         "redis",
-        "`concurrency` 100, `removeOnComplete`, `addBulk`; it waits as exactly as the server's `hz` is, 10 as it comes",
+        "`concurrency` 100, `removeOnComplete`, `addBulk`; its waits are as precise as the server's `hz`, 10 by default",
         "https://docs.bullmq.io/guide/workers/concurrency",
         partial(node_program, "bullmq.mjs"),
         drained=30_000,
@@ -144,15 +144,15 @@ PEERS = (
         "arq",
         "0.28.0",
         "redis",
-        "`max_jobs` 100, `poll_delay` 5 ms (500 ms as it comes), `queue_read_limit` 500, `keep_result` 0, uvloop",
+        "`max_jobs` 100, `poll_delay` 5 ms (500 ms by default), `queue_read_limit` 500, `keep_result` 0, uvloop",
         "https://arq-docs.helpmanual.io/",
         partial(python_program, "arq_peer.py", "peers-arq"),
         drained=10_000,
         scheduled_a_second=700,
         keeps=(
-            "no: crons are those of the program",
+            "no: the program defines the crons",
             "no: locked for `job_timeout`",
-            "runs again after `job_timeout`, 310 s as it comes",
+            "runs again after `job_timeout`, 310 s by default",
             "results, unless turned off as here",
             "no",
         ),
@@ -168,8 +168,8 @@ PEERS = (
         scheduled_a_second=500,
         keeps=(
             "no: one beat process, one zone",
-            "no: a visibility timeout of an hour, and what is due later than that may run twice",
-            "lost once begun, unless `acks_late`",
+            "no: a visibility timeout of an hour; tasks due later than that may run twice",
+            "lost once started, unless `acks_late`",
             "results, unless turned off as here",
             "no",
         ),

@@ -19,10 +19,13 @@ def compared(results: dict[str, dict[str, Any]], _: dict[str, Any]) -> Iterator[
     yield "### Peers"
     yield ""
     yield (
-        "What a user may pick instead, in the same run and on the same server: jobs that do nothing, one worker process, and the "
-        "settings that the documents of each recommend for speed. Drained are jobs that are all due at one instant, timed from it "
-        "to the last handler; ours are occurrences of a cron in a time zone, whose next one is written too, theirs are one-offs. "
-        "Start minus due is that of 2,000 one-offs over 20 s. CPU is counted from a second before the due instant, or sooner where a peer readies its jobs (River, Celery); ours from that instant. The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed before."
+        "The alternatives that a user may pick, in the same run and on the same server: jobs that do nothing, one worker "
+        "process, and the settings that the documentation of each recommends for speed. All jobs of a drain are due at one "
+        "instant, and it is timed from that instant to the last handler. Ours are occurrences of a cron in a time zone, "
+        "whose next one is written too. Theirs are one-offs. Start minus due is that of 2,000 one-offs over 20 s. CPU is "
+        "counted from a second before the due instant, or sooner where a peer prepares its jobs (River, Celery). Ours is "
+        "counted from the due instant. The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed "
+        "before."
     )
     yield ""
     for store, figures in measured.items():
@@ -65,7 +68,7 @@ def _times(ratio: float) -> str:
 
 
 def _kept(peers: list[Peer]) -> Iterator[str]:
-    yield "What each keeps, and does not:"
+    yield "Features of each:"
     yield ""
     yield from _words(
         ("", *KEPT), [("this package", *OURS_KEEPS), *((peer.name, *peer.keeps) for peer in peers)]
@@ -73,7 +76,7 @@ def _kept(peers: list[Peer]) -> Iterator[str]:
 
 
 def _settings(peers: list[Peer]) -> Iterator[str]:
-    yield "With which settings, and where they are recommended:"
+    yield "The settings, and where they are recommended:"
     yield ""
     yield from _words(
         ("", "settings", "by"), [(peer.name, peer.settings, f"<{peer.page}>") for peer in peers]
