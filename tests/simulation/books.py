@@ -216,7 +216,8 @@ class Books(Lens):
         process, at, left = self._started_by.get(claim, (None, 0, 0))
         if process is None or self._calls.of_claim(replace(before, fence=before.fence - 1)) is not None:
             return
-        well = process.being is not Being.GONE and (process.frozen_at or 0) < at and not self.scene.steps
+        # Frozen before its start was written, it may still be: the request was on its way.
+        well = process.being is Being.RUNNING and process.thawed_at < at and not self.scene.steps
         failed = sum(since >= at for since in self.failures(process))
         # It has to ask again, and to renew the lease, before that is used up.
         takes = 2 * TIMEOUT if self.scene.undisturbed else 5 * TIMEOUT
