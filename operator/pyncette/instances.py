@@ -18,7 +18,7 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import StoreError, TaskLockedException
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
@@ -70,7 +70,7 @@ class Instances:
     async def unschedule(self, task: Task, name: str | None) -> None:
         """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
         task, key = self._find(task, name)
-        await self._ledger.apply({key: _removal(self._templates.common(task).policies)})
+        await self._ledger.apply({key: withdrawal(self._templates.common(task).policies)})
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
@@ -118,7 +118,7 @@ class Instances:
                 return InstanceResult(name, None, error)
 
         async def write(batch: Sequence[Wish]) -> list[InstanceResult]:
-            answers = await self._apply_each({wish.key: _removal(wish.policies) for wish in batch})
+            answers = await self._apply_each({wish.key: withdrawal(wish.policies) for wish in batch})
             return [InstanceResult(wish.name, None, _error(answers[wish.key])) for wish in batch]
 
         return self._streamed(names, prepared, write)
@@ -355,17 +355,6 @@ def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     if before.due_at is None or before.due_at <= now:
         return False
     return replace(after, version=before.version, schedule_since=before.schedule_since) == before
-
-
-def _removal(policies: Policies) -> Rule:
-    def rule(record: Record | None, now: Instant) -> Ruling:
-        if record is None:
-            return Ruling(None)
-        return Ruling(
-            Change(record, None), tally=wishes.removed(record, record.spec.policies or policies, now)
-        )
-
-    return rule
 
 
 def _over(record: Record, now: Instant) -> ValueError | None:

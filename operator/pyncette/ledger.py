@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
-from pyncette.core import rules
+from pyncette.core import rules, wishes
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
@@ -83,6 +83,17 @@ class Ruling(NamedTuple):
 
 Rule = Callable[[Record | None, Instant], Ruling]
 """Takes a record as it is stored (None: there is none) and the time."""
+
+
+def withdrawal(policies: Policies) -> Rule:
+    """Return the rule that removes a record, by *policies* unless it has its own, and counts what it withdraws."""
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        if record is None:
+            return Ruling(None)
+        return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
+
+    return rule
 
 
 class Settling(msgspec.Struct, frozen=True, gc=False):
@@ -224,6 +235,22 @@ class Ledger:
                 decided, todo, undecided = await self._start_again(self._still_held(undecided))
                 if decided:
                     yield decided
+
+    async def withdraw_orphans(self, side_runs: Sequence[tuple[Record, Policies]]) -> set[Key]:
+        """
+        Remove those *side_runs* whose schedule was removed, and return their keys. Raises StoreError.
+
+        A schedule of the same name that was created later is another one.
+        """
+        homes = await self.store.load([record.key._replace(occurrence="") for record, _ in side_runs])
+        orphans = {
+            record.key: withdrawal(policies)
+            for (record, policies), home in zip(side_runs, homes, strict=True)
+            if home is None or home.state.born != record.state.born
+        }
+        if orphans:
+            await self.apply(orphans)
+        return set(orphans)
 
     async def put_off(self, changes: Sequence[Change]) -> None:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""

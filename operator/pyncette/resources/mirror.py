@@ -23,7 +23,7 @@ from pyncette.core.record import (
 from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
@@ -222,18 +222,7 @@ def removed_after(grace: Duration) -> Rule:
 
 def withdrawn(record: Record | None, now: Instant) -> Ruling:
     """The rule for what lives beside a schedule that is stopped or removed; it is counted there."""
-    return _withdrawn_by(Policies())(record, now)
-
-
-def _withdrawn_by(policies: Policies) -> Rule:
-    """The rule for what is removed with its schedule or template, by *policies* unless it has its own."""
-
-    def rule(record: Record | None, now: Instant) -> Ruling:
-        if record is None:
-            return Ruling(None)
-        return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
-
-    return rule
+    return withdrawal(Policies())(record, now)
 
 
 def is_ahead(record: Record, wish: Wish) -> bool:
@@ -426,7 +415,7 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
     (home,) = await ledger.store.load([template.key])
     if home is None or home.state.withdrawn_at is None or not is_template(home.spec):
         return Removal(0, done=True)
-    rule = _withdrawn_by(_policies_of(home))
+    rule = withdrawal(_policies_of(home))
     removed = 0
     async for page in instances_of(ledger.store, home):
         part = page[: at_most - removed]
