@@ -64,6 +64,9 @@ FOLLOW_SECONDS: Final = 0.5
 FOLLOWED_MAX: Final = 32
 """Tasks that are looked at so; the runs of more are noticed as all others are."""
 
+FOLLOWED_SECONDS_MAX: Final = 600.0
+"""So long a task is looked at so. A run that takes longer, or that no worker takes, is noticed as all others are."""
+
 
 class _Mirroring(NamedTuple):
     """What the backend holds of a task after it was made equal to its resource, as far as that could be done."""
@@ -254,13 +257,19 @@ class Tasks:
         homes = self._mirrored.homes(name)
         count = max(at_least, sum(home.asked for home in homes))
         if before is not None and count < before.runs:
-            ended = [home.record.state.summary.last_ended_at for home in homes]
-            self._awaited[name] = max((at for at in ended if at is not None), default=0)
+            ended = [at for home in homes if (at := home.record.state.summary.last_ended_at) is not None]
+            if ended:
+                self._awaited[name] = max(ended)
         if not count:
             self._asked.pop(name, None)
             return
-        followed = before.is_followed if before is not None else len(self._asked) < FOLLOWED_MAX
-        self._asked[name] = _Asked(count, followed)
+        now = asyncio.get_running_loop().time()
+        if before is None:
+            slots = FOLLOWED_MAX - sum(asked.is_followed for asked in self._asked.values())
+            self._asked[name] = _Asked(count, now, is_followed=slots > 0)
+        else:
+            is_followed = before.is_followed and now - before.since < FOLLOWED_SECONDS_MAX
+            self._asked[name] = before._replace(runs=count, is_followed=is_followed)
 
     def _is_awaited(self, name: ObjectName, status: TaskStatus) -> bool:
         """Say whether the end of an extra run is yet to be told by a *status*, as it is stored."""
@@ -551,6 +560,8 @@ class _Asked(NamedTuple):
     """Extra runs of a task that have no outcome yet."""
 
     runs: int
+    since: float
+    """By the loop's clock."""
     is_followed: bool
     """Whether they are looked at for themselves."""
 
