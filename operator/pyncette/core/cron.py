@@ -373,8 +373,11 @@ def _compiled(expression: str) -> Pattern:
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
-        if isinstance(error, CroniterBadCronError) and expression.lower() in str(error).lower():
+        said = str(error)
+        if isinstance(error, CroniterBadCronError) and expression in said:
             raise
+        if isinstance(error, CroniterBadCronError) and expression.lower() in said:
+            raise CroniterBadCronError(said.replace(expression.lower(), expression)) from error
         raise CroniterBadCronError(f"[{expression}] is not acceptable: {error}") from error
 
 
