@@ -190,14 +190,14 @@ def test_a_first_image_that_crashes_says_soon_what_to_look_at_and_leaves_tasks_w
     seen = team.kubectl.wait_for_task("job", "waits", lambda task: task.reason() == "HandlerPending")
     assert not seen.is_true("Stalled")
     told = team.kubectl.wait_for_pool(
-        "says what to look at", lambda pool: "kubectl describe pods" in pool.condition("Ready")["message"]
+        "says what to look at", lambda pool: "kubectl describe pods" in pool.condition("Ready").get("message", "")
     )
     assert told.reason() == "RollingOut"
     assert 'Secret "pyncette-backend"' in told.condition("Ready")["message"]
     team.kubectl.wait_for_task(
         "job",
         "points at its pool",
-        lambda task: "kubectl describe pyncetteworkerpool default" in task.condition("Ready")["message"],
+        lambda task: "kubectl describe pyncetteworkerpool default" in task.condition("Ready").get("message", ""),
     )
     team.kubectl.wait_until(
         "an Event tells it", lambda: "PodsNotReady" in team.kubectl.reasons("default"), 30
