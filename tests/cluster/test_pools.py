@@ -190,14 +190,17 @@ def test_a_first_image_that_crashes_says_soon_what_to_look_at_and_leaves_tasks_w
     seen = team.kubectl.wait_for_task("job", "waits", lambda task: task.reason() == "HandlerPending")
     assert not seen.is_true("Stalled")
     told = team.kubectl.wait_for_pool(
-        "says what to look at", lambda pool: "kubectl describe pods" in pool.condition("Ready").get("message", "")
+        "says what to look at",
+        lambda pool: "kubectl describe pods" in pool.condition("Ready").get("message", ""),
     )
     assert told.reason() == "RollingOut"
-    assert 'Secret "pyncette-backend"' in told.condition("Ready")["message"]
+    assert 'They need the key "url" of the Secret' in told.condition("Ready")["message"]
     team.kubectl.wait_for_task(
         "job",
         "points at its pool",
-        lambda task: "kubectl describe pyncetteworkerpool default" in task.condition("Ready").get("message", ""),
+        lambda task: (
+            "kubectl describe pyncetteworkerpool default" in task.condition("Ready").get("message", "")
+        ),
     )
     team.kubectl.wait_until(
         "an Event tells it", lambda: "PodsNotReady" in team.kubectl.reasons("default"), 30
@@ -221,7 +224,7 @@ def test_a_pool_that_is_deleted_makes_its_tasks_stuck_until_it_is_back(team: Tea
     assert "PoolNotFound" not in team.kubectl.reasons("job")
 
     team.kubectl.delete("pyncetteworkerpool", "default")
-    team.kubectl.wait_for_task("job", "is not Ready", lambda task: task.reason() == "PoolNotFound", 20)
+    team.kubectl.wait_for_task("job", "is not Ready", lambda task: task.reason() == "PoolNotFound", 40)
     with operator.away():
         pass
     gone = team.kubectl.wait_for_task("job", "is Stalled", lambda task: task.is_true("Stalled"), 60)

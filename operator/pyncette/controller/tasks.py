@@ -498,6 +498,9 @@ class Tasks:
         difference = differs(stored.get("status", {}), told.status)
         if difference is not Difference.NONE and self._is_awaited(name, seen.status):
             difference = max(difference, Difference.REQUESTS)
+        ready = condition_of(told.status, READY)
+        if difference is Difference.CONDITIONS and ready and ready.reason == Reason.POOL_NOT_FOUND.value:
+            difference = Difference.REQUESTS  # somebody has deleted the pool, and waits for what that does
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
