@@ -133,7 +133,7 @@ def test_a_pool_whose_name_is_no_label_is_refused_in_the_same_words(apiserver, p
 
 
 def test_all_that_is_wrong_is_told_at_once(apiserver, place):
-    spec = {"handler": "a:b", "intervalSeconds": 0, "suspend": "yes", "timeZone": "europe", "args": []}
+    spec = {"handler": "", "intervalSeconds": 0, "suspend": "yes", "timeZone": "europe", "args": []}
 
     with pytest.raises(ApiError) as refused:
         asked(apiserver, placed(manifest(**spec), place))

@@ -239,7 +239,7 @@ async def test_it_waits_for_the_crds_and_then_watches(own_apiserver, caplog):
     assert said == ["nothing can be watched yet", "the CRDs are served, watching begins"]
 
 
-async def test_a_crd_that_is_removed_ends_it(own_apiserver):
+async def test_a_crd_that_is_removed_ends_it_without_a_traceback(own_apiserver, caplog):
     async with watching(Credentials(str(own_apiserver.kubeconfig))) as watcher:
         await do(own_apiserver.admin.create, task("default"))
         await watcher.until(lambda: watcher.told)
@@ -247,6 +247,9 @@ async def test_a_crd_that_is_removed_ends_it(own_apiserver):
         await watcher.ended()
 
     assert watcher.changes("report") == ["ADDED", "DELETED"]
+    told = [(record.name, record.getMessage()) for record in caplog.records if record.exc_info]
+    assert told == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_crd_that_is_removed_and_put_back_never_leaves_it_blind(own_apiserver):

@@ -10,7 +10,7 @@ from pyncette.cli.commands import cli
 from pyncette.cli.failures import ExitCode
 from pyncette.clock import SECOND
 from pyncette.core import wishes
-from pyncette.core.record import Change, Key, Partition
+from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
 from pyncette.store.backend import read_backend
@@ -24,15 +24,15 @@ class Store:
     def __init__(self, url):
         self.url = url
 
-    def declare(self, instances=3, *, stopped=True, partitions=1):
-        asyncio.run(self._declare(instances, stopped=stopped, partitions=partitions))
+    def declare(self, instances=3, *, stopped=True, partitions=1, owner=None):
+        asyncio.run(self._declare(instances, stopped=stopped, partitions=partitions, owner=owner))
         return self
 
-    async def _declare(self, instances, *, stopped, partitions):
+    async def _declare(self, instances, *, stopped, partitions, owner):
         async with read_backend(self.url).new_store() as store:
             now = await store.now()
             spec = Spec(policies=Policies(), partitions=partitions)
-            template = wishes.created(Key(HERE, "remind"), spec, spec.policies, now)
+            template = wishes.created(Key(HERE, "remind"), spec, spec.policies, now, owner=owner)
             if stopped:
                 template = wishes.stopped(template, spec.policies, now)
             each = [
@@ -86,6 +86,29 @@ def test_all_that_a_stopped_template_left_is_removed(store):
 
     assert (result.exit_code, result.stdout) == (0, "remind: 7 records of instances removed\n")
     assert store.all() == []
+
+
+def test_a_template_is_found_by_the_name_of_its_resource(store):
+    store.declare(7, partitions=3, owner=Owner("uid-1", 1, "hash", name="users"))
+
+    result = invoke(store, "users", "--yes")
+
+    assert (result.exit_code, result.stdout) == (0, "users: 7 records of instances removed\n")
+    assert store.all() == []
+
+
+def test_tasks_lists_and_shows_a_template_by_the_name_of_its_resource(store):
+    store.declare(3, owner=Owner("uid-1", 1, "hash", name="users"))
+
+    environment = {"PYNCETTE_BACKEND": store.url, "PYNCETTE_REALM": None}
+    listed = CliRunner(env=environment).invoke(cli, ["tasks"])
+    shown = CliRunner(env=environment).invoke(cli, ["tasks", "users"])
+    instance = CliRunner(env=environment).invoke(cli, ["tasks", "users/user-1"])
+
+    assert "users" in listed.stdout
+    assert "remind" in listed.stdout
+    assert "users" in shown.stdout, shown.output
+    assert instance.exit_code == 0, instance.output
 
 
 def test_more_than_one_batch_is_removed_and_programs_are_told_how_many(store):

@@ -220,6 +220,11 @@ class Installation:
         self.url = f"postgresql://postgres:{password}@{host}"
         self.kubectl.apply(self.secret())
 
+    def lock_out(self) -> None:
+        """Give the user another password, which nobody is told."""
+        self.query(f"ALTER ROLE postgres PASSWORD '{secrets.token_hex(8)}'")
+        self.disconnect_everybody()
+
     def disconnect_everybody(self) -> None:
         self.query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pyncette' AND pid <> pg_backend_pid()"

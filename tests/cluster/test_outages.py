@@ -83,6 +83,22 @@ def test_a_password_that_is_changed_is_followed_without_a_restart(team: Team, op
     team.wait_for_runs("job", 2)
     workers, before = team.pods(), operator.url
 
+    operator.lock_out()
+    said = "password authentication failed for user"
+    lost = team.kubectl.wait_for_pool(
+        "has the words of the server",
+        lambda pool: said in pool.condition("BackendReachable").get("message", ""),
+    )
+    team.schedule("locked-out", wait=False)
+    waits = team.kubectl.wait_for_task(
+        "locked-out",
+        "has the words of the server",
+        lambda task: said in task.condition("Ready").get("message", ""),
+    )
+    assert waits.reason() == "BackendUnreachable"
+    password = before.partition("@")[0].rpartition(":")[2]
+    assert password not in f"{lost}{waits}{operator.log()}"
+
     operator.change_password()
     try:
         team.kubectl.apply(operator.secret())

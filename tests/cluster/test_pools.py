@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -180,17 +181,67 @@ def test_an_image_that_crashes_stops_nothing_and_is_told(team: Team):
     assert team.task("job").is_true("Ready")
 
 
-def test_a_first_image_that_crashes_leaves_tasks_waiting_until_it_is_repaired(team: Team):
-    team.start_pool(progressDeadlineSeconds=20, module="no_such_module", wait=False)
+def test_a_first_image_that_crashes_says_soon_what_to_look_at_and_leaves_tasks_waiting_until_it_is_repaired(
+    team: Team,
+):
+    team.start_pool(module="no_such_module", wait=False)
     team.kubectl.apply(task("job", "tick", intervalSeconds=1))
 
     seen = team.kubectl.wait_for_task("job", "waits", lambda task: task.reason() == "HandlerPending")
     assert not seen.is_true("Stalled")
-    team.kubectl.wait_for_pool("is Stalled", lambda pool: pool.is_true("Stalled"), seconds=90)
+    told = team.kubectl.wait_for_pool(
+        "says what to look at",
+        lambda pool: "kubectl describe pods" in pool.condition("Ready").get("message", ""),
+    )
+    assert told.reason() == "RollingOut"
+    assert 'They need the key "url" of the Secret' in told.condition("Ready")["message"]
+    team.kubectl.wait_for_task(
+        "job",
+        "points at its pool",
+        lambda task: (
+            "kubectl describe pyncetteworkerpool default" in task.condition("Ready").get("message", "")
+        ),
+    )
+    team.kubectl.wait_until(
+        "an Event tells it", lambda: "PodsNotReady" in team.kubectl.reasons("default"), 30
+    )
 
-    team.start_pool(progressDeadlineSeconds=20)
+    team.start_pool()
     team.kubectl.wait_until_ready("job")
     team.wait_for_runs("job")
+
+
+def test_a_pool_that_is_deleted_makes_its_tasks_stuck_until_it_is_back(team: Team, operator: Installation):
+    team.start_pool()
+    team.schedule("job")
+    manifest = team.kubectl.pool().object
+
+    with team.kubectl.watching("pyncettetask", "job") as seen:
+        team.kubectl.run("replace", "--force", "-f", "-", given=json.dumps(_bare(manifest)))
+        team.kubectl.wait_for_pool("is Ready", lambda pool: pool.is_true("Ready"), seconds=120)
+        team.kubectl.wait_until_ready("job")
+        assert [version for version in seen() if version.is_true("Stalled")] == []
+    assert "PoolNotFound" not in team.kubectl.reasons("job")
+
+    team.kubectl.delete("pyncetteworkerpool", "default")
+    team.kubectl.wait_for_task("job", "is not Ready", lambda task: task.reason() == "PoolNotFound", 40)
+    with operator.away():
+        pass
+    gone = team.kubectl.wait_for_task("job", "is Stalled", lambda task: task.is_true("Stalled"), 60)
+    assert gone.is_false("Ready")
+    assert gone.reason() == "PoolNotFound"
+    assert gone.condition("HandlerResolved")["status"] == "Unknown"
+    team.kubectl.wait_until("an Event tells it", lambda: "PoolNotFound" in team.kubectl.reasons("job"), 30)
+
+    team.start_pool()
+    team.kubectl.wait_until_ready("job")
+    team.wait_for_runs("job")
+
+
+def _bare(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as a user has it in a file."""
+    name = {"name": manifest["metadata"]["name"]}
+    return {"metadata": name, **{key: manifest[key] for key in ("apiVersion", "kind", "spec")}}
 
 
 def test_a_task_and_its_image_changed_in_one_commit_become_healthy_without_ever_being_degraded(team: Team):

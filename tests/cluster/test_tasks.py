@@ -1,5 +1,6 @@
 """What an application team does with its tasks, on a cluster where everything works."""
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -171,6 +172,60 @@ def test_a_suspended_task_does_not_run_unless_it_is_asked_to_and_resumes_from_th
     assert len(late) == 1, late  # the one that was asked for
 
 
+def test_suspend_suspends_although_the_rest_of_the_spec_is_wrong(team: Team):
+    team.schedule("hurried")
+    team.wait_for_runs("hurried", 2)
+
+    wrong = {"intervalSeconds": None, "schedule": "gibberish"}
+    team.kubectl.patch("pyncettetask", "hurried", {"spec": {"suspend": True, **wrong}})
+    seen = team.kubectl.wait_for_task("hurried", "is suspended", lambda task: task.is_true("Suspended"))
+    suspended_at = time.time()
+    assert seen.reason() == "InvalidSchedule"
+    assert "generation 1 is suspended" in seen.condition("Ready")["message"]
+    time.sleep(3)
+    assert [run for run in team.runs("hurried") if run.started_at > suspended_at + 0.5] == []
+
+    team.kubectl.patch("pyncettetask", "hurried", {"spec": {"suspend": None}})
+    team.wait_for_runs("hurried", 2)
+    assert team.task("hurried").is_false("Ready")
+    assert team.task("hurried").is_false("Suspended")
+
+
+def test_the_end_of_a_run_that_was_asked_for_shows_within_two_seconds_however_often_one_asks(team: Team):
+    team.schedule("impatient", schedule="0 3 * * *")
+
+    for number in range(1, 7):
+        team.kubectl.annotate("pyncettetask", "impatient", run_requested_at=str(number))
+        team.kubectl.wait_for_task(
+            "impatient", "tells of the run", lambda task, number=number: task.count("succeeded") == number
+        )
+
+        seen = json.loads(
+            team.kubectl.run("get", "pyncettetask", "impatient", "-o", "json", "--show-managed-fields")
+        )
+        ended_at = datetime.fromisoformat(seen["status"]["lastRun"]["completionTime"])
+        written_at = max(
+            datetime.fromisoformat(entry["time"])
+            for entry in seen["metadata"]["managedFields"]
+            if entry.get("subresource") == "status"
+        )
+        # The API server tells whole seconds, rounded down.
+        assert (written_at - ended_at).total_seconds() <= 2, number
+        assert not seen["status"].get("active")
+
+
+def test_the_next_time_of_a_task_that_runs_each_second_is_not_in_the_past(team: Team):
+    team.schedule("brisk", intervalSeconds=1)
+    team.wait_for_runs("brisk", 10)
+
+    before = len(team.runs("brisk"))
+    while len(team.runs("brisk")) < before + 20:
+        asked_at = datetime.now(UTC)
+        told = team.task("brisk").time("nextScheduleTime")
+        assert told is not None
+        assert told >= asked_at - timedelta(seconds=1)
+
+
 def test_an_edit_counts_from_its_own_time_and_does_not_move_what_it_does_not_touch(team: Team):
     team.schedule("report", intervalSeconds=3600, args={"version": 1})
     next_time = team.task("report").time("nextScheduleTime")
@@ -285,7 +340,7 @@ def test_a_task_cannot_name_the_pool_of_another_namespace(team: Team, kubectl: K
             "stray", "waits for a pool of its own", lambda task: task.is_false("Ready")
         )
 
-        assert seen.reason() == "HandlerPending"
+        assert seen.reason() == "PoolNotFound"
         time.sleep(3)
         assert team.runs("stray") == []
     finally:

@@ -2,7 +2,16 @@
 
 
 def deployment(
-    wanted=1, *, updated=0, there=None, ready=None, available=None, observed=2, reason="", trouble=""
+    wanted=1,
+    *,
+    updated=0,
+    there=None,
+    ready=None,
+    available=None,
+    observed=2,
+    reason="",
+    trouble="",
+    progressed_at="",
 ):
     """Of generation 2. *there* counts those of before as well; all that are updated are ready, if nothing is said."""
     up = updated if available is None else available
@@ -16,6 +25,15 @@ def deployment(
     }
     if reason:
         status["conditions"].append({"type": "Progressing", "status": "True", "reason": reason})
+    if progressed_at:
+        status["conditions"].append(
+            {
+                "type": "Progressing",
+                "status": "True",
+                "reason": "ReplicaSetUpdated",
+                "lastUpdateTime": progressed_at,
+            }
+        )
     if trouble:
         failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": trouble}
         status["conditions"].append(failure)

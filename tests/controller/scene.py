@@ -103,7 +103,10 @@ class Scene:
 
     def look(self):
         """One pass: what was stored is read back as the API server has it."""
-        seen = Stored(self.uid, self.generation, self.status, self.deleting)
+        meta = {"uid": self.uid, "generation": self.generation}
+        if self.deleting:
+            meta["deletionTimestamp"] = "2030-01-01T08:00:00Z"
+        seen = Stored.of({"metadata": meta, "spec": self.spec}, self.status)
         facts = self.facts._replace(record=self.record, now=self.now)
         told = status_of_task(self.task, seen, self.pool, facts)
         self.again_at = told.again_at

@@ -85,13 +85,13 @@ def test_the_next_failure_of_a_failing_task_is_an_outcome_whatever_its_message()
     assert difference(before, task.later(MINUTE).failed("two").look()) is Difference.OUTCOMES
 
 
-def test_what_was_handled_is_an_outcome():
+def test_what_was_asked_for_and_begun_is_waited_for():
     task = seen()
     before = task.status
     state = replace(task.record.state, handled=Requests(run="now"))
     task.record = replace(task.record, state=state)
 
-    assert difference(before, task.look()) is Difference.OUTCOMES
+    assert difference(before, task.look()) is Difference.REQUESTS
 
 
 def test_a_message_that_says_more_is_an_outcome():

@@ -18,6 +18,7 @@ from pyncette.controller.pool_status import (
     PoolSurroundings,
     StoredPool,
     rolling_out,
+    shows_pods,
     status_of_pool,
 )
 from pyncette.members import Member
@@ -218,9 +219,64 @@ def test_a_rollout_tells_how_far_it_is_and_why_pods_cannot_be_made():
     said = told(deployment=deployment(4, updated=1, there=5, available=1, trouble="exceeded quota: compute"))
 
     assert condition(said, "Ready").message == (
-        "1 of 4 workers are as the pool says, and 1 are ready. 4 of before go on until they are replaced. "
-        "Pods cannot be made: exceeded quota: compute"
+        "1 of 4 workers is ready. 1 of 4 workers is started from the current spec. "
+        "4 older workers run until they are replaced. Pods cannot be made: exceeded quota: compute."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (deployment(updated=1, available=0), "The worker is not ready."),
+        (deployment(3, updated=3, available=0), "None of 3 workers is ready."),
+        (deployment(3, updated=3, available=1), "1 of 3 workers is ready."),
+        (deployment(3, updated=3, available=2), "2 of 3 workers are ready."),
+        (
+            deployment(1, updated=0, there=1, available=1),
+            "1 of 1 worker is ready. The worker is not started from the current spec. 1 older worker runs until it is replaced.",
+        ),
+    ],
+)
+def test_a_rollout_says_first_how_many_workers_are_ready(given, message):
+    assert condition(told(deployment=given, members=()), "Ready").message == message
+
+
+@pytest.mark.parametrize(("count", "message"), [(1, "The worker is ready."), (2, "All 2 workers are ready.")])
+def test_workers_that_are_ready_are_counted_in_the_right_number(count, message):
+    said = told(pool(replicas=count), deployment=deployment(count, updated=count, reason=COMPLETE))
+
+    assert condition(said, "Ready").message == message
+    assert condition(said, "Available").message == (
+        "1 worker is ready." if count == 1 else "2 workers are ready."
+    )
+
+
+def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_look_at():
+    first = told(deployment=STARTING, members=())
+    assert not shows_pods(first.status)
+    assert first.again_at == NOW + 30 * SECOND
+    nearly = told(seen=then(UNSEEN, first), at=29, deployment=STARTING, members=())
+    assert not shows_pods(nearly.status)
+
+    late = told(seen=then(UNSEEN, first), at=30, deployment=STARTING, members=())
+
+    assert ready(late) == ("False", "RollingOut")
+    message = condition(late, "Ready").message
+    assert message.startswith("The worker is not ready. See kubectl describe pods -n shop")
+    assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
+    assert shows_pods(late.status)
+    assert condition(late, "Reconciling").message == message
+
+
+def test_a_rollout_that_comes_on_is_left_alone_however_long_it_takes():
+    first = told(deployment=deployment(9, updated=3, available=1), members=())
+    comes_on = deployment(9, updated=5, available=4, progressed_at="2030-01-01T00:04:45Z")
+
+    going = told(seen=then(UNSEEN, first), at=300, deployment=comes_on, members=())
+    stands = told(seen=then(UNSEEN, first), at=315, deployment=comes_on, members=())
+
+    assert not shows_pods(going.status)
+    assert shows_pods(stands.status)
 
 
 def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
@@ -317,6 +373,16 @@ BACKENDS = {
     "it is not known": ({"access": Access.UNKNOWN}, "False", "BackendNotFound"),
     "it could not be asked just now": ({"members": None}, "Unknown", "NoWorker"),
 }
+
+
+def test_a_backend_that_is_away_is_told_in_the_words_of_the_log():
+    fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
+
+    said = told(access=Access.DOWN, members=None, fault=fault)
+
+    assert condition(said, "BackendReachable").message == (
+        f'The backend "default" cannot be used by the operator: {fault}. Workers go on by themselves where they reach it.'
+    )
 
 
 @pytest.mark.parametrize(("known", "holds", "reason"), BACKENDS.values(), ids=BACKENDS)
@@ -423,8 +489,8 @@ def test_a_long_message_is_cut():
     said = told(Refusal((Problem(("spec",), "x" * 9000),)))
 
     message = condition(said, "Stalled").message
-    assert len(message) == 4096
-    assert message.endswith("x…. Until then workers go on as they are.")
+    assert 4000 < len(message) <= 4096
+    assert message.endswith("x… Until then workers go on as they are.")
 
 
 def test_numbers_are_those_of_the_deployment_and_the_backend():

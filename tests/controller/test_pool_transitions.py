@@ -54,6 +54,11 @@ TOLD = {
         {"pool_": EXTERNAL, "members": ()},
         [],
     ),
+    "pods of a rollout are not ready for long": (
+        {"deployment": STARTING},
+        {"deployment": STARTING, "at": 30},
+        [("Warning", "PodsNotReady")],
+    ),
     "a rollout begins": ({}, {"deployment": STARTING}, []),
     "a rollout goes on": ({"deployment": STARTING}, {"deployment": deployment(2, updated=1)}, []),
     "nothing changes": ({}, {"tasks": 5}, []),
@@ -64,7 +69,7 @@ TOLD = {
 def test_events_tell_when(before, after, expected):
     first = told(**before)
 
-    assert reasons(first.status, told(seen=then(UNSEEN, first), at=5, **after).status) == expected
+    assert reasons(first.status, told(**{"seen": then(UNSEEN, first), "at": 5} | after).status) == expected
 
 
 def test_a_pool_that_is_seen_for_the_first_time_is_no_news_unless_it_is_stuck():

@@ -51,6 +51,10 @@ def rolled_out(world, replicas=1):
     world.api.set_status(DEPLOYMENTS, NAME, observedGeneration=generation, **dict.fromkeys(numbers, replicas))
 
 
+def told_of(world, reason):
+    return [event for event in world.api.events if event["reason"] == reason]
+
+
 def test_a_pool_gets_what_it_consists_of_and_says_that_it_is_on_its_way(world):
     uid = world.api.stored(POOLS, "default")["metadata"]["uid"]
 
@@ -223,6 +227,78 @@ def test_a_pool_that_is_deleted_takes_all_of_it_along_and_one_that_comes_back_ma
         kind: part[1] for kind, part in before.items()
     }
     assert world.api.stored(POOLS, "default")["status"]["tasks"] == 1
+
+
+def test_a_pool_that_is_deleted_makes_its_tasks_stuck_also_for_an_operator_that_restarts(world):
+    world.api.create(yearly())
+    world.run(5)
+    assert world.condition("Scheduled")["status"] == "True"
+
+    world.api.remove(POOLS, "default")
+    world.run(5)
+    assert world.condition("Ready")["reason"] == "PoolNotFound"
+    assert world.condition("Stalled") is None
+    assert told_of(world, "PoolNotFound") == []
+
+    world.run(15)
+    world.restart()
+    world.run(20)
+
+    assert world.condition("Stalled")["reason"] == "PoolNotFound"
+    assert world.condition("HandlerResolved")["status"] == "Unknown"
+    assert len(told_of(world, "PoolNotFound")) == 1
+    world.restart()
+    world.settle()
+    assert world.condition("Stalled")["reason"] == "PoolNotFound"
+
+    world.api.create(pool(backendRef={"name": "first"}))
+    world.run(10)
+    assert world.condition("Stalled") is None
+
+
+def test_a_pool_that_is_replaced_within_seconds_alarms_nobody(world):
+    world.api.create(yearly())
+    world.run(5)
+
+    world.api.remove(POOLS, "default")
+    world.run(3)
+    world.api.create(pool(backendRef={"name": "first"}))
+    world.run(60)
+
+    assert told_of(world, "PoolNotFound") == []
+    assert world.condition("Stalled") is None
+
+
+def test_a_rollout_whose_pods_are_not_ready_says_what_to_look_at_and_so_do_its_tasks(world):
+    world.api.create(yearly())
+    world.api.set_status(DEPLOYMENTS, NAME, observedGeneration=1, replicas=1, updatedReplicas=1)
+    world.run(10)
+    assert "kubectl" not in world.pool_condition("Ready")["message"]
+
+    world.run(30)
+
+    assert "See kubectl describe pods -n default" in world.pool_condition("Ready")["message"]
+    assert "kubectl describe pyncetteworkerpool default -n default" in world.condition("Ready")["message"]
+    assert len(told_of(world, "PodsNotReady")) == 1
+
+
+def test_a_backend_that_refuses_the_operator_is_told_in_its_words_by_pools_and_new_tasks(world_of):
+    world = world_of("first")
+    world.backends["first"].is_away = True
+    world.api.create(pool(backendRef={"name": "first"}))
+    world.api.create(yearly())
+    world.start()
+    world.run(10)
+
+    assert "remote first does not answer" in world.pool_condition("BackendReachable")["message"]
+    assert "remote first does not answer" in world.condition("Ready")["message"]
+
+    world.backends["first"].bug = RuntimeError("postgresql://shop:hunter2@db")
+    world.run(120)
+
+    for message in (world.pool_condition("BackendReachable")["message"], world.condition("Ready")["message"]):
+        assert "RuntimeError, which was not expected" in message
+        assert "hunter2" not in message
 
 
 def test_an_account_of_the_user_leaves_ours_to_those_who_run_as_it(world):

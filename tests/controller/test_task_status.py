@@ -14,12 +14,14 @@ from pyncette.resources.modelling import INVALID, datetime_of
 from pyncette.resources.reading import UNKNOWN_FIELD
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX
 from tests.controller.kstatus import CURRENT, FAILED, IN_PROGRESS, TERMINATING, kstatus
-from tests.controller.scene import EIGHT, KNOWING, MINUTE, NO_WORKERS, OTHERS, Scene
+from tests.controller.scene import EIGHT, KNOWING, MINUTE, NO_WORKERS, OTHERS, POOL, Scene
 
 DAY = 86_400 * SECOND
 ONCE = {"executeAt": "2030-01-01T08:01:00Z"}
 NEVER = {"schedule": "0 0 31 2 *"}
 UNKNOWN = {"members": (OTHERS,)}
+DELETED = {"exists": False, "access": Access.UNKNOWN, "members": None, "wanted": None}
+POOL_INVALID = {"invalid": True, "access": Access.UNKNOWN, "members": None, "trouble": "has an invalid spec"}
 
 
 def mirrored(**spec):
@@ -47,6 +49,11 @@ def pending_for(duration, **pool):
 
 def without_pool(duration):
     return Scene().to_pool(exists=False, members=None, wanted=None).look().later(duration)
+
+
+def deleted_for(duration, scene=None):
+    """A task whose pool was there, and was deleted so long ago."""
+    return (scene or settled()).look().to_pool(**DELETED).look().later(duration)
 
 
 def down(scene):
@@ -115,7 +122,39 @@ ROWS = [
         UNDER_WAY,
         IN_PROGRESS,
     ),
-    ("unknown, the pool is absent", lambda: without_pool(0), "HandlerPending", UNDER_WAY, IN_PROGRESS),
+    ("the pool was never there", lambda: without_pool(0), "PoolNotFound", UNDER_WAY, IN_PROGRESS),
+    ("its pool was deleted just now", lambda: deleted_for(0), "PoolNotFound", UNDER_WAY, IN_PROGRESS),
+    ("so for nearly 30 s", lambda: deleted_for(30 * SECOND - 1), "PoolNotFound", UNDER_WAY, IN_PROGRESS),
+    ("its pool was deleted", lambda: deleted_for(30 * SECOND), "PoolNotFound", STUCK, FAILED),
+    (
+        "an edit after its pool was deleted",
+        lambda: deleted_for(DAY).look().edit().look().later(30 * SECOND),
+        "PoolNotFound",
+        STUCK,
+        FAILED,
+    ),
+    (
+        "suspended, and its pool was deleted",
+        lambda: deleted_for(DAY, mirrored(suspend=True)),
+        "Suspended",
+        WELL,
+        CURRENT,
+    ),
+    (
+        "finished, and its pool was deleted",
+        lambda: deleted_for(DAY, mirrored(**ONCE).finished()),
+        "Completed",
+        WELL,
+        CURRENT,
+    ),
+    ("its pool has become invalid", lambda: settled().to_pool(**POOL_INVALID), "Scheduled", WELL, CURRENT),
+    (
+        "the pool is invalid",
+        lambda: Scene().to_pool(**POOL_INVALID),
+        "HandlerPending",
+        UNDER_WAY,
+        IN_PROGRESS,
+    ),
     (
         "so for nearly 10 minutes",
         lambda: pending_for(10 * MINUTE - 1, members=()),
@@ -427,13 +466,78 @@ def test_once_mirrored_nothing_changes_while_the_backend_is_away(scene):
     assert task.status == before
 
 
-def test_once_mirrored_a_pool_that_is_gone_does_not_touch_ready():
-    task = settled()
+def test_a_pool_that_was_deleted_is_told_and_no_worker_is_said_to_know_the_handler():
+    task = deleted_for(30 * SECOND).look()
 
-    task.record = None
-    task.pool = NO_WORKERS._replace(exists=False, members=None)
+    assert task.said("HandlerResolved") == "Unknown PoolNotFound"
+    assert task.said("Scheduled") == "True Mirrored"
+    for kind in ("Ready", "Stalled"):
+        message = task.condition(kind).message
+        assert 'There is no PyncetteWorkerPool "default" in this namespace' in message
+        assert "was deleted" in message
+
+
+def test_an_operator_that_restarts_tells_of_a_deleted_pool_as_the_one_before():
+    task = deleted_for(20 * SECOND).look()
+
+    task.record = None  # which the new process has not read yet
+    assert task.later(9 * SECOND).look().ready == "False PoolNotFound"
+    assert not task.said("Stalled")
+
+    assert task.later(SECOND).look().said("Stalled") == "True PoolNotFound"
+    task.later(DAY).look()
+    assert task.said("Stalled") == "True PoolNotFound"
+
+
+def test_a_pool_that_is_replaced_within_seconds_never_makes_its_tasks_stuck():
+    task = deleted_for(5 * SECOND)
+
+    task.pool = NO_WORKERS
+    task.look()
+    assert task.ready == "False HandlerPending"
+    task.pool = POOL
+
+    assert task.later(30 * SECOND).look().ready == "True Scheduled"
+    assert not task.said("Stalled")
+
+
+def test_the_time_that_workers_were_waited_for_is_not_that_of_a_deleted_pool():
+    task = pending_for(5 * MINUTE, members=()).look()
+
+    task.to_pool(**DELETED).look()
+
+    assert task.said("Reconciling") == "True PoolNotFound"
+    assert task.later(30 * SECOND - 1).look().said("Stalled") is None
+
+
+def test_a_pool_that_comes_back_makes_its_tasks_well_once_a_worker_is_there():
+    task = deleted_for(DAY).look()
+    assert task.said("Stalled")
+
+    task.pool = NO_WORKERS
+    assert task.look().ready == "False HandlerPending"
+    assert not task.said("Stalled")
+    task.pool = POOL
 
     assert task.look().ready == "True Scheduled"
+
+
+def test_a_task_without_a_worker_points_at_what_its_pool_says():
+    trouble = "is stalled (ProgressDeadlineExceeded). See kubectl describe pyncetteworkerpool default -n shop"
+    task = mirrored().to_pool(members=(), trouble=trouble).look()
+
+    assert task.condition("Ready").message == (
+        'The pool "default" has no worker yet. It is stalled (ProgressDeadlineExceeded). '
+        "See kubectl describe pyncetteworkerpool default -n shop."
+    )
+
+
+def test_a_backend_that_cannot_be_used_is_told_in_the_words_of_the_log():
+    fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
+    task = down(Scene()).to_pool(fault=fault).look()
+
+    assert fault in task.condition("Ready").message
+    assert ".." not in task.condition("Ready").message
 
 
 def test_a_backend_that_lost_everything_is_not_taken_for_one_that_is_away():
@@ -468,6 +572,27 @@ def test_a_refused_spec_says_all_that_is_wrong_and_what_goes_on():
     assert "keep one of them" in message
     assert message.endswith("Until then generation 1 goes on.")
     assert task.status.next_schedule_time == datetime_of(task.record.due_at)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"schedule": "* * * * * * * *"}, {"schedule": "0 0 31 2 *"}, {"schedule": "gibberish"}]
+)
+def test_a_refused_spec_ends_its_sentences_once_and_speaks_of_no_library(spec):
+    for task in (Scene(**spec).look(), settled().edit(**spec).look()):
+        message = task.condition("Ready").message
+        assert ".." not in message
+        assert "?." not in message
+        assert "iterator" not in message
+
+
+def test_a_refused_spec_still_has_its_handler_resolved():
+    assert Scene(**NEVER).look().said("HandlerResolved") == "True HandlerRegistered"
+    assert Scene(**NEVER).to_pool(**UNKNOWN).look().said("HandlerResolved") == "False HandlerNotFound"
+    assert Scene(handler="pkg:tick").look().said("HandlerResolved") == "Unknown Invalid"
+
+
+def test_a_near_miss_ends_with_its_question_mark():
+    assert "did you mean sent? Correct" in unknown_for(DAY).look().condition("Ready").message
 
 
 def test_a_refused_spec_that_nothing_came_before_says_that_nothing_runs():

@@ -121,7 +121,7 @@ async def test_a_task_that_changes_its_pool_takes_its_due_time_along(bench):
 async def test_a_task_without_its_pool_waits_and_is_stored_once_the_pool_is_there(bench):
     bench.task(workerPoolRef={"name": "late"})
     await bench.start()
-    assert bench.condition("Ready")["reason"] == "HandlerPending"
+    assert bench.condition("Ready")["reason"] == "PoolNotFound"
 
     bench.pool("late")
     await bench.settled()
@@ -156,6 +156,123 @@ async def test_a_bad_spec_is_told_and_the_last_good_one_goes_on_until_it_is_repa
 
     assert bench.condition("Stalled") is None
     assert (await bench.record()).due_at != before.due_at
+
+
+def suspended(bench):
+    condition = bench.condition("Suspended")
+    return f"{condition['status']} {condition['reason']}"
+
+
+WRONG = {"schedule": "gibberish"}
+
+
+async def test_suspend_suspends_whatever_else_is_wrong_and_its_end_resumes_the_last_good_generation(bench):
+    bench.task(schedule="0 12 * * *")
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
+    await bench.settled()
+
+    record = await bench.record()
+    assert suspended(bench) == "True Suspended"
+    assert record.claimable_at is None
+    assert record.state.owner == before.state.owner
+    assert record.spec.schedule == before.spec.schedule
+    assert "generation 1 is suspended" in bench.condition("Suspended")["message"]
+    ready = bench.condition("Ready")
+    assert ready["reason"] == "InvalidSchedule"
+    assert ready["message"].endswith("Until then generation 1 is suspended.")
+    assert "nextScheduleTime" not in bench.status()
+
+    bench.api.edit(TASKS, "default/report", suspend=None)
+    await bench.settled()
+
+    record = await bench.record()
+    assert suspended(bench) == "False NotSuspended"
+    assert record.claimable_at is not None
+    assert record.state.owner == before.state.owner
+    assert bench.condition("Ready")["message"].endswith("Until then generation 1 goes on.")
+
+    bench.api.edit(TASKS, "default/report", schedule="0 13 * * *")
+    await bench.settled()
+
+    record = await bench.record()
+    assert record.state.owner.generation == 4
+    assert bench.condition("Scheduled")["status"] == "True"
+
+
+async def test_a_correct_spec_after_a_suspension_beside_it_is_written_as_usual(bench):
+    bench.task(schedule="0 12 * * *")
+    await bench.start()
+    bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
+    await bench.settled()
+
+    bench.api.edit(TASKS, "default/report", schedule="0 12 * * *")
+    await bench.settled()
+
+    record = await bench.record()
+    assert record.state.owner.generation == 3
+    assert record.spec.policies.suspend
+    assert bench.condition("Ready")["reason"] == "Suspended"
+    assert suspended(bench) == "True Suspended"
+
+
+async def test_a_good_generation_that_is_suspended_itself_stays_so_under_a_wrong_one(bench):
+    bench.task(schedule="0 12 * * *", suspend=True)
+    await bench.start()
+
+    bench.api.edit(TASKS, "default/report", suspend=False, **WRONG)
+    await bench.settled()
+
+    assert suspended(bench) == "True Suspended"
+    assert "Generation 1 is suspended by its own spec" in bench.condition("Suspended")["message"]
+    assert (await bench.record()).claimable_at is None
+
+
+async def test_a_suspension_beside_a_wrong_spec_holds_and_ends_across_restarts(bench):
+    bench.task(schedule="0 12 * * *")
+    await bench.start()
+    bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
+    await bench.settled()
+    record = await bench.record()
+    await bench.end()
+    await bench.start()
+    assert await bench.record() == record
+    await bench.end()
+
+    bench.api.edit(TASKS, "default/report", suspend=None)
+    await bench.start()
+
+    assert (await bench.record()).claimable_at is not None
+    assert suspended(bench) == "False NotSuspended"
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({"workerPoolRef": {"name": "nowhere"}}, "PoolNotFound"),
+        ({"workerPoolRef": {"name": "wrong"}}, "BackendNotFound"),
+        ({"handler": "pkg:send"}, "Invalid"),
+    ],
+)
+async def test_suspend_suspends_if_the_spec_cannot_be_followed_elsewhere(bench, edit, reason):
+    bench.pool("wrong", backendRef={"name": "none"})
+    bench.task()
+    await bench.start()
+
+    bench.api.edit(TASKS, "default/report", suspend=True, **edit)
+    await bench.settled()
+
+    assert bench.condition("Ready")["reason"] == reason
+    assert suspended(bench) == "True Suspended"
+    assert (await bench.record()).claimable_at is None
+
+    bench.api.edit(TASKS, "default/report", suspend=False)
+    await bench.settled()
+
+    assert suspended(bench) == "False NotSuspended"
+    assert (await bench.record()).claimable_at is not None
 
 
 async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):

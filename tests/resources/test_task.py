@@ -73,8 +73,8 @@ REFUSED = {
     "an import path": (
         {**MINUTELY, "handler": "tasks:send"},
         (
-            'spec.handler: "tasks:send" is not the name of a handler, '
-            "which has no white space, ':' or '/', for it is not an import path"
+            "spec.handler: handler is a name that the pool's task module registers, such as send_report, and not an import "
+            "path: remove what stands before ':' or '/', and white space"
         ),
     ),
     "a handler that is a number": (
@@ -107,8 +107,8 @@ REFUSED = {
     "a cron expression with too few fields": (
         {"handler": "send", "schedule": "0 12 * *"},
         (
-            "spec.schedule: [0 12 * *] is not acceptable: "
-            "Exactly 5, 6 or 7 columns has to be specified for iterator expression."
+            "spec.schedule: [0 12 * *] is not acceptable: it has 4 fields, and a cron expression has 5, "
+            "or 6 with seconds last, or 7 with the year after them"
         ),
     ),
     "a cron expression out of range": (
@@ -117,10 +117,7 @@ REFUSED = {
     ),
     "a cron expression with a wrong name": (
         {"handler": "send", "schedule": "0 12 * * MON-FRY"},
-        (
-            "spec.schedule: [0 12 * * MON-FRY] is not acceptable: [0 12 * * mon-fry] is not acceptable; "
-            "look at the day of week, MON-FRY"
-        ),
+        ("spec.schedule: [0 12 * * MON-FRY] is not acceptable; look at the day of week, MON-FRY"),
     ),
     "a random cron expression": (
         {"handler": "send", "schedule": "R 12 * * *"},

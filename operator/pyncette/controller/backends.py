@@ -24,6 +24,7 @@ from pyncette.members import OlderWorkersError, migrate
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
+from pyncette.store.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,10 @@ own without an end, and must not hold one of the few passes that all tenants sha
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 15.0
 """Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
+
+
+FAULT_SECONDS: Final = 60.0
+"""So long the words of a fault stay, unless the backend answers: all tasks that wait for it would be told of each change."""
 
 
 class Reach(NamedTuple):
@@ -67,10 +72,16 @@ class OpenBackend:
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
-        """Why it is not ready, as people are told; empty if it is, or was not asked yet."""
+        """Why it is not ready, as people are told, without secrets; empty if it is, or was not asked yet."""
+        self._logged = ""
+        """What the log said last of why it is not ready."""
         self.place = settings.name
         """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
+        self._opened: Backend | None = None
+        """The one that was opened last, or was to be: its URL is what no error may show."""
+        self._told_at = -FAULT_SECONDS
+        """When the words of the fault were last news, by the monotonic clock of the loop."""
 
     @property
     def is_alias(self) -> bool:
@@ -150,7 +161,8 @@ class OpenBackend:
         """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
         settings = self.settings
         try:
-            return self._reach.read(str(settings.path))
+            self._opened = self._reach.read(str(settings.path))
+            return self._opened
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"the URL of the backend {self.name}: {error}; it is the key {settings.secret_key} of the Secret "
@@ -165,13 +177,29 @@ class OpenBackend:
         on_change()
 
     def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
-        told = " ".join(str(error).split()) or type(error).__name__
-        if self.ready or told != self.fault:
+        now = asyncio.get_running_loop().time()
+        told = self.words_of(error)
+        if self.ready or told != self._logged:
             complain("a backend is not ready", self, error)
-        is_news = self.is_expected
-        self.ready, self.fault = False, told
+        self._logged = told
+        is_news = self.is_expected or (told != self.fault and now - self._told_at >= FAULT_SECONDS)
+        self.ready = False
         if is_news:
+            self.fault, self._told_at = told, now
             on_change()
+
+    def words_of(self, error: Exception) -> str:
+        """Return what people may be told of *error*, in the log and in conditions that tenants read: nothing secret."""
+        if not isinstance(error, PyncetteException):
+            # A bug, ours or a driver's: nobody knows what its words hold.
+            return f"{type(error).__name__}, which was not expected; the log of the operator has more"
+        return without_secrets(str(error), self._urls()) or type(error).__name__
+
+    def _urls(self) -> Iterator[str]:
+        """Yield the URLs that were, or are now, those of the backend."""
+        if self._opened is not None:
+            yield self._opened.url
+            yield self._opened.renewed().url
 
 
 _IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")
@@ -194,7 +222,7 @@ async def _identity_of(store: Store) -> str:
 def complain(what: str, backend: OpenBackend, error: Exception) -> None:
     """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
-    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": str(error)})
+    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.words_of(error)})
 
 
 class Backends:

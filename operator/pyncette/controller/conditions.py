@@ -52,6 +52,17 @@ def condition(
     )
 
 
+def ended(sentence: str) -> str:
+    """Return *sentence* with one mark at its end: those of other programs, and questions, have one already."""
+    sentence = sentence.rstrip(". ") if sentence.endswith(("..", " ")) else sentence
+    return sentence if sentence.endswith((".", "?", "!", "…")) else f"{sentence}."
+
+
+def counted(number: int, noun: str) -> str:
+    """Return *number* of what *noun* names, in its plural unless it is one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def cut(text: str, limit: int) -> str:
     """Return *text* with at most *limit* characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

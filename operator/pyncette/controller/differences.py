@@ -23,10 +23,12 @@ class Difference(IntEnum):
     REST = 1
     """Times to come, and how much runs."""
     OUTCOMES = 2
-    """How runs went, what was handled, and what a condition says in its message."""
+    """How runs went, and what a condition says in its message."""
     CONDITIONS = 3
     """The status or the reason of a condition."""
-    GENERATION = 4
+    REQUESTS = 4
+    """What was asked for by annotation was begun; or, as its reconciler finds, has ended."""
+    GENERATION = 5
     """Another generation of the spec."""
 
 
@@ -38,14 +40,18 @@ OUTCOMES: Final[dict[type[Model], tuple[str, ...]]] = {
         "last_run",
         "consecutive_failures",
         "run_counts",
-        "last_handled_run_request",
-        "last_handled_resume_request",
-        "last_handled_redrive_request",
     ),
     # What a pool consists of, which autoscalers read.
     PoolStatus: ("realm", "replicas", "ready_replicas", "selector", "handlers"),
 }
 """Fields that tell what came out."""
+
+REQUESTS: Final = (
+    "last_handled_run_request",
+    "last_handled_resume_request",
+    "last_handled_redrive_request",
+)
+"""Fields that answer who asked for something."""
 
 
 def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
@@ -59,6 +65,10 @@ def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
     before = read_status(stored, type(wanted))
     if before is None or before.observed_generation != wanted.observed_generation:
         return Difference.GENERATION
+    if isinstance(before, TaskStatus) and any(
+        getattr(before, name) != getattr(wanted, name) for name in REQUESTS
+    ):
+        return Difference.REQUESTS
     if _judgements(before) != _judgements(wanted):
         return Difference.CONDITIONS
     if _by_type(before) != _by_type(wanted) or any(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from pyncette.clock import Instant
+from pyncette.clock import Duration, Instant
 from pyncette.core.record import Record
 from pyncette.members import Member
 from pyncette.resources.task import Instances
@@ -29,9 +29,15 @@ class PoolFacts(NamedTuple):
 
     name: str
     exists: bool = True
-    """False: there is no such pool in the namespace, or it cannot be read."""
+    """False: there is no such pool in the namespace."""
+    invalid: bool = False
+    """The pool is there, and its spec is invalid: workers of an earlier generation may go on."""
+    trouble: str = ""
+    """Why it may have no worker, and where to read more, as the end of a sentence about it; empty if nothing is known."""
     backend: str = "default"
     access: Access = Access.OPEN
+    fault: str = ""
+    """Why the backend is not reachable, in the words of the log and without secrets; empty if it is, or nobody knows."""
     rolling_out: bool = False
     """Workers of an earlier template are being replaced, or the first are on their way: a new handler may come with them."""
     wanted: int | None = None
@@ -54,5 +60,7 @@ class TaskFacts(NamedTuple):
     last_run_id: str | None = None
     instances: Instances | None = None
     """Of a dynamic task, if they were counted this time."""
+    stands: Duration = 0
+    """How long a status that is written now may have to stand before it can be replaced."""
     now: Instant = 0
     """By the backend's clock, or by our own where there is none."""

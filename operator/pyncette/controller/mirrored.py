@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, is_on_demand, kept_record
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, members
@@ -37,6 +37,8 @@ class Home(NamedTuple):
     record: Record
     running: int = 0
     """Runs under way beside the schedule."""
+    asked: int = 0
+    """Extra runs that were asked for and have no outcome yet, under way or not."""
     late_since: Instant | None = None
     """Since when its next occurrence waits for a worker; None if it does not."""
 
@@ -253,6 +255,16 @@ class Mirrored:
             seconds=time.monotonic() - began_at,
         )
 
+    async def look_at(self, task: ObjectName, home: Home, ledger: Ledger) -> None:
+        """Look at one *home* of *task*, and what runs beside it, without waiting for the next look at all. Raises StoreError."""
+        key = home.record.key
+        found = _homes(ledger.store, [key.partition], home.backend, ledger.clock.now(), key.task)
+        async for seen in found:
+            known = self._at(task, (home.backend, key))
+            if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
+                self._touched[home.backend].add(key)
+                self._put(task, seen)
+
     async def _opened(self, store: Store) -> set[str]:
         """Return the realms that are open: of those that the store names, which may hold nothing any more, those that are registered."""
         named = sorted({partition.handler for partition in await store.partitions(self._registry)})
@@ -310,7 +322,7 @@ class Mirrored:
 def _face(home: Home) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = home.record
-    return record.version, record.fence, record.state, home.running
+    return record.version, record.fence, record.state, home.running, home.asked
 
 
 async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
@@ -321,13 +333,17 @@ async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool
 
 
 async def _homes(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant
+    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
 ) -> AsyncIterator[Home]:
-    """Yield the records of tasks in *partitions*, with what runs beside them; instances are passed over, however many there are."""
+    """
+    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
+
+    Instances are passed over, however many there are.
+    """
     for partition in partitions:
         after: Key | None = None
         home: Home | None = None
-        while page := await store.scan(partition, None, after, PAGE):
+        while page := await store.scan(partition, task, after, PAGE):
             for record in page:
                 key = record.key
                 if key.instance:
@@ -336,10 +352,10 @@ async def _homes(
                     if home is not None:
                         yield home
                     home = Home(backend, record, late_since=_late_since(record, now))
-                elif (
-                    home is not None and home.record.key == key._replace(occurrence="") and _runs(record, now)
-                ):
-                    home = home._replace(running=home.running + 1)
+                elif home is not None and home.record.key == key._replace(occurrence=""):
+                    home = home._replace(
+                        running=home.running + _runs(record, now), asked=home.asked + is_on_demand(key)
+                    )
             last = page[-1].key
             after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
         if home is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,9 @@ from pyncette.controller.conditions import (
     Holds,
     condition,
     condition_of,
+    counted,
     cut,
+    ended,
 )
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
@@ -46,8 +49,14 @@ CONDITIONS: Final = {
 SETTLING: Final[Duration] = 60 * SECOND
 """So long a worker that is ready may take to be registered where the operator sees it, on a backend that is slow."""
 
+READYING: Final[Duration] = 30 * SECOND
+"""So long a pod of a rollout may take to be ready before the pool says what to look at."""
+
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
 """Nothing tells the operator that a worker has registered, or is gone. While it knows of too few or too many, it asks."""
+
+LOOK_AT_PODS: Final = "See kubectl describe pods"
+"""With this a sentence begins that sends people to the pods."""
 
 RELEASES_TOLD_MAX: Final = 3
 """Releases of the library that are named in a sentence; of a pool there are two in the midst of a rollout."""
@@ -72,6 +81,8 @@ class PoolSurroundings(NamedTuple):
 
     now: Instant
     access: Access = Access.OPEN
+    fault: str = ""
+    """Why the backend is not reachable, in the words of the log and without secrets; empty if it is, or nobody knows."""
     backend: PoolBackend | None = None
     """The one that it names; None: the settings have none of that name."""
     realm: str | None = None
@@ -137,6 +148,12 @@ def rolling_out(deployment: Manifest | None) -> bool:
     )
 
 
+def shows_pods(status: PoolStatus) -> bool:
+    """Say whether *status* sends people to the pods of a pool that is not ready."""
+    ready = condition_of(status, READY)
+    return ready is not None and ready.status != "True" and LOOK_AT_PODS in ready.message
+
+
 # --- A Deployment ----------------------------------------------------------------------------------------------------
 
 DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
@@ -157,6 +174,8 @@ class Scale(NamedTuple):
     """Whether all this is said of the newest spec."""
     progress: str
     """Reason of its condition Progressing; empty if it has none."""
+    progressed_at: Instant | None
+    """When the rollout last came on, by the API server's clock; None if that is not known."""
     trouble: str
     """Why pods cannot be made, such as a quota; empty if they can."""
 
@@ -175,6 +194,7 @@ class Scale(NamedTuple):
             available=_number(status, "availableReplicas"),
             observed=generation <= _number(status, "observedGeneration"),
             progress=str(conditions.get("Progressing", {}).get("reason", "")),
+            progressed_at=_instant(conditions.get("Progressing", {}).get("lastUpdateTime")),
             trouble=str(failure.get("message", "")) if failure.get("status") == "True" else "",
         )
 
@@ -185,6 +205,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
     yield from (item for item in (value or ()) if isinstance(item, Mapping))
+
+
+def _instant(value: Any) -> Instant | None:
+    try:
+        return instant_of(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return None
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int:
@@ -301,9 +328,10 @@ def _outlook(case: _Case) -> _Outlook:
 
 def _refused(case: _Case, refusal: Refusal) -> _Outlook:
     said = "; ".join(map(str, refusal.problems))
-    tail = f".{_goes_on(case)}"
+    tail = _goes_on(case)
     reason = Reason.of(refusal.problems[0].reason) or Reason.INVALID
-    return _Outlook(_Phase.STUCK, reason, cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail)
+    message = ended(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
+    return _Outlook(_Phase.STUCK, reason, message)
 
 
 def _barred(case: _Case, pool: PyncetteWorkerPool) -> _Outlook | None:
@@ -358,11 +386,15 @@ def _rolled(case: _Case, pool: PyncetteWorkerPool) -> _Outlook:
         )
     if _was_complete(scale):
         return _fell_behind(case, scale, pool)
-    return _Outlook(
-        _Phase.UNDER_WAY,
-        Reason.ROLLING_OUT,
-        _progress(scale) if scale.observed else "The cluster has not begun with it.",
-    )
+    if not scale.observed:
+        return _Outlook(_Phase.UNDER_WAY, Reason.ROLLING_OUT, "The cluster has not begun with it.")
+    # A rollout that comes on is left alone, however long it takes.
+    begun = case.since(RECONCILING)
+    limit = max(begun, min(scale.progressed_at or begun, case.now)) + READYING
+    if case.now < limit:
+        return _Outlook(_Phase.UNDER_WAY, Reason.ROLLING_OUT, _progress(scale), limit)
+    message = f"{_progress(scale)} {_what_to_look_at(case)}"
+    return _Outlook(_Phase.UNDER_WAY, Reason.ROLLING_OUT, message)
 
 
 def _running(case: _Case, scale: Scale) -> _Outlook:
@@ -373,7 +405,7 @@ def _running(case: _Case, scale: Scale) -> _Outlook:
         )
     asked = case.around.access is Access.OPEN and case.around.members is not None
     if not asked or case.around.members:
-        return _Outlook(_Phase.WELL, Reason.ROLLED_OUT, f"All {scale.wanted} workers are ready.")
+        return _Outlook(_Phase.WELL, Reason.ROLLED_OUT, _all_ready(scale.wanted))
     limit = max(case.since(RECONCILING), case.since(AVAILABLE)) + SETTLING
     message = (
         "Workers are ready, and none has registered in the backend that the operator uses. "
@@ -396,7 +428,7 @@ def _fell_behind(case: _Case, scale: Scale, pool: PyncetteWorkerPool) -> _Outloo
     if case.around.access is Access.DOWN:
         # Workers say that they are not ready while their backend is away; and nobody mends the pool because of that.
         return _Outlook(_Phase.UNDER_WAY, Reason.BACKEND_UNREACHABLE, _away(case))
-    message = f"{scale.available} of {scale.wanted} workers are ready. {_what_to_look_at(case)}"
+    message = f"{_of(scale.available, scale.wanted)} ready. {_what_to_look_at(case)}"
     before = case.this_generation(RECONCILING)
     counted = before is not None and before.reason != Reason.BACKEND_UNREACHABLE.value
     since = case.since(RECONCILING) if counted else case.now
@@ -440,7 +472,9 @@ def _available(case: _Case) -> Condition:
     if case.external and case.around.members is None:
         return case.condition(AVAILABLE, "Unknown", Reason.BACKEND_UNREACHABLE, _away(case))
     if case.ready:
-        return case.condition(AVAILABLE, "True", Reason.WORKERS_READY, f"{case.ready} workers are ready.")
+        are = "is" if case.ready == 1 else "are"
+        message = f"{counted(case.ready, 'worker')} {are} ready."
+        return case.condition(AVAILABLE, "True", Reason.WORKERS_READY, message)
     if case.scale is not None and not case.scale.wanted:
         return case.condition(AVAILABLE, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
     return case.condition(
@@ -519,18 +553,33 @@ def _again_at(case: _Case, outlook: _Outlook) -> Instant | None:
 
 
 def _progress(scale: Scale) -> str:
-    said = f"{scale.updated} of {scale.wanted} workers are as the pool says, and {scale.available} are ready."
+    """Say how many workers are ready, which is what counts, and how far their replacement is."""
+    said = f"{_of(scale.available, scale.wanted)} ready."
+    if scale.updated < scale.wanted:
+        said += f" {_of(scale.updated, scale.wanted)} started from the current spec."
     older = scale.there - scale.updated
     if older > 0:
-        said += f" {older} of before go on until they are replaced."
-    return f"{said} Pods cannot be made: {scale.trouble}" if scale.trouble else said
+        goes = "runs until it is" if older == 1 else "run until they are"
+        said += f" {counted(older, 'older worker')} {goes} replaced."
+    return f"{said} Pods cannot be made: {ended(scale.trouble)}" if scale.trouble else said
+
+
+def _of(number: int, wanted: int) -> str:
+    """Return how many of all wanted workers something is true of; the sentence goes on from there."""
+    if number == 0 and wanted:
+        return "The worker is not" if wanted == 1 else f"None of {wanted} workers is"
+    return f"{number} of {counted(wanted, 'worker')} {'is' if number == 1 else 'are'}"
+
+
+def _all_ready(wanted: int) -> str:
+    return "The worker is ready." if wanted == 1 else f"All {wanted} workers are ready."
 
 
 def _what_to_look_at(case: _Case) -> str:
     """Say what the operator would look at, if it were allowed to see pods and Secrets."""
     namespace, name = case.seen.name
     return (
-        f"See kubectl describe pods -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
+        f"{LOOK_AT_PODS} -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
         "image that can be pulled, runs as a numbered user other than 0 and holds the module and the library, and room on a "
         f"node. The library's release must be the operator's {__version__}, or one next to it."
     )
@@ -571,4 +620,6 @@ def _of_other_releases(members: Sequence[Member]) -> str:
 
 def _away(case: _Case) -> str:
     name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
-    return f"The backend{name} does not answer the operator; workers go on by themselves where they reach it."
+    fault = case.around.fault
+    why = f"cannot be used by the operator: {ended(fault)}" if fault else "does not answer the operator."
+    return f"The backend{name} {why} Workers go on by themselves where they reach it."

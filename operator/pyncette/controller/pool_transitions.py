@@ -8,7 +8,7 @@ from pyncette.clock import Instant
 from pyncette.controller.api import POOLS, Manifest
 from pyncette.controller.conditions import READY, STALLED, condition_of
 from pyncette.controller.events import Occasion, Regarding, event
-from pyncette.controller.pool_status import BACKEND_REACHABLE
+from pyncette.controller.pool_status import BACKEND_REACHABLE, shows_pods
 from pyncette.controller.reasons import Reason
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
@@ -20,8 +20,8 @@ def events_of_pool(
     """
     Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
 
-    Told are: that a pool got stuck, that its workers are not ready any more, and that all is well again, or as the pool
-    says now; that it is scaled to zero; that its backend is away, and back. Not told are: each step of a rollout, of which
+    Told are: that a pool got stuck, that its workers are not ready any more, or not soon in a rollout, and that all is well
+    again, or as the pool says now; that it is scaled to zero; that its backend is away, and back. Not told are: each step of a rollout, of which
     the Deployment has Events, and anything of a pool that is seen for the first time, unless it is stuck.
 
     An Event that is there already by its name was told: whoever creates them takes that for done.
@@ -41,6 +41,9 @@ def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
     ready = _of_ready(before, after)
     if ready is not None:
         yield ready
+    pods = _of_pods(before, after)
+    if pods is not None:
+        yield pods
     backend = _of_backend(before, after)
     if backend is not None and (ready is None or ready.reason is not backend.reason):
         yield backend
@@ -57,6 +60,19 @@ def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
     if before.observed_generation == UNOBSERVED and condition_of(after, STALLED) is None:
         return None
     return Occasion(reason, reason.event, new.message)
+
+
+def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+    """Tell once what to look at while a rollout waits for its pods; Ready has the same reason before and after."""
+    ready = condition_of(after, READY)
+    if (
+        ready is None
+        or ready.reason != Reason.ROLLING_OUT.value
+        or not shows_pods(after)
+        or shows_pods(before)
+    ):
+        return None
+    return Occasion(Reason.PODS_NOT_READY, "Warning", ready.message)
 
 
 def _of_backend(before: PoolStatus, after: PoolStatus) -> Occasion | None:

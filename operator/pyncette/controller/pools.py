@@ -22,6 +22,7 @@ from pyncette.controller.api import (
     RefusedError,
 )
 from pyncette.controller.backends import Backends, OpenBackend
+from pyncette.controller.conditions import STALLED, condition_of
 from pyncette.controller.covering import covers
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
@@ -29,7 +30,13 @@ from pyncette.controller.facts import Access, PoolFacts
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.pool_status import PoolSurroundings, StoredPool, rolling_out, status_of_pool
+from pyncette.controller.pool_status import (
+    PoolSurroundings,
+    StoredPool,
+    rolling_out,
+    shows_pods,
+    status_of_pool,
+)
 from pyncette.controller.pool_transitions import events_of_pool
 from pyncette.controller.settings import BackendSettings
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
@@ -99,19 +106,27 @@ class Pools:
         """Return where the tasks of the pool *name* are kept."""
         realm = realm_of(self._cluster_id, *name)
         pool = self._read(name)
-        if not isinstance(pool, PyncetteWorkerPool):
+        if pool is None:
             return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
+        if isinstance(pool, Refusal):
+            trouble = f"has an invalid spec. See {_described(name)}"
+            return Place(
+                realm, PoolFacts(name.name, invalid=True, access=Access.UNKNOWN, trouble=trouble), None
+            )
         backend = pool.spec.backend_ref.name
         access = self._backends.access(backend, name.namespace)
+        found = self._backends.get(backend)
         facts = PoolFacts(
             name.name,
             backend=backend,
             access=access,
+            fault=found.fault if found is not None and access is Access.DOWN else "",
             rolling_out=not pool.spec.external and rolling_out(self._deployment(pool)),
             wanted=None if pool.spec.external else pool.spec.replicas,
             members=self._members(backend, name) if access is Access.OPEN else None,
+            trouble=_trouble(name, pool.status),
         )
-        return Place(realm, facts, self._backends.get(backend))
+        return Place(realm, facts, found)
 
     def ledger(self, backend: str) -> Ledger | None:
         """Return what writes to *backend*, if it answers."""
@@ -269,6 +284,10 @@ class Pools:
             return None
         told = status_of_pool(pool, seen, around)
         difference = differs(stored.get("status", {}), told.status)
+        if shows_pods(told.status) and not shows_pods(seen.status):
+            difference = max(
+                difference, Difference.CONDITIONS
+            )  # whoever waits for the pool reads what to look at
         reference = Reference(POOLS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -290,6 +309,7 @@ class Pools:
         return PoolSurroundings(
             now=self.now() if found is None else found.clock.now(),
             access=access,
+            fault=found.fault if found is not None and access is Access.DOWN else "",
             backend=None if found is None else pool_backend(found.settings),
             realm=realm,
             deployment=self._deployment(pool),
@@ -309,6 +329,22 @@ class Pools:
         meta = after["metadata"]
         regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
         return events_of_pool(regarding, _status_of(before), _status_of(after), self.now(), instance)
+
+
+def _described(name: ObjectName) -> str:
+    return f"kubectl describe pyncetteworkerpool {name.name} -n {name.namespace}"
+
+
+def _trouble(name: ObjectName, status: PoolStatus) -> str:
+    """
+    Return what tasks without a worker are told of their pool; empty while nothing is known to be wrong.
+
+    It names the reason and not the message, which may be another each second: all tasks of the pool repeat it.
+    """
+    stalled = condition_of(status, STALLED)
+    if stalled is not None:
+        return f"is stalled ({stalled.reason}). See {_described(name)}"
+    return f"has pods that are not ready. See {_described(name)}" if shows_pods(status) else ""
 
 
 def pool_backend(settings: BackendSettings) -> PoolBackend:

@@ -79,7 +79,11 @@ class Reason(Enum):
         "The handler belongs to another dynamic task of the pool already.",
         "Warning",
     )
-    POOL_NOT_FOUND = ("PoolNotFound", "There has been no such pool for 10 minutes.", "Warning")
+    POOL_NOT_FOUND = (
+        "PoolNotFound",
+        "The namespace has no such pool. A new pool is waited for up to 10 minutes, one that was deleted for 30 seconds.",
+        "Warning",
+    )
     HANDLER_NOT_FOUND = (
         "HandlerNotFound",
         "The workers of the pool run, nothing is being rolled out, and none of them has registered the handler.",
@@ -136,6 +140,11 @@ class Reason(Enum):
     APPLY_REFUSED = (
         "ApplyRefused",
         "The API server, or an admission policy of the cluster, does not accept an object of the pool; the message is theirs.",
+        "Warning",
+    )
+    PODS_NOT_READY = (
+        "PodsNotReady",
+        "Pods of a rollout have not been ready for half a minute; the message says what to look at.",
         "Warning",
     )
     ROLLING_OUT = (

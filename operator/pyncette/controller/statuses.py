@@ -107,6 +107,11 @@ class Statuses:
         """Say whether a status of *reference* is to be written, or on its way."""
         return reference in self._wanted or reference in self._under_way
 
+    @property
+    def pause_seconds(self) -> float:
+        """How long a resource waits for each further write, once it has had its first few."""
+        return self._pause()
+
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
         before = self._wanted.get(reference)
@@ -226,8 +231,12 @@ class Statuses:
 
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:
-    """Say whether somebody waits for just this: for a new spec to be seen, or for a pool, of which there are few, to be Ready."""
-    return difference is Difference.GENERATION or (
+    """
+    Say whether somebody waits for just this: for a new spec to be seen, for what was asked for, or for a pool to be Ready.
+
+    Each of these costs the API server a write before, but for pools, of which there are few.
+    """
+    return difference >= Difference.REQUESTS or (
         reference.kind == POOLS and difference is Difference.CONDITIONS
     )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from pyncette.clock import SECOND, Duration, Instant
+from pyncette.controller.api import Manifest
 from pyncette.controller.conditions import (
     READY,
     RECONCILING,
@@ -14,6 +17,7 @@ from pyncette.controller.conditions import (
     condition,
     condition_of,
     cut,
+    ended,
 )
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.reasons import Reason
@@ -26,7 +30,7 @@ from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.reading import Problem, Refusal, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.status import status_of
-from pyncette.resources.task import PyncetteTask, TaskStatus
+from pyncette.resources.task import HandlerName, PyncetteTask, TaskStatus
 
 SCHEDULED: Final = "Scheduled"
 HANDLER_RESOLVED: Final = "HandlerResolved"
@@ -58,7 +62,15 @@ OVER: Final = frozenset({Reason.COMPLETED, Reason.MISSED})
 ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, Reason.HANDLER_NOT_FOUND})
 """What workers have said of the handler."""
 
-NEVER_ASKED: Final = frozenset({Reason.PENDING.value, Reason.HANDLER_PENDING.value})
+NEVER_ASKED: Final = frozenset(
+    {Reason.PENDING.value, Reason.HANDLER_PENDING.value, Reason.POOL_NOT_FOUND.value}
+)
+
+REPLACING: Final[Duration] = 30 * SECOND
+"""
+So long a pool that was deleted may be missing before its tasks are stuck. `kubectl replace --force` and a sync with
+replacement delete a pool and create it again within seconds, and nobody is to be called because of that.
+"""
 
 
 class Stored(NamedTuple):
@@ -70,6 +82,34 @@ class Stored(NamedTuple):
     """As it was written last; that of the schema if it cannot be read."""
     deleting: bool = False
     """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+    handler: str | None = None
+    """As its spec names it, also if the spec is invalid for another reason."""
+    suspend: bool = False
+    """Whether `spec.suspend` is true, also if the rest of the spec is invalid."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, status: TaskStatus) -> Stored:
+        """Return a task as the API server holds it, with its *status* as far as that can be read."""
+        meta, spec = manifest["metadata"], manifest.get("spec")
+        fields = spec if isinstance(spec, dict) else {}
+        return cls(
+            uid=meta["uid"],
+            generation=meta.get("generation", 0),
+            status=status,
+            deleting="deletionTimestamp" in meta,
+            handler=_handler_in(fields),
+            suspend=fields.get("suspend") is True,
+        )
+
+
+def _handler_in(spec: Manifest) -> str | None:
+    try:
+        return _HANDLER_NAME.validate_python(spec.get("handler"), strict=True)
+    except ValidationError:
+        return None
+
+
+_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
 
 
 class Told(NamedTuple):
@@ -169,11 +209,20 @@ class _Case(NamedTuple):
         )
 
     @property
+    def had_pool(self) -> bool:
+        """Whether the pool was there when the backend was last written to: then it was deleted since."""
+        record = self.record
+        if record is None:
+            return self.mirrored
+        pool = record.key.partition.realm.rpartition("/")[2]
+        return pool == self.pool.name and record.state.withdrawn_at is None
+
+    @property
     def handler(self) -> str | None:
-        """The handler that is wanted, or if the spec is refused, the one of what goes on."""
+        """The handler that is wanted, or if the spec is refused, the one of what goes on, if there is such."""
         if not isinstance(self.task, Refusal):
             return self.task.spec.handler
-        return None if self.record is None else self.record.key.partition.handler
+        return self.seen.handler if self.record is None else self.record.key.partition.handler
 
     def before(self, kind: str) -> Condition | None:
         """Return a condition as it was written last."""
@@ -241,6 +290,8 @@ def _outlook(case: _Case, handler: Condition) -> _Outlook:
     exhausted = _exhausted(case)
     if exhausted is not None:
         return _stuck(Reason.RETRIES_EXHAUSTED, exhausted)
+    if not case.pool.exists:
+        return _without_pool(case)
     # A handler matters only to what is going to run.
     if handler.reason in {Reason.HANDLER_PENDING.value, Reason.HANDLER_NOT_FOUND.value}:
         return _without_handler(case, handler)
@@ -256,7 +307,7 @@ def _barred(case: _Case, task: PyncetteTask) -> _Outlook | None:
             f'The handler "{task.spec.handler}" belongs to the dynamic task {case.facts.taken_by} already: '
             "give this one a handler of its own, or delete one of the two.",
         )
-    if not pool.exists:
+    if not pool.exists or pool.invalid:
         return None
     if pool.access is Access.REFUSED:
         return _stuck(
@@ -282,12 +333,11 @@ def _on_the_way(case: _Case, task: PyncetteTask) -> _Outlook:
             f'It goes to the handler "{task.spec.handler}" of the pool "{pool.name}" once what runs at the old place is over.',
         )
     if not pool.exists:
-        return _waited_for(case, _no_pool(pool))
+        return _without_pool(case)
+    if pool.invalid:
+        return _waited_for(case, f'The pool "{pool.name}" {pool.trouble}.')
     if pool.access is Access.DOWN:
-        return _under_way(
-            Reason.BACKEND_UNREACHABLE,
-            f'The backend "{pool.backend}" does not answer; this generation is written to it once it does.{_goes_on(case)}',
-        )
+        return _under_way(Reason.BACKEND_UNREACHABLE, _not_written(case))
     return _under_way(Reason.MIRRORING, f'It is being written to the backend "{pool.backend}".')
 
 
@@ -303,20 +353,43 @@ def _without_handler(case: _Case, handler: Condition) -> _Outlook:
     return _under_way(Reason.HANDLER_PENDING, handler.message, limit)
 
 
-def _waited_for(case: _Case, message: str) -> _Outlook:
-    """Wait for workers that may know the handler, or for the pool itself."""
-    late = Reason.HANDLER_DEADLINE_EXCEEDED if case.pool.exists else Reason.POOL_NOT_FOUND
+def _without_pool(case: _Case) -> _Outlook:
+    """Wait for a pool that is yet to be created, and for a moment for one that was deleted: it may be being replaced."""
+    missing = Reason.POOL_NOT_FOUND
+    if not case.had_pool:
+        return _waited_for(case, _no_pool(case.pool), missing, missing)
+    stalled = case.this_generation(STALLED)
+    limit = _since(case, missing) + REPLACING
+    message = f"{_no_pool(case.pool)} The pool was deleted."
+    if case.now >= limit or (stalled is not None and stalled.reason == missing.value):
+        return _stuck(missing, message)
+    return _under_way(missing, message, limit)
+
+
+def _waited_for(
+    case: _Case,
+    message: str,
+    early: Reason = Reason.HANDLER_PENDING,
+    late: Reason = Reason.HANDLER_DEADLINE_EXCEEDED,
+) -> _Outlook:
+    """Wait for workers that may know the handler, or for the pool itself: *early* is the reason, and *late* when it took too long."""
     stalled = case.this_generation(STALLED)
     limit = max(_since(case), _mirrored_since(case)) + PENDING_MAX
     if case.now >= limit or (stalled is not None and stalled.reason == late.value):
         return _stuck(late, f"{message} It has been so for {PENDING_MAX // SECOND // 60} minutes.")
-    return _under_way(Reason.HANDLER_PENDING, message, limit)
+    return _under_way(early, message, limit)
 
 
-def _since(case: _Case) -> Instant:
-    """Return since when this generation is on its way, by what is stored: an operator that restarts does not begin anew."""
+def _since(case: _Case, reason: Reason | None = None) -> Instant:
+    """
+    Return since when this generation is on its way, by what is stored: an operator that restarts does not begin anew.
+
+    With a *reason* it is the time since which it waits for just that.
+    """
     reconciling = case.this_generation(RECONCILING)
-    return case.now if reconciling is None else instant_of(reconciling.last_transition_time)
+    if reconciling is None or (reason is not None and reconciling.reason != reason.value):
+        return case.now
+    return instant_of(reconciling.last_transition_time)
 
 
 def _mirrored_since(case: _Case) -> Instant:
@@ -381,8 +454,11 @@ def _summary(case: _Case, outlook: _Outlook) -> tuple[Condition, ...]:
         return (ready,)
     if outlook.phase is _Phase.STUCK:
         return (ready, case.condition(STALLED, "True", reason, message))
-    # It is about one generation: that of another has ended, and this one's has begun.
-    anew = case.this_generation(RECONCILING) is None
+    # It is about one generation: that of another has ended, and this one's has begun. And the time that something else was
+    # waited for is none of the time that a pool has to come back.
+    before = case.this_generation(RECONCILING)
+    missing = Reason.POOL_NOT_FOUND
+    anew = before is None or (reason is missing and before.reason != missing.value and case.had_pool)
     return (ready, case.condition(RECONCILING, "True", reason, message, anew=anew))
 
 
@@ -392,36 +468,38 @@ def _handler(case: _Case) -> _Answer:
     before = case.before(HANDLER_RESOLVED)
     members = pool.members or ()
     if name is None:
-        return _Answer("Unknown", Reason.INVALID, "The spec cannot be read, so its handler is not known.")
+        return _Answer("Unknown", Reason.INVALID, "The spec gives no valid handler.")
+    if not pool.exists:
+        return _Answer("Unknown", Reason.POOL_NOT_FOUND, _no_pool(pool))
     if any(name in member.handlers for member in members):
         return _Answer(
             "True", Reason.HANDLER_REGISTERED, f'Workers of the pool "{pool.name}" have registered "{name}".'
         )
     if members:
         said = unknown_handler(name, {known for member in members for known in member.handlers})
-        said = f'In the pool "{pool.name}", {said}'
+        said = ended(f'In the pool "{pool.name}", {said}')
         if pool.rolling_out:
             return _Answer(
-                "Unknown", Reason.HANDLER_PENDING, f"{said}. A rollout is under way that may bring it."
+                "Unknown", Reason.HANDLER_PENDING, f"{said} A rollout is under way that may bring it."
             )
         return _Answer(
             "False",
             Reason.HANDLER_NOT_FOUND,
-            f"{said}. Correct spec.handler, or register it in the pool's task module and roll that out.",
+            f"{said} Correct spec.handler, or register it in the pool's task module and roll that out.",
         )
     last = case.this_generation(HANDLER_RESOLVED)
     answer = None if last is None else Reason.of(last.reason)
     if last is not None and answer in ANSWERS:
         return _Answer(last.status, answer, last.message)
     asked = before is not None and before.reason not in NEVER_ASKED
-    if asked or (pool.exists and pool.wanted == 0):
+    if asked or pool.wanted == 0:
         return _Answer(
-            "Unknown", Reason.NO_WORKER, f'No worker of the pool "{pool.name}" runs that could be asked.'
+            "Unknown",
+            Reason.NO_WORKER,
+            f'No worker of the pool "{pool.name}" runs that could be asked.{_trouble(pool)}',
         )
     return _Answer(
-        "Unknown",
-        Reason.HANDLER_PENDING,
-        f'The pool "{pool.name}" has no worker yet.' if pool.exists else _no_pool(pool),
+        "Unknown", Reason.HANDLER_PENDING, f'The pool "{pool.name}" has no worker yet.{_trouble(pool)}'
     )
 
 
@@ -431,11 +509,24 @@ def _suspended(case: _Case) -> Condition:
     if record is None:
         return case.before(SUSPENDED) or case.condition(SUSPENDED, *_NOT_SEEN)
     if case.policies.suspend:
-        return case.condition(SUSPENDED, "True", Reason.SUSPENDED, _SUSPENDED_BY_SPEC)
+        return case.condition(SUSPENDED, "True", Reason.SUSPENDED, _suspended_by(case, record))
     exhausted = _exhausted(case)
     if exhausted is not None:
         return case.condition(SUSPENDED, "True", Reason.RETRIES_EXHAUSTED, exhausted)
     return case.condition(SUSPENDED, "False", Reason.NOT_SUSPENDED, "")
+
+
+def _suspended_by(case: _Case, record: Record) -> str:
+    """Say what is suspended, and how that ends, also where nothing but the suspension of this spec is in force."""
+    owner = record.state.owner
+    if case.mirrored or owner is None:
+        return _SUSPENDED_BY_SPEC
+    if case.seen.suspend:
+        return (
+            f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in force; "
+            "Ready says why."
+        )
+    return f"Generation {owner.generation} is suspended by its own spec, and this one is not in force; Ready says why."
 
 
 _SUSPENDED_BY_SPEC: Final = (
@@ -478,6 +569,7 @@ def _shown(case: _Case) -> TaskStatus:
             facts.now,
             beside=facts.beside,
             last_run_id=facts.last_run_id,
+            stands=facts.stands,
             instances=facts.instances or last.instances,
         )
     except (ValueError, OverflowError):  # a schedule that today's library, or its time zones, cannot read
@@ -493,8 +585,8 @@ def _reason_of(problem: Problem) -> Reason:
 
 def _refused(case: _Case, refusal: Refusal) -> str:
     said = "; ".join(map(str, refusal.problems))
-    tail = f".{_goes_on(case)}"
-    return cut(said, CONDITION_CHARACTERS_MAX - len(tail)) + tail
+    tail = _goes_on(case)
+    return ended(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
 
 
 def _goes_on(case: _Case) -> str:
@@ -506,7 +598,8 @@ def _goes_on(case: _Case) -> str:
             if record is None and case.pool.access is not Access.OPEN
             else " Nothing of it runs until then."
         )
-    return f" Until then generation {record.state.owner.generation} goes on."
+    does = "is suspended" if case.policies.suspend else "goes on"
+    return f" Until then generation {record.state.owner.generation} {does}."
 
 
 def _terminating(case: _Case) -> str:
@@ -518,6 +611,18 @@ def _terminating(case: _Case) -> str:
 
 def _no_pool(pool: PoolFacts) -> str:
     return f'There is no PyncetteWorkerPool "{pool.name}" in this namespace: create it, or correct spec.workerPoolRef.'
+
+
+def _trouble(pool: PoolFacts) -> str:
+    """Point at the pool, if there is something to be read about why it has no worker."""
+    return f" It {pool.trouble}." if pool.trouble else ""
+
+
+def _not_written(case: _Case) -> str:
+    """Say why this generation is not in the backend yet, in the backend's words if it said anything."""
+    pool = case.pool
+    why = f"cannot be used: {ended(pool.fault)}" if pool.fault else "does not answer."
+    return f'The backend "{pool.backend}" {why} This generation is written to it once that is over.{_goes_on(case)}'
 
 
 def _exhausted(case: _Case) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
+from pyncette.controller.conditions import READY, condition_of
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
@@ -18,17 +20,28 @@ from pyncette.controller.mirrored import Home, Mirrored
 from pyncette.controller.objects import Objects
 from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.pools import Place, Pools
+from pyncette.controller.reasons import Reason
 from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.transitions import events_of
-from pyncette.core.record import Key, Record
+from pyncette.core.record import Key, Owner, Record
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
 from pyncette.resources.counting import instances_of
-from pyncette.resources.mirror import Elsewhere, Step, Taken, Wish, is_ahead, mirror_one, wish_of
+from pyncette.resources.mirror import (
+    Elsewhere,
+    Step,
+    Taken,
+    Wish,
+    is_ahead,
+    mirror_one,
+    suspended_as,
+    suspension,
+    wish_of,
+)
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.requests import Done, ask
@@ -43,6 +56,16 @@ COUNT_SECONDS: Final = 60.0
 
 TOTAL_SECONDS: Final = 600.0
 """And all of them, which costs more."""
+
+
+FOLLOW_SECONDS: Final = 0.5
+"""How often a task is looked at that was asked for a run, so that its end shows while people still look."""
+
+FOLLOWED_MAX: Final = 32
+"""Tasks that are looked at so; the runs of more are noticed as all others are."""
+
+FOLLOWED_SECONDS_MAX: Final = 600.0
+"""So long a task is looked at so. A run that takes longer, or that no worker takes, is noticed as all others are."""
 
 
 class _Mirroring(NamedTuple):
@@ -88,6 +111,10 @@ class Tasks:
         self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
         self._settled: dict[ObjectName, _Settled] = {}
+        self._asked: dict[ObjectName, _Asked] = {}
+        """Tasks with extra runs that were asked for and have no outcome yet."""
+        self._awaited: dict[ObjectName, Instant] = {}
+        """Tasks whose extra run has ended, and when: the status that tells of it is waited for."""
         self._taking: dict[tuple[str, Key], ObjectName] = {}
         """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
         self._pool_of: dict[ObjectName, ObjectName] = {}
@@ -108,6 +135,7 @@ class Tasks:
         if stored is None:
             return None
         self._sweep.back(name)
+        await self._follow(name)
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled):
             return self._again_in(name, settled.again_at, self._now(self._pools.place(self._pool_of[name])))
@@ -116,6 +144,7 @@ class Tasks:
         if self._is_too_early(name, place, stored):
             return None
         mirroring = await self._mirror(name, task, place, stored)
+        self._note_asked(name)
         again_at, is_told = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
@@ -151,6 +180,9 @@ class Tasks:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
         if name in self._counts:
             times.append(COUNT_SECONDS)
+        asked = self._asked.get(name)
+        if asked is not None and asked.is_followed:
+            times.append(FOLLOW_SECONDS)
         return min(times, default=None)
 
     def note(self, stored: Manifest) -> None:
@@ -172,6 +204,9 @@ class Tasks:
             unseen = [backend for backend in unseen if backend is own]
         if any(backend.is_expected for backend in unseen):
             return True
+        ready = condition_of(status, READY)
+        if ready is not None and ready.reason == Reason.BACKEND_UNREACHABLE.value:
+            return False  # just that is known here, too, and perhaps in other words by now
         return bool(unseen) and status.observed_generation == stored["metadata"].get("generation")
 
     # --- Gone --------------------------------------------------------------------------------------------------------
@@ -201,6 +236,51 @@ class Tasks:
         self._set_pool(name, None)
         self._counts.pop(name, None)
         self._settled.pop(name, None)
+        self._asked.pop(name, None)
+        self._awaited.pop(name, None)
+
+    # --- What was asked for ------------------------------------------------------------------------------------------
+
+    async def _follow(self, name: ObjectName) -> None:
+        """Look at the records of a task that was asked for a run, for whose end somebody waits: a look at all takes longer."""
+        asked = self._asked.get(name)
+        for home in self._mirrored.homes(name) if asked is not None and asked.is_followed else ():
+            ledger = self._pools.ledger(home.backend)
+            if ledger is not None:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._mirrored.look_at(name, home, ledger)
+                    self._note_asked(name)
+
+    def _note_asked(self, name: ObjectName, at_least: int = 0) -> None:
+        """Take note of how many extra runs of a task have no outcome yet; *at_least* as many were just asked for."""
+        before = self._asked.get(name)
+        homes = self._mirrored.homes(name)
+        count = max(at_least, sum(home.asked for home in homes))
+        if before is not None and count < before.runs:
+            ended = [at for home in homes if (at := home.record.state.summary.last_ended_at) is not None]
+            if ended:
+                self._awaited[name] = max(ended)
+        if not count:
+            self._asked.pop(name, None)
+            return
+        now = asyncio.get_running_loop().time()
+        if before is None:
+            slots = FOLLOWED_MAX - sum(asked.is_followed for asked in self._asked.values())
+            self._asked[name] = _Asked(count, now, is_followed=slots > 0)
+        else:
+            is_followed = before.is_followed and now - before.since < FOLLOWED_SECONDS_MAX
+            self._asked[name] = before._replace(runs=count, is_followed=is_followed)
+
+    def _is_awaited(self, name: ObjectName, status: TaskStatus) -> bool:
+        """Say whether the end of an extra run is yet to be told by a *status*, as it is stored."""
+        ended_at = self._awaited.get(name)
+        if ended_at is None:
+            return False
+        told_at = None if status.last_run is None else _instant(status.last_run.completion_time)
+        if told_at is not None and told_at >= ended_at:
+            del self._awaited[name]
+            return False
+        return True
 
     # --- Mirroring ---------------------------------------------------------------------------------------------------
 
@@ -236,17 +316,40 @@ class Tasks:
         ledger = None if place.backend is None else place.backend.ledger
         is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
         if isinstance(task, Refusal) or ledger is None or not is_open:
-            return _Mirroring(known)
+            return await self._suspend_alone(name, stored, _Mirroring(known))
         wish = wish_of(task, place.realm)
         taken_by = self._owner_of(name, place, wish)
         if taken_by is not None:
-            return _Mirroring(known, taken_by=taken_by)
+            return await self._suspend_alone(name, stored, _Mirroring(known, taken_by=taken_by))
         where = (backend, wish.key)
         self._taking[where] = name
         try:
             return await self._move_in(name, wish, place, ledger, stored)
         finally:
             del self._taking[where]
+
+    async def _suspend_alone(self, name: ObjectName, stored: Manifest, mirroring: _Mirroring) -> _Mirroring:
+        """
+        Have what goes on of a task suspended, or not, as its spec says, although nothing else of that spec can be written.
+
+        Who suspends a task is in a hurry, and does not care what else is wrong.
+        """
+        meta = stored["metadata"]
+        seen = Stored.of(stored, TaskStatus())
+        created = _instant_in(meta.get("creationTimestamp"))
+        latest = Owner(seen.uid, seen.generation, "", created_at=created)
+        for home in self._mirrored.homes(name):
+            if suspension(home.record, seen.suspend, latest) is None:
+                continue
+            ledger = self._pools.ledger(home.backend)
+            if ledger is None:
+                error = StoreUnavailableError(f"{home.backend} does not answer")
+                return mirroring._replace(away=home.backend, failed=error)
+            rule = suspended_as(seen.suspend, latest)
+            done = (await ledger.apply({home.record.key: rule}))[home.record.key]
+            if done is not None:
+                self._note(name, home.backend, [done])
+        return mirroring._replace(home=next(iter(self._mirrored.homes(name)), None))
 
     async def _move_in(
         self, name: ObjectName, wish: Wish, place: Place, ledger: Ledger, stored: Manifest
@@ -342,6 +445,9 @@ class Tasks:
             done = await ask(ledger, record, wish.requests)
             if done.record is not None:
                 self._mirrored.note(backend, done.record)
+                if done.run is not None:
+                    self._note_asked(name, 1)
+                    await self._follow(name)
                 logger.info("what a task asked for was done", extra={"task": str(name), **_told(done)})
         return False
 
@@ -373,12 +479,7 @@ class Tasks:
     ) -> tuple[Instant | None, bool]:
         """Have the status written, if it is another; return when it is to be worked out again, and whether it is not another."""
         meta = stored["metadata"]
-        seen = Stored(
-            uid=meta["uid"],
-            generation=meta.get("generation", 0),
-            status=task.status if isinstance(task, PyncetteTask) else _status_of(stored),
-            deleting="deletionTimestamp" in meta,
-        )
+        seen = Stored.of(stored, task.status if isinstance(task, PyncetteTask) else _status_of(stored))
         home = mirroring.home
         facts = TaskFacts(
             record=None if home is None else home.record,
@@ -387,6 +488,7 @@ class Tasks:
             last_run_id=await self._last_run_id(home, seen.status),
             instances=await self._instances(name, home),
             taken_by=mirroring.taken_by,
+            stands=round(self._statuses.pause_seconds * SECOND),
             now=self._now(place),
         )
         pool = place.facts
@@ -394,6 +496,11 @@ class Tasks:
             pool = pool._replace(backend=mirroring.away, access=Access.DOWN)
         told = status_of_task(task, seen, pool, facts)
         difference = differs(stored.get("status", {}), told.status)
+        if difference is not Difference.NONE and self._is_awaited(name, seen.status):
+            difference = max(difference, Difference.REQUESTS)
+        ready = condition_of(told.status, READY)
+        if difference is Difference.CONDITIONS and ready and ready.reason == Reason.POOL_NOT_FOUND.value:
+            difference = Difference.REQUESTS  # somebody has deleted the pool, and waits for what that does
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -452,6 +559,16 @@ class Tasks:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
 
 
+class _Asked(NamedTuple):
+    """Extra runs of a task that have no outcome yet."""
+
+    runs: int
+    since: float
+    """By the loop's clock."""
+    is_followed: bool
+    """Whether they are looked at for themselves."""
+
+
 class _Settled(NamedTuple):
     """What the last pass over a task went by, if it left nothing to do."""
 
@@ -498,6 +615,11 @@ def _is_mirrored(record: Record, wish: Wish) -> bool:
 
 def _instant(at: datetime | None) -> Instant | None:
     return None if at is None else instant_of(at)
+
+
+def _instant_in(text: object) -> Instant | None:
+    """Return a time as the API server writes it."""
+    return instant_of(datetime.fromisoformat(text)) if isinstance(text, str) else None
 
 
 def _pool_named_in(stored: Manifest) -> str:

@@ -48,11 +48,17 @@ def _occasions(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
 def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
     """Tell of Ready by its reason: Reconciling, Stalled, Suspended and HandlerResolved change for no other."""
     old, new = condition_of(before, READY), condition_of(after, READY)
-    if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
-        return []
-    reason = Reason.of(new.reason)
+    reason = None if new is None else Reason.of(new.reason)
     stuck = condition_of(after, STALLED) is not None
-    if reason is None or reason.event is None:
+    if new is None or reason is None or reason.event is None:
+        return []
+    same = old is not None and (old.status, old.reason) == (new.status, new.reason)
+    if reason is Reason.POOL_NOT_FOUND:
+        # Nobody is told of a pool that is being replaced, or comes right after its tasks.
+        if not stuck:
+            return []
+        same = same and condition_of(before, STALLED) is not None
+    if same:
         return []
     if before.observed_generation == UNOBSERVED and not stuck:
         return []

@@ -18,6 +18,8 @@ from pyncette.resources.resource import GROUP
 
 logger = logging.getLogger(__name__)
 
+NOT_FOUND: Final = 404
+
 MANAGED: Final = "app.kubernetes.io/managed-by=pyncette-operator"
 """Selects the Deployments that are ours: all others are nobody's business."""
 
@@ -258,9 +260,27 @@ def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *
         logger.debug("a loop that ended was not told any more")
 
 
+def _quieter(record: logging.LogRecord) -> bool:
+    """
+    Make a line without a traceback of what kopf says of a kind that is gone.
+
+    A CRD that was deleted is no bug of anybody's: the process ends, says why, and waits for the CRD once it is started again.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None:
+        if getattr(error, "status", None) == NOT_FOUND:
+            record.exc_info = None
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+            break
+        error = error.__cause__ or error.__context__
+    return True
+
+
 # A line for each event that went well is a line for each object, at each start.
 logging.getLogger("kopf.objects").setLevel(logging.WARNING)
 # That signals are not its business is what we want.
 logging.getLogger("kopf._core.reactor.running").addFilter(
     lambda record: not record.getMessage().startswith("OS signals are ignored")
 )
+for _name in ("orchestration", "running", "queueing", "observation"):
+    logging.getLogger(f"kopf._core.reactor.{_name}").addFilter(_quieter)

@@ -40,6 +40,9 @@ FIELD: Final = re.compile(r"\S+", re.ASCII)
 """What croniter takes for a field: it separates them by ASCII white space alone."""
 
 
+WORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+"""Expressions that are one word."""
+
 Field: TypeAlias = Collection[int | str]
 """What a field stands for, as croniter lists it: numbers, `*` for all, `l` for a month's last day."""
 
@@ -366,12 +369,29 @@ def _compiled(expression: str) -> Pattern:
             raise CroniterBadCronError(
                 f"[{expression}] uses R, a random value that changes at each look: use H, a stable hash"
             )
+    _refuse_count(expression)
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
-        if isinstance(error, CroniterBadCronError) and expression in str(error):
+        said = str(error)
+        if isinstance(error, CroniterBadCronError) and expression in said:
             raise
+        if isinstance(error, CroniterBadCronError) and expression.lower() in said:
+            raise CroniterBadCronError(said.replace(expression.lower(), expression)) from error
         raise CroniterBadCronError(f"[{expression}] is not acceptable: {error}") from error
+
+
+def _refuse_count(expression: str) -> None:
+    """Say in the words of our pages what croniter says of its own terms."""
+    fields = FIELD.findall(expression)
+    if len(fields) == 1 and fields[0].startswith("@"):
+        if fields[0].lower() not in WORDS:
+            raise CroniterBadCronError(f"[{expression}] is not acceptable: words are {', '.join(WORDS)}")
+    elif not 5 <= len(fields) <= 7:
+        raise CroniterBadCronError(
+            f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, and a cron "
+            "expression has 5, or 6 with seconds last, or 7 with the year after them"
+        )
 
 
 def _refuse_length(expression: str) -> None:

@@ -24,7 +24,7 @@ from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
-from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
+from pyncette.resources.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
 
@@ -180,6 +180,36 @@ def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
     return rule
 
 
+def suspended_as(suspend: bool, latest: Owner) -> Rule:
+    """
+    The rule for the record of a resource whose *latest* spec cannot be written as a whole, and says whether to *suspend* it.
+
+    The generation that the record holds is suspended, or goes on if nothing but this rule had suspended it. It stays that
+    of its owner, so a later spec is written as usual; and an older one, or that of an older resource, changes nothing.
+    """
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        spec = None if record is None else suspension(record, suspend, latest)
+        if record is None or spec is None:
+            return Ruling(None)
+        after = wishes.edited(record, spec, spec.policies or Policies(), now, owner=record.state.owner)
+        return Ruling(Change(record, after), Taken(record.key.task, Step.EDITED, after))
+
+    return rule
+
+
+def suspension(record: Record, suspend: bool, latest: Owner) -> Spec | None:
+    """Return the spec of *record* as `suspended_as` writes it; None if that changes nothing."""
+    owner, policies = record.state.owner, _policies_of(record)
+    if owner is None or record.state.withdrawn_at is not None:
+        return None
+    if _is_newer(owner, latest) or policies.suspend is suspend:
+        return None
+    spec = replace(record.spec, policies=replace(policies, suspend=suspend))
+    is_its_own = not suspend and spec_hash(spec) != owner.spec_hash
+    return None if is_its_own else spec
+
+
 def stopped(record: Record | None, now: Instant) -> Ruling:
     """The rule for the record of a resource that is gone: nothing of it runs any more, and what ran is withdrawn."""
     if record is None or record.state.withdrawn_at is not None:
@@ -227,9 +257,12 @@ def withdrawn(record: Record | None, now: Instant) -> Ruling:
 
 def is_ahead(record: Record, wish: Wish) -> bool:
     """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
-    owner, other = record.state.owner, wish.owner
-    if owner is None or owner == wish.outlives:
-        return False
+    owner = record.state.owner
+    return owner is not None and owner != wish.outlives and _is_newer(owner, wish.owner)
+
+
+def _is_newer(owner: Owner, other: Owner) -> bool:
+    """Say whether *owner* is a newer generation of the same resource than *other*, or a newer resource of its name."""
     if owner.uid == other.uid:
         return owner.generation > other.generation
     if owner.created_at is None or other.created_at is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from pyncette.clock import Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
@@ -23,6 +23,15 @@ from pyncette.resources.task import (
     TaskStatus,
 )
 
+OFTEN: Final[Duration] = 60 * SECOND
+"""A schedule with less between two times has several before a status that has just been written can be replaced."""
+
+LATE: Final[Duration] = 30 * SECOND
+"""An occurrence that waits longer for a worker is told as it is, in the past: that is how people see that none takes it."""
+
+WRITING: Final[Duration] = 5 * SECOND
+"""From when a worker moves a schedule on until a status that tells of it is stored, where all is well."""
+
 
 def status_of(
     record: Record,
@@ -32,6 +41,7 @@ def status_of(
     beside: int = 0,
     last_run_id: str | None = None,
     instances: Instances | None = None,
+    stands: Duration = 0,
 ) -> TaskStatus:
     """
     Return the status that *record* shows at *now*, the same whenever both are the same.
@@ -40,11 +50,13 @@ def status_of(
     measured by them.
 
     The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
-    ones, and those on demand), the id of the last run, and the *instances* of a template.
+    ones, and those on demand), the id of the last run, and the *instances* of a template. A status that cannot be replaced
+    for as long as it *stands* tells of a schedule that is due more often the first time after that, as what is due sooner
+    would soon have passed, and look late.
     """
     policies = record.spec.policies or Policies()
     summary = record.state.summary
-    following = _following(record, policies)
+    following = _told_next(record, policies, _following(record, policies), now, stands)
     owner, handled = record.state.owner, record.state.handled
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
@@ -77,6 +89,21 @@ def _following(record: Record, policies: Policies) -> Instant | None:
         return record.due_at
     after = after_run(record, started.scheduled_at)
     return next_due(record.spec.schedule, policies, record.schedule_since, after)
+
+
+def _told_next(
+    record: Record, policies: Policies, following: Instant | None, now: Instant, stands: Duration
+) -> Instant | None:
+    """Return the next time that is told; it follows from the record, so it changes no sooner than that."""
+    if following is None or not stands or following < now - LATE:
+        return following
+    schedule, since = record.spec.schedule, record.schedule_since
+    second = next_due(schedule, policies, since, following)
+    if second is None or second - following >= OFTEN:
+        return following
+    # It is told again once it is known of another occurrence: a period later, and a little.
+    later = next_due(schedule, policies, since, following + stands + (second - following) + WRITING - 1)
+    return following if later is None else later
 
 
 def _upcoming(record: Record, policies: Policies, following: Instant | None, now: Instant) -> list[Instant]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -15,7 +16,6 @@ from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
-    PATTERNS,
     Count,
     Finding,
     Instant3339,
@@ -56,10 +56,6 @@ FAILED_RUNS_KEPT: Final = 10
 
 HANDLER: Final = rf"^[^{BLANKS}:/]+$"
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
-
-PATTERNS[HANDLER] = (
-    "the name of a handler, which has no white space, ':' or '/', for it is not an import path"
-)
 
 
 def canonical(args: dict[str, Any]) -> bytes:
@@ -157,6 +153,8 @@ Arguments = Annotated[
 ]
 
 HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER)]
+WantedHandler = Annotated[str, Field(min_length=1, max_length=128)]
+"""The name of a handler as a user writes it. A rule stands for the pattern, which the API server would quote without a word."""
 
 
 class WorkerPoolRef(Model):
@@ -201,7 +199,7 @@ class TaskSpec(Model):
 
     worker_pool_ref: WorkerPoolRef = WorkerPoolRef()
     """Pool whose workers run the handler."""
-    handler: HandlerName = Field(examples=["send_report"])
+    handler: WantedHandler = Field(examples=["send_report"])
     """
     Name of a handler that the pool's task module registers. It is a name, never an import path. While no worker
     knows it, the task's condition HandlerResolved says so, and which name comes closest.
@@ -308,6 +306,13 @@ class TaskSpec(Model):
     """Occurrences that ended in any other way and are kept likewise. If it is not set, 10, or none of instances."""
 
     rules: ClassVar = (
+        Rule(
+            cel=f"self.handler.matches(r'{HANDLER}')",
+            message="handler is a name that the pool's task module registers, such as send_report, and not an import path: "
+            "remove what stands before ':' or '/', and white space",
+            holds=lambda self: re.match(HANDLER, self.handler) is not None,
+            blames=("handler",),
+        ),
         Rule(
             cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",
             message="nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
@@ -519,7 +524,10 @@ class TaskStatus(Model):
     conditions: Conditions = (AWAITED,)
     """Ready, Reconciling and Stalled as Flux and Argo CD read them; Scheduled, HandlerResolved, Suspended, RunsHealthy."""
     next_schedule_time: Instant3339 | None = None
-    """The next occurrence that has not started; in the past if no worker took it yet; absent if there is none."""
+    """
+    The next occurrence that has not started; absent if there is none. Of a task that is due more often than each minute it
+    is the first one after this status can be written again. A time in the past means that no worker has taken it yet.
+    """
     upcoming_schedule_times: Annotated[
         tuple[Instant3339, ...],
         Field(max_length=UPCOMING_MAX, strict=False, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

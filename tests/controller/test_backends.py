@@ -1,0 +1,131 @@
+"""Why a backend cannot be used is told in the words of the log, and nothing of that opens it."""
+
+import asyncio
+import contextlib
+import logging
+from urllib.parse import quote
+
+import pytest
+
+from pyncette.controller.backends import OpenBackend, Reach
+from pyncette.controller.metrics import Metrics
+from pyncette.controller.settings import BackendSettings
+from pyncette.errors import StoreRefusedError, StoreUnavailableError
+from pyncette.store.backend import Backend
+
+PASSWORD = "s3cr3t/p@ss:w0rd"
+ENCODED = quote(PASSWORD, safe="")
+PATIENCE_SECONDS = 30
+
+
+async def fault_of(folder, url, reach=None):
+    """Have the backend of *url* looked after until it is said why it cannot be used."""
+    (folder / "url").write_text(url)
+    settings = BackendSettings.model_validate({"urlFile": str(folder / "url"), "namespaces": ["*"]})
+    backend = OpenBackend(settings, Metrics(), **({} if reach is None else {"reach": reach}))
+    told = asyncio.Event()
+    keeping = asyncio.ensure_future(backend.keep(told.set, lambda name, _: name))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await told.wait()
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+    assert not backend.ready
+    return backend.fault
+
+
+def assert_tells_no_secret(text):
+    for secret in (PASSWORD, ENCODED, f"shop:{ENCODED}"):
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://shop:{}@127.0.0.1:1/shop",
+        "postgresql://shop:{}@no-such-host.invalid/shop",
+        "mysql://shop:{}@127.0.0.1:1/shop",
+        "mysql://shop:{}@127.0.0.1:port/shop",
+        "redis://shop:{}@127.0.0.1:1/0",
+        "redis+sentinel://shop:{}@127.0.0.1:1/primary",
+        "redis+cluster://shop:{}@127.0.0.1:1",
+        "dynamodb://eu-west-1/jobs?endpoint=http://shop:{}@127.0.0.1:1",
+        "sqlite:////no/such/folder/{}.db?password={}",
+        "postgresql://shop:" + PASSWORD + "@127.0.0.1:1/shop",
+        "no-such-scheme://shop:{}@host",
+    ],
+)
+async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, caplog, monkeypatch, url):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, ENCODED)
+
+    with caplog.at_level(logging.DEBUG, "pyncette"):
+        fault = await fault_of(tmp_path, url.replace("{}", ENCODED))
+
+    assert fault
+    assert_tells_no_secret(fault)
+    for record in caplog.records:
+        if record.name.startswith("pyncette"):
+            assert_tells_no_secret(
+                f"{record.getMessage()} {vars(record)}" if not record.exc_info else record.getMessage()
+            )
+
+
+async def test_a_server_that_repeats_the_password_is_not_believed(tmp_path):
+    async def refuse(reader, writer):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                writer.write(
+                    f"-WRONGPASS {PASSWORD} of redis://shop:{ENCODED}@127.0.0.1 is wrong\r\n".encode()
+                )
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        fault = await fault_of(tmp_path, f"redis://shop:{ENCODED}@127.0.0.1:{port}/0")
+        await asyncio.sleep(0.1)  # until the server has seen that its client is gone
+
+    assert "is wrong" in fault
+    assert_tells_no_secret(fault)
+
+
+class Saying(Backend):
+    """A backend whose driver says something each time that it is opened."""
+
+    def __init__(self, url, *errors):
+        super().__init__(url)
+        self.errors = list(errors)
+
+    def new_store(self, *, create=True):
+        raise self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
+
+    def __str__(self):
+        return "a backend"
+
+
+@pytest.mark.parametrize("kind", [StoreRefusedError, StoreUnavailableError, RuntimeError])
+async def test_words_of_a_driver_lose_what_is_secret(tmp_path, kind):
+    url = f"postgresql://shop:{ENCODED}@db.example/shop"
+    saying = Saying(url, kind(f"{url}: cannot log in with {PASSWORD}"))
+
+    fault = await fault_of(tmp_path, url, Reach(lambda _: saying))
+
+    assert_tells_no_secret(fault)
+    assert ("cannot log in" in fault) is (kind is not RuntimeError)
+
+
+async def test_words_that_change_at_each_try_are_told_once_in_a_while(tmp_path):
+    url = f"postgresql://shop:{ENCODED}@db.example/shop"
+    saying = Saying(url, *(StoreUnavailableError(f"try {number}") for number in range(100)))
+    told = []
+    settings = BackendSettings.model_validate({"urlFile": str(tmp_path / "url"), "namespaces": ["*"]})
+    backend = OpenBackend(settings, Metrics(), reach=Reach(lambda _: saying))
+
+    keeping = asyncio.ensure_future(backend.keep(lambda: told.append(backend.fault), lambda name, _: name))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(saying.errors) > 97:  # noqa: ASYNC110 - nothing tells of a try
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+    assert told == ["try 0"]
