@@ -721,3 +721,15 @@ async def test_an_older_generation_does_not_move_the_record_of_a_newer_one(folde
     assert taken.step is Step.OUTDATED
     assert await folder.record() is None
     assert (await folder.record(handler="post")).state.withdrawn_at is None
+
+
+async def test_instances_that_an_earlier_partition_count_has_left_behind_are_removed_with_the_others(folder):
+    await folder.apply(named("users", intervalSeconds=None, dynamic=True, partitions=2))
+    stray = Key(Partition(REALM, "send", 5), "send", "ada")
+    await folder.ledger.create([wishes.created(stray, Spec(), Policies(), folder.clock.now())])
+    await folder.apply()
+
+    removal = await remove_instances(folder.ledger, await folder.record("send"), 100)
+
+    assert removal == Removal(1, done=True)
+    assert await folder.store.load([stray]) == [None]

@@ -9,10 +9,12 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.record import (
+    BEYOND,
     NO_REQUESTS,
     Change,
     Key,
     Owner,
+    Partition,
     Record,
     Requests,
     State,
@@ -33,9 +35,6 @@ WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 
 PAGE: Final = 200
 """Records of one look at what is there."""
-
-BEYOND: Final = "\U0010ffff" * 8
-"""Sorts after the name of any instance, since Unicode will never give this code point to a character."""
 
 
 class Wish(NamedTuple):
@@ -441,9 +440,8 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
 
 
 async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
-    """Yield the instances of *template*, in pages, with what lives beside each."""
-    for number in range(template.spec.partitions or 1):
-        partition = template.key.partition._replace(number=number)
+    """Yield the instances of *template*, in pages, with what lives beside each; those of an earlier partition count, too."""
+    for partition in await _partitions_of(store, template):
         # The template itself, and the records that count for it, have no instance in their keys, and come first.
         after = Key(partition, template.key.task, "", BEYOND)
         while page := await store.scan(partition, template.key.task, after, PAGE):
@@ -451,14 +449,19 @@ async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Rec
             after = page[-1].key
 
 
+async def _partitions_of(store: Store, template: Record) -> list[Partition]:
+    realm, handler, _ = template.key.partition
+    return sorted(partition for partition in await store.partitions(realm) if partition.handler == handler)
+
+
 async def _counters(store: Store, template: Record) -> AsyncIterator[Record]:
     """Yield the records that count what was removed of *template*, beside itself: some tens in each partition at most."""
-    for number in range(template.spec.partitions or 1):
-        home = template.key._replace(partition=template.key.partition._replace(number=number))
+    for partition in await _partitions_of(store, template):
+        home = template.key._replace(partition=partition)
         async for page in beside(store, home):
             for record in page:
                 yield record
-        if number:
+        if partition != template.key.partition:
             (counter,) = await store.load([home])
             if counter is not None:
                 yield counter
