@@ -46,6 +46,7 @@ from pyncette.model import (
     datetime_of,
 )
 from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args
+from pyncette.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.registration import TaskRegistration
 from pyncette.shares import Shares
 from pyncette.sqlite import sqlite_repository
@@ -422,6 +423,21 @@ class PyncetteContext:
                 rules[key] = first_declaration(key, spec, task.policies)
         await self.ledger.apply(rules)
         await self.read_templates()
+        await self._remove_permits()
+
+    async def _remove_permits(self) -> None:
+        """Remove the permits of tasks that have no limit any more; a worker removes those that a lower limit leaves over."""
+        store = self.ledger.store
+        unlimited = {
+            permit_partition(self.realm, task.name, task.name): task.name
+            for task in self.app.tasks.values()
+            if task.kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
+        }
+        if not unlimited:
+            return
+        for partition in await store.partitions(PERMITS_REALM):
+            if partition in unlimited:
+                await remove_permits(store, partition, unlimited[partition], await self.ledger.now())
 
     async def read_templates(self) -> None:
         """Read what resources say of the templates once. `following_templates` does so periodically. Raises StoreError."""

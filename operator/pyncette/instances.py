@@ -23,6 +23,7 @@ from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse,
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
 from pyncette.partition_counts import Mismatch, unless_recounted
+from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.task import Kind, Task
 from pyncette.templates import Templates, template_key
 
@@ -78,6 +79,9 @@ class Instances:
         """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
         task, key = self._find(task, name)
         await self._ledger.apply({key: _removal(self._templates.common(task).policies)})
+        if task.kind is Kind.STATIC and task.policies.max_concurrent:
+            permits = permit_partition(self._realm, task.name, task.name)
+            await remove_permits(self._ledger.store, permits, task.name, await self._ledger.now())
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""

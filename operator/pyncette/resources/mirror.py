@@ -26,6 +26,7 @@ from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.resources.conversion import created_at, requests_of, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
@@ -91,6 +92,8 @@ class Taken(NamedTuple):
     step: Step
     record: Record | None = None
     """As it is now, if it was written."""
+    lowers_limit: bool = False
+    """There were permits for more runs at once than there may be now."""
 
 
 class Elsewhere(NamedTuple):
@@ -261,7 +264,8 @@ def _made(step: Step, before: Record | None, after: Record, known: State, wish: 
     if known.owner is None or known.owner.uid != wish.owner.uid:
         after = replace(after, state=replace(after.state, handled=wish.requests))
     rows = wishes.missed_rows(known.summary, after, wish.policies, now)
-    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after))
+    lowers_limit = before is not None and _policies_of(before).max_concurrent > wish.policies.max_concurrent
+    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after, lowers_limit))
 
 
 def _left(key: Key, step: Step) -> Ruling:
@@ -326,9 +330,7 @@ async def mirror(
         if key.task not in moving or is_template(wish.spec)
     }
     taken = _answers(await ledger.apply(here))
-    for item in taken:
-        if item.step is Step.EDITED and item.record is not None:
-            await _edit_beside(ledger, item.record)
+    await _follow_edits(ledger, taken)
     for name, old in moving.items():
         taken += await _move(ledger, by_name[name], ledger, old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
@@ -350,9 +352,7 @@ async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] 
         if _is_left_behind(here, latest.record):
             return await _move(ledger, wish, latest.ledger, latest.record)
     taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
-    for item in taken:
-        if item.step is Step.EDITED and item.record is not None:
-            await _edit_beside(ledger, item.record)
+    await _follow_edits(ledger, taken)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     for stray in elsewhere:
         await _remove(stray.ledger, [stray.record], grace=0)
@@ -412,7 +412,11 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
         await _withdraw_beside(ledger, record, with_letters=True)
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
-    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+    taken = await ledger.apply({record.key: removed_after(grace) for record in over})
+    for record in over:
+        if taken[record.key] is not None:
+            await _remove_permits(ledger, record)
+    return _answers(taken)
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
@@ -436,6 +440,8 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
     async for record in _counters(ledger.store, home):
         await ledger.apply({record.key: _forgotten})
     await ledger.apply({home.key: removed_after(0)})
+    # Last: as long as there was an instance, a worker may have made some.
+    await _remove_permits(ledger, home)
     return Removal(removed, done=True)
 
 
@@ -471,6 +477,22 @@ def _forgotten(record: Record | None, now: Instant) -> Ruling:
     """The rule for a record that only counts, of a template that is removed."""
     del now
     return Ruling(None if record is None else Change(record, None))
+
+
+async def _follow_edits(ledger: Ledger, taken: Iterable[Taken]) -> None:
+    """Let follow what stands beside a schedule that was edited, and remove the permits that a lower limit leaves over."""
+    for item in taken:
+        if item.step is Step.EDITED and item.record is not None:
+            await _edit_beside(ledger, item.record)
+            if item.lowers_limit:
+                await _remove_permits(ledger, item.record, _policies_of(item.record).max_concurrent)
+
+
+async def _remove_permits(ledger: Ledger, home: Record, limit: int = 0) -> None:
+    """Remove the permits of *home* from number *limit* on; without a limit it may have some of an earlier one."""
+    realm, handler, _ = home.key.partition
+    partition = permit_partition(realm, handler, home.key.task)
+    await remove_permits(ledger.store, partition, home.key.task, await ledger.now(), limit=limit)
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:
