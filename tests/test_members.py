@@ -311,6 +311,41 @@ async def test_what_a_later_release_says_besides_is_passed_over(bench: Bench) ->
         assert await bench.look() == [ALICE]
 
 
+async def test_a_member_says_over_how_many_partitions_its_templates_spread_and_what_it_refuses(
+    bench: Bench,
+) -> None:
+    carol = Member("carol", ("bill", "remind"), partitions=(("remind", 8),), refused=("remind",))
+
+    async with bench.member(carol):
+        assert await bench.look() == [carol]
+
+    assert carol.registers_other_count("remind", 1)
+    assert not carol.registers_other_count("remind", 8)
+    assert not carol.registers_other_count("unknown", 1)
+    assert ALICE.registers_other_count("remind", 8)  # an older release does not say, so nobody relies on it
+
+
+async def test_what_a_member_refuses_from_now_on_is_seen_at_once(bench: Bench) -> None:
+    membership = Membership(REALM, ALICE, bench.clock)
+    running = asyncio.create_task(membership.run(bench.store))
+    await bench.clock.settle()
+
+    membership.refuse(["remind", "bill"])
+    await bench.clock.settle()
+    (member,) = await bench.look()
+    assert member == replace(ALICE, refused=("bill", "remind"))
+
+    bench.store.error = StoreUnavailableError("nobody answers")
+    membership.refuse([])
+    await bench.clock.settle()
+    bench.store.error = None
+    await bench.advance(RENEWAL_PAUSE)
+    assert await bench.look() == [ALICE]
+    membership.leave()
+    await running
+    assert await bench.look() == []
+
+
 # --- What it must not do ---------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ from pyncette.model import (
     datetime_of,
 )
 from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args
+from pyncette.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.registration import TaskRegistration
 from pyncette.shares import Shares
 from pyncette.sqlite import sqlite_repository
@@ -138,7 +139,7 @@ class Pyncette:
 
         *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
         *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
-        themselves. The count is stored: it cannot change later.
+        themselves. The count is stored: another one is taken over only while there are no instances.
         """
         _refuse_misplaced("partitioned_task", misplaced)
         if partition_count is None:
@@ -246,7 +247,8 @@ class Pyncette:
 
         *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
         for the command line, which have a clock, a backend and limits of their own.
-        Raises StoreError if the backend cannot be used, ConfigurationError if it holds what contradicts a declaration.
+        Raises StoreError if the backend cannot be used. A template with another partition count than the stored one is
+        refused by itself, with a warning: a call that needs it raises ConfigurationError.
         """
         if context_items:
             logger.warning("context_items are ignored: use add_to_context instead")
@@ -331,7 +333,7 @@ class PyncetteContext:
             0 if isinstance(self.clock, _PretendedTime) else AHEAD,
         )
         self._renewal_store = renewal_store
-        self._templates = Templates(ledger, realm, app.tasks.values())
+        self._templates = Templates(ledger, realm, app.tasks.values(), self._settings.holder)
         self._instances = Instances(ledger, self._templates, realm, app.batch_size)
         self._created_at = self.clock.now()
         self._worker: Worker | None = None
@@ -402,7 +404,12 @@ class PyncetteContext:
         return self._worker is None or self._worker.is_settled(asleep)
 
     async def declare_tasks(self) -> None:
-        """Store what the module declares, where it differs from what is stored."""
+        """
+        Store what the module declares, where it differs from what is stored.
+
+        A template whose instances are stored in another number of partitions is refused by itself: nothing of it is
+        claimed or scheduled here, and the rest runs.
+        """
         rules = {}
         for task in self.app.tasks.values():
             key = Key(Partition(self.realm, task.name), task.name)
@@ -414,11 +421,23 @@ class PyncetteContext:
             elif task.kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
                 rules[key] = first_declaration(key, spec, task.policies)
-        declared = await self.ledger.apply(rules)
-        for task in self.app.tasks.values():
-            if task.kind is Kind.TEMPLATE:
-                _refuse_other_count(task, declared[Key(Partition(self.realm, task.name), task.name)])
+        await self.ledger.apply(rules)
         await self.read_templates()
+        await self._remove_permits()
+
+    async def _remove_permits(self) -> None:
+        """Remove the permits of tasks that have no limit any more; a worker removes those that a lower limit leaves over."""
+        store = self.ledger.store
+        unlimited = {
+            permit_partition(self.realm, task.name, task.name): task.name
+            for task in self.app.tasks.values()
+            if task.kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
+        }
+        if not unlimited:
+            return
+        for partition in await store.partitions(PERMITS_REALM):
+            if partition in unlimited:
+                await remove_permits(store, partition, unlimited[partition], await self.ledger.now())
 
     async def read_templates(self) -> None:
         """Read what resources say of the templates once. `following_templates` does so periodically. Raises StoreError."""
@@ -535,11 +554,18 @@ class PyncetteContext:
         def look_soon() -> None:
             loop.call_soon_threadsafe(worker.look_soon)
 
+        def refusals_changed() -> None:
+            if membership is not None:
+                membership.refuse(self._templates.refused)
+            worker.look_soon()
+
         for task in tasks:
             task.told_if_enabled.add(look_soon)
+        self._templates.refusals_changed = refusals_changed
         try:
             await worker.run()
         finally:
+            self._templates.refusals_changed = None
             for task in tasks:
                 task.told_if_enabled.discard(look_soon)
 
@@ -548,7 +574,17 @@ class PyncetteContext:
         if self._renewal_store is None:
             return None
         holder, slots, *_ = self._settings
-        member = Member(holder, tuple(sorted(self.app.tasks)), slots=slots, started_at=self.clock.now())
+        counts = {
+            task.name: task.partition_count for task in self.app.tasks.values() if task.kind is Kind.TEMPLATE
+        }
+        member = Member(
+            holder,
+            tuple(sorted(self.app.tasks)),
+            slots=slots,
+            started_at=self.clock.now(),
+            partitions=tuple(sorted(counts.items())),
+            refused=self._templates.refused,
+        )
         return Membership(self.realm, member, self.clock)
 
     def _shares(self) -> Shares:
@@ -609,16 +645,6 @@ def _refuse_misplaced(decorator: str, given: Sequence[Any]) -> None:
 def _refuse_field(name: str) -> None:
     if name in FIELDS:
         raise ValueError(f"Cannot use reserved name {name}: it is a field of Context")
-
-
-def _refuse_other_count(task: Task, stored: Spec) -> None:
-    count = stored.partitions
-    if count is not None and count != task.partition_count:
-        raise ConfigurationError(
-            f"The task {task.name} has {task.partition_count} partitions here, but its instances are stored in {count}. "
-            f"Either go back to partition_count={count}, or declare the new count under a new name and move the instances "
-            "there: list_tasks of the old task, schedule_many of the new one"
-        )
 
 
 def _holder() -> str:

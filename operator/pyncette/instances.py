@@ -17,13 +17,15 @@ from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
-from pyncette.errors import StoreError, TaskLockedException
+from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
+from pyncette.partition_counts import Mismatch, unless_recounted
+from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.task import Kind, Task
-from pyncette.templates import Templates
+from pyncette.templates import Templates, template_key
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are with the backend at once: while it writes one, the next is put together and sent.
@@ -58,19 +60,28 @@ class Instances:
         self._page_size = page_size
 
     async def schedule(self, task: Task, name: str, options: Mapping[str, Any], *, force: bool) -> Task:
-        """Create or update an instance. Raises TaskLockedException if it runs, unless forced to overwrite it."""
+        """
+        Create or update an instance.
+
+        Raises TaskLockedException if it runs, unless forced to overwrite it; ConfigurationError if the partition count is another.
+        """
         _require_template(task)
         wish = self._wish(task, name, options)
         check_ahead(wish.spec.schedule, await self._ledger.now())
-        answers = await self._ledger.apply({wish.key: _scheduling(wish, force=force)})
+        template = template_key(self._realm, task.name)
+        rules = unless_recounted(template, task.partition_count, {wish.key: _scheduling(wish, force=force)})
+        answers = await self._ledger.apply(rules)
         instance = task.instance(name, wish.spec)
-        _refuse_locked(instance, answers[wish.key])
+        _refuse(instance, answers[wish.key])
         return instance
 
     async def unschedule(self, task: Task, name: str | None) -> None:
         """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
         task, key = self._find(task, name)
         await self._ledger.apply({key: withdrawal(self._templates.common(task).policies)})
+        if task.kind is Kind.STATIC and task.policies.max_concurrent:
+            permits = permit_partition(self._realm, task.name, task.name)
+            await remove_permits(self._ledger.store, permits, task.name, await self._ledger.now())
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
@@ -90,8 +101,9 @@ class Instances:
     def schedule_many(
         self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], *, force: bool
     ) -> AsyncIterator[InstanceResult]:
-        """Create or update instances, given as pairs of name and options."""
+        """Create or update instances, given as pairs of name and options. Raises ConfigurationError like `schedule`."""
         _require_template(task)
+        self._templates.require_served(task)
 
         def prepared(item: _Item) -> Entry:
             name, options = item
@@ -110,6 +122,7 @@ class Instances:
     ) -> AsyncIterator[InstanceResult]:
         """Remove instances by their names."""
         _require_template(task)
+        self._templates.require_served(task)
 
         def prepared(name: str) -> Entry:
             try:
@@ -127,6 +140,7 @@ class Instances:
         """Return at most *limit* instances, and where the next page begins."""
         if task.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
+        self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"A page must be allowed to hold at least 1 instance, not {limit}")
@@ -147,6 +161,7 @@ class Instances:
         return ListTasksResponse(states, None)
 
     def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
+        self._templates.require_served(task)
         common = self._templates.common(task)
         spec = task.wish(name, options, self._realm, common.args)
         partition = Partition(self._realm, task.name, task.partition_of(name))
@@ -154,6 +169,7 @@ class Instances:
 
     def _key(self, task: Task, name: str) -> Key:
         check_instance_name(name)
+        self._templates.require_served(task)
         return Key(Partition(self._realm, task.name, task.partition_of(name)), task.name, name)
 
     def _find(self, task: Task, name: str | None) -> tuple[Task, Key]:
@@ -182,7 +198,9 @@ class Instances:
         """Create what is new in one round trip; only what is there already is looked at first."""
         try:
             now = await self._ledger.now()
-        except StoreError as error:
+            await self._templates.refresh()
+            self._templates.require_served(task)
+        except (ConfigurationError, StoreError) as error:
             return [InstanceResult(wish.name, None, error) for wish in batch]
         records, answers = [], dict[Key, Any]()
         for wish in batch:
@@ -376,7 +394,9 @@ def _scheduled(task: Task, wish: Wish, answer: Any) -> InstanceResult:
     )
 
 
-def _refuse_locked(instance: Task, answer: Any) -> None:
+def _refuse(instance: Task, answer: Any) -> None:
+    if isinstance(answer, Mismatch):
+        raise answer.error
     if isinstance(answer, Locked):
         raise _locked(instance, answer)
 

@@ -60,9 +60,23 @@ class Member(msgspec.Struct, frozen=True):
     """The newest version of the schema that it can work on."""
     slots: int = 0
     started_at: Instant = 0
+    partitions: tuple[tuple[str, int], ...] | None = None
+    """Over how many partitions it spreads the instances of each template; None: an older release, which does not say."""
+    refused: tuple[str, ...] = ()
+    """Those of its handlers that it cannot serve: their instances are stored in another number of partitions."""
+
+    def count_of(self, handler: str) -> int | None:
+        """Return over how many partitions it spreads the instances of *handler*; None: it does not say, or there are none."""
+        return dict(self.partitions or ()).get(handler)
+
+    def registers_other_count(self, handler: str, count: int) -> bool:
+        """Say whether its number of partitions for *handler* is not, or may not be, *count*."""
+        return handler in self.handlers and (
+            self.partitions is None or dict(self.partitions).get(handler, count) != count
+        )
 
 
-class _Told(msgspec.Struct, frozen=True, rename="camel"):
+class _Told(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What a member's record says of it, as its arguments; what a later release adds is passed over."""
 
     handlers: tuple[str, ...]
@@ -70,6 +84,9 @@ class _Told(msgspec.Struct, frozen=True, rename="camel"):
     reader: int
     slots: int
     started_at: Instant
+    # Releases before these fields neither write nor read them.
+    partitions: tuple[tuple[str, int], ...] | None = None
+    refused: tuple[str, ...] = ()
 
 
 # --- Looking ---------------------------------------------------------------------------------------------------------
@@ -182,16 +199,29 @@ class Membership:
         self._record: Record | None = None
         """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
         self._announced = False
+        self._changed = False
+        """Whether the record is of the member as it was."""
         self._trouble = False
         self._leaving = False
-        self._left = asyncio.Event()
+        self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def leave(self) -> None:
         """Be no member any more: this worker claims nothing more. Can be called from any thread."""
         self._leaving = True
+        self._wake()
+
+    def refuse(self, handlers: Sequence[str]) -> None:
+        """Publish that *handlers*, and no others, are refused. Can be called from any thread."""
+        refused = tuple(sorted(handlers))
+        if refused != self._member.refused:
+            self._member = msgspec.structs.replace(self._member, refused=refused)
+            self._changed = True
+            self._wake()
+
+    def _wake(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._left.set)
+            self._loop.call_soon_threadsafe(self._woken.set)
 
     async def run(self, store: Store) -> None:
         """Be a member until `leave`, or until this is cancelled; then withdraw."""
@@ -200,8 +230,10 @@ class Membership:
             return
         try:
             while not self._leaving:
+                self._woken.clear()
                 await self._say(store)
-                await self._clock.wait_for(self._left, RENEWAL_PAUSE)
+                if not self._leaving:
+                    await self._clock.wait_for(self._woken, RENEWAL_PAUSE)
         finally:
             withdrawing = asyncio.create_task(self._withdraw(store))
             try:
@@ -216,6 +248,8 @@ class Membership:
         try:
             if not (self._announced and await self._renew(store)):
                 await self._announce(store)
+            elif self._changed:
+                await self._rewrite(store)
         except (StoreError, ValueError) as error:
             # ValueError: a name that no store can hold. A worker that others do not see runs what is due all the same.
             log = logger.debug if self._trouble else logger.warning
@@ -237,6 +271,7 @@ class Membership:
     async def _announce(self, store: Store) -> None:
         now = self._clock.now()
         if self._record is None:
+            self._changed = False
             # No worker is there to remove what those left behind that were killed, unless it is the next one.
             await members(store, self._key.partition.handler, now)
             self._record = self._new_record(now)
@@ -244,12 +279,37 @@ class Membership:
         await store.swap([Change(None, self._record)])
         self._announced = True
 
+    async def _rewrite(self, store: Store) -> None:
+        """Publish the member as it is now. What is not known to be written is written again by the next renewal."""
+        self._changed = False
+        written = False
+        try:
+            (stored,) = await store.load([self._key])
+            if stored is not None:
+                after = replace(stored, version=stored.version + 1, spec=self._spec())
+                (written,) = await store.swap([Change(stored, after)])
+                self._record = after if written else self._record
+        finally:
+            self._changed = self._changed or not written
+
+    def _spec(self) -> Spec:
+        member = self._member
+        told = _Told(
+            member.handlers,
+            member.version,
+            member.reader,
+            member.slots,
+            member.started_at,
+            member.partitions,
+            member.refused,
+        )
+        return Spec(args=msgspec.Raw(msgspec.json.encode(told)))
+
     def _new_record(self, now: Instant) -> Record:
         member = self._member
-        told = _Told(member.handlers, member.version, member.reader, member.slots, member.started_at)
         # Never to be claimed, also by whoever might ask for this partition; the lease is our own.
         return replace(
-            kept_record(self._key, Spec(args=msgspec.Raw(msgspec.json.encode(told))), now),
+            kept_record(self._key, self._spec(), now),
             lease_length=MEMBER_LEASE,
             lease=Lease(self._lease_id, member.holder, now + MEMBER_LEASE),
         )

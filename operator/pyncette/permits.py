@@ -7,25 +7,17 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from itertools import count
 from typing import Final
 
-import msgspec
-
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
-from pyncette.core.spec import Policies, Spec
+from pyncette.core.record import Change, Partition, Record, replace
+from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
+from pyncette.permit_records import missing_permits, new_permit, number_of, permit_partition, remove_permits
 from pyncette.store.base import Renewal, Store
 
 logger = logging.getLogger(__name__)
-
-PERMITS_REALM: Final = f"{RESERVED_REALMS}permits"
-"""
-The permits of a task are a partition here, and a free one is a record that is due: so to claim is to take some, and
-what a worker that died has held is free again when its leases end. No leader hands them out.
-"""
 
 RETRY_PAUSE: Final[Duration] = 250 * MILLISECOND
 """About so long who found no permit waits before it looks again: it is what a run that had to wait loses."""
@@ -33,8 +25,15 @@ RETRY_PAUSE: Final[Duration] = 250 * MILLISECOND
 TURN: Final[Duration] = 2 * SECOND
 """So long a permit goes from run to run of one worker. Then it is anybody's, since others may have waited for it."""
 
-CREATED_MAX: Final = 500
-"""Permits that are created in one write."""
+FIRST: Final = 8
+"""Permits that are created at once while it is not known that there is more to run: a task that runs now and then has no more."""
+
+FULL_PAUSE: Final[Duration] = 10 * SECOND
+"""So long a worker that found no permit missing does not look for missing ones again: all are held, as far as is known."""
+
+
+CLAIMED_AHEAD_MAX: Final[Duration] = 5 * SECOND
+"""What is due within this time counts as there to be run: workers claim some milliseconds ahead."""
 
 
 class Permit:
@@ -55,7 +54,7 @@ class Permit:
     @property
     def is_surplus(self) -> bool:
         """Whether the limit was lowered below it."""
-        return int(self.record.key.instance) >= self.pool.limit
+        return number_of(self.record) >= self.pool.limit
 
     @property
     def renewal(self) -> Renewal:
@@ -106,23 +105,24 @@ class Permits:
         return self._returning is None
 
     def pool(self, partition: Partition, task: str, policies: Policies) -> Pool:
-        """Return the permits of *task*, whose records are in *partition* and others of its handler."""
+        """Return the permits of *task*, whose records are in *partition*, and perhaps in others of its handler."""
         place = (partition.realm, partition.handler, task)
         pool = self._pools.get(place)
         if pool is None:
             pool = self._pools[place] = Pool(self, place)
         pool.limit = policies.max_concurrent
         pool.length = policies.lease
+        pool.limited = (partition,)
         return pool
 
     async def take(self, numbers: Mapping[Pool, int]) -> None:
         """Take permits until so many of each pool are free here, as far as others leave some. Raises StoreError."""
         missing = {pool: short for pool, number in numbers.items() if (short := pool.missing(number))}
         await self._claim(missing)
-        unmade = [pool for pool in missing if not pool.is_made]
-        for pool in unmade:
-            await pool.make()
-        await self._claim({pool: short for pool in unmade if (short := pool.missing(numbers[pool]))})
+        for pool in missing:
+            await pool.trim()
+        grown = [pool for pool in missing if not pool.free and await pool.grow(pool.missing(numbers[pool]))]
+        await self._claim({pool: short for pool in grown if (short := pool.missing(numbers[pool]))})
         for pool in missing:
             if not pool.free:
                 pool.wait()
@@ -187,21 +187,22 @@ class Pool:
         """Whether something seems to be due for which there is no permit here."""
         self.is_busy = False
         """Whether there was more to run than there were permits for."""
+        self.is_short = False
+        """Whether the last claim took as many records as there were permits for."""
         self.free: list[Permit] = []
         self.retry_at: Instant = 0
         """Before then it is of no use to look for more."""
+        self.limited: Sequence[Partition] = ()
+        """Partitions in which the limited records are: without any there, no permit is made."""
         self._permits = permits
-        self._task = place[2]
-        self.partition = Partition(
-            PERMITS_REALM, blake2b("\0".join(place).encode(), digest_size=16).hexdigest()
-        )
+        self._handler, self._task = place[1:]
+        self.partition = permit_partition(*place)
         self._used = 0
-        self._made_for = 0
-
-    @property
-    def is_made(self) -> bool:
-        """Whether there are as many permits as the limit says, and no more, whoever has them."""
-        return self._made_for == self.limit
+        self._trimmed_to = 0
+        """The limit for which the surplus was removed."""
+        self._made = 0
+        """All permits with lower numbers are there, as far as is known."""
+        self._full_until: Duration = 0
 
     @property
     def holds_all(self) -> bool:
@@ -250,35 +251,54 @@ class Pool:
         """Say whether a run may begin with it: it is surely ours for a while, and renewed from then on."""
         return permit.remaining() > permit.length // 2 and not permit.is_surplus
 
-    async def make(self) -> None:
-        """Create those that are not there yet, and remove those that are too many; each worker does once for a limit."""
-        now = self._permits.clock.now()
-        size = min(CREATED_MAX, self._permits.store.capabilities.swap_batch_max)
-        for first in range(0, self.limit, size):
-            numbers = range(first, min(first + size, self.limit))
-            await self._permits.store.swap(
-                [Change(None, self._new_record(number, now)) for number in numbers]
-            )
-        await self._remove_surplus(now)
-        self._made_for = self.limit
+    async def trim(self) -> None:
+        """Remove what a higher limit has left and nobody holds; each worker does once for a limit. Raises StoreError."""
+        if self._trimmed_to == self.limit:
+            return
+        limit = self.limit
+        permits = self._permits
+        await remove_permits(permits.store, self.partition, self._task, permits.clock.now(), limit=limit)
+        self._made = self._full_until = 0
+        self._trimmed_to = limit
 
-    async def _remove_surplus(self, now: Instant) -> None:
-        """Remove what a higher limit has left and nobody holds: it would be taken last, and so never be seen."""
-        last = Key(self.partition, self._task, f"{self.limit - 1:05}")
+    async def grow(self, short: int) -> bool:
+        """
+        Create permits for *short* runs, as far as the limit leaves room, and say whether there may be more now.
+
+        None are made beforehand: a limit of thousands costs nothing while little runs. Raises StoreError.
+        """
+        clock, store = self._permits.clock, self._permits.store
+        if clock.monotonic() < self._full_until or not await self._is_there():
+            return False
+        at_most = max(short, FIRST) if self.is_short else FIRST
+        missing = await self._missing(self._made, at_most)
+        if not missing and self._made:  # but those of a task that was removed, and is back, may be
+            missing = await self._missing(0, at_most)
+        if not missing:
+            self._full_until = clock.monotonic() + FULL_PAUSE
+            return False
+        now = clock.now()
+        new = [new_permit(self.partition, self._task, number, self.length, now) for number in missing]
+        size = store.capabilities.swap_batch_max
+        for first in range(0, len(new), size):
+            # One that is there by now was made by another worker: it has the same number, so the limit holds.
+            await store.swap([Change(None, record) for record in new[first : first + size]])
+        self._made = missing[-1] + 1
+        return True
+
+    async def _missing(self, first: int, at_most: int) -> list[int]:
         store = self._permits.store
-        while left := await store.scan(self.partition, self._task, last, CREATED_MAX):
-            free = [record for record in left if record.lease is None or record.lease.expires_at <= now]
-            await store.swap([Change(record, None) for record in free])
-            last = left[-1].key
+        return await missing_permits(store, self.partition, self._task, first, self.limit, at_most)
 
-    def _new_record(self, number: int, now: Instant) -> Record:
-        return Record(
-            key=Key(self.partition, self._task, f"{number:05}"),
-            spec=Spec(args=msgspec.Raw(b"{}")),
-            version=now,
-            fence=now,
-            due_at=None,
-            schedule_since=now,
-            claimable_at=number,  # long ago: the first are taken first, so what a lower limit leaves over is not
-            lease_length=self.length,
-        )
+    async def _is_there(self) -> bool:
+        """Say whether there is a record to run: the permits of a task that is gone are not made anew."""
+        store = self._permits.store
+        if self._task != self._handler:
+            return bool(await store.scan(self.limited[0], self._task, None, 1))
+        # Records of any task count under the limit of a handler. What counts a template's outcomes stays, and is never due.
+        soon = self._permits.clock.now() + CLAIMED_AHEAD_MAX
+        for partition in self.limited:
+            found = await store.count(partition, None, soon, self.length, 1)
+            if found.due or found.leased:
+                return True
+        return False

@@ -46,7 +46,7 @@ class TaskRegistration:
 
     @property
     def partitions(self) -> Sequence[Partition]:
-        if not self.task.enabled:
+        if not self.task.enabled or not self._templates.is_served(self.task):
             return ()
         polled = self.task.polled_partitions
         if polled is not self._polled:  # rebuilt only when they are set, since each poll reads them

@@ -70,7 +70,7 @@ class Shares:
         self._realm = realm
         self._holder = holder
         self._others: dict[str, tuple[str, ...]] = {}
-        """The handlers of each other worker."""
+        """The handlers that each other worker serves."""
         self._ours: dict[tuple[str, int], frozenset[int]] = {}
         """What is ours of a handler with so many partitions, as long as the others are these."""
         self.is_new = True
@@ -126,7 +126,11 @@ class Shares:
         except StoreError as error:  # the others stay who they were
             logger.debug("nobody knows who else runs", extra={"error": str(error)})
             return
-        others = {member.holder: member.handlers for member in found if member.holder != self._holder}
+        others = {
+            member.holder: tuple(name for name in member.handlers if name not in member.refused)
+            for member in found
+            if member.holder != self._holder
+        }
         if others != self._others:
             self._others = others
             self._ours.clear()

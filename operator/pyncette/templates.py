@@ -1,10 +1,14 @@
-"""Knows what counts for the instances of a template: what its decorator says, or the resource that names its handler."""
+"""
+Knows what counts for the instances of a template: what its decorator says, or the resource that names its handler.
+
+It knows as well which templates this process cannot serve, since their stored partition count is another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,6 +19,7 @@ from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
 from pyncette.model import arguments_of
 from pyncette.options import encode_args
+from pyncette.partition_counts import Mismatch, settle_count, stray_partitions
 from pyncette.task import Kind, Task
 
 logger = logging.getLogger(__name__)
@@ -29,6 +34,10 @@ QUIET_LOOK_SECONDS: Final = 20.0
 """The same where a worker with nothing to do is to cost next to nothing: where others notify, or no resource rules a template."""
 
 
+STRAYS_SECONDS: Final = 3 * QUIET_LOOK_SECONDS
+"""So long after a changed partition count a process that has not noticed it may have written an instance by the old one."""
+
+
 class Common(NamedTuple):
     """What the instances of a template have in common."""
 
@@ -39,23 +48,59 @@ class Common(NamedTuple):
 
 
 class Templates:
-    """The templates among *tasks*, in one realm, as they were when they were last read."""
+    """The templates among *tasks*, in one realm, as they were when they were last read by the process *holder*."""
 
-    def __init__(self, ledger: Ledger, realm: str, tasks: Iterable[Task]) -> None:
+    def __init__(self, ledger: Ledger, realm: str, tasks: Iterable[Task], holder: str = "") -> None:
         self._ledger = ledger
+        self._realm = realm
+        self._holder = holder
         self._by_key = {template_key(realm, task.name): task for task in tasks if task.kind is Kind.TEMPLATE}
         self._of_resources: dict[str, Common] = {}
         """By the name of the template; a resource's fields win over the decorator's options."""
+        self._mismatches: dict[str, Mismatch] = {}
+        """By the name of the template: those that this process refuses to serve."""
+        self._counts: dict[str, int] = {}
+        """The partition counts of the templates that this process serves, as they were stored."""
+        self._is_read = False
+        self._read_at = -LOOK_SECONDS
+        """When they were last read, by the loop's time."""
+        self._unchecked: dict[str, float] = {}
+        """Templates whose instances are yet to be checked for strays, and when, by the loop's time."""
+        self.refusals_changed: Callable[[], None] | None = None
+        """Called after a read that found others refused than before; set while this process runs what is due."""
 
     def common(self, task: Task) -> Common:
         """Return what counts for the instances of *task*, or for records of it that have no policies of their own."""
         return self._of_resources.get(task.name) or Common(task.policies, None)
 
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The templates that this process cannot serve: their stored partition count is another one."""
+        return tuple(sorted(self._mismatches))
+
+    def is_served(self, task: Task) -> bool:
+        """Say whether this process can claim instances of *task*."""
+        return task.name not in self._mismatches
+
+    def require_served(self, task: Task) -> None:
+        """Raise ConfigurationError if the instances of *task* are in other partitions than this process would look for."""
+        mismatch = self._mismatches.get(task.name)
+        if mismatch is not None:
+            raise mismatch.error
+
+    async def refresh(self) -> None:
+        """Read the templates unless that was done a moment ago: what many instances are placed by. Raises StoreError."""
+        if _loop_time() >= self._read_at + LOOK_SECONDS:
+            await self.read()
+
     async def read(self) -> None:
         """Read the records of the templates. Raises StoreError, and then what was known before still counts."""
         if not self._by_key:
             return
+        read_at = _loop_time()
         records = await self._ledger.store.load(list(self._by_key))
+        self._read_at = read_at
+        await self._settle_counts(records)
         self._of_resources = {
             task.name: _common(task, record)
             for task, record in zip(self._by_key.values(), records, strict=True)
@@ -71,9 +116,74 @@ class Templates:
             except StoreError as error:
                 logger.debug("templates were not read", extra={"error": str(error)})
 
+    async def _settle_counts(self, records: Iterable[Record | None]) -> None:
+        """Find out which templates this process can serve, and say so where that is another answer than before."""
+        # A program that only schedules takes another count over at its start, and leaves it to workers from then on.
+        may_change = not self._is_read or self.refusals_changed is not None
+        found = dict[str, Mismatch]()
+        for task, record in zip(self._by_key.values(), records, strict=True):
+            stored = None if record is None else record.spec.partitions
+            if record is None or stored is None:
+                continue
+            mismatch = await settle_count(
+                self._ledger, self._realm, self._holder, task, record, may_change=may_change
+            )
+            if mismatch is not None:
+                found[task.name] = mismatch
+            elif self._counts.get(task.name) != stored or task.name in self._mismatches:
+                is_new = stored == task.partition_count and not {task.name} & (
+                    self._counts.keys() | self._mismatches.keys()
+                )
+                self._counts[task.name] = task.partition_count
+                self._unchecked[task.name] = _loop_time() + (0.0 if is_new else STRAYS_SECONDS)
+        self._is_read = True
+        before, self._mismatches = self._mismatches, found
+        for name, mismatch in found.items():
+            if before.get(name) != mismatch:
+                logger.warning("a handler is refused: %s", mismatch, extra={"task": name})
+        for name in before.keys() - found.keys():
+            logger.info("a handler is not refused any more", extra={"task": name})
+        if before.keys() != found.keys() and self.refusals_changed is not None:
+            self.refusals_changed()
+        await self._look_for_strays()
+
+    async def _look_for_strays(self) -> None:
+        """Warn of instances in partitions that nobody polls: an older count put them there as it was changed."""
+        now = _loop_time()
+        unchecked = [
+            task
+            for task in self._by_key.values()
+            if self._unchecked.get(task.name, _NEVER) <= now and self.is_served(task)
+        ]
+        if not unchecked:
+            return
+        store = self._ledger.store
+        partitions = await store.partitions(self._realm)
+        for task in unchecked:
+            count = task.partition_count
+            strays = await stray_partitions(store, partitions, task.name, count)
+            self._unchecked.pop(task.name, None)
+            if strays:
+                logger.warning(
+                    "instances of %s do not run: they are stored in partitions beyond the %d that it has; "
+                    "remove them, and schedule them again",
+                    task.name,
+                    count,
+                    extra={"task": task.name, "stray_partitions": strays},
+                )
+
     def _pause(self) -> float:
+        if self._mismatches:  # it is to be served as soon as it can be
+            return LOOK_SECONDS
         asks_anyway = bool(self._of_resources) and not self._ledger.store.capabilities.notifies
         return LOOK_SECONDS if asks_anyway else QUIET_LOOK_SECONDS
+
+
+_NEVER: Final = float("inf")
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def template_key(realm: str, handler: str) -> Key:

@@ -1,13 +1,10 @@
 """Tasks with a schedule of their own, and templates, as they are declared at each start."""
 
-import pytest
-
 from pyncette import FailureMode, Pyncette
 from pyncette.core.record import Key, Owner, Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap, Policies, Spec
 from pyncette.core.wishes import created
-from pyncette.errors import ConfigurationError
 from pyncette.model import instant_of
 from pyncette.options import encode_args
 from tests.app.harness import at, running, seconds
@@ -110,53 +107,6 @@ async def test_two_tasks_with_one_handler_run_each_on_its_own(repository, clock)
         await clock.advance(seconds(30))
 
     assert sorted(ran) == [("often", at(10)), ("often", at(20)), ("often", at(30)), ("seldom", at(25))]
-
-
-@pytest.mark.parametrize(("before", "after"), [(4, 8), (4, 1), (None, 4), (4, None)])
-async def test_another_partition_count_refuses_to_start_and_says_how_to_change_it(
-    repository, clock, before, after
-):
-    def app_with(count):
-        app = Pyncette(repository)
-        if count is None:
-            app.dynamic_task(name="spread")(print)
-        else:
-            app.partitioned_task(name="spread", partition_count=count)(print)
-        return app
-
-    async with app_with(before).create(clock=clock) as app_context:
-        await app_context.schedule_task(app_context.app.tasks["spread"], "ada", interval=seconds(10))
-
-    with pytest.raises(ConfigurationError) as refused:
-        async with app_with(after).create(clock=clock):
-            pass
-
-    assert f"has {after or 1} partitions here, but its instances are stored in {before or 1}" in str(
-        refused.value
-    )
-    assert f"go back to partition_count={before or 1}" in str(refused.value)
-    assert "schedule_many of the new one" in str(refused.value)
-
-
-async def test_the_count_is_remembered_although_outcomes_are_counted_in_the_same_record(repository, clock):
-    def app_with(count):
-        app = Pyncette(repository)
-
-        @app.partitioned_task(partition_count=count)
-        async def spread(context):
-            pass
-
-        return app
-
-    app = app_with(4)
-    async with running(app, clock) as app_context:
-        for number in range(20):
-            await app_context.schedule_task(app.tasks["spread"], f"u{number}", execute_at=at(1))
-        await clock.advance(seconds(10))
-
-    with pytest.raises(ConfigurationError, match="partitions"):
-        async with app_with(5).create(clock=clock):
-            pass
 
 
 async def test_a_resource_that_is_mirrored_under_the_name_of_a_template_is_left_as_it_is(repository, clock):

@@ -11,7 +11,6 @@ from pyncette.clock import SECOND, SystemClock
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
 from pyncette.core.wishes import created, edited, stopped
-from pyncette.errors import ConfigurationError
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.templates import QUIET_LOOK_SECONDS
 from pyncette.testing.clock import instant_of
@@ -209,11 +208,3 @@ async def test_arguments_of_a_template_that_are_none_do_not_keep_its_policies_fr
         await clock.advance(seconds(30))
 
     assert ran == []
-
-
-async def test_a_resource_with_other_partitions_than_the_module_refuses_to_start(app, clock, resource):
-    await resource.apply(partitions=4)
-
-    with pytest.raises(ConfigurationError, match="has 1 partitions here, but its instances are stored in 4"):
-        async with app.create(clock=clock):
-            pass

@@ -228,7 +228,10 @@ def told_while(url, realm, member, *command):
 
 def test_workers_that_run_are_listed_with_what_they_run(store):
     started_at = int(time.time() - 90) * 1_000_000
-    member = Member("pod:1:abc", ("beat", "report"), "1.2.3", reader=4, slots=7, started_at=started_at)
+    counts = (("report", 4),)
+    member = Member(
+        "pod:1:abc", ("beat", "report"), "1.2.3", 4, 7, started_at, partitions=counts, refused=("report",)
+    )
 
     (worker,), table = told_while(store.url, "", member, "workers", "--backend", store.url)
 
@@ -236,8 +239,9 @@ def test_workers_that_run_are_listed_with_what_they_run(store):
     assert datetime.datetime.fromisoformat(start).timestamp() == started_at / 1_000_000
     assert worker == {
         "worker": "pod:1:abc", "version": "1.2.3", "schema": 4, "handlers": ["beat", "report"], "slots": 7,
+        "partitions": {"report": 4}, "refused": ["report"],
     }  # fmt: skip
-    assert re.search(r"^pod:1:abc +1.2.3 +7 +1 min \d+ s ago +beat, report$", table, re.MULTILINE)
+    assert re.search(r"^pod:1:abc +1.2.3 +7 +1 min \d+ s ago +beat, report \(refused\)$", table, re.MULTILINE)
 
 
 def test_workers_of_another_realm_are_listed_there(store):

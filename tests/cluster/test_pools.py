@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pyncette import __version__
+from pyncette.permit_records import permit_partition
 from tests.cluster.cluster import BreakableCluster
 from tests.cluster.installation import URL_FILE, Installation
 from tests.cluster.kubectl import KubectlRefusedError, Seen, pool, task
@@ -367,3 +368,80 @@ def test_the_url_of_the_backend_stands_in_no_argument_no_environment_and_no_log(
     }
 
     assert [where for where, text in texts.items() if password in text] == []
+
+
+TOLD_SECONDS = 30
+"""From the moment when a worker could tell what is wrong with a task, until its condition does."""
+
+
+def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_and_is_healed_by_the_right_number(
+    team: Team,
+):
+    """Applied together with its pool, as the quick start does: it is in the backend before the first worker is."""
+    wrong = task("users", "remind", dynamic=True, partitions=8)
+    team.kubectl.apply(
+        pool(team.images[0], template=TEMPLATE, drainSeconds=5),
+        wrong,
+        task("beat", "tick", intervalSeconds=1),
+        task("enrolment", "enrol", intervalSeconds=5, args={"instances": 2}),
+    )
+
+    team.kubectl.wait_until_ready("beat", "enrolment", seconds=120)
+    team.wait_for_runs("beat", 3)
+    seen = team.kubectl.wait_for_task(
+        "users", "is told", lambda task: task.reason() == "PartitionsDiffer", TOLD_SECONDS
+    )
+    assert "must be 1, as the task module has it, not 8" in seen.condition("Ready")["message"]
+    assert seen.is_false("Scheduled")
+    team.kubectl.wait_for_task("users", "is Stalled", lambda task: task.is_true("Stalled"), TOLD_SECONDS + 10)
+    assert _restarts(team) == 0
+    # Nobody has had instances by another count, so the module's counts, and what it schedules runs.
+    team.wait_for_runs("person-0", 1)
+
+    team.kubectl.delete("pyncettetask", "users")
+    team.kubectl.apply(task("users", "remind", dynamic=True, partitions=1))
+
+    team.kubectl.wait_until_ready("users", seconds=TOLD_SECONDS)
+    team.wait_for_runs("person-0", 2, than=len(team.runs("person-0")))
+    assert _restarts(team) == 0
+    account = team.account()
+    assert account.missing("beat", 1) == []
+    assert account.more_than_once("beat") == []
+
+
+def _restarts(team: Team) -> int:
+    return sum(
+        status["restartCount"]
+        for pod in team.kubectl.worker_pods()
+        for status in pod["status"].get("containerStatuses", ())
+    )
+
+
+def test_permits_of_a_large_limit_are_made_as_they_are_needed_and_go_with_their_task(
+    team: Team, operator: Installation
+):
+    operator.ensure(
+        operator.values({"resyncSeconds": 5, "withdrawalGraceSeconds": 5, "sweep": {"least": 10_000}})
+    )
+    team.start_pool(replicas=2)
+    team.schedule("limited", intervalSeconds=1, maxConcurrentRuns=10_000, concurrencyPolicy="Allow")
+    team.wait_for_runs("limited", 5)
+    realm = f"{operator.cluster_id()}/{team.kubectl.namespace}/default"
+    where = permit_partition(realm, "tick", "limited").handler
+
+    def permits() -> int:
+        (count,) = operator.query(
+            "SELECT count(*) FROM pyncette_tasks_names AS name JOIN pyncette_tasks_partitions AS partition"
+            f" ON partition.id = name.partition_id WHERE partition.handler = '{where}'"
+        )
+        return int(count)
+
+    assert 1 <= permits() <= 50
+
+    team.kubectl.delete("pyncettetask", "limited")
+
+    team.kubectl.wait_until("its record is removed", lambda: "limited" not in operator.stored(realm), 60)
+    team.kubectl.wait_until("no permit is left", lambda: permits() == 0, 10)
+    pause = 5
+    time.sleep(pause)  # live workers make none anew
+    assert permits() == 0

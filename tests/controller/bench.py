@@ -129,10 +129,10 @@ class Bench:
             return sum(is_on_demand(record.key) for record in await store.scan(partition, name, None, 100))
 
     @contextlib.asynccontextmanager
-    async def worker(self, *handlers, pool="default"):
-        """A worker of *pool* that has registered *handlers*, as far as others see it."""
+    async def worker(self, *handlers, pool="default", **fields):
+        """A worker of *pool* that has registered *handlers*, as far as others see it; *fields* are of its member."""
         async with self.store() as store:
-            member = Member("worker-1", handlers)
+            member = Member("worker-1", handlers, **fields)
             membership = Membership(f"{CLUSTER}/default/{pool}", member, await backend_clock(store))
             running = asyncio.ensure_future(membership.run(store))
             try:

@@ -315,6 +315,104 @@ def test_whatever_was_wrong_it_becomes_well_once_all_is_as_it_should_be(scene):
     assert task.seen_by_flux == CURRENT
 
 
+# --- A dynamic task and the partitions of its module ------------------------------------------------------------------
+
+
+def dynamic(partitions, *members, **facts):
+    """A dynamic task of so many partitions that was mirrored, and whose pool has the *members*."""
+    task = Scene(dynamic=True, partitions=partitions).to_pool(members=members).mirror()
+    task.facts = task.facts._replace(**facts)
+    return task.look()
+
+
+def knows(count, name="worker-1", refused=()):
+    """A worker whose module spreads the instances of "send" over *count* partitions."""
+    counts = None if count is None else (("send", count),)
+    return Member(name, handlers=("send",), partitions=counts, refused=refused)
+
+
+def test_a_dynamic_task_with_other_partitions_than_the_module_is_told_at_once_and_stuck_after_half_a_minute():
+    task = dynamic(8, knows(1))
+
+    assert task.ready == "False PartitionsDiffer"
+    assert "spec.partitions: must be 1, as the task module has it, not 8" in task.condition("Ready").message
+    assert "delete this task, and apply it with that number" in task.condition("Ready").message
+    assert task.said("Scheduled") == "False PartitionsDiffer"
+    assert task.seen_by_flux == IN_PROGRESS
+    task.now = task.again_at
+    assert task.look().said("Stalled") == "True PartitionsDiffer"
+    assert task.seen_by_flux == FAILED
+
+
+def test_it_stays_told_while_no_worker_runs_and_is_well_once_the_module_has_its_partitions():
+    task = dynamic(8, knows(1)).later(MINUTE).look()
+
+    assert task.to_pool(members=()).look().ready == "False PartitionsDiffer"
+    assert task.to_pool(members=(knows(8),)).look().ready == "True Scheduled"
+
+
+@pytest.mark.parametrize("members", [(knows(8),), (knows(None),), (knows(1), knows(8, "worker-2"))])
+def test_partitions_that_one_worker_has_or_may_have_are_right(members):
+    assert dynamic(8, *members).ready == "True Scheduled"
+
+
+def test_a_suspended_dynamic_task_is_told_as_well():
+    task = dynamic(8, knows(1)).edit(dynamic=True, partitions=8, suspend=True).mirror().look()
+
+    assert task.ready == "False PartitionsDiffer"
+    assert task.said("Suspended") == "True Suspended"
+
+
+def test_a_rollout_is_waited_for_since_it_may_bring_the_count():
+    task = Scene(dynamic=True, partitions=8).to_pool(members=(knows(1),), rolling_out=True).mirror().look()
+
+    assert task.ready == "False HandlerPending"
+    assert "must be 1" in task.condition("Ready").message
+    assert task.later(9 * MINUTE).look().seen_by_flux == IN_PROGRESS
+
+
+@pytest.mark.parametrize("partitions", [None, 4])
+def test_a_handler_that_all_workers_refuse_is_told_with_the_stored_count(partitions):
+    """Also at a task with a schedule of its own that runs the handler of a template."""
+    spec = {"intervalSeconds": 60} if partitions is None else {"dynamic": True, "partitions": 4}
+    task = Scene(**spec).to_pool(members=(knows(4, refused=("send",)),)).mirror()
+    if partitions is not None:
+        task.record = replace(task.record, spec=replace(task.record.spec, partitions=8))
+
+    task.look().later(MINUTE).look()
+
+    assert task.said("Stalled") == "True PartitionsDiffer"
+    assert 'refuse the handler "send"' in task.condition("Ready").message
+    assert ("stored in 8 partitions" in task.condition("Ready").message) is (partitions is not None)
+
+
+def test_a_worker_that_is_about_to_take_a_handler_up_is_not_told_of():
+    """Its status could then not be corrected for half a minute."""
+    assert dynamic(4, knows(4, refused=("send",))).ready == "True Scheduled"
+
+
+def test_a_worker_that_serves_a_handler_is_enough_though_another_refuses_it():
+    members = (knows(4), knows(4, "worker-2", refused=("send",)))
+
+    assert dynamic(4, *members).ready == "True Scheduled"
+
+
+def test_a_dynamic_task_whose_handler_has_no_instances_is_told():
+    member = Member("worker-1", handlers=("send", "other"), partitions=(("other", 1),))
+
+    task = dynamic(1, member).later(MINUTE).look()
+
+    assert task.said("Stalled") == "True HandlerNotDynamic"
+    assert "declare it by @app.dynamic_task()" in task.condition("Ready").message
+
+
+def test_instances_in_partitions_that_nobody_polls_are_told():
+    task = dynamic(1, knows(1), strays=(5, 7))
+
+    assert task.said("Stalled") == "True PartitionsDiffer"
+    assert "stored in partitions beyond its own (5, 7)" in task.condition("Ready").message
+
+
 # --- A handler that nobody knows -------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from pyncette.controller.api import NoSuchKindError
 from pyncette.controller.sweep import HeldBack, read_notice
+from pyncette.core.record import Change, kept_record
+from pyncette.core.spec import Spec
 from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
 
 
@@ -273,6 +275,47 @@ async def test_suspend_suspends_if_the_spec_cannot_be_followed_elsewhere(bench, 
 
     assert suspended(bench) == "False NotSuspended"
     assert (await bench.record()).claimable_at is not None
+
+
+async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_told_and_breaks_none(bench):
+    """Stored with its own count, no worker would serve it; and it said Ready."""
+    async with bench.worker("send", partitions=(("send", 1),)):
+        await bench.start()
+
+        bench.task("users", dynamic=True, partitions=8)
+        await bench.until(
+            lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
+        )
+
+        assert "must be 1, as the task module has it, not 8" in bench.condition("Ready", "users")["message"]
+        assert bench.condition("Scheduled", "users")["status"] == "False"
+        assert (await bench.record("send")).spec.partitions == 1
+
+        bench.api.remove(TASKS, "default/users")
+        await bench.until_record(lambda record: record.state.withdrawn_at is not None, "send")
+        bench.task("users", dynamic=True, partitions=1)
+        await bench.until(lambda: (bench.condition("Ready", "users") or {}).get("status") == "True")
+
+        record = await bench.record("send")
+        assert record.state.withdrawn_at is None
+        assert record.spec.partitions == 1
+
+
+async def test_instances_that_no_worker_polls_are_told_at_their_dynamic_task(bench):
+    async with bench.worker("send", partitions=(("send", 2),)):
+        await bench.start()
+        bench.task("users", dynamic=True, partitions=2)
+        await bench.until(lambda: (bench.condition("Ready", "users") or {}).get("status") == "True")
+
+        home = await bench.record("send")
+        stray = home.key._replace(partition=home.key.partition._replace(number=5), instance="ada")
+        async with bench.store() as store:
+            await store.swap([Change(None, kept_record(stray, Spec(), await store.now()))])
+
+        await bench.until(
+            lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
+        )
+        assert "beyond its own (5)" in bench.condition("Ready", "users")["message"]
 
 
 async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):

@@ -14,6 +14,7 @@ from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
 from pyncette.ledger import Ledger, Settling, Starting
 from pyncette.model import A_MICROSECOND
+from pyncette.permit_records import new_permit, number_of, permit_partition
 from pyncette.resources.mirror import (
     Elsewhere,
     Removal,
@@ -721,3 +722,86 @@ async def test_an_older_generation_does_not_move_the_record_of_a_newer_one(folde
     assert taken.step is Step.OUTDATED
     assert await folder.record() is None
     assert (await folder.record(handler="post")).state.withdrawn_at is None
+
+
+# --- Permits ---------------------------------------------------------------------------------------------------------
+
+
+async def make_permits(folder, number, name="report", handler="send"):
+    """As workers make them for the runs of a limited task."""
+    partition = permit_partition(REALM, handler, name)
+    new = [new_permit(partition, name, one, 60 * SECOND, folder.clock.now()) for one in range(number)]
+    await folder.store.swap([Change(None, record) for record in new])
+
+
+async def permits(folder, name="report", handler="send"):
+    partition = permit_partition(REALM, handler, name)
+    return [number_of(record) for record in await folder.store.scan(partition, name, None, 100)]
+
+
+async def test_the_permits_of_a_limit_go_with_their_task_after_the_grace(folder):
+    await folder.apply(named("report", maxConcurrentRuns=10_000))
+    await make_permits(folder, 9)
+
+    await folder.apply()
+    assert len(await permits(folder)) == 9
+    await folder.clock.advance(25 * HOUR)
+    await folder.apply()
+
+    assert await permits(folder) == []
+    assert await folder.record() is None
+
+
+@pytest.mark.parametrize(("limit", "left"), [({"maxConcurrentRuns": 2}, [0, 1]), ({}, [])])
+async def test_permits_go_with_a_limit_that_is_lowered_or_taken_away(folder, limit, left):
+    await folder.apply(named("report", maxConcurrentRuns=9, concurrencyPolicy="Allow"))
+    await make_permits(folder, 9)
+
+    await folder.apply(named("report", concurrencyPolicy="Allow", **limit))
+
+    assert await permits(folder) == left
+
+
+async def test_a_permit_that_is_held_stays_until_its_run_is_over(folder):
+    """Else another would be made beside it, and there would be more runs than the limit lets."""
+    await folder.apply(named("report", maxConcurrentRuns=9, concurrencyPolicy="Allow"))
+    await make_permits(folder, 9)
+    now = folder.clock.now()
+    await folder.store.claim({permit_partition(REALM, "send", "report"): 4}, "lease", "w", now, now)
+
+    await folder.apply(named("report", maxConcurrentRuns=2, concurrencyPolicy="Allow"))
+
+    assert await permits(folder) == [0, 1, 2, 3]
+
+
+async def test_permits_do_not_stay_where_a_task_has_moved_away(folder):
+    await folder.apply(named("report", maxConcurrentRuns=9))
+    await make_permits(folder, 9)
+
+    await folder.apply(named("report", handler="send_later", maxConcurrentRuns=9))
+
+    assert await permits(folder) == []
+
+
+async def test_permits_of_a_template_go_with_it(folder):
+    template = named("users", intervalSeconds=None, dynamic=True, maxConcurrentRuns=9)
+    await folder.apply(template)
+    await make_permits(folder, 9, "send")
+    await folder.apply()
+    record = await folder.record("send")
+
+    assert (await remove_instances(folder.ledger, record, 100)).done
+
+    assert await permits(folder, "send") == []
+
+
+async def test_instances_that_an_earlier_partition_count_has_left_behind_are_removed_with_the_others(folder):
+    await folder.apply(named("users", intervalSeconds=None, dynamic=True, partitions=2))
+    stray = Key(Partition(REALM, "send", 5), "send", "ada")
+    await folder.ledger.create([wishes.created(stray, Spec(), Policies(), folder.clock.now())])
+    await folder.apply()
+
+    removal = await remove_instances(folder.ledger, await folder.record("send"), 100)
+
+    assert removal == Removal(1, done=True)
+    assert await folder.store.load([stray]) == [None]

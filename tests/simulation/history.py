@@ -9,7 +9,7 @@ from typing import Final
 from pyncette.clock import UNAWARE_MAX, SystemClock
 from pyncette.ledger import Ledger
 from pyncette.members import MEMBER_LEASE
-from pyncette.permits import PERMITS_REALM
+from pyncette.permit_records import PERMITS_REALM
 from pyncette.shares import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore

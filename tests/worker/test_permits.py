@@ -5,11 +5,12 @@ from collections import Counter
 import pytest
 
 from pyncette.clock import MILLISECOND, SECOND
-from pyncette.core.record import Partition, replace
+from pyncette.core.record import Change, Partition, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
-from pyncette.permits import PERMITS_REALM, RETRY_PAUSE, TURN
+from pyncette.permit_records import PERMITS_REALM, permit_partition
+from pyncette.permits import FIRST, FULL_PAUSE, RETRY_PAUSE, TURN
 from pyncette.store.memory import MemoryStore
 from tests.worker.bench import Bench, Registered
 
@@ -375,3 +376,96 @@ async def test_instances_with_policies_of_their_own_count_under_the_limit_of_the
         await bench.advance(20)
 
     assert handler.most_at_once == 2
+
+
+# --- As they are needed ----------------------------------------------------------------------------------------------
+
+
+async def numbers_of(bench, task="h"):
+    """The permits that there are."""
+    partition = permit_partition("", "h", task)
+    return [int(record.key.instance) for record in await bench.store.scan(partition, None, None, 20_000)]
+
+
+async def test_a_limit_of_thousands_has_few_permits_while_little_runs():
+    handler = Registered(
+        "h", Policies(max_concurrent=10_000, lease=10 * SECOND), call=lambda _: bench.sleep(1)
+    )
+    bench = Bench(handler)
+
+    async with bench.worker(holder="a"), bench.worker(holder="b"):
+        for number in range(30):
+            await bench.once(handler, 2 * number, f"{number}")
+        await bench.advance(70)
+
+    assert len(handler.calls) == 30
+    assert await numbers_of(bench) == list(range(FIRST))
+
+
+async def test_permits_grow_with_what_runs_and_never_above_the_limit():
+    handler = Registered("h", Policies(max_concurrent=150, lease=10 * SECOND), call=lambda _: bench.sleep(5))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 600)
+
+    async with bench.worker(holder="a"), bench.worker(holder="b"), bench.worker(holder="c"):
+        await bench.advance(4)
+        assert handler.most_at_once == 150
+        await bench.advance(60)
+
+    assert handler.most_at_once == 150
+    assert len(handler.calls) == 600
+    assert await numbers_of(bench) == list(range(150))
+
+
+async def test_permits_that_went_are_made_again_while_the_task_is_there():
+    """They go with a task that is removed, and it may be back before a worker that had seen them all looks again."""
+    handler = Registered("h", AUTOMATIC, call=lambda _: bench.sleep(1))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 12)
+
+    async with bench.worker(holder="a"), bench.worker(holder="b"):
+        await bench.advance(1.5)
+        await bench.advance(10)
+        (partition,) = await bench.store.partitions(PERMITS_REALM)
+        records = await bench.store.scan(partition, None, None, 10)
+        await bench.store.swap([Change(record, None) for record in records])
+        await due_at_once(bench, handler, 4, partition=0)
+        for number in range(4):
+            await bench.once(handler, 1, f"again-{number}")
+        await bench.advance(FULL_PAUSE // SECOND + 10)
+
+    assert len(handler.calls) >= 16
+    assert handler.most_at_once == 2
+
+
+async def test_a_worker_that_waits_makes_no_permits_for_a_task_that_is_gone():
+    handler = Registered("h", Policies(max_concurrent=1, lease=60 * SECOND), call=lambda _: bench.sleep(30))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 3)
+
+    async with bench.worker(holder="a"), bench.worker(holder="b"):
+        await bench.advance(5)
+        assert handler.running == 1
+        records = await bench.store.scan(Partition("", "h"), None, None, 100)
+        await bench.store.swap([Change(record, None) for record in records])
+        (partition,) = await bench.store.partitions(PERMITS_REALM)
+        permits = await bench.store.scan(partition, None, None, 100)
+        await bench.store.swap([Change(record, None) for record in permits])
+        await bench.advance(60)
+
+        assert await numbers_of(bench) == []
+
+
+async def test_a_limit_that_was_lowered_leaves_no_permits_over_once_something_runs():
+    handler = Registered("h", Policies(max_concurrent=30, lease=10 * SECOND), call=lambda _: bench.sleep(1))
+    bench = Bench(handler)
+    await due_at_once(bench, handler, 60)
+
+    async with bench.worker(holder="a"):
+        await bench.advance(5)
+        assert len(await numbers_of(bench)) == 30
+        handler.policies = Policies(max_concurrent=3, lease=10 * SECOND)
+        await bench.once(handler, 1, "next")
+        await bench.advance(5)
+
+        assert await numbers_of(bench) == [0, 1, 2]

@@ -5,7 +5,7 @@ from pyncette.core.record import Partition
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import SHARES, is_share
 from pyncette.members import MEMBERS_REALM
-from pyncette.permits import PERMITS_REALM
+from pyncette.permit_records import PERMITS_REALM
 from tests.worker.bench import Bench, Registered
 
 

@@ -13,12 +13,12 @@ from pyncette.cli import words
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.policies import jitter_of, next_due
-from pyncette.core.record import Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
+from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import is_share
 from pyncette.resources.counting import counted_in
-from pyncette.resources.mirror import BEYOND, beside
+from pyncette.resources.mirror import beside
 from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200

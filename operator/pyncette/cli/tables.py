@@ -73,6 +73,8 @@ class Workers(NamedTuple):
                 "version": member.version,
                 "schema": member.reader,
                 "handlers": list(member.handlers),
+                "partitions": None if member.partitions is None else dict(member.partitions),
+                "refused": list(member.refused),
                 "slots": member.slots,
                 "startTime": words.rfc3339(member.started_at),
             }
@@ -86,7 +88,9 @@ class Workers(NamedTuple):
                 member.version,
                 str(member.slots),
                 words.relative(member.started_at, self.now),
-                ", ".join(member.handlers),
+                ", ".join(
+                    f"{name} (refused)" if name in member.refused else name for name in member.handlers
+                ),
             )
             for member in self.members
         ]

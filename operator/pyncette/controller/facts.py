@@ -58,6 +58,8 @@ class TaskFacts(NamedTuple):
     beside: int = 0
     """Runs under way beside the schedule."""
     last_run_id: str | None = None
+    strays: tuple[int, ...] = ()
+    """Of a dynamic task: partitions beyond its count that hold instances, which nobody runs."""
     instances: Instances | None = None
     """Of a dynamic task, if they were counted this time."""
     stands: Duration = 0

@@ -11,12 +11,21 @@ from typing import Final, NamedTuple, TypeAlias
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, is_on_demand, kept_record
+from pyncette.core.record import (
+    BEYOND,
+    RESERVED_REALMS,
+    Change,
+    Key,
+    Partition,
+    Record,
+    is_on_demand,
+    kept_record,
+)
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, members
+from pyncette.partition_counts import stray_partitions
 from pyncette.resources.conversion import realm_of
-from pyncette.resources.mirror import BEYOND
 from pyncette.store.base import Store
 
 PAGE: Final = 200
@@ -41,6 +50,8 @@ class Home(NamedTuple):
     """Extra runs that were asked for and have no outcome yet, under way or not."""
     late_since: Instant | None = None
     """Since when its next occurrence waits for a worker; None if it does not."""
+    strays: tuple[int, ...] = ()
+    """Of a template: partitions beyond its count that hold instances, which nobody runs."""
 
 
 class PoolView(NamedTuple):
@@ -322,7 +333,7 @@ class Mirrored:
 def _face(home: Home) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = home.record
-    return record.version, record.fence, record.state, home.running, home.asked
+    return record.version, record.fence, record.state, home.running, home.asked, home.strays
 
 
 async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
@@ -351,7 +362,8 @@ async def _homes(
                 if not key.occurrence:
                     if home is not None:
                         yield home
-                    home = Home(backend, record, late_since=_late_since(record, now))
+                    strays = await _strays(store, partitions, record)
+                    home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
                 elif home is not None and home.record.key == key._replace(occurrence=""):
                     home = home._replace(
                         running=home.running + _runs(record, now), asked=home.asked + is_on_demand(key)
@@ -360,6 +372,13 @@ async def _homes(
             after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
         if home is not None:
             yield home
+
+
+async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
+    count = record.spec.partitions
+    if count is None or record.state.owner is None:
+        return ()
+    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
 
 
 def _runs(record: Record, now: Instant) -> bool:

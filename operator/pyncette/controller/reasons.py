@@ -94,6 +94,16 @@ class Reason(Enum):
         "For 10 minutes no worker came that has registered the handler.",
         "Warning",
     )
+    PARTITIONS_DIFFER = (
+        "PartitionsDiffer",
+        "The dynamic task has another number of partitions than the pool's task module, or than its instances are stored in.",
+        "Warning",
+    )
+    HANDLER_NOT_DYNAMIC = (
+        "HandlerNotDynamic",
+        "The handler of a dynamic task can have no instances, as the pool's task module declares it.",
+        "Warning",
+    )
     RETRIES_EXHAUSTED = (
         "RetriesExhausted",
         "The attempts of an occurrence are spent, and onExhausted says to suspend the task then.",

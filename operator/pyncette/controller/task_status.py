@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -25,9 +26,10 @@ from pyncette.core.record import Outcome, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
+from pyncette.members import Member
 from pyncette.resources.conversion import RESUME
 from pyncette.resources.modelling import instant_of, whole_second
-from pyncette.resources.reading import Problem, Refusal, unknown_handler
+from pyncette.resources.reading import Problem, Refusal, not_dynamic, other_partitions, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.status import status_of
 from pyncette.resources.task import HandlerName, PyncetteTask, TaskStatus
@@ -59,7 +61,13 @@ changed in one commit, the task first; and the last worker of a rollout may be r
 
 OVER: Final = frozenset({Reason.COMPLETED, Reason.MISSED})
 
-ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, Reason.HANDLER_NOT_FOUND})
+MISFITS: Final = frozenset({Reason.PARTITIONS_DIFFER, Reason.HANDLER_NOT_DYNAMIC})
+"""What keeps workers that know the handler from running it."""
+
+UNRESOLVED: Final = frozenset({Reason.HANDLER_NOT_FOUND, *MISFITS})
+"""What workers have said of a handler that they cannot run."""
+
+ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, *UNRESOLVED})
 """What workers have said of the handler."""
 
 NEVER_ASKED: Final = frozenset(
@@ -133,7 +141,7 @@ def status_of_task(task: PyncetteTask | Refusal, seen: Stored, pool: PoolFacts, 
     outlook = _outlook(case, handler)
     scheduled = (
         _Answer("True", Reason.MIRRORED, "The backend holds this generation.")
-        if case.mirrored
+        if case.mirrored and outlook.reason is not Reason.PARTITIONS_DIFFER
         else _Answer("False", outlook.reason, outlook.message)
     )
     conditions = (
@@ -282,9 +290,9 @@ def _outlook(case: _Case, handler: Condition) -> _Outlook:
         return barred
     if not case.mirrored:
         return _on_the_way(case, task)
-    over = _over(case)
-    if over is not None:
-        return over
+    settled = _over(case) or _unfit(case, task, handler)
+    if settled is not None:
+        return settled
     if task.spec.suspend:
         return _well(Reason.SUSPENDED, _SUSPENDED_BY_SPEC)
     exhausted = _exhausted(case)
@@ -293,7 +301,7 @@ def _outlook(case: _Case, handler: Condition) -> _Outlook:
     if not case.pool.exists:
         return _without_pool(case)
     # A handler matters only to what is going to run.
-    if handler.reason in {Reason.HANDLER_PENDING.value, Reason.HANDLER_NOT_FOUND.value}:
+    if handler.reason == Reason.HANDLER_PENDING.value or Reason.of(handler.reason) in UNRESOLVED:
         return _without_handler(case, handler)
     return _well(Reason.SCHEDULED, _scheduled(task, case.pool))
 
@@ -341,16 +349,26 @@ def _on_the_way(case: _Case, task: PyncetteTask) -> _Outlook:
     return _under_way(Reason.MIRRORING, f'It is being written to the backend "{pool.backend}".')
 
 
+def _unfit(case: _Case, task: PyncetteTask, handler: Condition) -> _Outlook | None:
+    """Tell of a dynamic task whose instances workers look for in other partitions than its own, suspended or not."""
+    if task.spec.dynamic and Reason.of(handler.reason) in MISFITS:
+        return _without_handler(case, handler)
+    if case.facts.strays:
+        return _stuck(Reason.PARTITIONS_DIFFER, _strays(case.facts.strays, task))
+    return None
+
+
 def _without_handler(case: _Case, handler: Condition) -> _Outlook:
     """A task that no worker can run is waited for for a while, then it is stuck; it becomes well whenever one can."""
     if handler.reason == Reason.HANDLER_PENDING.value:
         return _waited_for(case, handler.message)
     stalled = case.this_generation(STALLED)
     limit = max(_since(case), instant_of(handler.last_transition_time)) + SETTLING
-    known = {Reason.HANDLER_NOT_FOUND.value, Reason.HANDLER_DEADLINE_EXCEEDED.value}
+    reason = Reason.of(handler.reason) or Reason.HANDLER_NOT_FOUND
+    known = {reason.value for reason in (*UNRESOLVED, Reason.HANDLER_DEADLINE_EXCEEDED)}
     if case.now >= limit or (stalled is not None and stalled.reason in known):
-        return _stuck(Reason.HANDLER_NOT_FOUND, handler.message)
-    return _under_way(Reason.HANDLER_PENDING, handler.message, limit)
+        return _stuck(reason, handler.message)
+    return _under_way(reason if reason in MISFITS else Reason.HANDLER_PENDING, handler.message, limit)
 
 
 def _without_pool(case: _Case) -> _Outlook:
@@ -471,8 +489,9 @@ def _handler(case: _Case) -> _Answer:
         return _Answer("Unknown", Reason.INVALID, "The spec gives no valid handler.")
     if not pool.exists:
         return _Answer("Unknown", Reason.POOL_NOT_FOUND, _no_pool(pool))
-    if any(name in member.handlers for member in members):
-        return _Answer(
+    knowing = [member for member in members if name in member.handlers]
+    if knowing:
+        return _misfit(case, name, knowing) or _Answer(
             "True", Reason.HANDLER_REGISTERED, f'Workers of the pool "{pool.name}" have registered "{name}".'
         )
     if members:
@@ -500,6 +519,61 @@ def _handler(case: _Case) -> _Answer:
         )
     return _Answer(
         "Unknown", Reason.HANDLER_PENDING, f'The pool "{pool.name}" has no worker yet.{_trouble(pool)}'
+    )
+
+
+def _misfit(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None:
+    """Say why workers that have registered the handler cannot run it for this task; None: one of them can."""
+    reason, message, stored = Reason.PARTITIONS_DIFFER, _refusal(case, name), _stored_count(case)
+    fitting = knowing
+    if isinstance(case.task, PyncetteTask) and case.task.spec.dynamic:
+        wanted = case.task.spec.partitions
+        # An older release does not say which counts it has.
+        fitting = [one for one in knowing if one.partitions is None or one.count_of(name) == wanted]
+        counts = [count for one in knowing if (count := one.count_of(name)) is not None]
+        if not fitting and counts:
+            message = f"spec.partitions: {other_partitions(wanted, counts)}. {_RECREATE}"
+        elif not fitting:
+            reason, message = Reason.HANDLER_NOT_DYNAMIC, f"spec.handler: {not_dynamic(name)}"
+    if any(
+        name not in one.refused or (stored is not None and one.count_of(name) == stored) for one in fitting
+    ):
+        return None  # one that refuses a handler whose stored count is its own by now is about to take it up
+    if case.pool.rolling_out:
+        return _Answer(
+            "Unknown", Reason.HANDLER_PENDING, f"{message}. A rollout is under way that may change it."
+        )
+    return _Answer("False", reason, f"{message}.")
+
+
+_RECREATE: Final = "Partitions are immutable: delete this task, and apply it with that number"
+
+
+def _stored_count(case: _Case) -> int | None:
+    """Return how many partitions the template has in the backend; None: it is not known, or this is no template."""
+    return None if case.record is None else case.record.spec.partitions
+
+
+def _refusal(case: _Case, name: str) -> str:
+    """Say that all workers refuse the handler, whose instances are stored in other partitions than they look for."""
+    stored = _stored_count(case)
+    where = (
+        "another number of partitions than the task module has"
+        if stored is None
+        else f"{stored} partition{'s' * (stored != 1)}, and the task module has another number"
+    )
+    return (
+        f'Workers of the pool "{case.pool.name}" refuse the handler "{name}": its instances are stored in {where}. '
+        "Roll out a module with the stored number, "
+        "or move or remove the instances: workers then take the handler up by themselves"
+    )
+
+
+def _strays(numbers: Sequence[int], task: PyncetteTask) -> str:
+    return (
+        f"Instances do not run that are stored in partitions beyond its own ({', '.join(map(str, numbers))}): a program "
+        f"with another partition count has put them there. Roll that out with {task.spec.partitions}, "
+        "and schedule them again; pyncette purge removes them with all others once this task is deleted."
     )
 
 

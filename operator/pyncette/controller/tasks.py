@@ -25,7 +25,7 @@ from pyncette.controller.statuses import Statuses, as_json, status_manifest
 from pyncette.controller.sweep import Sweep
 from pyncette.controller.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.transitions import events_of
-from pyncette.core.record import Key, Owner, Record
+from pyncette.core.record import Key, Owner, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
@@ -66,6 +66,9 @@ FOLLOWED_MAX: Final = 32
 
 FOLLOWED_SECONDS_MAX: Final = 600.0
 """So long a task is looked at so. A run that takes longer, or that no worker takes, is noticed as all others are."""
+
+POSSIBLE_PARTITIONS: Final = range(1, 1025)
+"""What spec.partitions may be."""
 
 
 class _Mirroring(NamedTuple):
@@ -317,7 +320,7 @@ class Tasks:
         is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
         if isinstance(task, Refusal) or ledger is None or not is_open:
             return await self._suspend_alone(name, stored, _Mirroring(known))
-        wish = wish_of(task, place.realm)
+        wish = _as_registered(wish_of(task, place.realm), place.facts)
         taken_by = self._owner_of(name, place, wish)
         if taken_by is not None:
             return await self._suspend_alone(name, stored, _Mirroring(known, taken_by=taken_by))
@@ -485,6 +488,7 @@ class Tasks:
             record=None if home is None else home.record,
             moving=mirroring.moving,
             beside=0 if home is None else home.running,
+            strays=() if home is None else home.strays,
             last_run_id=await self._last_run_id(home, seen.status),
             instances=await self._instances(name, home),
             taken_by=mirroring.taken_by,
@@ -604,6 +608,19 @@ def _told_apart(homes: Sequence[Home], backend: str, wish: Wish) -> tuple[Home |
         else:
             elsewhere.append(home)
     return here, elsewhere
+
+
+def _as_registered(wish: Wish, pool: PoolFacts) -> Wish:
+    """
+    Return the *wish* of a dynamic task with the partition count that all workers of its *pool* have registered.
+
+    Its status tells that the resource wants another one. Its workers would refuse the handler if that was stored.
+    """
+    counts = {member.count_of(wish.key.partition.handler) for member in pool.members or ()} - {None}
+    count = counts.pop() if len(counts) == 1 else None
+    if wish.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # rows may say anything
+        return wish
+    return wish._replace(spec=replace(wish.spec, partitions=count))
 
 
 def _is_mirrored(record: Record, wish: Wish) -> bool:

@@ -36,6 +36,10 @@ def check_realm(realm: str) -> None:
         raise ValueError(f"realms that begin with {RESERVED_REALMS} are not for tasks")
 
 
+BEYOND: Final = "\U0010ffff" * 8
+"""Sorts after the name of any instance, since Unicode will never give this code point to a character."""
+
+
 class Key(NamedTuple):
     """Which record: keys of one partition are ordered by their three names, and scanned in that order."""
 

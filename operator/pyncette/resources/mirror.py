@@ -9,10 +9,12 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.record import (
+    BEYOND,
     NO_REQUESTS,
     Change,
     Key,
     Owner,
+    Partition,
     Record,
     Requests,
     State,
@@ -24,6 +26,7 @@ from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
+from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.resources.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
@@ -33,9 +36,6 @@ WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 
 PAGE: Final = 200
 """Records of one look at what is there."""
-
-BEYOND: Final = "\U0010ffff" * 8
-"""Sorts after the name of any instance, since Unicode will never give this code point to a character."""
 
 
 class Wish(NamedTuple):
@@ -92,6 +92,8 @@ class Taken(NamedTuple):
     step: Step
     record: Record | None = None
     """As it is now, if it was written."""
+    lowers_limit: bool = False
+    """There were permits for more runs at once than there may be now."""
 
 
 class Elsewhere(NamedTuple):
@@ -284,7 +286,8 @@ def _made(step: Step, before: Record | None, after: Record, known: State, wish: 
     if known.owner is None or known.owner.uid != wish.owner.uid:
         after = replace(after, state=replace(after.state, handled=wish.requests))
     rows = wishes.missed_rows(known.summary, after, wish.policies, now)
-    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after))
+    lowers_limit = before is not None and _policies_of(before).max_concurrent > wish.policies.max_concurrent
+    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after, lowers_limit))
 
 
 def _left(key: Key, step: Step) -> Ruling:
@@ -349,9 +352,7 @@ async def mirror(
         if key.task not in moving or is_template(wish.spec)
     }
     taken = _answers(await ledger.apply(here))
-    for item in taken:
-        if item.step is Step.EDITED and item.record is not None:
-            await _edit_beside(ledger, item.record)
+    await _follow_edits(ledger, taken)
     for name, old in moving.items():
         taken += await _move(ledger, by_name[name], ledger, old)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
@@ -373,9 +374,7 @@ async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] 
         if _is_left_behind(here, latest.record):
             return await _move(ledger, wish, latest.ledger, latest.record)
     taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
-    for item in taken:
-        if item.step is Step.EDITED and item.record is not None:
-            await _edit_beside(ledger, item.record)
+    await _follow_edits(ledger, taken)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     for stray in elsewhere:
         await _remove(stray.ledger, [stray.record], grace=0)
@@ -435,7 +434,11 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
         await _withdraw_beside(ledger, record, with_letters=True)
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
-    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+    taken = await ledger.apply({record.key: removed_after(grace) for record in over})
+    for record in over:
+        if taken[record.key] is not None:
+            await _remove_permits(ledger, record)
+    return _answers(taken)
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
@@ -459,13 +462,14 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
     async for record in _counters(ledger.store, home):
         await ledger.apply({record.key: _forgotten})
     await ledger.apply({home.key: removed_after(0)})
+    # Last: as long as there was an instance, a worker may have made some.
+    await _remove_permits(ledger, home)
     return Removal(removed, done=True)
 
 
 async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
-    """Yield the instances of *template*, in pages, with what lives beside each."""
-    for number in range(template.spec.partitions or 1):
-        partition = template.key.partition._replace(number=number)
+    """Yield the instances of *template*, in pages, with what lives beside each; those of an earlier partition count, too."""
+    for partition in await _partitions_of(store, template):
         # The template itself, and the records that count for it, have no instance in their keys, and come first.
         after = Key(partition, template.key.task, "", BEYOND)
         while page := await store.scan(partition, template.key.task, after, PAGE):
@@ -473,14 +477,19 @@ async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Rec
             after = page[-1].key
 
 
+async def _partitions_of(store: Store, template: Record) -> list[Partition]:
+    realm, handler, _ = template.key.partition
+    return sorted(partition for partition in await store.partitions(realm) if partition.handler == handler)
+
+
 async def _counters(store: Store, template: Record) -> AsyncIterator[Record]:
     """Yield the records that count what was removed of *template*, beside itself: some tens in each partition at most."""
-    for number in range(template.spec.partitions or 1):
-        home = template.key._replace(partition=template.key.partition._replace(number=number))
+    for partition in await _partitions_of(store, template):
+        home = template.key._replace(partition=partition)
         async for page in beside(store, home):
             for record in page:
                 yield record
-        if number:
+        if partition != template.key.partition:
             (counter,) = await store.load([home])
             if counter is not None:
                 yield counter
@@ -490,6 +499,22 @@ def _forgotten(record: Record | None, now: Instant) -> Ruling:
     """The rule for a record that only counts, of a template that is removed."""
     del now
     return Ruling(None if record is None else Change(record, None))
+
+
+async def _follow_edits(ledger: Ledger, taken: Iterable[Taken]) -> None:
+    """Let follow what stands beside a schedule that was edited, and remove the permits that a lower limit leaves over."""
+    for item in taken:
+        if item.step is Step.EDITED and item.record is not None:
+            await _edit_beside(ledger, item.record)
+            if item.lowers_limit:
+                await _remove_permits(ledger, item.record, _policies_of(item.record).max_concurrent)
+
+
+async def _remove_permits(ledger: Ledger, home: Record, limit: int = 0) -> None:
+    """Remove the permits of *home* from number *limit* on; without a limit it may have some of an earlier one."""
+    realm, handler, _ = home.key.partition
+    partition = permit_partition(realm, handler, home.key.task)
+    await remove_permits(ledger.store, partition, home.key.task, await ledger.now(), limit=limit)
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:

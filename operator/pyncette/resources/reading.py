@@ -263,3 +263,14 @@ def _homes(root: type[Model]) -> dict[str, Path]:
                 inner.extend(((*path, name), submodel) for submodel in _models_in(annotation))
         level = inner
     return homes
+
+
+def other_partitions(wanted: int, counts: Iterable[int]) -> str:
+    """Return what is wrong with a dynamic task of *wanted* partitions, whose handler has one of *counts*."""
+    known = " or ".join(str(count) for count in sorted({*counts}))
+    return f"must be {known}, as the task module has it, not {wanted}"
+
+
+def not_dynamic(handler: str) -> str:
+    """Return what is wrong with a dynamic task whose handler has no instances."""
+    return f'"{handler}" can have no instances: declare it by @app.dynamic_task()'

@@ -223,7 +223,10 @@ class TaskSpec(Model):
     may be tens of millions, and are never Kubernetes objects. Cannot be undone.
     """
     partitions: int = Field(default=1, ge=1, le=1024)
-    """Parts that the instances of a dynamic task are spread over, so that more workers can claim at once. Immutable."""
+    """
+    Parts that the instances of a dynamic task are spread over, so that more workers can claim at once. It must be the
+    number that the task module has. Immutable: to change it, delete the task and apply it again.
+    """
     time_zone: Zone | None = Field(default=None, examples=["Europe/Dublin"])
     """Time zone of the schedule, by its name in the IANA database; UTC if it is not set. With schedule only."""
     jitter_seconds: int = Field(default=0, ge=0, le=86_400)

@@ -436,7 +436,9 @@ class Poller:
         partitions = registration.partitions
         if not policies.max_concurrent or not partitions:
             return None
-        return self._permits.pool(partitions[0], registration.handler, policies)
+        pool = self._permits.pool(partitions[0], registration.handler, policies)
+        pool.limited = partitions
+        return pool
 
     async def _take_permits(self, now: Instant) -> None:
         """Take permits for what seems to be due, as many as can be used at once."""
@@ -484,7 +486,7 @@ class Poller:
         full = {partition for partition, number in taken.items() if number >= limits[partition]}
         busy = {pools.get(partition) for partition in full} | self._unasked
         for pool in {pool for partition, pool in pools.items() if limits[partition]}:
-            pool.is_busy = pool.is_wanted = pool in busy
+            pool.is_busy = pool.is_wanted = pool.is_short = pool in busy
             if not pool.is_busy:
                 pool.give_back_free()
         looked_at = [partition for partition in pools if not limits[partition]]

@@ -17,6 +17,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.conversion import to_key
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.mirror import Wish, wish_of
+from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.sqlite_backend import SqliteBackend, backend_in
 
@@ -154,13 +155,10 @@ def _of_their_templates(
     for item in tasks:
         spec = item.resource.spec
         if spec.dynamic and spec.handler not in templates:
-            message = (
-                f'spec.handler: "{spec.handler}" can have no instances: declare it by @app.dynamic_task()'
-            )
+            message = f"spec.handler: {not_dynamic(spec.handler)}"
             misfits.append(Remark(item.place("spec", "handler"), message))
         elif spec.dynamic and spec.partitions != templates[spec.handler]:
-            count = templates[spec.handler]
-            message = f"spec.partitions: must be {count}, as the task module has it, not {spec.partitions}"
+            message = f"spec.partitions: {other_partitions(spec.partitions, [templates[spec.handler]])}"
             misfits.append(Remark(item.place("spec", "partitions"), message))
         else:
             fit.append(item)
