@@ -23,7 +23,7 @@ from pyncette.configuration import (
     require_store,
     slots_of,
 )
-from pyncette.core.record import Key, Partition
+from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError
@@ -54,7 +54,8 @@ from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
 from pyncette.task import Kind, PartitionedTask, Task
 from pyncette.templates import Templates
-from pyncette.worker.service import AHEAD, Figures, Listener, Worker, WorkerSettings
+from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
+from pyncette.worker.stored_tasks import follow_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Pyncette:
         self.fixtures: dict[str, FixtureFunc] = {}
         self.middlewares: list[MiddlewareFunc] = []
         self.listeners: list[Listener] = []
+        self.outcome_listeners: list[OutcomeListener] = []
         self.repository_factory = repository_factory
         self.batch_size = batch_size_of(configuration)
         self.realm = realm_of(configuration)
@@ -339,6 +341,11 @@ class PyncetteContext:
         self._worker: Worker | None = None
         self._running = False
         self._shut_down = False
+        if app.outcome_listeners:
+            ledger.on_ended(self._ended)
+            for task in app.tasks.values():
+                if task.kind is not Kind.HANDLER:  # the tasks of a handler are those that resources make
+                    self._registered(realm, task.name)
 
     # --- Running -----------------------------------------------------------------------------------------------------
 
@@ -460,6 +467,20 @@ class PyncetteContext:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
+    @contextlib.asynccontextmanager
+    async def _following_tasks(self) -> AsyncIterator[None]:
+        """Report the tasks that resources have made to listeners, periodically; where time is pretended, nobody makes any."""
+        if not self.app.outcome_listeners or isinstance(self.clock, _PretendedTime):
+            yield
+            return
+        partitions = [Partition(self.realm, name) for name in self.app.tasks]
+        following = asyncio.create_task(follow_tasks(self.ledger.store, partitions, self._registered))
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
     # --- Instances ---------------------------------------------------------------------------------------------------
 
     async def schedule_task(
@@ -563,11 +584,20 @@ class PyncetteContext:
             task.told_if_enabled.add(look_soon)
         self._templates.refusals_changed = refusals_changed
         try:
-            await worker.run()
+            async with self._following_tasks():
+                await worker.run()
         finally:
             self._templates.refusals_changed = None
             for task in tasks:
                 task.told_if_enabled.discard(look_soon)
+
+    def _registered(self, realm: str, task: str) -> None:
+        for listener in self.app.outcome_listeners:
+            listener.registered(realm, task)
+
+    def _ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
+        for listener in self.app.outcome_listeners:
+            listener.ended(realm, task, outcome, number)
 
     def _membership(self) -> Membership | None:
         """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""

@@ -22,13 +22,14 @@ import msgspec
 
 from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
 from pyncette.core import rules, wishes
-from pyncette.core.record import Change, HistoryRow, Key, Partition, Record, replace
+from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import (
     SHARES,
     Tally,
     counting_record,
+    ended_by,
     home_among,
     homes_of,
     share_of,
@@ -85,6 +86,10 @@ Rule = Callable[[Record | None, Instant], Ruling]
 """Takes a record as it is stored (None: there is none) and the time."""
 
 
+OnEnded = Callable[[str, str, Outcome, int], None]
+"""Takes the realm and the name of a task, an outcome, and how many of its occurrences have ended so."""
+
+
 def withdrawal(policies: Policies) -> Rule:
     """Return the rule that removes a record, by *policies* unless it has its own, and counts what it withdraws."""
 
@@ -132,6 +137,7 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._wake = wake
+        self._on_ended: OnEnded | None = None
         self.race_seconds = race_seconds
         self._shares: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
@@ -143,6 +149,15 @@ class Ledger:
     def on_claimable(self, wake: Callable[[Partition, Instant], None]) -> None:
         """Call *wake*, and no other, for each record that may be claimable sooner than workers expect."""
         self._wake = wake
+
+    def on_ended(self, ended: OnEnded) -> None:
+        """
+        Call *ended*, and no other, for occurrences whose outcome this ledger has written.
+
+        Of all ledgers on a backend, at most one calls it for an occurrence, and once. None does if its process dies between
+        the write and the call, or if the reply was lost and the record has changed again or is gone since.
+        """
+        self._on_ended = ended
 
     async def now(self) -> Instant:
         """
@@ -193,6 +208,11 @@ class Ledger:
                     written.append(ruling)
                 else:
                     todo.append(key)
+            self._report_ended(
+                ((ruling.change, *ruling.further), ruling.tally)
+                for ruling in written
+                if ruling.change is not None
+            )
             await self._announce(change for ruling in written for change in (ruling.change, *ruling.further))
             if failure is not None:
                 raise failure
@@ -268,23 +288,31 @@ class Ledger:
         removed, and is gone, is taken for what the first try did: nothing is left to tell.
         """
         outcomes: list[bool | Settling] = [True] * len(settling)
+        # Reported at the end alone: if this raises, all are settled again, and found to be written.
+        written: list[Settling] = []
         todo = {at: item for at, item in enumerate(settling) if item.settlement.change is not None}
         for tried in range(SETTLED_AT_ONCE):
             made = await self._write_ends(todo.values())
+            written += [item for item, ok in zip(todo.values(), made, strict=True) if ok]
             if tried:  # the caller knows only of the first decision
                 changes = (item.settlement.change for item, ok in zip(todo.values(), made, strict=True) if ok)
                 await self._announce(changes)
             if all(made):
+                self._report_settled(written)
                 return outcomes
-            lost = [entry for entry, ok in zip(todo.items(), made, strict=True) if not ok]
+            lost = {at: item for (at, item), ok in zip(todo.items(), made, strict=True) if not ok}
             todo = {}
-            for at, decided in await self._settle_again(lost, again=again):
+            for at, decided in await self._settle_again(list(lost.items()), again=again):
                 if isinstance(decided, bool):
                     outcomes[at] = decided
+                    change = lost[at].settlement.change
+                    if decided and change is not None and change.after is not None:
+                        written.append(lost[at])  # what is gone may have been withdrawn, and counted so
                 elif decided.settlement.change is not None:
                     todo[at] = decided
         for at, contested in todo.items():
             outcomes[at] = contested
+        self._report_settled(written)
         return outcomes
 
     async def reloaded(self, held: Held) -> Held | None:
@@ -347,6 +375,7 @@ class Ledger:
             if not known.get(place)
         }
         done = [(at, one.beginning) for at, one in writing if at not in undecided]
+        self._report_begun(beginning for _, beginning in done)
         await self._announce((beginning.first[-1] for _, beginning in done), by_holder=True)
         decided |= {at: beginning.held for at, beginning in done}
         for half in halves:
@@ -395,6 +424,9 @@ class Ledger:
                 todo[at] = one.starting._replace(beginning=again)
             else:
                 decided[at] = again
+                *_, move = one.starting.beginning.first
+                if _is_what_we_wrote(stored[_key_of(move)], move, again=False):
+                    self._report_begun([one.starting.beginning])
         return decided, todo, {}
 
     async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
@@ -453,6 +485,49 @@ class Ledger:
                 settlement = replace(settlement, letter=None)
             decided.append((at, Settling(held, item.ended, settlement)))
         return decided
+
+    # --- Outcomes ------------------------------------------------------------------------------------------------
+
+    def _report_settled(self, settled: Iterable[Settling]) -> None:
+        """Report the occurrences that ended with runs, now that it is written."""
+        if self._on_ended is None:
+            return
+        succeeded: dict[tuple[str, str], int] = {}
+        others: list[Settling] = []
+        for item in settled:
+            change = item.settlement.change
+            # Nearly all have just succeeded, and dropped nothing: no rows of history but their own.
+            if (
+                item.ended is RETURNED
+                and change is not None
+                and (before := change.before) is not None
+                and (after := change.after) is not None
+                and after.state.summary.rows == before.state.summary.rows
+            ):
+                of = before.key.partition.realm, before.key.task
+                succeeded[of] = succeeded.get(of, 0) + 1
+            else:
+                others.append(item)
+        for (realm, task), number in succeeded.items():
+            self._on_ended(realm, task, Outcome.SUCCEEDED, number)
+        self._report_ended((rules.changes_of(item.settlement), item.settlement.tally) for item in others)
+
+    def _report_begun(self, beginnings: Iterable[Beginning]) -> None:
+        """Report the occurrences that ended with a claim: those that were dropped, and those whose worker died."""
+        self._report_ended((beginning.first, beginning.tally) for beginning in beginnings)
+
+    def _report_ended(self, written: Iterable[tuple[Sequence[Change], Tally | None]]) -> None:
+        """Report the occurrences that ended with changes; those of one write are of one task."""
+        if self._on_ended is None:
+            return
+        totals: dict[tuple[str, str, Outcome], int] = {}
+        for changes, tally in written:
+            for outcome, number in ended_by(changes, tally).items():
+                key = _key_of(changes[0])
+                of = key.partition.realm, key.task, outcome
+                totals[of] = totals.get(of, 0) + number
+        for (realm, task, outcome), number in totals.items():
+            self._on_ended(realm, task, outcome, number)
 
     async def _synchronize(self) -> bool:
         request = self._synchronizing = asyncio.get_running_loop().create_future()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.configuration import require_store
-from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.core.record import Change, Key, Outcome, Partition, Record, Run
 from pyncette.model import Context, NextFunc, instant_of
 from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
@@ -75,9 +75,14 @@ TICKS: Final = Operation("ticks", "polls", [])
 REPOSITORY_OPS: Final = Operation("repository_ops", "calls of the backend", ["operation", "task_name"])
 STALENESS: Final = Histogram(
     "pyncette_tasks_staleness_seconds",
-    "How long after they were due runs start",
+    "How long after they were due occurrences start",
     ["task_name"],
     buckets=STALENESS_BUCKETS,
+)
+OCCURRENCES: Final = Counter(
+    "pyncette_occurrences_total",
+    "How many occurrences have ended, by outcome",
+    ["namespace", "pool", "task_name", "outcome"],
 )
 
 
@@ -92,7 +97,7 @@ def use_prometheus(
     that of `pyncette worker --metrics`.
 
     Tasks are named by their template, never by an instance, so that labels stay few. What is measured already is not
-    measured twice.
+    measured twice. *measure_tasks* is for runs and for occurrences by outcome.
     """
     if measure_repository and not getattr(app.repository_factory, _MEASURES, False):
         app.repository_factory = with_prometheus_repository(app.repository_factory)
@@ -100,6 +105,7 @@ def use_prometheus(
         app.use_listener(_Ticks())
     if measure_tasks and _measure_run not in app.middlewares:
         app.use_middleware(_measure_run)
+        app.outcome_listeners.append(_Occurrences())
 
 
 def with_prometheus_repository(factory: _F) -> _F:
@@ -116,8 +122,9 @@ def with_prometheus_repository(factory: _F) -> _F:
 async def _measure_run(context: Context, next: NextFunc) -> None:  # noqa: A002 - a middleware's second argument
     task = context.task
     name = (task.parent_task or task).name
-    late = context.app_context.clock.now() - instant_of(context.scheduled_at)
-    STALENESS.labels(name).observe(late / SECOND)
+    if context.attempt <= 1:  # a later one starts after a backoff, and is not late for that
+        late = context.app_context.clock.now() - instant_of(context.scheduled_at)
+        STALENESS.labels(name).observe(late / SECOND)
     with TASKS.measured(name):
         await next()
 
@@ -127,6 +134,34 @@ class _Ticks:
 
     def polling(self) -> AbstractContextManager[None]:
         return TICKS.measured()
+
+
+class _Occurrences:
+    """
+    Counts occurrences once each, when their outcome is written.
+
+    All outcomes of a task are there as soon as it is known: a counter that begins at 1 has no increase.
+    """
+
+    def __init__(self) -> None:
+        self._counters: dict[tuple[str, str], dict[Outcome, Counter]] = {}
+
+    def registered(self, realm: str, task: str) -> None:
+        if (realm, task) not in self._counters:
+            self._counters[realm, task] = _counters_of(realm, task)
+
+    def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
+        self.registered(realm, task)
+        self._counters[realm, task][outcome].inc(number)
+
+
+def _counters_of(realm: str, task: str) -> dict[Outcome, Counter]:
+    """Return the counters of *task* by outcome; they name the pool whose realm this is, if it is a pool's."""
+    _, _, place = realm.partition("/")
+    namespace, _, pool = place.partition("/")
+    if not (namespace and pool):
+        namespace = pool = ""
+    return {outcome: OCCURRENCES.labels(namespace, pool, task, outcome.value) for outcome in Outcome}
 
 
 class MeasuredStore:

@@ -1,9 +1,13 @@
 """What is measured, under which names and labels."""
 
+import asyncio
+
 import pytest
 from prometheus_client import REGISTRY
 
 from pyncette import FailureMode, Pyncette
+from pyncette.core.record import Change, Key, Outcome, Partition, kept_record
+from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.prometheus import use_prometheus, with_prometheus_repository
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -12,6 +16,15 @@ from tests.app.harness import at, running, seconds
 
 def measured(name, **labels):
     return REGISTRY.get_sample_value(f"pyncette_{name}", labels)
+
+
+NO_OUTCOMES = {outcome.value: 0 for outcome in Outcome}
+
+
+def outcomes(name, namespace="", pool=""):
+    """The occurrences of a task that were counted, by outcome; None for a series that is not there."""
+    labels = {"namespace": namespace, "pool": pool, "task_name": name}
+    return {outcome: measured("occurrences_total", **labels, outcome=outcome) for outcome in NO_OUTCOMES}
 
 
 @pytest.fixture
@@ -66,6 +79,118 @@ async def test_staleness_is_the_start_minus_the_scheduled_time(memory, clock, na
 
     assert measured("tasks_staleness_seconds_count", task_name=name) == 2
     assert measured("tasks_staleness_seconds_sum", task_name=name) == 90
+
+
+async def test_a_second_attempt_is_not_late(memory, clock, names):
+    name, _ = names
+    app = Pyncette(memory, poll_interval=seconds(30))
+    use_prometheus(app)
+
+    @app.task(name=name, interval=seconds(1000), failure_mode=FailureMode.UNLOCK)
+    async def work(context):
+        if context.attempt < 3:
+            raise LookupError("not yet")
+
+    async with running(app, clock):
+        await clock.advance(seconds(1100))
+
+    assert measured("tasks_total", task_name=name) == 3
+    assert measured("tasks_staleness_seconds_count", task_name=name) == 1
+    assert outcomes(name) == NO_OUTCOMES | {"succeeded": 1}
+
+
+async def test_outcomes_of_a_task_are_all_there_before_it_first_runs(memory, clock, names):
+    static, template = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+    app.task(name=static, interval=seconds(1000))(_nothing)
+    app.dynamic_task(name=template)(_nothing)
+
+    async with app.create(clock=clock, realm="east/shop/default"):
+        pass
+
+    assert outcomes(static, namespace="shop", pool="default") == NO_OUTCOMES
+    assert outcomes(template, namespace="shop", pool="default") == NO_OUTCOMES
+
+
+async def test_occurrences_are_counted_by_outcome_and_not_by_attempt(memory, clock, names):
+    bad, template = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+    use_prometheus(app)
+
+    @app.task(name=bad, interval=seconds(10), failure_mode=FailureMode.COMMIT)
+    async def fail(context):
+        raise LookupError("no report")
+
+    work = app.dynamic_task(name=template)(_nothing)
+
+    async with running(app, clock) as app_context:
+        for number in range(3):
+            await app_context.schedule_task(work, f"once {number}", execute_at=at(1))
+        await app_context.schedule_task(work, "often", interval=seconds(5))
+        await clock.advance(seconds(20))
+
+    assert outcomes(bad) == NO_OUTCOMES | {"failed": 2}
+    assert outcomes(template) == NO_OUTCOMES | {"succeeded": 3 + 4}
+
+
+async def test_a_run_that_is_withdrawn_in_this_process_is_counted_here(memory, clock, names):
+    name, _ = names
+    app = Pyncette(memory)
+    use_prometheus(app)
+
+    @app.dynamic_task(name=name, lease_duration=seconds(60))
+    async def work(context):
+        await clock.sleep(seconds(30))
+
+    async with running(app, clock) as app_context:
+        await app_context.schedule_task(work, "ada", execute_at=at(1))
+        await clock.advance(seconds(5))
+        await app_context.unschedule_task(work, "ada")
+        await clock.advance(seconds(60))
+
+    assert outcomes(name) == NO_OUTCOMES | {"withdrawn": 1}
+
+
+async def test_tasks_of_resources_are_found_before_they_first_run(names):
+    handler, name = names
+    backend = MemoryBackend()
+    app = Pyncette(lambda: MemoryStore(backend))
+    use_prometheus(app)
+    app.handler(name=handler)(_nothing)
+    partition = Partition("east/shop/default", handler)
+    store = MemoryStore(backend)
+    for key in (
+        Key(partition, name),
+        Key(partition, name, "ada"),
+        Key(partition, name, "", "run-1"),
+        Key(partition, f"{name}_too"),
+    ):
+        await store.swap([Change(None, kept_record(key, Spec(), 1))])
+
+    async with app.create(realm="east/shop/default") as app_context:
+        run = asyncio.create_task(app_context.run())
+        async with asyncio.timeout(10):
+            while outcomes(f"{name}_too", namespace="shop", pool="default") != NO_OUTCOMES:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        app_context.shutdown()
+        await run
+
+    assert outcomes(name, namespace="shop", pool="default") == NO_OUTCOMES
+    assert outcomes("ada", namespace="shop", pool="default") == dict.fromkeys(NO_OUTCOMES)
+
+
+@pytest.mark.parametrize("realm", ["", "mine", "east/shop", "//", "east//default"])
+async def test_a_realm_that_is_no_pool_s_gives_empty_labels(memory, clock, names, realm):
+    app = Pyncette(memory)
+    use_prometheus(app)
+    app.task(name=names[0], interval=seconds(1000))(_nothing)
+
+    async with app.create(clock=clock, realm=realm):
+        pass
+
+    assert outcomes(names[0]) == NO_OUTCOMES
 
 
 async def test_polls_are_counted_and_timed_with_those_that_fail(clock):
@@ -153,6 +278,7 @@ async def test_what_is_not_to_be_measured_is_not(memory, clock, names, what):
         "measure_ticks": (measured("ticks_total") or 0) > ticks,
         "measure_tasks": measured("tasks_total", task_name=name) is not None,
     }
+    assert (outcomes(name) != dict.fromkeys(NO_OUTCOMES)) == counted["measure_tasks"]
     assert [key for key, seen in counted.items() if not seen] == [what]
 
 

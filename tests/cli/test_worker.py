@@ -226,6 +226,11 @@ def test_metrics_tell_how_a_worker_and_its_tasks_are(folder):
     assert (
         sample(served, "pyncette_tasks_failures_total", task_name="fail", exception_type="LookupError") >= 1
     )
+    labels = {"namespace": "", "pool": ""}
+    name = "pyncette_occurrences_total"
+    assert sample(served, name, task_name="beat", outcome="succeeded", **labels) >= 1
+    assert sample(served, name, task_name="beat", outcome="failed", **labels) == 0
+    assert sample(served, name, task_name="fail", outcome="failed", **labels) >= 1
     assert 0 <= sample(served, "pyncette_tasks_staleness_seconds_sum", task_name="beat") < 5
     assert sample(served, "pyncette_ticks_total") >= 2
     assert sample(served, "pyncette_info", version=__version__) == 1

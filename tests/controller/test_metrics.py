@@ -1,6 +1,7 @@
 """What is measured of the operator, under which names, and that it is served."""
 
 import asyncio
+import json
 import math
 import socket
 from urllib.request import urlopen
@@ -8,10 +9,20 @@ from urllib.request import urlopen
 import pytest
 
 from pyncette.controller import metrics
-from pyncette.controller.metrics import MEASURES, Metrics, MetricsServer
+from pyncette.controller.api import ObjectName
+from pyncette.controller.condition_counts import ConditionCounts
+from pyncette.controller.metrics import MEASURES, Backlog, Metrics, MetricsServer
 from pyncette.controller.queue import Queue
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.telemetry.health import all_addresses
+
+TASK, OTHER = ObjectName("shop", "report"), ObjectName("shop", "other")
+
+
+def status_of(**conditions):
+    """A status as the API server has it, with these conditions."""
+    reported = [{"type": kind, "status": status, "reason": "R"} for kind, status in conditions.items()]
+    return json.dumps({"observedGeneration": 1, "conditions": reported}).encode()
 
 
 class Clock:
@@ -71,12 +82,48 @@ def test_ages_grow_between_scrapes_and_are_not_there_before_the_first_time(measu
     assert value(measured, "resync_duration_seconds_sum") == 2
 
 
-def test_a_condition_that_no_task_has_any_more_is_not_told(measured):
-    measured.count_conditions({("Ready", "True"): 3, ("Ready", "False"): 1})
-    measured.count_conditions({("Ready", "True"): 4})
+def test_tasks_are_counted_by_what_their_conditions_say_as_soon_as_it_changes(measured):
+    counts = ConditionCounts(measured.count_condition)
 
-    assert value(measured, "tasks", condition="Ready", status="True") == 4
-    assert value(measured, "tasks", condition="Ready", status="False") is None
+    counts.note(TASK, status_of(Ready="True", Stalled="False"))
+    counts.note(OTHER, status_of(Ready="False", Stalled="True"))
+    assert value(measured, "tasks", condition="Ready", status="True") == 1
+    assert value(measured, "tasks", condition="Stalled", status="True") == 1
+
+    counts.note(OTHER, status_of(Ready="True", Stalled="False"))
+    assert value(measured, "tasks", condition="Ready", status="True") == 2
+    assert value(measured, "tasks", condition="Stalled", status="True") is None
+
+    counts.note(TASK, None)
+    assert value(measured, "tasks", condition="Ready", status="True") == 1
+
+
+@pytest.mark.parametrize(
+    "status", [b"{}", b"[]", b'{"conditions": 1}', b'{"conditions": [{"type": "Ready"}]}', b"null"]
+)
+def test_a_status_that_cannot_be_read_has_no_conditions(measured, status):
+    counts = ConditionCounts(measured.count_condition)
+    counts.note(TASK, status_of(Ready="True"))
+
+    counts.note(TASK, status)
+
+    assert not counts.is_true(TASK, "Ready")
+    assert value(measured, "tasks", condition="Ready", status="True") is None
+
+
+def test_the_backlog_of_a_pool_that_is_gone_is_not_reported(measured):
+    shop, ops = ObjectName("shop", "default"), ObjectName("ops", "default")
+    measured.set_backlogs("a", {shop: Backlog(3, 12.5), ops: Backlog()})
+    measured.set_backlogs("b", {shop: Backlog(7, 1.0)})
+
+    measured.set_backlogs("a", {ops: Backlog(1, 2.0)})
+
+    in_ops = {"namespace": "ops", "pool": "default", "backend": "a"}
+    assert value(measured, "due", **in_ops) == 1
+    assert value(measured, "lateness_seconds", **in_ops) == 2
+    assert value(measured, "due", namespace="shop", pool="default", backend="a") is None
+    assert value(measured, "lateness_seconds", namespace="shop", pool="default", backend="a") is None
+    assert value(measured, "due", namespace="shop", pool="default", backend="b") == 7
 
 
 def test_calls_of_a_backend_are_timed_and_their_failures_counted(measured):

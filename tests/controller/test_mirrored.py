@@ -1,21 +1,27 @@
 """Which realms the operator looks at: all that hold something of its cluster, and not for ever those that did."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
+from pyncette.clock import SECOND
 from pyncette.controller.api import ObjectName
+from pyncette.controller.metrics import Backlog
 from pyncette.controller.mirrored import RETIREMENT, Mirrored
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, kept_record, replace
-from pyncette.core.spec import Spec
+from pyncette.core.schedule import Interval
+from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, Membership
+from pyncette.store.base import Renewal
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 
 CLUSTER = "east"
+HOURLY = Interval(3600 * SECOND)
 POOL = ObjectName("shop", "default")
 REALM = f"{CLUSTER}/shop/default"
 BACKEND = SimpleNamespace(place="default")
@@ -216,3 +222,115 @@ async def test_what_another_operator_writes_there_just_then_is_found_again_by_it
     await other.look(BACKEND, bench.ledger, [POOL])
 
     assert await bench.registered() == [REALM]
+
+
+# --- What waits ------------------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A pool whose records are due, and an operator that looks at it; *unable* are tasks that cannot run."""
+
+    def __init__(self, unable=(), pools=(POOL,)):
+        self.clock = VirtualClock(datetime(2030, 1, 1, tzinfo=UTC))
+        self.store = MemoryStore(MemoryBackend(self.clock.now))
+        self.ledger = Ledger(self.store, self.clock)
+        self.mirrored = Mirrored(CLUSTER, lambda task: task.name not in unable)
+        self.pools = pools
+
+    async def write(self, name, handler="remind", due=0, instance="", schedule=HOURLY, **spec):
+        key = Key(Partition(REALM, handler), name, instance)
+        record = kept_record(key, Spec(schedule, **spec), self.clock.now())
+        at = None if due is None else self.clock.now() + due
+        state = State(owner=None if instance else Owner("uid", 1, "hash", name=name))
+        await self.store.swap([Change(None, replace(record, due_at=at, claimable_at=at, state=state))])
+
+    @asynccontextmanager
+    async def worker(self, *handlers):
+        membership = Membership(REALM, Member("alice", handlers=handlers), self.clock)
+        running = asyncio.create_task(membership.run(self.store))
+        await self.clock.settle()
+        yield
+        membership.leave()
+        await running
+
+    async def claim(self, limit=1, handler="remind"):
+        now = self.clock.now()
+        for record in (
+            await self.store.claim({Partition(REALM, handler): limit}, "l", "alice", now, now)
+        ).records:
+            await self.store.renew([Renewal(record.key, "l", 3600 * SECOND)], now)
+
+    async def backlogs(self, after=0):
+        await self.clock.advance(timedelta(seconds=after))
+        return dict((await self.mirrored.look(BACKEND, self.ledger, self.pools)).backlogs)
+
+
+async def test_the_backlog_of_a_pool_is_what_is_due_and_how_long_the_oldest_has_been():
+    waiting = Waiting()
+    await waiting.write("one", due=0)
+    await waiting.write("two", due=20 * SECOND)
+    await waiting.write("later", due=3600 * SECOND)
+
+    assert await waiting.backlogs(after=50) == {POOL: Backlog(2, 50.0)}
+
+
+async def test_a_pool_without_a_backlog_says_so():
+    assert await Waiting().backlogs() == {POOL: Backlog(0, 0.0)}
+
+
+async def test_a_task_that_cannot_run_is_not_late():
+    waiting = Waiting(unable=["mistyped"])
+    await waiting.write("mistyped")
+    await waiting.write("good", due=20 * SECOND)
+
+    assert await waiting.backlogs(after=50) == {POOL: Backlog(1, 30.0)}
+
+
+async def test_a_task_whose_handler_no_worker_has_is_not_late_and_without_workers_all_are():
+    waiting = Waiting()
+    await waiting.write("mistyped", handler="rimend")
+    await waiting.write("good", due=20 * SECOND)
+    assert await waiting.backlogs(after=50) == {POOL: Backlog(2, 50.0)}
+
+    async with waiting.worker("remind"):
+        assert await waiting.backlogs() == {POOL: Backlog(1, 30.0)}
+
+
+async def test_tasks_of_a_pool_that_is_gone_or_was_never_there_are_not_late():
+    waiting = Waiting(pools=())
+    await waiting.write("orphan")
+    await waiting.mirrored.open_realm(BACKEND.place, waiting.ledger, REALM)
+
+    assert await waiting.backlogs(after=50) == {}
+    assert waiting.mirrored.pool(BACKEND.place, POOL).due == 0
+
+
+async def test_instances_of_a_template_that_wait_are_counted_and_how_long_is_measured_in_steps():
+    waiting = Waiting()
+    await waiting.write("remind", due=None, schedule=None, partitions=1)
+    for number in range(3):
+        await waiting.write("remind", instance=f"u{number}", due=number * 100 * SECOND)
+    await waiting.write("remind", instance="later", due=3600 * SECOND)
+
+    assert await waiting.backlogs(after=150) == {POOL: Backlog(2, 120.0)}
+    assert await waiting.backlogs(after=5) == {POOL: Backlog(2, 120.0 + 5)}  # not counted anew so soon
+    assert await waiting.backlogs(after=145) == {POOL: Backlog(3, 300.0)}
+
+
+async def test_instances_that_run_do_not_wait():
+    waiting = Waiting()
+    await waiting.write("remind", due=None, schedule=None, partitions=1)
+    for number in range(3):
+        await waiting.write("remind", instance=f"u{number}", due=number * 100 * SECOND)
+    await waiting.clock.advance(timedelta(seconds=250))
+    await waiting.claim()
+
+    assert await waiting.backlogs() == {POOL: Backlog(2, 120.0)}
+
+
+async def test_instances_of_a_template_that_is_suspended_do_not_wait():
+    waiting = Waiting()
+    await waiting.write("remind", due=None, schedule=None, partitions=1, policies=Policies(suspend=True))
+    await waiting.write("remind", instance="ada")
+
+    assert await waiting.backlogs(after=50) == {POOL: Backlog(0, 0.0)}

@@ -43,6 +43,8 @@ class Books(Lens):
         """What the counts of each record must be."""
         self._ended: Counter[tuple[str, Outcome]] = Counter()
         """How many occurrences of each task have ended in which way, whoever counts them."""
+        self._reported: Counter[tuple[str, Outcome]] = Counter()
+        """How many of them the ledgers of all processes have reported to their listeners."""
         self._started_by: dict[tuple[Key, int], tuple[Process, int, Duration]] = {}
         """Who wrote, at most once, that an occurrence has started, when, and how much of its lease was left."""
         self._edited: set[Key] = set()
@@ -73,6 +75,24 @@ class Books(Lens):
         if before is None or before.state.started is None:
             left = after.lease.expires_at - self.scene.backend.now()
             self._started_by[after.key, after.fence] = (process, self.scene.loop.now, left)
+
+    def reported(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
+        """A process received from its ledger, as metrics do, how occurrences have ended."""
+        del realm
+        self._reported[task, outcome] += number
+
+    def reported_twice(self, task: str) -> str | None:
+        """
+        Say whether more occurrences were reported than have ended.
+
+        One may be reported by nobody: its process died, or never got the reply.
+        """
+        # A dead letter is reported once, and a redrive takes it back from the counts.
+        for outcome in ENDED - {Outcome.DEAD_LETTERED}:
+            reported, ended = self._reported[task, outcome], self._ended[task, outcome]
+            if reported > ended and not self.scene.is_lost:
+                return f"{ended} of {task} have {outcome.value}, and {reported} were reported"
+        return None
 
     def check_totals(self, task: str, partitions: Collection[Partition]) -> None:
         """What is counted of the instances of a template, there and elsewhere, is what has ended: no more and no less."""

@@ -182,6 +182,9 @@ class History:
             if machine.process is not None:
                 self._fail(f"{machine.process} does not end")
         for task in self.scenario.tasks:
+            reported_twice = world.oracle.books.reported_twice(task.name)
+            if reported_twice:
+                self._fail(reported_twice)
             if task.is_template:
                 world.oracle.books.check_totals(task.name, task.partitions)
         self._check_what_is_left()

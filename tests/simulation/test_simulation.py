@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,15 @@ class LedgerThatTellsNobody(Ledger):
         pass
 
 
+class LedgerThatReportsTwice(Ledger):
+    """Reports what it has written at once, and again once it has found it after a lost reply."""
+
+    async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
+        made = await super()._write_ends(settling)
+        self._report_settled(item for item, ok in zip(settling, made, strict=True) if ok)
+        return made
+
+
 class ClockThatKnowsBetter(SystemClock):
     """Goes by what it was told first, however long ago that was."""
 
@@ -316,6 +325,10 @@ def test_a_start_that_is_given_up_after_a_lost_reply_is_found():
     error = found_with(ledger=LedgerThatGivesUpStarts, adapt=_at_most_once_with_losses)
 
     assert "has never called its handler" in str(error)
+
+
+def test_a_ledger_that_reports_an_occurrence_twice_is_found():
+    assert "were reported" in str(found_with(ledger=LedgerThatReportsTwice))
 
 
 def test_a_process_that_decides_by_an_old_answer_is_found():

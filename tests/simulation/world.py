@@ -99,7 +99,9 @@ class World:
             time_ns=lambda: (EPOCH + loop.now + skew) * 1000,
             monotonic_ns=lambda: process.own_time(loop.now) * (SECOND + drift) // 1000,
         )
-        member = Member(process, store, clock, self._ledger(store, clock, process), abs(misled))
+        ledger = self._ledger(store, clock, process)
+        ledger.on_ended(self.oracle.books.reported)
+        member = Member(process, store, clock, ledger, abs(misled))
         self.members[process] = member
         return member
 

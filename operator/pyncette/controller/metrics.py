@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from pyncette.controller.api import ObjectName
 from pyncette.errors import ConfigurationError
 
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -135,20 +136,25 @@ BACKEND_UP: Final = Measure(
 TASKS: Final = Measure(
     "tasks",
     Gauge,
-    "Tasks by what their conditions say",
+    "Tasks by what their conditions say, as of now",
     {"condition": "`Ready`, `Stalled`, `HandlerResolved` …", "status": "`True`, `False` or `Unknown`"},
 )
+POOL_LABELS: Final = {
+    "namespace": "of the pool",
+    "pool": "its name",
+    "backend": "as above",
+}
 DUE: Final = Measure(
     "due",
     Gauge,
-    "Occurrences that are due and not taken by a worker; counted up to 10,000 for each pool",
-    {"backend": "as above"},
+    "Backlog of a pool: occurrences that are due and that no worker has claimed, counted up to 10,000. Tasks that cannot run do not count: those that are Stalled, deleted or held back, and those whose handler no running worker of the pool has registered. Instances of dynamic tasks are counted every 10 seconds",
+    POOL_LABELS,
 )
 LATENESS: Final = Measure(
     "lateness_seconds",
     Gauge,
-    "How long the occurrence that is due the longest has been due; 0 if none is",
-    {"backend": "as above"},
+    "Seconds since the oldest occurrence of that backlog was due; 0 without a backlog. For instances of dynamic tasks it is rounded down: to 10 seconds, half a minute, 1, 2, 5, 10 or 30 minutes, 1, 4 or 24 hours",
+    POOL_LABELS,
 )
 
 MEASURES: Final = (
@@ -172,7 +178,16 @@ MEASURES: Final = (
     DUE,
     LATENESS,
 )
-"""All there is. No label has more values with more tasks."""
+"""All there is. No label has more values with more tasks; two have more with more pools."""
+
+
+class Backlog(NamedTuple):
+    """What waits for the workers of a pool."""
+
+    due: int = 0
+    """Occurrences."""
+    late_seconds: float = 0.0
+    """Since the oldest of them was due."""
 
 
 class Metrics:
@@ -188,6 +203,8 @@ class Metrics:
         self._monotonic = monotonic
         self._made = {measure.name: self._make(measure) for measure in MEASURES}
         self._resynced_at: float | None = None
+        self._pools: dict[str, set[ObjectName]] = {}
+        """By backend: those that have series."""
         self.gauge(WATCH_AGE).set(math.nan)
         self.gauge(RESYNC_AGE).set_function(lambda: self._age(self._resynced_at))
 
@@ -233,11 +250,22 @@ class Metrics:
     def withdrew(self, cause: str, records: int = 1) -> None:
         self.counter(WITHDRAWALS, cause).inc(records)
 
-    def count_conditions(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """Say how many tasks there are by type and status of their conditions; what is not named is none any more."""
-        self.gauge(TASKS).clear()
-        for (condition, status), count in counts.items():
-            self.gauge(TASKS, condition, status).set(count)
+    def count_condition(self, condition: str, status: str, tasks: int) -> None:
+        """Say how many tasks have *condition* with *status*. Without any the series is no longer there."""
+        if tasks:
+            self.gauge(TASKS, condition, status).set(tasks)
+        else:
+            self.gauge(TASKS).remove(condition, status)
+
+    def set_backlogs(self, backend: str, backlogs: Mapping[ObjectName, Backlog]) -> None:
+        """Say what waits in each pool on *backend*. The series of pools that are not named are no longer there."""
+        for namespace, pool in self._pools.get(backend, set()) - backlogs.keys():
+            self.gauge(DUE).remove(namespace, pool, backend)
+            self.gauge(LATENESS).remove(namespace, pool, backend)
+        self._pools[backend] = {*backlogs}
+        for (namespace, pool), backlog in backlogs.items():
+            self.gauge(DUE, namespace, pool, backend).set(backlog.due)
+            self.gauge(LATENESS, namespace, pool, backend).set(backlog.late_seconds)
 
     @contextmanager
     def measured(self, backend: str, operation: str) -> Iterator[None]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.api import ObjectName
 from pyncette.controller.backends import OpenBackend
+from pyncette.controller.metrics import Backlog
 from pyncette.core.record import (
     BEYOND,
     RESERVED_REALMS,
@@ -26,10 +27,14 @@ from pyncette.ledger import Ledger
 from pyncette.members import Member, members
 from pyncette.partition_counts import stray_partitions
 from pyncette.resources.conversion import realm_of
+from pyncette.resources.counting import COUNTED_MAX, waiting_in
 from pyncette.store.base import Store
 
 PAGE: Final = 200
 """Records of one look at what is there."""
+
+INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
+"""Between two counts of the instances of dynamic tasks that wait: each is a request or more for each partition."""
 
 RETIREMENT: Final[Duration] = 3600 * SECOND
 """So long a realm is still looked at in which nothing is left. A pool that is replaced is back long before."""
@@ -62,6 +67,19 @@ class PoolView(NamedTuple):
     """Occurrences of its tasks that wait for a worker."""
 
 
+class _Waiting(NamedTuple):
+    """What waits for the workers of a pool."""
+
+    due: int = 0
+    since: Instant | None = None
+    """When the oldest of them was due; None if nothing waits."""
+
+    def with_more(self, due: int, since: Instant | None) -> _Waiting:
+        """Return this and *due* more, of which the oldest was due at *since*."""
+        instants = [at for at in (self.since, since) if at is not None]
+        return _Waiting(self.due + due, min(instants, default=None))
+
+
 class Look(NamedTuple):
     """What a look at a backend found out."""
 
@@ -69,10 +87,8 @@ class Look(NamedTuple):
     """Tasks whose record, or what runs beside it, is not as it was."""
     pools: Sequence[ObjectName]
     """Pools whose workers, or whose backlog, are not as they were."""
-    due: int
-    """Occurrences that wait for a worker."""
-    late_seconds: float
-    """How long the one that waits longest has been waiting."""
+    backlogs: Mapping[ObjectName, Backlog]
+    """What waits in each pool that there is, without what cannot run."""
     seconds: float
     """How long the look took."""
 
@@ -84,10 +100,13 @@ class Mirrored:
     What is written by this process is noted at once; a look finds what workers have written, and may be behind of it. So of
     what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
     older: a backend that failed over, or was restored, may have lost what it had.
+
+    *can_run* says of a task whether it is late if its record is: one that is gone, or Stalled, waits for a person.
     """
 
-    def __init__(self, cluster_id: str) -> None:
+    def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
         self._cluster_id = cluster_id
+        self._can_run = can_run
         self._homes: dict[ObjectName, dict[_Where, Home]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
@@ -98,6 +117,8 @@ class Mirrored:
         """Backend and realm: since when looks have found nothing there, and no pool of it, by the monotonic clock."""
         self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By backend: held by who adds to the register of realms there, or takes away from it."""
+        self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
+        """By backend and pool: the instances of dynamic tasks that wait, and when they were counted, by the monotonic clock."""
         self._looked: set[str] = set()
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
@@ -222,26 +243,25 @@ class Mirrored:
         found: dict[ObjectName, dict[_Where, Home]] = {}
         looked_at: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
-        seen_at = ledger.clock.now()
+        backlogs: dict[ObjectName, Backlog] = {}
         for realm in sorted(opened | wished):
             pool = self.pool_of(realm)
             if pool is None:  # a row that nobody of ours wrote
                 continue
-            due, is_empty = 0, True
+            workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
-            async for home in _homes(store, partitions, backend.place, ledger.clock.now()):
-                name = self.name_of(home.record)
-                if name is not None:
-                    is_empty = False
-                    where = backend.place, home.record.key
-                    known = self._at(name, where)
-                    # What is the same is kept once: else each look would take the memory of all records again.
-                    found.setdefault(name, {})[where] = known if known == home and known else home
-                    due += home.late_since is not None
+            waiting, templates, is_empty = await self._scan_tasks(
+                backend.place, ledger, partitions, workers, found
+            )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.place, ledger, realm)
             looked_at.add(pool)
-            view = PoolView(tuple(await members(store, realm, ledger.clock.now())), due)
+            if realm in wished:
+                instances = await self._instances_waiting(backend.place, pool, ledger, partitions, templates)
+                waiting = waiting.with_more(*instances)
+                late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
+                backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
+            view = PoolView(workers, waiting.due if realm in wished else 0)
             if self._pools.get((backend.place, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.place, pool] = view
@@ -249,20 +269,13 @@ class Mirrored:
                 self._empty_since.pop((backend.place, realm), None)
             else:
                 await self._retire(backend.place, ledger, realm)
-        waiting = [
-            home.late_since
-            for homes in found.values()
-            for home in homes.values()
-            if home.late_since is not None
-        ]
         self._forget_others(backend.place, looked_at)
         changed = self._take(backend.place, found)
         self._looked.add(backend.place)
         return Look(
             changed,
             changed_pools,
-            due=len(waiting),
-            late_seconds=(seen_at - min(waiting)) / SECOND if waiting else 0.0,
+            backlogs,
             seconds=time.monotonic() - began_at,
         )
 
@@ -274,7 +287,68 @@ class Mirrored:
             known = self._at(task, (home.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
                 self._touched[home.backend].add(key)
-                self._put(task, seen)
+                self._put(task, seen._replace(strays=known.strays))
+
+    async def _scan_tasks(
+        self,
+        backend: str,
+        ledger: Ledger,
+        partitions: Sequence[Partition],
+        workers: Sequence[Member],
+        found: dict[ObjectName, dict[_Where, Home]],
+    ) -> tuple[_Waiting, set[str], bool]:
+        """
+        Add the records of tasks in *partitions* to *found*. Raises StoreError.
+
+        Return what waits of those that the *workers* could run, the handlers of templates among these, and whether there
+        was no record at all.
+        """
+        waiting, templates, is_empty = _Waiting(), set[str](), True
+        handlers = {handler for worker in workers for handler in worker.handlers}
+        async for home in _homes(ledger.store, partitions, backend, ledger.clock.now()):
+            name = self.name_of(home.record)
+            if name is None:
+                continue
+            is_empty = False
+            where = backend, home.record.key
+            known = self._at(name, where)
+            # What is the same is kept once: else each look would take the memory of all records again.
+            found.setdefault(name, {})[where] = known if known == home and known else home
+            handler = home.record.key.partition.handler
+            # Without a worker nobody knows which handlers there are, and all of them wait for one.
+            if (workers and handler not in handlers) or not self._can_run(name):
+                continue
+            if home.late_since is not None:
+                waiting = waiting.with_more(1, home.late_since)
+            if _runs_instances(home.record):
+                templates.add(handler)
+        return waiting, templates, is_empty
+
+    async def _instances_waiting(
+        self,
+        backend: str,
+        pool: ObjectName,
+        ledger: Ledger,
+        partitions: Sequence[Partition],
+        templates: Collection[str],
+    ) -> _Waiting:
+        """Return which instances of *templates* wait, as they were counted a moment ago. Raises StoreError."""
+        if not templates:
+            self._instances.pop((backend, pool), None)
+            return _Waiting()
+        now = ledger.clock.monotonic()
+        counted = self._instances.get((backend, pool))
+        if counted is None or now - counted[0] >= INSTANCES_PAUSE:
+            waiting = _Waiting()
+            for partition in partitions:
+                if partition.handler in templates:
+                    due, late = await waiting_in(
+                        ledger.store, partition, partition.handler, ledger.clock.now()
+                    )
+                    since = None if late is None else ledger.clock.now() - late
+                    waiting = waiting.with_more(due, since)
+            counted = self._instances[backend, pool] = (now, waiting)
+        return counted[1]
 
     async def _opened(self, store: Store) -> set[str]:
         """Return the realms that are open: of those that the store names, which may hold nothing any more, those that are registered."""
@@ -287,6 +361,7 @@ class Mirrored:
         for place, pool in list(self._pools):
             if place == backend and pool not in looked_at:
                 del self._pools[place, pool]
+                self._instances.pop((place, pool), None)
         for place, realm in list(self._empty_since):
             if place == backend and self.pool_of(realm) not in looked_at:
                 del self._empty_since[place, realm]
@@ -328,6 +403,16 @@ class Mirrored:
             self._homes.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
+
+
+def _runs_instances(record: Record) -> bool:
+    """Say whether *record* is a template whose instances run."""
+    policies = record.spec.policies
+    return (
+        record.spec.partitions is not None
+        and record.state.withdrawn_at is None
+        and not (policies is not None and policies.suspend)
+    )
 
 
 def _face(home: Home) -> tuple[object, ...]:

@@ -66,10 +66,15 @@ class Objects:
     Watches repeat themselves, come late, and go back; what is older than what is held changes nothing. Older is told by the
     resource version: those of one kind grow, and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is
     no number, the generation tells, and the time of creation tells objects of one name apart.
+
+    *noted* is called with the status of each object that changes, as JSON, and with None once it is gone.
     """
 
-    def __init__(self, sight: Sight) -> None:
+    def __init__(
+        self, sight: Sight, noted: Callable[[Kind, ObjectName, bytes | None], object] = lambda *_: None
+    ) -> None:
         self._sight = sight
+        self._noted = noted
         self._held: dict[Kind, dict[ObjectName, _Held]] = {}
         self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
         """What was deleted since the last complete list: a late event must not raise it from the dead."""
@@ -95,7 +100,7 @@ class Objects:
         self._gone.get(kind, {}).pop(name, None)
         held = self._held.setdefault(kind, {}).get(name)
         if held is None or new.is_newer_than(held):
-            self._held[kind][name] = new
+            self._hold(kind, name, new)
 
     async def absorb(
         self,
@@ -169,8 +174,16 @@ class Objects:
         held = self._held.setdefault(kind, {}).get(name)
         if self._is_of_the_past(kind, name, new) or (held is not None and not new.is_newer_than(held)):
             return News.NOTHING
-        self._held[kind][name] = new
+        self._hold(kind, name, new)
         return News.WISH if held is None else new.news_after(held)
+
+    def _hold(self, kind: Kind, name: ObjectName, new: _Held) -> None:
+        self._held[kind][name] = new
+        self._noted(kind, name, new.status)
+
+    def _drop(self, kind: Kind, name: ObjectName) -> None:
+        del self._held[kind][name]
+        self._noted(kind, name, None)
 
     def _take_listed(self, kind: Kind, name: ObjectName, new: _Held) -> News:
         held = self._held.get(kind, {}).get(name)
@@ -187,7 +200,7 @@ class Objects:
         held = self._held.get(kind, {}).get(name)
         if held is None or held.uid != last.uid:
             return News.NOTHING
-        del self._held[kind][name]
+        self._drop(kind, name)
         return News.GONE
 
     def _is_of_the_past(self, kind: Kind, name: ObjectName, new: _Held) -> bool:
@@ -212,7 +225,7 @@ class Objects:
             if name not in names and not _is_above(held[name].version, version)
         ]
         for name in absent:
-            del held[name]
+            self._drop(kind, name)
         gone = self._gone.get(kind, {})
         for name in [name for name, last in gone.items() if namespace in {None, name.namespace}]:
             if gone[name].version is None or _is_at_most(gone[name].version, version):

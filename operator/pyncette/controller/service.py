@@ -25,10 +25,12 @@ from pyncette.controller.api import (
     Reference,
 )
 from pyncette.controller.backends import REAL, Backends, OpenBackend, Reach, complain
+from pyncette.controller.condition_counts import ConditionCounts
+from pyncette.controller.conditions import STALLED
 from pyncette.controller.event_queue import EventQueue
 from pyncette.controller.events import Occasion, Regarding, event
 from pyncette.controller.liveness import Liveness, Sight
-from pyncette.controller.metrics import DUE, HELD_BACK, LATENESS, UNWATCHED, Metrics
+from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.mirrored import Mirrored
 from pyncette.controller.objects import Change, News, Objects
 from pyncette.controller.pace import USUAL, Pace
@@ -89,8 +91,9 @@ class Operator:
         self._backends = Backends(settings, self.metrics, pace, reach)
         sight = Sight()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
-        self._objects = Objects(sight)
-        self._mirrored = Mirrored(cluster_id)
+        self._conditions = ConditionCounts(self.metrics.count_condition)
+        self._objects = Objects(sight, self._noted)
+        self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest)
         self._statuses = Statuses(
@@ -270,8 +273,7 @@ class Operator:
         first = not self._mirrored.has_seen(backend.place)
         with self.metrics.measured(backend.name, "look"):
             look = await self._mirrored.look(backend, ledger, self._pools.on(backend.place))
-        self.metrics.gauge(DUE, backend.name).set(look.due)
-        self.metrics.gauge(LATENESS, backend.name).set(look.late_seconds)
+        self.metrics.set_backlogs(backend.name, look.backlogs)
         for task in look.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
@@ -329,7 +331,7 @@ class Operator:
         self._has_listed = True
         self.liveness.resynced()
         self.metrics.resynced(time.monotonic() - began_at)
-        await self._count()
+        self._count()
         await self._remove_stopped()
 
     async def _all_tasks(self) -> AsyncIterator[Manifest]:
@@ -352,16 +354,8 @@ class Operator:
             elif kind is POOLS:
                 self._queue.add(Reference(POOLS, *name), Urgency.ROUTINE)
 
-    async def _count(self) -> None:
-        """Count tasks by what their conditions say, and records of namespaces that are not watched."""
-        conditions = Counter(
-            [
-                (condition.get("type", ""), condition.get("status", ""))
-                async for stored in self._all_tasks()
-                for condition in _conditions_in(stored)
-            ]
-        )
-        self.metrics.count_conditions(conditions)
+    def _count(self) -> None:
+        """Count records of namespaces that are not watched."""
         unwatched = sum(not self._is_watched(name.namespace) for name in self._mirrored.names())
         self.metrics.gauge(UNWATCHED).set(unwatched)
 
@@ -386,6 +380,14 @@ class Operator:
                     await self._sweep.remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
                     complain("removals wait", backend, error)
+
+    def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
+        if kind is TASKS:
+            self._conditions.note(name, status)
+
+    def _can_run(self, name: ObjectName) -> bool:
+        """Say whether the task *name* is there, and waits for nobody but workers."""
+        return self._objects.uid(TASKS, name) is not None and not self._conditions.is_true(name, STALLED)
 
     def _is_gone(self, name: ObjectName) -> bool:
         """Say whether nobody knows of the task *name*, where this operator looks."""
@@ -414,13 +416,6 @@ class Operator:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
             occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
             self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
-
-
-def _conditions_in(stored: Manifest) -> list[Manifest]:
-    """Return the conditions that an object has, if this release can make anything of its status."""
-    status = stored["status"]
-    conditions = status.get("conditions") if isinstance(status, dict) else None
-    return [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

@@ -192,6 +192,35 @@ def gap_runs(key: Key, dropped: tuple[Dropped, ...], now: Instant) -> tuple[Run,
     )
 
 
+def ended_by(changes: Sequence[Change], tally: Tally | None) -> Mapping[Outcome, int]:
+    """
+    Return how many occurrences end with *changes*, which are made together and leave *tally* behind, by outcome.
+
+    A dead letter was counted when its occurrence failed, so the end of its redrive is not counted again. Records that
+    are created bring no outcomes: one that moves to another pool was counted where it comes from.
+    """
+    found: dict[Outcome, int] = {}
+    for before, after, *_ in changes:
+        if before is None:
+            continue
+        if after is not None:
+            counts = after.state.summary.counts
+        elif tally is not None and tally.of == before.key:
+            counts = tally.summary.counts
+        else:
+            continue
+        was = before.state.summary.counts
+        if counts is was:
+            continue
+        more = [now - then for now, then in zip(_values(counts), _values(was), strict=True)]
+        if min(more) < 0:
+            continue
+        for outcome, number in zip(Outcome, more, strict=True):
+            if number:
+                found[outcome] = found.get(outcome, 0) + number
+    return found
+
+
 def homes_of(key: Key) -> tuple[Key, ...]:
     """
     Return where what is removed is counted: at the first of these that exists.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pyncette.clock import Duration, Instant
+from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
 from pyncette.resources.task import Instances
@@ -16,6 +16,17 @@ COUNTED_MAX: Final = 10_000
 
 SLACK: Final = 2
 """Names fall to partitions by chance, so of each up to so many times its share are counted."""
+
+LATE: Final[tuple[Duration, ...]] = tuple(
+    seconds * SECOND for seconds in (10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 24 * 3600)
+)
+"""
+How long instances have waited is measured in these steps. No store says which record has waited longest, but each can
+count what was due by then.
+"""
+
+PROBED_MAX: Final = 1_000
+"""Records looked at for one step: those that run now may be among them, and are passed over."""
 
 
 async def instances_of(store: Store, template: Record, now: Instant) -> Instances:
@@ -35,6 +46,27 @@ async def due_in(store: Store, realm: str, now: Instant) -> int:
             break
         due += (await store.count(partition, None, now, 0, COUNTED_MAX - due)).due
     return due
+
+
+async def waiting_in(
+    store: Store, partition: Partition, task: str, now: Instant
+) -> tuple[int, Duration | None]:
+    """
+    Return how many records of *task* wait for a worker, up to `COUNTED_MAX`, and how long the oldest has, if any does.
+
+    How long is the longest of `LATE` that is not longer; 0 if none is. Raises StoreError.
+    """
+    due = (await store.count(partition, task, now, 0, COUNTED_MAX)).due
+    if not due:
+        return 0, None
+    shorter, longer = 0, len(LATE)
+    while shorter < longer:
+        middle = (shorter + longer) // 2
+        if (await store.count(partition, task, now - LATE[middle], 0, PROBED_MAX)).due:
+            shorter = middle + 1
+        else:
+            longer = middle
+    return due, LATE[shorter - 1] if shorter else 0
 
 
 async def counted_in(

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contex
 from typing import Any, Final, NamedTuple, Protocol
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
-from pyncette.core.record import Partition
+from pyncette.core.record import Outcome, Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
@@ -70,6 +70,18 @@ class Listener(Protocol):
 
     def polling(self) -> AbstractContextManager[None]:
         """Return what is entered as a look for claimable records begins, and left once it is over, with its error if it failed."""
+        ...
+
+
+class OutcomeListener(Protocol):
+    """Receives how occurrences end, wherever in this process their outcome is written; must not block."""
+
+    def registered(self, realm: str, task: str) -> None:
+        """Take note that occurrences of *task* may end here. Called again and again."""
+        ...
+
+    def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
+        """Take note that *number* occurrences of *task* have ended with *outcome*, and that this is written."""
         ...
 
 

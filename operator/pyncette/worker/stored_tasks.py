@@ -1,0 +1,54 @@
+"""Finds the tasks that resources have mirrored to the handlers of a worker, so that metrics have them before they first run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+from pyncette.core.record import Key, Partition
+from pyncette.errors import StoreError
+from pyncette.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 200
+"""Records of one read."""
+
+PAUSE_SECONDS: Final = 30.0
+"""Between two searches, at least: as long as between two scrapes, which a new task is to be found before."""
+
+PAUSE_SHARE: Final = 100
+"""A search that takes long is repeated after this many times as long, so it costs at most a hundredth of the time."""
+
+BEYOND: Final = "\U0010ffff" * 8
+"""Sorts after the name of every instance."""
+
+
+async def follow_tasks(
+    store: Store, partitions: Sequence[Partition], found: Callable[[str, str], object]
+) -> None:
+    """Call *found* with the realm and the name of each task in *partitions*, again and again until this is cancelled."""
+    while True:
+        began = time.monotonic()
+        try:
+            for partition in partitions:
+                async for task in tasks_in(store, partition):
+                    found(partition.realm, task)
+        except StoreError as error:
+            logger.debug("could not read the names of tasks", extra={"error": str(error)})
+        await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_SHARE * (time.monotonic() - began)))
+
+
+async def tasks_in(store: Store, partition: Partition) -> AsyncIterator[str]:
+    """Yield the names of tasks with a record in *partition*, past their instances however many there are. Raises StoreError."""
+    after: Key | None = None
+    while page := await store.scan(partition, None, after, PAGE):
+        for record in page:
+            key = record.key
+            if not key.instance and not key.occurrence and record.state.withdrawn_at is None:
+                yield key.task
+        last = page[-1].key
+        after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
