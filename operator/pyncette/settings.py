@@ -20,6 +20,9 @@ PREFIX: Final = "PYNCETTE_"
 OF_THE_TESTS: Final = "PYNCETTE_TEST_"
 """Variables that the tests of this project read."""
 
+OPERATOR_CONFIG: Final = "PYNCETTE_OPERATOR_CONFIG"
+"""The variable that names the file of the operator's settings."""
+
 CONCURRENCY_MAX: Final = 100_000
 """A process has no use for more handlers at once, and a number above is a mistake."""
 
@@ -124,7 +127,8 @@ def _one_backend(
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
-    known = {setting.variable.removeprefix(PREFIX): setting.variable for setting in SETTINGS}
+    variables = [*(setting.variable for setting in SETTINGS), OPERATOR_CONFIG]
+    known = {variable.removeprefix(PREFIX): variable for variable in variables}
     warnings = []
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name.startswith(OF_THE_TESTS) or name in known.values():

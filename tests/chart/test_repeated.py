@@ -21,7 +21,7 @@ INSTALL = ROOT / "docs" / "how-to" / "install.md"
 
 
 @pytest.fixture(scope="module")
-def empty_apiserver() -> Iterator[ApiServer]:
+def bare_apiserver() -> Iterator[ApiServer]:
     """An API server that nobody has put anything into."""
     try:
         server = open_apiserver()
@@ -32,19 +32,19 @@ def empty_apiserver() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def shell(helm: Helm, empty_apiserver: ApiServer, tmp_path: Path) -> Iterator[Shell]:
+def shell(helm: Helm, bare_apiserver: ApiServer, tmp_path: Path) -> Iterator[Shell]:
     """A shell as the pages expect it: in a checkout, with kubectl and Helm, and an administrator of the cluster."""
     (tmp_path / "charts").symlink_to(ROOT / "charts")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "helm").symlink_to(helm.program)
-    (tmp_path / "bin" / "kubectl").symlink_to(empty_apiserver.programs / "kubectl")
-    environment = helm.environment(empty_apiserver.kubeconfig)
+    (tmp_path / "bin" / "kubectl").symlink_to(bare_apiserver.programs / "kubectl")
+    environment = helm.environment(bare_apiserver.kubeconfig)
     with Shell(tmp_path, {**environment, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}) as shell:
         yield shell
 
 
 def test_an_installation_that_lacked_a_namespace_is_repeated_word_for_word(
-    shell: Shell, empty_apiserver: ApiServer, tmp_path: Path
+    shell: Shell, bare_apiserver: ApiServer, tmp_path: Path
 ):
     text = section(INSTALL, "In some namespaces only")
     (tmp_path / "values.yaml").write_text(files(text)["values.yaml"])
@@ -65,8 +65,8 @@ def test_an_installation_that_lacked_a_namespace_is_repeated_word_for_word(
     (release,) = json.loads(shell.run("helm list --namespace pyncette --output json"))
     assert release["status"] == "deployed"
     for namespace in ("shop", "reports", "pyncette"):
-        empty_apiserver.kubectl("get", "rolebinding", "pyncette-operator", f"--namespace={namespace}")
-    empty_apiserver.kubectl("get", "deployment", "pyncette-operator", "--namespace=pyncette")
+        bare_apiserver.kubectl("get", "rolebinding", "pyncette-operator", f"--namespace={namespace}")
+    bare_apiserver.kubectl("get", "deployment", "pyncette-operator", "--namespace=pyncette")
 
 
 def test_no_page_installs_by_a_command_that_cannot_be_repeated():

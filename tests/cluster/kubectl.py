@@ -277,6 +277,12 @@ class Seen:
         text = self.status.get(field)
         return datetime.fromisoformat(text) if text else None
 
+    def last_run_seconds(self) -> float:
+        """Return how long the last run took."""
+        run = self.status["lastRun"]
+        took = datetime.fromisoformat(run["completionTime"]) - datetime.fromisoformat(run["startTime"])
+        return took.total_seconds()
+
     def count(self, outcome: str) -> int:
         """Return how many occurrences ended so: succeeded, failed, missed, …."""
         return int(self.status.get("runCounts", {}).get(outcome, 0))

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from pyncette.cli.failures import ExitCode, Failure, first_of
-from pyncette.controller.api import TASKS, Api, ApiError, ApiUnavailableError
+from pyncette.controller.api import KUBE_SYSTEM, TASKS, Api, ApiError, ApiUnavailableError
 from pyncette.controller.credentials import Credentials
 from pyncette.controller.kubernetes import Kubernetes
 from pyncette.controller.metrics import FORBIDDEN, MetricsServer
@@ -34,9 +34,6 @@ RECURSION_MAX: Final = 100_000
 
 STACK_BYTES: Final = 64 * 1024 * 1024
 """Of each thread, which costs nothing until it is used."""
-
-KUBE_SYSTEM: Final = "kube-system"
-"""The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
 
 _T = TypeVar("_T")
 

@@ -40,6 +40,9 @@ DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
 SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 
+KUBE_SYSTEM: Final = "kube-system"
+"""The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
+
 PODS: Final = Kind("", "v1", "pods", "Pod")
 """Only to say that an Event is about the operator's own: nothing is asked of it."""
 

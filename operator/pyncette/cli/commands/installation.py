@@ -13,7 +13,7 @@ from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_json
-from pyncette.settings import Settings
+from pyncette.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
 
 
@@ -49,7 +49,7 @@ def worker(module: str, settings: Settings) -> None:
 CONFIG: Final = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar="PYNCETTE_OPERATOR_CONFIG",
+    envvar=OPERATOR_CONFIG,
     metavar="FILE",
     help="The operator's settings; by default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
 )

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pyncette.cli.commands.command import WithExamples
 from pyncette.cli.commands.options import (
+    Realm,
     WholeNumber,
-    chosen_backend,
     handler_option,
     output_option,
-    path_option,
-    settings_options,
+    realm_options,
 )
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_json, print_table
-from pyncette.settings import Settings
 from pyncette.store.base import Store
 
 
@@ -26,6 +22,7 @@ from pyncette.store.base import Store
     short_help="List what is scheduled.",
     examples=[
         "pyncette tasks --path examples/quickstart",
+        "pyncette tasks --namespace shop --pool reports  # in the operator's pod",
         "pyncette tasks remind --instances",
         "pyncette tasks remind/alice --output json",
     ],
@@ -36,15 +33,13 @@ from pyncette.store.base import Store
     "--limit", type=WholeNumber(min=1), metavar="N", default=20, show_default=True, help="So many of them."
 )
 @handler_option
-@path_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
 def tasks(
     task: str | None,
     limit: int,
     handler: str | None,
-    path: Path | None,
-    settings: Settings,
+    realm: Realm,
     output: str,
     *,
     instances: bool,
@@ -54,14 +49,13 @@ def tasks(
     from pyncette.cli.tables import Tasks, instances_of, tasks_in
 
     async def look(store: Store) -> Tasks:
-        realm = settings.realm or ""
         if not instances:
-            return await tasks_in(store, realm, task, handler)
+            return await tasks_in(store, realm.name, task, handler)
         if task is None:
             raise Failure("--instances needs the TASK whose instances are to be listed")
-        return await instances_of(store, realm, task, handler, limit)
+        return await instances_of(store, realm.name, task, handler, limit)
 
-    found = stored.with_store(chosen_backend(settings, path), look)
+    found = stored.with_store(realm.backend, look)
     if output == "json":
         print_json(found.as_json())
     else:
@@ -75,10 +69,9 @@ def tasks(
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
 @handler_option
-@path_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
-def runs(task: str, handler: str | None, path: Path | None, settings: Settings, output: str) -> None:
+def runs(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
     List the latest runs of a task, the last one first, as far as its history limits keep them.
 
@@ -87,9 +80,7 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
     from pyncette.cli import stored
     from pyncette.cli.tables import runs_of
 
-    found = stored.with_store(
-        chosen_backend(settings, path), lambda store: runs_of(store, settings.realm or "", task, handler)
-    )
+    found = stored.with_store(realm.backend, lambda store: runs_of(store, realm.name, task, handler))
     if output == "json":
         print_json(found.as_json())
     else:
@@ -104,10 +95,9 @@ def runs(task: str, handler: str | None, path: Path | None, settings: Settings, 
         "pyncette workers --realm cluster/shop/default --output json",
     ],
 )
-@path_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
-def workers(path: Path | None, settings: Settings, output: str) -> None:
+def workers(realm: Realm, output: str) -> None:
     """
     List the workers that run in the realm, with the version and the handlers of each.
 
@@ -116,9 +106,7 @@ def workers(path: Path | None, settings: Settings, output: str) -> None:
     from pyncette.cli import stored
     from pyncette.cli.tables import workers_of
 
-    found = stored.with_store(
-        chosen_backend(settings, path), lambda store: workers_of(store, settings.realm or "")
-    )
+    found = stored.with_store(realm.backend, lambda store: workers_of(store, realm.name))
     if output == "json":
         print_json(found.as_json())
     else:

@@ -9,10 +9,10 @@ import click
 from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import (
     Number,
-    chosen_backend,
+    Realm,
     handler_option,
     output_option,
-    path_option,
+    realm_options,
     settings_options,
 )
 from pyncette.cli.failures import ExitCode, Failure
@@ -32,16 +32,14 @@ from pyncette.settings import Settings
 @click.option("--args", metavar="JSON", help="Arguments of this run, an object, in place of the task's own.")
 @click.option("--timeout", type=Number(min=0), metavar="SECONDS", help="Wait no longer; the run goes on.")
 @handler_option
-@path_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
 def run(
     task: str,
     args: str | None,
     timeout: float | None,
     handler: str | None,
-    path: Path | None,
-    settings: Settings,
+    realm: Realm,
     output: str,
 ) -> None:
     """
@@ -61,8 +59,8 @@ def run(
         click.echo(text, err=True)
 
     fired = stored.with_store(
-        chosen_backend(settings, path),
-        lambda store: stored.fire(store, settings.realm or "", task, given, timeout, say, handler),
+        realm.backend,
+        lambda store: stored.fire(store, realm.name, task, given, timeout, say, handler),
     )
     if fired.outcome is None:
         going = "it goes on" if fired.begun else "no worker has begun it yet, and the next one that can will"
@@ -89,11 +87,10 @@ def run(
     examples=["pyncette redrive report", "pyncette redrive reminders/alice --path examples/quickstart"],
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
-@path_option
 @handler_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
-def redrive(task: str, path: Path | None, handler: str | None, settings: Settings, output: str) -> None:
+def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
     Have the dead letters of a task tried again: occurrences that failed and were kept, by onExhausted DeadLetter.
 
@@ -103,8 +100,8 @@ def redrive(task: str, path: Path | None, handler: str | None, settings: Setting
     from pyncette.cli import again, stored
 
     redriven = stored.with_store(
-        chosen_backend(settings, path),
-        lambda store: again.redrive(store, settings.realm or "", task, handler),
+        realm.backend,
+        lambda store: again.redrive(store, realm.name, task, handler),
     )
     if output == "json":
         print_json({"task": task, "redriven": redriven.done})
@@ -120,11 +117,10 @@ def redrive(task: str, path: Path | None, handler: str | None, settings: Setting
     examples=["pyncette resume report", "pyncette resume reminders/alice --path examples/quickstart"],
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
-@path_option
 @handler_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
-def resume(task: str, path: Path | None, handler: str | None, settings: Settings, output: str) -> None:
+def resume(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
     End the suspension of a task whose attempts were spent, by onExhausted Suspend.
 
@@ -133,9 +129,7 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
     """
     from pyncette.cli import again, stored
 
-    resumed = stored.with_store(
-        chosen_backend(settings, path), lambda store: again.resume(store, settings.realm or "", task, handler)
-    )
+    resumed = stored.with_store(realm.backend, lambda store: again.resume(store, realm.name, task, handler))
     if resumed.suspended:
         click.echo(f"pyncette: {task} is suspended by its manifest, and stays so", err=True)
     if output == "json":
@@ -151,13 +145,10 @@ def resume(task: str, path: Path | None, handler: str | None, settings: Settings
 )
 @click.argument("task")
 @click.option("--yes", is_flag=True, help="Do it: what is removed cannot be brought back.")
-@path_option
 @handler_option
-@settings_options("backend", "realm")
+@realm_options
 @output_option
-def purge(
-    task: str, path: Path | None, handler: str | None, settings: Settings, output: str, *, yes: bool
-) -> None:
+def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: bool) -> None:
     """
     Remove what a dynamic task that was deleted has left behind: its instances, what became of them, and its own record.
 
@@ -171,8 +162,8 @@ def purge(
         click.echo(f"pyncette: {text}", err=True)
 
     removed = stored.with_store(
-        chosen_backend(settings, path),
-        lambda store: purged(store, settings.realm or "", task, handler, say, sure=yes),
+        realm.backend,
+        lambda store: purged(store, realm.name, task, handler, say, sure=yes),
     )
     if output == "json":
         print_json({"task": task, "removed": removed})

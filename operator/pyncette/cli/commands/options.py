@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
 from pyncette.cli.failures import Failure
 from pyncette.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
-from pyncette.store.backend import Backend
+from pyncette.store.backend import Backend, needing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +27,13 @@ class Number(click.FloatRange):
 
 class WholeNumber(click.IntRange):
     name = "whole number"
+
+
+class Realm(NamedTuple):
+    """A realm of a backend, whose tasks a command is about."""
+
+    backend: Backend
+    name: str
 
 
 def settings_options(*names: str) -> Callable[[F], F]:
@@ -65,6 +72,49 @@ def output_option(command: F) -> F:
     return click.option(
         "--output", "-o", type=OUTPUTS, default="table", show_default=True, help="How to print it."
     )(command)
+
+
+def realm_options(command: F) -> F:
+    """Add the options that say which tasks a command is about; the command gets one argument, `realm`."""
+
+    @wraps(command)
+    def with_realm(
+        *args: Any,
+        settings: Settings,
+        path: Path | None,
+        namespace: str | None,
+        pool: str | None,
+        **given: Any,
+    ) -> Any:
+        return command(*args, realm=_realm(settings, path, namespace, pool), **given)
+
+    decorated: Any = settings_options("backend", "realm")(with_realm)
+    decorated = click.option(
+        "--pool", metavar="POOL", help="With --namespace: this pool. [default: default]"
+    )(decorated)
+    decorated = click.option(
+        "--namespace",
+        metavar="NAMESPACE",
+        help="In the operator's pod: the backend and the realm of a pool in this namespace of the cluster.",
+    )(decorated)
+    return path_option(decorated)  # type: ignore[no-any-return]
+
+
+def _realm(settings: Settings, path: Path | None, namespace: str | None, pool: str | None) -> Realm:
+    if namespace is None:
+        if pool is not None:
+            raise Failure("--pool needs --namespace, the namespace of that pool")
+        return Realm(chosen_backend(settings, path), settings.realm or "")
+    given = click.get_current_context().params
+    for name in ("path", "backend", "backend_file", "realm"):
+        if given.get(name) is not None:
+            raise Failure(
+                f"--namespace and --{name.replace('_', '-')} both say where tasks are stored: give one of them"
+            )
+    with needing("kubernetes_asyncio", "--namespace", "operator"):
+        from pyncette.cli.pool_realm import realm_of_pool
+
+    return Realm(*realm_of_pool(namespace, "default" if pool is None else pool))
 
 
 def path_option(command: F) -> F:

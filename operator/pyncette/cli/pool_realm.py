@@ -1,0 +1,75 @@
+"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyncette.cli.failures import ExitCode, Failure
+from pyncette.controller.api import KUBE_SYSTEM, POOLS, Api, ApiError, Manifest
+from pyncette.controller.credentials import Credentials
+from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
+from pyncette.resources.conversion import realm_of
+from pyncette.settings import OPERATOR_CONFIG
+from pyncette.store.backend import Backend
+from pyncette.store.backend_file import read_backend_file
+
+IN_THE_POD = "kubectl exec deployment/pyncette-operator -- pyncette …"
+
+
+def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
+    """
+    Return the backend and the realm of *pool* in *namespace*, by the operator's settings and the API server.
+
+    The realm is made as the operator makes it, and is not read from the pool's status. Raises Failure if the settings
+    are not here, if there is no such pool, or if the API server does not answer; ConfigurationError.
+    """
+    if not namespace or not pool:
+        raise Failure("--namespace and --pool must not be empty")
+    file = Path(os.environ.get(OPERATOR_CONFIG) or DEFAULT_FILE)
+    if not file.exists():
+        raise Failure(
+            f"--namespace works where the operator's settings are, and {file} is not found: use {IN_THE_POD}, "
+            "or give --backend-file and --realm"
+        )
+    settings = load_settings(file, os.environ)
+
+    async def ask() -> tuple[str, Manifest]:
+        async with Kubernetes(Credentials()) as api:
+            found = await _pool(api, namespace, pool)
+            return settings.cluster_id or await api.uid_of_namespace(KUBE_SYSTEM), found
+
+    try:
+        cluster_id, manifest = asyncio.run(ask())
+    except ApiError as error:
+        raise Failure(f"the API server did not tell where the pool is: {error}", ExitCode.FAILED) from error
+    return _backend(settings, manifest), realm_of(cluster_id, namespace, pool)
+
+
+async def _pool(api: Api, namespace: str, name: str) -> Manifest:
+    found = {
+        item["metadata"]["name"]: item async for page in api.list(POOLS, namespace) for item in page.items
+    }
+    if name not in found:
+        raise Failure(f"pool {name} not found in the namespace {namespace}{_hint(name, sorted(found))}")
+    return found[name]
+
+
+def _hint(name: str, pools: Sequence[str]) -> str:
+    if not pools:
+        return ", which has no pools"
+    close = difflib.get_close_matches(name, pools, n=1)
+    return f"; did you mean --pool {close[0]}?" if close else f"; give one by --pool: {', '.join(pools)}"
+
+
+def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
+    reference = manifest["spec"].get("backendRef") or {}
+    name = reference.get("name") or "default"
+    backend = settings.backend(name)
+    if backend is None:
+        raise Failure(f"the pool names the backend {name}, which the operator's settings do not have")
+    return read_backend_file(str(backend.path))
