@@ -74,8 +74,8 @@ class Clock(Protocol):
         """The time by which things are due and leases end. It never goes back once the backend has answered."""
         ...
 
-    def is_stale(self) -> bool:
-        """Say whether the backend's time was last read more than `STALE_AFTER` ago, or never."""
+    def is_stale(self, after: Duration = STALE_AFTER) -> bool:
+        """Say whether the backend's time was last read longer than *after* ago, or never."""
         ...
 
     def expired_at(self) -> Instant:
@@ -193,9 +193,9 @@ class SystemClock:
             self._latest = reading
         return self._latest
 
-    def is_stale(self) -> bool:
+    def is_stale(self, after: Duration = STALE_AFTER) -> bool:
         asked_at = self._asked_at
-        return asked_at is None or self.monotonic() - asked_at > STALE_AFTER
+        return asked_at is None or self.monotonic() - asked_at > after
 
     def expired_at(self) -> Instant:
         monotonic = self.monotonic()

@@ -264,7 +264,7 @@ class Ledger:
         """
         homes = await self.store.load([record.key._replace(occurrence="") for record, _ in side_runs])
         orphans = {
-            record.key: withdrawal(policies)
+            record.key: _withdrawal_of(record, policies)
             for (record, policies), home in zip(side_runs, homes, strict=True)
             if home is None or home.state.born != record.state.born
         }
@@ -880,6 +880,16 @@ def _free_at(record: Record | None) -> Instant | None:
     if record is None or record.claimable_at is None:
         return None
     return record.claimable_at if record.lease is None else max(record.claimable_at, record.lease.expires_at)
+
+
+def _withdrawal_of(held: Record, policies: Policies) -> Rule:
+    """Return the rule that withdraws a record, unless another worker holds it by now."""
+    remove = withdrawal(policies)
+
+    def rule(record: Record | None, now: Instant) -> Ruling:
+        return Ruling(None) if record is None or not _same_lease(record, held) else remove(record, now)
+
+    return rule
 
 
 def _same_lease(record: Record, held: Record) -> bool:

@@ -372,7 +372,7 @@ def test_the_instances_of_a_dynamic_task_follow_its_manifest(folder):
     folder.task("reminders", handler="remind", dynamic="true", suspend="true", args="{what: tea}")
 
     with dev(folder) as program:
-        at = program.expect("task: remind: . instances, suspended")
+        at = program.expect("task: reminders: . instances, suspended")
         folder.task("reminders", handler="remind", dynamic="true", args="{what: tea}")
 
         at = program.expect("remind: edited", after=at)

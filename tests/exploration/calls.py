@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 from unittest.mock import patch
 
 from pyncette import ledger as ledger_module
-from pyncette.clock import Clock, Duration, Instant
+from pyncette.clock import STALE_AFTER, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.rules import Ended, Held
@@ -176,7 +176,7 @@ class _Clock:
 
     expired_at = now
 
-    def is_stale(self) -> bool:
+    def is_stale(self, after: Duration = STALE_AFTER) -> bool:
         """Whether the store is to be asked for its time: never, since the offset says how wrong this clock is."""
         return False
 

@@ -219,6 +219,9 @@ class Calls(Lens):
         late = self.scene.backend.now() - successor - jitter_of(call.key, call.policies)
         took = self.scene.loop.now - call.since
         within = ENDED_WITHIN + self._error(call.process)
+        held = call.occurrence.held.record
+        if record.schedule_since > held.schedule_since:  # an edit, which it sees when it next reloads the record
+            within += held.lease_length // 3
         if not self.scene.undisturbed:
             within += TIMEOUT  # it asks first whether an edit has put its successor off
         if within < late < took:  # else it was too late from its start on

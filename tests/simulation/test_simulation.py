@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyncette.clock import SECOND, Duration, Instant, SystemClock
+from pyncette.clock import SECOND, STALE_AFTER, Duration, Instant, SystemClock
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
 from pyncette.core.rules import NEVER, Held
 from pyncette.core.spec import Mode, Policies
@@ -243,7 +243,7 @@ class LedgerThatReportsTwice(Ledger):
 class ClockThatKnowsBetter(SystemClock):
     """Goes by what it was told first, however long ago that was."""
 
-    def is_stale(self) -> bool:
+    def is_stale(self, after: Duration = STALE_AFTER) -> bool:
         return False
 
 

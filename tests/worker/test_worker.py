@@ -654,6 +654,25 @@ async def test_replace_waits_for_the_next_occurrence_of_the_schedule_that_an_edi
     assert summary.counts == Counts(succeeded=1)
 
 
+async def test_replace_notices_an_edit_that_brings_the_next_occurrence_forward_within_a_third_of_its_lease() -> (
+    None
+):
+    bench = Bench()
+    policies = Policies(overlap=Overlap.REPLACE, heartbeat=Heartbeat.AUTOMATIC, lease=30 * SECOND)
+    handler = Registered("h", policies, call=lambda _: bench.sleep(200))
+    bench.handlers = (handler,)
+    key = await bench.every(handler, 100)
+
+    async with bench.worker():
+        await bench.advance(105)
+        await bench.edit(key, Interval(4 * SECOND))
+        await bench.advance(6)
+        summary = (await bench.record(key)).state.summary
+
+    assert handler.scheduled == [100, 109]
+    assert summary.counts == Counts(replaced=1)
+
+
 async def test_allow_runs_the_next_occurrence_beside_the_one_that_runs() -> None:
     bench = Bench()
     handler = Registered("h", Policies(overlap=Overlap.ALLOW), call=lambda _: bench.sleep(25))

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Any, Final, Protocol
 
-from pyncette.clock import LONGEST, Duration, Instant
+from pyncette.clock import LONGEST, STALE_AFTER, Duration, Instant
 
 SETTLE_SECONDS: Final = 30.0
 """Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
@@ -74,7 +74,7 @@ class VirtualClock:
     def now(self) -> Instant:
         return self._now
 
-    def is_stale(self) -> bool:
+    def is_stale(self, after: Duration = STALE_AFTER) -> bool:  # noqa: ARG002
         """Return False: this clock defines pretended time, so it needs no backend."""
         return False
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from itertools import count
 from typing import Final
 
-from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
+from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant, synchronize
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 SAFETY_LOOK: Final[Duration] = 10 * SECOND
 """Where the backend notifies, a look comes at least this often: a notification may get lost."""
+
+STANDSTILL: Final[Duration] = 1 * SECOND
+"""A poll that comes so much later than planned tells that the process has stood still."""
 
 BEATEN_PAUSE: Final[Duration] = 10 * MILLISECOND
 """
@@ -224,6 +227,7 @@ class Poller:
                 await self._park()
             else:
                 try:
+                    await self._read_time()
                     if self._is_look_at_others_due():
                         await self._look_at_others()
                     else:
@@ -242,6 +246,15 @@ class Poller:
         self._ended = True
         await self.finish()
         self._permits.give_back_free()
+
+    async def _read_time(self) -> None:
+        """
+        Read the backend's time if this process has stood still: the clock may have stepped in the meantime.
+
+        Every poll brings the time, so a process that polls on schedule never reads it here.
+        """
+        if self._clock.is_stale(self._interval + STANDSTILL):
+            await synchronize(self._clock, self._store.now)
 
     async def finish(self) -> None:
         """Return once all that was claimed is started, or never will be: what takes too long is given up."""

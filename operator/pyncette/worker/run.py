@@ -239,9 +239,14 @@ class Runs:
             self._arm_replacement(occurrence, after=occurrence.held.scheduled_at)
 
     def _arm_replacement(self, occurrence: Occurrence, after: Instant) -> None:
+        """Reload the record when the next occurrence is due, and before that now and then: an edit may bring it forward."""
+        if occurrence.timers is None:
+            return
         at = rules.replacement_to_be_asked_for_at(occurrence.held, after)
-        if at != rules.NEVER and occurrence.timers is not None:
-            occurrence.timers.append(self._clock.call_at(at, lambda: self._ask_for_replacement(occurrence)))
+        often = self._clock.now() + occurrence.held.record.lease_length // 3
+        occurrence.timers.append(
+            self._clock.call_at(min(at, often), lambda: self._ask_for_replacement(occurrence))
+        )
 
     def _ask_for_replacement(self, occurrence: Occurrence) -> None:
         # Known from this very moment, so that pretended time waits for the answer.
