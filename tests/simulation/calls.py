@@ -220,7 +220,9 @@ class Calls(Lens):
         took = self.scene.loop.now - call.since
         within = ENDED_WITHIN + self._error(call.process)
         held = call.occurrence.held.record
-        if record.schedule_since > held.schedule_since:  # an edit, which it sees when it next reloads the record
+        if (
+            record.schedule_since > held.schedule_since
+        ):  # an edit, which it sees when it next reloads the record
             within += held.lease_length // 3
         if not self.scene.undisturbed:
             within += TIMEOUT  # it asks first whether an edit has put its successor off

@@ -253,6 +253,10 @@ class ServerThatPassesOverInSilence(Server):
     tells_of_passed_over = False
 
 
+def _with_locked_records(scenario: Scenario) -> Scenario:
+    return scenario._replace(modes=scenario.modes._replace(skips_locked=True), notifies=True)
+
+
 def _at_most_once_with_losses(scenario: Scenario) -> Scenario:
     policies = Policies(mode=Mode.AT_MOST_ONCE, lease=30 * SECOND)
     return scenario._replace(
@@ -336,7 +340,9 @@ def test_a_process_that_decides_by_an_old_answer_is_found():
 
 
 def test_an_edit_that_delays_an_occurrence_is_found():
-    error = found_with(server=ServerThatPassesOverInSilence, ledger=LedgerThatTellsNobody)
+    error = found_with(
+        server=ServerThatPassesOverInSilence, ledger=LedgerThatTellsNobody, adapt=_with_locked_records
+    )
 
     assert "after it was claimable" in str(error)
 
