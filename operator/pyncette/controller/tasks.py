@@ -37,6 +37,7 @@ from pyncette.resources.mirror import (
     Taken,
     Wish,
     is_ahead,
+    is_suspended_otherwise,
     mirror_one,
     suspended_as,
     suspension,
@@ -368,9 +369,10 @@ class Tasks:
         if not homes and is_over(status, stored["metadata"].get("generation", 0)):
             wish = wish._replace(is_over=True)
         here, elsewhere = _told_apart(homes, backend, wish)
-        ahead = next((home.record for home in homes if is_ahead(home.record, wish)), None)
-        if ahead is not None:
-            wish = await self._compared(name, wish, ahead)
+        for home in homes:
+            if is_ahead(home.record, wish) or is_suspended_otherwise(home.record, wish):
+                wish = await self._compared(name, wish, home.record)
+                break
         try:
             moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
@@ -381,7 +383,7 @@ class Tasks:
 
     async def _compared(self, name: ObjectName, wish: Wish, record: Record) -> Wish:
         """
-        Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
+        Return the *wish* of a resource whose *record* a newer generation has changed, and whether it is to be heard nonetheless.
 
         Usually the watch is late, and will soon deliver the newer generation, or a newer resource of that name. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
@@ -627,7 +629,8 @@ def _is_mirrored(record: Record, wish: Wish) -> bool:
     """Say whether *record* is what is wished for already, or what a newer generation wished for."""
     if record.state.withdrawn_at is not None:
         return False
-    return record.state.owner == wish.owner or is_ahead(record, wish)
+    owner = record.state.owner
+    return (owner == wish.owner and owner != wish.outlives) or is_ahead(record, wish)
 
 
 def _instant(at: datetime | None) -> Instant | None:

@@ -142,7 +142,7 @@ def mirrored(wish: Wish) -> Rule:
         owner = record.state.owner
         if is_ahead(record, wish):
             return _left(wish.key, Step.OUTDATED)
-        if owner == wish.owner and record.state.withdrawn_at is None:
+        if owner == wish.owner and owner != wish.outlives and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
         spec = wish.spec
         if is_template(record.spec) and is_template(spec):  # its instances are where they are
@@ -261,6 +261,15 @@ def is_ahead(record: Record, wish: Wish) -> bool:
     """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner = record.state.owner
     return owner is not None and owner != wish.outlives and _is_newer(owner, wish.owner)
+
+
+def is_suspended_otherwise(record: Record, wish: Wish) -> bool:
+    """
+    Say whether *record* is of the generation of *wish*, and `suspended_as` has changed it on behalf of a later one.
+
+    That one is to come yet, or is lost: the cluster's store was restored.
+    """
+    return record.state.owner == wish.owner and _policies_of(record).suspend is not wish.policies.suspend
 
 
 def _is_newer(owner: Owner, other: Owner) -> bool:
