@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.conditions import READY, condition_of
+from pyncette.controller.conditions import READY, STALLED, condition_of
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
@@ -504,9 +504,8 @@ class Tasks:
         difference = differs(stored.get("status", {}), told.status)
         if difference is not Difference.NONE and self._is_awaited(name, seen.status):
             difference = max(difference, Difference.REQUESTS)
-        ready = condition_of(told.status, READY)
-        if difference is Difference.CONDITIONS and ready and ready.reason == Reason.POOL_NOT_FOUND.value:
-            difference = Difference.REQUESTS  # somebody has deleted the pool, and waits for what that does
+        if difference is Difference.CONDITIONS and _tells_of_its_pool(seen.status, told.status):
+            difference = Difference.POOL_GONE  # somebody has deleted the pool, and waits for what that does
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -623,6 +622,15 @@ def _as_registered(wish: Wish, pool: PoolFacts) -> Wish:
     if wish.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # rows may say anything
         return wish
     return wish._replace(spec=replace(wish.spec, partitions=count))
+
+
+def _tells_of_its_pool(before: TaskStatus, after: TaskStatus) -> bool:
+    """Say whether *after* tells that the pool is gone, or that it has been so for long, and *before* does not."""
+    ready, known = condition_of(after, READY), condition_of(before, READY)
+    if ready is None or ready.reason != Reason.POOL_NOT_FOUND.value:
+        return False
+    stuck = condition_of(after, STALLED) is not None
+    return known is None or known.reason != ready.reason or (condition_of(before, STALLED) is None) is stuck
 
 
 def _is_mirrored(record: Record, wish: Wish) -> bool:
