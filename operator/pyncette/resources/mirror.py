@@ -443,11 +443,10 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
         await _withdraw_beside(ledger, record, with_letters=True)
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
-    taken = await ledger.apply({record.key: removed_after(grace) for record in over})
+    # Before their records, which are what is found again if this is broken off. Nothing is due there that would make some.
     for record in over:
-        if taken[record.key] is not None:
-            await _remove_permits(ledger, record)
-    return _answers(taken)
+        await _remove_permits(ledger, record)
+    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
@@ -470,9 +469,9 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
             return Removal(removed, done=False)
     async for record in _counters(ledger.store, home):
         await ledger.apply({record.key: _forgotten})
-    await ledger.apply({home.key: removed_after(0)})
-    # Last: as long as there was an instance, a worker may have made some.
+    # After the instances, since a worker may have made some for these; and before the record by which this is done again.
     await _remove_permits(ledger, home)
+    await ledger.apply({home.key: removed_after(0)})
     return Removal(removed, done=True)
 
 
