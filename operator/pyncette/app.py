@@ -474,7 +474,9 @@ class PyncetteContext:
             yield
             return
         partitions = [Partition(self.realm, name) for name in self.app.tasks]
-        following = asyncio.create_task(follow_tasks(self.ledger.store, partitions, self._registered))
+        following = asyncio.create_task(
+            follow_tasks(self.ledger.store, partitions, self._registered, self._lost)
+        )
         try:
             yield
         finally:
@@ -594,6 +596,13 @@ class PyncetteContext:
     def _registered(self, realm: str, task: str) -> None:
         for listener in self.app.outcome_listeners:
             listener.registered(realm, task)
+
+    def _lost(self, realm: str, task: str) -> None:
+        known = self.app.tasks.get(task)
+        if known is not None and known.kind is not Kind.HANDLER:  # what the module declares is never gone
+            return
+        for listener in self.app.outcome_listeners:
+            listener.lost(realm, task)
 
     def _ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
         for listener in self.app.outcome_listeners:

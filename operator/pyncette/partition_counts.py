@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from pyncette.clock import Instant
 from pyncette.core.record import BEYOND, Change, Key, Partition, Record, replace
-from pyncette.errors import ConfigurationError
+from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.ledger import Ledger, Rule, Ruling
 from pyncette.members import members
 from pyncette.store.base import Store
@@ -80,7 +80,7 @@ async def settle_count(
         return Mismatch(task.name, declared, stored, has_instances=True)
     if not may_change or await _is_registered_otherwise(ledger, realm, holder, task):
         return Mismatch(task.name, declared, stored, has_instances=False)
-    changed = (await ledger.apply({record.key: _recounted(record.version, declared)}))[record.key]
+    changed = await _recount(ledger, record, declared)
     if changed is None:  # another process was faster, perhaps to the same end
         (current,) = await ledger.store.load([record.key])
         return next(iter(_mismatch(record.key, declared, current)), None)
@@ -141,6 +141,20 @@ def _recounted(version: int, count: int) -> Rule:
         return Ruling(Change(record, after), after)
 
     return rule
+
+
+async def _recount(ledger: Ledger, record: Record, count: int) -> Record | None:
+    """Change the number of partitions of the template *record*, and return it as it is then; None if it was not as it is here."""
+    try:
+        changed: Record | None = (await ledger.apply({record.key: _recounted(record.version, count)}))[
+            record.key
+        ]
+    except StoreUnavailableError:
+        # If just the reply was lost, the instances are still to be checked: nobody else will.
+        (changed,) = await ledger.store.load([record.key])
+        if changed is None or (changed.version, changed.spec.partitions) != (record.version + 1, count):
+            raise
+    return changed
 
 
 async def _is_registered_otherwise(ledger: Ledger, realm: str, holder: str, task: Spread) -> bool:

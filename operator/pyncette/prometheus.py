@@ -150,18 +150,26 @@ class _Occurrences:
         if (realm, task) not in self._counters:
             self._counters[realm, task] = _counters_of(realm, task)
 
+    def lost(self, realm: str, task: str) -> None:
+        if self._counters.pop((realm, task), None) is not None:
+            for outcome in Outcome:
+                OCCURRENCES.remove(*_place_of(realm), task, outcome.value)
+
     def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
         self.registered(realm, task)
         self._counters[realm, task][outcome].inc(number)
 
 
 def _counters_of(realm: str, task: str) -> dict[Outcome, Counter]:
-    """Return the counters of *task* by outcome; they name the pool whose realm this is, if it is a pool's."""
+    """Return the counters of *task* by outcome."""
+    return {outcome: OCCURRENCES.labels(*_place_of(realm), task, outcome.value) for outcome in Outcome}
+
+
+def _place_of(realm: str) -> tuple[str, str]:
+    """Return the namespace and the name of the pool whose *realm* this is; empty if it is no pool's."""
     _, _, place = realm.partition("/")
     namespace, _, pool = place.partition("/")
-    if not (namespace and pool):
-        namespace = pool = ""
-    return {outcome: OCCURRENCES.labels(namespace, pool, task, outcome.value) for outcome in Outcome}
+    return (namespace, pool) if namespace and pool else ("", "")
 
 
 class MeasuredStore:

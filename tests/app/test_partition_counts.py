@@ -11,7 +11,7 @@ from pyncette.clock import SystemClock
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import created, stopped
-from pyncette.errors import ConfigurationError
+from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.members import members
 from pyncette.partition_counts import stray_partitions
 from pyncette.postgres import postgres_repository
@@ -240,6 +240,37 @@ async def test_an_instance_that_is_written_during_the_change_keeps_the_count_as_
             with pytest.raises(ConfigurationError, match="stored in 4"):
                 await context.list_tasks(context.app.tasks["spread"])
         assert await before.get_task(old.tasks["spread"], "ada") is not None
+
+
+class Unanswered(Interrupted):
+    """Loses the reply to the first swap that changes a template, too."""
+
+    async def swap(self, changes):
+        is_first = self.meanwhile is not None
+        made = await super().swap(changes)
+        if is_first and self.meanwhile is None:
+            raise StoreUnavailableError("nothing came in time")
+        return made
+
+
+async def test_an_instance_that_is_written_during_a_change_whose_reply_is_lost_keeps_the_count_too(clock):
+    """Else it would run where the new count does not look for it, and a second one of its name beside it."""
+    backend = MemoryBackend()
+    old, new = an_app(lambda: MemoryStore(backend), 2), an_app(lambda: store, 8)
+    name = next(
+        name
+        for name in map(str, range(100))
+        if old.tasks["spread"].partition_of(name) != new.tasks["spread"].partition_of(name)
+    )
+    async with old.create(clock=clock) as before:
+
+        async def late():
+            await before.schedule_task(old.tasks["spread"], name, interval=seconds(10))
+
+        store = Unanswered(backend, late)
+        async with new.create(clock=clock) as context:
+            assert store.meanwhile is None
+            assert await stored_count(context) == 2
 
 
 async def test_two_workers_that_take_the_same_count_over_at_once_both_serve_it(clock, caplog):

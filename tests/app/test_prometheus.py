@@ -11,6 +11,7 @@ from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.prometheus import use_prometheus, with_prometheus_repository
 from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.worker import stored_tasks
 from tests.app.harness import at, running, seconds
 
 
@@ -179,6 +180,43 @@ async def test_tasks_of_resources_are_found_before_they_first_run(names):
 
     assert outcomes(name, namespace="shop", pool="default") == NO_OUTCOMES
     assert outcomes("ada", namespace="shop", pool="default") == dict.fromkeys(NO_OUTCOMES)
+
+
+async def test_tasks_of_resources_that_are_gone_keep_no_series(names, monkeypatch):
+    """Else each task that ever was would take the memory of eight, in each worker until it ends."""
+    handler, name = names
+    monkeypatch.setattr(stored_tasks, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(stored_tasks, "PAUSE_SHARE", 0)
+    backend = MemoryBackend()
+    app = Pyncette(lambda: MemoryStore(backend))
+    use_prometheus(app)
+    app.handler(name=handler)(_nothing)
+    declared = app.task(name=f"{name}_declared", interval=seconds(1000))(_nothing)
+    store = MemoryStore(backend)
+    gone, stays = (
+        kept_record(Key(Partition("east/shop/default", handler), one), Spec(), 1)
+        for one in (name, f"{name}_b")
+    )
+    place = {"namespace": "shop", "pool": "default"}
+
+    async def becomes(expected):
+        async with asyncio.timeout(10):
+            while outcomes(name, **place) != expected:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async with app.create(realm="east/shop/default") as app_context:
+        run = asyncio.create_task(app_context.run())
+        for _ in range(2):
+            await store.swap([Change(None, gone), Change(None, stays)])
+            await becomes(NO_OUTCOMES)
+            await app_context.unschedule_task(declared)
+            await store.swap([Change(gone, None)])
+            await becomes(dict.fromkeys(NO_OUTCOMES))
+        app_context.shutdown()
+        await run
+
+    assert outcomes(f"{name}_b", **place) == NO_OUTCOMES
+    assert outcomes(f"{name}_declared", **place) == NO_OUTCOMES
 
 
 @pytest.mark.parametrize("realm", ["", "mine", "east/shop", "//", "east//default"])

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from pyncette.controller.backends import OpenBackend, Reach
+from pyncette.controller.backends import Backends, OpenBackend, Reach
 from pyncette.controller.metrics import Metrics
-from pyncette.controller.settings import BackendSettings
+from pyncette.controller.queue import Queue
+from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import Backend
 
@@ -129,3 +130,36 @@ async def test_words_that_change_at_each_try_are_told_once_in_a_while(tmp_path):
     await asyncio.wait([keeping])
 
     assert told == ["try 0"]
+
+
+@pytest.mark.parametrize("kind", [StoreRefusedError, StoreUnavailableError])
+async def test_the_log_of_a_pass_that_a_backend_failed_tells_no_secret(tmp_path, caplog, kind):
+    url = f"redis://shop:{ENCODED}@cache.example/0"
+    (tmp_path / "url").write_text(url)
+    named = {"name": "default", "urlFile": str(tmp_path / "url"), "namespaces": ["*"]}
+    saying = Saying(url, StoreUnavailableError("it is away"))
+    backends = Backends(
+        OperatorSettings.model_validate({"backends": [named]}), Metrics(), reach=Reach(lambda _: saying)
+    )
+    (backend,) = backends
+    keeping = asyncio.ensure_future(backend.keep(lambda: None, lambda name, _: name))
+    queue = Queue(lambda error: "a backend" if kind is StoreUnavailableError else None, 0, backends.words_of)
+    failed = asyncio.Event()
+
+    async def reconcile(key):
+        failed.set()
+        raise kind(f"wrong: {PASSWORD} of {url}")
+
+    passing = asyncio.ensure_future(queue.run(reconcile, 1))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not backend.fault:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        queue.add("report")
+        await failed.wait()
+        await queue.idle()
+    for task in (passing, keeping):
+        task.cancel()
+    await asyncio.wait([passing, keeping])
+
+    assert "wrong: …" in str([vars(record) for record in caplog.records])
+    assert_tells_no_secret(caplog.text + str([vars(record) for record in caplog.records]))

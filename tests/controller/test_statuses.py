@@ -158,6 +158,17 @@ def test_the_most_urgent_go_first_and_those_alike_in_the_order_of_their_arrival(
     assert bench.names() == ["at once", "edit", "later edit", "condition", "outcome", "rest"]
 
 
+def test_thousands_of_tasks_whose_pool_is_gone_do_not_keep_others_from_what_they_asked_for(bench_of):
+    bench = bench_of(rate=50)
+    for number in range(2_000):
+        bench.want(f"orphan-{number}", difference=Difference.POOL_GONE)
+    bench.want("asked", difference=Difference.REQUESTS)
+
+    bench.run_until(2)
+
+    assert "asked" in bench.names()
+
+
 def test_of_several_statuses_that_wait_the_latest_is_written_and_as_soon_as_the_most_urgent(bench_of):
     bench = bench_of(rate=1)
     bench.want("at once")

@@ -250,6 +250,22 @@ async def test_a_suspension_beside_a_wrong_spec_holds_and_ends_across_restarts(b
     assert suspended(bench) == "False NotSuspended"
 
 
+async def test_a_suspension_beside_a_wrong_spec_ends_with_the_restore_of_a_cluster_that_knows_neither(bench):
+    bench.task(schedule="0 12 * * *")
+    await bench.start()
+    backup = bench.api.backup()
+    bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
+    await bench.settled()
+    assert (await bench.record()).claimable_at is None
+    await bench.end()
+
+    bench.api.restore(backup)
+    await bench.start()
+
+    assert suspended(bench) == "False NotSuspended"
+    assert (await bench.record()).claimable_at is not None
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [

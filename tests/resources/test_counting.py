@@ -7,7 +7,7 @@ from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
 from pyncette.resources import counting
-from pyncette.resources.counting import due_in, instances_of
+from pyncette.resources.counting import LATE, due_in, instances_of, waiting_in
 from pyncette.store.memory import MemoryStore
 
 NOW = 1_700_000_000_000_000
@@ -82,3 +82,16 @@ async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(
     assert await due_in(store, "another", NOW) == 0
     monkeypatch.setattr(counting, "COUNTED_MAX", 40)
     assert await due_in(store, "realm", NOW) == 40
+
+
+@pytest.mark.parametrize("seconds", [0, 9, 10, 45, 300, 10 * 24 * 3600])
+@pytest.mark.parametrize("known", [0, 10, 60, 24 * 3600])
+async def test_how_long_instances_wait_is_asked_once_where_others_have_waited_as_long(store, seconds, known):
+    await fill(store, an_instance("ada", at=NOW - seconds * SECOND), an_instance("bob", at=NOW))
+    exact = max((step for step in LATE if step <= seconds * SECOND), default=0)
+
+    found = await waiting_in(store, Partition("realm", "send"), "send", NOW, known * SECOND)
+
+    assert found == (2, exact if exact > known * SECOND else 0)
+    if known and not found[1]:
+        assert len(store.limits) <= 2

@@ -1,5 +1,6 @@
 """What manifests wish for stands in the store, and what happened there is never lost by a wish."""
 
+import contextlib
 import datetime
 
 import msgspec
@@ -12,6 +13,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
+from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger, Settling, Starting
 from pyncette.model import A_MICROSECOND
 from pyncette.permit_records import new_permit, number_of, permit_partition
@@ -746,6 +748,33 @@ async def test_the_permits_of_a_limit_go_with_their_task_after_the_grace(folder)
     await folder.apply()
     assert len(await permits(folder)) == 9
     await folder.clock.advance(25 * HOUR)
+    await folder.apply()
+
+    assert await permits(folder) == []
+    assert await folder.record() is None
+
+
+@pytest.mark.parametrize("crash_after", [0, 1, 2])
+async def test_a_removal_that_was_broken_off_leaves_no_permits_either(folder, monkeypatch, crash_after):
+    await folder.apply(named("report", maxConcurrentRuns=9))
+    await make_permits(folder, 9)
+    await folder.apply()
+    await folder.clock.advance(25 * HOUR)
+    left = crash_after
+
+    def failing(method):
+        async def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise StoreUnavailableError("nothing came in time")
+            return await method(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(folder.store, "swap", failing(folder.store.swap))
+    with contextlib.suppress(StoreUnavailableError):
+        await folder.apply()
     await folder.apply()
 
     assert await permits(folder) == []

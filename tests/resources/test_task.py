@@ -77,6 +77,13 @@ REFUSED = {
             "path: remove what stands before ':' or '/', and white space"
         ),
     ),
+    "a handler with a line end, as a block of YAML has it": (
+        {**MINUTELY, "handler": "send\n"},
+        (
+            "spec.handler: handler is a name that the pool's task module registers, such as send_report, and not an import "
+            "path: remove what stands before ':' or '/', and white space"
+        ),
+    ),
     "a handler that is a number": (
         {**MINUTELY, "handler": 7},
         'spec.handler: must be text, not the number 7; put it in quotes: "7"',

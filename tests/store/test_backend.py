@@ -75,3 +75,10 @@ def test_a_missing_driver_is_told_with_the_extra_that_brings_it():
 def test_an_error_inside_of_a_store_is_not_taken_for_a_missing_driver():
     with pytest.raises(ModuleNotFoundError), needing("driver", "Shelf", "shelf"):
         importlib.import_module("no_such_module")
+
+
+def test_no_part_of_a_password_is_repeated_as_an_option_that_nobody_knows():
+    with pytest.raises(ConfigurationError) as caught:
+        read_backend("dynamodb://eu-west-1/table?endpoint=http://user:hun&ter2@localhost:8000")
+
+    assert "ter2" not in str(caught.value)

@@ -1,5 +1,6 @@
 """What is shown of a backend's errors holds no secret, whatever a server or a driver says."""
 
+import time
 from urllib.parse import unquote
 
 import pytest
@@ -83,3 +84,23 @@ def test_words_are_the_same_at_each_try_on_one_line_and_short():
 
     assert first == without_secrets("no primary:\n <Retry object at 0x7f602b90c510>") == "no primary: <Retry>"
     assert len(without_secrets("x" * 9000)) == CHARACTERS_MAX
+
+
+@pytest.mark.parametrize("piece", ["pwd-", "pwd", "a-", "://", "password = ", "://a@", "secret:"])
+def test_a_hostile_server_cannot_keep_the_operator_busy(piece):
+    began_at = time.process_time()
+
+    shown = without_secrets(piece * 20_000, [form.format("hunter2") for form in URLS])
+
+    assert time.process_time() - began_at < 1
+    assert len(shown) <= CHARACTERS_MAX
+
+
+def test_what_a_terminal_would_act_on_goes():
+    shown = without_secrets("\x1b[2J\x9b31m gone\x07\x00 \u202eback\n\r\x08")
+
+    assert shown == "[2J 31m gone back"
+
+
+def test_a_password_that_a_terminal_would_act_on_is_not_shown():
+    assert "s3cr" not in without_secrets("wrong: s3cr\x1b\x00et", ["redis://:s3cr%1b%00et@cache:6379/0"])

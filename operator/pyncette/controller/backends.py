@@ -193,9 +193,9 @@ class OpenBackend:
         if not isinstance(error, PyncetteException):
             # A bug, ours or a driver's: nobody knows what its words hold.
             return f"{type(error).__name__}, which was not expected; the log of the operator has more"
-        return without_secrets(str(error), self._urls()) or type(error).__name__
+        return without_secrets(str(error), self.urls()) or type(error).__name__
 
-    def _urls(self) -> Iterator[str]:
+    def urls(self) -> Iterator[str]:
         """Yield the URLs that were, or are now, those of the backend."""
         if self._opened is not None:
             yield self._opened.url
@@ -247,6 +247,13 @@ class Backends:
     def ready(self) -> bool:
         """Whether all of them answer."""
         return all(backend.ready for backend in self)
+
+    def words_of(self, error: Exception) -> str | None:
+        """Return what the log may have of an *error* that a pass over an object met; None: it is no backend's."""
+        if not isinstance(error, StoreError):
+            return None
+        urls = [url for backend in self for url in backend.urls()]
+        return without_secrets(str(error), urls) or type(error).__name__
 
     def get(self, name: str) -> OpenBackend | None:
         """Return the backend of this name, if the settings have one."""

@@ -26,9 +26,11 @@ class Difference(IntEnum):
     """How runs went, and what a condition says in its message."""
     CONDITIONS = 3
     """The status or the reason of a condition."""
-    REQUESTS = 4
+    POOL_GONE = 4
+    """The same, since the pool was deleted, as its reconciler finds. All tasks of the pool are told at once."""
+    REQUESTS = 5
     """What was asked for by annotation was begun; or, as its reconciler finds, has ended."""
-    GENERATION = 5
+    GENERATION = 6
     """Another generation of the spec."""
 
 

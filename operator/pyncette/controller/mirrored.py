@@ -339,12 +339,13 @@ class Mirrored:
         now = ledger.clock.monotonic()
         counted = self._instances.get((backend, pool))
         if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting = _Waiting()
+            waiting, latest = _Waiting(), 0
             for partition in partitions:
                 if partition.handler in templates:
                     due, late = await waiting_in(
-                        ledger.store, partition, partition.handler, ledger.clock.now()
+                        ledger.store, partition, partition.handler, ledger.clock.now(), latest
                     )
+                    latest = max(latest, late or 0)
                     since = None if late is None else ledger.clock.now() - late
                     waiting = waiting.with_more(due, since)
             counted = self._instances[backend, pool] = (now, waiting)

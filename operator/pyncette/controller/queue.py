@@ -71,13 +71,18 @@ class Queue(Generic[K]):
 
     A pass that fails is repeated after a wait that doubles, with jitter. Where it fails since a place is *away*, its key is
     put aside with all others that failed for that: one of them asks again, ever less often, and once it gets through, the
-    others follow. A key with something new waits for neither.
+    others follow. A key with something new waits for neither. The log has the *words* of an error, or its traceback if there
+    are none.
     """
 
     def __init__(
-        self, away: Callable[[Exception], Place | None] = lambda _: None, rest_seconds: float = 0
+        self,
+        away: Callable[[Exception], Place | None] = lambda _: None,
+        rest_seconds: float = 0,
+        words: Callable[[Exception], str | None] = lambda _: None,
     ) -> None:
         self._away = away
+        self._words = words
         self._rest_seconds = rest_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._resting: dict[K, _Rest] = {}
@@ -222,11 +227,12 @@ class Queue(Generic[K]):
             return place
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         wait = _wait_after(failures)
+        told = self._words(error)
         logger.warning(
             "%s could not be reconciled",
             key,
-            exc_info=error,
-            extra={"failures": failures, "again_seconds": wait},
+            exc_info=error if told is None else None,
+            extra={"failures": failures, "again_seconds": wait} | ({} if told is None else {"error": told}),
         )
         self.add_after(key, wait)
         return None
@@ -277,7 +283,7 @@ class Queue(Generic[K]):
         outage = self._outages.get(place)
         if outage is None:
             outage = self._outages[place] = _Outage()
-            logger.warning("%s is away", place, extra={"error": str(error)})
+            logger.warning("%s is away", place, extra={"error": self._words(error) or str(error)})
             self._ask_later(place, outage)
         outage.keys[key] = None
         self._aside[key] = place

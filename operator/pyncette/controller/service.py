@@ -95,7 +95,7 @@ class Operator:
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest)
+        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest, self._backends.words_of)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )

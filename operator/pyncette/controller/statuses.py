@@ -232,11 +232,12 @@ class Statuses:
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:
     """
-    Say whether somebody waits for just this: for a new spec to be seen, for what was asked for, or for a pool to be Ready.
+    Say whether somebody waits for just this: for a new spec to be seen, for what was asked for, for what the deletion of a
+    pool does, or for a pool to be Ready.
 
     Each of these costs the API server a write before, but for pools, of which there are few.
     """
-    return difference >= Difference.REQUESTS or (
+    return difference >= Difference.POOL_GONE or (
         reference.kind == POOLS and difference is Difference.CONDITIONS
     )
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.conditions import READY, condition_of
+from pyncette.controller.conditions import READY, STALLED, condition_of
 from pyncette.controller.differences import Difference, differs, read_status
 from pyncette.controller.events import Regarding
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
@@ -37,6 +37,7 @@ from pyncette.resources.mirror import (
     Taken,
     Wish,
     is_ahead,
+    is_suspended_otherwise,
     mirror_one,
     suspended_as,
     suspension,
@@ -368,9 +369,10 @@ class Tasks:
         if not homes and is_over(status, stored["metadata"].get("generation", 0)):
             wish = wish._replace(is_over=True)
         here, elsewhere = _told_apart(homes, backend, wish)
-        ahead = next((home.record for home in homes if is_ahead(home.record, wish)), None)
-        if ahead is not None:
-            wish = await self._compared(name, wish, ahead)
+        for home in homes:
+            if is_ahead(home.record, wish) or is_suspended_otherwise(home.record, wish):
+                wish = await self._compared(name, wish, home.record)
+                break
         try:
             moving = await self._write(name, wish, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
@@ -381,7 +383,7 @@ class Tasks:
 
     async def _compared(self, name: ObjectName, wish: Wish, record: Record) -> Wish:
         """
-        Return the *wish* of a resource whose *record* is of a newer generation, and whether it is to be heard nonetheless.
+        Return the *wish* of a resource whose *record* a newer generation has changed, and whether it is to be heard nonetheless.
 
         Usually the watch is late, and will soon deliver the newer generation, or a newer resource of that name. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
@@ -502,9 +504,8 @@ class Tasks:
         difference = differs(stored.get("status", {}), told.status)
         if difference is not Difference.NONE and self._is_awaited(name, seen.status):
             difference = max(difference, Difference.REQUESTS)
-        ready = condition_of(told.status, READY)
-        if difference is Difference.CONDITIONS and ready and ready.reason == Reason.POOL_NOT_FOUND.value:
-            difference = Difference.REQUESTS  # somebody has deleted the pool, and waits for what that does
+        if difference is Difference.CONDITIONS and _tells_of_its_pool(seen.status, told.status):
+            difference = Difference.POOL_GONE  # somebody has deleted the pool, and waits for what that does
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -623,11 +624,21 @@ def _as_registered(wish: Wish, pool: PoolFacts) -> Wish:
     return wish._replace(spec=replace(wish.spec, partitions=count))
 
 
+def _tells_of_its_pool(before: TaskStatus, after: TaskStatus) -> bool:
+    """Say whether *after* tells that the pool is gone, or that it has been so for long, and *before* does not."""
+    ready, known = condition_of(after, READY), condition_of(before, READY)
+    if ready is None or ready.reason != Reason.POOL_NOT_FOUND.value:
+        return False
+    stuck = condition_of(after, STALLED) is not None
+    return known is None or known.reason != ready.reason or (condition_of(before, STALLED) is None) is stuck
+
+
 def _is_mirrored(record: Record, wish: Wish) -> bool:
     """Say whether *record* is what is wished for already, or what a newer generation wished for."""
     if record.state.withdrawn_at is not None:
         return False
-    return record.state.owner == wish.owner or is_ahead(record, wish)
+    owner = record.state.owner
+    return (owner == wish.owner and owner != wish.outlives) or is_ahead(record, wish)
 
 
 def _instant(at: datetime | None) -> Instant | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -49,24 +50,31 @@ async def due_in(store: Store, realm: str, now: Instant) -> int:
 
 
 async def waiting_in(
-    store: Store, partition: Partition, task: str, now: Instant
+    store: Store, partition: Partition, task: str, now: Instant, known: Duration = 0
 ) -> tuple[int, Duration | None]:
     """
     Return how many records of *task* wait for a worker, up to `COUNTED_MAX`, and how long the oldest has, if any does.
 
-    How long is the longest of `LATE` that is not longer; 0 if none is. Raises StoreError.
+    How long is the longest of `LATE` that is not longer; 0 if none is, or none is longer than the one that is *known* of
+    other partitions: that is one request then, and not one for each halving of `LATE`. Raises StoreError.
     """
     due = (await store.count(partition, task, now, 0, COUNTED_MAX)).due
     if not due:
         return 0, None
-    shorter, longer = 0, len(LATE)
+    shorter, longer = bisect_right(LATE, known), len(LATE)
+    if known and (shorter == longer or not await _waits(store, partition, task, now - LATE[shorter])):
+        return due, 0
     while shorter < longer:
         middle = (shorter + longer) // 2
-        if (await store.count(partition, task, now - LATE[middle], 0, PROBED_MAX)).due:
+        if await _waits(store, partition, task, now - LATE[middle]):
             shorter = middle + 1
         else:
             longer = middle
     return due, LATE[shorter - 1] if shorter else 0
+
+
+async def _waits(store: Store, partition: Partition, task: str, since: Instant) -> bool:
+    return (await store.count(partition, task, since, 0, PROBED_MAX)).due > 0
 
 
 async def counted_in(

@@ -142,7 +142,7 @@ def mirrored(wish: Wish) -> Rule:
         owner = record.state.owner
         if is_ahead(record, wish):
             return _left(wish.key, Step.OUTDATED)
-        if owner == wish.owner and record.state.withdrawn_at is None:
+        if owner == wish.owner and owner != wish.outlives and record.state.withdrawn_at is None:
             return _left(wish.key, Step.UNCHANGED)
         spec = wish.spec
         if is_template(record.spec) and is_template(spec):  # its instances are where they are
@@ -261,6 +261,15 @@ def is_ahead(record: Record, wish: Wish) -> bool:
     """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner = record.state.owner
     return owner is not None and owner != wish.outlives and _is_newer(owner, wish.owner)
+
+
+def is_suspended_otherwise(record: Record, wish: Wish) -> bool:
+    """
+    Say whether *record* is of the generation of *wish*, and `suspended_as` has changed it on behalf of a later one.
+
+    That one is to come yet, or is lost: the cluster's store was restored.
+    """
+    return record.state.owner == wish.owner and _policies_of(record).suspend is not wish.policies.suspend
 
 
 def _is_newer(owner: Owner, other: Owner) -> bool:
@@ -434,11 +443,10 @@ async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> li
         await _withdraw_beside(ledger, record, with_letters=True)
     if grace == 0:
         await ledger.apply({record.key: stopped for record in over})
-    taken = await ledger.apply({record.key: removed_after(grace) for record in over})
+    # Before their records, which are what is found again if this is broken off. Nothing is due there that would make some.
     for record in over:
-        if taken[record.key] is not None:
-            await _remove_permits(ledger, record)
-    return _answers(taken)
+        await _remove_permits(ledger, record)
+    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
@@ -461,9 +469,9 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
             return Removal(removed, done=False)
     async for record in _counters(ledger.store, home):
         await ledger.apply({record.key: _forgotten})
-    await ledger.apply({home.key: removed_after(0)})
-    # Last: as long as there was an instance, a worker may have made some.
+    # After the instances, since a worker may have made some for these; and before the record by which this is done again.
     await _remove_permits(ledger, home)
+    await ledger.apply({home.key: removed_after(0)})
     return Removal(removed, done=True)
 
 

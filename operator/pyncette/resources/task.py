@@ -313,7 +313,7 @@ class TaskSpec(Model):
             cel=f"self.handler.matches(r'{HANDLER}')",
             message="handler is a name that the pool's task module registers, such as send_report, and not an import path: "
             "remove what stands before ':' or '/', and white space",
-            holds=lambda self: re.match(HANDLER, self.handler) is not None,
+            holds=lambda self: re.fullmatch(HANDLER, self.handler) is not None,
             blames=("handler",),
         ),
         Rule(

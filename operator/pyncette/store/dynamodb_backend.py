@@ -58,7 +58,8 @@ def _options(query: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, values in parse_qs(query, keep_blank_values=True).items():
         if name not in _READ:
-            raise ConfigurationError(f"{name} is not known in it; known are {', '.join(_READ)}")
+            # The name is not told: it may be a part of a password in endpoint that holds an &.
+            raise ConfigurationError(f"an option in it is not known; known are {', '.join(_READ)}")
         option, read = _READ[name]
         options[option] = read(values[-1])
     return options

@@ -14,6 +14,12 @@ MARK: Final = "…"
 CHARACTERS_MAX: Final = 400
 """Of an error's words. Longer ones are a driver's inner state, or the request that a server repeats."""
 
+HEARD_MAX: Final = 64 * 1024
+"""Characters of an error's words that are looked at for what is known to be secret. A hostile server may send megabytes."""
+
+READ_MAX: Final = 4 * CHARACTERS_MAX
+"""Characters of the rest that are looked at for what seems to be secret."""
+
 WORD_CHARACTERS_MAX: Final = 3
 """A secret that is no longer is taken out only where it is a word: it may be a part of any other."""
 
@@ -29,7 +35,7 @@ VARIABLES: Final = (
 _SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token|credential|auth", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"://[^\s'\"<>]*@")
 _ASSIGNED: Final = re.compile(
-    r"""(?ix) ( \b[\w-]* (?:pass(?:word|wd)|pwd|secret|token|credential)[\w-]* ["']? \s* (?:=|:(?=["'\w./+-]{8})|(?<=["']):) \s* )
+    r"""(?ix) ( (?:pass(?:word|wd)|pwd|secret|token|credential)[\w-]{0,40} ["']? \s? (?:=|:(?=["'\w./+-]{8})|(?<=["']):) \s? )
     (?: "[^"]*" | '[^']*' | [^\s,;&)>]+ )"""
 )
 _ADDRESS: Final = re.compile(r" (?:object )?at 0x[0-9a-f]+")
@@ -38,14 +44,15 @@ _ADDRESS: Final = re.compile(r" (?:object )?at 0x[0-9a-f]+")
 
 def without_secrets(words: str, urls: Iterable[str] = ()) -> str:
     """
-    Return *words* of an error on one line, without what *urls* and the environment hold that opens a backend.
+    Return *words* of an error on one printable line, without what *urls* and the environment hold that opens a backend.
 
     Taken out are each URL, its user with the password, the password, and parameters that are named like a secret, as they
     are written and decoded; and what looks like any of these. The name of a user stays: servers tell it to say who failed.
     """
-    said = " ".join(words.split())
+    said = _one_line(words[:HEARD_MAX])
     for secret in sorted(_secrets(urls), key=len, reverse=True):
         said = _without(said, secret)
+    said = said[:READ_MAX]
     said = _USERINFO.sub(f"://{MARK}@", said)
     said = _ASSIGNED.sub(rf"\g<1>{MARK}", said)
     said = _ADDRESS.sub("", said)
@@ -63,7 +70,12 @@ def _secrets(urls: Iterable[str]) -> set[str]:
     for url in urls:
         for secret in _secrets_of(url.strip()):
             found |= {secret, unquote(secret), unquote_plus(secret)}
-    return {" ".join(secret.split()) for secret in found} - {""}
+    return {_one_line(secret) for secret in found} - {""}
+
+
+def _one_line(text: str) -> str:
+    """Return *text* without what ends a line or moves the cursor of a terminal."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _secrets_of(url: str) -> Iterator[str]:

@@ -80,6 +80,10 @@ class OutcomeListener(Protocol):
         """Take note that occurrences of *task* may end here. Called again and again."""
         ...
 
+    def lost(self, realm: str, task: str) -> None:
+        """Take note that *task* is gone, so that nothing is kept for it; should it be back, it is registered again."""
+        ...
+
     def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
         """Take note that *number* occurrences of *task* have ended with *outcome*, and that this is written."""
         ...

@@ -28,15 +28,31 @@ BEYOND: Final = "\U0010ffff" * 8
 
 
 async def follow_tasks(
-    store: Store, partitions: Sequence[Partition], found: Callable[[str, str], object]
+    store: Store,
+    partitions: Sequence[Partition],
+    found: Callable[[str, str], object],
+    lost: Callable[[str, str], object] = lambda *_: None,
 ) -> None:
-    """Call *found* with the realm and the name of each task in *partitions*, again and again until this is cancelled."""
+    """
+    Call *found* with the realm and the name of each task in *partitions*, again and again until this is cancelled.
+
+    Call *lost* with those that were found, and are not in two searches since: one that moves may be missed by one.
+    """
+    known = dict[tuple[str, str], int]()
     while True:
         began = time.monotonic()
         try:
+            seen = dict[tuple[str, str], int]()
             for partition in partitions:
                 async for task in tasks_in(store, partition):
                     found(partition.realm, task)
+                    seen[partition.realm, task] = 0
+            for one, missed in known.items():
+                if one not in seen and missed:
+                    lost(*one)
+                elif one not in seen:
+                    seen[one] = missed + 1
+            known = seen
         except StoreError as error:
             logger.debug("could not read the names of tasks", extra={"error": str(error)})
         await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_SHARE * (time.monotonic() - began)))
