@@ -144,7 +144,7 @@ def test_a_pool_that_is_not_there_is_told_with_the_nearest(pod, apiserver, names
     said = pod.refusal("tasks", "--namespace", namespace, "--pool", "report")
 
     assert f"pool report not found in the namespace {namespace}; did you mean --pool reports?" in said
-    assert "give one by --pool: reports" in pod.refusal("tasks", "--namespace", namespace)
+    assert "choose one with --pool: reports" in pod.refusal("tasks", "--namespace", namespace)
 
 
 def test_a_backend_that_the_settings_do_not_have_is_told(pod, apiserver, namespace):

@@ -33,8 +33,8 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     file = Path(os.environ.get(OPERATOR_CONFIG) or DEFAULT_FILE)
     if not file.exists():
         raise Failure(
-            f"--namespace works where the operator's settings are, and {file} is not found: use {IN_THE_POD}, "
-            "or give --backend-file and --realm"
+            f"--namespace needs the operator's settings, but {file} was not found: run {IN_THE_POD}, "
+            "or pass --backend-file and --realm"
         )
     settings = load_settings(file, os.environ)
 
@@ -46,7 +46,7 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     try:
         cluster_id, manifest = asyncio.run(ask())
     except ApiError as error:
-        raise Failure(f"the API server did not tell where the pool is: {error}", ExitCode.FAILED) from error
+        raise Failure(f"could not read the pool from the API server: {error}", ExitCode.FAILED) from error
     return _backend(settings, manifest), realm_of(cluster_id, namespace, pool)
 
 
@@ -63,7 +63,7 @@ def _hint(name: str, pools: Sequence[str]) -> str:
     if not pools:
         return ", which has no pools"
     close = difflib.get_close_matches(name, pools, n=1)
-    return f"; did you mean --pool {close[0]}?" if close else f"; give one by --pool: {', '.join(pools)}"
+    return f"; did you mean --pool {close[0]}?" if close else f"; choose one with --pool: {', '.join(pools)}"
 
 
 def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
@@ -71,5 +71,5 @@ def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
     name = reference.get("name") or "default"
     backend = settings.backend(name)
     if backend is None:
-        raise Failure(f"the pool names the backend {name}, which the operator's settings do not have")
+        raise Failure(f"the pool names the backend {name}, which is not in the operator's settings")
     return read_backend_file(str(backend.path))

@@ -90,12 +90,12 @@ def realm_options(command: F) -> F:
 
     decorated: Any = settings_options("backend", "realm")(with_realm)
     decorated = click.option(
-        "--pool", metavar="POOL", help="With --namespace: this pool. [default: default]"
+        "--pool", metavar="POOL", help="The pool in that namespace. Needs --namespace. [default: default]"
     )(decorated)
     decorated = click.option(
         "--namespace",
         metavar="NAMESPACE",
-        help="In the operator's pod: the backend and the realm of a pool in this namespace of the cluster.",
+        help="In the operator's pod: use the backend and the realm of a pool in this namespace.",
     )(decorated)
     return path_option(decorated)  # type: ignore[no-any-return]
 
@@ -103,13 +103,13 @@ def realm_options(command: F) -> F:
 def _realm(settings: Settings, path: Path | None, namespace: str | None, pool: str | None) -> Realm:
     if namespace is None:
         if pool is not None:
-            raise Failure("--pool needs --namespace, the namespace of that pool")
+            raise Failure("--pool needs --namespace, the namespace of the pool")
         return Realm(chosen_backend(settings, path), settings.realm or "")
     given = click.get_current_context().params
     for name in ("path", "backend", "backend_file", "realm"):
         if given.get(name) is not None:
             raise Failure(
-                f"--namespace and --{name.replace('_', '-')} both say where tasks are stored: give one of them"
+                f"--namespace and --{name.replace('_', '-')} are mutually exclusive: pass one of them"
             )
     with needing("kubernetes_asyncio", "--namespace", "operator"):
         from pyncette.cli.pool_realm import realm_of_pool
