@@ -33,7 +33,7 @@ class Callee(NamedTuple):
 
 
 HANDLER: Final = Callee("handler", "context", "the context alone", 1)
-MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and with what runs the rest", 2)
+MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and `next`", 2)
 
 
 class PlainHandlerWarning(RuntimeWarning):

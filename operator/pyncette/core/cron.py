@@ -386,11 +386,13 @@ def _refuse_count(expression: str) -> None:
     fields = FIELD.findall(expression)
     if len(fields) == 1 and fields[0].startswith("@"):
         if fields[0].lower() not in WORDS:
-            raise CroniterBadCronError(f"[{expression}] is not acceptable: words are {', '.join(WORDS)}")
+            raise CroniterBadCronError(
+                f"[{expression}] is not acceptable: the keywords are {', '.join(WORDS)}"
+            )
     elif not 5 <= len(fields) <= 7:
         raise CroniterBadCronError(
-            f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, and a cron "
-            "expression has 5, or 6 with seconds last, or 7 with the year after them"
+            f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, but a cron "
+            "expression has 5, 6 with seconds last, or 7 with the year after them"
         )
 
 
