@@ -136,12 +136,12 @@ BACKEND_UP: Final = Measure(
 TASKS: Final = Measure(
     "tasks",
     Gauge,
-    "Tasks by what their conditions say, as of now",
+    "Current number of tasks by condition and status",
     {"condition": "`Ready`, `Stalled`, `HandlerResolved` …", "status": "`True`, `False` or `Unknown`"},
 )
 POOL_LABELS: Final = {
-    "namespace": "of the pool",
-    "pool": "its name",
+    "namespace": "namespace of the pool",
+    "pool": "name of the pool",
     "backend": "as above",
 }
 DUE: Final = Measure(
@@ -153,7 +153,7 @@ DUE: Final = Measure(
 LATENESS: Final = Measure(
     "lateness_seconds",
     Gauge,
-    "Seconds since the oldest occurrence of that backlog was due; 0 without a backlog. For instances of dynamic tasks it is rounded down: to 10 seconds, half a minute, 1, 2, 5, 10 or 30 minutes, 1, 4 or 24 hours",
+    "Seconds since the oldest occurrence of the backlog was due; 0 without a backlog. For instances of dynamic tasks, rounded down to 10 seconds, half a minute, 1, 2, 5, 10 or 30 minutes, 1, 4 or 24 hours",
     POOL_LABELS,
 )
 
