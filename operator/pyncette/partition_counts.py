@@ -49,12 +49,12 @@ class Mismatch(NamedTuple):
             return (
                 f"{here}, but its instances are stored in {self.stored}. Either go back to "
                 f"partition_count={self.stored}, or declare the new count under a new name and move the instances "
-                "there: list_tasks of the old task, schedule_many of the new one. Without instances the new count is "
-                "taken over"
+                "there: list_tasks of the old task, schedule_many of the new one. Without instances, the new count takes "
+                "effect"
             )
         return (
-            f"{here}, but {self.stored} are stored, as another program has it. "
-            "A worker takes the new count over once no worker with another count runs"
+            f"{here}, but another program has stored {self.stored}. "
+            "A worker stores the new count once no worker with another count runs"
         )
 
     @property

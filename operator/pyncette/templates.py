@@ -142,7 +142,7 @@ class Templates:
             if before.get(name) != mismatch:
                 logger.warning("a handler is refused: %s", mismatch, extra={"task": name})
         for name in before.keys() - found.keys():
-            logger.info("a handler is not refused any more", extra={"task": name})
+            logger.info("a handler is no longer refused", extra={"task": name})
         if before.keys() != found.keys() and self.refusals_changed is not None:
             self.refusals_changed()
         await self._look_for_strays()
@@ -165,7 +165,7 @@ class Templates:
             self._unchecked.pop(task.name, None)
             if strays:
                 logger.warning(
-                    "instances of %s do not run: they are stored in partitions beyond the %d that it has; "
+                    "instances of %s do not run: they are stored in partitions beyond its %d; "
                     "remove them, and schedule them again",
                     task.name,
                     count,

@@ -381,7 +381,7 @@ def test_a_backend_that_is_away_is_told_in_the_words_of_the_log():
     said = told(access=Access.DOWN, members=None, fault=fault)
 
     assert condition(said, "BackendReachable").message == (
-        f'The backend "default" cannot be used by the operator: {fault}. Workers go on by themselves where they reach it.'
+        f'The backend "default" cannot be used by the operator: {fault}. Workers that can reach it keep running.'
     )
 
 

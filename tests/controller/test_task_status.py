@@ -335,8 +335,8 @@ def test_a_dynamic_task_with_other_partitions_than_the_module_is_told_at_once_an
     task = dynamic(8, knows(1))
 
     assert task.ready == "False PartitionsDiffer"
-    assert "spec.partitions: must be 1, as the task module has it, not 8" in task.condition("Ready").message
-    assert "delete this task, and apply it with that number" in task.condition("Ready").message
+    assert "spec.partitions: must be 1, as in the task module, not 8" in task.condition("Ready").message
+    assert "delete this task, and apply it again with that number" in task.condition("Ready").message
     assert task.said("Scheduled") == "False PartitionsDiffer"
     assert task.seen_by_flux == IN_PROGRESS
     task.now = task.again_at
@@ -403,14 +403,14 @@ def test_a_dynamic_task_whose_handler_has_no_instances_is_told():
     task = dynamic(1, member).later(MINUTE).look()
 
     assert task.said("Stalled") == "True HandlerNotDynamic"
-    assert "declare it by @app.dynamic_task()" in task.condition("Ready").message
+    assert "declare it with @app.dynamic_task()" in task.condition("Ready").message
 
 
 def test_instances_in_partitions_that_nobody_polls_are_told():
     task = dynamic(1, knows(1), strays=(5, 7))
 
     assert task.said("Stalled") == "True PartitionsDiffer"
-    assert "stored in partitions beyond its own (5, 7)" in task.condition("Ready").message
+    assert "Instances in unpolled partitions (5, 7) do not run" in task.condition("Ready").message
 
 
 # --- A handler that nobody knows -------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_tol
             lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
         )
 
-        assert "must be 1, as the task module has it, not 8" in bench.condition("Ready", "users")["message"]
+        assert "must be 1, as in the task module, not 8" in bench.condition("Ready", "users")["message"]
         assert bench.condition("Scheduled", "users")["status"] == "False"
         assert (await bench.record("send")).spec.partitions == 1
 
@@ -315,7 +315,7 @@ async def test_instances_that_no_worker_polls_are_told_at_their_dynamic_task(ben
         await bench.until(
             lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
         )
-        assert "beyond its own (5)" in bench.condition("Ready", "users")["message"]
+        assert "unpolled partitions (5)" in bench.condition("Ready", "users")["message"]
 
 
 async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):

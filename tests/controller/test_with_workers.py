@@ -66,7 +66,7 @@ async def test_a_dynamic_task_with_other_partitions_stops_no_worker_and_is_heale
     async with Worker(bench).at_work() as worker:
         await bench.until(lambda: "beat" in worker.ran)
         await bench.until(lambda: bench.condition("Ready", "users")["reason"] == "PartitionsDiffer")
-        assert "must be 1, as the task module has it, not 8" in bench.condition("Ready", "users")["message"]
+        assert "must be 1, as in the task module, not 8" in bench.condition("Ready", "users")["message"]
         await worker.schedule("ada")
         await bench.until(lambda: "ada" in worker.ran)
 

@@ -192,7 +192,7 @@ class OpenBackend:
         """Return what people may be told of *error*, in the log and in conditions that tenants read: nothing secret."""
         if not isinstance(error, PyncetteException):
             # A bug, ours or a driver's: nobody knows what its words hold.
-            return f"{type(error).__name__}, which was not expected; the log of the operator has more"
+            return f"unexpected {type(error).__name__}; see the log of the operator"
         return without_secrets(str(error), self._urls()) or type(error).__name__
 
     def _urls(self) -> Iterator[str]:

@@ -622,4 +622,4 @@ def _away(case: _Case) -> str:
     name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
     fault = case.around.fault
     why = f"cannot be used by the operator: {ended(fault)}" if fault else "does not answer the operator."
-    return f"The backend{name} {why} Workers go on by themselves where they reach it."
+    return f"The backend{name} {why} Workers that can reach it keep running."

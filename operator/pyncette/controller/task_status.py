@@ -17,6 +17,7 @@ from pyncette.controller.conditions import (
     Holds,
     condition,
     condition_of,
+    counted,
     cut,
     ended,
 )
@@ -486,7 +487,7 @@ def _handler(case: _Case) -> _Answer:
     before = case.before(HANDLER_RESOLVED)
     members = pool.members or ()
     if name is None:
-        return _Answer("Unknown", Reason.INVALID, "The spec gives no valid handler.")
+        return _Answer("Unknown", Reason.INVALID, "The spec has no valid handler.")
     if not pool.exists:
         return _Answer("Unknown", Reason.POOL_NOT_FOUND, _no_pool(pool))
     knowing = [member for member in members if name in member.handlers]
@@ -546,7 +547,7 @@ def _misfit(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None
     return _Answer("False", reason, f"{message}.")
 
 
-_RECREATE: Final = "Partitions are immutable: delete this task, and apply it with that number"
+_RECREATE: Final = "The field is immutable: delete this task, and apply it again with that number"
 
 
 def _stored_count(case: _Case) -> int | None:
@@ -558,22 +559,22 @@ def _refusal(case: _Case, name: str) -> str:
     """Say that all workers refuse the handler, whose instances are stored in other partitions than they look for."""
     stored = _stored_count(case)
     where = (
-        "another number of partitions than the task module has"
+        "a number of partitions that differs from the task module"
         if stored is None
-        else f"{stored} partition{'s' * (stored != 1)}, and the task module has another number"
+        else f"{counted(stored, 'partition')}, but the task module declares a different number"
     )
     return (
         f'Workers of the pool "{case.pool.name}" refuse the handler "{name}": its instances are stored in {where}. '
         "Roll out a module with the stored number, "
-        "or move or remove the instances: workers then take the handler up by themselves"
+        "or move or remove the instances; workers then accept the handler without a restart"
     )
 
 
 def _strays(numbers: Sequence[int], task: PyncetteTask) -> str:
     return (
-        f"Instances do not run that are stored in partitions beyond its own ({', '.join(map(str, numbers))}): a program "
-        f"with another partition count has put them there. Roll that out with {task.spec.partitions}, "
-        "and schedule them again; pyncette purge removes them with all others once this task is deleted."
+        f"Instances in unpolled partitions ({', '.join(map(str, numbers))}) do not run: a program with a different "
+        f"partition count stored them there. Update that program to {counted(task.spec.partitions, 'partition')}, "
+        "and schedule the instances again. Once this task is deleted, pyncette purge removes them with all others."
     )
 
 
@@ -597,10 +598,13 @@ def _suspended_by(case: _Case, record: Record) -> str:
         return _SUSPENDED_BY_SPEC
     if case.seen.suspend:
         return (
-            f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in force; "
-            "Ready says why."
+            f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in effect; "
+            "the condition Ready says why."
         )
-    return f"Generation {owner.generation} is suspended by its own spec, and this one is not in force; Ready says why."
+    return (
+        f"Generation {owner.generation} is suspended by its own spec. The current spec is not in effect; "
+        "the condition Ready says why."
+    )
 
 
 _SUSPENDED_BY_SPEC: Final = (
@@ -696,7 +700,7 @@ def _not_written(case: _Case) -> str:
     """Say why this generation is not in the backend yet, in the backend's words if it said anything."""
     pool = case.pool
     why = f"cannot be used: {ended(pool.fault)}" if pool.fault else "does not answer."
-    return f'The backend "{pool.backend}" {why} This generation is written to it once that is over.{_goes_on(case)}'
+    return f'The backend "{pool.backend}" {why} This generation is written once the backend is available.{_goes_on(case)}'
 
 
 def _exhausted(case: _Case) -> str | None:
