@@ -21,7 +21,7 @@ ONCE = {"executeAt": "2030-01-01T08:01:00Z"}
 NEVER = {"schedule": "0 0 31 2 *"}
 UNKNOWN = {"members": (OTHERS,)}
 DELETED = {"exists": False, "access": Access.UNKNOWN, "members": None, "wanted": None}
-POOL_INVALID = {"invalid": True, "access": Access.UNKNOWN, "members": None, "trouble": "has an invalid spec"}
+POOL_INVALID = {"invalid": True, "access": Access.UNKNOWN, "members": None, "problem": "has an invalid spec"}
 
 
 def mirrored(**spec):
@@ -621,8 +621,8 @@ def test_a_pool_that_comes_back_makes_its_tasks_well_once_a_worker_is_there():
 
 
 def test_a_task_without_a_worker_points_at_what_its_pool_says():
-    trouble = "is stalled (ProgressDeadlineExceeded). See kubectl describe pyncetteworkerpool default -n shop"
-    task = mirrored().to_pool(members=(), trouble=trouble).look()
+    problem = "is stalled (ProgressDeadlineExceeded). See kubectl describe pyncetteworkerpool default -n shop"
+    task = mirrored().to_pool(members=(), problem=problem).look()
 
     assert task.condition("Ready").message == (
         'The pool "default" has no worker yet. It is stalled (ProgressDeadlineExceeded). '

@@ -27,7 +27,7 @@ class Difference(IntEnum):
     CONDITIONS = 3
     """The status or the reason of a condition."""
     REQUESTS = 4
-    """What was asked for by annotation was begun; or, as its reconciler finds, has ended."""
+    """A request by annotation was handled; or, as the reconciler finds, the requested run has ended."""
     GENERATION = 5
     """Another generation of the spec."""
 
@@ -51,7 +51,7 @@ REQUESTS: Final = (
     "last_handled_resume_request",
     "last_handled_redrive_request",
 )
-"""Fields that answer who asked for something."""
+"""Fields that acknowledge requests by annotation."""
 
 
 def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:

@@ -386,7 +386,7 @@ class Operator:
             self._conditions.note(name, status)
 
     def _can_run(self, name: ObjectName) -> bool:
-        """Say whether the task *name* is there, and waits for nobody but workers."""
+        """Say whether the task *name* exists and is not Stalled."""
         return self._objects.uid(TASKS, name) is not None and not self._conditions.is_true(name, STALLED)
 
     def _is_gone(self, name: ObjectName) -> bool:
