@@ -1,4 +1,4 @@
-"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one of them."""
+"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     """
     Return the backend and the realm of *pool* in *namespace*, by the operator's settings and the API server.
 
-    The realm is made as the operator makes it, and is not read from the pool's status. Raises Failure if the settings
-    are not here, if there is no such pool, or if the API server does not answer; ConfigurationError.
+    The realm is derived as the operator derives it, and is not read from the pool's status. Raises Failure if there are no
+    settings or no such pool, or if the API server does not answer; ConfigurationError if the settings are invalid.
     """
     if not namespace or not pool:
         raise Failure("--namespace and --pool must not be empty")
@@ -38,13 +38,13 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
         )
     settings = load_settings(file, os.environ)
 
-    async def ask() -> tuple[str, Manifest]:
+    async def read() -> tuple[str, Manifest]:
         async with Kubernetes(Credentials()) as api:
             found = await _pool(api, namespace, pool)
             return settings.cluster_id or await api.uid_of_namespace(KUBE_SYSTEM), found
 
     try:
-        cluster_id, manifest = asyncio.run(ask())
+        cluster_id, manifest = asyncio.run(read())
     except ApiError as error:
         raise Failure(f"could not read the pool from the API server: {error}", ExitCode.FAILED) from error
     return _backend(settings, manifest), realm_of(cluster_id, namespace, pool)

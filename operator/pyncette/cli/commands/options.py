@@ -30,7 +30,7 @@ class WholeNumber(click.IntRange):
 
 
 class Realm(NamedTuple):
-    """A realm of a backend, whose tasks a command is about."""
+    """The backend and the realm that a command works on."""
 
     backend: Backend
     name: str
@@ -75,7 +75,7 @@ def output_option(command: F) -> F:
 
 
 def realm_options(command: F) -> F:
-    """Add the options that say which tasks a command is about; the command gets one argument, `realm`."""
+    """Add the options that select a backend and a realm; the command gets them as one argument, `realm`."""
 
     @wraps(command)
     def with_realm(
