@@ -40,8 +40,8 @@ FIELD: Final = re.compile(r"\S+", re.ASCII)
 """What croniter takes for a field: it separates them by ASCII white space alone."""
 
 
-WORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-"""Expressions that are one word."""
+KEYWORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+"""Expressions that are one keyword."""
 
 Field: TypeAlias = Collection[int | str]
 """What a field stands for, as croniter lists it: numbers, `*` for all, `l` for a month's last day."""
@@ -369,7 +369,7 @@ def _compiled(expression: str) -> Pattern:
             raise CroniterBadCronError(
                 f"[{expression}] uses R, a random value that changes at each look: use H, a stable hash"
             )
-    _refuse_count(expression)
+    _refuse_field_count(expression)
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
@@ -381,13 +381,13 @@ def _compiled(expression: str) -> Pattern:
         raise CroniterBadCronError(f"[{expression}] is not acceptable: {error}") from error
 
 
-def _refuse_count(expression: str) -> None:
-    """Say in the words of our pages what croniter says of its own terms."""
+def _refuse_field_count(expression: str) -> None:
+    """Raise CroniterBadCronError, in the terms of our pages instead of croniter's, for an unknown keyword or number of fields."""
     fields = FIELD.findall(expression)
     if len(fields) == 1 and fields[0].startswith("@"):
-        if fields[0].lower() not in WORDS:
+        if fields[0].lower() not in KEYWORDS:
             raise CroniterBadCronError(
-                f"[{expression}] is not acceptable: the keywords are {', '.join(WORDS)}"
+                f"[{expression}] is not acceptable: the keywords are {', '.join(KEYWORDS)}"
             )
     elif not 5 <= len(fields) <= 7:
         raise CroniterBadCronError(
