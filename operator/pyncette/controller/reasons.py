@@ -117,7 +117,7 @@ class Reason(Enum):
     MISSED = ("Missed", "Its one time had passed before it could be run.", "Warning")
     MIRRORED = ("Mirrored", "The backend holds this generation.")
     HANDLER_REGISTERED = ("HandlerRegistered", "A running worker of the pool has registered the handler.")
-    NO_WORKER = ("NoWorker", "No worker of the pool runs that could be asked.")
+    NO_WORKER = ("NoWorker", "The pool has no running worker that could confirm the handler.")
     NOT_SUSPENDED = ("NotSuspended", "Neither the spec nor spent attempts keep the task from running.")
 
     # Of its runs.

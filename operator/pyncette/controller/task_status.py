@@ -516,7 +516,7 @@ def _handler(case: _Case) -> _Answer:
         return _Answer(
             "Unknown",
             Reason.NO_WORKER,
-            f'No worker of the pool "{pool.name}" runs that could be asked.{_problem(pool)}',
+            f'The pool "{pool.name}" has no running worker that could confirm the handler.{_problem(pool)}',
         )
     return _Answer(
         "Unknown", Reason.HANDLER_PENDING, f'The pool "{pool.name}" has no worker yet.{_problem(pool)}'
