@@ -374,7 +374,7 @@ TOLD_SECONDS = 30
 """From the moment when a worker could tell what is wrong with a task, until its condition does."""
 
 
-def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_and_is_healed_by_the_right_number(
+def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_and_is_fixed_by_the_right_number(
     team: Team,
 ):
     """Applied together with its pool, as the quick start does: it is in the backend before the first worker is."""
@@ -417,7 +417,7 @@ def _restarts(team: Team) -> int:
     )
 
 
-def test_permits_of_a_large_limit_are_made_as_they_are_needed_and_go_with_their_task(
+def test_permits_of_a_large_limit_are_created_as_needed_and_removed_with_their_task(
     team: Team, operator: Installation
 ):
     operator.ensure(

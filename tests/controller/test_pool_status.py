@@ -251,7 +251,7 @@ def test_workers_that_are_ready_are_counted_in_the_right_number(count, message):
     )
 
 
-def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_look_at():
+def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_check():
     first = told(deployment=STARTING, members=())
     assert not points_to_pods(first.status)
     assert first.again_at == NOW + 30 * SECOND
@@ -268,7 +268,7 @@ def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_look_at():
     assert condition(late, "Reconciling").message == message
 
 
-def test_a_rollout_that_comes_on_is_left_alone_however_long_it_takes():
+def test_a_rollout_that_makes_progress_says_nothing_to_check_however_long_it_takes():
     first = told(deployment=deployment(9, updated=3, available=1), members=())
     comes_on = deployment(9, updated=5, available=4, progressed_at="2030-01-01T00:04:45Z")
 
@@ -375,7 +375,7 @@ BACKENDS = {
 }
 
 
-def test_a_backend_that_is_away_is_told_in_the_words_of_the_log():
+def test_a_backend_that_is_away_is_reported_with_the_error_of_the_log():
     fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
 
     said = told(access=Access.DOWN, members=None, fault=fault)

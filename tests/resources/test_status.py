@@ -85,7 +85,7 @@ WRITE_INTERVAL = 30 * SECOND
         task(schedule="* * * * * */7"),
     ],
 )
-def test_a_schedule_that_is_due_often_shows_a_time_that_stays_ahead_while_the_status_stands(given):
+def test_a_schedule_that_is_due_often_shows_a_time_that_stays_ahead_until_the_next_write(given):
     record = record_of(given)
     period = max(
         1, (status_of(record, EIGHT).upcoming_schedule_times[1] - datetime_of(record.due_at)).seconds
@@ -114,7 +114,7 @@ def test_a_schedule_that_is_due_seldom_shows_its_very_next_time(given):
     assert status_of(record, EIGHT, write_interval=WRITE_INTERVAL) == status_of(record, EIGHT)
 
 
-def test_a_task_that_no_worker_takes_shows_the_time_that_has_passed_however_often_it_is_due():
+def test_a_task_that_no_worker_claims_shows_the_time_that_has_passed_however_often_it_is_due():
     record = record_of(task(intervalSeconds=5))
     now = record.due_at + 31 * SECOND
 
