@@ -172,5 +172,5 @@ def test_without_the_settings_the_error_says_where_they_are(pod, tmp_path):
 
     said = pod.refusal("tasks", "--namespace", "shop", PYNCETTE_OPERATOR_CONFIG=elsewhere)
 
-    assert f"{elsewhere} is not found" in said
+    assert f"{elsewhere} was not found" in said
     assert "kubectl exec deployment/pyncette-operator -- pyncette" in said
