@@ -294,7 +294,7 @@ class Membership:
 
     def _spec(self) -> Spec:
         member = self._member
-        told = _Told(
+        published = _Told(
             member.handlers,
             member.version,
             member.reader,
@@ -303,7 +303,7 @@ class Membership:
             member.partitions,
             member.refused,
         )
-        return Spec(args=msgspec.Raw(msgspec.json.encode(told)))
+        return Spec(args=msgspec.Raw(msgspec.json.encode(published)))
 
     def _new_record(self, now: Instant) -> Record:
         member = self._member

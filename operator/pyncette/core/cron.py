@@ -373,11 +373,11 @@ def _compiled(expression: str) -> Pattern:
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
-        said = str(error)
-        if isinstance(error, CroniterBadCronError) and expression in said:
+        message = str(error)
+        if isinstance(error, CroniterBadCronError) and expression in message:
             raise
-        if isinstance(error, CroniterBadCronError) and expression.lower() in said:
-            raise CroniterBadCronError(said.replace(expression.lower(), expression)) from error
+        if isinstance(error, CroniterBadCronError) and expression.lower() in message:
+            raise CroniterBadCronError(message.replace(expression.lower(), expression)) from error
         raise CroniterBadCronError(f"[{expression}] is not acceptable: {error}") from error
 
 

@@ -43,19 +43,19 @@ def without_secrets(message: str, urls: Iterable[str] = ()) -> str:
     Redacted are each URL, its user with the password, the password, and parameters that are named like a secret, both as
     written and decoded; and what looks like any of these. The name of a user stays: servers report whose login failed.
     """
-    said = " ".join(message.split())
+    text = " ".join(message.split())
     for secret in sorted(_secrets(urls), key=len, reverse=True):
-        said = _without(said, secret)
-    said = _USERINFO.sub(f"://{MARK}@", said)
-    said = _ASSIGNED.sub(rf"\g<1>{MARK}", said)
-    said = _ADDRESS.sub("", said)
-    return said if len(said) <= CHARACTERS_MAX else f"{said[: CHARACTERS_MAX - 1]}{MARK}"
+        text = _without(text, secret)
+    text = _USERINFO.sub(f"://{MARK}@", text)
+    text = _ASSIGNED.sub(rf"\g<1>{MARK}", text)
+    text = _ADDRESS.sub("", text)
+    return text if len(text) <= CHARACTERS_MAX else f"{text[: CHARACTERS_MAX - 1]}{MARK}"
 
 
-def _without(said: str, secret: str) -> str:
+def _without(text: str, secret: str) -> str:
     if len(secret) > WORD_CHARACTERS_MAX:
-        return said.replace(secret, MARK)
-    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MARK, said)
+        return text.replace(secret, MARK)
+    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MARK, text)
 
 
 def _secrets(urls: Iterable[str]) -> set[str]:
