@@ -68,7 +68,7 @@ async def test_many_that_succeed_in_one_batch_are_reported_together(bench, ended
     assert ended == {"succeeded": 3}
 
 
-async def test_an_instance_that_is_removed_tells_only_of_its_last_occurrence(bench, ended):
+async def test_an_instance_that_is_removed_reports_only_its_last_occurrence(bench, ended):
     record = await bench.declare("ada")
     (held,) = await bench.start()
     await bench.settle(held)
@@ -101,7 +101,7 @@ async def test_what_was_lost_with_its_worker_is_reported_by_the_one_that_finds_i
     assert ended["lost"] == 1
 
 
-async def test_a_run_beside_its_schedule_is_reported_once(bench, ended):
+async def test_a_side_run_is_reported_once(bench, ended):
     await bench.declare(overlap=Overlap.ALLOW)
 
     (held,) = await bench.start()
@@ -112,7 +112,7 @@ async def test_a_run_beside_its_schedule_is_reported_once(bench, ended):
 
 
 @pytest.mark.parametrize("how", [RETURNED, RAISED], ids=["succeeds", "fails"])
-async def test_a_dead_letter_that_is_redriven_is_not_reported_of_again(bench, ended, how):
+async def test_a_dead_letter_that_is_redriven_is_not_reported_again(bench, ended, how):
     await bench.declare(
         schedule=Once(bench.now + MINUTE), exhausted=Exhaustion.DEAD_LETTER, retry=Retry(max_attempts=1)
     )
@@ -127,7 +127,7 @@ async def test_a_dead_letter_that_is_redriven_is_not_reported_of_again(bench, en
     assert ended == {"deadLettered": 1}
 
 
-async def test_a_run_that_is_withdrawn_is_reported_by_whoever_withdraws_it(bench, ended):
+async def test_a_run_that_is_withdrawn_is_reported_where_it_is_withdrawn(bench, ended):
     record = await bench.declare()
     (held,) = await bench.start()
     policies = record.spec.policies
@@ -144,7 +144,7 @@ async def test_a_run_that_is_withdrawn_is_reported_by_whoever_withdraws_it(bench
     assert ended == {"withdrawn": 1}
 
 
-async def test_the_holder_of_a_lost_lease_tells_of_nothing(bench, ended):
+async def test_the_holder_of_a_lost_lease_reports_nothing(bench, ended):
     await bench.declare(lease=MINUTE)
     (held,) = await bench.start()
     await bench.take_over()
@@ -178,7 +178,7 @@ async def test_an_end_whose_reply_was_lost_is_reported_once_it_is_known(bench, e
     assert ended == {"succeeded": 1}
 
 
-async def test_a_record_that_is_gone_after_a_lost_reply_is_reported_by_nobody(bench, ended):
+async def test_a_record_that_is_gone_after_a_lost_reply_is_not_reported(bench, ended):
     """It may be gone since its run ended, or since somebody has withdrawn it, who has reported that."""
     await bench.declare(schedule=Once(bench.now + MINUTE))
     await bench.declare_template()
@@ -193,7 +193,7 @@ async def test_a_record_that_is_gone_after_a_lost_reply_is_reported_by_nobody(be
     assert ended == {}
 
 
-async def test_a_start_whose_reply_was_lost_still_tells_what_it_dropped(bench, ended):
+async def test_a_start_whose_reply_was_lost_still_reports_what_it_dropped(bench, ended):
     await bench.declare(missed=Missed.SKIP)
     await bench.clock.advance(timedelta(minutes=3.5))
     starting = bench.begun(await bench.claim())
@@ -204,7 +204,7 @@ async def test_a_start_whose_reply_was_lost_still_tells_what_it_dropped(bench, e
     assert ended == {"missed": 3}
 
 
-async def test_a_batch_that_is_settled_again_tells_of_nothing_twice(bench, ended):
+async def test_a_batch_that_is_settled_again_reports_nothing_twice(bench, ended):
     names = ("ada", "bob")
     records = [await bench.declare(name) for name in names]
     holding = await bench.start()

@@ -41,7 +41,7 @@ BACKENDS = """
 
 Without PYNCETTE_BACKEND, `tasks`, `runs`, `workers`, `run`, `redrive`, `resume` and `purge` look into `.pyncette` in the current folder, where `dev` keeps its database.
 `--path` names another folder, and wins. `--namespace` and `--pool` name a pool of the cluster, and win, too. They work in the operator's pod, where the
-settings and the API server tell the pool's backend and realm. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
+operator's settings and the API server are available. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
 """
 
 EXIT_CODES_HEAD = """

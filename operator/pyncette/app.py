@@ -141,7 +141,7 @@ class Pyncette:
 
         *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
         *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
-        themselves. The count is stored: another one is taken over only while there are no instances.
+        themselves. The count is stored: it can change only while there are no instances.
         """
         _refuse_misplaced("partitioned_task", misplaced)
         if partition_count is None:
@@ -212,7 +212,7 @@ class Pyncette:
         """
         Call *middleware* around every run, inside of those that were declared before it.
 
-        Raises ValueError if it cannot be called with the context and with what runs the rest.
+        Raises ValueError if it cannot be called with the context and `next`.
         """
         check_handler(middleware, MIDDLEWARE)
         warn_if_plain(middleware, MIDDLEWARE)
@@ -249,8 +249,8 @@ class Pyncette:
 
         *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
         for the command line, which have a clock, a backend and limits of their own.
-        Raises StoreError if the backend cannot be used. A template with another partition count than the stored one is
-        refused by itself, with a warning: a call that needs it raises ConfigurationError.
+        Raises StoreError if the backend cannot be used. If the partition count of a template differs from the
+        stored one, only that template is refused, with a warning: a call that needs it raises ConfigurationError.
         """
         if context_items:
             logger.warning("context_items are ignored: use add_to_context instead")
@@ -344,7 +344,7 @@ class PyncetteContext:
         if app.outcome_listeners:
             ledger.on_ended(self._ended)
             for task in app.tasks.values():
-                if task.kind is not Kind.HANDLER:  # the tasks of a handler are those that resources make
+                if task.kind is not Kind.HANDLER:  # the tasks of a handler come from resources
                     self._registered(realm, task.name)
 
     # --- Running -----------------------------------------------------------------------------------------------------
@@ -414,8 +414,8 @@ class PyncetteContext:
         """
         Store what the module declares, where it differs from what is stored.
 
-        A template whose instances are stored in another number of partitions is refused by itself: nothing of it is
-        claimed or scheduled here, and the rest runs.
+        If the instances of a template are stored in a different number of partitions, only that template is refused: this
+        process neither claims nor schedules its instances.
         """
         rules = {}
         for task in self.app.tasks.values():
@@ -433,7 +433,7 @@ class PyncetteContext:
         await self._remove_permits()
 
     async def _remove_permits(self) -> None:
-        """Remove the permits of tasks that have no limit any more; a worker removes those that a lower limit leaves over."""
+        """Remove the permits of tasks that no longer have a limit. A worker removes those above a lower limit."""
         store = self.ledger.store
         unlimited = {
             permit_partition(self.realm, task.name, task.name): task.name
@@ -469,7 +469,7 @@ class PyncetteContext:
 
     @contextlib.asynccontextmanager
     async def _following_tasks(self) -> AsyncIterator[None]:
-        """Report the tasks that resources have made to listeners, periodically; where time is pretended, nobody makes any."""
+        """Report the tasks of resources to the listeners, periodically; in simulated time there are none."""
         if not self.app.outcome_listeners or isinstance(self.clock, _PretendedTime):
             yield
             return

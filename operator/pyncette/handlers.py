@@ -1,4 +1,4 @@
-"""Checks, without calling it, whether a function can be a handler or a middleware: what it takes, and whether it can be awaited."""
+"""Checks, without calling it, whether a function can be a handler or a middleware: its parameters, and whether it can be awaited."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
 
 
 class Callee(NamedTuple):
-    """What a declared function is called as."""
+    """A kind of declared function, and how it is called."""
 
     noun: str
     parameters: str
     called_with: str
     arity: int
 
-    def write(self, name: str) -> str:
-        """Return the first line of a definition that is right."""
+    def definition(self, name: str) -> str:
+        """Return the first line of a valid definition."""
         return f"`async def {name}({self.parameters})`"
 
 
 HANDLER: Final = Callee("handler", "context", "the context alone", 1)
-MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and with what runs the rest", 2)
+MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and `next`", 2)
 
 
 class PlainHandlerWarning(RuntimeWarning):
@@ -72,7 +72,7 @@ def check_handler(handler: Any, callee: Callee = HANDLER) -> None:
         hint = ", or declare a bound method" if next(iter(signature.parameters), "") == "self" else ""
         raise ValueError(
             f"The {callee.noun} {name} takes {signature}, and is called with {callee.called_with}: "
-            f"write {callee.write(name)}{hint}"
+            f"write {callee.definition(name)}{hint}"
         ) from None
 
 

@@ -22,7 +22,7 @@ from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
-from pyncette.partition_counts import Mismatch, unless_recounted
+from pyncette.partition_counts import Mismatch, guarded_by_count
 from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.task import Kind, Task
 from pyncette.templates import Templates, template_key
@@ -63,13 +63,13 @@ class Instances:
         """
         Create or update an instance.
 
-        Raises TaskLockedException if it runs, unless forced to overwrite it; ConfigurationError if the partition count is another.
+        Raises TaskLockedException if it runs, unless forced to overwrite it; ConfigurationError if the partition count differs.
         """
         _require_template(task)
         wish = self._wish(task, name, options)
         check_ahead(wish.spec.schedule, await self._ledger.now())
         template = template_key(self._realm, task.name)
-        rules = unless_recounted(template, task.partition_count, {wish.key: _scheduling(wish, force=force)})
+        rules = guarded_by_count(template, task.partition_count, {wish.key: _scheduling(wish, force=force)})
         answers = await self._ledger.apply(rules)
         instance = task.instance(name, wish.spec)
         _refuse(instance, answers[wish.key])

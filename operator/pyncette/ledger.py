@@ -87,7 +87,7 @@ Rule = Callable[[Record | None, Instant], Ruling]
 
 
 OnEnded = Callable[[str, str, Outcome, int], None]
-"""Takes the realm and the name of a task, an outcome, and how many of its occurrences have ended so."""
+"""Takes the realm and the name of a task, an outcome, and how many of its occurrences have ended with it."""
 
 
 def withdrawal(policies: Policies) -> Rule:
@@ -489,14 +489,14 @@ class Ledger:
     # --- Outcomes ------------------------------------------------------------------------------------------------
 
     def _report_settled(self, settled: Iterable[Settling]) -> None:
-        """Report the occurrences that ended with runs, now that it is written."""
+        """Report the occurrences that ended with runs, after the write."""
         if self._on_ended is None:
             return
         succeeded: dict[tuple[str, str], int] = {}
         others: list[Settling] = []
         for item in settled:
             change = item.settlement.change
-            # Nearly all have just succeeded, and dropped nothing: no rows of history but their own.
+            # Nearly all have succeeded and dropped nothing, so they add no further rows of history.
             if (
                 item.ended is RETURNED
                 and change is not None

@@ -61,16 +61,16 @@ class Member(msgspec.Struct, frozen=True):
     slots: int = 0
     started_at: Instant = 0
     partitions: tuple[tuple[str, int], ...] | None = None
-    """Over how many partitions it spreads the instances of each template; None: an older release, which does not say."""
+    """The partition count of each of its templates; None for an older release, which does not publish them."""
     refused: tuple[str, ...] = ()
-    """Those of its handlers that it cannot serve: their instances are stored in another number of partitions."""
+    """Those of its handlers that it cannot serve, since their stored partition counts differ from its own."""
 
     def count_of(self, handler: str) -> int | None:
-        """Return over how many partitions it spreads the instances of *handler*; None: it does not say, or there are none."""
+        """Return its partition count for the template *handler*; None if it published none."""
         return dict(self.partitions or ()).get(handler)
 
     def registers_other_count(self, handler: str, count: int) -> bool:
-        """Say whether its number of partitions for *handler* is not, or may not be, *count*."""
+        """Say whether its partition count for *handler* is not, or may not be, *count*."""
         return handler in self.handlers and (
             self.partitions is None or dict(self.partitions).get(handler, count) != count
         )
@@ -200,7 +200,7 @@ class Membership:
         """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
         self._announced = False
         self._changed = False
-        """Whether the record is of the member as it was."""
+        """Whether the stored record is out of date."""
         self._trouble = False
         self._leaving = False
         self._woken = asyncio.Event()
@@ -280,7 +280,7 @@ class Membership:
         self._announced = True
 
     async def _rewrite(self, store: Store) -> None:
-        """Publish the member as it is now. What is not known to be written is written again by the next renewal."""
+        """Publish the member as it is now. If the write is not confirmed, the next renewal repeats it."""
         self._changed = False
         written = False
         try:
@@ -294,7 +294,7 @@ class Membership:
 
     def _spec(self) -> Spec:
         member = self._member
-        told = _Told(
+        published = _Told(
             member.handlers,
             member.version,
             member.reader,
@@ -303,7 +303,7 @@ class Membership:
             member.partitions,
             member.refused,
         )
-        return Spec(args=msgspec.Raw(msgspec.json.encode(told)))
+        return Spec(args=msgspec.Raw(msgspec.json.encode(published)))
 
     def _new_record(self, now: Instant) -> Record:
         member = self._member

@@ -16,10 +16,10 @@ from pyncette.store.base import Store
 logger = logging.getLogger(__name__)
 
 PAGE = 200
-"""Instances of each partition that are checked after a change: a process that has not noticed it writes few."""
+"""Instances of each partition that are checked after a change: a process that has not noticed the change writes few."""
 
 
-class Spread(Protocol):
+class PartitionedTemplate(Protocol):
     """A template, as its task module declares it."""
 
     @property
@@ -34,27 +34,27 @@ class Spread(Protocol):
 
 
 class Mismatch(NamedTuple):
-    """A template that this process cannot serve: the stored number of partitions is another one."""
+    """A template that this process cannot serve, since its stored partition count differs from the declared one."""
 
     handler: str
     declared: int
     stored: int
     has_instances: bool
-    """Whether instances stand in the way of a change; else a program with another number does."""
+    """Whether instances prevent a change; otherwise a program with another count does."""
 
     def __str__(self) -> str:
-        """Name the handler, both numbers and the remedy."""
+        """Name the handler, both counts and the remedy."""
         here = f"The task {self.handler} has {_partitions(self.declared)} here"
         if self.has_instances:
             return (
                 f"{here}, but its instances are stored in {self.stored}. Either go back to "
                 f"partition_count={self.stored}, or declare the new count under a new name and move the instances "
-                "there: list_tasks of the old task, schedule_many of the new one. Without instances the new count is "
-                "taken over"
+                "there: list_tasks of the old task, schedule_many of the new one. Without instances, the new count takes "
+                "effect"
             )
         return (
-            f"{here}, but {self.stored} are stored, as another program has it. "
-            "A worker takes the new count over once no worker with another count runs"
+            f"{here}, but another program has stored {self.stored}. "
+            "A worker stores the new count once no worker with another count runs"
         )
 
     @property
@@ -64,21 +64,21 @@ class Mismatch(NamedTuple):
 
 
 async def settle_count(
-    ledger: Ledger, realm: str, holder: str, task: Spread, record: Record, *, may_change: bool
+    ledger: Ledger, realm: str, holder: str, task: PartitionedTemplate, record: Record, *, may_change: bool
 ) -> Mismatch | None:
     """
-    Make the stored number of partitions that of *task* if that harms nobody; return what stands in the way.
+    Change the stored partition count to that of *task* if that is safe; otherwise return the mismatch.
 
-    *record* is the template's, and *holder* this process as a member. The number changes only by a compare-and-swap,
-    while no instance exists and no live member registered another one; and only if this process *may_change* it, so
-    that programs which only schedule do not take turns to change it. Raises StoreError.
+    *record* is the template's, and *holder* this process as a member. The count changes only by a compare-and-swap, while
+    no instance exists and no live member has registered another count; and only if this process *may_change* it, so that
+    programs that only schedule do not change it back and forth. Raises StoreError.
     """
     stored, declared = record.spec.partitions, task.partition_count
     if stored is None or stored == declared:
         return None
     if await _has_instances(ledger.store, realm, task.name):
         return Mismatch(task.name, declared, stored, has_instances=True)
-    if not may_change or await _is_registered_otherwise(ledger, realm, holder, task):
+    if not may_change or await _is_disputed(ledger, realm, holder, task):
         return Mismatch(task.name, declared, stored, has_instances=False)
     changed = await _recount(ledger, record, declared)
     if changed is None:  # another process was faster, perhaps to the same end
@@ -86,7 +86,7 @@ async def settle_count(
         return next(iter(_mismatch(record.key, declared, current)), None)
     # A process that had read the older number may have written an instance just before the change.
     if await _misplaced(ledger.store, realm, task):
-        await ledger.apply({record.key: _recounted(changed.version, stored)})
+        await ledger.apply({record.key: _count_change(changed.version, stored)})
         return Mismatch(task.name, declared, stored, has_instances=True)
     logger.info(
         "the partition count of a template without instances was changed",
@@ -98,16 +98,16 @@ async def settle_count(
 async def stray_partitions(
     store: Store, partitions: Iterable[Partition], handler: str, count: int
 ) -> list[int]:
-    """Return those of *partitions* that hold instances of *handler* beyond its *count*: nobody polls them. Raises StoreError."""
+    """Return those of *partitions* that hold instances of *handler* beyond its *count*, which no worker polls. Raises StoreError."""
     beyond = sorted(one for one in partitions if one.handler == handler and one.number >= count)
     return [partition.number for partition in beyond if await _instances_in(store, partition, handler, 1)]
 
 
-def unless_recounted(template: Key, count: int, rules: dict[Key, Rule]) -> dict[Key, Rule]:
+def guarded_by_count(template: Key, count: int, rules: dict[Key, Rule]) -> dict[Key, Rule]:
     """
-    Return *rules* for instances that are placed by a *count* of partitions, to be applied only while that is stored.
+    Return *rules* for instances that apply only while the stored partition count of the *template* is *count*.
 
-    The record of the *template* is read with theirs. The answer of a rule that does not apply is a Mismatch.
+    The record of the template is read together with theirs. If its count differs, each rule answers with a Mismatch.
     """
     mismatch: list[Mismatch] = []
 
@@ -130,8 +130,8 @@ def _mismatch(template: Key, count: int, record: Record | None) -> list[Mismatch
     return [Mismatch(template.partition.handler, count, stored, has_instances=True)]
 
 
-def _recounted(version: int, count: int) -> Rule:
-    """The rule that changes the number of partitions of the template that has this *version*; its answer is the record."""
+def _count_change(version: int, count: int) -> Rule:
+    """Return the rule that sets the partition count of the template at this *version*; its answer is the record."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         del now
@@ -146,7 +146,7 @@ def _recounted(version: int, count: int) -> Rule:
 async def _recount(ledger: Ledger, record: Record, count: int) -> Record | None:
     """Change the number of partitions of the template *record*, and return it as it is then; None if it was not as it is here."""
     try:
-        changed: Record | None = (await ledger.apply({record.key: _recounted(record.version, count)}))[
+        changed: Record | None = (await ledger.apply({record.key: _count_change(record.version, count)}))[
             record.key
         ]
     except StoreUnavailableError:
@@ -157,7 +157,7 @@ async def _recount(ledger: Ledger, record: Record, count: int) -> Record | None:
     return changed
 
 
-async def _is_registered_otherwise(ledger: Ledger, realm: str, holder: str, task: Spread) -> bool:
+async def _is_disputed(ledger: Ledger, realm: str, holder: str, task: PartitionedTemplate) -> bool:
     found = await members(ledger.store, realm, ledger.clock.now())
     return any(
         member.holder != holder and member.registers_other_count(task.name, task.partition_count)
@@ -172,8 +172,8 @@ async def _has_instances(store: Store, realm: str, handler: str) -> bool:
     return False
 
 
-async def _misplaced(store: Store, realm: str, task: Spread) -> bool:
-    """Say whether an instance stands where the partition count of *task* does not put it."""
+async def _misplaced(store: Store, realm: str, task: PartitionedTemplate) -> bool:
+    """Say whether an instance is in a partition where *task* would not place it."""
     for partition in await _partitions_of(store, realm, task.name):
         for record in await _instances_in(store, partition, task.name, PAGE):
             if partition.number >= task.partition_count or not _belongs(task, record):
@@ -181,7 +181,7 @@ async def _misplaced(store: Store, realm: str, task: Spread) -> bool:
     return False
 
 
-def _belongs(task: Spread, record: Record) -> bool:
+def _belongs(task: PartitionedTemplate, record: Record) -> bool:
     try:
         return task.partition_of(record.key.instance) == record.key.partition.number
     except Exception:  # noqa: BLE001 - a selector may raise anything; then it did not place this instance

@@ -1,4 +1,4 @@
-"""The records of permits: where those of a task are, which are missing, and how they go when their task or limit does."""
+"""The records of permits: where they are stored, which are missing, and how they are removed with their task or limit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def new_permit(partition: Partition, task: str, number: int, length: Duration, n
 async def missing_permits(
     store: Store, partition: Partition, task: str, first: int, limit: int, at_most: int
 ) -> list[int]:
-    """Return the lowest numbers from *first* to below *limit* that are not there, and no more than asked for. Raises StoreError."""
+    """Return the lowest missing numbers from *first* to below *limit*, at most *at_most* of them. Raises StoreError."""
     missing: list[int] = []
     after = permit_key(partition, task, first - 1) if first else None
     while first < limit and len(missing) < at_most:
@@ -76,9 +76,9 @@ async def remove_permits(
     store: Store, partition: Partition, task: str, now: Instant, *, limit: int = 0
 ) -> None:
     """
-    Remove the permits from number *limit* on that nobody holds at *now*. Raises StoreError.
+    Remove the permits from number *limit* on that are free at *now*. Raises StoreError.
 
-    One that is held goes when it is given back, if its worker knows of the limit by then.
+    A held one is removed when it is released, if its worker knows the limit by then.
     """
     last = permit_key(partition, task, limit - 1) if limit else None
     while page := await store.scan(partition, task, last, PAGE):

@@ -26,14 +26,14 @@ TURN: Final[Duration] = 2 * SECOND
 """So long a permit goes from run to run of one worker. Then it is anybody's, since others may have waited for it."""
 
 FIRST: Final = 8
-"""Permits that are created at once while it is not known that there is more to run: a task that runs now and then has no more."""
+"""Permits that are created at once, unless more are known to be needed: a task that rarely runs needs no more."""
 
 FULL_PAUSE: Final[Duration] = 10 * SECOND
-"""So long a worker that found no permit missing does not look for missing ones again: all are held, as far as is known."""
+"""How long a worker that found no permit missing does not search again: all are assumed to be held."""
 
 
 CLAIMED_AHEAD_MAX: Final[Duration] = 5 * SECOND
-"""What is due within this time counts as there to be run: workers claim some milliseconds ahead."""
+"""Records that are due within this time count as due: workers claim a few milliseconds ahead."""
 
 
 class Permit:
@@ -105,7 +105,7 @@ class Permits:
         return self._returning is None
 
     def pool(self, partition: Partition, task: str, policies: Policies) -> Pool:
-        """Return the permits of *task*, whose records are in *partition*, and perhaps in others of its handler."""
+        """Return the permits of *task*, whose records are in *partition*, and perhaps in other partitions of its handler."""
         place = (partition.realm, partition.handler, task)
         pool = self._pools.get(place)
         if pool is None:
@@ -193,15 +193,15 @@ class Pool:
         self.retry_at: Instant = 0
         """Before then it is of no use to look for more."""
         self.limited: Sequence[Partition] = ()
-        """Partitions in which the limited records are: without any there, no permit is made."""
+        """Partitions of the limited records: without a record there, no permit is created."""
         self._permits = permits
         self._handler, self._task = place[1:]
         self.partition = permit_partition(*place)
         self._used = 0
         self._trimmed_to = 0
-        """The limit for which the surplus was removed."""
+        """The limit above which permits were removed last."""
         self._made = 0
-        """All permits with lower numbers are there, as far as is known."""
+        """All permits with lower numbers exist, as far as is known."""
         self._full_until: Duration = 0
 
     @property
@@ -252,7 +252,7 @@ class Pool:
         return permit.remaining() > permit.length // 2 and not permit.is_surplus
 
     async def trim(self) -> None:
-        """Remove what a higher limit has left and nobody holds; each worker does once for a limit. Raises StoreError."""
+        """Remove free permits above the limit; each worker does so once for each limit. Raises StoreError."""
         if self._trimmed_to == self.limit:
             return
         limit = self.limit
@@ -263,16 +263,16 @@ class Pool:
 
     async def grow(self, short: int) -> bool:
         """
-        Create permits for *short* runs, as far as the limit leaves room, and say whether there may be more now.
+        Create missing permits for *short* runs, up to the limit, and say whether there may be more now.
 
-        None are made beforehand: a limit of thousands costs nothing while little runs. Raises StoreError.
+        None are created beforehand: a limit of thousands costs nothing while little runs. Raises StoreError.
         """
         clock, store = self._permits.clock, self._permits.store
-        if clock.monotonic() < self._full_until or not await self._is_there():
+        if clock.monotonic() < self._full_until or not await self._has_records():
             return False
         at_most = max(short, FIRST) if self.is_short else FIRST
         missing = await self._missing(self._made, at_most)
-        if not missing and self._made:  # but those of a task that was removed, and is back, may be
+        if not missing and self._made:  # those of a task that was removed and created again may be
             missing = await self._missing(0, at_most)
         if not missing:
             self._full_until = clock.monotonic() + FULL_PAUSE
@@ -281,7 +281,7 @@ class Pool:
         new = [new_permit(self.partition, self._task, number, self.length, now) for number in missing]
         size = store.capabilities.swap_batch_max
         for first in range(0, len(new), size):
-            # One that is there by now was made by another worker: it has the same number, so the limit holds.
+            # One that exists by now was created by another worker: it has the same number, so the limit holds.
             await store.swap([Change(None, record) for record in new[first : first + size]])
         self._made = missing[-1] + 1
         return True
@@ -290,12 +290,12 @@ class Pool:
         store = self._permits.store
         return await missing_permits(store, self.partition, self._task, first, self.limit, at_most)
 
-    async def _is_there(self) -> bool:
-        """Say whether there is a record to run: the permits of a task that is gone are not made anew."""
+    async def _has_records(self) -> bool:
+        """Say whether there is a record to run: the permits of a removed task are not created again."""
         store = self._permits.store
         if self._task != self._handler:
             return bool(await store.scan(self.limited[0], self._task, None, 1))
-        # Records of any task count under the limit of a handler. What counts a template's outcomes stays, and is never due.
+        # Records of any task count towards the limit of a handler. The counters of a template remain, and are never due.
         soon = self._permits.clock.now() + CLAIMED_AHEAD_MAX
         for partition in self.limited:
             found = await store.count(partition, None, soon, self.length, 1)

@@ -75,7 +75,7 @@ TICKS: Final = Operation("ticks", "polls", [])
 REPOSITORY_OPS: Final = Operation("repository_ops", "calls of the backend", ["operation", "task_name"])
 STALENESS: Final = Histogram(
     "pyncette_tasks_staleness_seconds",
-    "How long after they were due occurrences start",
+    "How long after their due time occurrences start",
     ["task_name"],
     buckets=STALENESS_BUCKETS,
 )
@@ -97,7 +97,7 @@ def use_prometheus(
     that of `pyncette worker --metrics`.
 
     Tasks are named by their template, never by an instance, so that labels stay few. What is measured already is not
-    measured twice. *measure_tasks* is for runs and for occurrences by outcome.
+    measured twice. *measure_tasks* measures runs, and counts occurrences by outcome.
     """
     if measure_repository and not getattr(app.repository_factory, _MEASURES, False):
         app.repository_factory = with_prometheus_repository(app.repository_factory)
@@ -122,7 +122,7 @@ def with_prometheus_repository(factory: _F) -> _F:
 async def _measure_run(context: Context, next: NextFunc) -> None:  # noqa: A002 - a middleware's second argument
     task = context.task
     name = (task.parent_task or task).name
-    if context.attempt <= 1:  # a later one starts after a backoff, and is not late for that
+    if context.attempt <= 1:  # later attempts start after a backoff, which is not lateness
         late = context.app_context.clock.now() - instant_of(context.scheduled_at)
         STALENESS.labels(name).observe(late / SECOND)
     with TASKS.measured(name):
@@ -138,9 +138,9 @@ class _Ticks:
 
 class _Occurrences:
     """
-    Counts occurrences once each, when their outcome is written.
+    Counts each occurrence once, when its outcome is written.
 
-    All outcomes of a task are there as soon as it is known: a counter that begins at 1 has no increase.
+    All outcomes of a task are exported as soon as the task is known: a counter that begins at 1 has no increase.
     """
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class _Occurrences:
 
 
 def _counters_of(realm: str, task: str) -> dict[Outcome, Counter]:
-    """Return the counters of *task* by outcome."""
+    """Return the counters of *task* by outcome; their labels name the pool of the *realm*, if it has one."""
     return {outcome: OCCURRENCES.labels(*_place_of(realm), task, outcome.value) for outcome in Outcome}
 
 

@@ -1,7 +1,7 @@
 """
 Knows what counts for the instances of a template: what its decorator says, or the resource that names its handler.
 
-It knows as well which templates this process cannot serve, since their stored partition count is another one.
+It also knows which templates this process cannot serve, since their stored partition count differs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUIET_LOOK_SECONDS: Final = 20.0
 
 
 STRAYS_SECONDS: Final = 3 * QUIET_LOOK_SECONDS
-"""So long after a changed partition count a process that has not noticed it may have written an instance by the old one."""
+"""How long after a change of the partition count a process that has not noticed it may place instances by the old one."""
 
 
 class Common(NamedTuple):
@@ -65,9 +65,9 @@ class Templates:
         self._read_at = -LOOK_SECONDS
         """When they were last read, by the loop's time."""
         self._unchecked: dict[str, float] = {}
-        """Templates whose instances are yet to be checked for strays, and when, by the loop's time."""
+        """Templates that are yet to be checked for instances in unpolled partitions, and when, by the loop's time."""
         self.refusals_changed: Callable[[], None] | None = None
-        """Called after a read that found others refused than before; set while this process runs what is due."""
+        """Called after a read that changed which templates are refused; set while this process runs tasks."""
 
     def common(self, task: Task) -> Common:
         """Return what counts for the instances of *task*, or for records of it that have no policies of their own."""
@@ -75,7 +75,7 @@ class Templates:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """The templates that this process cannot serve: their stored partition count is another one."""
+        """The templates that this process cannot serve, since their stored partition count differs."""
         return tuple(sorted(self._mismatches))
 
     def is_served(self, task: Task) -> bool:
@@ -83,13 +83,13 @@ class Templates:
         return task.name not in self._mismatches
 
     def require_served(self, task: Task) -> None:
-        """Raise ConfigurationError if the instances of *task* are in other partitions than this process would look for."""
+        """Raise ConfigurationError if this process cannot serve *task*, since its stored partition count differs."""
         mismatch = self._mismatches.get(task.name)
         if mismatch is not None:
             raise mismatch.error
 
     async def refresh(self) -> None:
-        """Read the templates unless that was done a moment ago: what many instances are placed by. Raises StoreError."""
+        """Read the templates, unless they were read within `LOOK_SECONDS`. Raises StoreError."""
         if _loop_time() >= self._read_at + LOOK_SECONDS:
             await self.read()
 
@@ -99,13 +99,13 @@ class Templates:
             return
         read_at = _loop_time()
         records = await self._ledger.store.load(list(self._by_key))
-        self._read_at = read_at
         await self._settle_counts(records)
         self._of_resources = {
             task.name: _common(task, record)
             for task, record in zip(self._by_key.values(), records, strict=True)
             if record is not None and _is_of_a_resource(record)
         }
+        self._read_at = read_at
 
     async def watch(self) -> None:
         """Read them again and again, in real time: it is others who change them."""
@@ -117,8 +117,8 @@ class Templates:
                 logger.debug("templates were not read", extra={"error": str(error)})
 
     async def _settle_counts(self, records: Iterable[Record | None]) -> None:
-        """Find out which templates this process can serve, and say so where that is another answer than before."""
-        # A program that only schedules takes another count over at its start, and leaves it to workers from then on.
+        """Find out which templates this process can serve, and log each change."""
+        # A program that only schedules may change a count at its start. From then on, only workers may.
         may_change = not self._is_read or self.refusals_changed is not None
         found = dict[str, Mismatch]()
         for task, record in zip(self._by_key.values(), records, strict=True):
@@ -142,13 +142,13 @@ class Templates:
             if before.get(name) != mismatch:
                 logger.warning("a handler is refused: %s", mismatch, extra={"task": name})
         for name in before.keys() - found.keys():
-            logger.info("a handler is not refused any more", extra={"task": name})
+            logger.info("a handler is no longer refused", extra={"task": name})
         if before.keys() != found.keys() and self.refusals_changed is not None:
             self.refusals_changed()
-        await self._look_for_strays()
+        await self._check_for_strays()
 
-    async def _look_for_strays(self) -> None:
-        """Warn of instances in partitions that nobody polls: an older count put them there as it was changed."""
+    async def _check_for_strays(self) -> None:
+        """Warn of instances in partitions that no worker polls: a process with the old count wrote them during a change."""
         now = _loop_time()
         unchecked = [
             task
@@ -165,7 +165,7 @@ class Templates:
             self._unchecked.pop(task.name, None)
             if strays:
                 logger.warning(
-                    "instances of %s do not run: they are stored in partitions beyond the %d that it has; "
+                    "instances of %s do not run: they are stored in partitions beyond its %d; "
                     "remove them, and schedule them again",
                     task.name,
                     count,
@@ -173,7 +173,7 @@ class Templates:
                 )
 
     def _pause(self) -> float:
-        if self._mismatches:  # it is to be served as soon as it can be
+        if self._mismatches:  # a refused template should be served as soon as possible
             return LOOK_SECONDS
         asks_anyway = bool(self._of_resources) and not self._ledger.store.capabilities.notifies
         return LOOK_SECONDS if asks_anyway else QUIET_LOOK_SECONDS

@@ -102,7 +102,7 @@ def test_without_a_cluster_id_it_is_the_uid_of_kube_system(apiserver, namespace,
     assert pod.tasks("--namespace", namespace) == ["remind"]
 
 
-def test_the_operators_account_may_ask_for_it(apiserver, namespace, tmp_path):
+def test_the_operators_account_may_read_it(apiserver, namespace, tmp_path):
     reading = [
         {"apiGroups": ["pyncette.dev"], "resources": ["pyncetteworkerpools"], "verbs": ["list"]},
     ]
@@ -137,24 +137,24 @@ def test_each_command_about_tasks_takes_a_pool(pod, apiserver, namespace, comman
     assert printed in done.output
 
 
-def test_a_pool_that_is_not_there_is_told_with_the_nearest(pod, apiserver, namespace):
+def test_a_missing_pool_is_reported_with_the_nearest_name(pod, apiserver, namespace):
     assert "which has no pools" in pod.refusal("tasks", "--namespace", namespace)
     apiserver.admin.create(pool(namespace, "reports"))
 
     said = pod.refusal("tasks", "--namespace", namespace, "--pool", "report")
 
     assert f"pool report not found in the namespace {namespace}; did you mean --pool reports?" in said
-    assert "give one by --pool: reports" in pod.refusal("tasks", "--namespace", namespace)
+    assert "choose one with --pool: reports" in pod.refusal("tasks", "--namespace", namespace)
 
 
-def test_a_backend_that_the_settings_do_not_have_is_told(pod, apiserver, namespace):
+def test_a_backend_that_is_not_in_the_settings_is_reported(pod, apiserver, namespace):
     apiserver.admin.create(pool(namespace, backendRef={"name": "gone"}))
 
     assert "the backend gone" in pod.refusal("tasks", "--namespace", namespace)
 
 
 @pytest.mark.parametrize("other", ["--path", "--backend", "--backend-file", "--realm"])
-def test_a_pool_and_another_place_are_refused(pod, tmp_path, other):
+def test_a_pool_and_another_backend_are_refused(pod, tmp_path, other):
     (tmp_path / "url").write_text("sqlite:///a.db")
     value = {"--backend": "sqlite:///a.db", "--backend-file": str(tmp_path / "url")}.get(other, ".")
 
@@ -167,10 +167,10 @@ def test_a_pool_without_a_namespace_is_refused(pod):
     assert "must not be empty" in pod.refusal("tasks", "--namespace", "shop", "--pool", "")
 
 
-def test_where_the_settings_are_not_it_says_where_they_are(pod, tmp_path):
+def test_without_the_settings_the_error_says_where_they_are(pod, tmp_path):
     elsewhere = str(tmp_path / "nowhere.yaml")
 
     said = pod.refusal("tasks", "--namespace", "shop", PYNCETTE_OPERATOR_CONFIG=elsewhere)
 
-    assert f"{elsewhere} is not found" in said
+    assert f"{elsewhere} was not found" in said
     assert "kubectl exec deployment/pyncette-operator -- pyncette" in said

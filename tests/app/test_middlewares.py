@@ -1,4 +1,4 @@
-"""A middleware is a coroutine function that takes a context and what runs the rest. Any other is reported, as handlers are."""
+"""A middleware is a coroutine function that takes a context and `next`. Any other is reported, as handlers are."""
 
 import functools
 import warnings

@@ -1,4 +1,4 @@
-"""The partition count of a template is stored: another one refuses its handler, and is taken over while that harms nobody."""
+"""The partition count of a template is stored: a different one takes effect while that is safe, else the handler is refused."""
 
 import asyncio
 import logging
@@ -80,7 +80,7 @@ async def test_another_count_refuses_the_handler_and_the_rest_runs(repository, c
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (4, 1), (None, 4), (4, None)])
-async def test_another_count_is_taken_over_while_there_is_no_instance(repository, clock, before, after):
+async def test_another_count_takes_effect_while_there_is_no_instance(repository, clock, before, after):
     async with an_app(repository, before).create(clock=clock) as context:
         await context.schedule_task(context.app.tasks["spread"], "ada", interval=seconds(10))
         await context.unschedule_task(context.app.tasks["spread"], "ada")
@@ -158,9 +158,7 @@ async def test_a_process_that_has_not_noticed_a_change_schedules_nothing_by_the_
         assert await stray_partitions(store, await store.partitions(""), "spread", 1) == []
 
 
-async def test_a_refused_handler_is_taken_up_without_a_restart_once_nothing_stands_in_the_way(
-    repository, clock
-):
+async def test_a_refused_handler_is_accepted_without_a_restart_once_nothing_prevents_it(repository, clock):
     """As after its resource was deleted and its instances were removed."""
     old = an_app(repository, 4)
     async with old.create(clock=clock) as before:
@@ -273,7 +271,7 @@ async def test_an_instance_that_is_written_during_a_change_whose_reply_is_lost_k
             assert await stored_count(context) == 2
 
 
-async def test_two_workers_that_take_the_same_count_over_at_once_both_serve_it(clock, caplog):
+async def test_two_workers_that_store_the_same_count_at_once_both_serve_it(clock, caplog):
     backend = MemoryBackend()
     async with an_app(lambda: MemoryStore(backend), 4).create(clock=clock):
         pass
@@ -377,7 +375,7 @@ async def test_instances_keep_the_count_in_a_rollout_and_the_old_workers_run_the
         assert await stored_count(after) == 1
 
 
-async def test_strays_of_an_older_count_are_told(memory, clock, caplog):
+async def test_instances_of_an_older_count_in_unpolled_partitions_are_reported(memory, clock, caplog):
     """They were written in the moment of a change: nobody polls their partition, so somebody has to be told."""
     async with an_app(memory, 1).create(clock=clock) as context:
         key = Key(Partition("", "spread", 5), "spread", "ada")

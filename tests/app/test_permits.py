@@ -23,7 +23,7 @@ async def permits(context, name="report"):
     return await context.ledger.store.scan(permit_partition("", name, name), None, None, 100)
 
 
-async def test_a_limit_that_was_taken_away_leaves_no_permits(repository, clock):
+async def test_a_limit_that_was_removed_leaves_no_permits(repository, clock):
     async with running(an_app(repository, 5), clock) as context:
         await clock.advance(seconds(15))
         assert len(await permits(context)) == 5
@@ -32,7 +32,7 @@ async def test_a_limit_that_was_taken_away_leaves_no_permits(repository, clock):
         assert await permits(context) == []
 
 
-async def test_a_task_that_is_removed_takes_its_permits_along(repository, clock):
+async def test_a_task_is_removed_with_its_permits(repository, clock):
     app = an_app(repository, 5)
     async with running(app, clock) as context:
         await clock.advance(seconds(15))

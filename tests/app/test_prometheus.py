@@ -100,7 +100,7 @@ async def test_a_second_attempt_is_not_late(memory, clock, names):
     assert outcomes(name) == NO_OUTCOMES | {"succeeded": 1}
 
 
-async def test_outcomes_of_a_task_are_all_there_before_it_first_runs(memory, clock, names):
+async def test_all_outcomes_of_a_task_are_exported_before_it_first_runs(memory, clock, names):
     static, template = names
     app = Pyncette(memory)
     use_prometheus(app)
@@ -220,7 +220,7 @@ async def test_tasks_of_resources_that_are_gone_keep_no_series(names, monkeypatc
 
 
 @pytest.mark.parametrize("realm", ["", "mine", "east/shop", "//", "east//default"])
-async def test_a_realm_that_is_no_pool_s_gives_empty_labels(memory, clock, names, realm):
+async def test_a_realm_that_belongs_to_no_pool_gives_empty_labels(memory, clock, names, realm):
     app = Pyncette(memory)
     use_prometheus(app)
     app.task(name=names[0], interval=seconds(1000))(_nothing)

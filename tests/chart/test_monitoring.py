@@ -263,7 +263,7 @@ def test_a_nightly_job_that_fails_once_is_reported_for_an_hour_and_is_not_called
 
 @pytest.mark.parametrize("name", ["flaky", "good", "restless"])
 @pytest.mark.parametrize("after", ["5m", "1h", "2h", "3h30m"])
-def test_attempts_that_are_retried_and_single_failures_among_many_call_nobody(
+def test_retried_attempts_and_single_failures_among_many_trigger_no_alert(
     promtool, rules, played, name, after
 ):
     assert all_firing(promtool, rules, played(name) | OPERATOR_UP, after) == set()
@@ -335,7 +335,7 @@ def test_the_documentation_names_each_alert_with_its_severity(helm: Helm):
     }
 
 
-def test_the_documentation_asks_its_three_questions_of_a_pool_that_is_late(helm: Helm, promtool, rules):
+def test_the_three_queries_of_the_documentation_find_a_pool_that_is_late(helm: Helm, promtool, rules):
     late, fails, waits = re.findall(r"```promql[^\n]*\n(.*?)```", OBSERVE.read_text(), re.DOTALL)
     metrics = Metrics()
     scrapes = Scrapes(OPERATOR, metrics.registry, honors_labels=True)
@@ -415,7 +415,7 @@ def test_alerts_and_dashboard_use_only_metrics_that_are_documented_and_with_thei
         assert {*re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)} <= allowed, expression
 
 
-def test_what_alerts_and_panels_say_names_only_labels_that_are_left(helm: Helm):
+def test_alerts_and_panels_name_only_labels_that_remain(helm: Helm):
     rendering = render(helm, ON)
     said = [
         (rule["expr"], " ".join(rule["annotations"].values()))

@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_imported_as_a_package_is_none(here, folder):
     assert isinstance(load(f"{folder}/tasks.py"), Pyncette)
 
 
-def test_the_line_is_told_of_a_fault_in_a_package(here):
+def test_the_line_of_a_fault_in_a_package_is_reported(here):
     (here / "shop_of_tests").mkdir()
     (here / "shop_of_tests" / "__init__.py").write_text("")
     (here / "shop_of_tests" / "tasks.py").write_text(APP + "from . import nowhere\n")

@@ -565,8 +565,8 @@ def test_check_refuses_a_dynamic_task_that_the_module_has_otherwise(folder):
         "jobs/second.yaml:4:9: metadata.name: remind is the task at jobs/right.yaml:4:9 already: a dynamic"
         in output
     )
-    assert 'jobs/static.yaml:6:12: spec.handler: "greet" can have no instances: declare it by' in output
-    assert "jobs/wide.yaml:8:15: spec.partitions: must be 4, as the task module has it, not 8" in output
+    assert 'jobs/static.yaml:6:12: spec.handler: "greet" cannot have instances: declare it with' in output
+    assert "jobs/wide.yaml:8:15: spec.partitions: must be 4, as in the task module, not 8" in output
     assert "pyncette: 3 problems in jobs" in output
 
 

@@ -182,7 +182,7 @@ def test_an_image_that_crashes_stops_nothing_and_is_told(team: Team):
     assert team.task("job").is_true("Ready")
 
 
-def test_a_first_image_that_crashes_says_soon_what_to_look_at_and_leaves_tasks_waiting_until_it_is_repaired(
+def test_a_first_image_that_crashes_says_soon_what_to_check_and_leaves_tasks_waiting_until_it_is_repaired(
     team: Team,
 ):
     team.start_pool(module="no_such_module", wait=False)
@@ -191,7 +191,7 @@ def test_a_first_image_that_crashes_says_soon_what_to_look_at_and_leaves_tasks_w
     seen = team.kubectl.wait_for_task("job", "waits", lambda task: task.reason() == "HandlerPending")
     assert not seen.is_true("Stalled")
     told = team.kubectl.wait_for_pool(
-        "says what to look at",
+        "says what to check",
         lambda pool: "kubectl describe pods" in pool.condition("Ready").get("message", ""),
     )
     assert told.reason() == "RollingOut"
@@ -374,7 +374,7 @@ TOLD_SECONDS = 30
 """From the moment when a worker could tell what is wrong with a task, until its condition does."""
 
 
-def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_and_is_healed_by_the_right_number(
+def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_and_is_fixed_by_the_right_number(
     team: Team,
 ):
     """Applied together with its pool, as the quick start does: it is in the backend before the first worker is."""
@@ -391,7 +391,7 @@ def test_a_dynamic_task_with_other_partitions_than_its_module_stops_no_worker_an
     seen = team.kubectl.wait_for_task(
         "users", "is told", lambda task: task.reason() == "PartitionsDiffer", TOLD_SECONDS
     )
-    assert "must be 1, as the task module has it, not 8" in seen.condition("Ready")["message"]
+    assert "must be 1, as in the task module, not 8" in seen.condition("Ready")["message"]
     assert seen.is_false("Scheduled")
     team.kubectl.wait_for_task("users", "is Stalled", lambda task: task.is_true("Stalled"), TOLD_SECONDS + 10)
     assert _restarts(team) == 0
@@ -417,7 +417,7 @@ def _restarts(team: Team) -> int:
     )
 
 
-def test_permits_of_a_large_limit_are_made_as_they_are_needed_and_go_with_their_task(
+def test_permits_of_a_large_limit_are_created_as_needed_and_removed_with_their_task(
     team: Team, operator: Installation
 ):
     operator.ensure(

@@ -172,7 +172,7 @@ def test_a_suspended_task_does_not_run_unless_it_is_asked_to_and_resumes_from_th
     assert len(late) == 1, late  # the one that was asked for
 
 
-def test_suspend_suspends_although_the_rest_of_the_spec_is_wrong(team: Team):
+def test_suspend_suspends_although_the_rest_of_the_spec_is_invalid(team: Team):
     team.schedule("hurried")
     team.wait_for_runs("hurried", 2)
 
@@ -191,7 +191,7 @@ def test_suspend_suspends_although_the_rest_of_the_spec_is_wrong(team: Team):
     assert team.task("hurried").is_false("Suspended")
 
 
-def test_the_end_of_a_run_that_was_asked_for_shows_within_two_seconds_however_often_one_asks(team: Team):
+def test_the_end_of_a_requested_run_shows_within_two_seconds_however_often_runs_are_requested(team: Team):
     team.schedule("impatient", schedule="0 3 * * *")
 
     for number in range(1, 7):
@@ -214,7 +214,7 @@ def test_the_end_of_a_run_that_was_asked_for_shows_within_two_seconds_however_of
         assert not seen["status"].get("active")
 
 
-def test_the_next_time_of_a_task_that_runs_each_second_is_not_in_the_past(team: Team):
+def test_the_next_time_of_a_task_that_runs_every_second_is_not_in_the_past(team: Team):
     team.schedule("brisk", intervalSeconds=1)
     team.wait_for_runs("brisk", 10)
 

@@ -74,9 +74,7 @@ def end_of_run(world):
 
 
 @pytest.mark.parametrize("run_seconds", [0.1, 2, 20, 100])
-def test_the_end_of_a_run_that_was_asked_for_shows_within_two_seconds_whatever_was_written_before(
-    world, run_seconds
-):
+def test_the_end_of_a_requested_run_shows_within_two_seconds_whatever_was_written_before(world, run_seconds):
     world.api.create(task_each(1))
     for _ in every(world, 1, 3 * BURST):
         pass
@@ -122,7 +120,7 @@ def test_the_next_time_of_a_healthy_task_is_never_in_the_past(world, seconds):
         assert told > now(world) - SECOND, world.loop.now / SECOND
 
 
-def test_a_task_that_nobody_runs_any_more_has_its_next_time_in_the_past_soon(world):
+def test_a_task_that_no_worker_runs_any_more_soon_has_its_next_time_in_the_past(world):
     world.api.create(task_each(5))
     for _ in every(world, 5, 20):
         pass

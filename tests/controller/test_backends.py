@@ -73,7 +73,7 @@ async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, ca
             )
 
 
-async def test_a_server_that_repeats_the_password_is_not_believed(tmp_path):
+async def test_a_password_that_a_server_repeats_is_redacted(tmp_path):
     async def refuse(reader, writer):
         with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             while await reader.read(4096):
@@ -105,7 +105,7 @@ class Saying(Backend):
 
 
 @pytest.mark.parametrize("kind", [StoreRefusedError, StoreUnavailableError, RuntimeError])
-async def test_words_of_a_driver_lose_what_is_secret(tmp_path, kind):
+async def test_messages_of_a_driver_are_redacted(tmp_path, kind):
     url = f"postgresql://shop:{ENCODED}@db.example/shop"
     saying = Saying(url, kind(f"{url}: cannot log in with {PASSWORD}"))
 
@@ -115,7 +115,7 @@ async def test_words_of_a_driver_lose_what_is_secret(tmp_path, kind):
     assert ("cannot log in" in fault) is (kind is not RuntimeError)
 
 
-async def test_words_that_change_at_each_try_are_told_once_in_a_while(tmp_path):
+async def test_a_message_that_changes_at_each_attempt_is_reported_once_in_a_while(tmp_path):
     url = f"postgresql://shop:{ENCODED}@db.example/shop"
     saying = Saying(url, *(StoreUnavailableError(f"try {number}") for number in range(100)))
     told = []
@@ -143,7 +143,7 @@ async def test_the_log_of_a_pass_that_a_backend_failed_tells_no_secret(tmp_path,
     )
     (backend,) = backends
     keeping = asyncio.ensure_future(backend.keep(lambda: None, lambda name, _: name))
-    queue = Queue(lambda error: "a backend" if kind is StoreUnavailableError else None, 0, backends.words_of)
+    queue = Queue(lambda error: "a backend" if kind is StoreUnavailableError else None, 0, backends.message_of)
     failed = asyncio.Event()
 
     async def reconcile(key):

@@ -85,7 +85,7 @@ def test_the_next_failure_of_a_failing_task_is_an_outcome_whatever_its_message()
     assert difference(before, task.later(MINUTE).failed("two").look()) is Difference.OUTCOMES
 
 
-def test_what_was_asked_for_and_begun_is_waited_for():
+def test_a_requested_run_that_has_begun_is_waited_for():
     task = seen()
     before = task.status
     state = replace(task.record.state, handled=Requests(run="now"))

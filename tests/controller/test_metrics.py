@@ -82,7 +82,7 @@ def test_ages_grow_between_scrapes_and_are_not_there_before_the_first_time(measu
     assert value(measured, "resync_duration_seconds_sum") == 2
 
 
-def test_tasks_are_counted_by_what_their_conditions_say_as_soon_as_it_changes(measured):
+def test_tasks_are_counted_by_their_conditions_as_soon_as_these_change(measured):
     counts = ConditionCounts(measured.count_condition)
 
     counts.note(TASK, status_of(Ready="True", Stalled="False"))

@@ -17,8 +17,8 @@ from pyncette.controller.pool_status import (
     SETTLING,
     PoolSurroundings,
     StoredPool,
+    points_to_pods,
     rolling_out,
-    shows_pods,
     status_of_pool,
 )
 from pyncette.members import Member
@@ -251,12 +251,12 @@ def test_workers_that_are_ready_are_counted_in_the_right_number(count, message):
     )
 
 
-def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_look_at():
+def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_check():
     first = told(deployment=STARTING, members=())
-    assert not shows_pods(first.status)
+    assert not points_to_pods(first.status)
     assert first.again_at == NOW + 30 * SECOND
     nearly = told(seen=then(UNSEEN, first), at=29, deployment=STARTING, members=())
-    assert not shows_pods(nearly.status)
+    assert not points_to_pods(nearly.status)
 
     late = told(seen=then(UNSEEN, first), at=30, deployment=STARTING, members=())
 
@@ -264,19 +264,19 @@ def test_a_pod_that_is_not_ready_for_half_a_minute_brings_what_to_look_at():
     message = condition(late, "Ready").message
     assert message.startswith("The worker is not ready. See kubectl describe pods -n shop")
     assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
-    assert shows_pods(late.status)
+    assert points_to_pods(late.status)
     assert condition(late, "Reconciling").message == message
 
 
-def test_a_rollout_that_comes_on_is_left_alone_however_long_it_takes():
+def test_a_rollout_that_makes_progress_says_nothing_to_check_however_long_it_takes():
     first = told(deployment=deployment(9, updated=3, available=1), members=())
     comes_on = deployment(9, updated=5, available=4, progressed_at="2030-01-01T00:04:45Z")
 
     going = told(seen=then(UNSEEN, first), at=300, deployment=comes_on, members=())
     stands = told(seen=then(UNSEEN, first), at=315, deployment=comes_on, members=())
 
-    assert not shows_pods(going.status)
-    assert shows_pods(stands.status)
+    assert not points_to_pods(going.status)
+    assert points_to_pods(stands.status)
 
 
 def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
@@ -375,13 +375,13 @@ BACKENDS = {
 }
 
 
-def test_a_backend_that_is_away_is_told_in_the_words_of_the_log():
+def test_a_backend_that_is_away_is_reported_with_the_error_of_the_log():
     fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
 
     said = told(access=Access.DOWN, members=None, fault=fault)
 
     assert condition(said, "BackendReachable").message == (
-        f'The backend "default" cannot be used by the operator: {fault}. Workers go on by themselves where they reach it.'
+        f'The backend "default" cannot be used by the operator: {fault}. Workers that can reach it keep running.'
     )
 
 

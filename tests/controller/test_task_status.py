@@ -21,7 +21,7 @@ ONCE = {"executeAt": "2030-01-01T08:01:00Z"}
 NEVER = {"schedule": "0 0 31 2 *"}
 UNKNOWN = {"members": (OTHERS,)}
 DELETED = {"exists": False, "access": Access.UNKNOWN, "members": None, "wanted": None}
-POOL_INVALID = {"invalid": True, "access": Access.UNKNOWN, "members": None, "trouble": "has an invalid spec"}
+POOL_INVALID = {"invalid": True, "access": Access.UNKNOWN, "members": None, "problem": "has an invalid spec"}
 
 
 def mirrored(**spec):
@@ -331,12 +331,12 @@ def knows(count, name="worker-1", refused=()):
     return Member(name, handlers=("send",), partitions=counts, refused=refused)
 
 
-def test_a_dynamic_task_with_other_partitions_than_the_module_is_told_at_once_and_stuck_after_half_a_minute():
+def test_a_dynamic_task_with_other_partitions_than_the_module_is_reported_at_once_and_stalled_after_half_a_minute():
     task = dynamic(8, knows(1))
 
     assert task.ready == "False PartitionsDiffer"
-    assert "spec.partitions: must be 1, as the task module has it, not 8" in task.condition("Ready").message
-    assert "delete this task, and apply it with that number" in task.condition("Ready").message
+    assert "spec.partitions: must be 1, as in the task module, not 8" in task.condition("Ready").message
+    assert "delete this task, and apply it again with that number" in task.condition("Ready").message
     assert task.said("Scheduled") == "False PartitionsDiffer"
     assert task.seen_by_flux == IN_PROGRESS
     task.now = task.again_at
@@ -344,7 +344,7 @@ def test_a_dynamic_task_with_other_partitions_than_the_module_is_told_at_once_an
     assert task.seen_by_flux == FAILED
 
 
-def test_it_stays_told_while_no_worker_runs_and_is_well_once_the_module_has_its_partitions():
+def test_it_stays_reported_while_no_worker_runs_and_is_well_once_the_module_has_its_partitions():
     task = dynamic(8, knows(1)).later(MINUTE).look()
 
     assert task.to_pool(members=()).look().ready == "False PartitionsDiffer"
@@ -356,7 +356,7 @@ def test_partitions_that_one_worker_has_or_may_have_are_right(members):
     assert dynamic(8, *members).ready == "True Scheduled"
 
 
-def test_a_suspended_dynamic_task_is_told_as_well():
+def test_a_suspended_dynamic_task_is_reported_as_well():
     task = dynamic(8, knows(1)).edit(dynamic=True, partitions=8, suspend=True).mirror().look()
 
     assert task.ready == "False PartitionsDiffer"
@@ -372,7 +372,7 @@ def test_a_rollout_is_waited_for_since_it_may_bring_the_count():
 
 
 @pytest.mark.parametrize("partitions", [None, 4])
-def test_a_handler_that_all_workers_refuse_is_told_with_the_stored_count(partitions):
+def test_a_handler_that_all_workers_refuse_is_reported_with_the_stored_count(partitions):
     """Also at a task with a schedule of its own that runs the handler of a template."""
     spec = {"intervalSeconds": 60} if partitions is None else {"dynamic": True, "partitions": 4}
     task = Scene(**spec).to_pool(members=(knows(4, refused=("send",)),)).mirror()
@@ -386,7 +386,7 @@ def test_a_handler_that_all_workers_refuse_is_told_with_the_stored_count(partiti
     assert ("stored in 8 partitions" in task.condition("Ready").message) is (partitions is not None)
 
 
-def test_a_worker_that_is_about_to_take_a_handler_up_is_not_told_of():
+def test_a_worker_that_is_about_to_accept_a_handler_is_not_reported():
     """Its status could then not be corrected for half a minute."""
     assert dynamic(4, knows(4, refused=("send",))).ready == "True Scheduled"
 
@@ -397,20 +397,20 @@ def test_a_worker_that_serves_a_handler_is_enough_though_another_refuses_it():
     assert dynamic(4, *members).ready == "True Scheduled"
 
 
-def test_a_dynamic_task_whose_handler_has_no_instances_is_told():
+def test_a_dynamic_task_whose_handler_has_no_instances_is_reported():
     member = Member("worker-1", handlers=("send", "other"), partitions=(("other", 1),))
 
     task = dynamic(1, member).later(MINUTE).look()
 
     assert task.said("Stalled") == "True HandlerNotDynamic"
-    assert "declare it by @app.dynamic_task()" in task.condition("Ready").message
+    assert "declare it with @app.dynamic_task()" in task.condition("Ready").message
 
 
-def test_instances_in_partitions_that_nobody_polls_are_told():
+def test_instances_in_unpolled_partitions_are_reported():
     task = dynamic(1, knows(1), strays=(5, 7))
 
     assert task.said("Stalled") == "True PartitionsDiffer"
-    assert "stored in partitions beyond its own (5, 7)" in task.condition("Ready").message
+    assert "Instances in unpolled partitions (5, 7) do not run" in task.condition("Ready").message
 
 
 # --- A handler that nobody knows -------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def test_once_mirrored_nothing_changes_while_the_backend_is_away(scene):
     assert task.status == before
 
 
-def test_a_pool_that_was_deleted_is_told_and_no_worker_is_said_to_know_the_handler():
+def test_a_pool_that_was_deleted_is_reported_and_no_worker_is_said_to_know_the_handler():
     task = deleted_for(30 * SECOND).look()
 
     assert task.said("HandlerResolved") == "Unknown PoolNotFound"
@@ -575,7 +575,7 @@ def test_a_pool_that_was_deleted_is_told_and_no_worker_is_said_to_know_the_handl
         assert "was deleted" in message
 
 
-def test_an_operator_that_restarts_tells_of_a_deleted_pool_as_the_one_before():
+def test_an_operator_that_restarts_reports_a_deleted_pool_as_before():
     task = deleted_for(20 * SECOND).look()
 
     task.record = None  # which the new process has not read yet
@@ -620,9 +620,9 @@ def test_a_pool_that_comes_back_makes_its_tasks_well_once_a_worker_is_there():
     assert task.look().ready == "True Scheduled"
 
 
-def test_a_task_without_a_worker_points_at_what_its_pool_says():
-    trouble = "is stalled (ProgressDeadlineExceeded). See kubectl describe pyncetteworkerpool default -n shop"
-    task = mirrored().to_pool(members=(), trouble=trouble).look()
+def test_a_task_without_a_worker_points_to_the_problem_of_its_pool():
+    problem = "is stalled (ProgressDeadlineExceeded). See kubectl describe pyncetteworkerpool default -n shop"
+    task = mirrored().to_pool(members=(), problem=problem).look()
 
     assert task.condition("Ready").message == (
         'The pool "default" has no worker yet. It is stalled (ProgressDeadlineExceeded). '
@@ -630,7 +630,7 @@ def test_a_task_without_a_worker_points_at_what_its_pool_says():
     )
 
 
-def test_a_backend_that_cannot_be_used_is_told_in_the_words_of_the_log():
+def test_a_backend_that_cannot_be_used_is_reported_with_the_error_of_the_log():
     fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
     task = down(Scene()).to_pool(fault=fault).look()
 
@@ -675,7 +675,7 @@ def test_a_refused_spec_says_all_that_is_wrong_and_what_goes_on():
 @pytest.mark.parametrize(
     "spec", [{"schedule": "* * * * * * * *"}, {"schedule": "0 0 31 2 *"}, {"schedule": "gibberish"}]
 )
-def test_a_refused_spec_ends_its_sentences_once_and_speaks_of_no_library(spec):
+def test_a_refused_spec_ends_its_sentences_once_and_names_no_library(spec):
     for task in (Scene(**spec).look(), settled().edit(**spec).look()):
         message = task.condition("Ready").message
         assert ".." not in message

@@ -204,7 +204,7 @@ async def test_suspend_suspends_whatever_else_is_wrong_and_its_end_resumes_the_l
     assert bench.condition("Scheduled")["status"] == "True"
 
 
-async def test_a_correct_spec_after_a_suspension_beside_it_is_written_as_usual(bench):
+async def test_a_correct_spec_after_a_suspension_alone_is_written_as_usual(bench):
     bench.task(schedule="0 12 * * *")
     await bench.start()
     bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
@@ -220,7 +220,7 @@ async def test_a_correct_spec_after_a_suspension_beside_it_is_written_as_usual(b
     assert suspended(bench) == "True Suspended"
 
 
-async def test_a_good_generation_that_is_suspended_itself_stays_so_under_a_wrong_one(bench):
+async def test_a_valid_generation_that_is_suspended_itself_stays_so_under_an_invalid_one(bench):
     bench.task(schedule="0 12 * * *", suspend=True)
     await bench.start()
 
@@ -232,7 +232,7 @@ async def test_a_good_generation_that_is_suspended_itself_stays_so_under_a_wrong
     assert (await bench.record()).claimable_at is None
 
 
-async def test_a_suspension_beside_a_wrong_spec_holds_and_ends_across_restarts(bench):
+async def test_a_suspension_with_an_invalid_spec_holds_and_ends_across_restarts(bench):
     bench.task(schedule="0 12 * * *")
     await bench.start()
     bench.api.edit(TASKS, "default/report", suspend=True, **WRONG)
@@ -293,7 +293,7 @@ async def test_suspend_suspends_if_the_spec_cannot_be_followed_elsewhere(bench, 
     assert (await bench.record()).claimable_at is not None
 
 
-async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_told_and_breaks_none(bench):
+async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_reported_and_breaks_none(bench):
     """Stored with its own count, no worker would serve it; and it said Ready."""
     async with bench.worker("send", partitions=(("send", 1),)):
         await bench.start()
@@ -303,7 +303,7 @@ async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_tol
             lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
         )
 
-        assert "must be 1, as the task module has it, not 8" in bench.condition("Ready", "users")["message"]
+        assert "must be 1, as in the task module, not 8" in bench.condition("Ready", "users")["message"]
         assert bench.condition("Scheduled", "users")["status"] == "False"
         assert (await bench.record("send")).spec.partitions == 1
 
@@ -317,7 +317,7 @@ async def test_a_dynamic_task_with_other_partitions_than_its_workers_have_is_tol
         assert record.spec.partitions == 1
 
 
-async def test_instances_that_no_worker_polls_are_told_at_their_dynamic_task(bench):
+async def test_instances_that_no_worker_polls_are_reported_at_their_dynamic_task(bench):
     async with bench.worker("send", partitions=(("send", 2),)):
         await bench.start()
         bench.task("users", dynamic=True, partitions=2)
@@ -331,7 +331,7 @@ async def test_instances_that_no_worker_polls_are_told_at_their_dynamic_task(ben
         await bench.until(
             lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
         )
-        assert "beyond its own (5)" in bench.condition("Ready", "users")["message"]
+        assert "unpolled partitions (5)" in bench.condition("Ready", "users")["message"]
 
 
 async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):

@@ -56,7 +56,7 @@ class Worker:
         await self.context.schedule_task(self.template, name, interval=timedelta(seconds=0.2))
 
 
-async def test_a_dynamic_task_with_other_partitions_stops_no_worker_and_is_healed_by_the_right_number(bench):
+async def test_a_dynamic_task_with_other_partitions_stops_no_worker_and_is_fixed_by_the_right_number(bench):
     """All in one apply, as the finding has it: the operator mirrors before the first worker runs."""
     bench.task("users", dynamic=True, partitions=8)
     bench.task("beat", handler="tick", intervalSeconds=1)
@@ -66,7 +66,7 @@ async def test_a_dynamic_task_with_other_partitions_stops_no_worker_and_is_heale
     async with Worker(bench).at_work() as worker:
         await bench.until(lambda: "beat" in worker.ran)
         await bench.until(lambda: bench.condition("Ready", "users")["reason"] == "PartitionsDiffer")
-        assert "must be 1, as the task module has it, not 8" in bench.condition("Ready", "users")["message"]
+        assert "must be 1, as in the task module, not 8" in bench.condition("Ready", "users")["message"]
         await worker.schedule("ada")
         await bench.until(lambda: "ada" in worker.ran)
 
@@ -78,7 +78,7 @@ async def test_a_dynamic_task_with_other_partitions_stops_no_worker_and_is_heale
         await bench.until(lambda: {"ada", "beat"} <= {*worker.ran})
 
 
-async def test_instances_of_another_count_are_kept_and_told_until_the_stored_count_is_rolled_out(bench):
+async def test_instances_of_another_count_are_kept_and_reported_until_the_stored_count_is_rolled_out(bench):
     bench.task("users", dynamic=True, partitions=8)
     bench.task("beat", handler="tick", intervalSeconds=1)
     await bench.start()

@@ -741,7 +741,7 @@ async def permits(folder, name="report", handler="send"):
     return [number_of(record) for record in await folder.store.scan(partition, name, None, 100)]
 
 
-async def test_the_permits_of_a_limit_go_with_their_task_after_the_grace(folder):
+async def test_the_permits_of_a_limit_are_removed_with_their_task_after_the_grace(folder):
     await folder.apply(named("report", maxConcurrentRuns=10_000))
     await make_permits(folder, 9)
 
@@ -782,7 +782,7 @@ async def test_a_removal_that_was_broken_off_leaves_no_permits_either(folder, mo
 
 
 @pytest.mark.parametrize(("limit", "left"), [({"maxConcurrentRuns": 2}, [0, 1]), ({}, [])])
-async def test_permits_go_with_a_limit_that_is_lowered_or_taken_away(folder, limit, left):
+async def test_permits_are_removed_with_a_limit_that_is_lowered_or_removed(folder, limit, left):
     await folder.apply(named("report", maxConcurrentRuns=9, concurrencyPolicy="Allow"))
     await make_permits(folder, 9)
 
@@ -812,7 +812,7 @@ async def test_permits_do_not_stay_where_a_task_has_moved_away(folder):
     assert await permits(folder) == []
 
 
-async def test_permits_of_a_template_go_with_it(folder):
+async def test_permits_of_a_template_are_removed_with_it(folder):
     template = named("users", intervalSeconds=None, dynamic=True, maxConcurrentRuns=9)
     await folder.apply(template)
     await make_permits(folder, 9, "send")

@@ -72,7 +72,7 @@ def test_an_occurrence_that_no_worker_took_is_still_the_next_one_and_only_later_
     assert clocks(status.upcoming_schedule_times)[:2] == ["09:01:00", "09:02:00"]
 
 
-STANDS = 30 * SECOND
+WRITE_INTERVAL = 30 * SECOND
 
 
 @pytest.mark.parametrize(
@@ -85,20 +85,24 @@ STANDS = 30 * SECOND
         task(schedule="* * * * * */7"),
     ],
 )
-def test_a_schedule_that_is_due_often_shows_a_time_that_stays_ahead_while_the_status_stands(given):
+def test_a_schedule_that_is_due_often_shows_a_time_that_stays_ahead_until_the_next_write(given):
     record = record_of(given)
     period = max(
         1, (status_of(record, EIGHT).upcoming_schedule_times[1] - datetime_of(record.due_at)).seconds
     )
 
-    status = status_of(record, EIGHT, stands=STANDS)
+    status = status_of(record, EIGHT, write_interval=WRITE_INTERVAL)
 
     shown = instant_of(status.next_schedule_time)
-    assert EIGHT + STANDS + period * SECOND < shown <= EIGHT + STANDS + (3 * period + 6) * SECOND
+    assert (
+        EIGHT + WRITE_INTERVAL + period * SECOND < shown <= EIGHT + WRITE_INTERVAL + (3 * period + 6) * SECOND
+    )
     assert status.upcoming_schedule_times[0] == status.next_schedule_time
     assert (shown - record.due_at) % (period * SECOND) == 0
     # It follows from the record alone: time that passes is no reason for another write.
-    assert status_of(record, record.due_at - 1, stands=STANDS) == status_of(record, EIGHT, stands=STANDS)
+    assert status_of(record, record.due_at - 1, write_interval=WRITE_INTERVAL) == status_of(
+        record, EIGHT, write_interval=WRITE_INTERVAL
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,20 +111,25 @@ def test_a_schedule_that_is_due_often_shows_a_time_that_stays_ahead_while_the_st
 def test_a_schedule_that_is_due_seldom_shows_its_very_next_time(given):
     record = record_of(given)
 
-    assert status_of(record, EIGHT, stands=STANDS) == status_of(record, EIGHT)
+    assert status_of(record, EIGHT, write_interval=WRITE_INTERVAL) == status_of(record, EIGHT)
 
 
-def test_a_task_that_no_worker_takes_shows_the_time_that_has_passed_however_often_it_is_due():
+def test_a_task_that_no_worker_claims_shows_the_time_that_has_passed_however_often_it_is_due():
     record = record_of(task(intervalSeconds=5))
     now = record.due_at + 31 * SECOND
 
-    assert instant_of(status_of(record, now, stands=STANDS).next_schedule_time) == record.due_at
+    assert (
+        instant_of(status_of(record, now, write_interval=WRITE_INTERVAL).next_schedule_time) == record.due_at
+    )
 
 
 def test_the_last_times_of_a_window_are_shown_as_they_are():
     record = record_of(task(intervalSeconds=5, notAfter="2030-01-01T08:00:20Z"))
 
-    assert instant_of(status_of(record, EIGHT, stands=STANDS).next_schedule_time) == record.due_at
+    assert (
+        instant_of(status_of(record, EIGHT, write_interval=WRITE_INTERVAL).next_schedule_time)
+        == record.due_at
+    )
 
 
 def test_a_year_of_missed_seconds_costs_nothing():

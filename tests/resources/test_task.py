@@ -73,8 +73,8 @@ REFUSED = {
     "an import path": (
         {**MINUTELY, "handler": "tasks:send"},
         (
-            "spec.handler: handler is a name that the pool's task module registers, such as send_report, and not an import "
-            "path: remove what stands before ':' or '/', and white space"
+            "spec.handler: handler must be a name that the pool's task module registers, such as send_report, and not an "
+            "import path: remove white space, and everything up to ':' or '/'"
         ),
     ),
     "a handler with a line end, as a block of YAML has it": (
@@ -114,8 +114,8 @@ REFUSED = {
     "a cron expression with too few fields": (
         {"handler": "send", "schedule": "0 12 * *"},
         (
-            "spec.schedule: [0 12 * *] is not acceptable: it has 4 fields, and a cron expression has 5, "
-            "or 6 with seconds last, or 7 with the year after them"
+            "spec.schedule: [0 12 * *] is not acceptable: it has 4 fields, but a cron expression has 5, "
+            "6 with seconds last, or 7 with the year after them"
         ),
     ),
     "a cron expression out of range": (

@@ -57,7 +57,7 @@ def test_no_part_of_a_url_that_opens_a_backend_is_shown(password, form, words):
         "SQLite database /data/jobs.db cannot be written: grant the right to the file and its folder",
     ],
 )
-def test_what_helps_stays(words):
+def test_what_helps_is_kept(words):
     assert without_secrets(words, [form.format("hunter2") for form in URLS]) == words
 
 
@@ -67,7 +67,7 @@ def test_a_host_without_a_user_stays():
     assert without_secrets(words, ["postgresql://db.example:5432/shop"]) == words
 
 
-def test_what_looks_like_a_secret_goes_though_nobody_knows_it():
+def test_what_looks_like_a_secret_is_redacted_although_it_is_unknown():
     assert "k3y" not in without_secrets("tried mysql://root:k3y@old/db")
     assert "k3y" not in without_secrets("old settings: password=k3y, host=db")
     assert "FwoGZXIvYXdzE" not in without_secrets("x-amz-security-token:FwoGZXIvYXdzE/x+y=")
@@ -79,7 +79,7 @@ def test_credentials_of_the_environment_are_not_shown(monkeypatch):
     assert "wJalrXUtnFEMI" not in without_secrets("the key wJalrXUtnFEMI does not match")
 
 
-def test_words_are_the_same_at_each_try_on_one_line_and_short():
+def test_messages_are_the_same_at_each_attempt_on_one_line_and_short():
     first = without_secrets("no primary:\n <Retry object at 0x7f602ac4ee90>")
 
     assert first == without_secrets("no primary:\n <Retry object at 0x7f602b90c510>") == "no primary: <Retry>"

@@ -417,7 +417,7 @@ async def test_permits_grow_with_what_runs_and_never_above_the_limit():
     assert await numbers_of(bench) == list(range(150))
 
 
-async def test_permits_that_went_are_made_again_while_the_task_is_there():
+async def test_permits_that_were_removed_are_created_again_while_the_task_exists():
     """They go with a task that is removed, and it may be back before a worker that had seen them all looks again."""
     handler = Registered("h", AUTOMATIC, call=lambda _: bench.sleep(1))
     bench = Bench(handler)
@@ -438,7 +438,7 @@ async def test_permits_that_went_are_made_again_while_the_task_is_there():
     assert handler.most_at_once == 2
 
 
-async def test_a_worker_that_waits_makes_no_permits_for_a_task_that_is_gone():
+async def test_a_worker_that_waits_creates_no_permits_for_a_task_that_is_gone():
     handler = Registered("h", Policies(max_concurrent=1, lease=60 * SECOND), call=lambda _: bench.sleep(30))
     bench = Bench(handler)
     await due_at_once(bench, handler, 3)

@@ -236,8 +236,8 @@ def _in_package(file: Path) -> Target | None:
     """
     Return the import path of *file* and the folder above its outermost package; None if it is in no package.
 
-    Its package can then be imported by the module, also relatively, and no second copy of the module is made. It is
-    in no package if its import path is taken by something else, such as a package of the standard library.
+    The module can then import its package, also relatively, and is not loaded a second time. A file counts as in no
+    package if its import path is already taken, such as by a package of the standard library.
     """
     packages = list(takewhile(lambda folder: (folder / "__init__.py").is_file(), file.parents))
     names = [folder.name for folder in reversed(packages)]

@@ -1,4 +1,4 @@
-"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one of them."""
+"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     """
     Return the backend and the realm of *pool* in *namespace*, by the operator's settings and the API server.
 
-    The realm is made as the operator makes it, and is not read from the pool's status. Raises Failure if the settings
-    are not here, if there is no such pool, or if the API server does not answer; ConfigurationError.
+    The realm is derived as the operator derives it, and is not read from the pool's status. Raises Failure if there are no
+    settings or no such pool, or if the API server does not answer; ConfigurationError if the settings are invalid.
     """
     if not namespace or not pool:
         raise Failure("--namespace and --pool must not be empty")
     file = Path(os.environ.get(OPERATOR_CONFIG) or DEFAULT_FILE)
     if not file.exists():
         raise Failure(
-            f"--namespace works where the operator's settings are, and {file} is not found: use {IN_THE_POD}, "
-            "or give --backend-file and --realm"
+            f"--namespace needs the operator's settings, but {file} was not found: run {IN_THE_POD}, "
+            "or pass --backend-file and --realm"
         )
     settings = load_settings(file, os.environ)
 
-    async def ask() -> tuple[str, Manifest]:
+    async def read() -> tuple[str, Manifest]:
         async with Kubernetes(Credentials()) as api:
             found = await _pool(api, namespace, pool)
             return settings.cluster_id or await api.uid_of_namespace(KUBE_SYSTEM), found
 
     try:
-        cluster_id, manifest = asyncio.run(ask())
+        cluster_id, manifest = asyncio.run(read())
     except ApiError as error:
-        raise Failure(f"the API server did not tell where the pool is: {error}", ExitCode.FAILED) from error
+        raise Failure(f"could not read the pool from the API server: {error}", ExitCode.FAILED) from error
     return _backend(settings, manifest), realm_of(cluster_id, namespace, pool)
 
 
@@ -63,7 +63,7 @@ def _hint(name: str, pools: Sequence[str]) -> str:
     if not pools:
         return ", which has no pools"
     close = difflib.get_close_matches(name, pools, n=1)
-    return f"; did you mean --pool {close[0]}?" if close else f"; give one by --pool: {', '.join(pools)}"
+    return f"; did you mean --pool {close[0]}?" if close else f"; choose one with --pool: {', '.join(pools)}"
 
 
 def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
@@ -71,5 +71,5 @@ def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
     name = reference.get("name") or "default"
     backend = settings.backend(name)
     if backend is None:
-        raise Failure(f"the pool names the backend {name}, which the operator's settings do not have")
+        raise Failure(f"the pool names the backend {name}, which is not in the operator's settings")
     return read_backend_file(str(backend.path))

@@ -56,8 +56,8 @@ def backend_of(settings: Settings, path: Path | None) -> Backend:
     if path is not None:
         raise Failure(f"pyncette dev has not run in {path}: there is no {path / STATE}")
     raise Failure(
-        "no backend is said: set PYNCETTE_BACKEND or --backend, or name a folder where pyncette dev has run by --path, "
-        "or in the operator's pod a pool by --namespace"
+        "no backend is said: set PYNCETTE_BACKEND or --backend, or name a folder where pyncette dev has run with --path, "
+        "or, in the operator's pod, a pool with --namespace"
     )
 
 

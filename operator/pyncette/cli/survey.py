@@ -93,7 +93,7 @@ async def find(store: Store, realm: str, name: str) -> list[Record]:
     """
     Return the records of the task NAME, or of the instance TASK/INSTANCE, one of each handler in *realm*.
 
-    A dynamic task is found by the name of its resource, too, while its record has that of its handler.
+    A dynamic task is also found by the name of its resource: its record has the name of its handler.
     """
     partitions = sorted(await store.partitions(realm))
     task, _, instance = name.partition("/")
@@ -101,16 +101,16 @@ async def find(store: Store, realm: str, name: str) -> list[Record]:
     if instance:
         keys += [Key(partition, task, instance) for partition in partitions]
     templates = [Key(partition, partition.handler) for partition in partitions if not partition.number]
-    called = [
+    owned = [
         record.key
         for record in (await store.load(templates) if templates else ())
         if record is not None and record.state.owner is not None and record.state.owner.name == task
     ]
-    handlers = {key.partition.handler for key in called}
+    handlers = {key.partition.handler for key in owned}
     keys += (
         [Key(each, each.handler, instance) for each in partitions if each.handler in handlers]
         if instance
-        else called
+        else owned
     )
     found: dict[tuple[str, str, str], Record] = {}
     for record in await store.load(keys) if keys else ():
@@ -198,7 +198,7 @@ def view_of(found: Found, now: Instant) -> View:
     counting = [*found.homes, *(record for record in found.beside if is_share(record.key))]
     summary = _together([record.state.summary for record in counting])
     return View(
-        name=_called(home) or found.name,
+        name=_resource_name(home) or found.name,
         handler=found.handler,
         schedule=None if home is None else home.spec.schedule,
         standing=Standing.TEMPLATE
@@ -216,8 +216,8 @@ def view_of(found: Found, now: Instant) -> View:
     )
 
 
-def _called(home: Record | None) -> str:
-    """Return the name of the resource whose record has another; empty if it has none."""
+def _resource_name(home: Record | None) -> str:
+    """Return the name of the resource that owns *home*; empty if there is none."""
     owner = None if home is None or home.key.instance else home.state.owner
     return "" if owner is None else owner.name
 

@@ -43,7 +43,7 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 
 
 FAULT_SECONDS: Final = 60.0
-"""So long the words of a fault stay, unless the backend answers: all tasks that wait for it would be told of each change."""
+"""How long a reported error stays the same while a backend does not answer: each change rewrites the status of its tasks."""
 
 
 class Reach(NamedTuple):
@@ -72,16 +72,16 @@ class OpenBackend:
         self.ready = False
         """Whether it answered when it was last asked."""
         self.fault = ""
-        """Why it is not ready, as people are told, without secrets; empty if it is, or was not asked yet."""
+        """Why it is not ready, as reported, without secrets; empty if it is ready, or was not checked yet."""
         self._logged = ""
-        """What the log said last of why it is not ready."""
+        """The error that was logged last."""
         self.place = settings.name
         """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
         self._opened: Backend | None = None
-        """The one that was opened last, or was to be: its URL is what no error may show."""
-        self._told_at = -FAULT_SECONDS
-        """When the words of the fault were last news, by the monotonic clock of the loop."""
+        """The backend of the last attempt to connect: no error may show its URL."""
+        self._fault_since = -FAULT_SECONDS
+        """When the reported error last changed, by the monotonic clock of the loop."""
 
     @property
     def is_alias(self) -> bool:
@@ -178,25 +178,25 @@ class OpenBackend:
 
     def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
         now = asyncio.get_running_loop().time()
-        told = self.words_of(error)
-        if self.ready or told != self._logged:
+        message = self.message_of(error)
+        if self.ready or message != self._logged:
             complain("a backend is not ready", self, error)
-        self._logged = told
-        is_news = self.is_expected or (told != self.fault and now - self._told_at >= FAULT_SECONDS)
+        self._logged = message
+        is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
         if is_news:
-            self.fault, self._told_at = told, now
+            self.fault, self._fault_since = message, now
             on_change()
 
-    def words_of(self, error: Exception) -> str:
-        """Return what people may be told of *error*, in the log and in conditions that tenants read: nothing secret."""
+    def message_of(self, error: Exception) -> str:
+        """Return the message of *error* for the log, and for conditions that tenants read: without secrets."""
         if not isinstance(error, PyncetteException):
-            # A bug, ours or a driver's: nobody knows what its words hold.
-            return f"{type(error).__name__}, which was not expected; the log of the operator has more"
+            # A bug, ours or a driver's: its message may hold anything.
+            return f"unexpected {type(error).__name__}; see the log of the operator"
         return without_secrets(str(error), self.urls()) or type(error).__name__
 
     def urls(self) -> Iterator[str]:
-        """Yield the URLs that were, or are now, those of the backend."""
+        """Yield the URL of the last attempt to connect, and the current one."""
         if self._opened is not None:
             yield self._opened.url
             yield self._opened.renewed().url
@@ -222,7 +222,7 @@ async def _identity_of(store: Store) -> str:
 def complain(what: str, backend: OpenBackend, error: Exception) -> None:
     """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
-    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.words_of(error)})
+    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})
 
 
 class Backends:
@@ -248,7 +248,7 @@ class Backends:
         """Whether all of them answer."""
         return all(backend.ready for backend in self)
 
-    def words_of(self, error: Exception) -> str | None:
+    def message_of(self, error: Exception) -> str | None:
         """Return what the log may have of an *error* that a pass over an object met; None: it is no backend's."""
         if not isinstance(error, StoreError):
             return None

@@ -52,14 +52,14 @@ def condition(
     )
 
 
-def ended(sentence: str) -> str:
-    """Return *sentence* with one mark at its end: those of other programs, and questions, have one already."""
-    sentence = sentence.rstrip(". ") if sentence.endswith(("..", " ")) else sentence
-    return sentence if sentence.endswith((".", "?", "!", "…")) else f"{sentence}."
+def as_sentence(text: str) -> str:
+    """Return *text* with exactly one closing mark: errors of other programs, and questions, may have one already."""
+    text = text.rstrip(". ") if text.endswith(("..", " ")) else text
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
 
 
 def counted(number: int, noun: str) -> str:
-    """Return *number* of what *noun* names, in its plural unless it is one."""
+    """Return *number* and *noun*, in the plural unless the number is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

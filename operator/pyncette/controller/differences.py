@@ -27,9 +27,9 @@ class Difference(IntEnum):
     CONDITIONS = 3
     """The status or the reason of a condition."""
     POOL_GONE = 4
-    """The same, since the pool was deleted, as its reconciler finds. All tasks of the pool are told at once."""
+    """The same, since the pool was deleted, as its reconciler finds. It concerns all tasks of the pool at once."""
     REQUESTS = 5
-    """What was asked for by annotation was begun; or, as its reconciler finds, has ended."""
+    """A request by annotation was handled; or, as the reconciler finds, the requested run has ended."""
     GENERATION = 6
     """Another generation of the spec."""
 
@@ -53,7 +53,7 @@ REQUESTS: Final = (
     "last_handled_resume_request",
     "last_handled_redrive_request",
 )
-"""Fields that answer who asked for something."""
+"""Fields that acknowledge requests by annotation."""
 
 
 def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:

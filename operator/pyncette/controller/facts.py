@@ -31,13 +31,13 @@ class PoolFacts(NamedTuple):
     exists: bool = True
     """False: there is no such pool in the namespace."""
     invalid: bool = False
-    """The pool is there, and its spec is invalid: workers of an earlier generation may go on."""
-    trouble: str = ""
-    """Why it may have no worker, and where to read more, as the end of a sentence about it; empty if nothing is known."""
+    """The pool exists, but its spec is invalid: workers of an earlier generation may keep running."""
+    problem: str = ""
+    """Why it may have no worker, and where to read more, as the predicate of a sentence; empty if no problem is known."""
     backend: str = "default"
     access: Access = Access.OPEN
     fault: str = ""
-    """Why the backend is not reachable, in the words of the log and without secrets; empty if it is, or nobody knows."""
+    """Why the backend is not reachable, as in the log, without secrets; empty if it is reachable, or if that is unknown."""
     rolling_out: bool = False
     """Workers of an earlier template are being replaced, or the first are on their way: a new handler may come with them."""
     wanted: int | None = None
@@ -59,10 +59,10 @@ class TaskFacts(NamedTuple):
     """Runs under way beside the schedule."""
     last_run_id: str | None = None
     strays: tuple[int, ...] = ()
-    """Of a dynamic task: partitions beyond its count that hold instances, which nobody runs."""
+    """Of a dynamic task: partitions beyond its count that hold instances. No worker polls them."""
     instances: Instances | None = None
     """Of a dynamic task, if they were counted this time."""
-    stands: Duration = 0
-    """How long a status that is written now may have to stand before it can be replaced."""
+    write_interval: Duration = 0
+    """How long it may take until a status that is written now can be written again."""
     now: Instant = 0
     """By the backend's clock, or by our own where there is none."""

@@ -136,12 +136,12 @@ BACKEND_UP: Final = Measure(
 TASKS: Final = Measure(
     "tasks",
     Gauge,
-    "Tasks by what their conditions say, as of now",
+    "Current number of tasks by condition and status",
     {"condition": "`Ready`, `Stalled`, `HandlerResolved` …", "status": "`True`, `False` or `Unknown`"},
 )
 POOL_LABELS: Final = {
-    "namespace": "of the pool",
-    "pool": "its name",
+    "namespace": "namespace of the pool",
+    "pool": "name of the pool",
     "backend": "as above",
 }
 DUE: Final = Measure(
@@ -153,7 +153,7 @@ DUE: Final = Measure(
 LATENESS: Final = Measure(
     "lateness_seconds",
     Gauge,
-    "Seconds since the oldest occurrence of that backlog was due; 0 without a backlog. For instances of dynamic tasks it is rounded down: to 10 seconds, half a minute, 1, 2, 5, 10 or 30 minutes, 1, 4 or 24 hours",
+    "Seconds since the oldest occurrence of the backlog was due; 0 without a backlog. For instances of dynamic tasks, rounded down to 10 seconds, half a minute, 1, 2, 5, 10 or 30 minutes, 1, 4 or 24 hours",
     POOL_LABELS,
 )
 
@@ -178,14 +178,14 @@ MEASURES: Final = (
     DUE,
     LATENESS,
 )
-"""All there is. No label has more values with more tasks; two have more with more pools."""
+"""All metrics. No label gets more values with more tasks; `namespace` and `pool` do with more pools."""
 
 
 class Backlog(NamedTuple):
-    """What waits for the workers of a pool."""
+    """The occurrences of a pool that wait for a worker."""
 
     due: int = 0
-    """Occurrences."""
+    """How many there are."""
     late_seconds: float = 0.0
     """Since the oldest of them was due."""
 
@@ -204,7 +204,7 @@ class Metrics:
         self._made = {measure.name: self._make(measure) for measure in MEASURES}
         self._resynced_at: float | None = None
         self._pools: dict[str, set[ObjectName]] = {}
-        """By backend: those that have series."""
+        """By backend: the pools that have series."""
         self.gauge(WATCH_AGE).set(math.nan)
         self.gauge(RESYNC_AGE).set_function(lambda: self._age(self._resynced_at))
 
@@ -251,14 +251,14 @@ class Metrics:
         self.counter(WITHDRAWALS, cause).inc(records)
 
     def count_condition(self, condition: str, status: str, tasks: int) -> None:
-        """Say how many tasks have *condition* with *status*. Without any the series is no longer there."""
+        """Set how many tasks have *condition* with *status*; 0 removes the series."""
         if tasks:
             self.gauge(TASKS, condition, status).set(tasks)
         else:
             self.gauge(TASKS).remove(condition, status)
 
     def set_backlogs(self, backend: str, backlogs: Mapping[ObjectName, Backlog]) -> None:
-        """Say what waits in each pool on *backend*. The series of pools that are not named are no longer there."""
+        """Set the backlog of each pool on *backend*, and remove the series of all other pools."""
         for namespace, pool in self._pools.get(backend, set()) - backlogs.keys():
             self.gauge(DUE).remove(namespace, pool, backend)
             self.gauge(LATENESS).remove(namespace, pool, backend)

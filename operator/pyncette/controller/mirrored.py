@@ -34,7 +34,7 @@ PAGE: Final = 200
 """Records of one look at what is there."""
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
-"""Between two counts of the instances of dynamic tasks that wait: each is a request or more for each partition."""
+"""Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
 
 RETIREMENT: Final[Duration] = 3600 * SECOND
 """So long a realm is still looked at in which nothing is left. A pool that is replaced is back long before."""
@@ -51,12 +51,12 @@ class Home(NamedTuple):
     record: Record
     running: int = 0
     """Runs under way beside the schedule."""
-    asked: int = 0
-    """Extra runs that were asked for and have no outcome yet, under way or not."""
+    requested: int = 0
+    """Requested runs that have no outcome yet, under way or not."""
     late_since: Instant | None = None
     """Since when its next occurrence waits for a worker; None if it does not."""
     strays: tuple[int, ...] = ()
-    """Of a template: partitions beyond its count that hold instances, which nobody runs."""
+    """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
 
 class PoolView(NamedTuple):
@@ -68,14 +68,14 @@ class PoolView(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """What waits for the workers of a pool."""
+    """The backlog of a pool."""
 
     due: int = 0
     since: Instant | None = None
     """When the oldest of them was due; None if nothing waits."""
 
     def with_more(self, due: int, since: Instant | None) -> _Waiting:
-        """Return this and *due* more, of which the oldest was due at *since*."""
+        """Return the sum of this and *due* more, the oldest of which was due at *since*."""
         instants = [at for at in (self.since, since) if at is not None]
         return _Waiting(self.due + due, min(instants, default=None))
 
@@ -88,7 +88,7 @@ class Look(NamedTuple):
     pools: Sequence[ObjectName]
     """Pools whose workers, or whose backlog, are not as they were."""
     backlogs: Mapping[ObjectName, Backlog]
-    """What waits in each pool that there is, without what cannot run."""
+    """The backlog of each existing pool, without tasks that cannot run."""
     seconds: float
     """How long the look took."""
 
@@ -101,7 +101,7 @@ class Mirrored:
     what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
     older: a backend that failed over, or was restored, may have lost what it had.
 
-    *can_run* says of a task whether it is late if its record is: one that is gone, or Stalled, waits for a person.
+    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not.
     """
 
     def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
@@ -118,7 +118,7 @@ class Mirrored:
         self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
-        """By backend and pool: the instances of dynamic tasks that wait, and when they were counted, by the monotonic clock."""
+        """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
         self._looked: set[str] = set()
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
@@ -279,8 +279,8 @@ class Mirrored:
             seconds=time.monotonic() - began_at,
         )
 
-    async def look_at(self, task: ObjectName, home: Home, ledger: Ledger) -> None:
-        """Look at one *home* of *task*, and what runs beside it, without waiting for the next look at all. Raises StoreError."""
+    async def refresh(self, task: ObjectName, home: Home, ledger: Ledger) -> None:
+        """Read one *home* of *task*, and its side runs, without waiting for the next scan. Raises StoreError."""
         key = home.record.key
         found = _homes(ledger.store, [key.partition], home.backend, ledger.clock.now(), key.task)
         async for seen in found:
@@ -300,8 +300,8 @@ class Mirrored:
         """
         Add the records of tasks in *partitions* to *found*. Raises StoreError.
 
-        Return what waits of those that the *workers* could run, the handlers of templates among these, and whether there
-        was no record at all.
+        Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
+        there was no record at all.
         """
         waiting, templates, is_empty = _Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
@@ -315,7 +315,7 @@ class Mirrored:
             # What is the same is kept once: else each look would take the memory of all records again.
             found.setdefault(name, {})[where] = known if known == home and known else home
             handler = home.record.key.partition.handler
-            # Without a worker nobody knows which handlers there are, and all of them wait for one.
+            # Without a worker it is unknown which handlers exist, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
                 continue
             if home.late_since is not None:
@@ -332,7 +332,7 @@ class Mirrored:
         partitions: Sequence[Partition],
         templates: Collection[str],
     ) -> _Waiting:
-        """Return which instances of *templates* wait, as they were counted a moment ago. Raises StoreError."""
+        """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
         if not templates:
             self._instances.pop((backend, pool), None)
             return _Waiting()
@@ -407,7 +407,7 @@ class Mirrored:
 
 
 def _runs_instances(record: Record) -> bool:
-    """Say whether *record* is a template whose instances run."""
+    """Say whether *record* is a template whose instances may run."""
     policies = record.spec.policies
     return (
         record.spec.partitions is not None
@@ -419,7 +419,7 @@ def _runs_instances(record: Record) -> bool:
 def _face(home: Home) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = home.record
-    return record.version, record.fence, record.state, home.running, home.asked, home.strays
+    return record.version, record.fence, record.state, home.running, home.requested, home.strays
 
 
 async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
@@ -452,7 +452,8 @@ async def _homes(
                     home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
                 elif home is not None and home.record.key == key._replace(occurrence=""):
                     home = home._replace(
-                        running=home.running + _runs(record, now), asked=home.asked + is_on_demand(key)
+                        running=home.running + _runs(record, now),
+                        requested=home.requested + is_on_demand(key),
                     )
             last = page[-1].key
             after = last._replace(instance=BEYOND, occurrence="") if last.instance else last

@@ -67,7 +67,7 @@ class Objects:
     resource version: those of one kind grow, and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is
     no number, the generation tells, and the time of creation tells objects of one name apart.
 
-    *noted* is called with the status of each object that changes, as JSON, and with None once it is gone.
+    *noted* is called with the status of each object that changes, as JSON, and with None once the object is gone.
     """
 
     def __init__(

@@ -18,11 +18,11 @@ from pyncette.controller.conditions import (
     RECONCILING,
     STALLED,
     Holds,
+    as_sentence,
     condition,
     condition_of,
     counted,
     cut,
-    ended,
 )
 from pyncette.controller.facts import Access
 from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
@@ -50,13 +50,13 @@ SETTLING: Final[Duration] = 60 * SECOND
 """So long a worker that is ready may take to be registered where the operator sees it, on a backend that is slow."""
 
 READYING: Final[Duration] = 30 * SECOND
-"""So long a pod of a rollout may take to be ready before the pool says what to look at."""
+"""How long pods of a rollout may take to be ready before the message says what to check."""
 
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
 """Nothing tells the operator that a worker has registered, or is gone. While it knows of too few or too many, it asks."""
 
-LOOK_AT_PODS: Final = "See kubectl describe pods"
-"""With this a sentence begins that sends people to the pods."""
+SEE_PODS: Final = "See kubectl describe pods"
+"""The start of the sentence that points to the pods."""
 
 RELEASES_TOLD_MAX: Final = 3
 """Releases of the library that are named in a sentence; of a pool there are two in the midst of a rollout."""
@@ -82,7 +82,7 @@ class PoolSurroundings(NamedTuple):
     now: Instant
     access: Access = Access.OPEN
     fault: str = ""
-    """Why the backend is not reachable, in the words of the log and without secrets; empty if it is, or nobody knows."""
+    """Why the backend is not reachable, as in the log, without secrets; empty if it is reachable, or if that is unknown."""
     backend: PoolBackend | None = None
     """The one that it names; None: the settings have none of that name."""
     realm: str | None = None
@@ -148,10 +148,10 @@ def rolling_out(deployment: Manifest | None) -> bool:
     )
 
 
-def shows_pods(status: PoolStatus) -> bool:
-    """Say whether *status* sends people to the pods of a pool that is not ready."""
+def points_to_pods(status: PoolStatus) -> bool:
+    """Say whether *status* is of a pool that is not ready, and its message points to the pods."""
     ready = condition_of(status, READY)
-    return ready is not None and ready.status != "True" and LOOK_AT_PODS in ready.message
+    return ready is not None and ready.status != "True" and SEE_PODS in ready.message
 
 
 # --- A Deployment ----------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Scale(NamedTuple):
     progress: str
     """Reason of its condition Progressing; empty if it has none."""
     progressed_at: Instant | None
-    """When the rollout last came on, by the API server's clock; None if that is not known."""
+    """When the rollout last made progress, by the API server's clock; None if that is unknown."""
     trouble: str
     """Why pods cannot be made, such as a quota; empty if they can."""
 
@@ -330,7 +330,7 @@ def _refused(case: _Case, refusal: Refusal) -> _Outlook:
     said = "; ".join(map(str, refusal.problems))
     tail = _goes_on(case)
     reason = Reason.of(refusal.problems[0].reason) or Reason.INVALID
-    message = ended(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
+    message = as_sentence(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
     return _Outlook(_Phase.STUCK, reason, message)
 
 
@@ -388,7 +388,7 @@ def _rolled(case: _Case, pool: PyncetteWorkerPool) -> _Outlook:
         return _fell_behind(case, scale, pool)
     if not scale.observed:
         return _Outlook(_Phase.UNDER_WAY, Reason.ROLLING_OUT, "The cluster has not begun with it.")
-    # A rollout that comes on is left alone, however long it takes.
+    # While a rollout makes progress, there is nothing to check, however long it takes.
     begun = case.since(RECONCILING)
     limit = max(begun, min(scale.progressed_at or begun, case.now)) + READYING
     if case.now < limit:
@@ -553,7 +553,7 @@ def _again_at(case: _Case, outlook: _Outlook) -> Instant | None:
 
 
 def _progress(scale: Scale) -> str:
-    """Say how many workers are ready, which is what counts, and how far their replacement is."""
+    """Say how many workers are ready, and how far the rollout is."""
     said = f"{_of(scale.available, scale.wanted)} ready."
     if scale.updated < scale.wanted:
         said += f" {_of(scale.updated, scale.wanted)} started from the current spec."
@@ -561,11 +561,11 @@ def _progress(scale: Scale) -> str:
     if older > 0:
         goes = "runs until it is" if older == 1 else "run until they are"
         said += f" {counted(older, 'older worker')} {goes} replaced."
-    return f"{said} Pods cannot be made: {ended(scale.trouble)}" if scale.trouble else said
+    return f"{said} Pods cannot be made: {as_sentence(scale.trouble)}" if scale.trouble else said
 
 
 def _of(number: int, wanted: int) -> str:
-    """Return how many of all wanted workers something is true of; the sentence goes on from there."""
+    """Return the start of a sentence about *number* of all *wanted* workers, which ends in an adjective or a participle."""
     if number == 0 and wanted:
         return "The worker is not" if wanted == 1 else f"None of {wanted} workers is"
     return f"{number} of {counted(wanted, 'worker')} {'is' if number == 1 else 'are'}"
@@ -579,7 +579,7 @@ def _what_to_look_at(case: _Case) -> str:
     """Say what the operator would look at, if it were allowed to see pods and Secrets."""
     namespace, name = case.seen.name
     return (
-        f"{LOOK_AT_PODS} -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
+        f"{SEE_PODS} -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "
         "image that can be pulled, runs as a numbered user other than 0 and holds the module and the library, and room on a "
         f"node. The library's release must be the operator's {__version__}, or one next to it."
     )
@@ -621,5 +621,7 @@ def _of_other_releases(members: Sequence[Member]) -> str:
 def _away(case: _Case) -> str:
     name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
     fault = case.around.fault
-    why = f"cannot be used by the operator: {ended(fault)}" if fault else "does not answer the operator."
-    return f"The backend{name} {why} Workers go on by themselves where they reach it."
+    why = (
+        f"cannot be used by the operator: {as_sentence(fault)}" if fault else "does not answer the operator."
+    )
+    return f"The backend{name} {why} Workers that can reach it keep running."

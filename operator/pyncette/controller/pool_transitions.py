@@ -8,7 +8,7 @@ from pyncette.clock import Instant
 from pyncette.controller.api import POOLS, Manifest
 from pyncette.controller.conditions import READY, STALLED, condition_of
 from pyncette.controller.events import Occasion, Regarding, event
-from pyncette.controller.pool_status import BACKEND_REACHABLE, shows_pods
+from pyncette.controller.pool_status import BACKEND_REACHABLE, points_to_pods
 from pyncette.controller.reasons import Reason
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
@@ -20,9 +20,10 @@ def events_of_pool(
     """
     Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
 
-    Told are: that a pool got stuck, that its workers are not ready any more, or not soon in a rollout, and that all is well
-    again, or as the pool says now; that it is scaled to zero; that its backend is away, and back. Not told are: each step of a rollout, of which
-    the Deployment has Events, and anything of a pool that is seen for the first time, unless it is stuck.
+    Reported are: that a pool got stuck, that its workers are no longer ready, or not ready soon in a rollout, and that all is
+    well again, or as the pool says now; that it is scaled to zero; that its backend is away, and back. Not reported are: each
+    step of a rollout, of which the Deployment has Events, and anything of a pool that is seen for the first time, unless it is
+    stuck.
 
     An Event that is there already by its name was told: whoever creates them takes that for done.
     """
@@ -63,13 +64,13 @@ def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
 
 
 def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
-    """Tell once what to look at while a rollout waits for its pods; Ready has the same reason before and after."""
+    """Report once what to check while a rollout waits for its pods; the reason of Ready does not change then."""
     ready = condition_of(after, READY)
     if (
         ready is None
         or ready.reason != Reason.ROLLING_OUT.value
-        or not shows_pods(after)
-        or shows_pods(before)
+        or not points_to_pods(after)
+        or points_to_pods(before)
     ):
         return None
     return Occasion(Reason.PODS_NOT_READY, "Warning", ready.message)

@@ -33,8 +33,8 @@ from pyncette.controller.pod_template import PoolBackend
 from pyncette.controller.pool_status import (
     PoolSurroundings,
     StoredPool,
+    points_to_pods,
     rolling_out,
-    shows_pods,
     status_of_pool,
 )
 from pyncette.controller.pool_transitions import events_of_pool
@@ -109,9 +109,9 @@ class Pools:
         if pool is None:
             return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
         if isinstance(pool, Refusal):
-            trouble = f"has an invalid spec. See {_described(name)}"
+            problem = f"has an invalid spec. See {_describe_command(name)}"
             return Place(
-                realm, PoolFacts(name.name, invalid=True, access=Access.UNKNOWN, trouble=trouble), None
+                realm, PoolFacts(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
         access = self._backends.access(backend, name.namespace)
@@ -124,7 +124,7 @@ class Pools:
             rolling_out=not pool.spec.external and rolling_out(self._deployment(pool)),
             wanted=None if pool.spec.external else pool.spec.replicas,
             members=self._members(backend, name) if access is Access.OPEN else None,
-            trouble=_trouble(name, pool.status),
+            problem=_problem(name, pool.status),
         )
         return Place(realm, facts, found)
 
@@ -284,10 +284,9 @@ class Pools:
             return None
         told = status_of_pool(pool, seen, around)
         difference = differs(stored.get("status", {}), told.status)
-        if shows_pods(told.status) and not shows_pods(seen.status):
-            difference = max(
-                difference, Difference.CONDITIONS
-            )  # whoever waits for the pool reads what to look at
+        if points_to_pods(told.status) and not points_to_pods(seen.status):
+            # People who wait for the pool need to know what to check.
+            difference = max(difference, Difference.CONDITIONS)
         reference = Reference(POOLS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -331,20 +330,20 @@ class Pools:
         return events_of_pool(regarding, _status_of(before), _status_of(after), self.now(), instance)
 
 
-def _described(name: ObjectName) -> str:
+def _describe_command(name: ObjectName) -> str:
     return f"kubectl describe pyncetteworkerpool {name.name} -n {name.namespace}"
 
 
-def _trouble(name: ObjectName, status: PoolStatus) -> str:
+def _problem(name: ObjectName, status: PoolStatus) -> str:
     """
-    Return what tasks without a worker are told of their pool; empty while nothing is known to be wrong.
+    Return the problem of a pool, as its tasks without a worker report it; empty if none is known.
 
-    It names the reason and not the message, which may be another each second: all tasks of the pool repeat it.
+    It has the reason and not the message, which may change every second: all tasks of the pool repeat it.
     """
     stalled = condition_of(status, STALLED)
     if stalled is not None:
-        return f"is stalled ({stalled.reason}). See {_described(name)}"
-    return f"has pods that are not ready. See {_described(name)}" if shows_pods(status) else ""
+        return f"is stalled ({stalled.reason}). See {_describe_command(name)}"
+    return f"has pods that are not ready. See {_describe_command(name)}" if points_to_pods(status) else ""
 
 
 def pool_backend(settings: BackendSettings) -> PoolBackend:

@@ -81,7 +81,7 @@ class Reason(Enum):
     )
     POOL_NOT_FOUND = (
         "PoolNotFound",
-        "The namespace has no such pool. A new pool is waited for up to 10 minutes, one that was deleted for 30 seconds.",
+        "The namespace has no such pool. The operator waits up to 10 minutes for a new one, and 30 seconds for a deleted one.",
         "Warning",
     )
     HANDLER_NOT_FOUND = (
@@ -96,12 +96,12 @@ class Reason(Enum):
     )
     PARTITIONS_DIFFER = (
         "PartitionsDiffer",
-        "The dynamic task has another number of partitions than the pool's task module, or than its instances are stored in.",
+        "The number of partitions of the dynamic task differs from the pool's task module, or from that of its stored instances.",
         "Warning",
     )
     HANDLER_NOT_DYNAMIC = (
         "HandlerNotDynamic",
-        "The handler of a dynamic task can have no instances, as the pool's task module declares it.",
+        "The task is dynamic, but the pool's task module does not declare its handler as a dynamic task.",
         "Warning",
     )
     RETRIES_EXHAUSTED = (
@@ -117,7 +117,7 @@ class Reason(Enum):
     MISSED = ("Missed", "Its one time had passed before it could be run.", "Warning")
     MIRRORED = ("Mirrored", "The backend holds this generation.")
     HANDLER_REGISTERED = ("HandlerRegistered", "A running worker of the pool has registered the handler.")
-    NO_WORKER = ("NoWorker", "No worker of the pool runs that could be asked.")
+    NO_WORKER = ("NoWorker", "The pool has no running worker that could confirm the handler.")
     NOT_SUSPENDED = ("NotSuspended", "Neither the spec nor spent attempts keep the task from running.")
 
     # Of its runs.
@@ -154,7 +154,7 @@ class Reason(Enum):
     )
     PODS_NOT_READY = (
         "PodsNotReady",
-        "Pods of a rollout have not been ready for half a minute; the message says what to look at.",
+        "Pods of a rollout have not been ready for half a minute; the message says what to check.",
         "Warning",
     )
     ROLLING_OUT = (

@@ -95,7 +95,7 @@ class Operator:
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest, self._backends.words_of)
+        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest, self._backends.message_of)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -386,7 +386,7 @@ class Operator:
             self._conditions.note(name, status)
 
     def _can_run(self, name: ObjectName) -> bool:
-        """Say whether the task *name* is there, and waits for nobody but workers."""
+        """Say whether the task *name* exists and is not Stalled."""
         return self._objects.uid(TASKS, name) is not None and not self._conditions.is_true(name, STALLED)
 
     def _is_gone(self, name: ObjectName) -> bool:

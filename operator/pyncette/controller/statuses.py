@@ -109,7 +109,7 @@ class Statuses:
 
     @property
     def pause_seconds(self) -> float:
-        """How long a resource waits for each further write, once it has had its first few."""
+        """How long a resource waits between two writes, after its first few."""
         return self._pause()
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
@@ -232,10 +232,10 @@ class Statuses:
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:
     """
-    Say whether somebody waits for just this: for a new spec to be seen, for what was asked for, for what the deletion of a
-    pool does, or for a pool to be Ready.
+    Say whether somebody waits for this: for a new spec to be observed, for a request to be handled, for the effect of a
+    pool's deletion, or for a pool to be Ready.
 
-    Each of these costs the API server a write before, but for pools, of which there are few.
+    A write by a user precedes each of these, except for pools, of which there are few.
     """
     return difference >= Difference.POOL_GONE or (
         reference.kind == POOLS and difference is Difference.CONDITIONS

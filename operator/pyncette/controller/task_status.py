@@ -15,10 +15,11 @@ from pyncette.controller.conditions import (
     RECONCILING,
     STALLED,
     Holds,
+    as_sentence,
     condition,
     condition_of,
+    counted,
     cut,
-    ended,
 )
 from pyncette.controller.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.reasons import Reason
@@ -61,11 +62,11 @@ changed in one commit, the task first; and the last worker of a rollout may be r
 
 OVER: Final = frozenset({Reason.COMPLETED, Reason.MISSED})
 
-MISFITS: Final = frozenset({Reason.PARTITIONS_DIFFER, Reason.HANDLER_NOT_DYNAMIC})
-"""What keeps workers that know the handler from running it."""
+MISMATCHES: Final = frozenset({Reason.PARTITIONS_DIFFER, Reason.HANDLER_NOT_DYNAMIC})
+"""Why workers that have registered the handler cannot run it."""
 
-UNRESOLVED: Final = frozenset({Reason.HANDLER_NOT_FOUND, *MISFITS})
-"""What workers have said of a handler that they cannot run."""
+UNRESOLVED: Final = frozenset({Reason.HANDLER_NOT_FOUND, *MISMATCHES})
+"""Why no running worker can run the handler."""
 
 ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, *UNRESOLVED})
 """What workers have said of the handler."""
@@ -76,8 +77,8 @@ NEVER_ASKED: Final = frozenset(
 
 REPLACING: Final[Duration] = 30 * SECOND
 """
-So long a pool that was deleted may be missing before its tasks are stuck. `kubectl replace --force` and a sync with
-replacement delete a pool and create it again within seconds, and nobody is to be called because of that.
+How long a deleted pool may be missing before its tasks are stalled. `kubectl replace --force` and a sync with replacement
+delete a pool and create it again within seconds, and must not page anybody.
 """
 
 
@@ -91,13 +92,13 @@ class Stored(NamedTuple):
     deleting: bool = False
     """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
     handler: str | None = None
-    """As its spec names it, also if the spec is invalid for another reason."""
+    """The handler that its spec names, even if the spec is invalid for another reason."""
     suspend: bool = False
-    """Whether `spec.suspend` is true, also if the rest of the spec is invalid."""
+    """Whether `spec.suspend` is true, even if the rest of the spec is invalid."""
 
     @classmethod
     def of(cls, manifest: Manifest, status: TaskStatus) -> Stored:
-        """Return a task as the API server holds it, with its *status* as far as that can be read."""
+        """Return a task as the API server stores it, with its *status* as far as that is valid."""
         meta, spec = manifest["metadata"], manifest.get("spec")
         fields = spec if isinstance(spec, dict) else {}
         return cls(
@@ -218,7 +219,7 @@ class _Case(NamedTuple):
 
     @property
     def had_pool(self) -> bool:
-        """Whether the pool was there when the backend was last written to: then it was deleted since."""
+        """Whether the pool existed when the backend was last written to: if it is missing now, it was deleted."""
         record = self.record
         if record is None:
             return self.mirrored
@@ -227,7 +228,7 @@ class _Case(NamedTuple):
 
     @property
     def handler(self) -> str | None:
-        """The handler that is wanted, or if the spec is refused, the one of what goes on, if there is such."""
+        """The desired handler; if the spec is refused, the handler of the record, or else the one that the spec names."""
         if not isinstance(self.task, Refusal):
             return self.task.spec.handler
         return self.seen.handler if self.record is None else self.record.key.partition.handler
@@ -290,7 +291,7 @@ def _outlook(case: _Case, handler: Condition) -> _Outlook:
         return barred
     if not case.mirrored:
         return _on_the_way(case, task)
-    settled = _over(case) or _unfit(case, task, handler)
+    settled = _over(case) or _unservable(case, task, handler)
     if settled is not None:
         return settled
     if task.spec.suspend:
@@ -343,15 +344,15 @@ def _on_the_way(case: _Case, task: PyncetteTask) -> _Outlook:
     if not pool.exists:
         return _without_pool(case)
     if pool.invalid:
-        return _waited_for(case, f'The pool "{pool.name}" {pool.trouble}.')
+        return _waited_for(case, f'The pool "{pool.name}" {pool.problem}.')
     if pool.access is Access.DOWN:
         return _under_way(Reason.BACKEND_UNREACHABLE, _not_written(case))
     return _under_way(Reason.MIRRORING, f'It is being written to the backend "{pool.backend}".')
 
 
-def _unfit(case: _Case, task: PyncetteTask, handler: Condition) -> _Outlook | None:
-    """Tell of a dynamic task whose instances workers look for in other partitions than its own, suspended or not."""
-    if task.spec.dynamic and Reason.of(handler.reason) in MISFITS:
+def _unservable(case: _Case, task: PyncetteTask, handler: Condition) -> _Outlook | None:
+    """Return the outlook of a dynamic task whose instances are not in the partitions that workers poll, suspended or not."""
+    if task.spec.dynamic and Reason.of(handler.reason) in MISMATCHES:
         return _without_handler(case, handler)
     if case.facts.strays:
         return _stuck(Reason.PARTITIONS_DIFFER, _strays(case.facts.strays, task))
@@ -368,11 +369,11 @@ def _without_handler(case: _Case, handler: Condition) -> _Outlook:
     known = {reason.value for reason in (*UNRESOLVED, Reason.HANDLER_DEADLINE_EXCEEDED)}
     if case.now >= limit or (stalled is not None and stalled.reason in known):
         return _stuck(reason, handler.message)
-    return _under_way(reason if reason in MISFITS else Reason.HANDLER_PENDING, handler.message, limit)
+    return _under_way(reason if reason in MISMATCHES else Reason.HANDLER_PENDING, handler.message, limit)
 
 
 def _without_pool(case: _Case) -> _Outlook:
-    """Wait for a pool that is yet to be created, and for a moment for one that was deleted: it may be being replaced."""
+    """Wait for a pool that does not exist yet, and briefly for a deleted one, which may be about to be replaced."""
     missing = Reason.POOL_NOT_FOUND
     if not case.had_pool:
         return _waited_for(case, _no_pool(case.pool), missing, missing)
@@ -390,7 +391,7 @@ def _waited_for(
     early: Reason = Reason.HANDLER_PENDING,
     late: Reason = Reason.HANDLER_DEADLINE_EXCEEDED,
 ) -> _Outlook:
-    """Wait for workers that may know the handler, or for the pool itself: *early* is the reason, and *late* when it took too long."""
+    """Wait for workers that may know the handler, or for the pool: *early* is the reason at first, *late* after `PENDING_MAX`."""
     stalled = case.this_generation(STALLED)
     limit = max(_since(case), _mirrored_since(case)) + PENDING_MAX
     if case.now >= limit or (stalled is not None and stalled.reason == late.value):
@@ -402,7 +403,7 @@ def _since(case: _Case, reason: Reason | None = None) -> Instant:
     """
     Return since when this generation is on its way, by what is stored: an operator that restarts does not begin anew.
 
-    With a *reason* it is the time since which it waits for just that.
+    With a *reason*, return since when it has waited for that reason.
     """
     reconciling = case.this_generation(RECONCILING)
     if reconciling is None or (reason is not None and reconciling.reason != reason.value):
@@ -472,8 +473,8 @@ def _summary(case: _Case, outlook: _Outlook) -> tuple[Condition, ...]:
         return (ready,)
     if outlook.phase is _Phase.STUCK:
         return (ready, case.condition(STALLED, "True", reason, message))
-    # It is about one generation: that of another has ended, and this one's has begun. And the time that something else was
-    # waited for is none of the time that a pool has to come back.
+    # Reconciling is about one generation, so it begins anew with each. Time spent waiting for something else does not count
+    # towards the time that a deleted pool has to return.
     before = case.this_generation(RECONCILING)
     missing = Reason.POOL_NOT_FOUND
     anew = before is None or (reason is missing and before.reason != missing.value and case.had_pool)
@@ -486,17 +487,17 @@ def _handler(case: _Case) -> _Answer:
     before = case.before(HANDLER_RESOLVED)
     members = pool.members or ()
     if name is None:
-        return _Answer("Unknown", Reason.INVALID, "The spec gives no valid handler.")
+        return _Answer("Unknown", Reason.INVALID, "The spec has no valid handler.")
     if not pool.exists:
         return _Answer("Unknown", Reason.POOL_NOT_FOUND, _no_pool(pool))
     knowing = [member for member in members if name in member.handlers]
     if knowing:
-        return _misfit(case, name, knowing) or _Answer(
+        return _mismatch(case, name, knowing) or _Answer(
             "True", Reason.HANDLER_REGISTERED, f'Workers of the pool "{pool.name}" have registered "{name}".'
         )
     if members:
         said = unknown_handler(name, {known for member in members for known in member.handlers})
-        said = ended(f'In the pool "{pool.name}", {said}')
+        said = as_sentence(f'In the pool "{pool.name}", {said}')
         if pool.rolling_out:
             return _Answer(
                 "Unknown", Reason.HANDLER_PENDING, f"{said} A rollout is under way that may bring it."
@@ -515,20 +516,20 @@ def _handler(case: _Case) -> _Answer:
         return _Answer(
             "Unknown",
             Reason.NO_WORKER,
-            f'No worker of the pool "{pool.name}" runs that could be asked.{_trouble(pool)}',
+            f'The pool "{pool.name}" has no running worker that could confirm the handler.{_problem(pool)}',
         )
     return _Answer(
-        "Unknown", Reason.HANDLER_PENDING, f'The pool "{pool.name}" has no worker yet.{_trouble(pool)}'
+        "Unknown", Reason.HANDLER_PENDING, f'The pool "{pool.name}" has no worker yet.{_problem(pool)}'
     )
 
 
-def _misfit(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None:
-    """Say why workers that have registered the handler cannot run it for this task; None: one of them can."""
+def _mismatch(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None:
+    """Return why no worker that has registered the handler can run it for this task; None if one can."""
     reason, message, stored = Reason.PARTITIONS_DIFFER, _refusal(case, name), _stored_count(case)
     fitting = knowing
     if isinstance(case.task, PyncetteTask) and case.task.spec.dynamic:
         wanted = case.task.spec.partitions
-        # An older release does not say which counts it has.
+        # An older release does not publish its partition counts.
         fitting = [one for one in knowing if one.partitions is None or one.count_of(name) == wanted]
         counts = [count for one in knowing if (count := one.count_of(name)) is not None]
         if not fitting and counts:
@@ -538,7 +539,7 @@ def _misfit(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None
     if any(
         name not in one.refused or (stored is not None and one.count_of(name) == stored) for one in fitting
     ):
-        return None  # one that refuses a handler whose stored count is its own by now is about to take it up
+        return None  # a worker whose count matches the stored one by now is about to accept the handler again
     if case.pool.rolling_out:
         return _Answer(
             "Unknown", Reason.HANDLER_PENDING, f"{message}. A rollout is under way that may change it."
@@ -546,34 +547,34 @@ def _misfit(case: _Case, name: str, knowing: Sequence[Member]) -> _Answer | None
     return _Answer("False", reason, f"{message}.")
 
 
-_RECREATE: Final = "Partitions are immutable: delete this task, and apply it with that number"
+_RECREATE: Final = "The field is immutable: delete this task, and apply it again with that number"
 
 
 def _stored_count(case: _Case) -> int | None:
-    """Return how many partitions the template has in the backend; None: it is not known, or this is no template."""
+    """Return the stored partition count of the template; None if it is unknown, or if this is not a template."""
     return None if case.record is None else case.record.spec.partitions
 
 
 def _refusal(case: _Case, name: str) -> str:
-    """Say that all workers refuse the handler, whose instances are stored in other partitions than they look for."""
+    """Return the message for a handler that all workers refuse, since its stored partition count is not theirs."""
     stored = _stored_count(case)
     where = (
-        "another number of partitions than the task module has"
+        "a number of partitions that differs from the task module"
         if stored is None
-        else f"{stored} partition{'s' * (stored != 1)}, and the task module has another number"
+        else f"{counted(stored, 'partition')}, but the task module declares a different number"
     )
     return (
         f'Workers of the pool "{case.pool.name}" refuse the handler "{name}": its instances are stored in {where}. '
         "Roll out a module with the stored number, "
-        "or move or remove the instances: workers then take the handler up by themselves"
+        "or move or remove the instances; workers then accept the handler without a restart"
     )
 
 
 def _strays(numbers: Sequence[int], task: PyncetteTask) -> str:
     return (
-        f"Instances do not run that are stored in partitions beyond its own ({', '.join(map(str, numbers))}): a program "
-        f"with another partition count has put them there. Roll that out with {task.spec.partitions}, "
-        "and schedule them again; pyncette purge removes them with all others once this task is deleted."
+        f"Instances in unpolled partitions ({', '.join(map(str, numbers))}) do not run: a program with a different "
+        f"partition count stored them there. Update that program to {counted(task.spec.partitions, 'partition')}, "
+        "and schedule the instances again. Once this task is deleted, pyncette purge removes them with all others."
     )
 
 
@@ -591,16 +592,19 @@ def _suspended(case: _Case) -> Condition:
 
 
 def _suspended_by(case: _Case, record: Record) -> str:
-    """Say what is suspended, and how that ends, also where nothing but the suspension of this spec is in force."""
+    """Say what is suspended, and how that ends, even if only the suspension of the current spec is in effect."""
     owner = record.state.owner
     if case.mirrored or owner is None:
         return _SUSPENDED_BY_SPEC
     if case.seen.suspend:
         return (
-            f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in force; "
-            "Ready says why."
+            f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in effect; "
+            "the condition Ready says why."
         )
-    return f"Generation {owner.generation} is suspended by its own spec, and this one is not in force; Ready says why."
+    return (
+        f"Generation {owner.generation} is suspended by its own spec. The current spec is not in effect; "
+        "the condition Ready says why."
+    )
 
 
 _SUSPENDED_BY_SPEC: Final = (
@@ -643,7 +647,7 @@ def _shown(case: _Case) -> TaskStatus:
             facts.now,
             beside=facts.beside,
             last_run_id=facts.last_run_id,
-            stands=facts.stands,
+            write_interval=facts.write_interval,
             instances=facts.instances or last.instances,
         )
     except (ValueError, OverflowError):  # a schedule that today's library, or its time zones, cannot read
@@ -660,7 +664,7 @@ def _reason_of(problem: Problem) -> Reason:
 def _refused(case: _Case, refusal: Refusal) -> str:
     said = "; ".join(map(str, refusal.problems))
     tail = _goes_on(case)
-    return ended(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
+    return as_sentence(cut(said, CONDITION_CHARACTERS_MAX - len(tail) - 1)) + tail
 
 
 def _goes_on(case: _Case) -> str:
@@ -687,16 +691,16 @@ def _no_pool(pool: PoolFacts) -> str:
     return f'There is no PyncetteWorkerPool "{pool.name}" in this namespace: create it, or correct spec.workerPoolRef.'
 
 
-def _trouble(pool: PoolFacts) -> str:
-    """Point at the pool, if there is something to be read about why it has no worker."""
-    return f" It {pool.trouble}." if pool.trouble else ""
+def _problem(pool: PoolFacts) -> str:
+    """Return a sentence about the problem of the pool, if one is known."""
+    return f" It {pool.problem}." if pool.problem else ""
 
 
 def _not_written(case: _Case) -> str:
-    """Say why this generation is not in the backend yet, in the backend's words if it said anything."""
+    """Say why this generation is not in the backend yet, with the error of the backend if one is known."""
     pool = case.pool
-    why = f"cannot be used: {ended(pool.fault)}" if pool.fault else "does not answer."
-    return f'The backend "{pool.backend}" {why} This generation is written to it once that is over.{_goes_on(case)}'
+    why = f"cannot be used: {as_sentence(pool.fault)}" if pool.fault else "does not answer."
+    return f'The backend "{pool.backend}" {why} This generation is written once the backend is available.{_goes_on(case)}'
 
 
 def _exhausted(case: _Case) -> str | None:

@@ -60,16 +60,16 @@ TOTAL_SECONDS: Final = 600.0
 
 
 FOLLOW_SECONDS: Final = 0.5
-"""How often a task is looked at that was asked for a run, so that its end shows while people still look."""
+"""Between two reads of a task with a requested run, so that its end shows while people still watch."""
 
 FOLLOWED_MAX: Final = 32
-"""Tasks that are looked at so; the runs of more are noticed as all others are."""
+"""Tasks that are read this often; the runs of further tasks are noticed by the regular scan."""
 
 FOLLOWED_SECONDS_MAX: Final = 600.0
-"""So long a task is looked at so. A run that takes longer, or that no worker takes, is noticed as all others are."""
+"""How long a task is read this often. A run that takes longer, or that no worker claims, is noticed by the regular scan."""
 
 POSSIBLE_PARTITIONS: Final = range(1, 1025)
-"""What spec.partitions may be."""
+"""Valid values of spec.partitions."""
 
 
 class _Mirroring(NamedTuple):
@@ -115,10 +115,10 @@ class Tasks:
         self._pace = pace
         self._counts: dict[ObjectName, _Count] = {}
         self._settled: dict[ObjectName, _Settled] = {}
-        self._asked: dict[ObjectName, _Asked] = {}
-        """Tasks with extra runs that were asked for and have no outcome yet."""
+        self._requested: dict[ObjectName, _RequestedRuns] = {}
+        """Tasks with requested runs that have no outcome yet."""
         self._awaited: dict[ObjectName, Instant] = {}
-        """Tasks whose extra run has ended, and when: the status that tells of it is waited for."""
+        """Tasks whose requested run has ended, and when, until the status reports it."""
         self._taking: dict[tuple[str, Key], ObjectName] = {}
         """Who is about to have which place: the name of a handler is given once, to whoever comes first."""
         self._pool_of: dict[ObjectName, ObjectName] = {}
@@ -148,7 +148,7 @@ class Tasks:
         if self._is_too_early(name, place, stored):
             return None
         mirroring = await self._mirror(name, task, place, stored)
-        self._note_asked(name)
+        self._note_requested(name)
         again_at, is_told = await self._tell(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
@@ -184,7 +184,7 @@ class Tasks:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
         if name in self._counts:
             times.append(COUNT_SECONDS)
-        asked = self._asked.get(name)
+        asked = self._requested.get(name)
         if asked is not None and asked.is_followed:
             times.append(FOLLOW_SECONDS)
         return min(times, default=None)
@@ -210,7 +210,7 @@ class Tasks:
             return True
         ready = condition_of(status, READY)
         if ready is not None and ready.reason == Reason.BACKEND_UNREACHABLE.value:
-            return False  # just that is known here, too, and perhaps in other words by now
+            return False  # the same is known here, perhaps with another message by now
         return bool(unseen) and status.observed_generation == stored["metadata"].get("generation")
 
     # --- Gone --------------------------------------------------------------------------------------------------------
@@ -240,48 +240,48 @@ class Tasks:
         self._set_pool(name, None)
         self._counts.pop(name, None)
         self._settled.pop(name, None)
-        self._asked.pop(name, None)
+        self._requested.pop(name, None)
         self._awaited.pop(name, None)
 
-    # --- What was asked for ------------------------------------------------------------------------------------------
+    # --- Requested runs ----------------------------------------------------------------------------------------------
 
     async def _follow(self, name: ObjectName) -> None:
-        """Look at the records of a task that was asked for a run, for whose end somebody waits: a look at all takes longer."""
-        asked = self._asked.get(name)
+        """Read the records of a task with a requested run, whose end somebody waits for: the regular scan takes longer."""
+        asked = self._requested.get(name)
         for home in self._mirrored.homes(name) if asked is not None and asked.is_followed else ():
             ledger = self._pools.ledger(home.backend)
             if ledger is not None:
                 with contextlib.suppress(StoreUnavailableError):
-                    await self._mirrored.look_at(name, home, ledger)
-                    self._note_asked(name)
+                    await self._mirrored.refresh(name, home, ledger)
+                    self._note_requested(name)
 
-    def _note_asked(self, name: ObjectName, at_least: int = 0) -> None:
-        """Take note of how many extra runs of a task have no outcome yet; *at_least* as many were just asked for."""
-        before = self._asked.get(name)
+    def _note_requested(self, name: ObjectName, at_least: int = 0) -> None:
+        """Record how many requested runs of a task have no outcome yet; *at_least* as many were requested just now."""
+        before = self._requested.get(name)
         homes = self._mirrored.homes(name)
-        count = max(at_least, sum(home.asked for home in homes))
+        count = max(at_least, sum(home.requested for home in homes))
         if before is not None and count < before.runs:
             ended = [at for home in homes if (at := home.record.state.summary.last_ended_at) is not None]
             if ended:
                 self._awaited[name] = max(ended)
         if not count:
-            self._asked.pop(name, None)
+            self._requested.pop(name, None)
             return
         now = asyncio.get_running_loop().time()
         if before is None:
-            slots = FOLLOWED_MAX - sum(asked.is_followed for asked in self._asked.values())
-            self._asked[name] = _Asked(count, now, is_followed=slots > 0)
+            slots = FOLLOWED_MAX - sum(asked.is_followed for asked in self._requested.values())
+            self._requested[name] = _RequestedRuns(count, now, is_followed=slots > 0)
         else:
             is_followed = before.is_followed and now - before.since < FOLLOWED_SECONDS_MAX
-            self._asked[name] = before._replace(runs=count, is_followed=is_followed)
+            self._requested[name] = before._replace(runs=count, is_followed=is_followed)
 
     def _is_awaited(self, name: ObjectName, status: TaskStatus) -> bool:
-        """Say whether the end of an extra run is yet to be told by a *status*, as it is stored."""
+        """Say whether a requested run has ended, and the stored *status* does not report that yet."""
         ended_at = self._awaited.get(name)
         if ended_at is None:
             return False
-        told_at = None if status.last_run is None else _instant(status.last_run.completion_time)
-        if told_at is not None and told_at >= ended_at:
+        reported_at = None if status.last_run is None else _instant(status.last_run.completion_time)
+        if reported_at is not None and reported_at >= ended_at:
             del self._awaited[name]
             return False
         return True
@@ -320,11 +320,11 @@ class Tasks:
         ledger = None if place.backend is None else place.backend.ledger
         is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
         if isinstance(task, Refusal) or ledger is None or not is_open:
-            return await self._suspend_alone(name, stored, _Mirroring(known))
+            return await self._suspend_only(name, stored, _Mirroring(known))
         wish = _as_registered(wish_of(task, place.realm), place.facts)
         taken_by = self._owner_of(name, place, wish)
         if taken_by is not None:
-            return await self._suspend_alone(name, stored, _Mirroring(known, taken_by=taken_by))
+            return await self._suspend_only(name, stored, _Mirroring(known, taken_by=taken_by))
         where = (backend, wish.key)
         self._taking[where] = name
         try:
@@ -332,11 +332,11 @@ class Tasks:
         finally:
             del self._taking[where]
 
-    async def _suspend_alone(self, name: ObjectName, stored: Manifest, mirroring: _Mirroring) -> _Mirroring:
+    async def _suspend_only(self, name: ObjectName, stored: Manifest, mirroring: _Mirroring) -> _Mirroring:
         """
-        Have what goes on of a task suspended, or not, as its spec says, although nothing else of that spec can be written.
+        Suspend or resume the stored generation of a task as its spec says, while nothing else of the spec can be written.
 
-        Who suspends a task is in a hurry, and does not care what else is wrong.
+        A person who suspends a task is in a hurry, whatever else is wrong with the spec.
         """
         meta = stored["metadata"]
         seen = Stored.of(stored, TaskStatus())
@@ -451,7 +451,7 @@ class Tasks:
             if done.record is not None:
                 self._mirrored.note(backend, done.record)
                 if done.run is not None:
-                    self._note_asked(name, 1)
+                    self._note_requested(name, 1)
                     await self._follow(name)
                 logger.info("what a task asked for was done", extra={"task": str(name), **_told(done)})
         return False
@@ -494,7 +494,7 @@ class Tasks:
             last_run_id=await self._last_run_id(home, seen.status),
             instances=await self._instances(name, home),
             taken_by=mirroring.taken_by,
-            stands=round(self._statuses.pause_seconds * SECOND),
+            write_interval=round(self._statuses.pause_seconds * SECOND),
             now=self._now(place),
         )
         pool = place.facts
@@ -505,7 +505,7 @@ class Tasks:
         if difference is not Difference.NONE and self._is_awaited(name, seen.status):
             difference = max(difference, Difference.REQUESTS)
         if difference is Difference.CONDITIONS and _tells_of_its_pool(seen.status, told.status):
-            difference = Difference.POOL_GONE  # somebody has deleted the pool, and waits for what that does
+            difference = Difference.POOL_GONE  # somebody has deleted the pool, and waits for the effect
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
@@ -564,14 +564,14 @@ class Tasks:
         return self._pools.now() if place.backend is None else place.backend.clock.now()
 
 
-class _Asked(NamedTuple):
-    """Extra runs of a task that have no outcome yet."""
+class _RequestedRuns(NamedTuple):
+    """Requested runs of a task that have no outcome yet."""
 
     runs: int
     since: float
     """By the loop's clock."""
     is_followed: bool
-    """Whether they are looked at for themselves."""
+    """Whether they are read separately, every `FOLLOW_SECONDS`."""
 
 
 class _Settled(NamedTuple):
@@ -615,11 +615,11 @@ def _as_registered(wish: Wish, pool: PoolFacts) -> Wish:
     """
     Return the *wish* of a dynamic task with the partition count that all workers of its *pool* have registered.
 
-    Its status tells that the resource wants another one. Its workers would refuse the handler if that was stored.
+    The status reports it if the resource has another count. Workers would refuse the handler if that were stored.
     """
     counts = {member.count_of(wish.key.partition.handler) for member in pool.members or ()} - {None}
     count = counts.pop() if len(counts) == 1 else None
-    if wish.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # rows may say anything
+    if wish.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # a row may hold any number
         return wish
     return wish._replace(spec=replace(wish.spec, partitions=count))
 
@@ -646,7 +646,7 @@ def _instant(at: datetime | None) -> Instant | None:
 
 
 def _instant_in(text: object) -> Instant | None:
-    """Return a time as the API server writes it."""
+    """Parse a time as the API server writes it."""
     return instant_of(datetime.fromisoformat(text)) if isinstance(text, str) else None
 
 

@@ -54,7 +54,7 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
         return []
     same = old is not None and (old.status, old.reason) == (new.status, new.reason)
     if reason is Reason.POOL_NOT_FOUND:
-        # Nobody is told of a pool that is being replaced, or comes right after its tasks.
+        # A pool that is being replaced, or is created right after its tasks, is not reported.
         if not stuck:
             return []
         same = same and condition_of(before, STALLED) is not None

@@ -260,11 +260,11 @@ def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *
         logger.debug("a loop that ended was not told any more")
 
 
-def _quieter(record: logging.LogRecord) -> bool:
+def _without_traceback(record: logging.LogRecord) -> bool:
     """
-    Make a line without a traceback of what kopf says of a kind that is gone.
+    Log kopf's errors about a kind that is gone at INFO, and without a traceback.
 
-    A CRD that was deleted is no bug of anybody's: the process ends, says why, and waits for the CRD once it is started again.
+    A deleted CRD is not a bug: the process ends, says why, and waits for the CRD after its restart.
     """
     error = record.exc_info[1] if record.exc_info else None
     while error is not None:
@@ -283,4 +283,4 @@ logging.getLogger("kopf._core.reactor.running").addFilter(
     lambda record: not record.getMessage().startswith("OS signals are ignored")
 )
 for _name in ("orchestration", "running", "queueing", "observation"):
-    logging.getLogger(f"kopf._core.reactor.{_name}").addFilter(_quieter)
+    logging.getLogger(f"kopf._core.reactor.{_name}").addFilter(_without_traceback)

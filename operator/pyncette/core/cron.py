@@ -40,8 +40,8 @@ FIELD: Final = re.compile(r"\S+", re.ASCII)
 """What croniter takes for a field: it separates them by ASCII white space alone."""
 
 
-WORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-"""Expressions that are one word."""
+KEYWORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+"""Expressions that are one keyword."""
 
 Field: TypeAlias = Collection[int | str]
 """What a field stands for, as croniter lists it: numbers, `*` for all, `l` for a month's last day."""
@@ -369,28 +369,30 @@ def _compiled(expression: str) -> Pattern:
             raise CroniterBadCronError(
                 f"[{expression}] uses R, a random value that changes at each look: use H, a stable hash"
             )
-    _refuse_count(expression)
+    _refuse_field_count(expression)
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
-        said = str(error)
-        if isinstance(error, CroniterBadCronError) and expression in said:
+        message = str(error)
+        if isinstance(error, CroniterBadCronError) and expression in message:
             raise
-        if isinstance(error, CroniterBadCronError) and expression.lower() in said:
-            raise CroniterBadCronError(said.replace(expression.lower(), expression)) from error
+        if isinstance(error, CroniterBadCronError) and expression.lower() in message:
+            raise CroniterBadCronError(message.replace(expression.lower(), expression)) from error
         raise CroniterBadCronError(f"[{expression}] is not acceptable: {error}") from error
 
 
-def _refuse_count(expression: str) -> None:
-    """Say in the words of our pages what croniter says of its own terms."""
+def _refuse_field_count(expression: str) -> None:
+    """Raise CroniterBadCronError, in the terms of our pages instead of croniter's, for an unknown keyword or number of fields."""
     fields = FIELD.findall(expression)
     if len(fields) == 1 and fields[0].startswith("@"):
-        if fields[0].lower() not in WORDS:
-            raise CroniterBadCronError(f"[{expression}] is not acceptable: words are {', '.join(WORDS)}")
+        if fields[0].lower() not in KEYWORDS:
+            raise CroniterBadCronError(
+                f"[{expression}] is not acceptable: the keywords are {', '.join(KEYWORDS)}"
+            )
     elif not 5 <= len(fields) <= 7:
         raise CroniterBadCronError(
-            f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, and a cron "
-            "expression has 5, or 6 with seconds last, or 7 with the year after them"
+            f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, but a cron "
+            "expression has 5, 6 with seconds last, or 7 with the year after them"
         )
 
 

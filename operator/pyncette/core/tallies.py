@@ -194,7 +194,7 @@ def gap_runs(key: Key, dropped: tuple[Dropped, ...], now: Instant) -> tuple[Run,
 
 def ended_by(changes: Sequence[Change], tally: Tally | None) -> Mapping[Outcome, int]:
     """
-    Return how many occurrences end with *changes*, which are made together and leave *tally* behind, by outcome.
+    Return how many occurrences end with *changes*, which are written together with *tally*, by outcome.
 
     A dead letter was counted when its occurrence failed, so the end of its redrive is not counted again. Records that
     are created bring no outcomes: one that moves to another pool was counted where it comes from.

@@ -22,12 +22,12 @@ LATE: Final[tuple[Duration, ...]] = tuple(
     seconds * SECOND for seconds in (10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 24 * 3600)
 )
 """
-How long instances have waited is measured in these steps. No store says which record has waited longest, but each can
-count what was due by then.
+Steps by which the waiting time of instances is measured. No store can say which record has waited longest, but each can
+count the records that were due by a given time.
 """
 
 PROBED_MAX: Final = 1_000
-"""Records looked at for one step: those that run now may be among them, and are passed over."""
+"""Records that are counted for one step: running ones may be among them, and are skipped."""
 
 
 async def instances_of(store: Store, template: Record, now: Instant) -> Instances:
@@ -53,10 +53,11 @@ async def waiting_in(
     store: Store, partition: Partition, task: str, now: Instant, known: Duration = 0
 ) -> tuple[int, Duration | None]:
     """
-    Return how many records of *task* wait for a worker, up to `COUNTED_MAX`, and how long the oldest has, if any does.
+    Return how many records of *task* wait for a worker, up to `COUNTED_MAX`, and how long the oldest has waited.
 
-    How long is the longest of `LATE` that is not longer; 0 if none is, or none is longer than the one that is *known* of
-    other partitions: that is one request then, and not one for each halving of `LATE`. Raises StoreError.
+    That is rounded down to a step of `LATE`, or to 0; None if no record waits. It is 0, too, if the oldest has waited no
+    longer than is *known* of other partitions: that takes one request, and not one for each halving of `LATE`. Raises
+    StoreError.
     """
     due = (await store.count(partition, task, now, 0, COUNTED_MAX)).due
     if not due:

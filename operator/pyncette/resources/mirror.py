@@ -93,7 +93,7 @@ class Taken(NamedTuple):
     record: Record | None = None
     """As it is now, if it was written."""
     lowers_limit: bool = False
-    """There were permits for more runs at once than there may be now."""
+    """Whether the new limit of concurrent runs is lower than the old one."""
 
 
 class Elsewhere(NamedTuple):
@@ -184,10 +184,10 @@ def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
 
 def suspended_as(suspend: bool, latest: Owner) -> Rule:
     """
-    The rule for the record of a resource whose *latest* spec cannot be written as a whole, and says whether to *suspend* it.
+    Return the rule that suspends or resumes a record whose *latest* spec cannot be written as a whole, by its *suspend*.
 
-    The generation that the record holds is suspended, or goes on if nothing but this rule had suspended it. It stays that
-    of its owner, so a later spec is written as usual; and an older one, or that of an older resource, changes nothing.
+    The stored generation is suspended; it is resumed only if this rule had suspended it. The owner keeps that generation, so
+    a later spec is written as usual. An older spec, or that of an older resource, changes nothing.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -469,14 +469,15 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
             return Removal(removed, done=False)
     async for record in _counters(ledger.store, home):
         await ledger.apply({record.key: _forgotten})
-    # After the instances, since a worker may have made some for these; and before the record by which this is done again.
+    # After the instances, since a worker may create permits as long as there is one; before the record that this is
+    # repeated for.
     await _remove_permits(ledger, home)
     await ledger.apply({home.key: removed_after(0)})
     return Removal(removed, done=True)
 
 
 async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
-    """Yield the instances of *template*, in pages, with what lives beside each; those of an earlier partition count, too."""
+    """Yield the instances of *template*, in pages, with what lives beside each; also those in partitions of an earlier count."""
     for partition in await _partitions_of(store, template):
         # The template itself, and the records that count for it, have no instance in their keys, and come first.
         after = Key(partition, template.key.task, "", BEYOND)
@@ -510,7 +511,7 @@ def _forgotten(record: Record | None, now: Instant) -> Ruling:
 
 
 async def _follow_edits(ledger: Ledger, taken: Iterable[Taken]) -> None:
-    """Let follow what stands beside a schedule that was edited, and remove the permits that a lower limit leaves over."""
+    """Update the side runs of edited schedules, and remove the permits above a lower limit."""
     for item in taken:
         if item.step is Step.EDITED and item.record is not None:
             await _edit_beside(ledger, item.record)
@@ -519,7 +520,7 @@ async def _follow_edits(ledger: Ledger, taken: Iterable[Taken]) -> None:
 
 
 async def _remove_permits(ledger: Ledger, home: Record, limit: int = 0) -> None:
-    """Remove the permits of *home* from number *limit* on; without a limit it may have some of an earlier one."""
+    """Remove the permits of *home* from number *limit* on; without a limit, those of an earlier limit."""
     realm, handler, _ = home.key.partition
     partition = permit_partition(realm, handler, home.key.task)
     await remove_permits(ledger.store, partition, home.key.task, await ledger.now(), limit=limit)

@@ -268,9 +268,9 @@ def _homes(root: type[Model]) -> dict[str, Path]:
 def other_partitions(wanted: int, counts: Iterable[int]) -> str:
     """Return what is wrong with a dynamic task of *wanted* partitions, whose handler has one of *counts*."""
     known = " or ".join(str(count) for count in sorted({*counts}))
-    return f"must be {known}, as the task module has it, not {wanted}"
+    return f"must be {known}, as in the task module, not {wanted}"
 
 
 def not_dynamic(handler: str) -> str:
     """Return what is wrong with a dynamic task whose handler has no instances."""
-    return f'"{handler}" can have no instances: declare it by @app.dynamic_task()'
+    return f'"{handler}" cannot have instances: declare it with @app.dynamic_task()'

@@ -24,13 +24,13 @@ from pyncette.resources.task import (
 )
 
 OFTEN: Final[Duration] = 60 * SECOND
-"""A schedule with less between two times has several before a status that has just been written can be replaced."""
+"""A schedule with a shorter interval may be due several times before its status can be written again."""
 
 LATE: Final[Duration] = 30 * SECOND
-"""An occurrence that waits longer for a worker is told as it is, in the past: that is how people see that none takes it."""
+"""An occurrence that has waited longer for a worker is reported, in the past, so that people see that no worker claims it."""
 
 WRITING: Final[Duration] = 5 * SECOND
-"""From when a worker moves a schedule on until a status that tells of it is stored, where all is well."""
+"""How long it usually takes until a status reports that a worker has advanced a schedule."""
 
 
 def status_of(
@@ -41,7 +41,7 @@ def status_of(
     beside: int = 0,
     last_run_id: str | None = None,
     instances: Instances | None = None,
-    stands: Duration = 0,
+    write_interval: Duration = 0,
 ) -> TaskStatus:
     """
     Return the status that *record* shows at *now*, the same whenever both are the same.
@@ -50,13 +50,13 @@ def status_of(
     measured by them.
 
     The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
-    ones, and those on demand), the id of the last run, and the *instances* of a template. A status that cannot be replaced
-    for as long as it *stands* tells of a schedule that is due more often the first time after that, as what is due sooner
-    would soon have passed, and look late.
+    ones, and those on demand), the id of the last run, and the *instances* of a template. If a schedule is due more often
+    than every `OFTEN`, the status has the first time after the *write_interval* in which it cannot be written again: an
+    earlier time would soon be in the past, and look late.
     """
     policies = record.spec.policies or Policies()
     summary = record.state.summary
-    following = _told_next(record, policies, _following(record, policies), now, stands)
+    following = _reported_next(record, policies, _following(record, policies), now, write_interval)
     owner, handled = record.state.owner, record.state.handled
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
@@ -91,18 +91,20 @@ def _following(record: Record, policies: Policies) -> Instant | None:
     return next_due(record.spec.schedule, policies, record.schedule_since, after)
 
 
-def _told_next(
-    record: Record, policies: Policies, following: Instant | None, now: Instant, stands: Duration
+def _reported_next(
+    record: Record, policies: Policies, following: Instant | None, now: Instant, write_interval: Duration
 ) -> Instant | None:
-    """Return the next time that is told; it follows from the record, so it changes no sooner than that."""
-    if following is None or not stands or following < now - LATE:
+    """Return the next time to report; it depends on the record, so it changes no sooner than that."""
+    if following is None or not write_interval or following < now - LATE:
         return following
     schedule, since = record.spec.schedule, record.schedule_since
     second = next_due(schedule, policies, since, following)
     if second is None or second - following >= OFTEN:
         return following
-    # It is told again once it is known of another occurrence: a period later, and a little.
-    later = next_due(schedule, policies, since, following + stands + (second - following) + WRITING - 1)
+    # The next write follows the next occurrence after the interval: up to a period later, plus the delay of the write.
+    later = next_due(
+        schedule, policies, since, following + write_interval + (second - following) + WRITING - 1
+    )
     return following if later is None else later
 
 

@@ -154,7 +154,7 @@ Arguments = Annotated[
 
 HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER)]
 WantedHandler = Annotated[str, Field(min_length=1, max_length=128)]
-"""The name of a handler as a user writes it. A rule stands for the pattern, which the API server would quote without a word."""
+"""The name of a handler in a manifest. A rule replaces the pattern, which the API server would quote without explaining it."""
 
 
 class WorkerPoolRef(Model):
@@ -225,7 +225,7 @@ class TaskSpec(Model):
     partitions: int = Field(default=1, ge=1, le=1024)
     """
     Parts that the instances of a dynamic task are spread over, so that more workers can claim at once. It must be the
-    number that the task module has. Immutable: to change it, delete the task and apply it again.
+    number in the task module. Immutable: to change it, delete the task and apply it again.
     """
     time_zone: Zone | None = Field(default=None, examples=["Europe/Dublin"])
     """Time zone of the schedule, by its name in the IANA database; UTC if it is not set. With schedule only."""
@@ -311,8 +311,8 @@ class TaskSpec(Model):
     rules: ClassVar = (
         Rule(
             cel=f"self.handler.matches(r'{HANDLER}')",
-            message="handler is a name that the pool's task module registers, such as send_report, and not an import path: "
-            "remove what stands before ':' or '/', and white space",
+            message="handler must be a name that the pool's task module registers, such as send_report, and not an import "
+            "path: remove white space, and everything up to ':' or '/'",
             holds=lambda self: re.fullmatch(HANDLER, self.handler) is not None,
             blames=("handler",),
         ),
@@ -528,8 +528,9 @@ class TaskStatus(Model):
     """Ready, Reconciling and Stalled as Flux and Argo CD read them; Scheduled, HandlerResolved, Suspended, RunsHealthy."""
     next_schedule_time: Instant3339 | None = None
     """
-    The next occurrence that has not started; absent if there is none. Of a task that is due more often than each minute it
-    is the first one after this status can be written again. A time in the past means that no worker has taken it yet.
+    The next occurrence that has not started; absent if there is none. For a task that is due more often than every
+    minute, it is the first one after this status can be written again. A time in the past means that no worker has claimed
+    it yet.
     """
     upcoming_schedule_times: Annotated[
         tuple[Instant3339, ...],

@@ -1,4 +1,4 @@
-"""Takes out of an error's words what may be a secret of the URL that it came from, before people are shown them."""
+"""Redacts the secrets of backend URLs, and of the environment, from error messages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 from urllib.parse import unquote, unquote_plus
 
 MARK: Final = "…"
-"""Stands where something was taken out."""
+"""Replaces what was redacted."""
 
 CHARACTERS_MAX: Final = 400
-"""Of an error's words. Longer ones are a driver's inner state, or the request that a server repeats."""
+"""Of a message. Longer ones have the internal state of a driver, or a request that a server repeats."""
 
 HEARD_MAX: Final = 64 * 1024
 """Characters of an error's words that are looked at for what is known to be secret. A hostile server may send megabytes."""
@@ -21,7 +21,7 @@ READ_MAX: Final = 4 * CHARACTERS_MAX
 """Characters of the rest that are looked at for what seems to be secret."""
 
 WORD_CHARACTERS_MAX: Final = 3
-"""A secret that is no longer is taken out only where it is a word: it may be a part of any other."""
+"""A secret up to this length is redacted only where it is a whole word: it may be part of any other."""
 
 VARIABLES: Final = (
     "AWS_ACCESS_KEY_ID",
@@ -30,7 +30,7 @@ VARIABLES: Final = (
     "MYSQL_PWD",
     "PGPASSWORD",
 )
-"""Where drivers find credentials beside the URL."""
+"""Variables from which drivers read credentials, besides the URL."""
 
 _SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token|credential|auth", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"://[^\s'\"<>]*@")
@@ -39,30 +39,30 @@ _ASSIGNED: Final = re.compile(
     (?: "[^"]*" | '[^']*' | [^\s,;&)>]+ )"""
 )
 _ADDRESS: Final = re.compile(r" (?:object )?at 0x[0-9a-f]+")
-"""Of a Python object: another one at each try."""
+"""Of a Python object, which differs at each attempt."""
 
 
-def without_secrets(words: str, urls: Iterable[str] = ()) -> str:
+def without_secrets(message: str, urls: Iterable[str] = ()) -> str:
     """
-    Return *words* of an error on one printable line, without what *urls* and the environment hold that opens a backend.
+    Return the *message* of an error on one printable line, without the secrets of *urls* and of the environment.
 
-    Taken out are each URL, its user with the password, the password, and parameters that are named like a secret, as they
-    are written and decoded; and what looks like any of these. The name of a user stays: servers tell it to say who failed.
+    Redacted are each URL, its user with the password, the password, and parameters that are named like a secret, both as
+    written and decoded; and what looks like any of these. The name of a user stays: servers report whose login failed.
     """
-    said = _one_line(words[:HEARD_MAX])
+    text = _one_line(message[:HEARD_MAX])
     for secret in sorted(_secrets(urls), key=len, reverse=True):
-        said = _without(said, secret)
-    said = said[:READ_MAX]
-    said = _USERINFO.sub(f"://{MARK}@", said)
-    said = _ASSIGNED.sub(rf"\g<1>{MARK}", said)
-    said = _ADDRESS.sub("", said)
-    return said if len(said) <= CHARACTERS_MAX else f"{said[: CHARACTERS_MAX - 1]}{MARK}"
+        text = _without(text, secret)
+    text = text[:READ_MAX]
+    text = _USERINFO.sub(f"://{MARK}@", text)
+    text = _ASSIGNED.sub(rf"\g<1>{MARK}", text)
+    text = _ADDRESS.sub("", text)
+    return text if len(text) <= CHARACTERS_MAX else f"{text[: CHARACTERS_MAX - 1]}{MARK}"
 
 
-def _without(said: str, secret: str) -> str:
+def _without(text: str, secret: str) -> str:
     if len(secret) > WORD_CHARACTERS_MAX:
-        return said.replace(secret, MARK)
-    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MARK, said)
+        return text.replace(secret, MARK)
+    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MARK, text)
 
 
 def _secrets(urls: Iterable[str]) -> set[str]:
@@ -79,7 +79,7 @@ def _one_line(text: str) -> str:
 
 
 def _secrets_of(url: str) -> Iterator[str]:
-    """Yield what is secret in *url*, by its form alone: it may be one that no driver can read."""
+    """Yield the secrets of *url*, by its form alone: it may be invalid for every driver."""
     yield url
     _, separator, rest = url.partition("://")
     if not separator:

@@ -83,7 +83,7 @@ class _Warned:
         self._concerns: dict[str, Sequence[str]] = {}
 
     def new(self, server: str, concerns: Sequence[str]) -> Sequence[str]:
-        """Return those of *concerns* that the last call for *server* did not have."""
+        """Return those of *concerns* that were not in the last call for *server*."""
         with self._lock:
             before = self._concerns.get(server, ())
             self._concerns[server] = concerns

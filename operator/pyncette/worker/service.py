@@ -74,10 +74,10 @@ class Listener(Protocol):
 
 
 class OutcomeListener(Protocol):
-    """Receives how occurrences end, wherever in this process their outcome is written; must not block."""
+    """Receives the outcomes that this process writes; must not block."""
 
     def registered(self, realm: str, task: str) -> None:
-        """Take note that occurrences of *task* may end here. Called again and again."""
+        """Note that this process may write outcomes of *task*. Called repeatedly."""
         ...
 
     def lost(self, realm: str, task: str) -> None:
@@ -85,7 +85,7 @@ class OutcomeListener(Protocol):
         ...
 
     def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
-        """Take note that *number* occurrences of *task* have ended with *outcome*, and that this is written."""
+        """Note that *number* occurrences of *task* have ended with *outcome*, and that this is written."""
         ...
 
 

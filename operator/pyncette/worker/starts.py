@@ -236,7 +236,7 @@ class Starts:
         """
         Remove from *waiting* the side runs whose schedule was removed after a worker had released them unstarted.
 
-        While the backend cannot tell, none of them starts: their leases expire, and they are claimed again.
+        If the backend does not answer, none of them starts: their leases expire, and they are claimed again.
         """
         released = {at: record for at, one in waiting.items() if (record := _released_side_run(one))}
         if not released:
@@ -246,7 +246,7 @@ class Starts:
                 [(record, waiting[at].policies) for at, record in released.items()]
             )
         except StoreError as error:
-            logger.debug("could not look for the schedules of side runs", extra={"error": str(error)})
+            logger.debug("could not read the schedules of side runs", extra={"error": str(error)})
             gone = {record.key for record in released.values()}
         for at, record in released.items():
             if record.key in gone:

@@ -1,4 +1,4 @@
-"""Finds the tasks that resources have mirrored to the handlers of a worker, so that metrics have them before they first run."""
+"""Finds the tasks that resources have mirrored to the handlers of a worker, so that metrics include them before their first run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAGE: Final = 200
 """Records of one read."""
 
 PAUSE_SECONDS: Final = 30.0
-"""Between two searches, at least: as long as between two scrapes, which a new task is to be found before."""
+"""Minimum time between two searches: about as long as between two scrapes."""
 
 PAUSE_SHARE: Final = 100
-"""A search that takes long is repeated after this many times as long, so it costs at most a hundredth of the time."""
+"""A long search is repeated after this many times its duration, so searches take at most a hundredth of the time."""
 
 BEYOND: Final = "\U0010ffff" * 8
 """Sorts after the name of every instance."""

@@ -30,7 +30,7 @@ class WholeNumber(click.IntRange):
 
 
 class Realm(NamedTuple):
-    """A realm of a backend, whose tasks a command is about."""
+    """The backend and the realm that a command works on."""
 
     backend: Backend
     name: str
@@ -75,7 +75,7 @@ def output_option(command: F) -> F:
 
 
 def realm_options(command: F) -> F:
-    """Add the options that say which tasks a command is about; the command gets one argument, `realm`."""
+    """Add the options that select a backend and a realm; the command gets them as one argument, `realm`."""
 
     @wraps(command)
     def with_realm(
@@ -90,12 +90,12 @@ def realm_options(command: F) -> F:
 
     decorated: Any = settings_options("backend", "realm")(with_realm)
     decorated = click.option(
-        "--pool", metavar="POOL", help="With --namespace: this pool. [default: default]"
+        "--pool", metavar="POOL", help="The pool in that namespace. Needs --namespace. [default: default]"
     )(decorated)
     decorated = click.option(
         "--namespace",
         metavar="NAMESPACE",
-        help="In the operator's pod: the backend and the realm of a pool in this namespace of the cluster.",
+        help="In the operator's pod: use the backend and the realm of a pool in this namespace.",
     )(decorated)
     return path_option(decorated)  # type: ignore[no-any-return]
 
@@ -103,13 +103,13 @@ def realm_options(command: F) -> F:
 def _realm(settings: Settings, path: Path | None, namespace: str | None, pool: str | None) -> Realm:
     if namespace is None:
         if pool is not None:
-            raise Failure("--pool needs --namespace, the namespace of that pool")
+            raise Failure("--pool needs --namespace, the namespace of the pool")
         return Realm(chosen_backend(settings, path), settings.realm or "")
     given = click.get_current_context().params
     for name in ("path", "backend", "backend_file", "realm"):
         if given.get(name) is not None:
             raise Failure(
-                f"--namespace and --{name.replace('_', '-')} both say where tasks are stored: give one of them"
+                f"--namespace and --{name.replace('_', '-')} are mutually exclusive: pass one of them"
             )
     with needing("kubernetes_asyncio", "--namespace", "operator"):
         from pyncette.cli.pool_realm import realm_of_pool
