@@ -24,7 +24,7 @@ from pyncette.core.record import (
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Spec
 from pyncette.store.base import Renewal
-from pyncette.store.dynamodb import DynamoStore
+from pyncette.store.dynamodb.store import DynamoStore
 from tests.servers import open_dynamodb
 from tests.servers.dynamodb import REGION, credentials
 

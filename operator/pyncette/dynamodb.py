@@ -6,7 +6,7 @@ from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 
 try:
-    from pyncette.store.dynamodb import DynamoStore
+    from pyncette.store.dynamodb.store import DynamoStore
 except ImportError as error:
     raise ImportError(
         "pyncette.dynamodb needs aiobotocore: pip install 'pyncette-operator[dynamodb]'"

@@ -17,7 +17,7 @@ from pyncette.core.spec import Spec
 from pyncette.errors import SchemaError, StoreError
 from pyncette.store.backend import Backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Versioned
-from pyncette.store.sql import Migrated
+from pyncette.store.schema import Migrated
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
-from pyncette.store.mysql_address import Address
+from pyncette.store.mysql.address import Address
 
 try:
-    from pyncette.store.mysql import MysqlStore
+    from pyncette.store.mysql.store import MysqlStore
 except ImportError as error:
     raise ImportError("pyncette.mysql needs asyncmy: pip install 'pyncette-operator[mysql]'") from error
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pyncette.configuration import takes_all_settings
 from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
-from pyncette.store.postgres_backend import check_url
+from pyncette.store.postgres.backend import check_url
 
 try:
-    from pyncette.store.postgres import PostgresStore
+    from pyncette.store.postgres.store import PostgresStore
 except ImportError as error:
     raise ImportError("pyncette.postgres needs asyncpg: pip install 'pyncette-operator[postgres]'") from error
 

@@ -6,7 +6,7 @@ from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
 
 try:
-    from pyncette.store.redis import RedisStore
+    from pyncette.store.redis.store import RedisStore
 except ImportError as error:
     raise ImportError("pyncette.redis needs redis: pip install 'pyncette-operator[redis]'") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyncette.configuration import takes_all_settings
 from pyncette.store.base import Store
-from pyncette.store.sqlite import SqliteStore
+from pyncette.store.sqlite.store import SqliteStore
 
 
 @takes_all_settings("sqlite_")

@@ -17,7 +17,7 @@ from pyncette.mysql import mysql_repository
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
 from pyncette.redis import redis_repository
-from pyncette.store.mysql_address import read_address
+from pyncette.store.mysql.address import read_address
 from tests.app.harness import at, running, schedule_at_once, seconds
 
 

@@ -5,7 +5,7 @@ import pytest
 from pyncette.errors import ConfigurationError
 from pyncette.settings import Address, Settings, read_settings
 from pyncette.store.backend import read_backend
-from pyncette.store.sqlite_backend import SqliteBackend
+from pyncette.store.sqlite.backend import SqliteBackend
 
 
 def read(environment=None, **options):

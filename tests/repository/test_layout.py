@@ -50,8 +50,8 @@ NEED_AN_EXTRA = (
     "pyncette.dynamodb",
     "pyncette.postgres",
     "pyncette.prometheus",
-    "pyncette.store.dynamodb",
-    "pyncette.store.postgres",
+    "pyncette.store.dynamodb.store",
+    "pyncette.store.postgres.store",
     "pyncette.telemetry.metrics",
 )
 

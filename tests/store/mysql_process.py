@@ -6,8 +6,8 @@ import signal
 import sys
 
 from pyncette.core.record import Partition
-from pyncette.store.mysql import MysqlStore
-from pyncette.store.mysql_address import read_address
+from pyncette.store.mysql.address import read_address
+from pyncette.store.mysql.store import MysqlStore
 
 # As in the conformance suite, which takes longer to import than all else here.
 HERE = Partition("realm", "handler", 0)

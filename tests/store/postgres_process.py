@@ -6,7 +6,7 @@ import signal
 import sys
 
 from pyncette.core.record import Partition
-from pyncette.store.postgres import PostgresStore
+from pyncette.store.postgres.store import PostgresStore
 
 # As in the conformance suite, which takes longer to import than all else here.
 HERE = Partition("realm", "handler", 0)

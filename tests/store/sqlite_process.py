@@ -8,8 +8,8 @@ import time
 
 from pyncette.core.record import Change
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.store.sqlite import SqliteStore
-from pyncette.store.sqlite_database import Database
+from pyncette.store.sqlite.database import Database
+from pyncette.store.sqlite.store import SqliteStore
 from pyncette.testing.conformance import T0, a_record, claim, completed, create
 
 

@@ -9,7 +9,7 @@ import pytest
 from pyncette.core.record import Key
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Store
-from pyncette.store.dynamodb import DynamoStore
+from pyncette.store.dynamodb.store import DynamoStore
 from pyncette.testing.conformance import StoreConformance
 from tests.servers import DynamoDb, Moto
 from tests.servers.dynamodb import credentials

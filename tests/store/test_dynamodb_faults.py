@@ -16,7 +16,7 @@ from pyncette.core.record import Change, HistoryRow, Key, Partition, replace
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Renewal
-from pyncette.store.dynamodb import DynamoStore
+from pyncette.store.dynamodb.store import DynamoStore
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -134,7 +134,7 @@ async def test_a_load_may_see_one_half_of_a_group_before_and_the_other_after_it_
 
 
 async def test_what_is_put_off_for_too_long_is_unavailable(gate, guarded_url, monkeypatch):
-    monkeypatch.setattr("pyncette.store.dynamodb_connection.PAUSE_SECONDS_MAX", 0.001)
+    monkeypatch.setattr("pyncette.store.dynamodb.connection.PAUSE_SECONDS_MAX", 0.001)
     async with opened(guarded_url) as store:
         await create(store, a_record(), a_record("b"))
         before = await load(store, a_record())
@@ -172,7 +172,7 @@ async def test_a_server_that_is_gone_is_unavailable_until_it_is_back(own_dynamod
 
 
 async def test_a_server_that_hangs_is_given_up_in_time(own_dynamodb: OwnDynamoDb, monkeypatch):
-    monkeypatch.setattr("pyncette.store.dynamodb_connection.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("pyncette.store.dynamodb.connection.CONNECT_SECONDS", 0.5)
     async with opened(own_dynamodb.url_of("pyncette")) as store:
         await create(store, a_record())
         store._requests._answer_seconds = 1.0

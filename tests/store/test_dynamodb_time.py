@@ -5,7 +5,7 @@ from email.utils import formatdate
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.store.dynamodb_time import DateClock
+from pyncette.store.dynamodb.server_time import DateClock
 
 T0 = 1_700_000_000 * SECOND
 

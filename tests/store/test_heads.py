@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.core.record import Partition
 from pyncette.store.backend import read_backend
-from pyncette.store.heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
+from pyncette.store.sql.heads import BEGINNING, MARGIN, PAUSE_MAX, SHARE, USUAL, USUAL_EACH, Heads
 from pyncette.testing.conformance import (
     HERE,
     T0,

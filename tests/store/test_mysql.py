@@ -17,12 +17,12 @@ from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, Stat
 from pyncette.errors import SchemaError, StoreRefusedError
 from pyncette.mysql import mysql_repository
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
-from pyncette.store.mysql import MysqlStore, migrate
-from pyncette.store.mysql_address import Address, read_address
-from pyncette.store.mysql_connection import Connections
-from pyncette.store.mysql_rows import completion_rows, names_of, swap_script
-from pyncette.store.mysql_schema import tables_named
-from pyncette.store.mysql_statements import HEAD_MAX, Statements
+from pyncette.store.mysql.address import Address, read_address
+from pyncette.store.mysql.connection import Connections
+from pyncette.store.mysql.rows import completion_rows, names_of, swap_script
+from pyncette.store.mysql.schema import tables_named
+from pyncette.store.mysql.statements import HEAD_MAX, Statements
+from pyncette.store.mysql.store import MysqlStore, migrate
 from pyncette.testing.conformance import (
     ELSEWHERE,
     HERE,

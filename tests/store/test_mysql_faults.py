@@ -21,10 +21,10 @@ from pyncette.errors import (
     StoreUnavailableError,
 )
 from pyncette.store.base import Renewal
-from pyncette.store.mysql import MysqlStore, migrate
-from pyncette.store.mysql_address import Address, read_address
-from pyncette.store.mysql_backend import MysqlBackend
-from pyncette.store.mysql_connection import IDLE_SECONDS, Connections, TryAgainError, named
+from pyncette.store.mysql.address import Address, read_address
+from pyncette.store.mysql.backend import MysqlBackend
+from pyncette.store.mysql.connection import IDLE_SECONDS, Connections, TryAgainError, named
+from pyncette.store.mysql.store import MysqlStore, migrate
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -624,7 +624,7 @@ async def test_a_driver_that_stumbles_over_a_new_connection_does_not_end_a_worke
     async def stumble(**options):
         raise RuntimeError(said)
 
-    monkeypatch.setattr("pyncette.store.mysql_connection.asyncmy.connect", stumble)
+    monkeypatch.setattr("pyncette.store.mysql.connection.asyncmy.connect", stumble)
 
     with pytest.raises(told, match=said):
         async with MysqlStore(Address("127.0.0.1", "user", "secret", "database", 1)):

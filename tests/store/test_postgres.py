@@ -19,9 +19,9 @@ import pytest
 from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, State, replace
 from pyncette.errors import SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
-from pyncette.store.postgres import PostgresStore, migrate
-from pyncette.store.postgres_schema import tables_named
-from pyncette.store.postgres_statements import HEAD_MAX, SESSION, statements_for
+from pyncette.store.postgres.schema import tables_named
+from pyncette.store.postgres.statements import HEAD_MAX, SESSION, statements_for
+from pyncette.store.postgres.store import PostgresStore, migrate
 from pyncette.testing.conformance import (
     ELSEWHERE,
     HERE,

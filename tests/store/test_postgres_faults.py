@@ -21,9 +21,9 @@ from pyncette.errors import (
     StoreUnavailableError,
 )
 from pyncette.store.base import Notification, Renewal
-from pyncette.store.postgres import PostgresStore, migrate
-from pyncette.store.postgres_connection import Connections, place_of
-from pyncette.store.postgres_statements import SESSION
+from pyncette.store.postgres.connection import Connections, place_of
+from pyncette.store.postgres.statements import SESSION
+from pyncette.store.postgres.store import PostgresStore, migrate
 from pyncette.testing.conformance import (
     HERE,
     LEASE,

@@ -12,10 +12,10 @@ from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.redis import redis_repository
 from pyncette.store.backend import read_backend
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
-from pyncette.store.redis import RedisStore
-from pyncette.store.redis_healing import PAUSE_SECONDS
-from pyncette.store.redis_keys import Keyspace, key_named, name_of, partition_named
-from pyncette.store.redis_url import read_url
+from pyncette.store.redis.healing import PAUSE_SECONDS
+from pyncette.store.redis.keys import Keyspace, key_named, name_of, partition_named
+from pyncette.store.redis.store import RedisStore
+from pyncette.store.redis.url import read_url
 from pyncette.testing.conformance import (
     ELSEWHERE,
     HERE,

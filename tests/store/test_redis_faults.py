@@ -19,10 +19,10 @@ from pyncette.core.record import Change, Key, Partition
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Notification, Renewal
-from pyncette.store.redis import RedisStore
-from pyncette.store.redis_connection import CONNECTIONS_MAX, Connections
-from pyncette.store.redis_keys import Keyspace
-from pyncette.store.redis_url import read_url
+from pyncette.store.redis.connection import CONNECTIONS_MAX, Connections
+from pyncette.store.redis.keys import Keyspace
+from pyncette.store.redis.store import RedisStore
+from pyncette.store.redis.url import read_url
 from pyncette.testing.conformance import (
     HERE,
     LEASE,

@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import BUILT_IN, read_backend
-from pyncette.store.redis_url import SCHEMES, Kind, read_url
+from pyncette.store.redis.url import SCHEMES, Kind, read_url
 
 
 def test_a_url_may_say_everything():

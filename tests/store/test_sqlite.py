@@ -15,9 +15,9 @@ import pytest
 from pyncette.core.record import Change, HistoryRow, Key
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
-from pyncette.store.sqlite import SqliteStore, migrate
-from pyncette.store.sqlite_database import Database
-from pyncette.store.sqlite_statements import Batch, Statements
+from pyncette.store.sqlite.database import Database
+from pyncette.store.sqlite.statements import Batch, Statements
+from pyncette.store.sqlite.store import SqliteStore, migrate
 from pyncette.testing.conformance import (
     HERE,
     LEASE,

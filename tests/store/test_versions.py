@@ -7,7 +7,7 @@ from pyncette.members import TOLD_MAX, Member, OlderWorkersError, migrate, raise
 from pyncette.store.backend import read_backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Versioned
 from pyncette.store.memory import MemoryStore
-from pyncette.store.sql import check_schema
+from pyncette.store.schema import check_schema
 from tests.membership import there
 
 NEXT = SCHEMA_VERSION + 1

@@ -22,7 +22,7 @@ from pyncette.ledger import Ledger, withdrawal
 from pyncette.permit_records import PERMITS_REALM
 from pyncette.store.base import Claimed, Renewal, Renewed
 from pyncette.store.memory import MemoryStore
-from pyncette.store.sqlite import SqliteStore
+from pyncette.store.sqlite.store import SqliteStore
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import Worker, WorkerSettings
 from tests.worker.bench import Bench, Registered, seconds

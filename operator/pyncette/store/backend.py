@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
-from pyncette.store.sql import TABLE, Migrated, check_table_name
+from pyncette.store.schema import TABLE, Migrated, check_table_name
 
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
@@ -22,24 +22,24 @@ GROUP: Final = "pyncette.backends"
 BUILT_IN: Final = {
     scheme: EntryPoint(scheme, value, GROUP)
     for scheme, value in {
-        "sqlite": "pyncette.store.sqlite_backend:SqliteBackend",
-        "mysql": "pyncette.store.mysql_backend:MysqlBackend",
-        "mariadb": "pyncette.store.mysql_backend:MysqlBackend",
-        "postgresql": "pyncette.store.postgres_backend:PostgresBackend",
-        "postgres": "pyncette.store.postgres_backend:PostgresBackend",
-        "redis": "pyncette.store.redis_backend:RedisBackend",
-        "rediss": "pyncette.store.redis_backend:RedisBackend",
-        "redis+sentinel": "pyncette.store.redis_backend:RedisBackend",
-        "rediss+sentinel": "pyncette.store.redis_backend:RedisBackend",
-        "redis+cluster": "pyncette.store.redis_backend:RedisBackend",
-        "rediss+cluster": "pyncette.store.redis_backend:RedisBackend",
-        "valkey": "pyncette.store.redis_backend:RedisBackend",
-        "valkeys": "pyncette.store.redis_backend:RedisBackend",
-        "valkey+sentinel": "pyncette.store.redis_backend:RedisBackend",
-        "valkeys+sentinel": "pyncette.store.redis_backend:RedisBackend",
-        "valkey+cluster": "pyncette.store.redis_backend:RedisBackend",
-        "valkeys+cluster": "pyncette.store.redis_backend:RedisBackend",
-        "dynamodb": "pyncette.store.dynamodb_backend:DynamoBackend",
+        "sqlite": "pyncette.store.sqlite.backend:SqliteBackend",
+        "mysql": "pyncette.store.mysql.backend:MysqlBackend",
+        "mariadb": "pyncette.store.mysql.backend:MysqlBackend",
+        "postgresql": "pyncette.store.postgres.backend:PostgresBackend",
+        "postgres": "pyncette.store.postgres.backend:PostgresBackend",
+        "redis": "pyncette.store.redis.backend:RedisBackend",
+        "rediss": "pyncette.store.redis.backend:RedisBackend",
+        "redis+sentinel": "pyncette.store.redis.backend:RedisBackend",
+        "rediss+sentinel": "pyncette.store.redis.backend:RedisBackend",
+        "redis+cluster": "pyncette.store.redis.backend:RedisBackend",
+        "rediss+cluster": "pyncette.store.redis.backend:RedisBackend",
+        "valkey": "pyncette.store.redis.backend:RedisBackend",
+        "valkeys": "pyncette.store.redis.backend:RedisBackend",
+        "valkey+sentinel": "pyncette.store.redis.backend:RedisBackend",
+        "valkeys+sentinel": "pyncette.store.redis.backend:RedisBackend",
+        "valkey+cluster": "pyncette.store.redis.backend:RedisBackend",
+        "valkeys+cluster": "pyncette.store.redis.backend:RedisBackend",
+        "dynamodb": "pyncette.store.dynamodb.backend:DynamoBackend",
     }.items()
 }
 """Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""

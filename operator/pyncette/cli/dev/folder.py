@@ -19,7 +19,7 @@ from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unkn
 from pyncette.resources.mirror import Wish, wish_of
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
-from pyncette.store.sqlite_backend import SqliteBackend, backend_in
+from pyncette.store.sqlite.backend import SqliteBackend, backend_in
 
 STATE: Final = ".pyncette"
 """The folder below it, where what is kept is kept. Deleting it begins afresh."""

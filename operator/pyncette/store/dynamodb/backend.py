@@ -1,0 +1,91 @@
+"""Reads URLs of DynamoDB: dynamodb://region/table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from pyncette.errors import ConfigurationError
+from pyncette.store.backend import Backend, needing
+from pyncette.store.base import Store
+from pyncette.store.dynamodb.schema import SHARDS, Place, check_place
+
+FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
+
+
+class DynamoBackend(Backend):
+    """A table of a region; credentials come from where all AWS programs look for them, and stand in no URL."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        try:
+            parts = urlsplit(url)
+            region = parts.hostname
+            is_plain = not (parts.username or parts.password or parts.port or parts.fragment)
+        except ValueError:
+            raise ConfigurationError(f"it cannot be read; write {FORM}") from None
+        if not is_plain:
+            raise ConfigurationError(
+                f"credentials, ports and fragments have no place in it; write {FORM}. Credentials come from the environment,"
+                " a profile or a role, as for all AWS programs"
+            )
+        self._region = region
+        self._table = parts.path.strip("/")
+        if not self._table or "/" in self._table:
+            raise ConfigurationError(f"it needs the name of a table; write {FORM}")
+        self._options = _options(parts.query)
+        try:
+            check_place(
+                Place(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+
+    def new_store(self, *, create: bool = True) -> Store:
+        with needing("aiobotocore", "DynamoDB", "dynamodb"):
+            from pyncette.store.dynamodb.store import DynamoStore  # noqa: PLC0415 - the driver is an extra
+
+        return DynamoStore(self._region, self._table, create=create, **self._options)
+
+    def __str__(self) -> str:
+        endpoint = self._options.get("endpoint")
+        where = f" at {urlsplit(endpoint).netloc.rpartition('@')[2]}" if endpoint else ""
+        return f"the DynamoDB table {self._table} in {self._region or 'the region of the environment'}{where}"
+
+
+def _options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, values in parse_qs(query, keep_blank_values=True).items():
+        if name not in _READ:
+            # The name is not told: it may be a part of a password in endpoint that holds an &.
+            raise ConfigurationError(f"an option in it is not known; known are {', '.join(_READ)}")
+        option, read = _READ[name]
+        options[option] = read(values[-1])
+    return options
+
+
+def _endpoint(text: str) -> str:
+    if urlsplit(text).scheme not in {"http", "https"}:
+        raise ConfigurationError("endpoint must be a URL such as http://localhost:8000")
+    return text
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError("shards must be a number")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ConfigurationError("batches can be on or off")
+    return text == "on"
+
+
+_READ: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "endpoint": ("endpoint", _endpoint),
+    "prefix": ("prefix", str),
+    "shards": ("shards", _number),
+    "batches": ("batches", _switch),
+}

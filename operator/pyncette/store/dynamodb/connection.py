@@ -1,0 +1,413 @@
+"""Requests to DynamoDB: retried while it asks for that, given up when it does not answer; its errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, TypeVar
+
+import aiohttp
+
+# They come without types; the stubs that there are describe clients for each service, which are not used here.
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.session import get_session  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    TokenRetrievalError,
+)
+
+from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.dynamodb.server_time import DateClock
+from pyncette.store.dynamodb.writes import Delete, Put, Update, Write, request, statement
+
+CONNECTIONS_MAX: Final = 16
+"""Requests under way at once: as many as keep the network busy, and few enough for one process to keep up with."""
+
+CONNECT_SECONDS: Final = 5.0
+
+ANSWER_SECONDS: Final = 12.0
+"""A request takes milliseconds. Without an answer by then the service is out of reach."""
+
+ATTEMPTS_MAX: Final = 12
+"""With the pauses between them some eight seconds: DynamoDB takes longer to add capacity, but a worker asks again."""
+
+PAUSE_SECONDS: Final = 0.025
+PAUSE_SECONDS_MAX: Final = 2.0
+
+STATEMENTS_MAX: Final = 25
+KEYS_MAX: Final = 100
+ITEMS_MAX: Final = 100
+"""What DynamoDB takes in one batch of statements, one batch of keys, and one transaction."""
+
+_DRIVER_ERRORS: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError, TimeoutError)
+
+_LATER: Final = frozenset(
+    {
+        "ProvisionedThroughputExceeded",
+        "Throttling",
+        "ThrottlingError",
+        "RequestLimitExceeded",
+        "TransactionConflict",
+        "TransactionInProgress",
+        "ReplicatedWriteConflict",
+        "LimitExceeded",
+    }
+)
+"""It was not done, and the same may work in a moment."""
+
+_LOST: Final = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
+
+_BROKEN: Final = frozenset({"InternalServerError", "InternalFailure", "ServiceUnavailable"})
+
+_LETS_US_NOT_IN: Final = frozenset(
+    {
+        "UnrecognizedClient",
+        "InvalidSignature",
+        "InvalidClientTokenId",
+        "IncompleteSignature",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "ExpiredToken",
+        "SignatureDoesNotMatch",
+    }
+)
+
+_T = TypeVar("_T")
+
+
+class RequestError(StoreRefusedError):
+    """DynamoDB cannot do what it was asked for: an item is too large, or the table has other keys."""
+
+
+class _LaterError(Exception):
+    """DynamoDB did not do it, for now."""
+
+
+class Requests:
+    """
+    A client of one table, entered once; *lost* is called when an answer did not come.
+
+    What DynamoDB puts off (throttling, a transaction in the way) is asked for again, with pauses. Everything else is asked
+    for once: what became of a write that was not answered is not known, and asking again would find it lost to itself.
+
+    Without *batches* each write is a request of its own, for servers that know no PartiQL.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        region: str | None,
+        endpoint: str | None,
+        *,
+        batches: bool = True,
+        lost: Callable[[], None] = lambda: None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self.table = table
+        self.clock = DateClock()
+        self._region = region
+        self._endpoint = endpoint
+        self._batches = batches
+        self._lost = lost
+        self._answer_seconds = answer_seconds
+        self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self.place = f"the DynamoDB table {table}" + (f" in {region}" if region else "")
+        self.consumed: Callable[[str, Any], None] | None = None
+        """Told of what each request has cost, for those who count."""
+
+    async def open(self) -> None:
+        config = AioConfig(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=self._answer_seconds,
+            max_pool_connections=CONNECTIONS_MAX,
+            parameter_validation=False,
+            retries={"total_max_attempts": 1},
+        )
+        try:
+            self._client = await self._stack.enter_async_context(
+                get_session().create_client(
+                    "dynamodb", region_name=self._region, endpoint_url=self._endpoint, config=config
+                )
+            )
+        except (NoRegionError, ValueError) as error:
+            raise ConfigurationError(f"{self.place} cannot be asked for: {error}") from None
+        except BotoCoreError as error:
+            raise named(error, self.place) from error
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: Any) -> Any:
+        """Return an item, or None."""
+        answer = await self.call("get_item", Key=key, ConsistentRead=True)
+        return answer.get("Item")
+
+    async def get_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Return the items that are there, in any order. No key may occur twice."""
+        parts = [keys[at : at + KEYS_MAX] for at in range(0, len(keys), KEYS_MAX)]
+        return [item for part in await together(map(self._get_part, parts)) for item in part]
+
+    async def _get_part(self, keys: Sequence[Any]) -> list[Any]:
+        found: list[Any] = []
+
+        async def ask() -> None:
+            nonlocal keys
+            asked = {self.table: {"Keys": keys, "ConsistentRead": True}}
+            answer = await self._send("batch_get_item", RequestItems=asked)
+            found.extend(answer["Responses"].get(self.table, ()))
+            left = answer.get("UnprocessedKeys") or {}
+            if self.table in left:
+                keys = left[self.table]["Keys"]
+                raise _LaterError("it has answered for a part of the keys only")
+
+        await self._persist(ask)
+        return found
+
+    async def query(self, **parameters: Any) -> Any:
+        """Return one page, read strongly."""
+        return await self.call("query", ConsistentRead=True, **parameters)
+
+    # --- Writing -----------------------------------------------------------------------------------------------------
+
+    async def write(self, writes: Sequence[Write]) -> list[bool | None]:
+        """Make each of *writes* by itself, and say which were made; None: DynamoDB put it off for too long."""
+        made: list[bool | None] = [None] * len(writes)
+        batched: list[int] = []
+        jobs: list[Awaitable[None]] = []
+        for at, write in enumerate(writes):
+            if self._batches and (isinstance(write, Update) or (isinstance(write, Put) and write.new)):
+                batched.append(at)
+            else:
+                jobs.append(self._write_alone(writes, at, made))
+        jobs += [
+            self._write_batch(writes, batched[at : at + STATEMENTS_MAX], made)
+            for at in range(0, len(batched), STATEMENTS_MAX)
+        ]
+        await together(jobs)
+        return made
+
+    async def _write_alone(self, writes: Sequence[Write], at: int, made: list[bool | None]) -> None:
+        action, parameters = request(self.table, writes[at])
+
+        async def ask() -> None:
+            try:
+                await self._send(f"{action.lower()}_item", **parameters)
+            except _ConditionError:
+                made[at] = False
+            else:
+                made[at] = True
+
+        await self._persist(ask, give_up=True)
+
+    async def _write_batch(self, writes: Sequence[Write], ats: list[int], made: list[bool | None]) -> None:
+        async def ask() -> None:
+            nonlocal ats
+            statements = [self._statement(writes[at]) for at in ats]
+            answer = await self._send("batch_execute_statement", Statements=statements)
+            later: list[int] = []
+            refusal: Exception | None = None
+            for at, response in zip(ats, answer["Responses"], strict=True):
+                error = response.get("Error")
+                if error is None:
+                    made[at] = True
+                    continue
+                code = _short(error["Code"])
+                if code in _LOST:
+                    made[at] = False
+                elif code in _LATER:
+                    later.append(at)
+                else:
+                    refusal = named_by(code, error.get("Message", ""), 400, self.place)
+            if refusal is not None:
+                raise refusal
+            ats = later
+            if later:
+                raise _LaterError("it put off a part of the writes")
+
+        await self._persist(ask, give_up=True)
+
+    def _statement(self, write: Write) -> Any:
+        assert not isinstance(write, Delete)
+        return statement(self.table, write)
+
+    async def transact(self, writes: Sequence[Write]) -> bool | None:
+        """Make all of *writes* or none, and say so; None: DynamoDB put it off for too long."""
+        assert len(writes) <= ITEMS_MAX
+        items = [
+            {action: parameters} for action, parameters in (request(self.table, write) for write in writes)
+        ]
+        made: bool | None = None
+
+        async def ask() -> None:
+            nonlocal made
+            try:
+                await self._send("transact_write_items", TransactItems=items)
+            except _ConditionError:
+                made = False
+            else:
+                made = True
+
+        await self._persist(ask, give_up=True)
+        return made
+
+    # --- The table ---------------------------------------------------------------------------------------------------
+
+    async def describe(self) -> Any:
+        """Return what DynamoDB says of the table; None if there is none."""
+        try:
+            return (await self.call("describe_table"))["Table"]
+        except SchemaError:
+            return None
+
+    async def create(self, definition: dict[str, Any]) -> None:
+        """Have the table created, unless somebody else does."""
+        with suppress(_ThereError):
+            await self._persist(lambda: self._send("create_table", **definition))
+
+    # --- Requests ----------------------------------------------------------------------------------------------------
+
+    async def call(self, operation: str, **parameters: Any) -> Any:
+        """Return the answer to a request about the table, asked for again while DynamoDB puts it off."""
+
+        async def ask() -> Any:
+            return await self._send(operation, TableName=self.table, **parameters)
+
+        return await self._persist(ask)
+
+    async def _persist(self, ask: Callable[[], Awaitable[_T]], *, give_up: bool = False) -> _T | None:
+        """Ask until it is done. With *give_up* return None when that takes too long, else raise StoreUnavailableError."""
+        reason: Exception | None = None
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                return await ask()
+            except _LaterError as error:
+                reason = error
+            await asyncio.sleep(random.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX)))
+        if give_up:
+            return None
+        raise StoreUnavailableError(
+            f"{self.place} cannot keep up, it has put off {ATTEMPTS_MAX} times: {reason}"
+        )
+
+    async def _send(self, operation: str, **parameters: Any) -> Any:
+        if self.consumed is not None and operation not in {"describe_table", "create_table"}:
+            parameters["ReturnConsumedCapacity"] = "INDEXES"
+        async with self._slots:
+            asked_at = self.clock.monotonic()
+            try:
+                async with asyncio.timeout(self._answer_seconds + CONNECT_SECONDS):
+                    answer = await getattr(self._client, operation)(**parameters)
+            except _DRIVER_ERRORS as error:
+                self._hear(getattr(error, "response", None), asked_at)
+                ours = named(error, self.place)
+                if isinstance(ours, StoreUnavailableError):
+                    self._lost()
+                raise ours from error
+            self._hear(answer, asked_at)
+        if self.consumed is not None:
+            self.consumed(operation, answer.get("ConsumedCapacity"))
+        return answer
+
+    def _hear(self, answer: Any, asked_at: int) -> None:
+        if answer:
+            headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            self.clock.hear(headers.get("date"), asked_at, self.clock.monotonic())
+
+
+class _ConditionError(Exception):
+    """A write was not made, since the item is not what it was to be."""
+
+
+class _ThereError(Exception):
+    """What was to be created is there, or about to be."""
+
+
+async def together(jobs: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Return what all *jobs* return, once each has ended; then raise the first error, if there is one."""
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value] # the errors are gone
+
+
+def named(error: BaseException, place: str) -> Exception:
+    """Return what the driver's *error* is to us, as one sentence without a secret."""
+    if isinstance(error, ClientError):
+        said = error.response.get("Error", {})
+        code = _short(str(said.get("Code", "")))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code == "TransactionCanceled":
+            return _cancelled(error.response.get("CancellationReasons", ()), place)
+        return named_by(code, str(said.get("Message") or said.get("message") or code), status, place)
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return StoreRefusedError(
+            f"{place} needs credentials, and there are none: {error}. They come from where AWS programs look for them"
+        )
+    if isinstance(error, ParamValidationError):
+        return StoreRefusedError(f"{place} was asked for what cannot be: {error}")
+    if isinstance(error, CredentialRetrievalError | TokenRetrievalError | HTTPClientError):
+        return StoreUnavailableError(f"{place} does not answer: {_words_of(error)}")
+    if isinstance(error, TimeoutError):
+        return StoreUnavailableError(f"{place} does not answer: nothing came in time")
+    return StoreUnavailableError(f"{place} does not answer: {_words_of(error)}")
+
+
+def named_by(code: str, said: str, status: int, place: str) -> Exception:
+    """Return what the error *code* is to us."""
+    if code in _LATER:
+        return _LaterError(said)
+    if code in _LOST:
+        return _ConditionError(said)
+    if code == "ResourceInUse":
+        return _ThereError(said)
+    if code == "ResourceNotFound":
+        return SchemaError(f"{_begun(place)} is not there, or not as this release knows it: {said}")
+    if code == "Validation":
+        return RequestError(f"{place} cannot do that: {said}")
+    if code in {"AccessDenied", "NotAuthorized"}:
+        return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
+    if code in _LETS_US_NOT_IN:
+        return StoreRefusedError(f"{place} lets us not in: {said}. Check the credentials")
+    if code in _BROKEN or status >= 500:
+        return StoreUnavailableError(f"{place} does not answer: {said}")
+    return StoreRefusedError(f"{place} refused: {code}: {said}")
+
+
+def _cancelled(reasons: Iterable[Any], place: str) -> Exception:
+    """Return what it is to us that a transaction was not made: what cannot be mended by waiting rules."""
+    later: Exception | None = None
+    for reason in reasons:
+        code = _short(reason.get("Code") or "None")
+        if code == "None":
+            continue
+        error = named_by(code, reason.get("Message") or code, 400, place)
+        if not isinstance(error, _LaterError):
+            return error
+        later = error
+    return later or StoreRefusedError(f"{place} refused a transaction, and did not say why")
+
+
+def _short(code: str) -> str:
+    return code.removesuffix("Exception")
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _words_of(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,26 @@
+"""Reads URLs of MySQL and MariaDB: mysql://user:password@host:port/database, or mariadb://…"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyncette.store.backend import Backend, needing
+from pyncette.store.base import Store
+from pyncette.store.mysql.address import read_address
+
+
+class MysqlBackend(Backend):
+    """A database of a server, which may be either: what is said of both is the same."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.address: Final = read_address(url)
+
+    def new_store(self, *, create: bool = True) -> Store:
+        with needing("asyncmy", "MySQL", "mysql"):
+            from pyncette.store.mysql.store import MysqlStore  # noqa: PLC0415 - the driver is an extra
+
+        return MysqlStore(self.address, create=create, renewed=lambda: self.renewed().address)
+
+    def __str__(self) -> str:
+        return str(self.address)

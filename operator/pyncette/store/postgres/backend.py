@@ -1,0 +1,78 @@
+"""Reads URLs of PostgreSQL: postgresql://user:password@host:port/database."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from pyncette.errors import ConfigurationError
+from pyncette.store.backend import Backend, needing, without_table_name
+from pyncette.store.base import Store
+
+CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+"""Parameters of a URL that can be these only."""
+
+OTHERS: Final = (
+    *(
+        "host",
+        "port",
+        "dbname",
+        "database",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "krbsrvname",
+        "gsslib",
+    ),
+    *("sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "search_path", "options"),
+)
+"""Further ones; whatever else there is the server takes for a setting, or refuses."""
+
+
+class PostgresBackend(Backend):
+    """A database of a server."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
+        """The URL as the driver takes it."""
+        check_url(self.database)
+
+    def new_store(self, *, create: bool = True) -> Store:
+        with needing("asyncpg", "PostgreSQL", "postgres"):
+            from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - the driver is an extra
+
+        return PostgresStore(
+            self.database, self.table, create=create, renewed=lambda: self.renewed().database
+        )
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.database)
+        hosts = parts.netloc.rpartition("@")[2] or "the local socket"
+        return f"PostgreSQL at {hosts}{parts.path}{self.tables_told}"
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError, which shows nothing that may be a password, if *url* cannot be meant."""
+    try:
+        parts = urlsplit(url)
+        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+        ports = [host.port for host in hosts]
+    except ValueError:
+        raise ConfigurationError(
+            "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
+        ) from None
+    if parts.netloc.count("@") > 1:
+        raise ConfigurationError(
+            "there is more than one @ before its host; in a user or password it has to be percent-encoded, as %40"
+        )
+    if any(port is not None and not host.hostname for host, port in zip(hosts, ports, strict=True)):
+        raise ConfigurationError("there is no host before its port")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ConfigurationError(f"its {name} can be {', '.join(CHOICES[name])}")

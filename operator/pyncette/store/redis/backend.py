@@ -1,0 +1,37 @@
+"""Reads URLs of Redis and Valkey: redis://user:password@host:port/database, and those of Sentinel and of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pyncette.store.backend import Backend, needing
+from pyncette.store.base import Store
+from pyncette.store.redis.url import read_url
+
+
+class RedisBackend(Backend):
+    """A server, servers behind Sentinel, or a cluster."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.address: Final = read_url(url)
+
+    def new_store(self, *, create: bool = True) -> Store:
+        with needing("redis", self.address.product, "redis"):
+            from pyncette.store.redis.store import RedisStore  # noqa: PLC0415 - the driver is an extra
+
+        return RedisStore(self.url, create=create, renewed=lambda: self.renewed().address)
+
+    async def concerns(self) -> Sequence[str]:
+        from pyncette.store.redis.store import concerns_at  # noqa: PLC0415 - as above
+
+        return await concerns_at(self.renewed().url)
+
+    async def servers(self) -> Sequence[str]:
+        from pyncette.store.redis.store import servers_at  # noqa: PLC0415 - as above
+
+        return await servers_at(self.renewed().url)
+
+    def __str__(self) -> str:
+        return str(self.address)
