@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     FIELD_MANAGER,
@@ -20,8 +20,8 @@ from pyncette.controller.api import (
     ObjectName,
     RefusedError,
 )
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.credentials import Credentials
 from tests.apiserver import pool, task
 
 
@@ -330,7 +330,7 @@ async def test_an_event_is_seen_by_whoever_describes_the_object(api, apiserver, 
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(own_apiserver, monkeypatch):
-    monkeypatch.setattr("pyncette.controller.kubernetes.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr("pyncette.controller.cluster.client.REQUEST_SECONDS", 1.0)
     async with Kubernetes(Credentials(str(own_apiserver.kubeconfig))) as api:
         with own_apiserver.frozen(), pytest.raises(ApiUnavailableError, match="no answer within"):
             await api.served()

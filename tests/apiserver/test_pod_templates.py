@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from pyncette.controller.pod_security import violations
-from pyncette.controller.pod_template import PoolBackend, own_template
-from pyncette.controller.strategic_merge import MERGE_KEYS, MergeRefusedError, merge
+from pyncette.controller.workloads.pod_security import violations
+from pyncette.controller.workloads.pod_template import PoolBackend, own_template
+from pyncette.controller.workloads.strategic_merge import MERGE_KEYS, MergeRefusedError, merge
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import read_stored
 from tests.apiserver import pool as manifest_of_pool

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pyncette.controller.events import Regarding
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.pool_status import rolling_out
-from pyncette.controller.pool_transitions import events_of_pool
-from pyncette.controller.workloads import workloads_of
+from pyncette.controller.status.events import Regarding
+from pyncette.controller.status.pool_events import events_of_pool
+from pyncette.controller.status.pool_status import rolling_out
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.workloads import workloads_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import read_stored
 from tests.apiserver import pool as manifest_of_pool

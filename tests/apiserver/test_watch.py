@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from pyncette.controller import liveness, watch
-from pyncette.controller.api import DEPLOYMENTS, POOLS, TASKS, ObjectName
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes
-from pyncette.controller.liveness import Liveness, Sight
-from pyncette.controller.objects import News, Objects
-from pyncette.controller.watch import Watch, WatchEndedError
+from pyncette.controller.cluster import liveness, watch
+from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS, ObjectName
+from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.credentials import Credentials
+from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.objects import News, Objects
+from pyncette.controller.cluster.watch import Watch, WatchEndedError
 from tests.apiserver import pool, task
 from tests.apiserver.faulty import FaultyApiServer, is_list, is_watch
 
@@ -205,7 +205,7 @@ async def test_when_it_stops_it_cancels_nothing_of_ours_and_leaves_no_thread(
 
 
 async def test_what_fails_in_whoever_is_told_costs_one_event(apiserver, namespace, credentials, caplog):
-    caplog.set_level(logging.CRITICAL, "pyncette.controller.watch")
+    caplog.set_level(logging.CRITICAL, "pyncette.controller.cluster.watch")
 
     class Failing(Watcher):
         def seen(self, kind, change, body):
@@ -225,7 +225,7 @@ async def test_what_fails_in_whoever_is_told_costs_one_event(apiserver, namespac
 
 
 async def test_it_waits_for_the_crds_and_then_watches(own_apiserver, caplog):
-    caplog.set_level(logging.INFO, "pyncette.controller.watch")
+    caplog.set_level(logging.INFO, "pyncette.controller.cluster.watch")
     await do(own_apiserver.remove)
     async with watching(Credentials(str(own_apiserver.kubeconfig))) as watcher:
         await asyncio.sleep(1)
@@ -235,7 +235,9 @@ async def test_it_waits_for_the_crds_and_then_watches(own_apiserver, caplog):
         await do(own_apiserver.admin.create, task("default"))
         await watcher.until(lambda: watcher.changes("report"))
 
-    said = [record.getMessage() for record in caplog.records if record.name == "pyncette.controller.watch"]
+    said = [
+        record.getMessage() for record in caplog.records if record.name == "pyncette.controller.cluster.watch"
+    ]
     assert said == ["nothing can be watched yet", "the CRDs are served, watching begins"]
 
 

@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from pyncette.controller.api import RefusedError
-from pyncette.controller.covering import covers
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.workloads import claimed_elsewhere, workloads_of
+from pyncette.controller.cluster.api import RefusedError
+from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.credentials import Credentials
+from pyncette.controller.workloads.drift import covers
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.workloads import claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.apiserver import pool as manifest_of_pool

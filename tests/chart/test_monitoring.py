@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pyncette import Context, FailureMode, Pyncette
-from pyncette.controller.api import ObjectName
+from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog, Metrics
 from pyncette.model import TaskFunc
 from pyncette.prometheus import use_prometheus
@@ -503,7 +503,7 @@ def test_metrics_of_a_pool_keep_its_namespace_unless_a_user_wants_it_otherwise(h
 def test_the_monitor_of_workers_finds_the_pods_of_every_pool_where_the_operator_works(
     helm: Helm, values, namespaces
 ):
-    from pyncette.controller.workloads import PoolBackend, Workloads, workloads_of
+    from pyncette.controller.workloads.workloads import PoolBackend, Workloads, workloads_of
     from pyncette.resources.pool import PyncetteWorkerPool
 
     pool = {

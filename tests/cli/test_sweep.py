@@ -9,7 +9,7 @@ from msgspec import structs
 
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import ExitCode
-from pyncette.controller.sweep import HeldBack, read_notice
+from pyncette.controller.reconcile.sweep import HeldBack, read_notice
 from pyncette.store.backend import read_backend
 
 NAMES = ("shop/a", "shop/b", "shop/c")

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from pyncette.cli.stored import backend_clock
-from pyncette.controller.api import POOLS, TASKS, ObjectName
-from pyncette.controller.pace import Pace
+from pyncette.controller.cluster.api import POOLS, TASKS, ObjectName
+from pyncette.controller.intervals import Pace
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import Key, Partition, is_on_demand

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     ALL_KINDS,
     DEPLOYMENTS,
     PAGE,

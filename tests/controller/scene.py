@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from pyncette.clock import SECOND
-from pyncette.controller.facts import PoolFacts, TaskFacts
-from pyncette.controller.task_status import Stored, status_of_task
+from pyncette.controller.status.facts import PoolFacts, TaskFacts
+from pyncette.controller.status.task_status import Stored, status_of_task
 from pyncette.core import wishes
 from pyncette.core.record import Lease, Outcome, Owner, replace
 from pyncette.core.tallies import Verdict, with_verdict

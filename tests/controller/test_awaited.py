@@ -5,8 +5,8 @@ from datetime import datetime
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.api import TASKS
-from pyncette.controller.statuses import BURST, CALM_SECONDS
+from pyncette.controller.cluster.api import TASKS
+from pyncette.controller.status.writer import BURST, CALM_SECONDS
 from pyncette.core.record import Outcome, is_on_demand, replace
 from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.resources.modelling import instant_of

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
-from pyncette.controller.backends import Backends, OpenBackend, Reach
 from pyncette.controller.metrics import Metrics
-from pyncette.controller.queue import Queue
+from pyncette.controller.reconcile.backends import Backends, OpenBackend, Reach
+from pyncette.controller.reconcile.queue import Queue
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import Backend

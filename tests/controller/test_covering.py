@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.covering import APPLIED, covers, marked
+from pyncette.controller.workloads.drift import APPLIED, covers, marked
 
 
 def thing(spec, **metadata):

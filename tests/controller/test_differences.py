@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.differences import Difference, differs
+from pyncette.controller.status.differences import Difference, differs
 from pyncette.core.record import Outcome, Requests, replace
 from pyncette.resources.task import TaskStatus
 from tests.controller.scene import MINUTE, OTHERS, Scene, stored

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     POOLS,
     TASKS,

@@ -6,9 +6,9 @@ import pytest
 from msgspec import structs
 
 from pyncette.clock import SECOND
-from pyncette.controller import tasks
-from pyncette.controller.sweep import read_notice
-from pyncette.controller.task_status import PENDING_MAX, status_of_task
+from pyncette.controller.reconcile import tasks
+from pyncette.controller.reconcile.sweep import read_notice
+from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.ledger import Ledger

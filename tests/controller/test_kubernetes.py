@@ -10,8 +10,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from pyncette.controller import kubernetes
-from pyncette.controller.api import (
+from pyncette.controller.cluster import client as kubernetes
+from pyncette.controller.cluster.api import (
     POOLS,
     TASKS,
     ApiUnavailableError,
@@ -22,8 +22,8 @@ from pyncette.controller.api import (
     ObjectName,
     RefusedError,
 )
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes, error_of
+from pyncette.controller.cluster.client import Kubernetes, error_of
+from pyncette.controller.cluster.credentials import Credentials
 from pyncette.errors import ConfigurationError
 
 REPORT = ObjectName("default", "report")

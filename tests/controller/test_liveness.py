@@ -7,8 +7,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from pyncette.controller.api import TASKS, ObjectName
-from pyncette.controller.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, Sight
+from pyncette.controller.cluster.api import TASKS, ObjectName
+from pyncette.controller.cluster.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, Sight
 from pyncette.telemetry.health import HealthServer
 from tests.controller.fake_api import task
 from tests.controller.test_objects import World

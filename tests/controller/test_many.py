@@ -8,8 +8,8 @@ from collections import deque
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.backends import Reach
-from pyncette.controller.mirrored import RETIREMENT
+from pyncette.controller.reconcile.backends import Reach
+from pyncette.controller.reconcile.mirrored import RETIREMENT
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.store.backend import Backend

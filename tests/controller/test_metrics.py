@@ -9,10 +9,10 @@ from urllib.request import urlopen
 import pytest
 
 from pyncette.controller import metrics
-from pyncette.controller.api import ObjectName
-from pyncette.controller.condition_counts import ConditionCounts
+from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import MEASURES, Backlog, Metrics, MetricsServer
-from pyncette.controller.queue import Queue
+from pyncette.controller.reconcile.queue import Queue
+from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.telemetry.health import all_addresses
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.api import ObjectName
+from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
-from pyncette.controller.mirrored import RETIREMENT, Mirrored
+from pyncette.controller.reconcile.mirrored import RETIREMENT, Mirrored
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, kept_record, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec

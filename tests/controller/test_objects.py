@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.api import DEPLOYMENTS, TASKS, ApiUnavailableError, ObjectName, Page
-from pyncette.controller.liveness import Sight
-from pyncette.controller.objects import News, Objects
+from pyncette.controller.cluster.api import DEPLOYMENTS, TASKS, ApiUnavailableError, ObjectName, Page
+from pyncette.controller.cluster.liveness import Sight
+from pyncette.controller.cluster.objects import News, Objects
 from pyncette.resources.task import PyncetteTask
 from tests.controller.fake_api import FakeApi, task
 

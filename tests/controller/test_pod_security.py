@@ -2,9 +2,9 @@
 
 import pytest
 
-from pyncette.controller.pod_security import CHECKS, violations
-from pyncette.controller.pod_template import PoolBackend, own_template
-from pyncette.controller.strategic_merge import merge
+from pyncette.controller.workloads.pod_security import CHECKS, violations
+from pyncette.controller.workloads.pod_template import PoolBackend, own_template
+from pyncette.controller.workloads.strategic_merge import merge
 from tests.controller.pod_parts import BELOW, UP_TO_STANDARD
 from tests.resources import pool
 

@@ -6,11 +6,10 @@ import pytest
 
 from pyncette import __version__
 from pyncette.clock import SECOND
-from pyncette.controller.api import ObjectName
-from pyncette.controller.differences import Difference, differs
-from pyncette.controller.facts import Access
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.pool_status import (
+from pyncette.controller.cluster.api import ObjectName
+from pyncette.controller.status.differences import Difference, differs
+from pyncette.controller.status.facts import Access
+from pyncette.controller.status.pool_status import (
     LOOK_AGAIN,
     RELEASE_CHARACTERS_MAX,
     RELEASES_TOLD_MAX,
@@ -21,6 +20,7 @@ from pyncette.controller.pool_status import (
     rolling_out,
     status_of_pool,
 )
+from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.members import Member
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.pool import HANDLERS_MAX, PyncetteWorkerPool

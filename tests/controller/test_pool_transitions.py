@@ -3,9 +3,9 @@
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.facts import Access
-from pyncette.controller.pool_transitions import events_of_pool
+from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
+from pyncette.controller.status.facts import Access
+from pyncette.controller.status.pool_events import events_of_pool
 from pyncette.resources.pool import PoolStatus
 from tests.controller.deployments import COMPLETE, LATE, NONE, STARTING, deployment
 from tests.controller.test_pool_status import EXTERNAL, NOW, REFUSAL, UNSEEN, then, told

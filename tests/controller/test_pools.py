@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.api import DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS, ForbiddenError
+from pyncette.controller.cluster.api import DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS, ForbiddenError
 from tests.controller.fake_api import pool
 from tests.controller.test_faults import yearly
 from tests.controller.world import POOLS, RESYNC_SECONDS, TASKS, World

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.queue import LONGEST_WAIT_SECONDS, NEW_IN_A_ROW_MAX, Queue, Urgency
+from pyncette.controller.reconcile.queue import LONGEST_WAIT_SECONDS, NEW_IN_A_ROW_MAX, Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pyncette.controller.api import ObjectName
-from pyncette.controller.removals import WINDOW_SECONDS, Guard
+from pyncette.controller.cluster.api import ObjectName
+from pyncette.controller.reconcile.deletion_guard import WINDOW_SECONDS, Guard
 
 
 def names(count, begin=0):

@@ -5,10 +5,17 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.api import POOLS, TASKS, ApiUnavailableError, ConflictError, Reference, RefusedError
-from pyncette.controller.differences import Difference
+from pyncette.controller.cluster.api import (
+    POOLS,
+    TASKS,
+    ApiUnavailableError,
+    ConflictError,
+    Reference,
+    RefusedError,
+)
 from pyncette.controller.metrics import Metrics
-from pyncette.controller.statuses import BURST, CALM_SECONDS, Statuses, status_manifest
+from pyncette.controller.status.differences import Difference
+from pyncette.controller.status.writer import BURST, CALM_SECONDS, Statuses, status_manifest
 from tests.simulation.loop import SECOND, SimulatedLoop
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.strategic_merge import MergeRefusedError, merge
+from pyncette.controller.workloads.strategic_merge import MergeRefusedError, merge
 
 WHOLE = {
     "metadata": {"labels": {"app": "worker"}},

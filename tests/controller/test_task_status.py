@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.facts import Access
-from pyncette.controller.reasons import Reason
-from pyncette.controller.task_status import CONDITIONS
+from pyncette.controller.status.facts import Access
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.status.task_status import CONDITIONS
 from pyncette.core.record import Outcome, Requests, Started, replace
 from pyncette.members import Member
 from pyncette.resources.modelling import INVALID, datetime_of

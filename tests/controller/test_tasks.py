@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from pyncette.controller.api import NoSuchKindError
-from pyncette.controller.sweep import HeldBack, read_notice
+from pyncette.controller.cluster.api import NoSuchKindError
+from pyncette.controller.reconcile.sweep import HeldBack, read_notice
 from pyncette.core.record import Change, kept_record
 from pyncette.core.spec import Spec
 from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named

@@ -3,9 +3,9 @@
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.facts import Access
-from pyncette.controller.transitions import events_of
+from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
+from pyncette.controller.status.facts import Access
+from pyncette.controller.status.task_events import events_of
 from pyncette.core.record import Outcome, Requests, replace
 from tests.controller.scene import MINUTE, OTHERS, Scene
 

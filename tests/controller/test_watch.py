@@ -7,10 +7,10 @@ import logging
 import pytest
 import yaml
 
-from pyncette.controller import watch
-from pyncette.controller.api import TASKS, ApiUnavailableError
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.watch import Watch, WatchEndedError
+from pyncette.controller.cluster import watch
+from pyncette.controller.cluster.api import TASKS, ApiUnavailableError
+from pyncette.controller.cluster.credentials import Credentials
+from pyncette.controller.cluster.watch import Watch, WatchEndedError
 from tests.controller.fake_api import FakeApi
 
 
@@ -59,7 +59,7 @@ def test_kopf_is_told_everything_that_matters():
 
 
 async def test_it_begins_once_both_kinds_are_served(nowhere, caplog):
-    caplog.set_level(logging.INFO, "pyncette.controller.watch")
+    caplog.set_level(logging.INFO, "pyncette.controller.cluster.watch")
     api, begun = FakeApi(), asyncio.Event()
     api.remove_crd(TASKS)
     running = asyncio.create_task(Watch(nowhere, seen).run(api, begun.set))

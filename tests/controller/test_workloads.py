@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyncette.controller.covering import covers
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.strategic_merge import MERGE_KEYS
-from pyncette.controller.workloads import Workloads, claimed_elsewhere, workloads_of
+from pyncette.controller.workloads.drift import covers
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.strategic_merge import MERGE_KEYS
+from pyncette.controller.workloads.workloads import Workloads, claimed_elsewhere, workloads_of
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from tests.resources import accepted, manifest

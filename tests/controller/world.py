@@ -10,8 +10,8 @@ from collections import Counter
 from random import Random
 
 from pyncette.clock import SystemClock
-from pyncette.controller.api import POOLS, TASKS
-from pyncette.controller.backends import Reach
+from pyncette.controller.cluster.api import POOLS, TASKS
+from pyncette.controller.reconcile.backends import Reach
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, is_on_demand, replace

@@ -9,9 +9,9 @@ import yaml
 from kubernetes_validate import validate
 
 from pyncette.cli.commands import cli
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.reasons import Reason
-from pyncette.controller.workloads import Workloads, workloads_of
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.workloads import Workloads, workloads_of
 from pyncette.resources.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from pyncette.cli.failures import ExitCode, Failure, first_of
-from pyncette.controller.api import KUBE_SYSTEM, TASKS, Api, ApiError, ApiUnavailableError
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.cluster.api import KUBE_SYSTEM, TASKS, Api, ApiError, ApiUnavailableError
+from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.credentials import Credentials
+from pyncette.controller.cluster.watch import Watch, WatchEndedError
 from pyncette.controller.metrics import FORBIDDEN, MetricsServer
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
-from pyncette.controller.watch import Watch, WatchEndedError
 from pyncette.telemetry.health import HealthServer, all_addresses
 
 logger = logging.getLogger(__name__)

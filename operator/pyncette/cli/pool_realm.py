@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyncette.cli.failures import ExitCode, Failure
-from pyncette.controller.api import KUBE_SYSTEM, POOLS, Api, ApiError, Manifest
-from pyncette.controller.credentials import Credentials
-from pyncette.controller.kubernetes import Kubernetes
+from pyncette.controller.cluster.api import KUBE_SYSTEM, POOLS, Api, ApiError, Manifest
+from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
 from pyncette.resources.conversion import realm_of
 from pyncette.settings import OPERATOR_CONFIG

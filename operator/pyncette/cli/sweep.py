@@ -11,8 +11,8 @@ import msgspec
 
 from pyncette.cli.failures import Failure
 from pyncette.cli.stored import with_store
+from pyncette.controller.reconcile.sweep import Notice, clusters_with_held, read_notice
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
-from pyncette.controller.sweep import Notice, clusters_with_held, read_notice
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from pyncette.controller.api import ObjectName
+from pyncette.controller.cluster.api import ObjectName
 from pyncette.errors import ConfigurationError
 
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Final
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     PODS,
     POOLS,
@@ -24,25 +24,25 @@ from pyncette.controller.api import (
     ObjectName,
     Reference,
 )
-from pyncette.controller.backends import REAL, Backends, OpenBackend, Reach, complain
-from pyncette.controller.condition_counts import ConditionCounts
-from pyncette.controller.conditions import STALLED
-from pyncette.controller.event_queue import EventQueue
-from pyncette.controller.events import Occasion, Regarding, event
-from pyncette.controller.liveness import Liveness, Sight
+from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.objects import Change, News, Objects
+from pyncette.controller.cluster.watch import MANAGED
+from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
-from pyncette.controller.mirrored import Mirrored
-from pyncette.controller.objects import Change, News, Objects
-from pyncette.controller.pace import USUAL, Pace
-from pyncette.controller.pod_template import POOL_LABEL
-from pyncette.controller.pools import Pools
-from pyncette.controller.queue import Queue, Urgency
-from pyncette.controller.reasons import Reason
+from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, complain
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.queue import Queue, Urgency
+from pyncette.controller.reconcile.sweep import Sweep, Told
+from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.settings import OperatorSettings
-from pyncette.controller.statuses import Statuses
-from pyncette.controller.sweep import Sweep, Told
-from pyncette.controller.tasks import Tasks
-from pyncette.controller.watch import MANAGED
+from pyncette.controller.status.condition_counts import ConditionCounts
+from pyncette.controller.status.conditions import STALLED
+from pyncette.controller.status.event_queue import EventQueue
+from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.status.writer import Statuses
+from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
 from pyncette.ledger import Ledger
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     POOLS,
     Api,
     ApiError,
@@ -20,8 +20,8 @@ from pyncette.controller.api import (
     NoSuchObjectError,
     Reference,
 )
-from pyncette.controller.differences import Difference
 from pyncette.controller.metrics import STATUS_WAITING, Metrics
+from pyncette.controller.status.differences import Difference
 from pyncette.resources.modelling import Model
 
 logger = logging.getLogger(__name__)

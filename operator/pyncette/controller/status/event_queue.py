@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import Final
 
-from pyncette.controller.api import Api, ApiError, ConflictError, Manifest
+from pyncette.controller.cluster.api import Api, ApiError, ConflictError, Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Container, Iter
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.controller.api import ObjectName
-from pyncette.controller.backends import OpenBackend
+from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
+from pyncette.controller.reconcile.backends import OpenBackend
 from pyncette.core.record import (
     BEYOND,
     RESERVED_REALMS,

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from pyncette.controller.api import Manifest
+from pyncette.controller.cluster.api import Manifest
 from pyncette.resources.modelling import Model
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition

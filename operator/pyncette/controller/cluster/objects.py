@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from pyncette.controller.api import Kind, Manifest, ObjectName, Page
-from pyncette.controller.liveness import Sight
+from pyncette.controller.cluster.api import Kind, Manifest, ObjectName, Page
+from pyncette.controller.cluster.liveness import Sight
 from pyncette.resources.resource import GROUP
 
 OWN_PREFIX: Final = f"{GROUP}/"

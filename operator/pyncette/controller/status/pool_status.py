@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pyncette._version import __version__
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.controller.api import Manifest, ObjectName
-from pyncette.controller.conditions import (
+from pyncette.controller.cluster.api import Manifest, ObjectName
+from pyncette.controller.status.conditions import (
     READY,
     RECONCILING,
     STALLED,
@@ -24,9 +24,9 @@ from pyncette.controller.conditions import (
     counted,
     cut,
 )
-from pyncette.controller.facts import Access
-from pyncette.controller.pod_template import POOL_LABEL, PoolBackend
-from pyncette.controller.reasons import Reason
+from pyncette.controller.status.facts import Access
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.workloads.pod_template import POOL_LABEL, PoolBackend
 from pyncette.members import Member
 from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from pyncette.controller.api import ObjectName
+from pyncette.controller.cluster.api import ObjectName
 
 _Conditions: TypeAlias = tuple[tuple[str, str], ...]
 """Types and statuses of the conditions of one task."""

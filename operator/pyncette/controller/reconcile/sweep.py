@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SECOND
-from pyncette.controller.api import ObjectName
-from pyncette.controller.backends import OpenBackend, complain
-from pyncette.controller.mirrored import Home, Mirrored
-from pyncette.controller.pace import USUAL, Pace
-from pyncette.controller.removals import Guard
+from pyncette.controller.cluster.api import ObjectName
+from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.reconcile.backends import OpenBackend, complain
+from pyncette.controller.reconcile.deletion_guard import Guard
+from pyncette.controller.reconcile.mirrored import Home, Mirrored
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record, replace
 from pyncette.core.spec import Spec

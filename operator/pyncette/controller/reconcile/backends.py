@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SystemClock, synchronize
-from pyncette.controller.facts import Access
+from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import BACKEND_UP, Metrics
-from pyncette.controller.pace import USUAL, Pace
 from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.controller.status.facts import Access
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, kept_record
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError

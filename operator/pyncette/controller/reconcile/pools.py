@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     POOLS,
@@ -21,26 +21,31 @@ from pyncette.controller.api import (
     Reference,
     RefusedError,
 )
-from pyncette.controller.backends import Backends, OpenBackend
-from pyncette.controller.conditions import STALLED, condition_of
-from pyncette.controller.covering import covers
-from pyncette.controller.differences import Difference, differs, read_status
-from pyncette.controller.events import Regarding
-from pyncette.controller.facts import Access, PoolFacts
-from pyncette.controller.mirrored import Mirrored
-from pyncette.controller.objects import Objects
-from pyncette.controller.pod_template import PoolBackend
-from pyncette.controller.pool_status import (
+from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.reconcile.backends import Backends, OpenBackend
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.settings import BackendSettings
+from pyncette.controller.status.conditions import STALLED, condition_of
+from pyncette.controller.status.differences import Difference, differs, read_status
+from pyncette.controller.status.events import Regarding
+from pyncette.controller.status.facts import Access, PoolFacts
+from pyncette.controller.status.pool_events import events_of_pool
+from pyncette.controller.status.pool_status import (
     PoolSurroundings,
     StoredPool,
     points_to_pods,
     rolling_out,
     status_of_pool,
 )
-from pyncette.controller.pool_transitions import events_of_pool
-from pyncette.controller.settings import BackendSettings
-from pyncette.controller.statuses import Statuses, as_json, status_manifest
-from pyncette.controller.workloads import Workloads, claimed_elsewhere, deployment_name, workloads_of
+from pyncette.controller.status.writer import Statuses, as_json, status_manifest
+from pyncette.controller.workloads.drift import covers
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.workloads import (
+    Workloads,
+    claimed_elsewhere,
+    deployment_name,
+    workloads_of,
+)
 from pyncette.ledger import Ledger
 from pyncette.members import Member
 from pyncette.resources.conversion import realm_of

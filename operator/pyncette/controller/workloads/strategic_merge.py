@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from pyncette.controller.api import Manifest
+from pyncette.controller.cluster.api import Manifest
 from pyncette.errors import PyncetteException
 from pyncette.resources.modelling import listed
 from pyncette.resources.reading import Path, dotted

@@ -10,9 +10,19 @@ from typing import Any, Final, NoReturn, Protocol
 
 import kopf
 
-from pyncette.controller.api import DEPLOYMENTS, OWN_KINDS, PAGE, POOLS, TASKS, Api, ApiError, Kind, Manifest
-from pyncette.controller.credentials import Credentials, authorization_of
-from pyncette.controller.objects import Change
+from pyncette.controller.cluster.api import (
+    DEPLOYMENTS,
+    OWN_KINDS,
+    PAGE,
+    POOLS,
+    TASKS,
+    Api,
+    ApiError,
+    Kind,
+    Manifest,
+)
+from pyncette.controller.cluster.credentials import Credentials, authorization_of
+from pyncette.controller.cluster.objects import Change
 from pyncette.errors import ConfigurationError, PyncetteException
 from pyncette.resources.resource import GROUP
 

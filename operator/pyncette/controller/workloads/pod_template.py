@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pyncette.controller.api import Manifest
-from pyncette.controller.pod_security import PROBES, Part, Violation, violations
-from pyncette.controller.reasons import Reason
-from pyncette.controller.strategic_merge import MergeRefusedError, item_named, merge
+from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.workloads.pod_security import PROBES, Part, Violation, violations
+from pyncette.controller.workloads.strategic_merge import MergeRefusedError, item_named, merge
 from pyncette.resources.pool import PoolSpec, PyncetteWorkerPool
 from pyncette.resources.reading import Path, Problem, Refusal
 from pyncette.resources.resource import GROUP

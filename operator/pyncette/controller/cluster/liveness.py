@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from pyncette.controller.api import Kind, ObjectName
+from pyncette.controller.cluster.api import Kind, ObjectName
 
 BLIND_SECONDS: Final = 60.0
 """How long the watch may take to deliver what a list has shown. It takes milliseconds; kopf waits for up to some seconds before it tries again."""

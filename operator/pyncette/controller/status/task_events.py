@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyncette.clock import Instant
-from pyncette.controller.api import Manifest
-from pyncette.controller.conditions import READY, RECONCILING, STALLED, condition_of
-from pyncette.controller.events import Occasion, Regarding, event
-from pyncette.controller.reasons import Reason
+from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.status.conditions import READY, RECONCILING, STALLED, condition_of
+from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.reasons import Reason
 from pyncette.resources.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
 from pyncette.resources.task import TaskStatus

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyncette.clock import Instant
-from pyncette.controller.api import POOLS, Manifest
-from pyncette.controller.conditions import READY, STALLED, condition_of
-from pyncette.controller.events import Occasion, Regarding, event
-from pyncette.controller.pool_status import BACKEND_REACHABLE, points_to_pods
-from pyncette.controller.reasons import Reason
+from pyncette.controller.cluster.api import POOLS, Manifest
+from pyncette.controller.status.conditions import READY, STALLED, condition_of
+from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.pool_status import BACKEND_REACHABLE, points_to_pods
+from pyncette.controller.status.reasons import Reason
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
 

@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import Any, Final
 
-from pyncette.controller.api import Manifest
+from pyncette.controller.cluster.api import Manifest
 from pyncette.resources.resource import GROUP
 
 APPLIED: Final = f"{GROUP}/applied"

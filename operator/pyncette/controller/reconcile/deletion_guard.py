@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
-from pyncette.controller.api import ObjectName
+from pyncette.controller.cluster.api import ObjectName
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pyncette.controller.api import Manifest
-from pyncette.controller.strategic_merge import item_named
+from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.workloads.strategic_merge import item_named
 from pyncette.resources.modelling import listed
 from pyncette.resources.reading import Path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     SERVICE_ACCOUNTS,
@@ -13,15 +13,15 @@ from pyncette.controller.api import (
     Manifest,
     ObjectName,
 )
-from pyncette.controller.covering import marked
-from pyncette.controller.pod_template import (
+from pyncette.controller.status.reasons import Reason
+from pyncette.controller.workloads.drift import marked
+from pyncette.controller.workloads.pod_template import (
     PoolBackend,
     object_name,
     pod_template,
     pool_labels,
     selector,
 )
-from pyncette.controller.reasons import Reason
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Problem, Refusal
 

@@ -15,7 +15,7 @@ import msgspec
 from kubernetes_asyncio.client.rest import RESTClientObject
 
 from pyncette._version import __version__
-from pyncette.controller.api import (
+from pyncette.controller.cluster.api import (
     FIELD_MANAGER,
     PAGE,
     TASKS,
@@ -32,7 +32,7 @@ from pyncette.controller.api import (
     RefusedError,
     kind_of,
 )
-from pyncette.controller.credentials import Credentials, authorization_of
+from pyncette.controller.cluster.credentials import Credentials, authorization_of
 from pyncette.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.controller.api import Manifest
-from pyncette.controller.conditions import (
+from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.status.conditions import (
     READY,
     RECONCILING,
     STALLED,
@@ -21,8 +21,8 @@ from pyncette.controller.conditions import (
     counted,
     cut,
 )
-from pyncette.controller.facts import Access, PoolFacts, TaskFacts
-from pyncette.controller.reasons import Reason
+from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
+from pyncette.controller.status.reasons import Reason
 from pyncette.core.record import Outcome, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies

@@ -1,0 +1,5 @@
+"""
+Decides what a status and its Events say, and writes statuses within their budget.
+
+Decisions are pure functions of what was observed. Nothing here reads a store or reconciles.
+"""
