@@ -9,7 +9,7 @@ from pyncette.core import wishes
 from pyncette.core.record import Lease, Outcome, Owner, replace
 from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.members import Member
-from pyncette.resources.conversion import spec_hash, to_key, to_spec
+from pyncette.mirror.conversion import spec_hash, to_key, to_spec
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.task import PyncetteTask, TaskStatus

@@ -12,7 +12,7 @@ from pyncette.cli.commands import cli
 from pyncette.controller.status.reasons import Reason
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.controller.workloads.workloads import Workloads, workloads_of
-from pyncette.resources.conversion import REDRIVE, RESUME, RUN
+from pyncette.mirror.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read
 from pyncette.resources.task import PyncetteTask

@@ -6,8 +6,8 @@ from pyncette.clock import SECOND
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
-from pyncette.resources import counting
-from pyncette.resources.counting import LATE, due_in, instances_of, waiting_in
+from pyncette.mirror import counting
+from pyncette.mirror.counting import LATE, due_in, instances_of, waiting_in
 from pyncette.store.memory import MemoryStore
 
 NOW = 1_700_000_000_000_000

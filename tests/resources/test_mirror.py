@@ -15,9 +15,7 @@ from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger, Settling, Starting
-from pyncette.model import A_MICROSECOND
-from pyncette.permit_records import new_permit, number_of, permit_partition
-from pyncette.resources.mirror import (
+from pyncette.mirror.records import (
     Elsewhere,
     Removal,
     Step,
@@ -31,6 +29,8 @@ from pyncette.resources.mirror import (
     stopped_between_runs,
     wish_of,
 )
+from pyncette.model import A_MICROSECOND
+from pyncette.permit_records import new_permit, number_of, permit_partition
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock, instant_of

@@ -22,9 +22,9 @@ from pyncette.core.schedule import Interval
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger, Settling
-from pyncette.resources.conversion import requests_of
-from pyncette.resources.mirror import mirror, wish_of
-from pyncette.resources.requests import Done, ask
+from pyncette.mirror.conversion import requests_of
+from pyncette.mirror.records import mirror, wish_of
+from pyncette.mirror.requests import Done, ask
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.codec import decode_record, encode_spec, encode_state
 from pyncette.store.memory import MemoryStore

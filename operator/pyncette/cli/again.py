@@ -9,8 +9,8 @@ from pyncette.cli.stored import backend_clock, the_record
 from pyncette.cli.survey import PAGE
 from pyncette.core.record import Key, Record
 from pyncette.ledger import Ledger, Rule
-from pyncette.resources import requests
-from pyncette.resources.mirror import beside
+from pyncette.mirror import requests
+from pyncette.mirror.records import beside
 from pyncette.store.base import Store
 
 

@@ -13,7 +13,7 @@ from pyncette.controller.cluster.api import KUBE_SYSTEM, POOLS, Api, ApiError, M
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
-from pyncette.resources.conversion import realm_of
+from pyncette.mirror.conversion import realm_of
 from pyncette.settings import OPERATOR_CONFIG
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file

@@ -10,8 +10,8 @@ from pyncette.cli.failures import Failure
 from pyncette.cli.stored import backend_clock, the_record
 from pyncette.core.record import Record
 from pyncette.ledger import Ledger
-from pyncette.resources.counting import instances_of
-from pyncette.resources.mirror import is_template, remove_instances
+from pyncette.mirror.counting import instances_of
+from pyncette.mirror.records import is_template, remove_instances
 from pyncette.store.base import Store
 
 BATCH: Final = 1000

@@ -17,8 +17,8 @@ from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Su
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import is_share
-from pyncette.resources.counting import counted_in
-from pyncette.resources.mirror import beside
+from pyncette.mirror.counting import counted_in
+from pyncette.mirror.records import beside
 from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200

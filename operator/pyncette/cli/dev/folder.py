@@ -14,9 +14,9 @@ from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
-from pyncette.resources.conversion import to_key
+from pyncette.mirror.conversion import to_key
+from pyncette.mirror.records import Wish, wish_of
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
-from pyncette.resources.mirror import Wish, wish_of
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.sqlite.backend import SqliteBackend, backend_in

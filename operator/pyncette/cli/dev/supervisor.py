@@ -30,8 +30,8 @@ from pyncette.cli.survey import View, survey, view_of
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
+from pyncette.mirror.records import Step, Taken, mirror
 from pyncette.resources.manifests import SUFFIXES, Remark
-from pyncette.resources.mirror import Step, Taken, mirror
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import as_text, extra_of
 

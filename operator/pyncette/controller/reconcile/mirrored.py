@@ -25,9 +25,9 @@ from pyncette.core.record import (
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
 from pyncette.members import Member, members
+from pyncette.mirror.conversion import realm_of
+from pyncette.mirror.counting import COUNTED_MAX, waiting_in
 from pyncette.partition_counts import stray_partitions
-from pyncette.resources.conversion import realm_of
-from pyncette.resources.counting import COUNTED_MAX, waiting_in
 from pyncette.store.base import Store
 
 PAGE: Final = 200

@@ -48,7 +48,7 @@ from pyncette.controller.workloads.workloads import (
 )
 from pyncette.ledger import Ledger
 from pyncette.members import Member
-from pyncette.resources.conversion import realm_of
+from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read_stored
 

@@ -19,7 +19,7 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
-from pyncette.resources.mirror import Step, remove_instances, remove_stopped, stop
+from pyncette.mirror.records import Step, remove_instances, remove_stopped, stop
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

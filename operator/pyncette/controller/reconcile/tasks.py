@@ -30,8 +30,8 @@ from pyncette.core.spec import Policies
 from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger
-from pyncette.resources.counting import instances_of
-from pyncette.resources.mirror import (
+from pyncette.mirror.counting import instances_of
+from pyncette.mirror.records import (
     Elsewhere,
     Step,
     Taken,
@@ -43,9 +43,9 @@ from pyncette.resources.mirror import (
     suspension,
     wish_of,
 )
+from pyncette.mirror.requests import Done, ask
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
-from pyncette.resources.requests import Done, ask
 from pyncette.resources.task import Instances, PyncetteTask, TaskStatus, WorkerPoolRef
 
 logger = logging.getLogger(__name__)

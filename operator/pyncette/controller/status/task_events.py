@@ -9,7 +9,7 @@ from pyncette.controller.cluster.api import Manifest
 from pyncette.controller.status.conditions import READY, RECONCILING, STALLED, condition_of
 from pyncette.controller.status.events import Occasion, Regarding, event
 from pyncette.controller.status.reasons import Reason
-from pyncette.resources.conversion import REDRIVE, RESUME, RUN
+from pyncette.mirror.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
 from pyncette.resources.task import TaskStatus
 

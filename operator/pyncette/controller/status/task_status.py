@@ -28,11 +28,11 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
 from pyncette.core.wishes import started_of
 from pyncette.members import Member
-from pyncette.resources.conversion import RESUME
+from pyncette.mirror.conversion import RESUME
+from pyncette.mirror.status import status_of
 from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.reading import Problem, Refusal, not_dynamic, other_partitions, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
-from pyncette.resources.status import status_of
 from pyncette.resources.task import HandlerName, PyncetteTask, TaskStatus
 
 SCHEDULED: Final = "Scheduled"

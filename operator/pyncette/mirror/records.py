@@ -26,8 +26,8 @@ from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
+from pyncette.mirror.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.permit_records import permit_partition, remove_permits
-from pyncette.resources.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
 
