@@ -19,7 +19,7 @@ from benchmarks.__main__ import machine, told
 from benchmarks.environments import ROOT
 from benchmarks.stores import postgres, server_pid
 from benchmarks.tables import put_into, table
-from pyncette.members import migrate
+from pyncette.coordination.members import migrate
 from pyncette.store.backend import read_backend
 from tests.apiserver.operating import (
     POOL,

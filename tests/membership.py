@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pyncette.clock import SystemClock
-from pyncette.members import Member, Membership, members
+from pyncette.coordination.members import Member, Membership, members
 from pyncette.store.base import Store
 
 SECONDS_MAX = 10.0

@@ -11,10 +11,7 @@ import pytest
 
 from pyncette import Pyncette
 from pyncette.clock import SECOND, SystemClock
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, replace
-from pyncette.core.spec import Spec
-from pyncette.errors import ConfigurationError, StoreRefusedError, StoreUnavailableError
-from pyncette.members import (
+from pyncette.coordination.members import (
     MEMBER_LEASE,
     MEMBERS_REALM,
     PAGE,
@@ -25,6 +22,9 @@ from pyncette.members import (
     members,
     members_everywhere,
 )
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, replace
+from pyncette.core.spec import Spec
+from pyncette.errors import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.templates import QUIET_LOOK_SECONDS

@@ -23,6 +23,9 @@ from pyncette.configuration import (
     require_store,
     slots_of,
 )
+from pyncette.coordination.assignment import Shares
+from pyncette.coordination.members import Member, Membership
+from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
@@ -31,7 +34,6 @@ from pyncette.executor import DefaultExecutor
 from pyncette.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
 from pyncette.instances import Instances, declaration, first_declaration
 from pyncette.ledger import Ledger
-from pyncette.members import Member, Membership
 from pyncette.model import (
     A_MICROSECOND,
     Context,
@@ -46,9 +48,7 @@ from pyncette.model import (
     datetime_of,
 )
 from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args
-from pyncette.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.registration import TaskRegistration
-from pyncette.shares import Shares
 from pyncette.sqlite import sqlite_repository
 from pyncette.start import run_until_stopped
 from pyncette.store.base import Store

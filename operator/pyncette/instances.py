@@ -12,6 +12,8 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pyncette.clock import Instant
+from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
+from pyncette.coordination.permit_records import permit_partition, remove_permits
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
@@ -22,8 +24,6 @@ from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name
-from pyncette.partition_counts import Mismatch, guarded_by_count
-from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.task import Kind, Task
 from pyncette.templates import Templates, template_key
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from pyncette.controller.intervals import USUAL
-from pyncette.members import migrate
+from pyncette.coordination.members import migrate
 from pyncette.store.backend import read_backend
 from tests.apiserver.operating import POOL, Crowd, OperatorProcess, Rows, name_of, pool, until, worker_process
 

@@ -9,10 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from pyncette import Pyncette, shares
+from pyncette import Pyncette
 from pyncette.clock import SECOND
+from pyncette.coordination import assignment as shares
+from pyncette.coordination.members import members
 from pyncette.dynamodb import dynamodb_repository
-from pyncette.members import members
 from pyncette.mysql import mysql_repository
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository

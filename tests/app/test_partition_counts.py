@@ -8,12 +8,12 @@ import pytest
 
 from pyncette import Pyncette
 from pyncette.clock import SystemClock
+from pyncette.coordination.members import members
+from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import created, stopped
 from pyncette.errors import ConfigurationError, StoreUnavailableError
-from pyncette.members import members
-from pyncette.partition_counts import stray_partitions
 from pyncette.postgres import postgres_repository
 from pyncette.redis import redis_repository
 from pyncette.sqlite import sqlite_repository

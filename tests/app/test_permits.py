@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pyncette import Pyncette
-from pyncette.permit_records import permit_partition
+from pyncette.coordination.permit_records import permit_partition
 from tests.app.harness import running, seconds
 
 

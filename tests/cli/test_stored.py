@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from pyncette import Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
+from pyncette.coordination.members import Member
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Missed
-from pyncette.members import Member
 from pyncette.store.backend import read_backend
 from tests.cli import MODULE, Program, called
 from tests.membership import there

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyncette import __version__
-from pyncette.permit_records import permit_partition
+from pyncette.coordination.permit_records import permit_partition
 from tests.cluster.cluster import BreakableCluster
 from tests.cluster.installation import URL_FILE, Installation
 from tests.cluster.kubectl import KubectlRefusedError, Seen, pool, task

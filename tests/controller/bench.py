@@ -11,8 +11,8 @@ from pyncette.controller.cluster.api import POOLS, TASKS, ObjectName
 from pyncette.controller.intervals import Pace
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
+from pyncette.coordination.members import Member, Membership
 from pyncette.core.record import Key, Partition, is_on_demand
-from pyncette.members import Member, Membership
 from pyncette.store.backend import read_backend
 from tests.controller.fake_api import FakeApi
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from pyncette.clock import SECOND
 from pyncette.controller.status.facts import PoolFacts, TaskFacts
 from pyncette.controller.status.task_status import Stored, status_of_task
+from pyncette.coordination.members import Member
 from pyncette.core import wishes
 from pyncette.core.record import Lease, Outcome, Owner, replace
 from pyncette.core.tallies import Verdict, with_verdict
-from pyncette.members import Member
 from pyncette.mirror.conversion import spec_hash, to_key, to_spec
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored

@@ -8,8 +8,8 @@ from pyncette.clock import SECOND
 from pyncette.controller.status.facts import Access
 from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.task_status import CONDITIONS
+from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Requests, Started, replace
-from pyncette.members import Member
 from pyncette.resources.modelling import INVALID, datetime_of
 from pyncette.resources.reading import UNKNOWN_FIELD
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from pyncette import Pyncette
-from pyncette.permit_records import permit_partition
+from pyncette.coordination.permit_records import permit_partition
 from pyncette.store.backend import read_backend
 from tests.controller.bench import CLUSTER, TASKS, Bench
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from pyncette.clock import SECOND
+from pyncette.coordination.permit_records import new_permit, number_of, permit_partition
 from pyncette.core import rules, wishes
 from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
@@ -30,7 +31,6 @@ from pyncette.mirror.records import (
     wish_of,
 )
 from pyncette.model import A_MICROSECOND
-from pyncette.permit_records import new_permit, number_of, permit_partition
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock, instant_of

@@ -9,9 +9,9 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import Duration
-from pyncette.members import Member as Known
-from pyncette.members import Membership
-from pyncette.shares import Shares
+from pyncette.coordination.assignment import Shares
+from pyncette.coordination.members import Member as Known
+from pyncette.coordination.members import Membership
 from pyncette.worker.service import Worker, WorkerSettings
 
 from .handlers import Handler

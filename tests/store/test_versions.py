@@ -2,8 +2,8 @@
 
 import pytest
 
+from pyncette.coordination.members import TOLD_MAX, Member, OlderWorkersError, migrate, raise_min_reader
 from pyncette.errors import SchemaError
-from pyncette.members import TOLD_MAX, Member, OlderWorkersError, migrate, raise_min_reader
 from pyncette.store.backend import read_backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Versioned
 from pyncette.store.memory import MemoryStore

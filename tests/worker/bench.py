@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pyncette.clock import SECOND, Instant
+from pyncette.coordination.assignment import Shares
+from pyncette.coordination.members import Member, Membership
 from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Ruling
-from pyncette.members import Member, Membership
-from pyncette.shares import Shares
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock

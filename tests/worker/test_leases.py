@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from pyncette.clock import SECOND, Instant, SystemClock
+from pyncette.coordination.permit_records import PERMITS_REALM
 from pyncette.core import wishes
 from pyncette.core.record import Change, Partition
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger import Ledger, withdrawal
-from pyncette.permit_records import PERMITS_REALM
 from pyncette.store.base import Claimed, Renewal, Renewed
 from pyncette.store.memory import MemoryStore
 from pyncette.store.sqlite.store import SqliteStore

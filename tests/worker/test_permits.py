@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 
 from pyncette.clock import MILLISECOND, SECOND
+from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition
+from pyncette.coordination.permits import FIRST, FULL_PAUSE, RETRY_PAUSE, TURN
 from pyncette.core.record import Change, Partition, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
-from pyncette.permit_records import PERMITS_REALM, permit_partition
-from pyncette.permits import FIRST, FULL_PAUSE, RETRY_PAUSE, TURN
 from pyncette.store.memory import MemoryStore
 from tests.worker.bench import Bench, Registered
 

@@ -1,11 +1,11 @@
 """What is over leaves no more behind than is promised, however much there was and whoever came and went."""
 
 from pyncette.clock import SECOND
+from pyncette.coordination.members import MEMBERS_REALM
+from pyncette.coordination.permit_records import PERMITS_REALM
 from pyncette.core.record import Partition
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import SHARES, is_share
-from pyncette.members import MEMBERS_REALM
-from pyncette.permit_records import PERMITS_REALM
 from tests.worker.bench import Bench, Registered
 
 

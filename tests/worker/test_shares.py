@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyncette.clock import SECOND
+from pyncette.coordination.assignment import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE, TURN, shared_out
+from pyncette.coordination.members import MEMBERS_REALM, TASK
 from pyncette.core.record import Change, Key, Lease, Partition, Record
 from pyncette.core.spec import Policies, Spec
-from pyncette.members import MEMBERS_REALM, TASK
-from pyncette.shares import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE, TURN, shared_out
 from pyncette.store.memory import MemoryStore
 from tests.worker.bench import Bench, Registered
 

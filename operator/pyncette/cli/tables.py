@@ -12,9 +12,9 @@ from pyncette.cli.output import Table
 from pyncette.cli.stored import the_record
 from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
+from pyncette.coordination.members import Member, members
 from pyncette.core.record import Run
 from pyncette.core.tallies import within_limits
-from pyncette.members import Member, members
 from pyncette.store.base import Store
 
 

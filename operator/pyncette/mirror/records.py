@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
+from pyncette.coordination.permit_records import permit_partition, remove_permits
 from pyncette.core import wishes
 from pyncette.core.record import (
     BEYOND,
@@ -27,7 +28,6 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.mirror.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
-from pyncette.permit_records import permit_partition, remove_permits
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
 

@@ -13,12 +13,12 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant, synchronize
+from pyncette.coordination.assignment import ORPHAN_AGE, Shares
+from pyncette.coordination.permits import Permits, Pool
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger import ANNOUNCED_AHEAD, Ledger
-from pyncette.permits import Permits, Pool
-from pyncette.shares import ORPHAN_AGE, Shares
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox

@@ -11,10 +11,10 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final, Self
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
+from pyncette.coordination.members import Membership
 from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
-from pyncette.members import Membership
 from pyncette.store.base import Renewal, Renewed, Store
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.patience import Patience

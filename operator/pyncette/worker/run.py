@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
+from pyncette.coordination.permits import Permit
 from pyncette.core import rules
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.ledger import Settling
-from pyncette.permits import Permit
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.outbox import Outbox
 

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contex
 from typing import Any, Final, NamedTuple, Protocol
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
+from pyncette.coordination.assignment import Shares
+from pyncette.coordination.members import Membership
 from pyncette.core.record import Outcome, Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger import Ledger
-from pyncette.members import Membership
-from pyncette.shares import Shares
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox

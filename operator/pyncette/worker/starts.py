@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.coordination.permits import Permit, Permits, Pool
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, is_dead_letter, is_on_demand, replace
@@ -15,7 +16,6 @@ from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger import LOGGED_MAX, Ledger, Settling, Starting
-from pyncette.permits import Permit, Permits, Pool
 from pyncette.store.base import Renewal
 from pyncette.worker.occurrence import START_SHARE, Registration
 from pyncette.worker.outbox import Outbox

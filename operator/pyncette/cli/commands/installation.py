@@ -138,7 +138,7 @@ def migrate(settings: Settings, output: str) -> None:
     Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
     where such workers still run they go on, and the exit code is 4.
     """
-    from pyncette import members
+    from pyncette.coordination import members
 
     if settings.backend is None:
         raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")

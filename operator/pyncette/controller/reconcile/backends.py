@@ -16,11 +16,11 @@ from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.facts import Access
+from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, kept_record
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger import Ledger
-from pyncette.members import OlderWorkersError, migrate
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store

@@ -12,6 +12,8 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
+from pyncette.coordination.members import Member, members
+from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import (
     BEYOND,
     RESERVED_REALMS,
@@ -24,10 +26,8 @@ from pyncette.core.record import (
 )
 from pyncette.core.spec import Spec
 from pyncette.ledger import Ledger
-from pyncette.members import Member, members
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
-from pyncette.partition_counts import stray_partitions
 from pyncette.store.base import Store
 
 PAGE: Final = 200

@@ -46,8 +46,8 @@ from pyncette.controller.workloads.workloads import (
     deployment_name,
     workloads_of,
 )
+from pyncette.coordination.members import Member
 from pyncette.ledger import Ledger
-from pyncette.members import Member
 from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read_stored

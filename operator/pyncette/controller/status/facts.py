@@ -6,8 +6,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from pyncette.clock import Duration, Instant
+from pyncette.coordination.members import Member
 from pyncette.core.record import Record
-from pyncette.members import Member
 from pyncette.resources.task import Instances
 
 

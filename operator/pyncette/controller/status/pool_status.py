@@ -27,7 +27,7 @@ from pyncette.controller.status.conditions import (
 from pyncette.controller.status.facts import Access
 from pyncette.controller.status.reasons import Reason
 from pyncette.controller.workloads.pod_template import POOL_LABEL, PoolBackend
-from pyncette.members import Member
+from pyncette.coordination.members import Member
 from pyncette.resources.modelling import instant_of, whole_second
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal

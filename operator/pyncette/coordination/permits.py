@@ -11,10 +11,16 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
+from pyncette.coordination.permit_records import (
+    missing_permits,
+    new_permit,
+    number_of,
+    permit_partition,
+    remove_permits,
+)
 from pyncette.core.record import Change, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.permit_records import missing_permits, new_permit, number_of, permit_partition, remove_permits
 from pyncette.store.base import Renewal, Store
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from hashlib import blake2b
 from typing import Final
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.coordination.members import members
 from pyncette.core.record import Partition
 from pyncette.errors import StoreError
-from pyncette.members import members
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from pyncette.clock import Instant
+from pyncette.coordination.members import members
 from pyncette.core.record import BEYOND, Change, Key, Partition, Record, replace
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.ledger import Ledger, Rule, Ruling
-from pyncette.members import members
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

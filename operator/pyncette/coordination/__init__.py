@@ -1,0 +1,5 @@
+"""
+What workers tell each other through reserved realms: members, permits, partition assignment, partition counts, migration.
+
+It imports the ledger, the store and the core. It knows no handler and no manifest.
+"""
