@@ -483,7 +483,7 @@ STEPS = (
     ("claim", "worker/starts.py", ""),
     ("complete", "pyncette/store/", "swap"),
     ("complete", "pyncette/store/", "_swap"),
-    ("complete", "pyncette/ledger.py", ""),
+    ("complete", "pyncette/ledger/ledger.py", ""),
     ("complete", "worker/outbox.py", ""),
 )
 """Which part of a file's path and of a function's name mean which step; the innermost frame that means one decides."""

@@ -14,7 +14,7 @@ from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.tallies import SHARES, Tally, counting_record
 from pyncette.errors import HeldElsewhereError, StoreRefusedError, StoreUnavailableError
-from pyncette.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling, Settling, Starting
+from pyncette.ledger.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling, Settling, Starting
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock

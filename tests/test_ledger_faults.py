@@ -12,7 +12,7 @@ from pyncette.core.rules import Held
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryStore
 from tests.core.play import nonzero
 from tests.test_ledger import MINUTE, REFUSED, Bench

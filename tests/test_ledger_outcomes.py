@@ -11,7 +11,7 @@ from pyncette.core.rules import RETURNED
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger, Ruling
+from pyncette.ledger.ledger import Ledger, Ruling
 from tests.test_ledger import MINUTE, RAISED, REFUSED, Bench
 
 

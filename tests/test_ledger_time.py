@@ -10,7 +10,7 @@ from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger, Ruling
+from pyncette.ledger.ledger import Ledger, Ruling
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
 HERE = Partition("", "remind")

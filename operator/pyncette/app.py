@@ -33,7 +33,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor
 from pyncette.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
 from pyncette.instances import Instances, declaration, first_declaration
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.model import (
     A_MICROSECOND,
     Context,

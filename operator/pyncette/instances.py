@@ -20,7 +20,7 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
-from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
+from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
 from pyncette.model import Lease as Holder
 from pyncette.options import check_instance_name

@@ -17,7 +17,7 @@ from pyncette.coordination.partition_counts import Mismatch, settle_count, stray
 from pyncette.core.record import Key, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.model import arguments_of
 from pyncette.options import encode_args
 from pyncette.task import Kind, Task

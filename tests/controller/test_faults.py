@@ -11,7 +11,7 @@ from pyncette.controller.reconcile.sweep import read_notice
 from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
 from pyncette.core.record import Outcome, replace
 from pyncette.core.tallies import Verdict, with_verdict
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import mirror_one, wish_of
 from pyncette.resources.reading import read_stored
 from pyncette.resources.task import PyncetteTask

@@ -15,7 +15,7 @@ from pyncette.coordination.members import Member, Membership
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, kept_record, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Renewal
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock

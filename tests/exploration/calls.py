@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
 from unittest.mock import patch
 
-from pyncette import ledger as ledger_module
 from pyncette.clock import STALE_AFTER, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.rules import Ended, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.ledger import Ledger, Rule, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Rule, Settling, Starting
+from pyncette.ledger.ledger import ledger as ledger_module
 from pyncette.store.base import Capabilities, Claimed, Renewal, Renewed
 from pyncette.store.memory import CAPABILITIES
 from pyncette.worker.occurrence import START_SHARE

@@ -14,7 +14,7 @@ from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Partition, Record, State, replace
 from pyncette.core.schedule import Cron, Interval, Schedule, first_after
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.ledger import Rule, Ruling
+from pyncette.ledger.ledger import Rule, Ruling
 
 from .values import TICK
 

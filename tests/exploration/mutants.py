@@ -13,7 +13,7 @@ from pyncette.core.record import Change, Record, Started, replace
 from pyncette.core.rules import Held
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Settling, Starting
 
 from . import calls
 from .combination import Combination, Edit

@@ -11,7 +11,7 @@ from pyncette.core import rules
 from pyncette.core.record import Key, Record
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Mode, Overlap
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
 from .calls import MODEL, UNANSWERED, Call, Calls, Done, Request, Step

@@ -15,7 +15,7 @@ from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import counting_record, share_of
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Settling, Starting
 from pyncette.mirror.records import (
     Elsewhere,
     Removal,

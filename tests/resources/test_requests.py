@@ -21,7 +21,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger, Settling
+from pyncette.ledger.ledger import Ledger, Settling
 from pyncette.mirror.conversion import requests_of
 from pyncette.mirror.records import mirror, wish_of
 from pyncette.mirror.requests import Done, ask

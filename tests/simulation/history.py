@@ -10,7 +10,7 @@ from pyncette.clock import UNAWARE_MAX, SystemClock
 from pyncette.coordination.assignment import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
 from pyncette.coordination.members import MEMBER_LEASE
 from pyncette.coordination.permit_records import PERMITS_REALM
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.worker.service import SETTLE_SECONDS

@@ -14,7 +14,7 @@ from pyncette.clock import SECOND, STALE_AFTER, Duration, Instant, SystemClock
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
 from pyncette.core.rules import NEVER, Held
 from pyncette.core.spec import Mode, Policies
-from pyncette.ledger import Ledger, Rule, Ruling, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Rule, Ruling, Settling, Starting
 from pyncette.store.base import Claimed
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.occurrence import Occurrence

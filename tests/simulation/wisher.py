@@ -13,7 +13,7 @@ from pyncette.core.spec import Policies, Spec
 from pyncette.core.tallies import Tally
 from pyncette.core.wishes import Locked
 from pyncette.errors import HeldElsewhereError, StoreError
-from pyncette.ledger import Rule, Ruling
+from pyncette.ledger.ledger import Rule, Ruling
 
 from .loop import SECOND
 from .oracle import INSTANTS, Kind, Wish

@@ -11,7 +11,7 @@ from pyncette.clock import UNAWARE_MAX, Clock, Duration, Instant, SystemClock
 from pyncette.core.record import Record
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend
 

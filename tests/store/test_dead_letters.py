@@ -8,7 +8,7 @@ from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.rules import Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Overlap, Policies, Spec
-from pyncette.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Settling, Starting
 from pyncette.store.backend import read_backend
 from pyncette.testing import VirtualClock
 from tests.core.play import nonzero

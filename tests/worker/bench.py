@@ -15,7 +15,7 @@ from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
-from pyncette.ledger import Ledger, Ruling
+from pyncette.ledger.ledger import Ledger, Ruling
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock

@@ -12,7 +12,7 @@ from pyncette.core import wishes
 from pyncette.core.record import Change
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.worker.service import Worker, WorkerSettings
 from tests.simulation.loop import SimulatedLoop

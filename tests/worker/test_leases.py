@@ -19,7 +19,7 @@ from pyncette.core.record import Change, Partition
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger, withdrawal
+from pyncette.ledger.ledger import Ledger, withdrawal
 from pyncette.store.base import Claimed, Renewal, Renewed
 from pyncette.store.memory import MemoryStore
 from pyncette.store.sqlite.store import SqliteStore

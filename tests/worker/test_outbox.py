@@ -10,7 +10,7 @@ from pyncette.core.record import Change, replace
 from pyncette.core.rules import RETURNED
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
-from pyncette.ledger import Ledger, Settling
+from pyncette.ledger.ledger import Ledger, Settling
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.outbox import Outbox
 from pyncette.worker.patience import Patience

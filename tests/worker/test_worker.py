@@ -25,7 +25,7 @@ from pyncette.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.cli.stored import backend_clock, the_record
 from pyncette.cli.survey import PAGE
 from pyncette.core.record import Key, Record
-from pyncette.ledger import Ledger, Rule
+from pyncette.ledger.ledger import Ledger, Rule
 from pyncette.mirror import requests
 from pyncette.mirror.records import beside
 from pyncette.store.base import Store

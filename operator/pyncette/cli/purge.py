@@ -9,7 +9,7 @@ from typing import Final
 from pyncette.cli.failures import Failure
 from pyncette.cli.stored import backend_clock, the_record
 from pyncette.core.record import Record
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.counting import instances_of
 from pyncette.mirror.records import is_template, remove_instances
 from pyncette.store.base import Store

@@ -20,7 +20,7 @@ from pyncette.core import wishes
 from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import run_id
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.settings import Settings
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store

@@ -44,7 +44,7 @@ from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 

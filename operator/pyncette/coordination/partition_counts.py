@@ -10,7 +10,7 @@ from pyncette.clock import Instant
 from pyncette.coordination.members import members
 from pyncette.core.record import BEYOND, Change, Key, Partition, Record, replace
 from pyncette.errors import ConfigurationError, StoreUnavailableError
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

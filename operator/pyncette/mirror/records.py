@@ -26,7 +26,7 @@ from pyncette.core.record import (
 from pyncette.core.rules import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
-from pyncette.ledger import Ledger, Rule, Ruling, withdrawal
+from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.mirror.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store

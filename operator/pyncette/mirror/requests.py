@@ -11,7 +11,7 @@ from pyncette.clock import Instant
 from pyncette.core import wishes
 from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
 from pyncette.core.spec import Policies
-from pyncette.ledger import Ledger, Rule, Ruling
+from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.mirror.records import beside, instances_of, is_template
 from pyncette.store.base import Store
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
 from pyncette.errors import StoreError, StoreRefusedError
-from pyncette.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
+from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
 from pyncette.worker.patience import Patience
 
 logger = logging.getLogger(__name__)

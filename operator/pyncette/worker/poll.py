@@ -18,7 +18,7 @@ from pyncette.coordination.permits import Permits, Pool
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
-from pyncette.ledger import ANNOUNCED_AHEAD, Ledger
+from pyncette.ledger.ledger import ANNOUNCED_AHEAD, Ledger
 from pyncette.store.base import Claimed, Notification
 from pyncette.worker.occurrence import Registration
 from pyncette.worker.outbox import Outbox

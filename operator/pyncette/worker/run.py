@@ -14,7 +14,7 @@ from pyncette.core import rules
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
-from pyncette.ledger import Settling
+from pyncette.ledger.ledger import Settling
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.outbox import Outbox
 

@@ -15,7 +15,7 @@ from pyncette.coordination.members import Membership
 from pyncette.core.record import Outcome, Partition
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.outbox import Outbox

@@ -15,7 +15,7 @@ from pyncette.core.record import Partition, Record, is_dead_letter, is_on_demand
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
-from pyncette.ledger import LOGGED_MAX, Ledger, Settling, Starting
+from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.store.base import Renewal
 from pyncette.worker.occurrence import START_SHARE, Registration
 from pyncette.worker.outbox import Outbox

@@ -29,7 +29,7 @@ from pyncette.cli.stored import backend_clock
 from pyncette.cli.survey import View, survey, view_of
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import Step, Taken, mirror
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.store.base import Store

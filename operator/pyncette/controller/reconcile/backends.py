@@ -20,7 +20,7 @@ from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, kept_record
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store

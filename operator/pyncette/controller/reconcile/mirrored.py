@@ -25,7 +25,7 @@ from pyncette.core.record import (
     kept_record,
 )
 from pyncette.core.spec import Spec
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
 from pyncette.store.base import Store

@@ -47,7 +47,7 @@ from pyncette.controller.workloads.workloads import (
     workloads_of,
 )
 from pyncette.coordination.members import Member
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read_stored

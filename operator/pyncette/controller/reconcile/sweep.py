@@ -18,7 +18,7 @@ from pyncette.controller.reconcile.mirrored import Home, Mirrored
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record, replace
 from pyncette.core.spec import Spec
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import Step, remove_instances, remove_stopped, stop
 from pyncette.store.base import Store
 

@@ -29,7 +29,7 @@ from pyncette.core.record import Key, Owner, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger import Ledger
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.counting import instances_of
 from pyncette.mirror.records import (
     Elsewhere,
