@@ -8,7 +8,7 @@ import click
 from pyncette.cli.commands import cli
 from pyncette.cli.commands.command import WithExamples
 from pyncette.cli.failures import MEANINGS
-from pyncette.settings import SETTINGS
+from pyncette.cli.settings import SETTINGS
 
 HEAD = """\
 <!-- Made from the code by `make generate`. -->

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pyncette.cli.settings import Address, Settings, read_settings
 from pyncette.errors import ConfigurationError
-from pyncette.settings import Address, Settings, read_settings
 from pyncette.store.backend import read_backend
 from pyncette.store.sqlite.backend import SqliteBackend
 

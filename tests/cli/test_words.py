@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pyncette.cli import words
+from pyncette.cli import formatting as words
 from pyncette.clock import MILLISECOND, SECOND
 from pyncette.core.schedule import Cron, Interval, Once
 

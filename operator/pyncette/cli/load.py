@@ -22,11 +22,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pyncette.app import Pyncette, PyncetteContext
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
+from pyncette.cli.settings import Settings
 from pyncette.core.schedule import resolve_zone
 from pyncette.errors import HeldElsewhereError, StoreError
 from pyncette.options import BEHAVIOUR, OF_THE_TASK_ALONE
 from pyncette.resources.task import no_such_zone
-from pyncette.settings import Settings
 from pyncette.start import choose_loop
 from pyncette.task import Kind, Task
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyncette.cli.failures import ExitCode, Failure
+from pyncette.cli.settings import OPERATOR_CONFIG
 from pyncette.controller.cluster.api import KUBE_SYSTEM, POOLS, Api, ApiError, Manifest
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
 from pyncette.mirror.conversion import realm_of
-from pyncette.settings import OPERATOR_CONFIG
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
 

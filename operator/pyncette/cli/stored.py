@@ -14,6 +14,7 @@ import msgspec
 
 from pyncette.cli.dev.folder import STATE, Folder
 from pyncette.cli.failures import ExitCode, Failure
+from pyncette.cli.settings import Settings
 from pyncette.cli.survey import find
 from pyncette.clock import SystemClock, synchronize
 from pyncette.core import wishes
@@ -21,7 +22,6 @@ from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
 from pyncette.core.spec import Policies
 from pyncette.core.tallies import run_id
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
-from pyncette.settings import Settings
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pyncette.cli import words
+from pyncette.cli import formatting as words
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import wishes
 from pyncette.core.policies import jitter_of, next_due

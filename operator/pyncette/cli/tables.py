@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pyncette.cli import words
+from pyncette.cli import formatting as words
 from pyncette.cli.dev.state import row_of
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import Table

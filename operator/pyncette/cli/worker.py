@@ -11,8 +11,8 @@ from contextlib import ExitStack, asynccontextmanager
 from pyncette.app import Pyncette, PyncetteContext
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
+from pyncette.cli.settings import Settings
 from pyncette.errors import ConfigurationError
-from pyncette.settings import Settings
 from pyncette.sqlite import sqlite_repository
 from pyncette.start import choose_loop, run_context
 from pyncette.store.backend import Backend

@@ -13,7 +13,7 @@ from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import FOLDER, output_option, settings_options
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.output import Table, print_json, print_table
-from pyncette.settings import Settings
+from pyncette.cli.settings import Settings
 from pyncette.store.backend import Backend
 
 

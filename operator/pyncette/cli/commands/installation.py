@@ -13,7 +13,7 @@ from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_json
-from pyncette.settings import OPERATOR_CONFIG, Settings
+from pyncette.cli.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
 
 

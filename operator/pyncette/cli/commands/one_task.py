@@ -17,7 +17,7 @@ from pyncette.cli.commands.options import (
 )
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.output import print_json
-from pyncette.settings import Settings
+from pyncette.cli.settings import Settings
 
 
 @click.command(
@@ -49,7 +49,8 @@ def run(
     on as if nothing had happened, and a task that is suspended runs, too. The exit code is 0 if it succeeded, 1 if
     not, 5 if it was not over in time.
     """
-    from pyncette.cli import stored, words
+    from pyncette.cli import formatting as words
+    from pyncette.cli import stored
     from pyncette.cli.survey import run_as_json
     from pyncette.core.record import Outcome
 
@@ -97,7 +98,8 @@ def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
     Each gets all its attempts anew, with the arguments that it had, as soon as a worker has a slot. What is being tried
     again already is left alone. With a dynamic TASK, those of all its instances. The exit code is 0, also if there are none.
     """
-    from pyncette.cli import again, stored
+    from pyncette.cli import redrive as again
+    from pyncette.cli import stored
 
     redriven = stored.with_store(
         realm.backend,
@@ -127,7 +129,8 @@ def resume(task: str, handler: str | None, realm: Realm, output: str) -> None:
     Its schedule goes on with the first time from now. With a dynamic TASK, this is about all its instances. What a manifest
     suspends by suspend: true is resumed there, and not here. The exit code is 0, also if nothing was suspended.
     """
-    from pyncette.cli import again, stored
+    from pyncette.cli import redrive as again
+    from pyncette.cli import stored
 
     resumed = stored.with_store(realm.backend, lambda store: again.resume(store, realm.name, task, handler))
     if resumed.suspended:

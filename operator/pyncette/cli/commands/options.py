@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from pyncette.cli.failures import Failure
-from pyncette.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
+from pyncette.cli.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend, needing
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import NamedTuple
 
-from pyncette.cli import words
+from pyncette.cli import formatting as words
 from pyncette.cli.survey import Standing, View
 from pyncette.clock import SECOND, Instant
 from pyncette.core.record import Counts, Outcome

@@ -16,7 +16,7 @@ from typing import Any, Final
 import watchfiles
 
 from pyncette._version import __version__
-from pyncette.cli import words
+from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
 from pyncette.cli.dev.folder import REALM, STATE, Folder, Wishes
