@@ -18,7 +18,7 @@ from pyncette.ledger.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
-from pyncette.worker.poll import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_LOOK
 from tests.core.play import nonzero
 
 HERE = Partition("", "remind")

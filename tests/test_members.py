@@ -29,7 +29,7 @@ from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.templates import QUIET_LOOK_SECONDS
 from pyncette.testing import VirtualClock
-from pyncette.worker.poll import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_LOOK
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 REALM = "cluster/shop/default"

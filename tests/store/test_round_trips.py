@@ -23,7 +23,7 @@ from pyncette.clock import SystemClock
 from pyncette.store.backend import read_backend
 from pyncette.task import Task
 from pyncette.testing import VirtualClock
-from pyncette.worker.poll import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_LOOK
 from tests.servers.counting import (
     CountingProxy,
     Protocol,

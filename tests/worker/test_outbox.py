@@ -12,8 +12,8 @@ from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
 from pyncette.ledger.ledger import Ledger, Settling
 from pyncette.store.memory import MemoryStore
-from pyncette.worker.outbox import Outbox
-from pyncette.worker.patience import Patience
+from pyncette.worker.backoff import Patience
+from pyncette.worker.completions import Outbox
 from tests.worker.bench import Bench, Registered
 
 

@@ -13,9 +13,9 @@ from pyncette.core.record import replace
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import DoNotRetry
+from pyncette.worker.backoff import Patience
+from pyncette.worker.completions import Outbox
 from pyncette.worker.occurrence import Occurrence
-from pyncette.worker.outbox import Outbox
-from pyncette.worker.patience import Patience
 from pyncette.worker.run import Runs
 from tests.worker.bench import Bench, Registered
 

@@ -29,10 +29,10 @@ from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Change, Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
-from pyncette.worker import starts
+from pyncette.worker import dispatch as starts
 from pyncette.worker.occurrence import Occurrence
-from pyncette.worker.poll import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
-from pyncette.worker.renew import BEAT_SECONDS
+from pyncette.worker.poller import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
+from pyncette.worker.renewal import BEAT_SECONDS
 from pyncette.worker.service import Figures, Worker, WorkerSettings
 from tests.worker.bench import START, Bench, Registered, seconds
 

@@ -15,8 +15,8 @@ from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.ledger.ledger import Settling
+from pyncette.worker.completions import Outbox
 from pyncette.worker.occurrence import Occurrence, Registration, current
-from pyncette.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 

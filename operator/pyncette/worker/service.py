@@ -17,11 +17,11 @@ from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
+from pyncette.worker.backoff import Patience
+from pyncette.worker.completions import Outbox
 from pyncette.worker.occurrence import Occurrence, Registration
-from pyncette.worker.outbox import Outbox
-from pyncette.worker.patience import Patience
-from pyncette.worker.poll import Poller
-from pyncette.worker.renew import Heartbeats, RenewalThread, Renewer
+from pyncette.worker.poller import Poller
+from pyncette.worker.renewal import Heartbeats, RenewalThread, Renewer
 from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)

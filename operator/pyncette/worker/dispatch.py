@@ -17,9 +17,9 @@ from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.store.base import Renewal
+from pyncette.worker.completions import Outbox
 from pyncette.worker.occurrence import START_SHARE, Registration
-from pyncette.worker.outbox import Outbox
-from pyncette.worker.renew import renew_leases
+from pyncette.worker.renewal import renew_leases
 from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)

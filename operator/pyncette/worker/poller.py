@@ -20,11 +20,11 @@ from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger.ledger import ANNOUNCED_AHEAD, Ledger
 from pyncette.store.base import Claimed, Notification
+from pyncette.worker.backoff import Patience
+from pyncette.worker.completions import Outbox
+from pyncette.worker.dispatch import Starts
 from pyncette.worker.occurrence import Registration
-from pyncette.worker.outbox import Outbox
-from pyncette.worker.patience import Patience
 from pyncette.worker.run import Runs
-from pyncette.worker.starts import Starts
 
 logger = logging.getLogger(__name__)
 

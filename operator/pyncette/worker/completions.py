@@ -12,7 +12,7 @@ from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
 from pyncette.errors import StoreError, StoreRefusedError
 from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
-from pyncette.worker.patience import Patience
+from pyncette.worker.backoff import Patience
 
 logger = logging.getLogger(__name__)
 

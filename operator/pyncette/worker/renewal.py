@@ -16,8 +16,8 @@ from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
 from pyncette.store.base import Renewal, Renewed, Store
+from pyncette.worker.backoff import Patience
 from pyncette.worker.occurrence import Occurrence
-from pyncette.worker.patience import Patience
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
 
 logger = logging.getLogger(__name__)
