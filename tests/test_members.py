@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.templates import QUIET_LOOK_SECONDS
 from pyncette.clock import SECOND, SystemClock
 from pyncette.coordination.members import (
     MEMBER_LEASE,
@@ -27,7 +28,6 @@ from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from pyncette.templates import QUIET_LOOK_SECONDS
 from pyncette.testing import VirtualClock
 from pyncette.worker.poller import SAFETY_LOOK
 

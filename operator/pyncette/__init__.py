@@ -1,8 +1,9 @@
 """Cron for Python functions: declare async handlers, and have them called when they are due."""
 
 from pyncette._version import __version__
-from pyncette.app import Pyncette, PyncetteContext
-from pyncette.model import Context, ExecutionMode, FailureMode
+from pyncette.app.application import Pyncette
+from pyncette.app.context import Context, PyncetteContext
+from pyncette.app.modes import ExecutionMode, FailureMode
 
 __all__ = [
     "Context",

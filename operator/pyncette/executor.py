@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyncette.configuration import takes_all_settings
+from pyncette.app.configuration import takes_all_settings
 from pyncette.errors import ConfigurationError
 
 CONCURRENCY_LIMIT: Final = 100

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pyncette.model import datetime_of
+from pyncette.app.modes import datetime_of
 
 if TYPE_CHECKING:
-    from pyncette.app import Pyncette, PyncetteContext
+    from pyncette.app.application import Pyncette
+    from pyncette.app.context import PyncetteContext
 
 logger = logging.getLogger(__name__)
 

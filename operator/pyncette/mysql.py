@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyncette.configuration import takes_all_settings
+from pyncette.app.configuration import takes_all_settings
 from pyncette.store.base import Store
 from pyncette.store.mysql.address import Address
 

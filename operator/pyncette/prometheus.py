@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from pyncette.app.configuration import require_store
+from pyncette.app.context import Context, NextFunc
+from pyncette.app.modes import instant_of
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.configuration import require_store
 from pyncette.core.record import Change, Key, Outcome, Partition, Record, Run
-from pyncette.model import Context, NextFunc, instant_of
 from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
 try:
@@ -23,7 +24,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from pyncette.app import Pyncette
+    from pyncette.app.application import Pyncette
 
 STALENESS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 3600)
 """From the few milliseconds that an idle worker takes to the hours of a backlog, in seconds."""

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from pyncette.app.context import Context, TaskFunc
+from pyncette.app.handlers import awaitable, mark_as_awaiting
+from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
 from pyncette.errors import LeaseLostException
-from pyncette.handlers import awaitable, mark_as_awaiting
-from pyncette.model import A_MICROSECOND, Context, TaskFunc
 from pyncette.worker.occurrence import Occurrence
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 import pytest
 
 from pyncette import FailureMode, Pyncette
+from pyncette.app.handlers import PlainHandlerWarning
 from pyncette.core.record import Key, Partition
-from pyncette.handlers import PlainHandlerWarning
 from pyncette.model import instant_of
 from pyncette.utils import with_heartbeat
 from tests.app.harness import at, running, seconds
@@ -221,7 +221,7 @@ def test_a_positional_option_is_refused():
 # --- What is run ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.handlers.PlainHandlerWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
 @pytest.mark.parametrize("mode", FailureMode)
 @pytest.mark.parametrize("wrap", [lambda handler: handler, with_heartbeat(), decorated])
 async def test_a_handler_that_cannot_be_awaited_runs_once_and_fails(repository, clock, caplog, mode, wrap):

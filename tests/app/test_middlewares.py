@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from pyncette import FailureMode, Pyncette
-from pyncette.handlers import PlainHandlerWarning
+from pyncette.app.handlers import PlainHandlerWarning
 from tests.app.harness import at, running, seconds
 
 
@@ -78,7 +78,7 @@ def test_a_middleware_that_cannot_take_both_arguments_is_refused():
     assert app.middlewares == []
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.handlers.PlainHandlerWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
 @pytest.mark.parametrize("mode", FailureMode)
 async def test_a_middleware_that_cannot_be_awaited_fails_the_run_once(repository, clock, caplog, mode):
     app = Pyncette(repository)
@@ -103,7 +103,7 @@ async def test_a_middleware_that_cannot_be_awaited_fails_the_run_once(repository
     assert "write `async def trace(…)`" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.handlers.PlainHandlerWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
 @pytest.mark.parametrize("middleware", [passes_on, annotated, Mock(side_effect=fine)])
 async def test_a_function_that_returns_an_awaitable_still_works(repository, clock, caplog, middleware):
     app = Pyncette(repository)

@@ -13,13 +13,13 @@ from datetime import timedelta
 from typing import Any
 
 from pyncette import PyncetteContext
+from pyncette.app.options import encode_args
 from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import HeldElsewhereError, TaskLockedException
 from pyncette.mirror.records import Wish, mirror_one
 from pyncette.mirror.requests import ask
-from pyncette.options import encode_args
 from pyncette.store.backend import read_backend
 from tests.processes import accounted
 from tests.processes.accounted import EPOCH, LEASE

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pyncette.app.options import encode_args
 from pyncette.clock import SECOND, Instant, SystemClock
 from pyncette.core import wishes
 from pyncette.core.record import Key, Partition, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Mode, Overlap, Policies, Spec
-from pyncette.options import encode_args
 from pyncette.store.base import Store
 from tests.processes import accounted
 from tests.processes.account import Occurrence

@@ -19,16 +19,17 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pyncette.app import Pyncette, PyncetteContext
+from pyncette.app.application import Pyncette
+from pyncette.app.context import PyncetteContext
+from pyncette.app.options import BEHAVIOUR, OF_THE_TASK_ALONE
+from pyncette.app.process import choose_loop
+from pyncette.app.tasks import Kind, Task
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
 from pyncette.core.schedule import resolve_zone
 from pyncette.errors import HeldElsewhereError, StoreError
-from pyncette.options import BEHAVIOUR, OF_THE_TASK_ALONE
 from pyncette.resources.task import no_such_zone
-from pyncette.start import choose_loop
-from pyncette.task import Kind, Task
 
 FIELDS: Final = "name, and schedule with timezone, interval_seconds, or execute_at; and args"
 

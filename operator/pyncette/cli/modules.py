@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from pyncette.app import Pyncette
+from pyncette.app.application import Pyncette
+from pyncette.app.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
+from pyncette.app.process import being_loaded
 from pyncette.errors import ConfigurationError
-from pyncette.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
-from pyncette.start import being_loaded
 
 DEFAULT_NAME: Final = "app"
 """What the app of a module is usually called."""

@@ -8,13 +8,14 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
-from pyncette.app import Pyncette, PyncetteContext
+from pyncette.app.application import Pyncette
+from pyncette.app.context import PyncetteContext
+from pyncette.app.process import choose_loop, run_context
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
 from pyncette.errors import ConfigurationError
 from pyncette.sqlite import sqlite_repository
-from pyncette.start import choose_loop, run_context
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 from pyncette.telemetry.health import HealthServer

@@ -15,7 +15,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.telemetry.health import all_addresses
 
 if TYPE_CHECKING:
-    from pyncette.app import PyncetteContext
+    from pyncette.app.context import PyncetteContext
 
 
 class WorkerCollector(Collector):

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pyncette.app import Pyncette, PyncetteContext
+from pyncette.app.application import Pyncette
+from pyncette.app.context import PyncetteContext
 from pyncette.store.base import Store
 from pyncette.testing.clock import SETTLE_SECONDS, VirtualClock
 

@@ -16,7 +16,9 @@ from typing import Final
 
 import msgspec
 
-from pyncette.app import Pyncette
+from pyncette.app.application import Pyncette
+from pyncette.app.context import Context, NextFunc
+from pyncette.app.process import choose_loop, run_context
 from pyncette.cli.dev.events import (
     TEXT_CHARACTERS_MAX,
     Declared,
@@ -33,8 +35,6 @@ from pyncette.cli.modules import Target, load_checked_app
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
 from pyncette.core.policies import jitter_of
-from pyncette.model import Context, NextFunc
-from pyncette.start import choose_loop, run_context
 from pyncette.store.backend import read_backend
 from pyncette.telemetry.logs import as_text, extra_of, name_of, run_in_short, traceback_of
 from pyncette.worker.occurrence import current

@@ -14,15 +14,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from pyncette.errors import ConfigurationError, StoreError
 from pyncette.telemetry.logs import set_up_logging
 
-if TYPE_CHECKING:
-    from pyncette.app import PyncetteContext
-
 logger = logging.getLogger(__name__)
+
+
+class Running(Protocol):
+    """What a process runs: an app context."""
+
+    async def run(self) -> None: ...
+
+    def shutdown(self, grace: datetime.timedelta | None = None) -> None: ...
+
 
 SECOND_SIGNAL_SECONDS: Final = 1.0
 """After a second signal: how long what runs may take to be cancelled and given back."""
@@ -37,7 +43,7 @@ INTERRUPTED: Final = 130
 """What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
 
 
-def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[PyncetteContext]]) -> None:
+def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]) -> None:
     """
     Run an app context until SIGINT or SIGTERM, and then until its handlers have returned.
 
@@ -80,7 +86,7 @@ def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def run_context(
-    create: Callable[[], AbstractAsyncContextManager[PyncetteContext]],
+    create: Callable[[], AbstractAsyncContextManager[Running]],
     grace: datetime.timedelta | None = None,
 ) -> int:
     """
@@ -123,12 +129,12 @@ class _Stopping:
     def __init__(self, running: asyncio.Task[Any], grace: datetime.timedelta | None) -> None:
         self._running = running
         self._grace = grace
-        self._context: PyncetteContext | None = None
+        self._context: Running | None = None
         self._loop = asyncio.get_running_loop()
         self._seen = 0
         self.at_once = False
 
-    def begun(self, context: PyncetteContext) -> None:
+    def begun(self, context: Running) -> None:
         """From now on there is something to drain."""
         self._context = context
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, instant_of
 from pyncette.clock import LONGEST, Duration
 from pyncette.core.record import replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
@@ -23,7 +24,9 @@ from pyncette.core.spec import (
     Policies,
     Retry,
 )
-from pyncette.model import A_MICROSECOND, ExecutionMode, FailureMode, instant_of
+
+PartitionSelector: TypeAlias = Callable[[int, str], int]
+"""Says which partition an instance belongs to, from 0, given the number of partitions and the instance's name. It must always say the same."""
 
 HISTORY_OF_SUCCESSES: Final = 3
 HISTORY_OF_OTHERS: Final = 10
@@ -137,6 +140,12 @@ def pop_schedule(options: dict[str, Any]) -> Schedule | None:
     if execute_at is not None:
         return _checked(Once(instant_of(_require("execute_at", execute_at, datetime.datetime))))
     return None
+
+
+def arguments_of(args: msgspec.Raw) -> dict[str, Any]:
+    """Return stored arguments, parsed anew."""
+    arguments: dict[str, Any] = msgspec.json.decode(args)
+    return arguments
 
 
 def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:

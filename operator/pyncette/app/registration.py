@@ -7,18 +7,17 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pyncette.app.handlers import MIDDLEWARE, Handler, Middleware, awaitable
+from pyncette.app.tasks import Task
+from pyncette.app.templates import Templates
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
-from pyncette.handlers import MIDDLEWARE, awaitable
-from pyncette.model import Context, MiddlewareFunc, TaskFunc
-from pyncette.task import Task
-from pyncette.templates import Templates
 from pyncette.worker.occurrence import Occurrence
 
 if TYPE_CHECKING:
-    from pyncette.app import PyncetteContext
+    pass
 
-Call: TypeAlias = Callable[[Context], Coroutine[Any, Any, None]]
+Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 class TaskRegistration:
@@ -28,12 +27,12 @@ class TaskRegistration:
         self,
         task: Task,
         realm: str,
-        app_context: PyncetteContext,
-        middlewares: Sequence[MiddlewareFunc],
+        context_of: Callable[[TaskRegistration, Occurrence], Any],
+        middlewares: Sequence[Middleware],
         templates: Templates,
     ) -> None:
         self.task = task
-        self.app_context = app_context
+        self._context_of = context_of
         self._realm = realm
         self._polled: Sequence[int] = ()
         self._partitions: Sequence[Partition] = ()
@@ -67,14 +66,14 @@ class TaskRegistration:
         return self.task.partition_count if self.task.shares_partitions else 0
 
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
-        return self._call(Context(self, occurrence))
+        return self._call(self._context_of(self, occurrence))
 
     def task_for(self, record: Record) -> Task:
         """Return the task that a run of *record* is of."""
         return self.task.of_record(record)
 
 
-def wrapped(handler: TaskFunc, middlewares: Sequence[MiddlewareFunc]) -> Call:
+def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:
     """Return *handler* with *middlewares* around it, the first one outermost; without any, the handler itself."""
     call = _as_coroutine(handler)
     for middleware in reversed(middlewares):
@@ -82,18 +81,18 @@ def wrapped(handler: TaskFunc, middlewares: Sequence[MiddlewareFunc]) -> Call:
     return call
 
 
-def _around(middleware: MiddlewareFunc, inner: Call) -> Call:
-    async def call(context: Context) -> None:
+def _around(middleware: Middleware, inner: Call) -> Call:
+    async def call(context: Any) -> None:
         await awaitable(middleware, middleware(context, partial(inner, context)), MIDDLEWARE)
 
     return call
 
 
-def _as_coroutine(handler: TaskFunc) -> Call:
+def _as_coroutine(handler: Handler) -> Call:
     if iscoroutinefunction(handler):
         return handler
 
-    async def call(context: Context) -> None:
+    async def call(context: Any) -> None:
         await awaitable(handler, handler(context))
 
     return call

@@ -13,14 +13,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from pyncette.app.options import arguments_of, encode_args
+from pyncette.app.tasks import Kind, Task
 from pyncette.coordination.partition_counts import Mismatch, settle_count, stray_partitions
 from pyncette.core.record import Key, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
-from pyncette.model import arguments_of
-from pyncette.options import encode_args
-from pyncette.task import Kind, Task
 
 logger = logging.getLogger(__name__)
 

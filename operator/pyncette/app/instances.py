@@ -11,6 +11,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from pyncette.app.modes import datetime_of
+from pyncette.app.options import check_instance_name
+from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
+from pyncette.app.results import Lease as Holder
+from pyncette.app.tasks import Kind, Task
+from pyncette.app.templates import Templates, template_key
 from pyncette.clock import Instant
 from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
 from pyncette.coordination.permit_records import permit_partition, remove_permits
@@ -21,11 +27,6 @@ from pyncette.core.spec import Policies, Spec
 from pyncette.core.wishes import Locked
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
-from pyncette.model import ContinuationToken, InstanceResult, ListTasksResponse, TaskState, datetime_of
-from pyncette.model import Lease as Holder
-from pyncette.options import check_instance_name
-from pyncette.task import Kind, Task
-from pyncette.templates import Templates, template_key
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are with the backend at once: while it writes one, the next is put together and sent.

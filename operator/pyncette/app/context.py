@@ -1,4 +1,4 @@
-"""What a task module declares, and what it can do with it once it is started."""
+"""The context of a run, which handlers receive, and the app context: an application on an open backend."""
 
 from __future__ import annotations
 
@@ -9,298 +9,140 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Literal, Never, Protocol, TypeVar, runtime_checkable
+from functools import cached_property
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
-from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
-from pyncette.configuration import (
-    Executor,
-    batch_size_of,
-    made_by,
-    realm_of,
-    refuse_unknown,
-    require_store,
-    slots_of,
-)
+from pyncette.app.instances import Instances, declaration, first_declaration
+from pyncette.app.modes import A_MICROSECOND, datetime_of
+from pyncette.app.options import arguments_of
+from pyncette.app.registration import TaskRegistration
+from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
+from pyncette.app.tasks import Kind, Task
+from pyncette.app.templates import Templates
 from pyncette.coordination.assignment import Shares
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
-from pyncette.errors import ConfigurationError
-from pyncette.executor import DefaultExecutor
-from pyncette.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
-from pyncette.instances import Instances, declaration, first_declaration
+from pyncette.core.tallies import idempotency_key, run_id
+from pyncette.errors import LeaseLostException, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
-from pyncette.model import (
-    A_MICROSECOND,
-    Context,
-    ContinuationToken,
-    FixtureFunc,
-    InstanceResult,
-    ListTasksResponse,
-    MiddlewareFunc,
-    PartitionSelector,
-    TaskFunc,
-    TaskState,
-    datetime_of,
-)
-from pyncette.options import DEFAULT_BEHAVIOUR, Options, check_task_name, encode_args
-from pyncette.registration import TaskRegistration
-from pyncette.sqlite import sqlite_repository
-from pyncette.start import run_until_stopped
 from pyncette.store.base import Store
-from pyncette.task import Kind, PartitionedTask, Task
-from pyncette.templates import Templates
+from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
 from pyncette.worker.stored_tasks import follow_tasks
 
 logger = logging.getLogger(__name__)
 
-FIELDS: Final = frozenset(dir(Context)) | {"_registration", "_occurrence", "_held"}
-"""What a context has anyway, so no fixture can have its name."""
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class Pyncette:
+class Context:
     """
-    An application: tasks, fixtures and middlewares, declared on import, and started by `main` or `create`.
+    What a handler is called with: what runs, for when, with which arguments.
 
-    *repository_factory* opens the backend, *executor_cls* says how many handlers run at once, and *configuration* is
-    for both. A key that nobody knows is a ConfigurationError.
+    The value of a fixture, and what `add_to_context` added, is an attribute, too. Everything is worked out when it is
+    first asked for.
     """
 
     def __init__(
-        self,
-        repository_factory: Callable[..., Store] = sqlite_repository,
-        executor_cls: Callable[..., Executor] = DefaultExecutor,
-        poll_interval: datetime.timedelta = datetime.timedelta(seconds=1),
-        **configuration: Any,
+        self, app_context: PyncetteContext, registration: TaskRegistration, occurrence: Occurrence
     ) -> None:
-        if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
-            raise ConfigurationError(
-                f"poll_interval must be longer than zero, and at most a century, not {poll_interval}"
-            )
-        refuse_unknown(configuration, repository_factory, executor_cls)
-        self.poll_interval = poll_interval
-        self.tasks: dict[str, Task] = {}
-        """All that is declared, by name. To be read only."""
-        self.fixtures: dict[str, FixtureFunc] = {}
-        self.middlewares: list[MiddlewareFunc] = []
-        self.listeners: list[Listener] = []
-        self.outcome_listeners: list[OutcomeListener] = []
-        self.repository_factory = repository_factory
-        self.batch_size = batch_size_of(configuration)
-        self.realm = realm_of(configuration)
-        self.slots = slots_of(made_by(executor_cls, configuration))
-        self.configuration = configuration
-
-    # --- Tasks -------------------------------------------------------------------------------------------------------
-
-    def task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
-        """
-        Declare a task with a schedule of its own.
-
-        Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
-        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
-        this process), `max_concurrent_runs` (on all workers together); whatever else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
-        """
-        _refuse_misplaced("task", misplaced)
-
-        def decorator(func: TaskFunc) -> Task:
-            return self._declare(Task(**_named(func, options)))
-
-        return decorator
-
-    def dynamic_task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
-        """
-        Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
-
-        Options are those of `task`. A schedule and arguments are what instances have that do not say otherwise.
-        """
-        _refuse_misplaced("dynamic_task", misplaced)
-
-        def decorator(func: TaskFunc) -> Task:
-            return self._declare(Task(**_named(func, options), dynamic=True))
-
-        return decorator
-
-    def partitioned_task(
-        self,
-        *misplaced: Never,
-        partition_count: int | None = None,
-        partition_selector: PartitionSelector | None = None,
-        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
-        **options: Any,
-    ) -> Callable[[TaskFunc], PartitionedTask]:
-        """
-        Declare a template whose instances are spread over *partition_count* partitions.
-
-        *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
-        *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
-        themselves. The count is stored: it can change only while there are no instances.
-        """
-        _refuse_misplaced("partitioned_task", misplaced)
-        if partition_count is None:
-            raise ValueError("A partitioned task needs a partition_count")
-
-        def decorator(func: TaskFunc) -> PartitionedTask:
-            task = PartitionedTask(
-                **_named(func, options),
-                partition_count=partition_count,
-                partition_selector=partition_selector,
-                enabled_partitions=enabled_partitions,
-            )
-            self._declare(task)
-            return task
-
-        return decorator
-
-    def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
-        """Declare a handler without a schedule, for PyncetteTasks to name. Their fields are its options."""
-        if callable(name):
-            raise without_parentheses("handler", name)
-
-        def decorator(func: TaskFunc) -> Task:
-            handler = _handler(func)
-            task_name = _name_of(handler, name, "task")
-            options = Options(
-                enabled=True,
-                concurrency_limit=None,
-                max_concurrent_runs=None,
-                behaviour=DEFAULT_BEHAVIOUR,
-                schedule=None,
-                args=encode_args({}),
-            )
-            return self._declare(Task.from_options(task_name, handler, Kind.HANDLER, options, self._interval))
-
-        return decorator
-
-    # --- What is around runs -----------------------------------------------------------------------------------------
-
-    def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
-        """Declare a fixture: an async generator function, called with the app context, that yields one value."""
-        if callable(name):
-            raise without_parentheses("fixture", name)
-
-        def decorator(func: _F) -> _F:
-            self.use_fixture(_name_of(func, name, "fixture"), func)
-            return func
-
-        return decorator
-
-    def use_fixture(self, name: str, fixture: FixtureFunc) -> None:
-        """
-        Have *fixture* set up before the first poll, after those declared before it, and its value as `context.<name>`.
-
-        It is torn down after the last run, however that ended: what stands after its `yield` is always run.
-        """
-        _refuse_field(name)
-        if name in self.fixtures:
-            raise ValueError(f"Duplicate fixture name {name}")
-        self.fixtures[name] = fixture
-
-    def middleware(self, middleware: _F) -> _F:
-        """Declare a middleware: called around every run with the context and with what runs the rest."""
-        self.use_middleware(middleware)
-        return middleware
-
-    def use_middleware(self, middleware: MiddlewareFunc) -> None:
-        """
-        Call *middleware* around every run, inside of those that were declared before it.
-
-        Raises ValueError if it cannot be called with the context and `next`.
-        """
-        check_handler(middleware, MIDDLEWARE)
-        warn_if_plain(middleware, MIDDLEWARE)
-        self.middlewares.append(middleware)
-
-    def use_listener(self, listener: Listener) -> None:
-        """Tell *listener* of each look for what is due."""
-        self.listeners.append(listener)
-
-    # --- Starting ----------------------------------------------------------------------------------------------------
-
-    def new_store(self) -> Store:
-        """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
-        try:
-            made = made_by(self.repository_factory, self.configuration)
-        except ConfigurationError:
-            raise
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-        return require_store(made, self.repository_factory)
-
-    @contextlib.asynccontextmanager
-    async def create(
-        self,
-        context_items: Mapping[str, Any] | None = None,
-        *,
-        clock: Clock | None = None,
-        new_store: Callable[[], Store] | None = None,
-        realm: str | None = None,
-        slots: int | None = None,
-    ) -> AsyncIterator[PyncetteContext]:
-        """
-        Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
-
-        *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
-        for the command line, which have a clock, a backend and limits of their own.
-        Raises StoreError if the backend cannot be used. If the partition count of a template differs from the
-        stored one, only that template is refused, with a warning: a call that needs it raises ConfigurationError.
-        """
-        if context_items:
-            logger.warning("context_items are ignored: use add_to_context instead")
-        new_store = new_store or self.new_store
-        async with new_store() as store:
-            clock = clock or SystemClock()
-            for task in self.tasks.values():
-                clock.expect_lease(task.lease_duration // A_MICROSECOND)
-            await synchronize(clock, store.now)
-            # Pretended time is that of one loop, so there renewals cannot have another.
-            renews_apart = store.capabilities.shared and not isinstance(clock, _PretendedTime)
-            context = PyncetteContext(
-                self,
-                Ledger(store, clock),
-                self.realm if realm is None else realm,
-                self.slots if slots is None else slots,
-                new_store if renews_apart else None,
-            )
-            await context.declare_tasks()
-            async with context.following_templates():
-                yield context
-
-    def main(self) -> None:
-        """
-        Run until SIGINT or SIGTERM, and then until what runs has returned; a second signal ends it at once.
-
-        Environment: LOG_LEVEL (INFO), USE_UVLOOP (1: required, 0: not used; else used where it is installed).
-        Exits with 1 if it cannot go on, and says why in a sentence.
-        """
-        run_until_stopped(self.create)
-
-    # --- Inside ------------------------------------------------------------------------------------------------------
+        self._app_context = app_context
+        self._registration = registration
+        self._occurrence = occurrence
+        self._held = occurrence.held
 
     @property
-    def _interval(self) -> Duration:
-        return self.poll_interval // A_MICROSECOND
+    def app_context(self) -> PyncetteContext:
+        return self._app_context
 
-    def _declare(self, task: Task) -> Task:
-        check_task_name(task.name)
-        check_handler(task.task_func)
-        if task.name in self.tasks:
-            raise ValueError(f"Duplicate task name {task.name}; give this one another by name=…")
-        warn_if_plain(task.task_func)
-        task.adopt(self._interval)
-        self.tasks[task.name] = task
-        return task
+    @cached_property
+    def task(self) -> Task:
+        """The task, or the instance of a template; a PyncetteTask's run has a task with the name of the resource."""
+        return self._registration.task_for(self._held.record)
+
+    @cached_property
+    def scheduled_at(self) -> datetime.datetime:
+        """When it was due, in the time zone of its schedule (else UTC). The same for all attempts, however late."""
+        return datetime_of(self._held.scheduled_at, self._held.record.spec.schedule)
+
+    @cached_property
+    def args(self) -> dict[str, Any]:
+        """The arguments of the instance. They are this run's own copy."""
+        return arguments_of(self._held.record.spec.args)
+
+    @cached_property
+    def attempt(self) -> int:
+        """1 for the first try of this occurrence, 2 for the one after that, …"""
+        return self._held.attempt
+
+    @cached_property
+    def run_id(self) -> str:
+        """Different for each attempt; the same in logs and in the history of runs."""
+        return run_id(self._held.record.key, self._held.record.fence)
+
+    @cached_property
+    def fencing_token(self) -> int:
+        """Greater than that of any earlier attempt of this instance: systems that keep the greatest can refuse older ones."""
+        return self._held.record.fence
+
+    @cached_property
+    def idempotency_key(self) -> str:
+        """The same for all attempts of this occurrence, and of no other occurrence ever."""
+        return idempotency_key(self._held.record, self._held.scheduled_at)
+
+    async def heartbeat(self) -> None:
+        """
+        Renew the lease: from now on it lasts its full length again. Of no effect at most once, where none can be taken.
+
+        Raises LeaseLostException if it expired and was taken over, or if the instance was removed or overwritten by
+        force: then another run may be on its way, and what this one still does is not counted. A backend that does
+        not answer is no reason to stop as long as the lease lasts; after that it is, since nobody knows whose it is.
+        """
+        occurrence = self._occurrence
+        if occurrence.is_at_most_once:
+            return
+        try:
+            held = await occurrence.heartbeat()
+        except StoreUnavailableError as error:
+            held = occurrence.lease_remaining() > 0
+            logger.warning("a heartbeat did not reach the backend: %s", error, extra=occurrence.facts())
+        if not held:
+            raise LeaseLostException(self.task)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look for what fixtures and `add_to_context` provide, once nothing else has that name."""
+        if name != "_app_context":  # not yet there while a context is being copied
+            values = self._app_context.values
+            if name in values:
+                return values[name]
+        raise AttributeError(f"The context has no {name!r}: neither a fixture nor add_to_context provides it")
+
+    def __repr__(self) -> str:
+        return f"<Context of {self._held.record.key}, due at {self.scheduled_at.isoformat()}>"
+
+
+FIELDS: Final = frozenset(dir(Context)) | {"_app_context", "_registration", "_occurrence", "_held"}
+"""What a context has anyway, so no fixture can have its name."""
+
+
+NextFunc: TypeAlias = Callable[[], Awaitable[None]]
+"""What a middleware awaits for the rest of the run."""
+
+MiddlewareFunc: TypeAlias = Callable[[Context, NextFunc], Awaitable[None]]
+"""Called around every run."""
+
+TaskFunc: TypeAlias = Callable[[Context], Awaitable[None]]
+"""A handler."""
+
+FixtureFunc: TypeAlias = Callable[["PyncetteContext"], AsyncIterator[Any]]
+"""An async generator function that yields once: what it yields is the fixture's value."""
 
 
 @runtime_checkable
-class _PretendedTime(Protocol):
+class PretendedTime(Protocol):
     """A clock that waits for those who have joined, before it moves."""
 
     def join(self, participant: PyncetteContext) -> None: ...
@@ -308,12 +150,24 @@ class _PretendedTime(Protocol):
     def leave(self, participant: PyncetteContext) -> None: ...
 
 
+class Declarations(Protocol):
+    """What an app has declared: the part of `Pyncette` that running it needs."""
+
+    tasks: dict[str, Task]
+    fixtures: dict[str, FixtureFunc]
+    middlewares: list[MiddlewareFunc]
+    listeners: list[Listener]
+    outcome_listeners: list[OutcomeListener]
+    batch_size: int
+    poll_interval: datetime.timedelta
+
+
 class PyncetteContext:
     """An application on an open backend."""
 
     def __init__(
         self,
-        app: Pyncette,
+        app: Declarations,
         ledger: Ledger,
         realm: str,
         slots: int,
@@ -332,7 +186,7 @@ class PyncetteContext:
             slots,
             app.batch_size,
             app.poll_interval // A_MICROSECOND,
-            0 if isinstance(self.clock, _PretendedTime) else AHEAD,
+            0 if isinstance(self.clock, PretendedTime) else AHEAD,
         )
         self._renewal_store = renewal_store
         self._templates = Templates(ledger, realm, app.tasks.values(), self._settings.holder)
@@ -358,7 +212,7 @@ class PyncetteContext:
         if self._running:
             raise RuntimeError("This app context runs already")
         self._running = True
-        if isinstance(self.clock, _PretendedTime):
+        if isinstance(self.clock, PretendedTime):
             self.clock.join(self)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -366,7 +220,7 @@ class PyncetteContext:
                     self.values[name] = await stack.enter_async_context(_set_up(name, fixture, self))
                 await self._work()
         finally:
-            if isinstance(self.clock, _PretendedTime):
+            if isinstance(self.clock, PretendedTime):
                 self.clock.leave(self)
             self._running = False
 
@@ -399,7 +253,7 @@ class PyncetteContext:
 
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
-        _refuse_field(name)
+        refuse_field(name)
         if name in self.values or name in self.app.fixtures:
             raise ValueError(f"Key {name} already exists in the context")
         self.values[name] = value
@@ -457,7 +311,7 @@ class PyncetteContext:
 
         Do nothing where time is pretended: an edit made in real time could be noticed at any pretended moment.
         """
-        if isinstance(self.clock, _PretendedTime):
+        if isinstance(self.clock, PretendedTime):
             yield
             return
         watching = asyncio.create_task(self._templates.watch())
@@ -470,7 +324,7 @@ class PyncetteContext:
     @contextlib.asynccontextmanager
     async def _following_tasks(self) -> AsyncIterator[None]:
         """Report the tasks of resources to the listeners, periodically; in simulated time there are none."""
-        if not self.app.outcome_listeners or isinstance(self.clock, _PretendedTime):
+        if not self.app.outcome_listeners or isinstance(self.clock, PretendedTime):
             yield
             return
         partitions = [Partition(self.realm, name) for name in self.app.tasks]
@@ -556,7 +410,8 @@ class PyncetteContext:
     async def _work(self) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, self, self.app.middlewares, self._templates) for task in tasks
+            TaskRegistration(task, self.realm, self._context_of, self.app.middlewares, self._templates)
+            for task in tasks
         ]
         membership = self._membership()
         worker = Worker(
@@ -608,6 +463,9 @@ class PyncetteContext:
         for listener in self.app.outcome_listeners:
             listener.ended(realm, task, outcome, number)
 
+    def _context_of(self, registration: TaskRegistration, occurrence: Occurrence) -> Context:
+        return Context(self, registration, occurrence)
+
     def _membership(self) -> Membership | None:
         """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""
         if self._renewal_store is None:
@@ -655,33 +513,7 @@ async def _set_up(name: str, fixture: FixtureFunc, context: PyncetteContext) -> 
 _OVER: Final = object()
 
 
-def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *options* with the handler, and with its name if they contain none."""
-    handler = _handler(func)
-    return {**options, "name": _name_of(handler, options.get("name"), "task"), "func": handler}
-
-
-def _name_of(func: Any, given: Any, of: str) -> str:
-    name = getattr(func, "__name__", None) if given is None else given
-    if name is None:
-        raise ValueError(f"Unable to determine name for the {of}; give it one by name=…")
-    if not isinstance(name, str):
-        message = f"The name of a {of} must be a string, not {name!r}"
-        raise ValueError(message)  # noqa: TRY004 - what is refused at declaration is a ValueError
-    return name
-
-
-def _handler(func: TaskFunc) -> TaskFunc:
-    """Decorators of tasks can be stacked: each gives the same handler another task."""
-    return func.task_func if isinstance(func, Task) else func
-
-
-def _refuse_misplaced(decorator: str, given: Sequence[Any]) -> None:
-    if given:
-        raise without_parentheses(decorator, given[0])
-
-
-def _refuse_field(name: str) -> None:
+def refuse_field(name: str) -> None:
     if name in FIELDS:
         raise ValueError(f"Cannot use reserved name {name}: it is a field of Context")
 

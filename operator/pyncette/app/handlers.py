@@ -8,12 +8,18 @@ import re
 import warnings
 from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
-from typing import Any, Final, NamedTuple, get_origin
+from typing import Any, Final, NamedTuple, TypeAlias, get_origin
 
 from pyncette.errors import DoNotRetry
 
 AWAITED: Final = "_pyncette_awaited"
 """Attribute of this library's wrappers: a pair of the wrapper and the handler that it awaits."""
+
+Handler: TypeAlias = Callable[[Any], Awaitable[None]]
+"""A handler, called with the context of its run."""
+
+Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
+"""A middleware, called with the context of a run and with what runs the rest."""
 
 AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
 """Matches a string annotation that names an awaitable type."""

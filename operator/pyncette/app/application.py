@@ -1,0 +1,303 @@
+"""What a task module declares, and what it can do with it once it is started."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Literal, Never, TypeVar
+
+from pyncette.app.configuration import (
+    Executor,
+    batch_size_of,
+    made_by,
+    realm_of,
+    refuse_unknown,
+    require_store,
+    slots_of,
+)
+from pyncette.app.context import (
+    FixtureFunc,
+    MiddlewareFunc,
+    PretendedTime,
+    PyncetteContext,
+    TaskFunc,
+    refuse_field,
+)
+from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
+from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.options import DEFAULT_BEHAVIOUR, Options, PartitionSelector, check_task_name, encode_args
+from pyncette.app.process import run_until_stopped
+from pyncette.app.tasks import Kind, PartitionedTask, Task
+from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
+from pyncette.errors import ConfigurationError
+from pyncette.executor import DefaultExecutor
+from pyncette.ledger.ledger import Ledger
+from pyncette.sqlite import sqlite_repository
+from pyncette.store.base import Store
+from pyncette.worker.service import Listener, OutcomeListener
+
+logger = logging.getLogger(__name__)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Pyncette:
+    """
+    An application: tasks, fixtures and middlewares, declared on import, and started by `main` or `create`.
+
+    *repository_factory* opens the backend, *executor_cls* says how many handlers run at once, and *configuration* is
+    for both. A key that nobody knows is a ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        repository_factory: Callable[..., Store] = sqlite_repository,
+        executor_cls: Callable[..., Executor] = DefaultExecutor,
+        poll_interval: datetime.timedelta = datetime.timedelta(seconds=1),
+        **configuration: Any,
+    ) -> None:
+        if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
+            raise ConfigurationError(
+                f"poll_interval must be longer than zero, and at most a century, not {poll_interval}"
+            )
+        refuse_unknown(configuration, repository_factory, executor_cls)
+        self.poll_interval = poll_interval
+        self.tasks: dict[str, Task] = {}
+        """All that is declared, by name. To be read only."""
+        self.fixtures: dict[str, FixtureFunc] = {}
+        self.middlewares: list[MiddlewareFunc] = []
+        self.listeners: list[Listener] = []
+        self.outcome_listeners: list[OutcomeListener] = []
+        self.repository_factory = repository_factory
+        self.batch_size = batch_size_of(configuration)
+        self.realm = realm_of(configuration)
+        self.slots = slots_of(made_by(executor_cls, configuration))
+        self.configuration = configuration
+
+    # --- Tasks -------------------------------------------------------------------------------------------------------
+
+    def task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a task with a schedule of its own.
+
+        Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
+        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
+        this process), `max_concurrent_runs` (on all workers together); whatever else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
+        """
+        _refuse_misplaced("task", misplaced)
+
+        def decorator(func: TaskFunc) -> Task:
+            return self._declare(Task(**_named(func, options)))
+
+        return decorator
+
+    def dynamic_task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
+
+        Options are those of `task`. A schedule and arguments are what instances have that do not say otherwise.
+        """
+        _refuse_misplaced("dynamic_task", misplaced)
+
+        def decorator(func: TaskFunc) -> Task:
+            return self._declare(Task(**_named(func, options), dynamic=True))
+
+        return decorator
+
+    def partitioned_task(
+        self,
+        *misplaced: Never,
+        partition_count: int | None = None,
+        partition_selector: PartitionSelector | None = None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
+        **options: Any,
+    ) -> Callable[[TaskFunc], PartitionedTask]:
+        """
+        Declare a template whose instances are spread over *partition_count* partitions.
+
+        *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
+        *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
+        themselves. The count is stored: it can change only while there are no instances.
+        """
+        _refuse_misplaced("partitioned_task", misplaced)
+        if partition_count is None:
+            raise ValueError("A partitioned task needs a partition_count")
+
+        def decorator(func: TaskFunc) -> PartitionedTask:
+            task = PartitionedTask(
+                **_named(func, options),
+                partition_count=partition_count,
+                partition_selector=partition_selector,
+                enabled_partitions=enabled_partitions,
+            )
+            self._declare(task)
+            return task
+
+        return decorator
+
+    def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
+        """Declare a handler without a schedule, for PyncetteTasks to name. Their fields are its options."""
+        if callable(name):
+            raise without_parentheses("handler", name)
+
+        def decorator(func: TaskFunc) -> Task:
+            handler = _handler(func)
+            task_name = _name_of(handler, name, "task")
+            options = Options(
+                enabled=True,
+                concurrency_limit=None,
+                max_concurrent_runs=None,
+                behaviour=DEFAULT_BEHAVIOUR,
+                schedule=None,
+                args=encode_args({}),
+            )
+            return self._declare(Task.from_options(task_name, handler, Kind.HANDLER, options, self._interval))
+
+        return decorator
+
+    # --- What is around runs -----------------------------------------------------------------------------------------
+
+    def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
+        """Declare a fixture: an async generator function, called with the app context, that yields one value."""
+        if callable(name):
+            raise without_parentheses("fixture", name)
+
+        def decorator(func: _F) -> _F:
+            self.use_fixture(_name_of(func, name, "fixture"), func)
+            return func
+
+        return decorator
+
+    def use_fixture(self, name: str, fixture: FixtureFunc) -> None:
+        """
+        Have *fixture* set up before the first poll, after those declared before it, and its value as `context.<name>`.
+
+        It is torn down after the last run, however that ended: what stands after its `yield` is always run.
+        """
+        refuse_field(name)
+        if name in self.fixtures:
+            raise ValueError(f"Duplicate fixture name {name}")
+        self.fixtures[name] = fixture
+
+    def middleware(self, middleware: _F) -> _F:
+        """Declare a middleware: called around every run with the context and with what runs the rest."""
+        self.use_middleware(middleware)
+        return middleware
+
+    def use_middleware(self, middleware: MiddlewareFunc) -> None:
+        """
+        Call *middleware* around every run, inside of those that were declared before it.
+
+        Raises ValueError if it cannot be called with the context and `next`.
+        """
+        check_handler(middleware, MIDDLEWARE)
+        warn_if_plain(middleware, MIDDLEWARE)
+        self.middlewares.append(middleware)
+
+    def use_listener(self, listener: Listener) -> None:
+        """Tell *listener* of each look for what is due."""
+        self.listeners.append(listener)
+
+    # --- Starting ----------------------------------------------------------------------------------------------------
+
+    def new_store(self) -> Store:
+        """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
+        try:
+            made = made_by(self.repository_factory, self.configuration)
+        except ConfigurationError:
+            raise
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        return require_store(made, self.repository_factory)
+
+    @contextlib.asynccontextmanager
+    async def create(
+        self,
+        context_items: Mapping[str, Any] | None = None,
+        *,
+        clock: Clock | None = None,
+        new_store: Callable[[], Store] | None = None,
+        realm: str | None = None,
+        slots: int | None = None,
+    ) -> AsyncIterator[PyncetteContext]:
+        """
+        Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
+
+        *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
+        for the command line, which have a clock, a backend and limits of their own.
+        Raises StoreError if the backend cannot be used. If the partition count of a template differs from the
+        stored one, only that template is refused, with a warning: a call that needs it raises ConfigurationError.
+        """
+        if context_items:
+            logger.warning("context_items are ignored: use add_to_context instead")
+        new_store = new_store or self.new_store
+        async with new_store() as store:
+            clock = clock or SystemClock()
+            for task in self.tasks.values():
+                clock.expect_lease(task.lease_duration // A_MICROSECOND)
+            await synchronize(clock, store.now)
+            # Pretended time is that of one loop, so there renewals cannot have another.
+            renews_apart = store.capabilities.shared and not isinstance(clock, PretendedTime)
+            context = PyncetteContext(
+                self,
+                Ledger(store, clock),
+                self.realm if realm is None else realm,
+                self.slots if slots is None else slots,
+                new_store if renews_apart else None,
+            )
+            await context.declare_tasks()
+            async with context.following_templates():
+                yield context
+
+    def main(self) -> None:
+        """
+        Run until SIGINT or SIGTERM, and then until what runs has returned; a second signal ends it at once.
+
+        Environment: LOG_LEVEL (INFO), USE_UVLOOP (1: required, 0: not used; else used where it is installed).
+        Exits with 1 if it cannot go on, and says why in a sentence.
+        """
+        run_until_stopped(self.create)
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _interval(self) -> Duration:
+        return self.poll_interval // A_MICROSECOND
+
+    def _declare(self, task: Task) -> Task:
+        check_task_name(task.name)
+        check_handler(task.task_func)
+        if task.name in self.tasks:
+            raise ValueError(f"Duplicate task name {task.name}; give this one another by name=…")
+        warn_if_plain(task.task_func)
+        task.adopt(self._interval)
+        self.tasks[task.name] = task
+        return task
+
+
+def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *options* with the handler, and with its name if they contain none."""
+    handler = _handler(func)
+    return {**options, "name": _name_of(handler, options.get("name"), "task"), "func": handler}
+
+
+def _name_of(func: Any, given: Any, of: str) -> str:
+    name = getattr(func, "__name__", None) if given is None else given
+    if name is None:
+        raise ValueError(f"Unable to determine name for the {of}; give it one by name=…")
+    if not isinstance(name, str):
+        message = f"The name of a {of} must be a string, not {name!r}"
+        raise ValueError(message)  # noqa: TRY004 - what is refused at declaration is a ValueError
+    return name
+
+
+def _handler(func: TaskFunc) -> TaskFunc:
+    """Decorators of tasks can be stacked: each gives the same handler another task."""
+    return func.task_func if isinstance(func, Task) else func
+
+
+def _refuse_misplaced(decorator: str, given: Sequence[Any]) -> None:
+    if given:
+        raise without_parentheses(decorator, given[0])

@@ -1,0 +1,458 @@
+"""A handler with its options, as a task module declares it; and the instances of those that are templates."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
+from hashlib import sha1
+from typing import Any, Final, Literal
+
+import msgspec
+
+from pyncette.app.handlers import Handler
+from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of, instant_of
+from pyncette.app.options import (
+    OF_THE_TASK_ALONE,
+    ONE_SCHEDULE,
+    Options,
+    PartitionSelector,
+    arguments_of,
+    behaviour_of,
+    check_instance_name,
+    check_task_name,
+    encode_args,
+    policies_of,
+    pop_behaviour,
+    pop_schedule,
+    read_options,
+    shown_as_arguments,
+    with_history,
+)
+from pyncette.clock import SECOND, Duration
+from pyncette.core.record import Record, replace
+from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
+from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
+
+DIGEST_BITS: Final = 160
+
+
+class Kind(Enum):
+    """What a task is to be run for."""
+
+    STATIC = "static"
+    """A schedule of its own."""
+    TEMPLATE = "template"
+    """Instances that are scheduled at run time."""
+    HANDLER = "handler"
+    """Resources that name it."""
+    INSTANCE = "instance"
+    """The schedule that it got as an instance of its parent."""
+
+
+SHARED: Final = "shared"
+"""In the place of numbers of partitions: workers share them out among themselves."""
+
+
+class Task:
+    """
+    A handler with its options.
+
+    The decorators of `Pyncette` make tasks, and its calls return them. A task that is constructed directly belongs to
+    no app, so no worker runs it. Raises ValueError for invalid options.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        func: Handler,
+        dynamic: bool = False,
+        parent_task: Task | None = None,
+        **options: Any,
+    ) -> None:
+        read = read_options(options)
+        kind = Kind.TEMPLATE if dynamic else Kind.STATIC
+        if parent_task is not None:
+            kind = Kind.INSTANCE
+        if kind is Kind.STATIC and isinstance(read.schedule, Once):
+            raise ValueError(
+                f"execute_at is only supported for dynamic tasks; give the task {name} a schedule or an interval"
+            )
+        if kind is not Kind.TEMPLATE and read.schedule is None:
+            raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
+        check_task_name(name)
+        self._fill(name, func, kind, read, 1 * SECOND, parent_task)
+
+    def _fill(
+        self,
+        name: str,
+        task_func: Handler,
+        kind: Kind,
+        options: Options,
+        poll_interval: Duration,
+        parent_task: Task | None = None,
+    ) -> None:
+        self.name = name
+        self.task_func = task_func
+        self.kind = kind
+        self.told_if_enabled: set[Callable[[], object]] = set()
+        """Called when it is enabled or disabled, or its polled partitions change."""
+        self._enabled = options.enabled
+        self.concurrency_limit = options.concurrency_limit
+        self.max_concurrent_runs = options.max_concurrent_runs
+        self.parent_task = parent_task
+        """The template of an instance, else None."""
+        self._options = options
+        self._poll_interval = poll_interval
+        self._policies: Policies | None = None
+
+    @staticmethod
+    def from_options(
+        name: str,
+        task_func: Handler,
+        kind: Kind,
+        options: Options,
+        poll_interval: Duration,
+        parent_task: Task | None = None,
+    ) -> Task:
+        """Make a task from options that have been read and checked."""
+        task = Task.__new__(Task)
+        task._fill(name, task_func, kind, options, poll_interval, parent_task)  # noqa: SLF001 - it is one of this class
+        return task
+
+    def adopt(self, poll_interval: Duration) -> None:
+        """Use the *poll_interval* of the app that declares it as the delay before a released run is tried again."""
+        self._poll_interval = poll_interval
+        self._policies = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this process runs it; may be set at any time, and counts from then on."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._notify()
+
+    def _notify(self) -> None:
+        for tell in self.told_if_enabled:
+            tell()
+
+    @property
+    def canonical_name(self) -> str:
+        """A unique name. That of an instance includes its template, and its partition if there are several."""
+        if self.parent_task is None:
+            return self.name
+        return f"{self.parent_task.prefix_of(self.name)}:{self.name}"
+
+    def prefix_of(self, instance_name: str) -> str:
+        """Return the prefix of an instance's canonical name."""
+        del instance_name
+        return self.name
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it is a template."""
+        return self.kind is Kind.TEMPLATE
+
+    @property
+    def is_handler(self) -> bool:
+        """Whether a PyncetteTask may name it as its handler."""
+        return self.kind in {Kind.TEMPLATE, Kind.HANDLER}
+
+    @property
+    def schedule(self) -> str | None:
+        """The cron expression, or None."""
+        schedule = self._options.schedule
+        return schedule.expression if isinstance(schedule, Cron) else None
+
+    @property
+    def interval(self) -> datetime.timedelta | None:
+        schedule = self._options.schedule
+        return schedule.length * A_MICROSECOND if isinstance(schedule, Interval) else None
+
+    @property
+    def execute_at(self) -> datetime.datetime | None:
+        """When a one-off is due, in UTC, or None."""
+        schedule = self._options.schedule
+        return datetime_of(schedule.at) if isinstance(schedule, Once) else None
+
+    @property
+    def timezone(self) -> str | None:
+        """The time zone of the cron expression; None is UTC, however it was written."""
+        schedule = self._options.schedule
+        return schedule.zone if isinstance(schedule, Cron) and schedule.zone != "UTC" else None
+
+    @property
+    def fast_forward(self) -> bool:
+        return self._options.behaviour.fast_forward
+
+    @property
+    def failure_mode(self) -> FailureMode:
+        return self._options.behaviour.failure_mode
+
+    @property
+    def execution_mode(self) -> ExecutionMode:
+        return self._options.behaviour.execution_mode
+
+    @property
+    def lease_duration(self) -> datetime.timedelta:
+        return self._options.behaviour.lease_duration
+
+    @property
+    def heartbeat(self) -> str:
+        """Who renews the lease of a run: 'cooperative', the handler itself; 'automatic', the worker."""
+        return self._options.behaviour.heartbeat
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """The arguments, as a copy."""
+        return arguments_of(self._options.args)
+
+    @property
+    def partition_count(self) -> int:
+        """Partitions that the instances are spread over."""
+        return 1
+
+    @property
+    def polled_partitions(self) -> Sequence[int]:
+        """The partitions that this process claims from."""
+        return (0,)
+
+    @property
+    def shares_partitions(self) -> bool:
+        """Whether workers share the partitions out among themselves."""
+        return False
+
+    def partition_of(self, instance_name: str) -> int:
+        """Return the partition of an instance. Raises ValueError if a selector names one that there is not."""
+        del instance_name
+        return 0
+
+    @property
+    def policies(self) -> Policies:
+        """What the options mean for records that have no policies of their own."""
+        if self._policies is None:
+            policies = policies_of(self._options.behaviour, self._poll_interval)
+            self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
+        return self._policies
+
+    def own_spec(self, realm: str) -> Spec:
+        """Return what is to be stored of a static task."""
+        schedule, args = self._options.schedule, self._options.args
+        assert schedule is not None
+        return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
+
+    def wish(
+        self,
+        instance_name: str,
+        options: Mapping[str, Any],
+        realm: str,
+        defaults: msgspec.Raw | None = None,
+    ) -> Spec:
+        """
+        Return what is to be stored of an instance with *options*.
+
+        What they do not say is as the template has it: arguments one by one, from *defaults* if given, the schedule as
+        a whole. Raises ValueError.
+        """
+        check_instance_name(instance_name)
+        given = dict(options)
+        if not OF_THE_TASK_ALONE.isdisjoint(given):
+            (first, *_) = sorted(OF_THE_TASK_ALONE & given.keys())
+            raise ValueError(
+                f"{first} is not an option of an instance, and cannot be the name of an argument either"
+            )
+        schedule = pop_schedule(given) or self._options.schedule
+        if schedule is None:
+            raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
+        shown = shown_as_arguments(given)
+        behaviour = pop_behaviour(given, self._options.behaviour)
+        own = None
+        if behaviour is not self._options.behaviour:
+            own = policies_of(behaviour, self._poll_interval)
+        given |= shown
+        if defaults is None:
+            defaults = self._options.args
+        if defaults is not EMPTY_ARGS:
+            given = {**arguments_of(defaults), **given}
+        if isinstance(schedule, Cron):
+            schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
+        return Spec(schedule, encode_args(given), own)
+
+    def instance(self, instance_name: str, spec: Spec) -> Task:
+        """Return an instance of this template, as *spec* has it."""
+        return Task.from_options(
+            instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
+        )
+
+    def instantiate(self, name: str, **options: Any) -> Task:
+        """
+        Return the instance *name* of this template with *options*, as `PyncetteContext.schedule_task` would; store nothing.
+
+        Pass it to `get_task` or `unschedule_task`. Raises ValueError for invalid options.
+        """
+        if self.kind is not Kind.TEMPLATE:
+            raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
+        return self.instance(name, self.wish(name, options, realm=""))
+
+    def as_spec(self) -> dict[str, Any]:
+        """Return name, schedule and arguments as a JSON-serializable dictionary."""
+        interval, execute_at = self.interval, self.execute_at
+        return {
+            "name": self.name,
+            "schedule": self.schedule,
+            "interval": None if interval is None else interval.total_seconds(),
+            "execute_at": None if execute_at is None else execute_at.isoformat(),
+            "timezone": self.timezone,
+            "extra_args": self.extra_args,
+        }
+
+    def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
+        """Return the instance of this template that *task_spec* describes, which `as_spec` of an instance returned."""
+        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        return self.instantiate(
+            task_spec["name"],
+            **task_spec["extra_args"],
+            schedule=task_spec["schedule"],
+            interval=None if interval is None else datetime.timedelta(seconds=interval),
+            execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
+            timezone=task_spec["timezone"],
+        )
+
+    def get_next_execution(
+        self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
+    ) -> datetime.datetime | None:
+        """
+        Return the occurrence after *last_execution*, or after *utc_now* if there was none; None if there is no further one.
+
+        With `fast_forward` it is the first after *utc_now*. Raises ValueError for a template
+        without a schedule.
+        """
+        schedule = self._options.schedule
+        if schedule is None:
+            raise ValueError(f"{self} is a template without a schedule: call this on an instance")
+        now = instant_of(utc_now)
+        if last_execution is None:
+            due = schedule.at if isinstance(schedule, Once) else first_after(schedule, now, now)
+        elif isinstance(schedule, Once):
+            due = None
+        else:
+            last = instant_of(last_execution)
+            after = max(last, now) if self.fast_forward else last
+            due = first_after(schedule, after, last)
+        return None if due is None else datetime_of(due, schedule)
+
+    def of_record(self, record: Record) -> Task:
+        """Return the task that *record* is of: this one, one with the name of a resource, or an instance of either."""
+        task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
+        return task.instance(record.key.instance, record.spec) if record.key.instance else task
+
+    def __call__(self, context: Any) -> Awaitable[None]:
+        """Call the handler itself, without middlewares, as a test may want to."""
+        return self.task_func(context)
+
+    def __str__(self) -> str:
+        return self.canonical_name
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value.capitalize()} task {self}>"
+
+    def _named(self, name: str, spec: Spec) -> Task:
+        return Task.from_options(
+            name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval
+        )
+
+    def _as_stored(self, spec: Spec) -> Options:
+        behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
+        return Options(
+            self.enabled,
+            self.concurrency_limit,
+            self.max_concurrent_runs,
+            behaviour,
+            spec.schedule,
+            spec.args,
+        )
+
+
+class PartitionedTask(Task):
+    """A template whose instances are spread over partitions, so that processes can share them out among themselves."""
+
+    def __init__(
+        self,
+        *,
+        partition_count: int,
+        partition_selector: PartitionSelector | None = None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options, dynamic=True)
+        if partition_count < 1:
+            raise ValueError("Partition count must be greater than or equal to 1")
+        self._partition_count = partition_count
+        self.partition_selector = partition_selector or default_partition
+        self.enabled_partitions = enabled_partitions
+
+    @property
+    def enabled_partitions(self) -> Sequence[int] | Literal["shared"] | None:
+        """
+        The numbers of the partitions that this process polls; None: all; "shared": workers share them out.
+
+        Can be set at any time, and takes effect at once; "shared" must be set before `run`. Raises ValueError for
+        invalid values.
+        """
+        return self._enabled_partitions
+
+    @enabled_partitions.setter
+    def enabled_partitions(self, enabled: Sequence[int] | Literal["shared"] | None) -> None:
+        everyone = range(self._partition_count)
+        polled: tuple[Any, ...] = tuple(everyone)
+        if isinstance(enabled, str):
+            if enabled != SHARED:
+                raise ValueError(f"enabled_partitions must be numbers or {SHARED!r}, not {enabled!r}")
+        elif enabled is not None:
+            polled = tuple(sorted(set(enabled)))
+            if not all(number in everyone for number in polled):
+                raise ValueError(
+                    f"enabled_partitions of the task {self.name} must be from 0 to {self._partition_count - 1}, "
+                    f"not {polled}"
+                )
+            enabled = polled
+        self._enabled_partitions = enabled
+        self._polled = polled
+        self._notify()
+
+    def prefix_of(self, instance_name: str) -> str:
+        try:
+            return f"{self.name}:{self.partition_of(instance_name)}"
+        except Exception:  # noqa: BLE001 - a selector may raise anything, and errors about the instance need its name
+            return self.name
+
+    @property
+    def partition_count(self) -> int:
+        return self._partition_count
+
+    @property
+    def polled_partitions(self) -> Sequence[int]:
+        return self._polled
+
+    @property
+    def shares_partitions(self) -> bool:
+        return self._enabled_partitions == SHARED
+
+    def partition_of(self, instance_name: str) -> int:
+        number = self.partition_selector(self._partition_count, instance_name)
+        if number not in range(self._partition_count):
+            raise ValueError(
+                f"The partition selector of the task {self.name} put {instance_name!r} into partition {number!r}; "
+                f"there are 0 to {self._partition_count - 1}"
+            )
+        return number
+
+
+def default_partition(partition_count: int, instance_name: str) -> int:
+    """Return the partition that the hash of the name falls into, when the range of hashes is cut evenly."""
+    digest = sha1(instance_name.encode(), usedforsecurity=False).digest()
+    return (int.from_bytes(digest) * partition_count) >> DIGEST_BITS
