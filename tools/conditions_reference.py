@@ -1,9 +1,9 @@
 """Makes docs/reference/conditions.md from the reasons that conditions and Events give."""
 
 from pyncette.clock import SECOND
+from pyncette.controller.reasons import Reason
 from pyncette.controller.status import pool_status, task_status
 from pyncette.controller.status.events import WINDOW
-from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.task_status import PENDING_MAX, SETTLING
 
 HEAD = """\

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from pyncette.clock import SECOND
+from pyncette.controller.reasons import Reason
 from pyncette.controller.status.facts import Access
-from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.task_status import CONDITIONS
 from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Requests, Started, replace

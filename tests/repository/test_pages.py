@@ -9,7 +9,7 @@ import yaml
 from kubernetes_validate import validate
 
 from pyncette.cli.commands import cli
-from pyncette.controller.status.reasons import Reason
+from pyncette.controller.reasons import Reason
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.controller.workloads.workloads import Workloads, workloads_of
 from pyncette.mirror.conversion import REDRIVE, RESUME, RUN

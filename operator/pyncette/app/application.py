@@ -25,6 +25,8 @@ from pyncette.app.context import (
     TaskFunc,
     refuse_field,
 )
+from pyncette.app.default_backend import sqlite_repository
+from pyncette.app.executors import DefaultExecutor
 from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import DEFAULT_BEHAVIOUR, Options, PartitionSelector, check_task_name, encode_args
@@ -32,9 +34,7 @@ from pyncette.app.process import run_until_stopped
 from pyncette.app.tasks import Kind, PartitionedTask, Task
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.errors import ConfigurationError
-from pyncette.executor import DefaultExecutor
 from pyncette.ledger.ledger import Ledger
-from pyncette.sqlite import sqlite_repository
 from pyncette.store.base import Store
 from pyncette.worker.service import Listener, OutcomeListener
 

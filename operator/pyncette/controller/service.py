@@ -29,6 +29,7 @@ from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, complain
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
@@ -40,7 +41,6 @@ from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
 from pyncette.controller.status.events import Occasion, Regarding, event
-from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError

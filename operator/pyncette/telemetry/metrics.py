@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -13,15 +13,26 @@ from prometheus_client.registry import Collector
 from pyncette._version import __version__
 from pyncette.errors import ConfigurationError
 from pyncette.telemetry.health import all_addresses
+from pyncette.worker.service import Figures
 
-if TYPE_CHECKING:
-    from pyncette.app.context import PyncetteContext
+
+class Measured(Protocol):
+    """A worker, as an app context shows it."""
+
+    @property
+    def figures(self) -> Figures: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def stalled_seconds(self) -> float: ...
 
 
 class WorkerCollector(Collector):
     """Tells how a worker stands whenever somebody asks; *context_of* returns its context, None before it is there."""
 
-    def __init__(self, context_of: Callable[[], PyncetteContext | None]) -> None:
+    def __init__(self, context_of: Callable[[], Measured | None]) -> None:
         self._context_of = context_of
 
     def collect(self) -> Iterator[Metric]:
@@ -58,9 +69,7 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
 
 
 @contextmanager
-def served_metrics(
-    host: str | None, port: int, context_of: Callable[[], PyncetteContext | None]
-) -> Iterator[int]:
+def served_metrics(host: str | None, port: int, context_of: Callable[[], Measured | None]) -> Iterator[int]:
     """
     Serve the default registry, and how a worker stands, while this is entered; yield the port.
 

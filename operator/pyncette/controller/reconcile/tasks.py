@@ -14,6 +14,7 @@ from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.cluster.objects import Objects
 from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.mirrored import Home, Mirrored
 from pyncette.controller.reconcile.pools import Place, Pools
 from pyncette.controller.reconcile.sweep import Sweep
@@ -21,7 +22,6 @@ from pyncette.controller.status.conditions import READY, STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
 from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
-from pyncette.controller.status.reasons import Reason
 from pyncette.controller.status.task_events import events_of
 from pyncette.controller.status.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 from pyncette.clock import Instant
-from pyncette.controller.status.reasons import Reason
+from pyncette.controller.reasons import Reason
 from pyncette.resources.modelling import datetime_of, whole_second
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import TASKS, Kind, Manifest
-from pyncette.controller.status.reasons import EventType, Reason
+from pyncette.controller.reasons import EventType, Reason
 from pyncette.resources.modelling import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pyncette._version import __version__
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import Manifest, ObjectName
+from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import (
     READY,
     RECONCILING,
@@ -25,7 +26,6 @@ from pyncette.controller.status.conditions import (
     cut,
 )
 from pyncette.controller.status.facts import Access
-from pyncette.controller.status.reasons import Reason
 from pyncette.controller.workloads.pod_template import POOL_LABEL, PoolBackend
 from pyncette.coordination.members import Member
 from pyncette.resources.modelling import instant_of, whole_second

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, RECONCILING, STALLED, condition_of
 from pyncette.controller.status.events import Occasion, Regarding, event
-from pyncette.controller.status.reasons import Reason
 from pyncette.mirror.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
 from pyncette.resources.task import TaskStatus

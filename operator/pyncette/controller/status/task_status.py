@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import (
     READY,
     RECONCILING,
@@ -22,7 +23,6 @@ from pyncette.controller.status.conditions import (
     cut,
 )
 from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
-from pyncette.controller.status.reasons import Reason
 from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Record
 from pyncette.core.schedule import Once

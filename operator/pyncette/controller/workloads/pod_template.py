@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from pyncette.controller.cluster.api import Manifest
-from pyncette.controller.status.reasons import Reason
+from pyncette.controller.reasons import Reason
 from pyncette.controller.workloads.pod_security import PROBES, Part, Violation, violations
 from pyncette.controller.workloads.strategic_merge import MergeRefusedError, item_named, merge
 from pyncette.resources.pool import PoolSpec, PyncetteWorkerPool

@@ -13,7 +13,7 @@ from pyncette.controller.cluster.api import (
     Manifest,
     ObjectName,
 )
-from pyncette.controller.status.reasons import Reason
+from pyncette.controller.reasons import Reason
 from pyncette.controller.workloads.drift import marked
 from pyncette.controller.workloads.pod_template import (
     PoolBackend,
