@@ -477,14 +477,14 @@ STEPS = (
     ("rule", "pyncette/core/", ""),
     ("task", "worker/run.py", ""),
     ("task", "worker/occurrence.py", ""),
-    ("task", "pyncette/registration.py", ""),
+    ("task", "app/registration.py", ""),
     ("claim", "pyncette/store/", "claim"),
-    ("claim", "worker/poll.py", ""),
-    ("claim", "worker/starts.py", ""),
+    ("claim", "worker/poller.py", ""),
+    ("claim", "worker/dispatch.py", ""),
     ("complete", "pyncette/store/", "swap"),
     ("complete", "pyncette/store/", "_swap"),
     ("complete", "pyncette/ledger/ledger.py", ""),
-    ("complete", "worker/outbox.py", ""),
+    ("complete", "worker/completions.py", ""),
 )
 """Which part of a file's path and of a function's name mean which step; the innermost frame that means one decides."""
 

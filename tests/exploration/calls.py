@@ -253,7 +253,7 @@ class Ready(NamedTuple):
 async def work(
     ledger: Ledger, clock: _Clock, partition: Partition, limit: int, lease_id: str
 ) -> tuple[Ready, ...]:
-    """Claim, and start what was claimed, as `worker/poll.py`, `worker/starts.py` and `worker/run.py` do."""
+    """Claim, and start what was claimed, as `worker/poller.py`, `worker/dispatch.py` and `worker/run.py` do."""
     now, asked_at = clock.now(), clock.monotonic()
     try:
         claimed = await ledger.store.claim({partition: limit}, lease_id, HOLDER, now, clock.expired_at())
@@ -301,7 +301,7 @@ async def with_lease(ledger: Ledger, clock: _Clock, ready: Ready) -> Ready | Non
 
 
 async def settle(ledger: Ledger, clock: _Clock, held: Held, ended: Ended) -> None:
-    """Write what became of a run, as `worker/run.py` and `worker/outbox.py` do."""
+    """Write what became of a run, as `worker/run.py` and `worker/completions.py` do."""
     settlement = rules.settle(held, ended, clock.now())
     if settlement.change is None:
         return

@@ -1,10 +1,13 @@
 """What a stranger who works in this repository can rely on."""
 
+import ast
 import pkgutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import pyncette
 
@@ -50,8 +53,8 @@ NEED_AN_EXTRA = (
     "pyncette.dynamodb",
     "pyncette.postgres",
     "pyncette.prometheus",
-    "pyncette.store.dynamodb.store",
-    "pyncette.store.postgres.store",
+    "pyncette.store.dynamodb",
+    "pyncette.store.postgres",
     "pyncette.telemetry.metrics",
 )
 
@@ -66,3 +69,18 @@ def test_a_bare_install_imports_all_that_no_extra_is_for():
     imported = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
     assert imported.returncode == 0, imported.stderr
+
+
+ROOMS = sorted(
+    path.parent
+    for path in (ROOT / "operator" / "pyncette").rglob("__init__.py")
+    if path.parent.name != "pyncette"
+)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
+def test_each_room_opens_with_what_it_is_and_what_it_imports(room):
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+
+    assert docstring.count(".") >= 2, room
+    assert "import" in docstring, room

@@ -135,12 +135,3 @@ def test_readme_and_its_neighbours_link_to_what_is_there():
         text = (ROOT / name).read_text()
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert ((ROOT / name).parent / target).exists(), (name, target)
-
-
-def test_contributing_says_of_each_module_of_the_controller_what_it_does():
-    rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    modules = {path.stem for path in (ROOT / "operator" / "pyncette" / "controller").glob("[a-z]*.py")}
-
-    assert modules - told == set()
-    assert told - modules - {"make"} == set()

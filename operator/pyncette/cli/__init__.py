@@ -1,4 +1,9 @@
-"""The command `pyncette`, and what it says when it cannot do what it was asked for."""
+"""
+The command `pyncette`, its settings, and its errors.
+
+It may import every other room, and no other room imports it. Commands import what they need when they run, so that
+`pyncette --help` is quick.
+"""
 
 
 def main() -> None:

@@ -1,1 +1,6 @@
-"""Keeps the store equal to the wishes of the cluster, and the status in the cluster equal to the store."""
+"""
+The operator: makes the store equal to the resources in the cluster, and their status equal to the store.
+
+It imports the mirror, the coordination of workers and the ledger, and never the worker. kopf and the Kubernetes client are
+imported here alone. It knows handlers by their names only.
+"""

@@ -1,1 +1,5 @@
-"""The custom resources as pydantic models: what a manifest may say, what it means to the core, and how its status reads."""
+"""
+The custom resources as pydantic models, and the reading of manifests.
+
+It imports the core. It is pure: no store, no ledger, no Kubernetes client.
+"""

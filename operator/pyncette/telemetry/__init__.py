@@ -1,1 +1,5 @@
-"""Tells what goes on: logs, metrics and health. It listens; nothing that works depends on it."""
+"""
+Reports what happens: logs, metrics and health.
+
+Entry points alone import it, and nothing that works depends on it.
+"""

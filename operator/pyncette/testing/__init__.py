@@ -1,4 +1,8 @@
-"""For tests of your own tasks: your app on any backend, at a time that moves only when told to."""
+"""
+For tests: your app on any backend at simulated time, and the conformance suite of stores.
+
+It is public. It imports the app and the store's port, and nothing else imports it.
+"""
 
 from pyncette.testing.clock import UnsettledError, VirtualClock
 from pyncette.testing.world import World, running

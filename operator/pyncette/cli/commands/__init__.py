@@ -1,4 +1,8 @@
-"""The commands, their options and their help texts. What they do stands in the modules beside this package."""
+"""
+The commands, their options and their help texts.
+
+They import what does their work, from the modules of the parent room, when they run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Tests each promise of the store port: a class to derive from for a store of one's own, and for ours."""
+"""
+The conformance suite: tests of each promise of the store's port, as classes to derive from.
+
+It imports the store's port and the core, and no backend. The stores of this package and of third parties derive from it.
+"""
 
 from __future__ import annotations
 
