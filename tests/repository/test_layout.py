@@ -2,6 +2,7 @@
 
 import ast
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -84,3 +85,10 @@ def test_each_room_opens_with_what_it_is_and_what_it_imports(room):
 
     assert docstring.count(".") >= 2, room
     assert "import" in docstring, room
+
+
+def test_the_root_holds_what_the_reference_says_can_be_imported_and_nothing_else():
+    modules = {path.stem for path in (ROOT / "operator" / "pyncette").glob("[a-z]*.py")}
+    reference = (ROOT / "docs" / "reference" / "python-api.md").read_text()
+
+    assert modules == set(re.findall(r"`pyncette\.(\w+)`", reference)) - {"testing"}
