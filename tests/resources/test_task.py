@@ -80,8 +80,8 @@ REFUSED = {
     "a handler with a line end, as a block of YAML has it": (
         {**MINUTELY, "handler": "send\n"},
         (
-            "spec.handler: handler is a name that the pool's task module registers, such as send_report, and not an import "
-            "path: remove what stands before ':' or '/', and white space"
+            "spec.handler: handler must be a name that the pool's task module registers, such as send_report, and not an "
+            "import path: remove white space, and everything up to ':' or '/'"
         ),
     ),
     "a handler that is a number": (

@@ -92,6 +92,8 @@ class Oracle(Lens, Watcher):
         self._created_at: dict[Key, int] = {}
         self._floors: dict[Key, Instant] = {}
         """The latest time of each schedule for which a handler was called, since it was created."""
+        self._permit_freed_at: dict[str, int] = {}
+        """When a run with a permit last ended, by its handler."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
         if not self.scene.is_lost:
@@ -176,6 +178,8 @@ class Oracle(Lens, Watcher):
             how = How.CANCELLED
         self.scene.journal.add(call.process, how.value, call.key, call.lease_id)
         self.calls.ended(call, how)
+        if call.occurrence.permit is not None:
+            self._permit_freed_at[call.key.partition.handler] = self.scene.loop.now
         self._happens("end")
 
     def _happens(self, what: str) -> None:
@@ -231,8 +235,9 @@ class Oracle(Lens, Watcher):
                 self.broken(f"{key} is due at {time}, which only the schedule of {named.since} names")
 
     def _check_lateness(self, key: Key, claimable_at: Instant) -> None:
-        since_written = self.scene.loop.now - self._written_at[key]
-        late = min(self.scene.backend.now() - claimable_at, since_written)
+        # An occurrence that needs a permit waits until one is free.
+        since = max(self._written_at[key], self._permit_freed_at.get(key.partition.handler, 0))
+        late = min(self.scene.backend.now() - claimable_at, self.scene.loop.now - since)
         if self.latest is not None and late > self.latest:
             self.broken(f"{key} is claimed {late} µs after it was claimable")
 
