@@ -27,7 +27,7 @@ def test_a_stored_object_that_todays_model_refuses_is_still_read_and_its_status_
     old = {
         "intervalSeconds": 0,
         "timeZone": "UTC",
-        "handler": "tasks:send",
+        "handler": "send",
         "heartbeat": "Never",
         "mood": "good",
     }
@@ -49,7 +49,7 @@ def test_a_stored_object_that_todays_model_refuses_is_still_read_and_its_status_
 
         assert isinstance(refused, Refusal)
         assert {problem.path for problem in refused.problems} == {
-            ("spec", "handler"), ("spec", "heartbeat"), ("spec", "intervalSeconds"),
+            ("spec", "heartbeat"), ("spec", "intervalSeconds"),
         }  # fmt: skip
         conditions = own_apiserver.admin.read(task(namespace))["status"]["conditions"]
         assert "Stalled" in {condition["type"] for condition in conditions}

@@ -22,8 +22,8 @@ def commands(program: str) -> list[list[str]]:
 
 
 def rendered(helm: Helm, command: list[str]) -> Rendering:
-    assert command[:2] == ["helm", "install"]
-    arguments = [str(ROOT / word) if word == "charts/pyncette-operator" else word for word in command[2:]]
+    assert command[:3] == ["helm", "upgrade", "--install"]
+    arguments = [str(ROOT / word) if word == "charts/pyncette-operator" else word for word in command[3:]]
     return Rendering([one for one in yaml.safe_load_all(helm.run("template", *arguments)) if one])
 
 
