@@ -5,9 +5,10 @@ import time
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.modes import datetime_of
 from pyncette.clock import SECOND, SystemClock
 from pyncette.errors import StoreUnavailableError
-from pyncette.model import Lease, datetime_of
+from pyncette.model import Lease
 from pyncette.sqlite import sqlite_repository
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing.clock import instant_of

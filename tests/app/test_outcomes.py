@@ -6,9 +6,9 @@ import datetime
 import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.app.modes import instant_of
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.errors import DoNotRetry, RetryAfter
-from pyncette.model import instant_of
 from tests.app.harness import NOON, at, running, seconds
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyncette.app.modes import datetime_of
 from pyncette.clock import SECOND
 from pyncette.core import wishes
 from pyncette.core.policies import jitter_of
@@ -10,7 +11,6 @@ from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.tallies import idempotency_key
 from pyncette.core.wishes import Locked
-from pyncette.model import datetime_of
 from tests.core.play import (
     AT_MOST_ONCE,
     DEFAULTS,

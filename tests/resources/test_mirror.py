@@ -6,6 +6,7 @@ import datetime
 import msgspec
 import pytest
 
+from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import SECOND
 from pyncette.coordination.permit_records import new_permit, number_of, permit_partition
 from pyncette.core import rules, wishes
@@ -30,7 +31,6 @@ from pyncette.mirror.records import (
     stopped_between_runs,
     wish_of,
 )
-from pyncette.model import A_MICROSECOND
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock, instant_of

@@ -383,8 +383,7 @@ class Oracle(Lens, Watcher):
         if self.leases.holder(before.lease) is not process:
             self.broken(f"{process} changes {key}, whose lease is not its own")
         if after is None:
-            tally = self._intended.get((process, key, before.version))
-            self.books.removed(before, tally, wished=self._is_orphan(before))
+            self.books.removed(before, self._intended.get((process, key, before.version)), wished=False)
             return
         chosen = self.scene.chosen.get((key, before.fence))
         beside = chosen.run if chosen and self.scene.policies_of(before).overlap is Overlap.ALLOW else None
@@ -400,18 +399,6 @@ class Oracle(Lens, Watcher):
         self.books.settled(before, after)
         if after.due_at is not None and after.due_at > (before.due_at or after.due_at):
             self.scene.is_a_time(before, after.due_at)
-
-    def _is_orphan(self, before: Record) -> bool:
-        """Say whether it was released unstarted, and its schedule removed since: it is withdrawn with that."""
-        key = before.key
-        if (
-            not key.occurrence
-            or key.occurrence.startswith((ON_DEMAND, DEAD_LETTER))
-            or before.state.started is not None
-        ):
-            return False
-        parent = self.scene.records.get(parent_of(key))
-        return parent is None or parent.state.born != before.state.born
 
     def _check_attempts(self, before: Record, after: Record) -> None:
         """A lease was given back after a call: the attempt counts, unless the worker drained."""

@@ -19,7 +19,7 @@ from pyncette.core.record import Change, Partition
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger.ledger import Ledger, withdrawal
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Claimed, Renewal, Renewed
 from pyncette.store.memory import MemoryStore
 from pyncette.store.sqlite.store import SqliteStore
@@ -184,59 +184,6 @@ async def test_at_most_once_a_claim_that_is_too_slow_for_its_lease_loses_no_occu
             await bench.advance(30)
 
     assert [occurrence.held.attempt for occurrence in handler.calls] == [1]
-
-
-class SlowToStart(MemoryStore):
-    """
-    A backend whose first write takes most of a lease, and that renews nothing: the run is released unstarted.
-
-    Nothing more is claimed from it.
-    """
-
-    def __init__(self, bench: Bench) -> None:
-        super().__init__(bench.backend)
-        self.bench = bench
-        self.has_written = False
-
-    async def swap(self, changes: Sequence[Change]) -> list[bool]:
-        made = await super().swap(changes)
-        if not self.has_written:
-            self.has_written = True
-            await self.bench.sleep(8)
-        return made
-
-    async def claim(self, *args: Any, **options: Any) -> Claimed:
-        if self.has_written:
-            raise StoreUnavailableError("away")
-        return await super().claim(*args, **options)
-
-    async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
-        raise StoreUnavailableError("away")
-
-
-@pytest.mark.parametrize("removed", [False, True], ids=["there", "removed"])
-@pytest.mark.parametrize("recreated", [False, True], ids=["once", "recreated"])
-async def test_a_side_run_that_was_released_unstarted_runs_only_if_its_schedule_is_still_there(
-    removed: bool, recreated: bool
-) -> None:
-    policies = Policies(mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW, lease=LEASE)
-    bench, handler = _a_bench(policies)
-    key = await bench.every(handler, 100, "a")
-
-    async with _unwaited(bench, SlowToStart(bench)):
-        await bench.advance(109)
-    assert handler.calls == []
-    assert [bool(record.key.occurrence) for record in await _records(bench, handler)] == [False, True]
-    if removed:
-        await bench.ledger.apply({key: withdrawal(policies)})
-    if removed and recreated:
-        await bench.every(handler, 100, "a")
-    async with bench.worker(MemoryStore(bench.backend), holder="w2"):
-        await bench.advance(20)
-
-    assert handler.scheduled == ([] if removed else [100])
-    left = [record.key.occurrence for record in await _records(bench, handler)]
-    assert left == ([] if removed and not recreated else [""])
 
 
 async def test_a_run_that_waits_for_its_time_is_renewed_before_it_starts() -> None:

@@ -256,22 +256,6 @@ class Ledger:
                 if decided:
                     yield decided
 
-    async def withdraw_orphans(self, side_runs: Sequence[tuple[Record, Policies]]) -> set[Key]:
-        """
-        Remove those *side_runs* whose schedule was removed, and return their keys. Raises StoreError.
-
-        A schedule of the same name that was created later is another one.
-        """
-        homes = await self.store.load([record.key._replace(occurrence="") for record, _ in side_runs])
-        orphans = {
-            record.key: _withdrawal_of(record, policies)
-            for (record, policies), home in zip(side_runs, homes, strict=True)
-            if home is None or home.state.born != record.state.born
-        }
-        if orphans:
-            await self.apply(orphans)
-        return set(orphans)
-
     async def put_off(self, changes: Sequence[Change]) -> None:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
         await self._swap(changes)
@@ -880,16 +864,6 @@ def _free_at(record: Record | None) -> Instant | None:
     if record is None or record.claimable_at is None:
         return None
     return record.claimable_at if record.lease is None else max(record.claimable_at, record.lease.expires_at)
-
-
-def _withdrawal_of(held: Record, policies: Policies) -> Rule:
-    """Return the rule that withdraws a record, unless another worker holds it by now."""
-    remove = withdrawal(policies)
-
-    def rule(record: Record | None, now: Instant) -> Ruling:
-        return Ruling(None) if record is None or not _same_lease(record, held) else remove(record, now)
-
-    return rule
 
 
 def _same_lease(record: Record, held: Record) -> bool:

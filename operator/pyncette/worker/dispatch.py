@@ -11,7 +11,7 @@ from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.coordination.permits import Permit, Permits, Pool
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
-from pyncette.core.record import Partition, Record, is_dead_letter, is_on_demand, replace
+from pyncette.core.record import Partition, Record, replace
 from pyncette.core.rules import Beginning, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
@@ -199,7 +199,6 @@ class Starts:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
         waiting = dict(enumerate(unwritten))
         try:
-            await self._withdraw_orphans(waiting)
             lasting = await self._lasting(waiting)
             places = list(lasting)
             starting = [Starting(one.beginning, one.policies, one.lease_until) for one in lasting.values()]
@@ -231,28 +230,6 @@ class Starts:
         self._wake_for(list(waiting.values()))
         if waiting:
             self._look_soon()
-
-    async def _withdraw_orphans(self, waiting: dict[int, _Unwritten]) -> None:
-        """
-        Remove from *waiting* the side runs whose schedule was removed after a worker had released them unstarted.
-
-        If the backend does not answer, none of them starts: their leases expire, and they are claimed again.
-        """
-        released = {at: record for at, one in waiting.items() if (record := _released_side_run(one))}
-        if not released:
-            return
-        try:
-            gone = await self._ledger.withdraw_orphans(
-                [(record, waiting[at].policies) for at, record in released.items()]
-            )
-        except StoreError as error:
-            logger.debug("could not read the schedules of side runs", extra={"error": str(error)})
-            gone = {record.key for record in released.values()}
-        for at, record in released.items():
-            if record.key in gone:
-                one = waiting.pop(at)
-                self._runs.unreserve(one.registration)
-                _return_permit(one.permit)
 
     async def _lasting(self, unwritten: Mapping[int, _Unwritten]) -> dict[int, _Unwritten]:
         """
@@ -360,14 +337,6 @@ class Starts:
                     soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self._wake(partition, at)
-
-
-def _released_side_run(one: _Unwritten) -> Record | None:
-    """Return the claimed record if an earlier claim created it beside its schedule, and released it; else None."""
-    record = one.beginning.first[-1].before
-    if record is None or not record.key.occurrence:
-        return None
-    return None if is_on_demand(record.key) or is_dead_letter(record.key) else record
 
 
 def _return_permit(permit: Permit | None) -> None:
