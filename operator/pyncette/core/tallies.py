@@ -24,6 +24,7 @@ from pyncette.core.record import (
     is_on_demand,
     replace,
 )
+from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 
 
@@ -301,9 +302,13 @@ def occurrence_name(record: Record, scheduled_at: Instant) -> str:
     Return what names one occurrence of *record* beside its schedule, and no other of its key ever.
 
     The version that the record started with is in it: what a removed record left must not pass for what a new one of
-    the same name, due at the same time, is to run.
+    the same name, due at the same time, is to run. The time of a one-off that is requested again is another occurrence,
+    even while the first one runs.
     """
-    return record.key.occurrence or f"{scheduled_at}.{record.state.born}"
+    if record.key.occurrence:
+        return record.key.occurrence
+    name = f"{scheduled_at}.{record.state.born}"
+    return f"{name}.{record.schedule_since}" if isinstance(record.spec.schedule, Once) else name
 
 
 def idempotency_key(record: Record, scheduled_at: Instant) -> str:
