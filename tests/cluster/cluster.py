@@ -35,6 +35,9 @@ TAG: Final = "test"
 COMPONENT_SECONDS_MAX: Final = 120
 """Until the API server answers again; a laden machine takes longer than the ten seconds that it needs."""
 
+DOWN_SECONDS_MAX: Final = 180
+"""Until a node is down; a laden machine takes more than a minute to stop its pods and its components."""
+
 MISSING: Final = f"""\
 These tests run on a real Kubernetes cluster, and none could be had. Any one of these brings it:
 
@@ -146,7 +149,7 @@ class BareNode(BreakableCluster):
 
     def close(self) -> None:
         if self._watchdog:
-            self._watchdog.fire()
+            self._watchdog.fire(DOWN_SECONDS_MAX)
 
     def build(self, context: Path, image: str, file: str = "Dockerfile", **arguments: str) -> None:
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]

@@ -13,8 +13,8 @@ from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.rules import Ended, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError, StoreUnavailableError
+from pyncette.ledger import ledger as ledger_module
 from pyncette.ledger.ledger import Ledger, Rule, Settling, Starting
-from pyncette.ledger.ledger import ledger as ledger_module
 from pyncette.store.base import Capabilities, Claimed, Renewal, Renewed
 from pyncette.store.memory import CAPABILITIES
 from pyncette.worker.occurrence import START_SHARE
