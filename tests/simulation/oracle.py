@@ -94,6 +94,8 @@ class Oracle(Lens, Watcher):
         """The latest time of each schedule for which a handler was called, since it was created."""
         self._permit_freed_at: dict[str, int] = {}
         """When a run with a permit last ended, by its handler."""
+        self._life_beside: dict[Key, int] = {}
+        """In which life of its schedule a side run was created; a schedule that is created again may begin as the last."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
         if not self.scene.is_lost:
@@ -291,8 +293,11 @@ class Oracle(Lens, Watcher):
     def _has_a_home(self, removed: Record | None, tally: Tally) -> bool:
         """Say whether there is somebody to count it: a template always is, or the schedule that it lived beside."""
         parent = self.scene.records.get(parent_of(tally.of))
-        lives = parent is not None and removed is not None and parent.state.born == removed.state.born
-        return bool(tally.of.instance) or lives
+        if tally.of.instance:
+            return True
+        if parent is None or removed is None or parent.state.born != removed.state.born:
+            return False
+        return self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.born]
 
     def _written(self, process: Process, change: Change, counted: Sequence[Tally], asked_at: int) -> None:
         key, records = key_of(change), self.scene.records
@@ -354,6 +359,7 @@ class Oracle(Lens, Watcher):
         self._created_at[key] = self.scene.loop.now
         if key.occurrence:
             self.scene.created[key] += 1
+            self._life_beside[key] = self.scene.lives[parent_of(key), after.state.born]
         else:
             self.scene.lives[key, after.state.born] += 1
         if wish is not None:
