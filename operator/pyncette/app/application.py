@@ -1,4 +1,4 @@
-"""What a task module declares, and what it can do with it once it is started."""
+"""The application: what a task module declares, and how it is started."""
 
 from __future__ import annotations
 

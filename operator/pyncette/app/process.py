@@ -21,15 +21,6 @@ from pyncette.telemetry.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
 
-
-class Running(Protocol):
-    """What a process runs: an app context."""
-
-    async def run(self) -> None: ...
-
-    def shutdown(self, grace: datetime.timedelta | None = None) -> None: ...
-
-
 SECOND_SIGNAL_SECONDS: Final = 1.0
 """After a second signal: how long what runs may take to be cancelled and given back."""
 
@@ -41,6 +32,14 @@ COLLECTOR_THRESHOLDS: Final = (50_000, 20, 20)
 
 INTERRUPTED: Final = 130
 """What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
+
+
+class Running(Protocol):
+    """What a process runs: an app context."""
+
+    async def run(self) -> None: ...
+
+    def shutdown(self, grace: datetime.timedelta | None = None) -> None: ...
 
 
 def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]) -> None:

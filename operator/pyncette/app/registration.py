@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from pyncette.app.handlers import MIDDLEWARE, Handler, Middleware, awaitable
 from pyncette.app.tasks import Task
@@ -13,9 +13,6 @@ from pyncette.app.templates import Templates
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
 from pyncette.worker.occurrence import Occurrence
-
-if TYPE_CHECKING:
-    pass
 
 Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
