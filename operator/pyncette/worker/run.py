@@ -263,7 +263,8 @@ class Runs:
         now = self._clock.now()
         if rules.replaced_at(occurrence.held) <= now:
             occurrence.cancel(Ending.REPLACED)
-        else:
+        elif occurrence.timers:
+            occurrence.timers.pop()  # the one that has just fired: a run may last for days
             self._arm_replacement(occurrence, after=now)
 
 
