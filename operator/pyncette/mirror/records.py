@@ -30,6 +30,7 @@ from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 from pyncette.mirror.conversion import created_at, requests_of, spec_hash, to_key, to_owner, to_spec
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.base import Store
+from pyncette.store.scanning import without_instances
 
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the record of a resource that is gone is kept, stopped: a restore or a mistake within it loses nothing."""
@@ -313,13 +314,9 @@ async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
     Instances of templates are passed over in pages, however many there are.
     """
     for partition in await store.partitions(realm):
-        after: Key | None = None
-        while page := await store.scan(partition, None, after, PAGE):
-            for record in page:
-                if not record.key.instance and not record.key.occurrence:
-                    yield record
-            last = page[-1].key
-            after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+        async for record in without_instances(store, partition):
+            if not record.key.occurrence:
+                yield record
 
 
 async def mirror(

@@ -8,23 +8,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from pyncette.core.record import Key, Partition
+from pyncette.core.record import Partition
 from pyncette.errors import StoreError
 from pyncette.store.base import Store
+from pyncette.store.scanning import without_instances
 
 logger = logging.getLogger(__name__)
-
-PAGE: Final = 200
-"""Records of one read."""
 
 PAUSE_SECONDS: Final = 30.0
 """Minimum time between two searches: about as long as between two scrapes."""
 
 PAUSE_SHARE: Final = 100
 """A long search is repeated after this many times its duration, so searches take at most a hundredth of the time."""
-
-BEYOND: Final = "\U0010ffff" * 8
-"""Sorts after the name of every instance."""
 
 
 async def follow_tasks(
@@ -60,11 +55,6 @@ async def follow_tasks(
 
 async def tasks_in(store: Store, partition: Partition) -> AsyncIterator[str]:
     """Yield the names of tasks with a record in *partition*, past their instances however many there are. Raises StoreError."""
-    after: Key | None = None
-    while page := await store.scan(partition, None, after, PAGE):
-        for record in page:
-            key = record.key
-            if not key.instance and not key.occurrence and record.state.withdrawn_at is None:
-                yield key.task
-        last = page[-1].key
-        after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+    async for record in without_instances(store, partition):
+        if not record.key.occurrence and record.state.withdrawn_at is None:
+            yield record.key.task

@@ -15,7 +15,6 @@ from pyncette.controller.reconcile.backends import OpenBackend
 from pyncette.coordination.members import Member, members
 from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import (
-    BEYOND,
     RESERVED_REALMS,
     Change,
     Key,
@@ -29,9 +28,7 @@ from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
 from pyncette.store.base import Store
-
-PAGE: Final = 200
-"""Records of one look at what is there."""
+from pyncette.store.scanning import without_instances
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
@@ -438,25 +435,19 @@ async def _homes(
     Instances are passed over, however many there are.
     """
     for partition in partitions:
-        after: Key | None = None
         home: Home | None = None
-        while page := await store.scan(partition, task, after, PAGE):
-            for record in page:
-                key = record.key
-                if key.instance:
-                    continue
-                if not key.occurrence:
-                    if home is not None:
-                        yield home
-                    strays = await _strays(store, partitions, record)
-                    home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
-                elif home is not None and home.record.key == key._replace(occurrence=""):
-                    home = home._replace(
-                        running=home.running + _runs(record, now),
-                        requested=home.requested + is_on_demand(key),
-                    )
-            last = page[-1].key
-            after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+        async for record in without_instances(store, partition, task):
+            key = record.key
+            if not key.occurrence:
+                if home is not None:
+                    yield home
+                strays = await _strays(store, partitions, record)
+                home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
+            elif home is not None and home.record.key == key._replace(occurrence=""):
+                home = home._replace(
+                    running=home.running + _runs(record, now),
+                    requested=home.requested + is_on_demand(key),
+                )
         if home is not None:
             yield home
 
