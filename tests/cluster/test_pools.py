@@ -442,6 +442,5 @@ def test_permits_of_a_large_limit_are_created_as_needed_and_removed_with_their_t
 
     team.kubectl.wait_until("its record is removed", lambda: "limited" not in operator.stored(realm), 60)
     team.kubectl.wait_until("no permit is left", lambda: permits() == 0, 10)
-    pause = 5
-    time.sleep(pause)  # live workers make none anew
+    time.sleep(5)  # live workers do not create them again
     assert permits() == 0

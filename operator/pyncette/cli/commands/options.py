@@ -97,7 +97,8 @@ def realm_options(command: F) -> F:
         metavar="NAMESPACE",
         help="In the operator's pod: use the backend and the realm of a pool in this namespace.",
     )(decorated)
-    return path_option(decorated)  # type: ignore[no-any-return]
+    with_options: F = path_option(decorated)
+    return with_options
 
 
 def _realm(settings: Settings, path: Path | None, namespace: str | None, pool: str | None) -> Realm:
