@@ -69,6 +69,8 @@ class Judged:
     """Promises that did not hold since a failover lost writes that had been acknowledged: measured, and no violation."""
     failover_stories: list[str] = field(default_factory=list)
     judged_in_time: int = 0
+    too_busy: int = 0
+    """Starts that nothing but a busy machine kept from being judged in time."""
     latest: float = 0.0
     """The greatest lateness in seconds that no fault explains."""
     earliest: float = 0.0
@@ -197,11 +199,17 @@ class Oracle:
 
     def is_quiet(self, began: int, ended: int) -> bool:
         """Whether nobody felt a fault between *began* and *ended*."""
-        return not any(
-            fault.began <= ended and began <= fault.ended
+        return not self.kinds_felt(began, ended)
+
+    def kinds_felt(self, began: int, ended: int) -> set[str]:
+        """The kinds of the faults that anybody may have felt between *began* and *ended*."""
+        return {
+            fault.kind
             for fault in self._faults
-            if fault.kind == "start" or fault.kind not in HARMLESS
-        )
+            if (fault.kind == "start" or fault.kind not in HARMLESS)
+            and fault.began <= ended
+            and began <= fault.ended
+        }
 
     def stood_still(self, timed: Timed) -> bool:
         """Whether the process stood still in mid-run, or before, for long enough to lose a lease."""
@@ -614,7 +622,8 @@ class _History:
             if first.over <= second.started and second.run.fence <= first.run.fence:
                 if self._oracle.stood_still(second):
                     continue
-                self._add("fences grow", second.at)
+                # A failover may have lost the claim of the first, whose fence is then given again.
+                self._add("fences grow", second.at, claimed=first.started)
 
     def _judge_lateness(self) -> None:
         began = 0
@@ -627,7 +636,9 @@ class _History:
             began = max(timed.at, busy, edited)
             if timed is not self._of[timed.at][0] or self._kind.limit:
                 continue
-            if not self._oracle.is_quiet(timed.at - FELT, timed.started):
+            felt = self._oracle.kinds_felt(timed.at - FELT, timed.started)
+            if felt:
+                self._judged.too_busy += felt == {"starved"}
                 continue
             self._judged.judged_in_time += 1
             late = timed.started - began
@@ -637,9 +648,10 @@ class _History:
 
     # --- Telling -------------------------------------------------------------------------------------------------
 
-    def _add(self, promise: str, at: int, what: str = "") -> None:
+    def _add(self, promise: str, at: int, what: str = "", claimed: int | None = None) -> None:
         seen = [at, *(timed.started for timed in self._of.get(at, ()))]
-        if self._oracle.failed_over(min(seen), max(seen)):
+        lost = claimed is not None and self._oracle.failed_over(claimed, claimed)
+        if lost or self._oracle.failed_over(min(seen), max(seen)):
             self._judged.at_failovers[promise] += 1
             self._judged.failover_stories.append(f"{promise}: {self._story(at, what)}")
         else:

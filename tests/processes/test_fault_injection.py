@@ -30,4 +30,4 @@ def test_every_occurrence_is_as_promised_under_faults_and_edits(backend: str, tm
 
     assert not report.judged.violations, report.told
     assert report.judged.ran > 0
-    assert report.judged.judged_in_time > 0
+    assert report.judged.judged_in_time + report.judged.too_busy > 0, report.row

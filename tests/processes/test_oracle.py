@@ -8,7 +8,7 @@ from pyncette.core.record import Counts
 from tests.processes.account import Account, Occurrence, Run
 from tests.processes.conductor import Fault, Played
 from tests.processes.ground import Ground
-from tests.processes.oracle import Oracle
+from tests.processes.oracle import Judged, Oracle
 from tests.processes.subjects import A_SECOND, KINDS, Edit, Seconds, Subject
 
 T0 = 1_800_000_000 * A_SECOND
@@ -76,9 +76,12 @@ class Story:
             Fault(kind, process, T0 + int(began * A_SECOND), T0 + int(ended * A_SECOND))
         )
 
+    def judged(self, counts: Counts | None = None) -> Judged:
+        by_task = {} if counts is None else {self.subject.kind.task: counts}
+        return Oracle(self.played, Account(self.runs), by_task).judge()
+
     def broken(self, counts: Counts | None = None) -> set[str]:
-        told = {} if counts is None else {self.subject.kind.task: counts}
-        return set(Oracle(self.played, Account(self.runs), told).judge().by_promise)
+        return set(self.judged(counts).by_promise)
 
 
 @pytest.mark.parametrize("task", ["at_least_once", "at_most_once", "mirrored_at_most_once", "renewed"])
@@ -267,6 +270,18 @@ def test_a_fence_that_does_not_grow_is_seen():
     assert story.broken() == {"fences grow"}
 
 
+@pytest.mark.parametrize(("failover", "broken"), [(40.1, set()), (31, {"fences grow"})])
+def test_a_fence_is_given_again_after_a_failover_that_lost_its_claim(failover, broken):
+    story = Story()
+    story.played.ground.loses_writes = True
+    story.run_all()
+    story.runs[4].fence = story.runs[3].fence
+    story.fault("failover", failover, failover + 0.5, process=0)
+    story.fault("kill", failover, failover)
+
+    assert story.broken() == broken
+
+
 @pytest.mark.parametrize(
     "counts",
     [Counts(succeeded=4), Counts(succeeded=6), Counts(succeeded=4, lost=1), Counts(succeeded=5, missed=1)],
@@ -290,6 +305,17 @@ def test_a_late_start_is_excused_by_a_fault_that_can_be_felt_and_by_none_long_ag
 
     assert story.broken() == {"in time without faults"}
     assert excused.broken() == set()
+
+
+def test_what_only_a_busy_machine_kept_from_being_judged_in_time_is_counted():
+    story = Story()
+    story.run_all()
+    story.fault("starved", 29.9, 30.2, process=0)
+    story.fault("kill", 48, 48)
+
+    judged = story.judged()
+
+    assert (judged.judged_in_time, judged.too_busy) == (3, 1)
 
 
 def test_an_edit_of_unknown_result_excuses_what_either_schedule_names_and_nothing_else():
