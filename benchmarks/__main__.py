@@ -208,19 +208,19 @@ def processes(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[s
     return results
 
 
-def added_up(shares: list[dict[str, Any]]) -> dict[str, float]:
+def added_up(assignment: list[dict[str, Any]]) -> dict[str, float]:
     """Add up what several processes have done of one drain."""
-    runs = sum(share["runs"] for share in shares)
-    seconds = max(share["last"] for share in shares) - min(
-        share["first"] for share in shares if share["runs"]
+    runs = sum(share["runs"] for share in assignment)
+    seconds = max(share["last"] for share in assignment) - min(
+        share["first"] for share in assignment if share["runs"]
     )
     return {
         "runs": runs,
         "rate": (runs - 1) / seconds,
-        "worker_cpu_us": sum(share["worker_cpu"] for share in shares) / runs * 1e6,
+        "worker_cpu_us": sum(share["worker_cpu"] for share in assignment) / runs * 1e6,
         # All have looked at the same server for much the same time.
-        "server_core_percent": max(share["server_cpu"] for share in shares) / seconds * 100,
-        "least_share_percent": min(share["runs"] for share in shares) / runs * 100,
+        "server_core_percent": max(share["server_cpu"] for share in assignment) / seconds * 100,
+        "least_share_percent": min(share["runs"] for share in assignment) / runs * 100,
     }
 
 

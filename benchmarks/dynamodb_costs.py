@@ -132,7 +132,7 @@ def _record(name: str) -> Record:
         T0,
         LEASE,
         state=State(
-            born=T0,
+            created_version=T0,
             summary=Summary(
                 last_scheduled_at=T0,
                 last_started_at=T0,
@@ -167,7 +167,7 @@ async def _complete(store: DynamoStore, held: list[Record], *, rows: bool = Fals
             record,
             replace(
                 record, version=record.version + 1, due_at=T0, claimable_at=T0, attempt=0, began_at=None, lease=None,
-                state=replace(record.state, born=T0 + 1),
+                state=replace(record.state, created_version=T0 + 1),
             ),
             (HistoryRow(0, run),) if rows else (),
         )

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
+from pyncette.core.accounting import COUNTER_SHARDS, RemovedCounts, counting_record
 from pyncette.core.record import Change, Counts, Key, Partition, Record, Summary, replace
 from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
-from pyncette.core.tallies import SHARES, Tally, counting_record
-from pyncette.errors import HeldElsewhereError, StoreRefusedError, StoreUnavailableError
+from pyncette.errors import ContentionError, StoreRefusedError, StoreUnavailableError
 from pyncette.ledger.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling, Settling, Starting
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -29,7 +29,7 @@ EACH_MINUTE = Interval(MINUTE)
 
 REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
 RAISED = Ended(Ending.RAISED, "ValueError: no")
-SUCCEEDED_ONCE = Tally(TEMPLATE._replace(instance="ada"), Summary(counts=Counts(succeeded=1)))
+SUCCEEDED_ONCE = RemovedCounts(TEMPLATE._replace(instance="ada"), Summary(counts=Counts(succeeded=1)))
 
 
 class BusyStore(MemoryStore):
@@ -94,7 +94,7 @@ class Bench:
     async def declare(self, name: str = "ada", schedule=EACH_MINUTE, **policies) -> Record:
         """Create an instance with policies of its own, without the ledger."""
         policies = Policies(**policies)
-        record = wishes.created(
+        record = edits.created(
             Key(HERE, "remind", name), Spec(schedule, policies=policies), policies, self.now
         )
         assert await self.others.swap([Change(None, record)]) == [True]
@@ -115,9 +115,9 @@ class Bench:
 
     async def put_dead_letter(self, held: Held) -> Record:
         """Create the dead letter of a run that has not ended, under the name that it will have."""
-        letter = rules.settle(held, REFUSED, self.now).letter
-        assert await self.others.swap([Change(None, letter)]) == [True]
-        return await self.load(letter.key)
+        dead_letter = rules.settle(held, REFUSED, self.now).dead_letter
+        assert await self.others.swap([Change(None, dead_letter)]) == [True]
+        return await self.load(dead_letter.key)
 
     @staticmethod
     async def unavailable() -> None:
@@ -168,7 +168,7 @@ class Bench:
             record = await self.load(key)
             policies = replace(record.spec.policies, **fields)
             spec = Spec(schedule or record.spec.schedule, record.spec.args, policies)
-            after = wishes.edited(record, spec, policies, self.now)
+            after = edits.edited(record, spec, policies, self.now)
             assert await self.others.swap([Change(record, after)]) == [True]
 
         return edit
@@ -218,7 +218,7 @@ def overwritten(schedule):
 
     def rule(record: Record | None, now: int) -> Ruling:
         spec = replace(record.spec, schedule=schedule)
-        return Ruling(Change(record, wishes.overwritten(record, spec, spec.policies, now)))
+        return Ruling(Change(record, edits.overwritten(record, spec, spec.policies, now)))
 
     return rule
 
@@ -228,7 +228,7 @@ def with_a_run_beside(name: str):
 
     def rule(record: Record | None, now: int) -> Ruling:
         after = replace(record, version=record.version + 1)
-        extra = wishes.on_demand(record, record.spec.policies, name, now)
+        extra = edits.on_demand(record, record.spec.policies, name, now)
         return Ruling(Change(record, after), extra.key, further=(Change(None, extra),))
 
     return rule
@@ -301,7 +301,7 @@ async def test_losing_each_race_is_an_error_that_names_the_record():
     record = await bench.declare()
     bench.store.before_each_swap = bench.edit(record.key)
 
-    with pytest.raises(HeldElsewhereError, match="remind/ada"):
+    with pytest.raises(ContentionError, match="remind/ada"):
         await bench.ledger.apply({record.key: due_at(7)})
 
 
@@ -850,11 +850,11 @@ async def test_a_dead_letter_is_written_with_the_change_that_moves_its_schedule_
 
     await bench.settle(held, REFUSED)
 
-    ((letter, completion),) = bench.store.batches
-    assert letter.after.key.occurrence.startswith("dead-")
-    assert letter.after.key in await bench.keys()
+    ((dead_letter, completion),) = bench.store.batches
+    assert dead_letter.after.key.occurrence.startswith("dead-")
+    assert dead_letter.after.key in await bench.keys()
     assert completion.after.key == record.key
-    assert letter.group == completion.group != 0
+    assert dead_letter.group == completion.group != 0
 
 
 async def test_a_dead_letter_that_an_edit_in_mid_run_asks_for_is_written_too(bench):
@@ -934,8 +934,8 @@ async def test_a_dead_letter_instead_of_a_run_is_written_with_the_change_that_mo
 
     assert await bench.started(starting) == []
 
-    ((letter, completion),) = bench.store.batches
-    assert letter.group == completion.group != 0
+    ((dead_letter, completion),) = bench.store.batches
+    assert dead_letter.group == completion.group != 0
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"dead_lettered": 1}
 
 
@@ -1011,7 +1011,7 @@ async def test_a_lost_reply_does_not_lose_or_double_what_was_counted(bench):
 
 async def test_a_schedule_whose_run_ends_together_with_one_beside_it_is_completed_and_counts_both(bench):
     record = await bench.declare()
-    extra = wishes.on_demand(record, record.spec.policies, "now", bench.now)
+    extra = edits.on_demand(record, record.spec.policies, "now", bench.now)
     await bench.others.swap([Change(None, extra)])
     holding = await bench.start()
 
@@ -1067,7 +1067,7 @@ async def test_counts_of_many_workers_at_one_template_add_up(bench):
 
         counted = [record.state.summary.counts.succeeded for record in (await bench.all()).values()]
         assert sum(counted) == 20 * round_
-    assert len(counted) <= SHARES
+    assert len(counted) <= COUNTER_SHARDS
 
 
 async def test_what_lived_beside_a_schedule_is_counted_there_and_elsewhere_once_that_is_gone(bench):
@@ -1125,7 +1125,7 @@ async def test_a_unit_that_loses_the_race_for_one_record_is_ruled_on_again(bench
 
     def remove_and_touch_another(record, now):
         further = Change(bob, replace(bob, version=bob.version + 1))
-        return Ruling(Change(record, None), tally=SUCCEEDED_ONCE, further=(further,))
+        return Ruling(Change(record, None), removed_counts=SUCCEEDED_ONCE, further=(further,))
 
     bench.store.before_swaps = [touch]
 

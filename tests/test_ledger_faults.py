@@ -200,9 +200,9 @@ async def dead_letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -
 
     left = await bench.load(record.key)
     counts = nonzero(left.state.summary.counts)
-    letters = [key for key in await bench.keys() if key.occurrence.startswith("dead-")]
-    assert counts == ({"dead_lettered": 1} if letters else {"succeeded": 1}), faults
-    assert len(letters) <= 1, faults
+    dead_letters = [key for key in await bench.keys() if key.occurrence.startswith("dead-")]
+    assert counts == ({"dead_lettered": 1} if dead_letters else {"succeeded": 1}), faults
+    assert len(dead_letters) <= 1, faults
 
 
 def bench_takeover(bench: FaultyBench) -> Callable[[], Awaitable[object]]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Outcome
 from pyncette.core.rules import RETURNED
 from pyncette.core.schedule import Once
@@ -118,8 +118,8 @@ async def test_a_dead_letter_that_is_redriven_is_not_reported_again(bench, ended
     )
     (held,) = await bench.start()
     await bench.settle(held, REFUSED)
-    (letter,) = [record for record in (await bench.all()).values() if record.key.occurrence]
-    assert await bench.others.swap([Change(letter, wishes.redriven(letter, bench.now))]) == [True]
+    (dead_letter,) = [record for record in (await bench.all()).values() if record.key.occurrence]
+    assert await bench.others.swap([Change(dead_letter, edits.redriven(dead_letter, bench.now))]) == [True]
 
     (held,) = await bench.start()
     await bench.settle(held, how)
@@ -135,7 +135,7 @@ async def test_a_run_that_is_withdrawn_is_reported_where_it_is_withdrawn(bench, 
     await bench.ledger.apply(
         {
             record.key: lambda stored, now: Ruling(
-                Change(stored, None), tally=wishes.removed(stored, policies, now)
+                Change(stored, None), removed_counts=edits.removed(stored, policies, now)
             )
         }
     )

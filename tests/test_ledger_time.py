@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pyncette.clock import SECOND, STALE_AFTER, SystemClock
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
@@ -70,7 +70,7 @@ async def test_a_process_that_was_idle_decides_by_the_backends_current_time(away
 
     def rule(record: Record | None, now: int) -> Ruling:
         ruled_at.append(now)
-        return Ruling(Change(None, wishes.created(key, Spec(EACH_MINUTE), Policies(), now)))
+        return Ruling(Change(None, edits.created(key, Spec(EACH_MINUTE), Policies(), now)))
 
     away.be_away(3600, stepped)
     await away.ledger.apply({key: rule})

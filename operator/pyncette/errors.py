@@ -69,5 +69,5 @@ class SchemaError(StoreError):
     """The tables are of a version that this program cannot work with; the message says which command mends it."""
 
 
-class HeldElsewhereError(StoreError):
+class ContentionError(StoreError):
     """A write lost every race to other processes, for longer than load can explain."""

@@ -123,8 +123,8 @@ def test_the_second_signal_ends_a_handler_that_blocks(start):
 
 
 @pytest.mark.parametrize(("wish", "loop"), [("0", "asyncio"), ("1", "uvloop"), (None, "uvloop")])
-def test_uvloop_runs_it_unless_it_is_told_not_to(start, wish, loop):
-    process = start(**({} if wish is None else {"USE_UVLOOP": wish}))
+def test_uvloop_runs_it_unless_it_is_told_not_to(start, choice, loop):
+    process = start(**({} if choice is None else {"USE_UVLOOP": choice}))
 
     assert loop in read_until(process, "begins")[-1]
 

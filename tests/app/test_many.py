@@ -6,7 +6,7 @@ import pytest
 
 from pyncette import Pyncette
 from pyncette.core.record import Change, replace
-from pyncette.errors import HeldElsewhereError, StoreUnavailableError, TaskLockedException
+from pyncette.errors import ContentionError, StoreUnavailableError, TaskLockedException
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from tests.app.harness import at, running, seconds
 
@@ -233,9 +233,9 @@ async def test_what_was_scheduled_is_not_scheduled_again_because_its_neighbours_
 
     assert store.written == ["user-1", "user-3"]
     assert [type(result.error) for result in results] == [
-        HeldElsewhereError,
+        ContentionError,
         type(None),
-        HeldElsewhereError,
+        ContentionError,
         type(None),
     ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from pyncette import Pyncette
 from pyncette.clock import SECOND
-from pyncette.coordination import assignment as shares
+from pyncette.coordination import assignment
 from pyncette.coordination.members import members
 from pyncette.dynamodb import dynamodb_repository
 from pyncette.mysql import mysql_repository
@@ -206,7 +206,7 @@ async def test_no_more_run_at_once_than_may_on_two_workers_together(app, on, ran
 
 
 async def test_two_workers_share_the_partitions_out(app, on, monkeypatch):
-    monkeypatch.setattr(shares, "LOOK_PAUSE", SECOND // 4)
+    monkeypatch.setattr(assignment, "LOOK_PAUSE", SECOND // 4)
     ran = []
 
     @app.partitioned_task(partition_count=8, enabled_partitions="shared")

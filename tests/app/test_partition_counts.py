@@ -10,9 +10,9 @@ from pyncette import Pyncette
 from pyncette.clock import SystemClock
 from pyncette.coordination.members import members
 from pyncette.coordination.partition_counts import stray_partitions
+from pyncette.core.edits import created, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Spec
-from pyncette.core.wishes import created, stopped
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.postgres import postgres_repository
 from pyncette.redis import redis_repository

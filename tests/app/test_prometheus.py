@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pyncette import FailureMode, Pyncette
-from pyncette.core.record import Change, Key, Outcome, Partition, kept_record
+from pyncette.core.record import Change, Key, Outcome, Partition, inert_record
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.prometheus import use_prometheus, with_prometheus_repository
@@ -168,7 +168,7 @@ async def test_tasks_of_resources_are_found_before_they_first_run(names):
         Key(partition, name, "", "run-1"),
         Key(partition, f"{name}_too"),
     ):
-        await store.swap([Change(None, kept_record(key, Spec(), 1))])
+        await store.swap([Change(None, inert_record(key, Spec(), 1))])
 
     async with app.create(realm="east/shop/default") as app_context:
         run = asyncio.create_task(app_context.run())
@@ -194,7 +194,7 @@ async def test_tasks_of_resources_that_are_gone_keep_no_series(names, monkeypatc
     declared = app.task(name=f"{name}_declared", interval=seconds(1000))(_nothing)
     store = MemoryStore(backend)
     gone, stays = (
-        kept_record(Key(Partition("east/shop/default", handler), one), Spec(), 1)
+        inert_record(Key(Partition("east/shop/default", handler), one), Spec(), 1)
         for one in (name, f"{name}_b")
     )
     place = {"namespace": "shop", "pool": "default"}

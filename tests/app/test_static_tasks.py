@@ -3,10 +3,10 @@
 from pyncette import FailureMode, Pyncette
 from pyncette.app.modes import instant_of
 from pyncette.app.options import encode_args
+from pyncette.core.edits import created
 from pyncette.core.record import Key, Owner, Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap, Policies, Spec
-from pyncette.core.wishes import created
 from tests.app.harness import at, running, seconds
 
 

@@ -9,9 +9,9 @@ import pytest
 from pyncette import FailureMode, Pyncette
 from pyncette.app.templates import QUIET_LOOK_SECONDS
 from pyncette.clock import SECOND, SystemClock
+from pyncette.core.edits import created, edited, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
-from pyncette.core.wishes import created, edited, stopped
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing.clock import instant_of
 from tests.app.harness import NOON, at, running, seconds

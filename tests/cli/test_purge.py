@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import ExitCode
 from pyncette.clock import SECOND
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
@@ -32,11 +32,11 @@ class Store:
         async with read_backend(self.url).new_store() as store:
             now = await store.now()
             spec = Spec(policies=Policies(), partitions=partitions)
-            template = wishes.created(Key(HERE, "remind"), spec, spec.policies, now, owner=owner)
+            template = edits.created(Key(HERE, "remind"), spec, spec.policies, now, owner=owner)
             if stopped:
-                template = wishes.stopped(template, spec.policies, now)
+                template = edits.stopped(template, spec.policies, now)
             each = [
-                wishes.created(
+                edits.created(
                     Key(HERE._replace(number=number % partitions), "remind", f"user-{number}"),
                     Spec(Interval(SECOND)),
                     Policies(),

@@ -10,7 +10,7 @@ from pyncette.cli.dev.screens import LiveScreen, PlainScreen
 from pyncette.cli.dev.state import Line, Picture
 from pyncette.cli.survey import Found, view_of
 from pyncette.clock import SECOND
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Counts, Key, Lease, Outcome, Owner, Partition, Started, Summary, replace
 from pyncette.core.schedule import Cron, Once
 from pyncette.core.spec import Policies, Spec
@@ -22,7 +22,7 @@ AT_NOON = datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.UTC)
 def record(name="hello", schedule=None, policies=None, **state):
     policies = policies or Policies(keep_finished=True)
     spec = Spec(schedule or Cron("*/5 * * * *", "Europe/Dublin"), policies=policies)
-    made = wishes.created(Key(Partition("", "greet"), name), spec, policies, NOON, owner=Owner("", 0, "x"))
+    made = edits.created(Key(Partition("", "greet"), name), spec, policies, NOON, owner=Owner("", 0, "x"))
     return replace(made, state=replace(made.state, **state)) if state else made
 
 
@@ -102,7 +102,7 @@ def test_what_is_not_simply_scheduled_says_so(home, next_is):
 def test_a_running_task_shows_how_many_run_and_when_the_next_begins():
     lease = Lease("l", "me", NOON + 60 * SECOND)
     home = replace(record(), due_at=NOON, attempt=1, began_at=NOON, lease=lease)
-    beside = replace(wishes.on_demand(home, Policies(), "x", NOON), lease=lease)
+    beside = replace(edits.on_demand(home, Policies(), "x", NOON), lease=lease)
 
     shown = view(home, beside)
 

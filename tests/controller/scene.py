@@ -6,9 +6,9 @@ from pyncette.clock import SECOND
 from pyncette.controller.status.facts import PoolFacts, TaskFacts
 from pyncette.controller.status.task_status import Stored, status_of_task
 from pyncette.coordination.members import Member
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Lease, Outcome, Owner, replace
-from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.mirror.conversion import spec_hash, to_key, to_spec
 from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
@@ -58,11 +58,16 @@ class Scene:
         spec = to_spec(task)
         owner = Owner(self.uid, self.generation, spec_hash(spec))
         if self.record is None:
-            self.record = wishes.created(
-                to_key(task, "prod/shop/default"), spec, spec.policies, self.now, owner=owner, wished_at=EIGHT
+            self.record = edits.created(
+                to_key(task, "prod/shop/default"),
+                spec,
+                spec.policies,
+                self.now,
+                owner=owner,
+                requested_at=EIGHT,
             )
         else:
-            self.record = wishes.edited(self.record, spec, spec.policies, self.now, owner=owner)
+            self.record = edits.edited(self.record, spec, spec.policies, self.now, owner=owner)
         return self
 
     def ended(self, outcome, message="", **state):

@@ -7,8 +7,8 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import TASKS
 from pyncette.controller.status.writer import BURST, CALM_SECONDS
+from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, is_on_demand, replace
-from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.resources.modelling import instant_of
 from tests.controller.fake_api import task
 from tests.controller.scene import EIGHT

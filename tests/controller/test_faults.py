@@ -9,10 +9,10 @@ from pyncette.clock import SECOND
 from pyncette.controller.reconcile import tasks
 from pyncette.controller.reconcile.sweep import read_notice
 from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
+from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, replace
-from pyncette.core.tallies import Verdict, with_verdict
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import mirror_one, wish_of
+from pyncette.mirror.records import desired_record_of, mirror_one
 from pyncette.resources.reading import read_stored
 from pyncette.resources.task import PyncetteTask
 from tests.controller.bench import task
@@ -661,7 +661,7 @@ def test_tasks_of_a_pool_that_went_with_them_are_found_and_stopped(world):
 
 def test_a_restore_with_new_uids_carries_on(world):
     started(world, yearly(), yearly("second", suspend=True))
-    before = {name: world.record(name).state.born for name in ("report", "second")}
+    before = {name: world.record(name).state.created_version for name in ("report", "second")}
     for name in ("report", "second"):
         world.api.remove(TASKS, name)
     world.run(10)
@@ -670,7 +670,7 @@ def test_a_restore_with_new_uids_carries_on(world):
     world.api.create(yearly("second", suspend=True))
     world.settle()
 
-    assert {name: world.record(name).state.born for name in ("report", "second")} == before
+    assert {name: world.record(name).state.created_version for name in ("report", "second")} == before
     assert world.homes("report") == [("first", "default", "send")]
     assert world.condition("Ready", "second")["reason"] == "Suspended"
 
@@ -703,7 +703,7 @@ def test_a_watch_that_is_late_undoes_nothing_that_another_operator_wrote(world):
 
     async def write():
         ledger = Ledger(world.backends["first"].new_store(), world.clock())
-        await mirror_one(ledger, wish_of(newer, world.record("report").key.partition.realm))
+        await mirror_one(ledger, desired_record_of(newer, world.record("report").key.partition.realm))
 
     world.loop.spawn("another operator", write)
     world.api.forget_calls()

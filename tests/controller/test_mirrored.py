@@ -12,7 +12,7 @@ from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.mirrored import RETIREMENT, Mirrored
 from pyncette.coordination.members import Member, Membership
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, kept_record, replace
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, inert_record, replace
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Ledger
@@ -87,7 +87,7 @@ class Bench:
             await self.look(*pools, after=RETIREMENT // 3)
 
     async def write(self, key=INSTANCE):
-        record = kept_record(key, Spec(), self.clock.now())
+        record = inert_record(key, Spec(), self.clock.now())
         state = State(owner=Owner("uid", 1, "hash"))
         await self.store.swap([Change(None, replace(record, state=state))])
 
@@ -239,7 +239,7 @@ class Waiting:
 
     async def write(self, name, handler="remind", due=0, instance="", schedule=HOURLY, **spec):
         key = Key(Partition(REALM, handler), name, instance)
-        record = kept_record(key, Spec(schedule, **spec), self.clock.now())
+        record = inert_record(key, Spec(schedule, **spec), self.clock.now())
         at = None if due is None else self.clock.now() + due
         state = State(owner=None if instance else Owner("uid", 1, "hash", name=name))
         await self.store.swap([Change(None, replace(record, due_at=at, claimable_at=at, state=state))])

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from pyncette.controller.cluster.api import NoSuchKindError
 from pyncette.controller.reconcile.sweep import HeldBack, read_notice
-from pyncette.core.record import Change, kept_record
+from pyncette.core.record import Change, inert_record
 from pyncette.core.spec import Spec
 from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
 
@@ -102,7 +102,7 @@ async def test_a_task_that_changes_its_handler_takes_its_due_time_and_counts_alo
     await bench.settled()
 
     after = await bench.record(handler="mail")
-    assert (after.due_at, after.state.born) == (before.due_at, before.state.born)
+    assert (after.due_at, after.state.created_version) == (before.due_at, before.state.created_version)
     assert await bench.record() is None
 
 
@@ -326,7 +326,7 @@ async def test_instances_that_no_worker_polls_are_reported_at_their_dynamic_task
         home = await bench.record("send")
         stray = home.key._replace(partition=home.key.partition._replace(number=5), instance="ada")
         async with bench.store() as store:
-            await store.swap([Change(None, kept_record(stray, Spec(), await store.now()))])
+            await store.swap([Change(None, inert_record(stray, Spec(), await store.now()))])
 
         await bench.until(
             lambda: (bench.condition("Ready", "users") or {}).get("reason") == "PartitionsDiffer"
@@ -397,7 +397,10 @@ async def test_the_record_of_a_task_that_is_deleted_is_stopped_and_one_of_the_sa
     bench.task()
     await bench.until_record(lambda record: record.state.withdrawn_at is None)
     after = await bench.record()
-    assert (after.due_at >= before.due_at, after.state.born) == (True, before.state.born)
+    assert (after.due_at >= before.due_at, after.state.created_version) == (
+        True,
+        before.state.created_version,
+    )
     assert after.state.owner.uid != before.state.owner.uid
 
 

@@ -229,9 +229,9 @@ def listed_changes(name: str) -> list[tuple[int, int]]:
     begin = 0
     for width in (4, 8):
         counts = unpack_from(">6I", content, begin + 20)
-        is_utc, is_std, leaps, times, types, letters = counts
+        is_utc, is_std, leaps, times, types, dead_letters = counts
         at = begin + 44
-        begin = at + times * (width + 1) + types * 6 + letters + leaps * (width + 4) + is_std + is_utc
+        begin = at + times * (width + 1) + types * 6 + dead_letters + leaps * (width + 4) + is_std + is_utc
     instants = unpack(f">{times}q", content[at : at + 8 * times])
     kinds = content[at + 8 * times : at + 9 * times]
     offsets = [unpack_from(">i", content, at + 9 * times + 6 * kind)[0] for kind in range(types)]

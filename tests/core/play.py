@@ -7,13 +7,13 @@ from itertools import count
 import msgspec
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
+from pyncette.core.accounting import RemovedCounts, count_removed, parent_among, parents_of
+from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Counts, Key, Lease, Partition, Record, Run, is_dead_letter, replace
 from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Beginning, Ended, Ending, Held
 from pyncette.core.schedule import Interval, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.core.tallies import Tally, home_among, homes_of, tallied
-from pyncette.core.wishes import Locked
 
 __all__ = [
     "AT_MOST_ONCE",
@@ -93,7 +93,7 @@ class Play:
 
     def __post_init__(self) -> None:
         self._lease_ids = (f"lease-{number}" for number in count())
-        self.put(Change(None, wishes.created(self.key, self.spec, self.policies, T0)))
+        self.put(Change(None, edits.created(self.key, self.spec, self.policies, T0)))
 
     @property
     def spec(self) -> Spec:
@@ -112,7 +112,7 @@ class Play:
         return sorted(siblings, key=lambda record: (record.due_at or 0, record.key))
 
     @property
-    def letters(self) -> list[Record]:
+    def dead_letters(self) -> list[Record]:
         return [record for record in self.beside if is_dead_letter(record.key)]
 
     @property
@@ -127,8 +127,8 @@ class Play:
     @property
     def counts(self) -> dict[str, int]:
         """Outcomes that were counted, those that never happened left out; by the template, if the record is gone."""
-        home = self.records.get(self.key) or self.records.get(self.key._replace(instance=""))
-        return nonzero(home.state.summary.counts) if home is not None else {}
+        parent = self.records.get(self.key) or self.records.get(self.key._replace(instance=""))
+        return nonzero(parent.state.summary.counts) if parent is not None else {}
 
     @property
     def runs(self) -> list[Run]:
@@ -146,7 +146,7 @@ class Play:
 
     def put(self, change: Change) -> bool:
         """Make *change* if nobody has changed the record meanwhile; anything a store would refuse is a failure."""
-        before, after, rows, home, _ = change
+        before, after, rows, parent, _ = change
         key = (before or after).key
         stored = self.records.get(key)
         if (stored and stored.version) != (before and before.version):
@@ -155,7 +155,7 @@ class Play:
             assert after.key == before.key
             assert after.version > before.version, "a write that is no change"
             assert after.fence >= before.fence, "a fence that goes back"
-        self.history.setdefault(home or key, {}).update((row.slot, row.run) for row in rows)
+        self.history.setdefault(parent or key, {}).update((row.slot, row.run) for row in rows)
         if after is None:
             del self.records[key]
         elif stored and stored.lease and after.lease and stored.lease.id == after.lease.id:
@@ -218,8 +218,8 @@ class Play:
                 for creation, ok in zip(creations, created, strict=True):
                     assert not ok or self.put(Change(creation.after, None))
                 return None
-            if beginning.tally is not None:
-                self.count(beginning.tally, now)
+            if beginning.removed_counts is not None:
+                self.count(beginning.removed_counts, now)
         if beginning.held is None or not all(created):
             return None
         self.calls.append((beginning.held, now))
@@ -239,13 +239,17 @@ class Play:
         if stored.version != held.record.version:
             held = rules.again(held, stored)
         settlement = rules.settle(held, ended, now)
-        change, letter, tally = settlement.change, settlement.letter, settlement.tally
-        if letter is not None:
-            self.put(Change(None, letter))
+        change, dead_letter, removed_counts = (
+            settlement.change,
+            settlement.dead_letter,
+            settlement.removed_counts,
+        )
+        if dead_letter is not None:
+            self.put(Change(None, dead_letter))
         if change is not None:
             assert self.put(change)
-        if tally is not None:
-            self.count(tally, now)
+        if removed_counts is not None:
+            self.count(removed_counts, now)
         return True
 
     def run(self, minutes: float, ended: Ended = RETURNED) -> Held | None:
@@ -255,10 +259,12 @@ class Play:
             assert self.end(held, minutes, ended)
         return held
 
-    def count(self, tally: Tally, now: Instant) -> None:
-        home = home_among(tally, {key: self.records.get(key) for key in homes_of(tally.of)})
-        if home is not None:
-            assert self.put(tallied(home, self.records.get(home), tally, now))
+    def count(self, removed_counts: RemovedCounts, now: Instant) -> None:
+        parent = parent_among(
+            removed_counts, {key: self.records.get(key) for key in parents_of(removed_counts.of)}
+        )
+        if parent is not None:
+            assert self.put(count_removed(parent, self.records.get(parent), removed_counts, now))
 
     # --- What a wish does ----------------------------------------------------------------------------------------
 
@@ -266,7 +272,7 @@ class Play:
         """Put an edited spec in force: *fields* of its policies, or its `schedule`, or its `args`."""
         self.schedule, self.args = fields.pop("schedule", self.schedule), fields.pop("args", self.args)
         self.policies = replace(self.policies, **fields)
-        after = wishes.edited(self.record, self.spec, self.policies, at(minutes))
+        after = edits.edited(self.record, self.spec, self.policies, at(minutes))
         assert self.put(Change(self.record, after))
 
     def edit_template(self, **fields) -> None:
@@ -278,9 +284,9 @@ class Play:
         """`schedule_task` without force."""
         self.schedule, self.args = schedule, args
         if self.key not in self.records:
-            self.put(Change(None, wishes.created(self.key, self.spec, self.policies, at(minutes))))
+            self.put(Change(None, edits.created(self.key, self.spec, self.policies, at(minutes))))
             return None
-        after = wishes.rescheduled(self.record, self.spec, self.policies, at(minutes))
+        after = edits.rescheduled(self.record, self.spec, self.policies, at(minutes))
         if isinstance(after, Locked):
             return after
         assert self.put(Change(self.record, after))
@@ -289,34 +295,34 @@ class Play:
     def overwrite(self, minutes: float, schedule: Schedule) -> None:
         """`schedule_task` with force."""
         self.schedule = schedule
-        after = wishes.overwritten(self.record, self.spec, self.policies, at(minutes))
-        rows = wishes.withdrawal_rows(self.record, self.policies, at(minutes))
+        after = edits.overwritten(self.record, self.spec, self.policies, at(minutes))
+        rows = edits.withdrawal_rows(self.record, self.policies, at(minutes))
         assert self.put(Change(self.record, after, rows))
 
     def stop(self, minutes: float) -> None:
-        rows = wishes.withdrawal_rows(self.record, self.policies, at(minutes))
-        assert self.put(Change(self.record, wishes.stopped(self.record, self.policies, at(minutes)), rows))
+        rows = edits.withdrawal_rows(self.record, self.policies, at(minutes))
+        assert self.put(Change(self.record, edits.stopped(self.record, self.policies, at(minutes)), rows))
 
     def remove(self, minutes: float, key: Key | None = None) -> None:
         record = self.records[key or self.key]
-        tally = wishes.removed(record, self.policies, at(minutes))
+        removed_counts = edits.removed(record, self.policies, at(minutes))
         assert self.put(Change(record, None))
-        if tally is not None:
-            self.count(tally, at(minutes))
+        if removed_counts is not None:
+            self.count(removed_counts, at(minutes))
 
     def resume(self, minutes: float) -> None:
-        after = wishes.resumed(self.record, self.policies, at(minutes))
+        after = edits.resumed(self.record, self.policies, at(minutes))
         if after is not self.record:
             assert self.put(Change(self.record, after))
 
     def run_now(self, minutes: float, name: str = "now") -> None:
-        self.put(Change(None, wishes.on_demand(self.record, self.policies, name, at(minutes))))
+        self.put(Change(None, edits.on_demand(self.record, self.policies, name, at(minutes))))
 
     def redrive(self, minutes: float) -> None:
-        for letter in self.letters:
-            after = wishes.redriven(letter, at(minutes))
-            if after is not letter:
-                assert self.put(Change(letter, after))
+        for dead_letter in self.dead_letters:
+            after = edits.redriven(dead_letter, at(minutes))
+            if after is not dead_letter:
+                assert self.put(Change(dead_letter, after))
 
 
 def nonzero(counts: Counts) -> dict[str, int]:

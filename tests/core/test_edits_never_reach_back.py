@@ -4,10 +4,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from pyncette.core.accounting import idempotency_key
 from pyncette.core.record import Change, replace
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from pyncette.core.tallies import idempotency_key
 from tests.core.play import (
     AT_MOST_ONCE,
     HOUR,

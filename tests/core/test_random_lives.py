@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from pyncette.clock import SECOND, Instant
 from pyncette.core import rules
+from pyncette.core.accounting import idempotency_key
+from pyncette.core.edits import started_of
 from pyncette.core.policies import next_due
 from pyncette.core.record import Record, Started
 from pyncette.core.rules import Held
 from pyncette.core.schedule import Cron, Interval
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from pyncette.core.tallies import idempotency_key
-from pyncette.core.wishes import started_of
 from tests.core.oracles import EFFORT
 from tests.core.play import (
     DRAINED,

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pyncette.core.record import Key, Partition, kept_record
+from pyncette.core.record import Key, Partition, inert_record
 from pyncette.core.spec import Spec
 
 KEY = Key(Partition("pyncette:pools/abc", "abc/shop/default"), "pool")
@@ -10,13 +10,13 @@ NOW = 1_700_000_000_000_000
 
 
 def test_a_record_that_is_kept_is_never_due_and_nobodys():
-    kept = kept_record(KEY, Spec(), NOW)
+    kept = inert_record(KEY, Spec(), NOW)
 
     assert (kept.due_at, kept.claimable_at, kept.lease) == (None, None, None)
 
 
 def test_a_record_that_is_kept_begins_at_the_stores_clock_like_any_other():
-    kept = kept_record(KEY, Spec(), NOW)
+    kept = inert_record(KEY, Spec(), NOW)
 
     assert (kept.version, kept.fence, kept.schedule_since) == (NOW, NOW, NOW)
 
@@ -24,4 +24,4 @@ def test_a_record_that_is_kept_begins_at_the_stores_clock_like_any_other():
 def test_a_record_that_is_kept_holds_what_it_is_kept_for():
     spec = Spec(args=msgspec.Raw(b'{"id":"abc"}'))
 
-    assert (kept_record(KEY, spec, NOW).key, kept_record(KEY, spec, NOW).spec) == (KEY, spec)
+    assert (inert_record(KEY, spec, NOW).key, inert_record(KEY, spec, NOW).spec) == (KEY, spec)

@@ -3,13 +3,13 @@
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
+from pyncette.core.accounting import idempotency_key
 from pyncette.core.policies import jitter_of
 from pyncette.core.record import Outcome, Started, replace
 from pyncette.core.rules import Ended, Ending
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
-from pyncette.core.tallies import idempotency_key
 from tests.core.play import (
     AT_MOST_ONCE,
     COMMIT,
@@ -519,7 +519,7 @@ def test_exhaustion_suspends_until_a_resume_and_counts_from_then():
 def test_a_resume_of_what_is_not_exhausted_changes_nothing():
     play = Play()
 
-    assert wishes.resumed(play.record, play.policies, at(10)) is play.record
+    assert edits.resumed(play.record, play.policies, at(10)) is play.record
 
 
 def test_exhaustion_of_a_worker_that_dies_suspends_too():
@@ -575,8 +575,8 @@ def test_a_dead_letter_is_kept_and_its_schedule_goes_on():
 
     exhausted(play)
 
-    (letter,) = play.letters
-    assert (letter.due_at, letter.claimable_at) == (at(1), None)
+    (dead_letter,) = play.dead_letters
+    assert (dead_letter.due_at, dead_letter.claimable_at) == (at(1), None)
     assert play.due == 2
     assert play.counts == {"dead_lettered": 1}
 
@@ -587,7 +587,7 @@ def test_a_dead_letter_is_redriven_with_all_its_attempts_its_time_and_its_key():
     original = play.run(2, REFUSED)
 
     play.redrive(10)
-    key = play.letters[0].key
+    key = play.dead_letters[0].key
     redriven = [play.start(10, key)]
     play.end(redriven[0], 10, RAISED)
     redriven.append(play.start(11, key))
@@ -604,7 +604,7 @@ def test_a_dead_letter_that_is_redriven_succeeds_and_its_occurrence_has_that_out
     play.redrive(1.1)
     play.run(1.1)
 
-    assert play.letters == []
+    assert play.dead_letters == []
     assert play.counts == {"succeeded": 1}
 
 
@@ -617,8 +617,8 @@ def test_a_dead_letter_that_is_redriven_in_vain_stays_one_and_can_be_redriven_ag
         play.redrive(number)
         exhausted(play, number)
 
-    (letter,) = play.letters
-    assert letter.claimable_at is None
+    (dead_letter,) = play.dead_letters
+    assert dead_letter.claimable_at is None
     assert play.counts == {"dead_lettered": 1}
     play.redrive(1.3)
     assert play.run(1.3).scheduled_at == at(1)
@@ -632,7 +632,7 @@ def test_a_letter_that_is_under_way_is_not_redriven_once_more():
 
     held = play.start(1.1)
 
-    assert wishes.redriven(play.letters[0], at(1.2)) is play.letters[0]
+    assert edits.redriven(play.dead_letters[0], at(1.2)) is play.dead_letters[0]
     assert play.end(held, 1.3)
 
 
@@ -643,7 +643,7 @@ def test_dead_letters_of_a_name_that_is_used_again_for_the_same_time_do_not_coll
     play.reschedule(2, Once(at(1)))
     exhausted(play, 2)
 
-    assert len(play.letters) == 2
+    assert len(play.dead_letters) == 2
     assert play.counts == {"dead_lettered": 2}
 
 
@@ -651,13 +651,13 @@ def test_a_crash_between_a_dead_letter_and_its_completion_repeats_harmlessly():
     play = Play(policies=LETTER)
     held = play.start(1)
     settlement = rules.settle(held, REFUSED, at(1))
-    change, letter = settlement.change, settlement.letter
-    play.put(rules.Change(None, letter))
+    change, dead_letter = settlement.change, settlement.dead_letter
+    play.put(rules.Change(None, dead_letter))
 
     for number in (3, 5, 7):
         play.start(number)
 
-    assert len(play.letters) == 1
+    assert len(play.dead_letters) == 1
     assert play.counts["dead_lettered"] == 1
     assert change is not None
 
@@ -669,8 +669,8 @@ def test_a_dead_letter_of_a_run_on_demand_is_told_from_that_of_the_schedule():
     exhausted(play)
     exhausted(play)
 
-    assert len(play.letters) == 2
-    keys = {idempotency_key(letter, letter.due_at) for letter in play.letters}
+    assert len(play.dead_letters) == 2
+    keys = {idempotency_key(dead_letter, dead_letter.due_at) for dead_letter in play.dead_letters}
     assert len(keys) == 2
 
 
@@ -1183,7 +1183,7 @@ def test_the_choice_of_a_claim_is_the_same_whenever_it_is_recomputed_from_the_re
     assert now.held.scheduled_at == later.held.scheduled_at
     assert now.held.dropped == later.held.dropped
     expected = Started(now.held.scheduled_at, at(7) + SECOND, now.held.dropped)
-    assert wishes.started_of(record, play.policies) == expected
+    assert edits.started_of(record, play.policies) == expected
 
 
 def test_each_ending_has_one_outcome_or_none_yet():

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Key, Partition, Record, State, replace
 from pyncette.core.schedule import Cron, Interval, Schedule, first_after
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
@@ -113,8 +113,8 @@ class Combination(NamedTuple):
 
     def _created(self, key: Key) -> Record:
         policies = self.policies
-        record = wishes.created(key, Spec(OLD, policies=policies), policies, BASE)
-        return replace(record, version=1, fence=1, state=State(born=1))
+        record = edits.created(key, Spec(OLD, policies=policies), policies, BASE)
+        return replace(record, version=1, fence=1, state=State(created_version=1))
 
     def editors_offsets(self, now: Instant) -> Sequence[Duration]:
         """
@@ -141,7 +141,7 @@ class Combination(NamedTuple):
             if record is None:
                 return Ruling(None)
             after = _MADE[edit](record, spec, policies, now)
-            if isinstance(after, wishes.Locked):
+            if isinstance(after, edits.Locked):
                 return Ruling(None)
             return Ruling(Change(record, after))
 
@@ -166,21 +166,21 @@ _SCHEDULES: Final[dict[Edit, Schedule]] = {
 
 
 def _edited(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
-    return wishes.edited(record, spec, policies, now)
+    return edits.edited(record, spec, policies, now)
 
 
-def _rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | wishes.Locked:
-    return wishes.rescheduled(record, spec, policies, now)
+def _rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | edits.Locked:
+    return edits.rescheduled(record, spec, policies, now)
 
 
 _MADE: Final[dict[Edit, Callable[[Record, Spec, Policies, Instant], Any]]] = {
     Edit.TIGHTER: _edited,
     Edit.RESCHEDULED: _rescheduled,
     Edit.INTERVAL: _rescheduled,
-    Edit.FORCED: wishes.overwritten,
+    Edit.FORCED: edits.overwritten,
     Edit.SUSPENDED: _edited,
     Edit.RESUMED: _edited,
-    Edit.STOPPED: lambda record, spec, policies, now: wishes.stopped(record, policies, now),
+    Edit.STOPPED: lambda record, spec, policies, now: edits.stopped(record, policies, now),
     Edit.ARGUMENTS: _edited,
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from pyncette.clock import Instant
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Record, Started, replace
 from pyncette.core.rules import Held
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Spec
@@ -19,7 +19,7 @@ from . import calls
 from .combination import Combination, Edit
 from .search import Found, Search
 
-_rescheduled = wishes.rescheduled
+_rescheduled = edits.rescheduled
 
 
 class Mutant(NamedTuple):
@@ -43,10 +43,10 @@ class Mutant(NamedTuple):
             return search.explore()
 
 
-def _reaching_back(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | wishes.Locked:
+def _reaching_back(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | edits.Locked:
     """Count the new schedule from just before the time that was kept."""
     after = _rescheduled(record, spec, policies, now)
-    if isinstance(after, wishes.Locked) or after.due_at is None or after.due_at != record.due_at:
+    if isinstance(after, edits.Locked) or after.due_at is None or after.due_at != record.due_at:
         return after
     return replace(after, schedule_since=min(after.schedule_since, after.due_at - 1))
 
@@ -61,10 +61,12 @@ class DeadLettersFirst(Ledger):
     """Writes dead letters in a swap of their own, before it is known whether the completion is ours to write."""
 
     async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
-        letters = [letter for item in settling if (letter := item.settlement.letter) is not None]
-        await self._swap([Change(None, letter) for letter in letters])
+        dead_letters = [
+            dead_letter for item in settling if (dead_letter := item.settlement.dead_letter) is not None
+        ]
+        await self._swap([Change(None, dead_letter) for dead_letter in dead_letters])
         return await super()._write_ends(
-            [replace(item, settlement=replace(item.settlement, letter=None)) for item in settling]
+            [replace(item, settlement=replace(item.settlement, dead_letter=None)) for item in settling]
         )
 
 
@@ -104,21 +106,21 @@ MUTANTS: Final = [
         "reached back",
         _combination(Mode.AT_LEAST_ONCE, Edit.RESCHEDULED, occurrences=2),
         0,
-        lambda: patch.object(wishes, "rescheduled", _reaching_back),
+        lambda: patch.object(edits, "rescheduled", _reaching_back),
     ),
     Mutant(
         "an edit repeats what has run, at most once (defect 2)",
         "is started",
         _combination(Mode.AT_MOST_ONCE, Edit.TIGHTER, occurrences=1),
         0,
-        lambda: patch.object(wishes, "_effective_from", _without_floor),
+        lambda: patch.object(edits, "_effective_from", _without_floor),
     ),
     Mutant(
         "an edit repeats what has completed (defect 2)",
         "after it was completed",
         _combination(Mode.AT_LEAST_ONCE, Edit.FORCED, occurrences=1),
         0,
-        lambda: patch.object(wishes, "_effective_from", _without_floor),
+        lambda: patch.object(edits, "_effective_from", _without_floor),
     ),
     Mutant(
         "a run starts with any lease that is left (defect 5)",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
+from pyncette.core.edits import started_of
 from pyncette.core.record import Key, Outcome, Record, is_dead_letter
 from pyncette.core.schedule import Schedule, first_after
 from pyncette.core.spec import Mode
-from pyncette.core.wishes import started_of
 
 from .combination import BASE, Combination, Edit
 from .values import TICK

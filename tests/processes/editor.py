@@ -17,8 +17,8 @@ from pyncette.app.options import encode_args
 from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.errors import HeldElsewhereError, TaskLockedException
-from pyncette.mirror.records import Wish, mirror_one
+from pyncette.errors import ContentionError, TaskLockedException
+from pyncette.mirror.records import DesiredRecord, mirror_one
 from pyncette.mirror.requests import ask
 from pyncette.store.backend import read_backend
 from tests.processes import accounted
@@ -59,7 +59,7 @@ async def _edit_mirrored(context: PyncetteContext, wanted: Mapping[str, Any]) ->
     policies = _policies(at_most_once=wanted["at_most_once"], suspend=wanted["suspended"])
     spec = Spec(Cron(wanted["cron"]), encode_args(wanted["options"]), policies)
     owner = Owner("uid", wanted["generation"], f"generation-{wanted['generation']}")
-    await mirror_one(context.ledger, Wish(key, spec, owner, None))
+    await mirror_one(context.ledger, DesiredRecord(key, spec, owner, None))
 
 
 def _policies(*, at_most_once: bool, suspend: bool) -> Policies:
@@ -91,7 +91,7 @@ async def _answer(context: PyncetteContext, wanted: Mapping[str, Any]) -> None:
     answer: dict[str, Any] = {"number": wanted["number"], "before": true_now(), "known": True, "made": True}
     try:
         await edit(context, wanted)
-    except (TaskLockedException, HeldElsewhereError) as error:
+    except (TaskLockedException, ContentionError) as error:
         answer |= {"made": False, "error": type(error).__name__}
     except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody knows what was carried out
         answer |= {"known": False, "error": f"{type(error).__name__}: {error}"[:200]}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyncette.app.options import encode_args
 from pyncette.clock import SECOND, Instant, SystemClock
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Key, Partition, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Mode, Overlap, Policies, Spec
@@ -166,4 +166,4 @@ def _mirrored(handler: str, resource: str, args: Mapping[str, Any], at: int) -> 
         keep_failed=10,
     )
     key = Key(Partition("", handler), resource)
-    return wishes.created(key, Spec(Once(at), encode_args(args), policies), policies, at - SECOND)
+    return edits.created(key, Spec(Once(at), encode_args(args), policies), policies, at - SECOND)

@@ -43,7 +43,7 @@ def test_workers_that_are_throttled_run_everything_and_nothing_twice(dynamodb_sc
     # What is put off for longer than a lease, which is short here, is lost at most once, as promised.
     scene.check(may_be_lost=lambda run: True)
     assert codes == [0, 0]
-    assert gate.put_off > 20
+    assert gate.defer > 20
 
 
 def lengths(chance: random.Random) -> Iterator[int]:

@@ -189,8 +189,10 @@ def test_the_owner_and_the_creation_are_those_of_the_api_server():
     given["metadata"] |= {"uid": "5f6e", "generation": 3, "creationTimestamp": "2030-01-01T00:00:00Z"}
     seen = read(PyncetteTask, given)
 
-    born = instant_of(NEW_YEAR)
-    assert to_owner(seen, to_spec(seen)) == Owner("5f6e", 3, spec_hash(to_spec(seen)), created_at=born)
-    assert created_at(seen) == born
+    created_version = instant_of(NEW_YEAR)
+    assert to_owner(seen, to_spec(seen)) == Owner(
+        "5f6e", 3, spec_hash(to_spec(seen)), created_at=created_version
+    )
+    assert created_at(seen) == created_version
     assert to_owner(unseen, to_spec(unseen)) == Owner("", 0, spec_hash(to_spec(seen)))
     assert created_at(unseen) is None

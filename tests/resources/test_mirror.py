@@ -9,18 +9,19 @@ import pytest
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import SECOND
 from pyncette.coordination.permit_records import new_permit, number_of, permit_partition
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
+from pyncette.core.accounting import counting_record, shard_of
 from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
-from pyncette.core.tallies import counting_record, share_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Settling, Starting
 from pyncette.mirror.records import (
     Elsewhere,
     Removal,
     Step,
+    desired_record_of,
     homes,
     instances_of,
     mirror,
@@ -29,7 +30,6 @@ from pyncette.mirror.records import (
     remove_instances,
     stop,
     stopped_between_runs,
-    wish_of,
 )
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
@@ -52,7 +52,7 @@ class Folder:
     async def apply(self, *tasks, **options):
         """Mirror *tasks*; return what was done, by name."""
         seen_at = options.pop("seen_at", self.clock.now())
-        wanted = [wish_of(item, REALM, seen_at) for item in tasks]
+        wanted = [desired_record_of(item, REALM, seen_at) for item in tasks]
         return {item.name: item.step for item in await mirror(self.ledger, REALM, wanted, **options)}
 
     async def record(self, name="report", handler="send", occurrence=""):
@@ -139,7 +139,7 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
     def generation(number, seconds):
         given = manifest(handler="send", intervalSeconds=seconds)
         given["metadata"] |= {"uid": "u", "generation": number}
-        return wish_of(read_as(PyncetteTask, given), REALM)
+        return desired_record_of(read_as(PyncetteTask, given), REALM)
 
     await mirror(folder.ledger, REALM, [generation(5, 50)])
     restored = generation(2, 20)._replace(outlives=(await folder.record()).state.owner)
@@ -168,7 +168,7 @@ async def test_a_removed_resource_never_undoes_a_newer_one_of_the_same_name(fold
     record = await folder.record()
     assert (record.state.owner.uid, record.spec.schedule.length) == ("new", 20 * SECOND)
 
-    restored = wish_of(deleted, REALM)._replace(outlives=record.state.owner)
+    restored = desired_record_of(deleted, REALM)._replace(outlives=record.state.owner)
     (taken,) = await mirror(folder.ledger, REALM, [restored])
     assert taken.step is Step.EDITED
 
@@ -260,8 +260,8 @@ async def test_runs_beside_a_schedule_that_is_gone_are_withdrawn_too_but_dead_le
 ):
     await folder.apply(task())
     home = await folder.record()
-    extra = wishes.on_demand(home, home.spec.policies, "x", folder.clock.now())
-    letter = replace(wishes.beside(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
+    extra = edits.on_demand(home, home.spec.policies, "x", folder.clock.now())
+    letter = replace(edits.beside(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
     await folder.store.swap([Change(None, extra), Change(None, letter)])
 
     await folder.apply()
@@ -284,7 +284,7 @@ async def test_names_that_are_to_be_kept_are_left_alone(folder):
 
 
 async def test_records_that_no_resource_owns_are_left_alone(folder):
-    own = wishes.created(Key(Partition(REALM, "own"), "own"), task_spec(), Policies(), folder.clock.now())
+    own = edits.created(Key(Partition(REALM, "own"), "own"), task_spec(), Policies(), folder.clock.now())
     await folder.store.swap([Change(None, own)])
 
     assert await folder.apply() == {}
@@ -293,7 +293,7 @@ async def test_records_that_no_resource_owns_are_left_alone(folder):
 
 
 def task_spec():
-    return wish_of(task(), REALM).spec
+    return desired_record_of(task(), REALM).spec
 
 
 async def test_another_handler_takes_over_due_time_fence_and_counts(folder):
@@ -361,7 +361,7 @@ async def test_a_dead_letter_that_is_tried_again_ends_before_its_task_moves(fold
     await folder.clock.advance(HOUR)
     await folder.run(ended=Ended(Ending.RAISED, "no"))
     (_, letter) = await folder.store.scan(Partition(REALM, "send"), None, None, 10)
-    await folder.store.swap([Change(letter, wishes.redriven(letter, folder.clock.now()))])
+    await folder.store.swap([Change(letter, edits.redriven(letter, folder.clock.now()))])
 
     assert await folder.apply(task(handler="post", **fields)) == {"report": Step.WAITING}
     await folder.run()
@@ -376,7 +376,7 @@ async def test_an_overlapping_run_is_tried_again_with_the_arguments_and_policies
     fields = {"concurrencyPolicy": "Allow", "leaseDurationSeconds": 600}
     await folder.apply(task(args={"n": 1}, **fields))
     home = await folder.record()
-    extra = wishes.on_demand(home, home.spec.policies, "x", folder.clock.now() + HOUR // A_MICROSECOND)
+    extra = edits.on_demand(home, home.spec.policies, "x", folder.clock.now() + HOUR // A_MICROSECOND)
     await folder.store.swap([Change(None, extra)])
     await folder.clock.advance(datetime.timedelta(minutes=1))
     (held,) = await folder.start()
@@ -445,7 +445,7 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
     now = folder.clock.now()
     partition = Partition(REALM, "send")
     instances = [
-        wishes.created(Key(partition, "many", f"{number:04}"), task_spec(), Policies(), now)
+        edits.created(Key(partition, "many", f"{number:04}"), task_spec(), Policies(), now)
         for number in range(900)
     ]
     for at in range(0, 900, 300):
@@ -485,7 +485,7 @@ async def test_a_dynamic_task_is_the_template_of_its_handler_whatever_its_name(f
 
 
 async def test_a_template_that_the_module_declared_keeps_its_partitions(folder):
-    declared = wishes.created(
+    declared = edits.created(
         Key(Partition(REALM, "send"), "send"), Spec(partitions=4), Policies(), folder.clock.now()
     )
     await folder.store.swap([Change(None, declared)])
@@ -523,7 +523,7 @@ async def test_a_template_that_is_gone_stays_stopped_as_its_instances_do_until_i
 def numbered_user(folder, number, **fields):
     """An instance in the partition of its number."""
     key = Key(Partition(REALM, "send", number % 3), "send", f"user-{number:03}")
-    new = wishes.created(key, Spec(Cron("0 12 * * *")), Policies(), folder.clock.now())
+    new = edits.created(key, Spec(Cron("0 12 * * *")), Policies(), folder.clock.now())
     return replace(new, **fields)
 
 
@@ -554,7 +554,7 @@ async def test_a_template_remembers_after_its_end_that_its_instances_are_to_go_w
 
 def test_how_instances_end_changes_no_hash_and_what_was_stored_before_is_read():
     kept, removed = (
-        wish_of(task(dynamic=True, deletionPolicy=policy), REALM) for policy in ("Retain", "Delete")
+        desired_record_of(task(dynamic=True, deletionPolicy=policy), REALM) for policy in ("Retain", "Delete")
     )
 
     assert kept.owner.spec_hash == removed.owner.spec_hash
@@ -623,8 +623,8 @@ async def test_what_lives_beside_instances_and_what_counts_for_the_template_goes
     (instance,) = await folder.store.load([numbered_user(folder, 1).key])
     await folder.store.swap(
         [
-            Change(None, wishes.on_demand(instance, Policies(), "x", folder.clock.now())),
-            Change(None, counting_record(share_of(template.key, 5), folder.clock.now())),
+            Change(None, edits.on_demand(instance, Policies(), "x", folder.clock.now())),
+            Change(None, counting_record(shard_of(template.key, 5), folder.clock.now())),
         ]
     )
 
@@ -648,7 +648,7 @@ async def test_other_tasks_of_the_handler_are_left_alone(folder):
 def owned(handler, generation, uid="u", **spec):
     given = manifest(**({"handler": handler, "intervalSeconds": 60, "missedRunPolicy": "All"} | spec))
     given["metadata"] |= {"uid": uid, "generation": generation}
-    return wish_of(read_as(PyncetteTask, given), REALM)
+    return desired_record_of(read_as(PyncetteTask, given), REALM)
 
 
 @pytest.mark.parametrize("mode", ["AtLeastOnce", "AtMostOnce"])
@@ -827,7 +827,7 @@ async def test_permits_of_a_template_are_removed_with_it(folder):
 async def test_instances_that_an_earlier_partition_count_has_left_behind_are_removed_with_the_others(folder):
     await folder.apply(named("users", intervalSeconds=None, dynamic=True, partitions=2))
     stray = Key(Partition(REALM, "send", 5), "send", "ada")
-    await folder.ledger.create([wishes.created(stray, Spec(), Policies(), folder.clock.now())])
+    await folder.ledger.create([edits.created(stray, Spec(), Policies(), folder.clock.now())])
     await folder.apply()
 
     removal = await remove_instances(folder.ledger, await folder.record("send"), 100)

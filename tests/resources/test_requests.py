@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
 from pyncette.core.record import (
     NO_REQUESTS,
     Change,
@@ -23,7 +23,7 @@ from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Settling
 from pyncette.mirror.conversion import requests_of
-from pyncette.mirror.records import mirror, wish_of
+from pyncette.mirror.records import desired_record_of, mirror
 from pyncette.mirror.requests import Done, ask
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.codec import decode_record, encode_spec, encode_state
@@ -77,9 +77,9 @@ class Cluster:
             "generation": self.generation,
             "annotations": annotations or {},
         }
-        wish = wish_of(accepted(PyncetteTask, given), REALM)
-        self.key = wish.key
-        await mirror(self.ledger, REALM, [wish])
+        desired = desired_record_of(accepted(PyncetteTask, given), REALM)
+        self.key = desired.key
+        await mirror(self.ledger, REALM, [desired])
         return await self.record()
 
     async def record(self):
@@ -127,13 +127,13 @@ def test_annotations_are_read_by_their_names_and_up_to_their_length():
 
 
 def test_a_resource_that_asks_for_nothing_adds_nothing_to_what_is_stored():
-    new = wishes.created(Key(HERE, "report"), Spec(Interval(SECOND)), wishes.Policies(), 1)
+    new = edits.created(Key(HERE, "report"), Spec(Interval(SECOND)), edits.Policies(), 1)
 
     assert "handled" not in encode_state(new.state)
 
 
 def test_what_was_handled_is_stored_and_read_back():
-    new = wishes.created(Key(HERE, "report"), Spec(Interval(SECOND)), wishes.Policies(), 1)
+    new = edits.created(Key(HERE, "report"), Spec(Interval(SECOND)), edits.Policies(), 1)
     state = replace(new.state, handled=Requests(run="1", redrive="2"))
 
     back = decode_record(
@@ -403,10 +403,10 @@ async def test_of_a_template_the_instances_are_resumed_and_redriven(cluster):
     await cluster.apply(dynamic=True, intervalSeconds=None, partitions=2)
     for number in range(2):
         key = Key(HERE._replace(number=number), "send", f"user-{number}")
-        new = wishes.created(key, Spec(Interval(SECOND)), wishes.Policies(), cluster.clock.now())
+        new = edits.created(key, Spec(Interval(SECOND)), edits.Policies(), cluster.clock.now())
         stuck = replace(new, claimable_at=None, state=replace(new.state, exhausted=True))
         await cluster.store.swap([Change(None, stuck)])
-        letter = wishes.beside(new, wishes.Policies(), "dead-1", 1, 1)
+        letter = edits.beside(new, edits.Policies(), "dead-1", 1, 1)
         await cluster.store.swap([Change(None, replace(letter, claimable_at=None))])
 
     done = await cluster.ask(resume="1", redrive="1")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Counts, Lease, Outcome, Owner, Summary, replace
 from pyncette.mirror.conversion import to_key, to_spec
 from pyncette.mirror.status import status_of
@@ -20,7 +20,7 @@ EIGHT = instant_of(datetime(2030, 1, 1, 8, 0, tzinfo=UTC))
 
 def record_of(given, now=EIGHT):
     spec = to_spec(given)
-    return wishes.created(
+    return edits.created(
         to_key(given, "prod/shop/default"), spec, spec.policies, now, owner=Owner("5f6e", 4, "hash")
     )
 

@@ -25,7 +25,7 @@ VALUE: Final = re.compile(r"'(?:[^'\\]|\\.|'')*'|\b\d+\b", re.DOTALL)
 
 
 @dataclass
-class Tally:
+class Traffic:
     """What was asked so far."""
 
     statements: Counter[str] = field(default_factory=Counter)
@@ -36,11 +36,11 @@ class Tally:
     def note(self, statement: str) -> None:
         self.statements[" ".join(VALUE.sub("?", statement).split())[:WORDS_TOLD]] += 1
 
-    def __sub__(self, earlier: Tally) -> Tally:
-        return Tally(self.statements - earlier.statements, self.round_trips - earlier.round_trips)
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        return Traffic(self.statements - earlier.statements, self.round_trips - earlier.round_trips)
 
-    def copy(self) -> Tally:
-        return Tally(self.statements.copy(), self.round_trips)
+    def copy(self) -> Traffic:
+        return Traffic(self.statements.copy(), self.round_trips)
 
     def __str__(self) -> str:
         lines = [f"{self.round_trips:6} round trips"]
@@ -48,7 +48,7 @@ class Tally:
         return "\n".join(lines)
 
 
-Protocol = Callable[[asyncio.StreamReader, Tally], Awaitable[None]]
+Protocol = Callable[[asyncio.StreamReader, Traffic], Awaitable[None]]
 """Reads what one client sends, and notes it, until the connection ends."""
 
 
@@ -58,11 +58,11 @@ class CountingProxy(Proxy):
     def __init__(self, port: int, protocol: Protocol, host: str = "127.0.0.1") -> None:
         super().__init__(port, host)
         self._protocol = protocol
-        self._tally = Tally()
+        self._traffic = Traffic()
         self._readers: WeakKeyDictionary[Link, asyncio.StreamReader] = WeakKeyDictionary()
         self._listening: set[asyncio.Task[None]] = set()
 
-    def tally(self) -> Tally:
+    def traffic(self) -> Traffic:
         """What was asked so far. An answer that has come has been asked for here."""
         return self._call(self._copied())
 
@@ -77,10 +77,10 @@ class CountingProxy(Proxy):
 
     async def _understand(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
-            await self._protocol(reader, self._tally)
+            await self._protocol(reader, self._traffic)
 
-    async def _copied(self) -> Tally:
-        return self._tally.copy()
+    async def _copied(self) -> Traffic:
+        return self._traffic.copy()
 
     async def _close(self) -> None:
         await super()._close()
@@ -107,7 +107,7 @@ SETTING_UP: Final = (
 """How statements begin that come with a connection, from the driver or from us."""
 
 
-async def postgres(reader: asyncio.StreamReader, tally: Tally) -> None:
+async def postgres(reader: asyncio.StreamReader, traffic: Traffic) -> None:
     """
     Statements are executions. Who has sent a sync, a flush, or a query by itself, waits for an answer.
 
@@ -138,35 +138,35 @@ async def postgres(reader: asyncio.StreamReader, tally: Tally) -> None:
         if statement is not None:
             sets_up = statement.startswith(SETTING_UP)
             if not sets_up:
-                tally.note(statement)
-        tally.round_trips += kind in {b"S", b"H", b"Q"} and not sets_up
+                traffic.note(statement)
+        traffic.round_trips += kind in {b"S", b"H", b"Q"} and not sets_up
 
 
 COMMAND_QUIT, COMMAND_QUERY, COMMAND_CLOSE = 0x01, 0x03, 0x19
 
 
-async def mysql(reader: asyncio.StreamReader, tally: Tally) -> None:
+async def mysql(reader: asyncio.StreamReader, traffic: Traffic) -> None:
     """What begins a command has the number 0; what else is sent belongs to the greeting."""
     while True:
         header = await reader.readexactly(4)
         body = await reader.readexactly(int.from_bytes(header[:3], "little"))
         if header[3] or body[0] in {COMMAND_QUIT, COMMAND_CLOSE}:
             continue
-        tally.round_trips += 1
+        traffic.round_trips += 1
         if body[0] != COMMAND_QUERY:
-            tally.note(f"command {body[0]:#04x}")
+            traffic.note(f"command {body[0]:#04x}")
             continue
         # Several statements may come in one command, and values stand in their texts.
         statements = VALUE.sub("?", body[1:].decode(errors="replace")).split(";")
         for statement in filter(str.strip, statements):
-            tally.note(statement)
+            traffic.note(statement)
 
 
 GREETINGS: Final = frozenset({"HELLO", "AUTH", "CLIENT", "SELECT"})
 """Commands of Redis that come with a connection."""
 
 
-async def redis(reader: asyncio.StreamReader, tally: Tally) -> None:
+async def redis(reader: asyncio.StreamReader, traffic: Traffic) -> None:
     """Each command is taken to be waited for, also where some are sent together."""
     while True:
         words = []
@@ -177,39 +177,39 @@ async def redis(reader: asyncio.StreamReader, tally: Tally) -> None:
         if command in GREETINGS:
             continue
         # Of a script the name is the hash of its text.
-        tally.note(f"{command} {words[1].decode()}" if command == "EVALSHA" else command)
-        tally.round_trips += 1
+        traffic.note(f"{command} {words[1].decode()}" if command == "EVALSHA" else command)
+        traffic.round_trips += 1
 
 
-async def dynamodb(reader: asyncio.StreamReader, tally: Tally) -> None:
+async def dynamodb(reader: asyncio.StreamReader, traffic: Traffic) -> None:
     """Each request is a round trip, of one operation."""
     while True:
         _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         await reader.readexactly(int(headers["content-length"]))
-        tally.note(headers["x-amz-target"].rpartition(".")[2])
-        tally.round_trips += 1
+        traffic.note(headers["x-amz-target"].rpartition(".")[2])
+        traffic.round_trips += 1
 
 
 # --- Where there is nothing to listen to -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def counting_sqlite() -> Iterator[Callable[[], Tally]]:
+def counting_sqlite() -> Iterator[Callable[[], Traffic]]:
     """
     Count what is done on the SQLite connections that are opened inside, by SQLite's own account.
 
     What stands for a round trip is a transaction, which ends with a wait for the disk. Its first and its last statement
     are not counted as such: what comes at the same time shares them, and the first is tried again while others write.
     """
-    tally = Tally()
+    traffic = Traffic()
     connect = sqlite3.connect
 
     def note(statement: str) -> None:
         if statement == "COMMIT":
-            tally.round_trips += 1
+            traffic.round_trips += 1
         elif not statement.startswith(("BEGIN", "--")):  # the latter is what a trigger does
-            tally.note(statement)
+            traffic.note(statement)
 
     def connect_and_tell(*args: Any, **options: Any) -> sqlite3.Connection:
         connection: sqlite3.Connection = connect(*args, **options)
@@ -218,22 +218,22 @@ def counting_sqlite() -> Iterator[Callable[[], Tally]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", connect_and_tell)
-        yield tally.copy
+        yield traffic.copy
 
 
 SENT: Final = ("eval", "evalsha", "publish", "sadd", "smembers", "ping")
 """Commands of Redis that no script calls: what else a server counts, scripts may have called."""
 
 
-def commands_of(servers: Sequence[Any]) -> Tally:
+def commands_of(servers: Sequence[Any]) -> Traffic:
     """What *servers* of Redis have been sent so far, by their own account, each command a round trip."""
-    tally = Tally()
+    traffic = Traffic()
     for server in servers:
         told = server.execute("INFO", "commandstats")
         for name in SENT:
-            tally.statements[name] += told.get(f"cmdstat_{name}", {"calls": 0})["calls"]
-    tally.round_trips = tally.statements.total()
-    return tally
+            traffic.statements[name] += told.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+    traffic.round_trips = traffic.statements.total()
+    return traffic
 
 
 def called_on(server: Any) -> Counter[str]:

@@ -57,7 +57,7 @@ class Gate:
         """Of what the clock of the server is ahead of ours."""
         self.requests: Counter[str] = Counter()
         """Requests that came, by their operation."""
-        self.put_off = 0
+        self.defer = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -110,7 +110,7 @@ class Gate:
         return self._chance.random() < self.throttling
 
     async def _put_off(self, operation: str, body: Any, request: web.Request) -> web.Response:
-        self.put_off += 1
+        self.defer += 1
         if operation == "BatchGetItem" and self._chance.random() < 0.7:
             return await self._answer_for_some_keys(body, request)
         if operation == "BatchExecuteStatement" and self._chance.random() < 0.7:

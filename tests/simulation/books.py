@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.accounting import RemovedCounts
 from pyncette.core.record import Counts, Key, Outcome, Partition, Record, Summary, replace
 from pyncette.core.schedule import Once, Schedule
 from pyncette.core.spec import Exhaustion, Overlap, Policies
-from pyncette.core.tallies import Tally
 
 from .calendar import FOREVER, times
 from .calls import FAILED, Calls, How
@@ -114,7 +114,7 @@ class Books(Lens):
         elif self._counts.get(key, NONE) != numbers_of(record.state.summary.counts):
             self.broken(f"the counts of {key} are wrong: {self._counts.get(key)} outcomes were seen")
 
-    def wished(self, before: Record | None, after: Record, *, ends: bool) -> None:
+    def changed(self, before: Record | None, after: Record, *, ends: bool) -> None:
         """Somebody has changed a record, and perhaps ended what it ran."""
         numbers = added(before, after.state.summary)
         self._add(after.key, numbers)
@@ -123,7 +123,7 @@ class Books(Lens):
             return
         missed = numbers[INDEX[Outcome.MISSED]]
         if sum(numbers) != missed or missed > isinstance(after.spec.schedule, Once):
-            self.broken(f"a wish for {after.key} has counted {numbers}")
+            self.broken(f"an edit of {after.key} has counted {numbers}")
 
     def settled(self, before: Record, after: Record) -> None:
         """The holder of a lease has written what became of its claim."""
@@ -246,32 +246,32 @@ class Books(Lens):
 
     # --- What is removed, and counted elsewhere ------------------------------------------------------------------
 
-    def removed(self, before: Record, tally: Tally | None, *, wished: bool) -> None:
-        """A record was removed, and what it leaves is counted by *tally*: all of it, and nothing else."""
+    def removed(self, before: Record, removed_counts: RemovedCounts | None, *, by_edit: bool) -> None:
+        """A record was removed, and what it leaves is counted by *removed_counts*: all of it, and nothing else."""
         key = before.key
-        if tally is None:
-            if (key.instance or key.occurrence) and not self._leaves_nothing(before, wished=wished):
+        if removed_counts is None:
+            if (key.instance or key.occurrence) and not self._leaves_nothing(before, by_edit=by_edit):
                 self.broken(f"{key} is removed, and nobody counts what it leaves")
             return
-        numbers = added(before, tally.summary)
-        if wished:
+        numbers = added(before, removed_counts.summary)
+        if by_edit:
             self._withdrawn(before, numbers)
         elif is_letter(key):
-            assert tally.summary.last_outcome is not None
-            self._end(before, before.due_at or 0, tally.summary.last_outcome)
+            assert removed_counts.summary.last_outcome is not None
+            self._end(before, before.due_at or 0, removed_counts.summary.last_outcome)
             if sum(numbers) or numbers[INDEX[Outcome.DEAD_LETTERED]] != -1:
                 self.broken(f"{key} counts {numbers}: a dead letter has had one outcome already")
         elif key.occurrence:
-            self._end_the_last(before, tally.summary, numbers)
+            self._end_the_last(before, removed_counts.summary, numbers)
             if sum(numbers) != 1:
                 self.broken(f"{key} counts {numbers}, but it was one occurrence")
         else:
-            self._moved_on(before, None, tally.summary, numbers, 0, edited=key in self._edited)
+            self._moved_on(before, None, removed_counts.summary, numbers, 0, edited=key in self._edited)
 
-    def _leaves_nothing(self, before: Record, *, wished: bool) -> bool:
+    def _leaves_nothing(self, before: Record, *, by_edit: bool) -> bool:
         if numbers_of(before.state.summary.counts) != NONE:
             return False
-        if wished:
+        if by_edit:
             return is_letter(before.key) or self.scene.in_progress(before) is None
         if before.key.occurrence:
             return False
@@ -288,13 +288,13 @@ class Books(Lens):
         if sum(numbers) != expected or numbers[INDEX[Outcome.WITHDRAWN]] != (expected > 0):
             self.broken(f"{before.key} is stopped, and counts {numbers}; {begun} was in progress")
 
-    def counted(self, before: Record | None, after: Record, tallies: Sequence[Tally]) -> None:
-        """What *tallies* tell of was counted at their home, and nothing else was changed there."""
+    def counted(self, before: Record | None, after: Record, removed: Sequence[RemovedCounts]) -> None:
+        """What *removed* tell of was counted at their home, and nothing else was changed there."""
         if before is not None and went_by(before) != went_by(after):
             self.broken(f"more of {after.key} is changed than what is counted there")
         total = NONE if before is None else numbers_of(before.state.summary.counts)
-        for tally in tallies:
-            total = plus(total, numbers_of(tally.summary.counts))
+        for removed_counts in removed:
+            total = plus(total, numbers_of(removed_counts.summary.counts))
             # A letter that was redriven takes itself back, from a schedule that may have been made anew since.
             letters = INDEX[Outcome.DEAD_LETTERED]
             total = (*total[:letters], max(0, total[letters]), *total[letters + 1 :])

@@ -7,9 +7,9 @@ from typing import Final
 
 from pyncette.clock import Duration
 
+from .editor import Editor
 from .loop import SECOND, Being
 from .machines import Machine
-from .wisher import Wisher
 from .world import World
 
 STEPS_MAX: Final = 60
@@ -22,7 +22,7 @@ STEPS_OF_THE_CLOCK: Final = (-60, -10, -1, 1, 2, 10, 60)
 class Fate:
     """Decides before a history begins what is to happen in it."""
 
-    def __init__(self, world: World, machines: Sequence[Machine], editors: Sequence[Wisher]) -> None:
+    def __init__(self, world: World, machines: Sequence[Machine], editors: Sequence[Editor]) -> None:
         self._world = world
         self._random = world.random
         self._machines = machines

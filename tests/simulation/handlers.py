@@ -132,7 +132,7 @@ class Handler:
     async def refuse(self, _: Occurrence) -> None:
         raise DoNotRetry("it is of no use")
 
-    async def put_off(self, _: Occurrence) -> None:
+    async def defer(self, _: Occurrence) -> None:
         raise RetryAfter(timedelta(seconds=self._random.random() * 10))
 
     async def kill(self, _: Occurrence) -> None:
@@ -150,7 +150,7 @@ BEHAVIOURS: Final[Sequence[Behaviour]] = (
     Handler.block,
     Handler.fail,
     Handler.refuse,
-    Handler.put_off,
+    Handler.defer,
     Handler.kill,
 )
 WEIGHTS: Final = (42, 15, 16, 5, 4, 11, 3, 2, 2)

@@ -1,4 +1,4 @@
-"""Plays one history: real workers on a store in memory, with the faults, handlers and wishes that its seed calls for."""
+"""Plays one history: real workers on a store in memory, with the faults, handlers and edits that its seed calls for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.worker.service import SETTLE_SECONDS
 
+from .editor import Editor
 from .fate import Fate
 from .loop import SECOND
 from .machines import Machine
@@ -23,7 +24,6 @@ from .oracle import is_reserved
 from .scenario import Scenario
 from .scene import BrokenPromiseError
 from .servers import Server
-from .wisher import Wisher
 from .world import World
 
 LOOK: Final = 4 * SECOND
@@ -73,7 +73,7 @@ class History:
             Machine(world, f"w{number}", plan) for number, plan in enumerate(world.scenario.workers)
         ]
         self._editors = [
-            Wisher(world, f"e{number}", plan, first=number == 0)
+            Editor(world, f"e{number}", plan, first=number == 0)
             for number, plan in enumerate(world.scenario.editors)
         ]
         self.journal = world.journal

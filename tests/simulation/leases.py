@@ -58,7 +58,7 @@ class Leases(Lens):
             self._stale.add((beside.key, beside.lease.id))
 
     def revoke(self, record: Record) -> None:
-        """A wish takes the lease of *record* away."""
+        """An edit takes the lease of *record* away."""
         if record.lease is not None:
             self._revoked.add((record.key, record.lease.id))
 

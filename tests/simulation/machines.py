@@ -9,7 +9,7 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import Duration
-from pyncette.coordination.assignment import Shares
+from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member as Known
 from pyncette.coordination.members import Membership
 from pyncette.worker.service import Worker, WorkerSettings
@@ -59,7 +59,7 @@ class Machine:
                 ahead=plan.ahead,
             ),
             membership=Membership(REALM, Known(holder, handlers), member.clock) if shared else None,
-            shares=Shares(member.store, member.clock, REALM, holder) if shared else None,
+            assignment=PartitionAssignment(member.store, member.clock, REALM, holder) if shared else None,
         )
         with contextlib.suppress(asyncio.CancelledError):
             await self._worker.run()

@@ -9,11 +9,11 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.accounting import RemovedCounts, is_shard
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Outcome, Partition, Record
 from pyncette.core.rules import Ending
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Overlap
-from pyncette.core.tallies import Tally, is_share
 from pyncette.worker.occurrence import Occurrence
 
 from .books import Books
@@ -26,7 +26,7 @@ from .scene import DEAD_LETTER, ON_DEMAND, Choice, Identity, Lens, Scene, is_let
 
 
 class Kind(Enum):
-    """What a wish asks for."""
+    """What an edit asks for."""
 
     CREATE = "create"
     EDIT = "edit"
@@ -40,15 +40,15 @@ class Kind(Enum):
 
 
 ENDING: Final = frozenset({Kind.FORCE, Kind.STOP, Kind.REMOVE})
-"""Wishes that end a run in progress."""
+"""Edits that end a run in progress."""
 
 
-class Wish(NamedTuple):
+class Edit(NamedTuple):
     """Why a change is asked for, and when it was ruled on."""
 
     kind: Kind
     now: Instant
-    tally: Tally | None
+    removed_counts: RemovedCounts | None
 
 
 class Named(NamedTuple):
@@ -80,9 +80,9 @@ class Oracle(Lens, Watcher):
         self.leases = Leases(scene, self.calls, slack)
         self.permits = PermitsInUse(scene, self.calls, slack)
         self.books = Books(scene, self.calls, failures)
-        self._wishes: dict[tuple[Process, Key, tuple[int | None, ...]], Wish] = {}
-        """By who wishes for a change of which version of a record to which."""
-        self._intended: dict[tuple[Process, Key, int], Tally] = {}
+        self._edits: dict[tuple[Process, Key, tuple[int | None, ...]], Edit] = {}
+        """By process, key, and versions before and after: the edits under way."""
+        self._intended: dict[tuple[Process, Key, int], RemovedCounts] = {}
         """What processes are to count for what they remove."""
         self.latest: Duration | None = None
         """How late a claim may be, once faults are over."""
@@ -168,7 +168,12 @@ class Oracle(Lens, Watcher):
         lives = parent is not None and self._created_at.get(parent.key, 0) <= self.leases.asked_at(
             call.lease_id
         )
-        if own and lives and parent is not None and parent.state.born == record.state.born:
+        if (
+            own
+            and lives
+            and parent is not None
+            and parent.state.created_version == record.state.created_version
+        ):
             self._floors[parent.key] = max(scheduled_at, self._floors.get(parent.key, 0))
         self._happens("start")
         return call
@@ -192,19 +197,19 @@ class Oracle(Lens, Watcher):
                     future.set_result(None)
             self.awaited = [entry for entry in self.awaited if not entry[1].done()]
 
-    def wishes(self, process: Process, change: Change, wish: Wish) -> None:
+    def edits(self, process: Process, change: Change, edit: Edit) -> None:
         """A process is to ask for *change*."""
-        off = wish.now - self.scene.backend.now()
+        off = edit.now - self.scene.backend.now()
         if abs(off) > self._error(process):
             self.broken(f"{process} decides about {key_of(change)} with a clock that is {off} µs off")
         place = (process, key_of(change), versions_of(change))
         # It may have been asked for before, and given up on, and be carried out after all.
-        before = self._wishes.get(place)
-        self._wishes[place] = wish if before is None else wish._replace(now=min(wish.now, before.now))
+        before = self._edits.get(place)
+        self._edits[place] = edit if before is None else edit._replace(now=min(edit.now, before.now))
 
-    def intends(self, process: Process, removed: Record, tally: Tally) -> None:
+    def intends(self, process: Process, removed: Record, removed_counts: RemovedCounts) -> None:
         """A process is to remove a record, and to count what it leaves."""
-        self._intended[process, removed.key, removed.version] = tally
+        self._intended[process, removed.key, removed.version] = removed_counts
 
     # --- Claims --------------------------------------------------------------------------------------------------
 
@@ -225,7 +230,7 @@ class Oracle(Lens, Watcher):
         chosen = self.scene.chosen[key, record.fence] = self.scene.choose(record)
         self._check_named(key, chosen)
         assert record.lease is not None
-        self.scene.claimed_in[key, record.lease.id] = self.scene.lives[key, record.state.born]
+        self.scene.claimed_in[key, record.lease.id] = self.scene.lives[key, record.state.created_version]
         self.scene.records[key] = record
         self.leases.stamped(request, record)
 
@@ -256,16 +261,22 @@ class Oracle(Lens, Watcher):
             if ok:
                 groups[change.group or -number - 1].append(change)
         for group in groups.values():
-            leaving = [(change, tally) for change in group if (tally := self._tally(process, change))]
-            tallies = [tally for _, tally in leaving]
-            homes = {home for tally in tallies for home in homes_of(tally.of)}
+            leaving = [
+                (change, removed_counts)
+                for change in group
+                if (removed_counts := self._tally(process, change))
+            ]
+            removed = [removed_counts for _, removed_counts in leaving]
+            homes = {home for removed_counts in removed for home in parents_of(removed_counts.of)}
             home = next(
                 (change for change in group if change.after and home_of(change.after.key) in homes), None
             )
-            if home is None and any(self._has_a_home(change.before, tally) for change, tally in leaving):
-                self.broken(f"{process} removes {tallies[0].of}, and counts it nowhere")
+            if home is None and any(
+                self._has_a_home(change.before, removed_counts) for change, removed_counts in leaving
+            ):
+                self.broken(f"{process} removes {removed[0].of}, and counts it nowhere")
             for change in group:
-                self._written(process, change, tallies if change is home else (), asked_at)
+                self._written(process, change, removed if change is home else (), asked_at)
         for change, ok in zip(changes, made, strict=True):
             if ok and change.before is None and is_letter(key_of(change)):
                 self._check_letter(change.after)
@@ -277,29 +288,33 @@ class Oracle(Lens, Watcher):
         if failed.occurrence.startswith(ON_DEMAND):
             identity: Identity = (failed, self.scene.created[failed])
         else:
-            time = (parent_of(letter.key), letter.state.born, letter.due_at)
+            time = (parent_of(letter.key), letter.state.created_version, letter.due_at)
             nth = (self.scene.asked[time], self.scene.lives[time[:2]])
             identity = (*time, *self.scene.nth_of.get(failed, nth))
         outcome = self.books.outcome_of(identity)
         if outcome is not Outcome.DEAD_LETTERED:
             self.broken(f"{letter.key} is left of an occurrence that has {outcome and outcome.value}")
 
-    def _tally(self, process: Process, change: Change) -> Tally | None:
+    def _tally(self, process: Process, change: Change) -> RemovedCounts | None:
         """What *process* said that it would count for this removal."""
         if change.before is None or change.after is not None:
             return None
         return self._intended.get((process, change.before.key, change.before.version))
 
-    def _has_a_home(self, removed: Record | None, tally: Tally) -> bool:
+    def _has_a_home(self, removed: Record | None, removed_counts: RemovedCounts) -> bool:
         """Say whether there is somebody to count it: a template always is, or the schedule that it lived beside."""
-        parent = self.scene.records.get(parent_of(tally.of))
-        if tally.of.instance:
+        parent = self.scene.records.get(parent_of(removed_counts.of))
+        if removed_counts.of.instance:
             return True
-        if parent is None or removed is None or parent.state.born != removed.state.born:
+        if parent is None or removed is None or parent.state.created_version != removed.state.created_version:
             return False
-        return self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.born]
+        return (
+            self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.created_version]
+        )
 
-    def _written(self, process: Process, change: Change, counted: Sequence[Tally], asked_at: int) -> None:
+    def _written(
+        self, process: Process, change: Change, counted: Sequence[RemovedCounts], asked_at: int
+    ) -> None:
         key, records = key_of(change), self.scene.records
         before, after = records.get(key), self.scene.stored(key)
         if (before and before.version) != (change.before and change.before.version):
@@ -308,13 +323,13 @@ class Oracle(Lens, Watcher):
             self.broken(f"what {process} writes of {key} is not what is stored")
         if after is not None:
             self._check_growth(before, after, process, asked_at)
-        wish = self._wishes.get((process, key, versions_of(change)))
+        edit = self._edits.get((process, key, versions_of(change)))
         if after is not None and counted:
             self.books.counted(before, after, counted)
         elif before is None and after is not None:
-            self._created(process, after, wish)
-        elif before is not None and wish is not None:
-            self._wished(process, wish, before, after)
+            self._created(process, after, edit)
+        elif before is not None and edit is not None:
+            self._edited(process, edit, before, after)
         elif before is not None:
             self._settled(process, before, after)
         if after is None:
@@ -351,7 +366,7 @@ class Oracle(Lens, Watcher):
         if same and after.lease != before.lease:
             self.broken(f"a write has moved the end of the lease of {key}, which only a renewal may")
 
-    def _created(self, process: Process, after: Record, wish: Wish | None) -> None:
+    def _created(self, process: Process, after: Record, edit: Edit | None) -> None:
         key, started = after.key, after.state.started
         self.books.opened(after)
         self._named.pop(key, None)
@@ -359,13 +374,13 @@ class Oracle(Lens, Watcher):
         self._created_at[key] = self.scene.loop.now
         if key.occurrence:
             self.scene.created[key] += 1
-            self._life_beside[key] = self.scene.lives[parent_of(key), after.state.born]
+            self._life_beside[key] = self.scene.lives[parent_of(key), after.state.created_version]
         else:
-            self.scene.lives[key, after.state.born] += 1
-        if wish is not None:
-            if wish.kind is Kind.CREATE:
-                self.books.wished(None, after, ends=False)
-                self._check_due(wish, None, after)
+            self.scene.lives[key, after.state.created_version] += 1
+        if edit is not None:
+            if edit.kind is Kind.CREATE:
+                self.books.changed(None, after, ends=False)
+                self._check_due(edit, None, after)
         elif after.spec.schedule is None:
             pass  # it only counts, and so far nothing: `closed` compares
         elif is_letter(key):
@@ -373,7 +388,7 @@ class Oracle(Lens, Watcher):
         elif started is None or after.lease is None:
             self.broken(f"{process} creates {key} out of nothing")
         else:
-            time = (parent_of(key), after.state.born, started.scheduled_at)
+            time = (parent_of(key), after.state.created_version, started.scheduled_at)
             self.scene.nth_of[key] = (self.scene.asked[time], self.scene.lives[time[:2]])
             self.scene.chosen[key, after.fence] = Choice(started.scheduled_at, 0)
             self.books.put_beside(after, started.scheduled_at)
@@ -389,7 +404,7 @@ class Oracle(Lens, Watcher):
         if self.leases.holder(before.lease) is not process:
             self.broken(f"{process} changes {key}, whose lease is not its own")
         if after is None:
-            self.books.removed(before, self._intended.get((process, key, before.version)), wished=False)
+            self.books.removed(before, self._intended.get((process, key, before.version)), by_edit=False)
             return
         chosen = self.scene.chosen.get((key, before.fence))
         beside = chosen.run if chosen and self.scene.policies_of(before).overlap is Overlap.ALLOW else None
@@ -421,63 +436,63 @@ class Oracle(Lens, Watcher):
                 f"{before.key} is to be tried again, but {before.attempt} of {limit} attempts are spent"
             )
 
-    # --- Wishes --------------------------------------------------------------------------------------------------
+    # --- Edits ---------------------------------------------------------------------------------------------------
 
-    def _wished(self, process: Process, wish: Wish, before: Record, after: Record | None) -> None:
+    def _edited(self, process: Process, edit: Edit, before: Record, after: Record | None) -> None:
         key, begun = before.key, self.scene.in_progress(before)
-        ends = wish.kind in ENDING
+        ends = edit.kind in ENDING
         if ends:
             self.leases.revoke(before)
         if after is None:
-            self.books.removed(before, wish.tally, wished=True)
+            self.books.removed(before, edit.removed_counts, by_edit=True)
             return
-        self.books.wished(before, after, ends=ends)
+        self.books.changed(before, after, ends=ends)
         lease = before.lease and before.lease.id
         if ends and ((begun is not None and after.lease) or after.state.started or after.attempt):
-            self.broken(f"{key} goes on after {wish.kind.value}")
+            self.broken(f"{key} goes on after {edit.kind.value}")
         if not ends and begun is not None:
             if (after.lease and after.lease.id) != lease:
-                self.broken(f"{wish.kind.value} takes the lease of {key}, which is in progress")
+                self.broken(f"{edit.kind.value} takes the lease of {key}, which is in progress")
             if self._times_of(after) != self._times_of(before):
                 self.books.edited(key)
-        if wish.kind is Kind.FORCE:
-            self.scene.lives[key, after.state.born] += 1
-        if wish.kind is Kind.REDRIVE:
+        if edit.kind is Kind.FORCE:
+            self.scene.lives[key, after.state.created_version] += 1
+        if edit.kind is Kind.REDRIVE:
             self.scene.redrives[key] += 1
-        self._check_due(wish, before, after)
+        self._check_due(edit, before, after)
 
     def _times_of(self, record: Record) -> tuple[object, ...]:
         """What says which times are occurrences."""
         policies = self.scene.policies_of(record)
         return record.spec.schedule, record.schedule_since, policies.not_before, policies.not_after
 
-    def _check_due(self, wish: Wish, before: Record | None, after: Record) -> None:
-        """What a wish makes due lies ahead of it, and of all that has started; the time of a one-off is taken as given."""
+    def _check_due(self, edit: Edit, before: Record | None, after: Record) -> None:
+        """What an edit makes due lies ahead of it, and of all that has started; the time of a one-off is taken as given."""
         due, key, schedule = after.due_at, after.key, after.spec.schedule
         if key.occurrence:
             return
         kept = before is not None and due == before.due_at
-        if self._counts_anew(wish, before, after):
-            self._named[key] = Named(wish.now, due if kept else None)
+        if self._counts_anew(edit, before, after):
+            self._named[key] = Named(edit.now, due if kept else None)
         if due is None:
             return
         if isinstance(schedule, Once):
-            if before is None or before.spec.schedule != schedule or wish.kind is Kind.RESCHEDULE:
+            if before is None or before.spec.schedule != schedule or edit.kind is Kind.RESCHEDULE:
                 self.scene.asked_again(after, due)
             self._named.pop(key, None)
             return
         if kept:
             return
-        if due <= wish.now:
-            self.broken(f"{wish.kind.value} of {key} has made {due} due, which had passed")
+        if due <= edit.now:
+            self.broken(f"{edit.kind.value} of {key} has made {due} due, which had passed")
         started = self._floors.get(key, 0)
         if due <= started:
-            self.broken(f"{wish.kind.value} of {key} has made {due} due, although {started} has started")
+            self.broken(f"{edit.kind.value} of {key} has made {due} due, although {started} has started")
         self.scene.is_a_time(after, due)
 
-    def _counts_anew(self, wish: Wish, before: Record | None, after: Record) -> bool:
-        """Say whether a schedule counts from this wish on."""
-        if before is None or wish.kind is Kind.FORCE:
+    def _counts_anew(self, edit: Edit, before: Record | None, after: Record) -> bool:
+        """Say whether a schedule counts from this edit on."""
+        if before is None or edit.kind is Kind.FORCE:
             return True
         return before.spec.schedule != after.spec.schedule or (
             is_suspended(before) and not is_suspended(after)
@@ -507,11 +522,11 @@ def versions_of(change: Change) -> tuple[int | None, ...]:
     return (change.before and change.before.version, change.after and change.after.version)
 
 
-def homes_of(key: Key) -> tuple[Key, ...]:
+def parents_of(key: Key) -> tuple[Key, ...]:
     """Where what lived under *key* may be counted."""
     return (parent_of(key), key._replace(instance="", occurrence=""))
 
 
 def home_of(key: Key) -> Key:
     """Whose share of counts *key* is: its own, mostly."""
-    return parent_of(key) if is_share(key) else key
+    return parent_of(key) if is_shard(key) else key

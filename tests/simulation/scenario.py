@@ -1,4 +1,4 @@
-"""Makes up from a seed what a history is about: tasks and their policies, workers, faults and wishes."""
+"""Makes up from a seed what a history is about: tasks and their policies, workers, faults and edits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Task(NamedTuple):
     is_shared: bool
     """Whether workers share its partitions out."""
 
-    def wish(self, schedule: Schedule, policies: Policies | None, args: int) -> Spec:
+    def edit(self, schedule: Schedule, policies: Policies | None, args: int) -> Spec:
         own = None if self.is_template else policies or self.policies
         return Spec(schedule, msgspec.Raw(b'{"n":%d}' % args), own)
 
@@ -80,7 +80,7 @@ class Scenario(NamedTuple):
     poll_interval: Duration
     weather: Weather
     faults_end: int
-    """When faults and wishes stop, and the history is to come to rest."""
+    """When faults and edits stop, and the history is to come to rest."""
     faults: frozenset[str]
     shortest_lease: Duration
     longest_lease: Duration
@@ -95,7 +95,7 @@ FAULTS: Final = (
     "outage",
     "weather",
     "losses",
-    "wishes",
+    "edits",
     "handlers",
 )
 

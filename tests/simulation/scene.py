@@ -64,7 +64,7 @@ class Scene:
         self.nth_of: dict[Key, tuple[int, int]] = {}
         """For what lives beside a schedule: which of these it is, and in which life of the schedule."""
         self.lives: defaultdict[tuple[Key, int], int] = defaultdict(int)
-        """How often a schedule was created at the same time, by clocks that stand still or wishes that arrive late."""
+        """How often a schedule was created at the same time, by clocks that stand still or edits that arrive late."""
         self.claimed_in: dict[tuple[Key, str], int] = {}
         """In which life of its schedule each lease was given."""
         self.created: defaultdict[Key, int] = defaultdict(int)
@@ -99,7 +99,7 @@ class Scene:
             return (key, self.created[key], self.redrives[key])
         if key.occurrence.startswith(ON_DEMAND):
             return (key, self.created[key])
-        time = (parent_of(key), record.state.born, scheduled_at)
+        time = (parent_of(key), record.state.created_version, scheduled_at)
         if key.occurrence:
             return (*time, *self.nth_of.get(key, (0, 0)))
         life = self.lives[time[:2]]
@@ -109,7 +109,7 @@ class Scene:
 
     def asked_again(self, record: Record, at: Instant) -> None:
         """The time of a one-off is asked for, whether it has run or not."""
-        self.asked[record.key, record.state.born, at] += 1
+        self.asked[record.key, record.state.created_version, at] += 1
 
     def choose(self, record: Record) -> Choice:
         """What a claim of *record* is to run."""

@@ -191,14 +191,16 @@ class LedgerThatCountsNothing(Ledger):
     """Forgets what became of the records that it removes."""
 
     async def _write(self, units, known=None, **options) -> list[bool]:
-        return await super()._write([unit._replace(tally=None) for unit in units], known, **options)
+        return await super()._write([unit._replace(removed_counts=None) for unit in units], known, **options)
 
 
 class LedgerThatWritesDeadLettersFirst(Ledger):
     """Writes dead letters before it is known whether the occurrences are still its own to complete."""
 
     async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
-        await self._swap([Change(None, letter) for item in settling if (letter := item.settlement.letter)])
+        await self._swap(
+            [Change(None, dead_letter) for item in settling if (dead_letter := item.settlement.dead_letter)]
+        )
         return await super().settle(settling, again=again)
 
 

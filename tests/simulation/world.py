@@ -178,10 +178,10 @@ def watched(ledger: type[Ledger], oracle: Oracle) -> Callable[[Store, Clock, Pro
         process: Process
 
         async def _write(self, units: Sequence[Any], *further: Any, **options: Any) -> list[bool]:
-            for changes, tally in units:
+            for changes, removed_counts in units:
                 for change in changes:
-                    if tally is not None and change.after is None:
-                        oracle.intends(self.process, change.before, tally)
+                    if removed_counts is not None and change.after is None:
+                        oracle.intends(self.process, change.before, removed_counts)
             return await super()._write(units, *further, **options)
 
     def make(store: Store, clock: Clock, process: Process) -> Ledger:

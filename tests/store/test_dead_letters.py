@@ -3,7 +3,7 @@
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.rules import Ended, Ending
 from pyncette.core.schedule import Interval
@@ -39,7 +39,7 @@ async def held_on(store, clock, overlap):
     policies = Policies(overlap=overlap, exhausted=Exhaustion.DEAD_LETTER, keep_successful=3, keep_failed=3)
     key = Key(HERE, "report", "ada")
     spec = Spec(Interval(600 * SECOND), policies=policies)
-    record = wishes.created(key, spec, policies, clock.now() - 600 * SECOND)
+    record = edits.created(key, spec, policies, clock.now() - 600 * SECOND)
     assert await store.swap([Change(None, record)]) == [True]
     now = clock.now()
     (claimed,) = (await store.claim({HERE: 1}, "lease", "me", now, now)).records
@@ -88,7 +88,7 @@ async def test_an_existing_dead_letter_does_not_keep_its_schedule_from_moving_on
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
     settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
-    assert await store.swap([Change(None, settling.settlement.letter)]) == [True]
+    assert await store.swap([Change(None, settling.settlement.dead_letter)]) == [True]
 
     assert await Ledger(store, clock).settle([settling]) == [True]
 

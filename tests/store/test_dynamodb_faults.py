@@ -93,7 +93,7 @@ async def test_what_is_throttled_is_asked_for_again_and_each_occurrence_runs_onc
     assert sorted(runs) == sorted((name, T0 + int(name) + more) for name in names for more in (0, 100))
     assert all(record.claimable_at is None for record in records)
     assert instances(pages) == names
-    assert gate.put_off > 20
+    assert gate.defer > 20
 
 
 async def test_groups_that_are_put_off_are_made_whole_in_the_end(gate, guarded_url):

@@ -380,7 +380,8 @@ async def test_every_claim_and_every_change_counts_exactly_once_however_they_mee
             )
             loaded = await store.load([a_record(name).key for name in chance.sample(names, 5)])
             await swap(
-                store, [Change(record, changed(record, state=State(born=number))) for record in loaded]
+                store,
+                [Change(record, changed(record, state=State(created_version=number))) for record in loaded],
             )
 
     async def swap(store, changes):
@@ -443,7 +444,7 @@ async def test_modes_of_the_server_make_no_difference(url):
     )
     store = opened(url)
     store._connections = Spoilt(read_address(url), spoilt)
-    record = a_record('it\'s a \\ back\\\\slash "quoted"', state=State(born=1))
+    record = a_record('it\'s a \\ back\\\\slash "quoted"', state=State(created_version=1))
     async with store:
         await create(store, record, a_record("b"))
 

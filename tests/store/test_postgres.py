@@ -332,7 +332,8 @@ async def test_every_claim_and_every_change_counts_exactly_once_however_they_mee
             )
             loaded = await store.load([a_record(name).key for name in chance.sample(names, 5)])
             await swap(
-                store, [Change(record, changed(record, state=State(born=number))) for record in loaded]
+                store,
+                [Change(record, changed(record, state=State(created_version=number))) for record in loaded],
             )
 
     async def swap(store, changes):

@@ -27,7 +27,7 @@ from pyncette.worker.poller import SAFETY_LOOK
 from tests.servers.counting import (
     CountingProxy,
     Protocol,
-    Tally,
+    Traffic,
     called_on,
     commands_of,
     counting_sqlite,
@@ -179,7 +179,7 @@ class Counted(NamedTuple):
     """A backend that is empty, and counts what it is asked."""
 
     url: str
-    tally: Callable[[], Tally]
+    traffic: Callable[[], Traffic]
     costs: Costs
     notifies: bool = False
     due: int = 2_000
@@ -188,13 +188,13 @@ class Counted(NamedTuple):
 
 
 @contextmanager
-def listened_in(url: str, at: str, protocol: Protocol) -> Iterator[tuple[str, Callable[[], Tally]]]:
+def listened_in(url: str, at: str, protocol: Protocol) -> Iterator[tuple[str, Callable[[], Traffic]]]:
     """Return *url* by way of a proxy to the server that is *at* another URL, and what counts there."""
     server = urlsplit(at)
     assert server.hostname is not None
     assert server.port is not None
     with CountingProxy(server.port, protocol, server.hostname) as proxy:
-        yield url.replace(f"{server.hostname}:{server.port}", f"127.0.0.1:{proxy.port}"), proxy.tally
+        yield url.replace(f"{server.hostname}:{server.port}", f"127.0.0.1:{proxy.port}"), proxy.traffic
 
 
 @pytest.fixture
@@ -218,8 +218,8 @@ def counted(request, tmp_path):
     name = request.param
     costs = COSTS[name]
     if name == "sqlite":
-        with counting_sqlite() as tally:
-            yield Counted(f"sqlite:///{tmp_path / 'tasks.sqlite'}", tally, costs)
+        with counting_sqlite() as traffic:
+            yield Counted(f"sqlite:///{tmp_path / 'tasks.sqlite'}", traffic, costs)
         return
     url = request.getfixturevalue(f"{name}_url")
     if name == "redis_cluster":
@@ -230,11 +230,11 @@ def counted(request, tmp_path):
         name
     ]
     at = request.getfixturevalue("dynamodb").endpoint if name == "dynamodb" else url
-    with listened_in(url, at, protocol) as (through, tally):
+    with listened_in(url, at, protocol) as (through, traffic):
         if name == "dynamodb":
-            yield Counted(through, tally, costs, due=500, batch=50)
+            yield Counted(through, traffic, costs, due=500, batch=50)
         else:
-            yield Counted(through, tally, costs, notifies=name in {"postgres", "redis"})
+            yield Counted(through, traffic, costs, notifies=name in {"postgres", "redis"})
 
 
 class Drained(NamedTuple):
@@ -291,7 +291,9 @@ async def schedule(
         assert {result.error async for result in results} == {None}
 
 
-async def drain(drained: Drained, counted: Counted, number: int, clock: VirtualClock | None = None) -> Tally:
+async def drain(
+    drained: Drained, counted: Counted, number: int, clock: VirtualClock | None = None
+) -> Traffic:
     """
     Run *number* due instances, and return what it took.
 
@@ -300,7 +302,7 @@ async def drain(drained: Drained, counted: Counted, number: int, clock: VirtualC
     """
     drained.ended.clear()
     async with opened(drained, counted, clock) as context:
-        before = counted.tally()
+        before = counted.traffic()
         running = asyncio.create_task(context.run())
         await until(lambda: len(drained.gates) == number)
         while drained.gates:
@@ -311,12 +313,12 @@ async def drain(drained: Drained, counted: Counted, number: int, clock: VirtualC
             await until(lambda: len(drained.ended) == done and not context.figures.unwritten)  # noqa: B023 - awaited
         context.shutdown()
         await running
-        after = counted.tally()
+        after = counted.traffic()
     assert len(set(drained.ended)) == len(drained.ended) == number
     return after - before
 
 
-def assert_costs(found: Tally, counted: Counted, number: int, *costs: Cost) -> None:
+def assert_costs(found: Traffic, counted: Counted, number: int, *costs: Cost) -> None:
     """
     Each batch cost as much as *costs* together, beside what comes with a worker.
 
@@ -421,7 +423,7 @@ CALLED_BESIDE = 20
 )
 async def test_scripts_of_redis_call_no_more_commands_than_they_have_to(own_redis, how, options, called):
     """A proxy hears a script as one command, whatever it does; the server counts all, and nobody else is on this one."""
-    counted = Counted(own_redis.url, Tally, COSTS["redis"], notifies=True)
+    counted = Counted(own_redis.url, Traffic, COSTS["redis"], notifies=True)
     drained = an_app(counted, **options)
     await schedule(drained, counted, how)
 
@@ -448,9 +450,9 @@ async def test_a_worker_that_has_nothing_to_do_asks_for_next_to_nothing(counted)
         running = asyncio.create_task(context.run())
         await asyncio.sleep(1)  # for what comes with a worker
 
-        began, before = asyncio.get_running_loop().time(), counted.tally()
+        began, before = asyncio.get_running_loop().time(), counted.traffic()
         await asyncio.sleep(3)
-        found = counted.tally() - before
+        found = counted.traffic() - before
         seconds = asyncio.get_running_loop().time() - began
 
         context.shutdown()
@@ -470,10 +472,10 @@ async def cheapest(counted: Counted, call: Callable[[int], Awaitable[object]]) -
     """Make a call some times, and return what the cheapest took: others may have been the first on their connection."""
     found = []
     for number in range(5):
-        before = counted.tally()
+        before = counted.traffic()
         await call(number)
-        tally = counted.tally() - before
-        found.append(Cost(tally.statements.total(), tally.round_trips))
+        traffic = counted.traffic() - before
+        found.append(Cost(traffic.statements.total(), traffic.round_trips))
     return min(found)
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pyncette.clock import SECOND, Instant
-from pyncette.coordination.assignment import Shares
+from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
@@ -88,7 +88,7 @@ class Bench:
         spec = Spec(schedule, policies=handler.policies)
 
         def rule(record: Record | None, now: Instant) -> Ruling:
-            after = wishes.created(key, spec, handler.policies, now)
+            after = edits.created(key, spec, handler.policies, now)
             return Ruling(Change(record, after))
 
         await self.ledger.apply({key: rule})
@@ -104,7 +104,7 @@ class Bench:
             spec = record.spec
             spec = Spec(schedule or spec.schedule, spec.args, policies or spec.policies)
             assert spec.policies is not None
-            return Ruling(Change(record, wishes.edited(record, spec, spec.policies, now)))
+            return Ruling(Change(record, edits.edited(record, spec, spec.policies, now)))
 
         await self.ledger.apply({key: rule})
 
@@ -115,7 +115,7 @@ class Bench:
             assert record is not None
             assert record.spec.policies is not None
             spec = Spec(schedule, record.spec.args, record.spec.policies)
-            return Ruling(Change(record, wishes.overwritten(record, spec, record.spec.policies, now)))
+            return Ruling(Change(record, edits.overwritten(record, spec, record.spec.policies, now)))
 
         await self.ledger.apply({key: rule})
 
@@ -132,9 +132,9 @@ class Bench:
 
     @asynccontextmanager
     async def worker(
-        self, store: Store | None = None, holder: str = "w1", *, shares: bool = False, **settings: Any
+        self, store: Store | None = None, holder: str = "w1", *, assignment: bool = False, **settings: Any
     ) -> AsyncIterator[Worker]:
-        """A worker that runs for the length of the block, and then drains without grace; it *shares* what is shared out."""
+        """A worker that runs for the length of the block, and then drains without grace; it *assignment* what is shared out."""
         ledger = self.ledger if store is None else Ledger(store, self.clock)
         handlers = tuple(handler.handler for handler in self.handlers)
         member = Membership("", Member(holder, handlers), self.clock)
@@ -143,8 +143,8 @@ class Bench:
             clock=self.clock,
             registrations=self.handlers,
             settings=WorkerSettings(holder, **settings),
-            membership=member if shares else None,
-            shares=Shares(ledger.store, self.clock, "", holder) if shares else None,
+            membership=member if assignment else None,
+            assignment=PartitionAssignment(ledger.store, self.clock, "", holder) if assignment else None,
         )
         running = asyncio.create_task(worker.run())
         self.clock.join(worker)

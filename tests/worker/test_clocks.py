@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyncette.clock import LONG_LEASE, RECHECK_SECONDS, SECOND, UNAWARE_MAX, SystemClock
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
@@ -73,7 +73,7 @@ class Machine:
 
         async def main() -> None:
             spec = Spec(Once(BEGIN + int(due * SECOND)))
-            record = wishes.created(self.handler.key("ada"), spec, self.handler.policies, BEGIN)
+            record = edits.created(self.handler.key("ada"), spec, self.handler.policies, BEGIN)
             await self.store.swap([Change(None, record)])
             await self.worker.run()
 
@@ -161,7 +161,7 @@ def a_worker_that_died(machine):
     async def die() -> None:
         due = machine.backend_now
         key = machine.handler.key("bob")
-        record = wishes.created(key, Spec(Once(due)), machine.handler.policies, due)
+        record = edits.created(key, Spec(Once(due)), machine.handler.policies, due)
         await machine.store.swap([Change(None, record)])
         await machine.store.claim({key.partition: 1}, "dead", "w2", due, due)
 

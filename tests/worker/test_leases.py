@@ -14,7 +14,7 @@ import pytest
 
 from pyncette.clock import SECOND, Instant, SystemClock
 from pyncette.coordination.permit_records import PERMITS_REALM
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, Partition
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Heartbeat, Mode, Overlap, Policies, Spec
@@ -305,7 +305,7 @@ async def test_a_process_that_was_stopped_cancels_its_runs_before_they_continue(
 
     handler = Registered("h", Policies(lease=SECOND), call)
     store = MemoryStore()
-    record = wishes.created(handler.key("a"), Spec(Once(clock.now())), handler.policies, clock.now())
+    record = edits.created(handler.key("a"), Spec(Once(clock.now())), handler.policies, clock.now())
     await store.swap([Change(None, record)])
     worker = Worker(
         ledger=Ledger(store, clock),
@@ -343,7 +343,7 @@ async def test_two_workers_never_run_one_occurrence_at_once_while_another_progra
         stores = [await stack.enter_async_context(SqliteStore(path)) for _ in range(2)]
         clock = SystemClock()
         due = clock.now() + 2 * SECOND
-        record = wishes.created(handler.key("a"), Spec(Once(due)), handler.policies, clock.now())
+        record = edits.created(handler.key("a"), Spec(Once(due)), handler.policies, clock.now())
         await stores[0].swap([Change(None, record)])
         first, second = (
             Worker(

@@ -294,9 +294,9 @@ async def test_no_worker_keeps_the_others_from_a_permit_for_long():
                 )
                 assert sum(handler.running for handler in handlers) <= 1
 
-    shares = [sum(count) for count in zip(*counts, strict=True)]
-    assert min(shares) > sum(shares) / 5
-    assert sum(shares) > 0.75 * 60 / 0.2  # what passes between turns is little
+    assignment = [sum(count) for count in zip(*counts, strict=True)]
+    assert min(assignment) > sum(assignment) / 5
+    assert sum(assignment) > 0.75 * 60 / 0.2  # what passes between turns is little
 
 
 async def test_a_lower_limit_counts_from_the_next_runs_on_and_a_higher_one_at_once():

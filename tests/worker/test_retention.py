@@ -3,9 +3,9 @@
 from pyncette.clock import SECOND
 from pyncette.coordination.members import MEMBERS_REALM
 from pyncette.coordination.permit_records import PERMITS_REALM
+from pyncette.core.accounting import COUNTER_SHARDS, is_shard
 from pyncette.core.record import Partition
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import SHARES, is_share
 from tests.worker.bench import Bench, Registered
 
 
@@ -29,8 +29,8 @@ async def test_of_one_offs_that_ended_nothing_is_left_but_their_counts():
 
     assert len(handler.calls) == 2_000
     keys = await left(bench)
-    assert all(not key.instance and (not key.occurrence or is_share(key)) for key in keys)
-    assert len(keys) <= SHARES
+    assert all(not key.instance and (not key.occurrence or is_shard(key)) for key in keys)
+    assert len(keys) <= COUNTER_SHARDS
     assert list(bench.backend.histories) == []
 
 
@@ -55,14 +55,14 @@ async def test_a_history_holds_no_more_rows_than_it_may_after_however_many_runs(
 async def test_members_that_died_are_gone_when_others_have_looked():
     bench = Bench(Registered("h", Policies()))
     for number in range(20):
-        async with bench.worker(holder=f"w{number}", shares=True) as worker:
+        async with bench.worker(holder=f"w{number}", assignment=True) as worker:
             await bench.advance(1)
             worker._membership._record = None  # as if it was killed: nothing is withdrawn
             worker._membership._announced = False
     assert len(await left(bench, MEMBERS_REALM)) == 20
     await bench.advance(300)
 
-    async with bench.worker(holder="last", shares=True):
+    async with bench.worker(holder="last", assignment=True):
         await bench.advance(1)
 
         assert [key.instance for key in await left(bench, MEMBERS_REALM)] == ["last"]

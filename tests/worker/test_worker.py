@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from pyncette.clock import MILLISECOND, SECOND, STALE_AFTER, SystemClock
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Counts, Key, Outcome, replace
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
@@ -505,7 +505,7 @@ async def test_a_disabled_partition_is_not_claimed_from_until_it_is_enabled() ->
         await bench.advance(10)
         assert handler.calls == []
         handler.partitions = partitions
-        worker.look_soon()
+        worker.poll_soon()
         await bench.advance(1)
 
     assert len(handler.calls) == 1
@@ -1193,7 +1193,7 @@ async def test_the_clock_hears_of_the_lease_of_whatever_is_claimed():
     bench = Bench(handler, clock=Listening(START))
     now = bench.clock.now()
     of_its_own = Spec(Once(now + SECOND), policies=Policies(lease=600 * SECOND))
-    record = wishes.created(handler.key("long"), of_its_own, of_its_own.policies, now)
+    record = edits.created(handler.key("long"), of_its_own, of_its_own.policies, now)
     await bench.ledger.create([record])
 
     async with bench.worker():
@@ -1230,7 +1230,7 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
                 return await super().renew(*args, **kwargs)
 
     key = handler.key("a")
-    record = wishes.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
+    record = edits.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
     await bench.store.swap([Change(None, record)])
     worker = Worker(
         ledger=Ledger(bench.store, clock),
@@ -1262,7 +1262,7 @@ async def test_a_worker_keeps_reading_the_backends_time_only_while_something_run
     backend = MemoryBackend(clock.now)
     if runs:
         key = handler.key("a")
-        record = wishes.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
+        record = edits.created(key, Spec(Once(clock.now())), handler.policies, clock.now())
         await MemoryStore(backend).swap([Change(None, record)])
     worker = Worker(
         ledger=Ledger(MemoryStore(backend), clock),

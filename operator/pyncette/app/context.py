@@ -21,13 +21,13 @@ from pyncette.app.registration import TaskRegistration
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
 from pyncette.app.tasks import Kind, Task
 from pyncette.app.templates import Templates
-from pyncette.coordination.assignment import Shares
+from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
+from pyncette.core.accounting import idempotency_key, run_id
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
-from pyncette.core.tallies import idempotency_key, run_id
 from pyncette.errors import LeaseLostException, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
@@ -421,7 +421,7 @@ class PyncetteContext:
             settings=self._settings,
             renewal_store=self._renewal_store,
             membership=membership,
-            shares=None if membership is None else self._shares(),
+            assignment=None if membership is None else self._assignment(),
             listeners=self.app.listeners,
         )
         self._worker = worker
@@ -429,16 +429,16 @@ class PyncetteContext:
             worker.drain()
         loop = asyncio.get_running_loop()
 
-        def look_soon() -> None:
-            loop.call_soon_threadsafe(worker.look_soon)
+        def poll_soon() -> None:
+            loop.call_soon_threadsafe(worker.poll_soon)
 
         def refusals_changed() -> None:
             if membership is not None:
                 membership.refuse(self._templates.refused)
-            worker.look_soon()
+            worker.poll_soon()
 
         for task in tasks:
-            task.told_if_enabled.add(look_soon)
+            task.told_if_enabled.add(poll_soon)
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
@@ -446,7 +446,7 @@ class PyncetteContext:
         finally:
             self._templates.refusals_changed = None
             for task in tasks:
-                task.told_if_enabled.discard(look_soon)
+                task.told_if_enabled.discard(poll_soon)
 
     def _registered(self, realm: str, task: str) -> None:
         for listener in self.app.outcome_listeners:
@@ -484,8 +484,8 @@ class PyncetteContext:
         )
         return Membership(self.realm, member, self.clock)
 
-    def _shares(self) -> Shares:
-        return Shares(self.ledger.store, self.clock, self.realm, self._settings.holder)
+    def _assignment(self) -> PartitionAssignment:
+        return PartitionAssignment(self.ledger.store, self.clock, self.realm, self._settings.holder)
 
     def __getattr__(self, name: str) -> Any:
         """Let a fixture reach those that were set up before it."""

@@ -20,11 +20,11 @@ from pyncette.app.templates import Templates, template_key
 from pyncette.clock import Instant
 from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
 from pyncette.coordination.permit_records import permit_partition, remove_permits
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
-from pyncette.core.wishes import Locked
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 
@@ -38,7 +38,7 @@ SCAN_MAX: Final = 1000
 _T = TypeVar("_T")
 
 
-class Wish(NamedTuple):
+class InstanceRequest(NamedTuple):
     """An instance that is wanted, checked and ready to be stored."""
 
     name: str
@@ -47,7 +47,7 @@ class Wish(NamedTuple):
     policies: Policies
 
 
-Entry: TypeAlias = "Wish | InstanceResult"
+Entry: TypeAlias = "InstanceRequest | InstanceResult"
 """One item of a batch: what is to be written, or what is wrong with it."""
 
 
@@ -67,13 +67,15 @@ class Instances:
         Raises TaskLockedException if it runs, unless forced to overwrite it; ConfigurationError if the partition count differs.
         """
         _require_template(task)
-        wish = self._wish(task, name, options)
-        check_ahead(wish.spec.schedule, await self._ledger.now())
+        request = self._request(task, name, options)
+        check_ahead(request.spec.schedule, await self._ledger.now())
         template = template_key(self._realm, task.name)
-        rules = guarded_by_count(template, task.partition_count, {wish.key: _scheduling(wish, force=force)})
+        rules = guarded_by_count(
+            template, task.partition_count, {request.key: _scheduling(request, force=force)}
+        )
         answers = await self._ledger.apply(rules)
-        instance = task.instance(name, wish.spec)
-        _refuse(instance, answers[wish.key])
+        instance = task.instance(name, request.spec)
+        _refuse(instance, answers[request.key])
         return instance
 
     async def unschedule(self, task: Task, name: str | None) -> None:
@@ -109,11 +111,11 @@ class Instances:
         def prepared(item: _Item) -> Entry:
             name, options = item
             try:
-                return self._wish(task, name, options)
+                return self._request(task, name, options)
             except Exception as error:  # noqa: BLE001 - one bad item hurts itself only; a selector may raise anything
                 return InstanceResult(name, None, error)
 
-        async def write(batch: Sequence[Wish]) -> list[InstanceResult]:
+        async def write(batch: Sequence[InstanceRequest]) -> list[InstanceResult]:
             return await self._schedule_batch(task, batch, force=force)
 
         return self._streamed(items, prepared, write)
@@ -127,13 +129,15 @@ class Instances:
 
         def prepared(name: str) -> Entry:
             try:
-                return Wish(name, self._key(task, name), _NOTHING, self._templates.common(task).policies)
+                return InstanceRequest(
+                    name, self._key(task, name), _NOTHING, self._templates.common(task).policies
+                )
             except Exception as error:  # noqa: BLE001 - as above
                 return InstanceResult(name, None, error)
 
-        async def write(batch: Sequence[Wish]) -> list[InstanceResult]:
-            answers = await self._apply_each({wish.key: withdrawal(wish.policies) for wish in batch})
-            return [InstanceResult(wish.name, None, _error(answers[wish.key])) for wish in batch]
+        async def write(batch: Sequence[InstanceRequest]) -> list[InstanceResult]:
+            answers = await self._apply_each({request.key: withdrawal(request.policies) for request in batch})
+            return [InstanceResult(request.name, None, _error(answers[request.key])) for request in batch]
 
         return self._streamed(names, prepared, write)
 
@@ -161,12 +165,12 @@ class Instances:
                 return ListTasksResponse(states, _token(after))
         return ListTasksResponse(states, None)
 
-    def _wish(self, task: Task, name: str, options: Mapping[str, Any]) -> Wish:
+    def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
         common = self._templates.common(task)
-        spec = task.wish(name, options, self._realm, common.args)
+        spec = task.spec_of(name, options, self._realm, common.args)
         partition = Partition(self._realm, task.name, task.partition_of(name))
-        return Wish(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
+        return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
     def _key(self, task: Task, name: str) -> Key:
         check_instance_name(name)
@@ -194,7 +198,7 @@ class Instances:
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(
-        self, task: Task, batch: Sequence[Wish], *, force: bool
+        self, task: Task, batch: Sequence[InstanceRequest], *, force: bool
     ) -> list[InstanceResult]:
         """Create what is new in one round trip; only what is there already is looked at first."""
         try:
@@ -202,24 +206,26 @@ class Instances:
             await self._templates.refresh()
             self._templates.require_served(task)
         except (ConfigurationError, StoreError) as error:
-            return [InstanceResult(wish.name, None, error) for wish in batch]
+            return [InstanceResult(request.name, None, error) for request in batch]
         records, answers = [], dict[Key, Any]()
-        for wish in batch:
-            record = wishes.created(wish.key, wish.spec, wish.policies, now)
+        for request in batch:
+            record = edits.created(request.key, request.spec, request.policies, now)
             over = _over(record, now)
             if over is None:
                 records.append(record)
             else:
-                answers[wish.key] = over
+                answers[request.key] = over
         try:
             created = await self._ledger.create(records)
         except StoreError as error:
-            return [InstanceResult(wish.name, None, answers.get(wish.key, error)) for wish in batch]
+            return [InstanceResult(request.name, None, answers.get(request.key, error)) for request in batch]
         known = {record.key for record, ok in zip(records, created, strict=True) if not ok}
         if known:
-            rules = {wish.key: _scheduling(wish, force=force) for wish in batch if wish.key in known}
+            rules = {
+                request.key: _scheduling(request, force=force) for request in batch if request.key in known
+            }
             answers |= await self._apply_each(rules)
-        return [_scheduled(task, wish, answers.get(wish.key)) for wish in batch]
+        return [_scheduled(task, request, answers.get(request.key)) for request in batch]
 
     async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
         """Apply all of *rules* together, each once; the answer of one that was not written, as far as is known, is the error."""
@@ -235,7 +241,7 @@ class Instances:
         self,
         items: Iterable[_T] | AsyncIterable[_T],
         prepared: Callable[[_T], Entry],
-        write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]],
+        write: Callable[[Sequence[InstanceRequest]], Awaitable[list[InstanceResult]]],
     ) -> AsyncIterator[InstanceResult]:
         """Write *items* in batches, a few at once, and yield their results in the order of the items."""
         size = self._ledger.store.capabilities.swap_batch_max
@@ -271,8 +277,8 @@ class _Batch:
         self.writing: asyncio.Future[list[InstanceResult]] | None = None
         self._entries = entries
 
-    def start(self, write: Callable[[Sequence[Wish]], Awaitable[list[InstanceResult]]]) -> None:
-        wanted = [entry for entry in self._entries if isinstance(entry, Wish)]
+    def start(self, write: Callable[[Sequence[InstanceRequest]], Awaitable[list[InstanceResult]]]) -> None:
+        wanted = [entry for entry in self._entries if isinstance(entry, InstanceRequest)]
         self.writing = asyncio.ensure_future(write(wanted))
 
     async def results(self) -> list[InstanceResult]:
@@ -281,7 +287,7 @@ class _Batch:
         if len(written) == len(self._entries):
             return written
         remaining = iter(written)
-        return [next(remaining) if isinstance(entry, Wish) else entry for entry in self._entries]
+        return [next(remaining) if isinstance(entry, InstanceRequest) else entry for entry in self._entries]
 
 
 def _without_repeats(entries: list[Entry]) -> list[list[Entry]]:
@@ -329,10 +335,10 @@ def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
-            return Ruling(Change(None, wishes.created(key, spec, policies, now)), spec)
+            return Ruling(Change(None, edits.created(key, spec, policies, now)), spec)
         if record.spec == spec and record.lease_length == policies.lease:
             return Ruling(None, spec)
-        return Ruling(Change(record, wishes.edited(record, spec, policies, now)), spec)
+        return Ruling(Change(record, edits.edited(record, spec, policies, now)), spec)
 
     return rule
 
@@ -348,13 +354,13 @@ def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
     return rule
 
 
-def _scheduling(wish: Wish, *, force: bool) -> Rule:
+def _scheduling(request: InstanceRequest, *, force: bool) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
-            return Ruling(Change(None, wishes.created(wish.key, wish.spec, wish.policies, now)))
+            return Ruling(Change(None, edits.created(request.key, request.spec, request.policies, now)))
         if force:
-            return Ruling(Change(record, wishes.overwritten(record, wish.spec, wish.policies, now)))
-        rescheduled = wishes.rescheduled(record, wish.spec, wish.policies, now)
+            return Ruling(Change(record, edits.overwritten(record, request.spec, request.policies, now)))
+        rescheduled = edits.rescheduled(record, request.spec, request.policies, now)
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
         if _is_unchanged(record, rescheduled, now):
@@ -386,12 +392,12 @@ def _over(record: Record, now: Instant) -> ValueError | None:
     return None
 
 
-def _scheduled(task: Task, wish: Wish, answer: Any) -> InstanceResult:
-    instance = task.instance(wish.name, wish.spec)
+def _scheduled(task: Task, request: InstanceRequest, answer: Any) -> InstanceResult:
+    instance = task.instance(request.name, request.spec)
     if answer is None:
-        return InstanceResult(wish.name, instance, None)
+        return InstanceResult(request.name, instance, None)
     return InstanceResult(
-        wish.name, None, _locked(instance, answer) if isinstance(answer, Locked) else answer
+        request.name, None, _locked(instance, answer) if isinstance(answer, Locked) else answer
     )
 
 

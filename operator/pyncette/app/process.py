@@ -71,13 +71,13 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]
 
 def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes event loops: uvloop's, where it can be had, and unless USE_UVLOOP says otherwise."""
-    wish = os.environ.get("USE_UVLOOP", "").strip().lower()
-    if wish in {"0", "false", "no", "off"}:
+    choice = os.environ.get("USE_UVLOOP", "").strip().lower()
+    if choice in {"0", "false", "no", "off"}:
         return None
     try:
         import uvloop  # noqa: PLC0415 - not everywhere
     except ImportError:
-        if wish:
+        if choice:
             sys.exit("pyncette: USE_UVLOOP is set, but uvloop is not installed")
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop

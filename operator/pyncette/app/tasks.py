@@ -245,7 +245,7 @@ class Task:
         assert schedule is not None
         return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
 
-    def wish(
+    def spec_of(
         self,
         instance_name: str,
         options: Mapping[str, Any],
@@ -296,7 +296,7 @@ class Task:
         """
         if self.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
-        return self.instance(name, self.wish(name, options, realm=""))
+        return self.instance(name, self.spec_of(name, options, realm=""))
 
     def as_spec(self) -> dict[str, Any]:
         """Return name, schedule and arguments as a JSON-serializable dictionary."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, Run, replace
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
@@ -124,7 +124,7 @@ class _Trial:
         return f"{len(handlers)} {'handler has' if len(handlers) == 1 else 'handlers have'} tasks here"
 
     async def create(self) -> str:
-        record = wishes.created(self._key, Spec(Once(self._now), policies=POLICIES), POLICIES, self._now)
+        record = edits.created(self._key, Spec(Once(self._now), policies=POLICIES), POLICIES, self._now)
         await self._swap(Change(None, record))
         return ""
 

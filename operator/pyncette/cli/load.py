@@ -28,7 +28,7 @@ from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
 from pyncette.core.schedule import resolve_zone
-from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.errors import ContentionError, StoreError
 from pyncette.resources.task import no_such_zone
 
 FIELDS: Final = "name, and schedule with timezone, interval_seconds, or execute_at; and args"
@@ -202,7 +202,7 @@ class Load:
         _, _, scheduled, refused = self.loaded
         if error is None:
             scheduled += 1
-        elif isinstance(error, StoreError) and not isinstance(error, HeldElsewhereError):
+        elif isinstance(error, StoreError) and not isinstance(error, ContentionError):
             raise error
         else:
             refused += 1

@@ -17,10 +17,10 @@ from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.settings import Settings
 from pyncette.cli.survey import find
 from pyncette.clock import SystemClock, synchronize
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.accounting import run_id
 from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import run_id
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
@@ -172,7 +172,7 @@ async def fire(
 
 async def _create(ledger: Ledger, home: Record, args: msgspec.Raw | None) -> Record:
     policies = home.spec.policies or Policies()
-    extra = wishes.on_demand(home, policies, secrets.token_hex(6), ledger.clock.now())
+    extra = edits.on_demand(home, policies, secrets.token_hex(6), ledger.clock.now())
     if args is not None:
         extra = replace(extra, spec=replace(extra.spec, args=args))
     await ledger.apply({extra.key: _created(extra)})

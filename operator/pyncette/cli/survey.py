@@ -11,12 +11,12 @@ import msgspec
 
 from pyncette.cli import formatting as words
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.accounting import is_shard
 from pyncette.core.policies import jitter_of, next_due
 from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import is_share
 from pyncette.mirror.counting import counted_in
 from pyncette.mirror.records import beside
 from pyncette.store.base import Counted, Store
@@ -195,7 +195,7 @@ def view_of(found: Found, now: Instant) -> View:
     running += found.counted.leased if found.counted else 0
     policies = Policies() if home is None else home.spec.policies or Policies()
     is_template = home is None or (home.spec.schedule is None and not home.key.instance)
-    counting = [*found.homes, *(record for record in found.beside if is_share(record.key))]
+    counting = [*found.homes, *(record for record in found.beside if is_shard(record.key))]
     summary = _together([record.state.summary for record in counting])
     return View(
         name=_resource_name(home) or found.name,
@@ -227,10 +227,10 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
     state = record.state
     if policies.suspend or state.exhausted or state.withdrawn_at is not None:
         return None
-    started = wishes.started_of(record, policies)
+    started = edits.started_of(record, policies)
     if started is None or started.at_most_once:
         return record.due_at
-    after = wishes.after_run(record, started.scheduled_at)
+    after = edits.after_run(record, started.scheduled_at)
     try:
         return next_due(record.spec.schedule, policies, record.schedule_since, after)
     except ValueError:

@@ -13,8 +13,8 @@ from pyncette.cli.stored import the_record
 from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as_json, survey, view_of
 from pyncette.clock import Instant
 from pyncette.coordination.members import Member, members
+from pyncette.core.accounting import within_limits
 from pyncette.core.record import Run
-from pyncette.core.tallies import within_limits
 from pyncette.store.base import Store
 
 

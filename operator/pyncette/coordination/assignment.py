@@ -56,7 +56,7 @@ def _rank(task: str, number: int, holder: str) -> bytes:
     return blake2b(f"{task}\0{number}\0{holder}".encode(), digest_size=8).digest()
 
 
-class Shares:
+class PartitionAssignment:
     """
     What falls to this worker, which is called *holder*, in *realm*; everything, as long as it knows of no other.
 

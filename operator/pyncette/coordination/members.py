@@ -12,7 +12,7 @@ import msgspec
 
 from pyncette._version import __version__
 from pyncette.clock import SECOND, Clock, Duration, Instant
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, kept_record, replace
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.errors import SchemaError, StoreError
 from pyncette.store.backend import Backend
@@ -309,7 +309,7 @@ class Membership:
         member = self._member
         # Never to be claimed, also by whoever might ask for this partition; the lease is our own.
         return replace(
-            kept_record(self._key, self._spec(), now),
+            inert_record(self._key, self._spec(), now),
             lease_length=MEMBER_LEASE,
             lease=Lease(self._lease_id, member.holder, now + MEMBER_LEASE),
         )

@@ -75,7 +75,7 @@ class Permit:
         """Take note that it is somebody else's."""
         self.lease_until = 0
 
-    def given_back(self) -> Change:
+    def released(self) -> Change:
         """Return what frees it, or removes it if there are too many; it lasts as long as the leases of runs do now."""
         record = self.record
         if self.is_surplus:
@@ -148,22 +148,22 @@ class Permits:
             pool = pools[record.key.partition]
             permit = Permit(pool, record, held_since, clock)
             if permit.is_surplus:
-                self.give_back([permit])
+                self.release([permit])
             else:
                 pool.free.append(permit)
 
-    def give_back_free(self) -> None:
+    def release_free(self) -> None:
         """Give back what no run has: this worker can start nothing now."""
         for pool in self._pools.values():
-            pool.give_back_free()
+            pool.release_free()
 
-    def give_back(self, permits: Sequence[Permit]) -> None:
+    def release(self, permits: Sequence[Permit]) -> None:
         """Have *permits* given back soon, together with others."""
         self._to_return += permits
         if self._to_return and self._returning is None:
             self._returning = asyncio.get_running_loop().create_task(self._return())
 
-    async def given_back(self) -> None:
+    async def released(self) -> None:
         """Return once all that was to be given back is."""
         while self._returning is not None:
             await asyncio.wait([self._returning])
@@ -176,7 +176,7 @@ class Permits:
                 batch = {permit.record.key: permit for permit in self._to_return[:size]}
                 self._to_return = self._to_return[size:]
                 try:
-                    await self.store.swap([permit.given_back() for permit in batch.values()])
+                    await self.store.swap([permit.released() for permit in batch.values()])
                 except StoreError as error:  # their leases end
                     logger.debug("permits were not given back", extra={"error": str(error)})
         finally:
@@ -230,7 +230,7 @@ class Pool:
             if self._is_good(permit):
                 self._used += 1
                 return permit
-            self._permits.give_back([permit])
+            self._permits.release([permit])
         return None
 
     def put(self, permit: Permit) -> None:
@@ -242,15 +242,15 @@ class Pool:
             self.free.append(permit)
             self._permits.freed(clock.now())
             return
-        self._permits.give_back([permit])
+        self._permits.release([permit])
         if self.is_busy:
             self.wait()
             self._permits.freed(self.retry_at)
 
-    def give_back_free(self) -> None:
+    def release_free(self) -> None:
         """Give back what no run has."""
         if self.free:
-            self._permits.give_back(self.free)
+            self._permits.release(self.free)
             self.free = []
 
     def _is_good(self, permit: Permit) -> bool:

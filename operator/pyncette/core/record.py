@@ -164,7 +164,13 @@ class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 NO_REQUESTS: Final = Requests()
 
 
-class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Summary(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"successes_without_history": "rowless"},
+):
     """How it has gone so far."""
 
     last_scheduled_at: Instant | None = None
@@ -182,15 +188,15 @@ class Summary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """False once a gap too large to be counted made `counts` a lower bound."""
     rows: int = 0
     """Rows of history written so far about other outcomes than success: tells the slot of the next one."""
-    rowless: int = 0
-    """Successes without a row, of instances that were removed: `counts.succeeded` less these tells the next slot."""
+    successes_without_history: int = 0
+    """Successes that wrote no history row. The next slot is `counts.succeeded` minus this. Stored as `rowless`."""
 
 
-class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"created_version": "born"}):
     """What a record remembers that no store needs to compare: written with each completion, as one JSON text."""
 
-    born: int = 0
-    """The version that the record started with: tells a recreated record from the one before it."""
+    created_version: int = 0
+    """The version that the record was created with: it differs when a record is created again. Stored as `born`."""
     started: Started | None = None
     exhausted: bool = False
     """Suspended because attempts were spent; ends by a resume or by a new generation."""
@@ -236,7 +242,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """Where the store found it: the store's own business, and good only with this version."""
 
 
-def kept_record(key: Key, spec: Spec, now: Instant) -> Record:
+def inert_record(key: Key, spec: Spec, now: Instant) -> Record:
     """Return a new record that is never due, and that nobody claims: kept for what stands in its *spec*, or for being there."""
     return Record(
         key=key,

@@ -8,6 +8,19 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.accounting import (
+    RemovedCounts,
+    Verdict,
+    counted,
+    gap_runs,
+    keeps_history,
+    occurrence_name,
+    rows_of,
+    runs_of,
+    with_dropped,
+    with_verdict,
+)
+from pyncette.core.edits import after_run, beside, claimable_at, floor_with, one_off_missed
 from pyncette.core.policies import backoff, choose, gap, is_outside, jitter_of, next_due, next_takes_over_at
 from pyncette.core.record import (
     DEAD_LETTER_PREFIX,
@@ -24,19 +37,6 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
-from pyncette.core.tallies import (
-    Tally,
-    Verdict,
-    counted,
-    gap_runs,
-    keeps_history,
-    occurrence_name,
-    rows_of,
-    runs_of,
-    with_dropped,
-    with_verdict,
-)
-from pyncette.core.wishes import after_run, beside, claimable_at, floor_with, one_off_missed
 
 NEVER: Final[Instant] = 2**62
 """Later than anything that is ever due."""
@@ -64,7 +64,7 @@ class Beginning(msgspec.Struct, frozen=True, gc=False):
     """What is to run, once all of *first* was written; None: nothing."""
     first: tuple[Change, ...] = ()
     """Written together, before anything else. Created records come before the change of the claimed record."""
-    tally: Tally | None = None
+    removed_counts: RemovedCounts | None = None
     """To be counted in the same write."""
 
 
@@ -101,9 +101,9 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
     change: Change | None
     """None: nothing is written, and the lease expires."""
-    letter: Record | None = None
+    dead_letter: Record | None = None
     """A dead letter, created together with *change* unless it already exists."""
-    tally: Tally | None = None
+    removed_counts: RemovedCounts | None = None
     """To be counted together with *change*."""
 
 
@@ -132,7 +132,7 @@ def begin(record: Record, policies: Policies, now: Instant) -> Beginning:
     return Beginning(held)
 
 
-def put_off(record: Record, beginning: Beginning, until: Instant) -> Change:
+def defer(record: Record, beginning: Beginning, until: Instant) -> Change:
     """Take a claim back, of which nothing was written yet, and have the record wait: others run in its place."""
     held = beginning.held
     assert held is not None
@@ -154,7 +154,7 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
     if ending is Ending.DRAINED:
         if at_most_once:
             return _complete(held, Outcome.LOST, ended.message, now)
-        return Settlement(Change(held.record, _given_back(held, now)))
+        return Settlement(Change(held.record, _released(held, now)))
     retry = held.policies.retry
     spent = at_most_once or (retry.max_attempts != 0 and held.attempt >= retry.max_attempts)
     if spent or ending is Ending.REFUSED:
@@ -170,9 +170,9 @@ def settle(held: Held, ended: Ended, now: Instant) -> Settlement:
 
 def changes_of(settlement: Settlement) -> tuple[Change, ...]:
     """Return the changes that *settlement* writes together, with that of the record itself last."""
-    letter = () if settlement.letter is None else (Change(None, settlement.letter),)
+    dead_letter = () if settlement.dead_letter is None else (Change(None, settlement.dead_letter),)
     change = () if settlement.change is None else (settlement.change,)
-    return (*letter, *change)
+    return (*dead_letter, *change)
 
 
 def again(held: Held, record: Record) -> Held:
@@ -283,7 +283,7 @@ def _start_beside(held: Held, now: Instant) -> Beginning:
         lease=record.lease,
         claimable_at=_lease_end(record, now),
         state=State(
-            born=record.state.born,
+            created_version=record.state.created_version,
             started=Started(
                 held.scheduled_at,
                 held.began_at,
@@ -298,7 +298,7 @@ def _start_beside(held: Held, now: Instant) -> Beginning:
     return Beginning(
         Held(sibling, policies, held.scheduled_at, held.began_at, 1),
         (Change(None, sibling), *moved.first),
-        moved.tally,
+        moved.removed_counts,
     )
 
 
@@ -343,8 +343,8 @@ def _none_to_run(
     runs = gap_runs(record.key, dropped, now) if dropped and keeps_history(policies) else ()
     if not _is_removed(after, policies):
         return Beginning(None, (Change(record, after, rows_of(record.state.summary, policies, runs)),))
-    tally = None if summary == Summary() else Tally(record.key, summary, runs)
-    return Beginning(None, (Change(record, None),), tally)
+    removed_counts = None if summary == Summary() else RemovedCounts(record.key, summary, runs)
+    return Beginning(None, (Change(record, None),), removed_counts)
 
 
 def _over(held: Held, outcome: Outcome, message: str, now: Instant) -> Beginning:
@@ -354,7 +354,7 @@ def _over(held: Held, outcome: Outcome, message: str, now: Instant) -> Beginning
 
 
 def _instead_of_a_run(settlement: Settlement) -> Beginning:
-    return Beginning(None, changes_of(settlement), settlement.tally)
+    return Beginning(None, changes_of(settlement), settlement.removed_counts)
 
 
 # --- Ending ----------------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
     summary = with_verdict(state.summary, verdict)
     floor = state.floor if record.key.occurrence else floor_with(state, held.scheduled_at)
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
-        settled = State(state.born, None, False, None, None, summary, state.handled, floor)
+        settled = State(state.created_version, None, False, None, None, summary, state.handled, floor)
     else:
         settled = replace(state, started=None, summary=summary, floor=floor)
     after = Record(
@@ -408,7 +408,7 @@ def _complete(held: Held, outcome: Outcome, message: str, now: Instant) -> Settl
         return Settlement(Change(record, after, rows_of(state.summary, policies, runs) if runs else ()))
     if is_dead_letter(record.key):  # it ends in another way than was counted when it became one
         summary = replace(summary, counts=counted(summary.counts, Outcome.DEAD_LETTERED, -1))
-    return Settlement(Change(record, None), tally=Tally(record.key, summary, runs))
+    return Settlement(Change(record, None), removed_counts=RemovedCounts(record.key, summary, runs))
 
 
 def _exhausted(held: Held, message: str, now: Instant) -> Settlement:
@@ -418,24 +418,24 @@ def _exhausted(held: Held, message: str, now: Instant) -> Settlement:
         if is_dead_letter(record.key):  # redriven in vain: it was counted when it became one
             return Settlement(Change(record, _laid_down(record, held.scheduled_at)))
         name = f"{DEAD_LETTER_PREFIX}{occurrence_name(record, held.scheduled_at)}"
-        letter = beside(record, held.policies, name, held.scheduled_at, now)
+        dead_letter = beside(record, held.policies, name, held.scheduled_at, now)
         completed = _complete(held, Outcome.DEAD_LETTERED, message, now)
-        return replace(completed, letter=replace(letter, claimable_at=None))
+        return replace(completed, dead_letter=replace(dead_letter, claimable_at=None))
     completed = _complete(held, Outcome.FAILED, message, now)
     if exhaustion is not Exhaustion.SUSPEND:
         return completed
-    tally, change = completed.tally, completed.change
-    if tally is not None:
-        return replace(completed, tally=tally._replace(exhausts=True))
+    removed_counts, change = completed.removed_counts, completed.change
+    if removed_counts is not None:
+        return replace(completed, removed_counts=removed_counts._replace(exhausts=True))
     assert change is not None
     assert change.after is not None
     after = replace(change.after, claimable_at=None, state=replace(change.after.state, exhausted=True))
     return replace(completed, change=change._replace(after=after))
 
 
-def _laid_down(letter: Record, scheduled_at: Instant) -> Record:
-    state = replace(letter.state, started=None)
-    return replace(_idle(letter), due_at=scheduled_at, claimable_at=None, state=state)
+def _laid_down(dead_letter: Record, scheduled_at: Instant) -> Record:
+    state = replace(dead_letter.state, started=None)
+    return replace(_idle(dead_letter), due_at=scheduled_at, claimable_at=None, state=state)
 
 
 def _to_be_retried(held: Held, at: Instant) -> Record:
@@ -444,7 +444,7 @@ def _to_be_retried(held: Held, at: Instant) -> Record:
     return replace(_still_started(held), claimable_at=at, lease_length=held.policies.lease)
 
 
-def _given_back(held: Held, now: Instant) -> Record:
+def _released(held: Held, now: Instant) -> Record:
     """A drain gives the attempt back. What had started stays so, whatever deadline has passed since, and is claimable at once."""
     attempt = max(0, held.record.attempt - 1)
     return replace(_still_started(held), claimable_at=now, attempt=attempt)
@@ -465,7 +465,7 @@ def _as_before_the_claim(held: Held, now: Instant) -> Record:
         return _idle(record)
     # A side run is created with a lease, whose end is its `claimable_at` until the first attempt ends.
     at = held.began_at if record.attempt <= 1 else record.claimable_at or now
-    return _given_back(held, max(now, at))
+    return _released(held, max(now, at))
 
 
 def _still_started(held: Held) -> Record:

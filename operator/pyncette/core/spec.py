@@ -118,7 +118,7 @@ EMPTY_ARGS: Final = msgspec.Raw(b"{}")
 
 
 class Spec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What is stored of a wish. An instance of a template has no policies of its own: those of the template count."""
+    """What is stored of a request. An instance of a template has no policies of its own: those of the template count."""
 
     schedule: Schedule | None = None
     """None for what is never due by itself: a template, a tally, a dead letter."""

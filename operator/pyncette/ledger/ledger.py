@@ -21,21 +21,21 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
+from pyncette.core.accounting import (
+    COUNTER_SHARDS,
+    RemovedCounts,
+    count_removed,
+    counting_record,
+    ended_by,
+    parent_among,
+    parents_of,
+    shard_of,
+)
 from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import (
-    SHARES,
-    Tally,
-    counting_record,
-    ended_by,
-    home_among,
-    homes_of,
-    share_of,
-    tallied,
-)
-from pyncette.errors import HeldElsewhereError, StoreError, StoreUnavailableError
+from pyncette.errors import ContentionError, StoreError, StoreUnavailableError
 from pyncette.store.base import Notification, Store
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ they poll at least every `SAFETY_LOOK`, which is half of this. The other half is
 LOGGED_MAX: Final = 10
 """The most records that one log line names."""
 
-GIVEN_BACK: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
+RELEASED: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
 """After these, others are to look at once: this process stops, and they think that it goes on."""
 
 
@@ -77,7 +77,7 @@ class Ruling(NamedTuple):
 
     change: Change | None
     answer: Any = None
-    tally: Tally | None = None
+    removed_counts: RemovedCounts | None = None
     further: tuple[Change, ...] = ()
     """Changes of other records that are made together with *change*, or not at all; one of them may create a record."""
 
@@ -96,7 +96,7 @@ def withdrawal(policies: Policies) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
             return Ruling(None)
-        return Ruling(Change(record, None), tally=wishes.removed(record, policies, now))
+        return Ruling(Change(record, None), removed_counts=edits.removed(record, policies, now))
 
     return rule
 
@@ -139,7 +139,7 @@ class Ledger:
         self._wake = wake
         self._on_ended: OnEnded | None = None
         self.race_seconds = race_seconds
-        self._shares: dict[Key, set[Key]] = {}
+        self._shards: dict[Key, set[Key]] = {}
         """Where this process counts for a template: at the template's own record, until a race for that was lost."""
         self._in_use: set[Key] = set()
         self._counted_at: dict[Key, Record] = {}
@@ -179,7 +179,7 @@ class Ledger:
         Rule on each record, and write what the rules say; those that lose a race are ruled on again.
 
         Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `HeldElsewhereError` if it lost every race for *race_seconds*. *answers* then has the answers to what was written:
+        `ContentionError` if it lost every race for *race_seconds*. *answers* then has the answers to what was written:
         to apply those rules again would do their work twice.
         """
         answers = {} if answers is None else answers
@@ -190,7 +190,7 @@ class Ledger:
             now = await self.now()
             ruled = [(key, rulings[key](record, now)) for key, record in zip(todo, records, strict=True)]
             units = [
-                _Unit((ruling.change, *ruling.further), ruling.tally)
+                _Unit((ruling.change, *ruling.further), ruling.removed_counts)
                 for _, ruling in ruled
                 if ruling.change is not None
             ]
@@ -209,7 +209,7 @@ class Ledger:
                 else:
                     todo.append(key)
             self._report_ended(
-                ((ruling.change, *ruling.further), ruling.tally)
+                ((ruling.change, *ruling.further), ruling.removed_counts)
                 for ruling in written
                 if ruling.change is not None
             )
@@ -256,7 +256,7 @@ class Ledger:
                 if decided:
                     yield decided
 
-    async def put_off(self, changes: Sequence[Change]) -> None:
+    async def defer(self, changes: Sequence[Change]) -> None:
         """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
         await self._swap(changes)
 
@@ -333,9 +333,9 @@ class Ledger:
         halves: list[list[tuple[int, Starting]]] = []
         failure: Exception | None = None
         try:
-            units = [_Unit(one.beginning.first, one.beginning.tally) for _, one in writing]
+            units = [_Unit(one.beginning.first, one.beginning.removed_counts) for _, one in writing]
             await self._write(units, known, race_seconds=0)
-        except HeldElsewhereError as error:
+        except ContentionError as error:
             failure = error
         except StoreUnavailableError as error:
             failure = error
@@ -420,17 +420,17 @@ class Ledger:
         more = {
             at: item
             for at, item in enumerate(settling)
-            if item.ended is not RETURNED or item.settlement.tally is not None
+            if item.ended is not RETURNED or item.settlement.removed_counts is not None
         }
-        if any(item.settlement.tally or item.settlement.letter for item in more.values()):
+        if any(item.settlement.removed_counts or item.settlement.dead_letter for item in more.values()):
             units = [
-                _Unit(rules.changes_of(more[at].settlement), more[at].settlement.tally)
+                _Unit(rules.changes_of(more[at].settlement), more[at].settlement.removed_counts)
                 if at in more
                 else _Unit((change,), None)
                 for at, change in enumerate(changes)
             ]
             known: dict[int, bool] = {}
-            with suppress(HeldElsewhereError):  # the others do not wait for what cannot be counted now
+            with suppress(ContentionError):  # the others do not wait for what cannot be counted now
                 await self._write(units, known, race_seconds=0)
             made = [known.get(at, False) for at in range(len(units))]
         else:
@@ -439,7 +439,7 @@ class Ledger:
             await self._announce(
                 item.settlement.change
                 for at, item in more.items()
-                if made[at] and item.ended.ending in GIVEN_BACK
+                if made[at] and item.ended.ending in RELEASED
             )
         return made
 
@@ -453,10 +453,16 @@ class Ledger:
         went elsewhere, but it was if just the reply of a swap was lost. A dead letter that already exists is not
         created again.
         """
-        letters = [letter.key for _, item in lost if (letter := item.settlement.letter) is not None]
+        dead_letters = [
+            dead_letter.key for _, item in lost if (dead_letter := item.settlement.dead_letter) is not None
+        ]
         keys = [item.held.record.key for _, item in lost]
-        records = await self._load([*keys, *letters])
-        existing = {letter for letter, record in zip(letters, records[len(keys) :], strict=True) if record}
+        records = await self._load([*keys, *dead_letters])
+        existing = {
+            dead_letter
+            for dead_letter, record in zip(dead_letters, records[len(keys) :], strict=True)
+            if record
+        }
         now = await self.now()
         decided: list[tuple[int, Settling | bool]] = []
         for (at, item), record in zip(lost, records[: len(keys)], strict=True):
@@ -465,8 +471,8 @@ class Ledger:
                 continue
             held = rules.again(item.held, record)
             settlement = rules.settle(held, item.ended, now)
-            if settlement.letter is not None and settlement.letter.key in existing:
-                settlement = replace(settlement, letter=None)
+            if settlement.dead_letter is not None and settlement.dead_letter.key in existing:
+                settlement = replace(settlement, dead_letter=None)
             decided.append((at, Settling(held, item.ended, settlement)))
         return decided
 
@@ -494,19 +500,21 @@ class Ledger:
                 others.append(item)
         for (realm, task), number in succeeded.items():
             self._on_ended(realm, task, Outcome.SUCCEEDED, number)
-        self._report_ended((rules.changes_of(item.settlement), item.settlement.tally) for item in others)
+        self._report_ended(
+            (rules.changes_of(item.settlement), item.settlement.removed_counts) for item in others
+        )
 
     def _report_begun(self, beginnings: Iterable[Beginning]) -> None:
         """Report the occurrences that ended with a claim: those that were dropped, and those whose worker died."""
-        self._report_ended((beginning.first, beginning.tally) for beginning in beginnings)
+        self._report_ended((beginning.first, beginning.removed_counts) for beginning in beginnings)
 
-    def _report_ended(self, written: Iterable[tuple[Sequence[Change], Tally | None]]) -> None:
+    def _report_ended(self, written: Iterable[tuple[Sequence[Change], RemovedCounts | None]]) -> None:
         """Report the occurrences that ended with changes; those of one write are of one task."""
         if self._on_ended is None:
             return
         totals: dict[tuple[str, str, Outcome], int] = {}
-        for changes, tally in written:
-            for outcome, number in ended_by(changes, tally).items():
+        for changes, removed_counts in written:
+            for outcome, number in ended_by(changes, removed_counts).items():
                 key = _key_of(changes[0])
                 of = key.partition.realm, key.task, outcome
                 totals[of] = totals.get(of, 0) + number
@@ -545,7 +553,7 @@ class Ledger:
         *known* maps the place of each unit to its result, and is filled in even if this raises.
         """
         known = {} if known is None else known
-        if all(unit.tally is None and len(unit.changes) == 1 for unit in units):
+        if all(unit.removed_counts is None and len(unit.changes) == 1 for unit in units):
             made: list[bool] = []
             try:
                 return await self._swap([unit.changes[0] for unit in units], made)
@@ -576,43 +584,47 @@ class Ledger:
                 await self._swap_bundles(bundles, written)
             finally:
                 for bundle, ok in zip(bundles, written, strict=False):
-                    if ok or bundle.home is None:
+                    if ok or bundle.parent is None:
                         known.update(dict.fromkeys(bundle.units, ok))
         for bundle, ok in zip(bundles, written, strict=True):
             if bundle.template is not None:
                 self._remember(bundle, made=ok)
         return [
-            bundle for bundle, ok in zip(bundles, written, strict=True) if not ok and bundle.home is not None
+            bundle
+            for bundle, ok in zip(bundles, written, strict=True)
+            if not ok and bundle.parent is not None
         ]
 
     async def _bundles(
         self, units: Sequence[_Unit], todo: Sequence[int], counters: _Counters
     ) -> list[_Bundle]:
         """Put together what is to be made together: what is counted at one record goes with that record's own change."""
-        bundles = [_Bundle([at], list(units[at].changes)) for at in todo if units[at].tally is None]
-        counting = {at: tally for at in todo if (tally := units[at].tally) is not None}
-        by_home: dict[Key, list[int]] = {}
-        homes = await self._schedules(counting.values())
+        bundles = [_Bundle([at], list(units[at].changes)) for at in todo if units[at].removed_counts is None]
+        counting = {
+            at: removed_counts for at in todo if (removed_counts := units[at].removed_counts) is not None
+        }
+        by_parent: dict[Key, list[int]] = {}
+        parents = await self._schedules(counting.values())
         templates: dict[Key, Key] = {}
-        for at, tally in counting.items():
-            home = home_among(tally, homes)
-            if home is None:  # nobody is left to count it
+        for at, removed_counts in counting.items():
+            parent = parent_among(removed_counts, parents)
+            if parent is None:  # nobody is left to count it
                 bundles.append(_Bundle([at], list(units[at].changes)))
                 continue
-            if home.instance != tally.of.instance:
-                template, home = home, counters.of(home)
-                templates[home] = template
-            by_home.setdefault(home, []).append(at)
-        homes |= await self._counting(templates)
+            if parent.instance != removed_counts.of.instance:
+                template, parent = parent, counters.of(parent)
+                templates[parent] = template
+            by_parent.setdefault(parent, []).append(at)
+        parents |= await self._counting(templates)
         ours = {record.key for at in todo for change in units[at].changes if (record := change.before)}
         now = await self.now()
-        for home, ats in by_home.items():
-            if home in ours:  # no key may occur twice: its own change first
+        for parent, ats in by_parent.items():
+            if parent in ours:  # no key may occur twice: its own change first
                 continue
             part = self._fitting(units, ats)  # the rest has its turn when this is written
-            count = _tally_all(home, homes.get(home), [counting[at] for at in part], now)
+            count = _count_all_removed(parent, parents.get(parent), [counting[at] for at in part], now)
             changes = [*(change for at in part for change in units[at].changes), count]
-            bundles.append(_Bundle(list(part), changes, home, templates.get(home)))
+            bundles.append(_Bundle(list(part), changes, parent, templates.get(parent)))
         return bundles
 
     def _fitting(self, units: Sequence[_Unit], ats: Sequence[int]) -> Sequence[int]:
@@ -630,10 +642,15 @@ class Ledger:
             ats = ats[: (len(ats) + 1) // 2]
         return ats
 
-    async def _schedules(self, tallies: Iterable[Tally]) -> dict[Key, Record | None]:
-        """Return the records of the schedules that *tallies* lived beside."""
+    async def _schedules(self, removed: Iterable[RemovedCounts]) -> dict[Key, Record | None]:
+        """Return the records of the schedules that *removed* lived beside."""
         keys = list(
-            {home: None for tally in tallies if tally.of.occurrence for home in homes_of(tally.of)[:1]}
+            {
+                parent: None
+                for removed_counts in removed
+                if removed_counts.of.occurrence
+                for parent in parents_of(removed_counts.of)[:1]
+            }
         )
         return dict(zip(keys, await self._load(keys), strict=True)) if keys else {}
 
@@ -654,22 +671,22 @@ class Ledger:
     @contextmanager
     def _counters(self) -> Iterator[_Counters]:
         """Hand out the records that count for templates, each to one write of this process at a time."""
-        counters = _Counters(self._shares, self._in_use)
+        counters = _Counters(self._shards, self._in_use)
         try:
             yield counters
         finally:
-            counters.give_back()
+            counters.release()
 
     def _remember(self, bundle: _Bundle, *, made: bool) -> None:
         """Keep what was counted at, since the next batch most likely counts there too."""
-        home, after = bundle.home, bundle.changes[-1].after
-        assert home is not None
+        parent, after = bundle.parent, bundle.changes[-1].after
+        assert parent is not None
         if made and after is not None:
             if len(self._counted_at) >= COUNTERS_MAX:
                 self._counted_at.clear()
-            self._counted_at[home] = after
+            self._counted_at[parent] = after
         else:
-            self._counted_at.pop(home, None)
+            self._counted_at.pop(parent, None)
 
     async def _lost(self, units: Sequence[_Unit], failed: Sequence[_Bundle]) -> set[int]:
         """Return which units of bundles that could not be written have lost; a bundle without any lost a race to count."""
@@ -683,9 +700,9 @@ class Ledger:
             if _version_of(record) != _version_of(change.before)
         }
         for bundle in failed:
-            if bundle.template is not None and bundle.home is not None and lost.isdisjoint(bundle.units):
+            if bundle.template is not None and bundle.parent is not None and lost.isdisjoint(bundle.units):
                 # Others count there, too; so this process goes elsewhere.
-                self._shares.get(bundle.template, set()).discard(bundle.home)
+                self._shards.get(bundle.template, set()).discard(bundle.parent)
         return lost
 
     async def _swap_bundles(self, bundles: Sequence[_Bundle], made: list[bool]) -> None:
@@ -759,7 +776,7 @@ class _Unit(NamedTuple):
     """What is written together, and what it counts."""
 
     changes: tuple[Change, ...]
-    tally: Tally | None
+    removed_counts: RemovedCounts | None
 
 
 class _Undecided(NamedTuple):
@@ -785,9 +802,9 @@ class _Races:
         self._pauses = race_pauses()
 
     async def lost(self, what: str) -> None:
-        """Pause before the next try. Raises HeldElsewhereError, which says *what* was lost, once the time is up."""
+        """Pause before the next try. Raises ContentionError, which says *what* was lost, once the time is up."""
         if self._loop.time() >= self._until:
-            raise HeldElsewhereError(f"{what} for {self._seconds:g} s")
+            raise ContentionError(f"{what} for {self._seconds:g} s")
         await asyncio.sleep(next(self._pauses))
 
 
@@ -802,23 +819,23 @@ def race_pauses() -> Iterator[float]:
 class _Counters:
     """The records that one write counts at, for templates: nobody else in this process does at the same time."""
 
-    def __init__(self, shares: dict[Key, set[Key]], in_use: set[Key]) -> None:
-        self._shares = shares
+    def __init__(self, shards: dict[Key, set[Key]], in_use: set[Key]) -> None:
+        self._shards = shards
         self._in_use = in_use
         self._taken: dict[Key, Key] = {}
 
     def of(self, template: Key) -> Key:
         """Return where to count what was removed of *template*: its own record, as long as no other is needed."""
         if template not in self._taken:
-            shares = self._shares.setdefault(template, {template})
-            free = shares - self._in_use
-            share = min(free) if free else share_of(template, random.randrange(1, SHARES))
-            shares.add(share)
-            self._in_use.add(share)
-            self._taken[template] = share
+            shards = self._shards.setdefault(template, {template})
+            free = shards - self._in_use
+            shard = min(free) if free else shard_of(template, random.randrange(1, COUNTER_SHARDS))
+            shards.add(shard)
+            self._in_use.add(shard)
+            self._taken[template] = shard
         return self._taken[template]
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._in_use.difference_update(self._taken.values())
 
 
@@ -827,10 +844,10 @@ class _Bundle(NamedTuple):
 
     units: list[int]
     changes: list[Change]
-    home: Key | None = None
+    parent: Key | None = None
     """Where they are counted."""
     template: Key | None = None
-    """What *home* is a share of."""
+    """What *parent* is a share of."""
 
 
 def _of_bundles(lengths: Sequence[int], made: Sequence[bool]) -> list[bool]:
@@ -913,7 +930,7 @@ def _begun_again(
         is_taken = one.lost and bool(created)  # by another worker, which runs it or has run it
     else:
         is_taken = any(stored.get(_key_of(change)) is not None for change in created)
-    return Beginning(None, (move,), beginning.tally) if is_taken else beginning
+    return Beginning(None, (move,), beginning.removed_counts) if is_taken else beginning
 
 
 def _is_started(record: Record, written: Record) -> bool:
@@ -936,11 +953,13 @@ def _is_what_we_wrote(record: Record | None, change: Change | None, *, again: bo
     )
 
 
-def _tally_all(home: Key, before: Record | None, tallies: Sequence[Tally], now: Instant) -> Change:
+def _count_all_removed(
+    parent: Key, before: Record | None, removed: Sequence[RemovedCounts], now: Instant
+) -> Change:
     record = before
     rows: dict[int, HistoryRow] = {}
-    for tally in tallies:
-        change = tallied(home, record, tally, now)
+    for removed_counts in removed:
+        change = count_removed(parent, record, removed_counts, now)
         record = change.after
         rows |= {row.slot: row for row in change.history}
     assert record is not None

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.coordination.permit_records import permit_partition, remove_permits
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import (
     BEYOND,
     NO_REQUESTS,
@@ -39,7 +39,7 @@ PAGE: Final = 200
 """Records of one look at what is there."""
 
 
-class Wish(NamedTuple):
+class DesiredRecord(NamedTuple):
     """A resource as the store is to hold it."""
 
     key: Key
@@ -105,7 +105,7 @@ class Elsewhere(NamedTuple):
     record: Record
 
 
-def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> Wish:
+def desired_record_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> DesiredRecord:
     """
     Return how *task* is to be held in *realm*.
 
@@ -113,7 +113,7 @@ def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> W
     """
     spec = to_spec(task)
     created = created_at(task)
-    return Wish(
+    return DesiredRecord(
         to_key(task, realm),
         spec,
         to_owner(task, spec),
@@ -125,7 +125,7 @@ def wish_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> W
 # --- Decisions -------------------------------------------------------------------------------------------------------
 
 
-def mirrored(wish: Wish) -> Rule:
+def mirrored(desired: DesiredRecord) -> Rule:
     """
     The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation.
 
@@ -134,27 +134,32 @@ def mirrored(wish: Wish) -> Rule:
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
-            new = wishes.created(
-                wish.key, wish.spec, wish.policies, now, owner=wish.owner, wished_at=wish.created_at
+            new = edits.created(
+                desired.key,
+                desired.spec,
+                desired.policies,
+                now,
+                owner=desired.owner,
+                requested_at=desired.created_at,
             )
-            if wish.is_over and isinstance(wish.spec.schedule, Once):
+            if desired.is_over and isinstance(desired.spec.schedule, Once):
                 new = replace(new, due_at=None, claimable_at=None)
-            return _made(Step.CREATED, None, new, State(), wish, now)
+            return _made(Step.CREATED, None, new, State(), desired, now)
         owner = record.state.owner
-        if is_ahead(record, wish):
-            return _left(wish.key, Step.OUTDATED)
-        if owner == wish.owner and owner != wish.outlives and record.state.withdrawn_at is None:
-            return _left(wish.key, Step.UNCHANGED)
-        spec = wish.spec
+        if is_ahead(record, desired):
+            return _left(desired.key, Step.OUTDATED)
+        if owner == desired.owner and owner != desired.outlives and record.state.withdrawn_at is None:
+            return _left(desired.key, Step.UNCHANGED)
+        spec = desired.spec
         if is_template(record.spec) and is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
-        edited = wishes.edited(record, spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.EDITED, record, edited, record.state, wish, now)
+        edited = edits.edited(record, spec, desired.policies, now, owner=desired.owner)
+        return _made(Step.EDITED, record, edited, record.state, desired, now)
 
     return rule
 
 
-def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
+def moved(desired: DesiredRecord, old: Record, *, returns: bool = False) -> Rule:
     """
     The rule that creates the record of a resource at its new place, from the *old* one that was stopped.
 
@@ -165,9 +170,9 @@ def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
         if (
             record is not None
         ):  # it was created there when we were here before, and crashed before old was removed
-            return mirrored(wish)(record, now)
+            return mirrored(desired)(record, now)
         here = Record(
-            key=wish.key,
+            key=desired.key,
             spec=old.spec,
             version=max(now, old.version),
             fence=max(now, old.fence),
@@ -177,8 +182,8 @@ def moved(wish: Wish, old: Record, *, returns: bool = False) -> Rule:
             lease_length=old.lease_length,
             state=old.state if returns or _has_started(old) else replace(old.state, withdrawn_at=None),
         )
-        new = wishes.edited(here, wish.spec, wish.policies, now, owner=wish.owner)
-        return _made(Step.MOVED, None, new, here.state, wish, now)
+        new = edits.edited(here, desired.spec, desired.policies, now, owner=desired.owner)
+        return _made(Step.MOVED, None, new, here.state, desired, now)
 
     return rule
 
@@ -195,7 +200,7 @@ def suspended_as(suspend: bool, latest: Owner) -> Rule:
         spec = None if record is None else suspension(record, suspend, latest)
         if record is None or spec is None:
             return Ruling(None)
-        after = wishes.edited(record, spec, spec.policies or Policies(), now, owner=record.state.owner)
+        after = edits.edited(record, spec, spec.policies or Policies(), now, owner=record.state.owner)
         return Ruling(Change(record, after), Taken(record.key.task, Step.EDITED, after))
 
     return rule
@@ -218,14 +223,14 @@ def stopped(record: Record | None, now: Instant) -> Ruling:
     if record is None or record.state.withdrawn_at is not None:
         return Ruling(None, None)
     policies = _policies_of(record)
-    after = wishes.stopped(record, policies, now)
-    rows = wishes.withdrawal_rows(record, policies, now)
+    after = edits.stopped(record, policies, now)
+    rows = edits.withdrawal_rows(record, policies, now)
     return Ruling(Change(record, after, rows), Taken(record.key.task, Step.STOPPED, after))
 
 
-def stopped_between_runs(wish: Wish) -> Rule:
+def stopped_between_runs(desired: DesiredRecord) -> Rule:
     """
-    The rule for the record that the resource of *wish* moves away from: like `stopped`, once a run in progress has ended.
+    The rule for the record that the resource of *desired* moves away from: like `stopped`, once a run in progress has ended.
 
     An older generation, or an older resource of the same name, changes nothing.
     """
@@ -233,9 +238,9 @@ def stopped_between_runs(wish: Wish) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
             return Ruling(None, None)
-        if is_ahead(record, wish):
+        if is_ahead(record, desired):
             return _left(record.key, Step.OUTDATED)
-        if wishes.started_of(record, _policies_of(record)) is not None:
+        if edits.started_of(record, _policies_of(record)) is not None:
             return _left(record.key, Step.WAITING)
         return stopped(record, now)
 
@@ -258,19 +263,21 @@ def withdrawn(record: Record | None, now: Instant) -> Ruling:
     return withdrawal(Policies())(record, now)
 
 
-def is_ahead(record: Record, wish: Wish) -> bool:
+def is_ahead(record: Record, desired: DesiredRecord) -> bool:
     """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner = record.state.owner
-    return owner is not None and owner != wish.outlives and _is_newer(owner, wish.owner)
+    return owner is not None and owner != desired.outlives and _is_newer(owner, desired.owner)
 
 
-def is_suspended_otherwise(record: Record, wish: Wish) -> bool:
+def is_suspended_otherwise(record: Record, desired: DesiredRecord) -> bool:
     """
-    Say whether *record* is of the generation of *wish*, and `suspended_as` has changed it on behalf of a later one.
+    Say whether *record* is of the generation of *desired*, and `suspended_as` has changed it on behalf of a later one.
 
     That one is to come yet, or is lost: the cluster's store was restored.
     """
-    return record.state.owner == wish.owner and _policies_of(record).suspend is not wish.policies.suspend
+    return (
+        record.state.owner == desired.owner and _policies_of(record).suspend is not desired.policies.suspend
+    )
 
 
 def _is_newer(owner: Owner, other: Owner) -> bool:
@@ -291,12 +298,16 @@ def _policies_of(record: Record) -> Policies:
     return record.spec.policies or Policies()
 
 
-def _made(step: Step, before: Record | None, after: Record, known: State, wish: Wish, now: Instant) -> Ruling:
+def _made(
+    step: Step, before: Record | None, after: Record, known: State, desired: DesiredRecord, now: Instant
+) -> Ruling:
     """Rule that *after* is written, for a resource other than the one *known* so far with its requests handled."""
-    if known.owner is None or known.owner.uid != wish.owner.uid:
-        after = replace(after, state=replace(after.state, handled=wish.requests))
-    rows = wishes.missed_rows(known.summary, after, wish.policies, now)
-    lowers_limit = before is not None and _policies_of(before).max_concurrent > wish.policies.max_concurrent
+    if known.owner is None or known.owner.uid != desired.owner.uid:
+        after = replace(after, state=replace(after.state, handled=desired.requests))
+    rows = edits.missed_rows(known.summary, after, desired.policies, now)
+    lowers_limit = (
+        before is not None and _policies_of(before).max_concurrent > desired.policies.max_concurrent
+    )
     return Ruling(Change(before, after, rows), Taken(after.key.task, step, after, lowers_limit))
 
 
@@ -322,7 +333,7 @@ async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
 async def mirror(
     ledger: Ledger,
     realm: str,
-    wanted: Iterable[Wish],
+    wanted: Iterable[DesiredRecord],
     *,
     keep: Container[str] = (),
     grace: Duration = WITHDRAWAL_GRACE,
@@ -335,8 +346,8 @@ async def mirror(
     *wanted* may have one key, nor one name unless one of them is a template. Doing this twice does it once. Raises
     StoreError.
     """
-    by_key = {wish.key: wish for wish in wanted}
-    by_name = {key.task: wish for key, wish in by_key.items() if not is_template(wish.spec)}
+    by_key = {desired.key: desired for desired in wanted}
+    by_name = {key.task: desired for key, desired in by_key.items() if not is_template(desired.spec)}
     found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
     there = {record.key: record for record in found}
     others = [record for record in found if record.key not in by_key]
@@ -353,9 +364,9 @@ async def mirror(
         if (record.key.task not in by_name or is_template(record.spec)) and record.key.task not in keep
     ]
     here = {
-        key: mirrored(wish)
-        for key, wish in by_key.items()
-        if key.task not in moving or is_template(wish.spec)
+        key: mirrored(desired)
+        for key, desired in by_key.items()
+        if key.task not in moving or is_template(desired.spec)
     }
     taken = _answers(await ledger.apply(here))
     await _follow_edits(ledger, taken)
@@ -367,19 +378,21 @@ async def mirror(
     return taken + await _remove(ledger, [record for record in gone if not is_template(record.spec)], grace)
 
 
-async def mirror_one(ledger: Ledger, wish: Wish, elsewhere: Sequence[Elsewhere] = ()) -> list[Taken]:
+async def mirror_one(
+    ledger: Ledger, desired: DesiredRecord, elsewhere: Sequence[Elsewhere] = ()
+) -> list[Taken]:
     """
-    Make the record of one resource equal to its *wish*, and say what was done.
+    Make the record of one resource equal to its *desired*, and say what was done.
 
     *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from one of
     them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
     """
     if elsewhere:
-        (here,) = await ledger.store.load([wish.key])
+        (here,) = await ledger.store.load([desired.key])
         latest = max(elsewhere, key=lambda item: _lived_until(item.record))
         if _is_left_behind(here, latest.record):
-            return await _move(ledger, wish, latest.ledger, latest.record)
-    taken = _answers(await ledger.apply({wish.key: mirrored(wish)}))
+            return await _move(ledger, desired, latest.ledger, latest.record)
+    taken = _answers(await ledger.apply({desired.key: mirrored(desired)}))
     await _follow_edits(ledger, taken)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
     for stray in elsewhere:
@@ -397,13 +410,13 @@ async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> lis
     return await _remove(ledger, [record], grace)
 
 
-async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list[Taken]:
+async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> list[Taken]:
     """
     Stop it at its *source*, let what runs beside it end there, create it here, remove it there.
 
     Wherever this breaks off, it goes on from there the next time.
     """
-    (answer,) = (await source.apply({old.key: stopped_between_runs(wish)})).values()
+    (answer,) = (await source.apply({old.key: stopped_between_runs(desired)})).values()
     if answer is not None and answer.step in {Step.WAITING, Step.OUTDATED}:
         return [answer]
     # What runs beside it is counted there once it is over, and that moves along.
@@ -411,12 +424,12 @@ async def _move(ledger: Ledger, wish: Wish, source: Ledger, old: Record) -> list
         return [Taken(old.key.task, Step.WAITING)]
     (last,) = await source.store.load([old.key])
     if last is None:
-        return _answers(await ledger.apply({wish.key: mirrored(wish)}))
+        return _answers(await ledger.apply({desired.key: mirrored(desired)}))
     # An interrupted move in the other direction may have left a stopped record there.
-    await ledger.apply({wish.key: removed_after(0)})
-    taken = _answers(await ledger.apply({wish.key: moved(wish, last, returns=_returns(old, wish))}))
+    await ledger.apply({desired.key: removed_after(0)})
+    taken = _answers(await ledger.apply({desired.key: moved(desired, last, returns=_returns(old, desired))}))
     async for page in beside(source.store, last.key):
-        letters = {_at(wish.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
+        letters = {_at(desired.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
     await _remove(source, [last], grace=0)
     return taken
@@ -530,7 +543,7 @@ async def _edit_beside(ledger: Ledger, home: Record) -> None:
         del now
         if record is None:
             return Ruling(None)
-        after = wishes.in_step(record, home, _policies_of(home))
+        after = edits.in_step(record, home, _policies_of(home))
         return Ruling(None if after is record else Change(record, after))
 
     async for page in beside(ledger.store, home.key):
@@ -581,10 +594,10 @@ def _has_started(old: Record) -> bool:
     return floor is not None and old.due_at is not None and old.due_at <= floor
 
 
-def _returns(old: Record, wish: Wish) -> bool:
+def _returns(old: Record, desired: DesiredRecord) -> bool:
     """Say whether *old* was stopped because its resource was deleted, and not by a move that was interrupted."""
     owner = old.state.owner
-    same = owner is not None and wish.owner.uid != "" and owner.uid == wish.owner.uid
+    same = owner is not None and desired.owner.uid != "" and owner.uid == desired.owner.uid
     return old.state.withdrawn_at is not None and not same
 
 

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from pyncette.clock import Instant
-from pyncette.core import wishes
+from pyncette.core import edits
 from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
@@ -53,7 +53,7 @@ def asked(requests: Requests) -> Rule:
         after = replace(awake, version=record.version + 1, state=state)
         extra = None
         if new.run and not is_template(record.spec):
-            extra = wishes.on_demand(after, policies, _run_name(record, new.run), now)
+            extra = edits.on_demand(after, policies, _run_name(record, new.run), now)
         return Ruling(
             Change(record, after),
             Done(None if extra is None else extra.key, int(awake is not record), 0, after),
@@ -79,7 +79,7 @@ def redriven_for(request: str) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None or not is_dead_letter(record.key):
             return Ruling(None, False)
-        return _ruling(record, wishes.redriven(record, now, request))
+        return _ruling(record, edits.redriven(record, now, request))
 
     return rule
 
@@ -94,7 +94,7 @@ def resumed(record: Record | None, now: Instant) -> Ruling:
 def _awake(record: Record, now: Instant) -> Record:
     """Return *record* without its suspension by exhaustion; itself, if it has none."""
     try:
-        return wishes.resumed(record, record.spec.policies or Policies(), now)
+        return edits.resumed(record, record.spec.policies or Policies(), now)
     except ValueError as error:  # its schedule can no longer be read, which hurts itself only
         logger.warning("%s is not resumed: %s", record.key, error)
         return record

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core.edits import after_run, started_of
 from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
-from pyncette.core.wishes import after_run, started_of
 from pyncette.resources.modelling import datetime_of, whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task import (

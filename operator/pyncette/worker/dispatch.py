@@ -24,7 +24,7 @@ from pyncette.worker.run import Runs
 
 logger = logging.getLogger(__name__)
 
-PUT_OFF: Final[Duration] = 1 * SECOND
+DEFERRED: Final[Duration] = 1 * SECOND
 """So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
 
 
@@ -64,7 +64,7 @@ class Starts:
     """
     What was claimed and does not run yet.
 
-    *wake* is told when what is written here is claimable, and *look_soon* is called once there is room again.
+    *wake* is told when what is written here is claimable, and *poll_soon* is called once there is room again.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Starts:
         permits: Permits,
         ahead: Duration,
         wake: Callable[[Partition, Instant], None],
-        look_soon: Callable[[], None],
+        poll_soon: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -85,7 +85,7 @@ class Starts:
         self._permits = permits
         self._ahead = ahead
         self._wake = wake
-        self._look_soon = look_soon
+        self._poll_soon = poll_soon
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
 
@@ -157,13 +157,13 @@ class Starts:
     ) -> None:
         """Start what gets a permit, and put off what gets none: others run in its place."""
         unwritten: list[_Unwritten] = []
-        put_off: list[_Unpermitted] = []
-        until = self._clock.now() + self._ahead + PUT_OFF
+        defer: list[_Unpermitted] = []
+        until = self._clock.now() + self._ahead + DEFERRED
         for one in claimed:
             permit = await self._permit_for(one.pool)
             lease_until = asked_at + one.record.lease_length
             if permit is None:
-                put_off.append(one)
+                defer.append(one)
             elif one.beginning.first:
                 unwritten.append(
                     _Unwritten(one.beginning, one.policies, one.registration, permit, lease_until)
@@ -173,10 +173,10 @@ class Starts:
                 assert one.beginning.held is not None
                 self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
             self._runs.unreserve(one.registration)
-        if put_off:
-            changes = [rules.put_off(one.record, one.beginning, until) for one in put_off]
+        if defer:
+            changes = [rules.defer(one.record, one.beginning, until) for one in defer]
             try:
-                await self._ledger.put_off(changes)
+                await self._ledger.defer(changes)
             except StoreError as error:  # their leases expire, and tell
                 logger.debug("what has no permit was not put off", extra={"error": str(error)})
             for change in changes:
@@ -211,7 +211,7 @@ class Starts:
                     self._run_written(one, held, now)
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
-                    self._look_soon()  # a slot, or a place in the limit of a handler, is free for other records
+                    self._poll_soon()  # a slot, or a place in the limit of a handler, is free for other records
         except asyncio.CancelledError:
             keys = [
                 str(claimed.key)
@@ -229,7 +229,7 @@ class Starts:
                 _return_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
-            self._look_soon()
+            self._poll_soon()
 
     async def _lasting(self, unwritten: Mapping[int, _Unwritten]) -> dict[int, _Unwritten]:
         """
@@ -243,7 +243,7 @@ class Starts:
         renewed = await self._renew(short, unwritten)
         lasting = {at: renewed.get(at, one) for at, one in unwritten.items()}
         releases = {
-            at: rules.put_off(record, unwritten[at].beginning, self._clock.now())
+            at: rules.defer(record, unwritten[at].beginning, self._clock.now())
             for at, record in short.items()
             if self._on_short_lease(lasting[at])
         }
@@ -254,7 +254,7 @@ class Starts:
                 extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
             )
             try:
-                await self._ledger.put_off(list(releases.values()))
+                await self._ledger.defer(list(releases.values()))
             except StoreError as error:  # the leases expire, and the records are claimed again
                 logger.debug("could not release short leases", extra={"error": str(error)})
         return {at: one for at, one in lasting.items() if at not in releases}

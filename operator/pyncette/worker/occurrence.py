@@ -10,10 +10,10 @@ from typing import Any, Final, Protocol
 
 from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
+from pyncette.core.accounting import run_id
 from pyncette.core.record import Partition
 from pyncette.core.rules import Ending, Held
 from pyncette.core.spec import Heartbeat, Mode, Policies
-from pyncette.core.tallies import run_id
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant, synchronize
-from pyncette.coordination.assignment import ORPHAN_AGE, Shares
+from pyncette.coordination.assignment import ORPHAN_AGE, PartitionAssignment
 from pyncette.coordination.permits import Permits, Pool
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
@@ -91,7 +91,7 @@ class Poller:
         interval: Duration,
         ahead: Duration,
         polling: Callable[[], AbstractContextManager[None]],
-        shares: Shares | None = None,
+        assignment: PartitionAssignment | None = None,
     ) -> None:
         self._store = ledger.store
         self._clock = clock
@@ -109,7 +109,9 @@ class Poller:
         after it is claimed along, so that what is due one by one does not cost a claim each.
         """
         self._polling = polling
-        self._shares = shares if any(registration.shared_among for registration in registrations) else None
+        self._assignment = (
+            assignment if any(registration.shared_among for registration in registrations) else None
+        )
         """What falls to this worker of partitions that are shared out; None: all of them, or nothing is."""
         self._woken = asyncio.Event()
         self._next_at: Instant = 0
@@ -141,7 +143,7 @@ class Poller:
         self._unasked: set[Pool | None] = set()
         """Permits for which the last look did not ask all partitions that it was to ask: there were too few."""
         self._permits = Permits(self._store, clock, holder, self._permit_freed)
-        self._starts = Starts(ledger, clock, runs, outbox, self._permits, ahead, self.wake, self.look_soon)
+        self._starts = Starts(ledger, clock, runs, outbox, self._permits, ahead, self.wake, self.poll_soon)
         self._lease_ids = (f"{secrets.token_hex(8)}-{number:x}" for number in count())
 
     @property
@@ -174,9 +176,9 @@ class Poller:
 
     def wake(self, partition: Partition, at: Instant) -> None:
         """Take note that something is claimable at *at*; that it is for whoever can, if that is `FOR_ALL`."""
-        if self._shares is not None:
+        if self._assignment is not None:
             if at == FOR_ALL:
-                self._shares.hurry()
+                self._assignment.hurry()
                 self._woken.set()
             if not self._is_ours(partition, self._shared_among.get(partition.handler, 0)):
                 return
@@ -187,7 +189,7 @@ class Poller:
             self._next_at = at
             self._woken.set()
 
-    def look_soon(self) -> None:
+    def poll_soon(self) -> None:
         """Look at everything again, as soon as there is a slot; also at what this round has looked at already."""
         self._round_next_at = 0
         self._next_at = 0
@@ -211,7 +213,7 @@ class Poller:
             return
         if next_at > self._clock.latest_after(ANNOUNCED_AHEAD):
             return  # other workers find it by polling
-        at = FOR_ALL if self._shares is not None else next_at
+        at = FOR_ALL if self._assignment is not None else next_at
         try:
             await self._store.notify([Notification(partitions[0], at)])
         except StoreError as error:
@@ -245,7 +247,7 @@ class Poller:
                     waits = self._patience.waits()
         self._ended = True
         await self.finish()
-        self._permits.give_back_free()
+        self._permits.release_free()
 
     async def _read_time(self) -> None:
         """
@@ -260,17 +262,17 @@ class Poller:
         """Return once all that was claimed is started, or never will be: what takes too long is given up."""
         await self._starts.finish()
 
-    async def permits_given_back(self) -> None:
+    async def release_permits(self) -> None:
         """Return once nobody has to wait for a permit that this worker held."""
-        await self._permits.given_back()
+        await self._permits.released()
 
     async def _park(self) -> None:
-        self._permits.give_back_free()
+        self._permits.release_free()
         # What others may have changed unnoticed is looked for in real time, also where time is pretended.
-        look = asyncio.get_running_loop().call_at(self._round_stale_at, self.look_soon)
+        look = asyncio.get_running_loop().call_at(self._round_stale_at, self.poll_soon)
         until = self._next_at
-        if self._shares is not None:
-            until = min(until, self._clock.now() + self._shares.next_look_in())
+        if self._assignment is not None:
+            until = min(until, self._clock.now() + self._assignment.next_look_in())
         self._parked = True
         try:
             await self._clock.wait(self._woken, None if until == NEVER else until)
@@ -282,7 +284,7 @@ class Poller:
 
     async def _wait_for_a_slot(self) -> None:
         """Wait, and if something falls due in the meantime tell the others: they may have slots, and not know of it."""
-        self._permits.give_back_free()
+        self._permits.release_free()
         self._runs.freed.clear()
         if self._runs.free > 0 and not self._outbox.is_full:
             return
@@ -303,7 +305,7 @@ class Poller:
                 partition for registration in self._registrations for partition in registration.partitions
             ]
             try:
-                at = FOR_ALL if self._shares is not None else now
+                at = FOR_ALL if self._assignment is not None else now
                 await self._store.notify([Notification(partition, at) for partition in partitions])
             except StoreError as error:
                 logger.debug("no hint given", extra={"error": str(error)})
@@ -322,7 +324,7 @@ class Poller:
         asked_at, now = clock.monotonic(), clock.now()
         limits = self._limits(by_partition, now)
         if not limits:
-            self._permits.give_back_free()
+            self._permits.release_free()
             self._plan(None, limits, now)
             self._polled_at = now
             return
@@ -382,18 +384,20 @@ class Poller:
     # --- What is shared out ---
 
     def _is_ours(self, partition: Partition, shared_among: int) -> bool:
-        return not shared_among or self._shares is None or self._shares.is_ours(partition, shared_among)
+        return (
+            not shared_among or self._assignment is None or self._assignment.is_ours(partition, shared_among)
+        )
 
     def _is_look_at_others_due(self) -> bool:
-        return self._shares is not None and self._shares.next_look_in() <= 0
+        return self._assignment is not None and self._assignment.next_look_in() <= 0
 
     async def _look_at_others(self) -> None:
         """Take what others have left alone of what is theirs: they may be gone, or have no slot."""
-        assert self._shares is not None
-        is_our_turn = await self._shares.look()
-        if self._shares.is_new:
-            self._shares.is_new = False
-            self.look_soon()
+        assert self._assignment is not None
+        is_our_turn = await self._assignment.look()
+        if self._assignment.is_new:
+            self._assignment.is_new = False
+            self.poll_soon()
         if not is_our_turn:
             return
         theirs = {
@@ -422,7 +426,7 @@ class Poller:
     async def _take_what_is_left(
         self, limits: dict[Partition, int], theirs: dict[Partition, Registration]
     ) -> None:
-        assert self._shares is not None
+        assert self._assignment is not None
         clock = self._clock
         # As it would have been a while ago: what is due since then is still for its own worker.
         now = clock.now()
@@ -438,8 +442,8 @@ class Poller:
         held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at) - ORPHAN_AGE
         self._starts.start(claimed.records, theirs, then, held_since)
         for partition in {record.key.partition for record in claimed.records}:
-            self._shares.adopt(partition)
-            self.look_soon()
+            self._assignment.adopt(partition)
+            self.poll_soon()
 
     # --- Permits ---
 
@@ -501,7 +505,7 @@ class Poller:
         for pool in {pool for partition, pool in pools.items() if limits[partition]}:
             pool.is_busy = pool.is_wanted = pool.is_short = pool in busy
             if not pool.is_busy:
-                pool.give_back_free()
+                pool.release_free()
         looked_at = [partition for partition in pools if not limits[partition]]
         at = claimed.next_claimable_at
         if not looked_at or at is None or at > now:
@@ -517,7 +521,7 @@ class Poller:
     def _permit_freed(self, at: Instant) -> None:
         """Look again for what had to wait, at *at*."""
         if at <= self._clock.now():
-            self.look_soon()
+            self.poll_soon()
             return
         self._round_next_at = min(self._round_next_at, at)
         if at < self._next_at:

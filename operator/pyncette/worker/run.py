@@ -110,7 +110,7 @@ class Runs:
             if self.on_sooner_renewal is not None:
                 self.on_sooner_renewal()
 
-    def give_back_early(self) -> None:
+    def release_early(self) -> None:
         """Start nothing that is not due yet: it is given back, as if it had not been claimed."""
         now = self._clock.now()
         for occurrence in self.running.values():

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contex
 from typing import Any, Final, NamedTuple, Protocol
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
-from pyncette.coordination.assignment import Shares
+from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Membership
 from pyncette.core.record import Outcome, Partition
 from pyncette.core.rules import Ending
@@ -95,7 +95,7 @@ class Worker:
 
     It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
     *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
-    tells others that it runs, by *membership*, until it claims nothing more; *shares* tells what falls to it of partitions
+    tells others that it runs, by *membership*, until it claims nothing more; *assignment* tells what falls to it of partitions
     that are shared out.
     """
 
@@ -108,7 +108,7 @@ class Worker:
         settings: WorkerSettings,
         renewal_store: Callable[[], Store] | None = None,
         membership: Membership | None = None,
-        shares: Shares | None = None,
+        assignment: PartitionAssignment | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._ledger = ledger
@@ -132,9 +132,9 @@ class Worker:
             settings.poll_interval,
             settings.ahead,
             self._polling,
-            shares,
+            assignment,
         )
-        self._runs.on_limit_freed = self._poller.look_soon
+        self._runs.on_limit_freed = self._poller.poll_soon
         self._slots = settings.slots
         self._renewer: Renewer | None = None
         self._thread: RenewalThread | None = None
@@ -186,9 +186,9 @@ class Worker:
             return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
-    def look_soon(self) -> None:
+    def poll_soon(self) -> None:
         """Look for what is due; the partitions of a registration may have changed."""
-        self._poller.look_soon()
+        self._poller.poll_soon()
 
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
@@ -196,7 +196,7 @@ class Worker:
         self._poller.stop()
         if self._membership is not None:
             self._membership.leave()
-        self._runs.give_back_early()
+        self._runs.release_early()
         if self._grace is not None and not self._grace.expired():
             ends_at = None if grace is None else asyncio.get_running_loop().time() + grace / SECOND
             self._grace.reschedule(ends_at)
@@ -282,7 +282,7 @@ class Worker:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._outbox.emptied()
-                await self._poller.permits_given_back()
+                await self._poller.release_permits()
                 await self._poller.hand_over()
         except TimeoutError:
             logger.warning(

@@ -15,7 +15,7 @@ from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
 from pyncette.mirror.conversion import to_key
-from pyncette.mirror.records import Wish, wish_of
+from pyncette.mirror.records import DesiredRecord, desired_record_of
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
@@ -33,7 +33,7 @@ REALM: Final = ""
 class Wishes(NamedTuple):
     """What the manifests of a folder wish for, and what is wrong with them."""
 
-    wishes: tuple[Wish, ...]
+    wishes: tuple[DesiredRecord, ...]
     problems: tuple[Remark, ...]
     notes: tuple[Remark, ...]
     keep: Container[str]
@@ -113,12 +113,15 @@ class Folder:
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, other = (fit, []) if declared is None else _of_their_templates(fit, declared.templates)
         fit, twins = _one_of_each_name(fit)
-        wished = [(item, wish_of(item.resource, REALM, _written_at(item.source.file, now))) for item in fit]
+        wished = [
+            (item, desired_record_of(item.resource, REALM, _written_at(item.source.file, now)))
+            for item in fit
+        ]
         over = _over_before_they_were_written(wished)
         problems = (*loaded.problems, *unknown, *other, *twins, *over)
         keep = self._keep(loaded, problems)
         late = {remark.place for remark in over}
-        wishes = tuple(wish for item, wish in wished if item.place("spec", "schedule") not in late)
+        wishes = tuple(desired for item, desired in wished if item.place("spec", "schedule") not in late)
         return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
@@ -191,12 +194,14 @@ def _one_of_each_name(
     return list(first.values()), twins
 
 
-def _over_before_they_were_written(wished: Sequence[tuple[Manifest[PyncetteTask], Wish]]) -> list[Remark]:
+def _over_before_they_were_written(
+    wished: Sequence[tuple[Manifest[PyncetteTask], DesiredRecord]],
+) -> list[Remark]:
     """Refuse a schedule whose years were over when it was written; one that has run its course since is fine."""
     over = []
-    for item, wish in wished:
+    for item, desired in wished:
         try:
-            check_ahead(wish.spec.schedule, wish.created_at or 0)
+            check_ahead(desired.spec.schedule, desired.created_at or 0)
         except ValueError as error:
             over.append(Remark(item.place("spec", "schedule"), f"spec.schedule: {error}"))
     return over

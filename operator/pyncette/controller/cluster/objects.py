@@ -250,15 +250,17 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     """The same as a number, where it is one."""
     generation: int
     created_at: str
-    wish: bytes
+    desired: bytes
     """What it is and what is wanted: all but the status and the version."""
     status: bytes
 
     @classmethod
     def of(cls, body: Manifest) -> _Held:
         metadata = body["metadata"]
-        wish = {part: value for part, value in body.items() if part not in {"status", "apiVersion", "kind"}}
-        wish["metadata"] = _reduced(metadata)
+        desired = {
+            part: value for part, value in body.items() if part not in {"status", "apiVersion", "kind"}
+        }
+        desired["metadata"] = _reduced(metadata)
         resource_version = metadata.get("resourceVersion", "")
         return cls(
             uid=metadata.get("uid", ""),
@@ -266,7 +268,7 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
             version=_number(resource_version),
             generation=metadata.get("generation", 0),
             created_at=metadata.get("creationTimestamp", ""),
-            wish=_encode(wish),
+            desired=_encode(desired),
             status=_encode(body.get("status", {})),
         )
 
@@ -278,12 +280,16 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
         return self.generation >= other.generation and self.resource_version != other.resource_version
 
     def news_after(self, other: _Held) -> News:
-        if self.wish != other.wish:
+        if self.desired != other.desired:
             return News.WISH
         return News.STATUS if self.status != other.status else News.NOTHING
 
     def manifest(self, kind: Kind) -> dict[str, Any]:
-        manifest: dict[str, Any] = {"apiVersion": kind.api_version, "kind": kind.name, **_decode(self.wish)}
+        manifest: dict[str, Any] = {
+            "apiVersion": kind.api_version,
+            "kind": kind.name,
+            **_decode(self.desired),
+        }
         manifest["metadata"]["resourceVersion"] = self.resource_version
         manifest["status"] = _decode(self.status)
         return manifest

@@ -17,7 +17,7 @@ from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.facts import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, kept_record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, inert_record
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
@@ -212,7 +212,7 @@ async def _identity_of(store: Store) -> str:
     if record is None:
         now = await store.now()
         identity = msgspec.Raw(msgspec.json.encode({"id": secrets.token_hex(16)}))
-        await store.swap([Change(None, kept_record(_IDENTITY, Spec(args=identity), now))])
+        await store.swap([Change(None, inert_record(_IDENTITY, Spec(args=identity), now))])
         (record,) = await store.load([_IDENTITY])
     if record is None:
         raise StoreUnavailableError("what was just written there is not there")

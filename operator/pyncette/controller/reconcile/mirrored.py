@@ -20,8 +20,8 @@ from pyncette.core.record import (
     Key,
     Partition,
     Record,
+    inert_record,
     is_on_demand,
-    kept_record,
 )
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Ledger
@@ -198,7 +198,7 @@ class Mirrored:
             return
         async with self._registering[backend]:
             await ledger.store.swap(
-                [Change(None, kept_record(self._registration(realm), Spec(), await ledger.now()))]
+                [Change(None, inert_record(self._registration(realm), Spec(), await ledger.now()))]
             )
             self._realms[backend].add(realm)
 

@@ -16,7 +16,7 @@ from pyncette.controller.reconcile.backends import OpenBackend, complain
 from pyncette.controller.reconcile.deletion_guard import Guard
 from pyncette.controller.reconcile.mirrored import Home, Mirrored
 from pyncette.controller.settings import OperatorSettings
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, kept_record, replace
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import Step, remove_instances, remove_stopped, stop
@@ -310,7 +310,7 @@ class Notice(NamedTuple):
         now = await store.now()
         spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
         if self.record is None:
-            after = kept_record(_key(self.cluster_id), spec, now)
+            after = inert_record(_key(self.cluster_id), spec, now)
         else:
             after = replace(self.record, version=self.record.version + 1, spec=spec)
         (made,) = await store.swap([Change(self.record, after)])

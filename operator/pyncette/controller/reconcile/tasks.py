@@ -25,23 +25,23 @@ from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
 from pyncette.controller.status.task_events import events_of
 from pyncette.controller.status.task_status import Stored, is_over, status_of_task, was_mirrored
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest
+from pyncette.core.accounting import keeps_history
 from pyncette.core.record import Key, Owner, Record, replace
 from pyncette.core.spec import Policies
-from pyncette.core.tallies import keeps_history
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.counting import instances_of
 from pyncette.mirror.records import (
+    DesiredRecord,
     Elsewhere,
     Step,
     Taken,
-    Wish,
+    desired_record_of,
     is_ahead,
     is_suspended_otherwise,
     mirror_one,
     suspended_as,
     suspension,
-    wish_of,
 )
 from pyncette.mirror.requests import Done, ask
 from pyncette.resources.modelling import instant_of
@@ -321,14 +321,14 @@ class Tasks:
         is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(backend)
         if isinstance(task, Refusal) or ledger is None or not is_open:
             return await self._suspend_only(name, stored, _Mirroring(known))
-        wish = _as_registered(wish_of(task, place.realm), place.facts)
-        taken_by = self._owner_of(name, place, wish)
+        desired = _as_registered(desired_record_of(task, place.realm), place.facts)
+        taken_by = self._owner_of(name, place, desired)
         if taken_by is not None:
             return await self._suspend_only(name, stored, _Mirroring(known, taken_by=taken_by))
-        where = (backend, wish.key)
+        where = (backend, desired.key)
         self._taking[where] = name
         try:
-            return await self._move_in(name, wish, place, ledger, stored)
+            return await self._move_in(name, desired, place, ledger, stored)
         finally:
             del self._taking[where]
 
@@ -356,7 +356,7 @@ class Tasks:
         return mirroring._replace(home=next(iter(self._mirrored.homes(name)), None))
 
     async def _move_in(
-        self, name: ObjectName, wish: Wish, place: Place, ledger: Ledger, stored: Manifest
+        self, name: ObjectName, desired: DesiredRecord, place: Place, ledger: Ledger, stored: Manifest
     ) -> _Mirroring:
         """Have the record of the task where it belongs, and as it is wished for."""
         homes = self._mirrored.homes(name)
@@ -367,23 +367,23 @@ class Tasks:
         if away is not None:
             return _Mirroring(known, away=away, failed=StoreUnavailableError(f"{away} does not answer"))
         if not homes and is_over(status, stored["metadata"].get("generation", 0)):
-            wish = wish._replace(is_over=True)
-        here, elsewhere = _told_apart(homes, backend, wish)
+            desired = desired._replace(is_over=True)
+        here, elsewhere = _told_apart(homes, backend, desired)
         for home in homes:
-            if is_ahead(home.record, wish) or is_suspended_otherwise(home.record, wish):
-                wish = await self._compared(name, wish, home.record)
+            if is_ahead(home.record, desired) or is_suspended_otherwise(home.record, desired):
+                desired = await self._compared(name, desired, home.record)
                 break
         try:
-            moving = await self._write(name, wish, here, elsewhere, place, ledger)
+            moving = await self._write(name, desired, here, elsewhere, place, ledger)
         except StoreUnavailableError as error:
             return _Mirroring(here or known, away=backend, failed=error)
         left = self._mirrored.homes(name)
-        here, _ = _told_apart(left, backend, wish)
+        here, _ = _told_apart(left, backend, desired)
         return _Mirroring(here or next(iter(left), None), moving)
 
-    async def _compared(self, name: ObjectName, wish: Wish, record: Record) -> Wish:
+    async def _compared(self, name: ObjectName, desired: DesiredRecord, record: Record) -> DesiredRecord:
         """
-        Return the *wish* of a resource whose *record* a newer generation has changed, and whether it is to be heard nonetheless.
+        Return the *desired* of a resource whose *record* a newer generation has changed, and whether it is to be heard nonetheless.
 
         Usually the watch is late, and will soon deliver the newer generation, or a newer resource of that name. But a cluster whose etcd was restored counts
         on from an older one, and then no edit would have an effect until it has caught up. A read by name that follows
@@ -391,10 +391,10 @@ class Tasks:
         """
         found = await self._api.get(TASKS, name)
         meta = found["metadata"]
-        if (meta["uid"], meta.get("generation")) != (wish.owner.uid, wish.owner.generation):
+        if (meta["uid"], meta.get("generation")) != (desired.owner.uid, desired.owner.generation):
             self._objects.found(TASKS, found)
-            return wish
-        return wish._replace(outlives=record.state.owner)
+            return desired
+        return desired._replace(outlives=record.state.owner)
 
     def _away(self, homes: Sequence[Home], status: TaskStatus) -> str | None:
         """
@@ -410,9 +410,9 @@ class Tasks:
             return None
         return next((backend.name for backend in self._pools.unseen()), None)
 
-    def _owner_of(self, name: ObjectName, place: Place, wish: Wish) -> str | None:
+    def _owner_of(self, name: ObjectName, place: Place, desired: DesiredRecord) -> str | None:
         """Return the other task that has the record of this one already, if there is one and it is still there."""
-        where = (place.where, wish.key)
+        where = (place.where, desired.key)
         other = self._taking.get(where) or self._mirrored.owner_at(*where)
         if other is None or other == name or self._objects.uid(TASKS, other) is None:
             return None
@@ -421,7 +421,7 @@ class Tasks:
     async def _write(
         self,
         name: ObjectName,
-        wish: Wish,
+        desired: DesiredRecord,
         here: Home | None,
         elsewhere: Sequence[Home],
         place: Place,
@@ -429,7 +429,7 @@ class Tasks:
     ) -> bool:
         """Write what differs, and say whether the record has yet to move here. Raises StoreError."""
         backend = place.where
-        if here is None or elsewhere or not _is_mirrored(here.record, wish):
+        if here is None or elsewhere or not _is_mirrored(here.record, desired):
             await self._mirrored.open_realm(backend, ledger, place.realm)
             strays = [
                 Elsewhere(source, home.record)
@@ -438,16 +438,16 @@ class Tasks:
             ]
             if len(strays) < len(elsewhere):
                 raise StoreUnavailableError("a backend that the task moves from went away")
-            taken = await mirror_one(ledger, wish, strays)
+            taken = await mirror_one(ledger, desired, strays)
             if self._note(name, backend, taken):
                 return True
             if any(item.step is Step.OUTDATED for item in taken):
                 return False  # the watch will deliver the newer one
             for home in elsewhere:
                 self._mirrored.forget(home.backend, home.record.key, name)
-        record = self._record_at(name, backend, wish)
-        if record is not None and record.state.handled != wish.requests:
-            done = await ask(ledger, record, wish.requests)
+        record = self._record_at(name, backend, desired)
+        if record is not None and record.state.handled != desired.requests:
+            done = await ask(ledger, record, desired.requests)
             if done.record is not None:
                 self._mirrored.note(backend, done.record)
                 if done.run is not None:
@@ -466,9 +466,9 @@ class Tasks:
                 logger.info("a task was %s", item.step.value, extra={"task": str(name), "backend": backend})
         return waiting
 
-    def _record_at(self, name: ObjectName, backend: str, wish: Wish) -> Record | None:
+    def _record_at(self, name: ObjectName, backend: str, desired: DesiredRecord) -> Record | None:
         for home in self._mirrored.homes(name):
-            if home.backend == backend and home.record.key == wish.key:
+            if home.backend == backend and home.record.key == desired.key:
                 return home.record
         return None
 
@@ -600,28 +600,30 @@ def _status_of(stored: Manifest | None) -> TaskStatus:
     return read_status((stored or {}).get("status", {}), TaskStatus) or TaskStatus()
 
 
-def _told_apart(homes: Sequence[Home], backend: str, wish: Wish) -> tuple[Home | None, list[Home]]:
+def _told_apart(
+    homes: Sequence[Home], backend: str, desired: DesiredRecord
+) -> tuple[Home | None, list[Home]]:
     """Tell the record that is where it belongs from those that are not."""
     here, elsewhere = None, []
     for home in homes:
-        if home.backend == backend and home.record.key == wish.key:
+        if home.backend == backend and home.record.key == desired.key:
             here = home
         else:
             elsewhere.append(home)
     return here, elsewhere
 
 
-def _as_registered(wish: Wish, pool: PoolFacts) -> Wish:
+def _as_registered(desired: DesiredRecord, pool: PoolFacts) -> DesiredRecord:
     """
-    Return the *wish* of a dynamic task with the partition count that all workers of its *pool* have registered.
+    Return the *desired* of a dynamic task with the partition count that all workers of its *pool* have registered.
 
     The status reports it if the resource has another count. Workers would refuse the handler if that were stored.
     """
-    counts = {member.count_of(wish.key.partition.handler) for member in pool.members or ()} - {None}
+    counts = {member.count_of(desired.key.partition.handler) for member in pool.members or ()} - {None}
     count = counts.pop() if len(counts) == 1 else None
-    if wish.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # a row may hold any number
-        return wish
-    return wish._replace(spec=replace(wish.spec, partitions=count))
+    if desired.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # a row may hold any number
+        return desired
+    return desired._replace(spec=replace(desired.spec, partitions=count))
 
 
 def _tells_of_its_pool(before: TaskStatus, after: TaskStatus) -> bool:
@@ -633,12 +635,12 @@ def _tells_of_its_pool(before: TaskStatus, after: TaskStatus) -> bool:
     return known is None or known.reason != ready.reason or (condition_of(before, STALLED) is None) is stuck
 
 
-def _is_mirrored(record: Record, wish: Wish) -> bool:
+def _is_mirrored(record: Record, desired: DesiredRecord) -> bool:
     """Say whether *record* is what is wished for already, or what a newer generation wished for."""
     if record.state.withdrawn_at is not None:
         return False
     owner = record.state.owner
-    return (owner == wish.owner and owner != wish.outlives) or is_ahead(record, wish)
+    return (owner == desired.owner and owner != desired.outlives) or is_ahead(record, desired)
 
 
 def _instant(at: datetime | None) -> Instant | None:

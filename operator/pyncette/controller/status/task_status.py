@@ -24,10 +24,10 @@ from pyncette.controller.status.conditions import (
 )
 from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
 from pyncette.coordination.members import Member
+from pyncette.core.edits import started_of
 from pyncette.core.record import Outcome, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
-from pyncette.core.wishes import started_of
 from pyncette.mirror.conversion import RESUME
 from pyncette.mirror.status import status_of
 from pyncette.resources.modelling import instant_of, whole_second

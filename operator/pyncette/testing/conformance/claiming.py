@@ -33,7 +33,7 @@ class Claiming(OnBackend):
         assert instances(await claim(store, now=T0)) == ["a"]
 
     async def test_a_claim_stamps_the_lease_and_counts(self, store: Store) -> None:
-        record = a_record(state=State(born=T0), lease_length=7 * SECOND)
+        record = a_record(state=State(created_version=T0), lease_length=7 * SECOND)
         await create(store, record)
 
         claimed = await store.claim({HERE: 1}, "the lease", "the holder", T0 + 3, T0 + 3)

@@ -53,7 +53,7 @@ class Loading(OnBackend):
             began_at=T0 + 6,
             lease=Lease("id", "holder", T0 + 7),
             state=State(
-                born=T0,
+                created_version=T0,
                 started=Started(
                     T0, T0 + 8, (Dropped(Outcome.MISSED, T0, T0 + 1, 10_000, exact=False),), due_at=T0 - 4
                 ),

@@ -108,7 +108,7 @@ class LookingAgain(OnBackend):
         async def edit_on() -> None:
             for number in range(TRIES_MAX):
                 before = await load(other, a_record())
-                await other.swap([Change(before, changed(before, state=State(born=number)))])
+                await other.swap([Change(before, changed(before, state=State(created_version=number)))])
                 await asyncio.sleep(0)
 
         editing = asyncio.create_task(edit_on())

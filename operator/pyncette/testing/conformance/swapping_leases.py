@@ -77,7 +77,7 @@ class SwappingLeases(OnBackend):
         (held,) = await claim(store)
         await other.renew([Renewal(held.key, "lease", LEASE)], T0 + 30 * SECOND)
 
-        made = await store.swap([Change(held, changed(held, state=State(born=1)))])
+        made = await store.swap([Change(held, changed(held, state=State(created_version=1)))])
 
         assert made == [True]
         assert (await load(store, held)).lease == Lease("lease", "worker", T0 + 30 * SECOND + LEASE)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import ExitCode
 from pyncette.clock import SECOND
-from pyncette.core import rules, wishes
+from pyncette.core import edits, rules
 from pyncette.core.record import Change, Key, Partition, is_dead_letter, replace
 from pyncette.core.rules import Ended, Ending
 from pyncette.core.schedule import Interval
@@ -36,7 +36,7 @@ class Store:
     async def _failed(self, key, spec, policies):
         async with read_backend(self.url).new_store() as store:
             self.now = await store.now()
-            new = wishes.created(key, spec, policies, self.now - 90 * SECOND)
+            new = edits.created(key, spec, policies, self.now - 90 * SECOND)
             due = replace(new, claimable_at=new.due_at)
             assert await store.swap([Change(None, due)]) == [True]
             claimed = await store.claim({key.partition: 1}, f"lease {key}", "worker", self.now, self.now)
@@ -44,14 +44,14 @@ class Store:
             end = rules.settle(
                 rules.Held(held, policies, held.due_at, self.now, held.attempt), GONE, self.now
             )
-            letters = [] if end.letter is None else [Change(None, end.letter)]
-            assert all(await store.swap([*letters, end.change]))
+            dead_letters = [] if end.dead_letter is None else [Change(None, end.dead_letter)]
+            assert all(await store.swap([*dead_letters, end.change]))
 
     def all(self, task, number=0):
         """What is stored of a task."""
         return asyncio.run(self._all(Partition("", task, number), task))
 
-    def letters(self, task, number=0):
+    def dead_letters(self, task, number=0):
         """When the dead letters of a task are to be tried, by the instance."""
         return {
             record.key.instance: record.claimable_at
@@ -95,8 +95,8 @@ def test_the_dead_letters_of_a_task_are_tried_again_and_no_others(store):
 
     assert told(store, "redrive", "report") == {"task": "report", "redriven": 1}
 
-    assert store.letters("report")[""] >= store.now
-    assert store.letters("beat") == {"": None}
+    assert store.dead_letters("report")[""] >= store.now
+    assert store.dead_letters("beat") == {"": None}
 
 
 def test_what_is_being_tried_again_already_is_left_alone(store):
@@ -118,9 +118,9 @@ def test_the_dead_letters_of_one_instance_or_of_all_are_tried_again(store):
     result = invoke(store, "redrive", "remind/bob")
 
     assert result.stdout == "remind/bob: 1 dead letter redriven\n"
-    assert [name for name, at in store.letters("remind").items() if at] == ["bob"]
+    assert [name for name, at in store.dead_letters("remind").items() if at] == ["bob"]
     assert told(store, "redrive", "remind")["redriven"] == 3
-    assert all([*store.letters("remind").values(), *store.letters("remind", 3).values()])
+    assert all([*store.dead_letters("remind").values(), *store.dead_letters("remind", 3).values()])
 
 
 # --- Suspensions -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Wishes in mid-run, as an app or a controller does it: creates, edits, stops, removes, asks for runs and redrives."""
+"""Edits in mid-run, as an app or a controller does: creates, edits, stops, removes, asks for runs and redrives."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from itertools import count
 from typing import Final
 
 from pyncette.clock import Instant
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.accounting import RemovedCounts
+from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Key, Record, replace
 from pyncette.core.spec import Policies, Spec
-from pyncette.core.tallies import Tally
-from pyncette.core.wishes import Locked
-from pyncette.errors import HeldElsewhereError, StoreError
+from pyncette.errors import ContentionError, StoreError
 from pyncette.ledger.ledger import Rule, Ruling
 
 from .loop import SECOND
-from .oracle import INSTANTS, Kind, Wish
+from .oracle import INSTANTS, Edit, Kind
 from .scenario import EditorPlan, Task, policies, schedule
 from .scenario import Kind as EditorKind
 from .scene import is_letter, parent_of
 from .world import World
 
 TRIES_MAX: Final = 4
-"""After so many answers that did not come, a wish is given up."""
+"""After so many answers that did not come, an edit is given up."""
 
 
 IN_MID_RUN: Final = 0.6
-"""How many wishes are for something that runs, if anything does."""
+"""How many edits are of something that runs, if anything does."""
 
 
 AT_AN_INSTANT: Final = 0.4
-"""How many wishes are made at the very instant of something else."""
+"""How many edits are made at the very instant of something else."""
 
 OFF_BY: Final = (-20_000, -1_000, -1, 0, 0, 0, 1, 1_000, 20_000, 100_000)
 """By how much they miss it."""
@@ -42,11 +42,11 @@ WAITS_FOR_MOST: Final = 10 * SECOND
 IN_CALM_PAUSE: Final = 3 * SECOND
 
 IN_CALM: Final = frozenset({"edit", "reschedule", "force", "resume"})
-"""What is wished for once faults are over, to see that it delays nothing."""
+"""What is edited once faults are over, to see that it delays nothing."""
 
 
-class Wisher:
-    """A process that wishes things of random tasks; the *first* one declares them."""
+class Editor:
+    """A process that edits random tasks; the *first* one declares them."""
 
     def __init__(self, world: World, name: str, plan: EditorPlan, *, first: bool) -> None:
         self._world = world
@@ -68,7 +68,7 @@ class Wisher:
             for task in world.scenario.tasks:
                 for key in task.instances:
                     await self._declare(task, key)
-        if "wishes" not in world.scenario.faults:
+        if "edits" not in world.scenario.faults:
             return
         pause = self._random.choice((2, 6, 20)) * SECOND
         while True:
@@ -77,7 +77,7 @@ class Wisher:
                 await self._wait_for_an_instant()
             if plan.kind is EditorKind.OPERATOR:
                 await world.synchronise(self._member)
-            await self._wish()
+            await self._act()
             self._member.store.is_near = False
 
     async def _wait_for_an_instant(self) -> None:
@@ -103,7 +103,7 @@ class Wisher:
         if random.random() < 0.5:
             await world.sleep(max(0, random.choice(OFF_BY)))
 
-    async def _wish(self) -> None:
+    async def _act(self) -> None:
         random = self._random
         task, key = self._target()
         kinds: list[Callable[[Task, Key], Awaitable[None]]] = [
@@ -124,7 +124,7 @@ class Wisher:
         await random.choice(kinds)(task, key)
 
     def _target(self) -> tuple[Task, Key]:
-        """Any instance; but mostly one that runs, since that is where a wish is awkward."""
+        """Any instance; but mostly one that runs, since that is where an edit is awkward."""
         running = [parent_of(call.key) for call in self._world.oracle.calls.running()]
         if running and self._random.random() < IN_MID_RUN:
             key = self._random.choice(running)
@@ -132,7 +132,7 @@ class Wisher:
         task = self._random.choice(self._world.scenario.tasks)
         return task, self._random.choice(task.instances)
 
-    # --- What is wished ------------------------------------------------------------------------------------------
+    # --- What is edited ------------------------------------------------------------------------------------------
 
     async def _declare(self, task: Task, key: Key) -> None:
         """Create it, or bring back what was stopped; leave alone what is there."""
@@ -144,7 +144,7 @@ class Wisher:
                 return self._creation(key, spec, wanted, now)
             if record.state.withdrawn_at is None and record.spec.schedule is not None:
                 return Ruling(None)
-            return self._ruled(Kind.EDIT, now, Change(record, wishes.edited(record, spec, wanted, now)))
+            return self._ruled(Kind.EDIT, now, Change(record, edits.edited(record, spec, wanted, now)))
 
         await self._apply(key, rule)
 
@@ -164,7 +164,7 @@ class Wisher:
                 own = replace(own, suspend=not own.suspend) if how < 0.4 else other if how < 0.7 else own
             schedule = record.spec.schedule if keeps_schedule else fresh.schedule
             spec = Spec(schedule, fresh.args, own)
-            edited = wishes.edited(record, spec, own or task.policies, now)
+            edited = edits.edited(record, spec, own or task.policies, now)
             return self._ruled(Kind.EDIT, now, Change(record, edited))
 
         await self._apply(key, rule)
@@ -176,7 +176,7 @@ class Wisher:
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
                 return self._creation(key, spec, wanted, now)
-            after = wishes.rescheduled(record, spec, wanted, now)
+            after = edits.rescheduled(record, spec, wanted, now)
             if isinstance(after, Locked):
                 return Ruling(None)
             return self._ruled(Kind.RESCHEDULE, now, Change(record, after))
@@ -191,9 +191,9 @@ class Wisher:
             if record is None:
                 return self._creation(key, spec, wanted, now)
             before = record.spec.policies or task.policies
-            rows = wishes.withdrawal_rows(record, before, now)
+            rows = edits.withdrawal_rows(record, before, now)
             return self._ruled(
-                Kind.FORCE, now, Change(record, wishes.overwritten(record, spec, wanted, now), rows)
+                Kind.FORCE, now, Change(record, edits.overwritten(record, spec, wanted, now), rows)
             )
 
         await self._apply(key, rule)
@@ -202,7 +202,7 @@ class Wisher:
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
                 return Ruling(None)
-            after = wishes.resumed(record, record.spec.policies or task.policies, now)
+            after = edits.resumed(record, record.spec.policies or task.policies, now)
             return Ruling(None) if after is record else self._ruled(Kind.RESUME, now, Change(record, after))
 
         await self._apply(key, rule)
@@ -212,8 +212,8 @@ class Wisher:
             if record is None or record.state.withdrawn_at is not None:
                 return Ruling(None)
             before = record.spec.policies or task.policies
-            rows = wishes.withdrawal_rows(record, before, now)
-            return self._ruled(Kind.STOP, now, Change(record, wishes.stopped(record, before, now), rows))
+            rows = edits.withdrawal_rows(record, before, now)
+            return self._ruled(Kind.STOP, now, Change(record, edits.stopped(record, before, now), rows))
 
         await self._apply(key, rule)
 
@@ -224,8 +224,8 @@ class Wisher:
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is None:
                 return Ruling(None)
-            tally = wishes.removed(record, record.spec.policies or task.policies, now)
-            return self._ruled(Kind.REMOVE, now, Change(record, None), tally)
+            removed_counts = edits.removed(record, record.spec.policies or task.policies, now)
+            return self._ruled(Kind.REMOVE, now, Change(record, None), removed_counts)
 
         return rule
 
@@ -239,7 +239,7 @@ class Wisher:
         def rule(record: Record | None, now: Instant) -> Ruling:
             if record is not None:
                 return Ruling(None)
-            run = wishes.on_demand(parent, parent.spec.policies or task.policies, name, now)
+            run = edits.on_demand(parent, parent.spec.policies or task.policies, name, now)
             return self._ruled(Kind.ON_DEMAND, now, Change(None, run))
 
         # Once it has run it is gone, so whoever asks again is given another run.
@@ -258,7 +258,7 @@ class Wisher:
             return
 
         def rule(record: Record | None, now: Instant) -> Ruling:
-            after = None if record is None else wishes.redriven(record, now)
+            after = None if record is None else edits.redriven(record, now)
             if record is None or after is record:
                 return Ruling(None)
             return self._ruled(Kind.REDRIVE, now, Change(record, after))
@@ -268,16 +268,18 @@ class Wisher:
     # --- How -----------------------------------------------------------------------------------------------------
 
     def _spec(self, task: Task) -> Spec:
-        """Something to wish for: a schedule, and for a task with a schedule of its own perhaps other policies."""
+        """Something to ask for: a schedule, and for a task with a schedule of its own perhaps other policies."""
         now = self._world.backend_now()  # to ask its own clock would be to go by it, whoever decides later
-        return task.wish(schedule(self._random, now), None, next(self._args))
+        return task.edit(schedule(self._random, now), None, next(self._args))
 
     def _creation(self, key: Key, spec: Spec, wanted: Policies, now: Instant) -> Ruling:
-        return self._ruled(Kind.CREATE, now, Change(None, wishes.created(key, spec, wanted, now)))
+        return self._ruled(Kind.CREATE, now, Change(None, edits.created(key, spec, wanted, now)))
 
-    def _ruled(self, kind: Kind, now: Instant, change: Change, tally: Tally | None = None) -> Ruling:
-        self._world.oracle.wishes(self.process, change, Wish(kind, now, tally))
-        return Ruling(change, None, tally)
+    def _ruled(
+        self, kind: Kind, now: Instant, change: Change, removed_counts: RemovedCounts | None = None
+    ) -> Ruling:
+        self._world.oracle.edits(self.process, change, Edit(kind, now, removed_counts))
+        return Ruling(change, None, removed_counts)
 
     async def _loaded(self, key: Key) -> Record | None:
         try:
@@ -291,7 +293,7 @@ class Wisher:
             try:
                 await self._member.ledger.apply({key: rule})
                 return
-            except HeldElsewhereError as error:
+            except ContentionError as error:
                 if self._world.scene.undisturbed:  # else there may have been time for few tries only
                     self._world.scene.broken(f"{self.process} could not edit {key}: {error}")
                 return

@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyncette.core.policies import choose
-from pyncette.core.record import Counts, Dropped, Outcome, Summary, replace
-from pyncette.core.schedule import Cron, Once
-from pyncette.core.spec import Exhaustion, Missed, Overlap, Policies, Retry
-from pyncette.core.tallies import (
-    Tally,
+from pyncette.core.accounting import (
+    RemovedCounts,
     Verdict,
+    count_removed,
     counted,
-    home_among,
-    homes_of,
+    parent_among,
+    parents_of,
     rows_of,
     run_id,
     runs_of,
-    tallied,
     with_dropped,
     with_verdict,
     within_limits,
 )
+from pyncette.core.policies import choose
+from pyncette.core.record import Counts, Dropped, Outcome, Summary, replace
+from pyncette.core.schedule import Cron, Once
+from pyncette.core.spec import Exhaustion, Missed, Overlap, Policies, Retry
 from tests.core.play import (
     AT_MOST_ONCE,
     INSTANCE,
@@ -236,19 +236,19 @@ def test_a_lowered_limit_is_kept_although_rows_of_before_are_still_there():
 
 
 def test_what_is_removed_is_counted_at_its_schedule_or_else_at_its_template():
-    assert homes_of(INSTANCE) == (TEMPLATE,)
-    assert homes_of(BESIDE) == (INSTANCE, TEMPLATE)
-    assert homes_of(STATIC._replace(occurrence="run-1")) == (STATIC,)
-    assert homes_of(STATIC) == ()
+    assert parents_of(INSTANCE) == (TEMPLATE,)
+    assert parents_of(BESIDE) == (INSTANCE, TEMPLATE)
+    assert parents_of(STATIC._replace(occurrence="run-1")) == (STATIC,)
+    assert parents_of(STATIC) == ()
 
 
 def test_the_template_gets_a_record_to_count_in_but_a_schedule_that_is_gone_does_not_return():
     record = Play().record
 
-    assert home_among(Tally(BESIDE, Summary()), {INSTANCE: record, TEMPLATE: record}) == INSTANCE
-    assert home_among(Tally(BESIDE, Summary()), {INSTANCE: None, TEMPLATE: record}) == TEMPLATE
-    assert home_among(Tally(BESIDE, Summary()), {INSTANCE: None, TEMPLATE: None}) == TEMPLATE
-    assert home_among(Tally(STATIC._replace(occurrence="run-1"), Summary()), {STATIC: None}) is None
+    assert parent_among(RemovedCounts(BESIDE, Summary()), {INSTANCE: record, TEMPLATE: record}) == INSTANCE
+    assert parent_among(RemovedCounts(BESIDE, Summary()), {INSTANCE: None, TEMPLATE: record}) == TEMPLATE
+    assert parent_among(RemovedCounts(BESIDE, Summary()), {INSTANCE: None, TEMPLATE: None}) == TEMPLATE
+    assert parent_among(RemovedCounts(STATIC._replace(occurrence="run-1"), Summary()), {STATIC: None}) is None
 
 
 def test_a_run_on_demand_that_outlives_its_schedule_does_not_bring_it_back():
@@ -284,14 +284,14 @@ def test_counts_of_what_was_dropped_survive_the_removal_of_an_instance_that_runs
 
 
 def test_tallies_add_up_whatever_their_order():
-    home = Play(schedule=None, key=TEMPLATE).record
-    early = Tally(INSTANCE, with_verdict(Summary(), verdict(Outcome.SUCCEEDED, at(1))))
-    late = Tally(INSTANCE, with_verdict(Summary(), verdict(Outcome.FAILED, at(2))))
+    parent = Play(schedule=None, key=TEMPLATE).record
+    early = RemovedCounts(INSTANCE, with_verdict(Summary(), verdict(Outcome.SUCCEEDED, at(1))))
+    late = RemovedCounts(INSTANCE, with_verdict(Summary(), verdict(Outcome.FAILED, at(2))))
 
     for order in ((early, late), (late, early)):
-        record = home
-        for tally in order:
-            record = tallied(TEMPLATE, record, tally, at(3)).after
+        record = parent
+        for removed_counts in order:
+            record = count_removed(TEMPLATE, record, removed_counts, at(3)).after
         summary = record.state.summary
         assert nonzero(summary.counts) == {"succeeded": 1, "failed": 1}
         assert (summary.last_outcome, summary.last_ended_at) == (Outcome.FAILED, at(2))
@@ -306,18 +306,20 @@ def test_failures_in_a_row_go_on_from_instance_to_instance():
             summary = with_verdict(summary, verdict(outcome))
         else:
             summary = with_dropped(summary, (Dropped(outcome, T0, T0),))
-        record = tallied(TEMPLATE, record, Tally(INSTANCE, summary), T0).after
+        record = count_removed(TEMPLATE, record, RemovedCounts(INSTANCE, summary), T0).after
 
     assert record.state.summary.consecutive_failures == 2
 
 
 def test_the_home_is_written_on_top_of_what_it_was_and_keeps_all_else():
-    home = Play().record
+    parent = Play().record
 
-    before, after, *_ = tallied(STATIC, home, Tally(STATIC._replace(occurrence="run-1"), Summary()), T0)
+    before, after, *_ = count_removed(
+        STATIC, parent, RemovedCounts(STATIC._replace(occurrence="run-1"), Summary()), T0
+    )
 
-    assert before is home
-    assert after == replace(home, version=home.version + 1)
+    assert before is parent
+    assert after == replace(parent, version=parent.version + 1)
 
 
 def test_history_of_removed_one_offs_stays_with_the_template_if_asked_for():
@@ -340,8 +342,8 @@ def test_counts_without_rows_do_not_disturb_the_turns_of_slots():
 
     for minutes in range(1, 5):
         play.run(minutes)
-    play.records[STATIC] = tallied(
-        STATIC, play.record, Tally(STATIC._replace(occurrence="x"), silent), at(4.5)
+    play.records[STATIC] = count_removed(
+        STATIC, play.record, RemovedCounts(STATIC._replace(occurrence="x"), silent), at(4.5)
     ).after
     play.run(5)
 
@@ -366,13 +368,13 @@ def test_what_runs_beside_its_schedule_is_told_in_that_schedule_s_history():
 def test_a_letter_redriven_after_its_schedule_was_made_anew_takes_nothing_below_zero():
     play = Play(policies=Policies(exhausted=Exhaustion.DEAD_LETTER))
     play.run(1, REFUSED)
-    letter = play.letters[0].key
+    dead_letter = play.dead_letters[0].key
     play.remove(1.1)
     fresh = Play()
     play.records[STATIC] = fresh.record
 
     play.redrive(1.2)
-    play.end(play.start(1.2, letter), 1.2)
+    play.end(play.start(1.2, dead_letter), 1.2)
 
     assert play.counts == {"succeeded": 1}
 

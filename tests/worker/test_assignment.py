@@ -59,10 +59,10 @@ async def a_frozen_member(bench, holder):
 
 @given(st.integers(0, 50), HOLDERS)
 def test_each_partition_has_one_worker_and_none_has_two_more_than_another(count, holders):
-    shares = shared_out(count, "task", list(holders))
+    assignment = shared_out(count, "task", list(holders))
 
-    assert sorted(number for share in shares.values() for number in share) == list(range(count))
-    sizes = [len(share) for share in shares.values()]
+    assert sorted(number for share in assignment.values() for number in share) == list(range(count))
+    sizes = [len(share) for share in assignment.values()]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -93,7 +93,7 @@ async def test_each_worker_polls_its_own_share():
 
     async with AsyncExitStack() as stack:
         for number, store in enumerate(stores):
-            await stack.enter_async_context(bench.worker(store, f"w{number}", shares=True))
+            await stack.enter_async_context(bench.worker(store, f"w{number}", assignment=True))
         await bench.advance(2 * LOOK_PAUSE / SECOND)
         for store in stores:
             store.asked.clear()
@@ -102,10 +102,10 @@ async def test_each_worker_polls_its_own_share():
             for number in range(NUMBERS):
                 await bench.once(bench.handlers[0], 1, f"{bench.clock.now()}", number)
             await bench.advance(5)
-        shares = [set(store.asked) for store in stores]
+        assignment = [set(store.asked) for store in stores]
 
-    assert [len(share) for share in shares] == [4, 4, 4]
-    assert set.union(*shares) == set(range(NUMBERS))
+    assert [len(share) for share in assignment] == [4, 4, 4]
+    assert set.union(*assignment) == set(range(NUMBERS))
     assert len(bench.handlers[0].calls) == 3 * NUMBERS
 
 
@@ -121,10 +121,10 @@ async def test_shares_are_made_anew_as_workers_come_and_go():
         await bench.advance(3)
         return len(store.asked)
 
-    async with bench.worker(stores[0], "w0", shares=True):
+    async with bench.worker(stores[0], "w0", assignment=True):
         await bench.advance(45)
         assert await polled(stores[0]) == NUMBERS
-        async with bench.worker(stores[1], "w1", shares=True):
+        async with bench.worker(stores[1], "w1", assignment=True):
             await bench.advance(45)
             assert await polled(stores[0]) == await polled(stores[1]) == NUMBERS // 2
         await bench.advance(1)
@@ -146,7 +146,7 @@ async def test_what_others_leave_alone_keeps_to_the_limit_of_its_handler():
     bench.handlers = (handler,)
     await a_frozen_member(bench, "frozen")
 
-    async with bench.worker(bench.store, "w", shares=True):
+    async with bench.worker(bench.store, "w", assignment=True):
         await bench.advance(45)
         for number in range(NUMBERS):
             await bench.once(handler, 1, f"{number}", number)
@@ -166,7 +166,7 @@ async def test_what_a_worker_leaves_alone_waits_for_seconds_and_from_then_on_no_
 
     async with AsyncExitStack() as stack:
         for number in range(1 + others):
-            await stack.enter_async_context(bench.worker(holder=f"w{number}", shares=True))
+            await stack.enter_async_context(bench.worker(holder=f"w{number}", assignment=True))
         await bench.advance(45)
         for number in range(NUMBERS):
             await bench.once(handler, 1, f"{number}", number)
@@ -195,8 +195,8 @@ async def test_a_worker_that_is_full_is_helped_by_one_that_is_not():
     handler._call = call
 
     async with (
-        bench.worker(holder="w0", shares=True, slots=2),
-        bench.worker(holder="w1", shares=True, slots=50),
+        bench.worker(holder="w0", assignment=True, slots=2),
+        bench.worker(holder="w1", assignment=True, slots=50),
     ):
         await bench.advance(45)
         for number in range(NUMBERS):
@@ -207,15 +207,15 @@ async def test_a_worker_that_is_full_is_helped_by_one_that_is_not():
     assert max(late) <= (2 * TURN + ORPHAN_AGE) / SECOND
 
 
-@pytest.mark.parametrize("shares", [True, False])
-async def test_in_a_large_pool_one_worker_wakes_for_what_is_due_and_not_all(shares):
+@pytest.mark.parametrize("assignment", [True, False])
+async def test_in_a_large_pool_one_worker_wakes_for_what_is_due_and_not_all(assignment):
     bench = Bench()
     handler = a_handler(bench)
     stores = [Watched(bench.backend) for _ in range(10)]
 
     async with AsyncExitStack() as stack:
         for number, store in enumerate(stores):
-            await stack.enter_async_context(bench.worker(store, f"w{number}", shares=shares))
+            await stack.enter_async_context(bench.worker(store, f"w{number}", assignment=assignment))
         await bench.advance(45)
         before = sum(store.claims for store in stores)
         for number in range(60):
@@ -225,4 +225,4 @@ async def test_in_a_large_pool_one_worker_wakes_for_what_is_due_and_not_all(shar
     claims = sum(store.claims for store in stores) - before
     assert len(handler.calls) == 60
     # Each looks at the others' six times a minute at most; one claims what is due, and sees that there is no more.
-    assert claims < 400 if shares else claims >= 600
+    assert claims < 400 if assignment else claims >= 600

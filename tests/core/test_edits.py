@@ -4,13 +4,13 @@ import pytest
 
 from pyncette.app.modes import datetime_of
 from pyncette.clock import SECOND
-from pyncette.core import wishes
+from pyncette.core import edits
+from pyncette.core.accounting import idempotency_key
+from pyncette.core.edits import Locked
 from pyncette.core.policies import jitter_of
 from pyncette.core.record import Owner, replace
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.core.tallies import idempotency_key
-from pyncette.core.wishes import Locked
 from tests.core.play import (
     AT_MOST_ONCE,
     DEFAULTS,
@@ -32,7 +32,7 @@ STEADY = Retry(initial=10 * SECOND, maximum=10 * SECOND, jitter=False)
 
 
 def created(schedule, policies=DEFAULTS, **wish):
-    return wishes.created(STATIC, Spec(schedule, policies=policies), policies, T0, **wish)
+    return edits.created(STATIC, Spec(schedule, policies=policies), policies, T0, **wish)
 
 
 # --- Creation --------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_an_interval_counts_from_the_moment_of_scheduling():
 def test_version_and_fence_of_a_new_record_start_at_the_store_s_clock():
     record = created(Interval(MINUTE))
 
-    assert (record.version, record.fence, record.state.born) == (T0, T0, T0)
+    assert (record.version, record.fence, record.state.created_version) == (T0, T0, T0)
 
 
 def test_a_one_off_in_the_past_is_due_at_once():
@@ -82,14 +82,14 @@ def test_a_one_off_that_was_too_old_when_its_resource_was_created_is_missed_and_
 ):
     schedule, policies = Once(at(-10)), Policies(starting_deadline=deadline, keep_finished=True)
 
-    record = created(schedule, policies, wished_at=at(-10) + seconds_old * SECOND)
+    record = created(schedule, policies, requested_at=at(-10) + seconds_old * SECOND)
 
     assert (record.due_at is None) == misses
     assert record.state.summary.counts.missed == misses
 
 
 def test_a_one_off_whose_resource_was_seen_late_is_not_missed_for_that():
-    record = created(Once(at(-10)), Policies(), wished_at=at(-11))
+    record = created(Once(at(-10)), Policies(), requested_at=at(-11))
 
     assert minute(record.claimable_at) == -10
 
@@ -386,8 +386,8 @@ def test_the_same_generation_seen_again_does_not_end_a_suspension_by_exhaustion(
     owner = Owner("uid", 1, "hash")
     owned = replace(play.record, state=replace(play.record.state, owner=owner))
 
-    same = wishes.edited(owned, play.spec, play.policies, at(9.5), owner=owner)
-    newer = wishes.edited(owned, play.spec, play.policies, at(9.5), owner=Owner("uid", 2, "hash"))
+    same = edits.edited(owned, play.spec, play.policies, at(9.5), owner=owner)
+    newer = edits.edited(owned, play.spec, play.policies, at(9.5), owner=Owner("uid", 2, "hash"))
 
     assert (same.claimable_at, same.state.exhausted) == (None, True)
     assert minute(newer.claimable_at) == 10
@@ -746,7 +746,11 @@ def test_force_takes_version_and_fence_from_the_clock_also_if_the_schedule_count
     play.overwrite(50, Interval(HOUR))  # by a clock that has gone back
 
     assert play.claimable == 120
-    assert (play.record.version, play.record.fence, play.record.state.born) == (at(50), at(50), at(50))
+    assert (play.record.version, play.record.fence, play.record.state.created_version) == (
+        at(50),
+        at(50),
+        at(50),
+    )
 
 
 # --- Identity --------------------------------------------------------------------------------------------------------
@@ -819,7 +823,7 @@ def test_what_lives_beside_a_schedule_is_not_mistaken_for_what_had_its_name_befo
 def test_what_is_taken_out_of_a_schedule_is_told_in_the_zone_of_it():
     record = created(Cron("0 12 * * *", "Europe/Dublin"))
 
-    extra = wishes.on_demand(record, DEFAULTS, "x", T0)
+    extra = edits.on_demand(record, DEFAULTS, "x", T0)
 
     assert extra.spec.schedule == Once(T0, "Europe/Dublin")
     assert str(datetime_of(T0, extra.spec.schedule).tzinfo) == "Europe/Dublin"

@@ -42,22 +42,22 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """The gap before it, whose occurrences ended without a run."""
 
 
-class Tally(NamedTuple):
+class RemovedCounts(NamedTuple):
     """What a removed record leaves behind at the record of its schedule or template."""
 
     of: Key
     """The key of what was removed."""
     summary: Summary
     runs: tuple[Run, ...] = ()
-    """For the history at its home."""
+    """For the history at its parent."""
     exhausts: bool = False
     """Its attempts were spent, and that suspends the schedule that it lived beside."""
 
 
-SHARES: Final = 64
+COUNTER_SHARDS: Final = 64
 """Records that count what is removed of one template: the template's own, and further ones for who loses races for it."""
 
-SHARE_PREFIX: Final = "tally-"
+SHARD_PREFIX: Final = "tally-"
 
 
 _FIELDS: Final = {outcome: index for index, outcome in enumerate(Outcome)}
@@ -114,7 +114,7 @@ def with_verdict(summary: Summary, verdict: Verdict) -> Summary:
         counted(summary.counts, outcome),
         summary.exact,
         summary.rows if succeeded else summary.rows + 1,
-        summary.rowless,
+        summary.successes_without_history,
     )
 
 
@@ -132,7 +132,7 @@ def rows_of(before: Summary, policies: Policies | None, runs: tuple[Run, ...]) -
     if policies is None or not runs:
         return ()
     rows = []
-    successes, others = before.counts.succeeded - before.rowless, before.rows
+    successes, others = before.counts.succeeded - before.successes_without_history, before.rows
     for run in runs:
         if run.outcome is Outcome.SUCCEEDED:
             if policies.keep_successful:
@@ -193,9 +193,9 @@ def gap_runs(key: Key, dropped: tuple[Dropped, ...], now: Instant) -> tuple[Run,
     )
 
 
-def ended_by(changes: Sequence[Change], tally: Tally | None) -> Mapping[Outcome, int]:
+def ended_by(changes: Sequence[Change], removed_counts: RemovedCounts | None) -> Mapping[Outcome, int]:
     """
-    Return how many occurrences end with *changes*, which are written together with *tally*, by outcome.
+    Return how many occurrences end with *changes*, which are written together with *removed_counts*, by outcome.
 
     A dead letter was counted when its occurrence failed, so the end of its redrive is not counted again. Records that
     are created bring no outcomes: one that moves to another pool was counted where it comes from.
@@ -206,8 +206,8 @@ def ended_by(changes: Sequence[Change], tally: Tally | None) -> Mapping[Outcome,
             continue
         if after is not None:
             counts = after.state.summary.counts
-        elif tally is not None and tally.of == before.key:
-            counts = tally.summary.counts
+        elif removed_counts is not None and removed_counts.of == before.key:
+            counts = removed_counts.summary.counts
         else:
             continue
         was = before.state.summary.counts
@@ -222,64 +222,66 @@ def ended_by(changes: Sequence[Change], tally: Tally | None) -> Mapping[Outcome,
     return found
 
 
-def homes_of(key: Key) -> tuple[Key, ...]:
+def parents_of(key: Key) -> tuple[Key, ...]:
     """
     Return where what is removed is counted: at the first of these that exists.
 
     What lived beside a schedule is counted there, and if that is gone already, at its template like an instance.
     """
-    homes = (key._replace(occurrence=""),) if key.occurrence else ()
-    return (*homes, key._replace(instance="", occurrence="")) if key.instance else homes
+    parents = (key._replace(occurrence=""),) if key.occurrence else ()
+    return (*parents, key._replace(instance="", occurrence="")) if key.instance else parents
 
 
-def share_of(home: Key, number: int) -> Key:
-    """Return the key of one of the records that count together what belongs to *home*."""
-    return home._replace(occurrence=f"{SHARE_PREFIX}{number}") if number else home
+def shard_of(parent: Key, number: int) -> Key:
+    """Return the key of one of the records that count together what belongs to *parent*."""
+    return parent._replace(occurrence=f"{SHARD_PREFIX}{number}") if number else parent
 
 
-def is_share(key: Key) -> bool:
+def is_shard(key: Key) -> bool:
     """Say whether *key* is that of a record which only counts, for the template that it lives beside."""
-    return key.occurrence.startswith(SHARE_PREFIX)
+    return key.occurrence.startswith(SHARD_PREFIX)
 
 
-def home_among(tally: Tally, records: Mapping[Key, Record | None]) -> Key | None:
+def parent_among(removed_counts: RemovedCounts, records: Mapping[Key, Record | None]) -> Key | None:
     """
-    Return where *tally* is to be counted, given the records of its homes; None if there is nobody left to count.
+    Return where *removed_counts* is to be counted, given the records of its parents; None if there is nobody left to count.
 
     A template need not have a record yet: it gets one to count in. A schedule of its own that is gone stays so.
     """
-    homes = homes_of(tally.of)
-    for home in homes:
-        if records.get(home) is not None:
-            return home
-    return homes[-1] if tally.of.instance else None
+    parents = parents_of(removed_counts.of)
+    for parent in parents:
+        if records.get(parent) is not None:
+            return parent
+    return parents[-1] if removed_counts.of.instance else None
 
 
-def counting_record(home: Key, now: Instant) -> Record:
+def counting_record(parent: Key, now: Instant) -> Record:
     """Return a record that only counts: that of a template before anybody declares it, or a share of one."""
-    return Record(home, Spec(), now, now, None, now, None, Policies().lease)
+    return Record(parent, Spec(), now, now, None, now, None, Policies().lease)
 
 
-def tallied(home: Key, record: Record | None, tally: Tally, now: Instant) -> Change:
-    """Count at *home*, whose record is *record*, what was removed; without a record, in a new one."""
+def count_removed(parent: Key, record: Record | None, removed_counts: RemovedCounts, now: Instant) -> Change:
+    """Count at *parent*, whose record is *record*, what was removed; without a record, in a new one."""
     before = record
     if record is None:
-        record = counting_record(home, now)
-    ours, theirs = record.state.summary, tally.summary
-    others = sum(run.outcome is not Outcome.SUCCEEDED for run in tally.runs)
+        record = counting_record(parent, now)
+    ours, theirs = record.state.summary, removed_counts.summary
+    others = sum(run.outcome is not Outcome.SUCCEEDED for run in removed_counts.runs)
     later = theirs if (theirs.last_ended_at or 0) >= (ours.last_ended_at or 0) else ours
     summary = replace(
         later,
         counts=_sum(ours.counts, theirs.counts),
         exact=ours.exact and theirs.exact,
         rows=ours.rows + others,
-        rowless=ours.rowless + theirs.counts.succeeded - (len(tally.runs) - others),
+        successes_without_history=ours.successes_without_history
+        + theirs.counts.succeeded
+        - (len(removed_counts.runs) - others),
         last_success_at=_later(ours.last_success_at, theirs.last_success_at),
         last_failure_at=_later(ours.last_failure_at, theirs.last_failure_at),
         consecutive_failures=theirs.consecutive_failures
         + (ours.consecutive_failures if theirs.last_success_at is None else 0),
     )
-    suspends = tally.exhausts and home == tally.of._replace(occurrence="")
+    suspends = removed_counts.exhausts and parent == removed_counts.of._replace(occurrence="")
     state = replace(record.state, summary=summary, exhausted=record.state.exhausted or suspends)
     # What runs there goes on to its outcome, and is suspended then.
     idle = not record.attempt and state.started is None
@@ -289,7 +291,7 @@ def tallied(home: Key, record: Record | None, tally: Tally, now: Instant) -> Cha
         claimable_at=None if suspends and idle else record.claimable_at,
         state=state,
     )
-    return Change(before, after, rows_of(ours, record.spec.policies, tally.runs))
+    return Change(before, after, rows_of(ours, record.spec.policies, removed_counts.runs))
 
 
 def run_id(key: Key, fence: int) -> str:
@@ -307,7 +309,7 @@ def occurrence_name(record: Record, scheduled_at: Instant) -> str:
     """
     if record.key.occurrence:
         return record.key.occurrence
-    name = f"{scheduled_at}.{record.state.born}"
+    name = f"{scheduled_at}.{record.state.created_version}"
     return f"{name}.{record.schedule_since}" if isinstance(record.spec.schedule, Once) else name
 
 
@@ -316,7 +318,7 @@ def idempotency_key(record: Record, scheduled_at: Instant) -> str:
     # A dead letter, or what runs beside its schedule, is the occurrence that the schedule named.
     asked_for = record.key.occurrence.removeprefix(DEAD_LETTER_PREFIX) if is_on_demand(record.key) else ""
     key = record.key._replace(occurrence=asked_for)
-    return _hashed(key, f"{record.state.born}\0{scheduled_at}", size=16)
+    return _hashed(key, f"{record.state.created_version}\0{scheduled_at}", size=16)
 
 
 def _hashed(key: Key, further: str, size: int) -> str:

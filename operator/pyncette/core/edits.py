@@ -1,10 +1,20 @@
-"""What a wish makes of a record: it is created, edited, overwritten, stopped, resumed, or run once more."""
+"""What an edit makes of a record: it is created, edited, overwritten, stopped, resumed, or run once more."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from pyncette.clock import Instant
+from pyncette.core.accounting import (
+    RemovedCounts,
+    Verdict,
+    gap_runs,
+    keeps_history,
+    rows_of,
+    runs_of,
+    with_dropped,
+    with_verdict,
+)
 from pyncette.core.policies import (
     ONE_OFF_TOLERANCE,
     choose,
@@ -30,16 +40,6 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Spec
-from pyncette.core.tallies import (
-    Tally,
-    Verdict,
-    gap_runs,
-    keeps_history,
-    rows_of,
-    runs_of,
-    with_dropped,
-    with_verdict,
-)
 
 
 class Locked(NamedTuple):
@@ -97,23 +97,23 @@ def created(
     now: Instant,
     *,
     owner: Owner | None = None,
-    wished_at: Instant | None = None,
+    requested_at: Instant | None = None,
 ) -> Record:
     """
     Return a new record of *spec*.
 
-    With *wished_at* (when its resource was created), a one-off that was already older than its starting deadline then
+    With *requested_at* (when its resource was created), a one-off that was already older than its starting deadline then
     is missed: it was meant for another time. Without, a one-off in the past is due at once.
     """
     schedule, summary = spec.schedule, Summary()
     if isinstance(schedule, Once):
         due = None if is_outside(policies, schedule.at) else schedule.at
         tolerance = ONE_OFF_TOLERANCE if policies.starting_deadline is None else policies.starting_deadline
-        if due is not None and wished_at is not None and due < wished_at - tolerance:
+        if due is not None and requested_at is not None and due < requested_at - tolerance:
             summary, due = one_off_missed(summary, due), None
     else:
         due = next_due(schedule, policies, now, now)
-    state = State(born=now, owner=owner, summary=summary)
+    state = State(created_version=now, owner=owner, summary=summary)
     return Record(
         key=key,
         spec=spec,
@@ -191,7 +191,7 @@ def edited(
 
 def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | Locked:
     """
-    Return *record* with a new wish of the Python API: the sooner of the old and the new next time is kept.
+    Return *record* with a new request of the Python API: the sooner of the old and the new next time is kept.
 
     No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
     are withdrawn and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
@@ -214,7 +214,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     state = replace(record.state, exhausted=False)
     if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
         # The caller asks for it again: it is a new occurrence, with a new idempotency key.
-        state = replace(state, born=max(record.version + 1, now))
+        state = replace(state, created_version=max(record.version + 1, now))
     after = replace(
         record,
         spec=spec,
@@ -244,7 +244,7 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         fence=max(record.fence, now),
         # Born again: an occurrence at a time that had one before is another, with another idempotency key.
         state=State(
-            born=version,
+            created_version=version,
             summary=_withdrawn_summary(record, policies, now),
             floor=floor_with(record.state, None if started is None else started.scheduled_at),
         ),
@@ -289,7 +289,7 @@ def withdrawal_rows(record: Record, policies: Policies, now: Instant) -> tuple[H
 
 
 def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant) -> tuple[HistoryRow, ...]:
-    """Return the history to be written with a wish that made a record *after*: a one-off whose time it missed."""
+    """Return the history to be written with an edit that made a record *after*: a one-off whose time it missed."""
     schedule = after.spec.schedule
     missed = after.state.summary.counts.missed > before.counts.missed
     if not missed or not isinstance(schedule, Once) or not keeps_history(policies):
@@ -297,7 +297,7 @@ def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant
     return rows_of(before, policies, gap_runs(after.key, _missed(schedule.at), now))
 
 
-def removed(record: Record, policies: Policies, now: Instant) -> Tally | None:
+def removed(record: Record, policies: Policies, now: Instant) -> RemovedCounts | None:
     """Return what a record that is removed leaves behind; None if nothing ever happened to it, or nobody counts it."""
     policies = record.spec.policies or policies
     started = started_of(record, policies)
@@ -305,8 +305,8 @@ def removed(record: Record, policies: Policies, now: Instant) -> Tally | None:
     if summary == Summary() or not (record.key.instance or record.key.occurrence):
         return None
     if started is None or not keeps_history(policies):
-        return Tally(record.key, summary)
-    return Tally(record.key, summary, runs_of(record, _withdrawal(record, started, now)))
+        return RemovedCounts(record.key, summary)
+    return RemovedCounts(record.key, summary, runs_of(record, _withdrawal(record, started, now)))
 
 
 def resumed(record: Record, policies: Policies, now: Instant) -> Record:
@@ -338,18 +338,18 @@ def on_demand(record: Record, policies: Policies, name: str, now: Instant) -> Re
     return beside(record, policies, f"{RUN_PREFIX}{name}", now, now)
 
 
-def redriven(letter: Record, now: Instant, request: str = "") -> Record:
+def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
     """
     Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already.
 
     *request* identifies a request that may be repeated after a crash. A dead letter that it has already redriven stays
     unchanged, even if it has failed again since then.
     """
-    if letter.claimable_at is not None or (request and letter.state.handled.redrive == request):
-        return letter
-    after = replace(_unstarted(letter, now), version=letter.version + 1)
+    if dead_letter.claimable_at is not None or (request and dead_letter.state.handled.redrive == request):
+        return dead_letter
+    after = replace(_unstarted(dead_letter, now), version=dead_letter.version + 1)
     if request:
-        after = replace(after, state=replace(letter.state, handled=Requests(redrive=request)))
+        after = replace(after, state=replace(dead_letter.state, handled=Requests(redrive=request)))
     return after
 
 
@@ -369,24 +369,24 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
         schedule_since=at - 1,
         claimable_at=at,
         lease_length=policies.lease,
-        state=State(born=record.state.born),
+        state=State(created_version=record.state.created_version),
     )
 
 
-def in_step(record: Record, home: Record, policies: Policies) -> Record:
+def in_step(record: Record, parent: Record, policies: Policies) -> Record:
     """
-    Return *record*, an occurrence beside *home*, with the arguments and policies that an edit has given that schedule.
+    Return *record*, an occurrence beside *parent*, with the arguments and policies that an edit has given that schedule.
 
     What runs goes on, and is tried again with them. Without a difference it is *record* itself.
     """
-    spec = replace(record.spec, args=home.spec.args, policies=_beside_policies(home, policies))
+    spec = replace(record.spec, args=parent.spec.args, policies=_beside_policies(parent, policies))
     if spec == record.spec:
         return record
     return replace(record, spec=spec, version=record.version + 1, lease_length=policies.lease)
 
 
-def _beside_policies(home: Record, policies: Policies) -> Policies | None:
-    if home.spec.policies is None:
+def _beside_policies(parent: Record, policies: Policies) -> Policies | None:
+    if parent.spec.policies is None:
         return None
     return replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
 
