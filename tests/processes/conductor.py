@@ -101,6 +101,10 @@ class EditorProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process is not None and self._process.returncode is not None
+
     async def start(self) -> None:
         wrapper = ["-m"] if self.clock is None else ["-m", "tests.processes.shifted_clock"]
         with (self._folder / f"editor-{self.name}.log").open("ab") as log:
@@ -289,6 +293,7 @@ class Conductor:
     async def _become_calm(self) -> None:
         """Have every instance known as it is, and then leave all alone for a while."""
         steady = self.editors[0]
+        self._replace_editors()
         await asyncio.wait_for(steady.ready.wait(), READY_SECONDS)
         for subject, wanted in self.wanted.items():
             if wanted.busy_until < math.inf and (wanted.unsure or not wanted.exists or wanted.suspended):
@@ -541,9 +546,19 @@ class Conductor:
             return
         editor.busy = True
         self._note("editor killed", editor.pid, true_now())
+        await self._restart(editor)
+
+    async def _restart(self, editor: EditorProcess) -> None:
         await editor.end()
         await editor.start()
         editor.busy = False
+
+    def _replace_editors(self) -> None:
+        """Start editors again that were killed since they did not answer."""
+        for editor in self.editors:
+            if editor.has_ended and not editor.busy:
+                editor.busy = True
+                self._spawn(self._restart(editor))
 
     async def _suspend_editor(self) -> None:
         """The machine of an editor is suspended, which the clock of its process does not count."""
@@ -578,6 +593,7 @@ class Conductor:
                 for subject, wanted in self.wanted.items()
                 if not wanted.editing and wanted.busy_until <= now
             ]
+            self._replace_editors()
             ready = [editor for editor in self.editors if editor.ready.is_set() and not editor.busy]
             if ready and self.chance.random() < ONE_OFFS:
                 edit = asyncio.create_task(self._schedule_once(self.chance.choice(ready)))
