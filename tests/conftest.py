@@ -7,6 +7,7 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from tests.rotation import VARIABLE, fix_rotation
 from tests.servers import (
     MARIADB,
     MYSQL,
@@ -45,6 +46,14 @@ _Server = TypeVar("_Server")
 # A slow example on a laden machine is no bug; what must be fast is measured by benchmarks/.
 hypothesis.settings.register_profile("pyncette", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pyncette")
+
+
+def pytest_configure() -> None:
+    fix_rotation()  # before processes are started that collect the same tests
+
+
+def pytest_report_header() -> str:
+    return f"rotation: {VARIABLE}={fix_rotation()}"
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,15 @@ from itertools import product
 import pytest
 
 from pyncette.core.spec import Overlap
+from tests.rotation import part_of_today
 
 from .combination import Combination, Depth, depths_of, pairwise
 from .exploring import explore
 from .mutants import MUTANTS
 from .search import Search
+
+DAYS = 3
+"""In which all longer histories are explored, by `make test-long` once a day."""
 
 
 def to_depths(depths_for) -> list:
@@ -37,7 +41,7 @@ def test_no_promise_is_broken_in_any_short_history(combination, faults, record_p
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("combination", "faults"), to_depths(depths_of))
+@pytest.mark.parametrize(("combination", "faults"), part_of_today(to_depths(depths_of), DAYS))
 def test_no_promise_is_broken_in_any_longer_history(combination, faults, record_property):
     record_property("states", explored(combination, faults))
 

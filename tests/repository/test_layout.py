@@ -27,7 +27,23 @@ def test_python_in_the_repositorys_root_finds_the_standard_librarys_operator():
 def test_operator_is_a_source_root_that_holds_one_package_and_no_module():
     inside = {path.name for path in (ROOT / "operator").iterdir()} - {"__pycache__"}
 
-    assert inside == {"pyncette"}
+    assert inside == {"pyncette", "README.md"}
+
+
+def test_the_map_of_the_source_names_modules_that_exist():
+    text = (ROOT / "operator" / "README.md").read_text()
+    package = ROOT / "operator" / "pyncette"
+    rooms = {path.name for path in package.iterdir() if path.is_dir()}
+
+    named = {
+        name
+        for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", text)
+        if name.split("/")[0] in rooms or (package / name).exists()
+    }
+    missing = [name for name in named if not (package / name).exists()]
+
+    assert len(named) > 30
+    assert missing == []
 
 
 def test_the_wheel_holds_the_package_under_the_version_that_it_tells(tmp_path):
