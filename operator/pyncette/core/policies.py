@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from pyncette.clock import SECOND, Duration, Instant
+from pyncette.core.backoff import doubled
 from pyncette.core.record import Dropped, Key, Outcome, Record, replace
 from pyncette.core.schedule import Schedule, count, first_after, nth_latest
 from pyncette.core.schedule import latest as latest_of
@@ -18,9 +19,6 @@ SKIP_TOLERANCE: Final[Duration] = 10 * SECOND
 
 ONE_OFF_TOLERANCE: Final[Duration] = 60 * SECOND
 """With no starting deadline: a one-off this much older than its resource was meant for another time, and is missed."""
-
-BACKOFF_DOUBLINGS_MAX: Final = 40
-"""Doubling a microsecond this often passes any maximum that an instant can hold."""
 
 
 def policies_of(record: Record, common: Policies) -> Policies:
@@ -48,7 +46,7 @@ def jitter_of(key: Key, policies: Policies) -> Duration:
 
 def backoff(retry: Retry, key: Key, attempt: int) -> Duration:
     """Return the wait after the failed *attempt* (1, 2, …): doubling, bounded, and spread if the policy says so."""
-    delay = min(retry.initial << min(attempt - 1, BACKOFF_DOUBLINGS_MAX), retry.maximum)
+    delay = doubled(retry.initial, retry.maximum, attempt - 1)
     return int(delay * (1 - fraction(key, attempt) / 2)) if retry.jitter else delay
 
 

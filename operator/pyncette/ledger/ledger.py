@@ -32,6 +32,7 @@ from pyncette.core.accounting import (
     parents_of,
     shard_of,
 )
+from pyncette.core.backoff import Backoff
 from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, replace
 from pyncette.core.rules import RETURNED, Beginning, Ended, Ending, Held, Settlement
 from pyncette.core.spec import Policies
@@ -52,9 +53,8 @@ How many times `settle` writes the end of a run before it calls it contested. An
 the second time. The other ends of the batch are reported only after that.
 """
 
-FIRST_PAUSE_SECONDS: Final = 0.005
-LONGEST_PAUSE_SECONDS: Final = 0.5
-"""Pauses between retries double up to this: long enough to spread out many writers, and negligible within a lease."""
+RACE_BACKOFF: Final = Backoff(0.005, 0.5, jitter=1.0)
+"""Delays between retries of a lost race: long enough to spread out many writers, and negligible within a lease."""
 
 COUNTERS_MAX: Final = 1000
 """Records that count for templates and are kept in memory for the next time."""
@@ -809,11 +809,8 @@ class _Races:
 
 
 def race_pauses() -> Iterator[float]:
-    """Yield the pause before each retry, in seconds: bounded exponential backoff with full jitter."""
-    longest = FIRST_PAUSE_SECONDS
-    while True:
-        yield random.uniform(0, longest)
-        longest = min(2 * longest, LONGEST_PAUSE_SECONDS)
+    """Yield the delay before each retry of a lost race, in seconds."""
+    return RACE_BACKOFF.delays(random.random)
 
 
 class _Counters:

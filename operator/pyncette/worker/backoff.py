@@ -8,13 +8,13 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
+from pyncette.core.backoff import Backoff
 from pyncette.errors import StoreRefusedError
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT_SECONDS: Final = 0.05
-LONGEST_WAIT_SECONDS: Final = 2.0
-"""A backend that is back is noticed within this time, and one that starts is not run over by those that waited."""
+RETRIES: Final = Backoff(0.05, 2.0, jitter=1.0)
+"""A backend that is back is noticed within two seconds. The jitter spreads the workers that waited for it."""
 
 
 class Patience:
@@ -31,11 +31,8 @@ class Patience:
 
     @staticmethod
     def waits() -> Iterator[float]:
-        """Yield the seconds to wait before each next attempt: doubling, bounded, with full jitter."""
-        longest = FIRST_WAIT_SECONDS
-        while True:
-            yield random.uniform(0, longest)
-            longest = min(2 * longest, LONGEST_WAIT_SECONDS)
+        """Yield the seconds to wait before each next attempt."""
+        return RETRIES.delays(random.random)
 
     async def wait(self, meaning: str, error: Exception, waits: Iterator[float]) -> None:
         """Note that the backend did not answer, or refused, what that means, and wait before the next attempt."""
