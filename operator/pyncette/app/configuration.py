@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeVar
 
 from pyncette.core.record import check_realm
+from pyncette.core.suggestions import did_you_mean
 from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
 
@@ -140,8 +140,8 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _suggestion(key: str, known: AbstractSet[str]) -> str:
-    (close, *_) = (*difflib.get_close_matches(key, sorted(known), n=1), None)
-    return f"did you mean {close}?" if close else f"known are {', '.join(sorted(known))}"
+    names = sorted(known)
+    return did_you_mean(key, names, f"known are {', '.join(names)}")
 
 
 def _label(factory: Callable[..., Any]) -> str:

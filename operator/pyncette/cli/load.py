@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import difflib
 import hashlib
 import os
 import re
@@ -28,6 +27,7 @@ from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
 from pyncette.core.schedule import resolve_zone
+from pyncette.core.suggestions import did_you_mean
 from pyncette.errors import ContentionError, StoreError
 from pyncette.resources.task import no_such_zone
 
@@ -270,8 +270,9 @@ def _told(error: msgspec.MsgspecError) -> str:
     if wrong is not None and wrong[1] in FORMS:
         return f"{wrong[1]} must be {FORMS[wrong[1]]}"
     if unknown := re.search(r"unknown field `(.*)`", text):
-        close = difflib.get_close_matches(unknown[1], FORMS, n=1)
-        return f"there is no field {unknown[1]}; {f'did you mean {close[0]}?' if close else f'the fields are {FIELDS}'}"
+        return (
+            f"there is no field {unknown[1]}; {did_you_mean(unknown[1], FORMS, f'the fields are {FIELDS}')}"
+        )
     if missing := re.search(r"missing required field `(.*)`", text):
         return f"{missing[1]} is missing; the fields are {FIELDS}"
     return f"write an object, as in {EXAMPLE}" if text.startswith("Expected") else f"{text}; write {EXAMPLE}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import importlib.util
 import logging
 import re
@@ -21,6 +20,7 @@ from typing import Final, NamedTuple
 from pyncette.app.application import Pyncette
 from pyncette.app.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
 from pyncette.app.process import being_loaded
+from pyncette.core.suggestions import nearest
 from pyncette.errors import ConfigurationError
 
 DEFAULT_NAME: Final = "app"
@@ -335,8 +335,8 @@ def _hint(module: ModuleType) -> str:
 
 
 def _nearest(name: str, known: list[str], suffix: str = "") -> str:
-    close = difflib.get_close_matches(name.removesuffix(".py"), known, n=1)
-    return f"; did you mean {close[0]}{suffix}?" if close else ""
+    close = nearest(name.removesuffix(".py"), known)
+    return f"; did you mean {close}{suffix}?" if close else ""
 
 
 def _put_first(folder: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pyncette.controller.cluster.api import KUBE_SYSTEM, POOLS, Api, ApiError, M
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
+from pyncette.core.suggestions import nearest
 from pyncette.mirror.conversion import realm_of
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
@@ -62,8 +62,8 @@ async def _pool(api: Api, namespace: str, name: str) -> Manifest:
 def _hint(name: str, pools: Sequence[str]) -> str:
     if not pools:
         return ", which has no pools"
-    close = difflib.get_close_matches(name, pools, n=1)
-    return f"; did you mean --pool {close[0]}?" if close else f"; choose one with --pool: {', '.join(pools)}"
+    close = nearest(name, pools)
+    return f"; did you mean --pool {close}?" if close else f"; choose one with --pool: {', '.join(pools)}"
 
 
 def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from pyncette.core.record import check_realm
+from pyncette.core.suggestions import nearest
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, read_backend
 from pyncette.store.backend_file import read_backend_file
@@ -133,8 +133,8 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name.startswith(OF_THE_TESTS) or name in known.values():
             continue
-        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1, cutoff=0.5)
-        mend = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(known.values())}"
+        close = nearest(name.removeprefix(PREFIX), known, similarity=0.5)
+        mend = f"did you mean {known[close]}?" if close else f"known are {', '.join(known.values())}"
         warnings.append(f"{name} is not a setting, and has no effect; {mend}")
     return warnings
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+from pyncette.core.suggestions import did_you_mean
 from pyncette.resources.documents import Document, Fault, JsonPath, Spot, documents
-from pyncette.resources.modelling import listed, nearest
+from pyncette.resources.modelling import listed
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import UNKNOWN_FIELD, Problem, Refusal, read, unknown_handler
 from pyncette.resources.resource import API_VERSION, DEFAULT_NAMESPACE, GROUP, Resource
@@ -226,8 +227,8 @@ def _misnamed(source: _Source, api_version: Any, kind: Any) -> Iterator[Remark]:
     if api_version != API_VERSION:
         yield Remark(source.place(("apiVersion",)), f"apiVersion: must be {API_VERSION}, {_not(api_version)}")
     if not _is_kind(kind):
-        close = nearest(kind, KINDS) if isinstance(kind, str) else None
-        mend = f"; did you mean {close}?" if close else ""
+        close = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
+        mend = f"; {close}" if close else ""
         yield Remark(source.place(("kind",)), f"kind: must be {listed(KINDS, 'or')}, {_not(kind)}{mend}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
 from pydantic import (
@@ -240,10 +239,3 @@ def listed(names: Iterable[str], word: str = "and") -> str:
     """Return *names* as a sentence lists them: `a, b and c`."""
     *most, last = list(names) or ["none"]
     return f"{', '.join(most)} {word} {last}" if most else last
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the one of *known* that *name* was probably meant to be, in whatever case; None if none is close."""
-    names = {item.lower(): item for item in known}
-    close = get_close_matches(name.lower(), list(names), 1)
-    return names[close[0]] if close else None

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pyncette.resources.modelling import INVALID, PATTERNS, Model, listed, nearest
+from pyncette.core.suggestions import did_you_mean
+from pyncette.resources.modelling import INVALID, PATTERNS, Model, listed
 from pyncette.resources.resource import Resource
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -86,10 +87,8 @@ def dotted(path: Path) -> str:
 def unknown_handler(name: str, registered: Iterable[str]) -> str:
     """Return what to say of a handler that no worker has registered."""
     known = sorted(registered)
-    close = nearest(name, known)
-    if close is not None:
-        return f'no handler "{name}" is registered; did you mean {close}?'
-    return f'no handler "{name}" is registered; there {"is" if len(known) == 1 else "are"} {listed(known)}'
+    mend = did_you_mean(name, known, f"there {'is' if len(known) == 1 else 'are'} {listed(known)}")
+    return f'no handler "{name}" is registered; {mend}'
 
 
 def _read(model: type[M], given: Mapping[str, Any], extra: Any) -> M | Refusal:
@@ -145,8 +144,8 @@ def _not_boolean(said: _Said) -> str:
 
 def _not_listed(said: _Said) -> str:
     allowed = _allowed(said.context["expected"])
-    close = nearest(said.given, allowed) if isinstance(said.given, str) else None
-    mend = f"; did you mean {close}?" if close else ""
+    close = did_you_mean(said.given, allowed) if isinstance(said.given, str) else ""
+    mend = f"; {close}" if close else ""
     return f"must be {listed(allowed, 'or')}, not {_shown(said.given)}{mend}"
 
 
@@ -218,12 +217,7 @@ def _unknown_field(root: type[Model], path: Path) -> str:
         return f"unknown field; {owner.instead[name]}"
     if name in _homes(root):
         return f"unknown field here; it belongs at {dotted(_homes(root)[name])}"
-    close = nearest(name, known)
-    return (
-        f"unknown field; did you mean {close}?"
-        if close
-        else f"unknown field; there are {listed(sorted(known))}"
-    )
+    return f"unknown field; {did_you_mean(name, known, f'there are {listed(sorted(known))}')}"
 
 
 def _fields(model: type[Model]) -> dict[str, Any]:

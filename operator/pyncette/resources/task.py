@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
+from pyncette.core.suggestions import did_you_mean
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
@@ -25,7 +26,6 @@ from pyncette.resources.modelling import (
     Seconds,
     Transition,
     instant_of,
-    nearest,
     refusal,
 )
 from pyncette.resources.resource import (
@@ -120,8 +120,8 @@ def _is_portable(name: str) -> bool:
 
 def no_such_zone(name: str) -> str:
     """Return what is told of *name*, which is not a time zone."""
-    close = nearest(name, sorted(filter(_is_portable, available_timezones())))
-    mend = f"did you mean {close}?" if close else "write one like Europe/Dublin or UTC"
+    known = sorted(filter(_is_portable, available_timezones()))
+    mend = did_you_mean(name, known, "write one like Europe/Dublin or UTC")
     return f'"{name}" is not a time zone of the IANA database; {mend}'
 
 

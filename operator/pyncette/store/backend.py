@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Self
 from urllib.parse import unquote
 
+from pyncette.core.suggestions import did_you_mean, nearest
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
 from pyncette.store.schema import TABLE, Migrated, check_table_name
@@ -156,9 +156,9 @@ def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
     given = dict(part.partition("=")[::2] for part in query.split("&")) if mark else {}
     known = (TABLE_NAME, *others)
     for name in given:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        close = nearest(name, known, similarity=0.8)
         if name not in known and close:
-            raise ConfigurationError(f"there is no parameter {name}; did you mean {close[0]}?")
+            raise ConfigurationError(f"there is no parameter {name}; did you mean {close}?")
     if TABLE_NAME not in given:
         return url, TABLE
     table = unquote(given[TABLE_NAME])
@@ -187,6 +187,5 @@ def _registered(scheme: str) -> EntryPoint:
     others = {other.name: other for other in entry_points(group=GROUP)}
     if scheme in others:
         return others[scheme]
-    close = difflib.get_close_matches(scheme, [*BUILT_IN, *others], n=1)
-    mend = f"did you mean {close[0]}?" if close else f"write {EXAMPLES}"
+    mend = did_you_mean(scheme, [*BUILT_IN, *others], f"write {EXAMPLES}")
     raise ConfigurationError(f"there is no backend {scheme}; {mend}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from pyncette.core.suggestions import did_you_mean
 from pyncette.errors import ConfigurationError
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -128,8 +128,7 @@ def _options(query: str) -> dict[str, str]:
         raise ConfigurationError("what stands behind the question mark in redis_url cannot be read") from None
     for name in options:
         if name not in OPTIONS:
-            close = difflib.get_close_matches(name, OPTIONS, n=1)
-            mend = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(OPTIONS))}"
+            mend = did_you_mean(name, OPTIONS, f"known are {', '.join(sorted(OPTIONS))}")
             raise ConfigurationError(f"redis_url has an option that nobody knows; {mend}")
     return options
 
