@@ -122,7 +122,7 @@ def test_the_second_signal_ends_a_handler_that_blocks(start):
     assert "ended at once" in err
 
 
-@pytest.mark.parametrize(("wish", "loop"), [("0", "asyncio"), ("1", "uvloop"), (None, "uvloop")])
+@pytest.mark.parametrize(("choice", "loop"), [("0", "asyncio"), ("1", "uvloop"), (None, "uvloop")])
 def test_uvloop_runs_it_unless_it_is_told_not_to(start, choice, loop):
     process = start(**({} if choice is None else {"USE_UVLOOP": choice}))
 

@@ -505,9 +505,8 @@ class _History:
         backlog = [at for at in missing if at > last]
         if not backlog:
             return
-        if span.next is None or (
-            span.next.operation == "edit" and span.next.known and span.next.times == span.times
-        ):
+        taking_away = self._taking_away(number)
+        if taking_away is None:
             later = [runs[0].started for at, runs in self._of.items() if at > backlog[0]]
             ended = self._played.ended - IN_TIME
             busy = [timed.started for timed in self._runs if timed.over >= ended and timed.started <= ended]
@@ -517,13 +516,25 @@ class _History:
                 self._judge_missing(at, min(later, default=at + FELT))
             return
         self._judged.withdrawn += len(backlog)
-        edited = span.next.before
+        edited = taking_away.before
         if any(
             at <= backlog[0] and runs[0].started >= edited for at, runs in self._of.items() if span.names(at)
         ):
             return  # an older one is what was kept
         if self._keeps(number) and not self._oracle.deaths(backlog[0] - A_SECOND, span.next.after + FELT):
             self._add("an edit without force keeps the sooner time", backlog[0])
+
+    def _taking_away(self, number: int) -> Edit | None:
+        """Return the edit that withdraws what is late of a span: an edit that changes nothing does not."""
+        times = self._spans[number].times
+        return next(
+            (
+                edit
+                for edit in self._edits[number + 1 :]
+                if not (edit.operation == "edit" and edit.known and edit.times == times)
+            ),
+            None,
+        )
 
     def _keeps(self, number: int) -> bool:
         """Whether the edit after a span keeps what was late, and no other takes it away before it can have run."""
