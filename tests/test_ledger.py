@@ -18,7 +18,7 @@ from pyncette.ledger.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
-from pyncette.worker.poller import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_POLL
 from tests.core.play import nonzero
 
 HERE = Partition("", "remind")
@@ -415,7 +415,7 @@ async def test_other_processes_are_notified_only_of_records_claimable_before_the
 
 
 def test_records_that_are_not_announced_are_claimable_after_the_next_poll_of_each_worker():
-    assert ANNOUNCED_AHEAD >= 2 * SAFETY_LOOK
+    assert ANNOUNCED_AHEAD >= 2 * SAFETY_POLL
 
 
 async def test_of_many_in_a_partition_the_soonest_is_announced_once(bench):

@@ -29,7 +29,7 @@ from pyncette.errors import ConfigurationError, StoreRefusedError, StoreUnavaila
 from pyncette.store.base import PARTITION_BYTES_MAX
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
-from pyncette.worker.poller import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_POLL
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 REALM = "cluster/shop/default"
@@ -420,7 +420,7 @@ async def test_an_idle_worker_asks_its_backend_no_more_often_than_docs_performan
         asked = len(bench.store.calls)
 
     membership = asked / (100 * RENEWAL_PAUSE / SECOND)
-    looks = SECOND / SAFETY_LOOK
+    looks = SECOND / SAFETY_POLL
     templates = 1 / QUIET_LOOK_SECONDS
     assert membership + looks + templates <= 0.2 + 1e-9
 

@@ -23,7 +23,7 @@ from pyncette.clock import SystemClock
 from pyncette.store.backend import read_backend
 from pyncette.task import Task
 from pyncette.testing import VirtualClock
-from pyncette.worker.poller import SAFETY_LOOK
+from pyncette.worker.poller import SAFETY_POLL
 from tests.servers.counting import (
     CountingProxy,
     Protocol,
@@ -458,7 +458,7 @@ async def test_a_worker_that_has_nothing_to_do_asks_for_next_to_nothing(counted)
         context.shutdown()
         await running
 
-    pause = SAFETY_LOOK / 1e6 if counted.notifies else interval.total_seconds()
+    pause = SAFETY_POLL / 1e6 if counted.notifies else interval.total_seconds()
     looks = math.floor(seconds / pause) + 1
     # One more: what tells others that this worker runs is renewed each twenty seconds.
     assert found.statements.total() <= looks * counted.costs.look.statements + 1, str(found)

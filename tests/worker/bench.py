@@ -19,8 +19,13 @@ from pyncette.ledger.ledger import Ledger, Ruling
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
+from pyncette.worker.backend_health import BackendHealth
+from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence
+from pyncette.worker.partitions import Partitions
 from pyncette.worker.service import Worker, WorkerSettings
+from pyncette.worker.signals import Signals
+from pyncette.worker.turns import Turns
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SECONDS = timedelta(seconds=1)
@@ -129,6 +134,14 @@ class Bench:
         (record,) = await self.store.load([key])
         assert record is not None, f"no record of {key}"
         return record
+
+    def signals(self) -> Signals:
+        """Signals between the parts of a worker, for tests of one part."""
+        return Signals(self.clock, Turns(SECOND), Partitions(self.handlers))
+
+    def completions(self, ledger: Ledger | None = None, signals: Signals | None = None) -> Completions:
+        """The completions of a worker that has no other part."""
+        return Completions(ledger or self.ledger, signals or self.signals(), BackendHealth())
 
     @asynccontextmanager
     async def worker(

@@ -13,8 +13,7 @@ from pyncette.core.record import replace
 from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Policies
 from pyncette.errors import DoNotRetry
-from pyncette.worker.backoff import Patience
-from pyncette.worker.completions import Outbox
+from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.run import Runs
 from tests.worker.bench import Bench, Registered
@@ -38,17 +37,17 @@ def bench(handler: Registered) -> Bench:
 
 
 @pytest.fixture
-def outbox(bench: Bench) -> Outbox:
-    return Outbox(bench.ledger, lambda *_: None, Patience())
+def completions(bench: Bench) -> Completions:
+    return bench.completions()
 
 
 @pytest.fixture
-def runs(bench: Bench, outbox: Outbox) -> Runs:
-    return Runs(bench.clock, outbox, 100, lambda _: None, _unchanged)
+def runs(bench: Bench, completions: Completions) -> Runs:
+    return Runs(bench.clock, completions, bench.signals(), 100, lambda _: None, _unchanged)
 
 
 async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_handler(
-    runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held
+    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held
 ) -> None:
     a_lease_ago = bench.clock.monotonic() - LEASE  # the process stood still since
 
@@ -56,11 +55,11 @@ async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_h
     await runs.ended()
 
     assert handler.calls == []
-    assert _ended(outbox) == rules.UNSTARTED  # if others hold it by now, that is not written
+    assert _ended(completions) == rules.UNSTARTED  # if others hold it by now, that is not written
 
 
 async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
-    runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held
+    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held
 ) -> None:
     runs.start(held, handler, lease_until=bench.clock.monotonic() + LEASE, at=bench.clock.now())
 
@@ -69,7 +68,7 @@ async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
         await runs.ended()
 
     assert handler.calls == []
-    assert len(outbox) == 1
+    assert len(completions) == 1
 
 
 class Foreign(BaseException):
@@ -78,7 +77,7 @@ class Foreign(BaseException):
 
 @pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(3), Foreign("away")])
 async def test_whatever_a_handler_raises_is_a_failure_and_frees_its_slot(
-    runs: Runs, outbox: Outbox, bench: Bench, handler: Registered, held: Held, error: BaseException
+    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held, error: BaseException
 ) -> None:
     handler._call = _raising(error)
 
@@ -87,15 +86,15 @@ async def test_whatever_a_handler_raises_is_a_failure_and_frees_its_slot(
         await runs.ended()
 
     assert runs.free == 100
-    assert _ended(outbox).ending is Ending.RAISED
-    assert _ended(outbox).message.startswith(type(error).__name__)
+    assert _ended(completions).ending is Ending.RAISED
+    assert _ended(completions).message.startswith(type(error).__name__)
 
 
 def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
     handler = Registered("h", Policies(lease=LEASE), _raising(KeyboardInterrupt()))
     bench = Bench(handler)
-    outbox = Outbox(bench.ledger, lambda *_: None, Patience())
-    runs = Runs(bench.clock, outbox, 100, lambda _: None, _unchanged)
+    completions = bench.completions()
+    runs = Runs(bench.clock, completions, bench.signals(), 100, lambda _: None, _unchanged)
 
     async def main() -> None:
         held = await _claimed(bench, handler)
@@ -106,16 +105,14 @@ def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
         asyncio.run(main())
 
     assert runs.free == 100
-    assert _ended(outbox).ending is Ending.RAISED
+    assert _ended(completions).ending is Ending.RAISED
 
 
 @pytest.mark.parametrize("policies", [Policies(lease=LEASE), Policies(lease=LEASE, active_deadline=LEASE)])
 async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(policies: Policies) -> None:
     handler = Registered("h", policies)
     bench = Bench(handler)
-    runs = Runs(
-        bench.clock, Outbox(bench.ledger, lambda *_: None, Patience()), 100, lambda _: None, _unchanged
-    )
+    runs = Runs(bench.clock, bench.completions(), bench.signals(), 100, lambda _: None, _unchanged)
     held = await _claimed(bench, handler)
 
     with garbage() as found:
@@ -174,7 +171,7 @@ REPLACED = Ended(Ending.REPLACED, "the next occurrence was due")
 )
 async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_handler_makes_of_that(
     runs: Runs,
-    outbox: Outbox,
+    completions: Completions,
     bench: Bench,
     handler: Registered,
     held: Held,
@@ -200,7 +197,7 @@ async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_ha
     runs.cancel_all(cancelled)
     await runs.ended()
 
-    assert _ended(outbox) == ended
+    assert _ended(completions) == ended
 
 
 async def _claimed(bench: Bench, handler: Registered) -> Held:
@@ -224,7 +221,7 @@ def _raising(error: BaseException) -> Callable[[Occurrence], Awaitable[None]]:
     return call
 
 
-def _ended(outbox: Outbox) -> Ended:
+def _ended(completions: Completions) -> Ended:
     """How the one run ended whose result waits to be written."""
-    (settling,) = outbox._waiting
+    (settling,) = completions._waiting
     return settling.ended

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -31,7 +31,6 @@ from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
 from pyncette.worker import dispatch as starts
 from pyncette.worker.occurrence import Occurrence
-from pyncette.worker.poller import BEATEN_PAUSE, BEATEN_PAUSE_MAX, LOCK_MAX, LOCKED_PAUSE_MAX, Pauses
 from pyncette.worker.renewal import BEAT_SECONDS
 from pyncette.worker.service import Figures, Worker, WorkerSettings
 from tests.worker.bench import START, Bench, Registered, seconds
@@ -282,19 +281,6 @@ async def test_a_worker_that_stops_hands_over_a_due_record_that_was_locked() -> 
     listening.cancel()
 
     assert [notification.at for notification in heard] == [bench.clock.now()]
-
-
-def test_pauses_grow_to_a_second_once_the_lock_cannot_be_ours() -> None:
-    pauses = Pauses()
-
-    taken = [pauses.next() for _ in range(200)]
-
-    assert taken[:5] == [10_000, 20_000, 40_000, 80_000, 80_000]
-    ours = [at for at, so_far in zip(taken, accumulate(taken, initial=0), strict=False) if so_far < LOCK_MAX]
-    assert max(ours) == LOCKED_PAUSE_MAX
-    assert taken[len(ours) :] == [160_000, 320_000, 640_000, *[BEATEN_PAUSE_MAX] * (197 - len(ours))]
-    pauses.reset()
-    assert pauses.next() == BEATEN_PAUSE
 
 
 async def test_a_wait_for_the_next_due_time_counts_as_a_look() -> None:

@@ -62,7 +62,7 @@ COUNTERS_MAX: Final = 1000
 ANNOUNCED_AHEAD: Final[Duration] = 20 * SECOND
 """
 Other processes are notified of records that become claimable within this time. Workers find later ones by themselves:
-they poll at least every `SAFETY_LOOK`, which is half of this. The other half is for slow polls and for clocks that differ.
+they poll at least every `SAFETY_POLL`, which is half of this. The other half is for slow polls and for clocks that differ.
 """
 
 LOGGED_MAX: Final = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -12,7 +12,8 @@ from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
 from pyncette.errors import StoreError, StoreRefusedError
 from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
-from pyncette.worker.backoff import Patience
+from pyncette.worker.backend_health import BackendHealth
+from pyncette.worker.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +38,17 @@ class _Race(NamedTuple):
     pauses: Iterator[float]
 
 
-class Outbox:
+class Completions:
     """
     Results of runs, from the end of their handlers until they are written.
 
     A result whose record other writers keep changing is retried by itself, and delays no other result.
     """
 
-    def __init__(
-        self, ledger: Ledger, wake: Callable[[Partition, Instant], None], patience: Patience
-    ) -> None:
+    def __init__(self, ledger: Ledger, signals: Signals, health: BackendHealth) -> None:
         self._ledger = ledger
-        self._wake = wake
-        self._patience = patience
+        self._signals = signals
+        self._health = health
         self._waiting: list[Settling] = []
         self._being_written = 0
         self._paused = 0
@@ -85,7 +84,7 @@ class Outbox:
         await self._emptied.wait()
 
     async def _write_on(self) -> None:
-        waits = self._patience.waits()
+        delays = self._health.delays()
         while True:
             await self._filled.wait()
             batch = self._take()
@@ -94,10 +93,10 @@ class Outbox:
             try:
                 await self._write(batch)
             except UNWRITABLE as error:
-                await self._patience.wait("results are kept until the backend takes them", error, waits)
+                await self._health.wait("results are kept until the backend takes them", error, delays)
                 self._put_back(batch)
             else:
-                waits = self._patience.waits()
+                delays = self._health.delays()
             finally:
                 self._being_written -= len(batch)
                 if not len(self):
@@ -127,7 +126,7 @@ class Outbox:
 
         Raises what the store says if it takes nothing at all of *batch*.
         """
-        waits = self._patience.waits()
+        delays = self._health.delays()
         again = False
         while True:
             try:
@@ -136,11 +135,11 @@ class Outbox:
                 await self._write_by_halves(batch, error)
                 return
             except StoreError as error:
-                await self._patience.wait("results are kept until the backend answers", error, waits)
+                await self._health.wait("results are kept until the backend answers", error, delays)
                 again = True
                 self._end_races(batch)  # it was no race that took so long
                 continue
-            self._patience.answered()
+            self._health.answered()
             self._tell(batch, outcomes)
             return
 
@@ -192,7 +191,7 @@ class Outbox:
                 if at is not None and (soonest is None or at < soonest):
                     soonest, partition = at, change.after.key.partition
         if soonest is not None and partition is not None:
-            self._wake(partition, soonest)
+            self._signals.claimable(partition, soonest)
 
     def _try_again_later(self, contested: Sequence[Settling]) -> None:
         """Retry each of these after a pause of its own; give up those that have lost every race for too long."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
-from pyncette.coordination.permits import Permit, Permits, Pool
+from pyncette.coordination.permits import Permit, Pool
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, replace
@@ -17,14 +17,17 @@ from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, Starting
 from pyncette.store.base import Renewal
-from pyncette.worker.completions import Outbox
+from pyncette.worker.claims import Claim
+from pyncette.worker.completions import Completions
+from pyncette.worker.limits import Limits
 from pyncette.worker.occurrence import START_SHARE, Registration
 from pyncette.worker.renewal import renew_leases
 from pyncette.worker.run import Runs
+from pyncette.worker.signals import Signals
 
 logger = logging.getLogger(__name__)
 
-DEFERRED: Final[Duration] = 1 * SECOND
+DEFERRED_FOR: Final[Duration] = 1 * SECOND
 """So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
 
 
@@ -60,32 +63,26 @@ class _Unwritten(NamedTuple):
     """When the claim's lease expires, by `monotonic`; a later edit changes only later leases."""
 
 
-class Starts:
-    """
-    What was claimed and does not run yet.
-
-    *wake* is told when what is written here is claimable, and *poll_soon* is called once there is room again.
-    """
+class Dispatch:
+    """The claimed records that do not run yet. Occurrences are claimed up to *ahead* before they are due."""
 
     def __init__(
         self,
         ledger: Ledger,
         clock: Clock,
         runs: Runs,
-        outbox: Outbox,
-        permits: Permits,
+        completions: Completions,
+        limits: Limits,
+        signals: Signals,
         ahead: Duration,
-        wake: Callable[[Partition, Instant], None],
-        poll_soon: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._runs = runs
-        self._outbox = outbox
-        self._permits = permits
+        self._completions = completions
+        self._limits = limits
+        self._signals = signals
         self._ahead = ahead
-        self._wake = wake
-        self._poll_soon = poll_soon
         self.starting: set[asyncio.Task[None]] = set()
         """Each writes what has to stand before a run, and then starts it."""
 
@@ -99,19 +96,14 @@ class Starts:
                 task.cancel()
             await asyncio.wait(undecided, timeout=CANCELLED_SECONDS)
 
-    def start(
-        self,
-        records: Sequence[Record],
-        by_partition: dict[Partition, Registration],
-        now: Instant,
-        asked_at: Duration,
-    ) -> None:
-        """Start what needs nothing before, and begin to write, or to look for permits, for the rest."""
+    def start(self, claim: Claim, registrations: Mapping[Partition, Registration]) -> None:
+        """Start what needs nothing before it; begin to write, or to take permits, for the rest."""
+        now, held_since = claim.now, claim.held_since
         unwritten: list[_Unwritten] = []
         unpermitted: list[_Unpermitted] = []
         runs = self._runs
-        for record in records:
-            registration = by_partition[record.key.partition]
+        for record in claim.records:
+            registration = registrations[record.key.partition]
             common = registration.policies
             policies = policies_of(record, common)
             try:
@@ -124,25 +116,22 @@ class Starts:
                 continue
             permit = None
             if beginning.held is not None and (common.max_concurrent or policies.max_concurrent):
-                task = registration.handler if common.max_concurrent else record.key.task
-                pool = self._permits.pool(
-                    record.key.partition, task, common if common.max_concurrent else policies
-                )
+                pool = self._limits.pool_for(record.key, registration, policies)
                 permit = pool.pop()
                 if permit is None:
                     unpermitted.append(_Unpermitted(record, beginning, policies, registration, pool, at))
                     runs.reserve(registration)
                     continue
             if beginning.first:
-                lease_until = asked_at + record.lease_length
+                lease_until = held_since + record.lease_length
                 unwritten.append(_Unwritten(beginning, policies, registration, permit, lease_until))
                 runs.reserve(registration)
             elif beginning.held is not None:
-                runs.start(beginning.held, registration, asked_at + record.lease_length, at, permit)
+                runs.start(beginning.held, registration, held_since + record.lease_length, at, permit)
         if unwritten:
             self._start_soon(self._write_and_start(unwritten, now))
         if unpermitted:
-            self._start_soon(self._permit_and_start(unpermitted, now, asked_at))
+            self._start_soon(self._permit_and_start(unpermitted, now, held_since))
 
     def _start_soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -153,15 +142,15 @@ class Starts:
         self,
         claimed: Sequence[_Unpermitted],
         now: Instant,
-        asked_at: Duration,
+        held_since: Duration,
     ) -> None:
         """Start what gets a permit, and put off what gets none: others run in its place."""
         unwritten: list[_Unwritten] = []
         defer: list[_Unpermitted] = []
-        until = self._clock.now() + self._ahead + DEFERRED
+        until = self._clock.now() + self._ahead + DEFERRED_FOR
         for one in claimed:
-            permit = await self._permit_for(one.pool)
-            lease_until = asked_at + one.record.lease_length
+            permit = await self._limits.permit(one.pool)
+            lease_until = held_since + one.record.lease_length
             if permit is None:
                 defer.append(one)
             elif one.beginning.first:
@@ -181,19 +170,9 @@ class Starts:
                 logger.debug("what has no permit was not put off", extra={"error": str(error)})
             for change in changes:
                 assert change.after is not None
-                self._wake(change.after.key.partition, change.after.claimable_at or until)
+                self._signals.claimable(change.after.key.partition, change.after.claimable_at or until)
         if unwritten:
             await self._write_and_start(unwritten, now)
-
-    async def _permit_for(self, pool: Pool) -> Permit | None:
-        permit = pool.pop()
-        if permit is None and self._clock.now() >= pool.retry_at and not pool.holds_all:
-            try:
-                await self._permits.take({pool: 1})
-            except StoreError as error:
-                logger.debug("no permit", extra={"error": str(error)})
-            permit = pool.pop()
-        return permit
 
     async def _write_and_start(self, unwritten: Sequence[_Unwritten], now: Instant) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
@@ -211,7 +190,7 @@ class Starts:
                     self._run_written(one, held, now)
                 self._wake_for([one for one, _ in over])
                 if any(held is None for _, held in over):
-                    self._poll_soon()  # a slot, or a place in the limit of a handler, is free for other records
+                    self._signals.poll_now()  # a slot, or a place in the limit of a handler, is free for other records
         except asyncio.CancelledError:
             keys = [
                 str(claimed.key)
@@ -229,7 +208,7 @@ class Starts:
                 _return_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
-            self._poll_soon()
+            self._signals.poll_now()
 
     async def _lasting(self, unwritten: Mapping[int, _Unwritten]) -> dict[int, _Unwritten]:
         """
@@ -317,7 +296,7 @@ class Starts:
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and only since then is there something to run.
             settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
-            self._outbox.put(Settling(held, rules.UNSTARTED, settlement))
+            self._completions.put(Settling(held, rules.UNSTARTED, settlement))
             return
         at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
         self._runs.start(held, one.registration, one.lease_until, at, one.permit)
@@ -336,7 +315,7 @@ class Starts:
                     at = change.after.claimable_at
                     soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
-            self._wake(partition, at)
+            self._signals.claimable(partition, at)
 
 
 def _return_permit(permit: Permit | None) -> None:

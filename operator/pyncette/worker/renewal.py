@@ -16,9 +16,10 @@ from pyncette.core.record import Lease
 from pyncette.core.rules import NEVER
 from pyncette.errors import StoreError
 from pyncette.store.base import Renewal, Renewed, Store
-from pyncette.worker.backoff import Patience
+from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
+from pyncette.worker.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +70,18 @@ class Heartbeats:
 class Renewer:
     """Renews the leases of all runs of a process in one write."""
 
-    def __init__(self, runs: Runs, store: Store, clock: Clock, patience: Patience) -> None:
+    def __init__(
+        self, runs: Runs, store: Store, clock: Clock, signals: Signals, health: BackendHealth
+    ) -> None:
         self._runs = runs
         self._store = store
         self._clock = clock
-        self._patience = patience
-        self._hurried = asyncio.Event()
+        self._signals = signals
+        self._health = health
+        self._sooner = asyncio.Event()
+        """The plan was made before what runs now."""
         self._next_at: Duration = NEVER
         """When to look next, by the monotonic clock: no step of another may put it off."""
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._asked_for: set[Occurrence] = set()
         """Runs whose renewal is on its way."""
 
@@ -85,38 +89,32 @@ class Renewer:
     def is_idle(self) -> bool:
         """Whether no renewal is due, and none is on its way."""
         due = self._next_at <= self._clock.monotonic()
-        return not due and not self._asked_for and not self._hurried.is_set()
+        return not due and not self._asked_for and not self._sooner.is_set()
 
     async def run(
         self, lose: Callable[[Occurrence], None], revoke: Callable[[Occurrence], None] = Occurrence.revoke
     ) -> None:
         """Renew until cancelled; call *lose* for what is no longer ours, and *revoke* for what has no permit any more."""
-        self._loop = asyncio.get_running_loop()
-        self._runs.on_sooner_renewal = self._hurry
+        self._sooner = self._signals.renewals()
         async with asyncio.TaskGroup() as renewals:
             while True:
                 pause = self._planned()
                 self._next_at = NEVER if pause is None else self._clock.monotonic() + pause
-                if await self._clock.wait_for(self._hurried, pause):
+                if await self._clock.wait_for(self._sooner, pause):
                     # What is new is not due yet, but the plan was made for what was there before.
-                    self._hurried.clear()
+                    self._sooner.clear()
                 else:
                     self._look(lose, revoke, renewals)
 
     def _planned(self) -> Duration | None:
         """Return the wait before the next look: for ever, while nothing runs; the first run then hurries us, on any thread."""
-        self._runs.renewals_rest = (
+        self._runs.renewer_idle = (
             True  # set before the look at what runs, or a run that starts in between is missed
         )
         if not self._runs.running:
             return None
-        self._runs.renewals_rest = False
+        self._runs.renewer_idle = False
         return self._pause()
-
-    def _hurry(self) -> None:
-        """Take note, on any thread, that the next renewal may be due sooner than it was."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hurried.set)
 
     def _look(
         self,
@@ -158,14 +156,14 @@ class Renewer:
     ) -> None:
         try:
             await renew(self._store, self._clock, due, lose, permitted, revoke)
-            self._patience.answered()
+            self._health.answered()
         except StoreError as error:
             logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
         finally:
             self._asked_for.difference_update(due, permitted)
 
     def _pause(self) -> Duration:
-        """Return how long no renewal will be due, and no permit will expire whose renewal awaits an answer."""
+        """Return how long no renewal will be due, and no permit will expire whose renewal adelays an answer."""
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
         ends = [
@@ -243,13 +241,15 @@ class RenewalThread:
         runs: Runs,
         open_store: Callable[[], Store],
         clock: Clock,
-        patience: Patience,
+        signals: Signals,
+        health: BackendHealth,
         membership: Membership | None = None,
     ) -> None:
         self._runs = runs
         self._open_store = open_store
         self._clock = clock
-        self._patience = patience
+        self._signals = signals
+        self._health = health
         self._membership = membership
         self._turned_at = {"handlers": time.monotonic(), "renewals": time.monotonic()}
         """When each loop last turned."""
@@ -288,7 +288,7 @@ class RenewalThread:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._started.set()
-        waits = self._patience.waits()
+        delays = self._health.delays()
         beating = asyncio.create_task(self._beat("renewals"))
         try:
             while True:
@@ -296,7 +296,7 @@ class RenewalThread:
                     await self._renew_and_watch()
                 except StoreError as error:
                     logger.warning("no connection for renewals yet", extra={"error": str(error)})
-                    await asyncio.sleep(next(waits))
+                    await asyncio.sleep(next(delays))
         except asyncio.CancelledError:
             return
         finally:
@@ -310,7 +310,7 @@ class RenewalThread:
     async def _renew_and_watch(self) -> None:
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(self._open_store())
-            renewer = Renewer(self._runs, store, self._clock, self._patience)
+            renewer = Renewer(self._runs, store, self._clock, self._signals, self._health)
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose, self._revoke))
                 group.create_task(self._watch())

@@ -15,8 +15,9 @@ from pyncette.core.rules import RETURNED, Ended, Ending, Held
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.ledger.ledger import Settling
-from pyncette.worker.completions import Outbox
+from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence, Registration, current
+from pyncette.worker.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Runs:
     def __init__(
         self,
         clock: Clock,
-        outbox: Outbox,
+        completions: Completions,
+        signals: Signals,
         slots: int,
         renew: Callable[[Occurrence], object],
         reload: Callable[[Occurrence], Awaitable[None]],
@@ -38,19 +40,16 @@ class Runs:
         self.running: dict[asyncio.Task[None], Occurrence] = {}
         self.reserved = 0
         """Slots of what was claimed and is not started yet."""
-        self.freed = asyncio.Event()
-        self.on_limit_freed: Callable[[], None] | None = None
-        """Called when a handler with a limit of its own has room again: the slots alone do not tell."""
         self.shortest_lease: Duration = LEASE_UNKNOWN
-        self.renewals_rest = True
-        """Whether nobody looks after leases, since nothing runs."""
+        self.renewer_idle = True
+        """True while no run holds a lease, so the renewer sleeps."""
         self._watched_until: Duration = LEASE_UNKNOWN
         """No lease that the worker renews ends sooner, by the monotonic clock."""
         self._watch: Timer | None = None
-        self.on_sooner_renewal: Callable[[], None] | None = None
-        """Called when a lease is shorter than any before, or the first while renewals rest."""
         self._clock = clock
-        self._outbox = outbox
+        self._completions = completions
+        self._signals = signals
+        self._freed = signals.slot_freed
         self._slots = slots
         self._renew = renew
         self._reload = reload
@@ -104,11 +103,10 @@ class Runs:
         if lease_until < self._watched_until and occurrence.renews_itself:
             self._watch_leases(lease_until)
         lease = held.policies.lease if permit is None else min(held.policies.lease, permit.length)
-        if lease < self.shortest_lease or self.renewals_rest:
+        if lease < self.shortest_lease or self.renewer_idle:
             self.shortest_lease = min(lease, self.shortest_lease)
-            self.renewals_rest = False
-            if self.on_sooner_renewal is not None:
-                self.on_sooner_renewal()
+            self.renewer_idle = False
+            self._signals.renew_sooner()
 
     def release_early(self) -> None:
         """Start nothing that is not due yet: it is given back, as if it had not been claimed."""
@@ -126,7 +124,7 @@ class Runs:
     def unreserve(self, registration: Registration) -> None:
         """Give such a slot back: what was claimed is started now, or never."""
         self.reserved -= 1
-        self.freed.set()
+        self._freed.set()
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1
 
@@ -176,8 +174,8 @@ class Runs:
     def _over(self, occurrence: Occurrence, ended: Ended) -> None:
         assert occurrence.task is not None
         del self.running[occurrence.task]
-        if not self.freed.is_set():
-            self.freed.set()
+        if not self._freed.is_set():
+            self._freed.set()
         if occurrence.timers is not None:
             for timer in occurrence.timers:
                 timer.cancel()
@@ -187,8 +185,7 @@ class Runs:
         registration = occurrence.registration
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1
-            if self.on_limit_freed is not None:
-                self.on_limit_freed()
+            self._signals.poll_now()  # a free slot alone does not tell that this handler has room again
         if occurrence.lease_lost:
             what = "ended after" if occurrence.begun else "was not begun, since"
             logger.warning("run %s its lease was lost", what, extra=occurrence.facts())
@@ -200,7 +197,7 @@ class Runs:
             logger.exception("the end of a run could not be decided", extra=occurrence.facts())
             return
         if settlement.change is not None:
-            self._outbox.put(Settling(occurrence.held, ended, settlement))
+            self._completions.put(Settling(occurrence.held, ended, settlement))
 
     def _watch_leases(self, until: Duration) -> None:
         """

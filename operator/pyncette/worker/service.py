@@ -12,17 +12,23 @@ from typing import Any, Final, NamedTuple, Protocol
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Membership
-from pyncette.core.record import Outcome, Partition
+from pyncette.core.record import Outcome
 from pyncette.core.rules import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
-from pyncette.worker.backoff import Patience
-from pyncette.worker.completions import Outbox
+from pyncette.worker.backend_health import BackendHealth
+from pyncette.worker.claims import Claims
+from pyncette.worker.completions import Completions
+from pyncette.worker.dispatch import Dispatch
+from pyncette.worker.limits import Limits
 from pyncette.worker.occurrence import Occurrence, Registration
-from pyncette.worker.poller import Poller
+from pyncette.worker.partitions import Partitions
+from pyncette.worker.poller import SAFETY_POLL, Poller
 from pyncette.worker.renewal import Heartbeats, RenewalThread, Renewer
 from pyncette.worker.run import Runs
+from pyncette.worker.signals import Signals
+from pyncette.worker.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +101,7 @@ class Worker:
 
     It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
     *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
-    tells others that it runs, by *membership*, until it claims nothing more; *assignment* tells what falls to it of partitions
+    tells others that it runs, by *membership*, until it claims nothing more; *assignment* says which partitions it polls, of those
     that are shared out.
     """
 
@@ -116,37 +122,50 @@ class Worker:
         self._renewal_store = renewal_store
         self._membership = membership
         self._listeners = listeners
-        self._patience = Patience()
-        self._outbox = Outbox(ledger, self._wake, self._patience)
-        self._heartbeats = Heartbeats(ledger.store, clock)
-        self._runs = Runs(clock, self._outbox, settings.slots, self._heartbeat, self._reload)
-        self._poller = Poller(
-            ledger,
-            clock,
-            self._runs,
-            self._outbox,
-            self._patience,
-            registrations,
-            settings.holder,
-            settings.batch_size,
-            settings.poll_interval,
-            settings.ahead,
-            self._polling,
-            assignment,
+        store, holder, ahead = ledger.store, settings.holder, settings.ahead
+        interval = SAFETY_POLL if store.capabilities.notifies else settings.poll_interval
+        partitions = Partitions(registrations, assignment)
+        self._turns = Turns(interval, ahead)
+        self._signals = Signals(clock, self._turns, partitions)
+        ledger.on_claimable(self._signals.claimable)
+        self._health = BackendHealth()
+        self._completions = Completions(ledger, self._signals, self._health)
+        self._heartbeats = Heartbeats(store, clock)
+        self._runs = Runs(
+            clock, self._completions, self._signals, settings.slots, self._heartbeat, self._reload
         )
-        self._runs.on_limit_freed = self._poller.poll_soon
+        self._limits = Limits(
+            store, clock, holder, self._runs, partitions, self._signals, settings.batch_size
+        )
+        self._claims = Claims(store, clock, holder, ahead, self._polling)
+        self._dispatch = Dispatch(
+            ledger, clock, self._runs, self._completions, self._limits, self._signals, ahead
+        )
+        self._poller = Poller(
+            store,
+            clock,
+            interval,
+            turns=self._turns,
+            signals=self._signals,
+            partitions=partitions,
+            limits=self._limits,
+            claims=self._claims,
+            dispatch=self._dispatch,
+            runs=self._runs,
+            completions=self._completions,
+            health=self._health,
+        )
         self._slots = settings.slots
         self._renewer: Renewer | None = None
         self._thread: RenewalThread | None = None
         self._grace_seconds: float | None = None
         self._grace: asyncio.Timeout | None = None
         """Ends the wait for what runs; from the moment of `drain` on."""
-        ledger.on_claimable(self._wake)
 
     @property
     def ready(self) -> bool:
         """Whether the backend answered when it was last asked."""
-        return self._patience.ready
+        return self._health.ready
 
     @property
     def last_polled_at(self) -> Instant | None:
@@ -159,9 +178,9 @@ class Worker:
         return Figures(
             self._slots,
             self._slots - self._runs.free,
-            self._poller.claimed,
-            self._poller.backlogged,
-            len(self._outbox),
+            self._claims.claimed,
+            len(self._turns.backlogged),
+            len(self._completions),
         )
 
     @property
@@ -181,14 +200,14 @@ class Worker:
         Handlers whose tasks are *asleep* (in pretended time) count as having nothing to do.
         """
         renewed = self._renewer is None or self._renewer.is_idle
-        written = not len(self._outbox)
+        written = not len(self._completions)
         if self._runs.replacing:
             return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
     def poll_soon(self) -> None:
         """Look for what is due; the partitions of a registration may have changed."""
-        self._poller.poll_soon()
+        self._signals.poll_now()
 
     def drain(self, grace: Duration | None = None) -> None:
         """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
@@ -211,13 +230,20 @@ class Worker:
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:
                 self._thread = RenewalThread(
-                    self._runs, self._renewal_store, self._clock, self._patience, self._membership
+                    self._runs,
+                    self._renewal_store,
+                    self._clock,
+                    self._signals,
+                    self._health,
+                    self._membership,
                 )
                 stack.callback(self._part_with_thread)
                 await stack.enter_async_context(self._thread)
-            background = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._listen())]
+            background = [asyncio.create_task(self._completions.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
-                self._renewer = Renewer(self._runs, self._ledger.store, self._clock, self._patience)
+                self._renewer = Renewer(
+                    self._runs, self._ledger.store, self._clock, self._signals, self._health
+                )
                 background.append(asyncio.create_task(self._renewer.run(Occurrence.lose)))
                 if self._membership is not None:
                     background.append(asyncio.create_task(self._membership.run(self._ledger.store)))
@@ -233,7 +259,7 @@ class Worker:
                 await _shielded(self._give_back(poller))
                 left = [
                     *background,
-                    *self._poller.starting,
+                    *self._dispatch.starting,
                     *self._runs.replacing,
                     *self._heartbeats.renewing,
                 ]
@@ -274,19 +300,20 @@ class Worker:
         self._runs.cancel_all(Ending.DRAINED)
         try:
             async with asyncio.timeout(CANCELLED_SECONDS):
-                await self._poller.finish()
+                await self._dispatch.finish()
                 await self._runs.ended()
         except TimeoutError:
             stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
             logger.warning("handlers do not end although they were cancelled", extra={"records": stubborn})
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
-                await self._outbox.emptied()
-                await self._poller.release_permits()
+                await self._completions.emptied()
+                await self._limits.released()
                 await self._poller.hand_over()
         except TimeoutError:
             logger.warning(
-                "results could not be written in time; their leases expire", extra={"runs": len(self._outbox)}
+                "results could not be written in time; their leases expire",
+                extra={"runs": len(self._completions)},
             )
 
     def _part_with_thread(self) -> None:
@@ -297,14 +324,14 @@ class Worker:
         """Wake at what other processes notify of."""
         if not self._ledger.store.capabilities.notifies:
             return
-        waits = self._patience.waits()
+        delays = self._health.delays()
         while True:
             try:
                 async for notification in self._ledger.store.notified():
-                    self._wake(notification.partition, notification.at)
+                    self._signals.claimable(notification.partition, notification.at)
             except StoreError as error:
                 logger.debug("notifications were interrupted", extra={"error": str(error)})
-            await asyncio.sleep(next(waits))
+            await asyncio.sleep(next(delays))
 
     async def _heartbeat(self, occurrence: Occurrence) -> bool:
         if not occurrence.lease_lost:
@@ -322,9 +349,6 @@ class Worker:
             occurrence.lose()
         else:
             occurrence.held = held
-
-    def _wake(self, partition: Partition, at: Instant) -> None:
-        self._poller.wake(partition, at)
 
     @contextmanager
     def _polling(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""How a worker bears a backend that is away: it says so once, turns unready, and asks again ever less often."""
+"""Knows whether the backend answers, and spreads the retries of a worker whose backend does not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ RETRIES: Final = Backoff(0.05, 2.0, jitter=1.0)
 """A backend that is back is noticed within two seconds. The jitter spreads the workers that waited for it."""
 
 
-class Patience:
-    """Whether the backend answers, as seen by all that ask it."""
+class BackendHealth:
+    """True or false for all parts of a worker: whether the backend answered its last request."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -30,14 +30,14 @@ class Patience:
             logger.info("the backend answers again")
 
     @staticmethod
-    def waits() -> Iterator[float]:
+    def delays() -> Iterator[float]:
         """Yield the seconds to wait before each next attempt."""
         return RETRIES.delays(random.random)
 
-    async def wait(self, meaning: str, error: Exception, waits: Iterator[float]) -> None:
-        """Note that the backend did not answer, or refused, what that means, and wait before the next attempt."""
+    async def wait(self, consequence: str, error: Exception, delays: Iterator[float]) -> None:
+        """Note that the backend refused or did not answer, log the *consequence*, and wait before the next attempt."""
         if self.ready:
             self.ready = False
             what = "refuses" if isinstance(error, StoreRefusedError) else "does not answer"
-            logger.warning("the backend %s: %s", what, meaning, extra={"error": str(error)})
-        await asyncio.sleep(next(waits))
+            logger.warning("the backend %s: %s", what, consequence, extra={"error": str(error)})
+        await asyncio.sleep(next(delays))

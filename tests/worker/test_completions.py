@@ -12,8 +12,9 @@ from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
 from pyncette.ledger.ledger import Ledger, Settling
 from pyncette.store.memory import MemoryStore
-from pyncette.worker.backoff import Patience
-from pyncette.worker.completions import Outbox
+from pyncette.worker.partitions import Partitions
+from pyncette.worker.signals import Signals
+from pyncette.worker.turns import Turns
 from tests.worker.bench import Bench, Registered
 
 
@@ -21,14 +22,14 @@ async def test_two_results_for_one_record_that_waited_together_are_written_one_a
     handler = Registered("h", Policies())
     bench = Bench(handler)
     key = await bench.every(handler, 60)
-    outbox = Outbox(bench.ledger, lambda *_: None, Patience())
+    completions = bench.completions()
     await bench.advance(60)
-    outbox.put(await _claimed_and_returned(bench, handler, "first"))
+    completions.put(await _claimed_and_returned(bench, handler, "first"))
     await bench.advance(60)
-    outbox.put(await _claimed_and_returned(bench, handler, "second"))
+    completions.put(await _claimed_and_returned(bench, handler, "second"))
 
-    writing = asyncio.create_task(outbox.run())
-    await outbox.emptied()
+    writing = asyncio.create_task(completions.run())
+    await completions.emptied()
     writing.cancel()
 
     record = await bench.record(key)
@@ -53,11 +54,11 @@ class Picky(MemoryStore):
 
 @pytest.mark.parametrize("error", [StoreRefusedError("out of range"), OverflowError("too large")])
 async def test_a_result_that_cannot_be_written_hurts_itself_only(error):
-    bench, keys, outbox, _ = await _five_results(error)
+    bench, keys, completions, _ = await _five_results(error)
 
     async with asyncio.timeout(10):
-        writing = asyncio.create_task(outbox.run())
-        await outbox.emptied()
+        writing = asyncio.create_task(completions.run())
+        await completions.emptied()
         writing.cancel()
 
     leases = {key.instance: (await bench.record(key)).lease is not None for key in keys}
@@ -65,15 +66,17 @@ async def test_a_result_that_cannot_be_written_hurts_itself_only(error):
 
 
 async def test_results_outlive_a_backend_that_refuses_all_of_them_for_a_while():
-    bench, keys, outbox, store = await _five_results(StoreRefusedError("the right to write was taken away"))
+    bench, keys, completions, store = await _five_results(
+        StoreRefusedError("the right to write was taken away")
+    )
     store.closed = True
 
     async with asyncio.timeout(10):
-        writing = asyncio.create_task(outbox.run())
+        writing = asyncio.create_task(completions.run())
         await asyncio.sleep(0.2)
-        kept = len(outbox)
+        kept = len(completions)
         store.closed = False
-        await outbox.emptied()
+        await completions.emptied()
         writing.cancel()
 
     assert kept == len(keys)
@@ -93,6 +96,17 @@ class Contested(MemoryStore):
         return await super().swap(changes)
 
 
+class Heard(Signals):
+    """Sets *event* when a record is reported as claimable."""
+
+    def __init__(self, bench, event):
+        super().__init__(bench.clock, Turns(SECOND), Partitions(bench.handlers))
+        self._event = event
+
+    def claimable(self, partition, at):
+        self._event.set()
+
+
 class Race:
     """Results of "a", of "hot-0" and "hot-1", whose records others change all the time, and of "z"."""
 
@@ -101,9 +115,9 @@ class Race:
         self.keys = keys
         self.store = store
         self.results = results
-        self.told = asyncio.Event()
+        self.reported = asyncio.Event()
         ledger = Ledger(store, bench.clock, race_seconds=race_seconds)
-        self.outbox = Outbox(ledger, lambda *_: self.told.set(), Patience())
+        self.completions = bench.completions(ledger, Heard(bench, self.reported))
 
     @classmethod
     async def begun(cls, race_seconds=30):
@@ -121,15 +135,15 @@ class Race:
 async def test_results_beside_a_contested_one_are_written_and_told_of_at_once():
     race = await Race.begun()
     for result in race.results:
-        race.outbox.put(result)
+        race.completions.put(result)
 
     async with asyncio.timeout(10):
-        writing = asyncio.create_task(race.outbox.run())
-        await race.told.wait()
+        writing = asyncio.create_task(race.completions.run())
+        await race.reported.wait()
         assert await race.written() == ["a", "z"]
-        assert len(race.outbox) == 2
+        assert len(race.completions) == 2
         race.store.contested = frozenset()
-        await race.outbox.emptied()
+        await race.completions.emptied()
         writing.cancel()
 
     assert await race.written() == ["a", "hot-0", "hot-1", "z"]
@@ -140,12 +154,12 @@ async def test_contested_results_do_not_keep_the_writers_from_what_comes_after_t
     _, *contested, last = race.results
 
     async with asyncio.timeout(10):
-        writing = asyncio.create_task(race.outbox.run())
+        writing = asyncio.create_task(race.completions.run())
         for result in contested:
-            race.outbox.put(result)
+            race.completions.put(result)
             await asyncio.sleep(0.01)
-        race.outbox.put(last)
-        await race.told.wait()
+        race.completions.put(last)
+        await race.reported.wait()
         writing.cancel()
 
     assert await race.written() == ["z"]
@@ -154,11 +168,11 @@ async def test_contested_results_do_not_keep_the_writers_from_what_comes_after_t
 async def test_a_result_that_loses_each_race_is_given_up_with_an_error(caplog):
     race = await Race.begun(race_seconds=0.05)
     for result in race.results:
-        race.outbox.put(result)
+        race.completions.put(result)
 
     async with asyncio.timeout(10):
-        writing = asyncio.create_task(race.outbox.run())
-        await race.outbox.emptied()
+        writing = asyncio.create_task(race.completions.run())
+        await race.completions.emptied()
         writing.cancel()
 
     assert await race.written() == ["a", "z"]
@@ -172,11 +186,11 @@ async def _five_results(error):
     bench = Bench(handler)
     store = Picky(bench.backend, error)
     keys = [await bench.every(handler, 60, instance) for instance in ("a", "b", "bad", "c", "d")]
-    outbox = Outbox(Ledger(store, bench.clock), lambda *_: None, Patience())
+    completions = bench.completions(Ledger(store, bench.clock))
     await bench.advance(60)
     for result in await _returned(bench, handler):
-        outbox.put(result)
-    return bench, keys, outbox, store
+        completions.put(result)
+    return bench, keys, completions, store
 
 
 async def _returned(bench, handler):
