@@ -10,11 +10,14 @@ from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.accounting import COUNTER_SHARDS, RemovedCounts, counting_record
 from pyncette.core.record import Change, Counts, Key, Partition, Record, Summary, replace
-from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, Held
+from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Completion, Ended, Ending, HeldRun
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import ContentionError, StoreRefusedError, StoreUnavailableError
-from pyncette.ledger.ledger import ANNOUNCED_AHEAD, RACE_SECONDS, Ledger, Ruling, Settling, Starting
+from pyncette.ledger.announcements import ANNOUNCED_AHEAD
+from pyncette.ledger.ledger import Ledger, Ruling
+from pyncette.ledger.races import RACE_SECONDS
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.base import Notification
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing import VirtualClock
@@ -113,7 +116,7 @@ class Bench:
     async def keys(self) -> list[Key]:
         return [record.key for record in (await self.all()).values()]
 
-    async def put_dead_letter(self, held: Held) -> Record:
+    async def put_dead_letter(self, held: HeldRun) -> Record:
         """Create the dead letter of a run that has not ended, under the name that it will have."""
         dead_letter = rules.settle(held, REFUSED, self.now).dead_letter
         assert await self.others.swap([Change(None, dead_letter)]) == [True]
@@ -128,16 +131,16 @@ class Bench:
         claimed = await self.others.claim({HERE: limit}, f"lease-{self.now}", "worker", self.now, self.now)
         return list(claimed.records)
 
-    async def start(self, after: int = MINUTE) -> list[Held]:
+    async def start(self, after: int = MINUTE) -> list[HeldRun]:
         """Claim all that is due after so long, and start it through the ledger."""
         await self.clock.advance(timedelta(microseconds=after))
         return await self.started(self.begun(await self.claim()))
 
-    def begun(self, claimed: list[Record]) -> list[Starting]:
+    def begun(self, claimed: list[Record]) -> list[PendingStart]:
         """Decide how to begin records that were claimed just now."""
         asked_at = self.clock.monotonic()
         return [
-            Starting(
+            PendingStart(
                 rules.begin(record, record.spec.policies, self.now),
                 record.spec.policies,
                 asked_at + record.lease_length,
@@ -145,7 +148,7 @@ class Bench:
             for record in claimed
         ]
 
-    async def started(self, starting: list[Starting], ledger: Ledger | None = None) -> list[Held]:
+    async def started(self, starting: list[PendingStart], ledger: Ledger | None = None) -> list[HeldRun]:
         """Start these through the ledger, and return what may run."""
         return [
             held
@@ -154,11 +157,11 @@ class Bench:
             if held is not None
         ]
 
-    def settling(self, held: Held, ended: Ended = RETURNED) -> Settling:
-        return Settling(held, ended, rules.settle(held, ended, self.now))
+    def completion(self, held: HeldRun, ended: Ended = RETURNED) -> Completion:
+        return rules.settle(held, ended, self.now)
 
-    async def settle(self, held: Held, ended: Ended = RETURNED) -> bool | Settling:
-        (written,) = await self.ledger.settle([self.settling(held, ended)])
+    async def settle(self, held: HeldRun, ended: Ended = RETURNED) -> bool | Completion:
+        (written,) = await self.ledger.settle([self.completion(held, ended)])
         return written
 
     def edit(self, key: Key, schedule=None, **fields) -> Callable[[], Awaitable[None]]:
@@ -665,7 +668,7 @@ async def test_a_start_beside_a_schedule_that_was_edited_leaves_nothing_there(be
 
 async def test_a_start_beside_a_schedule_that_was_overtaken_is_that_of_the_others_alone(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
-    others: list[Held] = []
+    others: list[HeldRun] = []
 
     async def take_over():
         claimed = await bench.take_over()
@@ -717,7 +720,7 @@ async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench)
     record = await bench.declare(overlap=Overlap.ALLOW)
     await bench.clock.advance(timedelta(minutes=1))
     (starting,) = bench.begun(await bench.claim())
-    theirs = starting.beginning.first[0].after
+    theirs = starting.plan.created
     await bench.others.swap([Change(None, replace(theirs, lease=theirs.lease._replace(id="another")))])
 
     ready = await bench.started([starting])
@@ -793,13 +796,13 @@ async def test_one_lost_lease_in_a_batch_does_not_stop_the_others(bench):
     holding = await bench.start()
     await bench.others.swap([Change(await bench.load(holding[1].record.key), None)])
 
-    assert await bench.ledger.settle([bench.settling(held) for held in holding]) == [True, False, True]
+    assert await bench.ledger.settle([bench.completion(held) for held in holding]) == [True, False, True]
 
 
 async def test_to_settle_again_after_a_lost_reply_changes_nothing_and_says_that_it_was_written(bench):
     record = await bench.declare()
     (held,) = await bench.start()
-    settling = bench.settling(held)
+    settling = bench.completion(held)
     bench.store.lose_replies = 1
     with pytest.raises(StoreUnavailableError):
         await bench.ledger.settle([settling])
@@ -813,7 +816,7 @@ async def test_to_settle_again_after_a_lost_reply_changes_nothing_and_says_that_
 async def test_to_remove_again_after_a_lost_reply_says_that_it_was_written(bench):
     await bench.declare(schedule=Once(bench.now + MINUTE))
     (held,) = await bench.start()
-    settling = bench.settling(held)
+    settling = bench.completion(held)
     bench.store.lose_replies = 1
     with pytest.raises(StoreUnavailableError):
         await bench.ledger.settle([settling])
@@ -834,11 +837,11 @@ async def test_a_run_whose_record_is_edited_each_time_holds_up_no_other_and_is_s
     holding = await bench.start()
     bench.store.before_each_swap = bench.edit(ada.key)
 
-    contested, written = await bench.ledger.settle([bench.settling(held) for held in holding])
+    contested, written = await bench.ledger.settle([bench.completion(held) for held in holding])
 
     assert written is True
     assert (await bench.load(bob.key)).state.summary.counts.succeeded == 1
-    assert isinstance(contested, Settling)
+    assert isinstance(contested, Completion)
     bench.store.before_each_swap = None
     assert await bench.ledger.settle([contested]) == [True]
     assert (await bench.load(ada.key)).state.summary.counts.succeeded == 1
@@ -874,7 +877,7 @@ async def test_a_lost_lease_leaves_no_dead_letter(bench):
     (taken,) = await bench.take_over()
 
     assert not await bench.settle(held, REFUSED)
-    await bench.settle(rules.begin(taken, taken.spec.policies, bench.now).held)
+    await bench.settle(rules.begin(taken, taken.spec.policies, bench.now).run)
 
     assert list(await bench.all()) == [str(record.key)]
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"succeeded": 1}
@@ -914,7 +917,7 @@ async def test_dead_letters_of_side_runs_are_written_with_the_counts_of_their_sc
     there = await bench.put_dead_letter(holding[1])
     bench.store.batches.clear()
 
-    written = await bench.ledger.settle([bench.settling(held, REFUSED) for held in holding])
+    written = await bench.ledger.settle([bench.completion(held, REFUSED) for held in holding])
 
     assert written == [True] * 3
     assert await bench.load(there.key) == there
@@ -977,7 +980,7 @@ async def test_one_offs_that_end_together_are_counted_in_the_write_that_removes_
         await bench.declare(str(number), Once(bench.now + MINUTE))
     holding = await bench.start()
 
-    assert all(await bench.ledger.settle([bench.settling(held) for held in holding]))
+    assert all(await bench.ledger.settle([bench.completion(held) for held in holding]))
 
     assert list(await bench.all()) == ["remind"]
     template = await bench.load(TEMPLATE)
@@ -991,7 +994,7 @@ async def test_more_one_offs_than_fit_into_one_write_are_each_counted_in_that_wh
         await bench.declare(str(number), Once(bench.now + MINUTE))
     holding = await bench.start()
 
-    assert all(await bench.ledger.settle([bench.settling(held) for held in holding]))
+    assert all(await bench.ledger.settle([bench.completion(held) for held in holding]))
 
     assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 50
     assert max(len(batch) for batch in bench.store.batches) <= 10
@@ -1015,7 +1018,7 @@ async def test_a_schedule_whose_run_ends_together_with_one_beside_it_is_complete
     await bench.others.swap([Change(None, extra)])
     holding = await bench.start()
 
-    written = await bench.ledger.settle([bench.settling(held) for held in holding])
+    written = await bench.ledger.settle([bench.completion(held) for held in holding])
 
     assert written == [True, True]
     (left,) = (await bench.all()).values()
@@ -1029,7 +1032,7 @@ async def test_whoever_loses_a_race_to_count_at_a_template_counts_at_another_sha
         await bench.declare(str(number), Once(bench.now + MINUTE))
     mine, yours = await bench.start()
     others = Ledger(bench.others, bench.clock)
-    bench.store.before_swaps = [lambda: others.settle([bench.settling(yours)])]
+    bench.store.before_swaps = [lambda: others.settle([bench.completion(yours)])]
 
     assert await bench.settle(mine)
 
@@ -1041,7 +1044,7 @@ async def test_writes_of_one_process_do_not_race_each_other_to_count(bench):
     await bench.declare_template()
     for number in range(20):
         await bench.declare(str(number), Once(bench.now + MINUTE))
-    settling = [bench.settling(held) for held in await bench.start()]
+    settling = [bench.completion(held) for held in await bench.start()]
 
     async def beside():
         assert all(await bench.ledger.settle(settling[10:]))
@@ -1061,7 +1064,7 @@ async def test_counts_of_many_workers_at_one_template_add_up(bench):
     for round_ in range(1, 4):
         for number in range(20):
             await bench.declare(f"{round_}-{number}", Once(bench.now + MINUTE))
-        settling = [bench.settling(held) for held in await bench.start()]
+        settling = [bench.completion(held) for held in await bench.start()]
 
         await asyncio.gather(*(worker.settle(settling[at::5]) for at, worker in enumerate(workers)))
 
@@ -1106,9 +1109,9 @@ async def test_a_removal_that_never_gets_its_turn_to_be_counted_is_not_made_and_
 
     bench.store.before_each_swap = touch
 
-    outcomes = await bench.ledger.settle([bench.settling(held), bench.settling(holding["bob"])])
+    outcomes = await bench.ledger.settle([bench.completion(held), bench.completion(holding["bob"])])
 
-    assert [type(outcome) for outcome in outcomes] == [Settling, bool]
+    assert [type(outcome) for outcome in outcomes] == [Completion, bool]
     assert await bench.load(held.record.key) is not None
     assert (await bench.load(other.key)).state.summary.counts.succeeded == 1
 
@@ -1140,7 +1143,7 @@ async def test_an_existing_last_run_does_not_keep_its_schedule_from_ending(bench
     record = await bench.declare(overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
     await bench.clock.advance(timedelta(minutes=4))
     (starting,) = bench.begun(await bench.claim())
-    theirs = starting.beginning.first[0].after
+    theirs = starting.plan.created
     await bench.others.swap([Change(None, replace(theirs, lease=theirs.lease._replace(id="another")))])
 
     assert await bench.started([starting]) == []

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 
 from pyncette.core.record import Key
-from pyncette.core.rules import Held
+from pyncette.core.rules import HeldRun
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError
@@ -75,17 +75,17 @@ class FaultyBench(Bench):
         self.ledger = Ledger(self.faulty, self.clock)
         self.calls: Counter[tuple[Key, int]] = Counter()
 
-    def called(self, holding: list[Held]) -> list[Held]:
+    def called(self, holding: list[HeldRun]) -> list[HeldRun]:
         for held in holding:
             self.calls[held.record.key._replace(occurrence=""), held.scheduled_at] += 1
         return holding
 
-    async def complete(self, holding: list[Held]) -> None:
+    async def complete(self, holding: list[HeldRun]) -> None:
         ledger = Ledger(self.others, self.clock)
         for held in self.called(holding):
-            await ledger.settle([self.settling(held)])
+            await ledger.settle([self.completion(held)])
 
-    async def taken_over(self) -> list[Held]:
+    async def taken_over(self) -> list[HeldRun]:
         """Have another worker claim and begin the remaining records once all leases have ended."""
         return await self.started(self.begun(await self.take_over()), Ledger(self.others, self.clock))
 
@@ -160,12 +160,12 @@ async def dead_letter_under(faults: Faults, overlap: Overlap) -> None:
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start(after=600 * MINUTE)
     bench.meet(faults, {})
-    settling = bench.settling(held, REFUSED)
+    completion = bench.completion(held, REFUSED)
 
     written, again = None, False
     while written is None:
         try:
-            (written,) = await bench.ledger.settle([settling], again=again)
+            (written,) = await bench.ledger.settle([completion], again=again)
         except StoreUnavailableError:
             again = True
     await bench.faulty.arrive()
@@ -187,13 +187,13 @@ async def dead_letter_after_a_takeover_under(faults: Faults, overlap: Overlap) -
     bench = FaultyBench()
     record = await bench.declare("ada", SEVERAL_HOURS, overlap=overlap, exhausted=Exhaustion.DEAD_LETTER)
     (held,) = await bench.start(after=600 * MINUTE)
-    settling = bench.settling(held, REFUSED)
+    completion = bench.completion(held, REFUSED)
     bench.meet(faults, {1: bench_takeover(bench)})
 
     written, again = None, False
     while written is None:
         try:
-            (written,) = await bench.ledger.settle([settling], again=again)
+            (written,) = await bench.ledger.settle([completion], again=again)
         except StoreUnavailableError:
             again = True
     await bench.faulty.arrive()

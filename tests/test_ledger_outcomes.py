@@ -63,7 +63,7 @@ async def test_many_that_succeed_in_one_batch_are_reported_together(bench, ended
         await bench.declare(name)
 
     holding = await bench.start()
-    assert await bench.ledger.settle([bench.settling(held) for held in holding]) == [True] * 3
+    assert await bench.ledger.settle([bench.completion(held) for held in holding]) == [True] * 3
 
     assert ended == {"succeeded": 3}
 
@@ -167,13 +167,13 @@ async def test_an_edit_in_mid_run_does_not_make_it_two(bench, ended):
 async def test_an_end_whose_reply_was_lost_is_reported_once_it_is_known(bench, ended):
     await bench.declare()
     (held,) = await bench.start()
-    settling = bench.settling(held)
+    completion = bench.completion(held)
     bench.store.lose_replies = 1
 
     with pytest.raises(StoreUnavailableError):
-        await bench.ledger.settle([settling])
+        await bench.ledger.settle([completion])
     assert ended == {}
-    assert await bench.ledger.settle([settling], again=True) == [True]
+    assert await bench.ledger.settle([completion], again=True) == [True]
 
     assert ended == {"succeeded": 1}
 
@@ -183,12 +183,12 @@ async def test_a_record_that_is_gone_after_a_lost_reply_is_not_reported(bench, e
     await bench.declare(schedule=Once(bench.now + MINUTE))
     await bench.declare_template()
     (held,) = await bench.start()
-    settling = bench.settling(held)
+    completion = bench.completion(held)
     bench.store.lose_replies = 1
 
     with pytest.raises(StoreUnavailableError):
-        await bench.ledger.settle([settling])
-    assert await bench.ledger.settle([settling], again=True) == [True]
+        await bench.ledger.settle([completion])
+    assert await bench.ledger.settle([completion], again=True) == [True]
 
     assert ended == {}
 
@@ -208,7 +208,7 @@ async def test_a_batch_that_is_settled_again_reports_nothing_twice(bench, ended)
     names = ("ada", "bob")
     records = [await bench.declare(name) for name in names]
     holding = await bench.start()
-    batch = [bench.settling(held) for held in holding]
+    batch = [bench.completion(held) for held in holding]
     # The first is written at once; the second was edited, and the reply to its second write is lost.
     bench.store.before_swaps = [bench.edit(records[1].key, keep_failed=1), bench.unavailable]
 

@@ -11,7 +11,7 @@ from pyncette.core import edits, rules
 from pyncette.core.accounting import RemovedCounts, count_removed, parent_among, parents_of
 from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Counts, Key, Lease, Partition, Record, Run, is_dead_letter, replace
-from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Beginning, Ended, Ending, Held
+from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, HeldRun, StartPlan
 from pyncette.core.schedule import Interval, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
 
@@ -88,7 +88,7 @@ class Play:
     args: str = "{}"
     records: dict[Key, Record] = field(default_factory=dict)
     history: dict[Key, dict[int, Run]] = field(default_factory=dict)
-    calls: list[tuple[Held, Instant]] = field(default_factory=list)
+    calls: list[tuple[HeldRun, Instant]] = field(default_factory=list)
     """What handlers were called with, and when."""
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class Play:
         self.records[record.key] = claimed
         return claimed
 
-    def renew(self, held: Held, now: Instant) -> bool:
+    def renew(self, held: HeldRun, now: Instant) -> bool:
         record = self.records.get(held.record.key)
         if record is None or record.lease is None or record.lease.id != held.record.lease.id:
             return False
@@ -205,32 +205,30 @@ class Play:
     def policies_of(self, record: Record) -> Policies:
         return record.spec.policies or self.policies
 
-    def begin(self, record: Record, now: Instant) -> Held | None:
+    def begin(self, record: Record, now: Instant) -> HeldRun | None:
         """Decide about a claimed record, write what comes first, and call the handler if there is something to run."""
-        beginning = rules.begin(record, self.policies_of(record), now)
-        return self.write(beginning, now)
+        plan = rules.begin(record, self.policies_of(record), now)
+        return self.write(plan, now)
 
-    def write(self, beginning: Beginning, now: Instant) -> Held | None:
-        *creations, move = beginning.first or (None,)
-        created = [self.put(creation) for creation in creations]
-        if move is not None:
-            if not self.put(move):
-                for creation, ok in zip(creations, created, strict=True):
-                    assert not ok or self.put(Change(creation.after, None))
+    def write(self, plan: StartPlan, now: Instant) -> HeldRun | None:
+        is_created = plan.created is None or self.put(Change(None, plan.created))
+        if plan.move is not None:
+            if not self.put(plan.move):
+                assert plan.created is None or not is_created or self.put(Change(plan.created, None))
                 return None
-            if beginning.removed_counts is not None:
-                self.count(beginning.removed_counts, now)
-        if beginning.held is None or not all(created):
+            if plan.removed_counts is not None:
+                self.count(plan.removed_counts, now)
+        if plan.run is None or not is_created:
             return None
-        self.calls.append((beginning.held, now))
-        return beginning.held
+        self.calls.append((plan.run, now))
+        return plan.run
 
-    def start(self, minutes: float, key: Key | None = None) -> Held | None:
+    def start(self, minutes: float, key: Key | None = None) -> HeldRun | None:
         """Claim at that minute, and begin; None if there was nothing to run."""
         record = self.claim(at(minutes), key)
         return None if record is None else self.begin(record, at(minutes))
 
-    def end(self, held: Held, minutes: float, ended: Ended = RETURNED) -> bool:
+    def end(self, held: HeldRun, minutes: float, ended: Ended = RETURNED) -> bool:
         """Settle at that minute; False if the lease was lost."""
         now = at(minutes)
         stored = self.records.get(held.record.key)
@@ -238,21 +236,16 @@ class Play:
             return False
         if stored.version != held.record.version:
             held = rules.again(held, stored)
-        settlement = rules.settle(held, ended, now)
-        change, dead_letter, removed_counts = (
-            settlement.change,
-            settlement.dead_letter,
-            settlement.removed_counts,
-        )
-        if dead_letter is not None:
-            self.put(Change(None, dead_letter))
-        if change is not None:
-            assert self.put(change)
-        if removed_counts is not None:
-            self.count(removed_counts, now)
+        completion = rules.settle(held, ended, now)
+        if completion.dead_letter is not None:
+            self.put(Change(None, completion.dead_letter))
+        if completion.change is not None:
+            assert self.put(completion.change)
+        if completion.removed_counts is not None:
+            self.count(completion.removed_counts, now)
         return True
 
-    def run(self, minutes: float, ended: Ended = RETURNED) -> Held | None:
+    def run(self, minutes: float, ended: Ended = RETURNED) -> HeldRun | None:
         """Claim and call a handler that ends within the same instant."""
         held = self.start(minutes)
         if held is not None:

@@ -10,8 +10,8 @@ from pyncette.core import rules
 from pyncette.core.accounting import idempotency_key
 from pyncette.core.edits import started_of
 from pyncette.core.policies import next_due
-from pyncette.core.record import Record, Started
-from pyncette.core.rules import Held
+from pyncette.core.record import Change, Record, Started
+from pyncette.core.rules import HeldRun
 from pyncette.core.schedule import Cron, Interval
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
 from tests.core.oracles import EFFORT
@@ -91,7 +91,7 @@ class Life:
     now: Instant = T0
     occurrences: list[Instant] = field(default_factory=list)
     """All times so far at which the schedule was in force: those that an edit dropped are taken out again."""
-    holders: list[Held] = field(default_factory=list)
+    holders: list[HeldRun] = field(default_factory=list)
     """Who believes to hold a lease; some are stalled, and have lost it."""
     asked_for: int = 0
     seen: dict = field(default_factory=dict)
@@ -104,16 +104,16 @@ class Life:
         while (at := next_due(record.spec.schedule, Policies(), record.schedule_since, at)) <= self.now:
             self.occurrences.append(at)
 
-    def start(self) -> Held | None:
+    def start(self) -> HeldRun | None:
         return self.begin(self.play.claim(self.now))
 
-    def begin(self, claimed: Record | None) -> Held | None:
+    def begin(self, claimed: Record | None) -> HeldRun | None:
         held = None if claimed is None else self.play.begin(claimed, self.now)
         if held is not None:
             self.holders.append(held)
         return held
 
-    def end(self, held: Held, ended) -> None:
+    def end(self, held: HeldRun, ended) -> None:
         self.holders.remove(held)
         if ended is UNSTARTED:
             self.play.calls = [call for call in self.play.calls if call[0] is not held]
@@ -134,8 +134,9 @@ class Life:
     def die_between_the_writes_of_a_start(self) -> None:
         claimed = self.play.claim(self.now, STATIC)
         if claimed is not None:
-            for creation in rules.begin(claimed, self.play.policies, self.now).first[:-1]:
-                self.play.put(creation)
+            created = rules.begin(claimed, self.play.policies, self.now).created
+            if created is not None:
+                self.play.put(Change(None, created))
             self.wait(self.play.policies.lease // SECOND)
             self.begin(self.play.claim(self.now, STATIC))
 

@@ -60,10 +60,10 @@ def test_a_run_that_returns_completes_its_occurrence_and_sets_the_next():
 def test_an_ordinary_run_needs_no_write_between_its_claim_and_its_end():
     play = Play()
 
-    beginning = rules.begin(play.claim(at(1)), play.policies, at(1))
+    plan = rules.begin(play.claim(at(1)), play.policies, at(1))
 
-    assert beginning.first == ()
-    assert beginning.held is not None
+    assert plan.changes == ()
+    assert plan.run is not None
 
 
 def test_what_is_claimed_late_keeps_its_nominal_time():
@@ -221,12 +221,10 @@ def test_a_deadline_counts_from_nominal_plus_jitter():
     assert jitter > 2 * MINUTE
 
     late = rules.begin(play.claim(at(60) + jitter + MINUTE + 1), play.policies, at(60))
-    in_time = rules.begin(
-        replace(late.first[0].before, began_at=at(60) + jitter + MINUTE), play.policies, at(60)
-    )
+    in_time = rules.begin(replace(late.move.before, began_at=at(60) + jitter + MINUTE), play.policies, at(60))
 
-    assert late.held is None
-    assert in_time.held.scheduled_at == at(60)
+    assert late.run is None
+    assert in_time.run.scheduled_at == at(60)
 
 
 # --- Jitter and window -----------------------------------------------------------------------------------------------
@@ -650,16 +648,15 @@ def test_dead_letters_of_a_name_that_is_used_again_for_the_same_time_do_not_coll
 def test_a_crash_between_a_dead_letter_and_its_completion_repeats_harmlessly():
     play = Play(policies=LETTER)
     held = play.start(1)
-    settlement = rules.settle(held, REFUSED, at(1))
-    change, dead_letter = settlement.change, settlement.dead_letter
-    play.put(rules.Change(None, dead_letter))
+    completion = rules.settle(held, REFUSED, at(1))
+    play.put(rules.Change(None, completion.dead_letter))
 
     for number in (3, 5, 7):
         play.start(number)
 
     assert len(play.dead_letters) == 1
     assert play.counts["dead_lettered"] == 1
-    assert change is not None
+    assert completion.change is not None
 
 
 def test_a_dead_letter_of_a_run_on_demand_is_told_from_that_of_the_schedule():
@@ -694,18 +691,18 @@ def test_allow_runs_the_next_occurrence_while_the_one_before_runs():
 def test_allow_creates_what_runs_before_its_schedule_moves_on():
     play = Play(policies=ALLOW)
 
-    beginning = rules.begin(play.claim(at(1)), play.policies, at(1))
+    plan = rules.begin(play.claim(at(1)), play.policies, at(1))
 
-    creation, move = beginning.first
+    creation, move = plan.changes
     assert creation.before is None
-    assert creation.after == beginning.held.record
+    assert creation.after == plan.run.record
     assert (move.before.key, move.after.due_at) == (play.key, at(2))
 
 
 def test_a_crash_before_the_schedule_moves_on_repeats_harmlessly():
     play = Play(policies=ALLOW)
-    beginning = rules.begin(play.claim(at(1)), play.policies, at(1))
-    play.put(beginning.first[0])
+    plan = rules.begin(play.claim(at(1)), play.policies, at(1))
+    play.put(plan.changes[0])
 
     assert play.start(3, play.key) is None
     held = play.start(3, play.beside[0].key)
@@ -829,12 +826,12 @@ def test_nothing_replaces_the_last_occurrence():
 def test_at_most_once_the_start_is_written_and_the_schedule_moved_before_the_handler_is_called():
     play = Play(policies=ONCE_FORBID)
 
-    beginning = rules.begin(play.claim(at(1)), play.policies, at(1))
+    plan = rules.begin(play.claim(at(1)), play.policies, at(1))
 
-    (change,) = beginning.first
+    (change,) = plan.changes
     assert change.after.due_at == at(2)
     assert change.after.state.started.scheduled_at == at(1)
-    assert beginning.held.record == change.after
+    assert plan.run.record == change.after
 
 
 def test_at_most_once_forbid_keeps_the_record_leased_until_the_outcome():
@@ -1180,9 +1177,9 @@ def test_the_choice_of_a_claim_is_the_same_whenever_it_is_recomputed_from_the_re
 
     now, later = (rules.begin(record, play.policies, when) for when in (at(7), at(1000)))
 
-    assert now.held.scheduled_at == later.held.scheduled_at
-    assert now.held.dropped == later.held.dropped
-    expected = Started(now.held.scheduled_at, at(7) + SECOND, now.held.dropped)
+    assert now.run.scheduled_at == later.run.scheduled_at
+    assert now.run.dropped == later.run.dropped
+    expected = Started(now.run.scheduled_at, at(7) + SECOND, now.run.dropped)
     assert edits.started_of(record, play.policies) == expected
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple, cast
 from unittest.mock import patch
 
 from pyncette.clock import STALE_AFTER, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, Record
-from pyncette.core.rules import Ended, Held
+from pyncette.core.rules import Completion, Ended, HeldRun
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.ledger import ledger as ledger_module
-from pyncette.ledger.ledger import Ledger, Rule, Settling, Starting
+from pyncette.ledger import backend_time, races, starts
+from pyncette.ledger.ledger import Ledger, Rule
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.base import Capabilities, Claimed, Renewal, Renewed
 from pyncette.store.memory import CAPABILITIES
 from pyncette.worker.occurrence import START_SHARE
@@ -142,7 +143,9 @@ class Calls:
     @contextmanager
     def driven(self) -> Iterator[None]:
         """Let the ledger run without a loop: its pauses take no time, since what may happen in them is explored anyway."""
-        with patch.object(ledger_module, "asyncio", _WithoutLoop):
+        with ExitStack() as stack:
+            for module in (backend_time, races, starts):
+                stack.enter_context(patch.object(module, "asyncio", _WithoutLoop))
             yield
 
     def _played(self, call: Call, replies: Sequence[Reply]) -> Request | Done:
@@ -246,7 +249,7 @@ class _Asking:
 class Ready(NamedTuple):
     """An occurrence whose handler is called now."""
 
-    held: Held
+    held: HeldRun
     lease_until: Duration
 
 
@@ -260,20 +263,20 @@ async def work(
     except StoreError:
         return ()
     ready: list[Ready] = []
-    unwritten: list[Starting] = []
+    unwritten: list[PendingStart] = []
     for record in claimed.records:
         policies = cast(Policies, record.spec.policies)
-        beginning = rules.begin(record, policies, max(now, cast(Instant, record.claimable_at)))
+        plan = rules.begin(record, policies, max(now, cast(Instant, record.claimable_at)))
         lease_until = asked_at + record.lease_length
-        if beginning.first:
-            unwritten.append(Starting(beginning, policies, lease_until))
-        elif beginning.held is not None:
-            ready.append(Ready(beginning.held, lease_until))
+        if plan.move is not None:
+            unwritten.append(PendingStart(plan, policies, lease_until))
+        elif plan.run is not None:
+            ready.append(Ready(plan.run, lease_until))
     ready += await started(ledger, clock, unwritten)
     return tuple([one for one in [await with_lease(ledger, clock, one) for one in ready] if one is not None])
 
 
-async def started(ledger: Ledger, _: _Clock, unwritten: Sequence[Starting]) -> list[Ready]:
+async def started(ledger: Ledger, _: _Clock, unwritten: Sequence[PendingStart]) -> list[Ready]:
     """Write what has to stand before a run."""
     ready: list[Ready] = []
     async for decided in ledger.start(unwritten):
@@ -300,21 +303,18 @@ async def with_lease(ledger: Ledger, clock: _Clock, ready: Ready) -> Ready | Non
     return None
 
 
-async def settle(ledger: Ledger, clock: _Clock, held: Held, ended: Ended) -> None:
+async def settle(ledger: Ledger, clock: _Clock, held: HeldRun, ended: Ended) -> None:
     """Write what became of a run, as `worker/run.py` and `worker/completions.py` do."""
-    settlement = rules.settle(held, ended, clock.now())
-    if settlement.change is None:
-        return
-    settling: bool | Settling = Settling(held, ended, settlement)
+    completion: bool | Completion = rules.settle(held, ended, clock.now())
     again = False
-    while isinstance(settling, Settling):
+    while isinstance(completion, Completion) and completion.change is not None:
         try:
-            (settling,) = await ledger.settle([settling], again=again)
+            (completion,) = await ledger.settle([completion], again=again)
         except StoreUnavailableError:
             again = True
 
 
-async def renew(ledger: Ledger, clock: _Clock, held: Held) -> bool | None:
+async def renew(ledger: Ledger, clock: _Clock, held: HeldRun) -> bool | None:
     """Renew a lease, and say whether it is still held; None if there was no answer."""
     record = held.record
     assert record.lease is not None
@@ -326,7 +326,7 @@ async def renew(ledger: Ledger, clock: _Clock, held: Held) -> bool | None:
     return renewed.held[0]
 
 
-async def reload(ledger: Ledger, _: _Clock, held: Held) -> Held | None:
+async def reload(ledger: Ledger, _: _Clock, held: HeldRun) -> HeldRun | None:
     """Learn how the record of a run stands now, as `worker/service.py` does."""
     try:
         return await ledger.reloaded(held)

@@ -10,10 +10,11 @@ from unittest.mock import patch
 from pyncette.clock import Instant
 from pyncette.core import edits
 from pyncette.core.record import Change, Record, Started, replace
-from pyncette.core.rules import Held
+from pyncette.core.rules import Completion, HeldRun
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreError, StoreUnavailableError
-from pyncette.ledger.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart, Starts
 
 from . import calls
 from .combination import Combination, Edit
@@ -60,21 +61,17 @@ def _without_floor(record: Record, started: Started | None, now: Instant) -> Ins
 class DeadLettersFirst(Ledger):
     """Writes dead letters in a swap of their own, before it is known whether the completion is ours to write."""
 
-    async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
-        dead_letters = [
-            dead_letter for item in settling if (dead_letter := item.settlement.dead_letter) is not None
-        ]
-        await self._swap([Change(None, dead_letter) for dead_letter in dead_letters])
-        return await super()._write_ends(
-            [replace(item, settlement=replace(item.settlement, dead_letter=None)) for item in settling]
-        )
+    async def _write_ends(self, completions: Collection[Completion]) -> list[bool]:
+        dead_letters = [one for item in completions if (one := item.dead_letter) is not None]
+        await self._batches.swap([Change(None, dead_letter) for dead_letter in dead_letters])
+        return await super()._write_ends([replace(item, dead_letter=None) for item in completions])
 
 
-class StartsFailTogether(Ledger):
+class FailingTogether(Starts):
     """Runs nothing of a batch once one request of its start gets no answer."""
 
-    async def start(self, claimed: Sequence[Starting]) -> Any:
-        found: dict[int, Held | None] = {}
+    async def start(self, claimed: Sequence[PendingStart]) -> Any:
+        found: dict[int, HeldRun | None] = {}
         try:
             async for decided in super().start(claimed):
                 found |= decided
@@ -82,17 +79,27 @@ class StartsFailTogether(Ledger):
             return
         yield found
 
-    async def _try_starts(self, todo: Mapping[int, Starting], refused: Any) -> Any:
-        decided, undecided = await super()._try_starts(todo, refused)
+    async def try_once(self, todo: Mapping[int, PendingStart], refused: Any) -> Any:
+        decided, undecided = await super().try_once(todo, refused)
         if any(isinstance(one.failure, StoreUnavailableError) for one in undecided.values()):
             raise StoreUnavailableError("a start was not answered")
         return decided, undecided
 
-    async def _start_again(self, undecided: Any) -> Any:
-        decided, todo, unknown = await super()._start_again(undecided)
+    async def start_again(self, undecided: Any) -> Any:
+        decided, todo, unknown = await super().start_again(undecided)
         if unknown:
             raise StoreUnavailableError("a record could not be loaded again")
         return decided, todo, unknown
+
+
+class StartsFailTogether(Ledger):
+    """Has starts that fail together."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._starts = FailingTogether(
+            self._batches, self._writes, self.clock, self._time, self._announcements, self._outcomes
+        )
 
 
 def _combination(mode: Mode, edit: Edit, **more: Any) -> Combination:

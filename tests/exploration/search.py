@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Key, Record
-from pyncette.core.rules import RETURNED, Ended, Ending, Held
+from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
 from pyncette.core.spec import Mode, Overlap
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -395,7 +395,7 @@ class Search:
                 yield ((who, "lease used up, cancelled"), without), True
             if worker.call is not None:
                 continue
-            held: Held = run.held.value
+            held: HeldRun = run.held.value
             if now >= run.ask_at - worker.offset:
                 call = Call("reload", (held,), worker.offset, now)
                 yield (
@@ -476,7 +476,7 @@ class Search:
                 return self._ended(without, who, run, REPLACED)
         return _put(state, who, worker._replace(runs=(*rest, run)))
 
-    def _called(self, state: State, who: int, held: Held, lease_until: Instant) -> State:
+    def _called(self, state: State, who: int, held: HeldRun, lease_until: Instant) -> State:
         """Call a handler."""
         worker, memory, now = state.workers[who], state.memory, state.now
         time = (held.record.key.task, held.scheduled_at)
@@ -496,7 +496,7 @@ class Search:
         if state.now > run.lease_until or (not skew and state.now < run.lease_until):
             raise BrokenError(f"two live workers are in the handler of {key}")
 
-    def _asked_at(self, held: Held, after: Instant) -> Instant:
+    def _asked_at(self, held: HeldRun, after: Instant) -> Instant:
         if held.policies.overlap is not Overlap.REPLACE:
             return rules.NEVER
         return rules.replacement_to_be_asked_for_at(held, after)

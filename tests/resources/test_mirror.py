@@ -16,7 +16,8 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart
 from pyncette.mirror.records import (
     Elsewhere,
     Removal,
@@ -62,7 +63,7 @@ class Folder:
     async def claim(self, handler="send"):
         now = self.clock.now()
         claimed = await self.store.claim({Partition(REALM, handler): 10}, f"lease-{now}", "me", now, now)
-        return [rules.begin(record, record.spec.policies, now).held for record in claimed.records]
+        return [rules.begin(record, record.spec.policies, now).run for record in claimed.records]
 
     async def start(self, handler="send"):
         """Claim what is due, and write what has to stand before it runs."""
@@ -70,7 +71,7 @@ class Folder:
         claimed = await self.store.claim({Partition(REALM, handler): 10}, f"lease-{now}", "me", now, now)
         lease_until = self.clock.monotonic() + 60 * SECOND
         starting = [
-            Starting(rules.begin(record, record.spec.policies, now), record.spec.policies, lease_until)
+            PendingStart(rules.begin(record, record.spec.policies, now), record.spec.policies, lease_until)
             for record in claimed.records
         ]
         return [held async for decided in self.ledger.start(starting) for held in decided.values() if held]
@@ -80,8 +81,7 @@ class Folder:
             await self.end(held, ended)
 
     async def end(self, held, ended=RETURNED):
-        settlement = rules.settle(held, ended, self.clock.now())
-        return await self.ledger.settle([Settling(held, ended, settlement)])
+        return await self.ledger.settle([rules.settle(held, ended, self.clock.now())])
 
 
 @pytest.fixture
@@ -611,7 +611,7 @@ async def test_a_run_of_an_instance_that_is_removed_has_lost_its_lease(folder):
     await folder.clock.advance(datetime.timedelta(hours=13))
     now = folder.clock.now()
     claimed = await folder.store.claim({Partition(REALM, "send"): 10}, "lease", "me", now, now)
-    held = rules.begin(claimed.records[0], template.spec.policies, now).held
+    held = rules.begin(claimed.records[0], template.spec.policies, now).run
 
     await remove_instances(folder.ledger, template, 1000)
 

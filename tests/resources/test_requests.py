@@ -21,7 +21,7 @@ from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
-from pyncette.ledger.ledger import Ledger, Settling
+from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import requests_of
 from pyncette.mirror.records import desired_record_of, mirror
 from pyncette.mirror.requests import Done, ask
@@ -104,8 +104,8 @@ class Cluster:
         now = self.clock.now()
         claimed = await self.store.claim({self.key.partition: 10}, f"lease-{now}", "me", now, now)
         for record in claimed.records:
-            held = rules.begin(record, record.spec.policies, now).held
-            await self.ledger.settle([Settling(held, ended, rules.settle(held, ended, now))])
+            held = rules.begin(record, record.spec.policies, now).run
+            await self.ledger.settle([rules.settle(held, ended, now)])
 
     async def fail(self):
         await self.clock.advance(MINUTE)

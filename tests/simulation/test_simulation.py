@@ -12,9 +12,10 @@ import pytest
 
 from pyncette.clock import SECOND, STALE_AFTER, Duration, Instant, SystemClock
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
-from pyncette.core.rules import NEVER, Held
+from pyncette.core.rules import NEVER, Completion, HeldRun
 from pyncette.core.spec import Mode, Policies
-from pyncette.ledger.ledger import Ledger, Rule, Ruling, Settling, Starting
+from pyncette.ledger.ledger import Ledger, Rule, Ruling
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.base import Claimed
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.occurrence import Occurrence
@@ -176,10 +177,12 @@ class StoreThatGivesPermitsTwice(MemoryStore):
 class LedgerThatWritesAfterATakeover(Ledger):
     """Completes what it held once, although another holds it now."""
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
-        written = await super().settle(settling, again=again)
-        for item, ok in zip(settling, written, strict=True):
-            after = item.settlement.change and item.settlement.change.after
+    async def settle(
+        self, completions: Sequence[Completion], *, again: bool = False
+    ) -> list[bool | Completion]:
+        written = await super().settle(completions, again=again)
+        for item, ok in zip(completions, written, strict=True):
+            after = item.change and item.change.after
             (stored,) = await self.store.load([item.held.record.key])
             if not ok and after is not None and stored is not None:
                 await self.store.swap([Change(stored, replace(after, version=stored.version + 1))])
@@ -189,33 +192,44 @@ class LedgerThatWritesAfterATakeover(Ledger):
 class LedgerThatRunsBeforeItWrites(Ledger):
     """Runs what is to run at most once, or beside its schedule, before its start is written."""
 
-    async def start(self, claimed: Sequence[Starting]) -> AsyncGenerator[dict[int, Held | None]]:
-        yield {at: one.beginning.held for at, one in enumerate(claimed)}
+    async def start(self, claimed: Sequence[PendingStart]) -> AsyncGenerator[dict[int, HeldRun | None]]:
+        yield {at: one.plan.run for at, one in enumerate(claimed)}
 
 
 class LedgerThatCountsNothing(Ledger):
     """Forgets what became of the records that it removes."""
 
-    async def _write(self, units, known=None, **options) -> list[bool]:
-        return await super()._write([unit._replace(removed_counts=None) for unit in units], known, **options)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        write = self._writes.write
+        self._writes.write = lambda units, *more, **options: write(
+            [unit._replace(removed_counts=None) for unit in units], *more, **options
+        )
 
 
 class LedgerThatWritesDeadLettersFirst(Ledger):
     """Writes dead letters before it is known whether the occurrences are still its own to complete."""
 
-    async def settle(self, settling: Sequence[Settling], *, again: bool = False) -> list[bool | Settling]:
-        await self._swap(
-            [Change(None, dead_letter) for item in settling if (dead_letter := item.settlement.dead_letter)]
-        )
-        return await super().settle(settling, again=again)
+    async def settle(
+        self, completions: Sequence[Completion], *, again: bool = False
+    ) -> list[bool | Completion]:
+        dead_letters = [one for item in completions if (one := item.dead_letter) is not None]
+        await self._batches.swap([Change(None, dead_letter) for dead_letter in dead_letters])
+        return await super().settle(completions, again=again)
 
 
 class LedgerThatGivesUpStarts(Ledger):
     """Runs nothing if the reply to the write of its start was lost, although it was written."""
 
-    async def _start_again(self, undecided: Mapping[int, Any]) -> Any:
-        known = {at: one for at, one in undecided.items() if one.lost}
-        return await super()._start_again(known) if known else ({}, {}, {})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        start_again = self._starts.start_again
+
+        async def start_lost(undecided: Mapping[int, Any]) -> Any:
+            known = {at: one for at, one in undecided.items() if one.lost}
+            return await start_again(known) if known else ({}, {}, {})
+
+        self._starts.start_again = start_lost
 
 
 class LedgerThatReachesBack(Ledger):
@@ -235,17 +249,22 @@ class LedgerThatForgetsWhatHasStarted(Ledger):
 class LedgerThatTellsNobody(Ledger):
     """Keeps to itself what is claimable sooner than others think."""
 
-    async def _announce(self, *_: Any, **__: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._announcements.announce = _announce_nothing
 
 
 class LedgerThatReportsTwice(Ledger):
     """Reports what it has written at once, and again once it has found it after a lost reply."""
 
-    async def _write_ends(self, settling: Collection[Settling]) -> list[bool]:
-        made = await super()._write_ends(settling)
-        self._report_settled(item for item, ok in zip(settling, made, strict=True) if ok)
+    async def _write_ends(self, completions: Collection[Completion]) -> list[bool]:
+        made = await super()._write_ends(completions)
+        self._outcomes.completed(item for item, ok in zip(completions, made, strict=True) if ok)
         return made
+
+
+async def _announce_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 class ClockThatKnowsBetter(SystemClock):

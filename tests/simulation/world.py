@@ -172,21 +172,20 @@ class World:
 
 
 def watched(ledger: type[Ledger], oracle: Oracle) -> Callable[[Store, Clock, Process], Ledger]:
-    """The ledger as it is, but told apart by process, and asked what it is about to count."""
+    """The ledger as it is, with an oracle that knows what each process is about to count."""
 
-    class Watched(ledger):  # type: ignore[misc,valid-type]
-        process: Process
+    def make(store: Store, clock: Clock, process: Process) -> Ledger:
+        made = ledger(store, clock)
+        write = made._writes.write
 
-        async def _write(self, units: Sequence[Any], *further: Any, **options: Any) -> list[bool]:
+        async def noted(units: Sequence[Any], *further: Any, **options: Any) -> None:
             for changes, removed_counts in units:
                 for change in changes:
                     if removed_counts is not None and change.after is None:
-                        oracle.intends(self.process, change.before, removed_counts)
-            return await super()._write(units, *further, **options)
+                        oracle.intends(process, change.before, removed_counts)
+            await write(units, *further, **options)
 
-    def make(store: Store, clock: Clock, process: Process) -> Ledger:
-        made = Watched(store, clock)
-        made.process = process
+        made._writes.write = noted
         return made
 
     return make

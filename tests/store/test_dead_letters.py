@@ -8,7 +8,8 @@ from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.rules import Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Overlap, Policies, Spec
-from pyncette.ledger.ledger import Ledger, Settling, Starting
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.backend import read_backend
 from pyncette.testing import VirtualClock
 from tests.core.play import nonzero
@@ -44,7 +45,7 @@ async def held_on(store, clock, overlap):
     now = clock.now()
     (claimed,) = (await store.claim({HERE: 1}, "lease", "me", now, now)).records
     starting = [
-        Starting(rules.begin(claimed, policies, now), policies, clock.monotonic() + claimed.lease_length)
+        PendingStart(rules.begin(claimed, policies, now), policies, clock.monotonic() + claimed.lease_length)
     ]
     (decided,) = [decided async for decided in Ledger(store, clock).start(starting)]
     return decided[0], key
@@ -59,9 +60,9 @@ OVERLAPS = pytest.mark.parametrize(
 async def test_a_dead_letter_is_written_with_the_completion_that_counts_it(store, overlap):
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
-    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
+    completion = rules.settle(held, REFUSED, clock.now())
 
-    assert await Ledger(store, clock).settle([settling]) == [True]
+    assert await Ledger(store, clock).settle([completion]) == [True]
 
     records = {record.key.occurrence[:5]: record for record in await store.scan(HERE, None, None, 10)}
     assert sorted(records) == ["", "dead-"]
@@ -73,12 +74,12 @@ async def test_a_dead_letter_is_written_with_the_completion_that_counts_it(store
 async def test_a_dead_letter_is_not_written_without_its_completion(store, overlap):
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
-    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
+    completion = rules.settle(held, REFUSED, clock.now())
     (stored,) = await store.load([held.record.key])
     taken = replace(stored, version=stored.version + 1, lease=stored.lease._replace(id="another"))
     assert await store.swap([Change(stored, taken)]) == [True]
 
-    assert await Ledger(store, clock).settle([settling]) == [False]
+    assert await Ledger(store, clock).settle([completion]) == [False]
 
     assert {record.key for record in await store.scan(HERE, None, None, 10)} == {key, held.record.key}
 
@@ -87,10 +88,10 @@ async def test_a_dead_letter_is_not_written_without_its_completion(store, overla
 async def test_an_existing_dead_letter_does_not_keep_its_schedule_from_moving_on(store, overlap):
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
-    settling = Settling(held, REFUSED, rules.settle(held, REFUSED, clock.now()))
-    assert await store.swap([Change(None, settling.settlement.dead_letter)]) == [True]
+    completion = rules.settle(held, REFUSED, clock.now())
+    assert await store.swap([Change(None, completion.dead_letter)]) == [True]
 
-    assert await Ledger(store, clock).settle([settling]) == [True]
+    assert await Ledger(store, clock).settle([completion]) == [True]
 
     (left,) = await store.load([key])
     assert nonzero(left.state.summary.counts) == {"dead_lettered": 1}

@@ -7,10 +7,10 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import rules
 from pyncette.core.record import Change, replace
-from pyncette.core.rules import RETURNED
+from pyncette.core.rules import RETURNED, Completion
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
-from pyncette.ledger.ledger import Ledger, Settling
+from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.partitions import Partitions
 from pyncette.worker.signals import Signals
@@ -199,15 +199,15 @@ async def _returned(bench, handler):
     claimed = await bench.store.claim({handler.partitions[0]: 5}, "lease", "w1", now, now)
     results = []
     for record in claimed.records:
-        held = rules.begin(record, handler.policies, now).held
+        held = rules.begin(record, handler.policies, now).run
         assert held is not None
-        results.append(Settling(held, RETURNED, rules.settle(held, RETURNED, now + SECOND)))
+        results.append(rules.settle(held, RETURNED, now + SECOND))
     return results
 
 
-async def _claimed_and_returned(bench: Bench, handler: Registered, lease_id: str) -> Settling:
+async def _claimed_and_returned(bench: Bench, handler: Registered, lease_id: str) -> Completion:
     now = bench.clock.now()
     claimed = await bench.store.claim({handler.partitions[0]: 1}, lease_id, "w1", now, now)
-    held = rules.begin(claimed.records[0], handler.policies, now).held
+    held = rules.begin(claimed.records[0], handler.policies, now).run
     assert held is not None
-    return Settling(held, RETURNED, rules.settle(held, RETURNED, now + SECOND))
+    return rules.settle(held, RETURNED, now + SECOND)

@@ -10,7 +10,7 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import rules
 from pyncette.core.record import replace
-from pyncette.core.rules import RETURNED, Ended, Ending, Held
+from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
 from pyncette.core.spec import Policies
 from pyncette.errors import DoNotRetry
 from pyncette.worker.completions import Completions
@@ -27,7 +27,7 @@ def handler() -> Registered:
 
 
 @pytest.fixture
-async def held(handler: Registered) -> Held:
+async def held(handler: Registered) -> HeldRun:
     return await _claimed(Bench(handler), handler)
 
 
@@ -47,7 +47,7 @@ def runs(bench: Bench, completions: Completions) -> Runs:
 
 
 async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_handler(
-    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held
+    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: HeldRun
 ) -> None:
     a_lease_ago = bench.clock.monotonic() - LEASE  # the process stood still since
 
@@ -59,7 +59,7 @@ async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_h
 
 
 async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
-    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held
+    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: HeldRun
 ) -> None:
     runs.start(held, handler, lease_until=bench.clock.monotonic() + LEASE, at=bench.clock.now())
 
@@ -77,7 +77,12 @@ class Foreign(BaseException):
 
 @pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(3), Foreign("away")])
 async def test_whatever_a_handler_raises_is_a_failure_and_frees_its_slot(
-    runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: Held, error: BaseException
+    runs: Runs,
+    completions: Completions,
+    bench: Bench,
+    handler: Registered,
+    held: HeldRun,
+    error: BaseException,
 ) -> None:
     handler._call = _raising(error)
 
@@ -125,7 +130,7 @@ async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(poli
 
 
 async def test_a_worker_that_runs_nothing_watches_no_lease(
-    runs: Runs, bench: Bench, handler: Registered, held: Held
+    runs: Runs, bench: Bench, handler: Registered, held: HeldRun
 ) -> None:
     runs.start(held, handler, bench.clock.monotonic() + LEASE, bench.clock.now())
     await runs.ended()
@@ -174,7 +179,7 @@ async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_ha
     completions: Completions,
     bench: Bench,
     handler: Registered,
-    held: Held,
+    held: HeldRun,
     cancelled: Ending,
     answer: BaseException | None,
     ended: Ended,
@@ -200,12 +205,12 @@ async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_ha
     assert _ended(completions) == ended
 
 
-async def _claimed(bench: Bench, handler: Registered) -> Held:
+async def _claimed(bench: Bench, handler: Registered) -> HeldRun:
     """An occurrence that is claimed at the beginning of pretended time."""
     await bench.once(handler, 0, "a")
     now = bench.clock.now()
     claimed = await bench.store.claim({handler.partitions[0]: 1}, "lease", "w1", now, now)
-    held = rules.begin(claimed.records[0], handler.policies, now).held
+    held = rules.begin(claimed.records[0], handler.policies, now).run
     assert held is not None
     return held
 

@@ -241,6 +241,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     locator: Any = None
     """Where the store found it: the store's own business, and good only with this version."""
 
+    def is_leased(self, now: Instant) -> bool:
+        """Say whether a lease is held at *now*; at its very end it has expired."""
+        return self.lease is not None and self.lease.expires_at > now
+
+    def has_lease_of(self, other: Record) -> bool:
+        """Say whether both have a lease, and it is the same: each claim gives an id of its own."""
+        return self.lease is not None and other.lease is not None and self.lease.id == other.lease.id
+
 
 def inert_record(key: Key, spec: Spec, now: Instant) -> Record:
     """Return a new record that is never due, and that nobody claims: kept for what stands in its *spec*, or for being there."""
@@ -295,6 +303,13 @@ class Change(NamedTuple):
     history: tuple[HistoryRow, ...] = ()
     history_of: Key | None = None
     group: int = 0
+
+    @property
+    def key(self) -> Key:
+        """The key of the record."""
+        record = self.before or self.after
+        assert record is not None
+        return record.key
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)

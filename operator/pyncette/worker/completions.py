@@ -10,8 +10,11 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
+from pyncette.core.rules import Completion
 from pyncette.errors import StoreError, StoreRefusedError
-from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, race_pauses
+from pyncette.ledger.batches import LOGGED_MAX
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.races import race_pauses
 from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.signals import Signals
 
@@ -49,7 +52,7 @@ class Completions:
         self._ledger = ledger
         self._signals = signals
         self._health = health
-        self._waiting: list[Settling] = []
+        self._waiting: list[Completion] = []
         self._being_written = 0
         self._paused = 0
         """Results that wait for their next retry after a lost race."""
@@ -66,9 +69,9 @@ class Completions:
     def is_full(self) -> bool:
         return len(self._waiting) + self._paused >= UNWRITTEN_MAX
 
-    def put(self, settling: Settling) -> None:
-        """Have *settling* written soon."""
-        self._waiting.append(settling)
+    def put(self, completion: Completion) -> None:
+        """Have *completion* written soon."""
+        self._waiting.append(completion)
         if not self._filled.is_set():
             self._filled.set()
             self._emptied.clear()
@@ -102,7 +105,7 @@ class Completions:
                 if not len(self):
                     self._emptied.set()
 
-    def _take(self) -> list[Settling]:
+    def _take(self) -> list[Completion]:
         if len(self._waiting) <= BATCH_MAX:
             batch, self._waiting = self._waiting, []
             self._filled.clear()
@@ -116,11 +119,11 @@ class Completions:
         self._being_written += len(batch)
         return batch
 
-    def _put_back(self, batch: list[Settling]) -> None:
+    def _put_back(self, batch: list[Completion]) -> None:
         self._waiting = batch + self._waiting
         self._filled.set()
 
-    async def _write(self, batch: list[Settling]) -> None:
+    async def _write(self, batch: list[Completion]) -> None:
         """
         Write *batch*, however long the backend is away: results are only lost with the process.
 
@@ -143,7 +146,7 @@ class Completions:
             self._tell(batch, outcomes)
             return
 
-    async def _write_by_halves(self, batch: list[Settling], error: Exception) -> None:
+    async def _write_by_halves(self, batch: list[Completion], error: Exception) -> None:
         """
         Write what can be written of *batch*, which was refused with *error*, and drop what cannot.
 
@@ -152,7 +155,7 @@ class Completions:
         if len(batch) == 1:
             raise error
         half = len(batch) // 2
-        refused: list[tuple[list[Settling], Exception]] = []
+        refused: list[tuple[list[Completion], Exception]] = []
         for part in (batch[:half], batch[half:]):
             try:
                 await self._write(part)
@@ -168,8 +171,8 @@ class Completions:
                 extra={"records": [str(item.held.record.key) for item in part]},
             )
 
-    def _tell(self, batch: Sequence[Settling], outcomes: Sequence[bool | Settling]) -> None:
-        contested = [outcome for outcome in outcomes if isinstance(outcome, Settling)]
+    def _tell(self, batch: Sequence[Completion], outcomes: Sequence[bool | Completion]) -> None:
+        contested = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
         if contested or self._races:
             over = [item for item, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, bool)]
             self._end_races(over)
@@ -185,7 +188,7 @@ class Completions:
         soonest: Instant | None = None
         partition: Partition | None = None
         for item in batch:
-            change = item.settlement.change
+            change = item.change
             if change is not None and change.after is not None:
                 at = change.after.claimable_at
                 if at is not None and (soonest is None or at < soonest):
@@ -193,7 +196,7 @@ class Completions:
         if soonest is not None and partition is not None:
             self._signals.claimable(partition, soonest)
 
-    def _try_again_later(self, contested: Sequence[Settling]) -> None:
+    def _try_again_later(self, contested: Sequence[Completion]) -> None:
         """Retry each of these after a pause of its own; give up those that have lost every race for too long."""
         loop = asyncio.get_running_loop()
         given_up: list[str] = []
@@ -214,27 +217,27 @@ class Completions:
                 extra={"records": given_up[:LOGGED_MAX], "runs": len(given_up)},
             )
 
-    def _end_races(self, batch: Sequence[Settling]) -> None:
+    def _end_races(self, batch: Sequence[Completion]) -> None:
         if self._races:
             for item in batch:
                 self._races.pop(_run_of(item), None)
 
-    def _resume(self, item: Settling) -> None:
+    def _resume(self, item: Completion) -> None:
         self._paused -= 1
         self.put(item)
 
 
-def _run_of(item: Settling) -> tuple[Key, str]:
+def _run_of(item: Completion) -> tuple[Key, str]:
     record = item.held.record
     return record.key, "" if record.lease is None else record.lease.id
 
 
-def _each_once(batch: list[Settling]) -> tuple[list[Settling], list[Settling]]:
+def _each_once(batch: list[Completion]) -> tuple[list[Completion], list[Completion]]:
     """
     Split a batch that holds two results for one record: the second has to wait for the first.
 
     It happens when the backend was away for longer than a lease: the record was claimed and run again in the meantime.
     """
-    first: dict[Key, Settling] = {}
+    first: dict[Key, Completion] = {}
     again = [item for item in batch if first.setdefault(item.held.record.key, item) is not item]
     return list(first.values()), again

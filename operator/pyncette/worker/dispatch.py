@@ -12,10 +12,11 @@ from pyncette.coordination.permits import Permit, Pool
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, replace
-from pyncette.core.rules import Beginning, Held
-from pyncette.core.spec import Policies
+from pyncette.core.rules import HeldRun
 from pyncette.errors import StoreError
-from pyncette.ledger.ledger import LOGGED_MAX, Ledger, Settling, Starting
+from pyncette.ledger.batches import LOGGED_MAX
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.base import Renewal
 from pyncette.worker.claims import Claim
 from pyncette.worker.completions import Completions
@@ -28,8 +29,7 @@ from pyncette.worker.signals import Signals
 logger = logging.getLogger(__name__)
 
 DEFERRED_FOR: Final[Duration] = 1 * SECOND
-"""So long what was claimed, and has no permit, is not claimed again: such a claim costs more than a look for permits does."""
-
+"""How long a claimed record without a permit is not claimed again: such a claim costs more than a search for permits."""
 
 UNDECIDED_SECONDS: Final = 3.0
 """
@@ -41,26 +41,18 @@ CANCELLED_SECONDS: Final = 1.0
 """How long it then waits for those that it gave up."""
 
 
-class _Unpermitted(NamedTuple):
-    """What was claimed and cannot start before there is a permit for it."""
+class _Waiting(NamedTuple):
+    """A claimed record that waits for a permit or for a write; its slot is reserved until it starts."""
 
     record: Record
-    beginning: Beginning
-    policies: Policies
+    """As it was claimed."""
+    start: PendingStart
     registration: Registration
-    pool: Pool
     at: Instant
-
-
-class _Unwritten(NamedTuple):
-    """What was claimed and cannot start before that is written; its slot is reserved until then."""
-
-    beginning: Beginning
-    policies: Policies
-    registration: Registration
-    permit: Permit | None
-    lease_until: Duration
-    """When the claim's lease expires, by `monotonic`; a later edit changes only later leases."""
+    """When its handler may be called."""
+    pool: Pool | None = None
+    """The permits that it waits for one of; None: it has one, or needs none."""
+    permit: Permit | None = None
 
 
 class Dispatch:
@@ -99,8 +91,8 @@ class Dispatch:
     def start(self, claim: Claim, registrations: Mapping[Partition, Registration]) -> None:
         """Start what needs nothing before it; begin to write, or to take permits, for the rest."""
         now, held_since = claim.now, claim.held_since
-        unwritten: list[_Unwritten] = []
-        unpermitted: list[_Unpermitted] = []
+        unwritten: list[_Waiting] = []
+        unpermitted: list[_Waiting] = []
         runs = self._runs
         for record in claim.records:
             registration = registrations[record.key.partition]
@@ -109,79 +101,74 @@ class Dispatch:
             try:
                 assert record.claimable_at is not None
                 at = max(now, record.claimable_at)
-                beginning = rules.begin(record, policies, at)
+                plan = rules.begin(record, policies, at)
             except Exception:
-                # A record that cannot be decided hurts itself only: its lease expires, and it is seen again.
+                # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
                 logger.exception("a claimed record could not be decided", extra={"record": str(record.key)})
                 continue
+            lease_until = held_since + record.lease_length
             permit = None
-            if beginning.held is not None and (common.max_concurrent or policies.max_concurrent):
+            if plan.run is not None and (common.max_concurrent or policies.max_concurrent):
                 pool = self._limits.pool_for(record.key, registration, policies)
                 permit = pool.pop()
                 if permit is None:
-                    unpermitted.append(_Unpermitted(record, beginning, policies, registration, pool, at))
+                    start = PendingStart(plan, policies, lease_until)
+                    unpermitted.append(_Waiting(record, start, registration, at, pool))
                     runs.reserve(registration)
                     continue
-            if beginning.first:
-                lease_until = held_since + record.lease_length
-                unwritten.append(_Unwritten(beginning, policies, registration, permit, lease_until))
+            if plan.move is not None:
+                start = PendingStart(plan, policies, lease_until)
+                unwritten.append(_Waiting(record, start, registration, at, permit=permit))
                 runs.reserve(registration)
-            elif beginning.held is not None:
-                runs.start(beginning.held, registration, held_since + record.lease_length, at, permit)
+            elif plan.run is not None:
+                runs.start(plan.run, registration, lease_until, at, permit)
         if unwritten:
             self._start_soon(self._write_and_start(unwritten, now))
         if unpermitted:
-            self._start_soon(self._permit_and_start(unpermitted, now, held_since))
+            self._start_soon(self._permit_and_start(unpermitted, now))
 
     def _start_soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self.starting.add(task)
         task.add_done_callback(self.starting.discard)
 
-    async def _permit_and_start(
-        self,
-        claimed: Sequence[_Unpermitted],
-        now: Instant,
-        held_since: Duration,
-    ) -> None:
-        """Start what gets a permit, and put off what gets none: others run in its place."""
-        unwritten: list[_Unwritten] = []
-        defer: list[_Unpermitted] = []
+    async def _permit_and_start(self, claimed: Sequence[_Waiting], now: Instant) -> None:
+        """Start what gets a permit, and defer what gets none: others run in its place."""
+        unwritten: list[_Waiting] = []
+        deferred: list[_Waiting] = []
         until = self._clock.now() + self._ahead + DEFERRED_FOR
         for one in claimed:
+            assert one.pool is not None
             permit = await self._limits.permit(one.pool)
-            lease_until = held_since + one.record.lease_length
+            plan, _, lease_until = one.start
             if permit is None:
-                defer.append(one)
-            elif one.beginning.first:
-                unwritten.append(
-                    _Unwritten(one.beginning, one.policies, one.registration, permit, lease_until)
-                )
+                deferred.append(one)
+            elif plan.move is not None:
+                unwritten.append(one._replace(pool=None, permit=permit))
                 continue  # its slot stays reserved
             else:
-                assert one.beginning.held is not None
-                self._runs.start(one.beginning.held, one.registration, lease_until, one.at, permit)
+                assert plan.run is not None
+                self._runs.start(plan.run, one.registration, lease_until, one.at, permit)
             self._runs.unreserve(one.registration)
-        if defer:
-            changes = [rules.defer(one.record, one.beginning, until) for one in defer]
+        if deferred:
+            changes = [rules.defer(one.record, one.start.plan, until) for one in deferred]
             try:
                 await self._ledger.defer(changes)
-            except StoreError as error:  # their leases expire, and tell
-                logger.debug("what has no permit was not put off", extra={"error": str(error)})
+            except StoreError as error:  # their leases expire, and they are claimed again
+                logger.debug("could not defer records without a permit", extra={"error": str(error)})
             for change in changes:
                 assert change.after is not None
-                self._signals.claimable(change.after.key.partition, change.after.claimable_at or until)
+                self._signals.claimable(change.key.partition, change.after.claimable_at or until)
         if unwritten:
             await self._write_and_start(unwritten, now)
 
-    async def _write_and_start(self, unwritten: Sequence[_Unwritten], now: Instant) -> None:
+    async def _write_and_start(self, unwritten: Sequence[_Waiting], now: Instant) -> None:
         """Run only what was written: a start at most once, or an occurrence beside its schedule."""
         waiting = dict(enumerate(unwritten))
         try:
             lasting = await self._lasting(waiting)
             places = list(lasting)
-            starting = [Starting(one.beginning, one.policies, one.lease_until) for one in lasting.values()]
-            async for decided in self._ledger.start(starting):
+            async for decided in self._ledger.start([one.start for one in lasting.values()]):
                 over = [(lasting[places[at]], held) for at, held in decided.items()]
                 for at in decided:
                     del waiting[places[at]]
@@ -192,11 +179,7 @@ class Dispatch:
                 if any(held is None for _, held in over):
                     self._signals.poll_now()  # a slot, or a place in the limit of a handler, is free for other records
         except asyncio.CancelledError:
-            keys = [
-                str(claimed.key)
-                for one in waiting.values()
-                if (claimed := one.beginning.first[-1].before) is not None
-            ]
+            keys = [str(one.record.key) for one in waiting.values()]
             logger.warning(
                 "gave up starts because the worker stops; their leases expire",
                 extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
@@ -210,24 +193,24 @@ class Dispatch:
         if waiting:
             self._signals.poll_now()
 
-    async def _lasting(self, unwritten: Mapping[int, _Unwritten]) -> dict[int, _Unwritten]:
+    async def _lasting(self, unwritten: Mapping[int, _Waiting]) -> dict[int, _Waiting]:
         """
         Return those whose leases last long enough for a start. A short lease is renewed first, or else released.
 
         At most once, a start that is written on a short lease is lost if another worker takes over before the call.
         """
-        short = {at: record for at, one in unwritten.items() if (record := self._on_short_lease(one))}
+        short = {at: one for at, one in unwritten.items() if self._is_on_short_lease(one)}
         if not short:
             return dict(unwritten)
-        renewed = await self._renew(short, unwritten)
+        renewed = await self._renew(short)
         lasting = {at: renewed.get(at, one) for at, one in unwritten.items()}
         releases = {
-            at: rules.defer(record, unwritten[at].beginning, self._clock.now())
-            for at, record in short.items()
-            if self._on_short_lease(lasting[at])
+            at: rules.defer(one.record, one.start.plan, self._clock.now())
+            for at, one in short.items()
+            if self._is_on_short_lease(lasting[at])
         }
         if releases:
-            keys = [str(short[at].key) for at in releases]
+            keys = [str(short[at].record.key) for at in releases]
             logger.warning(
                 "runs not started: their leases were too short",
                 extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
@@ -238,20 +221,18 @@ class Dispatch:
                 logger.debug("could not release short leases", extra={"error": str(error)})
         return {at: one for at, one in lasting.items() if at not in releases}
 
-    async def _renew(
-        self, short: Mapping[int, Record], unwritten: Mapping[int, _Unwritten]
-    ) -> dict[int, _Unwritten]:
+    async def _renew(self, short: Mapping[int, _Waiting]) -> dict[int, _Waiting]:
         """
-        Renew the leases of *short* records in one write, and return those that are still held.
+        Renew *short* leases in one write, and return the starts whose leases are still held.
 
         It gives up after half of what is left of the shortest: the other half is for the release.
         """
         renewals = [
-            Renewal(record.key, record.lease.id, unwritten[at].policies.lease)
-            for at, record in short.items()
-            if record.lease is not None
+            Renewal(one.record.key, one.record.lease.id, one.start.policies.lease)
+            for one in short.values()
+            if one.record.lease is not None
         ]
-        left = min(unwritten[at].lease_until for at in short) - self._clock.monotonic()
+        left = min(one.start.lease_until for one in short.values()) - self._clock.monotonic()
         answered = asyncio.Event()
         renewal = asyncio.ensure_future(renew_leases(self._ledger.store, self._clock, renewals))
         renewal.add_done_callback(lambda _: answered.set())
@@ -265,55 +246,50 @@ class Dispatch:
         finally:
             renewal.cancel()
         return {
-            at: self._on_renewed_lease(unwritten[at], record, since)
-            for (at, record), held in zip(short.items(), renewed.held, strict=True)
+            at: self._on_renewed_lease(one, since)
+            for (at, one), held in zip(short.items(), renewed.held, strict=True)
             if held
         }
 
-    def _on_renewed_lease(self, one: _Unwritten, record: Record, since: Duration) -> _Unwritten:
+    def _on_renewed_lease(self, one: _Waiting, since: Duration) -> _Waiting:
         """Return *one* with a lease that counts from *since*, decided anew: a side run is created with that lease."""
-        lease_until = since + one.policies.lease
+        record, policies = one.record, one.start.policies
+        lease_until = since + policies.lease
         now = self._clock.now()
         assert record.lease is not None
         assert record.claimable_at is not None
         lease = record.lease._replace(expires_at=now + lease_until - self._clock.monotonic())
-        beginning = rules.begin(replace(record, lease=lease), one.policies, max(now, record.claimable_at))
-        return one._replace(beginning=beginning, lease_until=lease_until)
+        plan = rules.begin(replace(record, lease=lease), policies, max(now, record.claimable_at))
+        return one._replace(start=PendingStart(plan, policies, lease_until))
 
-    def _on_short_lease(self, one: _Unwritten) -> Record | None:
-        """Return the claimed record if there is something to run, and too little of its lease is left for that."""
-        record = one.beginning.first[-1].before
-        if record is None or one.beginning.held is None:
-            return None
-        shortest = min(record.lease_length, one.policies.lease) // START_SHARE
-        return record if one.lease_until - self._clock.monotonic() < shortest else None
+    def _is_on_short_lease(self, one: _Waiting) -> bool:
+        """Say whether there is something to run, and too little of the lease is left for that."""
+        plan, policies, lease_until = one.start
+        if plan.run is None:
+            return False
+        shortest = min(one.record.lease_length, policies.lease) // START_SHARE
+        return lease_until - self._clock.monotonic() < shortest
 
-    def _run_written(self, one: _Unwritten, held: Held | None, now: Instant) -> None:
+    def _run_written(self, one: _Waiting, held: HeldRun | None, now: Instant) -> None:
         """Start *held* with its permit, now that it is written; if it is None, return the permit."""
         if held is None:
             _return_permit(one.permit)
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and only since then is there something to run.
-            settlement = rules.settle(held, rules.UNSTARTED, self._clock.now())
-            self._completions.put(Settling(held, rules.UNSTARTED, settlement))
+            self._completions.put(rules.settle(held, rules.UNSTARTED, self._clock.now()))
             return
         at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
-        self._runs.start(held, one.registration, one.lease_until, at, one.permit)
+        self._runs.start(held, one.registration, one.start.lease_until, at, one.permit)
 
-    def _wake_for(self, written: Sequence[_Unwritten]) -> None:
+    def _wake_for(self, written: Sequence[_Waiting]) -> None:
         """Wake the worker for what is claimable next, since starts are written or others may have changed records."""
         soonest: dict[Partition, Instant] = {}
         for one in written:
-            for change in one.beginning.first:
-                if (
-                    change.before is not None
-                    and change.after is not None
-                    and change.after.claimable_at is not None
-                ):
-                    partition = change.after.key.partition
-                    at = change.after.claimable_at
-                    soonest[partition] = min(at, soonest.get(partition, at))
+            move = one.start.plan.move
+            if move is not None and move.after is not None and move.after.claimable_at is not None:
+                partition, at = move.key.partition, move.after.claimable_at
+                soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self._signals.claimable(partition, at)
 

@@ -12,7 +12,7 @@ from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core.accounting import run_id
 from pyncette.core.record import Partition
-from pyncette.core.rules import Ending, Held
+from pyncette.core.rules import Ending, HeldRun
 from pyncette.core.spec import Heartbeat, Mode, Policies
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Occurrence:
 
     def __init__(
         self,
-        held: Held,
+        held: HeldRun,
         registration: Registration,
         renew: Callable[[Occurrence], Any],
         clock: Clock,

@@ -13,7 +13,7 @@ from pyncette.coordination.assignment import ORPHAN_AGE
 from pyncette.core.record import Partition
 from pyncette.core.rules import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
-from pyncette.ledger.ledger import ANNOUNCED_AHEAD
+from pyncette.ledger.announcements import ANNOUNCED_AHEAD
 from pyncette.store.base import Notification, Store
 from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.claims import Claim, Claims

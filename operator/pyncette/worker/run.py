@@ -11,10 +11,9 @@ from typing import Final
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core import rules
-from pyncette.core.rules import RETURNED, Ended, Ending, Held
+from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
-from pyncette.ledger.ledger import Settling
 from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.signals import Signals
@@ -82,7 +81,7 @@ class Runs:
 
     def start(
         self,
-        held: Held,
+        held: HeldRun,
         registration: Registration,
         lease_until: Duration,
         at: Instant,
@@ -191,13 +190,13 @@ class Runs:
             logger.warning("run %s its lease was lost", what, extra=occurrence.facts())
             return
         try:
-            settlement = rules.settle(occurrence.held, ended, self._clock.now())
+            completion = rules.settle(occurrence.held, ended, self._clock.now())
         except Exception:
             # A record that cannot be completed hurts itself only: its lease expires, and it is seen again.
             logger.exception("the end of a run could not be decided", extra=occurrence.facts())
             return
-        if settlement.change is not None:
-            self._completions.put(Settling(occurrence.held, ended, settlement))
+        if completion.change is not None:
+            self._completions.put(completion)
 
     def _watch_leases(self, until: Duration) -> None:
         """
