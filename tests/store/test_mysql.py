@@ -16,13 +16,14 @@ import pytest
 from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, State, replace
 from pyncette.errors import SchemaError, StoreRefusedError
 from pyncette.mysql import mysql_repository
+from pyncette.store.backend import read_backend
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
 from pyncette.store.mysql.address import Address, read_address
-from pyncette.store.mysql.connection import Connections
-from pyncette.store.mysql.rows import completion_rows, names_of, swap_script
+from pyncette.store.mysql.connection import MysqlConnections
+from pyncette.store.mysql.rows import completion_rows, swap_script
 from pyncette.store.mysql.schema import tables_named
 from pyncette.store.mysql.statements import HEAD_MAX, Statements
-from pyncette.store.mysql.store import MysqlStore, migrate
+from pyncette.store.mysql.store import MysqlStore
 from pyncette.testing.conformance import (
     ELSEWHERE,
     HERE,
@@ -69,7 +70,7 @@ class OnServer(StoreConformance):
 
     @pytest.fixture
     async def backend(self, shared_url: str) -> str:
-        await migrate(read_address(shared_url))
+        await read_backend(shared_url).migrate()
         for suffix in TABLES:
             await execute(shared_url, f"DELETE FROM pyncette_tasks{suffix}")
         return shared_url
@@ -177,14 +178,14 @@ async def test_many_processes_create_the_tables_at_once(url):
 
 
 async def test_a_creation_that_was_interrupted_is_gone_on_with(mariadb_url):
-    await migrate(read_address(mariadb_url))
+    await read_backend(mariadb_url).migrate()
     await execute(mariadb_url, "DELETE FROM pyncette_tasks_meta")
     await execute(mariadb_url, "DROP TABLE pyncette_tasks_history")
 
     with pytest.raises(SchemaError, match="There are no tables"):
         async with opened(mariadb_url, create=False):
             pass
-    assert await migrate(read_address(mariadb_url)) == (0, SCHEMA_VERSION)
+    assert await read_backend(mariadb_url).migrate() == (0, SCHEMA_VERSION)
 
     async with opened(mariadb_url, create=False) as store:
         await store.swap([Change(None, a_record(), (HistoryRow(0, a_run()),))])
@@ -199,15 +200,15 @@ async def test_without_leave_to_create_nothing_is_created_and_the_command_is_nam
 
 
 async def test_a_migration_creates_what_a_store_without_leave_needs(url):
-    assert await migrate(read_address(url)) == (0, SCHEMA_VERSION)
-    assert await migrate(read_address(url)) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    assert await read_backend(url).migrate() == (0, SCHEMA_VERSION)
+    assert await read_backend(url).migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
 
     async with opened(url, create=False) as store:
         await create(store, a_record())
 
 
 async def test_tables_of_a_newer_release_are_left_alone(mariadb_url):
-    await migrate(read_address(mariadb_url))
+    await read_backend(mariadb_url).migrate()
     newer = SCHEMA_VERSION + 1
     await execute(
         mariadb_url, f"UPDATE pyncette_tasks_meta SET schema_version = {newer}, min_reader = {newer}"
@@ -219,7 +220,7 @@ async def test_tables_of_a_newer_release_are_left_alone(mariadb_url):
 
 
 async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(mariadb_url):
-    await migrate(read_address(mariadb_url))
+    await read_backend(mariadb_url).migrate()
     await execute(mariadb_url, f"UPDATE pyncette_tasks_meta SET schema_version = {SCHEMA_VERSION + 1}")
 
     async with opened(mariadb_url) as store:
@@ -229,7 +230,7 @@ async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(ma
 async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(mariadb_url):
     await execute(mariadb_url, "CREATE TABLE pyncette_tasks (name varchar(64) PRIMARY KEY)")
 
-    with pytest.raises(SchemaError, match="is not of this program: choose another mysql_table_name"):
+    with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
         async with opened(mariadb_url):
             pass
 
@@ -239,7 +240,7 @@ async def test_tables_that_are_dropped_under_a_running_program_say_so(url):
         await create(store, a_record())
         await execute(url, "DROP TABLE pyncette_tasks")
 
-        with pytest.raises(SchemaError, match="are gone"):
+        with pytest.raises(SchemaError, match="are missing"):
             await claim(store)
 
 
@@ -248,7 +249,7 @@ async def test_tables_that_are_dropped_under_a_running_program_say_so(url):
 
 async def accesses(url, statements):
     """How each table is read: its alias, how, and by which index; in the session of a store."""
-    connections = Connections(read_address(url))
+    connections = MysqlConnections(read_address(url))
     found = []
     for statement in statements:
         if statement.strip().split()[0] not in {"SELECT", "UPDATE", "DELETE", "INSERT", "(SELECT"}:
@@ -288,7 +289,7 @@ async def test_every_statement_goes_by_an_index_and_reads_no_more_than_it_needs(
         (held,) = await claim(store, limit=1)
     sql = Statements(tables_named("pyncette_tasks"))
     ids = {HERE: 1}
-    names = names_of([held.key] * 50, ids)
+    names = sql.names([held.key] * 50, ids)
     renewed = [[*each, "lease", 1] for each in names]
     ends = [(number, Change(held, completed(held, T0))) for number in range(50)]
     edits = [(number, Change(held, changed(held, attempt=7), group=1)) for number in range(50)]
@@ -299,7 +300,7 @@ async def test_every_statement_goes_by_an_index_and_reads_no_more_than_it_needs(
         url,
         [
             sql.load(names), sql.find(names), *sql.claim([(1, 5, T0)], "id", "holder", T0 + 50, T0 + 50, T0),
-            sql.look([(1, T0)], T0 + 50, T0), *sql.renew(renewed, T0),
+            sql.peek([(1, T0)], T0 + 50, T0), *sql.renew(renewed, T0),
             *sql.complete(completion_rows(ends), 5),
             *swap_script(sql, edits, told, ids, 5), *swap_script(sql, gone, told, ids, 5),
             sql.scan(1, None, ("task", "b", ""), 10), sql.scan(1, "task", ("task", "b", ""), 10),
@@ -455,7 +456,7 @@ async def test_modes_of_the_server_make_no_difference(url):
         assert len(await claim(store)) == 2
 
 
-class Spoilt(Connections):
+class Spoilt(MysqlConnections):
     """Connections whose server has other defaults than most."""
 
     def __init__(self, address, spoilt):

@@ -20,11 +20,13 @@ from pyncette.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from pyncette.store.backend import read_backend
 from pyncette.store.base import Renewal
 from pyncette.store.mysql.address import Address, read_address
 from pyncette.store.mysql.backend import MysqlBackend
-from pyncette.store.mysql.connection import IDLE_SECONDS, Connections, TryAgainError, named
-from pyncette.store.mysql.store import MysqlStore, migrate
+from pyncette.store.mysql.connection import MysqlConnections, translate_error
+from pyncette.store.mysql.store import MysqlStore
+from pyncette.store.sql.connections import IDLE_SECONDS, RetryableError
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -273,10 +275,10 @@ async def test_replies_that_are_torn_anywhere_are_unavailable_and_nothing_is_hal
 
 async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_too(url):
     lost = []
-    connections = Connections(read_address(url), lambda: lost.append(True), answer_seconds=0.3)
+    connections = MysqlConnections(read_address(url), lambda: lost.append(True), answer_seconds=0.3)
     begin = time.monotonic()
 
-    with pytest.raises(StoreUnavailableError, match=r"nothing came within 0\.3 seconds"):
+    with pytest.raises(StoreUnavailableError, match=r"timed out after 0\.3 seconds"):
         await connections.fetch(["SELECT sleep(60)"])
 
     assert time.monotonic() - begin < 5
@@ -299,7 +301,7 @@ async def test_a_call_that_waits_for_a_lock_is_tried_again_and_does_not_wait_for
             ):
                 await store.swap([Change(before, changed(before))])
 
-        assert sum("was undone" in entry.getMessage() for entry in caplog.records) > 1
+        assert sum("rolled back a statement" in entry.getMessage() for entry in caplog.records) > 1
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
@@ -344,7 +346,7 @@ async def test_an_error_in_mid_script_leaves_no_transaction_open(url):
     async with opened(url) as store:
         await create(store, a_record())
         record = await load(store, a_record())
-        connections = Connections(read_address(url))
+        connections = MysqlConnections(read_address(url))
         for _ in range(3):
             with pytest.raises(StoreRefusedError, match="Subquery returns more than 1 row"):
                 await connections.fetch(
@@ -364,9 +366,9 @@ async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
         address = Address("127.0.0.1", "user", "secret", "database", server.getsockname()[1])
 
         with pytest.raises(StoreUnavailableError) as told:
-            await Connections(address, connect_seconds=0.3).fetch(["SELECT 1"])
+            await MysqlConnections(address, connect_seconds=0.3).fetch(["SELECT 1"])
 
-    assert_is_one_sentence(told.value, "nothing came within 0.3 seconds")
+    assert_is_one_sentence(told.value, "timed out after 0.3 seconds")
 
 
 async def test_a_cancelled_call_leaves_no_connection_in_an_unknown_state(server, url):
@@ -434,7 +436,7 @@ async def test_an_unknown_host_is_told():
 
 
 async def test_a_user_without_rights_is_told_which_one_is_missing(server, url):
-    await migrate(read_address(url))
+    await read_backend(url).migrate()
     reader = with_user(server, url, "GRANT SELECT ON {database}.* TO {user}")
 
     async with MysqlStore(reader) as store:
@@ -456,7 +458,7 @@ async def test_a_user_who_may_not_create_tables_is_told(server, url):
 
 
 async def test_a_user_with_the_documented_rights_needs_no_more(server, url):
-    await migrate(read_address(url))
+    await read_backend(url).migrate()
     grants = re.findall(r"^GRANT .*", REFERENCE.read_text(), re.MULTILINE)
     worker = with_user(
         server, url, *(
@@ -508,7 +510,7 @@ async def test_a_server_that_only_reads_is_unavailable_until_it_writes(server, u
 
 
 async def test_a_server_with_too_many_connections_is_unavailable(server, url):
-    await migrate(read_address(url))
+    await read_backend(url).migrate()
     user = with_user(server, url, "GRANT ALL ON {database}.* TO {user}")
     server.execute(f"ALTER USER {user.user} WITH MAX_USER_CONNECTIONS 1")
 
@@ -528,7 +530,7 @@ async def test_what_is_asked_for_of_encryption_is_never_given_up(mysql, mysql_ur
         address._replace(ssl_mode="required"),
         address._replace(ssl_mode="verify-ca", ssl_ca=own_ca),
     ):
-        connections = Connections(good)
+        connections = MysqlConnections(good)
         (result,) = await connections.fetch(statement)
         assert result.rows[0][1]
         await connections.close()
@@ -536,25 +538,27 @@ async def test_what_is_asked_for_of_encryption_is_never_given_up(mysql, mysql_ur
         address._replace(ssl_mode="verify-ca"),
         address._replace(ssl_mode="verify-identity", ssl_ca=own_ca),
     ):
-        with pytest.raises(StoreRefusedError, match="cannot be trusted"):
-            await Connections(bad).fetch(statement)
+        with pytest.raises(StoreRefusedError, match="is not trusted"):
+            await MysqlConnections(bad).fetch(statement)
 
 
 async def test_a_server_that_cannot_encrypt_is_not_spoken_to_if_it_should(url):
     with pytest.raises(StoreError) as told:
-        await Connections(read_address(f"{url}?ssl-mode=required")).fetch(["SELECT 1"])
+        await MysqlConnections(read_address(f"{url}?ssl-mode=required")).fetch(["SELECT 1"])
 
     assert_is_one_sentence(told.value)
 
 
 async def test_a_certificate_that_cannot_be_read_is_told(url, tmp_path):
     with pytest.raises(ConfigurationError, match="ssl-ca cannot be read"):
-        await Connections(read_address(f"{url}?ssl-mode=required&ssl-ca={tmp_path}/none")).fetch(["SELECT 1"])
+        await MysqlConnections(read_address(f"{url}?ssl-mode=required&ssl-ca={tmp_path}/none")).fetch(
+            ["SELECT 1"]
+        )
 
 
 @pytest.mark.parametrize("number", [1205, 1213])
 def test_what_the_server_undid_is_told_apart_from_what_it_refuses(number):
-    assert isinstance(named(OperationalError(number, "undone"), "MySQL"), TryAgainError)
+    assert isinstance(translate_error(OperationalError(number, "rolled back"), "MySQL"), RetryableError)
 
 
 # URLs

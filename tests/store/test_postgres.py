@@ -18,10 +18,11 @@ import pytest
 
 from pyncette.core.record import Change, HistoryRow, Key, Lease, Partition, State, replace
 from pyncette.errors import SchemaError
+from pyncette.store.backend import read_backend
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
 from pyncette.store.postgres.schema import tables_named
 from pyncette.store.postgres.statements import HEAD_MAX, SESSION, statements_for
-from pyncette.store.postgres.store import PostgresStore, migrate
+from pyncette.store.postgres.store import PostgresStore
 from pyncette.testing.conformance import (
     ELSEWHERE,
     HERE,
@@ -143,15 +144,15 @@ async def test_without_leave_to_create_nothing_is_created_and_the_command_is_nam
 
 
 async def test_a_migration_creates_what_a_store_without_leave_needs(postgres_url):
-    assert await migrate(postgres_url) == (0, SCHEMA_VERSION)
-    assert await migrate(postgres_url) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    assert await read_backend(postgres_url).migrate() == (0, SCHEMA_VERSION)
+    assert await read_backend(postgres_url).migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
 
     async with PostgresStore(postgres_url, create=False) as store:
         await create(store, a_record())
 
 
 async def test_tables_of_a_newer_release_are_left_alone(postgres_url):
-    await migrate(postgres_url)
+    await read_backend(postgres_url).migrate()
     newer = SCHEMA_VERSION + 1
     await execute(
         postgres_url, f"UPDATE pyncette_tasks_meta SET schema_version = {newer}, min_reader = {newer}"
@@ -163,7 +164,7 @@ async def test_tables_of_a_newer_release_are_left_alone(postgres_url):
 
 
 async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(postgres_url):
-    await migrate(postgres_url)
+    await read_backend(postgres_url).migrate()
     await execute(postgres_url, f"UPDATE pyncette_tasks_meta SET schema_version = {SCHEMA_VERSION + 1}")
 
     async with PostgresStore(postgres_url) as store:
@@ -173,7 +174,7 @@ async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(po
 async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(postgres_url):
     await execute(postgres_url, "CREATE TABLE pyncette_tasks (name text PRIMARY KEY)")
 
-    with pytest.raises(SchemaError, match="is not of this program: choose another table name"):
+    with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
         async with PostgresStore(postgres_url):
             pass
 
@@ -183,7 +184,7 @@ async def test_tables_that_are_dropped_under_a_running_program_say_so(postgres_u
         await create(store, a_record())
         await execute(postgres_url, "DROP TABLE pyncette_tasks")
 
-        with pytest.raises(SchemaError, match="are gone"):
+        with pytest.raises(SchemaError, match="are missing"):
             await claim(store)
 
 
@@ -221,7 +222,7 @@ def without_an_index(found):
 
 
 async def test_every_statement_goes_by_an_index_on_a_table_of_which_nothing_is_known(postgres_url):
-    await migrate(postgres_url)
+    await read_backend(postgres_url).migrate()
 
     found = await plans(postgres_url)
 
@@ -230,9 +231,9 @@ async def test_every_statement_goes_by_an_index_on_a_table_of_which_nothing_is_k
     # A look passes over what is dead at the head of the index, instead of reading and refusing it.
     assert sum("Index Cond" in line and "claimable_at >= wanted" in line for line in found["claim"]) == 2
     # A count reads what is due and what is renewed, each up to its limit; and names alone, without their records.
-    assert sum("Index Cond" in line and "claimable_at" in line for line in found["number"]) == 2
-    assert sum("Limit" in line for line in found["number"]) == 3
-    assert "Index Only Scan using" in " ".join(found["number"])
+    assert sum("Index Cond" in line and "claimable_at" in line for line in found["count_due"]) == 2
+    assert sum("Limit" in line for line in found["count_due"]) == 3
+    assert "Index Only Scan using" in " ".join(found["count_due"])
     assert "Index Scan using pyncette_tasks_pkey on pyncette_tasks r" in found["complete"]
     # Whoever asks for membership must look it up in a hash, not in a list.
     assert sum("hashed SubPlan" in line for line in found["swap"]) == 2

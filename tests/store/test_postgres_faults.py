@@ -20,10 +20,11 @@ from pyncette.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from pyncette.store.backend import read_backend
 from pyncette.store.base import Notification, Renewal
-from pyncette.store.postgres.connection import Connections, place_of
+from pyncette.store.postgres.connection import PostgresConnections, place_of
 from pyncette.store.postgres.statements import SESSION
-from pyncette.store.postgres.store import PostgresStore, migrate
+from pyncette.store.postgres.store import PostgresStore
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -247,15 +248,15 @@ async def test_every_reply_tells_the_time_of_a_server_whose_clock_differs(own_po
 
 async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_too(postgres, postgres_url):
     lost = []
-    connections = Connections(postgres_url, SESSION, lambda: lost.append(True), answer_seconds=0.3)
+    connections = PostgresConnections(postgres_url, SESSION, lambda: lost.append(True), answer_seconds=0.3)
     begin = time.monotonic()
 
-    with pytest.raises(StoreUnavailableError, match=r"nothing came within 0\.3 seconds"):
-        await connections.fetch("SELECT pg_sleep(60)")
+    with pytest.raises(StoreUnavailableError, match=r"timed out after 0\.3 seconds"):
+        await connections.rows(("SELECT pg_sleep(60)",))
 
     assert time.monotonic() - begin < 5
     assert lost == [True]
-    assert [tuple(row) for row in await connections.fetch("SELECT 1")] == [(1,)]
+    assert [tuple(row) for row in await connections.rows(("SELECT 1",))] == [(1,)]
     await connections.close()
 
 
@@ -277,9 +278,9 @@ async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/database"
 
         with pytest.raises(StoreUnavailableError) as told:
-            await Connections(url, SESSION, connect_seconds=0.3).fetch("SELECT 1")
+            await PostgresConnections(url, SESSION, connect_seconds=0.3).rows(("SELECT 1",))
 
-    assert_is_one_sentence(told.value, "nothing came within 0.3 seconds")
+    assert_is_one_sentence(told.value, "timed out after 0.3 seconds")
 
 
 async def test_a_cancelled_call_leaves_no_connection_in_an_unknown_state(postgres, postgres_url):
@@ -382,7 +383,7 @@ async def test_what_is_no_url_is_told_without_repeating_it(url):
 
 async def test_a_user_without_rights_is_told_which_one_is_missing(server):
     url = server.create_database()
-    await migrate(url)
+    await read_backend(url).migrate()
     database = urlsplit(url).path[1:]
     reader = f"postgresql://reader:secret@127.0.0.1:{server.port}/{database}"
     server.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
@@ -410,7 +411,7 @@ async def test_a_user_who_may_not_create_tables_is_told(server):
 
 async def test_a_user_with_the_documented_rights_needs_no_more(server):
     url = server.create_database()
-    await migrate(url)
+    await read_backend(url).migrate()
     database = urlsplit(url).path[1:]
     server.execute("CREATE ROLE worker LOGIN PASSWORD 'secret'")
     for grant in re.findall(r"^GRANT .*", REFERENCE.read_text(), re.MULTILINE):
@@ -445,7 +446,7 @@ async def test_a_server_that_only_reads_is_unavailable_until_it_writes(server):
 
 async def test_a_server_with_too_many_connections_is_unavailable(server):
     url = server.create_database()
-    await migrate(url)
+    await read_backend(url).migrate()
     server.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} CONNECTION LIMIT 1")
 
     async with PostgresStore(url):

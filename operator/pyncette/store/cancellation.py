@@ -1,4 +1,4 @@
-"""Hears a cancellation that a driver has lost."""
+"""Detects a cancellation that a driver has lost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[None]:
+def reraise_lost_cancellation() -> Iterator[None]:
     """
-    Raise CancelledError at the end, if this task was cancelled inside, whatever else came of it.
+    Raise CancelledError at the end if this task was cancelled inside the block, whatever the block returned or raised.
 
-    Before Python 3.12, `asyncio.wait_for` drops a cancellation that comes at the same time as its result, and drivers
-    wait by it. Who is cancelled once and waited for would never end.
+    Before Python 3.12, `asyncio.wait_for` drops a cancellation that arrives together with its result, and drivers use
+    it. A task that is cancelled once, and then awaited, would never end.
     """
     task = asyncio.current_task()
     assert task is not None

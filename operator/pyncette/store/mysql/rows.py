@@ -1,25 +1,17 @@
-"""Turns keys and changes into rows, and a batch of changes into the script that makes them, on MySQL and MariaDB."""
+"""Turns changes into rows, and a batch of changes into the script that makes them, on MySQL and MariaDB."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyncette.core.record import Change, Key, Partition, Record
+from pyncette.core.record import Partition, Record
 from pyncette.store.codec import encode_run, encode_spec, encode_state
 from pyncette.store.mysql.schema import NO_LEASE
-from pyncette.store.mysql.statements import BEGIN, COMMIT, Statements
-from pyncette.store.sql.changes import Told, same_lease
+from pyncette.store.mysql.statements import BEGIN, COMMIT, Statements, name_of
+from pyncette.store.sql.changes import HistoryWrite, Located, same_lease
 
 Row = list[Any]
-
-Located = tuple[int, Change]
-"""A change, and the id of the record that it is about. A list of them is ordered by the ids, as all lock them."""
-
-
-def names_of(keys: Iterable[Key], ids: Mapping[Partition, int]) -> list[Row]:
-    """Return the rows that name *keys*."""
-    return [_names(key, ids) for key in keys]
 
 
 def completion_rows(completed: Sequence[Located]) -> list[Row]:
@@ -34,22 +26,21 @@ def completion_rows(completed: Sequence[Located]) -> list[Row]:
 def swap_script(
     sql: Statements,
     located: Sequence[Located],
-    told: Sequence[Told],
+    history: Sequence[HistoryWrite],
     ids: Mapping[Partition, int],
     stamp: int,
 ) -> list[str]:
     """
-    Return the transaction that makes changes of every kind, those of a group together or not at all.
+    Return the transaction that makes changes of every kind, and a group as a whole or not at all.
 
-    Locks are taken in one order by all: records that there are by their ids, then names of what is created by these names,
-    then rows of history. What a change is to write is written where the record has the *stamp* of this batch, which
-    a record gets if it is as it was.
+    All transactions take locks in one order: existing records by their ids, then new records by their names, then rows of
+    history. Each record that is unchanged gets the *stamp* of this batch, and only stamped records are written.
     """
     created = [(id_, change) for id_, change in located if change.before is None]
     updated = [(id_, change) for id_, change in located if change.before and change.after]
     deleted = [(id_, change) for id_, change in located if change.after is None]
     grouped = [[id_, change.group] for id_, change in located if change.group]
-    # An update stamps what it changes by itself, unless there is more to be known before, or more to be locked.
+    # An update stamps its records itself, unless groups must be checked or more records locked before.
     marking = bool(grouped or deleted)
     script = [BEGIN]
     if marking and (held := [[id_, change.before.version] for id_, change in located if change.before]):
@@ -61,20 +52,16 @@ def swap_script(
     if updated:
         script.append(sql.update(_updated(updated), stamp, marked=marking))
     script.append(sql.winners([[id_] for id_, _ in located], stamp))
-    if told:
-        script.append(sql.tell(_told(told, ids), stamp))
+    if history:
+        script.append(sql.write_history(_history(history, ids), stamp))
     if deleted:
         script += sql.delete([[id_] for id_, _ in deleted], stamp)
     return [*script, COMMIT]
 
 
-def _names(key: Key, ids: Mapping[Partition, int]) -> Row:
-    return [ids[key.partition], key.task, key.instance, key.occurrence]
-
-
 def _created(created: Sequence[Located], ids: Mapping[Partition, int]) -> list[Row]:
     return [
-        [id_, *_names(after.key, ids), *_values(after, encode_spec(after.spec))]
+        [id_, *name_of(after.key, ids), *_values(after, encode_spec(after.spec))]
         for id_, (_, after, *_) in created
         if after
     ]
@@ -94,7 +81,7 @@ def _updated(updated: Sequence[Located]) -> list[Row]:
 
 
 def _values(record: Record, spec: str | None) -> Row:
-    """Return what stands in the columns `VALUES`."""
+    """Return the columns `VALUES`."""
     lease = record.lease
     return [
         record.version,
@@ -113,7 +100,7 @@ def _values(record: Record, spec: str | None) -> Row:
     ]
 
 
-def _told(told: Sequence[Told], ids: Mapping[Partition, int]) -> list[Row]:
-    """Return the rows of history in the order in which all lock them; those of one slot in that of the batch."""
-    rows = [[id_, *_names(key, ids), row.slot, encode_run(row.run)] for id_, key, row in told]
+def _history(history: Sequence[HistoryWrite], ids: Mapping[Partition, int]) -> list[Row]:
+    """Return the rows of history in the order of their locks; those of one slot in the order of the batch."""
+    rows = [[id_, *name_of(key, ids), row.slot, encode_run(row.run)] for id_, key, row in history]
     return sorted(rows, key=lambda row: row[1:6])

@@ -39,7 +39,7 @@ def tables_named(name: str) -> Tables:
     )
 
 
-def creation(tables: Tables) -> list[str]:
+def creation(tables: Tables) -> str:
     """
     Return what creates the tables, statement by statement, and changes nothing if they are there.
 
@@ -53,7 +53,7 @@ def creation(tables: Tables) -> list[str]:
     name = f"varbinary({KEY_BYTES_MAX}) NOT NULL"
     part = f"varbinary({PARTITION_BYTES_MAX}) NOT NULL"
     options = "ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4"
-    return [
+    statements = [
         f"""
 CREATE TABLE IF NOT EXISTS {tables.meta} (
     only_row tinyint PRIMARY KEY,
@@ -112,3 +112,4 @@ CREATE TABLE IF NOT EXISTS {tables.history} (
 INSERT INTO {tables.meta} (only_row, schema_version, min_reader) VALUES (1, {SCHEMA_VERSION}, {MIN_READER})
 ON DUPLICATE KEY UPDATE only_row = only_row""",
     ]
+    return ";".join(statements)

@@ -1,24 +1,25 @@
-"""The SQL of each verb on MySQL and MariaDB: scripts that go in one packet, and never wait for us with a row locked."""
+"""The SQL of each verb on MySQL and MariaDB: scripts of one packet, so that no lock waits for a client."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from pyncette.clock import Instant
+from pyncette.core.record import Key, Partition
 from pyncette.store.mysql.schema import NO_LEASE, Tables
 from pyncette.store.schema import ID_BLOCK
 
 MODES: Final = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
-"""What is too large is refused and not cut, and a backslash escapes, whatever the server's modes are."""
+"""The server refuses values that are too long instead of cutting them, and a backslash escapes."""
 
 LOCK_SECONDS: Final = 3
-"""How long a statement waits for a row that another holds; all hold them for milliseconds, and those that lost ask again."""
+"""How long a statement waits for a lock. Locks are held for milliseconds, and a statement that times out is retried."""
 
 STATEMENT_SECONDS: Final = 10
-"""How long a statement may take. MySQL ends those alone that only read, MariaDB all."""
+"""How long a statement may take. MySQL limits only statements that read, MariaDB all."""
 
 SESSION: Final = f"""
 SET NAMES utf8mb4;
@@ -28,24 +29,26 @@ SET SESSION sql_mode = '{MODES}', autocommit = 1, completion_type = 'NO_CHAIN', 
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED
 """
 """
-What every connection is set to. What another has just written must be looked at again, which only `read committed` does,
-and it locks no gaps between rows. The timeouts end what a client left behind that is frozen or gone.
+The settings of every connection.
+
+A row that another session has just written must be read again, which only `read committed` does; it also locks no gaps
+between rows. The timeouts end what a frozen or dead client left behind.
 """
 
 LIMIT_MYSQL: Final = f"max_execution_time = {STATEMENT_SECONDS * 1000}"
 LIMIT_MARIADB: Final = f"max_statement_time = {STATEMENT_SECONDS}"
 
 NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
-"""The server's own time when it began with the statement, in microseconds."""
+"""The server's time at the start of the statement, in microseconds."""
 
 HEAD_MAX: Final = 500
 """
-Leased records at the head of a partition that a look goes through for the soonest end of a lease. Those that are renewed
-are not among them, since a renewal files a record at the end of its lease.
+Leased records at the start of a partition that `peek` reads, for the lease that ends first. Renewed leases are not among
+them, since a renewal moves its record to the end of the lease.
 """
 
-ALL: Final = 2**31
-"""More than there are rows in any answer: a table that is derived keeps its order only if it has a limit."""
+ROWS_MAX: Final = 2**31
+"""More than any number of rows: a derived table keeps its order only with a limit."""
 
 RECORD: Final = """r.id, r.partition_id, CONVERT(r.task USING utf8mb4), CONVERT(r.instance USING utf8mb4),
     CONVERT(r.occurrence USING utf8mb4), r.spec, r.state, r.version, r.fence,
@@ -75,7 +78,7 @@ VALUES: Final = {
     "lease_id": HOLDER,
     "holder": HOLDER,
 }
-"""What changes with a write, in the order in which rows tell it."""
+"""The columns that a write sets, in the order of the rows."""
 
 BEGIN: Final = "START TRANSACTION"
 COMMIT: Final = "COMMIT"
@@ -86,7 +89,7 @@ Rows = Sequence[Sequence[Any]]
 
 
 class Statements:
-    """The statements for one set of tables. What is asked with stands in them, so each is made anew."""
+    """The statements for one set of tables; see `Dialect`. They contain their values, so each is made anew."""
 
     def __init__(self, tables: Tables) -> None:
         self._records = tables.records
@@ -99,7 +102,8 @@ class Statements:
             "SELECT LAST_INSERT_ID()",
         ]
         self.exist = (
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+            f"SELECT COUNT(CASE WHEN table_name = '{tables.name}_meta' THEN 1 END), COUNT(*)"
+            " FROM information_schema.tables WHERE table_schema = DATABASE()"
             f" AND table_name IN ('{tables.name}', '{tables.name}_meta')"
         )
         self.versions = f"SELECT schema_version, min_reader FROM {tables.meta}"
@@ -112,8 +116,10 @@ class Statements:
 
     # --- Reading ---
 
+    def names(self, keys: Iterable[Key], ids: Mapping[Partition, int]) -> Rows:
+        return [name_of(key, ids) for key in keys]
+
     def load(self, names: Rows) -> str:
-        """Rows of *names*: partition, task, instance, occurrence."""
         return f"""
 SELECT {FULL}, u.place FROM {table(names, NAMES)} AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (named) ON {_by_names("r")}"""
@@ -124,7 +130,6 @@ SELECT r.id, u.place FROM {table(names, NAMES)} AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (named) ON {_by_names("r")}"""
 
     def scan(self, partition: int, task: str | None, begin: tuple[str, str, str], limit: int) -> str:
-        """Begin with the names *begin*, of *task* or of all."""
         first, instance, occurrence = map(literal, begin)
         beyond = f"(r.instance > {instance} OR (r.instance = {instance} AND r.occurrence >= {occurrence}))"
         if task is None:
@@ -141,8 +146,10 @@ WHERE r.partition_id = {partition} AND {where} ORDER BY {order} LIMIT {limit}"""
         self, partition: int, task: str | None, now: Instant, last_end: Instant, limit: int
     ) -> tuple[str, str]:
         """
-        Tell how many are due, how many were looked at for that, how many are leased until *last_end* at most, and how
-        many were looked at further for that; and how many instances there are, of how many names, one more than *limit* at most.
+        Return two statements whose columns are the numbers of `rows.counted`, null for 0.
+
+        They count what is due, and leases that end at *last_end* or earlier, of at most *limit* records each; and
+        instances, of at most one name more than *limit*.
         """
         of_task = "1" if task is None else f"c.task = {literal(task)}"
         seen = f"""SELECT c.lease_until, {of_task} AS of_task, {{later}} AS later
@@ -174,16 +181,15 @@ WHERE p.realm = {literal(realm)}
 
     # --- Partitions ---
 
-    def partition_ids(self, partitions: Rows) -> str:
-        """Rows of *partitions*: realm, handler, number."""
+    def partition_ids(self, partitions: Iterable[Partition]) -> str:
         return f"""
-SELECT p.id, u.place FROM {table(partitions, _PARTITION)} AS u
+SELECT p.id, u.place FROM {table(list(partitions), _PARTITION)} AS u
 STRAIGHT_JOIN {self._partitions} AS p FORCE INDEX (named) ON {_by_partition()}"""
 
-    def add_partitions(self, partitions: Rows) -> str:
+    def add_partitions(self, partitions: Iterable[Partition]) -> str:
         return f"""
 INSERT INTO {self._partitions} (realm, handler, number)
-SELECT u.realm, u.handler, u.number FROM {table(partitions, _PARTITION)} AS u
+SELECT u.realm, u.handler, u.number FROM {table(list(partitions), _PARTITION)} AS u
 ON DUPLICATE KEY UPDATE number = u.number"""
 
     # --- Claiming and renewing ---
@@ -198,12 +204,12 @@ ON DUPLICATE KEY UPDATE number = u.number"""
         expired_at: Instant,
     ) -> list[str]:
         """
-        Lease what is claimable *until* then of *wanted* (partitions, how many, where in their index to begin), and then
-        read it.
+        Return a script that leases what is claimable until *until*, and then reads it.
 
-        The first statement commits by itself, so nobody waits for a client that is slow to read. What another changes
-        in between is read as changed, or not at all if it is no longer leased to this claim. Last is told the time, and
-        how long it took to read, which is as long as it takes to find.
+        Each of *wanted* is a partition, the number of records, and where the scan of its index starts. The first statement
+        commits by itself, so no lock waits for a client that is slow to read. A record that another process changes in
+        between is read as changed, or not at all if it is no longer leased to this claim. The last statement returns the
+        time and the duration of the read, which scans the same index entries.
         """
         id_ = literal(lease_id)
         picked = " UNION ALL ".join(
@@ -229,10 +235,12 @@ SET r.lease_id = {id_}, r.holder = {literal(holder)}, r.lease_until = {now} + r.
             f"SELECT {NOW}, TIMESTAMPDIFF(MICROSECOND, @began_at, UTC_TIMESTAMP(6))",
         ]
 
-    def look(self, partitions: Sequence[tuple[int, Instant]], until: Instant, expired_at: Instant) -> str:
+    def peek(self, partitions: Sequence[tuple[int, Instant]], until: Instant, expired_at: Instant) -> str:
         """
-        Tell of each partition the time, when the next one after *until* is due, when the first of its leases ends,
-        how many can be claimed, and how many were looked at; each with where in its index to begin.
+        Return a statement with a row for each of *partitions*, which come with where the scan of their index starts.
+
+        Its columns: the server's time, when the next record after *until* is claimable, when the first lease ends, how
+        many records are claimable, and how many were read for that.
         """
         return " UNION ALL ".join(
             f"""(SELECT {NOW}, (
@@ -250,12 +258,12 @@ FROM (
 
     def renew(self, renewals: Rows, now: Instant) -> list[str]:
         """Rows of *renewals*: partition, task, instance, occurrence, the lease's id, its length."""
-        asked = table(renewals, NAMES | {"lease_id": HOLDER, "length": "bigint"})
+        wanted = table(renewals, NAMES | {"lease_id": HOLDER, "length": "bigint"})
         return [
             f"""
 UPDATE (
-    SELECT n.id, u.lease_id, u.length FROM {asked} AS u
-    STRAIGHT_JOIN {self._records} AS n FORCE INDEX (named) ON {_by_names("n")} ORDER BY n.id LIMIT {ALL}
+    SELECT n.id, u.lease_id, u.length FROM {wanted} AS u
+    STRAIGHT_JOIN {self._records} AS n FORCE INDEX (named) ON {_by_names("n")} ORDER BY n.id LIMIT {ROWS_MAX}
 ) AS found
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY)
     ON r.id = found.id AND r.lease_id = CAST(found.lease_id AS BINARY)
@@ -263,7 +271,7 @@ SET r.lease_until = GREATEST(r.lease_until, {now} + found.length),
     r.claimable_at = CASE WHEN r.claimable_at < {now} + found.length THEN {now} + found.length
         ELSE r.claimable_at END""",
             f"""
-SELECT u.place FROM {asked} AS u
+SELECT u.place FROM {wanted} AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (named)
     ON {_by_names("r")} AND r.lease_id = CAST(u.lease_id AS BINARY)""",
             self.now,
@@ -273,8 +281,9 @@ STRAIGHT_JOIN {self._records} AS r FORCE INDEX (named)
 
     def complete(self, completed: Rows, stamp: int) -> list[str]:
         """
-        Rows of *completed*: id, version before, due_at, claimable_at, state. All are counted; if fewer were changed
-        than asked for, those that were are told by their ids.
+        Return a transaction that makes the completions of *completed*: id, version before, due_at, claimable_at, state.
+
+        The update counts the records that it changed. If it is not all, the next statement returns their ids.
         """
         columns = {
             "id": "bigint",
@@ -297,14 +306,14 @@ SET r.version = r.version + 1, r.due_at = u.due_at, r.claimable_at = u.claimable
         ]
 
     def mark(self, held: Rows, stamp: int) -> str:
-        """Rows of *held*: id, version. Locks and stamps the records that have it still."""
+        """Return the statement that locks and stamps the records of *held* (id, version) that still have their version."""
         return f"""
 UPDATE {table(held, _ID | {"version": "bigint"})} AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.id AND r.version = u.version
 SET r.stamp = {stamp}"""
 
     def create(self, created: Rows, stamp: int) -> str:
-        """Rows of *created*: id, names, values. What has a name that is taken is left out."""
+        """Return the statement that creates records of *created* (id, names, values) whose names are free."""
         return f"""
 INSERT INTO {self._records} ({self._columns}, stamp)
 SELECT {", ".join(f"u.{name}" for name in (*_ID, *NAMES, *VALUES))}, {stamp}
@@ -313,8 +322,10 @@ ON DUPLICATE KEY UPDATE stamp = {self._records}.stamp"""
 
     def hold_back(self, grouped: Rows, created: Rows, stamp: int) -> list[str]:
         """
-        Rows of *grouped*: id, group; of *created*: id. Take the stamp from all of a group of which one has none, and
-        remove what was created with it.
+        Return the statements that remove the stamp from each group in which a record has none.
+
+        The rows of *grouped* are id and group. Those of *created* are ids of records that this batch created, which are
+        deleted again if they lost their stamp.
         """
         columns = _ID | {"together": "int"}
         marked = table(grouped, columns)
@@ -325,7 +336,7 @@ UPDATE (
         SELECT DISTINCT b.together FROM {marked} AS b
         LEFT JOIN {self._records} AS n FORCE INDEX (PRIMARY) ON n.id = b.id AND n.stamp = {stamp}
         WHERE n.id IS NULL
-    ) AS broken ON broken.together = a.together ORDER BY a.id LIMIT {ALL}
+    ) AS broken ON broken.together = a.together ORDER BY a.id LIMIT {ROWS_MAX}
 ) AS u
 STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.id AND r.stamp = {stamp}
 SET r.stamp = 0""",
@@ -333,7 +344,11 @@ SET r.stamp = 0""",
         ]
 
     def update(self, updated: Rows, stamp: int, *, marked: bool) -> str:
-        """Rows of *updated*: id, version before, whether the lease is kept, values; if *marked*, those stamped alone."""
+        """
+        Return the statement that updates records of *updated* (id, version before, whether the lease is kept, values).
+
+        With *marked* it updates only records that have the stamp.
+        """
         columns = _ID | {"was": "bigint", "keeps": "int"} | VALUES
         return f"""
 UPDATE {table(updated, columns)} AS u
@@ -344,20 +359,20 @@ SET {self._set}, r.spec = COALESCE(u.spec, r.spec),
     r.holder = IF(u.keeps, r.holder, u.holder), r.stamp = {stamp}"""
 
     def winners(self, ids: Rows, stamp: int) -> str:
-        """Tell which of *ids* have the stamp."""
+        """Return the statement that selects the ids of *ids* that have the stamp."""
         return self._stamped(table(ids, _ID), stamp)
 
-    def tell(self, told: Rows, stamp: int) -> str:
-        """Rows of *told*: the id of the record that tells it, names, slot, run. The last of a slot stays."""
+    def write_history(self, history: Rows, stamp: int) -> str:
+        """Return the statement that writes *history* (id of the record, names, slot, run). The last row of a slot wins."""
         return f"""
 INSERT INTO {self._history} (partition_id, task, instance, occurrence, slot, run)
 SELECT u.partition_id, u.task, u.instance, u.occurrence, u.slot, u.run
-FROM {table(told, {"teller": "bigint"} | NAMES | {"slot": "int", "run": TEXT})} AS u
-STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.teller AND r.stamp = {stamp}
+FROM {table(history, {"writer": "bigint"} | NAMES | {"slot": "int", "run": TEXT})} AS u
+STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.writer AND r.stamp = {stamp}
 ON DUPLICATE KEY UPDATE run = u.run"""
 
     def delete(self, deleted: Rows, stamp: int) -> list[str]:
-        """Rows of *deleted*: id. With what is deleted goes its history, unless it lived beside a schedule."""
+        """Return the statements that delete records, and their history unless they are side runs of a schedule."""
         return [
             f"""
 DELETE h FROM {table(deleted, _ID)} AS u
@@ -382,14 +397,14 @@ STRAIGHT_JOIN {self._records} AS r FORCE INDEX (PRIMARY) ON r.id = u.id AND r.st
 _ID: Final = {"id": "bigint"}
 _PARTITION: Final = {"realm": NAME, "handler": NAME, "number": "int"}
 _OPTIONAL: Final = ("spec", "lease_until", "lease_id", "holder")
-"""What an update leaves as it is, unless it is told otherwise."""
+"""The columns that an update may leave as they are."""
 
 
 def table(rows: Rows, columns: dict[str, str], unless: str = "") -> str:
     """
-    Return *rows* as a table with *columns* of those types, and `place`, counted from 1; an empty one if *unless* is true.
+    Return *rows* as a table with typed *columns*, and `place`, counted from 1. It is empty if *unless* is true.
 
-    It is one text of JSON, which the server takes apart: it is neither parsed as SQL nor escaped value by value.
+    The rows are one JSON text that the server parses, so values are neither parsed as SQL nor escaped one by one.
     """
     document = literal(_encode(rows).decode())
     if unless:
@@ -401,8 +416,13 @@ def table(rows: Rows, columns: dict[str, str], unless: str = "") -> str:
 
 
 def literal(text: str) -> str:
-    """Return *text* as SQL has it, where a backslash escapes."""
+    """Return *text* as a literal of SQL in which a backslash escapes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def name_of(key: Key, ids: Mapping[Partition, int]) -> list[Any]:
+    """Return the columns `NAMES` of *key*."""
+    return [ids[key.partition], key.task, key.instance, key.occurrence]
 
 
 def _by_names(record: str) -> str:

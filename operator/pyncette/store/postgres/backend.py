@@ -48,7 +48,7 @@ class PostgresBackend(Backend):
             from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - the driver is an extra
 
         return PostgresStore(
-            self.database, self.table, create=create, renewed=lambda: self.renewed().database
+            self.database, self.table, create=create, current_url=lambda: self.renewed().database
         )
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ from redis.exceptions import (
 )
 
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
-from pyncette.store.cancellation import heard
+from pyncette.store.cancellation import reraise_lost_cancellation
 from pyncette.store.redis.scripts import Script
 from pyncette.store.redis.url import Address, Kind
 
@@ -184,7 +184,7 @@ class Connections:
             return await self._answered(self._client.execute_command(*command, **options))
 
     async def _answered(self, call: Any) -> Any:
-        with heard():
+        with reraise_lost_cancellation():
             return await self._answered_in_time(call)
 
     async def _answered_in_time(self, call: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the stores that name a record by a number of their own have in common: questions about a batch of changes."""
+"""Answers questions about a batch of changes, for stores that give each record an id."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from pyncette.core.record import Change, HistoryRow, Key, Partition, Record
 
-Told = tuple[int, Key, HistoryRow]
-"""A row of history: the id of the record that tells it, and whose it is. A list of them is in the order of the batch."""
+Located = tuple[int, Change]
+"""A change, and the id of the record that it is about. A list of them is sorted by the ids, the order of all locks."""
+
+HistoryWrite = tuple[int, Key, HistoryRow]
+"""A row of history, the id of the record whose change writes it, and its key. A list is in the order of the batch."""
 
 
 def is_completion(change: Change) -> bool:
-    """Say whether *change* ends an occurrence and writes no history: it goes by a statement with fewer columns."""
+    """Return whether *change* ends an occurrence and writes no history. Such changes need fewer columns."""
     before, after, rows, _, group = change
     return (
         before is not None
@@ -30,36 +33,36 @@ def is_completion(change: Change) -> bool:
 
 
 def has_groups(changes: Iterable[Change]) -> bool:
-    """Say whether some of *changes* are to be made together or not at all."""
+    """Return whether any of *changes* belongs to a group, which is made as a whole or not at all."""
     return any(change.group for change in changes)
 
 
 def parts_of(changes: Sequence[Change]) -> list[Sequence[Change]]:
     """
-    Return *changes* in parts that one statement each can make.
+    Split *changes* into parts, each of which one statement can make.
 
-    That is one part, unless a record is removed of which another change tells a row of history: a statement that both
-    removes and writes a row does it in an order of its own.
+    One part is enough, unless one change deletes a record and another writes a row of its history: a statement that
+    both deletes and writes a row does so in an order of its own.
     """
-    homes = {home for change in changes if (home := change.history_of)}
-    if not homes or homes.isdisjoint(
+    keys = {key for change in changes if (key := change.history_of)}
+    if not keys or keys.isdisjoint(
         change.before.key for change in changes if change.before and not change.after
     ):
         return [changes] if changes else []
     parts: list[Sequence[Change]] = []
-    begin, told, removed = 0, set[Key](), set[Key]()
+    begin, written, deleted = 0, set[Key](), set[Key]()
     for place, change in enumerate(changes):
         gone = change.before.key if change.before and not change.after else None
-        if gone in told or change.history_of in removed:
+        if gone in written or change.history_of in deleted:
             parts.append(changes[begin:place])
-            begin, told, removed = place, set(), set()
-        told.update([change.history_of] if change.history_of else [])
-        removed.update([gone] if gone else [])
+            begin, written, deleted = place, set(), set()
+        written.update([change.history_of] if change.history_of else [])
+        deleted.update([gone] if gone else [])
     return [*parts, changes[begin:]]
 
 
 def halves_of(changes: Sequence[Change]) -> list[list[int]]:
-    """Return the places in *changes* of one half and of the other, groups whole; nothing if there are no two halves."""
+    """Split *changes* into halves, without splitting a group, and return their indexes; empty if that is impossible."""
     units: dict[tuple[int, int], list[int]] = {}
     for place, change in enumerate(changes):
         units.setdefault((change.group, 0 if change.group else place), []).append(place)
@@ -70,46 +73,46 @@ def halves_of(changes: Sequence[Change]) -> list[list[int]]:
     return [[place for part in half for place in part] for half in (parts[:middle], parts[middle:])]
 
 
-def partitions_told_of(changes: Sequence[Change]) -> set[Partition]:
-    """Return the partitions that names in *changes* begin with."""
+def partitions_of(changes: Sequence[Change]) -> set[Partition]:
+    """Return the partitions of all keys in *changes*."""
     keys = [record.key for change in changes if (record := change.after or change.before)]
     return {key.partition for key in keys + [change.history_of for change in changes if change.history_of]}
 
 
 def created_key(change: Change) -> Key | None:
-    """Return the key of the record that *change* creates, if it does."""
+    """Return the key of the record that *change* creates; None if it creates none."""
     return change.after.key if change.before is None and change.after is not None else None
 
 
 def first_after(after: Key | None, task: str | None) -> tuple[str, str, str] | None:
-    """Return the first names that may come after the key *after* (of *task*, if it is given); None if none can."""
+    """Return the smallest names that may come after the key *after*, within *task* if it is given; None if none can."""
     if after is None or (task is not None and after.task < task):
         return task or "", "", ""
     if task is not None and after.task > task:
         return None
-    # No text is between one and itself with the smallest character at its end, since NUL is none.
+    # Names hold no NUL, so nothing sorts between a name and that name with the next character appended.
     return after.task, after.instance, after.occurrence + "\1"
 
 
-def told_rows(located: Sequence[int | None], changes: Sequence[Change]) -> list[Told]:
-    """Return the rows of history of *changes*, whose records have the ids *located*."""
+def history_writes(located: Sequence[int | None], changes: Sequence[Change]) -> list[HistoryWrite]:
+    """Return the rows of history that *changes* write; *located* has the ids of their records."""
     return [
         (id_, key, row)
         for id_, change in zip(located, changes, strict=True)
-        if change.history and id_ is not None and (key := _home(change)) is not None
+        if change.history and id_ is not None and (key := _history_key(change)) is not None
         for row in change.history
     ]
 
 
 def same_lease(before: Record, after: Record) -> bool:
-    """Say whether a swap leaves the stored lease as it is, since it is one that both know."""
+    """Return whether a swap leaves the stored lease as it is, since both records have that lease, or none."""
     if before.lease is None or after.lease is None:
         return before.lease is after.lease
     return before.lease.id == after.lease.id
 
 
-def _home(change: Change) -> Key | None:
-    """Return whose history *change* tells; None for one that goes with the record that it is of."""
+def _history_key(change: Change) -> Key | None:
+    """Return the key whose history *change* writes; None if that history is deleted with its record."""
     record = change.after or change.before
     assert record is not None
     key = change.history_of or record.key

@@ -1,4 +1,4 @@
-"""Turns the rows of servers that speak SQL into records."""
+"""Turns the rows of SQL servers into records."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pyncette.core.record import Key, Lease, Partition, Record
 from pyncette.store.base import Counted
 from pyncette.store.codec import PoisonedRecordError, decode_record, log_poisoned
 
-PLACE: Final = 18
-"""Where the answer to one of several questions says which one it answers, counted from 1."""
+POSITION: Final = 18
+"""The column after those of a record. It holds the position of the key that was asked for, counted from 1."""
 
-_key = partial(tuple.__new__, Key)  # half the time of calling the class, and a claim makes many
+# perf: half the time of calling the class, and a claim makes hundreds. test_rows.py checks the order of the fields.
+_key = partial(tuple.__new__, Key)
 _claimable_at = itemgetter(11)
 
 
 def record_of(row: Sequence[Any], partition: Partition) -> Record | None:
-    """Return the record that stands in *row*, or None, logged, if it cannot be read."""
+    """Return the record in *row*. A record that cannot be read is logged, and None."""
     (
         id_, _, task, instance, occurrence, spec, state, version, fence, due_at, since,
         claimable_at, length, attempt, began_at, lease_until, lease_id, holder,
-    ) = row[:PLACE]  # fmt: skip
+    ) = row[:POSITION]  # fmt: skip
     lease = None if lease_id is None else Lease(lease_id, holder, lease_until)
     key = Key(partition, task, instance, occurrence)
     try:
@@ -39,7 +40,7 @@ def record_of(row: Sequence[Any], partition: Partition) -> Record | None:
 def claimed_records(
     rows: list[Any], partition_of: Mapping[int, Partition], lease_id: str, holder: str, now: Instant
 ) -> list[Record]:
-    """Return the records of a claim that can be read, soonest first."""
+    """Return the records of a claim, soonest first, without those that cannot be read."""
     rows.sort(key=_claimable_at)
     leases: dict[Duration, Lease] = {}
     records = []
@@ -60,8 +61,13 @@ def claimed_records(
     return records
 
 
-def counted(row: Sequence[int], task: str | None, limit: int) -> Counted:
-    """Return what a count told: the due, of how many; the leased, of how many further ones; the instances, of how many names."""
-    due, due_seen, leased, further_seen, total, named = row
-    exact = max(due_seen, further_seen) < limit
-    return Counted(due, min(leased, limit), exact, None if task is None or named > limit else total)
+def counted(numbers: Sequence[int], task: str | None, limit: int) -> Counted:
+    """
+    Return what *numbers* of a count mean, of which at most *limit* were read each.
+
+    They are: the due, and the records read for that; the leased, and the further records read for that; the instances,
+    and the names read for that.
+    """
+    due, due_read, leased, further_read, total, names_read = numbers
+    exact = max(due_read, further_read) < limit
+    return Counted(due, min(leased, limit), exact, None if task is None or names_read > limit else total)
