@@ -49,6 +49,7 @@ def main() -> None:
     # What our app.main() does for a process of its own; here on both sides, since both are started without it.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    sys.setswitchinterval(0.0005)
     print(json.dumps(uvloop.run(MEASUREMENTS[arguments.measurement](arguments))), flush=True)
 
 

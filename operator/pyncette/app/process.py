@@ -30,6 +30,14 @@ being_loaded: ContextVar[bool] = ContextVar("being_loaded", default=False)
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 20)
 """Objects made before cycles are looked for among the youngest; and how many such looks before the older ones' turn."""
 
+SWITCH_SECONDS: Final = 0.0005
+"""
+How long a thread may run Python before it yields to another thread that is ready. Python's own interval is 5 ms.
+
+The thread of SQLite waits for the lock of the interpreter after each call, while the event loop is busy. With 5 ms a worker
+makes 8,800 runs a second instead of 40,000.
+"""
+
 INTERRUPTED: Final = 130
 """What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
 
@@ -101,6 +109,7 @@ async def run_context(
         try:
             async with create() as context:
                 _calm_collector()
+                sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
                 stopping.begun(context)
                 await context.run()
         except asyncio.CancelledError:

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,14 +34,6 @@ BUSY_PAUSE_SECONDS: Final = 0.002
 """
 How long to wait before the next try, at most. SQLite's own waiting, which grows to a tenth of a second, would starve
 beside a busy process, which leaves the database alone for moments only.
-"""
-
-SWITCH_SECONDS: Final = 0.0005
-"""
-After how long a thread that runs Python hands over to one that waits for it, as long as a database is open.
-
-The thread of the database waits for Python's lock after each call of SQLite. With the usual 5 ms, and a loop that is
-busy, these waits are what a batch takes: 8,800 runs a second instead of 40,000.
 """
 
 CHECKPOINT_PAGES: Final = 16000
@@ -80,31 +71,6 @@ class Session:
     def write(self, text: str, parameters: Sequence[Any] = ()) -> int:
         """Return how many rows were written."""
         return self._connection.execute(text, parameters).rowcount
-
-
-class _QuickSwitching:
-    """Lets threads hand over quickly for as long as one of its users is inside; the interval is one for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._usual = 0.0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._usual = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._usual, SWITCH_SECONDS))
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                sys.setswitchinterval(self._usual)
-
-
-_SWITCHING: Final = _QuickSwitching()
 
 
 class _Job(NamedTuple):
@@ -186,10 +152,9 @@ class _Worker:
 
     def run(self) -> None:
         try:
-            with _SWITCHING:
-                while not self._ends:
-                    jobs = [job for job in self._waiting() if not job.future.cancelled()]
-                    _answer(jobs, self._outcomes(jobs))
+            while not self._ends:
+                jobs = [job for job in self._waiting() if not job.future.cancelled()]
+                _answer(jobs, self._outcomes(jobs))
         finally:
             self._disconnect()
 

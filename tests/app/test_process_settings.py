@@ -1,0 +1,26 @@
+"""The entry of a worker process, and nothing else, changes settings of the interpreter."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import asyncio, gc, sys
+from contextlib import asynccontextmanager
+from pyncette.app.process import run_context
+
+class Running:
+    async def run(self):
+        print(sys.getswitchinterval(), gc.get_threshold()[0])
+
+@asynccontextmanager
+async def create():
+    yield Running()
+
+asyncio.run(run_context(create))
+"""
+
+
+def test_a_worker_process_switches_threads_and_collects_garbage_as_a_worker_needs():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["0.0005", "50000"]
