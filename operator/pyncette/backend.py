@@ -13,6 +13,6 @@ def backend_repository(*, backend_url: str) -> Store:
     Return a store at *backend_url*, which is what `PYNCETTE_BACKEND` may say: `sqlite:///schedules.sqlite`,
     `postgresql://user:password@host/database`, `redis://host/0?namespace=shop:`, `mysql://…`, `dynamodb://region/table`.
 
-    Raises ConfigurationError for a URL that cannot be meant, or whose extra is not installed.
+    Raises ConfigurationError for an invalid URL, or whose extra is not installed.
     """
     return read_backend(backend_url).new_store()

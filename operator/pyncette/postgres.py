@@ -24,7 +24,7 @@ def postgres_repository(
     Return a store in the tables that belong to *postgres_table_name*, of the database at *postgres_url*.
 
     They are created where they are missing, unless *postgres_skip_table_create* says that `pyncette migrate` did.
-    Raises ConfigurationError for a URL that cannot be meant, and a name that holds more than lower-case letters, digits
+    Raises ConfigurationError for an invalid URL, and a name that holds more than lower-case letters, digits
     and underscores.
     """
     try:

@@ -17,6 +17,6 @@ def redis_repository(*, redis_url: str, redis_namespace: str = "", redis_timeout
     Return a store under keys that begin with *redis_namespace*, on the server or servers at *redis_url*.
 
     A server that does not answer within *redis_timeout* seconds is unavailable.
-    Raises ConfigurationError for a URL that cannot be meant.
+    Raises ConfigurationError for an invalid URL.
     """
     return RedisStore(redis_url, redis_namespace or None, timeout=redis_timeout)

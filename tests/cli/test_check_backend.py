@@ -99,7 +99,7 @@ def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, wi
         postgres.execute(f"DROP ROLE {role}")
 
     assert (code, works) == (1, ALL[: ALL.index("create")])
-    assert "lets this user not do it: permission denied for" in told
+    assert "permission denied: permission denied for" in told
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_a_file_without_a_url_is_told_with_its_name_and_without_what_it_holds(tm
 
     message = refusal({"PYNCETTE_BACKEND_FILE": str(file)})
 
-    assert message.startswith(f"PYNCETTE_BACKEND_FILE: {file} holds no URL of a backend: write sqlite:///")
+    assert message.startswith(
+        f"PYNCETTE_BACKEND_FILE: {file} does not contain the URL of a backend: write sqlite:///"
+    )
     assert "hunter2" not in message
 
 
@@ -159,7 +161,7 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
 
 def test_a_misspelt_backend_is_told_with_the_nearest_name():
     assert refusal(backend="postgressql://u@h/d") == (
-        "--backend: there is no backend postgressql; did you mean postgresql?"
+        "--backend: unknown backend postgressql; did you mean postgresql?"
     )
 
 
@@ -206,10 +208,10 @@ def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("sqlite:///a.db?tablename=x", "there is no parameter tablename; did you mean table_name?"),
+        ("sqlite:///a.db?tablename=x", "unknown parameter tablename; did you mean table_name?"),
         ("sqlite:///a.db?mode=ro", "the one parameter of sqlite:/// is table_name"),
         ("sqlite:///a.db?table_name=A-b", "table_name must be 1 to 48 lower-case letters"),
-        ("postgresql://u@h/d?table_nam=x", "there is no parameter table_nam; did you mean table_name?"),
+        ("postgresql://u@h/d?table_nam=x", "unknown parameter table_nam; did you mean table_name?"),
         ("postgresql://u@h/d?ssl_mode=require", "did you mean sslmode?"),
         ("postgresql://u@h/d?sslmode=bogus", "its sslmode can be disable, allow, prefer, require,"),
         ("postgresql://u:hunter2@:5432/d", "there is no host before its port"),

@@ -426,7 +426,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
     sentence = refused("tasks", "--backend", f"sqlite:///{tmp_path}/notes.txt", code=ExitCode.BACKEND)
 
-    assert "is a file of another kind" in sentence
+    assert "is not an SQLite database" in sentence
 
 
 def test_a_server_that_does_not_answer_is_told_without_the_password():

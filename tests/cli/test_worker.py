@@ -365,7 +365,7 @@ def test_two_workers_share_one_file(jobs):
     ("args", "variables", "code", "message"),
     [
         ((), {"PYNCETTE_BACKEND": ""}, 2, "no backend is said: set PYNCETTE_BACKEND or --backend"),
-        (("--backend", "oracle://:hunter2@h"), {}, 2, "--backend: there is no backend oracle"),
+        (("--backend", "oracle://:hunter2@h"), {}, 2, "--backend: unknown backend oracle"),
         (("--backend", "sqlite:////nowhere/to/be/tasks.db"), {}, 3, "/nowhere/to/be"),
         (("--concurrency", "none"), {}, 2, "--concurrency: it must be a whole number"),
         ((), {"PYNCETTE_BACKEND": "postgresql://u:hunter2@127.0.0.1:9/d"}, 3, "127.0.0.1:9"),

@@ -376,7 +376,7 @@ BACKENDS = {
 
 
 def test_a_backend_that_is_away_is_reported_with_the_error_of_the_log():
-    fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
+    fault = 'PostgreSQL at db:5432/x: authentication failed: password authentication failed for user "shop"'
 
     said = told(access=Access.DOWN, members=None, fault=fault)
 

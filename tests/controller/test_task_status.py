@@ -631,7 +631,7 @@ def test_a_task_without_a_worker_points_to_the_problem_of_its_pool():
 
 
 def test_a_backend_that_cannot_be_used_is_reported_with_the_error_of_the_log():
-    fault = 'PostgreSQL at db:5432/x lets us not in: password authentication failed for user "shop"'
+    fault = 'PostgreSQL at db:5432/x: authentication failed: password authentication failed for user "shop"'
     task = down(Scene()).to_pool(fault=fault).look()
 
     assert fault in task.condition("Ready").message

@@ -83,7 +83,7 @@ def test_workers_end_rather_than_wait_on_a_redis_that_came_back_without_its_reco
     own_server.restart()
 
     assert worker.wait(60) != 0
-    assert "are not there: run `pyncette migrate`" in worker.log
+    assert "are missing: run `pyncette migrate`" in worker.log
 
 
 @pytest.mark.timeout(300)

@@ -50,7 +50,7 @@ async def test_a_registered_backend_is_opened_by_its_scheme(their_distribution):
 
 
 def test_a_misspelt_scheme_is_told_the_nearest_one_of_all_that_are_registered(their_distribution):
-    with pytest.raises(ConfigurationError, match="there is no backend shelv; did you mean shelf"):
+    with pytest.raises(ConfigurationError, match="unknown backend shelv; did you mean shelf"):
         read_backend("shelv://top")
 
 

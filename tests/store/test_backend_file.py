@@ -38,11 +38,11 @@ def test_a_file_says_what_the_url_in_it_says(file, text):
         (b"\n", "it is empty"),
         (b"hunter2", "write sqlite:///"),
         (b"hunter2://host/db", "write sqlite:///"),
-        (b"postgresql://user:hunter2@host/db\nhunter2", "it is to hold the URL, and nothing else"),
+        (b"postgresql://user:hunter2@host/db\nhunter2", "it must contain the URL and nothing else"),
         (b"postgresql://user:hunter2#@host:port/db", "percent-encoded"),
         (b"redis://host/0?password=hunter2", "an option that nobody knows"),
-        (b"\xff\xfehunter2", "it is no text"),
-        (b"postgresql://user:hunter2@host/" + b"x" * BYTES_MAX, "it is to hold the URL"),
+        (b"\xff\xfehunter2", "not valid UTF-8"),
+        (b"postgresql://user:hunter2@host/" + b"x" * BYTES_MAX, "it must contain the URL"),
     ],
 )
 def test_what_holds_no_url_is_refused_and_not_repeated(file, content, told):
@@ -51,7 +51,7 @@ def test_what_holds_no_url_is_refused_and_not_repeated(file, content, told):
     with pytest.raises(ConfigurationError) as refused:
         read_backend_file(str(file))
 
-    assert str(refused.value).startswith(f"{file} holds no URL of a backend: ")
+    assert str(refused.value).startswith(f"{file} does not contain the URL of a backend: ")
     assert told in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
@@ -70,17 +70,19 @@ def test_what_stands_there_later_is_found_by_whoever_asks_again(file):
     backend = holding(file, HERE.format("one"))
     file.write_text(HERE.format("two"))
 
-    later = backend.renewed()
+    later = backend.with_current_credentials()
 
     assert (backend.url, later.url) == (HERE.format("one"), HERE.format("two"))
     file.write_text(HERE.format("three"))
-    assert later.renewed().url == backend.renewed().url == HERE.format("three")
+    assert (
+        later.with_current_credentials().url == backend.with_current_credentials().url == HERE.format("three")
+    )
 
 
 def test_what_is_read_from_no_file_stays_as_it_is():
     backend = read_backend(HERE.format("one"))
 
-    assert backend.renewed() is backend
+    assert backend.with_current_credentials() is backend
 
 
 @pytest.mark.parametrize(
@@ -94,14 +96,14 @@ def test_a_file_that_is_of_no_use_for_a_moment_leaves_what_it_said_and_is_told_o
     else:
         file.write_bytes(content)
 
-    found = [backend.renewed() for _ in range(3)]
+    found = [backend.with_current_credentials() for _ in range(3)]
     file.write_text(HERE.format("two"))
 
     assert [one.url for one in found] == [HERE.format("one")] * 3
-    assert backend.renewed().url == HERE.format("two")
+    assert backend.with_current_credentials().url == HERE.format("two")
     assert [record.message for record in caplog.records] == [
-        "the file of the backend is of no use; what it said before still counts",
-        "the file of the backend says other credentials now",
+        "could not use the file of the backend; using the URL that it had before",
+        "read new credentials from the file of the backend",
     ]
     assert "hunter" not in str([record.__dict__ for record in caplog.records])
 
@@ -118,7 +120,7 @@ def test_a_secret_that_kubernetes_replaces_is_followed(tmp_path):
     (tmp_path / "..turned").symlink_to("two")
     (tmp_path / "..turned").rename(tmp_path / "..data")
 
-    assert backend.renewed().url == HERE.format("two")
+    assert backend.with_current_credentials().url == HERE.format("two")
 
 
 # --- Credentials that change -----------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ async def test_a_password_that_was_changed_works_without_a_restart_once_the_file
         await create(store, record)
 
         server.change("two")
-        with pytest.raises(StoreRefusedError, match="lets us not in"):
+        with pytest.raises(StoreRefusedError, match="authentication failed"):
             await until_it_connects_again(store)
         file.write_text(server.url("two"))
 

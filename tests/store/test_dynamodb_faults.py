@@ -229,9 +229,7 @@ async def test_what_a_worker_needs_is_enough_and_no_more_than_it_needs(gate, gua
     for action in sorted(needed):
         gate.denied = {action}
         (told,) = await refusals(guarded_url)
-        assert (
-            f"lets this user not do it: User: worker is not authorized to perform: dynamodb:{action}" in told
-        )
+        assert f"permission denied: User: worker is not authorized to perform: dynamodb:{action}" in told
 
 
 async def test_a_reader_can_look_and_cannot_write(gate, guarded_url):
@@ -448,7 +446,7 @@ async def test_a_table_of_somebody_elses_is_left_alone(dynamodb, dynamodb_url):
         BillingMode="PAY_PER_REQUEST",
     )
 
-    with pytest.raises(SchemaError, match="is not of this program: choose another dynamodb_table_name"):
+    with pytest.raises(SchemaError, match="was not created by Pyncette: choose another dynamodb_table_name"):
         async with opened(dynamodb_url):
             pass
 

@@ -28,7 +28,7 @@ class World:
         self.pass_(trip / 2)
         date = formatdate((self.own + self.ahead) // SECOND, usegmt=True)
         self.pass_(trip / 2)
-        self.clock.hear(date, asked_at, self.clock.monotonic())
+        self.clock.observe(date, asked_at, self.clock.monotonic())
 
     @property
     def error(self) -> float:
@@ -88,6 +88,6 @@ def test_clocks_that_run_apart_do_not_look_like_a_step():
 def test_an_answer_without_a_date_tells_nothing(date):
     world = World(ahead=30)
 
-    world.clock.hear(date, 0, 1)
+    world.clock.observe(date, 0, 1)
 
     assert world.clock.now() == world.own

@@ -403,7 +403,7 @@ async def test_a_wrong_password_is_told_without_it(url):
         async with MysqlStore(read_address(url)._replace(password="secret")):
             pass
 
-    assert_is_one_sentence(told.value, "Access denied for user", "Check user and password")
+    assert_is_one_sentence(told.value, "Access denied for user", "Check the user and the password")
 
 
 async def test_a_missing_database_is_told(server, url):

@@ -50,11 +50,11 @@ def test_no_part_of_a_url_that_opens_a_backend_is_shown(password, form, words):
 @pytest.mark.parametrize(
     "words",
     [
-        'PostgreSQL at db.example:5432/shop lets us not in: password authentication failed for user "shop". Check the user',
-        "MySQL at db/shop lets us not in: Access denied for user 'shop'@'10.0.0.1' (using password: YES). Check user and password",
-        "Redis at cache:6379/0 lets us not in: invalid username-password pair or user is disabled. Check user and password",
-        "DynamoDB table jobs lets us not in: The security token included in the request is invalid. Check the credentials",
-        "SQLite database /data/jobs.db cannot be written: grant the right to the file and its folder",
+        'PostgreSQL at db.example:5432/shop: authentication failed: password authentication failed for user "shop". Check the user',
+        "MySQL at db/shop: authentication failed: Access denied for user 'shop'@'10.0.0.1' (using password: YES). Check the user and the password",
+        "Redis at cache:6379/0: authentication failed: invalid username-password pair or user is disabled. Check the user and the password",
+        "DynamoDB table jobs: authentication failed: The security token included in the request is invalid. Check the credentials",
+        "SQLite database /data/jobs.db: permission denied: grant the right to write the file and its folder",
     ],
 )
 def test_what_helps_is_kept(words):

@@ -312,7 +312,7 @@ async def test_an_index_that_was_evicted_is_made_anew(server, url, store, caplog
     assert got == [f"{n:02}" for n in range(5, 20)]
     assert counts(server, url) == (20, 20, 20)
     assert len(await store.scan(HERE, "task", None, 100)) == 20
-    assert "what is filed is not what is there" in caplog.text
+    assert "does not match its records" in caplog.text
     assert len(await claim(store, limit=20, now=T0 + 30 + LEASE, lease_id="later")) == 20
 
 

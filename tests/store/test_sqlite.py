@@ -392,7 +392,7 @@ async def test_a_foreign_table_of_that_name_is_left_alone(path):
     with opened(path) as connection:
         connection.execute("CREATE TABLE pyncette_tasks (name TEXT)")
 
-    with pytest.raises(SchemaError, match="not of this program: choose another table name"):
+    with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
         async with SqliteStore(path):
             pass
 
@@ -414,7 +414,7 @@ async def test_a_path_that_cannot_be_opened_is_one_clear_sentence(tmp_path, what
     path, says = {
         "no folder": (tmp_path / "missing" / "a.db", f"does not exist: create {tmp_path / 'missing'}"),
         "a folder": (tmp_path, "is a folder: name a file in it"),
-        "another kind of file": (tmp_path / "text", "is a file of another kind: name another"),
+        "another kind of file": (tmp_path / "text", "is not an SQLite database: name another file"),
     }[what]
 
     with pytest.raises(StoreRefusedError) as caught:
@@ -436,7 +436,7 @@ async def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path_fa
     told, _ = process("open_unprivileged", folder / "a.db").communicate(timeout=30)
 
     assert told == (
-        f"StoreRefusedError: the SQLite database {folder / 'a.db'} cannot be written:"
+        f"StoreRefusedError: the SQLite database {folder / 'a.db'}: permission denied:"
         " grant the right to the file and its folder\n"
     )
 

@@ -1,4 +1,4 @@
-"""Reads the URL that names a backend: its scheme says who takes it from there, one of ours or somebody else's."""
+"""Reads the URL of a backend. Its scheme selects a built-in backend, or one that another distribution registers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyncette.store.schema import TABLE, Migrated, check_table_name
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
 GROUP: Final = "pyncette.backends"
-"""Where distributions register backends: the name of an entry point is a scheme, what it loads makes a `Backend` of a URL."""
+"""The group of entry points for backends. The name of one is a scheme; it loads a callable from URL to `Backend`."""
 
 BUILT_IN: Final = {
     scheme: EntryPoint(scheme, value, GROUP)
@@ -42,64 +42,64 @@ BUILT_IN: Final = {
         "dynamodb": "pyncette.store.dynamodb.backend:DynamoBackend",
     }.items()
 }
-"""Ours come by the same door. They are written down here, since looking for entry points takes longer than all else."""
+"""The built-in backends, as entry points too. They are listed here since a search of entry points is slow."""
 
 TABLE_NAME: Final = "table_name"
-"""The parameter of a URL that says what the names of tables begin with."""
+"""The parameter of a URL for the prefix of all table names."""
 
 
 class Backend(ABC):
     """
-    Where records are to be kept, as a URL names it. Printed, it shows no password.
+    The place of records that a URL names. Its text shows no password.
 
-    Making one raises ConfigurationError if *url* cannot be meant; the message repeats nothing that may be a password.
+    The constructor raises ConfigurationError for an invalid *url*, with a message that repeats nothing of a password.
     """
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
-        """As it was given, password included."""
+        """The URL as given, password included."""
         self.table: str = TABLE
-        """What the names of its tables begin with, where it has tables."""
-        self.again: Callable[[], Backend] | None = None
-        """Tells it anew, where its URL stands in a file; see `backend_file`."""
+        """The prefix of the names of its tables, if it has tables."""
+        self.reread: Callable[[], Backend] | None = None
+        """Reads the URL again, if it is in a file; see `backend_file`."""
 
-    def renewed(self) -> Self:
+    def with_current_credentials(self) -> Self:
         """
-        Return this backend with the credentials that count now: a store asks for them at each connect.
+        Return this backend with the credentials that are valid now, for a new connection to the same place.
 
-        It is the same place, seen by whoever may see it now. Can be called from any thread.
+        It may be called from any thread.
         """
-        if self.again is None:
+        if self.reread is None:
             return self
-        renewed = self.again()
-        assert isinstance(renewed, type(self))
-        return renewed
+        current = self.reread()
+        assert isinstance(current, type(self))
+        return current
 
     @property
     def in_memory(self) -> bool:
-        """Whether nothing survives the process, and no other process can take part."""
+        """True if records end with the process, and no other process can use them."""
         return False
 
     @property
     def absence(self) -> str:
-        """What there is not, if nobody can have written there yet; empty if somebody may have."""
+        """What is missing, such as a file, if nothing can have been written yet; else empty."""
         return ""
 
     @abstractmethod
     def new_store(self, *, create: bool = True) -> Store:
         """
-        Make a store for it, not opened yet; with *create* it makes tables where there are none.
+        Return a store that is not opened yet. With *create* it creates missing tables.
 
         Raises ConfigurationError if its driver is not installed.
         """
 
     @property
-    def tables_told(self) -> str:
-        """What people are told of its tables, behind all else: nothing, if they have the usual name."""
+    def tables_suffix(self) -> str:
+        """The name of its tables, as the last part of its text; empty for the default name."""
         return "" if self.table == TABLE else f" (tables {self.table})"
 
     async def migrate(self) -> Migrated:
-        """Bring what it keeps to the schema of this release, and create it where there is none. Raises StoreError."""
+        """Migrate the schema to that of this release, or create it. Raises StoreError."""
         try:
             async with self.new_store(create=False):
                 return Migrated(SCHEMA_VERSION, SCHEMA_VERSION)
@@ -108,16 +108,16 @@ class Backend(ABC):
                 return Migrated(0, SCHEMA_VERSION)
 
     async def concerns(self) -> Sequence[str]:
-        """Return a sentence on each setting of the backend that may cost records, as far as it tells. Raises StoreError."""
+        """Return a sentence on each known setting of the backend that may lose records. Raises StoreError."""
         return ()
 
     async def servers(self) -> Sequence[str]:
-        """Return what its servers say they are, such as `Valkey 9.1.2`, as far as they tell. Raises StoreError."""
+        """Return the products and versions of its servers, such as `Valkey 9.1.2`, as far as known. Raises StoreError."""
         return ()
 
     @abstractmethod
     def __str__(self) -> str:
-        """Return what people are told, such as `PostgreSQL at db.example:5432/shop`."""
+        """Return the text for people, such as `PostgreSQL at db.example:5432/shop`."""
 
     def __repr__(self) -> str:
         return f"<Backend {self}>"
@@ -130,27 +130,27 @@ class Backend(ABC):
 
 
 def read_backend(url: str) -> Backend:
-    """Return what *url* names. Raises ConfigurationError, whose message repeats nothing that may be a password."""
+    """Return the backend of *url*. Raises ConfigurationError, whose message repeats nothing of a password."""
     url = url.strip()
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise ConfigurationError(f"it is no URL; write {EXAMPLES}")
+        raise ConfigurationError(f"not a valid URL; write {EXAMPLES}")
     backend = _registered(scheme.lower()).load()(url)
     assert isinstance(backend, Backend)
     return backend
 
 
 def is_scheme(text: str) -> bool:
-    """Say whether URLs that begin with *text* name a backend."""
+    """Return whether *text* is the scheme of a backend."""
     return text.lower() in BUILT_IN or text.lower() in entry_points(group=GROUP).names
 
 
 def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
     """
-    Return *url* without its parameter `table_name`, and the name that it gives, or else the usual one.
+    Return *url* without its parameter `table_name`, and the value of that, or the default.
 
-    Raises ConfigurationError if that cannot be the name of tables, or if another parameter is spelt much like it, or
-    like one of *others*, but is none.
+    Raises ConfigurationError for an invalid name of tables, and for a parameter that looks like a misspelt `table_name`
+    or one of *others*.
     """
     rest, mark, query = url.partition("?")
     given = dict(part.partition("=")[::2] for part in query.split("&")) if mark else {}
@@ -158,7 +158,7 @@ def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
     for name in given:
         close = nearest(name, known, similarity=0.8)
         if name not in known and close:
-            raise ConfigurationError(f"there is no parameter {name}; did you mean {close}?")
+            raise ConfigurationError(f"unknown parameter {name}; did you mean {close}?")
     if TABLE_NAME not in given:
         return url, TABLE
     table = unquote(given[TABLE_NAME])
@@ -169,7 +169,7 @@ def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def needing(driver: str, product: str, extra: str) -> Iterator[None]:
-    """Turn a missing *driver* into a ConfigurationError that says which *extra* brings it."""
+    """Turn a missing *driver* into a ConfigurationError that names the *extra* to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -181,11 +181,11 @@ def needing(driver: str, product: str, extra: str) -> Iterator[None]:
 
 
 def _registered(scheme: str) -> EntryPoint:
-    """Return who reads URLs of *scheme*. Raises ConfigurationError if nobody does."""
+    """Return the entry point of *scheme*. Raises ConfigurationError if there is none."""
     if scheme in BUILT_IN:
         return BUILT_IN[scheme]
     others = {other.name: other for other in entry_points(group=GROUP)}
     if scheme in others:
         return others[scheme]
-    mend = did_you_mean(scheme, [*BUILT_IN, *others], f"write {EXAMPLES}")
-    raise ConfigurationError(f"there is no backend {scheme}; {mend}")
+    fix = did_you_mean(scheme, [*BUILT_IN, *others], f"write {EXAMPLES}")
+    raise ConfigurationError(f"unknown backend {scheme}; {fix}")

@@ -1,4 +1,4 @@
-"""Reads the URL of a backend from a file, and again whenever a store connects, so that a new password needs no restart."""
+"""Reads the URL of a backend from a file for each new connection, so that a new password needs no restart."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from pyncette.store.backend import EXAMPLES, Backend, is_scheme, read_backend
 logger = logging.getLogger(__name__)
 
 BYTES_MAX: Final = 16 * 1024
-"""Longer than any URL. Who names another file by mistake is not to wait until it is read."""
+"""Longer than any URL. A file that is named by mistake may be large."""
 
 
 def read_backend_file(path: str) -> Backend:
     """
-    Return the backend whose URL stands in the file *path*, to be read again at each connect.
+    Return the backend whose URL is in the file *path*, which is read again for each new connection.
 
-    Blanks and line ends around the URL do not count. Raises ConfigurationError, whose message repeats nothing of the file.
+    White space around the URL is ignored. Raises ConfigurationError, whose message repeats nothing of the file.
     """
     return _File(Path(path)).first()
 
 
 class _File:
-    """A file with a URL, and what it said when it was last fit to be read."""
+    """A file with a URL, and the last valid backend that was read from it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._latest: Backend | None = None
-        self._trouble = ""
+        self._problem = ""
 
     def first(self) -> Backend:
-        return self._taken(self._read())
+        return self._accept(self._read())
 
-    def again(self) -> Backend:
-        """Return what the file says now, or said last if that is of no use: it may be being replaced just now."""
+    def reread(self) -> Backend:
+        """Return the backend in the file, or the last valid one: the file may be being replaced at this moment."""
         assert self._latest is not None
         try:
-            said = self._read()
-            _check_place(said, self._latest)
+            backend = self._read()
+            _check_place(backend, self._latest)
         except ConfigurationError as error:
-            self._complain(str(error))
+            self._warn(str(error))
             return self._latest
-        self._trouble = ""
-        if said == self._latest:
+        self._problem = ""
+        if backend == self._latest:
             return self._latest
-        logger.info("the file of the backend says other credentials now", extra={"file": str(self._path)})
-        return self._taken(said)
+        logger.info("read new credentials from the file of the backend", extra={"file": str(self._path)})
+        return self._accept(backend)
 
-    def _taken(self, backend: Backend) -> Backend:
-        backend.again = self.again
+    def _accept(self, backend: Backend) -> Backend:
+        backend.reread = self.reread
         self._latest = backend
         return backend
 
-    def _complain(self, trouble: str) -> None:
-        """Say it once: a store that cannot connect asks again and again."""
-        if trouble != self._trouble:
+    def _warn(self, problem: str) -> None:
+        """Log *problem* once: a store that cannot connect rereads the file again and again."""
+        if problem != self._problem:
             logger.warning(
-                "the file of the backend is of no use; what it said before still counts",
-                extra={"file": str(self._path), "error": trouble},
+                "could not use the file of the backend; using the URL that it had before",
+                extra={"file": str(self._path), "error": problem},
             )
-        self._trouble = trouble
+        self._problem = problem
 
     def _read(self) -> Backend:
         try:
@@ -73,7 +73,7 @@ class _File:
         try:
             return read_backend(_url_in(content))
         except ConfigurationError as error:
-            raise ConfigurationError(f"{self._path} holds no URL of a backend: {error}") from None
+            raise ConfigurationError(f"{self._path} does not contain the URL of a backend: {error}") from None
 
 
 def _url_in(content: bytes) -> str:
@@ -81,19 +81,19 @@ def _url_in(content: bytes) -> str:
     try:
         text = content.decode().strip()
     except UnicodeDecodeError:
-        raise ConfigurationError("it is no text") from None
+        raise ConfigurationError("not valid UTF-8") from None
     if not text:
         raise ConfigurationError("it is empty")
     if len(content) > BYTES_MAX or len(text.splitlines()) > 1:
-        raise ConfigurationError("it is to hold the URL, and nothing else")
-    # What has no scheme, or none that is known, may be just a password: so it is not repeated.
+        raise ConfigurationError("it must contain the URL and nothing else")
+    # Text without a known scheme may be a password, so the message does not repeat it.
     scheme, separator, _ = text.partition("://")
     if not separator or not is_scheme(scheme):
         raise ConfigurationError(f"write {EXAMPLES}")
     return text
 
 
-def _check_place(said: Backend, latest: Backend) -> None:
-    """Raise ConfigurationError if *said* is elsewhere: one worker cannot have one half of its records here and one there."""
-    if type(said) is not type(latest) or str(said) != str(latest):
-        raise ConfigurationError(f"it no longer names {latest}, but another place: that takes a restart")
+def _check_place(backend: Backend, latest: Backend) -> None:
+    """Raise ConfigurationError if *backend* is another place: a worker cannot split its records between two places."""
+    if type(backend) is not type(latest) or str(backend) != str(latest):
+        raise ConfigurationError(f"it names another place than {latest}: restart to use it")

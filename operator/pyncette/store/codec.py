@@ -1,4 +1,4 @@
-"""Turns what a store keeps as text (specs, states, rows of history) into values, and back."""
+"""Encodes specs, states and rows of history as text, and decodes them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from pyncette.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-# Made once: an encoder or decoder costs more to make than to use.
+# Made once: to make an encoder or decoder takes longer than to use it.
 _encode = msgspec.json.Encoder().encode
 _decode_spec = msgspec.json.Decoder(Spec).decode
 _decode_state = msgspec.json.Decoder(State).decode
 _decode_run = msgspec.json.Decoder(Run).decode
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, TypeError)
-"""What decoding raises for text that is no JSON, no UTF-8, of another shape, or no text at all."""
+"""What decoding raises for invalid JSON or UTF-8, for JSON of another shape, and for values that are not text."""
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
 class PoisonedRecordError(StoreError):
-    """What is stored for *key* cannot be read. It never leaves a store: that record is left out, and logged."""
+    """The stored text of *key* cannot be decoded. It never leaves a store: the record is skipped and logged."""
 
     def __init__(self, key: Key, why: object) -> None:
-        super().__init__(f"What is stored for {key} cannot be read: {why}")
+        super().__init__(f"The stored text of {key} cannot be decoded: {why}")
         self.key = key
 
 
 def log_poisoned(error: PoisonedRecordError) -> None:
-    """Say once more that a record is left out: whoever mends it looks for this line."""
+    """Log that a record was skipped."""
     logger.error(
-        "record left out, it cannot be read",
+        "skipped a record that cannot be read",
         extra={"partition": error.key.partition, "record": str(error.key), "error": str(error)},
     )
 

@@ -199,7 +199,7 @@ class OpenBackend:
         """Yield the URL of the last attempt to connect, and the current one."""
         if self._opened is not None:
             yield self._opened.url
-            yield self._opened.renewed().url
+            yield self._opened.with_current_credentials().url
 
 
 _IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")

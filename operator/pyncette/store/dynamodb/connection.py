@@ -1,4 +1,4 @@
-"""Requests to DynamoDB: retried while it asks for that, given up when it does not answer; its errors become ours."""
+"""Requests to DynamoDB, retries while it defers them, and what its errors mean to the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-# They come without types; the stubs that there are describe clients for each service, which are not used here.
+# These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import get_session  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
@@ -30,15 +30,15 @@ from pyncette.store.dynamodb.server_time import DateClock
 from pyncette.store.dynamodb.writes import Delete, Put, Update, Write, request, statement
 
 CONNECTIONS_MAX: Final = 16
-"""Requests under way at once: as many as keep the network busy, and few enough for one process to keep up with."""
+"""Requests in flight at once: enough to keep the network busy, and few enough for one process to handle."""
 
 CONNECT_SECONDS: Final = 5.0
 
 ANSWER_SECONDS: Final = 12.0
-"""A request takes milliseconds. Without an answer by then the service is out of reach."""
+"""A request takes milliseconds. A service that has not answered by then is unreachable."""
 
 ATTEMPTS_MAX: Final = 12
-"""With the pauses between them some eight seconds: DynamoDB takes longer to add capacity, but a worker asks again."""
+"""About eight seconds with the pauses. DynamoDB takes longer to add capacity, but a worker tries again."""
 
 PAUSE_SECONDS: Final = 0.025
 PAUSE_SECONDS_MAX: Final = 2.0
@@ -46,7 +46,7 @@ PAUSE_SECONDS_MAX: Final = 2.0
 STATEMENTS_MAX: Final = 25
 KEYS_MAX: Final = 100
 ITEMS_MAX: Final = 100
-"""What DynamoDB takes in one batch of statements, one batch of keys, and one transaction."""
+"""The limits of DynamoDB for one batch of statements, one batch of keys, and one transaction."""
 
 _DRIVER_ERRORS: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError, TimeoutError)
 
@@ -62,13 +62,13 @@ _LATER: Final = frozenset(
         "LimitExceeded",
     }
 )
-"""It was not done, and the same may work in a moment."""
+"""The request was not carried out, and the same request may work in a moment."""
 
 _LOST: Final = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
 
 _BROKEN: Final = frozenset({"InternalServerError", "InternalFailure", "ServiceUnavailable"})
 
-_LETS_US_NOT_IN: Final = frozenset(
+_NO_ENTRY: Final = frozenset(
     {
         "UnrecognizedClient",
         "InvalidSignature",
@@ -85,21 +85,21 @@ _T = TypeVar("_T")
 
 
 class RequestError(StoreRefusedError):
-    """DynamoDB cannot do what it was asked for: an item is too large, or the table has other keys."""
+    """DynamoDB cannot carry out a request: an item is too large, or the table has other keys."""
 
 
 class _LaterError(Exception):
-    """DynamoDB did not do it, for now."""
+    """DynamoDB deferred a request."""
 
 
 class Requests:
     """
-    A client of one table, entered once; *lost* is called when an answer did not come.
+    A client of one table, opened once. *on_lost* is called when a request was not answered.
 
-    What DynamoDB puts off (throttling, a transaction in the way) is asked for again, with pauses. Everything else is asked
-    for once: what became of a write that was not answered is not known, and asking again would find it lost to itself.
+    Requests that DynamoDB defers (throttling, a conflicting transaction) are repeated after pauses. All others are sent
+    once: the result of a write that was not answered is unknown, and a repeated write would lose to the first one.
 
-    Without *batches* each write is a request of its own, for servers that know no PartiQL.
+    Without *batches* each write is a request of its own, for servers without PartiQL.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Requests:
         endpoint: str | None,
         *,
         batches: bool = True,
-        lost: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.table = table
@@ -117,14 +117,14 @@ class Requests:
         self._region = region
         self._endpoint = endpoint
         self._batches = batches
-        self._lost = lost
+        self._on_lost = on_lost
         self._answer_seconds = answer_seconds
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._stack = AsyncExitStack()
         self._client: Any = None
         self.place = f"the DynamoDB table {table}" + (f" in {region}" if region else "")
         self.consumed: Callable[[str, Any], None] | None = None
-        """Told of what each request has cost, for those who count."""
+        """Is called with the operation and the consumed capacity of each request."""
 
     async def open(self) -> None:
         config = AioConfig(
@@ -141,9 +141,9 @@ class Requests:
                 )
             )
         except (NoRegionError, ValueError) as error:
-            raise ConfigurationError(f"{self.place} cannot be asked for: {error}") from None
+            raise ConfigurationError(f"{self.place}: invalid region or endpoint: {error}") from None
         except BotoCoreError as error:
-            raise named(error, self.place) from error
+            raise translate_error(error, self.place) from error
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -156,7 +156,7 @@ class Requests:
         return answer.get("Item")
 
     async def get_many(self, keys: Sequence[Any]) -> list[Any]:
-        """Return the items that are there, in any order. No key may occur twice."""
+        """Return the items that exist, in any order. No key may occur twice."""
         parts = [keys[at : at + KEYS_MAX] for at in range(0, len(keys), KEYS_MAX)]
         return [item for part in await together(map(self._get_part, parts)) for item in part]
 
@@ -171,19 +171,19 @@ class Requests:
             left = answer.get("UnprocessedKeys") or {}
             if self.table in left:
                 keys = left[self.table]["Keys"]
-                raise _LaterError("it has answered for a part of the keys only")
+                raise _LaterError("it returned only some of the keys")
 
         await self._persist(ask)
         return found
 
     async def query(self, **parameters: Any) -> Any:
-        """Return one page, read strongly."""
+        """Return one page of a strongly consistent query."""
         return await self.call("query", ConsistentRead=True, **parameters)
 
     # --- Writing -----------------------------------------------------------------------------------------------------
 
     async def write(self, writes: Sequence[Write]) -> list[bool | None]:
-        """Make each of *writes* by itself, and say which were made; None: DynamoDB put it off for too long."""
+        """Make each of *writes* by itself, and return which were made; None: DynamoDB deferred it for too long."""
         made: list[bool | None] = [None] * len(writes)
         batched: list[int] = []
         jobs: list[Awaitable[None]] = []
@@ -230,12 +230,12 @@ class Requests:
                 elif code in _LATER:
                     later.append(at)
                 else:
-                    refusal = named_by(code, error.get("Message", ""), 400, self.place)
+                    refusal = translate_code(code, error.get("Message", ""), 400, self.place)
             if refusal is not None:
                 raise refusal
             ats = later
             if later:
-                raise _LaterError("it put off a part of the writes")
+                raise _LaterError("it deferred some of the writes")
 
         await self._persist(ask, give_up=True)
 
@@ -244,7 +244,7 @@ class Requests:
         return statement(self.table, write)
 
     async def transact(self, writes: Sequence[Write]) -> bool | None:
-        """Make all of *writes* or none, and say so; None: DynamoDB put it off for too long."""
+        """Make all of *writes* or none, and return which; None: DynamoDB deferred them for too long."""
         assert len(writes) <= ITEMS_MAX
         items = [
             {action: parameters} for action, parameters in (request(self.table, write) for write in writes)
@@ -266,21 +266,21 @@ class Requests:
     # --- The table ---------------------------------------------------------------------------------------------------
 
     async def describe(self) -> Any:
-        """Return what DynamoDB says of the table; None if there is none."""
+        """Return the description of the table; None if it does not exist."""
         try:
             return (await self.call("describe_table"))["Table"]
         except SchemaError:
             return None
 
     async def create(self, definition: dict[str, Any]) -> None:
-        """Have the table created, unless somebody else does."""
-        with suppress(_ThereError):
+        """Create the table, unless another process does."""
+        with suppress(_ExistsError):
             await self._persist(lambda: self._send("create_table", **definition))
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
     async def call(self, operation: str, **parameters: Any) -> Any:
-        """Return the answer to a request about the table, asked for again while DynamoDB puts it off."""
+        """Return the answer to a request about the table, which is repeated while DynamoDB defers it."""
 
         async def ask() -> Any:
             return await self._send(operation, TableName=self.table, **parameters)
@@ -288,7 +288,7 @@ class Requests:
         return await self._persist(ask)
 
     async def _persist(self, ask: Callable[[], Awaitable[_T]], *, give_up: bool = False) -> _T | None:
-        """Ask until it is done. With *give_up* return None when that takes too long, else raise StoreUnavailableError."""
+        """Repeat *ask* while it is deferred. When that takes too long, return None with *give_up*, else raise StoreUnavailableError."""
         reason: Exception | None = None
         for attempt in range(ATTEMPTS_MAX):
             try:
@@ -299,7 +299,7 @@ class Requests:
         if give_up:
             return None
         raise StoreUnavailableError(
-            f"{self.place} cannot keep up, it has put off {ATTEMPTS_MAX} times: {reason}"
+            f"{self.place} cannot keep up: it deferred {ATTEMPTS_MAX} attempts: {reason}"
         )
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
@@ -311,28 +311,28 @@ class Requests:
                 async with asyncio.timeout(self._answer_seconds + CONNECT_SECONDS):
                     answer = await getattr(self._client, operation)(**parameters)
             except _DRIVER_ERRORS as error:
-                self._hear(getattr(error, "response", None), asked_at)
-                ours = named(error, self.place)
-                if isinstance(ours, StoreUnavailableError):
-                    self._lost()
-                raise ours from error
-            self._hear(answer, asked_at)
+                self._observe(getattr(error, "response", None), asked_at)
+                translated = translate_error(error, self.place)
+                if isinstance(translated, StoreUnavailableError):
+                    self._on_lost()
+                raise translated from error
+            self._observe(answer, asked_at)
         if self.consumed is not None:
             self.consumed(operation, answer.get("ConsumedCapacity"))
         return answer
 
-    def _hear(self, answer: Any, asked_at: int) -> None:
+    def _observe(self, answer: Any, asked_at: int) -> None:
         if answer:
             headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-            self.clock.hear(headers.get("date"), asked_at, self.clock.monotonic())
+            self.clock.observe(headers.get("date"), asked_at, self.clock.monotonic())
 
 
 class _ConditionError(Exception):
-    """A write was not made, since the item is not what it was to be."""
+    """A write was not made, since its condition failed."""
 
 
-class _ThereError(Exception):
-    """What was to be created is there, or about to be."""
+class _ExistsError(Exception):
+    """The table exists, or is being created."""
 
 
 async def together(jobs: Iterable[Awaitable[_T]]) -> list[_T]:
@@ -344,70 +344,72 @@ async def together(jobs: Iterable[Awaitable[_T]]) -> list[_T]:
     return results  # type: ignore[return-value] # the errors are gone
 
 
-def named(error: BaseException, place: str) -> Exception:
-    """Return what the driver's *error* is to us, as one sentence without a secret."""
+def translate_error(error: BaseException, place: str) -> Exception:
+    """Return the error of the store that the driver's *error* stands for, as one sentence without a secret."""
     if isinstance(error, ClientError):
-        said = error.response.get("Error", {})
-        code = _short(str(said.get("Code", "")))
+        details = error.response.get("Error", {})
+        code = _short(str(details.get("Code", "")))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code == "TransactionCanceled":
-            return _cancelled(error.response.get("CancellationReasons", ()), place)
-        return named_by(code, str(said.get("Message") or said.get("message") or code), status, place)
+            return _transaction_error(error.response.get("CancellationReasons", ()), place)
+        return translate_code(
+            code, str(details.get("Message") or details.get("message") or code), status, place
+        )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreRefusedError(
-            f"{place} needs credentials, and there are none: {error}. They come from where AWS programs look for them"
+            f"{place}: no credentials found: {error}. Set them up as for other AWS programs"
         )
     if isinstance(error, ParamValidationError):
-        return StoreRefusedError(f"{place} was asked for what cannot be: {error}")
+        return StoreRefusedError(f"{place}: invalid request: {error}")
     if isinstance(error, CredentialRetrievalError | TokenRetrievalError | HTTPClientError):
-        return StoreUnavailableError(f"{place} does not answer: {_words_of(error)}")
+        return StoreUnavailableError(f"{place} does not answer: {_message_of(error)}")
     if isinstance(error, TimeoutError):
-        return StoreUnavailableError(f"{place} does not answer: nothing came in time")
-    return StoreUnavailableError(f"{place} does not answer: {_words_of(error)}")
+        return StoreUnavailableError(f"{place} does not answer: timed out")
+    return StoreUnavailableError(f"{place} does not answer: {_message_of(error)}")
 
 
-def named_by(code: str, said: str, status: int, place: str) -> Exception:
-    """Return what the error *code* is to us."""
+def translate_code(code: str, message: str, status: int, place: str) -> Exception:
+    """Return the error of the store that the error *code* stands for."""
     if code in _LATER:
-        return _LaterError(said)
+        return _LaterError(message)
     if code in _LOST:
-        return _ConditionError(said)
+        return _ConditionError(message)
     if code == "ResourceInUse":
-        return _ThereError(said)
+        return _ExistsError(message)
     if code == "ResourceNotFound":
-        return SchemaError(f"{_begun(place)} is not there, or not as this release knows it: {said}")
+        return SchemaError(f"{_capitalized(place)} is missing, or does not match this release: {message}")
     if code == "Validation":
-        return RequestError(f"{place} cannot do that: {said}")
+        return RequestError(f"{place}: invalid request: {message}")
     if code in {"AccessDenied", "NotAuthorized"}:
-        return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
-    if code in _LETS_US_NOT_IN:
-        return StoreRefusedError(f"{place} lets us not in: {said}. Check the credentials")
+        return StoreRefusedError(f"{place}: permission denied: {message}. Grant the right to this user")
+    if code in _NO_ENTRY:
+        return StoreRefusedError(f"{place}: authentication failed: {message}. Check the credentials")
     if code in _BROKEN or status >= 500:
-        return StoreUnavailableError(f"{place} does not answer: {said}")
-    return StoreRefusedError(f"{place} refused: {code}: {said}")
+        return StoreUnavailableError(f"{place} does not answer: {message}")
+    return StoreRefusedError(f"{place} refused: {code}: {message}")
 
 
-def _cancelled(reasons: Iterable[Any], place: str) -> Exception:
-    """Return what it is to us that a transaction was not made: what cannot be mended by waiting rules."""
+def _transaction_error(reasons: Iterable[Any], place: str) -> Exception:
+    """Return the error of the store for a cancelled transaction. A reason that no retry resolves takes precedence."""
     later: Exception | None = None
     for reason in reasons:
         code = _short(reason.get("Code") or "None")
         if code == "None":
             continue
-        error = named_by(code, reason.get("Message") or code, 400, place)
+        error = translate_code(code, reason.get("Message") or code, 400, place)
         if not isinstance(error, _LaterError):
             return error
         later = error
-    return later or StoreRefusedError(f"{place} refused a transaction, and did not say why")
+    return later or StoreRefusedError(f"{place} refused a transaction without a reason")
 
 
 def _short(code: str) -> str:
     return code.removesuffix("Exception")
 
 
-def _begun(sentence: str) -> str:
+def _capitalized(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _words_of(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     return str(error) or type(error).__name__

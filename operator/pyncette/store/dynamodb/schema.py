@@ -108,7 +108,7 @@ def format_of(item: dict[str, Any], where: str) -> Format:
     try:
         numbers = {name: int(item[name]["N"]) for name in ("schema_version", "min_reader", "shards")}
     except (KeyError, ValueError):
-        raise SchemaError(f"{where} does not say what it holds: it is not of this program") from None
+        raise SchemaError(f"{where} has no schema version: it was not created by Pyncette") from None
     check_schema(numbers["schema_version"], numbers["min_reader"], f"The records of {where}")
     return Format(numbers["shards"])
 

@@ -41,7 +41,7 @@ class DateClock:
     def monotonic(self) -> Duration:
         return self._monotonic_ns() // 1000
 
-    def hear(self, date: str | None, asked_at: Duration, answered_at: Duration) -> None:
+    def observe(self, date: str | None, asked_at: Duration, answered_at: Duration) -> None:
         """Take note of a *date* that came between two readings of `monotonic`; one that is none is passed over."""
         said = _instant(date)
         if said is None:

@@ -92,7 +92,7 @@ class DynamoStore:
         self._table = Table(table, prefix, shards)
         check_place(self._table)
         self._create = create
-        self._requests = Requests(table, region, endpoint, batches=batches, lost=self._forget)
+        self._requests = Requests(table, region, endpoint, batches=batches, on_lost=self._forget)
         self._layout = Layout(prefix, shards)
         self._looks = Looks(self._requests)
         self._registered: set[Partition] = set()
@@ -160,7 +160,7 @@ class DynamoStore:
         await together((write_single(), write_several()))
         if None in made:
             raise StoreUnavailableError(
-                f"{self._requests.place} cannot keep up, and put off what was to be written"
+                f"{self._requests.place} cannot keep up, and deferred some writes"
             )
         return [bool(done) for done in made]
 
@@ -295,7 +295,7 @@ class DynamoStore:
                     records.append(record)
         if takes and made.count(None) == len(takes):
             raise StoreUnavailableError(
-                f"{self._requests.place} cannot keep up, and put off all that was to be leased"
+                f"{self._requests.place} cannot keep up, and deferred all leases"
             )
         for look in looks:
             if look.found:
@@ -427,7 +427,7 @@ class DynamoStore:
 
     def _somebody_elses(self) -> SchemaError:
         return SchemaError(
-            f"The table {self._table.table} is not of this program: choose another dynamodb_table_name"
+            f"The table {self._table.table} was not created by Pyncette: choose another dynamodb_table_name"
         )
 
     async def _look_again(self) -> None:
@@ -436,7 +436,7 @@ class DynamoStore:
             return
         found = await self._format()
         if found is None:
-            raise SchemaError(f"The records of {self._requests.place} are gone")
+            raise SchemaError(f"The records of {self._requests.place} are missing")
         self._layout = Layout(self._table.prefix, found.shards)
         self._is_known = True
 

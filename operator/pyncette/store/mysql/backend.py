@@ -20,7 +20,9 @@ class MysqlBackend(Backend):
         with needing("asyncmy", "MySQL", "mysql"):
             from pyncette.store.mysql.store import MysqlStore  # noqa: PLC0415 - the driver is an extra
 
-        return MysqlStore(self.address, create=create, current_address=lambda: self.renewed().address)
+        return MysqlStore(
+            self.address, create=create, current_address=lambda: self.with_current_credentials().address
+        )
 
     def __str__(self) -> str:
         return str(self.address)

@@ -48,17 +48,20 @@ class PostgresBackend(Backend):
             from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - the driver is an extra
 
         return PostgresStore(
-            self.database, self.table, create=create, current_url=lambda: self.renewed().database
+            self.database,
+            self.table,
+            create=create,
+            current_url=lambda: self.with_current_credentials().database,
         )
 
     def __str__(self) -> str:
         parts = urlsplit(self.database)
         hosts = parts.netloc.rpartition("@")[2] or "the local socket"
-        return f"PostgreSQL at {hosts}{parts.path}{self.tables_told}"
+        return f"PostgreSQL at {hosts}{parts.path}{self.tables_suffix}"
 
 
 def check_url(url: str) -> None:
-    """Raise ConfigurationError, which shows nothing that may be a password, if *url* cannot be meant."""
+    """Raise ConfigurationError, which shows nothing that may be a password, if *url* is invalid."""
     try:
         parts = urlsplit(url)
         hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]

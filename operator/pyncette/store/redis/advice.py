@@ -1,4 +1,4 @@
-"""Finds out what a server is, and which of its settings may cost records."""
+"""Reads the product and version of a server, and warns of settings that may lose records."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ logger = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
-    """What servers say of themselves; empty where they say nothing."""
+    """Settings of the servers; the defaults stand for a server that does not report them."""
 
     evicting: str
-    """The policy by which some server throws away what it likes once its memory is full."""
+    """The policy by which a server evicts records once its memory is full; empty if none does."""
     forgetful: bool
-    """Whether some server does not write each change to its disk."""
+    """A server does not write each change to its disk."""
 
 
 KEPT: Final = Settings("", forgetful=False)
 
 
 async def settings_of(connections: Connections) -> Settings:
-    """Return the settings that matter. Who may not ask for them knows of none; raises StoreUnavailableError."""
-    servers = await _told(connections)
+    """Return the settings that matter, or `KEPT` without the right to read them. Raises StoreUnavailableError."""
+    servers = await _info(connections)
     if not servers:
         return KEPT
     return Settings(
@@ -38,19 +38,19 @@ async def settings_of(connections: Connections) -> Settings:
 
 async def servers_of(connections: Connections) -> Sequence[str]:
     """
-    Return what the servers are, such as `Valkey 9.1.2`, each once; nothing if they do not tell.
+    Return the products and versions of the servers, such as `Valkey 9.1.2`, each once. Raises StoreUnavailableError.
 
-    What came after Redis names itself, and gives as a version of Redis what it is compatible with.
+    Successors of Redis report their own name, and the version of Redis that they are compatible with.
     """
-    return sorted({_name_of(server) for server in await _told(connections)})
+    return sorted({_name_of(server) for server in await _info(connections)})
 
 
-async def _told(connections: Connections) -> Sequence[Mapping[str, Any]]:
-    """Return what each server says of itself. Who may not ask hears nothing; raises StoreUnavailableError."""
+async def _info(connections: Connections) -> Sequence[Mapping[str, Any]]:
+    """Return the answer of each server to INFO; empty without the right to ask. Raises StoreUnavailableError."""
     try:
         return await connections.ask_each("INFO", "all")
     except StoreRefusedError as error:
-        logger.debug("the server does not tell about itself", extra={"error": str(error)})
+        logger.debug("the server does not answer INFO", extra={"error": str(error)})
         return []
 
 
@@ -61,22 +61,22 @@ def _name_of(server: Mapping[str, Any]) -> str:
 
 
 def concerns_of(settings: Settings) -> Sequence[str]:
-    """Return a sentence on each setting that may cost records."""
+    """Return a sentence on each setting that may lose records."""
     concerns = []
     if settings.evicting:
         concerns.append(
-            f"maxmemory-policy is {settings.evicting}: when its memory is full, the server throws away records;"
+            f"maxmemory-policy is {settings.evicting}: when its memory is full, the server evicts records;"
             " set it to noeviction"
         )
     if settings.forgetful:
         concerns.append(
-            "appendonly is off: when the server crashes, all since its last snapshot is lost; set it to yes"
+            "appendonly is off: a crash of the server loses all changes since its last snapshot; set it to yes"
         )
     return concerns
 
 
 class _Warned:
-    """Which concerns this process has logged, by server: a worker opens several stores on one server."""
+    """The concerns that this process has logged, by server: a worker opens several stores on one server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,6 +100,6 @@ def warn(server: str, concerns: Sequence[str]) -> None:
 
 
 def _evicting(server: Mapping[str, Any]) -> str:
-    """Return the policy if it may hit what is written here: that has no time to live, which the volatile ones ask for."""
+    """Return the eviction policy if it may evict records. Those have no time to live, so the volatile policies do not."""
     policy = str(server.get("maxmemory_policy", ""))
     return policy if policy.startswith("allkeys") and server.get("maxmemory") else ""

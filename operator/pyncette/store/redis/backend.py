@@ -21,17 +21,19 @@ class RedisBackend(Backend):
         with needing("redis", self.address.product, "redis"):
             from pyncette.store.redis.store import RedisStore  # noqa: PLC0415 - the driver is an extra
 
-        return RedisStore(self.url, create=create, renewed=lambda: self.renewed().address)
+        return RedisStore(
+            self.url, create=create, current_address=lambda: self.with_current_credentials().address
+        )
 
     async def concerns(self) -> Sequence[str]:
         from pyncette.store.redis.store import concerns_at  # noqa: PLC0415 - as above
 
-        return await concerns_at(self.renewed().url)
+        return await concerns_at(self.with_current_credentials().url)
 
     async def servers(self) -> Sequence[str]:
         from pyncette.store.redis.store import servers_at  # noqa: PLC0415 - as above
 
-        return await servers_at(self.renewed().url)
+        return await servers_at(self.with_current_credentials().url)
 
     def __str__(self) -> str:
         return str(self.address)

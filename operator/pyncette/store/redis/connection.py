@@ -1,4 +1,4 @@
-"""Connections to Redis: few, opened when needed, given up when they do not answer; its errors become ours."""
+"""Connections to Redis: few, opened when needed, closed when they do not answer; and what its errors mean to the store."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ from pyncette.store.redis.url import Address, Kind
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 4
-"""A worker claims, completes, starts and answers calls at the same time; more would only wait for each other."""
+"""A worker claims, completes, starts and answers calls at the same time. More connections would wait for each other."""
 
 GRACE_SECONDS: Final = 1.0
-"""How much longer than one answer a call may take in all: finding the server, or the node that has the slot now."""
+"""How much longer than one answer a call may take: it may have to find the server, or the node that has the slot."""
 
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""A connection that only listens learns within half a minute that its server is gone."""
+"""A connection that waits for its server learns within half a minute that the server is gone."""
 
 Argument: TypeAlias = str | bytes | int
 Client: TypeAlias = "Redis | RedisCluster"
 
 _DRIVER_ERRORS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 
-_AWAY: Final = re.compile(
+_OUTAGE: Final = re.compile(
     r"\b(BUSY|UNKILLABLE|READONLY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|MOVED|ASK)\b"
 )
-"""Codes of answers that are about the server's state, which may be another one in a while."""
+"""Codes of errors about the server's state, which may pass."""
 
 _NOT_ALLOWED: Final = re.compile(r"\bNOPERM\b|has no permissions to|The user executing the script can't")
-"""What is said of a right that a script lacks."""
+"""Messages about a right that a script lacks."""
 
-_AWAY_ERRORS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, AskError)
-"""Those of them that the driver knows by itself, and shows without their codes. MovedError is one, too."""
+_OUTAGE_ERRORS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, AskError)
+"""Classes of the driver for some of these codes, whose messages omit them. MovedError is a subclass of AskError."""
 
 
 class Call(NamedTuple):
-    """One call of a script. All its keys are in one slot, unless `Connections.together`."""
+    """One call of a script. Its keys are in one slot, unless `Connections.together` is true."""
 
     keys: Sequence[str | bytes]
     arguments: Sequence[Argument]
@@ -74,28 +74,29 @@ class Call(NamedTuple):
 
 class Connections:
     """
-    At most `CONNECTIONS_MAX` calls at once, to the server or servers at *address*; *lost* is called when a connection is new, or broke.
+    At most `CONNECTIONS_MAX` calls at once to the server or servers at *address*.
 
-    Each connection is made with the credentials of the address that *renewed* returns by then, if it is given.
-    Nothing is ever asked twice: an answer that did not come says nothing about whether the question arrived.
+    *on_lost* is called when a connection is new, or broke. Each connection uses the credentials of the address that
+    *current_address* returns by then, if it is given. No call is repeated: without an answer it is unknown whether the
+    call was carried out.
     """
 
     def __init__(
         self,
         address: Address,
-        lost: Callable[[], None] = lambda: None,
-        renewed: Callable[[], Address] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+        current_address: Callable[[], Address] | None = None,
     ) -> None:
         self._address = address
-        self._renewed = renewed or (lambda: address)
-        self._lost = lost
+        self._current_address = current_address or (lambda: address)
+        self._on_lost = on_lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._client, self._others = _clients(address, self._renewed, self._greet)
+        self._client, self._others = _clients(address, self._current_address, self._on_connect)
         self.place: Final = str(address)
 
     @property
     def together(self) -> bool:
-        """Whether one script may write to keys in several slots."""
+        """True if one script may write to keys in several slots."""
         return self._address.kind is not Kind.CLUSTER
 
     async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
@@ -119,7 +120,7 @@ class Connections:
         return answers
 
     async def ask_each(self, *command: Argument) -> list[Any]:
-        """Run one command on each server that is written to. Raises StoreUnavailableError, StoreRefusedError."""
+        """Run one command on each primary. Raises StoreUnavailableError, StoreRefusedError."""
         if isinstance(self._client, Redis):
             return [await self._one(*command)]
         answers = await self._one(*command, target_nodes=RedisCluster.PRIMARIES)
@@ -132,36 +133,36 @@ class Connections:
     async def listen(self, channel: str) -> AsyncIterator[bytes]:
         """Yield what is published on *channel*, from now on. Raises StoreUnavailableError when the connection is lost."""
         async with contextlib.AsyncExitStack() as stack:
-            client = await self._to_listen_on(stack)
+            client = await self._listening_client(stack)
             pubsub = await stack.enter_async_context(client.pubsub(ignore_subscribe_messages=True))
             await self._answered(pubsub.subscribe(channel))
             while True:
                 try:
                     message = await pubsub.get_message(timeout=None)
                 except _DRIVER_ERRORS as error:
-                    raise named(error, self.place) from error
+                    raise translate_error(error, self.place) from error
                 if message is not None:
                     yield message["data"]
 
     async def close(self) -> None:
-        """Close what is open; a call that is under way ends with an error."""
+        """Close all connections. A call in flight fails."""
         for client in (self._client, *self._others):
             with contextlib.suppress(*_DRIVER_ERRORS):
                 await client.aclose()
 
-    async def _to_listen_on(self, stack: contextlib.AsyncExitStack) -> Redis:
-        """Return a client to subscribe with: of a cluster any node will do, since each passes on what another one heard."""
+    async def _listening_client(self, stack: contextlib.AsyncExitStack) -> Redis:
+        """Return a client to subscribe with. Any node of a cluster will do, since nodes pass messages on."""
         if isinstance(self._client, Redis):
             return self._client
         await self._answered(self._client.initialize())
         node: ClusterNode = random.choice(self._client.get_primaries())
-        options = _options(self._address, self._renewed, self._greet)
+        options = _options(self._address, self._current_address, self._on_connect)
         return await stack.enter_async_context(Redis(host=node.host, port=int(node.port), **options))
 
-    async def _greet(self, connection: Any) -> None:
-        """A server that is connected to may be another one than before, or have forgotten everything."""
+    async def _on_connect(self, connection: Any) -> None:
+        """Set up a new connection. Its server may be another one than before, or have lost its data."""
         await connection.on_connect()
-        self._lost()
+        self._on_lost()
 
     async def _all(self, calls: Sequence[Any]) -> list[Any]:
         if len(calls) == 1:
@@ -175,8 +176,8 @@ class Connections:
     async def _run(self, script: Script, call: Call) -> Any:
         try:
             return await self._one("EVALSHA", script.sha, len(call.keys), *call.keys, *call.arguments)
-        except _ForgottenError:
-            # It was started anew, or it is another one than before; now it remembers.
+        except _NoScriptError:
+            # The server was restarted, or is another one. EVAL caches the script again.
             return await self._one("EVAL", script.source, len(call.keys), *call.keys, *call.arguments)
 
     async def _one(self, *command: Argument, **options: Any) -> Any:
@@ -193,54 +194,60 @@ class Connections:
             async with asyncio.timeout(seconds):
                 return await call
         except NoScriptError as error:
-            raise _ForgottenError from error
+            raise _NoScriptError from error
         except AttributeError as error:
             # Another call to a cluster has closed the connection that this one was about to write to.
             if not _is_of_the_driver(error):
                 raise
             raise StoreUnavailableError(f"{self.place} does not answer: the connection was closed") from error
         except _DRIVER_ERRORS as error:
-            ours = named(error, self.place)
-            if isinstance(ours, StoreUnavailableError):
-                await self._give_up()
-            raise ours from error
+            translated = translate_error(error, self.place)
+            if isinstance(translated, StoreUnavailableError):
+                await self._drop_idle()
+            raise translated from error
 
-    async def _give_up(self) -> None:
-        """Expect no more of the idle connections than of the one that broke."""
-        self._lost()
+    async def _drop_idle(self) -> None:
+        """Close the idle connections, which are likely broken too."""
+        self._on_lost()
         if isinstance(self._client, Redis):
             with contextlib.suppress(*_DRIVER_ERRORS):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
 
 
-class _ForgottenError(Exception):
-    """The server does not know the script."""
+class _NoScriptError(Exception):
+    """The server has not cached the script."""
 
 
 def _is_of_the_driver(error: BaseException) -> bool:
-    """Say whether *error* was raised by code of the driver itself."""
+    """Return whether *error* was raised by code of the driver itself."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("redis.")
 
 
-def named(error: BaseException, place: str) -> StoreError:
-    """Return what the driver's *error* is to us, as one sentence without a password."""
+def translate_error(error: BaseException, place: str) -> StoreError:
+    """Return the error of the store that the driver's *error* stands for, as one sentence without a password."""
     causes = list(_causes(error))
-    said = " ".join(str(causes[-1] if isinstance(error, RedisClusterException) else error).split())
-    said = said or type(error).__name__
+    message = " ".join(str(causes[-1] if isinstance(error, RedisClusterException) else error).split())
+    message = message or type(error).__name__
     if any(isinstance(cause, AuthenticationError | AuthorizationError) for cause in causes):
-        return StoreRefusedError(f"{place} lets us not in: {said}. Check user and password in redis_url")
-    if any(isinstance(cause, NoPermissionError) for cause in causes) or _NOT_ALLOWED.search(said):
-        return StoreRefusedError(f"{place} lets this user not do it: {said}. Grant the right")
+        return StoreRefusedError(
+            f"{place}: authentication failed: {message}. Check the user and the password in redis_url"
+        )
+    if any(isinstance(cause, NoPermissionError) for cause in causes) or _NOT_ALLOWED.search(message):
+        return StoreRefusedError(f"{place}: permission denied: {message}. Grant the right to this user")
     if any("certificate verify failed" in str(cause).lower() for cause in causes):
-        return StoreRefusedError(f"{place} cannot be trusted: {said}")
+        return StoreRefusedError(f"{place}: the certificate is not trusted: {message}")
     if isinstance(error, TimeoutError) and not str(error):
-        said = "nothing came in time"
-    if isinstance(error, ResponseError) and not isinstance(error, _AWAY_ERRORS) and not _AWAY.search(said):
-        return StoreRefusedError(f"{place} refused: {said}")
-    return StoreUnavailableError(f"{place} does not answer: {said}")
+        message = "timed out"
+    if (
+        isinstance(error, ResponseError)
+        and not isinstance(error, _OUTAGE_ERRORS)
+        and not _OUTAGE.search(message)
+    ):
+        return StoreRefusedError(f"{place} refused: {message}")
+    return StoreUnavailableError(f"{place} does not answer: {message}")
 
 
 def _causes(error: BaseException) -> Sequence[BaseException]:
@@ -251,13 +258,13 @@ def _causes(error: BaseException) -> Sequence[BaseException]:
 
 
 class _Credentials(CredentialProvider):
-    """Tells the driver, at each connect, the user and the password that count by then."""
+    """Gives the driver the user and the password that are valid now, for each connection."""
 
-    def __init__(self, told: Callable[[], tuple[str | None, str | None]]) -> None:
-        self._told = told
+    def __init__(self, current: Callable[[], tuple[str | None, str | None]]) -> None:
+        self._current = current
 
     def get_credentials(self) -> Any:
-        user, password = self._told()
+        user, password = self._current()
         if not user and not password:
             return ()
         return (user, password or "") if user else (password,)
@@ -266,16 +273,18 @@ class _Credentials(CredentialProvider):
         return self.get_credentials()
 
 
-def _clients(address: Address, renewed: Callable[[], Address], greet: Any) -> tuple[Client, Sequence[Redis]]:
-    """Return the client to ask, and those that it asks where to find the server."""
-    options = _options(address, renewed, greet)
+def _clients(
+    address: Address, current_address: Callable[[], Address], greet: Any
+) -> tuple[Client, Sequence[Redis]]:
+    """Return the client, and the clients of the sentinels that it finds its server with."""
+    options = _options(address, current_address, greet)
     if address.kind is Kind.SERVER:
         ((host, port),) = address.hosts
         return Redis(host=host, port=port, **options), ()
     if address.kind is Kind.SENTINEL:
-        of_sentinel = _options(address, renewed, None) | {
+        of_sentinel = _options(address, current_address, None) | {
             "credential_provider": _Credentials(
-                lambda: ((now := renewed()).sentinel_username, now.sentinel_password)
+                lambda: ((now := current_address()).sentinel_username, now.sentinel_password)
             ),
             "db": 0,
         }
@@ -287,9 +296,9 @@ def _clients(address: Address, renewed: Callable[[], Address], greet: Any) -> tu
     return RedisCluster(startup_nodes=nodes, **options), ()
 
 
-def _options(address: Address, renewed: Callable[[], Address], greet: Any) -> dict[str, Any]:
+def _options(address: Address, current_address: Callable[[], Address], greet: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "credential_provider": _Credentials(lambda: ((now := renewed()).username, now.password)),
+        "credential_provider": _Credentials(lambda: ((now := current_address()).username, now.password)),
         "db": address.database,
         "socket_timeout": address.timeout_seconds,
         "socket_connect_timeout": address.timeout_seconds,
@@ -308,7 +317,11 @@ def _options(address: Address, renewed: Callable[[], Address], greet: Any) -> di
 
 
 def _tls_options(options: dict[str, str]) -> dict[str, Any]:
-    told: dict[str, Any] = dict(options)
-    if "ssl_check_hostname" in told:
-        told["ssl_check_hostname"] = told["ssl_check_hostname"].lower() not in {"0", "false", "no"}
-    return told
+    options_of_driver: dict[str, Any] = dict(options)
+    if "ssl_check_hostname" in options_of_driver:
+        options_of_driver["ssl_check_hostname"] = options_of_driver["ssl_check_hostname"].lower() not in {
+            "0",
+            "false",
+            "no",
+        }
+    return options_of_driver

@@ -1,4 +1,4 @@
-"""Files anew what is kept in a partition, after a key of it was evicted, expired or deleted by somebody else."""
+"""Rebuilds the indexes of a partition after one of its keys was evicted, expired or deleted by another program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pyncette.store.redis.scripts import HEAL
 logger = logging.getLogger(__name__)
 
 PHASES: Final = ("records", "due", "leased", "names")
-"""What is there is filed anew; then what is filed, and is not there, is dropped."""
+"""The first adds records to the indexes; the others remove entries without a record."""
 
 PAUSE_SECONDS: Final = 10.0
-"""Between the end of one healing and the next: who breaks a partition again and again does not keep all from working."""
+"""Between two rebuilds of a partition, so that one whose keys are deleted again and again does not stop all work."""
 
 
 PAGES: Final = 8
-"""Pages to heal at once if nothing was claimed, so that the pauses of an idle worker hardly slow the healing down."""
+"""Pages to rebuild at once if nothing was claimed, so that an idle worker is hardly slower."""
 
 
 class _Progress(NamedTuple):
@@ -31,10 +31,10 @@ class _Progress(NamedTuple):
 
 class Healer:
     """
-    Heals partitions one page at a time, each page a script that is done in some milliseconds.
+    Rebuilds the indexes of partitions one page at a time. The script of a page takes some milliseconds.
 
-    A partition is whole if each record is filed by its name, and either by when it is due or by when its lease ends;
-    claims count all three. What is kept is the truth: from it all else can be told.
+    The indexes are complete if each record is in the index of names, and in the index of due times or that of leases.
+    Claims compare the sizes of all three. They are rebuilt from the records themselves.
     """
 
     def __init__(self, connections: Connections, keyspace: Keyspace) -> None:
@@ -43,14 +43,14 @@ class Healer:
         self._progress: dict[Partition, _Progress] = {}
         self._healed_at: dict[Partition, float] = {}
 
-    def leave(self, partition: Partition) -> None:
-        """Take note that *partition* is whole, perhaps before all of it was gone through."""
+    def finish(self, partition: Partition) -> None:
+        """End the rebuild of *partition*, whose indexes are complete."""
         if self._progress.pop(partition, None) is not None:
             self._healed_at[partition] = time.monotonic()
-            logger.info("it is put right", extra={"partition": partition})
+            logger.info("partition index rebuilt", extra={"partition": partition})
 
     async def heal(self, partition: Partition, pages: int) -> bool:
-        """Heal up to *pages* pages of *partition*, which is not whole; say whether to continue at once."""
+        """Rebuild up to *pages* pages of *partition*; return whether to continue at once."""
         for _ in range(pages):
             if not await self._heal_page(partition):
                 return False
@@ -64,7 +64,7 @@ class Healer:
         progress = self._progress.get(partition)
         if progress is None:
             logger.warning(
-                "what is filed is not what is there: was a key evicted or deleted? It is put right",
+                "the index of a partition does not match its records: was a key evicted or deleted? Rebuilding it",
                 extra={"partition": partition},
             )
             progress = _Progress(0, b"0")
@@ -73,5 +73,5 @@ class Healer:
         progress = _Progress(progress.phase + (cursor == b"0"), cursor)
         self._progress[partition] = progress
         if progress.phase == len(PHASES):
-            self.leave(partition)
+            self.finish(partition)
         return True

@@ -45,19 +45,19 @@ from pyncette.store.schema import check_schema
 logger = logging.getLogger(__name__)
 
 PARTITIONS_MAX: Final = 50
-"""Partitions that one call of a script looks at: a server does nothing else meanwhile."""
+"""Partitions of one call of a script, during which a server does nothing else."""
 
-TOLD_SECONDS: Final = 600.0
-"""A process that works on a partition says that it is there this often, since the list of them may have been evicted."""
+LISTED_SECONDS: Final = 600.0
+"""A process that works on a partition adds it to the set of partitions this often, since that key may have been evicted."""
 
 
 class RedisStore:
     """
-    Records under keys that begin with *namespace*, on the server or servers at *url*; both may say the same.
+    A store under keys that begin with *namespace*, on the server or servers at *url*, which may have a namespace too.
 
-    With *create* it says that there are records to be, unless somebody did; without it, that must have been done.
-    *renewed* is asked at each connect for the address with the credentials that count by then.
-    Raises ConfigurationError for a URL that cannot be meant.
+    With *create* the key of the schema is created if it is missing; without it, it must exist. *current_address* is called
+    for each connection, and returns the address with the credentials that are valid now. Raises ConfigurationError for an
+    invalid URL.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RedisStore:
         *,
         timeout: float | None = None,
         create: bool = True,
-        renewed: Callable[[], Address] | None = None,
+        current_address: Callable[[], Address] | None = None,
     ) -> None:
         address = read_url(url)
         if timeout is not None:
@@ -75,11 +75,11 @@ class RedisStore:
         self._address = address
         self._keyspace = Keyspace(address.namespace if namespace is None else namespace)
         self._create = create
-        self._connections = Connections(address, self._forget, renewed)
+        self._connections = Connections(address, self._forget, current_address)
         self._healer = Healer(self._connections, self._keyspace)
-        self._told_at: dict[Partition, float] = {}
-        self._is_known = False
-        """Whether what is behind the connections is what was looked at."""
+        self._listed_at: dict[Partition, float] = {}
+        self._is_checked = False
+        """The records behind the connections are known to fit this release."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -90,7 +90,7 @@ class RedisStore:
             if self._create:
                 versions = [SCHEMA_VERSION, MIN_READER]
                 await self._connections.run(CREATE, [Call([self._keyspace.meta], versions)])
-            await self._look()
+            await self._check()
             warn(str(self._address), concerns_of(await settings_of(self._connections)))
         except BaseException:
             await self._connections.close()
@@ -129,7 +129,7 @@ class RedisStore:
         if not self._connections.together:
             check_places(changes)
         calls = swap_calls(changes, self._keyspace, together=self._connections.together)
-        await self._tell(
+        await self._list_partitions(
             change.after.key.partition for change in changes if change.after and not change.before
         )
         made = [False] * len(changes)
@@ -169,13 +169,13 @@ class RedisStore:
                 if (at := _score(leased)) is not None:
                     times.append(max(at + now - expired_at, now + 1))
                 if whole:
-                    self._healer.leave(partition)
+                    self._healer.finish(partition)
                 else:
                     again = await self._healer.heal(partition, 1 if records else PAGES)
                     times.append(now if again else now + int(PAUSE_SECONDS * 1_000_000))
                 if count:
                     living.append(partition)
-        await self._tell(living)
+        await self._list_partitions(living)
         return Claimed(records, backend_now, min(times, default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
@@ -211,7 +211,7 @@ class RedisStore:
             ]
             if records or len(names) < limit or not names:
                 return records
-            # An empty page would be the end, so one of nothing but what cannot be read is left out.
+            # An empty page would mean the end, so a page of unreadable records only is skipped.
             begin = b"(" + names[-1]
 
     async def count(
@@ -219,7 +219,7 @@ class RedisStore:
         partition: Partition,
         task: str | None,
         now: Instant,
-        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        longest_lease: Duration,  # noqa: ARG002 - the index has all leases, however long
         limit: int,
     ) -> Counted:
         begin = b"" if task is None else task.encode() + b"\0"
@@ -232,11 +232,13 @@ class RedisStore:
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
         (members,) = await self._ask([["SMEMBERS", self._keyspace.partitions(realm)]])
-        told = [partition for member in members if (partition := partition_named(realm, member)) is not None]
-        if not told:
+        listed = [
+            partition for member in members if (partition := partition_named(realm, member)) is not None
+        ]
+        if not listed:
             return []
-        alive = await self._ask([["EXISTS", self._keyspace.of(partition).records] for partition in told])
-        return [partition for partition, there in zip(told, alive, strict=True) if there]
+        exist = await self._ask([["EXISTS", self._keyspace.of(partition).records] for partition in listed])
+        return [partition for partition, exists in zip(listed, exist, strict=True) if exists]
 
     async def history(self, key: Key) -> list[Run]:
         check_key(key)
@@ -251,8 +253,8 @@ class RedisStore:
         return sorted(runs, key=lambda run: run.ended_at, reverse=True)
 
     async def now(self) -> Instant:
-        (told,) = await self._ask([["TIME"]])
-        return _instant(*told)
+        (time_,) = await self._ask([["TIME"]])
+        return _instant(*time_)
 
     async def min_reader(self) -> int:
         ((version,),) = await self._ask([["HMGET", self._keyspace.meta, "min_reader"]])
@@ -269,17 +271,19 @@ class RedisStore:
     async def notified(self) -> AsyncIterator[Notification]:
         async for payload in self._connections.listen(self._keyspace.channel):
             try:
-                heard = msgspec.json.decode(payload, type=list[Notification])
+                notifications = msgspec.json.decode(payload, type=list[Notification])
             except msgspec.MsgspecError:
-                logger.warning("a notification of somebody else's", extra={"channel": self._keyspace.channel})
+                logger.warning(
+                    "ignored a notification of another program", extra={"channel": self._keyspace.channel}
+                )
                 continue
-            for notification in heard:
+            for notification in notifications:
                 yield notification
 
     # --- Calls ---
 
     def _parts(self, partitions: Sequence[Partition]) -> list[Sequence[Partition]]:
-        """Return *partitions* in parts that one call of a script each can work on."""
+        """Split *partitions* into parts, each for one call of a script."""
         size = PARTITIONS_MAX if self._connections.together else 1
         return [partitions[at : at + size] for at in range(0, len(partitions), size)]
 
@@ -300,48 +304,48 @@ class RedisStore:
         )
         return Call(self._keys(part), [packed_integer(now), packed])
 
-    async def _tell(self, partitions: Iterable[Partition]) -> None:
-        """Say that there are *partitions*, before anything is in them, and now and then afterwards."""
+    async def _list_partitions(self, partitions: Iterable[Partition]) -> None:
+        """Add *partitions* to the set of partitions, before their first record is written, and now and then afterwards."""
         now = time.monotonic()
-        untold = {
+        unlisted = {
             partition
             for partition in partitions
-            if self._told_at.get(partition, -TOLD_SECONDS) + TOLD_SECONDS <= now
+            if self._listed_at.get(partition, -LISTED_SECONDS) + LISTED_SECONDS <= now
         }
-        if untold:
-            for partition in untold:
+        if unlisted:
+            for partition in unlisted:
                 check_partition(partition)
             await self._ask(
                 [
                     ["SADD", self._keyspace.partitions(partition.realm), member_of(partition)]
-                    for partition in untold
+                    for partition in unlisted
                 ]
             )
-            self._told_at.update(dict.fromkeys(untold, now))
+            self._listed_at.update(dict.fromkeys(unlisted, now))
 
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        await self._know()
+        await self._check_if_needed()
         return await self._connections.run(script, calls)
 
     async def _ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        await self._know()
+        await self._check_if_needed()
         return await self._connections.ask(commands)
 
     def _forget(self) -> None:
-        """A server that is back after a break may be another one, restored from a backup, or migrated meanwhile."""
-        self._is_known = False
-        self._told_at.clear()
+        """Clear what is cached: after a lost connection, the server may be another one, restored or migrated."""
+        self._is_checked = False
+        self._listed_at.clear()
 
-    async def _know(self) -> None:
-        if not self._is_known:
-            await self._look()
+    async def _check_if_needed(self) -> None:
+        if not self._is_checked:
+            await self._check()
 
-    async def _look(self) -> None:
-        self._is_known = True
+    async def _check(self) -> None:
+        self._is_checked = True
         try:
             await self._check_versions()
         except BaseException:
-            self._is_known = False
+            self._is_checked = False
             raise
 
     async def _check_versions(self) -> None:
@@ -350,16 +354,18 @@ class RedisStore:
         )
         where = f"The records under {self._keyspace.meta} in {self._connections.place}"
         if None in found:
-            raise SchemaError(f"{where} are not there: run `pyncette migrate`")
+            raise SchemaError(f"{where} are missing: run `pyncette migrate`")
         try:
             version, min_reader = map(int, found)
         except ValueError:
-            raise SchemaError(f"{where} are not of this program: choose another redis_namespace") from None
+            raise SchemaError(
+                f"{where} were not created by Pyncette: choose another redis_namespace"
+            ) from None
         check_schema(version, min_reader, where)
 
 
 async def concerns_at(url: str) -> Sequence[str]:
-    """Return a sentence on each setting of the servers at *url* that may cost records. Raises StoreError."""
+    """Return a sentence on each setting of the servers at *url* that may lose records. Raises StoreError."""
     connections = Connections(read_url(url))
     try:
         return concerns_of(await settings_of(connections))
@@ -368,7 +374,7 @@ async def concerns_at(url: str) -> Sequence[str]:
 
 
 async def servers_at(url: str) -> Sequence[str]:
-    """Return what the servers at *url* say they are, each once, with their versions. Raises StoreError."""
+    """Return the products and versions of the servers at *url*, each once. Raises StoreError."""
     connections = Connections(read_url(url))
     try:
         return await servers_of(connections)
@@ -381,12 +387,12 @@ def _instant(seconds: int | bytes, micros: int | bytes) -> Instant:
 
 
 def _score(text: bytes) -> Instant | None:
-    """Return the instant that a script told as a score; None for none, or for never."""
+    """Return the instant that a script returned as a score; None for no score, and for infinity."""
     return None if text in {b"", b"inf"} else int(float(text))
 
 
 def _claimed(partition: Partition, taken: Sequence[bytes]) -> list[Record]:
-    """Return the records of a claim that can be read, soonest first, though scores may not tell all apart."""
+    """Return the records of a claim, soonest first, without those that cannot be read. Scores lack precision to sort by."""
     records = [
         record
         for name, value in zip(taken[::2], taken[1::2], strict=True)
@@ -397,7 +403,7 @@ def _claimed(partition: Partition, taken: Sequence[bytes]) -> list[Record]:
 
 
 def _range(task: str | None, after: Key | None) -> tuple[bytes, bytes]:
-    """Return between which names *task* is that come after *after*, as a range of names is put to Redis."""
+    """Return the range of names, as Redis takes it, of *task* or of all, that come after *after*."""
     begin, end = b"-", b"+"
     if task is not None:
         begin, end = b"[" + task.encode() + b"\0", b"(" + task.encode() + b"\1"

@@ -42,7 +42,7 @@ class SqliteBackend(Backend):
         return await migrate(self.path, self.table)
 
     def __str__(self) -> str:
-        return f"{'memory' if self.in_memory else f'the SQLite file {self.path}'}{self.tables_told}"
+        return f"{'memory' if self.in_memory else f'the SQLite file {self.path}'}{self.tables_suffix}"
 
 
 def backend_in(file: Path) -> SqliteBackend:

@@ -217,7 +217,7 @@ class _Worker:
         try:
             connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            logger.warning("a transaction could not be undone", extra={"error": str(error)})
+            logger.warning("could not roll back a transaction; reconnecting", extra={"error": str(error)})
             self._disconnect()
 
     def _connected(self) -> sqlite3.Connection:
@@ -235,14 +235,14 @@ class _Worker:
         where, code = self._database.where, _primary(error)
         if code == sqlite3.SQLITE_BUSY:
             return StoreUnavailableError(
-                f"{where} is being written to by another process, for {self._database.busy_seconds:g} s by now"
+                f"{where} is locked by another process that has been writing for {self._database.busy_seconds:g} seconds"
             )
         if code in _UNAVAILABLE:
             if self._database.is_file:
                 self._disconnect()
             return StoreUnavailableError(f"{where} does not answer: {error}")
         if code == sqlite3.SQLITE_ERROR and re.match("no such (table|column|index)", str(error)):
-            return SchemaError(f"The tables of {where} are gone, or not as this release knows them: {error}")
+            return SchemaError(f"The tables in {where} are missing, or do not match this release: {error}")
         return StoreRefusedError(f"{where} refused: {error}")
 
 
@@ -255,7 +255,7 @@ def _answer(jobs: list[_Job], outcomes: list[Any]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, answers)
         except RuntimeError:
-            logger.debug("nobody waits any more: the loop is closed")
+            logger.debug("dropped a result: the event loop that waited for it is closed")
 
 
 def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
@@ -271,8 +271,8 @@ def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
 def _connect(database: Database) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StoreRefusedError(
-            f"This Python has SQLite {sqlite3.sqlite_version}, and {'.'.join(map(str, OLDEST_SQLITE))} is needed:"
-            " use a Python that comes with a newer one"
+            f"This Python has SQLite {sqlite3.sqlite_version}, but {'.'.join(map(str, OLDEST_SQLITE))} is required:"
+            " use a Python that comes with a newer SQLite"
         )
     try:
         connection = sqlite3.connect(database.path, timeout=0, isolation_level=None, cached_statements=512)
@@ -311,10 +311,10 @@ def _why_not(database: Database, error: sqlite3.Error) -> StoreError:
     if path.is_dir():
         return StoreRefusedError(f"{database.where} is a folder: name a file in it")
     if code == sqlite3.SQLITE_NOTADB:
-        return StoreRefusedError(f"{database.where} is a file of another kind: name another")
+        return StoreRefusedError(f"{database.where} is not an SQLite database: name another file")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
         return StoreRefusedError(
-            f"{database.where} cannot be written: grant the right to the file and its folder"
+            f"{database.where}: permission denied: grant the right to write the file and its folder"
         )
     if code in _UNAVAILABLE:
         return StoreUnavailableError(f"{database.where} does not answer: {error}")

@@ -290,7 +290,9 @@ def _schema(session: Session, sql: Statements, table: str, where: str) -> int:
     if not there:
         return 0
     if f"{table}_meta" not in there:
-        raise SchemaError(f"The table {table} in {where} is not of this program: choose another table name")
+        raise SchemaError(
+            f"The table {table} in {where} was not created by Pyncette: choose another table name"
+        )
     version, min_reader = decode(session.read(sql.versions))
     check_schema(version, min_reader, f"The tables {table} in {where}")
     return int(version)
