@@ -16,6 +16,7 @@ from pyncette.core.record import Change, HistoryRow, Key, Partition, replace
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Renewal
+from pyncette.store.dynamodb.limits import Limits
 from pyncette.store.dynamodb.store import DynamoStore
 from pyncette.testing.conformance import (
     HERE,
@@ -133,9 +134,8 @@ async def test_a_load_may_see_one_half_of_a_group_before_and_the_other_after_it_
             writing.cancel()
 
 
-async def test_what_is_put_off_for_too_long_is_unavailable(gate, guarded_url, monkeypatch):
-    monkeypatch.setattr("pyncette.store.dynamodb.connection.PAUSE_SECONDS_MAX", 0.001)
-    async with opened(guarded_url) as store:
+async def test_a_request_that_is_deferred_for_too_long_is_unavailable(gate, guarded_url):
+    async with opened(guarded_url, limits=Limits(pause_max=0.001)) as store:
         await create(store, a_record(), a_record("b"))
         before = await load(store, a_record())
         gate.throttling = 1.0
@@ -171,20 +171,18 @@ async def test_a_server_that_is_gone_is_unavailable_until_it_is_back(own_dynamod
         assert instances(await claim(store)) == ["a"]
 
 
-async def test_a_server_that_hangs_is_given_up_in_time(own_dynamodb: OwnDynamoDb, monkeypatch):
-    monkeypatch.setattr("pyncette.store.dynamodb.connection.CONNECT_SECONDS", 0.5)
-    async with opened(own_dynamodb.url_of("pyncette")) as store:
+async def test_a_server_that_hangs_is_given_up_in_time(own_dynamodb: OwnDynamoDb):
+    url = own_dynamodb.url_of("pyncette")
+    async with opened(url) as patient, opened(url, limits=Limits(connect=0.5, answer=1.0)) as store:
         await create(store, a_record())
-        store._requests._answer_seconds = 1.0
         with own_dynamodb.frozen():
             loop = asyncio.get_running_loop()
             begin = loop.time()
             with pytest.raises(StoreUnavailableError, match="does not answer"):
                 await asyncio.gather(*(store.load([a_record().key]) for _ in range(8)))
             assert loop.time() - begin < 10
-        store._requests._answer_seconds = 60.0
 
-        assert await load(store, a_record())
+        assert await load(patient, a_record())
 
 
 async def test_a_place_where_nobody_listens_is_unavailable(dynamodb):

@@ -26,7 +26,7 @@ from pyncette.store.mysql.address import Address, read_address
 from pyncette.store.mysql.backend import MysqlBackend
 from pyncette.store.mysql.connection import MysqlConnections, translate_error
 from pyncette.store.mysql.store import MysqlStore
-from pyncette.store.sql.connections import IDLE_SECONDS, RetryableError
+from pyncette.store.sql.connections import RetryableError
 from pyncette.testing.conformance import (
     HERE,
     LEASE,
@@ -131,13 +131,11 @@ async def test_connections_that_are_killed_while_nobody_uses_them_are_not_notice
 
 async def test_a_connection_that_was_not_needed_for_long_is_not_trusted(server, url):
     """Servers end those that idle for long, and what stands in between may forget them without a word."""
-    async with opened(url) as store:
-        ((connection, used_at),) = store._connections._idle
-        store._connections._idle = [(connection, used_at - IDLE_SECONDS)]
+    connections = MysqlConnections(read_address(url), idle_seconds=0)
+    first = await connections.rows("SELECT CONNECTION_ID()")
 
-        await store.now()
-
-        assert not connection.connected
+    assert await connections.rows("SELECT CONNECTION_ID()") != first
+    await connections.close()
 
 
 async def test_a_store_that_is_closed_leaves_no_connection_behind(server, url):
@@ -622,14 +620,13 @@ def test_what_is_no_url_is_told_without_repeating_it(url):
         ("'pynacl' package is required for ed25519_password auth method", ConfigurationError),
     ],
 )
-async def test_a_driver_that_stumbles_over_a_new_connection_does_not_end_a_worker(monkeypatch, said, told):
+async def test_a_driver_that_stumbles_over_a_new_connection_does_not_end_a_worker(said, told):
     """It finds no socket any more where a connection breaks in between; the moment is too short to be met on purpose."""
 
     async def stumble(**options):
         raise RuntimeError(said)
 
-    monkeypatch.setattr("pyncette.store.mysql.connection.asyncmy.connect", stumble)
+    address = Address("127.0.0.1", "user", "secret", "database", 1)
 
     with pytest.raises(told, match=said):
-        async with MysqlStore(Address("127.0.0.1", "user", "secret", "database", 1)):
-            pass
+        await MysqlConnections(address, connect=stumble).rows("SELECT 1")

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import Backend, needing
 from pyncette.store.base import Store
+from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import SHARDS, Place, check_place
 
 FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
@@ -42,11 +43,11 @@ class DynamoBackend(Backend):
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
 
-    def new_store(self, *, create: bool = True) -> Store:
+    def new_store(self, *, create: bool = True, limits: Limits = LIMITS) -> Store:
         with needing("aiobotocore", "DynamoDB", "dynamodb"):
             from pyncette.store.dynamodb.store import DynamoStore  # noqa: PLC0415 - the driver is an extra
 
-        return DynamoStore(self._region, self._table, create=create, **self._options)
+        return DynamoStore(self._region, self._table, create=create, limits=limits, **self._options)
 
     def __str__(self) -> str:
         endpoint = self._options.get("endpoint")

@@ -26,22 +26,17 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.server_time import DateClock
 from pyncette.store.dynamodb.writes import Delete, Put, Update, Write, request, statement
 
 CONNECTIONS_MAX: Final = 16
 """Requests in flight at once: enough to keep the network busy, and few enough for one process to handle."""
 
-CONNECT_SECONDS: Final = 5.0
-
-ANSWER_SECONDS: Final = 12.0
-"""A request takes milliseconds. A service that has not answered by then is unreachable."""
-
 ATTEMPTS_MAX: Final = 12
 """About eight seconds with the pauses. DynamoDB takes longer to add capacity, but a worker tries again."""
 
 PAUSE_SECONDS: Final = 0.025
-PAUSE_SECONDS_MAX: Final = 2.0
 
 STATEMENTS_MAX: Final = 25
 KEYS_MAX: Final = 100
@@ -110,7 +105,7 @@ class Requests:
         *,
         batches: bool = True,
         on_lost: Callable[[], None] = lambda: None,
-        answer_seconds: float = ANSWER_SECONDS,
+        limits: Limits = LIMITS,
     ) -> None:
         self.table = table
         self.clock = DateClock()
@@ -118,7 +113,7 @@ class Requests:
         self._endpoint = endpoint
         self._batches = batches
         self._on_lost = on_lost
-        self._answer_seconds = answer_seconds
+        self._limits = limits
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._stack = AsyncExitStack()
         self._client: Any = None
@@ -128,8 +123,8 @@ class Requests:
 
     async def open(self) -> None:
         config = AioConfig(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=self._answer_seconds,
+            connect_timeout=self._limits.connect,
+            read_timeout=self._limits.answer,
             max_pool_connections=CONNECTIONS_MAX,
             parameter_validation=False,
             retries={"total_max_attempts": 1},
@@ -295,7 +290,7 @@ class Requests:
                 return await ask()
             except _LaterError as error:
                 reason = error
-            await asyncio.sleep(random.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX)))
+            await asyncio.sleep(random.uniform(0, min(PAUSE_SECONDS * 2**attempt, self._limits.pause_max)))
         if give_up:
             return None
         raise StoreUnavailableError(
@@ -308,7 +303,7 @@ class Requests:
         async with self._slots:
             asked_at = self.clock.monotonic()
             try:
-                async with asyncio.timeout(self._answer_seconds + CONNECT_SECONDS):
+                async with asyncio.timeout(self._limits.connect + self._limits.answer):
                     answer = await getattr(self._client, operation)(**parameters)
             except _DRIVER_ERRORS as error:
                 self._observe(getattr(error, "response", None), asked_at)

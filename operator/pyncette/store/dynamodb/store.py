@@ -38,6 +38,7 @@ from pyncette.store.dynamodb.items import (
     sure_integer,
     text,
 )
+from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import (
     HASH_KEY,
     SHARDS,
@@ -88,11 +89,14 @@ class DynamoStore:
         shards: int = SHARDS,
         batches: bool = True,
         create: bool = True,
+        limits: Limits = LIMITS,
     ) -> None:
         self._table = Table(table, prefix, shards)
         check_place(self._table)
         self._create = create
-        self._requests = Requests(table, region, endpoint, batches=batches, on_lost=self._forget)
+        self._requests = Requests(
+            table, region, endpoint, batches=batches, on_lost=self._forget, limits=limits
+        )
         self._layout = Layout(prefix, shards)
         self._looks = Looks(self._requests)
         self._registered: set[Partition] = set()
@@ -159,9 +163,7 @@ class DynamoStore:
 
         await together((write_single(), write_several()))
         if None in made:
-            raise StoreUnavailableError(
-                f"{self._requests.place} cannot keep up, and deferred some writes"
-            )
+            raise StoreUnavailableError(f"{self._requests.place} cannot keep up, and deferred some writes")
         return [bool(done) for done in made]
 
     async def claim(
@@ -294,9 +296,7 @@ class DynamoStore:
                 if record is not None:
                     records.append(record)
         if takes and made.count(None) == len(takes):
-            raise StoreUnavailableError(
-                f"{self._requests.place} cannot keep up, and deferred all leases"
-            )
+            raise StoreUnavailableError(f"{self._requests.place} cannot keep up, and deferred all leases")
         for look in looks:
             if look.found:
                 self._looks.learn(look.partition, len(look.found), lost[look.partition])

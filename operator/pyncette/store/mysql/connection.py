@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncmy
@@ -18,7 +18,6 @@ from pyncette.store.mysql.address import Address
 from pyncette.store.mysql.statements import LIMIT_MARIADB, LIMIT_MYSQL, SESSION
 from pyncette.store.sql.connections import (
     CLOSE_SECONDS,
-    IDLE_SECONDS,
     Connections,
     RetryableError,
     keep_alive,
@@ -86,7 +85,7 @@ class MysqlConnections(Connections[Connection, str]):
     _driver_errors = (asyncmy.errors.MySQLError, OSError, TimeoutError, EOFError)
 
     # The server closes connections that were idle for long, and what stands in between may forget them.
-    _reuse_seconds = IDLE_SECONDS
+    _reuses_old = False
 
     def __init__(
         self,
@@ -94,10 +93,12 @@ class MysqlConnections(Connections[Connection, str]):
         on_lost: Callable[[], None] = lambda: None,
         *,
         current_address: Callable[[], Address] | None = None,
+        connect: Callable[..., Awaitable[Connection]] = asyncmy.connect,
         **limits: float,
     ) -> None:
         super().__init__(str(address), on_lost, **limits)
         self._address = current_address or (lambda: address)
+        self._connect_driver = connect
         self.packet_bytes_max = 0
         """The size of the largest script that the server takes; 0 until the first connection."""
 
@@ -128,7 +129,7 @@ class MysqlConnections(Connections[Connection, str]):
     async def _open(self) -> Connection:
         address = self._address()
         try:
-            connection = await asyncmy.connect(
+            connection = await self._connect_driver(
                 host=address.host,
                 port=address.port,
                 unix_socket=address.socket or None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -43,7 +42,7 @@ class Connections(ABC, Generic[Connection, Query]):
     A pool of at most `CONNECTIONS_MAX` connections to one server.
 
     *on_lost* is called when a connection breaks: the next one may reach another server, or other tables. A query that
-    is not answered within *answer_seconds* fails, and its connection is closed.
+    is not answered within *answer_seconds* fails, and its connection is closed. So is one that was idle for *idle_seconds*.
 
     One pool serves both drivers, and the fault tests state what it must do. `asyncpg.Pool` does not: it reports no broken
     connection, keeps the others after one broke, and starts a task for each release. docs/dependencies.md has figures.
@@ -52,8 +51,8 @@ class Connections(ABC, Generic[Connection, Query]):
     _driver_errors: ClassVar[tuple[type[BaseException], ...]]
     """What the driver raises for a server that is unreachable or refuses."""
 
-    _reuse_seconds: ClassVar[float] = math.inf
-    """A connection that was idle for longer is replaced before it is used."""
+    _reuses_old: ClassVar[bool] = True
+    """A connection that was idle for longer than *idle_seconds* may be used, if it is not closed yet."""
 
     def __init__(
         self,
@@ -61,12 +60,14 @@ class Connections(ABC, Generic[Connection, Query]):
         on_lost: Callable[[], None],
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.place: Final = place
         """The server and the database, as error messages name them: without a password."""
         self._on_lost = on_lost
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
+        self._idle_seconds = idle_seconds
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._idle: list[tuple[Connection, float]] = []
         self._closed = False
@@ -147,7 +148,7 @@ class Connections(ABC, Generic[Connection, Query]):
             return reply
 
     async def _acquire(self) -> Connection:
-        oldest = time.monotonic() - self._reuse_seconds
+        oldest = 0.0 if self._reuses_old else time.monotonic() - self._idle_seconds
         while self._idle:
             connection, used_at = self._idle.pop()
             if self._is_broken(connection):
@@ -165,7 +166,7 @@ class Connections(ABC, Generic[Connection, Query]):
             self._terminate(connection)
             return
         now = time.monotonic()
-        if self._idle and self._idle[0][1] < now - IDLE_SECONDS:
+        if self._idle and self._idle[0][1] < now - self._idle_seconds:
             self._terminate(self._idle.pop(0)[0])
         self._idle.append((connection, now))
 
