@@ -16,14 +16,14 @@ def _native(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _integers(values: Sequence[int | None]) -> str:
-    # perf: as text, since the driver takes twice as long for a native array. test_postgres.py checks the values.
+    # perf: as text, since the driver takes twice as long for a native array. tests/store/test_sql.py checks the values.
     text = "{" + repr(values)[1:-1] + "}"
     return text.replace("None", "NULL") if "N" in text else text
 
 
 def _texts(values: Iterable[str | None]) -> str:
     # perf: as text, since the driver checks each string of a native array for being a list. The quotes are those of
-    # the manual of PostgreSQL, "Array Value Input"; test_postgres.py checks the values.
+    # the manual of PostgreSQL, "Array Value Input"; tests/store/test_sql.py checks the values.
     return "{" + ",".join(map(_quoted, values)) + "}"
 
 

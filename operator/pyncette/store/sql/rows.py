@@ -15,7 +15,7 @@ from pyncette.store.codec import PoisonedRecordError, decode_record, log_poisone
 POSITION: Final = 18
 """The column after those of a record. It holds the position of the key that was asked for, counted from 1."""
 
-# perf: half the time of calling the class, and a claim makes hundreds. test_rows.py checks the order of the fields.
+# perf: half the time of calling the class, and a claim makes hundreds. tests/store/test_sql.py checks the order of the fields.
 _key = partial(tuple.__new__, Key)
 _claimable_at = itemgetter(11)
 
