@@ -10,7 +10,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.store.backend import Backend, needing
 from pyncette.store.base import Store
 from pyncette.store.dynamodb.limits import LIMITS, Limits
-from pyncette.store.dynamodb.schema import SHARDS, Place, check_place
+from pyncette.store.dynamodb.schema import SHARDS, Table, check_table
 
 FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
 
@@ -37,8 +37,8 @@ class DynamoBackend(Backend):
             raise ConfigurationError(f"it needs the name of a table; write {FORM}")
         self._options = _options(parts.query)
         try:
-            check_place(
-                Place(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
+            check_table(
+                Table(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
             )
         except ValueError as error:
             raise ConfigurationError(str(error)) from None

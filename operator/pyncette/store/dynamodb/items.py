@@ -21,12 +21,12 @@ from pyncette.store.codec import (
 from pyncette.store.dynamodb.schema import HASH_KEY, NEXT, SORT_KEY
 
 Value: TypeAlias = dict[str, Any]
-"""As DynamoDB writes one: {"N": "1"}, {"S": "text"}, {"B": b"bytes"}."""
+"""A value as DynamoDB represents it: {"N": "1"}, {"S": "text"}, {"B": b"bytes"}."""
 
 Item: TypeAlias = dict[str, Value]
 
 NO_LEASE: Final = -(2**63)
-"""The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
+"""The end of the lease of a record without one: before every instant, so one comparison covers both cases."""
 
 VERSION: Final = "version"
 CLAIMABLE: Final = "claimable"
@@ -41,9 +41,9 @@ SLOT_BYTES: Final = 8
 
 class Fields(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
-    What no condition and no index asks of a record, as one text: an attribute each would be as dear to send as all of them.
+    The fields of a record that no condition and no index needs, as one text. Single attributes would cost more to send.
 
-    New ones go to the end, and have defaults, so that older texts can be read.
+    New fields go to the end and have defaults, so that older texts can be read.
     """
 
     fence: int
@@ -60,7 +60,7 @@ _encode_fields = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(Fields).decode
 
 
-class Place(NamedTuple):
+class ItemKey(NamedTuple):
     """The primary key of an item."""
 
     pk: bytes
@@ -73,19 +73,19 @@ class Place(NamedTuple):
 
 class Layout:
     """
-    Where items stand: those of one *prefix*, the records of a partition in so many *shards*.
+    The keys of the items below a *prefix*, with the records of a partition in so many *shards*.
 
-    A shard is an item collection, which one physical partition of DynamoDB holds, with 1,000 writes a second. Names
-    are separated by NUL, which none contains and which comes before all else, so bytes are ordered as keys are.
+    A shard is an item collection. One physical partition of DynamoDB holds it, and takes 1,000 writes a second. Names are
+    separated by NUL, which sorts before all other characters and is in no name, so sort keys are ordered as keys are.
     """
 
     def __init__(self, prefix: str, shards: int) -> None:
         self._prefix = prefix.encode() + b"\0"
         self.shards = shards
 
-    def record(self, key: Key) -> Place:
+    def record(self, key: Key) -> ItemKey:
         sk = names(key)
-        return Place(self.shard(key.partition, zlib.crc32(sk) % self.shards), sk)
+        return ItemKey(self.shard(key.partition, zlib.crc32(sk) % self.shards), sk)
 
     def shard(self, partition: Partition, shard: int) -> bytes:
         return b"r" + self._prefix + _partition(partition) + shard.to_bytes(2, "big")
@@ -94,22 +94,22 @@ class Layout:
         return [self.shard(partition, shard) for shard in range(self.shards)]
 
     def history(self, key: Key) -> bytes:
-        """Return the hash key of the rows kept for *key*: a digest, since the names may be too long for it."""
+        """Return the hash key of the history of *key*: a digest, since the names may be too long."""
         digest = blake2b(_partition(key.partition) + names(key), digest_size=32).digest()
         return b"h" + self._prefix + digest
 
-    def row(self, home: Key, slot: int) -> Place:
-        return Place(self.history(home), (slot + 2**63).to_bytes(SLOT_BYTES, "big"))
+    def row(self, home: Key, slot: int) -> ItemKey:
+        return ItemKey(self.history(home), (slot + 2**63).to_bytes(SLOT_BYTES, "big"))
 
     def realm(self, realm: str) -> bytes:
         return b"p" + self._prefix + realm.encode()
 
-    def partition(self, partition: Partition) -> Place:
-        return Place(self.realm(partition.realm), _handler(partition))
+    def partition(self, partition: Partition) -> ItemKey:
+        return ItemKey(self.realm(partition.realm), _handler(partition))
 
 
 def names(key: Key) -> bytes:
-    """Return the sort key of a record: in the order of the names, as code points."""
+    """Return the sort key of a record, which is ordered as the names are, by code points."""
     return f"{key.task}\0{key.instance}\0{key.occurrence}".encode()
 
 
@@ -123,8 +123,8 @@ def partition_of(realm: str, item: Item) -> Partition:
     return Partition(realm, sk[:-5].decode(), int.from_bytes(sk[-4:], "big"))
 
 
-def item_of(place: Place, record: Record) -> Item:
-    """Return the item of a record that is created."""
+def item_of(place: ItemKey, record: Record) -> Item:
+    """Return the item of a new record."""
     until = until_of(record.lease)
     item = {
         **place.key,
@@ -140,7 +140,7 @@ def item_of(place: Place, record: Record) -> Item:
 
 
 def fields_of(record: Record, lease: Lease | None) -> Fields:
-    """Return the fields of *record* if it has that *lease*."""
+    """Return the fields of *record* with *lease* as its lease."""
     return Fields(
         record.fence,
         record.due_at,
@@ -158,7 +158,7 @@ def fields_value(fields: Fields) -> Value:
 
 
 def fields_in(key: Key, item: Item) -> Fields:
-    """Return the fields of the record *key* that *item* holds. Raises PoisonedRecordError."""
+    """Return the fields of the record *key* in *item*. Raises PoisonedRecordError."""
     try:
         return _decode_fields(text(item, FIELDS))
     except (msgspec.MsgspecError, TypeError) as error:
@@ -169,7 +169,7 @@ def until_of(lease: Lease | None) -> Instant:
     return lease.expires_at if lease else NO_LEASE
 
 
-def row_of(place: Place, row: HistoryRow) -> Item:
+def row_of(place: ItemKey, row: HistoryRow) -> Item:
     return {**place.key, RUN: {"S": encode_run(row.run)}}
 
 
@@ -187,13 +187,13 @@ def sure_integer(item: Item, name: str) -> int:
 
 
 def text(item: Item, name: str) -> Any:
-    """Return a text, or None where there is none: whoever reads it says that it cannot be read."""
+    """Return a text; None if it is missing, which the decoder then reports."""
     value = item.get(name)
     return None if value is None else value.get("S")
 
 
 def record_of(key: Key, item: Item) -> Record | None:
-    """Return the record in *item*; None, and a line in the log, if it cannot be read."""
+    """Return the record in *item*. A record that cannot be read is logged, and None."""
     try:
         return _record(key, item)
     except PoisonedRecordError as error:
@@ -207,7 +207,7 @@ def _record(key: Key, item: Item) -> Record:
         version, until = sure_integer(item, VERSION), sure_integer(item, UNTIL)
         claimable_at = integer(item, CLAIMABLE)
     except (KeyError, ValueError) as error:
-        raise PoisonedRecordError(key, f"{error} is missing, or no number") from None
+        raise PoisonedRecordError(key, f"{error} is missing or not a number") from None
     lease = None
     if fields.lease_id is not None and fields.holder is not None:
         lease = Lease(fields.lease_id, fields.holder, until)

@@ -1,4 +1,4 @@
-"""The table that records are kept in on DynamoDB: its keys, its one index, and what is said about it."""
+"""The table of records on DynamoDB: its keys, its one index, and its version."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pyncette.store.base import MIN_READER, SCHEMA_VERSION
 from pyncette.store.schema import check_schema
 
 TABLE: Final = "pyncette"
-"""The table, unless another is named."""
+"""The default name of the table."""
 
 INDEX: Final = "due"
-"""A local secondary index: it can be read strongly, which no global one can."""
+"""A local secondary index. Unlike a global one, it supports strongly consistent reads."""
 
 HASH_KEY: Final = "pk"
 SORT_KEY: Final = "sk"
 NEXT: Final = "next"
-"""When a record is next to be looked at, at the earliest; absent if it is not to run. The sort key of the index."""
+"""The instant before which a record is not claimable; absent if it never is. The sort key of the index."""
 
 SHARDS: Final = 4
-"""Item collections that the records of a partition are spread over, unless the table says otherwise."""
+"""The default number of item collections that the records of a partition are spread over."""
 
 SHARDS_MAX: Final = 256
 
@@ -31,42 +31,42 @@ PREFIX_BYTES_MAX: Final = 255
 _NAME: Final = re.compile(r"[a-z0-9_]{3,255}")
 
 
-class Place(NamedTuple):
-    """Where records are kept, and what programs find there is kept apart by *prefix*."""
+class Table(NamedTuple):
+    """A table, and the part of it that a *prefix* separates from the records of other programs."""
 
-    table: str
+    name: str
     prefix: str = ""
     shards: int = SHARDS
-    """For a table that is still to be created; one that is there says for itself."""
+    """The number for a table that is created. An existing table has its own."""
 
 
 class Format(NamedTuple):
-    """What a table says of itself."""
+    """The format of the records below a prefix, as the table stores it."""
 
     shards: int
 
 
-def check_place(place: Place) -> None:
-    """Raise ValueError unless DynamoDB, and what old modules may rely on, allow it."""
-    if not _NAME.fullmatch(place.table):
+def check_table(table: Table) -> None:
+    """Raise ValueError unless DynamoDB and Pyncette 1.x allow the names."""
+    if not _NAME.fullmatch(table.name):
         raise ValueError(
             "dynamodb_table_name must be 3 to 255 lower-case letters, digits or underscores,"
-            f" not {place.table!r}"
+            f" not {table.name!r}"
         )
     try:
-        size = len(place.prefix.encode())
+        size = len(table.prefix.encode())
     except UnicodeEncodeError:
         size = PREFIX_BYTES_MAX + 1
-    if size > PREFIX_BYTES_MAX or "\0" in place.prefix:
+    if size > PREFIX_BYTES_MAX or "\0" in table.prefix:
         raise ValueError(
             f"dynamodb_partition_prefix must be text without NUL of up to {PREFIX_BYTES_MAX} bytes"
         )
-    if not 1 <= place.shards <= SHARDS_MAX:
-        raise ValueError(f"shards must be a number from 1 to {SHARDS_MAX}, not {place.shards}")
+    if not 1 <= table.shards <= SHARDS_MAX:
+        raise ValueError(f"shards must be a number from 1 to {SHARDS_MAX}, not {table.shards}")
 
 
 def definition(table: str) -> dict[str, Any]:
-    """Return what creates the table; each request is paid for, since nobody knows how many there will be."""
+    """Return the parameters of the request that creates the table. It is billed by request, since the load is unknown."""
     keys = {HASH_KEY: "B", SORT_KEY: "B", NEXT: "N"}
     return {
         "TableName": table,
@@ -82,7 +82,7 @@ def definition(table: str) -> dict[str, Any]:
 
 
 def is_ours(description: dict[str, Any]) -> bool:
-    """Say whether a table, as DynamoDB describes it, has our keys and our index."""
+    """Return whether the table of *description* has the keys and the index of Pyncette."""
     indexes = {
         index["IndexName"]: index["KeySchema"] for index in description.get("LocalSecondaryIndexes", ())
     }
@@ -90,21 +90,21 @@ def is_ours(description: dict[str, Any]) -> bool:
 
 
 def meta_key(prefix: str) -> dict[str, Any]:
-    """Return the key of the item that says what is written in the table."""
+    """Return the key of the item with the version and the format."""
     return {HASH_KEY: {"B": b"m" + prefix.encode()}, SORT_KEY: {"B": b"schema"}}
 
 
-def meta_item(place: Place) -> dict[str, Any]:
+def meta_item(table: Table) -> dict[str, Any]:
     return {
-        **meta_key(place.prefix),
+        **meta_key(table.prefix),
         "schema_version": {"N": str(SCHEMA_VERSION)},
         "min_reader": {"N": str(MIN_READER)},
-        "shards": {"N": str(place.shards)},
+        "shards": {"N": str(table.shards)},
     }
 
 
 def format_of(item: dict[str, Any], where: str) -> Format:
-    """Return what the item at `meta_key` says. Raises SchemaError if this release cannot work with it."""
+    """Return the format in the item at `meta_key`. Raises SchemaError if it does not fit this release."""
     try:
         numbers = {name: int(item[name]["N"]) for name in ("schema_version", "min_reader", "shards")}
     except (KeyError, ValueError):

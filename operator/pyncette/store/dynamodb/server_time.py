@@ -1,4 +1,4 @@
-"""Tells the time of a server that says it in whole seconds only, as closely as its answers allow."""
+"""Estimates the time of a server that reports it in whole seconds only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant, monotonic_ns
 
 DRIFT_PARTS: Final = 10_000
-"""Two clocks run apart by at most one part in this many, so what was known loses as much of its sharpness."""
+"""Two clocks drift apart by at most one part in this many, by which known bounds widen."""
 
 
 class DateClock:
     """
-    The server's time, from the `Date` of its answers, which is cut to the second.
+    The server's time, from the `Date` header of its answers, which is truncated to the second.
 
-    Each answer puts the time between two bounds: it was said after the request left and before the answer came, and
-    what was cut off is less than a second. Over many answers the bounds close in on each other, to within a few
-    milliseconds. Between them the system's own clock is believed: no answer has contradicted it. So on machines whose
-    clocks agree with the server's, as most do, its time is the system's own, and elsewhere it is off by less
-    than a second at first, and soon by much less. Bounds that contradict each other mean that a clock has stepped:
-    then the latest answer alone counts.
+    Each answer bounds the time: the server set it after the request left and before the answer came, and truncation
+    removes less than a second. Over many answers the bounds narrow to a few milliseconds. Between the bounds the system's
+    clock is used, since no answer contradicts it. So where the clocks agree, as on most machines, the result is the
+    system's time. Elsewhere it is off by less than a second at first, and soon by much less. If the bounds contradict each
+    other, a clock has stepped, and only the latest answer counts.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class DateClock:
         self._time_ns = time_ns
         self._monotonic_ns = monotonic_ns
         self._least: Instant | None = None
-        """Of what the server's clock is ahead of the monotonic one."""
+        """The least difference of the server's clock to the monotonic one; None before the first answer."""
         self._most: Instant = 0
         self._since: Duration = 0
 
@@ -42,14 +41,14 @@ class DateClock:
         return self._monotonic_ns() // 1000
 
     def observe(self, date: str | None, asked_at: Duration, answered_at: Duration) -> None:
-        """Take note of a *date* that came between two readings of `monotonic`; one that is none is passed over."""
-        said = _instant(date)
-        if said is None:
+        """Narrow the bounds by a *date* that came between two readings of `monotonic`. An invalid date is ignored."""
+        server_time = _instant(date)
+        if server_time is None:
             return
-        least, most = said - answered_at, said + SECOND - asked_at
+        least, most = server_time - answered_at, server_time + SECOND - asked_at
         if self._least is not None:
-            blur = (answered_at - self._since) // DRIFT_PARTS
-            known_least, known_most = self._least - blur, self._most + blur
+            drift = (answered_at - self._since) // DRIFT_PARTS
+            known_least, known_most = self._least - drift, self._most + drift
             if max(least, known_least) <= min(most, known_most):
                 least, most = max(least, known_least), min(most, known_most)
         self._least, self._most, self._since = least, most, answered_at

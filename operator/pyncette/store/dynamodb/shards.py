@@ -1,4 +1,4 @@
-"""Reads the shards of a partition as if they were one: in the order of keys, or of what is due."""
+"""Reads the shards of a partition as one: by key, or by due time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from pyncette.store.dynamodb.items import CLAIMABLE, UNTIL, Item, number, sure_i
 from pyncette.store.dynamodb.schema import HASH_KEY, INDEX, NEXT, SORT_KEY
 
 PAGE_SLACK: Final = 4
-"""Names fall to shards by chance, so of each shard some more are read than its share."""
+"""Names are spread over shards by a hash, so some more than its share are read of each shard."""
 
 WIDE: Final = 2
-"""Where leases have expired, so many times the limit is looked at for what was due first."""
+"""If leases have expired, this many times the limit is read, to find what was due first."""
 
 CROWD_MAX: Final = 8
-"""So many claimers at most are made room for."""
+"""The largest number of concurrent claimers that scans make room for."""
 
 PAGE_MAX: Final = 1000
-"""Items asked for at once; DynamoDB answers with a megabyte at most, whatever is asked."""
+"""Items of one request. DynamoDB returns at most a megabyte."""
 
 LONG_AGO: Final[Instant] = -(2**63)
 
 
 class Shard:
-    """What was read so far of one shard, in its order."""
+    """The items that were read so far of one shard, in its order."""
 
     def __init__(self, requests: Requests, pk: bytes, query: dict[str, Any]) -> None:
         self.pk = pk
         self.items: list[Item] = []
         self.is_read = False
-        """Whether there is no more."""
+        """All items were read."""
         self._requests = requests
         self._query = query
 
     async def read(self, count: int) -> None:
-        """Read some more items, about *count*."""
+        """Read about *count* more items."""
         answer = await self._requests.query(**self._query, Limit=min(count, PAGE_MAX))
         self.items += answer["Items"]
         self._query["ExclusiveStartKey"] = answer.get("LastEvaluatedKey")
@@ -53,13 +53,13 @@ class Shard:
 async def first_by_key(
     requests: Requests, pks: Sequence[bytes], bounds: tuple[bytes, bytes | None], limit: int
 ) -> list[Item]:
-    """Return the first *limit* items of all shards whose sort keys are in *bounds* (the last one not), in their order."""
+    """Return the first *limit* items of all shards whose sort keys are in the half-open range *bounds*, in order."""
     shards = [Shard(requests, pk, _between(pk, *bounds)) for pk in pks]
     share = limit // len(shards) + PAGE_SLACK
     await together(shard.read(share) for shard in shards)
     while True:
         found = sorted((item for shard in shards for item in shard.items), key=_sort_key)[:limit]
-        # What a shard has not told yet comes after what it has.
+        # Items that were not read yet come after those that were.
         last = _sort_key(found[-1]) if len(found) == limit else None
         behind = [
             shard
@@ -88,42 +88,42 @@ def _sort_key(item: Item) -> bytes:
 # --- In the order of what is due -------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
-    """A record that may be claimed."""
+class Candidate(NamedTuple):
+    """A record that is claimable."""
 
     pk: bytes
     item: Item
 
 
-class Look(NamedTuple):
-    """What a look at one partition saw."""
+class Scan(NamedTuple):
+    """The result of a scan of one partition."""
 
     partition: Partition
-    found: list[Found]
-    """What to take, soonest first."""
+    found: list[Candidate]
+    """The records to lease, soonest first."""
     next_at: Instant | None
-    """When the first of all others can be claimed, as far as was read; at or before `now` if there is more."""
+    """When the first of the other records is claimable, as far as was read; at or before `now` if there is more."""
 
 
-class Looks:
+class Scanner:
     """
-    Looks for what can be claimed, and remembers what it has found, to read no more than is needed.
+    Scans of partitions for claimable records. It remembers how many it found, to read no more than is needed.
 
-    Claimers that meet at the head of a partition pay for each write that loses. Whoever loses many takes them from
-    farther behind, at random, until it loses none any more.
+    Claimers that meet at the start of a partition pay for each write that loses. A claimer that loses many picks records
+    at random from a longer range, until it loses none.
     """
 
     def __init__(
-        self, requests: Requests, chance: Callable[[list[Found], int], list[Found]] | None = None
+        self, requests: Requests, chance: Callable[[list[Candidate], int], list[Candidate]] | None = None
     ) -> None:
         self._requests = requests
         self._busy: dict[Partition, int] = {}
-        """How many were claimable at the last look."""
+        """The number of claimable records in the last scan."""
         self._crowds: dict[Partition, int] = {}
-        """How many seem to claim at once, where it is more than one."""
+        """The estimated number of concurrent claimers, if it is more than one."""
         self._sample = chance or random.sample
 
-    async def look(
+    async def scan(
         self,
         partition: Partition,
         pks: Sequence[bytes],
@@ -131,14 +131,14 @@ class Looks:
         now: Instant,
         expired_at: Instant,
         ahead: Duration,
-    ) -> Look:
+    ) -> Scan:
         shards = [Shard(self._requests, pk, _soonest(pk)) for pk in pks]
         crowd = self._crowds.get(partition, 1)
         wanted = limit * crowd
         expected = min(wanted, self._busy.get(partition, 0))
         await together(shard.read(expected // len(shards) + PAGE_SLACK) for shard in shards)
         while True:
-            seen = _Seen(shards, now, expired_at, ahead)
+            seen = _Candidates(shards, now, expired_at, ahead)
             short = wanted * (WIDE if seen.has_expired else 1) + PAGE_SLACK - seen.surely
             if not seen.open or short <= 0 or (not limit and seen.claimable):
                 break
@@ -146,33 +146,33 @@ class Looks:
         self._busy[partition] = len(seen.claimable)
         taken = self._taken(seen.claimable, limit, wanted)
         more = len(taken) < len(seen.claimable) or bool(seen.open)
-        return Look(partition, taken, now if more else seen.next_at)
+        return Scan(partition, taken, now if more else seen.next_at)
 
-    def _taken(self, claimable: list[Found], limit: int, wanted: int) -> list[Found]:
+    def _taken(self, claimable: list[Candidate], limit: int, wanted: int) -> list[Candidate]:
         if wanted == limit or len(claimable) <= limit:
             return claimable[:limit]
         return sorted(self._sample(claimable[:wanted], limit), key=_claimable_at)
 
     def learn(self, partition: Partition, tried: int, lost: int) -> None:
-        """Take note of how many writes lost of those that were tried."""
+        """Note that *lost* writes of those *tried* lost a race."""
         crowd = self._crowds.pop(partition, 1)
         crowd = min(2 * crowd, CROWD_MAX) if 2 * lost > tried else crowd - (not lost)
         if crowd > 1:
             self._crowds[partition] = crowd
 
     def forget(self) -> None:
-        """Know nothing, as at the beginning."""
+        """Clear what was learned."""
         self._busy.clear()
         self._crowds.clear()
 
 
-class _Seen:
-    """What the shards tell, as far as they were read."""
+class _Candidates:
+    """The claimable records of shards, as far as they were read."""
 
     def __init__(self, shards: Sequence[Shard], now: Instant, expired_at: Instant, ahead: Duration) -> None:
         self.open: list[Shard] = []
-        """Shards that may hold more of what is claimable."""
-        self.claimable: list[Found] = []
+        """Shards that may have more claimable records."""
+        self.claimable: list[Candidate] = []
         self.next_at: Instant | None = None
         self.has_expired = False
         frontier: Instant | None = None
@@ -182,22 +182,22 @@ class _Seen:
                 self.open.append(shard)
                 frontier = last if frontier is None else min(frontier, last)
             elif not shard.is_read:
-                self._wait_until(last - ahead)  # what comes behind it may be due just then
+                self._wait_until(last - ahead)  # the next item may be due at the same time
             for item in shard.items:
                 self._see(shard.pk, item, now, expired_at, ahead)
         self.claimable.sort(key=_claimable_at)
         self.surely = sum(
             frontier is None or sure_integer(found.item, NEXT) <= frontier for found in self.claimable
         )
-        """Of the claimable, those before which nothing can be that was not read."""
+        """The number of claimable records that no unread record can precede."""
 
     def _see(self, pk: bytes, item: Item, now: Instant, expired_at: Instant, ahead: Duration) -> None:
         at, until = sure_integer(item, CLAIMABLE), sure_integer(item, UNTIL)
         if at <= now + ahead and until <= expired_at:
-            self.claimable.append(Found(pk, item))
+            self.claimable.append(Candidate(pk, item))
             self.has_expired = self.has_expired or until > at
             return
-        # By one who waits, a lease that looks expired but is not to be taken over is waited for as well.
+        # A lease may look expired, but must not be taken over yet, if the clock of the claimer has stepped.
         self._wait_until(max(at - ahead, until + now - expired_at if until > expired_at else at - ahead))
 
     def _wait_until(self, at: Instant) -> None:
@@ -213,7 +213,7 @@ def _soonest(pk: bytes) -> dict[str, Any]:
     }
 
 
-def _claimable_at(found: Found) -> tuple[Instant, bytes]:
+def _claimable_at(found: Candidate) -> tuple[Instant, bytes]:
     return sure_integer(found.item, CLAIMABLE), _sort_key(found.item)
 
 
@@ -228,13 +228,13 @@ async def counted(
     longest_lease: Duration,
     limit: int,
 ) -> Counted:
-    """Count what is due and leased, of each shard its share of *limit*; by weak reads, which cost half."""
+    """Count due and leased records, of each shard its share of *limit*, by eventually consistent reads at half the cost."""
     names = b"" if task is None else f"{task}\0".encode()
     share = -(-limit // len(pks))
     windows = await together(
         _window(requests, pk, first, last, share)
         for pk in pks
-        # What is leased is filed at the end of its lease, or when it is due again, whichever is later.
+        # The index has a leased record at the end of its lease, or at its next due time if that is later.
         for first, last in ((LONG_AGO, now), (now + 1, now + longest_lease))
     )
     seen = [item for window, _ in windows for item in window if _sort_key(item).startswith(names)]
@@ -247,7 +247,7 @@ async def counted(
 async def _window(
     requests: Requests, pk: bytes, first: Instant, last: Instant, limit: int
 ) -> tuple[list[Item], bool]:
-    """Return what is filed from *first* to *last*, at most *limit* items, and whether that is all."""
+    """Return at most *limit* index entries from *first* to *last*, and whether these are all."""
     query: dict[str, Any] = {
         "IndexName": INDEX,
         "KeyConditionExpression": f"{HASH_KEY} = :pk AND #next BETWEEN :first AND :last",
@@ -266,7 +266,7 @@ async def _window(
 
 
 async def _number(requests: Requests, pks: Sequence[bytes], task: str) -> int | None:
-    """Return how many instances *task* has, if one page of each shard tells: to read on costs by what is there."""
+    """Return the number of instances of *task*; None if it takes more than one page of a shard."""
     answers = await together(
         requests.call(
             "query",
@@ -278,5 +278,5 @@ async def _number(requests: Requests, pks: Sequence[bytes], task: str) -> int | 
     )
     if any("LastEvaluatedKey" in answer for answer in answers):
         return None
-    # What lives beside an instance has a third name.
+    # A side run has a third name.
     return sum(_sort_key(item).endswith(b"\0") for answer in answers for item in answer["Items"])

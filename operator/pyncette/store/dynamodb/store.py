@@ -28,8 +28,8 @@ from pyncette.store.dynamodb.items import (
     RUN,
     UNTIL,
     VERSION,
+    ItemKey,
     Layout,
-    Place,
     fields_in,
     key_of,
     names,
@@ -45,38 +45,37 @@ from pyncette.store.dynamodb.schema import (
     SORT_KEY,
     TABLE,
     Format,
-    check_place,
+    Table,
+    check_table,
     definition,
     format_of,
     is_ours,
     meta_item,
     meta_key,
 )
-from pyncette.store.dynamodb.schema import Place as Table
-from pyncette.store.dynamodb.shards import Look, Looks, counted, first_by_key
+from pyncette.store.dynamodb.shards import Scan, Scanner, counted, first_by_key
 from pyncette.store.dynamodb.writes import Delete, Put, Unit, Update, prolonging, taking, units_of
 
 logger = logging.getLogger(__name__)
 
 GROUP_MAX: Final = 33
-"""A transaction holds 100 items, and each change may bring two rows of history."""
+"""A transaction has at most 100 items, and each change may write two rows of history."""
 
 CREATION_SECONDS: Final = 120.0
-"""A table is made in some ten seconds."""
+"""The creation of a table takes some ten seconds."""
 
-CREATION_LOOK_SECONDS: Final = 0.25
+CREATION_POLL_SECONDS: Final = 0.25
 
 RENEWALS_MAX: Final = 8
-"""Losing eight races in a row for one lease, which only its holder renews, is no accident."""
+"""Only its holder renews a lease, so eight lost races in a row are no accident."""
 
 
 class DynamoStore:
     """
-    Records in the DynamoDB table *table* of *region* (of the environment, if None), below *prefix*.
+    A store in the DynamoDB table *table* of *region* (of the environment, if None), below *prefix*.
 
-    With *create* the table is created if it is missing, with so many *shards* a partition; without it nothing but items
-    of records is ever written. *batches* is to be false for servers that know no PartiQL. Raises ValueError for a name
-    that is not allowed.
+    With *create* a missing table is created, with so many *shards* a partition; without it nothing but items of records is
+    ever written. *batches* must be false for servers without PartiQL. Raises ValueError for an invalid name.
     """
 
     def __init__(
@@ -92,16 +91,16 @@ class DynamoStore:
         limits: Limits = LIMITS,
     ) -> None:
         self._table = Table(table, prefix, shards)
-        check_place(self._table)
+        check_table(self._table)
         self._create = create
         self._requests = Requests(
             table, region, endpoint, batches=batches, on_lost=self._forget, limits=limits
         )
         self._layout = Layout(prefix, shards)
-        self._looks = Looks(self._requests)
+        self._scanner = Scanner(self._requests)
         self._registered: set[Partition] = set()
-        self._is_known = True
-        """Whether the table is the one that was looked at."""
+        self._is_checked = True
+        """The table is known to fit this release."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,7 +111,7 @@ class DynamoStore:
         try:
             found = await self._format()
             if found is None and self._create:
-                found = await self._made()
+                found = await self._create_table()
             if found is None:
                 raise SchemaError(f"There is no table for {self._requests.place}: run `pyncette migrate`")
         except BaseException:
@@ -140,11 +139,11 @@ class DynamoStore:
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
         check_changes(changes)
-        await self._look_again()
+        await self._check_if_needed()
         await self._register(
             {change.after.key.partition for change in changes if change.after and not change.before}
         )
-        single, several = units_of(self._layout, changes, await self._rows_that_go(changes))
+        single, several = units_of(self._layout, changes, await self._history_to_delete(changes))
         made: list[bool | None] = [False] * len(changes)
 
         def note(unit: Unit, *, done: bool | None) -> None:
@@ -177,13 +176,13 @@ class DynamoStore:
     ) -> Claimed:
         for partition in limits:
             check_partition(partition)
-        await self._look_again()
-        looks = await together(
-            self._looks.look(partition, self._layout.all_shards(partition), limit, now, expired_at, ahead)
+        await self._check_if_needed()
+        scans = await together(
+            self._scanner.scan(partition, self._layout.all_shards(partition), limit, now, expired_at, ahead)
             for partition, limit in limits.items()
         )
-        records, times = await self._take(looks, lease_id, holder, now, expired_at)
-        times += [look.next_at for look in looks if look.next_at is not None]
+        records, times = await self._take(scans, lease_id, holder, now, expired_at)
+        times += [scan.next_at for scan in scans if scan.next_at is not None]
         return Claimed(records, self._requests.clock.now(), min(times, default=None))
 
     async def renew(self, renewals: Sequence[Renewal], now: Instant) -> Renewed:
@@ -191,12 +190,12 @@ class DynamoStore:
             check_key(renewal.key)
             check_partition(renewal.key.partition)
         held = [False] * len(renewals)
-        asked = list(range(len(renewals)))
+        indexes = list(range(len(renewals)))
         for _ in range(RENEWALS_MAX):
-            if not asked:
+            if not indexes:
                 break
-            asked = await self._renew(renewals, asked, held, now)
-        if asked:
+            indexes = await self._renew(renewals, indexes, held, now)
+        if indexes:
             raise StoreUnavailableError(f"{self._requests.place} cannot keep up with renewals")
         return Renewed(held, await self._time())
 
@@ -204,7 +203,7 @@ class DynamoStore:
         self, partition: Partition, task: str | None, after: Key | None, limit: int
     ) -> list[Record]:
         check_partition(partition)
-        await self._look_again()
+        await self._check_if_needed()
         first, end = _bounds(task, after)
         pks = self._layout.all_shards(partition)
         while end is None or first < end:
@@ -213,7 +212,7 @@ class DynamoStore:
             records = [record for record in found if record is not None]
             if records or len(items) < limit:
                 return records
-            # An empty page would be the end, so one of nothing but what cannot be read is left out.
+            # An empty page would mean the end, so a page of unreadable records only is skipped.
             first = items[-1][SORT_KEY]["B"] + b"\0"
         return []
 
@@ -221,20 +220,20 @@ class DynamoStore:
         self, partition: Partition, task: str | None, now: Instant, longest_lease: Duration, limit: int
     ) -> Counted:
         check_partition(partition)
-        await self._look_again()
+        await self._check_if_needed()
         return await counted(
             self._requests, self._layout.all_shards(partition), task, now, longest_lease, limit
         )
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
-        await self._look_again()
+        await self._check_if_needed()
         return [partition_of(realm, item) for item in await self._collection(self._layout.realm(realm))]
 
     async def history(self, key: Key) -> list[Run]:
         check_key(key)
         check_partition(key.partition)
-        await self._look_again()
+        await self._check_if_needed()
         runs = []
         for item in await self._collection(self._layout.history(key)):
             try:
@@ -244,7 +243,7 @@ class DynamoStore:
         return sorted(runs, key=lambda run: run.ended_at, reverse=True)
 
     async def now(self) -> Instant:
-        """Return the backend's own time, as closely as its answers tell: see `DateClock`."""
+        """Return the backend's own time, as closely as its answers allow; see `DateClock`."""
         await self._requests.get(meta_key(self._table.prefix))
         return self._requests.clock.now()
 
@@ -266,23 +265,23 @@ class DynamoStore:
 
     async def notified(self) -> AsyncIterator[Notification]:
         await asyncio.Event().wait()
-        yield Notification(Partition("", ""), 0)  # never: but it makes this a generator
+        yield Notification(Partition("", ""), 0)  # never reached, but makes this a generator
 
     # --- Claims and renewals ---
 
     async def _take(
-        self, looks: Sequence[Look], lease_id: str, holder: str, now: Instant, expired_at: Instant
+        self, scans: Sequence[Scan], lease_id: str, holder: str, now: Instant, expired_at: Instant
     ) -> tuple[list[Record], list[Instant]]:
-        """Lease what was found, and return what was got, and when it, or what was put off, can be claimed again."""
+        """Lease the records of *scans*. Return those that were leased, and when these and the others are claimable again."""
         takes = [
-            taking(key_of(look.partition, item), pk, item, lease_id, holder, now, expired_at)
-            for look in looks
-            for pk, item in look.found
+            taking(key_of(scan.partition, item), pk, item, lease_id, holder, now, expired_at)
+            for scan in scans
+            for pk, item in scan.found
         ]
         made = await self._requests.write([take.update for take in takes])
         records: list[Record] = []
         times: list[Instant] = []
-        lost = dict.fromkeys((look.partition for look in looks), 0)
+        lost = dict.fromkeys((scan.partition for scan in scans), 0)
         for (key, _, after), done in zip(takes, made, strict=True):
             if done is None:
                 times.append(now)
@@ -297,18 +296,18 @@ class DynamoStore:
                     records.append(record)
         if takes and made.count(None) == len(takes):
             raise StoreUnavailableError(f"{self._requests.place} cannot keep up, and deferred all leases")
-        for look in looks:
-            if look.found:
-                self._looks.learn(look.partition, len(look.found), lost[look.partition])
+        for scan in scans:
+            if scan.found:
+                self._scanner.learn(scan.partition, len(scan.found), lost[scan.partition])
         return records, times
 
     async def _renew(
-        self, renewals: Sequence[Renewal], asked: Sequence[int], held: list[bool], now: Instant
+        self, renewals: Sequence[Renewal], indexes: Sequence[int], held: list[bool], now: Instant
     ) -> list[int]:
-        """Prolong those of *renewals* that are *asked* for, note which are held, and return which lost a race."""
-        items = await self._items([renewals[at].key for at in asked])
-        waiting: dict[Place, list[int]] = {}
-        for at in asked:
+        """Renew the leases at *indexes* of *renewals*, note in *held* which are held, and return the indexes that lost a race."""
+        items = await self._items([renewals[at].key for at in indexes])
+        waiting: dict[ItemKey, list[int]] = {}
+        for at in indexes:
             place = self._layout.record(renewals[at].key)
             item = items.get(place)
             if item is not None and _holds(renewals[at], item):
@@ -334,12 +333,12 @@ class DynamoStore:
     # --- Swaps ---
 
     async def _transact(self, unit: Unit) -> bool | None:
-        """Make a unit whole or not at all; of rows that go with it, those that do not fit are removed before."""
+        """Write a unit as a whole or not at all. Rows of history that do not fit into the transaction are deleted before."""
         excess = len(unit.writes) - ITEMS_MAX
         writes = unit.writes
         if excess > 0:
             rows = [write for write in writes if isinstance(write, Delete) and not write.equal]
-            if not await self._still_are(
+            if not await self._are_unchanged(
                 [write for write in writes if not isinstance(write, Delete) or write.equal]
             ):
                 return False
@@ -347,15 +346,15 @@ class DynamoStore:
             writes = [write for write in writes if write not in rows[:excess]]
         return await self._requests.transact(writes)
 
-    async def _still_are(self, writes: Sequence[Any]) -> bool:
-        """Say whether what *writes* are to replace or delete is still what it was."""
+    async def _are_unchanged(self, writes: Sequence[Any]) -> bool:
+        """Return whether the items that *writes* replace or delete are unchanged."""
         equal = {write.place: write.equal for write in writes if isinstance(write, Update | Delete)}
         found = await self._requests.get_many([place.key for place in equal])
         versions = {_place_of(item): item[VERSION] for item in found}
         return all(versions.get(place) == wanted[VERSION] for place, wanted in equal.items())
 
-    async def _rows_that_go(self, changes: Sequence[Change]) -> dict[Key, list[Place]]:
-        """Return the rows kept for what is deleted, of all that take theirs along."""
+    async def _history_to_delete(self, changes: Sequence[Change]) -> dict[Key, list[ItemKey]]:
+        """Return the rows of history to delete with their records."""
         keys = [
             change.before.key
             for change in changes
@@ -367,7 +366,7 @@ class DynamoStore:
         }
 
     async def _register(self, partitions: Iterable[Partition]) -> None:
-        """Note which partitions there are, before something is in them."""
+        """Add *partitions* to the items of their realms, before their first record is written."""
         new = [partition for partition in partitions if partition not in self._registered]
         places = [self._layout.partition(partition) for partition in new]
         done = await self._requests.write([Put(place, place.key, new=False) for place in places])
@@ -377,8 +376,8 @@ class DynamoStore:
 
     # --- Items ---
 
-    async def _items(self, keys: Sequence[Key]) -> dict[Place, Any]:
-        await self._look_again()
+    async def _items(self, keys: Sequence[Key]) -> dict[ItemKey, Any]:
+        await self._check_if_needed()
         places = {self._layout.record(key) for key in keys}
         return {_place_of(item): item for item in await self._requests.get_many([p.key for p in places])}
 
@@ -399,51 +398,51 @@ class DynamoStore:
     # --- The table ---
 
     async def _format(self) -> Format | None:
-        """Return what the table says of itself; None: it is not there, or says nothing yet."""
+        """Return the format of the table; None if it is missing, or has no version yet."""
         try:
             item = await self._requests.get(meta_key(self._table.prefix))
         except SchemaError:
             return None
         except RequestError:
-            raise self._somebody_elses() from None
+            raise self._not_ours() from None
         return None if item is None else format_of(item, self._requests.place)
 
-    async def _made(self) -> Format:
-        """Create the table, or wait for others that do, and say in it what it holds."""
+    async def _create_table(self) -> Format:
+        """Create the table, or wait for another process that does, and write its version and format."""
         async with asyncio.timeout(CREATION_SECONDS):
             while (description := await self._requests.describe()) is None or (
                 description["TableStatus"] in {"CREATING", "UPDATING"}
             ):
                 if description is None:
-                    await self._requests.create(definition(self._table.table))
-                await asyncio.sleep(CREATION_LOOK_SECONDS if description else 0)
+                    await self._requests.create(definition(self._table.name))
+                await asyncio.sleep(CREATION_POLL_SECONDS if description else 0)
         if not is_ours(description):
-            raise self._somebody_elses()
+            raise self._not_ours()
         item = meta_item(self._table)
-        await self._requests.write([Put(Place(item[HASH_KEY]["B"], item[SORT_KEY]["B"]), item, new=True)])
-        found = await self._format()  # another program may have been faster
+        await self._requests.write([Put(ItemKey(item[HASH_KEY]["B"], item[SORT_KEY]["B"]), item, new=True)])
+        found = await self._format()  # another process may have been faster
         assert found is not None
         return found
 
-    def _somebody_elses(self) -> SchemaError:
+    def _not_ours(self) -> SchemaError:
         return SchemaError(
-            f"The table {self._table.table} was not created by Pyncette: choose another dynamodb_table_name"
+            f"The table {self._table.name} was not created by Pyncette: choose another dynamodb_table_name"
         )
 
-    async def _look_again(self) -> None:
-        """After a break the table may be another one: restored from a backup, or migrated meanwhile."""
-        if self._is_known:
+    async def _check_if_needed(self) -> None:
+        """Check the table again after a lost connection: it may be another one, restored or migrated."""
+        if self._is_checked:
             return
         found = await self._format()
         if found is None:
             raise SchemaError(f"The records of {self._requests.place} are missing")
         self._layout = Layout(self._table.prefix, found.shards)
-        self._is_known = True
+        self._is_checked = True
 
     def _forget(self) -> None:
-        self._is_known = False
+        self._is_checked = False
         self._registered.clear()
-        self._looks.forget()
+        self._scanner.forget()
 
 
 def _holds(renewal: Renewal, item: Any) -> bool:
@@ -454,12 +453,12 @@ def _holds(renewal: Renewal, item: Any) -> bool:
         return False
 
 
-def _place_of(item: Any) -> Place:
-    return Place(item[HASH_KEY]["B"], item[SORT_KEY]["B"])
+def _place_of(item: Any) -> ItemKey:
+    return ItemKey(item[HASH_KEY]["B"], item[SORT_KEY]["B"])
 
 
 def _bounds(task: str | None, after: Key | None) -> tuple[bytes, bytes | None]:
-    """Return the first sort key that may come after the key *after* (of *task*, if it is given), and one behind the last."""
+    """Return the first sort key after the key *after*, within *task* if it is given, and the end of the range."""
     first, end = (b"", None) if task is None else (f"{task}\0".encode(), f"{task}\1".encode())
     if after is not None:
         first = max(first, names(after) + b"\0")
@@ -467,7 +466,7 @@ def _bounds(task: str | None, after: Key | None) -> tuple[bytes, bytes | None]:
 
 
 def _turns(units: Sequence[Unit]) -> list[list[Unit]]:
-    """Return the units in turns: those of one can be made at once, since no two of it touch the same."""
+    """Split *units* into turns, so that no two units of a turn touch the same item."""
     turns: list[list[Unit]] = []
     latest: dict[object, int] = {}
     for unit in units:

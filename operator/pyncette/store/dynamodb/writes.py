@@ -1,4 +1,4 @@
-"""Says what is to be written to DynamoDB, once, and in each of the forms in which it takes writes."""
+"""Describes writes to DynamoDB, and puts them in each form that it accepts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pyncette.store.dynamodb.items import (
     VERSION,
     Fields,
     Item,
+    ItemKey,
     Layout,
-    Place,
     Value,
     fields_in,
     fields_of,
@@ -35,24 +35,24 @@ from pyncette.store.dynamodb.items import (
 from pyncette.store.dynamodb.schema import HASH_KEY, NEXT, SORT_KEY
 
 STATEMENTS_KEPT: Final = 256
-"""Statements differ by which attributes they set, of which there are some dozens of sets in use."""
+"""Statements differ by the attributes that they set. Some dozens of combinations are in use."""
 
 UNREADABLE_FOR: Final[Duration] = 60 * SECOND
-"""The lease of a record that cannot be read: so long it is out of the way."""
+"""The lease of a record that cannot be read, which keeps it from being claimed again and again."""
 
 
 class Put(NamedTuple):
-    """A whole item; with *new* only where there is none."""
+    """A whole item to write; with *new* only if it does not exist."""
 
-    place: Place
+    place: ItemKey
     item: Item
     new: bool
 
 
 class Update(NamedTuple):
-    """Attributes to be set and removed, if the item is there and *equal* and *at_most* are what it holds."""
+    """Attributes to set and remove, if the item exists and meets the conditions *equal* and *at_most*."""
 
-    place: Place
+    place: ItemKey
     sets: Item
     removes: tuple[str, ...]
     equal: Item
@@ -60,9 +60,9 @@ class Update(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """An item to be removed; with *equal* only if it is there and holds that."""
+    """An item to delete; with *equal* only if it exists and has these values."""
 
-    place: Place
+    place: ItemKey
     equal: Item
 
 
@@ -70,28 +70,28 @@ Write = Put | Update | Delete
 
 
 class Take(NamedTuple):
-    """What gives somebody the lease of the record *key*."""
+    """The write that leases the record *key*."""
 
     key: Key
     update: Update
     after: Item
-    """As the record is once that is made."""
+    """The item after the write."""
 
 
 class Unit(NamedTuple):
-    """Writes that are made together or not at all: those of the changes at *places* of a batch."""
+    """Writes that are made as a whole or not at all, for the changes at the indexes *places* of a batch."""
 
     places: list[int]
     writes: list[Write]
     touches: frozenset[object]
-    """Two units that touch the same are made one after the other, in the order of the batch."""
+    """Units that touch the same item are written one after the other, in the order of the batch."""
 
 
 # --- Forms -----------------------------------------------------------------------------------------------------------
 
 
 def statement(table: str, write: Put | Update) -> dict[str, Any]:
-    """Return a new item or an update as a statement of a batch, of which each wins or loses by itself."""
+    """Return a new item or an update as a statement of a batch, in which each statement succeeds or fails by itself."""
     if isinstance(write, Put):
         assert write.new
         return {
@@ -132,7 +132,7 @@ def _update(
 
 
 def request(table: str, write: Write) -> tuple[str, dict[str, Any]]:
-    """Return the name of an action and its parameters: for a request of its own, or an item of a transaction."""
+    """Return the name and the parameters of an action, for a request of its own or an item of a transaction."""
     if isinstance(write, Put):
         condition = {"ConditionExpression": f"attribute_not_exists({HASH_KEY})"} if write.new else {}
         return "Put", {"TableName": table, "Item": write.item, **condition}
@@ -151,7 +151,7 @@ def request(table: str, write: Write) -> tuple[str, dict[str, Any]]:
 
 
 class _Terms:
-    """Stand-ins for names and values, since some names are words of the language."""
+    """Placeholders for names and values, since some names are reserved words."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -181,7 +181,7 @@ class _Terms:
 def taking(
     key: Key, pk: bytes, item: Item, lease_id: str, holder: str, now: Instant, expired_at: Instant
 ) -> Take:
-    """Return what leases the record *key*, found as *item* below *pk*."""
+    """Return the write that leases the record *key*, which is *item* below *pk*."""
     at, found = sure_integer(item, CLAIMABLE), _readable(key, item)
     until = now + (UNREADABLE_FOR if found is None else found.lease_length)
     sets = {
@@ -189,12 +189,12 @@ def taking(
         UNTIL: number(until),
         NEXT: number(max(at, until)),
     }
-    # What cannot be read is leased as well: else it would be the first to be found, each time.
+    # A record that cannot be read is leased too; else each scan would find it first.
     if found is not None:
         sets[FIELDS] = fields_value(_leased(found, lease_id, holder, max(now, at)))
-    # A renewal leaves the version as it is.
+    # A renewal does not change the version.
     equal, at_most = {VERSION: item[VERSION]}, {UNTIL: number(expired_at)}
-    update = Update(Place(pk, item[SORT_KEY]["B"]), sets, (), equal, at_most)
+    update = Update(ItemKey(pk, item[SORT_KEY]["B"]), sets, (), equal, at_most)
     return Take(key, update, {**item, **sets})
 
 
@@ -216,12 +216,12 @@ def _leased(found: Fields, lease_id: str, holder: str, at: Instant) -> Fields:
     )
 
 
-def prolonging(place: Place, item: Item, end: Instant) -> Update:
-    """Return what lets the lease of a record, found as *item*, end at *end*."""
+def prolonging(place: ItemKey, item: Item, end: Instant) -> Update:
+    """Return the write that moves the end of the lease of a record, which is *item*, to *end*."""
     sets = {UNTIL: number(end)}
     if CLAIMABLE in item:
         sets[NEXT] = number(max(sure_integer(item, CLAIMABLE), end))
-    # Neither a claim nor a completion may come in between, nor another renewal.
+    # No claim, completion or other renewal may come in between.
     return Update(place, sets, (), {VERSION: item[VERSION], UNTIL: item[UNTIL]}, {})
 
 
@@ -229,7 +229,7 @@ def prolonging(place: Place, item: Item, end: Instant) -> Update:
 
 
 def units_of(
-    layout: Layout, changes: Sequence[Change], kept: dict[Key, list[Place]]
+    layout: Layout, changes: Sequence[Change], kept: dict[Key, list[ItemKey]]
 ) -> tuple[list[Unit], list[Unit]]:
     """
     Return the units of a batch: those of one write, and those that need a transaction.
@@ -252,11 +252,11 @@ def _unit(
     layout: Layout,
     changes: Sequence[Change],
     places: list[int],
-    kept: dict[Key, list[Place]],
+    kept: dict[Key, list[ItemKey]],
     deleted: set[Key],
 ) -> Unit:
     records: list[Write] = []
-    rows: dict[Place, Write] = {}  # of a slot that is written twice, the last row stays
+    rows: dict[ItemKey, Write] = {}  # if a slot is written twice, the last row wins
     touches: set[object] = set()
     for place in places:
         change = changes[place]
@@ -271,18 +271,18 @@ def _unit(
     return Unit(places, [*records, *rows.values()], frozenset(touches))
 
 
-def _rows_of(layout: Layout, change: Change) -> Iterator[tuple[Key, Place, Put]]:
+def _rows_of(layout: Layout, change: Change) -> Iterator[tuple[Key, ItemKey, Put]]:
     key = _key_of(change)
     home = change.history_of or key
     if change.after is None and home == key and not key.occurrence:
-        return  # they go with their record
+        return  # deleted with their record
     for row in change.history:
         place = layout.row(home, row.slot)
         yield home, place, Put(place, row_of(place, row), new=False)
 
 
 def write_of(layout: Layout, change: Change) -> Write:
-    """Return what becomes of the record of a change."""
+    """Return the write of the record of a change."""
     before, after = change.before, change.after
     if after is None:
         assert before is not None
@@ -293,8 +293,8 @@ def write_of(layout: Layout, change: Change) -> Write:
     return _replacing(place, before, after)
 
 
-def _replacing(place: Place, before: Record, after: Record) -> Update:
-    # What is left out is what *before* says, since the item has its version.
+def _replacing(place: ItemKey, before: Record, after: Record) -> Update:
+    # Values of *before* are left out, since the item has its version.
     sets: Item = {VERSION: number(after.version)}
     removes: list[str] = []
     keeps_lease = _keeps_lease(before, after)
@@ -308,7 +308,7 @@ def _replacing(place: Place, before: Record, after: Record) -> Update:
         sets[STATE] = {"S": encode_state(after.state)}
     if not keeps_lease:
         sets[UNTIL] = number(until_of(lease))
-    # A lease that stays may have been prolonged since. Then this looks for its end too soon, and finds that it is not.
+    # A lease that stays may have been renewed since. Then the record is found too early, and its lease still lives.
     if after.claimable_at is None:
         removes += [CLAIMABLE, NEXT]
     else:
