@@ -1,4 +1,4 @@
-"""Keeps records in the memory of this process, for tests and simulation: exact, deterministic, without a thread."""
+"""Keeps records in the memory of this process, for tests and simulation: exact, deterministic and without a thread."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from pyncette.store.codec import PoisonedRecordError, log_poisoned
 CAPABILITIES: Final = Capabilities(name="memory", notifies=True, shared=False, durable=False)
 
 CHUNK_MAX: Final = 1000
-"""Above this length a list is cut in two: short enough to insert into in a microsecond."""
+"""A longer list is split in two. An insertion into a list of this length takes a microsecond."""
 
 NOTIFICATIONS_MAX: Final = 10_000
-"""What one listener may leave unread; the rest is lost to it, as the port allows."""
+"""Notifications that one listener may leave unread. It loses the rest, as the port allows."""
 
 _T = TypeVar("_T", bound=tuple[Any, ...])
 
 
 class MemoryBackend:
-    """Memory that several stores of one event loop share. *now* is its own time, that of the system by default."""
+    """Memory that several stores of one event loop share. *now* is its clock, that of the system by default."""
 
     def __init__(self, now: Callable[[], Instant] | None = None) -> None:
         self.now = now or _system_time
-        self.shelves: dict[Partition, _Shelf] = {}
+        self.shelves: dict[Partition, _Indexed] = {}
         self.histories: dict[Key, dict[int, Run]] = {}
         self.listeners: set[asyncio.Queue[Notification]] = set()
 
-    def shelf(self, partition: Partition) -> _Shelf:
+    def shelf(self, partition: Partition) -> _Indexed:
         found = self.shelves.get(partition)
         if found is None:
             check_partition(partition)
-            found = self.shelves[partition] = _Shelf()
+            found = self.shelves[partition] = _Indexed()
         return found
 
     def poison(self, key: Key) -> None:
-        """Make a record unreadable from now on, until it is written anew."""
+        """Make a record unreadable until it is written again."""
         self.shelf(key.partition).poisoned.add(key)
 
 
 class MemoryStore:
-    """A store on a *backend* that others may share; without one, on a backend of its own."""
+    """A store on *backend*, which other stores may share; by default on a backend of its own."""
 
     def __init__(self, backend: MemoryBackend | None = None) -> None:
         self.backend = backend or MemoryBackend()
@@ -165,7 +165,7 @@ class MemoryStore:
         partition: Partition,
         task: str | None,
         now: Instant,
-        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        longest_lease: Duration,  # noqa: ARG002 - the index has all leases, however long
         limit: int,
     ) -> Counted:
         return self.backend.shelf(partition).counted(partition, task, now, limit)
@@ -200,13 +200,12 @@ class MemoryStore:
             self.backend.listeners.discard(listener)
 
 
-class _Shelf:
+class _Indexed:
     """
-    The records of one partition, each filed by when it is next to be looked at.
+    The records of one partition, with indexes of due and of leased records.
 
-    One without a lease is filed as due at its `claimable_at`. One with a lease is filed as leased until it can be
-    claimable again, and is filed as due by the first claim after that; so a claim looks at what is due, and not at
-    what others hold.
+    A record without a lease is in the index of due records at its `claimable_at`. A record with a lease is in the index of
+    leased records, until the first claim after the lease has ended moves it. So claims do not read leased records.
     """
 
     def __init__(self) -> None:
@@ -254,14 +253,14 @@ class _Shelf:
         return found
 
     def next_claimable(self, until: Instant, expired_at: Instant) -> list[Instant]:
-        """When the first of what is due, and the first of what is leased, can be claimed; by one who waits."""
+        """Return when the first due record and the first leased record are claimable, for a caller that waits."""
         found = [at for at, _ in self._leased.first()]
         for at, key in self._due:
             lease = self.records[key].lease
             if lease is None or lease.expires_at <= expired_at:
                 found.append(at)
                 break
-            # It looks expired, but is not to be taken over yet: the claimer's clock has stepped.
+            # A lease may look expired, but must not be taken over yet, if the clock of the claimer has stepped.
             found.append(max(at, lease.expires_at + until - expired_at))
         return found
 
@@ -300,7 +299,7 @@ class _Shelf:
 
 
 class _Ordered(Generic[_T]):
-    """A set in order, as a list of short sorted lists: adding, removing and seeking cost little at any size."""
+    """A sorted set, as a list of short sorted lists, in which all operations are fast at any size."""
 
     def __init__(self) -> None:
         self._chunks: list[list[_T]] = []
@@ -330,11 +329,11 @@ class _Ordered(Generic[_T]):
             del self._chunks[at], self._lasts[at]
 
     def first(self) -> list[_T]:
-        """Return the first, or nothing."""
+        """Return the first item; None if the set is empty."""
         return self._chunks[0][:1] if self._chunks else []
 
     def beginning_with(self, item: _T) -> Iterator[_T]:
-        """Iterate over *item*, if it is there, and what comes after it."""
+        """Iterate over the items from *item* on."""
         at = bisect_left(self._lasts, item)
         for index in range(at, len(self._chunks)):
             chunk = self._chunks[index]
@@ -353,7 +352,7 @@ def _key_of(change: Change) -> Key:
 
 
 def _with_kept_lease(after: Record, before: Record | None, stored: Record | None) -> Record:
-    """The stored lease wins over one of the same id, since it may have been renewed."""
+    """Return the stored lease instead of one with the same id, since it may have been renewed."""
     if after.lease is None or stored is None or stored.lease is None or before is None:
         return after
     if before.lease is None or before.lease.id != after.lease.id:

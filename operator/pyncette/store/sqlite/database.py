@@ -1,4 +1,4 @@
-"""One connection to an SQLite database, on a thread of its own, which does all that is waiting in one transaction."""
+"""One connection to an SQLite database, on a thread that carries out all waiting jobs in one transaction."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ logger = logging.getLogger(__name__)
 MEMORY: Final = ":memory:"
 
 OLDEST_SQLITE: Final = (3, 33, 0)
-"""The first with UPDATE … FROM."""
+"""The first version with UPDATE … FROM."""
 
 JOBS_MAX: Final = 64
-"""Jobs of one transaction: it takes some milliseconds for each large one, and others wait for its end."""
+"""Jobs of one transaction. Large ones take some milliseconds each, and other processes wait for its end."""
 
 BUSY_SECONDS: Final = 5.0
-"""How long a transaction waits for those of other processes, before it is given up as unavailable."""
+"""How long a transaction waits for those of other processes before the database counts as unavailable."""
 
 BUSY_PAUSE_SECONDS: Final = 0.002
 """
-How long to wait before the next try, at most. SQLite's own waiting, which grows to a tenth of a second, would starve
-beside a busy process, which leaves the database alone for moments only.
+The longest pause before the next attempt. SQLite's own pauses grow to a tenth of a second, and would starve beside a busy
+process, which releases the database for moments only.
 """
 
 CHECKPOINT_PAGES: Final = 16000
-"""64 MB of log before it is written back: what is written several times in between is written back once."""
+"""64 MB of log before a checkpoint, so that pages that are written several times are written back once."""
 
 CACHE_KIBIBYTES: Final = 16 * 1024
 
@@ -52,24 +52,24 @@ _UNAVAILABLE: Final = frozenset(
         sqlite3.SQLITE_CANTOPEN,
     }
 )
-"""What may be over in a while."""
+"""Errors about the state of the system, which may pass."""
 
 _T = TypeVar("_T")
 
 
 class Session:
-    """The connection, as a job sees it."""
+    """The connection that a job uses."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def read(self, text: str, parameters: Sequence[Any] = ()) -> bytes:
-        """Return the only value of the first row, as text in UTF-8; a statement of ours has no more."""
+        """Return the value of a statement with one row and one column, as text in UTF-8."""
         row = self._connection.execute(text, parameters).fetchone()
         return b"null" if row is None else row[0]
 
     def write(self, text: str, parameters: Sequence[Any] = ()) -> int:
-        """Return how many rows were written."""
+        """Return the number of rows that were written."""
         return self._connection.execute(text, parameters).rowcount
 
 
@@ -84,8 +84,8 @@ class Database:
     """
     The SQLite database at *path*, for one store or several, on one event loop or several.
 
-    A database `:memory:` lives as long as one of them is open. What other processes write is waited for up to
-    *busy_seconds*.
+    A database `:memory:` lives as long as one of the stores is open. A transaction waits up to *busy_seconds* for those of
+    other processes.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -99,7 +99,7 @@ class Database:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Count one more user, and start the thread for the first."""
+        """Add a user. The first one starts the thread."""
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -110,7 +110,7 @@ class Database:
                 self._thread.start()
 
     async def close(self) -> None:
-        """Count one user less; with the last one end the thread, after what it still has to do."""
+        """Remove a user. The last one ends the thread, after its remaining jobs."""
         with self._lock:
             self._users -= 1
             if self._users:
@@ -121,18 +121,18 @@ class Database:
         await asyncio.to_thread(thread.join)
 
     async def read(self, work: Callable[[Session], _T]) -> _T:
-        """Return what *work* returns; it must not write."""
-        return await self._ask(work, writes=False)
+        """Return the result of *work*, which must not write."""
+        return await self._submit(work, writes=False)
 
     async def write(self, work: Callable[[Session], _T]) -> _T:
         """
-        Return what *work* returns, once that is on disk. It may be done twice, if what it was done together with fails.
+        Return the result of *work*, once its writes are on disk. It may run twice, if another job of its transaction fails.
 
-        Raises a StoreError; `StoreUnavailableError` for what may be over in a while.
+        Raises StoreError.
         """
-        return await self._ask(work, writes=True)
+        return await self._submit(work, writes=True)
 
-    async def _ask(self, work: Callable[[Session], _T], *, writes: bool) -> _T:
+    async def _submit(self, work: Callable[[Session], _T], *, writes: bool) -> _T:
         if self._thread is None:
             raise RuntimeError(f"{self.where} is not open: enter its store first")
         loop = asyncio.get_running_loop()
@@ -142,7 +142,7 @@ class Database:
 
 
 class _Worker:
-    """What runs on the thread."""
+    """The loop of the thread."""
 
     def __init__(self, database: Database, jobs: SimpleQueue[_Job | None]) -> None:
         self._database = database
@@ -174,36 +174,36 @@ class _Worker:
                 return jobs
 
     def _outcomes(self, jobs: list[_Job]) -> list[Any]:
-        """Return what each job returned, or the error that it raised."""
+        """Return the result or the error of each job."""
         try:
             return self._transact(jobs) if jobs else []
         except StoreUnavailableError as error:
             return [error] * len(jobs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is handed to the caller
+        except Exception as error:  # noqa: BLE001 - any error is handed to the caller
             if len(jobs) == 1:
                 return [error]
-            # One of them is at fault. All were undone, so each is done again, by itself.
+            # One job is at fault. All were rolled back, so each runs again by itself.
             return [outcome for job in jobs for outcome in self._outcomes([job])]
 
     def _transact(self, jobs: list[_Job]) -> list[Any]:
         try:
-            connection = self._patiently(self._connected)
+            connection = self._wait_for_lock(self._connected)
             session = Session(connection)
             if not any(job.writes for job in jobs):
-                return self._patiently(lambda: [job.work(session) for job in jobs])
-            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+                return self._wait_for_lock(lambda: [job.work(session) for job in jobs])
+            self._wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"))
             results = [job.work(session) for job in jobs]
             connection.execute("COMMIT")
             return results
         except sqlite3.Error as error:
-            # That it is locked is all that SQLite has to say of another process, and is said better by us.
-            raise self._told(error) from None if _primary(error) == sqlite3.SQLITE_BUSY else error
+            # SQLite only reports that the database is locked; our message says more.
+            raise self._translate(error) from None if _primary(error) == sqlite3.SQLITE_BUSY else error
         finally:
             if self._connection is not None and self._connection.in_transaction:
-                self._undo(self._connection)
+                self._roll_back(self._connection)
 
-    def _patiently(self, step: Callable[[], _T]) -> _T:
-        """Return what *step* returns, as soon as no other process stands in its way."""
+    def _wait_for_lock(self, step: Callable[[], _T]) -> _T:
+        """Return the result of *step*, once no other process holds the lock."""
         deadline = time.monotonic() + self._database.busy_seconds
         while True:
             try:
@@ -213,7 +213,7 @@ class _Worker:
                     raise
             time.sleep(random.uniform(0, BUSY_PAUSE_SECONDS))
 
-    def _undo(self, connection: sqlite3.Connection) -> None:
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:
             connection.execute("ROLLBACK")
         except sqlite3.Error as error:
@@ -230,8 +230,8 @@ class _Worker:
             self._connection.close()
             self._connection = None
 
-    def _told(self, error: sqlite3.Error) -> StoreError:
-        """Return our error for that of the driver, and let go of a connection that may be spoilt."""
+    def _translate(self, error: sqlite3.Error) -> StoreError:
+        """Return the error of the store for that of the driver, and close a connection that may be broken."""
         where, code = self._database.where, _primary(error)
         if code == sqlite3.SQLITE_BUSY:
             return StoreUnavailableError(
@@ -247,7 +247,7 @@ class _Worker:
 
 
 def _answer(jobs: list[_Job], outcomes: list[Any]) -> None:
-    """Hand results over to the loops that wait for them, with one call each: a call wakes a loop."""
+    """Hand results to the event loops that wait for them, with one call each, since a call wakes a loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         by_loop.setdefault(job.loop, []).append((job.future, outcome))
@@ -284,7 +284,7 @@ def _connect(database: Database) -> sqlite3.Connection:
     except sqlite3.Error as error:
         if _primary(error) == sqlite3.SQLITE_BUSY:
             raise
-        raise _why_not(database, error) from error
+        raise _open_error(database, error) from error
     return connection
 
 
@@ -293,15 +293,15 @@ def _set_up(connection: sqlite3.Connection, is_file: bool) -> None:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     connection.execute("PRAGMA temp_store = MEMORY")
     if is_file:
-        # Also what reads the file for the first time, and so finds out whether it is a database that can be written.
+        # This first access also finds out whether the file is a database that can be written.
         connection.execute("PRAGMA journal_mode = WAL")
-        # A completion of what is to run at most once must survive a power cut.
+        # The completion of an at-most-once run must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
 
-def _why_not(database: Database, error: sqlite3.Error) -> StoreError:
-    """Say why a database cannot be opened: SQLite itself says the same of a missing folder and a missing right."""
+def _open_error(database: Database, error: sqlite3.Error) -> StoreError:
+    """Return why a database cannot be opened. SQLite reports the same error for a missing folder and a missing right."""
     path = Path(database.path)
     code = _primary(error)
     if not path.absolute().parent.is_dir():
@@ -322,5 +322,5 @@ def _why_not(database: Database, error: sqlite3.Error) -> StoreError:
 
 
 def _primary(error: sqlite3.Error) -> int:
-    """Return the code of *error*, without what SQLite puts into its higher bits to be more exact; 0 for none."""
+    """Return the primary code of *error*, without the higher bits of extended codes; 0 for none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,4 +1,4 @@
-"""Turns what the statements of SQLite answer with into records; what of it cannot be read hurts only itself."""
+"""Decodes the answers of SQLite into records. A row that cannot be read does not affect the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Row = tuple[
 _decode_rows = msgspec.json.Decoder(list[Row]).decode
 _decode_numbered = msgspec.json.Decoder(list[tuple[int, Row]]).decode
 decode = msgspec.json.Decoder().decode
-"""For answers without texts of a record: these are as this program wrote them."""
+"""Decodes answers without texts of records, which are valid JSON."""
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError)
 
@@ -45,7 +45,7 @@ names_of = itemgetter(2, 3, 4)
 
 
 def rows_in(text: bytes) -> list[Row]:
-    """Return the rows of *text*, without those whose very columns cannot be read."""
+    """Return the rows of *text*, without those whose columns have the wrong type."""
     try:
         return _decode_rows(text)
     except _UNREADABLE:
@@ -62,9 +62,9 @@ def numbered_rows_in(text: bytes) -> list[tuple[int, Row]]:
 
 def tolerant(text: bytes) -> list[Any]:
     """
-    Return what *text* holds, although some of it is no UTF-8.
+    Decode *text*, which may contain invalid UTF-8.
 
-    Such bytes become characters that no later decoding takes, so they spoil the text that they are in and no other.
+    Invalid bytes become characters that later decoding refuses, so only the text that contains them is unreadable.
     """
     return json.loads(text.decode("utf-8", "surrogateescape"))  # type: ignore[no-any-return]
 
@@ -80,7 +80,7 @@ def _row_or_none(values: list[Any]) -> Row | None:
 
 
 def as_claimed(row: Row, lease_id: str, holder: str, now: Instant) -> Row:
-    """Return what becomes of *row*, which was read before the claim, by that claim."""
+    """Return the columns after a claim of *row*, which was read before it."""
     (
         id_,
         partition,
@@ -112,7 +112,7 @@ def records_of(rows: Iterable[tuple[Key, Row]]) -> list[Record]:
 
 
 def record_of(key: Key, row: Row) -> Record | None:
-    """Return the record of *row*; None if it cannot be read, which is logged."""
+    """Return the record of *row*. A record that cannot be read is logged, and None."""
     (
         id_,
         _,

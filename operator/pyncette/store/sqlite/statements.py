@@ -1,9 +1,8 @@
 """
 The statements of the SQLite store: each takes a whole batch as rows of values, and answers with one JSON text.
 
-Both are because of Python's lock. Each row that is bound by itself, or fetched by itself, lets go of the lock and asks
-for it again, and a busy event loop gives it back after a switch interval: that times the rows of a batch is what a
-store can not afford.
+Both avoid waits for the lock of the interpreter. Each row that is bound or fetched by itself releases the lock, and a
+busy event loop returns it after a switch interval. A batch cannot afford that for each of its rows.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from pyncette.store.base import MIN_READER, SCHEMA_VERSION
 from pyncette.store.sqlite.database import Session
 
 SIZES: Final = (1, 8, 32, 128, 512)
-"""Rows for which a statement is prepared; a batch is filled up to the next one."""
+"""The numbers of rows for which statements are prepared. A batch is filled up to the next one."""
 
 FILL: Final = -1
-"""What a batch is filled up with: no id and no number of a partition. NULL would do too, but takes Python longer to bind."""
+"""The value that fills a batch up. It is no id and no number of a partition. Python binds it faster than NULL."""
 
 UNION_SIZES: Final = (1, 8, 64)
-"""The same for statements that repeat a SELECT: SQLite takes 500 of them in one."""
+"""The same for statements that repeat a SELECT, which SQLite allows 500 times."""
 
 NEVER: Final = -(2**63)
 """Before every instant."""
@@ -43,23 +42,23 @@ _COLUMNS: Final = (
     "r.lease_length",
     "ifnull(l.attempt, r.attempt)",
     "CASE WHEN l.id IS NULL THEN r.began_at ELSE l.began_at END",
-    # The casts let a poisoned row through, to be found where rows are read.
+    # The casts accept poisoned rows, which are then found when rows are decoded.
     "CAST(r.spec AS TEXT)",
     "CAST(r.state AS TEXT)",
     "l.lease_id",
     "l.holder",
     "l.expires_at",
 )
-"""A record as it is, its lease included."""
+"""The columns of a record, its lease included."""
 
 _ROW: Final = f"json_array({', '.join(_COLUMNS)})"
 _NAMED_COLUMNS: Final = ", ".join(f"{column} AS c{number}" for number, column in enumerate(_COLUMNS))
 _ROW_OF_NAMED: Final = f"json_array({', '.join(f'c{number}' for number in range(len(_COLUMNS)))})"
-"""For what is put in order first: SQLite forgets, then, that a text is JSON."""
+"""For sorted rows. After sorting, SQLite no longer knows that a text is JSON."""
 
 
 class Batch:
-    """A statement over rows of *width* values, which stand where its text says `{rows}`."""
+    """A statement over rows of *width* values, which replace `{rows}` in its text."""
 
     def __init__(self, text: str, width: int) -> None:
         self._fill = [FILL] * width
@@ -71,7 +70,7 @@ class Batch:
         return len(self._fill)
 
     def calls(self, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
-        """Yield the texts and parameters of the statements that do *rows*."""
+        """Yield the texts and parameters of the statements for *rows*."""
         most = max(self._texts)
         for at in range(0, len(rows), most):
             part = rows[at : at + most]
@@ -79,11 +78,11 @@ class Batch:
             yield self._texts[size], [*chain.from_iterable(part), *self._fill * (size - len(part))]
 
     def read(self, session: Session, rows: Sequence[Sequence[Any]]) -> list[bytes]:
-        """Return the answers to *rows*: one for each statement that it takes."""
+        """Return one answer for each statement that *rows* take."""
         return [session.read(text, parameters) for text, parameters in self.calls(rows)]
 
     def write(self, session: Session, rows: Sequence[Sequence[Any]]) -> int:
-        """Return how many rows of the table were written."""
+        """Return the number of rows that were written."""
         return sum(session.write(text, parameters) for text, parameters in self.calls(rows))
 
 
@@ -98,7 +97,7 @@ class Union(Batch):
 
 
 class Statements:
-    """Every statement of a store, on the tables whose names begin with *table* (which has been checked)."""
+    """All statements of a store, for the tables whose names begin with *table*, which must be valid."""
 
     def __init__(self, table: str) -> None:
         records, leases, names = f'"{table}"', f'"{table}_leases"', f'"{table}_partitions"'
@@ -111,7 +110,7 @@ class Statements:
         self.versions = f"SELECT json_array(schema_version, min_reader) FROM {meta}"
         self.raise_min_reader = f"UPDATE {meta} SET min_reader = ?1 WHERE min_reader < ?1"
         self.creation = (
-            # An id is never used again, so that a record is not mistaken for one that was deleted.
+            # An id is never used again, so that a new record is not mistaken for a deleted one.
             f"""CREATE TABLE IF NOT EXISTS {records} (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,
                 partition_id INTEGER NOT NULL,
@@ -131,8 +130,8 @@ class Statements:
             )""",
             f"CREATE UNIQUE INDEX IF NOT EXISTS {by_key} ON {records} ({_KEY})",
             f"CREATE INDEX IF NOT EXISTS {by_claimable} ON {records} (partition_id, claimable_at)",
-            # A lease stands beside its record, with what a claim changes: a claim then writes to a few pages that
-            # are in memory, and not to one of each record, which is the greater part of what a run costs.
+            # A lease has a row of its own, with the columns that a claim changes. So a claim writes to a few pages that
+            # are in memory, and not to the page of each record, which is most of the cost of a run.
             f"""CREATE TABLE IF NOT EXISTS {leases} (
                 id INTEGER PRIMARY KEY,
                 partition_id INTEGER NOT NULL,

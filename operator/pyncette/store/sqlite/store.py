@@ -45,10 +45,10 @@ from pyncette.store.sqlite.swaps import Swap, partitions_of
 
 class SqliteStore:
     """
-    Records in the tables whose names begin with *table*, in the SQLite *database*: a path, `:memory:`, or a `Database`.
+    A store in the tables whose names begin with *table*, in the SQLite *database*: a path, `:memory:`, or a `Database`.
 
-    Stores that are given one `Database` share its connection, which is how several share one `:memory:`. With *create*
-    the tables are created if they are missing. Raises ValueError for a name of a table that is not allowed.
+    Stores with the same `Database` share its connection, so several can share one `:memory:`. With *create* missing tables
+    are created. Raises ValueError for an invalid name of a table.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         self._database.open()
         try:
-            if await self._database.read(self._is_there):
+            if await self._database.read(self._has_tables):
                 pass
             elif self._create:
-                await self._database.write(self._bring_up)
+                await self._database.write(self._create_tables)
             else:
                 raise SchemaError(
                     f"There are no tables {self._table} in {self._database.where}: run `pyncette migrate`"
@@ -88,10 +88,10 @@ class SqliteStore:
     ) -> None:
         await self._database.close()
 
-    def _is_there(self, session: Session) -> bool:
+    def _has_tables(self, session: Session) -> bool:
         return _schema(session, self._sql, self._table, self._database.where) != 0
 
-    def _bring_up(self, session: Session) -> None:
+    def _create_tables(self, session: Session) -> None:
         _migrate(session, self._sql, self._table, self._database.where)
 
     # Reading
@@ -129,11 +129,11 @@ class SqliteStore:
             records = records_of((Key(partition, *names_of(row)), row) for row in rows)
             if records or not rows:
                 return records
-            # Nothing of this page could be read, but an empty one would be the end.
+            # An empty page would mean the end, so a page of unreadable records only is skipped.
             begin = after = Key(partition, *names_of(rows[-1]))
 
     async def _page(self, partition: int, task: str | None, begin: Key, limit: int) -> list[Row]:
-        """Return the rows of *task* from *begin* on, itself included."""
+        """Return the rows of *task* from *begin* on."""
         text = self._sql.scan_all if task is None else self._sql.scan_task
         parameters = (partition, begin.task, begin.instance, begin.occurrence, limit)
         rows = rows_in(await self._database.read(lambda session: session.read(text, parameters)))
@@ -144,7 +144,7 @@ class SqliteStore:
         partition: Partition,
         task: str | None,
         now: Instant,
-        longest_lease: Duration,  # noqa: ARG002 - all leases are seen here, however long they are
+        longest_lease: Duration,  # noqa: ARG002 - the index has all leases, however long
         limit: int,
     ) -> Counted:
         check_partition(partition)
@@ -239,7 +239,7 @@ class SqliteStore:
     async def raise_min_reader(self, version: int) -> None:
         await self._database.write(lambda session: session.write(self._sql.raise_min_reader, (version,)))
 
-    # Notifying: no process hears of what another one writes to a file
+    # Notifications: SQLite has none between processes
 
     async def notify(self, notifications: Sequence[Notification]) -> None:
         pass
@@ -248,10 +248,10 @@ class SqliteStore:
         await asyncio.Event().wait()
         yield Notification(Partition("", ""), 0)
 
-    # Partitions have short numbers in the tables, which never change
+    # Partitions have numbers in the tables, which never change
 
     async def _known_ids(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Return the numbers of those partitions that have one."""
+        """Return the numbers of the partitions that have one."""
         unknown = [partition for partition in partitions if partition not in self._ids]
         if unknown:
             for partition in unknown:
@@ -264,7 +264,7 @@ class SqliteStore:
         return self._ids
 
     async def _ids_of(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Return the numbers of *partitions*; those that have none get one."""
+        """Return the numbers of *partitions*, which get one if they have none."""
         unknown = [partition for partition in partitions if partition not in self._ids]
         if unknown:
             await self._database.write(lambda session: self._sql.create_partitions.write(session, unknown))
@@ -273,7 +273,7 @@ class SqliteStore:
 
 
 async def migrate(database: str | os.PathLike[str] | Database, table: str = TABLE) -> Migrated:
-    """Bring the tables to the schema of this release, those of an empty database too; raises SchemaError if they are newer."""
+    """Create or migrate the tables. Raises SchemaError if a newer release wrote them."""
     check_table_name(table, "sqlite_table_name")
     database = database if isinstance(database, Database) else Database(database)
     sql = Statements(table)
@@ -285,7 +285,7 @@ async def migrate(database: str | os.PathLike[str] | Database, table: str = TABL
 
 
 def _schema(session: Session, sql: Statements, table: str, where: str) -> int:
-    """Return the version of the tables, 0 if there are none; raises SchemaError if they are not for this release."""
+    """Return the version of the tables, 0 if there are none. Raises SchemaError if they do not fit this release."""
     there = decode(session.read(sql.tables))
     if not there:
         return 0
@@ -307,23 +307,23 @@ def _migrate(session: Session, sql: Statements, table: str, where: str) -> Migra
 
 
 class _Answer(NamedTuple):
-    """What a claim got, as the database told it."""
+    """The result of a claim in the database."""
 
     texts: list[bytes]
-    """Rows, as they were before the claim."""
+    """The rows as they were before the claim."""
     backend_now: Instant
     more: list[Instant]
-    """When there will be more, without a lease; the claim's own time if the limits were used up."""
+    """When more unleased records are claimable; the claim's own time if the limits were reached."""
     lease_ends: list[tuple[int, Instant]]
 
 
 class _Claim(NamedTuple):
-    """A claim, as it is done on the database's thread."""
+    """A claim on the thread of the database."""
 
     sql: Statements
     partitions: list[int]
     wanted: list[tuple[int, int]]
-    """Partitions with a limit, and that limit."""
+    """The numbers of partitions, each with its limit."""
     lease_id: str
     holder: str
     now: Instant

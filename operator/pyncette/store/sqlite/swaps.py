@@ -1,4 +1,4 @@
-"""Makes a batch of changes on SQLite: finds out which of them win, and writes what those say."""
+"""Makes a batch of changes on SQLite: finds out which of them win, and writes these."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from pyncette.store.sqlite.database import Session
 from pyncette.store.sqlite.records import decode
 from pyncette.store.sqlite.statements import Statements
 
-_Place = tuple[int, str, str, str]
-"""A key as the tables have it."""
+_Name = tuple[int, str, str, str]
+"""The columns of a key."""
 
 
 class Swap:
     """
-    A batch of changes, made in two steps: on the loop what is to be written is laid out, on the database's thread it is
-    found out which changes win, and what those write is written, statement by statement.
+    A batch of changes, made in two steps.
+
+    The event loop encodes the values. The thread of the database finds out which changes win, and writes these, statement
+    by statement.
     """
 
     def __init__(self, sql: Statements, changes: Sequence[Change], ids: Mapping[Partition, int]) -> None:
         self._sql = sql
         self._changes = changes
-        self._keys = [_place(_key_of(change), ids) for change in changes]
-        self._homes = [
-            None if change.history_of is None else _place(change.history_of, ids) for change in changes
+        self._keys = [_name(_key_of(change), ids) for change in changes]
+        self._history_names = [
+            None if change.history_of is None else _name(change.history_of, ids) for change in changes
         ]
         self._states = [
             None if change.after is None else encode_state(change.after.state) for change in changes
@@ -85,7 +87,7 @@ class Swap:
         return won
 
     def _winners(self, session: Session) -> dict[int, int]:
-        """Return the ids of those whose *before* is what is stored, by their numbers in the batch; 0 for creations."""
+        """Return the ids of the records whose *before* is current, by their index in the batch; 0 for new records."""
         placed: list[tuple[int, int, int]] = []
         named: list[tuple[Any, ...]] = []
         for number, (before, *_) in enumerate(self._changes):
@@ -108,7 +110,7 @@ class Swap:
         return self._whole_groups(won)
 
     def _whole_groups(self, won: dict[int, int]) -> dict[int, int]:
-        """Return *won* without those that another of their group holds back."""
+        """Return *won* without the changes of groups in which one lost."""
         broken = {
             change.group for number, change in enumerate(self._changes) if change.group and number not in won
         }
@@ -153,7 +155,7 @@ class Swap:
         )
 
     def _leases(self, session: Session, ids: Mapping[int, int], put: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return the rows of leases that are given; what was just created has its id from the table only."""
+        """Return the rows of new leases. The ids of records that were just created are read from the table."""
         created = self._found(session, [(*self._keys[number], number) for number in put if not ids[number]])
         rows = []
         for number in put:
@@ -175,14 +177,14 @@ class Swap:
 
     def _rows(self, won: Sequence[bool]) -> list[tuple[Any, ...]]:
         return [
-            (*(self._homes[number] or self._keys[number]), slot, text)
+            (*(self._history_names[number] or self._keys[number]), slot, text)
             for number, runs in self._runs.items()
             if won[number]
             for slot, text in runs
         ]
 
     def _forgotten(self, ids: Mapping[int, int]) -> list[tuple[Any, ...]]:
-        """Return the keys whose history goes with their record."""
+        """Return the keys whose history is deleted with their record."""
         return [
             self._keys[number]
             for number in ids
@@ -197,9 +199,9 @@ def _key_of(change: Change) -> Key:
 
 
 def partitions_of(changes: Sequence[Change]) -> set[Partition]:
-    homes = {change.history_of.partition for change in changes if change.history_of is not None}
-    return homes | {_key_of(change).partition for change in changes}
+    of_history = {change.history_of.partition for change in changes if change.history_of is not None}
+    return of_history | {_key_of(change).partition for change in changes}
 
 
-def _place(key: Key, ids: Mapping[Partition, int]) -> _Place:
+def _name(key: Key, ids: Mapping[Partition, int]) -> _Name:
     return ids[key.partition], key.task, key.instance, key.occurrence
