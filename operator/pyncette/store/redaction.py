@@ -12,16 +12,16 @@ MARK: Final = "…"
 """Replaces what was redacted."""
 
 CHARACTERS_MAX: Final = 400
-"""Of a message. Longer ones have the internal state of a driver, or a request that a server repeats."""
+"""The longest message. Longer ones contain the state of a driver, or a request that a server repeats."""
 
-HEARD_MAX: Final = 64 * 1024
-"""Characters of an error's words that are looked at for what is known to be secret. A hostile server may send megabytes."""
+SEARCHED_MAX: Final = 64 * 1024
+"""Characters of a message that are searched for known secrets. A hostile server may send megabytes."""
 
 READ_MAX: Final = 4 * CHARACTERS_MAX
-"""Characters of the rest that are looked at for what seems to be secret."""
+"""Characters of the rest that are searched for text that looks like a secret."""
 
 WORD_CHARACTERS_MAX: Final = 3
-"""A secret up to this length is redacted only where it is a whole word: it may be part of any other."""
+"""A secret of at most this length is redacted as a whole word only, since it may be a part of any word."""
 
 VARIABLES: Final = (
     "AWS_ACCESS_KEY_ID",
@@ -39,7 +39,7 @@ _ASSIGNED: Final = re.compile(
     (?: "[^"]*" | '[^']*' | [^\s,;&)>]+ )"""
 )
 _ADDRESS: Final = re.compile(r" (?:object )?at 0x[0-9a-f]+")
-"""Of a Python object, which differs at each attempt."""
+"""The address of a Python object, which differs at each attempt."""
 
 
 def without_secrets(message: str, urls: Iterable[str] = ()) -> str:
@@ -49,7 +49,7 @@ def without_secrets(message: str, urls: Iterable[str] = ()) -> str:
     Redacted are each URL, its user with the password, the password, and parameters that are named like a secret, both as
     written and decoded; and what looks like any of these. The name of a user stays: servers report whose login failed.
     """
-    text = _one_line(message[:HEARD_MAX])
+    text = _one_line(message[:SEARCHED_MAX])
     for secret in sorted(_secrets(urls), key=len, reverse=True):
         text = _without(text, secret)
     text = text[:READ_MAX]
@@ -74,12 +74,12 @@ def _secrets(urls: Iterable[str]) -> set[str]:
 
 
 def _one_line(text: str) -> str:
-    """Return *text* without what ends a line or moves the cursor of a terminal."""
+    """Return *text* without line ends and control characters."""
     return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _secrets_of(url: str) -> Iterator[str]:
-    """Yield the secrets of *url*, by its form alone: it may be invalid for every driver."""
+    """Yield the secrets of *url* by its form alone, since it may be invalid."""
     yield url
     _, separator, rest = url.partition("://")
     if not separator:
@@ -87,7 +87,7 @@ def _secrets_of(url: str) -> Iterator[str]:
     if "@" in rest:
         yield rest
     before, question, query = rest.partition("?")
-    # A password that is not encoded as it should be may hold any of / ? # @, so the last @ ends it.
+    # A password that is not percent-encoded may contain / ? # @, so the last @ ends it.
     for text in (before, rest):
         userinfo, at, _ = text.rpartition("@")
         if at:

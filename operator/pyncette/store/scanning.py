@@ -9,7 +9,7 @@ from pyncette.core.record import BEYOND, Key, Partition, Record
 from pyncette.store.base import Store
 
 PAGE: Final = 200
-"""Records of one read."""
+"""The number of records of one page."""
 
 
 async def without_instances(
@@ -18,7 +18,7 @@ async def without_instances(
     """
     Yield the records of *partition*, or of one *task* there, that belong to no instance. Raises StoreError.
 
-    At most a page of the instances of each template is read.
+    It reads at most a page of the instances of each template.
     """
     after: Key | None = None
     while page := await store.scan(partition, task, after, PAGE):

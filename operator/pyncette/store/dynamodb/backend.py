@@ -16,7 +16,7 @@ FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
 
 
 class DynamoBackend(Backend):
-    """A table of a region; credentials come from where all AWS programs look for them, and stand in no URL."""
+    """A table in a region. Credentials come from the usual sources of AWS programs, never from the URL."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -25,16 +25,16 @@ class DynamoBackend(Backend):
             region = parts.hostname
             is_plain = not (parts.username or parts.password or parts.port or parts.fragment)
         except ValueError:
-            raise ConfigurationError(f"it cannot be read; write {FORM}") from None
+            raise ConfigurationError(f"not a valid URL; write {FORM}") from None
         if not is_plain:
             raise ConfigurationError(
-                f"credentials, ports and fragments have no place in it; write {FORM}. Credentials come from the environment,"
+                f"credentials, ports and fragments are not allowed; write {FORM}. Credentials come from the environment,"
                 " a profile or a role, as for all AWS programs"
             )
         self._region = region
         self._table = parts.path.strip("/")
         if not self._table or "/" in self._table:
-            raise ConfigurationError(f"it needs the name of a table; write {FORM}")
+            raise ConfigurationError(f"the name of a table is missing; write {FORM}")
         self._options = _options(parts.query)
         try:
             check_table(
@@ -59,8 +59,8 @@ def _options(query: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, values in parse_qs(query, keep_blank_values=True).items():
         if name not in _READ:
-            # The name is not told: it may be a part of a password in endpoint that holds an &.
-            raise ConfigurationError(f"an option in it is not known; known are {', '.join(_READ)}")
+            # The message does not repeat the name, which may be a part of a password in endpoint that contains &.
+            raise ConfigurationError(f"unknown parameter; known are {', '.join(_READ)}")
         option, read = _READ[name]
         options[option] = read(values[-1])
     return options
@@ -80,7 +80,7 @@ def _number(text: str) -> int:
 
 def _switch(text: str) -> bool:
     if text not in {"on", "off"}:
-        raise ConfigurationError("batches can be on or off")
+        raise ConfigurationError("batches must be on or off")
     return text == "on"
 
 

@@ -10,7 +10,7 @@ from pyncette.store.mysql.address import read_address
 
 
 class MysqlBackend(Backend):
-    """A database of a server, which may be either: what is said of both is the same."""
+    """A database of a MySQL or MariaDB server."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

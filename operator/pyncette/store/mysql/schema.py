@@ -1,4 +1,4 @@
-"""The tables that records are kept in on MySQL and MariaDB, and the statements that make them."""
+"""The tables of records on MySQL and MariaDB, and the statements that create them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pyncette.store.base import KEY_BYTES_MAX, MIN_READER, PARTITION_BYTES_MAX, 
 from pyncette.store.schema import check_table_name
 
 NO_LEASE: Final = -(2**63)
-"""The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
+"""The end of the lease of a record without one: before every instant, so one comparison covers both cases."""
 
 HOLDER_BYTES_MAX: Final = 4 * 255
-"""Holders and ids of leases are of 255 characters at most, each of which takes up to four bytes."""
+"""Holders and ids of leases have at most 255 characters, each of up to four bytes."""
 
 
 class Tables(NamedTuple):
-    """The names of everything that is created, quoted as statements need it."""
+    """The names of all tables, quoted for statements."""
 
     name: str
-    """As it was given; the others are quoted."""
+    """The name as given. All others are quoted."""
     records: str
     partitions: str
     history: str
@@ -27,7 +27,7 @@ class Tables(NamedTuple):
 
 
 def tables_named(name: str) -> Tables:
-    """Return the tables that belong to the table *name*. Raises ValueError for a name that is not allowed."""
+    """Return the tables that belong to the table *name*. Raises ValueError for an invalid name."""
     check_table_name(name, "mysql_table_name")
     return Tables(
         name,
@@ -41,14 +41,14 @@ def tables_named(name: str) -> Tables:
 
 def creation(tables: Tables) -> str:
     """
-    Return what creates the tables, statement by statement, and changes nothing if they are there.
+    Return the script that creates the tables, and changes nothing if they exist.
 
-    No transaction spans the creation of several tables here. So `meta` comes first, which says whose they are, and its
-    row last, which says that all are there: what was interrupted in between is gone on with.
+    No transaction spans the creation of several tables. So `meta` comes first, which marks the tables as Pyncette's, and its
+    row last, which says that all exist. An interrupted creation is continued.
 
-    Names are bytes, so they are equal if their characters are, blanks at the end included, and ordered by code points.
-    A record is found by its id, which is never used again, and filed by `claimable_at` in the one index that a
-    run moves; InnoDB leaves the index of names alone as long as these do not change.
+    Names are bytes, so they are equal if their characters are, trailing blanks included, and ordered by code points. A
+    record is found by its id, which is never used again. A run moves an entry of one index only, that of `claimable_at`,
+    since InnoDB does not write the index of names while these do not change.
     """
     name = f"varbinary({KEY_BYTES_MAX}) NOT NULL"
     part = f"varbinary({PARTITION_BYTES_MAX}) NOT NULL"

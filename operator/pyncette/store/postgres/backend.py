@@ -13,7 +13,7 @@ CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
-"""Parameters of a URL that can be these only."""
+"""Parameters of a URL with a fixed set of values."""
 
 OTHERS: Final = (
     *(
@@ -31,7 +31,7 @@ OTHERS: Final = (
     *("sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "search_path", "options"),
 )
-"""Further ones; whatever else there is the server takes for a setting, or refuses."""
+"""Further known parameters. The server treats all others as settings, or refuses them."""
 
 
 class PostgresBackend(Backend):
@@ -40,7 +40,7 @@ class PostgresBackend(Backend):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
-        """The URL as the driver takes it."""
+        """The URL without our own parameters, as the driver takes it."""
         check_url(self.database)
 
     def new_store(self, *, create: bool = True) -> Store:
@@ -61,21 +61,19 @@ class PostgresBackend(Backend):
 
 
 def check_url(url: str) -> None:
-    """Raise ConfigurationError, which shows nothing that may be a password, if *url* is invalid."""
+    """Raise ConfigurationError, whose message repeats nothing of a password, if *url* is invalid."""
     try:
         parts = urlsplit(url)
         hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
         ports = [host.port for host in hosts]
     except ValueError:
         raise ConfigurationError(
-            "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
+            "invalid host or port; percent-encode special characters in the user and the password"
         ) from None
     if parts.netloc.count("@") > 1:
-        raise ConfigurationError(
-            "there is more than one @ before its host; in a user or password it has to be percent-encoded, as %40"
-        )
+        raise ConfigurationError("more than one @ before the host; write @ in a user or password as %40")
     if any(port is not None and not host.hostname for host, port in zip(hosts, ports, strict=True)):
-        raise ConfigurationError("there is no host before its port")
+        raise ConfigurationError("the host before the port is missing")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in CHOICES and value not in CHOICES[name]:
-            raise ConfigurationError(f"its {name} can be {', '.join(CHOICES[name])}")
+            raise ConfigurationError(f"{name} must be one of {', '.join(CHOICES[name])}")

@@ -1,4 +1,4 @@
-"""The tables that records are kept in on PostgreSQL, and the statements that make them."""
+"""The tables of records on PostgreSQL, and the statements that create them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pyncette.store.base import MIN_READER, SCHEMA_VERSION
 from pyncette.store.schema import ID_BLOCK, check_table_name
 
 NO_LEASE: Final = -(2**63)
-"""The end of a lease that is not there: ended at whatever instant, so one comparison does for both."""
+"""The end of the lease of a record without one: before every instant, so one comparison covers both cases."""
 
 
 class Tables(NamedTuple):
-    """The names of everything that is created, quoted as statements need it."""
+    """The names of all tables, quoted for statements."""
 
     name: str
-    """As it was given; the others are quoted, but for the channel."""
+    """The name as given. All others are quoted, except the channel."""
     records: str
     names: str
     partitions: str
@@ -24,11 +24,11 @@ class Tables(NamedTuple):
     meta: str
     ids: str
     channel: str
-    """What is listened to."""
+    """The channel of notifications."""
 
 
 def tables_named(name: str) -> Tables:
-    """Return the tables that belong to the table *name*. Raises ValueError for a name that is not allowed."""
+    """Return the tables that belong to the table *name*. Raises ValueError for an invalid name."""
     check_table_name(name, "postgres_table_name")
     return Tables(
         name,
@@ -50,12 +50,12 @@ def lock_of(tables: Tables) -> int:
 
 def creation(tables: Tables) -> str:
     """
-    Return what creates the tables, and changes nothing if they are there. It is to run as one script, and so in one transaction.
+    Return the script that creates the tables, and changes nothing if they exist. It must run in one transaction.
 
-    `records` is the hot table: all numbers that a claim or a completion writes stand in it, and one index besides its
-    primary key, since each further one costs more than the rest of a run's write. So names are unique in a table of
-    their own, and a record is found by its id, which is never used again. Rows leave half of a page free, for a claim
-    to be written beside what it replaces, without touching an index.
+    `records` is the hot table. It has all columns that a claim or a completion writes, and one index besides its primary
+    key, since each further index would cost more than the rest of a run's write. So names are unique in a table of their
+    own, and a record is found by its id, which is never used again. Half of each page is left free, so that a claim writes
+    the new row into the same page, without touching an index.
     """
     return f"""
 SELECT pg_advisory_xact_lock({lock_of(tables)});

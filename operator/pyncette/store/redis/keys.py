@@ -1,4 +1,4 @@
-"""Names the keys that records are kept under on Redis; those of one partition are in one slot of a cluster."""
+"""The keys of records on Redis. Those of one partition are in one slot of a cluster."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pyncette.core.record import Key, Partition
 from pyncette.store.base import check_partition
 
 SPACE: Final = "pyncette-operator:"
-"""Stands between the namespace and everything else, so that a namespace may be empty and others use the database, too."""
+"""Follows the namespace, so that a namespace may be empty while other programs use the database."""
 
 SEPARATOR: Final = "\0"
-"""Stands between the names of a key: it can be part of none, and comes before all that can, which keeps them in order."""
+"""Separates the names of a key. It is in no name, and sorts before all other characters, so keys sort by their names."""
 
 _ESCAPED: Final = str.maketrans({character: f"%{ord(character):02X}" for character in "%/{}"})
-"""What would end a name, or the part of a key that tells its slot."""
+"""Characters that would end a name, or the part of a key that determines its slot."""
 
 
 class PartitionKeys(NamedTuple):
@@ -27,7 +27,7 @@ class PartitionKeys(NamedTuple):
 
 
 class Keyspace:
-    """All keys under *namespace*; none is written that does not begin with it."""
+    """The keys of a store, all of which begin with *namespace*."""
 
     def __init__(self, namespace: str) -> None:
         self.meta: Final = f"{namespace}{SPACE}meta"
@@ -36,7 +36,7 @@ class Keyspace:
         self._keys: dict[Partition, PartitionKeys] = {}
 
     def of(self, partition: Partition) -> PartitionKeys:
-        """Return the keys of *partition*. Raises ValueError unless every store can hold it."""
+        """Return the keys of *partition*. Raises ValueError unless every store can keep it."""
         keys = self._keys.get(partition)
         if keys is None:
             check_partition(partition)
@@ -45,11 +45,11 @@ class Keyspace:
         return keys
 
     def history(self, key: Key) -> bytes:
-        """Return the key under which the history of *key* is kept: a hash of rows by their slots."""
+        """Return the key of the history of *key*: a hash of rows by their slots."""
         return f"{self._place(key.partition)}history:".encode() + name_of(key)
 
     def partitions(self, realm: str) -> str:
-        """Return the key of the set that names the partitions of *realm*."""
+        """Return the key of the set of partitions of *realm*."""
         return f"{self._prefix}partitions:{realm}"
 
     def _place(self, partition: Partition) -> str:
@@ -58,22 +58,22 @@ class Keyspace:
 
 
 def name_of(key: Key) -> bytes:
-    """Return what names *key* within its partition."""
+    """Return the name of *key* within its partition."""
     return SEPARATOR.join(key[1:]).encode()
 
 
 def key_named(partition: Partition, name: bytes) -> Key:
-    """Return the key that is named *name*; whatever else somebody put there becomes a key that says so."""
+    """Return the key of the record *name*. A name that another program wrote becomes a key with that name."""
     parts = name.decode("utf-8", "backslashreplace").split(SEPARATOR)
     return Key(partition, *parts) if len(parts) == 3 else Key(partition, SEPARATOR.join(parts))
 
 
 def member_of(partition: Partition) -> str:
-    """Return what names *partition* in the set of its realm."""
+    """Return the member that stands for *partition* in the set of its realm."""
     return f"{partition.number}/{partition.handler}"
 
 
 def partition_named(realm: str, member: bytes) -> Partition | None:
-    """Return the partition that is named *member*, or None if that is no name of one."""
+    """Return the partition that *member* stands for, or None if it is invalid."""
     number, slash, handler = member.decode("utf-8", "replace").partition("/")
     return Partition(realm, handler, int(number)) if slash and number.isdecimal() else None

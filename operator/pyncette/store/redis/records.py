@@ -1,4 +1,4 @@
-"""Packs records into the bytes that Redis keeps and scripts look into, and unpacks them; `common.lua` says how they lie."""
+"""Packs records into the bytes that Redis stores and scripts read, and unpacks them. `common.lua` has the format."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _AFTER_FRONT: Final = _FRONT.size + _LEASE.size
 
 
 def packed_integer(value: int) -> bytes:
-    """Return an instant, a length or a version as scripts take it. Raises ValueError if it has more than 64 bits."""
+    """Return an instant, a length or a version as scripts take it. Raises ValueError if it exceeds 64 bits."""
     try:
         return _INTEGER.pack(value)
     except struct.error:
@@ -51,7 +51,7 @@ def packed_integer(value: int) -> bytes:
 
 
 def unpack(key: Key, value: bytes) -> Record | None:
-    """Return the record that *value* holds, or None, logged, if it cannot be read."""
+    """Return the record in *value*. A record that cannot be read is logged, and None."""
     try:
         return _unpack(key, value)
     except PoisonedRecordError as error:
@@ -91,16 +91,16 @@ def _unpack(key: Key, value: bytes) -> Record:
 
 
 def unpack_named(partition: Partition, name: bytes, value: bytes) -> Record | None:
-    """Return the record of *partition* that is kept as *name*, or None, logged, if it cannot be read."""
+    """Return the record *name* of *partition* in *value*. A record that cannot be read is logged, and None."""
     return unpack(key_named(partition, name), value)
 
 
-def packed_change(change: Change, name: bytes, number: int, forgotten: int, told: int) -> bytes:
+def packed_change(change: Change, name: bytes, number: int, deleted: int, written: int) -> bytes:
     """
-    Return *change* as `swap.lua` takes it: one argument for all takes the driver less time than many.
+    Return *change* as `swap.lua` takes it, in one argument, which takes the driver less time than many.
 
-    *number* is that of its partition, *forgotten* and *told* are those of histories.
-    Raises ValueError for an integer that has more than 64 bits.
+    *number* is that of its partition. *deleted* and *written* are the numbers of the histories that it deletes and
+    writes. Raises ValueError for an integer that exceeds 64 bits.
     """
     before, after, rows, _, group = change
     kind, version = (0, b"") if before is None else (_KNOWN, packed_integer(before.version))
@@ -120,7 +120,7 @@ def packed_change(change: Change, name: bytes, number: int, forgotten: int, told
     history = b"".join(_packed_row(row) for row in rows)
     size = _CHANGE.size + len(name) + len(front) + len(back) + len(history)
     header = _CHANGE.pack(
-        size, number, group, forgotten, told, len(rows), kind, version, len(name), len(front), len(back)
+        size, number, group, deleted, written, len(rows), kind, version, len(name), len(front), len(back)
     )
     return header + name + front + back + history
 
@@ -131,7 +131,7 @@ def _packed_row(row: HistoryRow) -> bytes:
 
 
 def packed_renewal(renewal: Renewal, name: bytes, number: int) -> bytes:
-    """Return *renewal* as `renew.lua` takes it. Raises ValueError for a length that has more than 64 bits."""
+    """Return *renewal* as `renew.lua` takes it. Raises ValueError for a length that exceeds 64 bits."""
     lease_id = renewal.lease_id.encode()
     try:
         return _RENEWAL.pack(number, renewal.length, len(name), len(lease_id)) + name + lease_id

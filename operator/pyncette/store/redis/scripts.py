@@ -1,4 +1,4 @@
-"""The scripts of each verb on Redis, read from `lua/`: no more than what has to happen at once."""
+"""The Lua scripts of the verbs on Redis, which contain only what has to be atomic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FOLDER: Final = files("pyncette.store.redis") / "lua"
 
 
 class Script(NamedTuple):
-    """A script, and the name under which a server remembers it."""
+    """A script, and the digest under which a server caches it."""
 
     source: str
     sha: str

@@ -11,22 +11,24 @@ from pyncette.store.redis.keys import Keyspace, name_of
 from pyncette.store.redis.records import packed_change
 
 Places: TypeAlias = Sequence[int]
-"""Where the changes of a call stand in their batch."""
+"""The indexes in the batch of the changes of a call."""
 
 
 def check_places(changes: Sequence[Change]) -> None:
-    """Raise ValueError unless each group, and each change with its rows of history, is of one partition, as a cluster needs it."""
+    """Raise ValueError unless each group, and each change with its history, is in one partition, as a cluster requires."""
     partitions: dict[int, Partition] = {}
     for change in changes:
         partition = _key_of(change).partition
         if change.history_of is not None and change.history and change.history_of.partition != partition:
-            raise ValueError("On a Redis Cluster the history of a record is kept in its own partition.")
+            raise ValueError(
+                "On a Redis Cluster the history of a record must be in the partition of the record."
+            )
         if change.group and partitions.setdefault(change.group, partition) != partition:
-            raise ValueError("On a Redis Cluster the changes of a group must be of one partition.")
+            raise ValueError("On a Redis Cluster the changes of a group must be in one partition.")
 
 
 def swap_calls(changes: Sequence[Change], keyspace: Keyspace, *, together: bool) -> list[tuple[Places, Call]]:
-    """Return the calls that make *changes*: one if all can be made *together*, else one for each partition."""
+    """Return the calls that make *changes*: a single one with *together*, else one for each partition."""
     if together:
         return [(range(len(changes)), _call(changes, keyspace))]
     places: dict[Partition, list[int]] = {}

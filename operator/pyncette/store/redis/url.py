@@ -1,4 +1,4 @@
-"""Reads URLs of Redis or Valkey, of a server by itself, behind Sentinel, or of a cluster; without the driver, and without a look at the network."""
+"""Reads URLs of Redis and Valkey: of a single server, of servers behind Sentinel, and of a cluster. Needs no driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyncette.core.suggestions import did_you_mean
 from pyncette.errors import ConfigurationError
 
 TIMEOUT_SECONDS: Final = 10.0
-"""A server that has not answered by then is down, or so busy that it makes no difference."""
+"""A server that has not answered by then is down, or too busy to be of use."""
 
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -24,18 +24,18 @@ OPTIONS: Final = frozenset({
     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname",
     "sentinel_username", "sentinel_password",
 })  # fmt: skip
-"""What may stand behind the question mark."""
+"""The valid parameters of a URL."""
 
 
 class Kind(Enum):
-    """How a server is found."""
+    """The way in which the server is found."""
 
     SERVER = ""
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
 
 
-_KIND_TOLD: Final = {Kind.SERVER: "", Kind.SENTINEL: " by Sentinel", Kind.CLUSTER: " Cluster"}
+_KIND_TEXT: Final = {Kind.SERVER: "", Kind.SENTINEL: " by Sentinel", Kind.CLUSTER: " Cluster"}
 
 _PRODUCTS: Final = {
     "redis": ("Redis", False),
@@ -43,7 +43,7 @@ _PRODUCTS: Final = {
     "valkey": ("Valkey", False),
     "valkeys": ("Valkey", True),
 }
-"""What the first word of a scheme says: whose server, and whether by TLS. One takes what the other is called for, too."""
+"""The product and TLS, by the first word of the scheme. Both schemes work with both products."""
 
 SCHEMES: Final = frozenset(
     f"{product}+{kind.value}" if kind.value else product for product in _PRODUCTS for kind in Kind
@@ -51,10 +51,10 @@ SCHEMES: Final = frozenset(
 
 
 class Address(NamedTuple):
-    """What a URL says."""
+    """The server or servers, and the settings, of a URL."""
 
     product: str
-    """What the URL calls the server, which may be the other one."""
+    """The product that the scheme names, which may not be the one that runs."""
     kind: Kind
     tls: bool
     hosts: tuple[tuple[str, int], ...]
@@ -62,7 +62,7 @@ class Address(NamedTuple):
     password: str | None
     database: int
     service: str
-    """What Sentinel calls the servers; empty without it."""
+    """The name that Sentinel knows the servers by; empty without Sentinel."""
     namespace: str
     timeout_seconds: float
     tls_options: dict[str, str]
@@ -70,20 +70,20 @@ class Address(NamedTuple):
     sentinel_password: str | None
 
     def __str__(self) -> str:
-        """Return what may be said of it: no user, no password."""
+        """Return the text for people, without the user and the password."""
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         rest = f"/{self.service or self.database}" if self.service or self.database else ""
-        return f"{self.product}{_KIND_TOLD[self.kind]} at {hosts}{rest}"
+        return f"{self.product}{_KIND_TEXT[self.kind]} at {hosts}{rest}"
 
     def __repr__(self) -> str:
         return f"<Address {self}>"
 
 
 def read_url(url: str) -> Address:
-    """Return what *url* says. Raises ConfigurationError, whose message repeats nothing that may be a password."""
+    """Return the address in *url*. Raises ConfigurationError, whose message repeats nothing of a password."""
     scheme, _, rest = url.strip().partition("://")
     if scheme.lower() not in SCHEMES:
-        raise ConfigurationError(f"redis_url cannot be used; write {URL_FORM}")
+        raise ConfigurationError(f"redis_url is not a valid URL; write {URL_FORM}")
     name, _, way = scheme.lower().partition("+")
     (product, tls), kind = _PRODUCTS[name], Kind(way)
     location, _, query = rest.partition("?")
@@ -94,9 +94,7 @@ def read_url(url: str) -> Address:
     sentinel = kind is Kind.SENTINEL
     service, _, database = unquote(path).partition("/") if sentinel else ("", "", unquote(path))
     if sentinel and not service:
-        raise ConfigurationError(
-            f"redis_url does not say which servers Sentinel is to find; write {SENTINEL_FORM}"
-        )
+        raise ConfigurationError(f"redis_url has no name of a service for Sentinel; write {SENTINEL_FORM}")
     return Address(
         product,
         kind,
@@ -115,7 +113,7 @@ def read_url(url: str) -> Address:
 
 
 def check_timeout(seconds: float) -> float:
-    """Return *seconds*. Raises ConfigurationError unless one can wait for so long."""
+    """Return *seconds*. Raises ConfigurationError unless it is a valid timeout."""
     if not 0 < seconds < math.inf:
         raise ConfigurationError(f"the timeout of Redis must be a number of seconds above 0, not {seconds}")
     return seconds
@@ -125,11 +123,11 @@ def _options(query: str) -> dict[str, str]:
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
-        raise ConfigurationError("what stands behind the question mark in redis_url cannot be read") from None
+        raise ConfigurationError("the parameters of redis_url cannot be read") from None
     for name in options:
         if name not in OPTIONS:
-            mend = did_you_mean(name, OPTIONS, f"known are {', '.join(sorted(OPTIONS))}")
-            raise ConfigurationError(f"redis_url has an option that nobody knows; {mend}")
+            fix = did_you_mean(name, OPTIONS, f"known are {', '.join(sorted(OPTIONS))}")
+            raise ConfigurationError(f"redis_url has an unknown parameter; {fix}")
     return options
 
 
@@ -137,7 +135,7 @@ def _hosts(text: str, port: int, *, one: bool) -> tuple[tuple[str, int], ...]:
     hosts = tuple(_host(part, port) for part in text.split(","))
     if one and len(hosts) > 1:
         raise ConfigurationError(
-            "redis_url names several hosts, which only redis+sentinel:// and redis+cluster:// can make use of"
+            "redis_url has several hosts, which only redis+sentinel:// and redis+cluster:// can use"
         )
     return hosts
 
@@ -150,7 +148,7 @@ def _host(text: str, port: int) -> tuple[str, int]:
     number = rest.removeprefix(":") or str(port)
     if (rest and not rest.startswith(":")) or not number.isdecimal() or not 0 < int(number) < 2**16:
         raise ConfigurationError(
-            "its host or port cannot be read; what is special in a user or password has to be percent-encoded"
+            "invalid host or port; percent-encode special characters in the user and the password"
         )
     return unquote(host) or "localhost", int(number)
 
@@ -159,10 +157,10 @@ def _database(text: str, kind: Kind) -> int:
     if not text:
         return 0
     if not text.isdecimal():
-        raise ConfigurationError(f"redis_url names its database by a number; write {URL_FORM}")
+        raise ConfigurationError(f"the database in redis_url must be a number; write {URL_FORM}")
     if kind is Kind.CLUSTER and int(text):
         raise ConfigurationError(
-            "a Redis Cluster has one database, 0; use ?namespace=NAME: to keep things apart"
+            "a Redis Cluster has the database 0 only; use ?namespace=NAME: to separate records"
         )
     return int(text)
 

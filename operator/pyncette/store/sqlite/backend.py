@@ -21,7 +21,7 @@ class SqliteBackend(Backend):
         super().__init__(url)
         database, self.table = without_table_name(url)
         self.path: Final = _path(database.partition("://")[2])
-        """The file, or `:memory:`."""
+        """The path of the file, or `:memory:`."""
 
     @property
     def in_memory(self) -> bool:
@@ -51,18 +51,16 @@ def backend_in(file: Path) -> SqliteBackend:
 
 
 def _path(rest: str) -> str:
-    """As others read such URLs: three slashes and a relative path, four for an absolute one, two for memory."""
+    """Return the path, by the convention: three slashes for a relative path, four for an absolute one, two for memory."""
     if rest in {"", f"/{MEMORY}", MEMORY}:
         return MEMORY
     if not rest.startswith("/"):
         raise ConfigurationError(
-            "sqlite:// needs a third slash before its path, sqlite:///file.db, and a fourth if the path is absolute"
+            "write three slashes before a relative path, as in sqlite:///file.db, and four before an absolute one"
         )
     if "?" in rest:
-        raise ConfigurationError(
-            "the one parameter of sqlite:/// is table_name; in a path, ? is written as %3F"
-        )
+        raise ConfigurationError("the only parameter is table_name; write ? in a path as %3F")
     path = unquote(rest[1:])
     if not path or "\0" in path:
-        raise ConfigurationError("sqlite:/// needs a path: sqlite:///path/to/file.db")
+        raise ConfigurationError("the path is missing: write sqlite:///path/to/file.db")
     return path

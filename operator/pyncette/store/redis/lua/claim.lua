@@ -1,10 +1,10 @@
--- Leases what is claimable, soonest first, and says when to look again.
+-- Leases claimable records, soonest first, and returns when to claim again.
 --
--- ARGV: now, until when to look ahead, and expired_at, each of eight bytes, the id of the lease, its holder, and the limit of
--- each partition.
--- Returns the time of the server (seconds, microseconds), and for each partition: names and values of what was leased, one after
--- the other; the score of the first that is due, and of the first lease to end; 1 if there may be more than was let through;
--- 1 if what is filed is what is there; and how many records there are.
+-- ARGV: now, the end of the time ahead, and expired_at, each of eight bytes; the id of the lease, its holder, and the limit
+-- of each partition.
+-- Returns the time of the server (seconds, microseconds), and for each partition: names and values of the leased records in
+-- turns; the score of the first due record, and of the first lease to end; 1 if more records may be claimable; 1 if the
+-- indexes match the records; and the number of records.
 
 local PAGES_MAX = 10 -- pages that one call goes through of either kind: what is left has its turn in the next one
 
@@ -14,7 +14,7 @@ local expired_high, expired_low = struct.unpack('>i4I4', ARGV[3])
 local until_score, expired_score = score(until_high, until_low), score(expired_high, expired_low)
 local lease = struct.pack('>HH', #ARGV[4], #ARGV[5]) .. ARGV[4] .. ARGV[5]
 
--- Whether a lease is in the way of a record.
+-- True if a lease keeps a record from being claimed.
 local function is_held(flags, value)
     if not has(flags, LEASED) then
         return false
@@ -23,7 +23,7 @@ local function is_held(flags, value)
     return is_later(high, low, expired_high, expired_low)
 end
 
--- File what leases are no longer in the way of as due, so that it has its turn by when it was due.
+-- Move records whose leases have ended to the index of due records, where they are ordered by when they were due.
 local function file_the_expired(number)
     local passed_over = 0
     for _ = 1, PAGES_MAX do
@@ -52,7 +52,7 @@ local function file_the_expired(number)
     end
 end
 
--- The value of a record with the lease, and the score of when that ends.
+-- Returns the value of a record with the lease, and the score of the end of that.
 local function leased(value, lease_end)
     local flags, version_high, version_low, fence_high, fence_low, attempt = struct.unpack('>Bi4I4i4I4i4', value)
     local due_high, due_low, length_high, length_low, began_high, began_low =
@@ -75,7 +75,7 @@ local function leased(value, lease_end)
     ), score(end_high, end_low)
 end
 
--- Lease one record, or file it where it belongs; returns the new value if it was leased.
+-- Lease one record, or move it to the right index. Returns the new value if it was leased.
 local function consider(partition, name, value)
     local lease_end = ends(value)
     local flags = value:byte()
@@ -122,7 +122,7 @@ local function take(number, limit, taken)
             end
         end
         if #names > 0 and partition.from_due.n == #names then
-            -- The whole page leaves: by its place, without a search for each name.
+            -- Remove the whole page by rank, without a search for each name.
             partition.from_due, partition.first, partition.last = list(), passed_over, passed_over + #names - 1
         end
         write(partition)

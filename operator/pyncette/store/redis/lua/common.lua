@@ -1,8 +1,8 @@
--- Begins every script: how a record is packed, and where it is filed. Redis runs one script at a time, and whole.
+-- The beginning of every script: the format of a record, and its indexes. Redis runs one script at a time, as a whole.
 --
--- KEYS holds four keys for each partition: `records`, a hash of packed records by their names; `due`, a sorted set of the
--- names of those that no lease is in the way of, by when they are claimable, the others of which nothing is to run at
--- infinity; `leased`, of the rest, by when their leases end; `names`, a sorted set of all names, in their own order.
+-- KEYS has four keys for each partition. `records` is a hash of packed records by their names. `due` is a sorted set of the
+-- names of unleased records by `claimable_at`, and at infinity if nothing is to run. `leased` is a sorted set of the names of
+-- the other records by the ends of their leases. `names` is a sorted set of all names, in their own order.
 -- So each name is in `names`, and in one of `due` and `leased`.
 --
 -- A packed record is a front of 61 bytes (flags, version, fence, attempt, due_at, schedule_since, claimable_at,
@@ -15,7 +15,7 @@ local VERSION, DUE_AT, CLAIMABLE_AT, BEGAN_AT, LEASE, LEASE_LENGTHS, LEASE_ID = 
 local CHUNK = 1000 -- arguments of one command, even, and well below what Lua can unpack
 local NEVER = math.huge
 
--- An integer of 64 bits is two numbers here, since one of Lua's holds only 53 bits.
+-- An integer of 64 bits is two numbers here, since a number of Lua holds only 53 bits.
 local WORD = 4294967296
 local INEXACT = 2097152 -- a high half from here on (or below its negative) is more than a score can hold to the bit
 
@@ -31,7 +31,7 @@ local function plus(high, low, more_high, more_low)
     return high + more_high, low
 end
 
--- Rounded down where it has to be rounded: nothing may be found too late.
+-- Rounded down if need be, so that no record is found too late.
 local function score(high, low)
     if high >= INEXACT or high < -INEXACT then
         low = low - low % 2048
@@ -43,7 +43,7 @@ local function has(flags, flag)
     return bit.band(flags, flag) ~= 0
 end
 
--- Where the lease and the spec of a packed record end; nothing if it is none.
+-- Returns where the lease and the spec of a packed record end; nothing if it is invalid.
 local function ends(value)
     if not value or #value < 77 then
         return nil
@@ -60,7 +60,7 @@ local function ends(value)
     return lease_end, spec_end
 end
 
--- A list knows its length `n`, since Lua would search for its end each time.
+-- A list has its length `n`, since Lua would search for its end each time.
 local function list()
     return { n = 0 }
 end
@@ -81,8 +81,8 @@ local function in_chunks(command, key, arguments)
     end
 end
 
--- A score as text. Redis would write a number with all of its digits, which takes it longer than all else that it does with it;
--- and one after the other is often the same, as the ends of the leases of a claim are.
+-- A score as text. Redis would format a number with all of its digits, which takes longer than all else that it does with it.
+-- Consecutive scores are often equal, as the ends of the leases of a claim are.
 local last_score, text_of_last
 local function text_of(at)
     if at ~= last_score then
@@ -91,7 +91,7 @@ local function text_of(at)
     return text_of_last
 end
 
--- What is to be written to one partition; from `first` to `last` it leaves `due` by its place.
+-- The pending writes of one partition. Ranks from `first` to `last` are removed from `due`.
 local function open_partition(number)
     local first = 4 * (number - 1)
     return {
@@ -128,7 +128,7 @@ local function forget(partition, name)
     append(partition.unnamed, name)
 end
 
--- File a record where it belongs; one that is no record is never claimable.
+-- Add a record to the right index. An invalid record is never claimable.
 local function file(partition, name, value)
     local flags = value:byte()
     if not ends(value) or not has(flags, CLAIMABLE) then
@@ -140,7 +140,7 @@ local function file(partition, name, value)
     end
 end
 
--- What takes memory comes first: a server that has none left refuses a script by its first write, and only by that.
+-- Writes that take memory come first: a server out of memory refuses a script at its first write only.
 local function write(partition)
     in_chunks('HSET', partition.records, partition.written)
     in_chunks('HDEL', partition.records, partition.removed)

@@ -1,4 +1,4 @@
--- Says which schema is kept here, if nobody has said so yet. ARGV: the version, and the oldest reader.
+-- Writes the version of the schema unless there is one. ARGV: the version, and the least reader.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
     redis.call('HSET', KEYS[1], 'schema_version', ARGV[1], 'min_reader', ARGV[2])

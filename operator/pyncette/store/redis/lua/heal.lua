@@ -1,6 +1,6 @@
--- Files a page of what is there anew, or drops a page of what is filed and is not there.
+-- Adds a page of records to the indexes, or removes a page of index entries that have no record.
 --
--- ARGV: `records`, `due`, `leased` or `names`, and where to go on. Returns where to go on; 0: it is done.
+-- ARGV: `records`, `due`, `leased` or `names`, and a cursor. Returns the next cursor; 0 at the end.
 
 local partition = open_partition(1)
 local found = redis.call(ARGV[1] == 'records' and 'HSCAN' or 'ZSCAN', partition[ARGV[1]], ARGV[2], 'COUNT', CHUNK)

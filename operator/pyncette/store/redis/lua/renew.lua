@@ -1,7 +1,7 @@
--- Prolongs leases that are held under the same id.
+-- Renews leases that are held under the same id.
 --
--- ARGV: now, in eight bytes; then all renewals, packed, each as the number of its partition, eight bytes of its length, and two
--- lengths and what has them: its name, and the id of the lease.
+-- ARGV: now, in eight bytes; then all renewals, packed. Each has the number of its partition, the length of the lease in eight
+-- bytes, and two strings with their lengths: its name, and the id of the lease.
 -- Returns the time of the server (seconds, microseconds), and a 1 or 0 for each.
 
 local now_high, now_low = struct.unpack('>i4I4', ARGV[1])

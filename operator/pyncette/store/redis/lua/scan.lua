@@ -1,6 +1,6 @@
--- Returns a page of names and values, one after the other, in the order of names. It writes nothing.
+-- Returns a page of names and values in turns, in the order of names. It writes nothing.
 --
--- ARGV: the first and the last name, as ZRANGE takes them, and how many at most.
+-- ARGV: the first and the last name, as ZRANGE takes them, and the largest number of records.
 
 local partition = open_partition(1)
 local names = redis.call('ZRANGE', partition.names, ARGV[1], ARGV[2], 'BYLEX', 'LIMIT', 0, ARGV[3])

@@ -1,13 +1,13 @@
--- Makes each change whose record is as it was, and of a group all or none.
+-- Makes each change whose record is unchanged, and a group as a whole or not at all.
 --
--- KEYS: those of the partitions, then those of histories. ARGV: how many partitions; then all changes, packed, each as
--- how long it is; the number of its partition; its group (0: none); the numbers of the history to be forgotten and of that to be
--- written (0: none); how many rows; its kind (below); the version before it; three lengths and what has them: its name, and what is
--- to be there after it, in two parts, between which that stands which is kept of what is stored; and for each row its slot, a
--- length and its text. Returns a 1 or 0 for each change.
+-- KEYS: those of the partitions, then those of histories. ARGV: the number of partitions; then all changes, packed. Each has
+-- its own length; the number of its partition; its group (0: none); the numbers of the histories to delete and to write
+-- (0: none); the number of rows; its kind (below); the version before it; three strings with their lengths: its name, and the
+-- new value in two parts, between which the kept part of the stored value goes; and for each row its slot and its text with
+-- its length. Returns a 1 or 0 for each change.
 
 local HEADER = '>I4I4i4I4I4I4Bi4I4I2I4I4'
--- Bits of a kind: there is a record before it; there is none after it; the lease, or the spec, that is stored stays.
+-- Bits of a kind: a record exists before it; none exists after it; the stored lease stays; the stored spec stays.
 local KNOWN, DELETES, KEEPS_LEASE, KEEPS_SPEC = 1, 2, 4, 8
 
 local packed = ARGV[2]
@@ -16,7 +16,7 @@ for number = 1, tonumber(ARGV[1]) do
     partitions[number], names[number] = open_partition(number), list()
 end
 
--- Where each change begins, and has its place among those of its partition.
+-- The offset of each change, and its index among those of its partition.
 local begins, places, grouped = list(), {}, false
 local at = 1
 while at <= #packed do
@@ -31,7 +31,7 @@ for number, partition in ipairs(partitions) do
     values[number] = values_of(partition, names[number])
 end
 
-local function is_as_it_was(stored, kind, version_high, version_low)
+local function is_unchanged(stored, kind, version_high, version_low)
     local is_known = has(kind, KNOWN)
     if not stored then
         return not is_known
@@ -43,7 +43,7 @@ local function is_as_it_was(stored, kind, version_high, version_low)
     return high == version_high and low == version_low
 end
 
--- What is kept of what is stored, from its lease to its spec.
+-- Returns the kept part of the stored value, from its lease to its spec.
 local function kept(stored, kind)
     if not has(kind, KEEPS_LEASE + KEEPS_SPEC) then
         return ''
@@ -59,7 +59,7 @@ if grouped then
     for change = 1, begins.n do
         local _, number, group, _, _, _, kind, version_high, version_low = struct.unpack(HEADER, packed, begins[change])
         local stored = values[number][places[change]]
-        if group ~= 0 and not is_as_it_was(stored, kind, version_high, version_low) then
+        if group ~= 0 and not is_unchanged(stored, kind, version_high, version_low) then
             broken[group] = true
         end
     end
@@ -78,7 +78,7 @@ for change = 1, begins.n do
     local _, number, group, forgotten, history, rows, kind, version_high, version_low, name_length, before, after, first =
         struct.unpack(HEADER, packed, begins[change])
     local partition, stored = partitions[number], values[number][places[change]]
-    if broken[group] or not is_as_it_was(stored, kind, version_high, version_low) then
+    if broken[group] or not is_unchanged(stored, kind, version_high, version_low) then
         made[change] = '0'
     else
         made[change] = '1'
