@@ -209,13 +209,13 @@ def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
     ("url", "said"),
     [
         ("sqlite:///a.db?tablename=x", "unknown parameter tablename; did you mean table_name?"),
-        ("sqlite:///a.db?mode=ro", "the one parameter of sqlite:/// is table_name"),
+        ("sqlite:///a.db?mode=ro", "the only parameter is table_name"),
         ("sqlite:///a.db?table_name=A-b", "table_name must be 1 to 48 lower-case letters"),
         ("postgresql://u@h/d?table_nam=x", "unknown parameter table_nam; did you mean table_name?"),
         ("postgresql://u@h/d?ssl_mode=require", "did you mean sslmode?"),
-        ("postgresql://u@h/d?sslmode=bogus", "its sslmode can be disable, allow, prefer, require,"),
-        ("postgresql://u:hunter2@:5432/d", "there is no host before its port"),
-        ("postgresql://u:hunter2@x@h/d", "it has to be percent-encoded, as %40"),
+        ("postgresql://u@h/d?sslmode=bogus", "sslmode must be one of disable, allow, prefer, require,"),
+        ("postgresql://u:hunter2@:5432/d", "the host before the port is missing"),
+        ("postgresql://u:hunter2@x@h/d", "write @ in a user or password as %40"),
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused_with_the_part_that_is_wrong(url, said):

@@ -70,16 +70,16 @@ def test_sentinel_is_asked_for_a_service_and_a_database_of_it():
     ("url", "said"),
     [
         ("redis://u:hunter2@a,b", "several hosts"),
-        ("redis://u:hunter2@host:port", "percent-encoded"),
-        ("redis://u:hunter2@host:70000", "percent-encoded"),
-        ("redis://u:hunter2/x@host", "percent-encoded"),
-        ("redis://u:hunter2@host/name", "by a number"),
+        ("redis://u:hunter2@host:port", "percent-encode"),
+        ("redis://u:hunter2@host:70000", "percent-encode"),
+        ("redis://u:hunter2/x@host", "percent-encode"),
+        ("redis://u:hunter2@host/name", "must be a number"),
         ("redis://u:hunter2@host/0?namespac=x", "did you mean namespace"),
         ("redis://u:hunter2@host/0?hunter2", "cannot be read"),
         ("redis://u:hunter2@host/0?timeout=0", "above 0"),
         ("redis://u:hunter2@host/0?timeout=soon", "above 0"),
-        ("redis+cluster://u:hunter2@host/1", "one database"),
-        ("redis+sentinel://u:hunter2@host", "which servers"),
+        ("redis+cluster://u:hunter2@host/1", "the database 0 only"),
+        ("redis+sentinel://u:hunter2@host", "no name of a service"),
     ],
 )
 def test_what_cannot_be_meant_is_told_without_a_password(url, said):
