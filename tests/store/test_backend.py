@@ -49,7 +49,7 @@ async def test_a_registered_backend_is_opened_by_its_scheme(their_distribution):
     assert (await backend.migrate()).before == 1
 
 
-def test_a_misspelt_scheme_is_told_the_nearest_one_of_all_that_are_registered(their_distribution):
+def test_a_misspelt_scheme_is_answered_with_the_nearest_registered_one(their_distribution):
     with pytest.raises(ConfigurationError, match="unknown backend shelv; did you mean shelf"):
         read_backend("shelv://top")
 
@@ -64,7 +64,7 @@ def test_backends_are_equal_if_their_urls_are():
     assert len({read_backend("sqlite:///a.db"), read_backend("sqlite:///a.db")}) == 1
 
 
-def test_a_missing_driver_is_told_with_the_extra_that_brings_it():
+def test_a_missing_driver_is_reported_with_the_extra_to_install():
     with (
         pytest.raises(ConfigurationError, match=r"Shelf needs a driver .* 'pyncette-operator\[shelf\]'"),
         needing("no_such_driver", "Shelf", "shelf"),
@@ -77,7 +77,7 @@ def test_an_error_inside_of_a_store_is_not_taken_for_a_missing_driver():
         importlib.import_module("no_such_module")
 
 
-def test_no_part_of_a_password_is_repeated_as_an_option_that_nobody_knows():
+def test_no_part_of_a_password_is_repeated_as_an_unknown_parameter():
     with pytest.raises(ConfigurationError) as caught:
         read_backend("dynamodb://eu-west-1/table?endpoint=http://user:hun&ter2@localhost:8000")
 

@@ -27,7 +27,7 @@ def holding(file, text):
 
 
 @pytest.mark.parametrize("text", ["sqlite:///a.db", "sqlite:///a.db\n", " sqlite:///a.db \r\n\n"])
-def test_a_file_says_what_the_url_in_it_says(file, text):
+def test_a_file_names_the_backend_of_its_url(file, text):
     assert holding(file, text) == read_backend("sqlite:///a.db")
 
 
@@ -45,7 +45,7 @@ def test_a_file_says_what_the_url_in_it_says(file, text):
         (b"postgresql://user:hunter2@host/" + b"x" * BYTES_MAX, "it must contain the URL"),
     ],
 )
-def test_what_holds_no_url_is_refused_and_not_repeated(file, content, told):
+def test_a_file_without_a_url_is_refused_and_not_repeated(file, content, told):
     file.write_bytes(content)
 
     with pytest.raises(ConfigurationError) as refused:
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_there_is_refused(file):
 HERE = "postgresql://user:{}@host/db"
 
 
-def test_what_stands_there_later_is_found_by_whoever_asks_again(file):
+def test_a_file_that_is_created_later_is_found_by_the_next_read(file):
     backend = holding(file, HERE.format("one"))
     file.write_text(HERE.format("two"))
 
@@ -79,7 +79,7 @@ def test_what_stands_there_later_is_found_by_whoever_asks_again(file):
     )
 
 
-def test_what_is_read_from_no_file_stays_as_it_is():
+def test_a_backend_without_a_file_keeps_its_credentials():
     backend = read_backend(HERE.format("one"))
 
     assert backend.with_current_credentials() is backend
@@ -88,7 +88,7 @@ def test_what_is_read_from_no_file_stays_as_it_is():
 @pytest.mark.parametrize(
     "content", [None, b"", b"hunter", b"\xff", b"sqlite:///a.db", b"postgresql://u@elsewhere/db"]
 )
-def test_a_file_that_is_of_no_use_for_a_moment_leaves_what_it_said_and_is_told_of_once(file, caplog, content):
+def test_a_file_that_is_invalid_for_a_moment_is_logged_once_and_its_last_url_is_used(file, caplog, content):
     caplog.set_level(logging.INFO)
     backend = holding(file, HERE.format("one"))
     if content is None:
@@ -210,7 +210,7 @@ def server(request):
         server.close()
 
 
-async def test_a_password_that_was_changed_works_without_a_restart_once_the_file_says_so(server, file):
+async def test_a_changed_password_works_without_a_restart_once_it_is_in_the_file(server, file):
     record = a_record()
     async with holding(file, server.url("one")).new_store() as store:
         await create(store, record)
@@ -224,7 +224,7 @@ async def test_a_password_that_was_changed_works_without_a_restart_once_the_file
         assert found is not None
 
 
-async def test_a_password_is_changed_without_a_pause_where_the_file_says_it_first(server, file):
+async def test_a_password_is_rotated_without_a_pause_if_the_file_changes_first(server, file):
     record = a_record()
     async with holding(file, server.url("one")).new_store() as store:
         await create(store, record)

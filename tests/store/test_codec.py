@@ -42,7 +42,7 @@ def test_a_spec_keeps_its_arguments_to_the_letter():
         {"state": '{"summary":{"last_outcome":"unheard of"}}'},
     ],
 )
-def test_what_cannot_be_read_says_which_record_it_is(texts):
+def test_an_unreadable_record_is_reported_with_its_key(texts):
     with pytest.raises(PoisonedRecordError) as caught:
         decoded(**texts)
 
@@ -59,7 +59,7 @@ def test_fields_of_a_newer_release_in_the_same_format_are_passed_over():
     assert decoded(spec='{"colour":"red"}', state='{"mood":1}').spec == Spec()
 
 
-def test_a_row_of_history_that_cannot_be_read_says_whose_it_is():
+def test_an_unreadable_row_of_history_is_logged_with_its_key():
     with pytest.raises(PoisonedRecordError) as caught:
         decode_run(KEY, "{}")
 

@@ -60,7 +60,7 @@ def opened(url: str, **options) -> DynamoStore:
 # Throttling
 
 
-async def test_what_is_throttled_is_asked_for_again_and_each_occurrence_runs_once(gate, guarded_url):
+async def test_throttled_requests_are_repeated_and_each_occurrence_runs_once(gate, guarded_url):
     runs = []
     home = Key(HERE, "home")
 
@@ -97,7 +97,7 @@ async def test_what_is_throttled_is_asked_for_again_and_each_occurrence_runs_onc
     assert gate.defer > 20
 
 
-async def test_groups_that_are_put_off_are_made_whole_in_the_end(gate, guarded_url):
+async def test_deferred_groups_are_made_as_a_whole_in_the_end(gate, guarded_url):
     async with opened(guarded_url) as store:
         await create(store, *(a_record(f"{number:02}") for number in range(20)))
         befores = await load_all(store, [a_record(f"{number:02}") for number in range(20)])
@@ -161,7 +161,7 @@ async def test_a_request_that_is_deferred_for_too_long_is_unavailable(gate, guar
 # Servers that go away
 
 
-async def test_a_server_that_is_gone_is_unavailable_until_it_is_back(own_dynamodb: OwnDynamoDb):
+async def test_a_stopped_server_is_unavailable_until_it_is_back(own_dynamodb: OwnDynamoDb):
     async with opened(own_dynamodb.url_of("pyncette")) as store:
         await create(store, a_record())
 
@@ -185,7 +185,7 @@ async def test_a_server_that_hangs_is_given_up_in_time(own_dynamodb: OwnDynamoDb
         assert await load(patient, a_record())
 
 
-async def test_a_place_where_nobody_listens_is_unavailable(dynamodb):
+async def test_a_refused_connection_is_unavailable(dynamodb):
     with pytest.raises(StoreUnavailableError, match="does not answer"):
         async with opened("dynamodb://eu-west-1/pyncette?endpoint=http://127.0.0.1:1"):
             pass
@@ -211,7 +211,7 @@ async def refusals(url: str) -> list[str]:
     return [step.told for step in await try_out(read_backend(url), "") if not step.works]
 
 
-async def test_what_a_worker_needs_is_enough_and_no_more_than_it_needs(gate, guarded_url):
+async def test_the_documented_rights_are_enough_and_no_more(gate, guarded_url):
     await read_backend(guarded_url).migrate()
     needed = policy("worker.json")
     gate.allowed = needed
@@ -230,7 +230,7 @@ async def test_what_a_worker_needs_is_enough_and_no_more_than_it_needs(gate, gua
         assert f"permission denied: User: worker is not authorized to perform: dynamodb:{action}" in told
 
 
-async def test_a_reader_can_look_and_cannot_write(gate, guarded_url):
+async def test_a_read_only_user_can_read_and_not_write(gate, guarded_url):
     async with opened(guarded_url) as store:
         await create(store, a_record())
     gate.allowed = policy("reader.json")
@@ -295,7 +295,7 @@ async def test_a_batch_takes_few_requests_however_many_records_are_in_it(gate, g
     assert set(gate.requests) == {"BatchExecuteStatement", "Query"}
 
 
-async def test_a_look_at_what_is_not_due_reads_each_shard_once(gate, guarded_url):
+async def test_a_scan_that_finds_nothing_due_reads_each_shard_once(gate, guarded_url):
     async with opened(guarded_url) as store:
         await create(store, *(a_record(f"{number:03}", at=T0 + 50 + number) for number in range(100)))
         await claim(store, limit=100)
@@ -362,7 +362,7 @@ async def test_a_record_that_is_too_large_is_refused_and_stops_no_other(dynamodb
         assert await load(store, a_record())
 
 
-async def test_a_record_whose_fields_cannot_be_read_is_in_nobodys_way(dynamodb_url):
+async def test_a_record_whose_fields_cannot_be_read_does_not_affect_others(dynamodb_url):
     async with opened(dynamodb_url) as store:
         await create(store, a_record("a"), a_record("b", at=T0 + 1))
         await store._requests.call(
@@ -396,7 +396,9 @@ async def test_the_largest_names_fit_beside_the_longest_prefix(dynamodb_url):
 # The table
 
 
-async def test_without_leave_to_create_nothing_is_created_and_the_command_is_named(dynamodb, dynamodb_url):
+async def test_without_leave_to_create_nothing_is_created_and_the_error_names_the_command(
+    dynamodb, dynamodb_url
+):
     with pytest.raises(SchemaError, match="run `pyncette migrate`"):
         async with opened(dynamodb_url, create=False):
             pass
@@ -404,7 +406,7 @@ async def test_without_leave_to_create_nothing_is_created_and_the_command_is_nam
     assert dynamodb_url.partition("?")[0].rpartition("/")[2] not in dynamodb.call("list_tables")["TableNames"]
 
 
-async def test_a_migration_creates_what_a_store_without_leave_needs(dynamodb_url):
+async def test_a_migration_creates_the_tables_of_a_store_that_may_not(dynamodb_url):
     backend = read_backend(dynamodb_url)
 
     assert await backend.migrate() == (0, 1)
@@ -414,9 +416,7 @@ async def test_a_migration_creates_what_a_store_without_leave_needs(dynamodb_url
         await create(store, a_record())
 
 
-async def test_a_table_of_a_newer_release_is_left_alone_unless_it_says_that_this_one_may_read_it(
-    dynamodb, dynamodb_url
-):
+async def test_a_table_of_a_newer_release_is_refused_unless_it_allows_this_one(dynamodb, dynamodb_url):
     await read_backend(dynamodb_url).migrate()
 
     async def say(**numbers):
@@ -435,7 +435,7 @@ async def test_a_table_of_a_newer_release_is_left_alone_unless_it_says_that_this
             pass
 
 
-async def test_a_table_of_somebody_elses_is_left_alone(dynamodb, dynamodb_url):
+async def test_a_table_of_another_program_is_left_alone(dynamodb, dynamodb_url):
     dynamodb.call(
         "create_table",
         TableName=dynamodb_url.partition("?")[0].rpartition("/")[2],
@@ -449,7 +449,7 @@ async def test_a_table_of_somebody_elses_is_left_alone(dynamodb, dynamodb_url):
             pass
 
 
-async def test_a_table_that_is_dropped_under_a_running_program_says_so(dynamodb, dynamodb_url):
+async def test_a_table_that_is_dropped_under_a_running_program_is_reported(dynamodb, dynamodb_url):
     async with opened(dynamodb_url) as store:
         await create(store, a_record())
         dynamodb.drop(dynamodb_url.partition("?")[0].rpartition("/")[2])
@@ -458,7 +458,7 @@ async def test_a_table_that_is_dropped_under_a_running_program_says_so(dynamodb,
             await claim(store)
 
 
-async def test_a_table_says_for_itself_how_many_shards_it_has(dynamodb_url):
+async def test_a_table_stores_its_number_of_shards(dynamodb_url):
     async with opened(f"{dynamodb_url}&shards=7") as store:
         await create(store, *(a_record(f"{number:02}") for number in range(30)))
 

@@ -49,7 +49,7 @@ def test_as_long_as_the_server_does_not_contradict_the_own_clock_is_believed():
 
 
 @pytest.mark.parametrize("ahead", [-86_400.0, -30.0, -1.3, -0.4, 0.4, 1.3, 30.0, 86_400.0])
-def test_a_clock_that_differs_is_told_to_the_second_at_once_and_to_milliseconds_soon(ahead):
+def test_a_clock_that_differs_is_known_to_the_second_at_once_and_to_milliseconds_soon(ahead):
     world = World(ahead)
 
     world.ask()

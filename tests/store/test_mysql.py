@@ -146,7 +146,7 @@ async def test_tables_of_several_names_in_one_database_know_nothing_of_each_othe
         assert await claim(other) == []
 
 
-async def test_the_factory_opens_what_its_keywords_name(mariadb_url):
+async def test_the_factory_opens_the_database_of_its_arguments(mariadb_url):
     host, user, password, database, port, *_ = read_address(mariadb_url)
     named = {
         "mysql_host": host, "mysql_user": user, "mysql_password": password,
@@ -177,7 +177,7 @@ async def test_many_processes_create_the_tables_at_once(url):
     assert await execute(url, "SELECT schema_version FROM pyncette_tasks_meta") == ((SCHEMA_VERSION,),)
 
 
-async def test_a_creation_that_was_interrupted_is_gone_on_with(mariadb_url):
+async def test_an_interrupted_creation_is_continued(mariadb_url):
     await read_backend(mariadb_url).migrate()
     await execute(mariadb_url, "DELETE FROM pyncette_tasks_meta")
     await execute(mariadb_url, "DROP TABLE pyncette_tasks_history")
@@ -191,7 +191,7 @@ async def test_a_creation_that_was_interrupted_is_gone_on_with(mariadb_url):
         await store.swap([Change(None, a_record(), (HistoryRow(0, a_run()),))])
 
 
-async def test_without_leave_to_create_nothing_is_created_and_the_command_is_named(mariadb_url):
+async def test_without_leave_to_create_nothing_is_created_and_the_error_names_the_command(mariadb_url):
     with pytest.raises(SchemaError, match=r"There are no tables pyncette_tasks .* run `pyncette migrate`"):
         async with opened(mariadb_url, create=False):
             pass
@@ -199,7 +199,7 @@ async def test_without_leave_to_create_nothing_is_created_and_the_command_is_nam
     assert await execute(mariadb_url, "SHOW TABLES") == ()
 
 
-async def test_a_migration_creates_what_a_store_without_leave_needs(url):
+async def test_a_migration_creates_the_tables_of_a_store_that_may_not(url):
     assert await read_backend(url).migrate() == (0, SCHEMA_VERSION)
     assert await read_backend(url).migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
 
@@ -227,7 +227,7 @@ async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(ma
         await create(store, a_record())
 
 
-async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(mariadb_url):
+async def test_a_table_of_the_same_name_of_another_program_is_left_alone(mariadb_url):
     await execute(mariadb_url, "CREATE TABLE pyncette_tasks (name varchar(64) PRIMARY KEY)")
 
     with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
@@ -235,7 +235,7 @@ async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(mar
             pass
 
 
-async def test_tables_that_are_dropped_under_a_running_program_say_so(url):
+async def test_tables_that_are_dropped_under_a_running_program_are_reported(url):
     async with opened(url) as store:
         await create(store, a_record())
         await execute(url, "DROP TABLE pyncette_tasks")
@@ -281,7 +281,7 @@ async def populate(url, number):
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
-async def test_every_statement_goes_by_an_index_and_reads_no_more_than_it_needs(url, size):
+async def test_every_statement_uses_an_index_and_reads_no_more_than_it_needs(url, size):
     async with opened(url) as store:
         await create(store, a_record())
         if size > 1:
@@ -328,7 +328,7 @@ async def in_store(store, work, *arguments):
         return await work(store, *arguments)
 
 
-async def test_nobody_stands_in_anothers_way_for_good(url):
+async def test_concurrent_writers_never_block_each_other_for_good(url):
     """Several stores change, create and delete the same records, each in an order of its own, with history."""
     names = [f"{number:02}" for number in range(40)]
     home = Key(HERE, "home")
@@ -405,7 +405,7 @@ async def test_every_claim_and_every_change_counts_exactly_once_however_they_mee
         assert record.version == T0 + claims[name] + untold + writes[name]
 
 
-async def test_of_completions_that_lose_and_win_each_is_told_what_it_did(url):
+async def test_each_completion_of_a_batch_reports_whether_it_won(url):
     async with opened(url) as store:
         await create(store, *(a_record(f"{number:02}") for number in range(20)))
         held = await claim(store, limit=20)
@@ -419,7 +419,7 @@ async def test_of_completions_that_lose_and_win_each_is_told_what_it_did(url):
             assert (record.due_at == T0 + 7) == (record.key not in [each.key for each in lost])
 
 
-async def test_a_claim_passes_over_what_others_are_writing_and_waits_for_nobody(url):
+async def test_a_claim_skips_locked_records_without_waiting(url):
     async with opened(url) as store:
         await create(store, *(a_record(name) for name in "abc"))
         held = await load(store, a_record("b"))
@@ -545,7 +545,7 @@ async def test_a_locked_record_of_one_partition_is_not_hidden_by_claims_of_anoth
     assert passed.next_claimable_at == T0
 
 
-async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(mariadb_url):
+async def test_leases_beyond_those_that_a_claim_reads_are_not_forgotten(mariadb_url):
     async with opened(mariadb_url) as store:
         await create(store, a_record("last", at=T0 + 1, lease_length=LEASE // 2))
         await populate(mariadb_url, 1_000)
@@ -559,7 +559,7 @@ async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(mariadb_
         assert T0 + 2 < claimed.next_claimable_at <= T0 + 1 + LEASE // 2
 
 
-async def test_what_is_due_behind_more_leases_than_are_looked_at_is_found_by_a_store_that_had_nothing_to_do(
+async def test_records_behind_more_leases_than_a_claim_reads_are_found_by_an_idle_store(
     mariadb_url,
 ):
     async with opened(mariadb_url) as store:
@@ -573,7 +573,7 @@ async def test_what_is_due_behind_more_leases_than_are_looked_at_is_found_by_a_s
         assert instances(await claim(store, now=T0 + 2_000, lease_id="next")) == ["late"]
 
 
-async def test_what_is_renewed_is_looked_at_no_more_until_its_lease_ends(mariadb_url):
+async def test_a_renewed_record_is_not_read_until_its_lease_ends(mariadb_url):
     async with opened(mariadb_url) as store:
         await create(store, a_record())
         (held,) = await claim(store)
@@ -585,7 +585,7 @@ async def test_what_is_renewed_is_looked_at_no_more_until_its_lease_ends(mariadb
         assert (await load(store, held)).claimable_at == T0 + 5 + LEASE
 
 
-async def test_a_store_that_has_nothing_to_do_asks_one_statement_a_look(mariadb, mariadb_url):
+async def test_an_idle_store_polls_with_one_statement(mariadb, mariadb_url):
     async def asked():
         (((_, questions),),) = [mariadb.execute("SHOW GLOBAL STATUS LIKE 'Questions'")]
         return int(questions)
@@ -624,7 +624,7 @@ async def test_arguments_are_kept_to_the_letter(url):
         assert [seen(record) for record in await load_all(store, records)] == records
 
 
-async def test_a_batch_that_the_server_does_not_take_at_once_is_made_in_parts(mariadb, mariadb_url):
+async def test_a_batch_that_exceeds_a_packet_is_made_in_parts(mariadb, mariadb_url):
     large = msgspec.Raw(b'"' + b"x" * 1_000_000 + b'"')
     ((most,),) = mariadb.execute("SELECT @@max_allowed_packet")
     many = most // 1_000_000 + 4
@@ -653,7 +653,7 @@ async def test_a_record_that_the_server_does_not_take_is_refused_and_hurts_no_ot
 
 
 @pytest.mark.parametrize(("home_first", "kept"), [(True, [a_run(2)]), (False, [])])
-async def test_what_is_told_of_a_record_that_the_batch_removes_stays_if_it_is_told_later(
+async def test_history_written_after_its_record_is_deleted_in_the_same_batch_stays(
     mariadb_url, home_first, kept
 ):
     home, beside = a_record(key=Key(HERE, "task")), a_record(key=Key(HERE, "task", "", "1"))
@@ -678,7 +678,7 @@ async def test_a_slot_holds_one_row_however_often_it_is_written(mariadb_url):
         assert await execute(mariadb_url, "SELECT count(*) FROM pyncette_tasks_history") == ((3,),)
 
 
-async def test_only_partitions_that_hold_records_are_told(mariadb_url):
+async def test_only_partitions_that_have_records_are_returned(mariadb_url):
     async with opened(mariadb_url) as store:
         await create(store, a_record())
         await claim(store, partition=Partition("realm", "empty"))

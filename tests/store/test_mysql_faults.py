@@ -118,7 +118,7 @@ async def test_a_connection_that_is_killed_in_mid_call_is_unavailable_and_the_ne
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
-async def test_connections_that_are_killed_while_nobody_uses_them_are_not_noticed(server, url):
+async def test_idle_connections_that_are_killed_are_replaced_unnoticed(server, url):
     async with opened(url) as store:
         await create(store, a_record())
         await asyncio.gather(*(store.now() for _ in range(10)))
@@ -129,7 +129,7 @@ async def test_connections_that_are_killed_while_nobody_uses_them_are_not_notice
         assert await asyncio.gather(*(store.load([a_record().key]) for _ in range(10)))
 
 
-async def test_a_connection_that_was_not_needed_for_long_is_not_trusted(server, url):
+async def test_a_connection_that_was_idle_for_long_is_replaced(server, url):
     """Servers end those that idle for long, and what stands in between may forget them without a word."""
     connections = MysqlConnections(read_address(url), idle_seconds=0)
     first = await connections.rows("SELECT CONNECTION_ID()")
@@ -271,7 +271,7 @@ async def test_replies_that_are_torn_anywhere_are_unavailable_and_nothing_is_hal
 # Servers that do not answer
 
 
-async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_too(url):
+async def test_a_statement_that_times_out_closes_its_connection(url):
     lost = []
     connections = MysqlConnections(read_address(url), lambda: lost.append(True), answer_seconds=0.3)
     begin = time.monotonic()
@@ -286,7 +286,7 @@ async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_t
     await connections.close()
 
 
-async def test_a_call_that_waits_for_a_lock_is_tried_again_and_does_not_wait_for_ever(server, url, caplog):
+async def test_a_call_that_waits_for_a_lock_is_retried_for_a_limited_time(server, url, caplog):
     async with opened(url) as store:
         await create(store, a_record(), a_record("b"))
         before = await load(store, a_record())
@@ -303,7 +303,7 @@ async def test_a_call_that_waits_for_a_lock_is_tried_again_and_does_not_wait_for
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
-async def test_what_waited_for_a_lock_in_vain_is_made_once_it_is_free(server, url):
+async def test_a_change_that_waited_for_a_lock_is_made_once_it_is_free(server, url):
     async with opened(url) as store:
         await create(store, a_record())
         before = await load(store, a_record())
@@ -315,7 +315,7 @@ async def test_what_waited_for_a_lock_in_vain_is_made_once_it_is_free(server, ur
         assert await swap == [True]
 
 
-async def test_a_deadlock_is_undone_as_a_whole_and_tried_again(url):
+async def test_a_deadlock_is_rolled_back_as_a_whole_and_retried(url):
     """Two transactions in opposite orders: ours is the lighter one, so the server undoes it."""
     async with opened(url) as store:
         await create(store, *(a_record(f"{number:02}") for number in range(2)))
@@ -359,7 +359,7 @@ async def test_an_error_in_mid_script_leaves_no_transaction_open(url):
         await connections.close()
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
+async def test_a_server_that_accepts_and_never_answers_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = Address("127.0.0.1", "user", "secret", "database", server.getsockname()[1])
 
@@ -396,7 +396,7 @@ def assert_is_one_sentence(error, *words):
         assert word in text
 
 
-async def test_a_wrong_password_is_told_without_it(url):
+async def test_a_wrong_password_is_reported_without_it(url):
     with pytest.raises(StoreRefusedError) as told:
         async with MysqlStore(read_address(url)._replace(password="secret")):
             pass
@@ -404,7 +404,7 @@ async def test_a_wrong_password_is_told_without_it(url):
     assert_is_one_sentence(told.value, "Access denied for user", "Check the user and the password")
 
 
-async def test_a_missing_database_is_told(server, url):
+async def test_a_missing_database_is_reported(server, url):
     address = read_address(server.url)._replace(database="nowhere")
 
     with pytest.raises(StoreRefusedError) as told:
@@ -415,7 +415,7 @@ async def test_a_missing_database_is_told(server, url):
     assert server.password not in str(told.value)
 
 
-async def test_an_unreachable_server_is_told():
+async def test_an_unreachable_server_is_reported():
     address = Address("127.0.0.1", "user", "secret", "database", machine.free_port())
 
     with pytest.raises(StoreUnavailableError) as told:
@@ -425,7 +425,7 @@ async def test_an_unreachable_server_is_told():
     assert_is_one_sentence(told.value, "does not answer", "127.0.0.1", "/database")
 
 
-async def test_an_unknown_host_is_told():
+async def test_an_unknown_host_is_reported():
     with pytest.raises(StoreUnavailableError) as told:
         async with MysqlStore(Address("no-such-host.invalid", "user", "secret", "database")):
             pass
@@ -433,7 +433,7 @@ async def test_an_unknown_host_is_told():
     assert_is_one_sentence(told.value, "no-such-host.invalid")
 
 
-async def test_a_user_without_rights_is_told_which_one_is_missing(server, url):
+async def test_a_missing_right_is_reported(server, url):
     await read_backend(url).migrate()
     reader = with_user(server, url, "GRANT SELECT ON {database}.* TO {user}")
 
@@ -445,7 +445,7 @@ async def test_a_user_without_rights_is_told_which_one_is_missing(server, url):
     assert_is_one_sentence(told.value, "command denied to user", "pyncette_tasks", "Grant the right")
 
 
-async def test_a_user_who_may_not_create_tables_is_told(server, url):
+async def test_a_missing_right_to_create_tables_is_reported(server, url):
     guest = with_user(server, url, "GRANT SELECT ON {database}.* TO {user}")
 
     with pytest.raises(StoreRefusedError) as told:
@@ -518,7 +518,7 @@ async def test_a_server_with_too_many_connections_is_unavailable(server, url):
                 pass
 
 
-async def test_what_is_asked_for_of_encryption_is_never_given_up(mysql, mysql_url):
+async def test_requested_encryption_is_never_given_up(mysql, mysql_url):
     """MySQL makes itself a certificate that nobody vouches for, but its own file."""
     address = read_address(mysql_url)
     own_ca = str(mysql._data / "ca.pem")
@@ -547,7 +547,7 @@ async def test_a_server_that_cannot_encrypt_is_not_spoken_to_if_it_should(url):
     assert_is_one_sentence(told.value)
 
 
-async def test_a_certificate_that_cannot_be_read_is_told(url, tmp_path):
+async def test_an_unreadable_certificate_is_reported(url, tmp_path):
     with pytest.raises(ConfigurationError, match="ssl-ca cannot be read"):
         await MysqlConnections(read_address(f"{url}?ssl-mode=required&ssl-ca={tmp_path}/none")).fetch(
             ["SELECT 1"]
@@ -555,7 +555,7 @@ async def test_a_certificate_that_cannot_be_read_is_told(url, tmp_path):
 
 
 @pytest.mark.parametrize("number", [1205, 1213])
-def test_what_the_server_undid_is_told_apart_from_what_it_refuses(number):
+def test_a_rollback_by_the_server_is_retryable(number):
     assert isinstance(translate_error(OperationalError(number, "rolled back"), "MySQL"), RetryableError)
 
 
@@ -576,7 +576,7 @@ def test_what_the_server_undid_is_told_apart_from_what_it_refuses(number):
         ),
     ],
 )
-def test_what_is_said_of_a_server_never_holds_its_password(url, place):
+def test_the_text_of_a_server_never_contains_its_password(url, place):
     backend = MysqlBackend(url)
 
     assert str(backend) == place
@@ -584,7 +584,7 @@ def test_what_is_said_of_a_server_never_holds_its_password(url, place):
     assert "secret" not in repr(backend.address)
 
 
-def test_what_a_url_says_is_what_is_used():
+def test_the_parts_of_a_url_are_decoded():
     password = "p@/?#:'\\ é"
 
     address = read_address(f"mysql://ad%40a:{quote(password, safe='')}@host/d%20b?ssl-mode=required")
@@ -606,7 +606,7 @@ def test_what_a_url_says_is_what_is_used():
         "mysql://user:secret@host/database?ssl-mode=secret",
     ],
 )
-def test_what_is_no_url_is_told_without_repeating_it(url):
+def test_an_invalid_url_is_reported_without_repeating_it(url):
     with pytest.raises(ConfigurationError) as told:
         MysqlBackend(url)
 
@@ -620,7 +620,7 @@ def test_what_is_no_url_is_told_without_repeating_it(url):
         ("'pynacl' package is required for ed25519_password auth method", ConfigurationError),
     ],
 )
-async def test_a_driver_that_stumbles_over_a_new_connection_does_not_end_a_worker(said, told):
+async def test_an_error_of_the_driver_on_a_new_connection_does_not_end_a_worker(said, told):
     """It finds no socket any more where a connection breaks in between; the moment is too short to be met on purpose."""
 
     async def stumble(**options):

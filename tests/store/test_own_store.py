@@ -52,7 +52,7 @@ def test_a_store_that_keeps_its_promises_passes(pytester, monkeypatch):
     assert "skipped" not in outcomes
 
 
-def test_a_store_that_breaks_one_is_told_which(pytester, monkeypatch):
+def test_a_store_that_breaks_a_promise_fails_the_test_of_that_promise(pytester, monkeypatch):
     prepare(pytester, monkeypatch, FORGETFUL_STORE)
 
     run = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", "-k", "renew")

@@ -135,7 +135,7 @@ async def test_many_processes_create_the_tables_at_once(postgres_url):
     ] == [(SCHEMA_VERSION,)]
 
 
-async def test_without_leave_to_create_nothing_is_created_and_the_command_is_named(postgres_url):
+async def test_without_leave_to_create_nothing_is_created_and_the_error_names_the_command(postgres_url):
     with pytest.raises(SchemaError, match=r"There are no tables pyncette_tasks .* run `pyncette migrate`"):
         async with PostgresStore(postgres_url, create=False):
             pass
@@ -143,7 +143,7 @@ async def test_without_leave_to_create_nothing_is_created_and_the_command_is_nam
     assert await execute(postgres_url, "SELECT FROM pg_tables WHERE tablename LIKE 'pyncette%'") == []
 
 
-async def test_a_migration_creates_what_a_store_without_leave_needs(postgres_url):
+async def test_a_migration_creates_the_tables_of_a_store_that_may_not(postgres_url):
     assert await read_backend(postgres_url).migrate() == (0, SCHEMA_VERSION)
     assert await read_backend(postgres_url).migrate() == (SCHEMA_VERSION, SCHEMA_VERSION)
 
@@ -171,7 +171,7 @@ async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(po
         await create(store, a_record())
 
 
-async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(postgres_url):
+async def test_a_table_of_the_same_name_of_another_program_is_left_alone(postgres_url):
     await execute(postgres_url, "CREATE TABLE pyncette_tasks (name text PRIMARY KEY)")
 
     with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
@@ -179,7 +179,7 @@ async def test_a_table_of_the_same_name_that_is_somebody_elses_is_left_alone(pos
             pass
 
 
-async def test_tables_that_are_dropped_under_a_running_program_say_so(postgres_url):
+async def test_tables_that_are_dropped_under_a_running_program_are_reported(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         await execute(postgres_url, "DROP TABLE pyncette_tasks")
@@ -221,7 +221,7 @@ def without_an_index(found):
     }
 
 
-async def test_every_statement_goes_by_an_index_on_a_table_of_which_nothing_is_known(postgres_url):
+async def test_every_statement_uses_an_index_on_a_table_without_statistics(postgres_url):
     await read_backend(postgres_url).migrate()
 
     found = await plans(postgres_url)
@@ -239,7 +239,7 @@ async def test_every_statement_goes_by_an_index_on_a_table_of_which_nothing_is_k
     assert sum("hashed SubPlan" in line for line in found["swap"]) == 2
 
 
-async def test_every_statement_goes_by_an_index_on_a_table_of_a_hundred_thousand(postgres_url):
+async def test_every_statement_uses_an_index_on_a_table_of_a_hundred_thousand(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
     await populate(postgres_url, 100_000)
@@ -269,7 +269,7 @@ async def populate(url, number):
 # Locks and races
 
 
-async def test_nobody_stands_in_anothers_way_for_good(postgres, postgres_url):
+async def test_concurrent_writers_never_block_each_other_for_good(postgres, postgres_url):
     """Several stores change, create and delete the same records, each in an order of its own, with history."""
     names = [f"{number:02}" for number in range(40)]
     home = Key(HERE, "home")
@@ -491,7 +491,7 @@ async def test_a_leased_and_locked_record_is_no_reason_to_poll_again_before_its_
     assert passed.next_claimable_at == T0 + LEASE
 
 
-async def test_a_claim_sees_what_is_next_as_it_was_when_it_began(postgres_url):
+async def test_a_claim_reads_the_next_time_from_its_own_snapshot(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record(), a_record("later", at=T0 + 9))
         later = await load(store, a_record("later"))
@@ -509,7 +509,7 @@ async def test_a_claim_sees_what_is_next_as_it_was_when_it_began(postgres_url):
     assert claimed.next_claimable_at == T0 + 9  # whoever has made it sooner tells the workers
 
 
-async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres_url):
+async def test_leases_beyond_those_that_a_claim_reads_are_not_forgotten(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record("last", at=T0 + 1, lease_length=LEASE // 2))
         await populate(postgres_url, HEAD_MAX)
@@ -522,7 +522,7 @@ async def test_leases_beyond_those_that_are_looked_at_are_not_forgotten(postgres
         assert T0 + 2 < claimed.next_claimable_at <= T0 + 1 + LEASE // 2
 
 
-async def test_what_is_renewed_is_looked_at_no_more_until_its_lease_ends(postgres_url):
+async def test_a_renewed_record_is_not_read_until_its_lease_ends(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         (held,) = await claim(store)
@@ -562,7 +562,7 @@ async def test_arguments_that_are_no_json_do_not_get_into_another_record(postgre
 
 
 @pytest.mark.parametrize(("home_first", "kept"), [(True, [a_run(2)]), (False, [])])
-async def test_what_is_told_of_a_record_that_the_batch_removes_stays_if_it_is_told_later(
+async def test_history_written_after_its_record_is_deleted_in_the_same_batch_stays(
     postgres_url, home_first, kept
 ):
     home, beside = a_record(key=Key(HERE, "task")), a_record(key=Key(HERE, "task", "", "1"))
@@ -577,7 +577,7 @@ async def test_what_is_told_of_a_record_that_the_batch_removes_stays_if_it_is_to
         assert await store.history(home.key) == kept
 
 
-async def test_only_partitions_that_hold_records_are_told(postgres_url):
+async def test_only_partitions_that_have_records_are_returned(postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         await claim(store, partition=Partition("realm", "empty"))

@@ -98,7 +98,7 @@ async def test_a_connection_that_is_killed_in_mid_call_is_unavailable_and_the_ne
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
-async def test_connections_that_are_killed_while_nobody_uses_them_are_not_noticed(postgres, postgres_url):
+async def test_idle_connections_that_are_killed_are_replaced_unnoticed(postgres, postgres_url):
     async with PostgresStore(postgres_url) as store:
         await create(store, a_record())
         await asyncio.gather(*(store.now() for _ in range(10)))
@@ -109,7 +109,7 @@ async def test_connections_that_are_killed_while_nobody_uses_them_are_not_notice
         assert await asyncio.gather(*(store.load([a_record().key]) for _ in range(10)))
 
 
-async def test_a_listener_whose_connection_is_killed_says_so(postgres, postgres_url):
+async def test_a_listener_whose_connection_is_killed_raises_an_error(postgres, postgres_url):
     async with PostgresStore(postgres_url) as store:
         listening = asyncio.create_task(anext(aiter(store.notified())))
         await asyncio.sleep(0.3)
@@ -246,7 +246,7 @@ async def test_every_reply_tells_the_time_of_a_server_whose_clock_differs(own_po
 # Servers that do not answer
 
 
-async def test_a_statement_that_is_not_answered_is_given_up_and_its_connection_too(postgres, postgres_url):
+async def test_a_statement_that_times_out_closes_its_connection(postgres, postgres_url):
     lost = []
     connections = PostgresConnections(postgres_url, SESSION, lambda: lost.append(True), answer_seconds=0.3)
     begin = time.monotonic()
@@ -273,7 +273,7 @@ async def test_a_call_that_waits_for_a_lock_does_not_wait_for_ever(postgres_url)
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
+async def test_a_server_that_accepts_and_never_answers_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/database"
 
@@ -310,7 +310,7 @@ def assert_is_one_sentence(error, *words):
         assert word in text
 
 
-async def test_a_wrong_password_is_told_without_it(postgres_url):
+async def test_a_wrong_password_is_reported_without_it(postgres_url):
     parts = urlsplit(postgres_url)
     if not parts.password:
         pytest.fail("the user of the tests needs a password")
@@ -325,7 +325,7 @@ async def test_a_wrong_password_is_told_without_it(postgres_url):
     )
 
 
-async def test_an_unknown_user_is_told(server):
+async def test_an_unknown_user_is_reported(server):
     with pytest.raises(StoreRefusedError) as told:
         async with PostgresStore(f"postgresql://nobody:secret@127.0.0.1:{server.port}/postgres"):
             pass
@@ -333,7 +333,7 @@ async def test_an_unknown_user_is_told(server):
     assert_is_one_sentence(told.value, "nobody")
 
 
-async def test_a_missing_database_is_told(postgres_url):
+async def test_a_missing_database_is_reported(postgres_url):
     parts = urlsplit(postgres_url)
 
     with pytest.raises(StoreRefusedError) as told:
@@ -344,7 +344,7 @@ async def test_a_missing_database_is_told(postgres_url):
     assert parts.password not in str(told.value)
 
 
-async def test_an_unreachable_server_is_told():
+async def test_an_unreachable_server_is_reported():
     url = f"postgresql://user:secret@127.0.0.1:{machine.free_port()}/database"
 
     with pytest.raises(StoreUnavailableError) as told:
@@ -354,7 +354,7 @@ async def test_an_unreachable_server_is_told():
     assert_is_one_sentence(told.value, "does not answer", "127.0.0.1", "/database")
 
 
-async def test_an_unknown_host_is_told():
+async def test_an_unknown_host_is_reported():
     with pytest.raises(StoreUnavailableError) as told:
         async with PostgresStore("postgresql://user:secret@no-such-host.invalid/database"):
             pass
@@ -373,7 +373,7 @@ async def test_an_unknown_host_is_told():
         "postgresql://user:pass#secret@host/database",
     ],
 )
-async def test_what_is_no_url_is_told_without_repeating_it(url):
+async def test_an_invalid_url_is_reported_without_repeating_it(url):
     with pytest.raises((ConfigurationError, StoreError)) as told:
         async with PostgresStore(url):
             pass
@@ -381,7 +381,7 @@ async def test_what_is_no_url_is_told_without_repeating_it(url):
     assert_is_one_sentence(told.value)
 
 
-async def test_a_user_without_rights_is_told_which_one_is_missing(server):
+async def test_a_missing_right_is_reported(server):
     url = server.create_database()
     await read_backend(url).migrate()
     database = urlsplit(url).path[1:]
@@ -397,7 +397,7 @@ async def test_a_user_without_rights_is_told_which_one_is_missing(server):
     assert_is_one_sentence(told.value, "permission denied for", "pyncette_tasks", "Grant the right")
 
 
-async def test_a_user_who_may_not_create_tables_is_told(server):
+async def test_a_missing_right_to_create_tables_is_reported(server):
     url = server.create_database()
     database = urlsplit(url).path[1:]
     server.execute("CREATE ROLE guest LOGIN PASSWORD 'secret'")
@@ -475,5 +475,5 @@ async def test_a_server_with_too_many_connections_is_unavailable(server):
         ("secret", "PostgreSQL"),
     ],
 )
-def test_what_is_said_of_a_server_never_holds_its_password(url, place):
+def test_the_text_of_a_server_never_contains_its_password(url, place):
     assert place_of(url) == place

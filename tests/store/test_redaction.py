@@ -57,7 +57,7 @@ def test_no_part_of_a_url_that_opens_a_backend_is_shown(password, form, words):
         "SQLite database /data/jobs.db: permission denied: grant the right to write the file and its folder",
     ],
 )
-def test_what_helps_is_kept(words):
+def test_helpful_words_are_kept(words):
     assert without_secrets(words, [form.format("hunter2") for form in URLS]) == words
 
 
@@ -67,7 +67,7 @@ def test_a_host_without_a_user_stays():
     assert without_secrets(words, ["postgresql://db.example:5432/shop"]) == words
 
 
-def test_what_looks_like_a_secret_is_redacted_although_it_is_unknown():
+def test_text_that_looks_like_a_secret_is_redacted():
     assert "k3y" not in without_secrets("tried mysql://root:k3y@old/db")
     assert "k3y" not in without_secrets("old settings: password=k3y, host=db")
     assert "FwoGZXIvYXdzE" not in without_secrets("x-amz-security-token:FwoGZXIvYXdzE/x+y=")
@@ -96,7 +96,7 @@ def test_a_hostile_server_cannot_keep_the_operator_busy(piece):
     assert len(shown) <= CHARACTERS_MAX
 
 
-def test_what_a_terminal_would_act_on_goes():
+def test_control_characters_are_removed():
     shown = without_secrets("\x1b[2J\x9b31m gone\x07\x00 \u202eback\n\r\x08")
 
     assert shown == "[2J 31m gone back"

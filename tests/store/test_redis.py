@@ -122,7 +122,7 @@ async def test_all_keys_are_in_the_namespace(server, url, store):
     assert all(key.startswith(namespace) for key in written)
 
 
-def test_a_store_without_a_namespace_shares_a_database_with_what_else_is_there():
+def test_a_store_without_a_namespace_shares_its_database_with_other_programs():
     keys = Keyspace("")
 
     assert {keys.meta, keys.partitions("r"), *keys.of(HERE)} == {
@@ -160,7 +160,7 @@ async def test_two_namespaces_of_a_database_know_nothing_of_each_other(server):
             assert await empty.load([a_record().key]) == [None]
 
 
-async def test_a_name_that_somebody_else_put_there_is_left_out_and_told(server, url, store, caplog):
+async def test_a_name_that_another_program_wrote_is_skipped_and_logged(server, url, store, caplog):
     await create(store, a_record())
     keys = keys_in(url)
     server.execute("HSET", keys.records, "theirs", "nonsense")
@@ -200,7 +200,7 @@ async def test_nothing_is_claimable_a_microsecond_too_soon_or_too_late(store, at
 
 
 @pytest.mark.parametrize("first", [T0, 2**53 - 20, 2**60 + 1])
-async def test_what_is_a_microsecond_apart_comes_in_its_order(store, first):
+async def test_records_a_microsecond_apart_are_in_order(store, first):
     order = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]
     await create(store, *(a_record(str(number), at=first + number) for number in order))
 
@@ -245,7 +245,7 @@ async def test_a_number_of_more_than_64_bits_is_refused_before_anything_is_writt
 # What is filed
 
 
-async def test_each_record_is_filed_once_whatever_becomes_of_it(server, url, store):
+async def test_each_record_is_in_one_index_whatever_happens_to_it(server, url, store):
     records = [a_record(f"{number:02}", at=None if number % 7 == 0 else T0 + number) for number in range(40)]
     await create(store, *records)
 
@@ -316,7 +316,7 @@ async def test_an_index_that_was_evicted_is_made_anew(server, url, store, caplog
     assert len(await claim(store, limit=20, now=T0 + 30 + LEASE, lease_id="later")) == 20
 
 
-async def test_what_is_filed_and_not_there_any_more_is_dropped(server, url, store):
+async def test_index_entries_without_a_record_are_removed(server, url, store):
     await create(store, *(a_record(f"{n:02}", at=T0 + n) for n in range(20)), a_record("later", at=T0 + 900))
     await claim(store, limit=5, now=T0 + 20)
     gone = [name_of(a_record(f"{n:02}").key) for n in (0, 1, 7, 8, 9)] + [name_of(a_record("later").key)]
@@ -328,7 +328,7 @@ async def test_what_is_filed_and_not_there_any_more_is_dropped(server, url, stor
     assert counts(server, url) == (15, 15, 15)
 
 
-async def test_a_partition_that_was_evicted_whole_stops_no_polling(server, url, store):
+async def test_an_evicted_partition_does_not_stop_polling(server, url, store):
     await create(store, *(a_record(f"{n:02}") for n in range(20)))
     server.execute("DEL", keys_in(url).records)
 
@@ -393,7 +393,7 @@ async def test_a_record_that_is_cut_off_hurts_itself_only(server, url, store, ca
 # Scripts
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(server, store):
+async def test_scripts_that_the_server_lost_are_sent_again(server, store):
     await create(store, a_record("a"), a_record("b"))
     server.execute("SCRIPT", "FLUSH")
 
@@ -501,7 +501,7 @@ async def test_records_of_another_release_are_refused(server, url, version, read
             pass
 
 
-async def test_a_newer_schema_that_lets_us_work_on_it_is_worked_on(server, url):
+async def test_a_newer_schema_that_allows_this_release_is_used(server, url):
     meta = Keyspace(read_url(url).namespace).meta
     server.execute("HSET", meta, "schema_version", SCHEMA_VERSION + 1, "min_reader", SCHEMA_VERSION)
 
@@ -522,7 +522,7 @@ async def test_the_factory_takes_the_keywords_of_upstream(server):
             assert await load(store, a_record())
 
 
-def test_a_timeout_that_nobody_can_wait_for_is_refused():
+def test_an_invalid_timeout_is_refused():
     for timeout in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ConfigurationError, match="above 0"):
             redis_repository(redis_url="redis://host", redis_timeout=timeout)

@@ -126,7 +126,7 @@ def assert_is_one_sentence(error, *parts):
 # Servers that go away
 
 
-async def test_connections_that_are_killed_while_nobody_uses_them_are_not_noticed(server, url):
+async def test_idle_connections_that_are_killed_are_replaced_unnoticed(server, url):
     async with RedisStore(url) as store:
         await create(store, a_record())
         await asyncio.gather(*(store.now() for _ in range(10)))
@@ -156,7 +156,7 @@ async def test_a_connection_that_is_killed_in_mid_call_is_unavailable_and_the_ne
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 
-async def test_what_was_asked_is_never_asked_again(server, url):
+async def test_a_sent_command_is_never_repeated(server, url):
     """The server did it, and its answer was lost: whoever asked again would be told that it was lost to another."""
     with Proxy(server.port) as proxy:
         async with RedisStore(proxy.url_of(url)) as store, RedisStore(url) as other:
@@ -178,7 +178,7 @@ async def test_what_was_asked_is_never_asked_again(server, url):
             assert proxy.torn > 0
 
 
-async def test_a_listener_whose_connection_is_killed_says_so(server, url):
+async def test_a_listener_whose_connection_is_killed_raises_an_error(server, url):
     async with RedisStore(url) as store:
         listening = asyncio.create_task(anext(aiter(store.notified())))
         await asyncio.sleep(0.3)
@@ -246,7 +246,7 @@ async def test_a_listener_waits_for_longer_than_an_answer_may_take(server, clust
         await notified.aclose()
 
 
-async def test_many_notifications_are_heard_whole(url):
+async def test_many_notifications_arrive_complete(url):
     wanted = [
         Notification(Partition("realm" * 50, f"handler {number}" * 20, number), T0) for number in range(60)
     ]
@@ -328,7 +328,7 @@ async def test_every_reply_tells_the_time_of_a_server_whose_clock_differs(own_re
         assert (await load(store, a_record())).lease.expires_at == T0 + LEASE
 
 
-async def test_a_server_that_comes_back_without_its_records_is_told(own_server):
+async def test_a_server_that_comes_back_without_its_records_is_reported(own_server):
     async with RedisStore(own_server.url) as store:
         await create(store, a_record())
         own_server.execute("FLUSHALL")
@@ -345,7 +345,7 @@ async def test_a_server_that_comes_back_without_its_records_is_told(own_server):
 # Servers that do not answer
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable():
+async def test_a_server_that_accepts_and_never_answers_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://user:hunter2@127.0.0.1:{silent.getsockname()[1]}?timeout=0.3"
         began_at = time.monotonic()
@@ -394,7 +394,7 @@ async def test_a_cancelled_call_leaves_no_connection_in_an_unknown_state(server,
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
-async def test_an_unreachable_server_is_told(host):
+async def test_an_unreachable_server_is_reported(host):
     port = machine.free_port()
     for scheme, rest in (("redis", ""), ("redis+cluster", ""), ("redis+sentinel", "/records")):
         with pytest.raises(StoreUnavailableError) as told:
@@ -408,7 +408,7 @@ async def test_an_unreachable_server_is_told(host):
 
 
 @pytest.mark.parametrize("user", ["pyncette:hunter2", "nobody:hunter2", ":hunter2", ""])
-async def test_a_wrong_user_or_password_is_told_without_it(server, cluster, user):
+async def test_a_wrong_user_or_password_is_reported_without_it(server, cluster, user):
     for url in (server.url, cluster.url):
         scheme, _, rest = url.partition("://")
         with pytest.raises(StoreRefusedError) as told:
@@ -487,7 +487,9 @@ async def test_each_of_the_documented_rights_is_needed(server, right):
 @pytest.mark.parametrize(
     ("right", "there"), [("-zadd", ["a", "b", "new"]), ("-zrem", ["a"])], ids=["create", "delete"]
 )
-async def test_what_a_missing_right_left_half_written_is_healed_by_who_has_it(server, url, right, there):
+async def test_a_write_that_a_missing_right_cut_short_is_repaired_by_a_user_who_has_it(
+    server, url, right, there
+):
     namespace = url.partition("namespace=")[2].replace("%3A", ":")
     async with RedisStore(url) as store:
         await create(store, a_record("a"), a_record("b"), a_record("later", at=T0 + 10**9))
@@ -505,7 +507,7 @@ async def test_what_a_missing_right_left_half_written_is_healed_by_who_has_it(se
         assert instances(await store.scan(HERE, "task", None, 10)) == sorted([*there, "later"])
 
 
-async def test_a_user_who_may_not_ask_for_settings_works_without(server, caplog):
+async def test_a_user_without_the_right_to_read_settings_can_work(server, caplog):
     with user_with(server, *documented_rights(), "-info") as url, caplog.at_level(logging.WARNING):
         async with RedisStore(url) as store:
             await create(store, a_record())
@@ -513,7 +515,7 @@ async def test_a_user_who_may_not_ask_for_settings_works_without(server, caplog)
     assert caplog.records == []
 
 
-async def test_keys_outside_of_the_users_namespace_are_told(server):
+async def test_keys_outside_of_the_users_namespace_are_reported(server):
     with user_with(server, *documented_rights()) as url, pytest.raises(StoreRefusedError) as told:
         async with RedisStore(url, "elsewhere:"):
             pass
@@ -521,7 +523,7 @@ async def test_keys_outside_of_the_users_namespace_are_told(server):
     assert_is_one_sentence(told.value, "Grant the right")
 
 
-async def test_a_user_who_may_only_read_can_look(server, url):
+async def test_a_read_only_user_can_read(server, url):
     reading = ["+evalsha", "+eval", "+hmget", "+zrange", "+hvals", "+smembers", "+exists", "+time"]
     async with RedisStore(url) as store:
         await create(store, a_record())
@@ -579,7 +581,7 @@ async def test_a_key_of_another_kind_is_refused(server, url):
 # What a server says of itself
 
 
-async def test_a_server_is_called_what_it_calls_itself_whatever_the_url_says(product, server, cluster):
+async def test_a_server_is_shown_by_its_own_name_whatever_the_url_says(product, server, cluster):
     told = server.execute("INFO", "server")
     version = told.get("valkey_version") or told["redis_version"]
 
@@ -587,7 +589,7 @@ async def test_a_server_is_called_what_it_calls_itself_whatever_the_url_says(pro
         assert await read_backend(url).servers() == [f"{product.name} {version}"]
 
 
-async def test_a_user_who_may_not_ask_what_a_server_is_is_not_told(server):
+async def test_a_user_without_the_right_to_read_the_version_gets_none(server):
     with user_with(server, *documented_rights(), "-info") as url:
         assert await read_backend(url).servers() == []
 
@@ -605,7 +607,7 @@ async def test_a_user_who_may_not_ask_what_a_server_is_is_not_told(server):
         ({"appendonly": "no"}, ["appendonly is off"]),
     ],
 )
-async def test_settings_that_may_cost_records_are_told_when_it_is_opened_and_by_who_checks(
+async def test_settings_that_may_lose_records_are_reported_on_opening_and_by_checks(
     server, url, caplog, settings, said
 ):
     with configured(server, **settings):
@@ -648,7 +650,7 @@ async def test_a_server_is_spoken_to_by_tls(tls_server):
         assert instances(await claim(store)) == ["a"]
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_it_may_be_anybodys(tls_server):
+async def test_an_untrusted_certificate_is_refused_unless_verification_is_off(tls_server):
     with pytest.raises(StoreRefusedError) as told:
         async with RedisStore(tls_server.url):
             pass

@@ -37,7 +37,7 @@ def test_hosts_and_ports_are_read_or_usual(url, hosts):
 
 
 @pytest.mark.parametrize("rest", ["", "s", "+sentinel", "s+sentinel", "+cluster", "s+cluster"])
-def test_what_a_url_calls_valkey_is_read_as_if_it_were_redis(rest):
+def test_urls_of_valkey_are_read_like_those_of_redis(rest):
     behind = (
         "://u:p@host:7000/records?namespace=x" if "sentinel" in rest else "://u:p@host:7000/0?namespace=x"
     )
@@ -56,11 +56,11 @@ def test_each_scheme_that_can_be_read_names_a_backend():
     assert type(read_backend("VALKEYS://host")) is type(read_backend("redis://host"))
 
 
-def test_the_database_may_stand_where_modules_of_1_x_put_it():
+def test_the_database_may_be_a_parameter_as_in_1_x():
     assert read_url("redis://host?db=2").database == read_url("redis://host/2").database == 2
 
 
-def test_sentinel_is_asked_for_a_service_and_a_database_of_it():
+def test_a_url_of_sentinel_names_a_service_and_its_database():
     read = read_url("redis+sentinel://u:p@a/records/2?sentinel_password=s")
 
     assert (read.service, read.database, read.sentinel_password) == ("records", 2, "s")
@@ -82,7 +82,7 @@ def test_sentinel_is_asked_for_a_service_and_a_database_of_it():
         ("redis+sentinel://u:hunter2@host", "no name of a service"),
     ],
 )
-def test_what_cannot_be_meant_is_told_without_a_password(url, said):
+def test_an_invalid_url_is_refused_without_its_password(url, said):
     with pytest.raises(ConfigurationError, match=said) as told:
         read_backend(url)
 

@@ -358,7 +358,7 @@ async def test_an_interval_costs_what_a_cron_costs(counted):
     assert_costs(found, counted, counted.due, counted.costs.claim, counted.costs.complete)
 
 
-async def test_what_runs_once_is_removed_a_batch_at_a_time(counted):
+async def test_one_offs_are_removed_a_batch_at_a_time(counted):
     drained = an_app(counted)
     await schedule(drained, counted, lambda due: {"execute_at": due})
 
@@ -367,7 +367,7 @@ async def test_what_runs_once_is_removed_a_batch_at_a_time(counted):
     assert_costs(found, counted, counted.due, counted.costs.claim, counted.costs.remove)
 
 
-async def test_what_runs_at_most_once_is_written_before_and_after_a_batch_at_a_time(counted):
+async def test_at_most_once_runs_are_written_before_and_after_a_batch_at_a_time(counted):
     drained = an_app(counted, execution_mode=ExecutionMode.AT_MOST_ONCE)
     await schedule(drained, counted, cron_at)
 
@@ -440,7 +440,7 @@ async def test_scripts_of_redis_call_no_more_commands_than_they_have_to(own_redi
 # --- Waiting ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_that_has_nothing_to_do_asks_for_next_to_nothing(counted):
+async def test_an_idle_worker_sends_next_to_nothing(counted):
     interval = datetime.timedelta(seconds=0.5)
     drained = an_app(counted, poll_interval=interval)
     async with opened(drained, counted) as context:

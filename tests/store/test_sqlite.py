@@ -167,7 +167,7 @@ async def test_a_count_reads_no_more_of_an_index_than_its_limit(path):
     assert not [line for line in lines if "ORDER BY" in line]
 
 
-async def test_a_claim_reads_what_is_due_in_the_order_of_its_index(path):
+async def test_a_claim_reads_due_records_in_index_order(path):
     async with SqliteStore(path):
         pass
     with opened(path) as connection:
@@ -198,7 +198,7 @@ async def test_a_call_that_fails_takes_no_other_with_it(path):
         assert [record.attempt for record in await store.scan(HERE, "task", None, 10)] == [0, 0]
 
 
-async def test_what_waits_is_written_in_one_transaction(path):
+async def test_waiting_jobs_are_written_in_one_transaction(path):
     database = Database(path)
     release = threading.Event()
     async with SqliteStore(database) as store:
@@ -264,7 +264,7 @@ async def test_a_process_that_dies_in_a_write_leaves_nothing_of_it(path):
         assert instances(await claim(store)) == ["a"]
 
 
-async def test_what_was_answered_survives_the_process(path):
+async def test_acknowledged_writes_survive_the_process(path):
     process("die", path).communicate(timeout=30)
 
     async with SqliteStore(path) as store:
@@ -302,7 +302,7 @@ async def test_a_store_of_another_thread_shares_the_connection():
         assert (await load(store, held)).lease.expires_at == T0 + 5 + LEASE
 
 
-async def test_a_store_that_is_not_open_says_so():
+async def test_a_store_that_is_not_open_raises_an_error():
     with pytest.raises(RuntimeError, match="not open"):
         await SqliteStore(":memory:").load([a_record().key])
 

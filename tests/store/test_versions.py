@@ -100,7 +100,7 @@ async def test_of_many_old_workers_some_are_named(file):
             await raise_min_reader(store, NEXT)
 
 
-async def test_nobody_is_looked_for_where_nothing_is_to_be_raised(file):
+async def test_members_are_not_read_when_nothing_is_to_be_raised(file):
     async with file.new_store() as store, there(store, REALM, old(reader=0)):
         await raise_min_reader(store, MIN_READER)
 
