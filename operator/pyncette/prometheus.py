@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pyncette.app.configuration import require_store
 from pyncette.app.context import Context, NextFunc
-from pyncette.app.modes import instant_of
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Change, Key, Outcome, Partition, Record, Run
+from pyncette.core.times import instant_of
 from pyncette.store.base import Capabilities, Claimed, Counted, Notification, Renewal, Renewed, Store
 
 try:

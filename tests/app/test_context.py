@@ -389,12 +389,12 @@ async def test_a_heartbeat_does_nothing_at_most_once(repository, clock):
 
 
 async def test_a_run_for_a_resource_has_a_task_with_its_name_and_its_arguments(repository, clock):
-    from pyncette.app.modes import instant_of
     from pyncette.app.options import encode_args
     from pyncette.core.edits import created
     from pyncette.core.record import Key, Partition
     from pyncette.core.schedule import Interval
     from pyncette.core.spec import Policies, Spec
+    from pyncette.core.times import instant_of
 
     app = Pyncette(repository, realm="cluster/ns/pool")
     seen = []

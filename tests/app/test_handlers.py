@@ -12,8 +12,8 @@ import pytest
 
 from pyncette import FailureMode, Pyncette
 from pyncette.app.handlers import PlainHandlerWarning
-from pyncette.app.modes import instant_of
 from pyncette.core.record import Key, Partition
+from pyncette.core.times import instant_of
 from pyncette.utils import with_heartbeat
 from tests.app.harness import at, running, seconds
 

@@ -7,11 +7,11 @@ import pytest
 from pyncette import Pyncette
 from pyncette.app.modes import datetime_of
 from pyncette.clock import SECOND, SystemClock
+from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.model import Lease
 from pyncette.sqlite import sqlite_repository
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from pyncette.testing.clock import instant_of
 from tests.app.harness import NOON, seconds
 
 HOUR = 3600

@@ -6,8 +6,8 @@ import datetime
 import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
-from pyncette.app.modes import instant_of
 from pyncette.core.record import Key, Outcome, Partition
+from pyncette.core.times import instant_of
 from pyncette.errors import DoNotRetry, RetryAfter
 from tests.app.harness import NOON, at, running, seconds
 

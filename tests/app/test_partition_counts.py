@@ -13,12 +13,12 @@ from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.edits import created, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Spec
+from pyncette.core.times import instant_of
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.postgres import postgres_repository
 from pyncette.redis import redis_repository
 from pyncette.sqlite import sqlite_repository
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from pyncette.testing.clock import instant_of
 from tests.app.harness import at, running, seconds
 
 TEMPLATE = Key(Partition("", "spread"), "spread")

@@ -1,12 +1,12 @@
 """Tasks with a schedule of their own, and templates, as they are declared at each start."""
 
 from pyncette import FailureMode, Pyncette
-from pyncette.app.modes import instant_of
 from pyncette.app.options import encode_args
 from pyncette.core.edits import created
 from pyncette.core.record import Key, Owner, Partition
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Heartbeat, Missed, Mode, Overlap, Policies, Spec
+from pyncette.core.times import instant_of
 from tests.app.harness import at, running, seconds
 
 

@@ -12,8 +12,8 @@ from pyncette.clock import SECOND, SystemClock
 from pyncette.core.edits import created, edited, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
+from pyncette.core.times import instant_of
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from pyncette.testing.clock import instant_of
 from tests.app.harness import NOON, at, running, seconds
 from tests.simulation.loop import SimulatedLoop
 

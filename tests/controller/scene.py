@@ -9,8 +9,8 @@ from pyncette.coordination.members import Member
 from pyncette.core import edits
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Lease, Outcome, Owner, replace
+from pyncette.core.times import instant_of
 from pyncette.mirror.conversion import spec_hash, to_key, to_spec
-from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.task import PyncetteTask, TaskStatus
 from tests.controller.kstatus import kstatus

@@ -9,7 +9,7 @@ from pyncette.controller.cluster.api import TASKS
 from pyncette.controller.status.writer import BURST, CALM_SECONDS
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, is_on_demand, replace
-from pyncette.resources.modelling import instant_of
+from pyncette.core.times import instant_of
 from tests.controller.fake_api import task
 from tests.controller.scene import EIGHT
 from tests.controller.test_faults import external

@@ -22,7 +22,7 @@ from pyncette.controller.status.pool_status import (
 )
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.coordination.members import Member
-from pyncette.resources.modelling import instant_of
+from pyncette.core.times import instant_of
 from pyncette.resources.pool import HANDLERS_MAX, PyncetteWorkerPool
 from pyncette.resources.reading import Problem, Refusal, read_stored, written
 from tests.controller.deployments import (

@@ -10,7 +10,8 @@ from pyncette.controller.status.facts import Access
 from pyncette.controller.status.task_status import CONDITIONS
 from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Requests, Started, replace
-from pyncette.resources.modelling import INVALID, datetime_of
+from pyncette.core.times import datetime_of
+from pyncette.resources.modelling import INVALID
 from pyncette.resources.reading import UNKNOWN_FIELD
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX
 from tests.controller.kstatus import CURRENT, FAILED, IN_PROGRESS, TERMINATING, kstatus

@@ -9,8 +9,8 @@ from pyncette.clock import SECOND
 from pyncette.core.record import Key, Owner, Partition
 from pyncette.core.schedule import Cron, Interval, Once, first_after
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry
+from pyncette.core.times import instant_of
 from pyncette.mirror.conversion import created_at, realm_of, spec_hash, to_key, to_owner, to_spec
-from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import read
 from pyncette.resources.task import PyncetteTask
 from tests.resources import manifest, task

@@ -15,6 +15,7 @@ from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replac
 from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
+from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
@@ -34,7 +35,7 @@ from pyncette.mirror.records import (
 )
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
-from pyncette.testing.clock import VirtualClock, instant_of
+from pyncette.testing.clock import VirtualClock
 from tests.resources import accepted as read_as
 from tests.resources import manifest, task
 

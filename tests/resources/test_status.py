@@ -7,9 +7,9 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import edits
 from pyncette.core.record import Counts, Lease, Outcome, Owner, Summary, replace
+from pyncette.core.times import datetime_of, instant_of
 from pyncette.mirror.conversion import to_key, to_spec
 from pyncette.mirror.status import status_of
-from pyncette.resources.modelling import datetime_of, instant_of
 from pyncette.resources.resource import AWAITED
 from pyncette.resources.task import Instances
 from tests.resources import task

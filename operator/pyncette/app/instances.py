@@ -22,7 +22,7 @@ from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
 from pyncette.coordination.permit_records import permit_partition, remove_permits
 from pyncette.core import edits
 from pyncette.core.edits import Locked
-from pyncette.core.record import Change, Key, Lease, Partition, Record, replace
+from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
@@ -417,7 +417,7 @@ def _error(answer: Any) -> Exception | None:
 
 
 def _state(task: Task, record: Record, now: Instant) -> TaskState:
-    lease = _living(record.lease, now)
+    lease = record.lease if record.is_leased(now) else None
     due = record.due_at
     return TaskState(
         task=task.of_record(record),
@@ -425,10 +425,6 @@ def _state(task: Task, record: Record, now: Instant) -> TaskState:
         locked_until=None if lease is None else datetime_of(lease.expires_at),
         locked_by=None if lease is None else Holder(lease.holder),
     )
-
-
-def _living(lease: Lease | None, now: Instant) -> Lease | None:
-    return lease if lease is not None and lease.expires_at > now else None
 
 
 def _is_instance(key: Key) -> bool:

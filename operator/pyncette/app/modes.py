@@ -7,10 +7,10 @@ from enum import Enum
 from typing import Final
 
 from pyncette.clock import Instant
+from pyncette.core import times
 from pyncette.core.schedule import Cron, Once, Schedule
 from pyncette.core.zone import zone_or_utc
 
-EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 A_MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
 
@@ -44,14 +44,7 @@ class ResultType(Enum):
 
 def datetime_of(instant: Instant, schedule: Schedule | None = None) -> datetime.datetime:
     """Return *instant* as an aware datetime, in the zone of *schedule* if it has one that is known here, else in UTC."""
-    moment = EPOCH + datetime.timedelta(microseconds=instant)
+    moment = times.datetime_of(instant)
     if isinstance(schedule, Cron | Once) and schedule.zone != "UTC":
         return moment.astimezone(zone_or_utc(schedule.zone))
     return moment
-
-
-def instant_of(moment: datetime.datetime) -> Instant:
-    """Return *moment* in microseconds since the epoch. One without a time zone is taken for UTC, on any machine."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return (moment - EPOCH) // A_MICROSECOND

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, instant_of
+from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode
 from pyncette.clock import LONGEST, Duration
 from pyncette.core.record import replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
@@ -24,6 +24,7 @@ from pyncette.core.spec import (
     Policies,
     Retry,
 )
+from pyncette.core.times import instant_of
 
 PartitionSelector: TypeAlias = Callable[[int, str], int]
 """Says which partition an instance belongs to, from 0, given the number of partitions and the instance's name. It must always say the same."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pyncette.app.handlers import Handler
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of, instant_of
+from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
 from pyncette.app.options import (
     OF_THE_TASK_ALONE,
     ONE_SCHEDULE,
@@ -33,6 +33,7 @@ from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
 from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
+from pyncette.core.times import instant_of
 
 DIGEST_BITS: Final = 160
 

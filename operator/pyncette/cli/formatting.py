@@ -8,26 +8,25 @@ from zoneinfo import ZoneInfo
 
 from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
 from pyncette.core.schedule import Cron, Interval, Schedule
+from pyncette.core.times import datetime_of
 from pyncette.core.zone import zone_or_utc
 
 MINUTE: Final[Duration] = 60 * SECOND
 HOUR: Final[Duration] = 60 * MINUTE
 DAY: Final[Duration] = 24 * HOUR
 
-EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
 
 def rfc3339(at: Instant | None) -> str | None:
     """Return *at* in UTC, for programs."""
     if at is None:
         return None
-    return (EPOCH + datetime.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+    return datetime_of(at).isoformat().replace("+00:00", "Z")
 
 
 def moment(at: Instant, zone: datetime.tzinfo, now: Instant) -> str:
     """Return *at* as a clock in *zone* shows it, with the date if that is not today's there, and the zone's own name."""
-    there = (EPOCH + datetime.timedelta(microseconds=at)).astimezone(zone)
-    today = (EPOCH + datetime.timedelta(microseconds=now)).astimezone(zone).date()
+    there = datetime_of(at).astimezone(zone)
+    today = datetime_of(now).astimezone(zone).date()
     date = "" if there.date() == today else f"{there:%Y-%m-%d} "
     return f"{date}{there:%H:%M:%S} {there:%Z}"
 
@@ -70,7 +69,7 @@ def schedule(wanted: Schedule | None) -> str:
         return wanted.expression if wanted.zone == "UTC" else f"{wanted.expression} {wanted.zone}"
     if isinstance(wanted, Interval):
         return f"every {duration(wanted.length)}"
-    return f"once {(EPOCH + datetime.timedelta(microseconds=wanted.at)):%Y-%m-%d %H:%M:%S} UTC"
+    return f"once {datetime_of(wanted.at):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def zone_of(wanted: Schedule | None) -> datetime.tzinfo:

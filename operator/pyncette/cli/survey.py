@@ -191,7 +191,7 @@ def view_of(found: Found, now: Instant) -> View:
     """Return how *found* stands at *now*."""
     home = found.homes[0] if found.homes else None
     beside = [record for record in found.beside if not is_dead_letter(record.key)]
-    running = sum(_runs(record, now) for record in (*found.homes, *beside))
+    running = sum(record.is_leased(now) for record in (*found.homes, *beside))
     running += found.counted.leased if found.counted else 0
     policies = Policies() if home is None else home.spec.policies or Policies()
     is_template = home is None or (home.spec.schedule is None and not home.key.instance)
@@ -259,10 +259,6 @@ def _standing(home: Record, policies: Policies, running: int, *, is_template: bo
     if state.exhausted:
         return Standing.EXHAUSTED
     return Standing.FINISHED if home.due_at is None else Standing.SCHEDULED
-
-
-def _runs(record: Record, now: Instant) -> bool:
-    return record.lease is not None and record.lease.expires_at > now
 
 
 def _together(summaries: Sequence[Summary]) -> Summary:

@@ -102,8 +102,10 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
     found: list[Member] = []
     after: Key | None = None
     while page := await store.scan(Partition(MEMBERS_REALM, realm), TASK, after, PAGE):
-        found += [member for record in page if _lives(record, now) and (member := _read(record)) is not None]
-        await _remove(store, [record for record in page if not _lives(record, now - MEMBER_LEASE)])
+        found += [
+            member for record in page if record.is_leased(now) and (member := _read(record)) is not None
+        ]
+        await _remove(store, [record for record in page if not record.is_leased(now - MEMBER_LEASE)])
         after = page[-1].key
     return found
 
@@ -113,10 +115,6 @@ async def members_everywhere(store: Store, now: Instant) -> dict[str, list[Membe
     realms = sorted({partition.handler for partition in await store.partitions(MEMBERS_REALM)})
     found = {realm: await members(store, realm, now) for realm in realms}
     return {realm: there for realm, there in found.items() if there}
-
-
-def _lives(record: Record, now: Instant) -> bool:
-    return record.lease is not None and record.lease.expires_at > now
 
 
 def _read(record: Record) -> Member | None:

@@ -82,7 +82,7 @@ async def remove_permits(
     """
     last = permit_key(partition, task, limit - 1) if limit else None
     while page := await store.scan(partition, task, last, PAGE):
-        free = [record for record in page if record.lease is None or record.lease.expires_at <= now]
+        free = [record for record in page if not record.is_leased(now)]
         size = store.capabilities.swap_batch_max
         for start in range(0, len(free), size):
             await store.swap([Change(record, None) for record in free[start : start + size]])

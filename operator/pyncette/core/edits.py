@@ -198,7 +198,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
-        if record.lease is not None and record.lease.expires_at > now:
+        if record.lease is not None and record.is_leased(now):
             return Locked(record.lease.expires_at)
         return edited(record, spec, policies, now, past_is_due=True)
     since = _effective_from(record, None, now)

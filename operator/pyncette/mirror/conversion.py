@@ -12,7 +12,8 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
-from pyncette.resources.modelling import duration_of, instant_of
+from pyncette.core.times import instant_of
+from pyncette.resources.modelling import duration_of
 from pyncette.resources.task import (
     DEFAULT_ZONE,
     FAILED_RUNS_KEPT,

@@ -11,7 +11,8 @@ from pyncette.core.edits import after_run, started_of
 from pyncette.core.policies import next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
-from pyncette.resources.modelling import datetime_of, whole_second
+from pyncette.core.times import datetime_of
+from pyncette.resources.modelling import whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task import (
     UPCOMING_MAX,
@@ -69,7 +70,7 @@ def status_of(
         last_successful_time=_second(summary.last_success_at),
         last_failure_time=_second(summary.last_failure_at),
         last_run=_last_run(summary, last_run_id),
-        active=_is_running(record, now) + beside,
+        active=record.is_leased(now) + beside,
         consecutive_failures=summary.consecutive_failures,
         run_counts=_run_counts(summary),
         instances=instances,
@@ -123,10 +124,6 @@ def _upcoming(record: Record, policies: Policies, following: Instant | None, now
 def _last_scheduled_at(record: Record, policies: Policies) -> Instant | None:
     started = started_of(record, policies)
     return record.state.summary.last_scheduled_at if started is None else started.scheduled_at
-
-
-def _is_running(record: Record, now: Instant) -> bool:
-    return record.lease is not None and record.lease.expires_at > now
 
 
 _OUTCOMES: Final[Mapping[Outcome, OutcomeName]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pyncette.clock import MICROSECOND, SECOND, Duration, Instant
+from pyncette.clock import SECOND, Duration, Instant
 
 INVALID: Final = "Invalid"
 """The reason of a problem that has no reason of its own."""
@@ -210,19 +210,6 @@ Instant3339 = Annotated[
     ),
 ]
 """An instant with its offset, as RFC 3339 writes it; digits beyond microseconds are cut off."""
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def instant_of(at: datetime) -> Instant:
-    """Return *at*, which has an offset, as the core counts time."""
-    return (at - _EPOCH) // timedelta(microseconds=MICROSECOND)
-
-
-def datetime_of(at: Instant) -> datetime:
-    """Return *at* in UTC. Raises OverflowError outside of the years 1 to 9999."""
-    return _EPOCH + timedelta(microseconds=at)
 
 
 def whole_second(at: Instant) -> Instant:

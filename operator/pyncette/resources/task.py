@@ -14,6 +14,7 @@ from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
+from pyncette.core.times import instant_of
 from pyncette.resources.modelling import (
     BLANKS,
     COUNT_MAX,
@@ -25,7 +26,6 @@ from pyncette.resources.modelling import (
     Rule,
     Seconds,
     Transition,
-    instant_of,
     refusal,
 )
 from pyncette.resources.resource import (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
 from pyncette.clock import Instant
+from pyncette.core.times import datetime_of
 from pyncette.errors import ConfigurationError
 from pyncette.worker.occurrence import Occurrence, current
 
@@ -17,8 +18,6 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 FIELDS_OF_A_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 """What logging itself puts into a record, in any version of Python; all else came as `extra`."""
-
-EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class JsonFormatter(logging.Formatter):
@@ -128,5 +127,4 @@ def _quoted(text: str) -> str:
 
 
 def _rfc3339(instant: Instant) -> str:
-    moment = EPOCH + datetime.timedelta(microseconds=instant)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime_of(instant).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 from pyncette.clock import LONGEST, STALE_AFTER, Duration, Instant
+from pyncette.core.times import datetime_of, instant_of
 
 SETTLE_SECONDS: Final = 30.0
 """Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
@@ -131,7 +132,7 @@ class VirtualClock:
     @property
     def utc(self) -> datetime.datetime:
         """The pretended time, in UTC."""
-        return EPOCH + datetime.timedelta(microseconds=self._now)
+        return datetime_of(self._now)
 
     def join(self, participant: Participant) -> None:
         """Wait for *participant* at each step from now on."""
@@ -207,14 +208,6 @@ class VirtualClock:
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 callback()
-
-
-EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def instant_of(at: datetime.datetime) -> Instant:
-    """Return microseconds since the epoch."""
-    return (at - EPOCH) // datetime.timedelta(microseconds=1)
 
 
 def duration_of(delay: datetime.timedelta) -> Duration:

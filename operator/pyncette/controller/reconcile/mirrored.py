@@ -445,7 +445,7 @@ async def _homes(
                 home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
             elif home is not None and home.record.key == key._replace(occurrence=""):
                 home = home._replace(
-                    running=home.running + _runs(record, now),
+                    running=home.running + record.is_leased(now),
                     requested=home.requested + is_on_demand(key),
                 )
         if home is not None:
@@ -459,10 +459,6 @@ async def _strays(store: Store, partitions: Sequence[Partition], record: Record)
     return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
 
 
-def _runs(record: Record, now: Instant) -> bool:
-    return record.lease is not None and record.lease.expires_at > now
-
-
 def _late_since(record: Record, now: Instant) -> Instant | None:
     at = record.claimable_at
-    return at if at is not None and at <= now and not _runs(record, now) else None
+    return at if at is not None and at <= now and not record.is_leased(now) else None

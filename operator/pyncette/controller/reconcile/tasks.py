@@ -28,6 +28,7 @@ from pyncette.controller.status.writer import Statuses, as_json, status_manifest
 from pyncette.core.accounting import keeps_history
 from pyncette.core.record import Key, Owner, Record, replace
 from pyncette.core.spec import Policies
+from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.counting import instances_of
@@ -44,7 +45,6 @@ from pyncette.mirror.records import (
     suspension,
 )
 from pyncette.mirror.requests import Done, ask
-from pyncette.resources.modelling import instant_of
 from pyncette.resources.reading import Refusal, read_stored
 from pyncette.resources.task import Instances, PyncetteTask, TaskStatus, WorkerPoolRef
 

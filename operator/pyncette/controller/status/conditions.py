@@ -6,7 +6,8 @@ from typing import Final, Literal, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.controller.reasons import Reason
-from pyncette.resources.modelling import datetime_of, whole_second
+from pyncette.core.times import datetime_of
+from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.task import TaskStatus

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import TASKS, Kind, Manifest
 from pyncette.controller.reasons import EventType, Reason
-from pyncette.resources.modelling import datetime_of
+from pyncette.core.times import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"
 """Who reports, as `kubectl describe` shows it."""

@@ -28,7 +28,8 @@ from pyncette.controller.status.conditions import (
 from pyncette.controller.status.facts import Access
 from pyncette.controller.workloads.pod_template import POOL_LABEL, PoolBackend
 from pyncette.coordination.members import Member
-from pyncette.resources.modelling import instant_of, whole_second
+from pyncette.core.times import instant_of
+from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition

@@ -28,9 +28,10 @@ from pyncette.core.edits import started_of
 from pyncette.core.record import Outcome, Record
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies
+from pyncette.core.times import instant_of
 from pyncette.mirror.conversion import RESUME
 from pyncette.mirror.status import status_of
-from pyncette.resources.modelling import instant_of, whole_second
+from pyncette.resources.modelling import whole_second
 from pyncette.resources.reading import Problem, Refusal, not_dynamic, other_partitions, unknown_handler
 from pyncette.resources.resource import CONDITION_CHARACTERS_MAX, Condition
 from pyncette.resources.task import HandlerName, PyncetteTask, TaskStatus
