@@ -606,7 +606,7 @@ async def test_an_edit_that_cannot_be_decided_here_affects_only_its_own_start(be
     (held,) = await bench.start()
 
     assert held.record.key == ada.key
-    assert "could not be decided" in caplog.text
+    assert "could not decide" in caplog.text
 
 
 async def test_a_start_that_the_store_refuses_affects_only_itself(bench, caplog):

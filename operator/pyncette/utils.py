@@ -107,7 +107,7 @@ class _Pulse:
                 self._lose()
                 return
         except Exception as error:  # noqa: BLE001 - a middleware may have replaced the heartbeat with anything
-            facts = {} if self._occurrence is None else self._occurrence.facts()
+            facts = {} if self._occurrence is None else self._occurrence.log_fields()
             logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
             if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
                 self._lose()

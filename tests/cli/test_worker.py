@@ -306,7 +306,7 @@ def test_a_drain_ends_after_its_seconds_and_what_ran_is_due_again(folder):
     with worker(folder, "--drain-seconds", "0.5") as program:
         program.expect("a beat")
         program.signal(signal.SIGTERM)
-        program.expect("the grace is over; cancelling what still runs")
+        program.expect("the grace period is over; cancelling the remaining runs")
         assert program.ended() == 0
 
     code, output = called("tasks", "beat", "--backend", f"sqlite:///{folder.path}/tasks.db", "-o", "json")

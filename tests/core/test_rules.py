@@ -800,7 +800,7 @@ def test_nothing_replaces_what_has_started_while_it_is_suspended():
     held = rules.again(held, play.record)
 
     assert rules.replaced_at(held) == rules.NEVER
-    assert rules.replacement_to_be_asked_for_at(held, at(3.5)) == at(4)
+    assert rules.replacement_check_at(held, at(3.5)) == at(4)
     assert play.start(6).attempt == 2
 
 

@@ -499,7 +499,7 @@ class Search:
     def _asked_at(self, held: HeldRun, after: Instant) -> Instant:
         if held.policies.overlap is not Overlap.REPLACE:
             return rules.NEVER
-        return rules.replacement_to_be_asked_for_at(held, after)
+        return rules.replacement_check_at(held, after)
 
     # --- The editor, and what is on its way ----------------------------------------------------------------------
 

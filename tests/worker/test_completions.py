@@ -177,7 +177,7 @@ async def test_a_result_that_loses_each_race_is_given_up_with_an_error(caplog):
 
     assert await race.written() == ["a", "z"]
     (error, *_) = (record for record in caplog.records if record.levelname == "ERROR")
-    assert "results were not written" in error.message
+    assert "completions were not written" in error.message
 
 
 async def _five_results(error):

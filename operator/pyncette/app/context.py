@@ -108,7 +108,7 @@ class Context:
             held = await occurrence.heartbeat()
         except StoreUnavailableError as error:
             held = occurrence.lease_remaining() > 0
-            logger.warning("a heartbeat did not reach the backend: %s", error, extra=occurrence.facts())
+            logger.warning("a heartbeat did not reach the backend: %s", error, extra=occurrence.log_fields())
         if not held:
             raise LeaseLostException(self.task)
 

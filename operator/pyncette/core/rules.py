@@ -209,7 +209,7 @@ def replaced_at(held: HeldRun) -> Instant:
     return _taken_over_at(held, held.policies, held.scheduled_at)
 
 
-def replacement_to_be_asked_for_at(held: HeldRun, after: Instant) -> Instant:
+def replacement_check_at(held: HeldRun, after: Instant) -> Instant:
     """
     Return when it may be so, after *after*, that the next occurrence takes the place of the one held; `NEVER` if never.
 

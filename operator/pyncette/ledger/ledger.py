@@ -1,4 +1,4 @@
-"""Applies rules to stored records, in batches, and settles the races between those who write them."""
+"""Applies rules to stored records in batches, and retries the writes that lose a race."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from pyncette.store.base import Store
 
 SETTLED_AT_ONCE: Final = 2
 """
-How many times `settle` writes the end of a run before it calls it contested. An edit in mid-run is nearly always over by
-the second time. The other ends of the batch are reported only after that.
+How many times `settle` writes a completion before it calls it contested. An edit in mid-run is nearly always over by the
+second time. The other completions of the batch are reported only after that.
 """
 
 RELEASED: Final = frozenset({Ending.DRAINED, Ending.UNSTARTED})
-"""After these, others are to look at once: this process stops, and they think that it goes on."""
+"""Endings after which other workers must poll at once: this process stops, and they assume that it goes on."""
 
 
 class Ruling(NamedTuple):
-    """What a rule says of one record: what to write, if anything, and what to answer once it is written."""
+    """The decision of a rule about one record: a change to write, if any, and the answer once it is written."""
 
     change: Change | None
     answer: Any = None
@@ -48,7 +48,7 @@ Rule = Callable[[Record | None, Instant], Ruling]
 
 
 def withdrawal(policies: Policies) -> Rule:
-    """Return the rule that removes a record, by *policies* unless it has its own, and counts what it withdraws."""
+    """Return the rule that removes a record, and counts the run that this withdraws by its own policies or *policies*."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
@@ -60,9 +60,9 @@ def withdrawal(policies: Policies) -> Rule:
 
 class Ledger:
     """
-    The only writer of what tasks have stored.
+    The only writer of the records of tasks.
 
-    *wake* is called for each record that may be claimable sooner than workers expect. A write that loses a race is decided
+    It calls *wake* for each record that may be claimable sooner than workers expect. A write that loses a race is decided
     again and retried, until nothing was written for *race_seconds*.
     """
 
@@ -111,11 +111,11 @@ class Ledger:
         self, rulings: Mapping[Key, Rule], answers: dict[Key, Any] | None = None
     ) -> dict[Key, Any]:
         """
-        Rule on each record, and write what the rules say; those that lose a race are ruled on again.
+        Apply its rule to each record and write the changes; a change that loses a race is decided again.
 
-        Returns the answers by key. Raises what a rule raises, and then nothing more is written;
-        `ContentionError` if it lost every race for *race_seconds*. *answers* then has the answers to what was written:
-        to apply those rules again would do their work twice.
+        Returns the answers by key. Raises the error of a rule, and then writes nothing more; ContentionError after losing
+        every race for *race_seconds*. *answers* then holds the answers of the rules whose changes were written: applying
+        those rules again would do their work twice.
         """
         answers = {} if answers is None else answers
         todo = list(rulings)
@@ -160,9 +160,9 @@ class Ledger:
 
     async def create(self, records: Sequence[Record]) -> list[bool]:
         """
-        Write each of *records* that is not there yet, without a look first, and say for each whether it was.
+        Create each of *records* unless it exists, and say for each whether it was created.
 
-        Half the round trips of `apply`, for many that are most likely new. No key may occur twice.
+        This takes half the round trips of `apply`, for records that are most likely new. No key may occur twice.
         """
         changes = [Change(None, record) for record in records]
         created = await self._batches.swap(changes)
@@ -173,15 +173,15 @@ class Ledger:
         """
         Write the changes that must precede each run, and yield results as they are known, by their place in *claimed*.
 
-        A result is what may run, or None if there is nothing to run here: another worker has it, it was edited, or it
-        moved on. No failure keeps the others from running. If a write fails without a result, the record is reloaded
-        until its lease expires. It runs if its start was written after all; otherwise the start is written again. A
-        start that is unknown even then is not yielded, and must not run.
+        A result is a run that may start, or None if there is nothing to run here: another worker has the record, it was
+        edited, or it moved on. A failure of one start does not keep the others from running. If a write fails without a
+        result, the record is reloaded until its lease expires. The run may start if its start was written after all;
+        otherwise the start is written again. A start that is still unknown then is not yielded, and must not run.
         """
         return self._starts.start(claimed)
 
     async def defer(self, changes: Sequence[Change]) -> None:
-        """Have claimed records wait; one that was edited meanwhile is as the edit has it, and is seen when its lease ends."""
+        """Write *changes* that defer claimed records; one that was edited meanwhile stays as edited until its lease ends."""
         await self._batches.swap(changes)
 
     async def settle(
@@ -195,10 +195,10 @@ class Ledger:
         wait for it: its result is not a bool but its last completion, to be settled a little later.
 
         Settling the same completions *again* is harmless, as after `StoreUnavailableError`. Then a record that was to be
-        removed, and is gone, counts as removed by the first try: no trace of it is left to tell.
+        removed, and is gone, counts as removed by the first try: nothing else can be known of it.
         """
         outcomes: list[bool | Completion] = [True] * len(completions)
-        # Reported at the end alone: if this raises, all are settled again, and found to be written.
+        # Reported only at the end: if this raises, all are settled again, and found to be written.
         written: list[Completion] = []
         todo = {at: item for at, item in enumerate(completions) if item.change is not None}
         for tried in range(SETTLED_AT_ONCE):
@@ -217,7 +217,9 @@ class Ledger:
                     outcomes[at] = decided
                     change = lost[at].change
                     if decided and change is not None and change.after is not None:
-                        written.append(lost[at])  # what is gone may have been withdrawn, and counted so
+                        written.append(
+                            lost[at]
+                        )  # a record that is gone may have been withdrawn, and counted as that
                 elif decided.change is not None:
                     todo[at] = decided
         for at, contested in todo.items():
@@ -227,7 +229,7 @@ class Ledger:
 
     async def reloaded(self, held: HeldRun) -> HeldRun | None:
         """
-        Return *held* on top of what others have changed in mid-run; None if the lease went elsewhere.
+        Return *held* with its record as it is stored now; None if the lease was taken over.
 
         It also reads the store's time if that is stale, so that the caller can decide. Raises StoreError.
         """
@@ -238,7 +240,7 @@ class Ledger:
         return rules.again(held, record)
 
     async def _write_ends(self, completions: Collection[Completion]) -> list[bool]:
-        """Write each end whole or not at all: the record, its dead letter, and the counts kept elsewhere."""
+        """Write each completion whole or not at all: the record, its dead letter, and the counts kept elsewhere."""
         changes = [change for item in completions if (change := item.change) is not None]
         # Nearly all have just returned, and are a change and nothing else.
         more = {

@@ -84,7 +84,7 @@ class Starts:
         written = await self.try_once(todo, refused)
         if refused:
             logger.error(
-                "starts cannot be written, so their leases will expire",
+                "starts cannot be written; their leases will expire",
                 extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "total": len(refused)},
             )
         return written
@@ -140,7 +140,7 @@ class Starts:
         held = {at: one for at, one in undecided.items() if one.start.lease_until > now}
         if over := [one for at, one in undecided.items() if at not in held]:
             logger.error(
-                "starts were given up: their leases expired before they could be written",
+                "gave up starts: their leases expired before they could be written",
                 extra={
                     "records": [str(claimed_record(one.start.plan).key) for one in over[:LOGGED_MAX]],
                     "total": len(over),
@@ -169,7 +169,10 @@ class Starts:
                 again = _planned_again(one, stored, now)
             except Exception:
                 # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
-                logger.exception("a claimed record could not be decided", extra={"record": str(key)})
+                logger.exception(
+                    "could not decide how to start a claimed record; its lease will expire",
+                    extra={"record": str(key)},
+                )
                 again = None
             if isinstance(again, StartPlan):
                 todo[at] = one.start._replace(plan=again)

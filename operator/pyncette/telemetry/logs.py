@@ -74,7 +74,7 @@ def set_up_logging(style: str = "text", level: str = "INFO", stream: TextIO | No
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return what stands beside the sentence: which run logged it, if one did, and the extra fields."""
     occurrence = current.get()
-    return {**(_told(occurrence.facts()) if occurrence else {}), **extra_of(record)}
+    return {**(_told(occurrence.log_fields()) if occurrence else {}), **extra_of(record)}
 
 
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Gathers what became of runs, and writes it in batches: at once when idle, in ever larger ones under load."""
+"""Gathers the completions of runs and writes them in batches: at once when idle, in larger ones under load."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pyncette.worker.signals import Signals
 logger = logging.getLogger(__name__)
 
 UNWRITABLE: Final = (StoreRefusedError, ValueError, TypeError, OverflowError)
-"""What a store says of a batch in which something cannot be written, now or ever: the whole batch is undone for it."""
+"""Errors of a store for a batch with a change that cannot be written: the whole batch is rolled back."""
 
 BATCH_MAX: Final = 500
 """Beyond this a larger batch no longer lowers the cost of a completion, and only makes the next one wait."""
 
 WRITERS: Final = 2
-"""One batch is put together while another is on its way; more would only make batches smaller."""
+"""One batch is gathered while another is in flight; more writers would only make batches smaller."""
 
 UNWRITTEN_MAX: Final = 10_000
-"""Results that wait for a backend that is slow or away. Above this nothing more is claimed."""
+"""Completions that wait for a slow or unavailable backend. Above this nothing more is claimed."""
 
 
 class _Race(NamedTuple):
-    """The retries of a result whose record other writers keep changing."""
+    """The retries of a completion whose record other writers keep changing."""
 
     until: float
     """The loop's time after which it is given up."""
@@ -43,9 +43,9 @@ class _Race(NamedTuple):
 
 class Completions:
     """
-    Results of runs, from the end of their handlers until they are written.
+    The completions of runs, from the end of their handlers until they are written.
 
-    A result whose record other writers keep changing is retried by itself, and delays no other result.
+    A completion whose record other writers keep changing is retried by itself, and delays no other.
     """
 
     def __init__(self, ledger: Ledger, signals: Signals, health: BackendHealth) -> None:
@@ -55,9 +55,9 @@ class Completions:
         self._waiting: list[Completion] = []
         self._being_written = 0
         self._paused = 0
-        """Results that wait for their next retry after a lost race."""
+        """Completions that wait for their next retry after a lost race."""
         self._races: dict[tuple[Key, str], _Race] = {}
-        """The results that are being retried, by record and lease."""
+        """The completions that are being retried, by record and lease."""
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -70,7 +70,7 @@ class Completions:
         return len(self._waiting) + self._paused >= UNWRITTEN_MAX
 
     def put(self, completion: Completion) -> None:
-        """Have *completion* written soon."""
+        """Queue *completion* to be written soon."""
         self._waiting.append(completion)
         if not self._filled.is_set():
             self._filled.set()
@@ -83,7 +83,7 @@ class Completions:
                 writers.create_task(self._write_on())
 
     async def emptied(self) -> None:
-        """Return once all that was put in is written."""
+        """Return once all completions are written."""
         await self._emptied.wait()
 
     async def _write_on(self) -> None:
@@ -96,7 +96,7 @@ class Completions:
             try:
                 await self._write(batch)
             except UNWRITABLE as error:
-                await self._health.wait("results are kept until the backend takes them", error, delays)
+                await self._health.wait("completions are kept until it accepts them", error, delays)
                 self._put_back(batch)
             else:
                 delays = self._health.delays()
@@ -125,9 +125,9 @@ class Completions:
 
     async def _write(self, batch: list[Completion]) -> None:
         """
-        Write *batch*, however long the backend is away: results are only lost with the process.
+        Write *batch*, however long the backend is unavailable: completions are only lost with the process.
 
-        Raises what the store says if it takes nothing at all of *batch*.
+        Raises the store's error if it refuses all of *batch*.
         """
         delays = self._health.delays()
         again = False
@@ -138,19 +138,19 @@ class Completions:
                 await self._write_by_halves(batch, error)
                 return
             except StoreError as error:
-                await self._health.wait("results are kept until the backend answers", error, delays)
+                await self._health.wait("completions are kept until it answers", error, delays)
                 again = True
-                self._end_races(batch)  # it was no race that took so long
+                self._end_races(batch)  # the delay was not a race
                 continue
             self._health.answered()
-            self._tell(batch, outcomes)
+            self._report(batch, outcomes)
             return
 
     async def _write_by_halves(self, batch: list[Completion], error: Exception) -> None:
         """
-        Write what can be written of *batch*, which was refused with *error*, and drop what cannot.
+        Write a *batch* that was refused with *error* in halves, and drop the completions that cannot be written.
 
-        If nothing can, it is the backend that is at fault and no single result: then *error* is raised.
+        If none can be written, the fault is the backend's and not that of one completion: then *error* is raised.
         """
         if len(batch) == 1:
             raise error
@@ -166,24 +166,25 @@ class Completions:
         for part, reason in refused:
             self._end_races(part)
             logger.error(
-                "a result cannot be written, so its lease expires",
+                "a completion cannot be written; its lease will expire",
                 exc_info=reason,
                 extra={"records": [str(item.held.record.key) for item in part]},
             )
 
-    def _tell(self, batch: Sequence[Completion], outcomes: Sequence[bool | Completion]) -> None:
+    def _report(self, batch: Sequence[Completion], outcomes: Sequence[bool | Completion]) -> None:
         contested = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
         if contested or self._races:
             over = [item for item, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, bool)]
             self._end_races(over)
-            self._try_again_later(contested)
+            self._retry_later(contested)
             batch, outcomes = over, [outcome for outcome in outcomes if isinstance(outcome, bool)]
         if not all(outcomes):
             for item in islice(
                 (item for item, ok in zip(batch, outcomes, strict=True) if not ok), LOGGED_MAX
             ):
                 logger.warning(
-                    "lease lost before the run was written", extra={"record": str(item.held.record.key)}
+                    "lease lost before the completion was written",
+                    extra={"record": str(item.held.record.key)},
                 )
         soonest: Instant | None = None
         partition: Partition | None = None
@@ -196,7 +197,7 @@ class Completions:
         if soonest is not None and partition is not None:
             self._signals.claimable(partition, soonest)
 
-    def _try_again_later(self, contested: Sequence[Completion]) -> None:
+    def _retry_later(self, contested: Sequence[Completion]) -> None:
         """Retry each of these after a pause of its own; give up those that have lost every race for too long."""
         loop = asyncio.get_running_loop()
         given_up: list[str] = []
@@ -213,7 +214,7 @@ class Completions:
                 loop.call_later(next(race.pauses), self._resume, item)
         if given_up:
             logger.error(
-                "results were not written: other processes kept changing their records",
+                "completions were not written: other processes kept changing their records",
                 extra={"records": given_up[:LOGGED_MAX], "runs": len(given_up)},
             )
 
@@ -234,9 +235,9 @@ def _run_of(item: Completion) -> tuple[Key, str]:
 
 def _each_once(batch: list[Completion]) -> tuple[list[Completion], list[Completion]]:
     """
-    Split a batch that holds two results for one record: the second has to wait for the first.
+    Split a batch that holds two completions of one record: the second has to wait for the first.
 
-    It happens when the backend was away for longer than a lease: the record was claimed and run again in the meantime.
+    It happens when the backend was unavailable for longer than a lease: the record was claimed and run again meanwhile.
     """
     first: dict[Key, Completion] = {}
     again = [item for item in batch if first.setdefault(item.held.record.key, item) is not item]

@@ -1,4 +1,4 @@
-"""Starts what was claimed: once what has to stand before it is written, and with a permit where it needs one."""
+"""Starts claimed records: once what must be stored before the run is written, and with a permit where one is needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ them until their leases end, which may be hours. A start that is not known to be
 """
 
 CANCELLED_SECONDS: Final = 1.0
-"""How long it then waits for those that it gave up."""
+"""How long it then waits for the starts that it gave up."""
 
 
 class _Waiting(NamedTuple):
@@ -76,7 +76,7 @@ class Dispatch:
         self._signals = signals
         self._ahead = ahead
         self.starting: set[asyncio.Task[None]] = set()
-        """Each writes what has to stand before a run, and then starts it."""
+        """Tasks that write what must be stored before runs, and then start them."""
 
     async def finish(self) -> None:
         """Return once every claimed record has started or never will; give up starts that take too long."""
@@ -89,7 +89,7 @@ class Dispatch:
             await asyncio.wait(undecided, timeout=CANCELLED_SECONDS)
 
     def start(self, claim: Claim, registrations: Mapping[Partition, Registration]) -> None:
-        """Start what needs nothing before it; begin to write, or to take permits, for the rest."""
+        """Start the records that can run at once; write starts, or take permits, for the rest."""
         now, held_since = claim.now, claim.held_since
         unwritten: list[_Waiting] = []
         unpermitted: list[_Waiting] = []
@@ -104,7 +104,10 @@ class Dispatch:
                 plan = rules.begin(record, policies, at)
             except Exception:
                 # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
-                logger.exception("a claimed record could not be decided", extra={"record": str(record.key)})
+                logger.exception(
+                    "could not decide how to start a claimed record; its lease will expire",
+                    extra={"record": str(record.key)},
+                )
                 continue
             lease_until = held_since + record.lease_length
             permit = None
@@ -133,7 +136,7 @@ class Dispatch:
         task.add_done_callback(self.starting.discard)
 
     async def _permit_and_start(self, claimed: Sequence[_Waiting], now: Instant) -> None:
-        """Start what gets a permit, and defer what gets none: others run in its place."""
+        """Start the records that get a permit, and defer the others: different ones run in their place."""
         unwritten: list[_Waiting] = []
         deferred: list[_Waiting] = []
         until = self._clock.now() + self._ahead + DEFERRED_FOR
@@ -163,7 +166,7 @@ class Dispatch:
             await self._write_and_start(unwritten, now)
 
     async def _write_and_start(self, unwritten: Sequence[_Waiting], now: Instant) -> None:
-        """Run only what was written: a start at most once, or an occurrence beside its schedule."""
+        """Write starts at most once and side runs, and start only those that were written."""
         waiting = dict(enumerate(unwritten))
         try:
             lasting = await self._lasting(waiting)
@@ -181,14 +184,14 @@ class Dispatch:
         except asyncio.CancelledError:
             keys = [str(one.record.key) for one in waiting.values()]
             logger.warning(
-                "gave up starts because the worker stops; their leases expire",
+                "gave up starts because the worker is stopping; their leases will expire",
                 extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
             )
             raise
         finally:
             for one in waiting.values():  # their leases expire, and they are claimed again
                 self._runs.unreserve(one.registration)
-                _return_permit(one.permit)
+                _release_permit(one.permit)
         self._wake_for(list(waiting.values()))
         if waiting:
             self._signals.poll_now()
@@ -271,19 +274,19 @@ class Dispatch:
         return lease_until - self._clock.monotonic() < shortest
 
     def _run_written(self, one: _Waiting, held: HeldRun | None, now: Instant) -> None:
-        """Start *held* with its permit, now that it is written; if it is None, return the permit."""
+        """Start *held* with its permit, now that it is written; if it is None, release the permit."""
         if held is None:
-            _return_permit(one.permit)
+            _release_permit(one.permit)
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
-            # An edit came in between, and only since then is there something to run.
+            # An edit came in between, and gave the record something to run that needs a permit.
             self._completions.put(rules.settle(held, rules.UNSTARTED, self._clock.now()))
             return
         at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
         self._runs.start(held, one.registration, one.start.lease_until, at, one.permit)
 
     def _wake_for(self, written: Sequence[_Waiting]) -> None:
-        """Wake the worker for what is claimable next, since starts are written or others may have changed records."""
+        """Plan a poll for when these records are next claimable: their starts are written, or others may have changed them."""
         soonest: dict[Partition, Instant] = {}
         for one in written:
             move = one.start.plan.move
@@ -294,6 +297,6 @@ class Dispatch:
             self._signals.claimable(partition, at)
 
 
-def _return_permit(permit: Permit | None) -> None:
+def _release_permit(permit: Permit | None) -> None:
     if permit is not None:
         permit.pool.put(permit)

@@ -1,4 +1,4 @@
-"""One claimed occurrence while it runs in this process: what is held, and how its lease stands."""
+"""One claimed occurrence while it runs in this process, with its lease and its permit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ within a sixth, and for an answer.
 """
 
 current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
-"""The run that this code is part of, with all that it awaits and starts; so that what it logs can say so."""
+"""The run that the current code belongs to, so that log lines can name it."""
 
 
 class Registration(Protocol):
-    """A handler that this process can run, and the partitions that it may claim it from."""
+    """A handler that this process can run, and the partitions to claim it from."""
 
     @property
     def handler(self) -> str: ...
@@ -45,21 +45,21 @@ class Registration(Protocol):
 
     @property
     def concurrency_limit(self) -> int | None:
-        """How many may run at once in this process; None: as many as there are slots."""
+        """The most concurrent runs in this process; None: as many as there are slots."""
         ...
 
     @property
     def shared_among(self) -> int:
-        """How many partitions its task has, if workers share them out among themselves; 0: each polls all of them."""
+        """The partition count of its task, if workers share the partitions out; 0: each worker polls all of them."""
         ...
 
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
-        """Call the handler, middlewares around it. What it raises is what the handler raised."""
+        """Call the handler inside its middlewares. Raises whatever the handler raises."""
         ...
 
 
 class Occurrence:
-    """A run in this process. It lives from its claim until its handler returns."""
+    """A run in this process, from its claim until its handler has ended."""
 
     __slots__ = (
         "_clock",
@@ -92,24 +92,24 @@ class Occurrence:
         self._renew = renew
         self._clock = clock
         self.lease_until = lease_until
-        """Until when the lease is surely ours, by this process's monotonic clock."""
+        """Until when the lease is certainly held, by the monotonic clock."""
         self.starts_at = starts_at
-        """When its handler is to be called: what is claimed ahead waits for its time."""
+        """When to call its handler: an occurrence that was claimed ahead waits for its time."""
         self.permit = permit
-        """What lets it run, if its task has a limit on all workers together."""
+        """Its permit, if its task has a limit across workers."""
         self.lease_lost = False
         self.task: asyncio.Task[None] | None = None
         self.begun = False
-        """Whether its handler was called. Until then there is nothing to cancel, and only the reason is kept."""
+        """True once its handler was called. Until then there is nothing to cancel, and only the reason is kept."""
         self.ending: Ending | None = None
-        """Why it was cancelled, if we did it."""
+        """Why the worker cancelled it; None if it did not."""
         self.timers: list[Timer] | None = None
         self._interrupted: asyncio.Event | None = None
-        """Set to end its wait for its time or for a renewal; None before its first wait."""
+        """Ends its wait for its time or for a renewal; None before its first wait."""
 
     @property
     def renews_itself(self) -> bool:
-        """Whether the worker renews the lease, and not the handler."""
+        """True if the worker renews the lease; False if the handler does, by its heartbeats."""
         return self.held.policies.heartbeat is Heartbeat.AUTOMATIC
 
     @property
@@ -117,23 +117,23 @@ class Occurrence:
         return self.held.policies.mode is Mode.AT_MOST_ONCE
 
     def lease_remaining(self) -> Duration:
-        """How long the lease is surely ours, if nobody renews it; not negative."""
+        """Return how long the lease is certainly held without a renewal; not negative."""
         return max(0, self.lease_until - self._clock.monotonic())
 
     @property
     def is_lease_short(self) -> bool:
-        """Whether too little of the lease is left for a handler to start."""
+        """True if too little of the lease is left for a handler to start."""
         # A renewal grants the length in the policies, which may be less than the claim granted.
         length = min(self.held.record.lease_length, self.held.policies.lease)
         return self.lease_until - self._clock.monotonic() < length // START_SHARE
 
     async def heartbeat(self) -> bool:
-        """Renew the lease, and say whether it is still ours."""
+        """Renew the lease, and say whether it is still held."""
         held: bool = await self._renew(self)
         return held
 
     async def wait_for_its_time(self) -> None:
-        """Return once it is due, or once there is a reason not to start it."""
+        """Wait until it is due, or until there is a reason not to start it."""
         self._interrupted = asyncio.Event()
         await self._clock.wait(self._interrupted, self.starts_at)
 
@@ -144,7 +144,8 @@ class Occurrence:
             await self._renew_within(remaining // 2)  # the other half is for the release
         if self.is_lease_short and self.ending is None and not self.lease_lost:
             logger.warning(
-                "run not started: its lease was too short and was not renewed in time", extra=self.facts()
+                "run not started: its lease was too short and was not renewed in time",
+                extra=self.log_fields(),
             )
             self.cancel(Ending.DRAINED)
 
@@ -156,7 +157,7 @@ class Occurrence:
         if not renewal.done():
             renewal.cancel()
         elif not renewal.cancelled() and (error := renewal.exception()):
-            logger.warning("could not renew a lease before the start: %s", error, extra=self.facts())
+            logger.warning("could not renew a lease before the start: %s", error, extra=self.log_fields())
 
     def end_with_lease(self) -> None:
         """End the run, since its lease expired. One that has not started is released; another holder's write wins."""
@@ -166,29 +167,29 @@ class Occurrence:
             self.cancel(Ending.DRAINED)
 
     def cancel(self, ending: Ending) -> None:
-        """End the run from outside, and remember why."""
+        """Cancel the run, and remember why."""
         if self.ending is None and self.task is not None:
             self.ending = ending
             self._interrupt()
 
     def lose(self) -> None:
-        """Take note that the lease is gone: what the run does from now on is not written."""
+        """Note that the lease is lost: the end of the run will not be written."""
         if not self.lease_lost:
             self.lease_lost = True
             if self.renews_itself or not self.begun:
                 self._interrupt()
 
     def revoke(self) -> None:
-        """Take note that its permit is gone: others may run in its place, so it is given back."""
+        """Note that its permit is lost: another run may have taken its place, so this one is released."""
         if self.permit is not None:
             self.permit.lose()
         self.cancel(Ending.DRAINED)
 
-    def let_go(self) -> None:
+    def break_reference_cycles(self) -> None:
         """
-        Drop what leads back here once the run has ended, so that nothing of it waits for the garbage collector.
+        Drop the references that lead back here, once the run has ended.
 
-        The collector would find it some thousand runs later, all at once, and whatever is due meanwhile would wait.
+        Otherwise the garbage collector would find thousands of runs at once, and due occurrences would wait for it.
         """
         self.task = None
         self.timers = None
@@ -199,8 +200,8 @@ class Occurrence:
         elif self._interrupted is not None:
             self._interrupted.set()
 
-    def facts(self) -> dict[str, Any]:
-        """What a log line about this run says beside its sentence."""
+    def log_fields(self) -> dict[str, Any]:
+        """Return the structured fields of a log line about this run."""
         record = self.held.record
         return {
             "task": record.key.task,

@@ -30,10 +30,10 @@ LONGEST_PAUSE: Final[Duration] = 10 * SECOND
 SHORTEST_PAUSE: Final[Duration] = 20 * MILLISECOND
 
 BLOCKED_AFTER_SECONDS: Final = 2.0
-"""A loop that did not turn for this long is blocked by a handler, which is then named."""
+"""A loop that did not turn for this long is blocked by a handler; a log line then names it."""
 
 BEAT_SECONDS: Final = 1.0
-"""How often each of the two loops notes that it turns: next to no work, and who asks wants to know of minutes."""
+"""How often each of the two loops records that it turns: cheap, and precise enough for stalls of minutes."""
 
 
 class Heartbeats:
@@ -81,59 +81,58 @@ class Renewer:
         self._sooner = asyncio.Event()
         """The plan was made before what runs now."""
         self._next_at: Duration = NEVER
-        """When to look next, by the monotonic clock: no step of another may put it off."""
-        self._asked_for: set[Occurrence] = set()
-        """Runs whose renewal is on its way."""
+        """When to check leases next, by the monotonic clock: no step of another clock may delay it."""
+        self._in_flight: set[Occurrence] = set()
+        """Runs whose renewal is in flight."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no renewal is due, and none is on its way."""
+        """True if no renewal is due, and none is in flight."""
         due = self._next_at <= self._clock.monotonic()
-        return not due and not self._asked_for and not self._sooner.is_set()
+        return not due and not self._in_flight and not self._sooner.is_set()
 
     async def run(
         self, lose: Callable[[Occurrence], None], revoke: Callable[[Occurrence], None] = Occurrence.revoke
     ) -> None:
-        """Renew until cancelled; call *lose* for what is no longer ours, and *revoke* for what has no permit any more."""
+        """Renew until cancelled; call *lose* for runs whose lease is lost, and *revoke* for those whose permit is."""
         self._sooner = self._signals.renewals()
         async with asyncio.TaskGroup() as renewals:
             while True:
                 pause = self._planned()
                 self._next_at = NEVER if pause is None else self._clock.monotonic() + pause
                 if await self._clock.wait_for(self._sooner, pause):
-                    # What is new is not due yet, but the plan was made for what was there before.
+                    # A new lease is not due for renewal yet, but the plan was made without it.
                     self._sooner.clear()
                 else:
-                    self._look(lose, revoke, renewals)
+                    self._check(lose, revoke, renewals)
 
     def _planned(self) -> Duration | None:
-        """Return the wait before the next look: for ever, while nothing runs; the first run then hurries us, on any thread."""
-        self._runs.renewer_idle = (
-            True  # set before the look at what runs, or a run that starts in between is missed
-        )
+        """Return the wait before the next check; None while nothing runs, since the first run has it planned again."""
+        # Set before `running` is read: otherwise a run that starts in between is missed.
+        self._runs.renewer_idle = True
         if not self._runs.running:
             return None
         self._runs.renewer_idle = False
         return self._pause()
 
-    def _look(
+    def _check(
         self,
         lose: Callable[[Occurrence], None],
         revoke: Callable[[Occurrence], None],
         renewals: asyncio.TaskGroup,
     ) -> None:
-        """Have renewed what has used up its third, and give up what has run out while its renewal is on its way."""
+        """Renew leases past a third of their length; mark as lost those that expired while a renewal was in flight."""
         due: list[Occurrence] = []
         permitted: list[Occurrence] = []
         for occurrence in list(self._runs.running.values()):
-            asked_for = occurrence in self._asked_for
+            in_flight = occurrence in self._in_flight
             permit = occurrence.permit
             if permit is not None:
-                # Also if the lease is lost, and the handler runs on: it counts until it has ended.
-                # Not at the last moment: the handler is to have ended before another runs in its place.
+                # Also if the lease is lost and the handler runs on: the run counts until it has ended.
+                # Not at the last moment: the handler must have ended before another runs in its place.
                 if permit.remaining() <= permit.length // (2 * RENEWALS_A_LEASE):
                     revoke(occurrence)
-                elif not asked_for and _has_used_its_third(permit.remaining(), permit.length):
+                elif not in_flight and _has_used_its_third(permit.remaining(), permit.length):
                     permitted.append(occurrence)
             if occurrence.lease_lost or not occurrence.renews_itself:
                 continue
@@ -141,10 +140,10 @@ class Renewer:
             if remaining == 0 and occurrence.begun:
                 # The handlers' loop may be blocked, and an expired lease must not be renewed.
                 lose(occurrence)
-            elif not asked_for and _has_used_its_third(remaining, occurrence.held.policies.lease):
+            elif not in_flight and _has_used_its_third(remaining, occurrence.held.policies.lease):
                 due.append(occurrence)
         if due or permitted:
-            self._asked_for.update(due, permitted)
+            self._in_flight.update(due, permitted)
             renewals.create_task(self._renew(due, permitted, lose, revoke))
 
     async def _renew(
@@ -158,16 +157,16 @@ class Renewer:
             await renew(self._store, self._clock, due, lose, permitted, revoke)
             self._health.answered()
         except StoreError as error:
-            logger.warning("leases could not be renewed", extra={"error": str(error), "runs": len(due)})
+            logger.warning("could not renew leases", extra={"error": str(error), "runs": len(due)})
         finally:
-            self._asked_for.difference_update(due, permitted)
+            self._in_flight.difference_update(due, permitted)
 
     def _pause(self) -> Duration:
-        """Return how long no renewal will be due, and no permit will expire whose renewal adelays an answer."""
+        """Return how long no renewal will be due, and no permit will expire whose renewal awaits an answer."""
         shortest = self._runs.shortest_lease
         pause = LONGEST_PAUSE if shortest == LEASE_UNKNOWN else shortest // (2 * RENEWALS_A_LEASE)
         ends = [
-            permit.remaining() for occurrence in self._asked_for if (permit := occurrence.permit) is not None
+            permit.remaining() for occurrence in self._in_flight if (permit := occurrence.permit) is not None
         ]
         return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min([pause, *ends])))
 
@@ -183,7 +182,7 @@ async def renew(
     """
     Renew the leases of *occurrences*, and call *lose* for those that are no longer held.
 
-    In the same write, renew the permits of *permitted*, and call *revoke* for those that are somebody else's.
+    In the same write, renew the permits of *permitted*, and call *revoke* for those that are lost.
     """
     renewals = []
     for occurrence in occurrences:
@@ -230,10 +229,10 @@ def _has_used_its_third(remaining: Duration, length: Duration) -> bool:
 
 class RenewalThread:
     """
-    Renews on a thread with a loop and a connection of its own, so that a handler that blocks its loop costs no lease.
+    A thread that renews leases with a loop and a connection of its own, so that a blocked event loop costs no lease.
 
-    An async context manager. It also watches the loop of the handlers, and names the one that blocks it; and it keeps
-    up the *membership* of this worker, which is a lease like the others.
+    It is an async context manager. It also watches the loop of the handlers and names a handler that blocks it, and it
+    keeps up the *membership* of this worker, which is a lease like the others.
     """
 
     def __init__(
@@ -261,7 +260,7 @@ class RenewalThread:
 
     @property
     def stalled_seconds(self) -> float:
-        """How long the loop of the handlers or this thread has not turned, whichever is longer. Can be asked from any thread."""
+        """How long the handlers' loop or this thread has not turned, whichever is longer. Can be read from any thread."""
         return time.monotonic() - min(self._turned_at.values())
 
     async def __aenter__(self) -> Self:
@@ -295,7 +294,7 @@ class RenewalThread:
                 try:
                     await self._renew_and_watch()
                 except StoreError as error:
-                    logger.warning("no connection for renewals yet", extra={"error": str(error)})
+                    logger.warning("could not connect to renew leases; retrying", extra={"error": str(error)})
                     await asyncio.sleep(next(delays))
         except asyncio.CancelledError:
             return
@@ -328,7 +327,7 @@ class RenewalThread:
         """
         Read the backend's time while anything runs, unless answers to claims and renewals include it anyway.
 
-        Decisions about runs need it, and a worker whose slots are all taken does not poll.
+        Decisions about runs need it, and a worker without a free slot does not poll.
         """
         while True:
             await asyncio.sleep(BEAT_SECONDS)
@@ -337,11 +336,11 @@ class RenewalThread:
                     await synchronize(self._clock, store.now)
 
     async def _watch(self) -> None:
-        """Name the handler that keeps the loop from turning: all others wait for it."""
+        """Log the name of a handler that blocks the event loop: all others wait for it."""
         turned = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def note_turn() -> None:
             loop.call_soon_threadsafe(turned.set)
 
         while True:
@@ -349,17 +348,17 @@ class RenewalThread:
             if not self._runs.running:
                 continue
             turned.clear()
-            self._handlers_loop.call_soon_threadsafe(tell)
+            self._handlers_loop.call_soon_threadsafe(note_turn)
             try:
                 async with asyncio.timeout(BLOCKED_AFTER_SECONDS):
                     await turned.wait()
             except TimeoutError:
-                self._name_the_blocking_one()
+                self._log_blocking_run()
                 await turned.wait()
 
-    def _name_the_blocking_one(self) -> None:
+    def _log_blocking_run(self) -> None:
         task = asyncio.current_task(self._handlers_loop)
         occurrence = self._runs.running.get(task) if task is not None else None
-        extra = occurrence.facts() if occurrence is not None else {}
-        name = occurrence.held.record.key if occurrence is not None else "something"
-        logger.warning("%s blocks the event loop, and all handlers wait for it", name, extra=extra)
+        extra = occurrence.log_fields() if occurrence is not None else {}
+        name = occurrence.held.record.key if occurrence is not None else "a task that is no run"
+        logger.warning("%s blocks the event loop; all other handlers wait", name, extra=extra)

@@ -1,4 +1,4 @@
-"""Calls the handlers of claimed occurrences, and turns what they do into words that rules understand."""
+"""Calls the handlers of claimed occurrences, and turns their endings into values that the rules understand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEASE_UNKNOWN: Final[Duration] = 2**62
 
 
 class Runs:
-    """The handlers that run in this process."""
+    """The runs of this process, and its slots."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Runs:
     ) -> None:
         self.running: dict[asyncio.Task[None], Occurrence] = {}
         self.reserved = 0
-        """Slots of what was claimed and is not started yet."""
+        """Slots of claimed records that have not started yet."""
         self.shortest_lease: Duration = LEASE_UNKNOWN
         self.renewer_idle = True
         """True while no run holds a lease, so the renewer sleeps."""
@@ -53,29 +53,29 @@ class Runs:
         self._renew = renew
         self._reload = reload
         self.replacing: set[asyncio.Task[None]] = set()
-        """Each asks whether the next occurrence takes the place of one that runs."""
+        """Tasks that check whether the next occurrence replaces a run."""
         self._by_handler: Counter[str] = Counter()
         self._all_end: Ending | None = None
-        """Why nothing is to run any more, once that is so."""
+        """Why no run may start or go on any more; None as long as runs may."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def free(self) -> int:
-        """How many more may be started."""
+        """How many more runs may start."""
         return self._slots - len(self.running) - self.reserved
 
     @property
     def half(self) -> int:
-        """Half of all slots: while what one claim brought is started and runs, the backend works on the next one."""
+        """Half of all slots: while the records of one claim start and run, the backend works on the next claim."""
         return (self._slots + 1) // 2
 
     def due(self) -> set[asyncio.Task[None]]:
-        """Return the runs that do not merely wait for their time."""
+        """Return the runs that are due, without those that were claimed ahead and still wait."""
         now = self._clock.now()
         return {task for task, occurrence in self.running.items() if occurrence.starts_at <= now}
 
     def free_for(self, registration: Registration) -> int:
-        """How many more of this handler may be started."""
+        """Return how many more runs of this handler may start."""
         limit = registration.concurrency_limit
         return self.free if limit is None else min(self.free, limit - self._by_handler[registration.handler])
 
@@ -87,10 +87,10 @@ class Runs:
         at: Instant,
         permit: Permit | None = None,
     ) -> None:
-        """Call the handler for *held* as soon as it is *at*; *permit* is given back when it has ended."""
+        """Call the handler for *held* as soon as it is *at*; its *permit* is released when it has ended."""
         occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until, at, permit)
         loop = self._loop
-        if loop is None:  # to ask for it costs a system call each time
+        if loop is None:  # perf: each lookup costs a system call
             loop = self._loop = asyncio.get_running_loop()
         task = loop.create_task(self._run(occurrence))
         occurrence.task = task
@@ -108,33 +108,33 @@ class Runs:
             self._signals.renew_sooner()
 
     def release_early(self) -> None:
-        """Start nothing that is not due yet: it is given back, as if it had not been claimed."""
+        """Release the runs that are not due yet, as if they had not been claimed."""
         now = self._clock.now()
         for occurrence in self.running.values():
             if occurrence.starts_at > now:
                 occurrence.cancel(Ending.DRAINED)
 
     def reserve(self, registration: Registration) -> None:
-        """Keep a slot for what was claimed and is not started yet."""
+        """Reserve a slot for a claimed record that has not started yet."""
         self.reserved += 1
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] += 1
 
     def unreserve(self, registration: Registration) -> None:
-        """Give such a slot back: what was claimed is started now, or never."""
+        """Free a reserved slot: the record starts now, or never."""
         self.reserved -= 1
         self._freed.set()
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1
 
     def cancel_all(self, ending: Ending) -> None:
-        """End all runs from outside, and those that are started from now on before their handlers are called."""
+        """Cancel all runs, and those that start from now on before their handlers are called."""
         self._all_end = ending
         for occurrence in list(self.running.values()):
             occurrence.cancel(ending)
 
     def stop_watching(self) -> None:
-        """Stop watching leases, since nothing runs and nothing will."""
+        """Stop watching leases, since nothing will run any more."""
         if self._watch is not None:
             self._watch.cancel()
 
@@ -163,8 +163,8 @@ class Runs:
                 await occurrence.registration.run(occurrence)
             except KeyboardInterrupt as error:
                 self._over(occurrence, _raised(occurrence, error))
-                raise  # it is meant for the process, and not for this run alone
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer, sys.exit() too
+                raise  # it is meant for the process, not for this run alone
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its run, sys.exit() too
                 ended = _raised(occurrence, error)
             else:
                 ended = _returned(occurrence)
@@ -178,7 +178,7 @@ class Runs:
         if occurrence.timers is not None:
             for timer in occurrence.timers:
                 timer.cancel()
-        occurrence.let_go()
+        occurrence.break_reference_cycles()
         if occurrence.permit is not None:
             occurrence.permit.pool.put(occurrence.permit)
         registration = occurrence.registration
@@ -186,14 +186,16 @@ class Runs:
             self._by_handler[registration.handler] -= 1
             self._signals.poll_now()  # a free slot alone does not tell that this handler has room again
         if occurrence.lease_lost:
-            what = "ended after" if occurrence.begun else "was not begun, since"
-            logger.warning("run %s its lease was lost", what, extra=occurrence.facts())
+            what = "the run ended after" if occurrence.begun else "the run was not started:"
+            logger.warning("%s its lease was lost", what, extra=occurrence.log_fields())
             return
         try:
             completion = rules.settle(occurrence.held, ended, self._clock.now())
         except Exception:
-            # A record that cannot be completed hurts itself only: its lease expires, and it is seen again.
-            logger.exception("the end of a run could not be decided", extra=occurrence.facts())
+            # A record that cannot be completed affects only itself: its lease expires, and it is claimed again.
+            logger.exception(
+                "could not decide how to complete a run; its lease will expire", extra=occurrence.log_fields()
+            )
             return
         if completion.change is not None:
             self._completions.put(completion)
@@ -202,7 +204,7 @@ class Runs:
         """
         Set the timer that ends runs whose leases have expired; the first may do so at *until*.
 
-        It is in the handlers' loop, so that a process that was stopped ends them before its handlers continue. One
+        The timer is in the handlers' loop: a process that was frozen ends such runs before its handlers continue. One
         timer serves all runs. If leases were renewed in the meantime, it is set again.
         """
         self.stop_watching()
@@ -223,7 +225,7 @@ class Runs:
             self._watch_leases(self._watched_until)
 
     def _arm(self, occurrence: Occurrence) -> None:
-        """Set the timers that end a run from outside."""
+        """Set the timers that cancel a run: its active deadline, and the next occurrence that replaces it."""
         policies = occurrence.held.policies
         occurrence.timers = []
         if policies.active_deadline is not None:
@@ -235,24 +237,24 @@ class Runs:
             self._arm_replacement(occurrence, after=occurrence.held.scheduled_at)
 
     def _arm_replacement(self, occurrence: Occurrence, after: Instant) -> None:
-        """Reload the record when the next occurrence is due, and before that now and then: an edit may bring it forward."""
+        """Reload the record when the next occurrence is due, and several times before: an edit may bring it forward."""
         if occurrence.timers is None:
             return
-        at = rules.replacement_to_be_asked_for_at(occurrence.held, after)
+        at = rules.replacement_check_at(occurrence.held, after)
         often = self._clock.now() + occurrence.held.record.lease_length // 3
         occurrence.timers.append(
             self._clock.call_at(min(at, often), lambda: self._ask_for_replacement(occurrence))
         )
 
     def _ask_for_replacement(self, occurrence: Occurrence) -> None:
-        # Known from this very moment, so that pretended time waits for the answer.
+        # It is in `replacing` from this very moment, so that pretended time waits for it.
         assert self._loop is not None
         task = self._loop.create_task(self._replace(occurrence))
         self.replacing.add(task)
         task.add_done_callback(self.replacing.discard)
 
     async def _replace(self, occurrence: Occurrence) -> None:
-        """Cancel a run whose successor is due, by what its record says now: an edit in mid-run may have put it off."""
+        """Cancel a run if its successor is due by the record as it is now: an edit in mid-run may have deferred it."""
         await self._reload(occurrence)
         if occurrence.task not in self.running:
             return
@@ -265,7 +267,7 @@ class Runs:
 
 
 def _cancelled(occurrence: Occurrence) -> Ended:
-    """Tell our own cancellation from one that the handler brought upon itself."""
+    """Return how a cancelled run ended, by who cancelled it: its worker, or its own handler."""
     ending = occurrence.ending
     if ending is Ending.RAISED:
         seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
@@ -274,30 +276,34 @@ def _cancelled(occurrence: Occurrence) -> Ended:
         return rules.DRAINED if occurrence.begun else rules.UNSTARTED
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
-    return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, not by its worker")
+    return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, but not by its worker")
 
 
 def _returned(occurrence: Occurrence) -> Ended:
-    """A handler that returns although it was cancelled has succeeded, unless its time was up."""
+    """Return how a run ended that returned: a success even if a drain cancelled it, but not past its deadline."""
     if occurrence.ending is None or occurrence.ending is Ending.DRAINED:
         return RETURNED
     return _cancelled(occurrence)
 
 
 def _raised(occurrence: Occurrence, error: BaseException) -> Ended:
-    """What a handler that we cancelled raises in the place of its cancellation is no answer of its own."""
+    """Return how a run ended that raised *error*: an error that a handler raises when the worker cancels it does not count."""
     if isinstance(error, asyncio.CancelledError):
         return _cancelled(occurrence)
     if occurrence.ending is not None:
-        logger.warning("the handler raised as it was cancelled", exc_info=error, extra=occurrence.facts())
+        logger.warning(
+            "the handler raised an error while it was cancelled",
+            exc_info=error,
+            extra=occurrence.log_fields(),
+        )
         return _cancelled(occurrence)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    extra = occurrence.facts()
+    extra = occurrence.log_fields()
     if isinstance(error, DoNotRetry):
-        logger.error("the handler failed, and asks not to be tried again: %s", message, extra=extra)
+        logger.error("the handler failed and must not be retried: %s", message, extra=extra)
         return Ended(Ending.REFUSED, message)
     if isinstance(error, RetryAfter):
-        logger.warning("the handler asks to be tried again in %s: %s", error.delay, error, extra=extra)
+        logger.warning("the handler asked for a retry in %s: %s", error.delay, error, extra=extra)
         return Ended(Ending.RAISED, message, int(error.delay.total_seconds() * 1_000_000))
     logger.error("the handler failed: %s", message, exc_info=error, extra=extra)
     return Ended(Ending.RAISED, message)

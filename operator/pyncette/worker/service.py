@@ -1,4 +1,4 @@
-"""A worker: runs in one process what is due, until it is told to stop, and then leaves nothing behind."""
+"""The worker: runs due occurrences in one process until it is stopped, and then releases everything that it holds."""
 
 from __future__ import annotations
 
@@ -33,61 +33,61 @@ from pyncette.worker.turns import Turns
 logger = logging.getLogger(__name__)
 
 AHEAD: Final[Duration] = 40 * MILLISECOND
-"""How long before they are due occurrences are claimed, at most: a few times what a claim takes, and soon over."""
+"""How long before they are due occurrences are claimed, at most: a few times the duration of a claim."""
 
 SETTLE_SECONDS: Final = 10.0
-"""How long a worker that stops tries to write its last results, and to give back what it holds."""
+"""How long a stopping worker tries to write its last completions and to release its permits."""
 
 CANCELLED_SECONDS: Final = 5.0
 """How long a cancelled handler may take to clean up."""
 
 
 class WorkerSettings(NamedTuple):
-    """How a worker works; durations are microseconds."""
+    """The settings of a worker; durations are in microseconds."""
 
     holder: str
-    """Who holds the leases, as logs and histories name it."""
+    """The name of the worker in leases, logs and histories."""
     slots: int = 100
     """Handlers that run at once."""
     batch_size: int = 100
     """Records of one claim, at most."""
     poll_interval: Duration = 1 * SECOND
-    """The longest time between two looks, where the backend cannot notify."""
+    """The longest time between two polls, where the backend cannot notify."""
     ahead: Duration = 0
-    """How long before they are due occurrences are claimed, at most, to be started on time; 0: once they are due."""
+    """Occurrences are claimed up to this long before they are due, to start on time; 0: once they are due."""
 
 
 class Figures(NamedTuple):
-    """How much a worker has to do at a moment."""
+    """The load of a worker at one moment."""
 
     slots: int
     slots_used: int
-    """By what runs, and by what was claimed and is about to."""
+    """By runs, and by claimed records that are about to run."""
     claimed: int
     """Occurrences, since it started."""
     backlogged: int
-    """Partitions in which more was due than the last look at them could take."""
+    """Partitions in which more was due than their last poll could take."""
     unwritten: int
-    """Results of runs that the backend has not taken yet."""
+    """Completions that the backend has not accepted yet."""
 
 
 class Listener(Protocol):
-    """Is told what a worker does; must not block."""
+    """A listener to the polls of a worker; must not block."""
 
     def polling(self) -> AbstractContextManager[None]:
-        """Return what is entered as a look for claimable records begins, and left once it is over, with its error if it failed."""
+        """Return a context manager that is entered when a poll begins, and left when it ends, with its error if it failed."""
         ...
 
 
 class OutcomeListener(Protocol):
-    """Receives the outcomes that this process writes; must not block."""
+    """A listener to the outcomes that this process writes; must not block."""
 
     def registered(self, realm: str, task: str) -> None:
         """Note that this process may write outcomes of *task*. Called repeatedly."""
         ...
 
     def lost(self, realm: str, task: str) -> None:
-        """Take note that *task* is gone, so that nothing is kept for it; should it be back, it is registered again."""
+        """Note that *task* is gone, so that nothing is kept for it; if it returns, it is registered again."""
         ...
 
     def ended(self, realm: str, task: str, outcome: Outcome, number: int) -> None:
@@ -97,12 +97,11 @@ class OutcomeListener(Protocol):
 
 class Worker:
     """
-    Runs what is due.
+    A worker, which claims due occurrences through the store of its *ledger* and runs them.
 
-    It claims through the store of its *ledger*. Leases are renewed on a thread with a store of its own, if
-    *renewal_store* opens one; else in the same loop, which is right for pretended time and for memory. There it also
-    tells others that it runs, by *membership*, until it claims nothing more; *assignment* says which partitions it polls, of those
-    that are shared out.
+    With *renewal_store*, leases are renewed on a thread with a connection of its own; without, in the same loop, as for
+    pretended time and for records in memory. The renewals also keep up the *membership*, until nothing more is claimed.
+    The *assignment* says which partitions it polls, of those that workers share out among themselves.
     """
 
     def __init__(
@@ -160,21 +159,21 @@ class Worker:
         self._thread: RenewalThread | None = None
         self._grace_seconds: float | None = None
         self._grace: asyncio.Timeout | None = None
-        """Ends the wait for what runs; from the moment of `drain` on."""
+        """Ends the wait for runs; it has an end from `drain` on."""
 
     @property
     def ready(self) -> bool:
-        """Whether the backend answered when it was last asked."""
+        """True if the backend answered its last request."""
         return self._health.ready
 
     @property
     def last_polled_at(self) -> Instant | None:
-        """When the last look for claimable records ended; None before the first. A wait for the next counts as a look."""
+        """When the last poll ended; None before the first. The wait for the next poll counts as one."""
         return self._poller.polled_at
 
     @property
     def figures(self) -> Figures:
-        """How much there is to do. Can be asked from any thread."""
+        """The current load. Can be read from any thread."""
         return Figures(
             self._slots,
             self._slots - self._runs.free,
@@ -185,12 +184,12 @@ class Worker:
 
     @property
     def stalled_seconds(self) -> float:
-        """How long a loop of this worker has stood still: some seconds, unless something is wrong. From any thread."""
+        """How long a loop of this worker has not turned: at most some seconds in good health. Can be read from any thread."""
         return 0.0 if self._thread is None else self._thread.stalled_seconds
 
     @property
     def running(self) -> Sequence[Occurrence]:
-        """What runs now."""
+        """The current runs."""
         return list(self._runs.running.values())
 
     def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> bool:
@@ -206,11 +205,11 @@ class Worker:
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
     def poll_soon(self) -> None:
-        """Look for what is due; the partitions of a registration may have changed."""
+        """Poll everything as soon as a slot is free; the partitions of a registration may have changed."""
         self._signals.poll_now()
 
     def drain(self, grace: Duration | None = None) -> None:
-        """Claim nothing more, and end `run` once all handlers have; cancel those that still run after *grace*."""
+        """Claim nothing more, and end `run` once all handlers have ended; cancel those that still run after *grace*."""
         self._grace_seconds = None if grace is None else grace / SECOND
         self._poller.stop()
         if self._membership is not None:
@@ -222,10 +221,10 @@ class Worker:
 
     async def run(self) -> None:
         """
-        Run what is due until `drain`; cancelled, it cancels what runs, and gives back what it holds.
+        Run due occurrences until `drain`; if cancelled, cancel all runs and release what is held.
 
-        Raises what makes going on impossible: a schema that this program cannot work with, a backend that refuses the
-        first look, or a bug.
+        Raises what makes it impossible to go on: a schema that this program cannot work with, a backend that refuses the
+        first poll, or a bug.
         """
         async with AsyncExitStack() as stack:
             if self._renewal_store is not None:
@@ -237,7 +236,7 @@ class Worker:
                     self._health,
                     self._membership,
                 )
-                stack.callback(self._part_with_thread)
+                stack.callback(self._stop_stall_watchdog)
                 await stack.enter_async_context(self._thread)
             background = [asyncio.create_task(self._completions.run()), asyncio.create_task(self._listen())]
             if self._renewal_store is None:
@@ -251,12 +250,12 @@ class Worker:
             try:
                 await self._until_ended(poller, background)
             finally:
-                # It must claim nothing more once the outbox has ended, even if its store loses the cancellation.
+                # It must claim nothing more once the completions have ended, even if its store loses the cancellation.
                 self._poller.stop()
                 poller.cancel()
                 if self._membership is not None:
                     self._membership.leave()
-                await _shielded(self._give_back(poller))
+                await _shielded(self._end_runs(poller))
                 left = [
                     *background,
                     *self._dispatch.starting,
@@ -281,12 +280,12 @@ class Worker:
                 raise
             if self._runs.running:
                 logger.warning(
-                    "the grace is over; cancelling what still runs", extra={"runs": len(self._runs.running)}
+                    "the grace period is over; cancelling the remaining runs",
+                    extra={"runs": len(self._runs.running)},
                 )
             self._runs.cancel_all(Ending.DRAINED)
-            await asyncio.wait(
-                [poller], timeout=CANCELLED_SECONDS
-            )  # what its last claim brings is given back
+            # Runs of its last claim are released.
+            await asyncio.wait([poller], timeout=CANCELLED_SECONDS)
         finally:
             self._grace = None
 
@@ -294,8 +293,8 @@ class Worker:
         await asyncio.shield(poller)
         await self._runs.ended()
 
-    async def _give_back(self, poller: asyncio.Task[None]) -> None:
-        """Cancel what still runs, and write what became of it: the one thing that is shielded, and bounded."""
+    async def _end_runs(self, poller: asyncio.Task[None]) -> None:
+        """Cancel the remaining runs and write their completions: the one step that is shielded, and bounded."""
         await asyncio.wait([poller], timeout=CANCELLED_SECONDS)
         self._runs.cancel_all(Ending.DRAINED)
         try:
@@ -304,7 +303,7 @@ class Worker:
                 await self._runs.ended()
         except TimeoutError:
             stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
-            logger.warning("handlers do not end although they were cancelled", extra={"records": stubborn})
+            logger.warning("handlers did not end after their cancellation", extra={"records": stubborn})
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._completions.emptied()
@@ -312,16 +311,16 @@ class Worker:
                 await self._poller.hand_over()
         except TimeoutError:
             logger.warning(
-                "results could not be written in time; their leases expire",
+                "could not write all completions in time; their leases will expire",
                 extra={"runs": len(self._completions)},
             )
 
-    def _part_with_thread(self) -> None:
-        """From now on nobody notes that the loops turn; what is still to be torn down may take its time."""
+    def _stop_stall_watchdog(self) -> None:
+        """Stop the stall watchdog: teardown may block the loop."""
         self._thread = None
 
     async def _listen(self) -> None:
-        """Wake at what other processes notify of."""
+        """Poll sooner when other processes notify of claimable records."""
         if not self._ledger.store.capabilities.notifies:
             return
         delays = self._health.delays()
@@ -330,7 +329,7 @@ class Worker:
                 async for notification in self._ledger.store.notified():
                     self._signals.claimable(notification.partition, notification.at)
             except StoreError as error:
-                logger.debug("notifications were interrupted", extra={"error": str(error)})
+                logger.debug("notifications were interrupted; reconnecting", extra={"error": str(error)})
             await asyncio.sleep(next(delays))
 
     async def _heartbeat(self, occurrence: Occurrence) -> bool:
@@ -339,11 +338,14 @@ class Worker:
         return not occurrence.lease_lost
 
     async def _reload(self, occurrence: Occurrence) -> None:
-        """Learn how the record of a run stands now; it is as it was known, if the backend does not answer."""
+        """Reload the record of a run; keep the cached copy if the backend does not answer."""
         try:
             held = await self._ledger.reloaded(occurrence.held)
         except StoreError as error:
-            logger.debug("a run goes by what it knows", extra={**occurrence.facts(), "error": str(error)})
+            logger.debug(
+                "could not reload the record; using the cached copy",
+                extra={**occurrence.log_fields(), "error": str(error)},
+            )
             return
         if held is None:
             occurrence.lose()
@@ -359,7 +361,7 @@ class Worker:
 
 
 async def _first_of(task: asyncio.Task[None], background: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for *task*; what ends a task of the background ends the wait, and is raised if it is an error."""
+    """Wait for *task*; a background task that fails ends the wait, and its error is raised."""
     pending = {task, *(other for other in background if not other.done())}
     try:
         while not task.done():

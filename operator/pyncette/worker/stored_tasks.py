@@ -1,4 +1,4 @@
-"""Finds the tasks that resources have mirrored to the handlers of a worker, so that metrics include them before their first run."""
+"""Finds the stored tasks of a worker's handlers, so that metrics include them before their first run."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ async def follow_tasks(
     lost: Callable[[str, str], object] = lambda *_: None,
 ) -> None:
     """
-    Call *found* with the realm and the name of each task in *partitions*, again and again until this is cancelled.
+    Call *found* with the realm and the name of each task in *partitions*, repeatedly until cancelled.
 
-    Call *lost* with those that were found, and are not in two searches since: one that moves may be missed by one.
+    Call *lost* for a task that two searches in a row do not find: a single one may miss a task that moves.
     """
     known = dict[tuple[str, str], int]()
     while True:
