@@ -1118,7 +1118,7 @@ async def test_a_right_that_is_taken_away_is_waited_for_and_said_to_be_refused(c
         await _until(lambda: worker.ready)
         bench.clock.join(worker)
 
-    assert "the backend refuses: nothing is claimed until it does" in caplog.messages
+    assert "the backend refuses: claims are paused" in caplog.messages
 
 
 async def test_a_worker_that_drains_tells_those_that_stay_when_something_is_next_due() -> None:

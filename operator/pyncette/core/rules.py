@@ -399,6 +399,7 @@ def _complete(held: HeldRun, outcome: Outcome, message: str, now: Instant) -> _W
     )
     summary = with_verdict(state.summary, verdict)
     floor = state.floor if record.key.occurrence else floor_with(state, held.scheduled_at)
+    # perf: fields by position take 0.1 us where `replace` takes 2.3 us; tests/core/test_field_order.py holds their order.
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
         settled = State(state.created_version, None, False, None, None, summary, state.handled, floor)
     else:

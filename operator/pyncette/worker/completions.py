@@ -96,7 +96,7 @@ class Completions:
             try:
                 await self._write(batch)
             except UNWRITABLE as error:
-                await self._health.wait("completions are kept until it accepts them", error, delays)
+                await self._health.wait("completions are kept and retried", error, delays)
                 self._put_back(batch)
             else:
                 delays = self._health.delays()
@@ -138,7 +138,7 @@ class Completions:
                 await self._write_by_halves(batch, error)
                 return
             except StoreError as error:
-                await self._health.wait("completions are kept until it answers", error, delays)
+                await self._health.wait("completions are kept and retried", error, delays)
                 again = True
                 self._end_races(batch)  # the delay was not a race
                 continue

@@ -135,7 +135,7 @@ class Poller:
                     if isinstance(error, StoreRefusedError) and self._polled_at is None:
                         raise  # a right that was missing from the start is no accident that passes
                     self._turns.start_over()
-                    await self._health.wait("nothing is claimed until it does", error, delays)
+                    await self._health.wait("claims are paused", error, delays)
                 else:
                     self._health.answered()
                     delays = self._health.delays()
