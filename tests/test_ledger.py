@@ -549,7 +549,7 @@ async def test_a_start_is_given_up_once_its_lease_has_expired(bench, caplog):
     bench.store.before_swaps = [stall]
 
     assert await bench.start() == []
-    assert "given up" in caplog.text
+    assert "gave up starts" in caplog.text
     await bench.started(bench.begun(await bench.take_over()))
     assert nonzero((await bench.load(record.key)).state.summary.counts) == {"lost": 1}
 
@@ -742,7 +742,7 @@ async def test_a_start_is_given_up_if_its_record_keeps_changing_until_its_lease_
     bench.store.before_each_swap = touch
 
     assert await bench.started(bench.begun(claimed)) == []
-    assert "given up" in caplog.text
+    assert "gave up starts" in caplog.text
     assert len(bench.store.batches) == 3
 
 

@@ -408,7 +408,8 @@ async def test_a_realm_shows_no_partition_of_its_members(bench: Bench) -> None:
 
 def test_nobody_can_have_tasks_among_the_members() -> None:
     with pytest.raises(
-        ConfigurationError, match=f"realms that begin with {RESERVED_REALMS} are not for tasks"
+        ConfigurationError,
+        match=f"realms that begin with {RESERVED_REALMS} are reserved, and cannot have tasks",
     ):
         Pyncette(realm=MEMBERS_REALM)
 

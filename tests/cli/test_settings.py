@@ -98,7 +98,7 @@ def test_an_option_wins_over_the_environment():
 
 def test_a_realm_of_what_workers_tell_each_other_is_refused():
     assert refusal(realm="pyncette:members") == (
-        "--realm: realms that begin with pyncette: are not for tasks"
+        "--realm: realms that begin with pyncette: are reserved, and cannot have tasks"
     )
 
 

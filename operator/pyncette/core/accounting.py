@@ -1,4 +1,4 @@
-"""Counts how occurrences ended, and says which rows of history tell of them."""
+"""Counts the outcomes of occurrences, and makes their rows of history."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyncette.core.spec import Policies, Spec
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """How one occurrence ended, with all that is remembered of it."""
+    """The end of one occurrence, with all that its record remembers of it."""
 
     outcome: Outcome
     scheduled_at: Instant
@@ -43,19 +43,19 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class RemovedCounts(NamedTuple):
-    """What a removed record leaves behind at the record of its schedule or template."""
+    """The counts of a removed record, to be added to the record of its schedule or template."""
 
     of: Key
-    """The key of what was removed."""
+    """The key of the removed record."""
     summary: Summary
     runs: tuple[Run, ...] = ()
-    """For the history at its parent."""
+    """Rows for the history of its parent."""
     exhausts: bool = False
-    """Its attempts were spent, and that suspends the schedule that it lived beside."""
+    """True if its attempts were spent, which suspends the schedule that it was a side run of."""
 
 
 COUNTER_SHARDS: Final = 64
-"""Records that count what is removed of one template: the template's own, and further ones for who loses races for it."""
+"""Records that count the removed instances of one template: its own, and shards for processes that lose races for it."""
 
 SHARD_PREFIX: Final = "tally-"
 
@@ -121,7 +121,7 @@ def with_verdict(summary: Summary, verdict: Verdict) -> Summary:
 
 
 def keeps_history(policies: Policies) -> bool:
-    """Say whether rows are kept of anything: else they need not be made."""
+    """Say whether any rows of history are kept: otherwise none need to be made."""
     return policies.keep_successful > 0 or policies.keep_failed > 0
 
 
@@ -151,7 +151,7 @@ def within_limits(runs: Sequence[Run], policies: Policies | None) -> list[Run]:
     """
     Return those of *runs*, a history with the latest first, that the limits of *policies* keep.
 
-    What a lowered limit no longer reaches stands in slots that nothing is written to any more.
+    Rows beyond a lowered limit stay in slots that are not written any more.
     """
     if policies is None:
         return list(runs)
@@ -166,7 +166,7 @@ def within_limits(runs: Sequence[Run], policies: Policies | None) -> list[Run]:
 
 
 def runs_of(record: Record, verdict: Verdict) -> tuple[Run, ...]:
-    """Return what a history says of *verdict*: one row for each gap, and one for the occurrence."""
+    """Return the rows of history of *verdict*: one for each gap, and one for the occurrence."""
     run = Run(
         id=run_id(record.key, record.fence),
         scheduled_at=verdict.scheduled_at,
@@ -226,29 +226,29 @@ def ended_by(changes: Sequence[Change], removed_counts: RemovedCounts | None) ->
 
 def parents_of(key: Key) -> tuple[Key, ...]:
     """
-    Return where what is removed is counted: at the first of these that exists.
+    Return the records that may count a removed record: the first one that exists does.
 
-    What lived beside a schedule is counted there, and if that is gone already, at its template like an instance.
+    A side run is counted at its schedule, or if that is gone already, at its template like an instance.
     """
     parents = (key._replace(occurrence=""),) if key.occurrence else ()
     return (*parents, key._replace(instance="", occurrence="")) if key.instance else parents
 
 
 def shard_of(parent: Key, number: int) -> Key:
-    """Return the key of one of the records that count together what belongs to *parent*."""
+    """Return the key of a shard of the counters of *parent*; number 0 is *parent* itself."""
     return parent._replace(occurrence=f"{SHARD_PREFIX}{number}") if number else parent
 
 
 def is_shard(key: Key) -> bool:
-    """Say whether *key* is that of a record which only counts, for the template that it lives beside."""
+    """Say whether *key* is that of a shard: a record that only counts, for its template."""
     return key.occurrence.startswith(SHARD_PREFIX)
 
 
 def parent_among(removed_counts: RemovedCounts, records: Mapping[Key, Record | None]) -> Key | None:
     """
-    Return where *removed_counts* is to be counted, given the records of its parents; None if there is nobody left to count.
+    Return the record that counts *removed_counts*, given the *records* of its parents; None if none is left.
 
-    A template need not have a record yet: it gets one to count in. A schedule of its own that is gone stays so.
+    A template without a record gets one to count in. A static schedule that is gone is not created again.
     """
     parents = parents_of(removed_counts.of)
     for parent in parents:
@@ -258,12 +258,12 @@ def parent_among(removed_counts: RemovedCounts, records: Mapping[Key, Record | N
 
 
 def counting_record(parent: Key, now: Instant) -> Record:
-    """Return a record that only counts: that of a template before anybody declares it, or a share of one."""
+    """Return a record that only counts: that of a template before it is declared, or a shard of it."""
     return Record(parent, Spec(), now, now, None, now, None, Policies().lease)
 
 
 def count_removed(parent: Key, record: Record | None, removed_counts: RemovedCounts, now: Instant) -> Change:
-    """Count at *parent*, whose record is *record*, what was removed; without a record, in a new one."""
+    """Return the change that adds *removed_counts* to *record* of *parent*, or to a new record without one."""
     before = record
     if record is None:
         record = counting_record(parent, now)
@@ -285,7 +285,7 @@ def count_removed(parent: Key, record: Record | None, removed_counts: RemovedCou
     )
     suspends = removed_counts.exhausts and parent == removed_counts.of._replace(occurrence="")
     state = replace(record.state, summary=summary, exhausted=record.state.exhausted or suspends)
-    # What runs there goes on to its outcome, and is suspended then.
+    # A run in progress goes on to its outcome, and the record is suspended then.
     idle = not record.attempt and state.started is None
     after = replace(
         record,
@@ -297,16 +297,16 @@ def count_removed(parent: Key, record: Record | None, removed_counts: RemovedCou
 
 
 def run_id(key: Key, fence: int) -> str:
-    """Return the id of the run that the claim with *fence* gave, the same wherever it is asked for."""
+    """Return the id of the run of the claim with *fence*; it is the same in every process."""
     return _hashed(key, str(fence), size=10)
 
 
 def occurrence_name(record: Record, scheduled_at: Instant) -> str:
     """
-    Return what names one occurrence of *record* beside its schedule, and no other of its key ever.
+    Return the name of one occurrence of *record* among its side runs; no other occurrence of its key ever has it.
 
-    The version that the record started with is in it: what a removed record left must not pass for what a new one of
-    the same name, due at the same time, is to run. The time of a one-off that is requested again is another occurrence,
+    It contains the version that the record was created with: side runs of a removed record must not pass for those of a
+    new record of the same name and due time. A one-off that is requested again is another occurrence at the same time,
     even while the first one runs.
     """
     if record.key.occurrence:
@@ -316,8 +316,8 @@ def occurrence_name(record: Record, scheduled_at: Instant) -> str:
 
 
 def idempotency_key(record: Record, scheduled_at: Instant) -> str:
-    """Return what is the same for all attempts of one occurrence, and of no other occurrence ever."""
-    # A dead letter, or what runs beside its schedule, is the occurrence that the schedule named.
+    """Return a key that all attempts of one occurrence share, and that no other occurrence ever has."""
+    # A dead letter or a side run is the occurrence that its schedule named.
     asked_for = record.key.occurrence.removeprefix(DEAD_LETTER_PREFIX) if is_on_demand(record.key) else ""
     key = record.key._replace(occurrence=asked_for)
     return _hashed(key, f"{record.state.created_version}\0{scheduled_at}", size=16)
@@ -342,7 +342,7 @@ def _values(counts: Counts) -> tuple[int, ...]:
 
 
 def _sum(ours: Counts, theirs: Counts) -> Counts:
-    # Below zero is what a redriven letter takes back from a schedule that was made anew since: it counts nothing there.
+    # A redriven dead letter takes back its count; a schedule that was created anew since has none to take.
     return Counts(*(max(0, a + b) for a, b in zip(_values(ours), _values(theirs), strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""What an edit makes of a record: it is created, edited, overwritten, stopped, resumed, or run once more."""
+"""Decides what edits make of a record: it is created, edited, overwritten, stopped, resumed, or run on demand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pyncette.core.spec import Missed, Mode, Overlap, Policies, Spec
 
 
 class Locked(NamedTuple):
-    """The answer of a rule that may not touch a record while it runs."""
+    """The answer of a rule that must not change a record while it runs."""
 
     until: Instant
 
@@ -52,10 +52,10 @@ def claimable_at(
     key: Key, spec: Spec, policies: Policies, state: State, due: Instant | None
 ) -> Instant | None:
     """
-    Return when a record whose next occurrence is *due* is to be looked at: never, while it is suspended.
+    Return when a record whose next occurrence is *due* is claimable; None while it is suspended.
 
-    The suspension of a template is not its instances' own: they are looked at, and moved on, so that nothing has to
-    wake them when it ends.
+    The suspension of a template does not suspend its instances' records: they are claimed and moved on, so that nothing
+    has to wake them when the suspension ends.
     """
     if due is None or state.exhausted or state.withdrawn_at is not None:
         return None
@@ -68,9 +68,9 @@ def started_of(record: Record, policies: Policies) -> Started | None:
     """
     Return the occurrence whose handler may have been called and which has no outcome yet; None if there is none.
 
-    It is as it was written down, or else as it follows from the first claim. *policies* are those of the claim. A claim
-    that has to write something before it runs anything has started nothing as long as that is not written. If the
-    schedule can no longer be read (its zone is gone, say), it is the occurrence that was due.
+    It is stored, or else follows from the first claim; *policies* are those of the claim. A claim that must write a
+    start has started nothing until that is written. If the schedule is no longer valid, for example because its zone is
+    gone, it is the occurrence that was due.
     """
     if record.state.started is not None:
         return record.state.started
@@ -103,7 +103,7 @@ def created(
     Return a new record of *spec*.
 
     With *requested_at* (when its resource was created), a one-off that was already older than its starting deadline then
-    is missed: it was meant for another time. Without, a one-off in the past is due at once.
+    is missed: it was meant for another time. Without *requested_at*, a one-off in the past is due at once.
     """
     schedule, summary = spec.schedule, Summary()
     if isinstance(schedule, Once):
@@ -141,7 +141,7 @@ def edited(
 
     An edit that leaves the schedule alone leaves `due_at` alone, if that lies in the window. One that changes it, or
     ends a suspension, never fires retroactively: the next occurrence is the first after now. A started occurrence goes
-    on to its outcome; a claim that has started nothing yet is taken back, and decided again by the new spec.
+    on to its outcome; a claim that has started nothing yet is undone, and decided again by the new spec.
 
     A new one-off in the past is missed; with *past_is_due* it is due after an occurrence that is in progress.
     """
@@ -194,7 +194,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     Return *record* with a new request of the Python API: the sooner of the old and the new next time is kept.
 
     No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
-    are withdrawn and not counted. Refused while it runs. What has started and waits to be tried again goes on, with
+    are withdrawn and not counted. It is refused while the record runs. An occurrence that waits for a retry goes on, with
     the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
@@ -207,7 +207,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     if kept is not None and (due is None or kept < due):
         due = kept
         if isinstance(spec.schedule, Once):
-            # There is one time only, and it is the sooner: without this it would be due again at the later.
+            # A one-off has only one time, the sooner: otherwise it would be due again at the later.
             spec = replace(spec, schedule=Once(due))
         elif isinstance(spec.schedule, Interval):
             since = _in_step_with(due, spec.schedule, since)
@@ -229,20 +229,20 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
 
 def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
     """
-    Return *record* made anew by force: a run in progress loses its lease, and has been withdrawn.
+    Return *record* created anew by force: a run in progress loses its lease, and is withdrawn.
 
     The new schedule counts from *now*, and never repeats a time of the old one that has started.
     """
     started = started_of(record, record.spec.policies or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
-    # The version starts at the clock and not where the schedule begins, which may lie ahead: a record that is created again
-    # under this name starts at the clock, too, and must have a higher one.
+    # The version starts at the clock and not at the start of the schedule, which may lie ahead: a record that is created
+    # again under this name starts at the clock, too, and must have a higher version.
     version = max(record.version + 1, now)
     return replace(
         fresh,
         version=version,
         fence=max(record.fence, now),
-        # Born again: an occurrence at a time that had one before is another, with another idempotency key.
+        # A new creation: an occurrence at the same time as an earlier one has another idempotency key.
         state=State(
             created_version=version,
             summary=_withdrawn_summary(record, policies, now),
@@ -253,11 +253,11 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
 
 
 def stopped(record: Record, policies: Policies, now: Instant) -> Record:
-    """Return *record* as it waits for its removal: nothing of it is claimable, and what ran has been withdrawn."""
+    """Return *record* stopped, until it is removed: it is not claimable, and a run in progress is withdrawn."""
     started = started_of(record, record.spec.policies or policies)
     due = record.due_at
     if started is not None and not started.at_most_once and isinstance(record.spec.schedule, Once):
-        # Withdrawn is its outcome: it has no other, should the resource return.
+        # Its outcome is withdrawn, and it gets no other one if the resource returns.
         due = next_due(
             record.spec.schedule, policies, record.schedule_since, after_run(record, started.scheduled_at)
         )
@@ -280,7 +280,7 @@ def stopped(record: Record, policies: Policies, now: Instant) -> Record:
 
 
 def withdrawal_rows(record: Record, policies: Policies, now: Instant) -> tuple[HistoryRow, ...]:
-    """Return the history to be written as *record* is stopped or overwritten: what ran has been withdrawn."""
+    """Return the history rows of a record that is stopped or overwritten: a run in progress is withdrawn."""
     policies = record.spec.policies or policies
     started = started_of(record, policies)
     if started is None or not keeps_history(policies):
@@ -289,7 +289,7 @@ def withdrawal_rows(record: Record, policies: Policies, now: Instant) -> tuple[H
 
 
 def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant) -> tuple[HistoryRow, ...]:
-    """Return the history to be written with an edit that made a record *after*: a one-off whose time it missed."""
+    """Return the history rows of an edit whose result is *after*: one if a one-off missed its time."""
     schedule = after.spec.schedule
     missed = after.state.summary.counts.missed > before.counts.missed
     if not missed or not isinstance(schedule, Once) or not keeps_history(policies):
@@ -298,7 +298,7 @@ def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant
 
 
 def removed(record: Record, policies: Policies, now: Instant) -> RemovedCounts | None:
-    """Return what a record that is removed leaves behind; None if nothing ever happened to it, or nobody counts it."""
+    """Return the counts of a record that is removed; None if it has none, or no other record counts them."""
     policies = record.spec.policies or policies
     started = started_of(record, policies)
     summary = _withdrawn_summary(record, policies, now)
@@ -313,7 +313,7 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
     """
     Return *record* with the suspension by exhaustion ended; its next occurrence is counted from now.
 
-    Without such a suspension there is nothing to write: it is *record* itself.
+    Without such a suspension it is *record* itself, and there is nothing to write.
     """
     if not record.state.exhausted:
         return record
@@ -340,7 +340,7 @@ def on_demand(record: Record, policies: Policies, name: str, now: Instant) -> Re
 
 def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
     """
-    Return a dead letter that is to be tried again, with all its attempts; itself, if that is under way already.
+    Return a dead letter that is claimable again, with all its attempts; itself, if it is being redriven already.
 
     *request* identifies a request that may be repeated after a crash. A dead letter that it has already redriven stays
     unchanged, even if it has failed again since then.
@@ -355,9 +355,9 @@ def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
 
 def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
     """
-    Return a one-off, due *at*, that lives beside *record*, with its arguments, and that is removed when it is over.
+    Return the record of a side run of *record*: a one-off due *at*, with its arguments, removed when it has ended.
 
-    It takes the policies along that were its schedule's own; those of a template it finds where its schedule finds them.
+    It copies the policies of the record's own spec, if it has any; otherwise those of the template count for it, too.
     """
     once = Once(at, _zone_of(record.spec.schedule))
     return Record(
@@ -375,9 +375,9 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
 
 def in_step(record: Record, parent: Record, policies: Policies) -> Record:
     """
-    Return *record*, an occurrence beside *parent*, with the arguments and policies that an edit has given that schedule.
+    Return *record*, a side run of *parent*, with the arguments and policies that an edit has given its parent.
 
-    What runs goes on, and is tried again with them. Without a difference it is *record* itself.
+    A run in progress goes on, and its retries use them. Without a difference it is *record* itself.
     """
     spec = replace(record.spec, args=parent.spec.args, policies=_beside_policies(parent, policies))
     if spec == record.spec:
@@ -397,10 +397,10 @@ def _zone_of(schedule: Schedule | None) -> str:
 
 def _unstarted(record: Record, at: Instant | None) -> Record:
     """
-    Return *record* with nothing in progress, to be looked at *at*.
+    Return *record* with nothing in progress, claimable *at*.
 
-    Who has claimed it a moment ago, and has started nothing yet, keeps the lease: to undo what it has prepared, and
-    to give it back.
+    A worker that has claimed it a moment ago and has started nothing keeps the lease, to undo its preparations and
+    release it.
     """
     return replace(record, claimable_at=at, attempt=0, began_at=None)
 
@@ -438,7 +438,7 @@ def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None
 
 
 def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> Instant:
-    """Return since when a schedule counts that goes on at *now*: nothing before counts, and an interval stays in step."""
+    """Return the start of a schedule that resumes at *now*: nothing before counts, and an interval keeps its phase."""
     if isinstance(schedule, Interval) and now > since:
         return now - (now - since) % schedule.length
     return max(now, since)
@@ -448,12 +448,12 @@ def after_run(record: Record, scheduled_at: Instant) -> Instant:
     """Return the time after which the next occurrence counts once the one at *scheduled_at* has ended."""
     schedule, since = record.spec.schedule, record.schedule_since
     if isinstance(schedule, Once) and schedule.at != scheduled_at:
-        return since  # an edit has set it, and its time is taken as given
+        return since  # an edit has set it, and its time counts as given
     return max(scheduled_at, since)
 
 
 def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
-    """Return the time from which *interval* counts, so that its times are *due* and those in step with it after *now*."""
+    """Return the start of *interval* that makes *due* one of its times, or keeps the phase of *due* if that has passed."""
     return due - interval.length if due > now else now - (now - due) % interval.length
 
 
@@ -502,7 +502,7 @@ def _counted_anew(
     if not isinstance(schedule, Once):
         return state, next_due(schedule, policies, since, start)
     if schedule == record.spec.schedule and record.due_at is None:
-        return state, None  # it is over already
+        return state, None  # it has ended already
     if schedule.at in {state.floor, None if state.started is None else state.started.scheduled_at}:
         return state, None  # it has started, under whichever schedule
     due = next_due(schedule, policies, since, now)

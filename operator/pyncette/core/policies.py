@@ -1,4 +1,4 @@
-"""Chooses: which of several passed occurrences runs, when the next one is due, and how long a retry waits."""
+"""Chooses which of several passed occurrences runs, when the next one is due, and how long a retry waits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pyncette.core.schedule import latest as latest_of
 from pyncette.core.spec import Missed, Policies, Retry
 
 SKIP_TOLERANCE: Final[Duration] = 10 * SECOND
-"""With `Missed.SKIP` and no starting deadline: as late as this an occurrence still starts."""
+"""With `Missed.SKIP` and no starting deadline, an occurrence starts at most this late."""
 
 ONE_OFF_TOLERANCE: Final[Duration] = 60 * SECOND
-"""With no starting deadline: a one-off this much older than its resource was meant for another time, and is missed."""
+"""With no starting deadline, a one-off this much older than its resource is missed: it was meant for another time."""
 
 
 def policies_of(record: Record, common: Policies) -> Policies:
     """
-    Return what counts for *record* now: its own policies, or the *common* ones of its handler.
+    Return the policies of *record*: its own, or the *common* ones of its handler.
 
-    The suspension of a template holds all its instances, also those with policies of their own.
+    The suspension of a template suspends all its instances, also those with policies of their own.
     """
     own = record.spec.policies
     if own is None:
@@ -34,7 +34,7 @@ def policies_of(record: Record, common: Policies) -> Policies:
 
 
 def fraction(key: Key, salt: int = 0) -> float:
-    """Return a number in [0, 1) that is hashed from *key*, and so the same on all workers and after restarts."""
+    """Return a number in [0, 1) that is hashed from *key*: it is the same on all workers and after restarts."""
     text = "\0".join((*map(str, key.partition), *key[1:], str(salt)))
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest()) / (1 << 48)
 
@@ -73,9 +73,9 @@ def next_takes_over_at(
     key: Key, schedule: Schedule | None, policies: Policies, since: Instant, scheduled_at: Instant
 ) -> Instant | None:
     """
-    Return when the occurrence after that of *scheduled_at* takes its place; None if there is no further one.
+    Return when the occurrence after that of *scheduled_at* replaces it; None if there is no further one.
 
-    There is none while it is suspended: what has started goes on to its outcome.
+    There is none during a suspension: an occurrence that has started goes on to its outcome.
     """
     if policies.suspend:
         return None
@@ -84,12 +84,12 @@ def next_takes_over_at(
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
-    """What to do about the occurrences that have passed."""
+    """The decision about occurrences that have passed."""
 
     run: Instant | None
     """The occurrence to run; None: none of them."""
     dropped: tuple[Dropped, ...]
-    """Those that end without a run."""
+    """Occurrences that end without a run."""
     upcoming: Instant | None
     """The occurrence after the one to run, or the next one if there is none to run; None: not known, or none."""
 
@@ -98,7 +98,7 @@ def choose(schedule: Schedule, policies: Policies, since: Instant, due: Instant,
     """
     Choose among the occurrences from *due* up to *at* (the time of the first claim, less the jitter).
 
-    The same arguments give the same choice for ever, so a crash between a claim and what follows it changes nothing.
+    The same arguments always give the same choice, so a crash after a claim changes nothing.
     """
     if at < due:
         at = due

@@ -1,4 +1,4 @@
-"""An instance as it is stored: whose it is, when it is next due, who holds it, and how it has gone so far."""
+"""The record of an instance: its spec, when it is next due, its lease, and its outcomes so far."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import msgspec
 from pyncette.clock import Duration, Instant
 from pyncette.core.spec import Spec
 
-# Structs here are untracked (`gc=False`): values that never change hold no cycle, and a worker under load makes so many
-# that the collector would look through all that are under way, time and again, in pauses of milliseconds.
+# perf: structs here are not tracked by the garbage collector (`gc=False`). Immutable values form no cycles, and a worker
+# under load makes so many that collections would pause it for milliseconds.
 
 MESSAGE_CHARACTERS_MAX: Final = 1024
-"""An error is kept with its record up to this length, as `lastRun.message` promises."""
+"""The stored length of an error, as `lastRun.message` promises."""
 
 
 class Partition(NamedTuple):
-    """What workers claim from. A worker claims only from partitions of handlers that it registered."""
+    """A part of the records that workers claim from. A worker claims only from partitions of its own handlers."""
 
     realm: str
     """Keeps the tenants of one database apart; empty by default."""
@@ -27,13 +27,13 @@ class Partition(NamedTuple):
 
 
 RESERVED_REALMS: Final = "pyncette:"
-"""How the realms begin that hold what workers tell each other, and no tasks. Nobody else's can: see `check_realm`."""
+"""The prefix of realms in which workers coordinate. No task can be in one: see `check_realm`."""
 
 
 def check_realm(realm: str) -> None:
-    """Raise ValueError for a realm in which nobody can have tasks."""
+    """Raise ValueError for a realm that is reserved, and cannot have tasks."""
     if realm.startswith(RESERVED_REALMS):
-        raise ValueError(f"realms that begin with {RESERVED_REALMS} are not for tasks")
+        raise ValueError(f"realms that begin with {RESERVED_REALMS} are reserved, and cannot have tasks")
 
 
 BEYOND: Final = "\U0010ffff" * 8
@@ -41,14 +41,14 @@ BEYOND: Final = "\U0010ffff" * 8
 
 
 class Key(NamedTuple):
-    """Which record: keys of one partition are ordered by their three names, and scanned in that order."""
+    """The identity of a record. Keys of one partition are ordered by their three names, and scanned in that order."""
 
     partition: Partition
     task: str
     instance: str = ""
     """Empty for a task with a schedule of its own, and for a template."""
     occurrence: str = ""
-    """Set for what lives beside its schedule: an overlapping run, a run on demand, a dead letter, a tally."""
+    """Empty, but for a side run, a run on demand, a dead letter or a counter shard."""
 
     def __str__(self) -> str:
         name = f"{self.task}/{self.instance}" if self.instance else self.task
@@ -56,24 +56,24 @@ class Key(NamedTuple):
 
 
 RUN_PREFIX: Final = "run-"
-"""How the `occurrence` of a run on demand begins."""
+"""The prefix of the `occurrence` of a run on demand."""
 
 DEAD_LETTER_PREFIX: Final = "dead-"
-"""How the `occurrence` of a dead letter begins; what follows is that of the run that failed."""
+"""The prefix of the `occurrence` of a dead letter; the occurrence of the failed run follows."""
 
 
 def is_dead_letter(key: Key) -> bool:
-    """Say whether *key* is that of an occurrence which failed and is kept to be redriven."""
+    """Say whether *key* is that of a dead letter: a failed occurrence that is kept to be redriven."""
     return key.occurrence.startswith(DEAD_LETTER_PREFIX)
 
 
 def is_on_demand(key: Key) -> bool:
-    """Say whether *key* is that of a run which was asked for, and which no schedule names, or of its dead letter."""
+    """Say whether *key* is that of a run on demand, which no schedule names, or of its dead letter."""
     return key.occurrence.removeprefix(DEAD_LETTER_PREFIX).startswith(RUN_PREFIX)
 
 
 class Lease(NamedTuple):
-    """The right to run a record and to write what became of it."""
+    """The right to run a record and to complete it."""
 
     id: str
     """New with each claim; one claim gives the same id to all records of its batch."""
@@ -95,7 +95,7 @@ class Outcome(Enum):
 
 
 class Counts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
-    """How many occurrences ended in which way, since the record was created."""
+    """The number of occurrences per outcome, since the record was created."""
 
     succeeded: int = 0
     failed: int = 0
@@ -119,15 +119,15 @@ class Dropped(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Started(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The occurrence in progress, once it has to be told apart from what `due_at` and `began_at` say."""
+    """The occurrence in progress, once it differs from what `due_at` and `began_at` say."""
 
     scheduled_at: Instant
     began_at: Instant
     """The store's time of the first claim."""
     dropped: tuple[Dropped, ...] = ()
-    """What the choice of this occurrence dropped; counted when it ends."""
+    """Occurrences that the choice of this one dropped; they are counted when it ends."""
     at_most_once: bool = False
-    """`due_at` moved on before the handler was called: whatever is edited meanwhile, it is not called again."""
+    """True if `due_at` moved on before the handler was called: no edit has it called again."""
     due_at: Instant | None = None
     """
     With at most once, the `due_at` before this start. A release before the handler was called restores it.
@@ -143,15 +143,15 @@ class Owner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     generation: int
     spec_hash: str
     name: str = ""
-    """Of the resource, where the record has another: a template is called what its handler is."""
+    """The name of the resource, if the record has another: a template has the name of its handler."""
     takes_instances: bool = False
-    """Of a template: its instances go when it does (`deletionPolicy: Delete`). Remembered here, as it is asked then."""
+    """For a template: its instances are removed with it (`deletionPolicy: Delete`)."""
     created_at: Instant | None = None
     """When the API server created the resource, in whole seconds. Of two with one name, it identifies the newer."""
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What annotations of a resource ask for once, by their values: a new one asks anew. Empty: nothing."""
+    """The requests in annotations of a resource, by their values: each new value is one request. Empty: none."""
 
     run: str = ""
     """One extra run."""
@@ -171,7 +171,7 @@ class Summary(
     omit_defaults=True,
     rename={"successes_without_history": "rowless"},
 ):
-    """How it has gone so far."""
+    """The history of a record in figures, with its last run."""
 
     last_scheduled_at: Instant | None = None
     last_started_at: Instant | None = None
@@ -187,13 +187,13 @@ class Summary(
     exact: bool = True
     """False once a gap too large to be counted made `counts` a lower bound."""
     rows: int = 0
-    """Rows of history written so far about other outcomes than success: tells the slot of the next one."""
+    """Rows of history written so far for other outcomes than success; the slot of the next one follows from it."""
     successes_without_history: int = 0
     """Successes that wrote no history row. The next slot is `counts.succeeded` minus this. Stored as `rowless`."""
 
 
 class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"created_version": "born"}):
-    """What a record remembers that no store needs to compare: written with each completion, as one JSON text."""
+    """The fields of a record that no store compares: written with each completion, as one JSON text."""
 
     created_version: int = 0
     """The version that the record was created with: it differs when a record is created again. Stored as `born`."""
@@ -216,7 +216,7 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One instance as stored. A record never changes: a rule makes a new one, and `swap` puts it in its place."""
+    """One instance as stored. A record is immutable: a rule returns a new one, and `swap` replaces it."""
 
     key: Key
     spec: Spec
@@ -229,7 +229,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     schedule_since: Instant
     """Since when this schedule counts; an interval counts from here."""
     claimable_at: Instant | None
-    """When the record is next to be looked at. None: nothing is to run (suspended, finished)."""
+    """When the record can next be claimed. None: nothing is to run (suspended, finished)."""
     lease_length: Duration
     """A claim stamps its time plus this."""
     attempt: int = 0
@@ -251,7 +251,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 def inert_record(key: Key, spec: Spec, now: Instant) -> Record:
-    """Return a new record that is never due, and that nobody claims: kept for what stands in its *spec*, or for being there."""
+    """Return a new record that is never due or claimed: it exists to carry its *spec*, or just to exist."""
     return Record(
         key=key,
         spec=spec,
@@ -281,7 +281,7 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="cam
 
 
 class HistoryRow(NamedTuple):
-    """A run and the slot that it is kept in: writing to a slot replaces what was there, which bounds a history."""
+    """A run and the slot that keeps it. A write to a slot replaces its row, which bounds a history."""
 
     slot: int
     """Not negative for runs that succeeded, negative for the others."""

@@ -1,4 +1,4 @@
-"""What a claim and the end of a run make of a record: each decision is a value, and none is made elsewhere."""
+"""Decides how a claimed record starts and how a run is completed. Each decision is a value, and none is made elsewhere."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
 
 NEVER: Final[Instant] = 2**62
-"""Later than anything that is ever due."""
+"""Later than any due time."""
 
 
 class HeldRun(msgspec.Struct, frozen=True, gc=False):
-    """An occurrence that this process holds the lease of, and runs."""
+    """A run of an occurrence whose lease this process holds."""
 
     record: Record
     policies: Policies
@@ -52,7 +52,7 @@ class HeldRun(msgspec.Struct, frozen=True, gc=False):
     """The store's time of the first claim of this occurrence."""
     attempt: int
     dropped: tuple[Dropped, ...] = ()
-    """What the choice of this occurrence dropped; it is counted when this one ends."""
+    """Occurrences that the choice of this one dropped; they are counted when this one ends."""
     upcoming: Instant | None = None
     """The occurrence after this one, if it is known already and the schedule has not been edited since."""
 
@@ -76,22 +76,22 @@ class StartPlan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ending(Enum):
-    """What became of one call of a handler."""
+    """How one call of a handler ended."""
 
     RETURNED = "returned"
     RAISED = "raised"
     REFUSED = "refused"
-    """It said that trying again is of no use."""
+    """It raised an error that must not be retried."""
     REPLACED = "replaced"
-    """It was cancelled, because the next occurrence is due and takes its place."""
+    """It was cancelled because the next occurrence, which replaces it, was due."""
     DRAINED = "drained"
-    """It was cancelled, because the worker stops."""
+    """It was cancelled because the worker stopped."""
     UNSTARTED = "unstarted"
-    """It was never made: the occurrence is given back as if it had not been claimed."""
+    """It was never made: the occurrence is released as if it had not been claimed."""
 
 
 class Ended(NamedTuple):
-    """How a call ended, with what the handler said."""
+    """The ending of a call, with the error of its handler and the delay that it asked for."""
 
     ending: Ending
     message: str = ""
@@ -99,7 +99,7 @@ class Ended(NamedTuple):
 
 
 RETURNED: Final = Ended(Ending.RETURNED)
-DRAINED: Final = Ended(Ending.DRAINED, "the worker stopped before it was over")
+DRAINED: Final = Ended(Ending.DRAINED, "the worker stopped before the run ended")
 UNSTARTED: Final = Ended(Ending.UNSTARTED)
 
 
@@ -122,7 +122,7 @@ class Completion(msgspec.Struct, frozen=True, gc=False):
 
 
 def begin(record: Record, policies: Policies, now: Instant) -> StartPlan:
-    """Decide about a record that was just claimed: all branches of what a claim can lead to stand here."""
+    """Decide how a record that was just claimed goes on. All branches of that decision stand here."""
     started = record.state.started
     if started is None:
         plan = _first_start(record, policies, now)
@@ -150,7 +150,7 @@ def begin(record: Record, policies: Policies, now: Instant) -> StartPlan:
 
 
 def defer(record: Record, plan: StartPlan, until: Instant) -> Change:
-    """Take a claim back, of which nothing was written yet, and have the record wait: others run in its place."""
+    """Return the change that undoes a claim without a write, and defers the record: others run in its place."""
     held = plan.run
     assert held is not None
     after = _idle(record) if plan.move is not None else _as_before_the_claim(held, until)
@@ -197,12 +197,12 @@ def _changes(change: Change | None, created: Record | None) -> tuple[Change, ...
 
 
 def again(held: HeldRun, record: Record) -> HeldRun:
-    """Return *held* on top of *record*, which others have changed while the lease stayed with us."""
+    """Return *held* with *record*, which others have changed while the lease stayed the same."""
     return replace(held, record=record, policies=record.spec.policies or held.policies, upcoming=None)
 
 
 def replaced_at(held: HeldRun) -> Instant:
-    """Return when the next occurrence takes the place of the one held; `NEVER` if there is no next one."""
+    """Return when the next occurrence replaces the one held; `NEVER` if there is none."""
     record = held.record
     if record.state.exhausted:
         return NEVER
@@ -211,9 +211,9 @@ def replaced_at(held: HeldRun) -> Instant:
 
 def replacement_check_at(held: HeldRun, after: Instant) -> Instant:
     """
-    Return when it may be so, after *after*, that the next occurrence takes the place of the one held; `NEVER` if never.
+    Return when the next occurrence may replace the one held, at the soonest after *after*; `NEVER` if it cannot.
 
-    Whoever waits for it has to look at the record again: it may be edited, suspended and resumed in the meantime.
+    The caller has to reload the record then: it may be edited, suspended and resumed in the meantime.
     """
     policies = replace(held.policies, suspend=False) if held.policies.suspend else held.policies
     jitter = jitter_of(held.record.key, policies)
@@ -232,12 +232,12 @@ def _taken_over_at(held: HeldRun, policies: Policies, after: Instant) -> Instant
 
 
 def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
-    """Choose what runs, by what the record says alone: a claim that crashed before its run chooses the same again."""
+    """Choose the occurrence to run, by the record alone: after a crash before the run, the next claim chooses the same."""
     due, began_at, schedule = record.due_at, record.began_at, record.spec.schedule
     if due is None or schedule is None:
         return StartPlan(None, Change(record, replace(_idle(record), claimable_at=None)))
     if began_at is None:
-        # An edit took the claim back; the edited record is claimed in its own turn.
+        # An edit undid the claim; the edited record is claimed in its own turn.
         return StartPlan(None, Change(record, _idle(record)))
     if record.key.occurrence:
         held = HeldRun(record, policies, due, began_at, record.attempt)
@@ -246,7 +246,7 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
         or policies.not_after is not None
         or policies.not_before is not None
         or record.state.exhausted
-    ) and _is_put_off(record, policies, due):
+    ) and _is_passed_over(record, policies, due):
         return _passed_over(record, policies, due, now)
     else:
         at = began_at - jitter_of(record.key, policies) if policies.jitter else began_at
@@ -258,14 +258,14 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
             record, policies, choice.run, began_at, record.attempt, choice.dropped, choice.upcoming
         )
         if policies.overlap is Overlap.ALLOW:
-            return _start_beside(held, now)
+            return _start_side_run(held, now)
     if policies.mode is Mode.AT_MOST_ONCE:
         return _start_at_most_once(held, now)
     return StartPlan(held)
 
 
-def _is_put_off(record: Record, policies: Policies, due: Instant) -> bool:
-    """Say whether *due* is no occurrence, by what has changed without an edit of *record*, and nothing has started yet."""
+def _is_passed_over(record: Record, policies: Policies, due: Instant) -> bool:
+    """Say whether *due* is no occurrence any more, by a change other than an edit of *record*, and has not started."""
     # An earlier claim may have led to a run, unless it would have written something first.
     if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
         return False
@@ -293,11 +293,11 @@ def _start_at_most_once(held: HeldRun, now: Instant) -> StartPlan:
     return StartPlan(run, Change(record, after))
 
 
-def _start_beside(held: HeldRun, now: Instant) -> StartPlan:
-    """Run it as a record of its own, created in the write that advances its schedule."""
+def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
+    """Start a side run: a record of its own, created in the write that advances its schedule."""
     record, policies = held.record, held.policies
     at_most_once = policies.mode is Mode.AT_MOST_ONCE
-    sibling = replace(
+    side_run = replace(
         beside(record, policies, occurrence_name(record, held.scheduled_at), held.scheduled_at, now),
         attempt=1,
         began_at=held.began_at,
@@ -316,20 +316,20 @@ def _start_beside(held: HeldRun, now: Instant) -> StartPlan:
     due, dropped = _moving_on(held, now)
     summary = with_dropped(record.state.summary, dropped)
     moved = _none_to_run(record, policies, summary, dropped, due, now, started_at=held.scheduled_at)
-    run = HeldRun(sibling, policies, held.scheduled_at, held.began_at, 1)
-    return StartPlan(run, moved.move, sibling, moved.removed_counts)
+    run = HeldRun(side_run, policies, held.scheduled_at, held.began_at, 1)
+    return StartPlan(run, moved.move, side_run, moved.removed_counts)
 
 
 def _passed_over(record: Record, policies: Policies, due: Instant, now: Instant) -> StartPlan:
-    """Move on from a time that is no occurrence, by what changed outside of the record: suspended, or out of its window."""
+    """Move on from a due time that is no occurrence, since a template was suspended or the time is outside of its window."""
     schedule, summary = record.spec.schedule, record.state.summary
-    if record.state.exhausted:  # suspended by what ran beside it, while it was claimed
+    if record.state.exhausted:  # suspended by a side run, while it was claimed
         return StartPlan(None, Change(record, replace(_idle(record), claimable_at=None)))
     following = next_due(
         schedule, policies, record.schedule_since, max(due, now) if policies.suspend else due
     )
     dropped: tuple[Dropped, ...] = ()
-    if isinstance(schedule, Once):  # it will never run, and says so
+    if isinstance(schedule, Once):  # it will never run, so it is missed
         dropped = (Dropped(Outcome.MISSED, due, due),)
         summary = one_off_missed(summary, due)
     return _none_to_run(record, policies, summary, dropped, following, now)
@@ -346,9 +346,9 @@ def _none_to_run(
     started_at: Instant | None = None,
 ) -> StartPlan:
     """
-    Move on to *due* without a run of this record; *summary* has counted all that was dropped.
+    Move on to *due* without a run of this record; *summary* has counted all dropped occurrences.
 
-    *started_at* is the time of an occurrence that runs as a record of its own.
+    *started_at* is the time of an occurrence that runs as a side run.
     """
     state = replace(record.state, summary=summary, floor=floor_with(record.state, started_at))
     claimable = claimable_at(record.key, record.spec, policies, state, due)
@@ -424,7 +424,9 @@ def _complete(held: HeldRun, outcome: Outcome, message: str, now: Instant) -> _W
         runs = runs_of(record, verdict)
     if not _is_removed(after, policies):
         return Change(record, after, rows_of(state.summary, policies, runs) if runs else ()), None, None
-    if is_dead_letter(record.key):  # it ends in another way than was counted when it became one
+    if is_dead_letter(
+        record.key
+    ):  # its occurrence was counted as dead-lettered, and has ended in another way
         summary = replace(summary, counts=counted(summary.counts, Outcome.DEAD_LETTERED, -1))
     return Change(record, None), None, RemovedCounts(record.key, summary, runs)
 
@@ -433,8 +435,8 @@ def _exhausted(held: HeldRun, message: str, now: Instant) -> _Writes:
     """End an occurrence that has no attempt left, as its policy says."""
     record, exhaustion = held.record, held.policies.exhausted
     if exhaustion is Exhaustion.DEAD_LETTER:
-        if is_dead_letter(record.key):  # redriven in vain: it was counted when it became one
-            return Change(record, _laid_down(record, held.scheduled_at)), None, None
+        if is_dead_letter(record.key):  # the redrive failed, and its occurrence is counted already
+            return Change(record, _kept_dead_letter(record, held.scheduled_at)), None, None
         name = f"{DEAD_LETTER_PREFIX}{occurrence_name(record, held.scheduled_at)}"
         dead_letter = beside(record, held.policies, name, held.scheduled_at, now)
         change, _, removed_counts = _complete(held, Outcome.DEAD_LETTERED, message, now)
@@ -450,7 +452,7 @@ def _exhausted(held: HeldRun, message: str, now: Instant) -> _Writes:
     return change._replace(after=after), None, None
 
 
-def _laid_down(dead_letter: Record, scheduled_at: Instant) -> Record:
+def _kept_dead_letter(dead_letter: Record, scheduled_at: Instant) -> Record:
     state = replace(dead_letter.state, started=None)
     return replace(_idle(dead_letter), due_at=scheduled_at, claimable_at=None, state=state)
 
@@ -462,13 +464,13 @@ def _to_be_retried(held: HeldRun, at: Instant) -> Record:
 
 
 def _released(held: HeldRun, now: Instant) -> Record:
-    """A drain gives the attempt back. What had started stays so, whatever deadline has passed since, and is claimable at once."""
+    """Return the record of a drained run, without its attempt: still started, whatever deadline has passed, and claimable at *now*."""
     attempt = max(0, held.record.attempt - 1)
     return replace(_still_started(held), claimable_at=now, attempt=attempt)
 
 
 def _as_before_the_claim(held: HeldRun, now: Instant) -> Record:
-    """Take a claim back whose handler was never called; at most once this process alone can know that, and says so."""
+    """Undo a claim whose handler was never called. At most once, only this process can know that it was not."""
     record = held.record
     started = record.state.started
     if started is not None and started.at_most_once:
@@ -478,7 +480,7 @@ def _as_before_the_claim(held: HeldRun, now: Instant) -> Record:
         if not record.key.occurrence:
             claimable = claimable_at(record.key, record.spec, held.policies, state, due)
         return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
-    if started is None and record.attempt <= 1:  # 0: an edit has taken the claim back already
+    if started is None and record.attempt <= 1:  # 0: an edit has undone the claim already
         return _idle(record)
     # A side run is created with a lease, whose end is its `claimable_at` until the first attempt ends.
     at = held.began_at if record.attempt <= 1 else record.claimable_at or now
@@ -486,7 +488,7 @@ def _as_before_the_claim(held: HeldRun, now: Instant) -> Record:
 
 
 def _still_started(held: HeldRun) -> Record:
-    """Return the record with the lease given back, and the occurrence still in progress."""
+    """Return the record without its lease, and with the occurrence still in progress."""
     record = held.record
     started = record.state.started
     if started is None:
@@ -498,10 +500,10 @@ def _still_started(held: HeldRun) -> Record:
 
 def _moving_on(held: HeldRun, now: Instant) -> tuple[Instant | None, tuple[Dropped, ...]]:
     """
-    Return the occurrence after the one held, and all that is dropped with it.
+    Return the occurrence after the one held, and the occurrences that are dropped before it.
 
-    It is the first after max(it, the last edit); with `FastForward` the first not before now, those between are missed.
-    Nothing is missed while it is suspended: when it is resumed, it counts from then.
+    It is the first one after the one held and after the last edit. With `FastForward` it is the first one that is not
+    before *now*, and those between are missed. Nothing is missed during a suspension: a resumed schedule counts from then.
     """
     if held.upcoming is not None:
         return held.upcoming, held.dropped
@@ -511,13 +513,13 @@ def _moving_on(held: HeldRun, now: Instant) -> tuple[Instant | None, tuple[Dropp
     if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
         return due, held.dropped
     if schedule is None or due is None or due >= now or isinstance(schedule, Once):
-        return due, held.dropped  # a one-off that an edit has set has no later time to go on from
+        return due, held.dropped  # a one-off set by an edit has no later time to move on to
     passed = gap(Outcome.MISSED, schedule, policies, since, due, now)
     return next_due(schedule, policies, since, now - 1), held.dropped + passed
 
 
 def _lease_end(record: Record, now: Instant) -> Instant:
-    """Return when a record that holds a start is to be looked at: a claim before that could find nothing to do."""
+    """Return when a record that holds a start is next claimable: a claim before that would find nothing to do."""
     return now if record.lease is None else record.lease.expires_at
 
 
@@ -526,7 +528,7 @@ def _idle(record: Record) -> Record:
 
 
 def _is_removed(after: Record, policies: Policies) -> bool:
-    """Say whether a record is over for good, and kept by nobody: only its outcomes are, at its home."""
+    """Say whether a record has ended for good and is not kept: only its outcomes are, in the counters of its parent."""
     if after.key.occurrence:
         return True
     return after.due_at is None and after.key.instance != "" and not policies.keep_finished

@@ -1,4 +1,4 @@
-"""What is wanted of an instance: when it is due, what it is called with, and what becomes of its occurrences."""
+"""The spec of an instance: its schedule, its arguments, and the policies for its occurrences."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.schedule import Schedule
 
 SPEC_FORMAT: Final = 1
-"""Grows when a stored spec can no longer be read by the release before."""
+"""Incremented when the release before cannot read a stored spec any more."""
 
 
 CONCURRENT_RUNS_MAX: Final = 10_000
-"""The highest limit of a task on all workers together: each run has a permit, which is a record."""
+"""The highest limit of a task across workers: each run has a permit, which is a record."""
 
 
 class Mode(Enum):
@@ -26,7 +26,7 @@ class Mode(Enum):
 
 
 class Overlap(Enum):
-    """What happens when an occurrence is due while the one before it runs (`concurrencyPolicy`)."""
+    """The policy for an occurrence that is due while the one before it runs (`concurrencyPolicy`)."""
 
     FORBID = "Forbid"
     """It waits for the outcome of the one before, backoff included."""
@@ -37,7 +37,7 @@ class Overlap(Enum):
 
 
 class Missed(Enum):
-    """Which of several occurrences that passed without a run are made up for (`missedRunPolicy`)."""
+    """The policy for occurrences that passed without a run: which of them still run (`missedRunPolicy`)."""
 
     ALL = "All"
     """One by one, oldest first; at most the newest `max_catch_up` of them."""
@@ -50,7 +50,7 @@ class Missed(Enum):
 
 
 class Exhaustion(Enum):
-    """What follows when the attempts of an occurrence are spent (`onExhausted`)."""
+    """The policy for an occurrence that has no attempt left (`onExhausted`)."""
 
     CONTINUE = "Continue"
     SUSPEND = "Suspend"
@@ -73,9 +73,9 @@ class Retry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The delay after the first attempt; it doubles with each further one."""
     maximum: Duration = 300 * SECOND
     jitter: bool = True
-    """Spread each delay over the half below it, by a hash, so that what failed together does not return together."""
+    """Spread each delay over its upper half, by a hash, so that occurrences that failed together are not retried together."""
     wait_for_lease: bool = False
-    """Write nothing when an attempt fails: the lease expires, and then it is tried again (`FailureMode.NONE`)."""
+    """Write nothing when an attempt fails: it is retried when the lease has expired (`FailureMode.NONE`)."""
     count_takeovers: bool = True
     """
     An attempt whose worker died is an attempt. False: whatever `max_attempts` is, an occurrence is taken over until its
@@ -84,7 +84,7 @@ class Retry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Policies(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Everything that is decided about occurrences, beside when they are due. Defaults are those of the resources."""
+    """The policies for occurrences: everything but their due times. Defaults are those of the resources."""
 
     mode: Mode = Mode.AT_LEAST_ONCE
     overlap: Overlap = Overlap.FORBID
@@ -105,26 +105,26 @@ class Policies(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     lease: Duration = 60 * SECOND
     heartbeat: Heartbeat = Heartbeat.AUTOMATIC
     max_concurrent: int = 0
-    """Runs of the task at once, on all workers together; 0 sets no limit."""
+    """The most concurrent runs of the task across workers; 0 sets no limit."""
     keep_finished: bool = False
     """Keep the record of a schedule that has no further occurrence, instead of removing it at its last completion."""
     keep_successful: int = 0
-    """Rows of history kept of runs that succeeded."""
+    """Rows of history that are kept for runs that succeeded."""
     keep_failed: int = 0
-    """Rows of history kept of occurrences that ended in any other way."""
+    """Rows of history that are kept for all other outcomes."""
 
 
 EMPTY_ARGS: Final = msgspec.Raw(b"{}")
 
 
 class Spec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What is stored of a request. An instance of a template has no policies of its own: those of the template count."""
+    """The desired state of an instance, as stored. An instance of a template usually has no policies of its own."""
 
     schedule: Schedule | None = None
-    """None for what is never due by itself: a template, a tally, a dead letter."""
+    """None for records that are never due by themselves: a template, a counter, a dead letter."""
     args: msgspec.Raw = EMPTY_ARGS
     """The arguments as a JSON object; parsed only when a handler asks for them."""
     policies: Policies | None = None
     partitions: int | None = None
-    """Of a template that is declared: how many its instances are spread over, which never changes. None for all else."""
+    """For a declared template: its partition count, which never changes. None for all other records."""
     format: int = SPEC_FORMAT
