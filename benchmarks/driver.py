@@ -481,10 +481,13 @@ STEPS = (
     ("task", "app/registration.py", ""),
     ("claim", "pyncette/store/", "claim"),
     ("claim", "worker/poller.py", ""),
+    ("claim", "worker/turns.py", ""),
+    ("claim", "worker/limits.py", ""),
+    ("claim", "worker/claims.py", ""),
     ("claim", "worker/dispatch.py", ""),
     ("complete", "pyncette/store/", "swap"),
     ("complete", "pyncette/store/", "_swap"),
-    ("complete", "pyncette/ledger/ledger.py", ""),
+    ("complete", "pyncette/ledger/", ""),
     ("complete", "worker/completions.py", ""),
 )
 """Which part of a file's path and of a function's name mean which step; the innermost frame that means one decides."""

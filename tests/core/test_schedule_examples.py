@@ -326,7 +326,7 @@ def test_the_meaning_of_an_expression_does_not_move_with_croniters_versions(expr
             Cron("* 2 29 3 * 0 2026", "Europe/Berlin"),
             "in Europe/Berlin: the clocks there skip every time that it names",
         ),
-        (Cron("R 4 * * *"), "uses R, a random value that changes at each look: use H, a stable hash"),
+        (Cron("R 4 * * *"), "uses R, a random value that changes at every evaluation: use H, a stable hash"),
         (Cron("0 r(2-4) * * *"), "uses R"),
         (Cron("H 4 * * *"), "uses H, which needs the key of an instance"),
         (Cron("H(0-99) 4 * * *", seed="key"), "out of range"),

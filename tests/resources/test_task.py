@@ -129,7 +129,7 @@ REFUSED = {
     "a random cron expression": (
         {"handler": "send", "schedule": "R 12 * * *"},
         (
-            "spec.schedule: [R 12 * * *] uses R, a random value that changes at each look: use H, a stable hash; "
+            "spec.schedule: [R 12 * * *] uses R, a random value that changes at every evaluation: use H, a stable hash; "
             "look at the minute, R"
         ),
     ),

@@ -15,14 +15,14 @@ from croniter.croniter import HashExpander
 DAY: Final = 86_400
 
 LENGTH_MAX: Final = 4096
-"""Characters of an expression: twice what it takes to spell out every value of every field."""
+"""The longest expression, in characters: twice what it takes to spell out every value of every field."""
 
 PATTERNS_MAX: Final = 8192
 """Compiled expressions kept, one and a half kilobytes each: the 1,440 minutes of a day at which something is daily,
-several times over. One that fell out costs a fifth of a millisecond to compile again."""
+several times over. Compiling one again costs a fifth of a millisecond."""
 
 WINDOWS_MAX: Final = 8
-"""Years kept of each expression, of which mostly two are in use: this one and the next."""
+"""Years kept of each expression; mostly two are in use, this one and the next."""
 
 SEEDS_MAX: Final = 8192
 """Resolved seeds kept. Each instance that uses H has its own, so beyond this they are resolved at each use, in a few
@@ -37,21 +37,21 @@ WEEKDAYS: Final = range(7)
 """Sunday is 0."""
 
 FIELD: Final = re.compile(r"\S+", re.ASCII)
-"""What croniter takes for a field: it separates them by ASCII white space alone."""
+"""A field, as croniter separates them: by ASCII white space alone."""
 
 
 KEYWORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 """Expressions that are one keyword."""
 
 Field: TypeAlias = Collection[int | str]
-"""What a field stands for, as croniter lists it: numbers, `*` for all, `l` for a month's last day."""
+"""The values of a field, as croniter lists them: numbers, `*` for all, `l` for a month's last day."""
 
 DEFAULTS: Final[tuple[Field, Field]] = ([0], ["*"])
-"""The second and the year where an expression has no field for them."""
+"""The second and the year of an expression without a field for them."""
 
 
 EXPANDER: Final = HashExpander(cast("croniter[float]", croniter))
-"""What croniter expands H with. To ask it for this alone is ten times as fast as to have the whole parsed."""
+"""The function of croniter that expands H. Calling it alone is ten times as fast as parsing the whole expression."""
 
 
 class Window(NamedTuple):
@@ -63,19 +63,19 @@ class Window(NamedTuple):
 
 
 class DayRule(NamedTuple):
-    """Which days of a month match."""
+    """The days of a month that match."""
 
     days: Field
     nearest: Collection[int]
-    """Days of the month that are moved to the nearest weekday (`15W`). If there are any, *days* has no say."""
+    """Days of the month that are moved to the nearest weekday (`15W`). If there are any, *days* does not count."""
     weekdays: Field
     nth: dict[int, set[int | str]]
-    """Occurrences in the month per weekday (`mon#2`, `L5`). If there are any, *weekdays* has no say."""
+    """Occurrences in the month per weekday (`mon#2`, `L5`). If there are any, *weekdays* does not count."""
     either: bool
-    """Days match by the day of month or the day of week; else by both."""
+    """True if days match by the day of month or the day of week; False if by both."""
 
     def mask(self, length: int, first_weekday: int) -> int:
-        """Bit n says whether day n + 1 matches, in a month of this length that begins on this weekday."""
+        """Return a mask whose bit n says whether day n + 1 matches, in a month of this length that begins on this weekday."""
         numbered, named = self.sides(length, first_weekday)
         return numbered | named if self.either else numbered & named
 
@@ -164,8 +164,8 @@ class Pattern:
             raise CroniterBadCronError(_never(parsed))
 
     def at_or_after(self, wall: int) -> int | None:
-        """The first wall time named that is not before *wall*."""
-        # What is due at one time is often of one expression, and asks for much the same next one.
+        """Return the first named wall time that is not before *wall*."""
+        # perf: instances due at one time often share an expression, and need the same next time.
         asked, found = self._latest
         if found is not None and asked <= wall <= found:
             return found
@@ -198,7 +198,7 @@ class Pattern:
         return None
 
     def at_or_before(self, wall: int) -> int | None:
-        """The last wall time named that is not after *wall*."""
+        """Return the last named wall time that is not after *wall*."""
         day, second = divmod(wall, DAY)
         first, end, mask = self._recent
         if not first <= day < end:
@@ -222,7 +222,7 @@ class Pattern:
         return None
 
     def nth_at_or_before(self, wall: int, n: int) -> int | None:
-        """The *n*-th wall time named, going back from *wall*; 1 is what `at_or_before` gives."""
+        """Return the *n*-th named wall time, going back from *wall*; 1 gives the same as `at_or_before`."""
         day, second = divmod(wall + 1, DAY)
         first, _, mask = self._turn_to(day)
         mask &= (2 << (day - first)) - 1
@@ -240,12 +240,12 @@ class Pattern:
         return day * DAY + 60 * _highest(self._minutes, minute) + _highest(self._seconds, second)
 
     def any_in(self, begin: int, end: int) -> bool:
-        """Whether a wall time from *begin* to before *end* is named."""
+        """Say whether a wall time from *begin* to before *end* is named."""
         match = self.at_or_after(begin)
         return match is not None and match < end
 
     def count(self, begin: int, end: int) -> int:
-        """How many wall times from *begin* to before *end* are named. Takes time per year, not per match."""
+        """Count the named wall times from *begin* to before *end*. Takes time per year, not per match."""
         begin_day, begin_second = divmod(begin, DAY)
         end_day, end_second = divmod(end, DAY)
         return (
@@ -266,7 +266,7 @@ class Pattern:
         return total
 
     def _count_in_day(self, day: int, second: int) -> int:
-        """How many are named on this day before this second of it."""
+        """Count the named wall times on this day before this second of it."""
         first, _, mask = self._turn_to(day)
         if not mask >> (day - first) & 1:
             return 0
@@ -328,18 +328,18 @@ GREGORIAN_CYCLE: Final = range(2000, 2400)
 
 @lru_cache(maxsize=PATTERNS_MAX)
 def uses_hash(expression: str) -> bool:
-    """Whether the expression has an `H`, and so needs a seed."""
+    """Say whether the expression has an `H`, and so needs a seed."""
     return any(field[0] in "hH" for field in FIELD.findall(expression))
 
 
 def pattern_of(expression: str, seed: str) -> Pattern:
-    """The compiled form of an expression; raises CroniterBadCronError for one that is wrong or names no time."""
+    """Return the compiled form of an expression. Raises CroniterBadCronError if it is invalid or names no time."""
     return _compiled(_resolved(expression, seed) if seed else expression)
 
 
 @lru_cache(maxsize=SEEDS_MAX)
 def _resolved(expression: str, seed: str) -> str:
-    """The expression with croniter's value for this seed in place of each H."""
+    """Return the expression with croniter's value for this seed in place of each H."""
     fields, hashed = _fields(expression)
     if not hashed:
         return expression
@@ -351,7 +351,7 @@ def _resolved(expression: str, seed: str) -> str:
 
 @lru_cache(maxsize=PATTERNS_MAX)
 def _fields(expression: str) -> tuple[list[str], list[int]]:
-    """The fields of the expression, and which of them are hashed."""
+    """Return the fields of the expression, and which of them are hashed."""
     _refuse_length(expression)
     fields = FIELD.findall(expression.lower())
     return fields, [n for n, field in enumerate(fields[:7]) if field[0] == "h"]
@@ -367,7 +367,7 @@ def _compiled(expression: str) -> Pattern:
             )
         if field[0] == "r":
             raise CroniterBadCronError(
-                f"[{expression}] uses R, a random value that changes at each look: use H, a stable hash"
+                f"[{expression}] uses R, a random value that changes at every evaluation: use H, a stable hash"
             )
     _refuse_field_count(expression)
     try:
@@ -382,7 +382,7 @@ def _compiled(expression: str) -> Pattern:
 
 
 def _refuse_field_count(expression: str) -> None:
-    """Raise CroniterBadCronError, in the terms of our pages instead of croniter's, for an unknown keyword or number of fields."""
+    """Raise CroniterBadCronError for an unknown keyword or number of fields, in the terms of our documentation."""
     fields = FIELD.findall(expression)
     if len(fields) == 1 and fields[0].startswith("@"):
         if fields[0].lower() not in KEYWORDS:
@@ -405,8 +405,8 @@ def _refuse_length(expression: str) -> None:
 
 def _day_rule(parsed: croniter, days: Field, weekdays: Field) -> DayRule:
     """
-    How croniter combines the two day fields: either matches if neither is `*`; but `#`, `L5` and `W` then rule alone,
-    provided that the other field is not at odds with them.
+    Return how croniter combines the two day fields: either may match if neither is `*`, but `#`, `L5` and `W` then count
+    alone, unless the other field contradicts them.
     """
     nearest, nth = (
         tuple(parsed.nearest_weekday),
@@ -439,7 +439,7 @@ def _never(parsed: croniter) -> str:
 
 
 def _nearest_weekday(day: int, length: int, first_weekday: int) -> int:
-    """The day from Monday to Friday that is nearest to *day* (or to the month's last) in the same month."""
+    """Return the day from Monday to Friday that is nearest to *day* (or to the month's last) in the same month."""
     day = min(day, length)
     weekday = (first_weekday + day - 1) % 7
     if weekday == 6:
@@ -450,7 +450,7 @@ def _nearest_weekday(day: int, length: int, first_weekday: int) -> int:
 
 
 def _numbers(field: Field, everything: range, last: int = 0) -> set[int]:
-    """The numbers that a croniter list stands for."""
+    """Return the numbers of a croniter list."""
     if "*" in field:
         return set(everything)
     return {last if item == "l" else int(item) for item in field} & set(everything)
@@ -468,7 +468,7 @@ def _lowest(mask: int) -> int:
 
 
 def _highest(mask: int, skip: int = 0) -> int:
-    """The position of the highest bit, after leaving out as many as *skip*."""
+    """Return the position of the highest bit, after leaving out as many as *skip*."""
     if not skip:
         return mask.bit_length() - 1
     return bisect_left(range(mask.bit_length()), True, key=lambda at: (mask >> at).bit_count() <= skip) - 1

@@ -464,7 +464,7 @@ def _to_be_retried(held: HeldRun, at: Instant) -> Record:
 
 
 def _released(held: HeldRun, now: Instant) -> Record:
-    """Return the record of a drained run, without its attempt: still started, whatever deadline has passed, and claimable at *now*."""
+    """Return the record of a drained run: the attempt does not count, and it is claimable at *now*, whatever its deadline."""
     attempt = max(0, held.record.attempt - 1)
     return replace(_still_started(held), claimable_at=now, attempt=attempt)
 

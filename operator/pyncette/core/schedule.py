@@ -1,4 +1,4 @@
-"""Tells when a schedule is due: the next time, the latest, how many there were."""
+"""Computes when a schedule is due: the next time, the latest one, and how many there were."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Cron(msgspec.Struct, frozen=True, gc=False, tag="cron", omit_defaults=True
     expression: str
     zone: str = "UTC"
     seed: str = ""
-    """What `H` is hashed from, the key of the instance; see `seeded`."""
+    """The key of the instance, from which `H` is hashed; see `seeded`."""
 
 
 class Interval(msgspec.Struct, frozen=True, gc=False, tag="interval", omit_defaults=True):
@@ -60,18 +60,18 @@ class Interval(msgspec.Struct, frozen=True, gc=False, tag="interval", omit_defau
 
 
 class Once(msgspec.Struct, frozen=True, gc=False, tag="once", omit_defaults=True):
-    """A single instant. Since when the schedule counts does not matter to it."""
+    """A single instant, whenever the schedule began to count."""
 
     at: Instant
     zone: str = "UTC"
-    """What its time is told in: for an occurrence that was taken out of a schedule, the zone of that."""
+    """The zone that shows its time: for a side run, the zone of its schedule."""
 
 
 Schedule: TypeAlias = Cron | Interval | Once
 
 
 def seeded(schedule: Schedule, key: str) -> Schedule:
-    """The schedule with *key* as its seed if it uses `H`, else unchanged, so that equal ones stay equal."""
+    """Return the schedule with *key* as its seed if it uses `H`, else unchanged, so that equal ones stay equal."""
     if isinstance(schedule, Cron) and uses_hash(schedule.expression):
         return msgspec.structs.replace(schedule, seed=key)
     return schedule
@@ -79,7 +79,7 @@ def seeded(schedule: Schedule, key: str) -> Schedule:
 
 def check(schedule: Schedule) -> None:
     """
-    Refuse a schedule that is wrong or can never be due, and say why.
+    Refuse a schedule that is invalid or can never be due, with the reason.
 
     Raises CroniterBadCronError, a ValueError, for an expression; a plain ValueError for the rest.
     """
@@ -96,7 +96,7 @@ def check_ahead(schedule: Schedule | None, after: Instant) -> None:
     """
     Refuse an expression whose years are over *after* then, with a CroniterBadCronError.
 
-    It is for what is new: one that has run its course is over as well. A one-off in the past may still be due.
+    It is for new schedules: one that has run its course has no years left either. A one-off in the past may still be due.
     """
     if isinstance(schedule, Cron) and first_after(schedule, after, after) is None:
         raise _never(schedule, "after the time from which it counts")
@@ -120,7 +120,7 @@ def _length(schedule: Interval) -> Duration:
 
 
 def first_after(schedule: Schedule, after: Instant, since: Instant) -> Instant | None:
-    """The first occurrence after *after* and after *since*, never at them; None if there is no more."""
+    """Return the first occurrence after *after* and after *since*, never at them; None if there is none."""
     if isinstance(schedule, Cron):
         second = max(after, since, EARLIEST) // SECOND + 1
         found = timetable.first(
@@ -135,12 +135,12 @@ def first_after(schedule: Schedule, after: Instant, since: Instant) -> Instant |
 
 
 def latest(schedule: Schedule, at: Instant, since: Instant) -> Instant | None:
-    """The last occurrence at or before *at* that is after *since*; None if there is none."""
+    """Return the last occurrence at or before *at* that is after *since*; None if there is none."""
     return nth_latest(schedule, at, 1, since)
 
 
 def nth_latest(schedule: Schedule, at: Instant, n: int, since: Instant) -> Instant | None:
-    """The *n*-th newest occurrence at or before *at* that is after *since*, 1 being the latest; None if there are fewer."""
+    """Return the *n*-th newest occurrence at or before *at* and after *since*, 1 being the latest; None if there is none."""
     if n < 1:
         raise ValueError(f"The newest occurrence has the number 1, not {n}.")
     if isinstance(schedule, Cron):
@@ -161,7 +161,7 @@ def count(
     schedule: Schedule, after: Instant, until: Instant, since: Instant, limit: int = 10_000
 ) -> tuple[int, bool]:
     """
-    How many occurrences there are after *after* and *since*, up to and with *until*; and whether that is exact.
+    Count the occurrences after *after* and *since*, up to and including *until*, and say whether that is exact.
 
     Beyond *limit* the number is a lower bound, not below *limit*. The time it takes grows with the changes of clocks
     in between, not with the occurrences.
@@ -179,7 +179,7 @@ def count(
 
 
 def upcoming(schedule: Schedule, after: Instant, n: int, since: Instant) -> list[Instant]:
-    """The first *n* occurrences after *after* and *since*, fewer if there are no more."""
+    """Return the first *n* occurrences after *after* and *since*, or fewer if there are no more."""
     found: list[Instant] = []
     while len(found) < n:
         due = first_after(schedule, found[-1] if found else after, since)

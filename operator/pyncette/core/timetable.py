@@ -1,5 +1,5 @@
 """
-Brings the wall times of a cron expression to instants, across the changes of a zone's clocks.
+Converts the wall times of a cron expression to instants, across the changes of a zone's clocks.
 
 If the expression wants elapsed time (`Pattern.elapsed`), each second of UTC is an occurrence at which the clocks show
 a time that is named: none for times that were skipped, two for times that were shown twice. Else each wall time that
@@ -16,12 +16,12 @@ from pyncette.core.cron import Pattern
 from pyncette.core.zone import DAY, JUMP_MAX, LAST_SECOND, Zone
 
 HORIZON: Final = 146_097 * DAY
-"""How far an occurrence is looked for: in 400 years the calendar and the rules of all zones have repeated, so an
+"""How far ahead an occurrence is searched for: in 400 years the calendar and the rules of all zones have repeated, so an
 expression that only named skipped times for so long never fires."""
 
 
 def first(pattern: Pattern, zone: Zone, second: int) -> int | None:
-    """The first occurrence that is not before *second*."""
+    """Return the first occurrence that is not before *second*."""
     second = max(second, pattern.begin - JUMP_MAX)
     horizon = min(second + HORIZON, LAST_SECOND + 1)
     while second < horizon:
@@ -48,7 +48,7 @@ def first(pattern: Pattern, zone: Zone, second: int) -> int | None:
 
 
 def last(pattern: Pattern, zone: Zone, second: int, floor: int) -> int | None:
-    """The last occurrence that is not after *second*, and is after *floor*."""
+    """Return the last occurrence that is not after *second*, and is after *floor*."""
     second = min(second, pattern.end + JUMP_MAX)
     floor = max(floor, second - HORIZON)
     while second > floor:
@@ -72,7 +72,7 @@ def last(pattern: Pattern, zone: Zone, second: int, floor: int) -> int | None:
 
 
 def count(pattern: Pattern, zone: Zone, begin: int, end: int, limit: int) -> int:
-    """How many occurrences there are from *begin* to before *end*; what exceeds *limit* need not be counted."""
+    """Count the occurrences from *begin* to before *end*, at least up to *limit*."""
     begin, end = max(begin, pattern.begin - JUMP_MAX), min(end, pattern.end + JUMP_MAX)
     total = 0
     while begin < end and total <= limit:
@@ -84,7 +84,7 @@ def count(pattern: Pattern, zone: Zone, begin: int, end: int, limit: int) -> int
 
 
 def nth_last(pattern: Pattern, zone: Zone, second: int, n: int, floor: int) -> int | None:
-    """The *n*-th occurrence that is after *floor*, going back from *second*."""
+    """Return the *n*-th occurrence that is after *floor*, going back from *second*."""
     second, floor = min(second, pattern.end + JUMP_MAX), max(floor, pattern.begin - JUMP_MAX)
     while second > floor:
         stretch = zone.stretch_at(second)
@@ -103,7 +103,7 @@ def nth_last(pattern: Pattern, zone: Zone, second: int, n: int, floor: int) -> i
 
 def _within(pattern: Pattern, zone: Zone, begin: int, end: int) -> tuple[bool, int, int]:
     """
-    The occurrences from *begin* to before *end*, within one stretch: whether there is one at *begin* for times
+    Return the occurrences from *begin* to before *end*, within one stretch: whether there is one at *begin* for times
     skipped just before it, and from which to before which wall time each that is named is one.
     """
     start, _, offset, unseen, skipped = zone.stretch_at(begin)

@@ -1,4 +1,4 @@
-"""Knows when the clocks of a time zone change, and what they show between two changes."""
+"""Finds when the clocks of a time zone change, and what they show between two changes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PROBE_STEP: Final = 2 * DAY
 September 1939, a few minutes short of four days; a test looks at all zones."""
 
 BLOCK: Final = 1 << 27
-"""Changes are looked for this many seconds at a time, some four years: a millisecond, once per zone and block."""
+"""Changes are searched for this many seconds at a time, some four years: a millisecond, once per zone and block."""
 
 BLOCKS_MAX: Final = 256
-"""Blocks kept per zone: a thousand years. Who asks for more has them worked out again."""
+"""Blocks kept per zone: a thousand years. Beyond that they are computed again."""
 
 ZONES_MAX: Final = 1024
 """Zones kept: more than there are names (some 600), so only invented POSIX rules can crowd each other out."""
@@ -45,7 +45,7 @@ class Stretch(NamedTuple):
     start: int
     end: int
     offset: int
-    """What the clocks show is UTC plus this."""
+    """The clocks show UTC plus this."""
     unseen: int
     """The clocks showed everything before this already, on an earlier pass: `start + offset` unless they went back."""
     skipped: int
@@ -53,7 +53,7 @@ class Stretch(NamedTuple):
 
 
 class Zone:
-    """The changes of one zone, found by asking its tzinfo, and remembered."""
+    """The changes of one zone, read from its tzinfo and cached."""
 
     __slots__ = ("_blocks", "_info", "_recent")
 
@@ -63,7 +63,7 @@ class Zone:
         self._recent = Stretch(0, 0, 0, 0, 0)
 
     def stretch_at(self, second: int) -> Stretch:
-        """The stretch around *second* (UTC). Stretches are also cut where no clock changes, at blocks' edges."""
+        """Return the stretch around *second* (UTC). Stretches are also cut where no clock changes, at blocks' edges."""
         recent = self._recent
         if recent[0] <= second < recent[1]:
             return recent
@@ -91,7 +91,7 @@ class Zone:
         return block
 
     def _stretches(self, begin: int, end: int) -> list[Stretch]:
-        """Stretches from *begin* to *end*; what they say is right from `begin + JUMP_MAX` on."""
+        """Return the stretches from *begin* to *end*; they are right from `begin + JUMP_MAX` on."""
         stretches: list[Stretch] = []
         changes = self._changes(begin, end)
         reached = begin + changes[0][1]
@@ -102,7 +102,7 @@ class Zone:
         return stretches
 
     def _changes(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """From when on which offset holds: at *begin*, and at each change before *end*."""
+        """Return the offset at *begin* and after each change before *end*, with the time since when it holds."""
         at, offset = begin, self._offset(begin)
         changes = [(at, offset)]
         while at < end:
@@ -117,7 +117,7 @@ class Zone:
         return changes
 
     def _end_of(self, offset: int, begin: int, end: int) -> int:
-        """The first second after *begin* with another offset, if there is one at *end*."""
+        """Return the first second after *begin* with another offset, if there is one at *end*."""
         return begin + bisect_left(range(begin, end), True, key=lambda second: self._offset(second) != offset)
 
     def _offset(self, second: int) -> int:
@@ -130,7 +130,7 @@ class Zone:
 @lru_cache(maxsize=ZONES_MAX)
 def resolve_zone(name: str) -> tzinfo:
     """
-    The zone of an IANA name, or of whatever else `dateutil.tz.gettz` takes, such as a POSIX rule.
+    Return the zone of an IANA name, or of anything else that `dateutil.tz.gettz` takes, such as a POSIX rule.
 
     Paths are refused, although gettz takes them: a name must mean the same on every machine. Raises ValueError.
     """
@@ -146,7 +146,7 @@ def resolve_zone(name: str) -> tzinfo:
 
 
 def zone_or_utc(name: str) -> tzinfo:
-    """The zone that `resolve_zone` finds for *name*, or UTC: to show what was stored while the zone was known."""
+    """Return the zone that `resolve_zone` finds for *name*, or UTC: to show times stored while the zone was known."""
     try:
         return resolve_zone(name)
     except ValueError:
@@ -162,5 +162,5 @@ def _gettz(name: str) -> tzinfo | None:
 
 @lru_cache(maxsize=ZONES_MAX)
 def zone_named(name: str) -> Zone:
-    """The changes of the zone that `resolve_zone` finds for *name*; raises what that raises."""
+    """Return the changes of the zone that `resolve_zone` finds for *name*. Raises the same errors."""
     return Zone(resolve_zone(name))
