@@ -237,7 +237,7 @@ def with_a_run_beside(name: str):
     return rule
 
 
-async def test_what_is_ruled_together_is_written_together_and_both_are_told_of(bench):
+async def test_changes_of_one_rule_are_written_together_and_both_are_announced(bench):
     record = await bench.declare()
 
     answers = await bench.ledger.apply({record.key: with_a_run_beside("x")})
@@ -371,7 +371,7 @@ async def test_an_overwritten_running_record_is_announced_since_its_lease_is_gon
     assert await heard() == [bench.now + SECOND]
 
 
-async def test_an_edit_of_a_running_record_is_not_announced_since_nobody_else_can_claim_it(bench):
+async def test_an_edit_of_a_running_record_is_not_announced_since_no_other_worker_can_claim_it(bench):
     record = await bench.declare()
     await bench.start()
 
@@ -432,7 +432,7 @@ async def test_of_many_in_a_partition_the_soonest_is_announced_once(bench):
     assert (await asyncio.wait_for(listening, 1)).at == 98
 
 
-async def test_an_ordinary_completion_is_announced_to_nobody(bench):
+async def test_an_ordinary_completion_is_not_announced(bench):
     await bench.declare()
     (held,) = await bench.start()
 
@@ -442,7 +442,7 @@ async def test_an_ordinary_completion_is_announced_to_nobody(bench):
 
 
 @pytest.mark.parametrize("policies", [{"mode": Mode.AT_MOST_ONCE}, {"overlap": Overlap.ALLOW}])
-async def test_an_ordinary_start_is_announced_to_nobody(bench, policies):
+async def test_an_ordinary_start_is_not_announced(bench, policies):
     await bench.declare(**policies)
 
     assert len(await bench.start()) == 1
@@ -460,7 +460,7 @@ async def test_a_claim_that_an_edit_took_back_is_announced_with_the_time_of_that
     assert bench.woken == [(HERE, (await bench.load(record.key)).claimable_at)]
 
 
-async def test_a_completion_on_top_of_an_edit_is_announced_since_nobody_knew_of_it(bench):
+async def test_a_completion_on_top_of_an_edit_is_announced(bench):
     record = await bench.declare()
     (held,) = await bench.start()
     bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(10 * MINUTE))]
@@ -657,7 +657,7 @@ async def test_an_edit_that_leaves_the_schedule_alone_delays_a_start_by_one_clai
     assert held.policies.lease == 5 * MINUTE
 
 
-async def test_a_start_beside_a_schedule_that_was_edited_leaves_nothing_there(bench):
+async def test_the_start_of_a_side_run_leaves_nothing_if_its_schedule_was_edited(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     bench.store.before_swaps = [bench.edit(record.key, schedule=Interval(2 * MINUTE))]
 
@@ -666,7 +666,7 @@ async def test_a_start_beside_a_schedule_that_was_edited_leaves_nothing_there(be
     assert list(await bench.all()) == ["remind/ada"]
 
 
-async def test_a_start_beside_a_schedule_that_was_overtaken_is_that_of_the_others_alone(bench):
+async def test_the_start_of_a_side_run_is_left_to_the_worker_that_took_over_its_schedule(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     others: list[HeldRun] = []
 
@@ -683,7 +683,7 @@ async def test_a_start_beside_a_schedule_that_was_overtaken_is_that_of_the_other
     assert len(await bench.all()) == 2
 
 
-async def test_a_run_beside_its_schedule_is_prepared_in_the_write_that_moves_the_schedule_on(bench):
+async def test_a_side_run_is_created_in_the_write_that_moves_its_schedule_on(bench):
     await bench.declare(overlap=Overlap.ALLOW)
 
     assert len(await bench.start()) == 1
@@ -693,7 +693,7 @@ async def test_a_run_beside_its_schedule_is_prepared_in_the_write_that_moves_the
     assert batch[0].group == batch[1].group != 0
 
 
-async def test_a_schedule_that_ends_as_its_last_run_starts_is_counted_at_a_template_that_nobody_declared(
+async def test_a_schedule_that_ends_as_its_last_run_starts_is_counted_at_an_undeclared_template(
     bench,
 ):
     await bench.declare(overlap=Overlap.ALLOW, not_after=bench.now + 3 * MINUTE)
@@ -716,7 +716,7 @@ async def test_schedules_that_end_as_their_last_runs_start_all_start_and_are_all
     assert nonzero(template.state.summary.counts) == {"missed": 2 * len(holding)}
 
 
-async def test_what_runs_beside_its_schedule_already_is_not_run_once_more(bench):
+async def test_a_side_run_that_exists_already_is_not_run_again(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     await bench.clock.advance(timedelta(minutes=1))
     (starting,) = bench.begun(await bench.claim())
@@ -1012,7 +1012,7 @@ async def test_a_lost_reply_does_not_lose_or_double_what_was_counted(bench):
     assert (await bench.load(TEMPLATE)).state.summary.counts.succeeded == 1
 
 
-async def test_a_schedule_whose_run_ends_together_with_one_beside_it_is_completed_and_counts_both(bench):
+async def test_a_schedule_whose_run_ends_together_with_a_side_run_is_completed_and_counts_both(bench):
     record = await bench.declare()
     extra = edits.on_demand(record, record.spec.policies, "now", bench.now)
     await bench.others.swap([Change(None, extra)])
@@ -1026,7 +1026,7 @@ async def test_a_schedule_whose_run_ends_together_with_one_beside_it_is_complete
     assert left.state.summary.counts.succeeded == 2
 
 
-async def test_whoever_loses_a_race_to_count_at_a_template_counts_at_another_share_of_it(bench):
+async def test_a_process_that_loses_a_race_to_count_at_a_template_counts_at_another_shard(bench):
     await bench.declare_template()
     for number in range(2):
         await bench.declare(str(number), Once(bench.now + MINUTE))
@@ -1073,7 +1073,7 @@ async def test_counts_of_many_workers_at_one_template_add_up(bench):
     assert len(counted) <= COUNTER_SHARDS
 
 
-async def test_what_lived_beside_a_schedule_is_counted_there_and_elsewhere_once_that_is_gone(bench):
+async def test_a_side_run_is_counted_at_its_schedule_or_else_at_its_template(bench):
     record = await bench.declare(overlap=Overlap.ALLOW)
     (first,) = await bench.start()
     await bench.settle(first)

@@ -235,7 +235,7 @@ class Play:
         if stored is None or stored.lease is None or stored.lease.id != held.record.lease.id:
             return False
         if stored.version != held.record.version:
-            held = rules.again(held, stored)
+            held = rules.with_record(held, stored)
         completion = rules.settle(held, ended, now)
         if completion.dead_letter is not None:
             self.put(Change(None, completion.dead_letter))

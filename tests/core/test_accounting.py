@@ -94,7 +94,7 @@ def test_a_lower_bound_stays_one():
 # --- Summaries -------------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_tells_of_the_last_run():
+def test_a_summary_describes_the_last_run():
     play = Play(policies=Policies(retry=Retry(max_attempts=2, jitter=False)))
 
     play.run(1, RAISED)
@@ -159,7 +159,7 @@ def test_history_keeps_the_newest_so_many_of_each_kind():
     assert [s for s, outcome in kept if outcome is Outcome.FAILED] == [at(16), at(20)]
 
 
-def test_history_that_nobody_asked_for_is_not_made():
+def test_no_history_is_made_unless_it_is_kept():
     play = Play()
 
     play.run(1)
@@ -274,7 +274,7 @@ def test_an_instance_that_ends_while_its_last_run_goes_on_leaves_all_counts_to_i
     assert play.counts == {"succeeded": 2}
 
 
-def test_counts_of_what_was_dropped_survive_the_removal_of_an_instance_that_runs_beside():
+def test_counts_of_dropped_occurrences_survive_the_removal_of_an_instance_with_a_side_run():
     policies = replace(AT_MOST_ONCE, not_after=at(5), missed=Missed.LATEST)
     play = Play(policies=policies, key=INSTANCE, own=False)
 
@@ -283,7 +283,7 @@ def test_counts_of_what_was_dropped_survive_the_removal_of_an_instance_that_runs
     assert play.counts == {"succeeded": 1, "missed": 4}
 
 
-def test_tallies_add_up_whatever_their_order():
+def test_removed_counts_add_up_in_any_order():
     parent = Play(schedule=None, key=TEMPLATE).record
     early = RemovedCounts(INSTANCE, with_verdict(Summary(), verdict(Outcome.SUCCEEDED, at(1))))
     late = RemovedCounts(INSTANCE, with_verdict(Summary(), verdict(Outcome.FAILED, at(2))))
@@ -311,7 +311,7 @@ def test_failures_in_a_row_go_on_from_instance_to_instance():
     assert record.state.summary.consecutive_failures == 2
 
 
-def test_the_home_is_written_on_top_of_what_it_was_and_keeps_all_else():
+def test_the_parent_keeps_everything_but_its_counts():
     parent = Play().record
 
     before, after, *_ = count_removed(
@@ -351,7 +351,7 @@ def test_counts_without_rows_do_not_disturb_the_turns_of_slots():
     assert play.counts == {"succeeded": 10, "failed": 7}
 
 
-def test_what_runs_beside_its_schedule_is_told_in_that_schedule_s_history():
+def test_a_side_run_is_in_the_history_of_its_schedule():
     play = Play(policies=Policies(overlap=Overlap.ALLOW, keep_successful=3, keep_failed=3))
 
     play.run(1)
@@ -365,7 +365,7 @@ def test_what_runs_beside_its_schedule_is_told_in_that_schedule_s_history():
     ]
 
 
-def test_a_letter_redriven_after_its_schedule_was_made_anew_takes_nothing_below_zero():
+def test_a_dead_letter_redriven_after_its_schedule_was_created_anew_takes_no_count_below_zero():
     play = Play(policies=Policies(exhausted=Exhaustion.DEAD_LETTER))
     play.run(1, REFUSED)
     dead_letter = play.dead_letters[0].key

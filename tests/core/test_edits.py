@@ -141,7 +141,7 @@ def test_what_was_overdue_when_its_schedule_was_edited_is_no_occurrence_any_more
     assert play.counts == {}
 
 
-def test_an_edit_in_mid_run_lets_the_occurrence_go_on_whoever_runs_it():
+def test_an_edit_in_mid_run_lets_the_occurrence_go_on_in_any_worker():
     play = Play(schedule=Interval(HOUR))
     play.start(60)
 
@@ -552,7 +552,7 @@ def test_an_edit_just_before_an_occurrence_that_was_claimed_ahead_does_not_make_
     assert play.counts == {"succeeded": 1}
 
 
-def test_nor_does_rescheduling_just_before_what_was_claimed_ahead_and_runs_beside_its_schedule():
+def test_nor_does_rescheduling_just_before_a_side_run_that_was_claimed_ahead():
     play = Play(schedule=Cron("* * * * *"), policies=AT_MOST_ONCE, key=INSTANCE, own=False)
     play.end(play.start(1), 1)
 
@@ -637,7 +637,7 @@ def test_after_the_sooner_time_the_new_schedule_goes_on(schedule, following):
     assert play.claimable == following
 
 
-def test_a_one_off_that_is_put_off_runs_at_the_sooner_time_and_once():
+def test_a_one_off_that_is_postponed_runs_at_the_sooner_time_and_once():
     play = Play(schedule=Once(at(5)), policies=NONE, key=INSTANCE, own=False)
 
     play.reschedule(1, Once(at(50)))
@@ -809,7 +809,7 @@ def test_a_recreated_record_is_not_mistaken_for_the_old_one():
     assert new.record.fence > old.record.fence
 
 
-def test_what_lives_beside_a_schedule_is_not_mistaken_for_what_had_its_name_before():
+def test_a_side_run_is_not_mistaken_for_an_earlier_one_of_the_same_name():
     play = Play(policies=Policies(overlap=Overlap.ALLOW))
     play.run_now(1, name="x")
     old = play.start(1, play.beside[0].key)
@@ -820,7 +820,7 @@ def test_what_lives_beside_a_schedule_is_not_mistaken_for_what_had_its_name_befo
     assert play.beside[0].version > old.record.version
 
 
-def test_what_is_taken_out_of_a_schedule_is_told_in_the_zone_of_it():
+def test_a_side_run_is_shown_in_the_zone_of_its_schedule():
     record = created(Cron("0 12 * * *", "Europe/Dublin"))
 
     extra = edits.on_demand(record, DEFAULTS, "x", T0)

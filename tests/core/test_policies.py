@@ -110,7 +110,7 @@ def test_a_starting_deadline_lets_start_what_is_exactly_as_late_and_skips_what_i
     assert chosen(policies, due=5, now=5.6) == (None, [("skipped", 5, 5, 1)])
 
 
-def test_missed_and_skipped_are_told_apart_when_none_can_start():
+def test_missed_and_skipped_are_distinguished_when_none_can_start():
     policies = Policies(missed=Missed.LATEST, starting_deadline=6 * SECOND)
 
     assert chosen(policies, due=5, now=8.5) == (None, [("missed", 5, 7, 3), ("skipped", 8, 8, 1)])
@@ -153,7 +153,7 @@ def test_a_gap_is_counted_exactly_up_to_ten_thousand_and_then_as_a_lower_bound()
 
 
 @pytest.mark.parametrize("missed", Missed)
-def test_a_year_of_seconds_behind_is_decided_without_looking_at_each(missed):
+def test_a_year_of_seconds_behind_is_decided_without_computing_each(missed):
     year = 366 * 24 * HOUR
 
     choice = choose(Cron("* * * * * *"), Policies(missed=missed), T0, T0 + SECOND, T0 + year)
@@ -200,7 +200,7 @@ def sorted_out(policies: Policies, times: list[int], now: int) -> tuple[int | No
 
 
 @EFFORT
-def test_the_choice_is_that_of_looking_at_each_time(effort):
+def test_the_choice_is_the_same_as_one_time_after_the_other(effort):
     @effort
     @given(schedules, policy_sets, st.integers(1, 40), durations)
     def property_of(schedule, policies, steps, delay):

@@ -80,7 +80,7 @@ def test_the_next_occurrence_follows_from_the_one_that_ran_and_not_from_when_it_
     assert play.due == 2
 
 
-def test_a_record_that_is_never_due_again_is_not_looked_at_again():
+def test_a_record_that_is_never_due_again_is_not_claimable():
     play = Play(policies=Policies(not_after=at(1)))
 
     play.run(1)
@@ -405,7 +405,7 @@ def test_a_claim_that_an_edit_has_taken_back_does_not_come_back_as_something_sta
     held = play.start(1)
     edited = replace(play.record, version=play.record.version + 1, attempt=0, began_at=None, due_at=at(5))
 
-    after = rules.settle(rules.again(held, edited), UNSTARTED, at(2)).change.after
+    after = rules.settle(rules.with_record(held, edited), UNSTARTED, at(2)).change.after
 
     assert (after.due_at, after.state.started, after.lease) == (at(5), None, None)
 
@@ -529,7 +529,7 @@ def test_exhaustion_of_a_worker_that_dies_suspends_too():
     assert play.record.state.exhausted
 
 
-def test_exhaustion_of_a_run_beside_its_schedule_suspends_the_schedule():
+def test_exhaustion_of_a_side_run_suspends_its_schedule():
     play = Play(policies=replace(ALLOW, exhausted=Exhaustion.SUSPEND))
 
     exhausted(play)
@@ -539,7 +539,7 @@ def test_exhaustion_of_a_run_beside_its_schedule_suspends_the_schedule():
     assert play.counts == {"failed": 1}
 
 
-def test_exhaustion_beside_a_run_in_progress_lets_that_go_on_to_its_outcome():
+def test_exhaustion_of_a_side_run_lets_a_run_in_progress_go_on_to_its_outcome():
     play = Play(policies=Policies(exhausted=Exhaustion.SUSPEND, retry=STEADY))
     held = play.start(1)
     play.run_now(1.1)
@@ -607,7 +607,7 @@ def test_a_dead_letter_that_is_redriven_succeeds_and_its_occurrence_has_that_out
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_a_dead_letter_that_is_redriven_in_vain_stays_one_and_can_be_redriven_again(mode):
+def test_a_dead_letter_whose_redrive_fails_stays_one_and_can_be_redriven_again(mode):
     play = Play(policies=replace(LETTER, mode=mode))
     exhausted(play)
 
@@ -623,7 +623,7 @@ def test_a_dead_letter_that_is_redriven_in_vain_stays_one_and_can_be_redriven_ag
     assert play.counts == {"succeeded": 1}
 
 
-def test_a_letter_that_is_under_way_is_not_redriven_once_more():
+def test_a_dead_letter_that_is_being_redriven_is_not_redriven_again():
     play = Play(policies=LETTER)
     exhausted(play)
     play.redrive(1.1)
@@ -659,7 +659,7 @@ def test_a_crash_between_a_dead_letter_and_its_completion_repeats_harmlessly():
     assert completion.change is not None
 
 
-def test_a_dead_letter_of_a_run_on_demand_is_told_from_that_of_the_schedule():
+def test_a_dead_letter_of_a_run_on_demand_differs_from_that_of_the_schedule():
     play = Play(policies=LETTER)
     play.run_now(1)
 
@@ -712,7 +712,7 @@ def test_a_crash_before_the_schedule_moves_on_repeats_harmlessly():
     assert (play.due, play.counts) == (2, {"succeeded": 1})
 
 
-def test_what_runs_beside_its_schedule_is_retried_and_taken_over_on_its_own():
+def test_a_side_run_is_retried_and_taken_over_on_its_own():
     play = Play(policies=replace(ALLOW, retry=STEADY))
 
     play.run(1, RAISED)
@@ -723,7 +723,7 @@ def test_what_runs_beside_its_schedule_is_retried_and_taken_over_on_its_own():
     assert (held.scheduled_at, held.attempt) == (at(1), 3)
 
 
-def test_a_drain_gives_back_what_runs_beside_its_schedule_at_once():
+def test_a_drain_releases_a_side_run_at_once():
     play = Play(policies=ALLOW)
 
     play.end(play.start(1), 1.2, DRAINED)
@@ -797,7 +797,7 @@ def test_nothing_replaces_what_has_started_while_it_is_suspended():
     held = play.start(1)
 
     play.edit(1.5, suspend=True)
-    held = rules.again(held, play.record)
+    held = rules.with_record(held, play.record)
 
     assert rules.replaced_at(held) == rules.NEVER
     assert rules.replacement_check_at(held, at(3.5)) == at(4)
@@ -811,7 +811,7 @@ def test_what_was_resumed_in_mid_run_is_replaced_by_the_first_occurrence_since()
 
     play.edit(7.5, suspend=False)
 
-    assert rules.replaced_at(rules.again(held, play.record)) == at(8)
+    assert rules.replaced_at(rules.with_record(held, play.record)) == at(8)
 
 
 def test_nothing_replaces_the_last_occurrence():
@@ -878,7 +878,7 @@ def test_at_most_once_a_run_that_a_drain_cancels_is_lost():
 
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW])
-def test_at_most_once_what_no_handler_was_called_for_is_given_back_and_runs(overlap):
+def test_at_most_once_an_occurrence_whose_handler_was_not_called_is_released_and_runs(overlap):
     play = Play(policies=replace(ONCE_FORBID, overlap=overlap, starting_deadline=HOUR, missed=Missed.LATEST))
 
     play.end(play.start(3.5), 3.5, UNSTARTED)
@@ -890,7 +890,7 @@ def test_at_most_once_what_no_handler_was_called_for_is_given_back_and_runs(over
 
 
 @pytest.mark.parametrize("overlap", [Overlap.FORBID, Overlap.ALLOW])
-def test_what_was_claimed_ahead_and_is_given_back_before_it_is_due_waits_for_its_time(overlap):
+def test_an_occurrence_claimed_ahead_and_released_before_it_is_due_waits_for_its_time(overlap):
     play = Play(policies=replace(ONCE_FORBID, overlap=overlap))
 
     play.end(play.start(1), 0.9, UNSTARTED)

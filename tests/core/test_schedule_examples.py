@@ -244,7 +244,7 @@ def test_rare_times_are_found_across_years_and_changes_of_clocks(zone, expressio
     assert latest(schedule, at, 0) == at
 
 
-def test_the_pass_before_is_looked_at_for_times_later_on_the_clock():
+def test_the_pass_before_is_searched_for_times_later_on_the_clock():
     schedule = Cron("50 * 1 11 *", "America/Havana")  # at 1:00 the clocks go back to 0:00
     second_pass = instant("2026-11-01 00:10-05:00")
 
@@ -505,7 +505,7 @@ def calls_of(function: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("expression", ["* * * * * *", "*/7 2-4 * * * *", "30 2 * * *", "0 0 29 2 *"])
-def test_a_year_behind_is_caught_up_without_looking_at_each_occurrence(expression):
+def test_a_year_behind_is_caught_up_without_computing_each_occurrence(expression):
     schedule, now = Cron(expression, "America/New_York"), instant("2026-07-02 12:00:30")
     since = now - 365 * DAY
     first_after(schedule, since, since)

@@ -62,7 +62,7 @@ def test_every_listed_change_is_found_and_no_other(names):
         assert found_changes(name, begin, end) == listed, name
 
 
-def test_changes_that_undo_each_other_are_further_apart_than_the_clock_is_looked_at():
+def test_changes_that_undo_each_other_are_further_apart_than_the_probes():
     for name in ALL:
         changes = listed_changes(name)
         for before, (begin, _), (end, offset) in zip(changes, changes[1:], changes[2:], strict=False):
@@ -90,7 +90,7 @@ def test_the_rule_at_the_end_of_a_file_goes_on_for_ever(name):
         pytest.param("Pacific/Apia", "2011-12-30T10:00Z", "2011-12-31T00:00", "2011-12-30T00:00", id="a day"),
     ],
 )
-def test_a_stretch_tells_what_its_clocks_skipped_and_what_they_show_again(name, second, unseen, skipped):
+def test_a_stretch_knows_which_times_its_clocks_skip_and_repeat(name, second, unseen, skipped):
     stretch = Zone(resolve_zone(name)).stretch_at(counted(second))
 
     assert stretch.start == counted(second)
@@ -149,7 +149,7 @@ def test_what_was_shown_is_not_forgotten_where_the_search_for_changes_is_cut(bef
 
 
 @pytest.mark.parametrize("before_the_edge", [0, 1, 3600])
-def test_a_gap_is_told_once_where_the_search_for_changes_is_cut(before_the_edge):
+def test_a_gap_is_found_once_where_the_search_for_changes_is_cut(before_the_edge):
     edge = 13 * BLOCK
     forward = edge - before_the_edge
     zone = Zone(Changing((0, 3600), (forward, 7200)))

@@ -262,7 +262,7 @@ async def test_runs_beside_a_schedule_that_is_gone_are_withdrawn_too_but_dead_le
     await folder.apply(task())
     home = await folder.record()
     extra = edits.on_demand(home, home.spec.policies, "x", folder.clock.now())
-    letter = replace(edits.beside(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
+    letter = replace(edits.side_run_of(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
     await folder.store.swap([Change(None, extra), Change(None, letter)])
 
     await folder.apply()

@@ -406,7 +406,7 @@ async def test_of_a_template_the_instances_are_resumed_and_redriven(cluster):
         new = edits.created(key, Spec(Interval(SECOND)), edits.Policies(), cluster.clock.now())
         stuck = replace(new, claimable_at=None, state=replace(new.state, exhausted=True))
         await cluster.store.swap([Change(None, stuck)])
-        letter = edits.beside(new, edits.Policies(), "dead-1", 1, 1)
+        letter = edits.side_run_of(new, edits.Policies(), "dead-1", 1, 1)
         await cluster.store.swap([Change(None, replace(letter, claimable_at=None))])
 
     done = await cluster.ask(resume="1", redrive="1")

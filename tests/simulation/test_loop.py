@@ -78,7 +78,7 @@ def test_a_fuse_hits_a_process_between_any_two_of_its_steps(loop):
     assert 0 < len(steps) < 10
 
 
-def test_an_error_that_nobody_sees_ends_the_run(loop):
+def test_an_unhandled_error_ends_the_run(loop):
     async def main():
         raise ZeroDivisionError
 

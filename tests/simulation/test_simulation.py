@@ -58,7 +58,7 @@ def test_no_promise_is_broken_in_thousands_of_histories(seeds):
     play_all(seeds)
 
 
-def test_a_seed_tells_the_same_history_again_in_this_process_and_in_others():
+def test_a_seed_gives_the_same_history_in_this_process_and_in_others():
     seeds = range(20, 25)
     told = [digest_of(seed) for seed in seeds]
 
@@ -84,7 +84,7 @@ def digest_of(seed: int) -> str:
     return history.journal.digest()
 
 
-def test_a_history_that_fails_tells_its_seed_and_what_happened_before():
+def test_a_history_that_fails_shows_its_seed_and_the_events_before():
     error = found_with(open_store=StoreWithoutVersions)
 
     assert str(error).startswith(f"seed {error.seed}: ")

@@ -132,7 +132,7 @@ class Race:
         return [key.instance for key in self.keys if (await self.bench.record(key)).lease is None]
 
 
-async def test_results_beside_a_contested_one_are_written_and_told_of_at_once():
+async def test_completions_in_a_batch_with_a_contested_one_are_written_and_reported_at_once():
     race = await Race.begun()
     for result in race.results:
         race.completions.put(result)

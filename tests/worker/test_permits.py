@@ -244,7 +244,7 @@ async def test_what_a_dead_worker_held_comes_back_when_its_leases_end():
     assert len(handler.calls) > done
 
 
-async def test_a_run_whose_permit_cannot_be_renewed_is_given_back_before_another_takes_its_place():
+async def test_a_run_whose_permit_cannot_be_renewed_is_released_before_another_takes_its_place():
     handler = Registered("h", Policies(max_concurrent=1, lease=10 * SECOND), call=lambda _: bench.sleep(30))
     bench = Bench(handler)
     await due_at_once(bench, handler, 2)

@@ -52,7 +52,7 @@ async def test_a_history_holds_no_more_rows_than_it_may_after_however_many_runs(
     assert len(await bench.store.history(key)) <= 13
 
 
-async def test_members_that_died_are_gone_when_others_have_looked():
+async def test_members_that_died_are_removed_when_others_list_the_members():
     bench = Bench(Registered("h", Policies()))
     for number in range(20):
         async with bench.worker(holder=f"w{number}", assignment=True) as worker:

@@ -58,7 +58,7 @@ async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_h
     assert _ended(completions) == rules.UNSTARTED  # if others hold it by now, that is not written
 
 
-async def test_what_is_cancelled_before_its_handler_was_called_is_given_back(
+async def test_a_run_that_is_cancelled_before_its_handler_was_called_is_released(
     runs: Runs, completions: Completions, bench: Bench, handler: Registered, held: HeldRun
 ) -> None:
     runs.start(held, handler, lease_until=bench.clock.monotonic() + LEASE, at=bench.clock.now())

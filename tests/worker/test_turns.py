@@ -143,7 +143,7 @@ def test_what_becomes_due_during_a_round_of_several_polls_is_not_forgotten():
     assert game.turns.next_at == NOW + SECOND
 
 
-def test_a_poll_comes_half_the_look_ahead_before_something_is_due():
+def test_a_poll_comes_half_the_claim_ahead_before_something_is_due():
     game = Game(ahead=40_000)
     game.poll(4, next_at=LATER - 40_000)  # as a store says that is asked to look ahead
 

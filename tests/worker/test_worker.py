@@ -283,7 +283,7 @@ async def test_a_worker_that_stops_hands_over_a_due_record_that_was_locked() -> 
     assert [notification.at for notification in heard] == [bench.clock.now()]
 
 
-async def test_a_wait_for_the_next_due_time_counts_as_a_look() -> None:
+async def test_a_wait_for_the_next_due_time_counts_as_a_poll() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)
     await bench.once(handler, 3600, "a")
@@ -412,7 +412,7 @@ async def test_a_backlog_goes_on_as_soon_as_a_slot_is_free_however_many_partitio
     assert len(busy.calls) == 20
 
 
-async def test_a_limit_of_a_handler_holds_beside_free_slots() -> None:
+async def test_a_limit_of_a_handler_holds_even_with_free_slots() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(1), concurrency_limit=2)
     bench.handlers = (handler,)
@@ -467,7 +467,7 @@ async def test_a_partition_that_needs_nothing_of_a_limit_leaves_it_to_the_next()
     assert handler.scheduled == [5]
 
 
-async def test_more_partitions_than_slots_are_all_looked_at() -> None:
+async def test_more_partitions_than_slots_are_all_polled() -> None:
     handler = Registered("h", Policies(), numbers=20)
     bench = Bench(handler)
     for number in range(20):
@@ -659,7 +659,7 @@ async def test_replace_notices_an_edit_that_brings_the_next_occurrence_forward_w
     assert summary.counts == Counts(replaced=1)
 
 
-async def test_allow_runs_the_next_occurrence_beside_the_one_that_runs() -> None:
+async def test_allow_runs_the_next_occurrence_while_another_runs() -> None:
     bench = Bench()
     handler = Registered("h", Policies(overlap=Overlap.ALLOW), call=lambda _: bench.sleep(25))
     bench.handlers = (handler,)
@@ -767,7 +767,7 @@ async def test_a_run_without_heartbeats_is_taken_over_and_its_late_result_is_not
     assert taken_over.state.summary.counts.succeeded == 1
 
 
-async def test_a_heartbeat_tells_the_handler_that_its_lease_was_lost() -> None:
+async def test_a_heartbeat_returns_false_once_the_lease_is_lost() -> None:
     bench = Bench()
     told: list[bool] = []
 
@@ -865,7 +865,7 @@ async def test_a_drain_lets_handlers_end_and_writes_what_became_of_them() -> Non
     assert record.lease is None
 
 
-async def test_what_outlasts_the_grace_is_cancelled_and_given_back_with_its_attempt() -> None:
+async def test_a_run_that_outlasts_the_grace_is_cancelled_and_released_with_its_attempt() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(5000))
     bench.handlers = (handler,)
@@ -954,7 +954,7 @@ class Hesitant(MemoryStore):
         return await super().swap(*args, **kwargs)
 
 
-async def test_what_is_being_started_as_a_worker_is_cancelled_is_given_back_and_not_called() -> None:
+async def test_a_start_in_progress_is_released_uncalled_when_its_worker_is_cancelled() -> None:
     handler = Registered("h", Policies(mode=Mode.AT_MOST_ONCE))
     bench = Bench(handler)
     key = await bench.every(handler, 10)
@@ -1121,7 +1121,7 @@ async def test_a_right_that_is_taken_away_is_waited_for_and_said_to_be_refused(c
     assert "the backend refuses: claims are paused" in caplog.messages
 
 
-async def test_a_worker_that_drains_tells_those_that_stay_when_something_is_next_due() -> None:
+async def test_a_draining_worker_notifies_the_others_of_the_next_due_time() -> None:
     handler = Registered("h", Policies())
     bench = Bench(handler)
     heard: list[Notification] = []
@@ -1189,7 +1189,7 @@ async def test_the_clock_hears_of_the_lease_of_whatever_is_claimed():
 
 
 @pytest.mark.parametrize("delay", [timedelta(seconds=-1), timedelta.max])
-def test_a_handler_cannot_ask_for_a_delay_that_nobody_can_mean(delay):
+def test_a_handler_cannot_ask_for_an_invalid_delay(delay):
     with pytest.raises(ValueError, match="at most a century"):
         RetryAfter(delay)
 
@@ -1307,7 +1307,7 @@ async def _until(condition, seconds_max: float = 10) -> None:
 # --- Figures ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_tells_how_much_there_is_to_do() -> None:
+async def test_a_worker_reports_its_load() -> None:
     bench = Bench()
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(5))
     bench.handlers = (handler,)

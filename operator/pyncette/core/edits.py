@@ -335,7 +335,7 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
 
 def on_demand(record: Record, policies: Policies, name: str, now: Instant) -> Record:
     """Return a record of its own for one extra run of *record* now, also while it is suspended."""
-    return beside(record, policies, f"{RUN_PREFIX}{name}", now, now)
+    return side_run_of(record, policies, f"{RUN_PREFIX}{name}", now, now)
 
 
 def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
@@ -353,7 +353,7 @@ def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
     return after
 
 
-def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
+def side_run_of(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
     """
     Return the record of a side run of *record*: a one-off due *at*, with its arguments, removed when it has ended.
 
@@ -362,7 +362,7 @@ def beside(record: Record, policies: Policies, occurrence: str, at: Instant, now
     once = Once(at, _zone_of(record.spec.schedule))
     return Record(
         key=record.key._replace(occurrence=occurrence),
-        spec=Spec(once, record.spec.args, _beside_policies(record, policies)),
+        spec=Spec(once, record.spec.args, _side_run_policies(record, policies)),
         version=max(record.version + 1, now),
         fence=record.fence,
         due_at=at,
@@ -379,13 +379,13 @@ def in_step(record: Record, parent: Record, policies: Policies) -> Record:
 
     A run in progress goes on, and its retries use them. Without a difference it is *record* itself.
     """
-    spec = replace(record.spec, args=parent.spec.args, policies=_beside_policies(parent, policies))
+    spec = replace(record.spec, args=parent.spec.args, policies=_side_run_policies(parent, policies))
     if spec == record.spec:
         return record
     return replace(record, spec=spec, version=record.version + 1, lease_length=policies.lease)
 
 
-def _beside_policies(parent: Record, policies: Policies) -> Policies | None:
+def _side_run_policies(parent: Record, policies: Policies) -> Policies | None:
     if parent.spec.policies is None:
         return None
     return replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)

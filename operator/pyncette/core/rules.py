@@ -20,7 +20,7 @@ from pyncette.core.accounting import (
     with_dropped,
     with_verdict,
 )
-from pyncette.core.edits import after_run, beside, claimable_at, floor_with, one_off_missed
+from pyncette.core.edits import after_run, claimable_at, floor_with, one_off_missed, side_run_of
 from pyncette.core.policies import backoff, choose, gap, is_outside, jitter_of, next_due, next_takes_over_at
 from pyncette.core.record import (
     DEAD_LETTER_PREFIX,
@@ -196,7 +196,7 @@ def _changes(change: Change | None, created: Record | None) -> tuple[Change, ...
     return changes if created is None else (Change(None, created), *changes)
 
 
-def again(held: HeldRun, record: Record) -> HeldRun:
+def with_record(held: HeldRun, record: Record) -> HeldRun:
     """Return *held* with *record*, which others have changed while the lease stayed the same."""
     return replace(held, record=record, policies=record.spec.policies or held.policies, upcoming=None)
 
@@ -298,7 +298,7 @@ def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
     record, policies = held.record, held.policies
     at_most_once = policies.mode is Mode.AT_MOST_ONCE
     side_run = replace(
-        beside(record, policies, occurrence_name(record, held.scheduled_at), held.scheduled_at, now),
+        side_run_of(record, policies, occurrence_name(record, held.scheduled_at), held.scheduled_at, now),
         attempt=1,
         began_at=held.began_at,
         lease=record.lease,
@@ -438,7 +438,7 @@ def _exhausted(held: HeldRun, message: str, now: Instant) -> _Writes:
         if is_dead_letter(record.key):  # the redrive failed, and its occurrence is counted already
             return Change(record, _kept_dead_letter(record, held.scheduled_at)), None, None
         name = f"{DEAD_LETTER_PREFIX}{occurrence_name(record, held.scheduled_at)}"
-        dead_letter = beside(record, held.policies, name, held.scheduled_at, now)
+        dead_letter = side_run_of(record, held.policies, name, held.scheduled_at, now)
         change, _, removed_counts = _complete(held, Outcome.DEAD_LETTERED, message, now)
         return change, replace(dead_letter, claimable_at=None), removed_counts
     change, _, removed_counts = _complete(held, Outcome.FAILED, message, now)

@@ -204,7 +204,7 @@ def _planned_again(
     if run is not None:
         ours = stored.get(run.record.key)
         if ours is not None and _is_started(ours, run.record):
-            return rules.again(run, ours)
+            return rules.with_record(run, ours)
     record = stored.get(before.key)
     if record is None or not record.has_lease_of(before):
         return None
