@@ -14,6 +14,7 @@ from pyncette.core.accounting import counting_record, shard_of
 from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
 from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
+from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Policies, Spec
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
@@ -262,7 +263,7 @@ async def test_runs_beside_a_schedule_that_is_gone_are_withdrawn_too_but_dead_le
     await folder.apply(task())
     home = await folder.record()
     extra = edits.on_demand(home, home.spec.policies, "x", folder.clock.now())
-    letter = replace(edits.side_run_of(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
+    letter = replace(side_run_of(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
     await folder.store.swap([Change(None, extra), Change(None, letter)])
 
     await folder.apply()

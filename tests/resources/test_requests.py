@@ -19,6 +19,7 @@ from pyncette.core.record import (
 )
 from pyncette.core.rules import RETURNED, Ended, Ending
 from pyncette.core.schedule import Interval
+from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
@@ -406,7 +407,7 @@ async def test_of_a_template_the_instances_are_resumed_and_redriven(cluster):
         new = edits.created(key, Spec(Interval(SECOND)), edits.Policies(), cluster.clock.now())
         stuck = replace(new, claimable_at=None, state=replace(new.state, exhausted=True))
         await cluster.store.swap([Change(None, stuck)])
-        letter = edits.side_run_of(new, edits.Policies(), "dead-1", 1, 1)
+        letter = side_run_of(new, edits.Policies(), "dead-1", 1, 1)
         await cluster.store.swap([Change(None, replace(letter, claimable_at=None))])
 
     done = await cluster.ask(resume="1", redrive="1")

@@ -13,7 +13,7 @@ from pyncette.cli import formatting as words
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import edits
 from pyncette.core.accounting import is_shard
-from pyncette.core.policies import jitter_of, next_due
+from pyncette.core.policies import after_run, jitter_of, next_due
 from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
@@ -230,7 +230,7 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
     started = edits.started_of(record, policies)
     if started is None or started.at_most_once:
         return record.due_at
-    after = edits.after_run(record, started.scheduled_at)
+    after = after_run(record, started.scheduled_at)
     try:
         return next_due(record.spec.schedule, policies, record.schedule_since, after)
     except ValueError:

@@ -94,6 +94,16 @@ def with_dropped(summary: Summary, dropped: tuple[Dropped, ...]) -> Summary:
     return replace(summary, counts=counts, exact=exact, rows=summary.rows + len(dropped))
 
 
+def one_off_missed(summary: Summary, at: Instant) -> Summary:
+    """Return *summary* with the one time of a one-off missed."""
+    return with_dropped(summary, one_off_gap(at))
+
+
+def one_off_gap(at: Instant) -> tuple[Dropped, ...]:
+    """Return the gap of a one-off whose one time, *at*, was missed."""
+    return (Dropped(Outcome.MISSED, at, at),)
+
+
 def with_verdict(summary: Summary, verdict: Verdict) -> Summary:
     """Return *summary* after *verdict*."""
     outcome = verdict.outcome

@@ -10,14 +10,18 @@ from pyncette.core.accounting import (
     Verdict,
     gap_runs,
     keeps_history,
+    one_off_gap,
+    one_off_missed,
     rows_of,
     runs_of,
-    with_dropped,
     with_verdict,
 )
 from pyncette.core.policies import (
     ONE_OFF_TOLERANCE,
+    after_run,
     choose,
+    claimable_at,
+    floor_with,
     is_outside,
     jitter_of,
     next_due,
@@ -25,7 +29,6 @@ from pyncette.core.policies import (
 )
 from pyncette.core.record import (
     RUN_PREFIX,
-    Dropped,
     HistoryRow,
     Key,
     Outcome,
@@ -39,29 +42,14 @@ from pyncette.core.record import (
     replace,
 )
 from pyncette.core.schedule import Interval, Once, Schedule
-from pyncette.core.spec import Missed, Mode, Overlap, Policies, Spec
+from pyncette.core.side_runs import side_run_of, side_run_policies
+from pyncette.core.spec import Mode, Overlap, Policies, Spec
 
 
 class Locked(NamedTuple):
     """The answer of a rule that must not change a record while it runs."""
 
     until: Instant
-
-
-def claimable_at(
-    key: Key, spec: Spec, policies: Policies, state: State, due: Instant | None
-) -> Instant | None:
-    """
-    Return when a record whose next occurrence is *due* is claimable; None while it is suspended.
-
-    The suspension of a template does not suspend its instances' records: they are claimed and moved on, so that nothing
-    has to wake them when the suspension ends.
-    """
-    if due is None or state.exhausted or state.withdrawn_at is not None:
-        return None
-    if spec.policies is not None and spec.policies.suspend:
-        return None
-    return due + jitter_of(key, policies) if policies.jitter else due
 
 
 def started_of(record: Record, policies: Policies) -> Started | None:
@@ -294,7 +282,7 @@ def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant
     missed = after.state.summary.counts.missed > before.counts.missed
     if not missed or not isinstance(schedule, Once) or not keeps_history(policies):
         return ()
-    return rows_of(before, policies, gap_runs(after.key, _missed(schedule.at), now))
+    return rows_of(before, policies, gap_runs(after.key, one_off_gap(schedule.at), now))
 
 
 def removed(record: Record, policies: Policies, now: Instant) -> RemovedCounts | None:
@@ -353,46 +341,16 @@ def redriven(dead_letter: Record, now: Instant, request: str = "") -> Record:
     return after
 
 
-def side_run_of(record: Record, policies: Policies, occurrence: str, at: Instant, now: Instant) -> Record:
-    """
-    Return the record of a side run of *record*: a one-off due *at*, with its arguments, removed when it has ended.
-
-    It copies the policies of the record's own spec, if it has any; otherwise those of the template count for it, too.
-    """
-    once = Once(at, _zone_of(record.spec.schedule))
-    return Record(
-        key=record.key._replace(occurrence=occurrence),
-        spec=Spec(once, record.spec.args, _side_run_policies(record, policies)),
-        version=max(record.version + 1, now),
-        fence=record.fence,
-        due_at=at,
-        schedule_since=at - 1,
-        claimable_at=at,
-        lease_length=policies.lease,
-        state=State(created_version=record.state.created_version),
-    )
-
-
 def in_step(record: Record, parent: Record, policies: Policies) -> Record:
     """
     Return *record*, a side run of *parent*, with the arguments and policies that an edit has given its parent.
 
     A run in progress goes on, and its retries use them. Without a difference it is *record* itself.
     """
-    spec = replace(record.spec, args=parent.spec.args, policies=_side_run_policies(parent, policies))
+    spec = replace(record.spec, args=parent.spec.args, policies=side_run_policies(parent, policies))
     if spec == record.spec:
         return record
     return replace(record, spec=spec, version=record.version + 1, lease_length=policies.lease)
-
-
-def _side_run_policies(parent: Record, policies: Policies) -> Policies | None:
-    if parent.spec.policies is None:
-        return None
-    return replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
-
-
-def _zone_of(schedule: Schedule | None) -> str:
-    return "UTC" if schedule is None or isinstance(schedule, Interval) else schedule.zone
 
 
 def _unstarted(record: Record, at: Instant | None) -> Record:
@@ -444,14 +402,6 @@ def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> In
     return max(now, since)
 
 
-def after_run(record: Record, scheduled_at: Instant) -> Instant:
-    """Return the time after which the next occurrence counts once the one at *scheduled_at* has ended."""
-    schedule, since = record.spec.schedule, record.schedule_since
-    if isinstance(schedule, Once) and schedule.at != scheduled_at:
-        return since  # an edit has set it, and its time counts as given
-    return max(scheduled_at, since)
-
-
 def _in_step_with(due: Instant, interval: Interval, now: Instant) -> Instant:
     """Return the start of *interval* that makes *due* one of its times, or keeps the phase of *due* if that has passed."""
     return due - interval.length if due > now else now - (now - due) % interval.length
@@ -466,13 +416,6 @@ def _effective_from(record: Record, started: Started | None, now: Instant) -> In
     """
     floor = floor_with(record.state, None if started is None else started.scheduled_at)
     return max(now, record.schedule_since, now if floor is None else floor)
-
-
-def floor_with(state: State, started_at: Instant | None) -> Instant | None:
-    """Return the floor of *state* once an occurrence of its schedule with the nominal time *started_at* has started."""
-    if started_at is None or (state.floor is not None and state.floor > started_at):
-        return state.floor
-    return started_at
 
 
 def _not_restored(started: Started | None, schedule: Schedule | None) -> Started | None:
@@ -509,15 +452,6 @@ def _counted_anew(
     if due is None and not is_outside(policies, schedule.at):
         state = replace(state, summary=one_off_missed(state.summary, schedule.at))
     return state, due
-
-
-def one_off_missed(summary: Summary, at: Instant) -> Summary:
-    """Return *summary* with the one time of a one-off missed."""
-    return with_dropped(summary, _missed(at))
-
-
-def _missed(at: Instant) -> tuple[Dropped, ...]:
-    return (Dropped(Outcome.MISSED, at, at),)
 
 
 def _within_window(record: Record, spec: Spec, policies: Policies, now: Instant) -> Instant | None:

@@ -9,10 +9,10 @@ import msgspec
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.backoff import doubled
-from pyncette.core.record import Dropped, Key, Outcome, Record, replace
-from pyncette.core.schedule import Schedule, count, first_after, nth_latest
+from pyncette.core.record import Dropped, Key, Outcome, Record, State, replace
+from pyncette.core.schedule import Once, Schedule, count, first_after, nth_latest
 from pyncette.core.schedule import latest as latest_of
-from pyncette.core.spec import Missed, Policies, Retry
+from pyncette.core.spec import Missed, Policies, Retry, Spec
 
 SKIP_TOLERANCE: Final[Duration] = 10 * SECOND
 """With `Missed.SKIP` and no starting deadline, an occurrence starts at most this late."""
@@ -159,3 +159,34 @@ def gap(
     further, exact = count(schedule, first, end - 1, since)
     last = latest_of(schedule, end - 1, since) if further else None
     return (Dropped(outcome, first, first if last is None else last, 1 + further, exact),)
+
+
+def claimable_at(
+    key: Key, spec: Spec, policies: Policies, state: State, due: Instant | None
+) -> Instant | None:
+    """
+    Return when a record whose next occurrence is *due* is claimable; None while it is suspended.
+
+    The suspension of a template does not suspend its instances' records: they are claimed and moved on, so that nothing
+    has to wake them when the suspension ends.
+    """
+    if due is None or state.exhausted or state.withdrawn_at is not None:
+        return None
+    if spec.policies is not None and spec.policies.suspend:
+        return None
+    return due + jitter_of(key, policies) if policies.jitter else due
+
+
+def after_run(record: Record, scheduled_at: Instant) -> Instant:
+    """Return the time after which the next occurrence counts once the one at *scheduled_at* has ended."""
+    schedule, since = record.spec.schedule, record.schedule_since
+    if isinstance(schedule, Once) and schedule.at != scheduled_at:
+        return since  # an edit has set it, and its time counts as given
+    return max(scheduled_at, since)
+
+
+def floor_with(state: State, started_at: Instant | None) -> Instant | None:
+    """Return the floor of *state* once an occurrence of its schedule with the nominal time *started_at* has started."""
+    if started_at is None or (state.floor is not None and state.floor > started_at):
+        return state.floor
+    return started_at

@@ -15,13 +15,24 @@ from pyncette.core.accounting import (
     gap_runs,
     keeps_history,
     occurrence_name,
+    one_off_missed,
     rows_of,
     runs_of,
     with_dropped,
     with_verdict,
 )
-from pyncette.core.edits import after_run, claimable_at, floor_with, one_off_missed, side_run_of
-from pyncette.core.policies import backoff, choose, gap, is_outside, jitter_of, next_due, next_takes_over_at
+from pyncette.core.policies import (
+    after_run,
+    backoff,
+    choose,
+    claimable_at,
+    floor_with,
+    gap,
+    is_outside,
+    jitter_of,
+    next_due,
+    next_takes_over_at,
+)
 from pyncette.core.record import (
     DEAD_LETTER_PREFIX,
     Change,
@@ -36,6 +47,7 @@ from pyncette.core.record import (
     replace,
 )
 from pyncette.core.schedule import Once
+from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
 
 NEVER: Final[Instant] = 2**62

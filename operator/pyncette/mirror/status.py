@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Final
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core.edits import after_run, started_of
-from pyncette.core.policies import next_due
+from pyncette.core.edits import started_of
+from pyncette.core.policies import after_run, next_due
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
 from pyncette.core.times import datetime_of
