@@ -10,7 +10,7 @@ from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.accounting import COUNTER_SHARDS, RemovedCounts, counting_record
 from pyncette.core.record import Change, Counts, Key, Partition, Record, Summary, replace
-from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Completion, Ended, Ending, HeldRun
+from pyncette.core.runs import DRAINED, RETURNED, UNSTARTED, Completion, Ended, Ending, HeldRun
 from pyncette.core.schedule import Cron, Interval, Once
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import ContentionError, StoreRefusedError, StoreUnavailableError

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 
 from pyncette.core.record import Key
-from pyncette.core.rules import HeldRun
+from pyncette.core.runs import HeldRun
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError

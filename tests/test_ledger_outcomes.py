@@ -7,7 +7,7 @@ import pytest
 
 from pyncette.core import edits
 from pyncette.core.record import Change, Outcome
-from pyncette.core.rules import RETURNED
+from pyncette.core.runs import RETURNED
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError

@@ -11,7 +11,7 @@ from pyncette.cli.failures import ExitCode
 from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.record import Change, Key, Partition, is_dead_letter, replace
-from pyncette.core.rules import Ended, Ending
+from pyncette.core.runs import Ended, Ending, HeldRun
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Policies, Spec
 from pyncette.store.backend import read_backend
@@ -41,9 +41,7 @@ class Store:
             assert await store.swap([Change(None, due)]) == [True]
             claimed = await store.claim({key.partition: 1}, f"lease {key}", "worker", self.now, self.now)
             held = replace(claimed.records[0], attempt=policies.retry.max_attempts)
-            end = rules.settle(
-                rules.HeldRun(held, policies, held.due_at, self.now, held.attempt), GONE, self.now
-            )
+            end = rules.settle(HeldRun(held, policies, held.due_at, self.now, held.attempt), GONE, self.now)
             dead_letters = [] if end.dead_letter is None else [Change(None, end.dead_letter)]
             assert all(await store.swap([*dead_letters, end.change]))
 

@@ -11,7 +11,7 @@ from pyncette.core import edits, rules
 from pyncette.core.accounting import RemovedCounts, count_removed, parent_among, parents_of
 from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Counts, Key, Lease, Partition, Record, Run, is_dead_letter, replace
-from pyncette.core.rules import DRAINED, RETURNED, UNSTARTED, Ended, Ending, HeldRun, StartPlan
+from pyncette.core.runs import DRAINED, RETURNED, UNSTARTED, Ended, Ending, HeldRun, StartPlan, with_record
 from pyncette.core.schedule import Interval, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
 
@@ -235,7 +235,7 @@ class Play:
         if stored is None or stored.lease is None or stored.lease.id != held.record.lease.id:
             return False
         if stored.version != held.record.version:
-            held = rules.with_record(held, stored)
+            held = with_record(held, stored)
         completion = rules.settle(held, ended, now)
         if completion.dead_letter is not None:
             self.put(Change(None, completion.dead_letter))

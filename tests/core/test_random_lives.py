@@ -11,7 +11,7 @@ from pyncette.core.accounting import idempotency_key
 from pyncette.core.edits import started_of
 from pyncette.core.policies import next_due
 from pyncette.core.record import Change, Record, Started
-from pyncette.core.rules import HeldRun
+from pyncette.core.runs import HeldRun, replaced_at
 from pyncette.core.schedule import Cron, Interval
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
 from tests.core.oracles import EFFORT
@@ -146,7 +146,7 @@ class Life:
 
     def replace_the_oldest(self) -> None:
         for held in self.holders[:1]:
-            if held.policies.overlap is Overlap.REPLACE and rules.replaced_at(held) <= self.now:
+            if held.policies.overlap is Overlap.REPLACE and replaced_at(held) <= self.now:
                 self.end(held, REPLACED)
 
     def edit_schedule(self, schedule) -> None:

@@ -7,7 +7,7 @@ from pyncette.core import edits, rules
 from pyncette.core.accounting import idempotency_key
 from pyncette.core.policies import jitter_of
 from pyncette.core.record import Outcome, Started, replace
-from pyncette.core.rules import Ended, Ending
+from pyncette.core.runs import NEVER, Ended, Ending, replaced_at, replacement_check_at, with_record
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
 from tests.core.play import (
@@ -405,7 +405,7 @@ def test_a_claim_that_an_edit_has_taken_back_does_not_come_back_as_something_sta
     held = play.start(1)
     edited = replace(play.record, version=play.record.version + 1, attempt=0, began_at=None, due_at=at(5))
 
-    after = rules.settle(rules.with_record(held, edited), UNSTARTED, at(2)).change.after
+    after = rules.settle(with_record(held, edited), UNSTARTED, at(2)).change.after
 
     assert (after.due_at, after.state.started, after.lease) == (at(5), None, None)
 
@@ -736,7 +736,7 @@ def test_replace_completes_the_run_as_replaced_when_the_next_occurrence_is_due()
     play = Play(policies=REPLACE)
 
     held = play.start(1)
-    assert rules.replaced_at(held) == at(2)
+    assert replaced_at(held) == at(2)
     play.end(held, 2, REPLACED)
 
     assert play.counts == {"replaced": 1}
@@ -777,7 +777,7 @@ def test_replace_counts_from_nominal_plus_jitter():
 
     held = play.start(119)
 
-    assert rules.replaced_at(held) == at(120) + jitter_of(STATIC, play.policies)
+    assert replaced_at(held) == at(120) + jitter_of(STATIC, play.policies)
 
 
 def test_replace_starts_nothing_that_is_replaced_already():
@@ -797,10 +797,10 @@ def test_nothing_replaces_what_has_started_while_it_is_suspended():
     held = play.start(1)
 
     play.edit(1.5, suspend=True)
-    held = rules.with_record(held, play.record)
+    held = with_record(held, play.record)
 
-    assert rules.replaced_at(held) == rules.NEVER
-    assert rules.replacement_check_at(held, at(3.5)) == at(4)
+    assert replaced_at(held) == NEVER
+    assert replacement_check_at(held, at(3.5)) == at(4)
     assert play.start(6).attempt == 2
 
 
@@ -811,13 +811,13 @@ def test_what_was_resumed_in_mid_run_is_replaced_by_the_first_occurrence_since()
 
     play.edit(7.5, suspend=False)
 
-    assert rules.replaced_at(rules.with_record(held, play.record)) == at(8)
+    assert replaced_at(with_record(held, play.record)) == at(8)
 
 
 def test_nothing_replaces_the_last_occurrence():
     play = Play(schedule=Once(at(1)), policies=REPLACE)
 
-    assert rules.replaced_at(play.start(1)) == rules.NEVER
+    assert replaced_at(play.start(1)) == NEVER
 
 
 # --- At most once ----------------------------------------------------------------------------------------------------
@@ -1164,7 +1164,7 @@ def test_a_run_on_demand_of_a_replace_task_is_replaced_by_nothing():
     play = Play(policies=REPLACE)
     play.run_now(0.5)
 
-    assert rules.replaced_at(play.start(0.5)) == rules.NEVER
+    assert replaced_at(play.start(0.5)) == NEVER
 
 
 # --- Recomputed choices ----------------------------------------------------------------------------------------------

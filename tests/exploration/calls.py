@@ -10,7 +10,7 @@ from unittest.mock import patch
 from pyncette.clock import STALE_AFTER, Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, Record
-from pyncette.core.rules import Completion, Ended, HeldRun
+from pyncette.core.runs import UNSTARTED, Completion, Ended, HeldRun
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError, StoreUnavailableError
 from pyncette.ledger import backend_time, races, starts
@@ -299,7 +299,7 @@ async def with_lease(ledger: Ledger, clock: _Clock, ready: Ready) -> Ready | Non
             lease_until = max(lease_until, asked_at + held.policies.lease)
             if lease_until - clock.monotonic() >= short:
                 return Ready(held, lease_until)
-    await settle(ledger, clock, held, rules.UNSTARTED)
+    await settle(ledger, clock, held, UNSTARTED)
     return None
 
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from pyncette.clock import Instant
 from pyncette.core import edits
 from pyncette.core.record import Change, Record, Started, replace
-from pyncette.core.rules import Completion, HeldRun
+from pyncette.core.runs import Completion, HeldRun
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger

@@ -7,9 +7,8 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import rules
 from pyncette.core.record import Key, Record
-from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
+from pyncette.core.runs import NEVER, RETURNED, Ended, Ending, HeldRun, replaced_at, replacement_check_at
 from pyncette.core.spec import Mode, Overlap
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -472,7 +471,7 @@ class Search:
                 return without
             now = state.now + worker.offset
             run = run._replace(held=self._values.node(result), ask_at=self._asked_at(result, now))
-            if rules.replaced_at(result) <= now:
+            if replaced_at(result) <= now:
                 return self._ended(without, who, run, REPLACED)
         return _put(state, who, worker._replace(runs=(*rest, run)))
 
@@ -498,8 +497,8 @@ class Search:
 
     def _asked_at(self, held: HeldRun, after: Instant) -> Instant:
         if held.policies.overlap is not Overlap.REPLACE:
-            return rules.NEVER
-        return rules.replacement_check_at(held, after)
+            return NEVER
+        return replacement_check_at(held, after)
 
     # --- The editor, and what is on its way ----------------------------------------------------------------------
 
@@ -595,7 +594,7 @@ class Search:
                 found += [run.lease_until for run in worker.runs]
         if found or any(worker.late for worker in state.workers) or state.editor.late:
             found.append(self._calm)
-        return min((at for at in found if now < at < rules.NEVER // 2), default=None)
+        return min((at for at in found if now < at < NEVER // 2), default=None)
 
     def _is_in_scope(self, record: Record) -> bool:
         """Say whether a record is still of interest: the occurrences after the last one are not."""

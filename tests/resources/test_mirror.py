@@ -12,7 +12,7 @@ from pyncette.coordination.permit_records import new_permit, number_of, permit_p
 from pyncette.core import edits, rules
 from pyncette.core.accounting import counting_record, shard_of
 from pyncette.core.record import Change, Counts, Key, Outcome, Partition, replace
-from pyncette.core.rules import RETURNED, Ended, Ending
+from pyncette.core.runs import RETURNED, Ended, Ending
 from pyncette.core.schedule import Cron
 from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Policies, Spec

@@ -17,7 +17,7 @@ from pyncette.core.record import (
     is_on_demand,
     replace,
 )
-from pyncette.core.rules import RETURNED, Ended, Ending
+from pyncette.core.runs import RETURNED, Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Spec

@@ -10,7 +10,7 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.policies import jitter_of
 from pyncette.core.record import Key, Record
-from pyncette.core.rules import Ending
+from pyncette.core.runs import Ending
 from pyncette.core.spec import Heartbeat, Mode, Overlap
 from pyncette.worker.occurrence import Occurrence
 

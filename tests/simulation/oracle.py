@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.core.accounting import RemovedCounts, is_shard
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Outcome, Partition, Record
-from pyncette.core.rules import Ending
+from pyncette.core.runs import Ending
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Overlap
 from pyncette.worker.occurrence import Occurrence

@@ -12,7 +12,7 @@ import pytest
 
 from pyncette.clock import SECOND, STALE_AFTER, Duration, Instant, SystemClock
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, replace
-from pyncette.core.rules import NEVER, Completion, HeldRun
+from pyncette.core.runs import NEVER, Completion, HeldRun
 from pyncette.core.spec import Mode, Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.ledger.starts import PendingStart

@@ -5,7 +5,7 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.record import Change, Key, Partition, replace
-from pyncette.core.rules import Ended, Ending
+from pyncette.core.runs import Ended, Ending
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Exhaustion, Overlap, Policies, Spec
 from pyncette.ledger.ledger import Ledger

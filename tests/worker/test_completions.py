@@ -7,7 +7,7 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import rules
 from pyncette.core.record import Change, replace
-from pyncette.core.rules import RETURNED, Completion
+from pyncette.core.runs import RETURNED, Completion
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreRefusedError
 from pyncette.ledger.ledger import Ledger

@@ -10,7 +10,7 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import rules
 from pyncette.core.record import replace
-from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
+from pyncette.core.runs import DRAINED, RETURNED, UNSTARTED, Ended, Ending, HeldRun
 from pyncette.core.spec import Policies
 from pyncette.errors import DoNotRetry
 from pyncette.worker.completions import Completions
@@ -55,7 +55,7 @@ async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_h
     await runs.ended()
 
     assert handler.calls == []
-    assert _ended(completions) == rules.UNSTARTED  # if others hold it by now, that is not written
+    assert _ended(completions) == UNSTARTED  # if others hold it by now, that is not written
 
 
 async def test_a_run_that_is_cancelled_before_its_handler_was_called_is_released(
@@ -164,9 +164,9 @@ REPLACED = Ended(Ending.REPLACED, "the next occurrence was due")
 @pytest.mark.parametrize(
     ("cancelled", "answer", "ended"),
     [
-        (Ending.DRAINED, asyncio.CancelledError(), rules.DRAINED),
-        (Ending.DRAINED, OSError("the connection was closed"), rules.DRAINED),
-        (Ending.DRAINED, DoNotRetry("cancelled"), rules.DRAINED),
+        (Ending.DRAINED, asyncio.CancelledError(), DRAINED),
+        (Ending.DRAINED, OSError("the connection was closed"), DRAINED),
+        (Ending.DRAINED, DoNotRetry("cancelled"), DRAINED),
         (Ending.DRAINED, None, RETURNED),
         (Ending.RAISED, OSError("the connection was closed"), OVERDUE),
         (Ending.RAISED, None, OVERDUE),

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 from pyncette.clock import SECOND
 from pyncette.core.record import Partition
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 from pyncette.worker.turns import (
     CONTENDED_PAUSE,
     CONTENDED_PAUSE_MAX,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Final, NamedTuple, TypeAlias
+from typing import TypeAlias
 
-import msgspec
-
-from pyncette.clock import Duration, Instant
+from pyncette.clock import Instant
 from pyncette.core.accounting import (
     RemovedCounts,
     Verdict,
@@ -31,7 +28,6 @@ from pyncette.core.policies import (
     is_outside,
     jitter_of,
     next_due,
-    next_takes_over_at,
 )
 from pyncette.core.record import (
     DEAD_LETTER_PREFIX,
@@ -46,91 +42,17 @@ from pyncette.core.record import (
     is_dead_letter,
     replace,
 )
+from pyncette.core.runs import (
+    Completion,
+    Ended,
+    Ending,
+    HeldRun,
+    StartPlan,
+    replaced_at,
+)
 from pyncette.core.schedule import Once
 from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
-
-NEVER: Final[Instant] = 2**62
-"""Later than any due time."""
-
-
-class HeldRun(msgspec.Struct, frozen=True, gc=False):
-    """A run of an occurrence whose lease this process holds."""
-
-    record: Record
-    policies: Policies
-    scheduled_at: Instant
-    began_at: Instant
-    """The store's time of the first claim of this occurrence."""
-    attempt: int
-    dropped: tuple[Dropped, ...] = ()
-    """Occurrences that the choice of this one dropped; they are counted when this one ends."""
-    upcoming: Instant | None = None
-    """The occurrence after this one, if it is known already and the schedule has not been edited since."""
-
-
-class StartPlan(msgspec.Struct, frozen=True, gc=False):
-    """The decision about a claimed record: what to write first, and what to run then."""
-
-    run: HeldRun | None
-    """The run to start once *move* is written; None: nothing is to run."""
-    move: Change | None = None
-    """The change of the claimed record that must be written first; None: the run may start at once."""
-    created: Record | None = None
-    """A side run or a dead letter, created together with *move*."""
-    removed_counts: RemovedCounts | None = None
-    """What *move* adds to the counters of another record, in the same write."""
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """What is written together, with the change of the claimed record last."""
-        return _changes(self.move, self.created)
-
-
-class Ending(Enum):
-    """How one call of a handler ended."""
-
-    RETURNED = "returned"
-    RAISED = "raised"
-    REFUSED = "refused"
-    """It raised an error that must not be retried."""
-    REPLACED = "replaced"
-    """It was cancelled because the next occurrence, which replaces it, was due."""
-    DRAINED = "drained"
-    """It was cancelled because the worker stopped."""
-    UNSTARTED = "unstarted"
-    """It was never made: the occurrence is released as if it had not been claimed."""
-
-
-class Ended(NamedTuple):
-    """The ending of a call, with the error of its handler and the delay that it asked for."""
-
-    ending: Ending
-    message: str = ""
-    retry_after: Duration | None = None
-
-
-RETURNED: Final = Ended(Ending.RETURNED)
-DRAINED: Final = Ended(Ending.DRAINED, "the worker stopped before the run ended")
-UNSTARTED: Final = Ended(Ending.UNSTARTED)
-
-
-class Completion(msgspec.Struct, frozen=True, gc=False):
-    """A run that has ended, and what to write about it."""
-
-    held: HeldRun
-    ended: Ended
-    change: Change | None
-    """None: nothing is written, and the lease expires."""
-    dead_letter: Record | None = None
-    """Created together with *change*, unless it already exists."""
-    removed_counts: RemovedCounts | None = None
-    """What *change* adds to the counters of another record, in the same write."""
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """What is written together, with the change of the record itself last."""
-        return _changes(self.change, self.dead_letter)
 
 
 def begin(record: Record, policies: Policies, now: Instant) -> StartPlan:
@@ -201,43 +123,6 @@ def settle(held: HeldRun, ended: Ended, now: Instant) -> Completion:
 def _followed_by(held: HeldRun, ended: Ended, after: Record) -> Completion:
     """Return the completion of a run whose occurrence goes on as the record *after*."""
     return Completion(held, ended, Change(held.record, after))
-
-
-def _changes(change: Change | None, created: Record | None) -> tuple[Change, ...]:
-    changes = () if change is None else (change,)
-    return changes if created is None else (Change(None, created), *changes)
-
-
-def with_record(held: HeldRun, record: Record) -> HeldRun:
-    """Return *held* with *record*, which others have changed while the lease stayed the same."""
-    return replace(held, record=record, policies=record.spec.policies or held.policies, upcoming=None)
-
-
-def replaced_at(held: HeldRun) -> Instant:
-    """Return when the next occurrence replaces the one held; `NEVER` if there is none."""
-    record = held.record
-    if record.state.exhausted:
-        return NEVER
-    return _taken_over_at(held, held.policies, held.scheduled_at)
-
-
-def replacement_check_at(held: HeldRun, after: Instant) -> Instant:
-    """
-    Return when the next occurrence may replace the one held, at the soonest after *after*; `NEVER` if it cannot.
-
-    The caller has to reload the record then: it may be edited, suspended and resumed in the meantime.
-    """
-    policies = replace(held.policies, suspend=False) if held.policies.suspend else held.policies
-    jitter = jitter_of(held.record.key, policies)
-    return _taken_over_at(held, policies, max(held.scheduled_at, after - jitter))
-
-
-def _taken_over_at(held: HeldRun, policies: Policies, after: Instant) -> Instant:
-    if policies.overlap is not Overlap.REPLACE:
-        return NEVER
-    record = held.record
-    at = next_takes_over_at(record.key, record.spec.schedule, policies, record.schedule_since, after)
-    return NEVER if at is None else at
 
 
 # --- Starting --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pyncette.clock import Clock, Instant
 from pyncette.core import edits, rules
 from pyncette.core.accounting import RemovedCounts
 from pyncette.core.record import Change, Key, Record, replace
-from pyncette.core.rules import RETURNED, Completion, Ending, HeldRun
+from pyncette.core.runs import RETURNED, Completion, Ending, HeldRun, with_record
 from pyncette.core.spec import Policies
 from pyncette.errors import ContentionError, StoreError
 from pyncette.ledger.announcements import Announcements, Wake
@@ -237,7 +237,7 @@ class Ledger:
         (record,) = await self.store.load([held.record.key])
         if record is None or not record.has_lease_of(held.record):
             return None
-        return rules.with_record(held, record)
+        return with_record(held, record)
 
     async def _write_ends(self, completions: Collection[Completion]) -> list[bool]:
         """Write each completion whole or not at all: the record, its dead letter, and the counts kept elsewhere."""
@@ -292,7 +292,7 @@ class Ledger:
             if not record.has_lease_of(item.held.record):
                 decided.append((at, is_written(record, item.change)))
                 continue
-            completion = rules.settle(rules.with_record(item.held, record), item.ended, now)
+            completion = rules.settle(with_record(item.held, record), item.ended, now)
             if completion.dead_letter is not None and completion.dead_letter.key in existing:
                 completion = replace(completion, dead_letter=None)
             decided.append((at, completion))

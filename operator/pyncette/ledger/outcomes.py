@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pyncette.core.accounting import RemovedCounts, ended_by
 from pyncette.core.record import Change, Outcome
-from pyncette.core.rules import RETURNED, Completion, StartPlan
+from pyncette.core.runs import RETURNED, Completion, StartPlan
 
 OnEnded = Callable[[str, str, Outcome, int], None]
 """Takes the realm and the name of a task, an outcome, and how many of its occurrences have ended with it."""

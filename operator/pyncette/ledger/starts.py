@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pyncette.clock import Clock, Duration, Instant
 from pyncette.core import rules
 from pyncette.core.record import Key, Record, replace
-from pyncette.core.rules import HeldRun, StartPlan
+from pyncette.core.runs import HeldRun, StartPlan, with_record
 from pyncette.core.spec import Policies
 from pyncette.errors import ContentionError, StoreError, StoreUnavailableError
 from pyncette.ledger.announcements import Announcements
@@ -204,7 +204,7 @@ def _planned_again(
     if run is not None:
         ours = stored.get(run.record.key)
         if ours is not None and _is_started(ours, run.record):
-            return rules.with_record(run, ours)
+            return with_record(run, ours)
     record = stored.get(before.key)
     if record is None or not record.has_lease_of(before):
         return None

@@ -23,7 +23,7 @@ from pyncette.core.record import (
     is_on_demand,
     replace,
 )
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
-from pyncette.core.rules import Completion
+from pyncette.core.runs import Completion
 from pyncette.errors import StoreError, StoreRefusedError
 from pyncette.ledger.batches import LOGGED_MAX
 from pyncette.ledger.ledger import Ledger

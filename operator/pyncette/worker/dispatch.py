@@ -12,7 +12,7 @@ from pyncette.coordination.permits import Permit, Pool
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, replace
-from pyncette.core.rules import HeldRun
+from pyncette.core.runs import UNSTARTED, HeldRun
 from pyncette.errors import StoreError
 from pyncette.ledger.batches import LOGGED_MAX
 from pyncette.ledger.ledger import Ledger
@@ -280,7 +280,7 @@ class Dispatch:
             return
         if one.permit is None and (one.registration.policies.max_concurrent or held.policies.max_concurrent):
             # An edit came in between, and gave the record something to run that needs a permit.
-            self._completions.put(rules.settle(held, rules.UNSTARTED, self._clock.now()))
+            self._completions.put(rules.settle(held, UNSTARTED, self._clock.now()))
             return
         at = min(held.began_at, now + self._ahead)  # by another's clock it may have begun later than that
         self._runs.start(held, one.registration, one.start.lease_until, at, one.permit)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pyncette.clock import Clock, Instant
 from pyncette.coordination.permits import Permit, Permits, Pool
 from pyncette.core.record import Key, Partition
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.store.base import Store

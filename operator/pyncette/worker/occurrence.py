@@ -12,7 +12,7 @@ from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core.accounting import run_id
 from pyncette.core.record import Partition
-from pyncette.core.rules import Ending, HeldRun
+from pyncette.core.runs import Ending, HeldRun
 from pyncette.core.spec import Heartbeat, Mode, Policies
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Final
 from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
 from pyncette.coordination.assignment import ORPHAN_AGE
 from pyncette.core.record import Partition
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
 from pyncette.ledger.announcements import ANNOUNCED_AHEAD
 from pyncette.store.base import Notification, Store

@@ -13,7 +13,7 @@ from typing import Final, Self
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
 from pyncette.coordination.members import Membership
 from pyncette.core.record import Lease
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 from pyncette.errors import StoreError
 from pyncette.store.base import Renewal, Renewed, Store
 from pyncette.worker.backend_health import BackendHealth

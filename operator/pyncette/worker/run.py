@@ -11,7 +11,16 @@ from typing import Final
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core import rules
-from pyncette.core.rules import RETURNED, Ended, Ending, HeldRun
+from pyncette.core.runs import (
+    DRAINED,
+    RETURNED,
+    UNSTARTED,
+    Ended,
+    Ending,
+    HeldRun,
+    replaced_at,
+    replacement_check_at,
+)
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.worker.completions import Completions
@@ -240,7 +249,7 @@ class Runs:
         """Reload the record when the next occurrence is due, and several times before: an edit may bring it forward."""
         if occurrence.timers is None:
             return
-        at = rules.replacement_check_at(occurrence.held, after)
+        at = replacement_check_at(occurrence.held, after)
         often = self._clock.now() + occurrence.held.record.lease_length // 3
         occurrence.timers.append(
             self._clock.call_at(min(at, often), lambda: self._ask_for_replacement(occurrence))
@@ -259,7 +268,7 @@ class Runs:
         if occurrence.task not in self.running:
             return
         now = self._clock.now()
-        if rules.replaced_at(occurrence.held) <= now:
+        if replaced_at(occurrence.held) <= now:
             occurrence.cancel(Ending.REPLACED)
         elif occurrence.timers:
             occurrence.timers.pop()  # the one that has just fired: a run may last for days
@@ -273,7 +282,7 @@ def _cancelled(occurrence: Occurrence) -> Ended:
         seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
         return Ended(Ending.RAISED, f"the run took longer than its active deadline of {seconds:g} s")
     if ending is Ending.DRAINED:
-        return rules.DRAINED if occurrence.begun else rules.UNSTARTED
+        return DRAINED if occurrence.begun else UNSTARTED
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
     return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, but not by its worker")

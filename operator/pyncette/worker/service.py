@@ -13,7 +13,7 @@ from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Membership
 from pyncette.core.record import Outcome
-from pyncette.core.rules import Ending
+from pyncette.core.runs import Ending
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store

@@ -7,7 +7,7 @@ from typing import Final
 
 from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
 from pyncette.core.record import Partition
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 
 CONTENDED_PAUSE: Final[Duration] = 10 * MILLISECOND
 """

@@ -19,7 +19,7 @@ from rich.text import Text
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
 from pyncette.cli.output import GAP, fitted, natural_widths
 from pyncette.cli.survey import Standing, View
-from pyncette.core.rules import NEVER
+from pyncette.core.runs import NEVER
 
 LINES_MAX: Final = 1000
 """Lines kept for the part of the screen below the table: more than any screen has."""
