@@ -18,7 +18,7 @@ RETRIES: Final = Backoff(0.05, 2.0, jitter=1.0)
 
 
 class BackendHealth:
-    """True or false for all parts of a worker: whether the backend answered its last request."""
+    """The health of the backend, as the last request of any part of a worker found it."""
 
     def __init__(self) -> None:
         self.ready = True

@@ -79,7 +79,7 @@ class Renewer:
         self._signals = signals
         self._health = health
         self._sooner = asyncio.Event()
-        """The plan was made before what runs now."""
+        """Set when a lease begins that the plan does not include."""
         self._next_at: Duration = NEVER
         """When to check leases next, by the monotonic clock: no step of another clock may delay it."""
         self._in_flight: set[Occurrence] = set()
