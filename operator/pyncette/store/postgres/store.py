@@ -86,9 +86,8 @@ class PostgresStore(SqlStore[Query]):
             scalars=(now, now + ahead, expired_at, lease_id, holder),
         )
         rows: Any = await self._rows((self._statements.claim, *values))
-        footer = (
-            rows.pop()
-        )  # the server's time, when the next record is claimable, and the duration of the claim
+        # The server's time, when the next record is claimable, and the duration of the claim.
+        footer = rows.pop()
         taken = Counter(map(itemgetter(1), rows))
         more = any(count >= limits[partition_of[id_]] for id_, count in taken.items())
         records = claimed_records(rows, partition_of, lease_id, holder, now)

@@ -48,9 +48,9 @@ def _call(changes: Sequence[Change], keyspace: Keyspace) -> Call:
     packed: list[bytes] = []
     for change in changes:
         key = _key_of(change)
-        forgotten = history(key) if change.after is None and not key.occurrence else 0
-        told = history(change.history_of or key) if change.history else 0
-        packed.append(packed_change(change, name_of(key), numbers[key.partition], forgotten, told))
+        deleted = history(key) if change.after is None and not key.occurrence else 0
+        written = history(change.history_of or key) if change.history else 0
+        packed.append(packed_change(change, name_of(key), numbers[key.partition], deleted, written))
     keys: list[str | bytes] = [key for partition in partitions for key in keyspace.of(partition)]
     return Call([*keys, *histories], [len(numbers), b"".join(packed)])
 
