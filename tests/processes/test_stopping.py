@@ -129,5 +129,5 @@ def test_a_worker_whose_tables_are_gone_in_mid_run_ends_and_says_why(
     own_postgres.execute("DROP TABLE pyncette_tasks, pyncette_tasks_meta CASCADE", scene.backend)
 
     assert worker.wait(seconds=60) not in {0, INTERRUPTED}
-    assert "are gone" in worker.log.splitlines()[-1]
+    assert "are missing" in worker.log.splitlines()[-1]
     assert not any(line.startswith("Traceback") for line in worker.log.splitlines())

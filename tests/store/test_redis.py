@@ -441,9 +441,9 @@ async def test_a_group_that_spans_partitions_is_refused_by_a_cluster_before_anyt
     there = a_record(key=Key(ELSEWHERE, "task"))
     with cluster.fresh_namespace() as url:
         async with RedisStore(url) as store:
-            with pytest.raises(ValueError, match="of one partition"):
+            with pytest.raises(ValueError, match="in one partition"):
                 await store.swap([Change(None, a_record(), group=1), Change(there, None, group=1)])
-            with pytest.raises(ValueError, match="in its own partition"):
+            with pytest.raises(ValueError, match="in the partition of the record"):
                 await store.swap([Change(None, a_record(), (HistoryRow(0, a_run()),), there.key)])
 
             assert await store.load([a_record().key]) == [None]

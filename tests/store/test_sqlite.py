@@ -338,7 +338,7 @@ async def test_tables_that_vanish_are_a_matter_of_the_schema(path):
         with opened(path) as connection:
             connection.execute("DROP TABLE pyncette_tasks_leases")
 
-        with pytest.raises(SchemaError, match="gone"):
+        with pytest.raises(SchemaError, match="are missing"):
             await store.load([a_record().key])
 
 
@@ -437,7 +437,7 @@ async def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path_fa
 
     assert told == (
         f"StoreRefusedError: the SQLite database {folder / 'a.db'}: permission denied:"
-        " grant the right to the file and its folder\n"
+        " grant the right to write the file and its folder\n"
     )
 
 
