@@ -1,6 +1,6 @@
 """
 The MySQL and MariaDB backend.
 
-It imports the store's port and codec and what the SQL backends share, and knows no other backend. The driver is imported
-by `connection` alone.
+It imports the store's port and codec and the room `sql`, and knows no other backend. The driver is imported by
+`connection` alone.
 """

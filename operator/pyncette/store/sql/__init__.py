@@ -1,5 +1,6 @@
 """
-What the SQL backends share: how records become rows, and statements with numbered parameters.
+The parts that SQL backends share: the store, the connection pool, numbered parameters, and rows.
 
-It imports the store's port and codec, and knows no driver and no backend.
+It imports the store's port and codec, and knows no driver and no backend. A backend adds its dialect, its connections, and
+the statements that depend on the server: claim, renew, count and swap.
 """

@@ -44,8 +44,9 @@ class Connections(ABC, Generic[Connection, Query]):
     *on_lost* is called when a connection breaks: the next one may reach another server, or other tables. A query that
     is not answered within *answer_seconds* fails, and its connection is closed. So is one that was idle for *idle_seconds*.
 
-    One pool serves both drivers, and the fault tests state what it must do. `asyncpg.Pool` does not: it reports no broken
-    connection, keeps the others after one broke, and starts a task for each release. docs/dependencies.md has figures.
+    One pool serves both drivers. `asyncpg.Pool` would serve one of them, and takes more processor time, since it starts a
+    task for each release (docs/dependencies.md has figures). The fault tests also require that a broken connection closes
+    the idle ones, and that a statement without an answer does not make the driver connect again to cancel it.
     """
 
     _driver_errors: ClassVar[tuple[type[BaseException], ...]]
