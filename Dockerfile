@@ -44,7 +44,7 @@ RUN python -Bc "import ensurepip, glob, pip, shutil; [shutil.rmtree(path) for mo
 COPY LICENSE /usr/share/doc/pyncette-operator/
 COPY --from=build /opt/pyncette /opt/pyncette
 # Keeps the bytecode of what is used of the standard library, too, which the base comes without.
-RUN /opt/pyncette/bin/python -c "import pyncette.cli.commands, pyncette.cli.worker, aiobotocore.session, asyncmy, asyncpg, kopf, kubernetes_asyncio, redis"
+RUN /opt/pyncette/bin/python -c "import pyncette.cli.commands, pyncette.cli.worker, aioboto3, asyncmy, asyncpg, kopf, kubernetes_asyncio, redis"
 
 # USER and HOME, for a user whom /etc/passwd does not know: some libraries ask for both.
 ENV PATH=/opt/pyncette/bin:$PATH \

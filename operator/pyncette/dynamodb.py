@@ -9,7 +9,7 @@ try:
     from pyncette.store.dynamodb.store import DynamoStore
 except ImportError as error:
     raise ImportError(
-        "pyncette.dynamodb needs aiobotocore: pip install 'pyncette-operator[dynamodb]'"
+        "pyncette.dynamodb needs aioboto3: pip install 'pyncette-operator[dynamodb]'"
     ) from error
 
 

@@ -118,9 +118,7 @@ def test_nothing_in_it_installs_or_builds_anything(kubectl, operator_image):
 
 
 def test_every_extra_is_in_it(kubectl, operator_image):
-    imports = (
-        "import aiobotocore, asyncmy, asyncpg, hiredis, kopf, kubernetes_asyncio, prometheus_client, redis"
-    )
+    imports = "import aioboto3, asyncmy, asyncpg, hiredis, kopf, kubernetes_asyncio, prometheus_client, redis"
 
     code, said = run(kubectl, operator_image, "-c", imports, command=["python"])
 

@@ -61,7 +61,15 @@ def test_the_wheel_holds_the_package_under_the_version_that_it_tells(tmp_path):
     assert "pyncette/py.typed" in inside
 
 
-WHAT_EXTRAS_BRING = ["aiobotocore", "asyncpg", "botocore", "kopf", "kubernetes_asyncio", "prometheus_client"]
+WHAT_EXTRAS_BRING = [
+    "aioboto3",
+    "aiobotocore",
+    "asyncpg",
+    "botocore",
+    "kopf",
+    "kubernetes_asyncio",
+    "prometheus_client",
+]
 NEED_AN_EXTRA = (
     "pyncette.cli.operator",
     "pyncette.cli.pool_realm",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from aiobotocore.session import get_session  # type: ignore[import-untyped]
+import aioboto3  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from tests.servers import machine
@@ -444,5 +444,5 @@ def _answers(endpoint: str) -> bool:
 
 
 async def _call(endpoint: str, operation: str, parameters: dict[str, Any]) -> Any:
-    async with get_session().create_client("dynamodb", region_name=REGION, endpoint_url=endpoint) as client:
+    async with aioboto3.Session().client("dynamodb", region_name=REGION, endpoint_url=endpoint) as client:
         return await getattr(client, operation)(**parameters)

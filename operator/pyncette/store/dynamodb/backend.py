@@ -44,7 +44,7 @@ class DynamoBackend(Backend):
             raise ConfigurationError(str(error)) from None
 
     def new_store(self, *, create: bool = True, limits: Limits = LIMITS) -> Store:
-        with needing("aiobotocore", "DynamoDB", "dynamodb"):
+        with needing("aioboto3", "DynamoDB", "dynamodb"):
             from pyncette.store.dynamodb.store import DynamoStore  # noqa: PLC0415 - the driver is an extra
 
         return DynamoStore(self._region, self._table, create=create, limits=limits, **self._options)

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TypeVar
 
+import aioboto3  # type: ignore[import-untyped]
 import aiohttp
 
 # These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.session import get_session  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -131,7 +131,7 @@ class Requests:
         )
         try:
             self._client = await self._stack.enter_async_context(
-                get_session().create_client(
+                aioboto3.Session().client(
                     "dynamodb", region_name=self._region, endpoint_url=self._endpoint, config=config
                 )
             )
