@@ -40,8 +40,8 @@ class Tasks(NamedTuple):
             rows.append(
                 (row.task, view.handler, row.schedule, row.next, row.last, row.late, row.running, row.counts)
             )
-        yielding = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
-        return Table(names, rows, yielding, expendable=("LATE", "HANDLER"))
+        narrowable = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
+        return Table(names, rows, narrowable, droppable=("LATE", "HANDLER"))
 
 
 class Runs(NamedTuple):
@@ -55,9 +55,9 @@ class Runs(NamedTuple):
 
     def as_table(self) -> Table:
         names = ("RUN", "OUTCOME", "SCHEDULED", "LATE", "TOOK", "ENDED", "ATTEMPTS", "WORKER", "MESSAGE")
-        yielding = ("WORKER", "MESSAGE", "OUTCOME")
+        narrowable = ("WORKER", "MESSAGE", "OUTCOME")
         rows = [_run(run, self.now) for run in self.runs]
-        return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
+        return Table(names, rows, narrowable, droppable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
 
 
 class Workers(NamedTuple):
@@ -95,7 +95,7 @@ class Workers(NamedTuple):
             for member in self.members
         ]
         names = ("WORKER", "VERSION", "SLOTS", "STARTED", "HANDLERS")
-        return Table(names, rows, ("HANDLERS", "WORKER"), expendable=("SLOTS",))
+        return Table(names, rows, ("HANDLERS", "WORKER"), droppable=("SLOTS",))
 
 
 async def workers_of(store: Store, realm: str) -> Workers:
