@@ -16,10 +16,11 @@ from pyncette.controller.cluster.api import KUBE_SYSTEM, TASKS, Api, ApiError, A
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.cluster.watch import Watch, WatchEndedError
-from pyncette.controller.metrics import FORBIDDEN, MetricsServer
+from pyncette.controller.metrics import FORBIDDEN
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
-from pyncette.telemetry.health import HealthServer, all_addresses
+from pyncette.telemetry.health import HealthServer
+from pyncette.telemetry.metrics import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ async def _work(settings: OperatorSettings) -> None:
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    metrics = MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
+                    metrics = MetricsServer(None, settings.metrics, operator.metrics.registry)
                     stack.enter_context(metrics)
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
