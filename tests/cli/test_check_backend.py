@@ -9,14 +9,14 @@ import pytest
 from pyncette.store.backend import read_backend
 from tests.cli import called
 
-ALL = ["connect", "tell the time", "read", "create", "claim", "renew", "complete", "keep history", "remove"]
+ALL = ["connect", "read the clock", "read", "create", "claim", "renew", "complete", "keep history", "remove"]
 
 
 def check(backend):
     code, output = called("check", "--backend", backend, "--output", "json")
     assert "Traceback" not in output
     steps = json.loads(output)["steps"]
-    return code, [step["name"] for step in steps if step["works"]], steps[-1]["told"]
+    return code, [step["name"] for step in steps if step["works"]], steps[-1]["note"]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_settings_that_may_cost_records_are_told(own_redis):
     code, output = called("check", "--backend", own_redis.url)
 
     assert code == 0
-    assert "take care: maxmemory-policy is allkeys-lru" in " ".join(output.split())
+    assert "warning: maxmemory-policy is allkeys-lru" in " ".join(output.split())
 
 
 def test_a_server_without_notifications_is_good_for_everything_else(mariadb_url):

@@ -49,9 +49,7 @@ def interrupt_in_the_middle(folder):
             time.sleep(0.005)
         program.signal(signal.SIGINT)
         assert program.ended() == 130, program.output
-        assert re.search(
-            r"interrupted after line [\d,]+; the same command goes on from there", program.output
-        )
+        assert re.search(r"interrupted after line [\d,]+; run the same command to continue", program.output)
 
 
 async def names_of(folder):
@@ -88,8 +86,8 @@ def test_each_line_becomes_an_instance(folder):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"name": "ada", "cron": "0 8 * * *"}', "there is no field cron; the fields are name, and schedule"),
-        ('{"name": "ada", "interval": 3}', "there is no field interval; did you mean interval_seconds?"),
+        ('{"name": "ada", "cron": "0 8 * * *"}', "unknown field cron; the fields are name, and schedule"),
+        ('{"name": "ada", "interval": 3}', "unknown field interval; did you mean interval_seconds?"),
         ('{"name": 3, "interval_seconds": 3}', 'name must be text, as in "ada"'),
         ('{"name": "ada", "interval_seconds": "x"}', "interval_seconds must be a number, as in 3600"),
         ('{"name": "ada", "execute_at": "soon"}', "execute_at must be a time with its offset from UTC"),
@@ -99,7 +97,7 @@ def test_each_line_becomes_an_instance(folder):
         ('{"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokio"}', "did you mean Asia/Tokyo?"),
         ('{"name": "ada"}', "schedule"),
         ('{"name": "ada", "interval_seconds": 0}', "interval"),
-        ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is longer than can be counted"),
+        ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is too large"),
         ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs its offset from UTC"),
         ('{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}', "cannot be called schedule"),
         ('{"name": ""}', "must be a string that is not empty"),
@@ -126,7 +124,7 @@ async def test_a_load_that_was_interrupted_goes_on_from_there_and_schedules_each
 
     code, output = load(folder, "--output", "json")
 
-    (line,) = re.findall(r"going on after line ([\d,]+)", output)
+    (line,) = re.findall(r"continuing after line ([\d,]+)", output)
     assert 0 < int(line.replace(",", "")) < MANY
     assert code == 0
     assert json.loads(output[output.index("{") :]) == {"scheduled": MANY, "refused": 0}
@@ -150,7 +148,7 @@ def test_a_note_about_another_file_or_another_task_is_not_gone_on_from(folder):
     [
         ("sweep", "sqlite:///tasks.db", "sweep has no instances; there is remind"),
         ("remnd", "sqlite:///tasks.db", "remnd is not in the module; there is remind"),
-        ("remind", "sqlite://", "is gone with it: name a file or a server"),
+        ("remind", "sqlite://", "is lost when this process ends: use a file or a server"),
         ("remind", "postgresql://ada:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
     ],
 )

@@ -76,7 +76,7 @@ def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operat
 
     assert running.returncode == ExitCode.DONE, rest
     assert time.monotonic() - told_at < AT_ONCE_SECONDS
-    assert "schedules go on firing" in rest
+    assert "workers continue to run tasks" in rest
 
 
 @pytest.mark.parametrize(

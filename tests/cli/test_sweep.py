@@ -121,7 +121,7 @@ def test_of_several_clusters_it_has_to_be_said_which(database):
 
     refused = sweep(database, "--confirm", "4")
 
-    assert "several clusters hold something back: east, west" in refused.output
+    assert "several clusters hold back removals: east, west" in refused.output
     assert sweep(database, "--confirm", "1", "--cluster", "west").exit_code == ExitCode.DONE
     assert (database.held("east").confirmed, database.held("west").confirmed) == (0, 1)
 
