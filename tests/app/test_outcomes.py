@@ -376,7 +376,7 @@ async def test_shutdown_before_run_ends_it_at_once(repository, clock):
 
 async def test_an_app_context_runs_once_at_a_time(repository, clock):
     async with running(Pyncette(repository), clock) as app_context:
-        with pytest.raises(RuntimeError, match="runs already"):
+        with pytest.raises(RuntimeError, match="already running"):
             await app_context.run()
 
 

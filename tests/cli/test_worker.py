@@ -292,7 +292,7 @@ def test_a_draining_worker_is_live_and_not_ready_and_lets_its_handler_finish(fol
     with worker(folder, PYNCETTE_HEALTH=f"127.0.0.1:{port}") as program:
         program.expect("a beat")
         program.signal(signal.SIGTERM)
-        program.expect("SIGTERM: no more is claimed")
+        program.expect("SIGTERM: draining; no more tasks are claimed")
 
         assert get(port, "/healthz") == (200, b"ok")
         assert get(port, "/readyz") == (503, b"not ok")
@@ -319,7 +319,7 @@ def test_a_second_signal_ends_it_at_once(folder):
     with worker(folder) as program:
         program.expect("a beat")
         program.interrupt()
-        program.expect("SIGINT: no more is claimed")
+        program.expect("SIGINT: draining; no more tasks are claimed")
         program.interrupt()
         assert program.ended(10) == 130
 

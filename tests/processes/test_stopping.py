@@ -82,7 +82,7 @@ def test_a_second_signal_ends_a_worker_at_once(sqlite_scene: Scene, signals):
     scene.wait_until("it has begun", lambda: scene.account(worker).started)
 
     worker.send(signals[0])
-    scene.wait_until("it drains", lambda: worker.entries("no more is claimed"))
+    scene.wait_until("it drains", lambda: worker.entries("no more tasks are claimed"))
     worker.send(signals[1])
 
     assert worker.wait(seconds=5) == INTERRUPTED

@@ -134,5 +134,5 @@ def test_the_logging_of_a_program_that_set_it_up_is_left_alone():
 
 @pytest.mark.parametrize(("style", "level"), [("xml", "INFO"), ("text", "LOUD")])
 def test_an_unknown_format_or_level_is_refused_with_what_there_is(style, level):
-    with pytest.raises(ConfigurationError, match=r"it can be .*(json|DEBUG)"):
+    with pytest.raises(ConfigurationError, match=r"unknown log .*: use .*(json|DEBUG)"):
         set_up_logging(style, level)
