@@ -45,7 +45,7 @@ POOL = 'namespace="shop", pool="default", backend="b"'
 TASK = 'namespace="shop", pool="default", pod="w", task_name="t"'
 
 FIRING = [
-    ("PyncetteOperatorBlind", ["pyncette_operator_resync_age_seconds"], "901x40", "899x40", "6m"),
+    ("PyncetteOperatorResyncOverdue", ["pyncette_operator_resync_age_seconds"], "901x40", "899x40", "6m"),
     ("PyncetteBackendDown", ['pyncette_operator_backend_up{backend="b"}'], "0x40", "1x40", "6m"),
     ("PyncetteOverdue", [f"pyncette_operator_lateness_seconds{{{POOL}}}"], "300x40", "299x40", "11m"),
     ("PyncetteBacklog", [f"pyncette_operator_lateness_seconds{{{POOL}}}"], "60x40", "59x40", "16m"),
@@ -439,7 +439,9 @@ def test_an_alert_can_be_left_out_and_a_misspelt_one_is_told_of(helm: Helm):
     assert "PyncetteBacklog" not in {
         rule["alert"] for group in without["spec"]["groups"] for rule in group["rules"]
     }
-    with pytest.raises(Exception, match=r"there is no such alert\. There are: PyncetteOperatorDown, "):
+    with pytest.raises(
+        Exception, match=r"in prometheusRule\.disabled\. Valid alerts: PyncetteOperatorDown, "
+    ):
         render(helm, ON, {"prometheusRule": {"disabled": ["PyncetteBacklok"]}})
 
 
@@ -447,7 +449,10 @@ def test_how_often_the_operator_looks_decides_when_it_is_called_blind(helm: Helm
     groups = render(helm, ON, {"settings": {"resyncSeconds": 60}}).one("PrometheusRule")["spec"]["groups"]
 
     (blind,) = [
-        rule for group in groups for rule in group["rules"] if rule["alert"] == "PyncetteOperatorBlind"
+        rule
+        for group in groups
+        for rule in group["rules"]
+        if rule["alert"] == "PyncetteOperatorResyncOverdue"
     ]
     assert blind["expr"] == "pyncette_operator_resync_age_seconds > 3 * 60"
 
