@@ -1,4 +1,4 @@
-"""Workers that are told to stop, or cannot go on: what they leave behind, and how they end."""
+"""Workers that are stopped or fail: the records they leave behind, and their exit codes."""
 
 import signal
 import time
@@ -57,7 +57,7 @@ def test_a_drain_lets_short_runs_end_and_hands_long_ones_over_at_once(scene: Sce
     )
     assert code == 0
     assert scene.account(first).ended == held["short"]
-    assert {run.occurrence for run in scene.account(first).runs if run.told_at is not None} == held["long"]
+    assert {run.occurrence for run in scene.account(first).runs if run.stopped_at is not None} == held["long"]
     assert scene.account(second).started == handed_over
     # A drain is no attempt that failed.
     assert {run.attempt for run in scene.account(second).runs} == {1}
