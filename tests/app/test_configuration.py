@@ -99,11 +99,11 @@ def test_a_poll_interval_is_longer_than_zero_and_shorter_than_a_century(interval
         (SynchronousExecutor, {"concurrency_limit": 7}, 1),
     ],
 )
-def test_an_executor_says_how_many_handlers_run_at_once(executor, configuration, slots):
+def test_an_executor_limits_how_many_handlers_run_at_the_same_time(executor, configuration, slots):
     assert Pyncette(executor_cls=executor, **configuration).slots == slots
 
 
-def test_an_executor_that_does_not_say_so_is_refused_by_its_name():
+def test_an_executor_without_slots_is_refused_by_its_name():
     class OldExecutor:
         pass
 

@@ -152,7 +152,7 @@ def test_a_partitioned_task_spreads_its_instances_evenly_by_the_hash_of_their_na
     assert task.enabled_partitions is None
 
 
-def test_a_selector_says_which_partition_it_is(app):
+def test_a_selector_returns_the_partition(app):
     task = app.partitioned_task(partition_count=4, partition_selector=lambda count, name: len(name) % count)(
         a_handler
     )
@@ -196,7 +196,7 @@ def test_a_name_cannot_be_declared_twice(app):
 
 
 @pytest.mark.parametrize("handler", [functools.partial(a_handler), Callme()])
-def test_a_name_that_cannot_be_told_is_asked_for(app, handler):
+def test_a_task_without_a_derivable_name_is_refused(app, handler):
     for declare in (
         app.task(interval=A_MINUTE),
         app.dynamic_task(),
@@ -214,7 +214,7 @@ def test_the_second_of_two_stacked_decorators_needs_a_name(app):
         app.task(interval=A_MINUTE)(inner)
 
 
-def test_a_fixture_whose_name_cannot_be_told_is_refused(app):
+def test_a_fixture_without_a_derivable_name_is_refused(app):
     with pytest.raises(ValueError, match=r"^Unable to determine name for the fixture"):
         app.fixture()(functools.partial(a_handler))
 
@@ -267,7 +267,7 @@ def test_an_interval_that_is_not_longer_than_zero_is_refused(app, interval):
 
 
 @pytest.mark.parametrize("mode", [FailureMode.UNLOCK, FailureMode.COMMIT])
-def test_a_failure_mode_makes_no_sense_at_most_once(app, mode):
+def test_a_failure_mode_is_refused_at_most_once(app, mode):
     with pytest.raises(ValueError) as refused:
         app.task(interval=A_MINUTE, failure_mode=mode, execution_mode=ExecutionMode.AT_MOST_ONCE)(a_handler)
 
@@ -369,6 +369,6 @@ def test_an_option_that_is_not_what_it_should_be_is_refused_by_its_name(app, opt
         app.task(**({"interval": A_MINUTE} | options))(a_handler)
 
 
-def test_a_handler_decorator_without_its_parentheses_is_told_so(app):
+def test_a_handler_decorator_without_parentheses_is_refused(app):
     with pytest.raises(ValueError, match=r"write @app.handler\(…\)"):
         app.handler(a_handler)(a_handler)

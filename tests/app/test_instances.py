@@ -207,7 +207,7 @@ async def test_an_instance_may_behave_otherwise_than_its_template(app, clock):
         ),
     ],
 )
-async def test_options_that_cannot_be_meant_are_refused(app, clock, options, message):
+async def test_invalid_options_are_refused(app, clock, options, message):
     async with app.create(clock=clock) as app_context:
         with pytest.raises(ValueError, match=message):
             await app_context.schedule_task(app.tasks["remind"], "ada", **options)

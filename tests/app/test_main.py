@@ -169,7 +169,7 @@ app.main()
         ("postgres_url='postgresql://127.0.0.1:1/db', postgres_table_name='A'", "postgres_table_name"),
     ],
 )
-def test_what_cannot_go_on_says_why_in_one_sentence_without_a_password(start, configuration, sentence):
+def test_an_error_at_the_start_is_one_sentence_without_a_password(start, configuration, sentence):
     code, _, err = end_of(start(BAD.replace("{configuration}", configuration)))
 
     assert code == 1

@@ -311,7 +311,7 @@ def test_a_pool_that_is_late_is_reported_with_its_namespace_until_it_is_gone(pro
     assert all_firing(promtool, rules, scrapes.series, "62m") == set()
 
 
-def test_an_operator_that_is_not_scraped_is_told_of_unless_it_is_only_restarting(promtool, rules):
+def test_the_alert_of_an_operator_that_is_down_waits_out_a_restart(promtool, rules):
     up = 'up{namespace="pyncette", service="pyncette-operator-metrics"}'
 
     assert firing(promtool, rules, "PyncetteOperatorDown", {"unrelated": "1x60"}, "11m")
@@ -371,7 +371,7 @@ def test_the_three_queries_of_the_documentation_find_a_pool_that_is_late(helm: H
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_says_what_is_the_matter_and_how_grave_it_is(helm: Helm, promtool, rules):
+def test_each_alert_has_a_summary_a_description_and_a_severity(helm: Helm, promtool, rules):
     for group in render(helm, ON).one("PrometheusRule")["spec"]["groups"]:
         for rule in group["rules"]:
             assert rule["labels"]["severity"] in {"critical", "warning", "info"}
@@ -433,7 +433,7 @@ def test_alerts_and_panels_name_only_labels_that_remain(helm: Helm):
             assert named <= {*grouped.split(", ")} - {"le"}, (expression, text)
 
 
-def test_an_alert_can_be_left_out_and_a_misspelt_one_is_told_of(helm: Helm):
+def test_an_alert_can_be_disabled_and_an_unknown_one_is_refused(helm: Helm):
     without = render(helm, ON, {"prometheusRule": {"disabled": ["PyncetteBacklog"]}}).one("PrometheusRule")
 
     assert "PyncetteBacklog" not in {

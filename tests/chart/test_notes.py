@@ -75,7 +75,7 @@ def test_the_deployment_in_the_notes_is_the_one_that_is_installed(helm: Helm):
         assert f"rollout status deployment/{name}\n" in helm.notes(CHART, ONE_BACKEND, release=release)
 
 
-def test_the_notes_say_so_if_the_release_brings_no_crds_or_would_take_them_away(helm: Helm):
+def test_the_notes_warn_if_the_release_does_not_install_or_keep_the_crds(helm: Helm):
     usual = helm.notes(CHART, ONE_BACKEND)
     without = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"enabled": False}}))
     fleeting = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"keep": False}}))

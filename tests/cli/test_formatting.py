@@ -43,11 +43,11 @@ def test_a_duration_has_one_or_two_units(length, text):
         (5_900_000, "in 5 s"),
     ],
 )
-def test_a_time_is_told_by_its_distance(offset, text):
+def test_a_relative_time_is_a_distance(offset, text):
     assert formatting.relative(NOON + offset, NOON) == text
 
 
-def test_a_time_is_told_as_a_clock_there_shows_it_with_the_date_if_it_is_another():
+def test_a_time_is_shown_in_its_zone_with_the_date_unless_it_is_today():
     dublin = ZoneInfo("Europe/Dublin")
 
     assert formatting.moment(NOON, dublin, NOON) == "13:00:00 IST"
@@ -64,7 +64,7 @@ def test_a_time_is_told_as_a_clock_there_shows_it_with_the_date_if_it_is_another
         (None, ""),
     ],
 )
-def test_a_schedule_is_told_with_its_zone(schedule, text):
+def test_a_schedule_is_shown_with_its_zone(schedule, text):
     assert formatting.schedule(schedule) == text
 
 

@@ -98,13 +98,16 @@ def test_each_line_becomes_an_instance(folder):
         ('{"name": "ada"}', "schedule"),
         ('{"name": "ada", "interval_seconds": 0}', "interval"),
         ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is too large"),
-        ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs its offset from UTC"),
-        ('{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}', "cannot be called schedule"),
-        ('{"name": ""}', "must be a string that is not empty"),
+        ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs a UTC offset"),
+        (
+            '{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}',
+            "cannot have the name of a task option: schedule",
+        ),
+        ('{"name": ""}', "must be a non-empty string"),
         ("not JSON", "JSON is malformed"),
     ],
 )
-def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_on(folder, line, said):
+def test_an_invalid_line_is_reported_with_its_number_and_skipped(folder, line, said):
     good = ['{"name": "ben", "interval_seconds": 60}', '{"name": "cyd", "interval_seconds": 60}']
     folder.write("users.jsonl", "\n".join([good[0], line, good[1]]))
 
@@ -117,7 +120,7 @@ def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_o
     assert "Traceback" not in output
 
 
-async def test_a_load_that_was_interrupted_goes_on_from_there_and_schedules_each_once(folder):
+async def test_an_interrupted_load_continues_and_schedules_each_instance_once(folder):
     lines = (f'{{"name": "u{number}", "interval_seconds": 3600}}' for number in range(MANY))
     folder.write("users.jsonl", "\n".join(lines))
     interrupt_in_the_middle(folder)
@@ -146,13 +149,13 @@ def test_a_note_about_another_file_or_another_task_is_not_gone_on_from(folder):
 @pytest.mark.parametrize(
     ("task", "backend", "said"),
     [
-        ("sweep", "sqlite:///tasks.db", "sweep has no instances; there is remind"),
-        ("remnd", "sqlite:///tasks.db", "remnd is not in the module; there is remind"),
+        ("sweep", "sqlite:///tasks.db", "task sweep is not a dynamic task; dynamic tasks: remind"),
+        ("remnd", "sqlite:///tasks.db", "task remnd not found in the module; dynamic tasks: remind"),
         ("remind", "sqlite://", "is lost when this process ends: use a file or a server"),
         ("remind", "postgresql://ada:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
     ],
 )
-def test_what_cannot_be_loaded_into_is_told_in_a_sentence(folder, task, backend, said):
+def test_an_invalid_target_of_a_load_is_reported_in_one_sentence(folder, task, backend, said):
     folder.write("users.jsonl", '{"name": "ada", "interval_seconds": 60}')
 
     code, output = load(folder, task=task, backend=backend)

@@ -69,7 +69,7 @@ def invoke(store, *args):
     return CliRunner(env=environment).invoke(cli, ["purge", *args])
 
 
-def test_without_a_yes_nothing_is_removed_and_it_is_said_what_would_be(store):
+def test_without_yes_nothing_is_removed_and_the_number_is_reported(store):
     store.declare(3)
 
     result = invoke(store, "remind")
@@ -111,7 +111,7 @@ def test_tasks_lists_and_shows_a_template_by_the_name_of_its_resource(store):
     assert instance.exit_code == 0, instance.output
 
 
-def test_more_than_one_batch_is_removed_and_programs_are_told_how_many(store):
+def test_more_than_one_batch_is_removed_and_json_has_the_number(store):
     store.declare(1001)
 
     result = invoke(store, "remind", "--yes", "--output", "json")

@@ -126,7 +126,7 @@ def test_the_dead_letters_of_one_instance_or_of_all_are_tried_again(store):
 # --- Suspensions -----------------------------------------------------------------------------------------------------
 
 
-def test_a_task_whose_attempts_were_spent_goes_on_from_now(store):
+def test_a_task_that_its_last_attempt_suspended_resumes_from_now(store):
     store.failed("report", exhausted=Exhaustion.SUSPEND)
 
     assert told(store, "resume", "report") == {"task": "report", "resumed": 1}

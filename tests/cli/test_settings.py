@@ -18,7 +18,7 @@ def refusal(environment=None, **options):
     return str(refused.value)
 
 
-def test_nothing_said_is_the_defaults():
+def test_settings_have_defaults():
     assert read({"PYNCETTE_REALM": "", "HOME": "/root"}) == Settings()
 
 
@@ -81,7 +81,7 @@ def test_a_backend_of_an_option_wins_over_both_variables(tmp_path):
     assert read(both, backend_file=str(file)).warnings == ()
 
 
-def test_a_file_without_a_url_is_told_with_its_name_and_without_what_it_holds(tmp_path):
+def test_the_error_of_a_file_without_a_url_has_its_name_and_not_its_content(tmp_path):
     file = tmp_path / "url"
     file.write_text("hunter2")
 
@@ -104,7 +104,7 @@ def test_a_realm_of_what_workers_tell_each_other_is_refused():
     )
 
 
-def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
+def test_all_invalid_settings_are_reported_together_with_their_source():
     message = refusal({"PYNCETTE_CONCURRENCY": "0", "PYNCETTE_HEALTH": "web"}, drain_seconds="soon")
 
     assert "PYNCETTE_CONCURRENCY: must be a whole number from 1" in message
@@ -161,7 +161,7 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
     assert backend.path == path
 
 
-def test_a_misspelt_backend_is_told_with_the_nearest_name():
+def test_the_error_of_a_misspelt_backend_suggests_the_nearest():
     assert refusal(backend="postgressql://u@h/d") == (
         "--backend: unknown backend postgressql; did you mean postgresql?"
     )
@@ -201,7 +201,7 @@ def test_a_backend_is_shown_without_its_password():
         ("postgresql://u@h:1,i:2/d?sslmode=require", "pyncette_tasks", "PostgreSQL at h:1,i:2/d"),
     ],
 )
-def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
+def test_a_url_may_set_the_prefix_of_table_names(url, table, told):
     backend = read_backend(url)
 
     assert (backend.table, str(backend)) == (table, told)
@@ -220,7 +220,7 @@ def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
         ("postgresql://u:hunter2@x@h/d", "write @ in a user or password as %40"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused_with_the_part_that_is_wrong(url, said):
+def test_an_invalid_url_is_refused_with_the_invalid_part(url, said):
     sentence = refusal(backend=url)
 
     assert said in sentence

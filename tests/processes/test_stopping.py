@@ -105,7 +105,7 @@ def test_a_second_signal_ends_a_worker_whose_loop_is_blocked(sqlite_scene: Scene
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_whose_tables_become_too_new_in_mid_run_ends_and_says_why(
+def test_a_worker_whose_tables_become_too_new_ends_with_the_reason(
     own_postgres_scene: Scene, own_postgres: OwnPostgres
 ):
     scene = own_postgres_scene
@@ -120,7 +120,7 @@ def test_a_worker_whose_tables_become_too_new_in_mid_run_ends_and_says_why(
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_whose_tables_are_gone_in_mid_run_ends_and_says_why(
+def test_a_worker_whose_tables_are_dropped_ends_with_the_reason(
     own_postgres_scene: Scene, own_postgres: OwnPostgres
 ):
     scene = own_postgres_scene

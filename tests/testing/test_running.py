@@ -171,7 +171,7 @@ async def test_a_fixture_that_raises_ends_the_block_with_its_error(new_app: NewA
             pass
 
 
-async def test_a_handler_that_waits_for_real_time_is_told_so_after_as_long_as_the_test_says() -> None:
+async def test_a_handler_that_waits_for_real_time_is_an_error_after_the_settle_time() -> None:
     app = Pyncette()
 
     @app.task(interval=timedelta(hours=1))
