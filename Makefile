@@ -44,7 +44,7 @@ check: $(READY) ## Check format, lint, types, imports, links, and that generated
 	$(BIN)/python tools/generate.py --check
 	$(MKDOCS)
 
-format: $(READY) ## Format the code, and mend what the linter can.
+format: $(READY) ## Format the code, and apply the fixes of the linter.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 

@@ -159,7 +159,7 @@ def _drained(arguments: argparse.Namespace, opens: Opens, store: str, kind: str)
                     side, "drain", *place.arguments(), "--number", due, "--kind", kind,
                     "--rate", POPULATING_RATES[side][store],
                 )  # fmt: skip
-                told(f"drain of {kind}s {store} {side} round {number + 1}: {result['rate']:,.0f}/s")
+                log_line(f"drain of {kind}s {store} {side} round {number + 1}: {result['rate']:,.0f}/s")
             rounds[side].append(result)
     return {side: medians(results) for side, results in rounds.items()} | {"rounds": rounds}
 
@@ -175,7 +175,7 @@ def limits(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str,
                 results.append(
                     drive("ours", measurement, *place.arguments(), "--number", due, "--rate", rate)
                 )
-            told(f"limits {store} {measurement} round {number + 1}: {results[-1]['rate']:,.0f}/s")
+            log_line(f"limits {store} {measurement} round {number + 1}: {results[-1]['rate']:,.0f}/s")
     return {measurement: medians(results) for measurement, results in rounds.items()}
 
 
@@ -187,7 +187,7 @@ def steps(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, 
             "ours", "drain", *place.arguments(), "--number", runs, "--rate", POPULATING_RATES["ours"][store],
             "--steps",
         )  # fmt: skip
-    told(f"steps {store}: {result['steps']}")
+    log_line(f"steps {store}: {result['steps']}")
     return result
 
 
@@ -204,7 +204,7 @@ def processes(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[s
                 work = ("ours", "work", *common, "--due", seeded["due"])
                 rounds.append(added_up(list(threads.map(lambda _, work=work: drive(*work), range(count)))))
         results[str(count)] = medians(rounds)
-        told(f"processes {store} {count}: {results[str(count)]}")
+        log_line(f"processes {store} {count}: {results[str(count)]}")
     return results
 
 
@@ -231,7 +231,7 @@ def populate(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[st
             with opens() as place:
                 scheduled = POPULATED[side][store] // (10 if arguments.short else 1)
                 rounds[side].append(drive(side, "populate", *place.arguments(), "--number", scheduled))
-                told(f"populate {store} {side} round {number + 1}: {rounds[side][-1]['rate']:,.0f}/s")
+                log_line(f"populate {store} {side} round {number + 1}: {rounds[side][-1]['rate']:,.0f}/s")
     return {side: medians(results) for side, results in rounds.items()}
 
 
@@ -244,7 +244,9 @@ def latency(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str
                 rounds[side].append(
                     drive(side, "latency", *place.arguments(), "--number", LATENCY_INSTANCES, "--rate", rate)
                 )
-                told(f"latency {store} {side} round {number + 1}: p99 {rounds[side][-1]['p99_ms']:.1f} ms")
+                log_line(
+                    f"latency {store} {side} round {number + 1}: p99 {rounds[side][-1]['p99_ms']:.1f} ms"
+                )
     return {side: medians(results) for side, results in rounds.items()}
 
 
@@ -258,7 +260,7 @@ def latency_many(arguments: argparse.Namespace, opens: Opens, store: str) -> dic
             runs = LATENCY_INSTANCES_MANY // (10 if arguments.short else 1)
             rate = POPULATING_RATES["ours"][store]
             rounds.append(drive("ours", "latency", *place.arguments(), "--number", runs, "--rate", rate))
-            told(f"latency of many {store} round {number + 1}: p99 {rounds[-1]['p99_ms']:.1f} ms")
+            log_line(f"latency of many {store} round {number + 1}: p99 {rounds[-1]['p99_ms']:.1f} ms")
     return {"ours": medians(rounds)}
 
 
@@ -279,7 +281,7 @@ def idle(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, A
             if first is not None and last is not None:
                 result["statements_a_second"] = (last - first) / result["seconds"]
             results[side] = result
-            told(f"idle {store} {side}: {result}")
+            log_line(f"idle {store} {side}: {result}")
     return results
 
 
@@ -300,7 +302,7 @@ def statements(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[
             marks.append(place.statements())
         populating, both = marks[1] - marks[0], marks[3] - marks[2]
         results[side] = {"statements_a_run": (both - populating) / due, "runs": due}
-        told(f"statements {store} {side}: {results[side]}")
+        log_line(f"statements {store} {side}: {results[side]}")
     return results
 
 
@@ -320,7 +322,7 @@ def scale(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str, 
                     )
                 )  # fmt: skip
         results[str(size)] = medians(rounds)
-        told(f"scale {store} {size:,}: {results[str(size)]['rate']:,.0f}/s")
+        log_line(f"scale {store} {size:,}: {results[str(size)]['rate']:,.0f}/s")
     return results
 
 
@@ -331,7 +333,7 @@ def memory(arguments: argparse.Namespace, opens: Opens, store: str) -> dict[str,
         result = drive(
             "ours", "memory", *place.arguments(), "--number", 100_000 if arguments.short else 1_000_000
         )
-    told(f"memory {store}: {result}")
+    log_line(f"memory {store}: {result}")
     return result
 
 
@@ -354,7 +356,7 @@ def beside_peers(arguments: argparse.Namespace, opens: Opens, store: str) -> dic
     for number in range(arguments.repeats if beside(store) else 0):
         for name, result in peers.one_round(store, opens, ours, share=share):
             rounds.setdefault(name, []).append(result)
-            told(
+            log_line(
                 f"peers {store} {name} round {number + 1}: {result['rate']:,.0f}/s, p99 {result['p99_ms']:.1f} ms"
             )
     return {name: medians(results) for name, results in rounds.items()}
@@ -401,7 +403,7 @@ def _lines(path: str) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def told(sentence: str) -> None:
+def log_line(sentence: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
 
 

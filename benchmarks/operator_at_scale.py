@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.__main__ import machine, told
+from benchmarks.__main__ import log_line, machine
 from benchmarks.environments import ROOT
 from benchmarks.stores import postgres, server_pid
 from benchmarks.tables import put_into, table
@@ -136,7 +136,7 @@ async def measure(number: int, profile: str | None) -> dict[str, Any]:
                         await asyncio.create_subprocess_shell(command)
                     results[part.__name__] = await part(scene)
                     results["loads"].append(os.getloadavg()[0])
-                    told(f"{part.__name__}: {json.dumps(results[part.__name__])}")
+                    log_line(f"{part.__name__}: {json.dumps(results[part.__name__])}")
     return results
 
 
@@ -361,7 +361,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> int:
     return sum(before.get(name) != version for name, version in after.items())
 
 
-# --- What is told ----------------------------------------------------------------------------------------------------
+# --- Results ---------------------------------------------------------------------------------------------------------
 
 BEGIN: Final = "<!-- measured: begin (make bench-operator) -->"
 

@@ -1,7 +1,7 @@
 """
 Long lists of tests, of which each day plays a part: over some days all are played, and each day takes less time.
 
-`PYNCETTE_ROTATION=3` plays the part of another day, and `PYNCETTE_ROTATION=all` plays everything.
+`PYNCETTE_TEST_ROTATION=3` plays the part of another day, and `PYNCETTE_TEST_ROTATION=all` plays everything.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-VARIABLE: Final = "PYNCETTE_ROTATION"
+VARIABLE: Final = "PYNCETTE_TEST_ROTATION"
 
 A_DAY_SECONDS: Final = 86400
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pyncette import Pyncette
-from pyncette.app.templates import QUIET_LOOK_SECONDS
+from pyncette.app.templates import IDLE_READ_SECONDS
 from pyncette.clock import SECOND, SystemClock
 from pyncette.coordination.members import (
     MEMBER_LEASE,
@@ -422,7 +422,7 @@ async def test_an_idle_worker_asks_its_backend_no_more_often_than_docs_performan
 
     membership = asked / (100 * RENEWAL_PAUSE / SECOND)
     looks = SECOND / SAFETY_POLL
-    templates = 1 / QUIET_LOOK_SECONDS
+    templates = 1 / IDLE_READ_SECONDS
     assert membership + looks + templates <= 0.2 + 1e-9
 
 

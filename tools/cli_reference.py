@@ -15,14 +15,16 @@ HEAD = """\
 
 # Commands
 
-`pyncette` runs handlers and shows how they went. `pyncette COMMAND --help` prints the same texts; `pyncette --version` prints the version.
+`pyncette` runs handlers and shows their results. `pyncette COMMAND --help` prints the same texts, and `pyncette --version` the
+version.
 """
 
 SETTINGS_HEAD = """\
 ## Settings
 
-An option wins over its environment variable. All mistakes are reported at once, before anything is done. An unknown variable that begins with
-`PYNCETTE_` causes a warning that names the nearest known one. No message shows the password of a URL.
+An option takes precedence over its environment variable. All invalid settings are reported together, before anything is done.
+An unknown variable that begins with `PYNCETTE_` causes a warning that suggests the nearest valid one. Messages never contain the
+password of a URL.
 
 | variable | option | meaning |
 |---|---|---|
@@ -31,23 +33,24 @@ An option wins over its environment variable. All mistakes are reported at once,
 BACKENDS = """
 | URL | backend |
 |---|---|
-| `sqlite:///tasks.db` | SQLite, in a file below the current folder; several processes may share it |
-| `sqlite:////var/lib/tasks.db` | SQLite, by an absolute path: a fourth slash |
-| `sqlite://` | SQLite in the memory of one process: nothing survives it, nobody else takes part |
+| `sqlite:///tasks.db` | SQLite, in a file relative to the current folder, which several processes can share |
+| `sqlite:////var/lib/tasks.db` | SQLite, with an absolute path: a fourth slash |
+| `sqlite://` | SQLite in the memory of one process: records are lost when it ends, and no other process can share them |
 | `postgresql://user:password@host:5432/database` | PostgreSQL, for any number of workers on any machines; needs `pip install 'pyncette-operator[postgres]'` |
 | `mysql://user:password@host:3306/database`, `mariadb://…` | [MySQL or MariaDB](stores-mysql.md), likewise; needs `pip install 'pyncette-operator[mysql]'` |
 | `redis://user:password@host:6379/0?namespace=shop:` | Redis or Valkey, likewise; also with `rediss`, `redis+sentinel` or `redis+cluster`, and `valkey` for `redis`: see [Redis](stores-redis.md); needs `pip install 'pyncette-operator[redis]'` |
 | `dynamodb://region/table` | [DynamoDB](stores-dynamodb.md), likewise; needs `pip install 'pyncette-operator[dynamodb]'` |
 
-Without PYNCETTE_BACKEND, `tasks`, `runs`, `workers`, `run`, `redrive`, `resume` and `purge` look into `.pyncette` in the current folder, where `dev` keeps its database.
-`--path` names another folder, and wins. `--namespace` and `--pool` name a pool of the cluster, and win, too. They work in the operator's pod, where the
-operator's settings and the API server are available. `dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend that a module names.
+Without PYNCETTE_BACKEND, `tasks`, `runs`, `workers`, `run`, `redrive`, `resume` and `purge` use the database of `dev` in `.pyncette` in
+the current folder. `--path` selects another folder, and takes precedence over PYNCETTE_BACKEND. So do `--namespace` and `--pool`, which
+select a pool of the cluster. They work in the operator's pod, where the operator's settings and the API server are available.
+`dev` never uses PYNCETTE_BACKEND, and `worker` never uses the backend of a module.
 """
 
 EXIT_CODES_HEAD = """
 ## Exit codes
 
-All commands share them. A command that fails says why in one sentence on stderr; a traceback is a bug of ours.
+All commands use the same exit codes. A command that fails prints one sentence on stderr. A traceback is a bug in Pyncette.
 
 | code | meaning |
 |---|---|

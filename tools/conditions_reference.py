@@ -11,8 +11,9 @@ HEAD = """\
 
 # Conditions and Events
 
-`kubectl describe pyncettetask NAME` shows both, and so does `kubectl describe pyncetteworkerpool NAME`. A condition says how an object stands now: its status, a reason for programs, a message for
-people, and since when the status has been so. An Event tells of a change, and is gone after an hour or so.
+`kubectl describe pyncettetask NAME` and `kubectl describe pyncetteworkerpool NAME` show both. A condition is the current
+state of an object: its status, a reason for programs, a message for people, and the time since when it has this status. An
+Event reports a change, and is deleted after about an hour.
 
 ## Conditions of a PyncetteTask
 
@@ -21,14 +22,17 @@ people, and since when the status has been so. An Event tells of a change, and i
 """
 
 KSTATUS = f"""
-`Reconciling` and `Stalled` are in the list only while they are true, as [kstatus](https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus)
-has it, which Flux and others read: `Stalled` is *Failed*, `Reconciling` is *InProgress*, and without both, *Current*.
+`Reconciling` and `Stalled` are listed only while they are true, as in
+[kstatus](https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus), which Flux and others use: `Stalled` is *Failed*,
+`Reconciling` is *InProgress*, and otherwise the object is *Current*.
 
-A handler that no worker has registered is waited for: up to {PENDING_MAX // SECOND // 60} minutes while the pool is being rolled out, has no worker yet, or is not there; {SETTLING // SECOND} seconds
-while its workers run and nothing is rolled out. So a task and the image with its handler can be changed in one commit. Whenever a worker registers it, the
-task is well by itself. A task that is suspended or over needs no handler.
+The operator waits for a handler that no worker has registered: up to {PENDING_MAX // SECOND // 60} minutes while the pool is rolled out, has no
+worker yet, or does not exist; {SETTLING // SECOND} seconds while its workers run and nothing is rolled out. So a task and the image with its
+handler can be changed in one commit. When a worker registers the handler, the task recovers automatically. A task that is
+suspended or completed needs no handler.
 
-Once a generation is in the backend, neither an outage of that nor workers that are gone make its task unready: those are conditions of the pool.
+Once a generation is in the backend, an outage of the backend or missing workers do not make its task unready: those are
+conditions of the pool.
 """
 
 POOLS_HEAD = """
@@ -39,11 +43,13 @@ POOLS_HEAD = """
 """
 
 POOLS = f"""
-A rollout is over when `kubectl rollout status` says so of the pool's Deployment. Past `progressDeadlineSeconds` it is stalled; so are workers that were
-ready and have not been for as long, unless the backend is away. The operator sees neither pods nor Secrets, so the message says what to look at.
+A rollout is complete when `kubectl rollout status` of the pool's Deployment is. After `progressDeadlineSeconds` it is stalled, and
+so are workers that were ready and have not been for as long, unless the backend is unavailable. The operator cannot read pods
+and Secrets, so the message says what to check.
 
-Workers that are ready have {pool_status.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the operator's. A pool without a
-worker that others start (`external`) is neither stalled nor on its way: its `Ready` is Unknown.
+Workers that are ready have {pool_status.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the
+operator's. A pool whose workers you start yourself (`external`) is neither stalled nor in progress without a worker: its
+`Ready` is Unknown.
 """
 
 REASONS_TITLE = """
@@ -59,10 +65,15 @@ REASONS_HEAD = """\
 EVENTS = f"""
 ## Events
 
-Events tell of transitions: that a task got stuck or is well again, waits for its backend, its handler or its move, is suspended, goes on, or is over; that
-its runs began to fail, or succeed again; that the first occurrence was dead-lettered; that something asked for by annotation was done. They do not tell of each run, nor that a wait is over, nor
-of a task that is seen for the first time, unless it is stuck. Of pools they tell alike: stuck, workers that fail later, rolled out, scaled to zero, the backend away
-and back. The same is told once in {WINDOW // SECOND // 60} minutes.
+Events report transitions of tasks:
+
+- A task is stalled or has recovered, waits for its backend, its handler or its move, or is suspended, resumed or completed.
+- Its runs begin to fail, or succeed again. Its first occurrence is dead-lettered.
+- A request by annotation was handled.
+
+They do not report each run, the end of a wait, or a new task, unless it is stalled. Events of pools are similar: stalled, workers
+that fail later, rolled out, scaled to zero, the backend unavailable and available again. The same Event is sent at most once in
+{WINDOW // SECOND // 60} minutes.
 """
 
 

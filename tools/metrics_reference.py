@@ -7,9 +7,8 @@ HEAD = """\
 
 # Metrics of the operator
 
-The operator serves them at `/metrics` on port 9090 (`metrics` in its settings). None of them has a label whose values grow with the
-number of tasks. Histograms give a count, a sum and buckets of seconds; their count is how often it happened. Workers have
-[metrics of their own](metrics.md).
+The operator serves these metrics at `/metrics` on port 9090 (`metrics` in its settings). No label has a number of values that
+grows with the number of tasks. Histograms are in seconds. Workers have [metrics of their own](metrics.md).
 
 | metric | type | labels | meaning |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""Two handlers of an application. When they run is said by tasks.yaml; the image that brings them here is in Dockerfile."""
+"""Two handlers of an application. tasks.yaml says when they run, and Dockerfile builds their image."""
 
 import asyncio
 import logging
@@ -12,13 +12,13 @@ app = Pyncette()
 
 @app.handler()
 async def greet(context: Context) -> None:
-    """Say hello, so that there is something to see soon: `kubectl logs` shows it with the task that it is of."""
+    """Say hello: `kubectl logs` shows the line with its task."""
     logger.info("Hello, %s!", context.args["name"])
 
 
 @app.handler()
 async def send_report(context: Context) -> None:
-    """Do something that takes a moment. A worker that has to stop meanwhile lets it finish first."""
+    """Do something that takes a moment. A worker that is stopped meanwhile lets it finish first."""
     await asyncio.sleep(2)
     logger.info(
         "report sent", extra={"audience": context.args["audience"], "for_day": f"{context.scheduled_at:%F}"}

@@ -1,4 +1,4 @@
-"""The demonstration's commands: `python -m examples.reminders COMMAND`."""
+"""The commands of the example: `python -m examples.reminders COMMAND`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from pyncette.testing import running
 UTC = datetime.UTC
 
 A_DAY_OF_CHANGE = datetime.date(2026, 10, 25)
-"""A Sunday, for the weekly reports; and the clocks of Europe go back in its night."""
+"""A Sunday, for the weekly reports. In its night, the clocks of Europe go back."""
 
 RUSH_BEGINS = datetime.timedelta(seconds=2)
 RUSH_BEGINS_LATER_BY = datetime.timedelta(milliseconds=4)
-"""For each who takes part in a rush: so long may it take until they are scheduled anew."""
+"""Time to schedule each person who takes part in a rush."""
 
 HERD_SECONDS_MAX = 600
-"""Of real time, for those who want to be reminded at the same instant of pretended time: they are up to two thousand."""
+"""Real time for all reminders of one instant of simulated time, which are up to two thousand."""
 
 PROGRESS_SECONDS = 1.0
 
@@ -42,7 +42,7 @@ Clock: TypeAlias = Callable[[], datetime.datetime]
 
 
 async def day(date: datetime.date, people: int) -> Account:
-    """Let a day pass in pretended time: what is due runs, for real, and then the clock goes on to what is due next."""
+    """Let a day pass in simulated time: due reminders run, for real, and then the clock moves to the next due time."""
     await start_afresh()
     meter = metered()
     start = datetime.datetime.combine(date, datetime.time(), UTC)
@@ -53,7 +53,7 @@ async def day(date: datetime.date, people: int) -> Account:
     ):
         await sign_up_people(world.context, database, people, lambda: world.now)
         print(
-            f"{date:%A, %d %B %Y}, from midnight to midnight UTC: the time is pretended, the messages are real"
+            f"{date:%A, %d %B %Y}, from midnight to midnight UTC: the time is simulated, the messages are real"
         )
         began = time.monotonic()
         async with meter.shown(lambda: world.now):
@@ -64,7 +64,7 @@ async def day(date: datetime.date, people: int) -> Account:
 
 
 async def sign_up(people: int) -> None:
-    """Begin afresh, with *people* who want to be reminded."""
+    """Start over, with *people* who want to be reminded."""
     await start_afresh()
     async with Database.open(settings.DATABASE) as database, app.create() as context:
         await sign_up_people(context, database, people, now)
@@ -86,7 +86,7 @@ async def run(rush: int, within: float) -> None:
             if rush:
                 meter.awaited = await hurry(context, database, rush, within)
             else:
-                print("a worker runs, and sends what is due; ctrl-C ends it", flush=True)
+                print("running a worker, which sends due reminders; press Ctrl-C to stop", flush=True)
             await meter.over.wait()
             context.shutdown()
             await worker
@@ -94,7 +94,7 @@ async def run(rush: int, within: float) -> None:
 
 
 async def hurry(context: PyncetteContext, database: Database, count: int, within: float) -> set[str]:
-    """Have *count* people change their minds: they want to be reminded in the next seconds, and then every day."""
+    """Reschedule *count* people to be reminded in the next seconds, and then every day."""
     everyone = [person async for person in database.everyone()]
     begin = now() + RUSH_BEGINS + count * RUSH_BEGINS_LATER_BY
     people = []
@@ -105,7 +105,7 @@ async def hurry(context: PyncetteContext, database: Database, count: int, within
         people.append(person._replace(remind_at=f"{at:%H:%M:%S}", days="*", since=begin))
     await subscriptions.change_wishes(context, database, people)
     if now() > begin:
-        sys.exit("this machine is too slow, or too busy, to schedule so many in so little time; try fewer")
+        sys.exit("this machine is too slow to schedule that many in so little time; try fewer")
     print(
         f"{len(people):,} people have just chosen a time within {within:g} s, from {begin:%H:%M:%S} UTC on",
         flush=True,
@@ -114,8 +114,8 @@ async def hurry(context: PyncetteContext, database: Database, count: int, within
 
 
 async def move(person_id: int, zone: str) -> None:
-    """Note that a person lives in *zone* now."""
-    ZoneInfo(zone)  # refuses what is none
+    """Move a person to *zone*."""
+    ZoneInfo(zone)  # raises if it is invalid
     async with app.create() as context, Database.open(settings.DATABASE) as database:
         person = await existing(database, person_id)
         await subscriptions.change_wishes(context, database, [person._replace(zone=zone, since=now())])
@@ -126,11 +126,11 @@ async def move(person_id: int, zone: str) -> None:
 
 
 async def unsubscribe(person_id: int) -> None:
-    """Send a person nothing any more."""
+    """Stop sending mail to a person."""
     async with app.create() as context, Database.open(settings.DATABASE) as database:
         await existing(database, person_id)
         await subscriptions.unsubscribe(context, database, person_id)
-        print(f"person {person_id} gets no mail any more")
+        print(f"person {person_id} no longer gets mail")
 
 
 async def check() -> Account:
@@ -139,11 +139,11 @@ async def check() -> Account:
         return await make_account(context, until=now())
 
 
-# --- What they have in common ----------------------------------------------------------------------------------------
+# --- Shared ----------------------------------------------------------------------------------------------------------
 
 
 async def start_afresh() -> None:
-    """Remove what earlier commands left: the folder, and what is scheduled if that is in a PostgreSQL."""
+    """Remove the data of earlier commands: the files, and the schedules in the backend."""
     for path in settings.FOLDER.glob("*.sqlite*"):
         path.unlink()
     async with app.create() as context:
@@ -156,7 +156,7 @@ async def start_afresh() -> None:
 
 
 async def sign_up_people(context: PyncetteContext, database: Database, people: int, clock: Clock) -> None:
-    """Make up *people*, and schedule what they wish for."""
+    """Generate *people*, and schedule their reminders."""
     began = time.monotonic()
     total = await crowd.make_up(database, people, clock())
     print(f"{people:,} people made up, with their habits, in {time.monotonic() - began:.1f} s", flush=True)
@@ -183,7 +183,7 @@ def metered() -> Meter:
 async def existing(database: Database, person_id: int) -> Person:
     person = await database.person(person_id)
     return person or sys.exit(
-        f"there is no person {person_id} who wants mail and can be reached; `sign-up` makes some"
+        f"person {person_id} not found, or does not get mail; `sign-up` generates people"
     )
 
 
@@ -194,20 +194,20 @@ def now() -> datetime.datetime:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.reminders", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("day", help="begin afresh, and let a day pass in pretended time")
+    command = commands.add_parser("day", help="start over, and let a day pass in simulated time")
     command.add_argument("date", nargs="?", type=datetime.date.fromisoformat, default=A_DAY_OF_CHANGE)
-    commands.add_parser("sign-up", help="begin afresh: make people up, and schedule what they wish for")
+    commands.add_parser("sign-up", help="start over: generate people, and schedule their reminders")
     command = commands.add_parser("run", help="run a worker and the mail server")
+    command.add_argument("--rush", type=int, default=0, metavar="N", help="remind N people now, and exit")
     command.add_argument(
-        "--rush", type=int, default=0, metavar="N", help="have N people be reminded now, and end"
+        "--within", type=float, default=30, metavar="SECONDS", help="the duration of the rush; by default 30"
     )
-    command.add_argument("--within", type=float, default=30, metavar="SECONDS", help="of the rush; 30")
-    command = commands.add_parser("move", help="have a person live in another time zone")
+    command = commands.add_parser("move", help="move a person to another time zone")
     command.add_argument("person", type=int)
     command.add_argument("zone")
-    command = commands.add_parser("unsubscribe", help="send a person nothing any more")
+    command = commands.add_parser("unsubscribe", help="stop sending mail to a person")
     command.add_argument("person", type=int)
-    commands.add_parser("account", help="account for everything until now")
+    commands.add_parser("account", help="check that every reminder until now was sent")
     try:
         sys.exit(asyncio.run(obey(parser.parse_args())))
     except PyncetteException as error:

@@ -1,7 +1,7 @@
 """
-What people wish for: to be reminded, at another time or in another zone, or not any more.
+The subscriptions of people: their reminders, changes, and unsubscriptions.
 
-The service's own database has the truth, and is written first. If what follows it fails, the same call again mends it.
+The database of the service is authoritative, and is written first. If a later step fails, repeat the call to complete it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def reminder_of(person: Person) -> tuple[str, Mapping[str, Any]]:
     return str(person.id), {
         "schedule": f"{minute} {hour} * * {person.days} {second}",  # seconds come last
         "timezone": person.zone,
-        # No more than whom it is about: what else the handler needs to know may change until it runs.
+        # Only the person: all other data may change until the handler runs.
         "person_id": person.id,
     }
 
@@ -36,9 +36,9 @@ def report_of(person: Person) -> tuple[str, Mapping[str, Any]]:
 
 async def subscribe_everyone(context: PyncetteContext, database: Database) -> AsyncIterator[InstanceResult]:
     """
-    Schedule what everyone wishes for, and tell of each instance how it went.
+    Schedule the reminders and reports of everyone, and yield a result for each instance.
 
-    Nothing is held for all at once, neither here nor on the way. Whoever has that schedule already keeps it as it is.
+    People are read and scheduled as a stream. Existing schedules that are the same do not change.
     """
     reminders = (reminder_of(person) async for person in database.everyone())
     async for result in context.schedule_many(remind, reminders):
@@ -50,10 +50,10 @@ async def subscribe_everyone(context: PyncetteContext, database: Database) -> As
 
 async def change_wishes(context: PyncetteContext, database: Database, people: Iterable[Person]) -> None:
     """
-    Let *people* have what they wish for now, instead of what they wished for before.
+    Replace the subscriptions of *people*.
 
-    With force, since else the sooner of the old and the new next time would be kept: one more reminder at a time that
-    they gave up. A reminder that is being sent in this very moment loses its lease, which does not call it back.
+    With force, since otherwise the earlier of the old and the new next time is kept: one more reminder at the old time. A
+    reminder that is being sent at this moment loses its lease, but is still sent.
     """
     wishes = list(people)
     await database.change_wishes(wishes)
@@ -65,7 +65,7 @@ async def change_wishes(context: PyncetteContext, database: Database, people: It
 
 
 async def unsubscribe(context: PyncetteContext, database: Database, person_id: int) -> None:
-    """Send a person nothing any more."""
+    """Stop sending mail to a person."""
     await database.leave_alone(person_id, datetime.now(UTC), "unsubscribed")
     for task in (remind, report):
         await context.unschedule_task(task, str(person_id))

@@ -1,4 +1,4 @@
-"""The tasks: a reminder for each person, a weekly report for those who want one, and an hourly tidying up."""
+"""The tasks: a reminder for each person, a weekly report for those who want one, and an hourly cleanup."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SIX_DAYS = datetime.timedelta(days=6)
 """From the first day of a week to its last."""
 
 ATTEMPTS_MAX = 10
-"""With the waits below, the last one is some ten minutes after the first: later, nobody needs to be reminded."""
+"""With the delays below, the last attempt is about ten minutes after the first. Later, a reminder is of no use."""
 
 FIRST_RETRY_SECONDS = 2
 LAST_RETRY_SECONDS = 300
 
-# An error that nobody foresaw ends here, too: see retry_later_and_later. So failure_mode can stay what it is by default.
+# retry_later_and_later also handles unexpected errors, so failure_mode can keep its default.
 app = Pyncette(backend_repository, backend_url=settings.BACKEND)
 
 
@@ -43,9 +43,9 @@ async def mailer(_: PyncetteContext) -> AsyncIterator[Mailer]:
 @app.middleware
 async def retry_later_and_later(context: Context, run: NextFunc) -> None:
     """
-    Try again what failed, after waits that double, until ATTEMPTS_MAX; unless the handler said what is to be done.
+    Retry failed runs after delays that double, up to ATTEMPTS_MAX, unless the handler raised DoNotRetry or RetryAfter.
 
-    A random part keeps those who failed together, since the mail server was down, from coming back together.
+    The random part spreads the retries of runs that failed together, such as while the mail server was down.
     """
     try:
         await run()
@@ -64,16 +64,16 @@ async def remind(context: Context) -> None:
     """
     Send a person their reminder.
 
-    An occurrence may be run again: the mail server was away, or the worker died. What is noted as sent is not sent
-    again. If the worker died between the sending and the note, the second message has the Message-ID of the first, by
-    which mail systems can tell that they are one.
+    An occurrence may run again, after an error of the mail server or a crash of the worker. A message that is recorded as
+    sent is not sent again. If the worker crashes between sending and recording, the second message has the Message-ID of
+    the first, so that mail systems can recognize the duplicate.
     """
     database: Database = context.database
     message_id = f"<{context.idempotency_key}@habits.example>"
     person = await database.person(context.args["person_id"])
     if person is None or await database.was_sent(message_id):
         return
-    today = context.scheduled_at.date()  # theirs, since scheduled_at is in the zone of the schedule
+    today = context.scheduled_at.date()  # in their zone, since scheduled_at is in the zone of the schedule
     habits = await database.habits(person.id, today - SIX_DAYS, today)
     try:
         await context.mailer.send(reminder(person, habits, context.scheduled_at, message_id))
@@ -85,7 +85,7 @@ async def remind(context: Context) -> None:
 
 @app.dynamic_task()
 async def report(context: Context) -> None:
-    """Write the report of the week that ends today for a person. Written again, it is still one."""
+    """Write the report of the week that ends today for a person. Writing it again replaces it."""
     database: Database = context.database
     person = await database.person(context.args["person_id"])
     if person is None:
@@ -99,9 +99,9 @@ async def report(context: Context) -> None:
 @app.task(interval=datetime.timedelta(hours=1))
 async def tidy(context: Context) -> None:
     """
-    Remove what is scheduled for those who are to be left alone, so that it does not run for nothing for ever.
+    Remove the schedules of people who no longer get mail, so that they do not run in vain.
 
-    It looks a day back each time, so a run that fails, or comes late, leaves nothing behind.
+    It checks the last day each time, so a run that fails or is late misses nobody.
     """
     database: Database = context.database
     left = await database.left_since(context.scheduled_at - datetime.timedelta(days=1))

@@ -1,3 +1,3 @@
-"""The one place where the version stands; the distribution takes it from here."""
+"""The version, also of the distribution."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Opens any backend by its URL, so that a setting decides which it is."""
+"""Opens any backend by its URL, so that a setting can select it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pyncette.store.base import Store
 @takes_all_settings("backend_")
 def backend_repository(*, backend_url: str) -> Store:
     """
-    Return a store at *backend_url*, which is what `PYNCETTE_BACKEND` may say: `sqlite:///schedules.sqlite`,
+    Return a store at *backend_url*, in the form of `PYNCETTE_BACKEND`: `sqlite:///schedules.sqlite`,
     `postgresql://user:password@host/database`, `redis://host/0?namespace=shop:`, `mysql://…`, `dynamodb://region/table`.
 
-    Raises ConfigurationError for an invalid URL, or whose extra is not installed.
+    Raises ConfigurationError if the URL is invalid or its extra is not installed.
     """
     return read_backend(backend_url).new_store()

@@ -1,4 +1,4 @@
-"""Tells the time in microseconds since the epoch, and lets a worker wait for an instant."""
+"""Clocks in microseconds since the epoch, and waiting for an instant."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ MILLISECOND: Duration = 1_000
 SECOND: Duration = 1_000_000
 
 LONGEST: Duration = 100 * 365 * 86_400 * SECOND
-"""Longer than anybody means to wait for anything: added to now it stays far from the year 9999, and within 64 bits."""
+"""The longest duration of a setting. Added to now, it stays before the year 9999 and within 64 bits."""
 
 UNAWARE_MAX: Duration = 10 * SECOND
-"""For so long another worker may not hear of a step of the backend's clock, and stamp leases by the time before: it is
-the longest time between two looks, and between two renewals."""
+"""The longest time in which another worker may not notice a step of the backend's clock, and stamp leases by the previous
+time: the longest time between two polls, and between two renewals."""
 
 SHORT_LEASE: Duration = 1 * SECOND
-"""The shortest that a resource can ask for. Whoever has a shorter one says so."""
+"""The shortest lease of a resource. A shorter one is registered by `expect_lease`."""
 
 LONG_LEASE: Duration = 600 * SECOND
-"""Longer than nearly all. Of longer ones that others hold a process may not have heard; it hears of all that it claims."""
+"""Longer than nearly all leases. Longer ones are registered by `expect_lease`, at the latest when they are claimed."""
 
 STALE_AFTER: Duration = 5 * SECOND
-"""A process that has not read the backend's time for this long reads it before it decides anything."""
+"""After this time without an answer, the backend's time is read again before any decision."""
 
 RECHECK_SECONDS: Final = 1.0
-"""The longest that a wait relies on a timer of the loop, which does not count time in suspension."""
+"""The longest timer of the event loop in a wait: such timers do not count suspension of the machine."""
 
 SUSPENDED_MIN: Final[Duration] = 10 * MILLISECOND
-"""Suspensions, and steps of the backend's clock, that are shorter than this do not move timers."""
+"""Shorter suspensions, and smaller steps of the backend's clock, do not move timers."""
 
 
 def _monotonic_clock() -> Callable[[], int]:
@@ -54,7 +54,7 @@ def _monotonic_clock() -> Callable[[], int]:
 
 monotonic_ns: Final = _monotonic_clock()
 """
-Nanoseconds since an arbitrary origin, including the time that the machine was suspended: leases do not stop for it.
+Nanoseconds since an arbitrary origin, including suspension of the machine, during which leases go on.
 
 Only Linux counts that time; elsewhere this is `time.monotonic_ns`. Neither counts a pause that a hypervisor hides from
 its guest.
@@ -62,73 +62,73 @@ its guest.
 
 
 class Timer(Protocol):
-    """Something that was put off until an instant."""
+    """A callback at a later instant."""
 
     def cancel(self) -> None: ...
 
 
 class Clock(Protocol):
-    """What the time is, and how to wait for it. A worker has exactly one."""
+    """The time, and waiting for an instant. A worker has exactly one clock."""
 
     def now(self) -> Instant:
-        """The time by which things are due and leases end. It never goes back once the backend has answered."""
+        """Return the time for due times and leases. It never goes back after the first answer of the backend."""
         ...
 
     def is_stale(self, after: Duration = STALE_AFTER) -> bool:
-        """Say whether the backend's time was last read longer than *after* ago, or never."""
+        """Return True if the backend's time was last read more than *after* ago, or never."""
         ...
 
     def expired_at(self) -> Instant:
         """
-        Leases that ended at or before this instant may be taken over: `now`, or earlier for a while after a step.
+        Return the instant up to which expired leases may be taken over: `now`, or earlier for a while after a step.
 
-        A step of the backend's clock makes leases look expired that are not: their holders are alive, and stamped them
-        by the clock of before.
+        A step of the backend's clock makes leases appear expired whose holders are alive, and stamped them by the
+        previous time.
         """
         ...
 
     def monotonic(self) -> Duration:
         """
-        Time since an arbitrary origin, which no step of a clock moves: for the length of leases and of runs.
+        Return the time since an arbitrary origin, for the length of leases and of runs. No step of a clock changes it.
 
-        It includes the time that the machine was suspended, where the system counts that: see `monotonic_ns`.
+        It includes suspension of the machine if the system counts that: see `monotonic_ns`.
         """
         ...
 
     def call_at(self, at: Instant, callback: Callable[[], object]) -> Timer:
-        """Call *callback* in the running loop, as soon as it is *at*."""
+        """Call *callback* in the running loop at the time *at*."""
         ...
 
     def call_later(self, delay: Duration, callback: Callable[[], object]) -> Timer:
-        """Call *callback* in the running loop after *delay* by `monotonic`, which no step of a clock makes longer."""
+        """Call *callback* in the running loop after *delay* by `monotonic`, regardless of steps of a clock."""
         ...
 
     async def wait(self, event: asyncio.Event, until: Instant | None) -> bool:
-        """Return True as soon as *event* is set, or False once it is *until* (never, if None)."""
+        """Return True when *event* is set, or False at the time *until* (None: never)."""
         ...
 
     async def wait_for(self, event: asyncio.Event, delay: Duration | None) -> bool:
-        """Return True as soon as *event* is set, or False once *delay* has passed by `monotonic` (never, if None)."""
+        """Return True when *event* is set, or False after *delay* by `monotonic` (None: never)."""
         ...
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
-        """Take note of the backend's time, read between two readings of `monotonic`. Can be called from any thread."""
+        """Process the backend's time, read between two readings of `monotonic`. Can be called from any thread."""
         ...
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
         """
-        Return by how much *now*, the time sent with a request, was behind the backend's time; 0 unless that was a step.
+        Return how far *now*, the time in a request, was behind the backend's time; 0 unless that was a step.
 
-        A lease that such a request has stamped ends that much sooner than its length says.
+        A lease that such a request has stamped ends earlier by that much.
         """
         ...
 
     def expect_lease(self, length: Duration) -> None:
-        """Take note that there are leases of this *length*."""
+        """Register that leases of this *length* exist."""
         ...
 
     def latest_after(self, delay: Duration) -> Instant:
-        """Return the latest time that `now` may show after *delay* of real time: pretended time may be anywhere."""
+        """Return the latest possible `now` after *delay* of real time: simulated time may be anywhere."""
         ...
 
 
@@ -143,17 +143,18 @@ class SystemClock:
     """
     The time of the backend: this process's monotonic clock, on an origin that each answer of the backend corrects.
 
-    An answer pins the origin to within half its round trip. Inside that range the origin is left alone; from outside it
-    moves only to the nearest end. So an answer that was delayed because this process stood still moves it by what is
-    certain, and not by half of the delay. Until the first answer the origin is the system's own, which may be wrong, so the
-    clock may still go back at that answer. From then on it never goes back: after a step backwards it stands still until
-    the backend's time reaches it.
-    Leases are stamped by others, whose clocks may not stand still, so they are judged by the time that the backend has.
+    An answer determines the origin to within half of its round trip. An origin inside of that range is kept; another one
+    moves to the nearest end of the range. So an answer that was delayed by a pause of this process moves the origin only
+    by the certain part, and not by half of the delay.
 
-    A correction by more than a quarter of the *shortest* lease is a step. It is felt as long as there may be leases of
-    the time before it, which is as long as the *longest*: until then, what looks expired by one time but not by the other
-    is left alone. So to expect a lease that nobody has does no harm, but that a worker which died during a step is
-    missed later, by as much as the clock stepped.
+    Until the first answer, the origin is that of the system, which may be wrong, so the clock may go back at that answer.
+    From then on it never goes back: after a step backwards it stands still until the backend's time reaches it. Leases
+    are stamped by other processes, whose clocks may not stand still, so they are compared to the backend's time.
+
+    A correction by more than a quarter of the *shortest* lease is a step. Leases of the previous time may exist for as long
+    as the *longest* lease. Until then, a lease that is expired by one time but not by the other is not taken over. So
+    expecting a lease that does not exist is harmless, except that after a step a worker's death is noticed later, by the
+    size of the step.
     """
 
     def __init__(
@@ -168,14 +169,14 @@ class SystemClock:
         self._origin = time_ns() // 1000 - self.monotonic()
         self._latest: Instant = 0
         self._asked_at: Duration | None = None
-        """When the latest of all answered requests for the backend's time was sent."""
+        """The time at which the latest answered request for the backend's time was sent."""
         self._shortest = shortest
         self._longest = longest
         self._lowest_origin = self._origin
-        """Of those by which a lease may have been stamped that still lives; of interest until `_quarantined_until`."""
+        """The lowest origin that may have stamped a live lease; it is used until `_quarantined_until`."""
         self._quarantined_until: Duration = 0
         self._observing = threading.Lock()
-        """Renewals are answered on a thread of their own."""
+        """Renewals are answered on another thread."""
         self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Timers] = WeakKeyDictionary()
 
     def expect_lease(self, length: Duration) -> None:
@@ -239,7 +240,7 @@ class SystemClock:
             if excess > 0:
                 certain = excess if correction > 0 else -excess
                 self._correct(certain if known else correction, answered_at, known=known)
-            # Last, since from here on `now` must not go back, on other threads either.
+            # Last, since from now on `now` must not go back, on other threads either.
             self._asked_at = asked_at if self._asked_at is None else max(asked_at, self._asked_at)
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
@@ -256,7 +257,7 @@ class SystemClock:
             self._quarantined_until = at + UNAWARE_MAX + self._longest
 
     def _seconds_until(self, at: Instant) -> float:
-        """How long it takes until `now` is *at*: longer than it says, while it stands still."""
+        """Return the seconds until `now` is *at*, including the time in which the clock stands still."""
         return max(0, at - self._origin - self.monotonic()) / SECOND
 
     def _timers_of(self, loop: asyncio.AbstractEventLoop) -> _Timers:
@@ -268,10 +269,10 @@ class SystemClock:
 
 class _Timers:
     """
-    The timers of one event loop, which go by *monotonic*; *origin* is where the time of the backend begins by it.
+    The timers of one event loop, by *monotonic*; *origin* is the origin of the backend's time.
 
-    The loop's own timers stand still while the machine is suspended, and know nothing of a step of the backend's clock.
-    So while any timer is set, a periodic check detects both and then sets all timers anew.
+    The timers of the event loop do not count suspension of the machine, or steps of the backend's clock. So while any timer
+    is set, a periodic check detects both and then restarts all timers.
     """
 
     def __init__(self, monotonic: Callable[[], Duration], origin: Callable[[], Instant]) -> None:
@@ -280,7 +281,7 @@ class _Timers:
         """In the order in which they were set."""
         self._origin = origin
         self._last_check: tuple[Duration, Instant] = (0, 0)
-        """How far `monotonic` was ahead of the loop's clock, and the origin."""
+        """The lead of `monotonic` over the loop's clock, and the origin."""
         self._is_watched = False
 
     def set(self, at: Callable[[], Duration], callback: Callable[[], object]) -> _Timer:
@@ -339,7 +340,7 @@ class _Timer:
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Say whether *event* is set; wait for it for *seconds*, or a little less: uvloop's timers are exact to a millisecond."""
+    """Wait for *event* for *seconds*, or slightly less (uvloop has timers of milliseconds). Return True if it is set."""
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()

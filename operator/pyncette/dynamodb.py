@@ -23,12 +23,12 @@ def dynamodb_repository(
     dynamodb_skip_table_create: bool = False,
 ) -> Store:
     """
-    Return a store in the table *dynamodb_table_name*, with credentials from where AWS programs look for them.
+    Return a store in the table *dynamodb_table_name*, with the credentials of the usual AWS sources.
 
-    Region and endpoint are those of the environment, unless they are given. Programs with different values of
-    *dynamodb_partition_prefix* know nothing of each other in one table. The table is created where it is missing, unless
-    *dynamodb_skip_table_create* says that `pyncette migrate` did. Raises ValueError for a name that holds more than
-    lower-case letters, digits and underscores.
+    Region and endpoint are by default those of the environment. Programs with different values of
+    *dynamodb_partition_prefix* are isolated from each other in one table. A missing table is created. Set
+    *dynamodb_skip_table_create* if `pyncette migrate` creates it. Raises ValueError if the table name has other
+    characters than lower-case letters, digits and underscores.
     """
     return DynamoStore(
         dynamodb_region_name,

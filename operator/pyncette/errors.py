@@ -1,4 +1,4 @@
-"""Everything this library raises on purpose, named for what happened and carrying the facts."""
+"""The errors of this library."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyncette.clock import LONGEST, MICROSECOND
 
 
 class PyncetteException(Exception):  # noqa: N818 - the name is the public API of 1.x
-    """Root of all errors raised on purpose."""
+    """The base class of all errors of this library."""
 
 
 class LeaseLostException(PyncetteException):
-    """The lease of a running instance is gone: it expired and was taken over, or the instance was removed."""
+    """A run lost its lease: the lease expired and was taken over, or the instance was removed."""
 
     def __init__(self, task: Any) -> None:
         super().__init__(f"Lease on the task {task} was lost.")
@@ -21,7 +21,7 @@ class LeaseLostException(PyncetteException):
 
 
 class TaskLockedException(PyncetteException):
-    """The instance is running, so it cannot be changed without force; *locked_until* says when its lease ends."""
+    """An instance is running, so it cannot be changed without force. *locked_until* is the end of its lease."""
 
     def __init__(self, task: Any, locked_until: datetime.datetime | None = None) -> None:
         until = f" Task is locked until {locked_until}." if locked_until else ""
@@ -34,40 +34,38 @@ class TaskLockedException(PyncetteException):
 
 
 class DoNotRetry(PyncetteException):
-    """Raised by a handler: this occurrence has failed for good, whatever attempts are left."""
+    """Raised by a handler to fail the occurrence without further attempts."""
 
 
 class RetryAfter(PyncetteException):
-    """Raised by a handler: try this occurrence again after *delay*, instead of the backoff of its policy."""
+    """Raised by a handler to retry the occurrence after *delay*, instead of the backoff of its policy."""
 
     def __init__(self, delay: datetime.timedelta, message: str = "") -> None:
         if not 0 <= delay / datetime.timedelta(microseconds=MICROSECOND) <= LONGEST:
-            raise ValueError(
-                f"RetryAfter needs a delay that is not negative, and at most a century, not {delay}"
-            )
+            raise ValueError(f"the delay of RetryAfter must be from zero to a century, not {delay}")
         super().__init__(message or f"retry after {delay}")
         self.delay = delay
 
 
 class ConfigurationError(PyncetteException, ValueError):
-    """A setting is unknown, missing or out of range; the message says which, and what to write instead."""
+    """A setting is unknown, missing or invalid. The message has the setting and a fix."""
 
 
 class StoreError(PyncetteException):
-    """Something about the backend; the message never holds a password."""
+    """An error of the backend. The message never contains a password."""
 
 
 class StoreUnavailableError(StoreError):
-    """The backend did not answer, or not in time. Nothing is known about what was asked of it; ask again."""
+    """The backend did not answer in time. The request may or may not have been executed; it can be retried."""
 
 
 class StoreRefusedError(StoreError):
-    """The backend answered, and said no for good: wrong password, missing right, missing database."""
+    """The backend refused the request permanently: wrong password, permission denied, or missing database."""
 
 
 class SchemaError(StoreError):
-    """The tables are of a version that this program cannot work with; the message says which command mends it."""
+    """The version of the tables is not supported by this program. The message has the command that fixes it."""
 
 
 class ContentionError(StoreError):
-    """A write lost every race to other processes, for longer than load can explain."""
+    """A write gave up after repeated conflicts with other processes on one record."""

@@ -1,4 +1,4 @@
-"""Executors say how many handlers a worker runs at once."""
+"""Executors, which limit the number of handlers that a worker runs at the same time."""
 
 from pyncette.app.executors import DefaultExecutor, SynchronousExecutor
 

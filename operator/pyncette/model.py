@@ -1,4 +1,4 @@
-"""The values that a task module meets: the context of a run, modes, states of instances, and names for its types."""
+"""The types of a task module: the context of a run, modes, and states of instances."""
 
 from pyncette.app.context import Context, FixtureFunc, MiddlewareFunc, NextFunc, TaskFunc
 from pyncette.app.modes import ExecutionMode, FailureMode, ResultType

@@ -24,10 +24,10 @@ def mysql_repository(
     mysql_skip_table_create: bool = False,
 ) -> Store:
     """
-    Return a store in the tables that belong to *mysql_table_name*, of *mysql_database* on the server at *mysql_host*.
+    Return a store in the tables of *mysql_table_name*, in *mysql_database* on the server at *mysql_host*.
 
-    They are created where they are missing, unless *mysql_skip_table_create* says that `pyncette migrate` did.
-    Raises ValueError for a name that holds more than lower-case letters, digits and underscores.
+    Missing tables are created. Set *mysql_skip_table_create* if `pyncette migrate` creates them. Raises ValueError if
+    the table name has other characters than lower-case letters, digits and underscores.
     """
     address = Address(mysql_host, mysql_user, mysql_password or "", mysql_database, mysql_port)
     return MysqlStore(address, mysql_table_name, create=not mysql_skip_table_create)

@@ -21,10 +21,10 @@ def postgres_repository(
     postgres_skip_table_create: bool = False,
 ) -> Store:
     """
-    Return a store in the tables that belong to *postgres_table_name*, of the database at *postgres_url*.
+    Return a store in the tables of *postgres_table_name*, in the database at *postgres_url*.
 
-    They are created where they are missing, unless *postgres_skip_table_create* says that `pyncette migrate` did.
-    Raises ConfigurationError for an invalid URL, and a name that holds more than lower-case letters, digits
+    Missing tables are created. Set *postgres_skip_table_create* if `pyncette migrate` creates them. Raises
+    ConfigurationError if the URL is invalid, or if the table name has other characters than lower-case letters, digits
     and underscores.
     """
     try:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from pyncette.app.application import Pyncette
 
 STALENESS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 3600)
-"""From the few milliseconds that an idle worker takes to the hours of a backlog, in seconds."""
+"""In seconds, from the few milliseconds of an idle worker to the hours of a backlog."""
 
 SEVERAL: Final = "*"
-"""The task name of a call of the backend for several tasks: calls are made in batches."""
+"""The task name of a batched call of the backend for several tasks."""
 
 _MEASURES: Final = "_pyncette_measures"
-"""Marks a factory whose stores are measured."""
+"""Attribute of a factory whose stores are measured."""
 
 _F = TypeVar("_F", bound=Callable[..., Store])
 
@@ -42,16 +42,16 @@ class Operation:
     """The four metrics of one kind of operation."""
 
     def __init__(self, name: str, of: str, labels: Sequence[str]) -> None:
-        self._total = Counter(f"pyncette_{name}_total", f"How many {of} have begun", labels)
-        self._seconds = Histogram(f"pyncette_{name}_duration_seconds", f"How long {of} take", labels)
+        self._total = Counter(f"pyncette_{name}_total", f"Number of {of} that have started", labels)
+        self._seconds = Histogram(f"pyncette_{name}_duration_seconds", f"Duration of {of}", labels)
         self._failures = Counter(
-            f"pyncette_{name}_failures_total", f"How many {of} have failed", (*labels, "exception_type")
+            f"pyncette_{name}_failures_total", f"Number of {of} that have failed", (*labels, "exception_type")
         )
-        self._in_progress = Gauge(f"pyncette_{name}_in_progress", f"How many {of} are going on", labels)
+        self._in_progress = Gauge(f"pyncette_{name}_in_progress", f"Number of {of} in progress", labels)
 
     @contextmanager
     def measured(self, *labels: str) -> Iterator[None]:
-        """Measure what happens within."""
+        """Measure the block."""
         total, seconds, in_progress = self._of(*labels)
         total.inc()
         in_progress.inc()
@@ -76,13 +76,13 @@ TICKS: Final = Operation("ticks", "polls", [])
 REPOSITORY_OPS: Final = Operation("repository_ops", "calls of the backend", ["operation", "task_name"])
 STALENESS: Final = Histogram(
     "pyncette_tasks_staleness_seconds",
-    "How long after their due time occurrences start",
+    "Time from the due time of occurrences to their start",
     ["task_name"],
     buckets=STALENESS_BUCKETS,
 )
 OCCURRENCES: Final = Counter(
     "pyncette_occurrences_total",
-    "How many occurrences have ended, by outcome",
+    "Number of occurrences that have ended, by outcome",
     ["namespace", "pool", "task_name", "outcome"],
 )
 
@@ -94,11 +94,10 @@ def use_prometheus(
     measure_tasks: bool = True,
 ) -> None:
     """
-    Measure what *app* does, in the default registry of prometheus_client; serving it is the module's own business, or
-    that of `pyncette worker --metrics`.
+    Measure *app* in the default registry of prometheus_client. `pyncette worker --metrics` serves it, or the task module.
 
-    Tasks are named by their template, never by an instance, so that labels stay few. What is measured already is not
-    measured twice. *measure_tasks* measures runs, and counts occurrences by outcome.
+    The label of a task is its template, never an instance, so that labels stay few. Repeated calls have no effect.
+    *measure_tasks* measures runs, and counts occurrences by outcome.
     """
     if measure_repository and not getattr(app.repository_factory, _MEASURES, False):
         app.repository_factory = with_prometheus_repository(app.repository_factory)
@@ -110,7 +109,7 @@ def use_prometheus(
 
 
 def with_prometheus_repository(factory: _F) -> _F:
-    """Return *factory*, with what it makes measured; it takes the same configuration."""
+    """Return a factory of measured stores of *factory*, with the same configuration."""
 
     @functools.wraps(factory)
     def measured(*args: Any, **configuration: Any) -> Any:
@@ -139,9 +138,9 @@ class _Ticks:
 
 class _Occurrences:
     """
-    Counts each occurrence once, when its outcome is written.
+    A counter of occurrences, each when its outcome is written.
 
-    All outcomes of a task are exported as soon as the task is known: a counter that begins at 1 has no increase.
+    All outcomes of a task are exported when the task is registered: a counter that begins at 1 has no increase.
     """
 
     def __init__(self) -> None:
@@ -167,14 +166,14 @@ def _counters_of(realm: str, task: str) -> dict[Outcome, Counter]:
 
 
 def _place_of(realm: str) -> tuple[str, str]:
-    """Return the namespace and the name of the pool whose *realm* this is; empty if it is no pool's."""
+    """Return the namespace and the name of the pool of *realm*; empty if it is not the realm of a pool."""
     _, _, place = realm.partition("/")
     namespace, _, pool = place.partition("/")
     return (namespace, pool) if namespace and pool else ("", "")
 
 
 class MeasuredStore:
-    """A store whose calls are measured, and are else those of *store*."""
+    """A store that measures the calls of *store*."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -241,7 +240,9 @@ class MeasuredStore:
             return await self._store.now()
 
     async def notify(self, notifications: Sequence[Notification]) -> None:
-        with REPOSITORY_OPS.measured("notify", _only(told.partition.handler for told in notifications)):
+        with REPOSITORY_OPS.measured(
+            "notify", _only(notification.partition.handler for notification in notifications)
+        ):
             await self._store.notify(notifications)
 
     def notified(self) -> AsyncIterator[Notification]:
@@ -255,6 +256,6 @@ def _task_of(change: Change) -> str:
 
 
 def _only(names: Iterable[str]) -> str:
-    """Return the name that all of *names* are, or that there are several."""
+    """Return the only name in *names*, or `SEVERAL`."""
     (first, *others) = {*names} or {SEVERAL}
     return SEVERAL if others else first

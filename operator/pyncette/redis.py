@@ -14,9 +14,9 @@ except ImportError as error:
 @takes_all_settings("redis_")
 def redis_repository(*, redis_url: str, redis_namespace: str = "", redis_timeout: float = 10) -> Store:
     """
-    Return a store under keys that begin with *redis_namespace*, on the server or servers at *redis_url*.
+    Return a store whose keys begin with *redis_namespace*, on the server or servers at *redis_url*.
 
-    A server that does not answer within *redis_timeout* seconds is unavailable.
-    Raises ConfigurationError for an invalid URL.
+    A server that does not answer within *redis_timeout* seconds is unavailable. Raises ConfigurationError if the URL is
+    invalid.
     """
     return RedisStore(redis_url, redis_namespace or None, timeout=redis_timeout)

@@ -1,4 +1,4 @@
-"""Tasks, as the decorators of an app return them."""
+"""The tasks that the decorators of an app return."""
 
 from pyncette.app.tasks import PartitionedTask, Task
 

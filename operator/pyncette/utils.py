@@ -1,4 +1,4 @@
-"""Keeps the lease of a handler that runs long, by heartbeats in the background."""
+"""Keeps the lease of a long-running handler, by heartbeats in the background."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from pyncette.worker.occurrence import Occurrence
 logger = logging.getLogger(__name__)
 
 RETRIES_A_LEASE: Final = 10
-"""A heartbeat that did not reach the backend is followed by the next after this part of the lease."""
+"""After a failed heartbeat, the next follows after this fraction of the lease."""
 
 
 def with_heartbeat(
     lease_remaining_ratio: float = 0.5, cancel_on_lease_lost: bool = False
 ) -> Callable[[TaskFunc], Callable[[Context], Coroutine[Any, Any, None]]]:
     """
-    Renew the lease of a handler whenever only *lease_remaining_ratio* of it is left, for as long as it runs.
+    Renew the lease of a running handler whenever only *lease_remaining_ratio* of it is left.
 
-    If the lease is lost nevertheless, the handler goes on, and what it does is not counted; with
-    *cancel_on_lease_lost* it is cancelled, and LeaseLostException is raised in its place. Raises ValueError for a ratio
-    that is not between 0 and 1. It renews through `context.heartbeat`, and needs `context.task.lease_duration`: a test
-    may call the handler with its own context that has both. A handler that blocks the event loop blocks its heartbeats,
-    too: `heartbeat='automatic'` renews from another thread.
+    If the lease is lost, the handler continues, and its result is discarded. With *cancel_on_lease_lost* it is cancelled,
+    and raises LeaseLostException. Raises ValueError unless the ratio is between 0 and 1.
+
+    It needs `context.heartbeat` and `context.task.lease_duration`: a test can call the handler with a context of its own
+    that has both. A handler that blocks the event loop also blocks its heartbeats: `heartbeat='automatic'` renews from
+    another thread.
     """
     if not 0 < lease_remaining_ratio < 1:
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
@@ -59,7 +60,7 @@ class _Pulse:
 
     def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
         self._context = context
-        # Contexts that are made by tests or by other decorators have no occurrence.
+        # Contexts of tests and of other decorators have no occurrence.
         self._occurrence = _occurrence_of(context)
         if self._occurrence is None:
             self._clock: Clock = SystemClock()
@@ -82,17 +83,17 @@ class _Pulse:
         self._handler_task = None
 
     def raise_if_lost(self) -> None:
-        """Raise LeaseLostException, if that is why the handler was cancelled, and nobody else did it too."""
+        """Raise LeaseLostException if the handler was cancelled only because its lease was lost."""
         if self._lost and self._handler_task is not None and not self._handler_task.uncancel():
             raise LeaseLostException(self._context.task) from None
 
     def _arm(self, at_least: Duration = 0) -> None:
-        # Without an occurrence the lease lasts its full length from the latest heartbeat on.
+        # Without an occurrence, the lease has its full length after each heartbeat.
         remaining = self._lease if self._occurrence is None else self._occurrence.lease_remaining()
         self._timer = self._clock.call_later(max(at_least, remaining - self._left), self._beat)
 
     def _beat(self) -> None:
-        # Known from this very moment, so that pretended time waits for what a heartbeat does.
+        # Registered before it starts, so that simulated time waits for it.
         heartbeat = asyncio.get_running_loop().create_task(self._renew())
         self._heartbeats.add(heartbeat)
         heartbeat.add_done_callback(self._heartbeats.discard)

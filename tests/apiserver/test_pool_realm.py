@@ -123,7 +123,7 @@ def test_the_operators_account_may_read_it(apiserver, namespace, tmp_path):
         (("resume", "remind"), "remind: 0 resumed"),
         (("redrive", "remind"), "remind: 0 dead letters redriven"),
         (("purge", "remind"), "remind"),
-        (("run", "remind/ada", "--timeout", "0"), "is not over after 0 s"),
+        (("run", "remind/ada", "--timeout", "0"), "has not ended after 0 s"),
     ],
 )
 def test_each_command_about_tasks_takes_a_pool(pod, apiserver, namespace, command, printed):

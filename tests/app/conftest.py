@@ -1,4 +1,4 @@
-"""An app on pretended time, and on each backend that needs no server."""
+"""An app in simulated time, and on each backend that needs no server."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Runs an app on pretended time, while a test looks on."""
+"""Runs an app in simulated time, for the length of a test."""
 
 from __future__ import annotations
 

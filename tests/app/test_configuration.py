@@ -26,7 +26,7 @@ def a_repository(*, colour="red"):
         ({"sqlite_databse": "x"}, "did you mean sqlite_database?"),
         ({"batchsize": 1}, "did you mean batch_size?"),
         ({"concurency_limit": 1}, "did you mean concurrency_limit?"),
-        ({"postgres_url": "x"}, "known are batch_size, concurrency_limit, realm, sqlite_database"),
+        ({"postgres_url": "x"}, "valid settings: batch_size, concurrency_limit, realm, sqlite_database"),
     ],
 )
 def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(configuration, close):
@@ -34,7 +34,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(configurati
         Pyncette(**configuration)
 
     (key,) = configuration
-    assert str(refused.value).startswith(f"{key} is not a setting of this app; ")
+    assert str(refused.value).startswith(f"unknown setting {key}; ")
     assert close in str(refused.value)
 
 
@@ -99,11 +99,11 @@ def test_a_poll_interval_is_longer_than_zero_and_shorter_than_a_century(interval
         (SynchronousExecutor, {"concurrency_limit": 7}, 1),
     ],
 )
-def test_an_executor_says_how_many_handlers_run_at_once(executor, configuration, slots):
+def test_an_executor_limits_how_many_handlers_run_at_the_same_time(executor, configuration, slots):
     assert Pyncette(executor_cls=executor, **configuration).slots == slots
 
 
-def test_an_executor_that_does_not_say_so_is_refused_by_its_name():
+def test_an_executor_without_slots_is_refused_by_its_name():
     class OldExecutor:
         pass
 
@@ -142,10 +142,10 @@ async def test_a_repository_of_pyncette_1_is_refused_by_its_name(clock):
         async with Pyncette(my_old_repository).create(clock=clock):
             pass
 
-    assert "my_old_repository made a _AsyncGeneratorContextManager, which is not a store" in str(
+    assert "my_old_repository returned a _AsyncGeneratorContextManager, which is not a store" in str(
         refused.value
     )
-    assert "Pyncette 1.x do not load here" in str(refused.value)
+    assert "Pyncette 1.x are not supported" in str(refused.value)
     with pytest.raises(ConfigurationError, match="my_old_repository"):
         Pyncette(with_prometheus_repository(my_old_repository)).new_store()
 

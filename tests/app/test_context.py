@@ -219,7 +219,7 @@ async def test_a_name_that_is_taken_cannot_be_added(repository, clock):
             app_context.add_to_context("args", 2)
 
 
-async def test_what_nobody_provides_is_an_attribute_error_that_says_so(repository, clock, caplog):
+async def test_an_unknown_attribute_of_a_context_is_an_error_that_names_it(repository, clock, caplog):
     app = Pyncette(repository)
 
     @app.task(interval=seconds(10))

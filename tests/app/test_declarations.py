@@ -152,7 +152,7 @@ def test_a_partitioned_task_spreads_its_instances_evenly_by_the_hash_of_their_na
     assert task.enabled_partitions is None
 
 
-def test_a_selector_says_which_partition_it_is(app):
+def test_a_selector_returns_the_partition(app):
     task = app.partitioned_task(partition_count=4, partition_selector=lambda count, name: len(name) % count)(
         a_handler
     )
@@ -196,7 +196,7 @@ def test_a_name_cannot_be_declared_twice(app):
 
 
 @pytest.mark.parametrize("handler", [functools.partial(a_handler), Callme()])
-def test_a_name_that_cannot_be_told_is_asked_for(app, handler):
+def test_a_task_without_a_derivable_name_is_refused(app, handler):
     for declare in (
         app.task(interval=A_MINUTE),
         app.dynamic_task(),
@@ -210,11 +210,11 @@ def test_a_name_that_cannot_be_told_is_asked_for(app, handler):
 def test_the_second_of_two_stacked_decorators_needs_a_name(app):
     inner = app.task(interval=A_MINUTE)(a_handler)
 
-    with pytest.raises(ValueError, match=r"^Duplicate task name a_handler; give this one another by name"):
+    with pytest.raises(ValueError, match=r"^Duplicate task name a_handler; pass another with name"):
         app.task(interval=A_MINUTE)(inner)
 
 
-def test_a_fixture_whose_name_cannot_be_told_is_refused(app):
+def test_a_fixture_without_a_derivable_name_is_refused(app):
     with pytest.raises(ValueError, match=r"^Unable to determine name for the fixture"):
         app.fixture()(functools.partial(a_handler))
 
@@ -267,7 +267,7 @@ def test_an_interval_that_is_not_longer_than_zero_is_refused(app, interval):
 
 
 @pytest.mark.parametrize("mode", [FailureMode.UNLOCK, FailureMode.COMMIT])
-def test_a_failure_mode_makes_no_sense_at_most_once(app, mode):
+def test_a_failure_mode_is_refused_at_most_once(app, mode):
     with pytest.raises(ValueError) as refused:
         app.task(interval=A_MINUTE, failure_mode=mode, execution_mode=ExecutionMode.AT_MOST_ONCE)(a_handler)
 
@@ -305,7 +305,7 @@ def test_partitions_that_do_not_exist_cannot_be_enabled(app):
 def test_a_selector_that_names_a_partition_that_there_is_not_is_an_error(app, number):
     task = app.partitioned_task(partition_count=4, partition_selector=lambda *_: number)(a_handler)
 
-    with pytest.raises(ValueError, match="there are 0 to 3"):
+    with pytest.raises(ValueError, match="must be from 0 to 3"):
         task.partition_of("user")
 
 
@@ -369,6 +369,6 @@ def test_an_option_that_is_not_what_it_should_be_is_refused_by_its_name(app, opt
         app.task(**({"interval": A_MINUTE} | options))(a_handler)
 
 
-def test_a_handler_decorator_without_its_parentheses_is_told_so(app):
+def test_a_handler_decorator_without_parentheses_is_refused(app):
     with pytest.raises(ValueError, match=r"write @app.handler\(…\)"):
         app.handler(a_handler)(a_handler)

@@ -242,7 +242,7 @@ async def test_a_handler_that_cannot_be_awaited_runs_once_and_fails(repository, 
     assert "report returned None, which cannot be awaited: write `async def report(…)`" in caplog.text
 
 
-async def test_a_task_goes_on_after_the_failure_of_a_handler_that_cannot_be_awaited(repository, clock):
+async def test_a_task_continues_after_the_failure_of_a_handler_that_cannot_be_awaited(repository, clock):
     app = Pyncette(repository)
     counted = Mock(return_value=7)
 

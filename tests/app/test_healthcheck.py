@@ -39,11 +39,12 @@ async def ask(port, method="GET", path="/health"):
 
 async def send(port, raw):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(raw)
-    writer.write_eof()
-    answer = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    return answer
+    try:
+        writer.write(raw)
+        writer.write_eof()
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/healthz?full=1"])
@@ -57,7 +58,7 @@ async def test_a_healthy_app_answers_ok_on_any_path(app, clock, port, path):
 
 
 @pytest.mark.parametrize("answer", [False, None, ConnectionError("no database")])
-async def test_an_unhealthy_app_answers_not_ok_also_when_the_check_itself_fails(app, clock, port, answer):
+async def test_an_unhealthy_app_answers_not_ok_even_if_the_check_raises(app, clock, port, answer):
     async def check(app_context):
         if isinstance(answer, Exception):
             raise answer
@@ -71,7 +72,7 @@ async def test_an_unhealthy_app_answers_not_ok_also_when_the_check_itself_fails(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
-async def test_other_verbs_are_not_allowed(app, clock, port, method):
+async def test_other_methods_are_not_allowed(app, clock, port, method):
     use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
     async with running(app, clock):
         status, _, headers = await ask(port, method=method)
@@ -80,7 +81,7 @@ async def test_other_verbs_are_not_allowed(app, clock, port, method):
     assert headers["Allow"] == "GET"
 
 
-async def test_a_handler_of_ones_own_gets_the_app_context(app, clock, port):
+async def test_a_custom_health_check_gets_the_app_context(app, clock, port):
     seen = []
 
     async def check(app_context):
@@ -120,7 +121,7 @@ async def test_bad_requests_do_not_end_the_server(app, clock, port, raw, caplog)
     assert "Traceback" not in caplog.text
 
 
-async def test_a_client_that_says_nothing_keeps_neither_others_nor_the_end_waiting(app, clock, port):
+async def test_a_silent_client_delays_neither_others_nor_the_end(app, clock, port):
     use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
     async with asyncio.timeout(20):
         async with running(app, clock):
@@ -148,7 +149,7 @@ async def test_an_app_can_be_served_on_two_ports(app, clock, port):
         assert [(await ask(port))[0], (await ask(other))[0]] == [200, 200]
 
 
-async def test_an_app_is_ill_while_its_last_poll_is_two_intervals_old(clock):
+async def test_an_app_is_unhealthy_while_its_last_poll_is_two_intervals_old(clock):
     class Failing(MemoryStore):
         down = False
 

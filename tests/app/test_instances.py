@@ -207,7 +207,7 @@ async def test_an_instance_may_behave_otherwise_than_its_template(app, clock):
         ),
     ],
 )
-async def test_options_that_cannot_be_meant_are_refused(app, clock, options, message):
+async def test_invalid_options_are_refused(app, clock, options, message):
     async with app.create(clock=clock) as app_context:
         with pytest.raises(ValueError, match=message):
             await app_context.schedule_task(app.tasks["remind"], "ada", **options)
@@ -364,9 +364,15 @@ async def test_a_removed_instance_does_not_run(app, clock, ran):
         assert await app_context.get_task(task, "ada") is None
 
 
-async def test_an_instance_that_does_not_exist_can_be_removed(app, clock):
+async def test_removing_an_unknown_instance_raises_no_error_and_changes_nothing(app, clock):
     async with app.create(clock=clock) as app_context:
-        await app_context.unschedule_task(app.tasks["remind"], "nobody")
+        task = app.tasks["remind"]
+        await app_context.schedule_task(task, "ada", interval=seconds(10))
+        before = await app_context.get_task(task, "ada")
+        await app_context.unschedule_task(task, "nobody")
+
+        assert await app_context.get_task(task, "nobody") is None
+        assert (await app_context.get_task(task, "ada")).scheduled_at == before.scheduled_at
 
 
 async def test_an_instance_can_be_removed_by_itself(app, clock):

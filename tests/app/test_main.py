@@ -89,7 +89,7 @@ def test_the_first_signal_drains(start, number):
 
     assert code == 0
     assert out == ["ends", "down", "left", ""]
-    assert f"{signal.Signals(number).name}: no more is claimed" in err
+    assert f"{signal.Signals(number).name}: draining; no more tasks are claimed" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -119,11 +119,11 @@ def test_the_second_signal_ends_a_handler_that_blocks(start):
 
     assert code == 130
     assert time.monotonic() - began < 5
-    assert "ended at once" in err
+    assert "ended immediately" in err
 
 
 @pytest.mark.parametrize(("choice", "loop"), [("0", "asyncio"), ("1", "uvloop"), (None, "uvloop")])
-def test_uvloop_runs_it_unless_it_is_told_not_to(start, choice, loop):
+def test_uvloop_is_used_unless_it_is_switched_off(start, choice, loop):
     process = start(**({} if choice is None else {"USE_UVLOOP": choice}))
 
     assert loop in read_until(process, "begins")[-1]
@@ -143,7 +143,7 @@ def test_a_log_level_that_there_is_not_is_named(start):
     code, _, err = end_of(start(LOG_LEVEL="LOUD"))
 
     assert code == 1
-    assert err.startswith("pyncette: the log level is 'LOUD'")
+    assert err.startswith("pyncette: unknown log level 'LOUD'")
 
 
 BAD = """
@@ -169,7 +169,7 @@ app.main()
         ("postgres_url='postgresql://127.0.0.1:1/db', postgres_table_name='A'", "postgres_table_name"),
     ],
 )
-def test_what_cannot_go_on_says_why_in_one_sentence_without_a_password(start, configuration, sentence):
+def test_an_error_at_the_start_is_one_sentence_without_a_password(start, configuration, sentence):
     code, _, err = end_of(start(BAD.replace("{configuration}", configuration)))
 
     assert code == 1

@@ -102,7 +102,7 @@ async def test_nothing_is_done_until_the_results_are_asked_for(app, clock, task)
         assert (await app_context.list_tasks(task)).tasks == []
 
 
-async def test_what_is_wrong_with_one_item_hurts_no_other(app, clock, task):
+async def test_an_invalid_item_affects_no_other(app, clock, task):
     wrong = [
         ("no-schedule", {}),
         ("", {"interval": seconds(1)}),
@@ -240,7 +240,7 @@ async def test_what_was_scheduled_is_not_scheduled_again_because_its_neighbours_
     ]
 
 
-async def test_what_was_scheduled_before_the_backend_went_away_is_told_to_be(app, clock, task):
+async def test_items_that_were_scheduled_before_an_outage_are_reported_as_scheduled(app, clock, task):
     store = ContestedStore(MemoryBackend())
 
     results = await scheduled_beside_contested(app, clock, task, store, "user-0", backend_goes_away=True)

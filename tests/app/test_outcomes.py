@@ -197,7 +197,7 @@ async def test_missed_occurrences_are_made_up_for_one_by_one_each_with_its_own_t
     assert ran == [at(10 * number) for number in range(1, 1001)]
 
 
-async def test_fast_forward_runs_the_stale_one_and_goes_on_from_now(repository, clock):
+async def test_fast_forward_runs_the_stale_occurrence_and_continues_from_now(repository, clock):
     app = Pyncette(repository)
     ran = []
 
@@ -264,7 +264,7 @@ async def test_an_occurrence_starts_as_soon_as_it_is_due_and_not_at_the_next_pol
     assert started == [at(7.25)]
 
 
-async def test_a_handler_can_say_that_trying_again_is_of_no_use(repository, clock):
+async def test_a_handler_can_prevent_a_retry(repository, clock):
     app = Pyncette(repository)
     ran = []
 
@@ -281,7 +281,7 @@ async def test_a_handler_can_say_that_trying_again_is_of_no_use(repository, cloc
     assert summary.counts.failed == 2
 
 
-async def test_a_handler_can_say_when_to_try_again(repository, clock):
+async def test_a_handler_can_set_the_time_of_a_retry(repository, clock):
     app = Pyncette(repository)
     ran = []
 
@@ -376,7 +376,7 @@ async def test_shutdown_before_run_ends_it_at_once(repository, clock):
 
 async def test_an_app_context_runs_once_at_a_time(repository, clock):
     async with running(Pyncette(repository), clock) as app_context:
-        with pytest.raises(RuntimeError, match="runs already"):
+        with pytest.raises(RuntimeError, match="already running"):
             await app_context.run()
 
 
@@ -474,7 +474,7 @@ async def test_a_process_claims_only_from_the_partitions_that_it_has_enabled(rep
     assert sorted(ran) == [([0, 2], "0"), ([0, 2], "2"), ([1], "1")]
 
 
-async def test_a_worker_whose_slots_are_all_taken_goes_on_ticking(repository, clock):
+async def test_a_worker_without_free_slots_continues_to_tick(repository, clock):
     app = Pyncette(repository, concurrency_limit=1)
 
     @app.task(interval=seconds(10))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pyncette import FailureMode, Pyncette
-from pyncette.app.templates import QUIET_LOOK_SECONDS
+from pyncette.app.templates import IDLE_READ_SECONDS
 from pyncette.clock import SECOND, SystemClock
 from pyncette.core.edits import created, edited, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
@@ -152,7 +152,7 @@ def test_an_app_notices_an_edit_of_a_resource_by_itself(simulated, clock, runs):
         async with app.create(clock=process_clock) as app_context:
             run = asyncio.create_task(app_context.run()) if runs else None
             await Resource(MemoryStore(backend), clock).apply(args='{"sugar": true}')
-            for pause in (0.9 * QUIET_LOOK_SECONDS, 0.2 * QUIET_LOOK_SECONDS):
+            for pause in (0.9 * IDLE_READ_SECONDS, 0.2 * IDLE_READ_SECONDS):
                 await asyncio.sleep(pause)
                 task = await app_context.schedule_task(remind, "ada", interval=seconds(3600))
                 seen.append(dict(task.extra_args))
@@ -161,7 +161,7 @@ def test_an_app_notices_an_edit_of_a_resource_by_itself(simulated, clock, runs):
                 await run
 
     simulated.spawn("app", main)
-    simulated.run_until(int(5 * QUIET_LOOK_SECONDS * SECOND))
+    simulated.run_until(int(5 * IDLE_READ_SECONDS * SECOND))
 
     assert not simulated.failures, simulated.failures
     assert seen == [{}, {"sugar": True}]

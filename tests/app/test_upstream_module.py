@@ -165,7 +165,7 @@ async def test_metrics_have_their_old_names(old, clock):
     assert measured("repository_ops_total", operation="claim", task_name="*") >= 1
 
 
-def test_the_module_runs_as_a_program_and_goes_on_where_it_was(tmp_path):
+def test_the_module_runs_as_a_program_and_continues_where_it_stopped(tmp_path):
     ports = [free_port(), free_port()]
     environment = {
         **os.environ,

@@ -81,7 +81,7 @@ def test_the_embedded_postgresql_lets_in_the_operator_and_workers_of_where_it_is
     assert workers == {"podSelector": WORKERS, "namespaceSelector": where}
 
 
-def test_the_embedded_postgresql_calls_nobody(helm: Helm):
+def test_the_embedded_postgresql_has_no_egress(helm: Helm):
     spec = policy(helm, "postgresql", EMBEDDED)
 
     assert "Egress" in spec["policyTypes"]

@@ -75,13 +75,13 @@ def test_the_deployment_in_the_notes_is_the_one_that_is_installed(helm: Helm):
         assert f"rollout status deployment/{name}\n" in helm.notes(CHART, ONE_BACKEND, release=release)
 
 
-def test_the_notes_say_so_if_the_release_brings_no_crds_or_would_take_them_away(helm: Helm):
+def test_the_notes_warn_if_the_release_does_not_install_or_keep_the_crds(helm: Helm):
     usual = helm.notes(CHART, ONE_BACKEND)
     without = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"enabled": False}}))
     fleeting = helm.notes(CHART, merged(ONE_BACKEND, {"crds": {"keep": False}}))
 
-    assert "A second release on this\ncluster sets crds.enabled=false." in usual
-    assert "crds.enabled is false: this release brings no CustomResourceDefinitions." in without
+    assert "For a second\nrelease on this cluster, set crds.enabled=false." in usual
+    assert "crds.enabled is false: this release does not install the CustomResourceDefinitions." in without
     assert "UNINSTALLING IT DELETES THEM AND ALL TASKS AND POOLS" in fleeting
     assert "UNINSTALLING" not in usual + without
 
@@ -89,5 +89,5 @@ def test_the_notes_say_so_if_the_release_brings_no_crds_or_would_take_them_away(
 def test_the_notes_name_the_secret_that_workers_need_in_each_namespace(helm: Helm):
     notes = helm.notes(CHART, TWO_NAMESPACES)
 
-    assert "Backend default may be used by pools in orders, reports." in notes
+    assert "The backend default can be used by pools in orders, reports." in notes
     assert "Secret pyncette-backend with the key url" in notes

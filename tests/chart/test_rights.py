@@ -53,7 +53,7 @@ def test_the_operator_may_do_in_the_cluster_what_the_table_says(helm: Helm):
     assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER_ID)
 
 
-def test_an_operator_that_is_told_its_cluster_id_reads_no_namespace(helm: Helm):
+def test_an_operator_with_a_configured_cluster_id_reads_no_namespace(helm: Helm):
     (role,) = the_operators(render(helm, ONE_BACKEND, {"clusterId": "blue"}), "ClusterRole")
 
     assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE)
@@ -81,7 +81,7 @@ def test_a_namespace_that_is_watched_and_is_that_of_the_release_has_one_role(hel
 
 
 @pytest.mark.parametrize("values", MODES)
-def test_each_role_of_the_operator_is_bound_to_its_account_and_to_nobody_else(helm: Helm, values):
+def test_each_role_of_the_operator_is_bound_only_to_its_account(helm: Helm, values):
     rendering = render(helm, values)
     account = rendering.one("ServiceAccount")["metadata"]
 
@@ -129,7 +129,7 @@ def test_people_read_both_kinds_edit_tasks_and_administer_pools(helm: Helm):
     )
 
 
-def test_the_status_is_given_to_nobody_but_the_operator(helm: Helm):
+def test_only_the_operator_may_write_the_status(helm: Helm):
     rendering = render(helm, ONE_BACKEND)
 
     having = {

@@ -65,26 +65,26 @@ def test_what_kubernetes_or_the_operator_would_refuse_later_is_refused_now(helm:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({}, "No backend is configured, so there is nowhere to keep tasks"),
+        ({}, "No backend is configured. Pass a Secret"),
         ({"backend": {"embedded": {"enabled": True}}}, "backend.embedded.secretName is required"),
         (merged(ONE_BACKEND, EMBEDDED), 'Two backends have the name "default"'),
         (merged(ONE_BACKEND, {"namespaces": ["orders"]}), "clusterId is required"),
         (
             merged(ONE_BACKEND, {"namespaces": ["orders"], "clusterId": "blue"}),
-            'No pool could use the backend "default": it is open to pyncette alone',
+            'No pool can use the backend "default": it is open only to pyncette',
         ),
-        (merged(ONE_BACKEND, {"serviceAccount": {"create": False}}), "serviceAccount.name has to name"),
+        (merged(ONE_BACKEND, {"serviceAccount": {"create": False}}), "serviceAccount.name is required"),
         (
             merged(EMBEDDED, {"backend": {"embedded": {"emptyDir": True, "existingClaim": "mine"}}}),
-            "have no place beside it",
+            "is mutually exclusive with existingClaim",
         ),
         (
             merged(EMBEDDED, {"backend": {"embedded": {"emptyDir": True, "storageClass": ""}}}),
-            "have no place beside it",
+            "is mutually exclusive with existingClaim",
         ),
         (
             merged(ONE_BACKEND, {"serviceMonitor": {"enabled": True}, "metrics": {"enabled": False}}),
-            "serviceMonitor.enabled needs metrics.enabled",
+            "serviceMonitor.enabled requires metrics.enabled",
         ),
     ],
 )

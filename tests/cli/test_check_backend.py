@@ -9,14 +9,14 @@ import pytest
 from pyncette.store.backend import read_backend
 from tests.cli import called
 
-ALL = ["connect", "tell the time", "read", "create", "claim", "renew", "complete", "keep history", "remove"]
+ALL = ["connect", "read the clock", "read", "create", "claim", "renew", "complete", "keep history", "remove"]
 
 
 def check(backend):
     code, output = called("check", "--backend", backend, "--output", "json")
     assert "Traceback" not in output
     steps = json.loads(output)["steps"]
-    return code, [step["name"] for step in steps if step["works"]], steps[-1]["told"]
+    return code, [step["name"] for step in steps if step["works"]], steps[-1]["note"]
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def test_a_server_is_named_with_its_version_whatever_the_url_calls_it(valkey_ser
     )
 
 
-def test_settings_that_may_cost_records_are_told(own_redis):
+def test_settings_that_may_lose_records_are_reported(own_redis):
     own_redis.execute("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
     asyncio.run(read_backend(own_redis.url).migrate())
 
     code, output = called("check", "--backend", own_redis.url)
 
     assert code == 0
-    assert "take care: maxmemory-policy is allkeys-lru" in " ".join(output.split())
+    assert "warning: maxmemory-policy is allkeys-lru" in " ".join(output.split())
 
 
 def test_a_server_without_notifications_is_good_for_everything_else(mariadb_url):
@@ -111,7 +111,7 @@ def test_a_right_that_is_missing_is_named_at_the_step_that_needs_it(postgres, wi
         ("mysql://ada:hunter2@127.0.0.1:1/db", "MySQL at 127.0.0.1:1/db does not answer"),
     ],
 )
-def test_a_backend_that_is_not_there_is_told_so_without_its_password(backend, said):
+def test_an_unavailable_backend_is_reported_without_its_password(backend, said):
     code, works, told = check(backend)
 
     assert (code, works) == (1, [])
@@ -119,7 +119,7 @@ def test_a_backend_that_is_not_there_is_told_so_without_its_password(backend, sa
     assert "hunter2" not in told
 
 
-def test_a_database_without_tables_is_told_how_to_get_them(postgres_url):
+def test_the_error_of_missing_tables_names_the_command_that_creates_them(postgres_url):
     code, works, told = check(postgres_url)
 
     assert (code, works) == (1, [])

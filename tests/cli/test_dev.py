@@ -270,7 +270,7 @@ def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(f
     folder.task("hello", intervalSeconds=1)
     folder.write("tasks.py", STUCK)
     with dev(folder, terminal=terminal) as program:
-        program.expect("importing tasks.py takes long: it is not over after 5 s")
+        program.expect("the import of tasks.py is slow: it has not finished after 5 s")
         (stuck,) = children_of(program.process.pid)
 
         folder.write("tasks.py", MODULE)
@@ -516,7 +516,7 @@ def test_the_backend_of_the_environment_and_of_the_module_are_not_touched(folder
 
     with dev(folder, PYNCETTE_BACKEND=f"sqlite:///{tmp_path}/production.db") as program:
         program.expect("PYNCETTE_BACKEND is ignored")
-        program.expect("WARNING the backend that the module names is ignored")
+        program.expect("WARNING the backend of the task module is ignored")
         program.expect("hello: greetings")
         end(program)
 
@@ -590,7 +590,7 @@ def test_the_environment_is_warned_about(folder):
 
     with dev(folder, PYNCETTE_DRAIN="5") as program:
         program.expect(
-            "PYNCETTE_DRAIN is not a setting, and has no effect; did you mean PYNCETTE_DRAIN_SECONDS?"
+            "PYNCETTE_DRAIN is not a setting and has no effect; did you mean PYNCETTE_DRAIN_SECONDS?"
         )
         program.expect("hello: greetings")
         end(program)

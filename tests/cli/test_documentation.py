@@ -136,7 +136,7 @@ def test_the_worker_of_the_how_to_runs(folder, postgres_url):
 
     code, output = called(*migrate, PYNCETTE_BACKEND=postgres_url)
     assert (code, "were created" in output) == (0, True)
-    for command, sign in ((start, "running handlers"), (with_health, '"message": "health is served"')):
+    for command, sign in ((start, "running handlers"), (with_health, '"message": "serving health checks"')):
         with Program(*command, cwd=folder.path, PYNCETTE_BACKEND=postgres_url) as program:
             program.expect(sign)
             program.expect("running handlers")

@@ -49,9 +49,7 @@ def interrupt_in_the_middle(folder):
             time.sleep(0.005)
         program.signal(signal.SIGINT)
         assert program.ended() == 130, program.output
-        assert re.search(
-            r"interrupted after line [\d,]+; the same command goes on from there", program.output
-        )
+        assert re.search(r"interrupted after line [\d,]+; run the same command to continue", program.output)
 
 
 async def names_of(folder):
@@ -88,8 +86,8 @@ def test_each_line_becomes_an_instance(folder):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"name": "ada", "cron": "0 8 * * *"}', "there is no field cron; the fields are name, and schedule"),
-        ('{"name": "ada", "interval": 3}', "there is no field interval; did you mean interval_seconds?"),
+        ('{"name": "ada", "cron": "0 8 * * *"}', "unknown field cron; the fields are name, and schedule"),
+        ('{"name": "ada", "interval": 3}', "unknown field interval; did you mean interval_seconds?"),
         ('{"name": 3, "interval_seconds": 3}', 'name must be text, as in "ada"'),
         ('{"name": "ada", "interval_seconds": "x"}', "interval_seconds must be a number, as in 3600"),
         ('{"name": "ada", "execute_at": "soon"}', "execute_at must be a time with its offset from UTC"),
@@ -99,14 +97,17 @@ def test_each_line_becomes_an_instance(folder):
         ('{"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokio"}', "did you mean Asia/Tokyo?"),
         ('{"name": "ada"}', "schedule"),
         ('{"name": "ada", "interval_seconds": 0}', "interval"),
-        ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is longer than can be counted"),
-        ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs its offset from UTC"),
-        ('{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}', "cannot be called schedule"),
-        ('{"name": ""}', "must be a string that is not empty"),
+        ('{"name": "ada", "interval_seconds": 1e300}', "interval_seconds is too large"),
+        ('{"name": "ada", "execute_at": "2099-01-31T08:00:00"}', "execute_at needs a UTC offset"),
+        (
+            '{"name": "ada", "interval_seconds": 1, "args": {"schedule": 1}}',
+            "cannot have the name of a task option: schedule",
+        ),
+        ('{"name": ""}', "must be a non-empty string"),
         ("not JSON", "JSON is malformed"),
     ],
 )
-def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_on(folder, line, said):
+def test_an_invalid_line_is_reported_with_its_number_and_skipped(folder, line, said):
     good = ['{"name": "ben", "interval_seconds": 60}', '{"name": "cyd", "interval_seconds": 60}']
     folder.write("users.jsonl", "\n".join([good[0], line, good[1]]))
 
@@ -119,14 +120,14 @@ def test_a_line_that_cannot_be_meant_is_told_with_its_number_and_the_rest_goes_o
     assert "Traceback" not in output
 
 
-async def test_a_load_that_was_interrupted_goes_on_from_there_and_schedules_each_once(folder):
+async def test_an_interrupted_load_continues_and_schedules_each_instance_once(folder):
     lines = (f'{{"name": "u{number}", "interval_seconds": 3600}}' for number in range(MANY))
     folder.write("users.jsonl", "\n".join(lines))
     interrupt_in_the_middle(folder)
 
     code, output = load(folder, "--output", "json")
 
-    (line,) = re.findall(r"going on after line ([\d,]+)", output)
+    (line,) = re.findall(r"continuing after line ([\d,]+)", output)
     assert 0 < int(line.replace(",", "")) < MANY
     assert code == 0
     assert json.loads(output[output.index("{") :]) == {"scheduled": MANY, "refused": 0}
@@ -148,13 +149,13 @@ def test_a_note_about_another_file_or_another_task_is_not_gone_on_from(folder):
 @pytest.mark.parametrize(
     ("task", "backend", "said"),
     [
-        ("sweep", "sqlite:///tasks.db", "sweep has no instances; there is remind"),
-        ("remnd", "sqlite:///tasks.db", "remnd is not in the module; there is remind"),
-        ("remind", "sqlite://", "is gone with it: name a file or a server"),
+        ("sweep", "sqlite:///tasks.db", "task sweep is not a dynamic task; dynamic tasks: remind"),
+        ("remnd", "sqlite:///tasks.db", "task remnd not found in the module; dynamic tasks: remind"),
+        ("remind", "sqlite://", "is lost when this process ends: use a file or a server"),
         ("remind", "postgresql://ada:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
     ],
 )
-def test_what_cannot_be_loaded_into_is_told_in_a_sentence(folder, task, backend, said):
+def test_an_invalid_target_of_a_load_is_reported_in_one_sentence(folder, task, backend, said):
     folder.write("users.jsonl", '{"name": "ada", "interval_seconds": 60}')
 
     code, output = load(folder, task=task, backend=backend)

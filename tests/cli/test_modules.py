@@ -73,7 +73,7 @@ def test_several_that_make_an_app_are_refused_with_their_names(here):
     (here / "a.py").write_text(APP)
     (here / "b.py").write_text(APP)
 
-    assert "several modules in . make an app: a.py, b.py; say which by --module" in refusal(
+    assert "several modules in . create an app: a.py, b.py; select one with --module" in refusal(
         find_target, here.relative_to(here)
     )
 
@@ -81,7 +81,7 @@ def test_several_that_make_an_app_are_refused_with_their_names(here):
 def test_none_is_refused_with_what_is_looked_for(here):
     (here / "a.py").write_text("app = 3\n")
 
-    assert "there is no task module" in refusal(find_target, here)
+    assert "no task module found" in refusal(find_target, here)
     assert "app = Pyncette()" in refusal(find_target, here)
 
 
@@ -107,7 +107,7 @@ def test_a_module_of_a_package_in_the_folder_can_be_named(here):
 def test_a_misspelt_module_is_refused_with_the_nearest(here):
     (here / "nightly.py").write_text(APP)
 
-    assert "there is no module nightli in" in refusal(find_target, here, "nightli")
+    assert "module nightli not found in" in refusal(find_target, here, "nightli")
     assert "did you mean nightly?" in refusal(find_target, here, "nightli")
 
 
@@ -116,7 +116,7 @@ def test_what_names_no_app_is_refused(text):
     if text == "tasks:":
         assert read_target(text) == Target("tasks", "")
     else:
-        assert "names no app" in refusal(read_target, text)
+        assert "does not name an app" in refusal(read_target, text)
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------
@@ -205,13 +205,13 @@ def test_an_app_of_any_name_is_taken_if_it_is_the_only_one(here):
 @pytest.mark.parametrize(
     ("text", "target", "message"),
     [
-        ("x = 1\n", "tasks.py", "tasks.py: it has no app; write `app = Pyncette()` there"),
-        (APP, "tasks.py:jobs", "tasks.py: jobs is not there; there is app"),
-        (APP + "jobs = 3\n", "tasks.py:jobs", "tasks.py: jobs is a int, not a Pyncette; there is app"),
+        ("x = 1\n", "tasks.py", "tasks.py: the module has no app: write `app = Pyncette()`"),
+        (APP, "tasks.py:jobs", "tasks.py: jobs not found; the module has app"),
+        (APP + "jobs = 3\n", "tasks.py:jobs", "tasks.py: jobs is a int, not a Pyncette; the module has app"),
         (
             "from pyncette import Pyncette\na = Pyncette()\nb = Pyncette()\n",
             "tasks.py",
-            "tasks.py: it has several apps, a, b: say which, as in tasks.py:a",
+            "tasks.py: the module has several apps, a, b: select one, as in tasks.py:a",
         ),
         (APP + "def f(:\n", "tasks.py", "tasks.py:3: SyntaxError: invalid syntax"),
         (APP + "\n1 / 0\n", "tasks.py", "tasks.py:4: ZeroDivisionError: division by zero"),
@@ -225,7 +225,11 @@ def test_an_app_of_any_name_is_taken_if_it_is_the_only_one(here):
             "tasks.py",
             "tasks.py:3: CroniterBadCronError: ",
         ),
-        (APP + "raise SystemExit(3)\n", "tasks.py", "tasks.py:3: it ended the program while it was imported"),
+        (
+            APP + "raise SystemExit(3)\n",
+            "tasks.py",
+            "tasks.py:3: the module ended the program during its import",
+        ),
         (
             APP + "app.main()\n",
             "tasks.py",
@@ -233,7 +237,7 @@ def test_an_app_of_any_name_is_taken_if_it_is_the_only_one(here):
         ),
     ],
 )
-def test_what_is_wrong_with_a_module_is_told_in_a_sentence_with_its_line(here, text, target, message):
+def test_an_invalid_module_is_reported_in_one_sentence_with_its_line(here, text, target, message):
     (here / "tasks.py").write_text(text)
 
     told = refusal(load, target)
@@ -242,7 +246,7 @@ def test_what_is_wrong_with_a_module_is_told_in_a_sentence_with_its_line(here, t
     assert "\n" not in told
 
 
-def test_the_line_is_the_innermost_that_is_the_users(here):
+def test_the_line_is_the_innermost_of_the_users_code(here):
     (here / "tasks.py").write_text("import beside\n" + APP)
     (here / "beside.py").write_text("import json\n\njson.loads('{')\n")
 
@@ -250,7 +254,7 @@ def test_the_line_is_the_innermost_that_is_the_users(here):
 
 
 @pytest.mark.parametrize("target", ["nightli", "nightli.py"])
-def test_a_module_that_is_not_there_is_told_with_the_nearest(here, target):
+def test_the_error_of_a_missing_module_suggests_the_nearest(here, target):
     (here / "nightly.py").write_text(APP)
 
     assert "did you mean nightly" in refusal(load, target)

@@ -64,7 +64,7 @@ AT_ONCE_SECONDS = 5.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operator, number):
+def test_a_signal_ends_it_immediately_even_if_no_api_server_answers(operator, number):
     running = operator()
     for line in running.stderr:
         if "nothing can be watched yet" in line:
@@ -76,7 +76,7 @@ def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operat
 
     assert running.returncode == ExitCode.DONE, rest
     assert time.monotonic() - told_at < AT_ONCE_SECONDS
-    assert "schedules go on firing" in rest
+    assert "workers continue to run tasks" in rest
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operat
         ("backends: [{{name: a}}, {{name: a}}]", "two backends have the same name"),
     ],
 )
-def test_settings_that_make_no_sense_are_told_in_a_sentence(operator, settings, said):
+def test_invalid_settings_are_reported_in_one_sentence(operator, settings, said):
     running = operator(settings)
 
     _, told = running.communicate(timeout=60)
@@ -102,7 +102,7 @@ def test_settings_that_make_no_sense_are_told_in_a_sentence(operator, settings, 
     assert "Traceback" not in told
 
 
-def test_without_credentials_it_says_so(operator):
+def test_missing_credentials_are_reported(operator):
     running = operator(kubeconfig=None)
 
     _, told = running.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""What commands print fits a terminal, and is whole anywhere else."""
+"""Tables fit a terminal, and are never cut elsewhere."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from tests.cli import ESCAPE
 TABLE = Table(
     ("NAME", "WORKER", "MESSAGE"),
     [("ada", "host-1-of-many", "no luck " * 20), ("grace", "host-2-of-many", "")],
-    yielding=("MESSAGE", "NAME"),
-    expendable=("WORKER",),
+    narrowable=("MESSAGE", "NAME"),
+    droppable=("WORKER",),
 )
 
 
 @pytest.fixture
 def terminal(monkeypatch, capsys):
-    """A terminal that is as wide as it is called with."""
+    """A function that prints the table on a terminal of so many columns and returns the lines."""
 
     def printed(columns):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -43,7 +43,7 @@ def test_a_terminal_gets_rows_that_fit_it(terminal):
     assert grace == "grace  host-2-of-many"
 
 
-def test_what_matters_least_is_left_out_where_narrowing_is_not_enough(terminal):
+def test_droppable_columns_are_dropped_if_narrowing_is_not_enough(terminal):
     names, ada, _ = terminal(24)
 
     assert names == "NAME   MESSAGE"
@@ -53,5 +53,5 @@ def test_what_matters_least_is_left_out_where_narrowing_is_not_enough(terminal):
 @pytest.mark.parametrize(
     ("room", "widths"), [(100, [20, 30, 4]), (50, [20, 22, 4]), (30, [12, 10, 4]), (5, [10, 10, 4])]
 )
-def test_columns_yield_one_after_another_down_to_what_says_something(room, widths):
-    assert fitted([20, 30, 4], room, yielding=[1, 0]) == widths
+def test_columns_are_narrowed_one_after_another_down_to_the_least_width(room, widths):
+    assert fitted([20, 30, 4], room, narrowable=[1, 0]) == widths

@@ -69,13 +69,13 @@ def invoke(store, *args):
     return CliRunner(env=environment).invoke(cli, ["purge", *args])
 
 
-def test_without_a_yes_nothing_is_removed_and_it_is_said_what_would_be(store):
+def test_without_yes_nothing_is_removed_and_the_number_is_reported(store):
     store.declare(3)
 
     result = invoke(store, "remind")
 
     assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
-    assert "remind has 3 instances, which would be removed for good: say --yes" in result.stderr
+    assert "remind has 3 instances, which would be removed permanently: pass --yes" in result.stderr
     assert len(store.all()) == 4
 
 
@@ -84,7 +84,7 @@ def test_all_that_a_stopped_template_left_is_removed(store):
 
     result = invoke(store, "remind", "--yes")
 
-    assert (result.exit_code, result.stdout) == (0, "remind: 7 records of instances removed\n")
+    assert (result.exit_code, result.stdout) == (0, "remind: 7 instance records removed\n")
     assert store.all() == []
 
 
@@ -93,7 +93,7 @@ def test_a_template_is_found_by_the_name_of_its_resource(store):
 
     result = invoke(store, "users", "--yes")
 
-    assert (result.exit_code, result.stdout) == (0, "users: 7 records of instances removed\n")
+    assert (result.exit_code, result.stdout) == (0, "users: 7 instance records removed\n")
     assert store.all() == []
 
 
@@ -111,7 +111,7 @@ def test_tasks_lists_and_shows_a_template_by_the_name_of_its_resource(store):
     assert instance.exit_code == 0, instance.output
 
 
-def test_more_than_one_batch_is_removed_and_programs_are_told_how_many(store):
+def test_more_than_one_batch_is_removed_and_json_has_the_number(store):
     store.declare(1001)
 
     result = invoke(store, "remind", "--yes", "--output", "json")
@@ -126,7 +126,7 @@ def test_a_task_that_is_wanted_is_refused(store):
     result = invoke(store, "remind", "--yes")
 
     assert result.exit_code == ExitCode.USAGE
-    assert "remind is not stopped: delete its resource first" in result.stderr
+    assert "remind is not stopped: delete its resource" in result.stderr
     assert len(store.all()) == 4
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_template_is_refused(store):
     result = invoke(store, "remind/user-0", "--yes")
 
     assert result.exit_code == ExitCode.USAGE
-    assert "remind/user-0 is no dynamic task" in result.stderr
+    assert "remind/user-0 is not a dynamic task" in result.stderr
     assert len(store.all()) == 2
 
 
@@ -146,4 +146,4 @@ def test_a_task_that_there_is_not_is_refused(store):
     result = invoke(store, "nothing", "--yes")
 
     assert result.exit_code == ExitCode.USAGE
-    assert "there is no task nothing" in result.stderr
+    assert "task nothing not found" in result.stderr

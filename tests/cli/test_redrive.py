@@ -124,7 +124,7 @@ def test_the_dead_letters_of_one_instance_or_of_all_are_tried_again(store):
 # --- Suspensions -----------------------------------------------------------------------------------------------------
 
 
-def test_a_task_whose_attempts_were_spent_goes_on_from_now(store):
+def test_a_task_that_its_last_attempt_suspended_resumes_from_now(store):
     store.failed("report", exhausted=Exhaustion.SUSPEND)
 
     assert told(store, "resume", "report") == {"task": "report", "resumed": 1}
@@ -154,12 +154,12 @@ def test_one_instance_or_all_are_resumed(store):
     assert store.exhausted("remind") == {"ada": False, "bob": False, "eve": False}
 
 
-def test_what_a_manifest_suspends_stays_suspended_and_it_is_said(store):
+def test_a_task_that_its_manifest_suspends_stays_suspended_with_a_note(store):
     store.failed("report", exhausted=Exhaustion.SUSPEND, suspend=True)
 
     result = invoke(store, "resume", "report")
 
-    assert result.stderr == "pyncette: report is suspended by its manifest, and stays so\n"
+    assert result.stderr == "pyncette: report is suspended by its manifest and remains suspended\n"
     (record,) = store.all("report")
     assert (record.state.exhausted, record.claimable_at) == (False, None)
 
@@ -172,7 +172,7 @@ def test_a_task_that_there_is_not_is_refused(store, command):
         result = invoke(store, command, name)
 
         assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
-        assert f"there is no task {name}; `pyncette tasks` lists those that there are" in result.stderr
+        assert f"task {name} not found; `pyncette tasks` lists all tasks" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pyncette.cli.dev.screens import LiveScreen, PlainScreen
 from pyncette.cli.dev.state import Line, Picture
-from pyncette.cli.survey import Found, view_of
+from pyncette.cli.survey import StoredTask, describe
 from pyncette.clock import SECOND
 from pyncette.core import edits
 from pyncette.core.record import Counts, Key, Lease, Outcome, Owner, Partition, Started, Summary, replace
@@ -38,7 +38,7 @@ def ran(outcome=Outcome.SUCCEEDED, **more):
 
 
 def view(home, *beside):
-    return view_of(Found(home.key.task, home.key.partition.handler, [home], list(beside)), NOON)
+    return describe(StoredTask(home.key.task, home.key.partition.handler, [home], list(beside)), NOON)
 
 
 def picture(*views, **more):

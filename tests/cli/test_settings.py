@@ -18,7 +18,7 @@ def refusal(environment=None, **options):
     return str(refused.value)
 
 
-def test_nothing_said_is_the_defaults():
+def test_settings_have_defaults():
     assert read({"PYNCETTE_REALM": "", "HOME": "/root"}) == Settings()
 
 
@@ -58,15 +58,17 @@ def test_a_backend_may_stand_in_a_file(tmp_path):
     assert read(backend_file=str(file)).backend == read_backend("sqlite:///a.db")
 
 
-def test_a_backend_is_said_once(tmp_path):
+def test_a_backend_is_configured_only_once(tmp_path):
     file = tmp_path / "url"
     file.write_text("sqlite:///a.db\n")
     both = {"PYNCETTE_BACKEND": "sqlite:///b.db", "PYNCETTE_BACKEND_FILE": str(file)}
 
     assert refusal(both) == (
-        "PYNCETTE_BACKEND and PYNCETTE_BACKEND_FILE each say where records are kept: give one of them"
+        "PYNCETTE_BACKEND and PYNCETTE_BACKEND_FILE are mutually exclusive: set one of them"
     )
-    assert "--backend and --backend-file each say" in refusal(backend="sqlite://", backend_file=str(file))
+    assert "--backend and --backend-file are mutually exclusive" in refusal(
+        backend="sqlite://", backend_file=str(file)
+    )
 
 
 def test_a_backend_of_an_option_wins_over_both_variables(tmp_path):
@@ -79,7 +81,7 @@ def test_a_backend_of_an_option_wins_over_both_variables(tmp_path):
     assert read(both, backend_file=str(file)).warnings == ()
 
 
-def test_a_file_without_a_url_is_told_with_its_name_and_without_what_it_holds(tmp_path):
+def test_the_error_of_a_file_without_a_url_has_its_name_and_not_its_content(tmp_path):
     file = tmp_path / "url"
     file.write_text("hunter2")
 
@@ -102,12 +104,12 @@ def test_a_realm_of_what_workers_tell_each_other_is_refused():
     )
 
 
-def test_all_that_is_wrong_is_told_at_once_and_where_it_was_said():
+def test_all_invalid_settings_are_reported_together_with_their_source():
     message = refusal({"PYNCETTE_CONCURRENCY": "0", "PYNCETTE_HEALTH": "web"}, drain_seconds="soon")
 
-    assert "PYNCETTE_CONCURRENCY: it must be a whole number from 1" in message
-    assert "PYNCETTE_HEALTH: it must be a port or HOST:PORT" in message
-    assert "--drain-seconds: it must be a number of seconds" in message
+    assert "PYNCETTE_CONCURRENCY: must be a whole number from 1" in message
+    assert "PYNCETTE_HEALTH: must be a port or HOST:PORT" in message
+    assert "--drain-seconds: must be a number of seconds" in message
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e9", ""])
@@ -117,7 +119,7 @@ def test_a_drain_has_an_end(text):
 
 def test_a_stall_is_longer_than_a_hiccup_or_of_no_interest():
     assert read(stall_seconds="0").stall_seconds == 0
-    assert "it must be 0, or at least 5 seconds" in refusal(stall_seconds="1")
+    assert "must be 0, or at least 5 seconds" in refusal(stall_seconds="1")
 
 
 @pytest.mark.parametrize(
@@ -128,17 +130,17 @@ def test_an_address_is_a_port_with_or_without_a_host(text, address):
     assert read(health=text).health == address
 
 
-def test_a_misspelt_variable_is_warned_of_with_the_nearest_name():
+def test_the_warning_of_a_misspelt_variable_suggests_the_nearest():
     (warning,) = read({"PYNCETTE_BACKEN": "sqlite://"}).warnings
 
-    assert warning == "PYNCETTE_BACKEN is not a setting, and has no effect; did you mean PYNCETTE_BACKEND?"
+    assert warning == "PYNCETTE_BACKEN is not a setting and has no effect; did you mean PYNCETTE_BACKEND?"
 
 
-def test_a_variable_like_no_other_is_warned_of_with_all_there_are():
+def test_the_warning_of_an_unknown_variable_lists_all_settings():
     (warning,) = read({"PYNCETTE_COLOUR": "red", "PYNCETTE_TEST_POSTGRES_URL": "postgresql://x"}).warnings
 
     assert warning.startswith(
-        "PYNCETTE_COLOUR is not a setting, and has no effect; known are PYNCETTE_BACKEND,"
+        "PYNCETTE_COLOUR is not a setting and has no effect; valid settings: PYNCETTE_BACKEND,"
     )
 
 
@@ -159,7 +161,7 @@ def test_an_sqlite_url_names_a_file_or_memory(url, path):
     assert backend.path == path
 
 
-def test_a_misspelt_backend_is_told_with_the_nearest_name():
+def test_the_error_of_a_misspelt_backend_suggests_the_nearest():
     assert refusal(backend="postgressql://u@h/d") == (
         "--backend: unknown backend postgressql; did you mean postgresql?"
     )
@@ -199,7 +201,7 @@ def test_a_backend_is_shown_without_its_password():
         ("postgresql://u@h:1,i:2/d?sslmode=require", "pyncette_tasks", "PostgreSQL at h:1,i:2/d"),
     ],
 )
-def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
+def test_a_url_may_set_the_prefix_of_table_names(url, table, told):
     backend = read_backend(url)
 
     assert (backend.table, str(backend)) == (table, told)
@@ -218,7 +220,7 @@ def test_a_url_may_say_what_the_names_of_tables_begin_with(url, table, told):
         ("postgresql://u:hunter2@x@h/d", "write @ in a user or password as %40"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused_with_the_part_that_is_wrong(url, said):
+def test_an_invalid_url_is_refused_with_the_invalid_part(url, said):
     sentence = refusal(backend=url)
 
     assert said in sentence

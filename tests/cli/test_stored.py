@@ -122,7 +122,7 @@ def test_tasks_lists_what_is_scheduled_for_programs(store):
     assert listed["report"]["nextScheduleTime"].endswith("Z")
 
 
-def test_one_task_or_one_instance_is_told_with_all_about_it(store):
+def test_one_task_or_instance_is_shown_with_all_details(store):
     report = told("tasks", "report", "--backend", store.url)
     alice = told("tasks", "remind/alice", "--backend", store.url)
 
@@ -165,10 +165,10 @@ def test_instances_of_a_task_are_listed_by_name(store):
     assert "remind/alice" in first
     assert "remind/bob" not in first
     assert "0 9 * * *" in first
-    assert "there are no instances of a task beat" in refused(
+    assert "no instances of a task beat found" in refused(
         "tasks", "beat", "--instances", "--backend", store.url
     )
-    assert "needs the TASK" in refused("tasks", "--instances", "--backend", store.url)
+    assert "needs a TASK" in refused("tasks", "--instances", "--backend", store.url)
 
 
 def test_what_a_template_keeps_for_workers_is_not_shown(file):
@@ -190,8 +190,8 @@ def test_nothing_is_stored_in_another_realm(store):
 def test_a_task_that_there_is_not_is_refused(file):
     sentence = refused("tasks", "nothing", "--backend", file.url)
 
-    assert sentence == "pyncette: there is no task nothing; `pyncette tasks` lists those that there are"
-    assert "there is no task beat in the realm r" in refused(
+    assert sentence == "pyncette: task nothing not found; `pyncette tasks` lists all tasks"
+    assert "task beat not found in the realm r" in refused(
         "runs", "beat", "--backend", file.url, "--realm", "r"
     )
 
@@ -306,7 +306,7 @@ def test_run_runs_a_task_now_and_tells_its_outcome(working):
 
     working.expect("greetings you")
     assert code == 0
-    assert "asked for a run of greet; waiting for its outcome" in output
+    assert "requested a run of greet; waiting for its outcome" in output
     assert "greet: succeeded in " in output
 
 
@@ -317,7 +317,7 @@ def test_run_gives_the_arguments_that_it_is_given(working):
     working.expect("greetings Ada")
 
 
-def test_run_of_a_handler_that_fails_exits_with_1_and_says_why(working):
+def test_run_of_a_failing_handler_exits_with_1_and_the_error(working):
     code, output = fire(working, "fail", "--output", "json")
 
     document = json.loads(output[output.index("{") :])
@@ -333,27 +333,27 @@ def test_run_runs_an_instance_of_a_dynamic_task(working):
     working.expect("reminded alice")
 
 
-def test_run_of_a_template_is_refused_with_what_to_name(working):
+def test_run_of_a_template_is_refused_with_a_hint(working):
     code, output = fire(working, "remind")
 
-    assert (code, "remind is a dynamic task: name one of its instances" in output) == (2, True)
+    assert (code, "remind is a dynamic task: select one of its instances" in output) == (2, True)
 
 
-def test_run_without_a_worker_says_so_and_ends_at_its_timeout(file):
+def test_run_without_a_worker_prints_a_hint_and_ends_at_its_timeout(file):
     result = invoke("run", "report", "--timeout", "6", "--backend", file.url)
 
     assert result.exit_code == ExitCode.TIMEOUT
-    assert "no worker has taken it yet: does one run that has the handler report?" in result.stderr
-    assert "report is not over after 6 s; no worker has begun it yet" in result.stderr
+    assert "no worker has claimed the run yet: is a worker with the handler report running?" in result.stderr
+    assert "the run of report has not ended after 6 s; no worker has claimed it yet" in result.stderr
 
 
-def test_ctrl_c_while_a_run_is_waited_for_says_that_it_still_takes_place(file):
+def test_after_ctrl_c_a_requested_run_still_takes_place(file):
     with Program("run", "report", "--backend", file.url) as program:
-        program.expect("asked for a run of report")
+        program.expect("requested a run of report")
         program.interrupt()
         assert program.ended() == ExitCode.INTERRUPTED
 
-    assert "the run that was asked for still takes place" in program.output
+    assert "the requested run still takes place" in program.output
 
 
 def test_a_number_that_is_none_is_refused_in_plain_words(file):
@@ -365,10 +365,10 @@ def test_a_number_that_is_none_is_refused_in_plain_words(file):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("{", "--args is not JSON: Expecting property name"),
-        ("[1]", "--args must be a JSON object of names and values, not [1]"),
-        ('{"n": NaN}', "--args is not JSON: Out of range float values"),
-        ('{"text": "' + "x" * 20_000 + '"}', "--args takes 20,011 bytes, 16,384 are allowed"),
+        ("{", "--args is not valid JSON: Expecting property name"),
+        ("[1]", "--args must be a JSON object, not [1]"),
+        ('{"n": NaN}', "--args is not valid JSON: Out of range float values"),
+        ('{"text": "' + "x" * 20_000 + '"}', "--args has 20,011 bytes; the limit is 16,384"),
     ],
 )
 def test_arguments_that_are_not_json_are_refused(file, args, message):
@@ -394,8 +394,9 @@ def test_a_folder_where_dev_ran_is_a_backend(folder):
 def test_no_backend_is_refused_with_what_to_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert "set PYNCETTE_BACKEND or --backend, or name a folder where pyncette dev has run" in refused(
-        "tasks"
+    assert (
+        "set PYNCETTE_BACKEND or pass --backend, or pass --path with a folder where pyncette dev has run"
+        in refused("tasks")
     )
     assert f"pyncette dev has not run in {tmp_path}" in refused("tasks", "--path", str(tmp_path))
 
@@ -408,17 +409,19 @@ def test_looking_at_a_file_that_is_not_there_does_not_make_it(tmp_path):
 
 
 def test_a_folder_and_a_backend_at_once_are_refused(file, tmp_path):
-    assert "--path and --backend name two different ones" in refused(
+    assert "--path and --backend are mutually exclusive" in refused(
         "tasks", "--path", str(tmp_path), "--backend", file.url
     )
 
 
 def test_memory_is_not_migrated():
-    assert "gone with it: name a file or a server" in refused("migrate", "--backend", "sqlite://")
+    assert "lost when this process ends: use a file or a server" in refused(
+        "migrate", "--backend", "sqlite://"
+    )
 
 
 def test_memory_holds_nothing_to_look_at():
-    assert "nothing in the memory of this process" in refused("tasks", "--backend", "sqlite://")
+    assert "the memory backend is empty" in refused("tasks", "--backend", "sqlite://")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
@@ -429,7 +432,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     assert "is not an SQLite database" in sentence
 
 
-def test_a_server_that_does_not_answer_is_told_without_the_password():
+def test_an_unavailable_server_is_reported_without_its_password():
     sentence = refused("tasks", "--backend", "postgresql://u:hunter2@127.0.0.1:9/d", code=ExitCode.BACKEND)
 
     assert "127.0.0.1:9" in sentence
@@ -455,7 +458,7 @@ def test_a_migration_waits_with_shutting_out_workers_that_still_run(file):
         assert connection.execute("SELECT min_reader FROM pyncette_tasks_meta").fetchall() == [(1,)]
 
 
-def test_migrate_creates_tables_and_says_when_there_is_nothing_to_do(tmp_path, postgres_url):
+def test_migrate_creates_tables_and_reports_that_nothing_is_to_do(tmp_path, postgres_url):
     for url in (f"sqlite:///{tmp_path}/new.db", postgres_url):
         assert refused_schema(url)
         assert told("migrate", "--backend", url)["before"] == 0
@@ -484,7 +487,7 @@ def refused_schema(url):
 # --- All of them -----------------------------------------------------------------------------------------------------
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert invoke("--version").stdout == f"pyncette, version {__version__}\n"
 
 
@@ -514,7 +517,7 @@ def test_a_misspelt_variable_is_warned_of(file):
 
     assert result.exit_code == 0
     assert (
-        "warning: PYNCETTE_BAKCEND is not a setting, and has no effect; did you mean PYNCETTE_BACKEND?"
+        "warning: PYNCETTE_BAKCEND is not a setting and has no effect; did you mean PYNCETTE_BACKEND?"
         in result.stderr
     )
 
@@ -522,7 +525,7 @@ def test_a_misspelt_variable_is_warned_of(file):
 # --- Checking --------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_that_there_is_nothing_wrong(folder):
+def test_check_reports_that_there_are_no_problems(folder):
     folder.task("hello", intervalSeconds=1)
 
     code, output = called("check", "jobs", cwd=folder.path.parent)
@@ -584,7 +587,7 @@ def test_check_refuses_a_schedule_whose_years_were_over_when_it_was_written(fold
 BROKEN = "from pyncette import Pyncette\napp = Pyncette()\napp.nothing\n"
 
 
-def test_check_tells_what_is_wrong_with_the_module_and_with_the_manifests(folder):
+def test_check_reports_problems_of_the_module_and_of_the_manifests(folder):
     folder.task("two", schedule='"* *"').write("tasks.py", BROKEN)
 
     code, output = called("check", "jobs", cwd=folder.path.parent)
@@ -686,13 +689,13 @@ def test_check_counts_tasks_of_the_module_and_notes_names_that_are_used_twice(fo
     assert "jobs: 1 manifest, 1 handler, 1 task, no problems" in output
 
 
-def test_check_notes_manifests_that_are_passed_over(folder):
+def test_check_notes_manifests_in_subfolders(folder):
     (folder / "below").mkdir()
     folder.task("below/hello", intervalSeconds=1)
 
     code, output = called("check", "jobs", cwd=folder.path.parent)
 
-    assert (code, "note: jobs/below: manifests in a folder below are passed over" in output) == (0, True)
+    assert (code, "note: jobs/below: manifests in subfolders are ignored" in output) == (0, True)
 
 
 def test_of_several_tasks_of_a_name_one_is_chosen_by_its_handler(folder):
@@ -702,9 +705,7 @@ def test_of_several_tasks_of_a_name_one_is_chosen_by_its_handler(folder):
         program.interrupt()
         program.ended()
 
-    assert "of the handlers greet, tick: say which by --handler" in refused(
-        "tasks", "tick", "--path", str(folder.path)
-    )
+    assert ": greet, tick; select one with --handler" in refused("tasks", "tick", "--path", str(folder.path))
     one = told("tasks", "tick", "--handler", "greet", "--path", str(folder.path))
     assert (one["name"], one["handler"]) == ("tick", "greet")
     assert told("runs", "tick", "--handler", "greet", "--path", str(folder.path))
@@ -717,7 +718,7 @@ def test_a_folder_that_is_none_is_refused(command, tmp_path):
 
     assert "does not exist" in refused("dev", f"{tmp_path}/nowhere")
     assert "folder" in refused(command, f"{tmp_path}/file")
-    assert "there is no task module in" in refused(command, str(tmp_path))
+    assert "no task module found in" in refused(command, str(tmp_path))
 
 
 def test_the_instances_of_a_template_are_counted_and_not_read(store):

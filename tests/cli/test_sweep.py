@@ -64,7 +64,7 @@ def test_it_shows_what_is_held_back_and_how_to_confirm_it(database):
     assert "pyncette sweep --confirm 3" in shown.output
 
 
-def test_it_says_how_many_more_there_are_than_it_can_name(database):
+def test_it_prints_how_many_more_are_held_back_than_named(database):
     database.hold_back(count=1000)
 
     assert "and 997 more" in sweep(database).output
@@ -78,7 +78,7 @@ def test_it_shows_it_as_json(database):
     assert (shown["cluster"], shown["tasks"], shown["names"]) == ("east", 3, list(NAMES))
 
 
-def test_it_says_that_nothing_is_held_back(database):
+def test_it_reports_that_nothing_is_held_back(database):
     database.hold_back(names=())
 
     assert "nothing is held back" in sweep(database).output
@@ -116,17 +116,17 @@ def test_another_number_confirms_nothing(database, count):
     assert database.held().confirmed == 0
 
 
-def test_of_several_clusters_it_has_to_be_said_which(database):
+def test_of_several_clusters_one_must_be_selected(database):
     database.hold_back("east").hold_back("west", ("shop/d",))
 
     refused = sweep(database, "--confirm", "4")
 
-    assert "several clusters hold something back: east, west" in refused.output
+    assert "several clusters hold back removals: east, west" in refused.output
     assert sweep(database, "--confirm", "1", "--cluster", "west").exit_code == ExitCode.DONE
     assert (database.held("east").confirmed, database.held("west").confirmed) == (0, 1)
 
 
-def test_without_a_backend_and_without_settings_it_says_where_to_run_it():
+def test_without_a_backend_and_settings_the_error_says_where_to_run_it():
     refused = CliRunner().invoke(cli, ["sweep"])
 
     assert refused.exit_code == ExitCode.USAGE

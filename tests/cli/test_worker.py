@@ -292,7 +292,7 @@ def test_a_draining_worker_is_live_and_not_ready_and_lets_its_handler_finish(fol
     with worker(folder, PYNCETTE_HEALTH=f"127.0.0.1:{port}") as program:
         program.expect("a beat")
         program.signal(signal.SIGTERM)
-        program.expect("SIGTERM: no more is claimed")
+        program.expect("SIGTERM: draining; no more tasks are claimed")
 
         assert get(port, "/healthz") == (200, b"ok")
         assert get(port, "/readyz") == (503, b"not ok")
@@ -319,7 +319,7 @@ def test_a_second_signal_ends_it_at_once(folder):
     with worker(folder) as program:
         program.expect("a beat")
         program.interrupt()
-        program.expect("SIGINT: no more is claimed")
+        program.expect("SIGINT: draining; no more tasks are claimed")
         program.interrupt()
         assert program.ended(10) == 130
 
@@ -330,7 +330,7 @@ def test_its_backend_is_the_one_of_the_settings_and_not_that_of_the_module(folde
         MODULE.format(seconds=0).replace("Pyncette()", f'Pyncette(sqlite_database="{tmp_path}/own.db")'),
     )
     with worker(folder) as program:
-        program.expect("WARNING pyncette.cli.worker: the backend that the module names is ignored")
+        program.expect("WARNING pyncette.cli.worker: the backend of the task module is ignored")
         program.expect("a beat")
         program.signal(signal.SIGTERM)
         assert program.ended() == 0
@@ -364,10 +364,10 @@ def test_two_workers_share_one_file(jobs):
 @pytest.mark.parametrize(
     ("args", "variables", "code", "message"),
     [
-        ((), {"PYNCETTE_BACKEND": ""}, 2, "no backend is said: set PYNCETTE_BACKEND or --backend"),
+        ((), {"PYNCETTE_BACKEND": ""}, 2, "no backend configured: set PYNCETTE_BACKEND or pass --backend"),
         (("--backend", "oracle://:hunter2@h"), {}, 2, "--backend: unknown backend oracle"),
         (("--backend", "sqlite:////nowhere/to/be/tasks.db"), {}, 3, "/nowhere/to/be"),
-        (("--concurrency", "none"), {}, 2, "--concurrency: it must be a whole number"),
+        (("--concurrency", "none"), {}, 2, "--concurrency: must be a whole number"),
         ((), {"PYNCETTE_BACKEND": "postgresql://u:hunter2@127.0.0.1:9/d"}, 3, "127.0.0.1:9"),
         ((), {"PYNCETTE_BACKEND": "postgresql://u:hunter2@nowhere.invalid/d"}, 3, "nowhere.invalid"),
     ],

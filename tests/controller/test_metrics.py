@@ -1,20 +1,16 @@
-"""What is measured of the operator, under which names, and that it is served."""
+"""The metrics of the operator, and their names."""
 
-import asyncio
 import json
 import math
-import socket
-from urllib.request import urlopen
 
 import pytest
 
 from pyncette.controller import metrics
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.metrics import MEASURES, Backlog, Metrics, MetricsServer
+from pyncette.controller.metrics import MEASURES, Backlog, Metrics
 from pyncette.controller.reconcile.queue import Queue
 from pyncette.controller.status.condition_counts import ConditionCounts
-from pyncette.errors import ConfigurationError, StoreUnavailableError
-from pyncette.telemetry.health import all_addresses
+from pyncette.errors import StoreUnavailableError
 
 TASK, OTHER = ObjectName("shop", "report"), ObjectName("shop", "other")
 
@@ -165,38 +161,3 @@ def test_all_measures_are_in_the_list():
     assert {id(each) for each in MEASURES} == {
         id(each) for each in vars(metrics).values() if isinstance(each, metrics.Measure)
     }
-
-
-def test_they_are_served(measured):
-    measured.status_written("written")
-    with MetricsServer("127.0.0.1", 0, measured.registry) as server:
-        page = urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode()
-
-    assert 'pyncette_operator_status_writes_total{outcome="written"} 1.0' in page
-
-
-def test_they_are_served_on_all_addresses(measured):
-    with MetricsServer(all_addresses(), 0, measured.registry) as server:
-        page = urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode()
-
-    assert "pyncette_operator_" in page
-
-
-def test_a_port_that_is_taken_is_named(measured):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(ConfigurationError, match=str(port)),
-            MetricsServer("127.0.0.1", port, measured.registry),
-        ):
-            pass
-
-
-def test_a_server_that_stopped_frees_its_port(measured):
-    with MetricsServer("127.0.0.1", 0, measured.registry) as server:
-        port = server.port
-
-    with MetricsServer("127.0.0.1", port, measured.registry):
-        asyncio.run(asyncio.sleep(0))

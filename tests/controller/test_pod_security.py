@@ -54,6 +54,6 @@ def test_a_violation_says_where_it_is_and_what_to_write():
 
 @pytest.mark.parametrize("nonsense", ["x", 5, ["x"], [5], [{}], {"a": "b"}, None])
 @pytest.mark.parametrize("field", ["securityContext", "containers", "initContainers", "volumes"])
-def test_nonsense_is_checked_without_an_error(field, nonsense):
+def test_a_malformed_template_raises_no_error(field, nonsense):
     violations({"metadata": {}, "spec": {field: nonsense}})
     violations({"metadata": {"annotations": "x"}, "spec": {"containers": [{field: nonsense}]}})

@@ -142,7 +142,7 @@ def test_skip_runs_nothing_late_and_moves_on_to_what_comes():
     assert play.counts == {"missed": 5}
 
 
-def test_fast_forward_runs_the_stale_one_and_goes_on_from_now():
+def test_fast_forward_runs_the_stale_occurrence_and_continues_from_now():
     play = Play(policies=FAST_FORWARD)
 
     play.run(5.5)

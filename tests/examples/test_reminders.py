@@ -165,7 +165,7 @@ def check_that_reports_say_what_people_did(reader: Reader) -> None:
         assert text.count("#") == done.get(person_id, 0)
 
 
-def test_in_a_pretended_day_everyone_is_reminded_once_at_their_own_time(tmp_path):
+def test_in_a_simulated_day_everyone_is_reminded_once_at_their_own_time(tmp_path):
     reader = Reader(tmp_path, REMINDERS_PEOPLE=FEW)
 
     (printed,) = [reader.run(command) for command in A_DAY]
@@ -176,7 +176,7 @@ def test_in_a_pretended_day_everyone_is_reminded_once_at_their_own_time(tmp_path
 
 @pytest.mark.long
 @pytest.mark.timeout(COMMAND_SECONDS_MAX)
-def test_in_a_pretended_day_100_000_people_are_reminded_once_at_their_own_time(tmp_path):
+def test_in_a_simulated_day_100_000_people_are_reminded_once_at_their_own_time(tmp_path):
     reader = Reader(tmp_path, REMINDERS_PEOPLE="100000")
 
     (printed,) = [reader.run(command) for command in A_DAY]

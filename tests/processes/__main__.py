@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from tests.processes.ground import NAMES
+from tests.processes.account_backends import NAMES
 from tests.processes.reported import folder_of_its_own, judge, play, table
 
 
@@ -35,7 +35,7 @@ def main() -> int:
         with folder_of_its_own(keep) as folder:
             report = play(given.backend, given.seed, seconds, folder)
     if report.judged.violations:
-        print(report.told, file=sys.stderr)
+        print(report.summary, file=sys.stderr)
     print(table(report.row, with_headings=not given.no_headings))
     return 1 if report.judged.violations else 0
 

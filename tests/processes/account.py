@@ -16,7 +16,7 @@ from tests.processes.true_time import true_monotonic_ns, true_time_ns
 LINE_BYTES = 256
 """Divides a page of memory, so that a line lies in one, and a process that is killed leaves no half of it."""
 
-STARTED, ENDED, RAISED, TOLD = "started", "ended", "raised", "told"
+STARTED, ENDED, RAISED, STOPPED = "started", "ended", "raised", "stopped"
 
 
 class Occurrence(NamedTuple):
@@ -41,15 +41,15 @@ class Run:
     time_of_day: int
     """Of the start, in nanoseconds since the epoch: the machine's own, whatever the process believes."""
     ended_at: int | None = None
-    told_at: int | None = None
-    """When it was told that its lease is gone, or that it has to stop."""
+    stopped_at: int | None = None
+    """When it was stopped, or learned that its lease was lost."""
     raised_at: int | None = None
     """When it raised because its arguments say so."""
 
     @property
     def over_at(self) -> int | None:
         """When the handler returned or raised; None if nobody saw it."""
-        return self.ended_at or self.told_at or self.raised_at
+        return self.ended_at or self.stopped_at or self.raised_at
 
     @property
     def is_open(self) -> bool:
@@ -91,7 +91,7 @@ class Account:
         return [run for run in self.runs if run.process in processes]
 
     def open_runs(self) -> list[Run]:
-        """Runs that began, and neither ended nor were told to."""
+        """Runs that started and neither ended nor were stopped."""
         return [run for run in self.runs if run.is_open]
 
     @property
@@ -125,9 +125,9 @@ class Account:
     def summary(self) -> str:
         starts = Counter(run.occurrence.task for run in self.runs)
         ends = Counter(run.occurrence.task for run in self.runs if run.ended_at is not None)
-        told = Counter(run.occurrence.task for run in self.runs if run.told_at is not None)
+        stopped = Counter(run.occurrence.task for run in self.runs if run.stopped_at is not None)
         again = Counter(occurrence.task for occurrence, runs in self.of.items() if len(runs) > 1)
-        return f"started {dict(starts)}, ended {dict(ends)}, told {dict(told)}, more than once {dict(again)}"
+        return f"started {dict(starts)}, ended {dict(ends)}, stopped {dict(stopped)}, more than once {dict(again)}"
 
 
 def lines_written(folder: Path, *processes: int) -> int:
@@ -166,6 +166,6 @@ def _runs(path: Path) -> Iterable[Run]:
         elif what == RAISED:
             latest[key].raised_at = int(at)
         else:
-            assert what == TOLD, line
-            latest[key].told_at = int(at)
+            assert what == STOPPED, line
+            latest[key].stopped_at = int(at)
     return runs

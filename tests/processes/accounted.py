@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyncette import Context, ExecutionMode, FailureMode, Pyncette
 from pyncette.errors import LeaseLostException
-from tests.processes.account import ENDED, RAISED, STARTED, TOLD, Occurrence, Writer
+from tests.processes.account import ENDED, RAISED, STARTED, STOPPED, Occurrence, Writer
 
 FOLDER_VARIABLE = "PYNCETTE_TEST_ACCOUNT"
 
@@ -82,7 +82,7 @@ async def accounted(task: str, context: Context) -> None:
     try:
         await _work(context)
     except (LeaseLostException, asyncio.CancelledError):
-        write(TOLD)
+        write(STOPPED)
         raise
     if _is_to_fail(context.args.get("failing", 0), key, context.attempt):
         write(RAISED)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.processes.account_backends import AccountBackend
 from tests.processes.accounted import LEASE
 from tests.processes.canary import Canary
-from tests.processes.ground import Ground
 from tests.processes.proxy import Proxy
 from tests.processes.shifted_clock import ShiftedClock
 from tests.processes.subjects import A_SECOND, KINDS, Drawn, Edit, Once, Subject, Wanted
@@ -169,7 +169,7 @@ class EditorProcess:
 class Played:
     """What was done in an account, to be judged against what handlers wrote."""
 
-    ground: Ground
+    backend: AccountBackend
     seed: int
     seconds: float
     folder: Path
@@ -185,18 +185,20 @@ class Played:
 
 
 class Conductor:
-    """Plays one account on a *ground*, everything drawn from *seed*, and leaves its files in *folder*."""
+    """Plays one account on a *backend*, everything drawn from *seed*, and leaves its files in *folder*."""
 
-    def __init__(self, ground: Ground, folder: Path, seed: int, seconds: float, instances: int = 0) -> None:
-        self.ground = ground
+    def __init__(
+        self, backend: AccountBackend, folder: Path, seed: int, seconds: float, instances: int = 0
+    ) -> None:
+        self.backend = backend
         self.folder = folder
         self.chance = random.Random(seed)
-        self.drawn = Drawn(random.Random(seed + 1), ground.steps)
-        self.played = Played(ground, seed, seconds, folder)
+        self.drawn = Drawn(random.Random(seed + 1), backend.steps)
+        self.played = Played(backend, seed, seconds, folder)
         self.wanted: dict[Subject, Wanted] = {
             Subject(kind, f"{kind.task}-{number}"): Wanted()
             for kind in KINDS.values()
-            for number in range(instances or ground.instances)
+            for number in range(instances or backend.instances)
         }
         self.played.subjects = list(self.wanted)
         self.places: list[Place] = []
@@ -249,9 +251,9 @@ class Conductor:
             ("behind", behind, -900, 0.35),
             ("ahead", ahead, 900, 0.2),
         ):
-            wrong = self.ground.time_error + (0 if proxy is None else slow)
+            wrong = self.backend.time_error + (0 if proxy is None else slow)
             clock = self._clock(f"editor-{name}", off)
-            url = self.ground.url if proxy is None else proxy.url_of(self.ground.url)
+            url = self.backend.url if proxy is None else proxy.url_of(self.backend.url)
             self.editors.append(EditorProcess(name, url, self.folder, clock, wrong))
             self.played.errors[name] = wrong
         await asyncio.gather(*(editor.start() for editor in self.editors))
@@ -269,9 +271,9 @@ class Conductor:
         return True
 
     def _proxy(self) -> Proxy | None:
-        if self.ground.address is None:
+        if self.backend.address is None:
             return None
-        host, port = self.ground.address
+        host, port = self.backend.address
         proxy = Proxy(port, host)
         proxy.__enter__()
         self._proxies.append(proxy)
@@ -279,7 +281,7 @@ class Conductor:
 
     def _clock(self, name: str, off_seconds: float) -> ShiftedClock | None:
         """A clock that is wrong by up to *off_seconds*, or by just that if it is negative or large."""
-        if self.ground.one_machine:
+        if self.backend.one_machine:
             return None
         clock = ShiftedClock(self.folder / f"{name}.clock")
         clock.step(self.chance.uniform(-90, 90) if off_seconds == 90 else off_seconds)
@@ -287,7 +289,7 @@ class Conductor:
 
     def _start(self, number: int, proxy: Proxy | None, clock: ShiftedClock | None) -> WorkerProcess:
         self._started += 1
-        url = self.ground.url if proxy is None else proxy.url_of(self.ground.url)
+        url = self.backend.url if proxy is None else proxy.url_of(self.backend.url)
         return WorkerProcess(f"worker-{number}-{self._started}", self.folder, url, clock=clock)
 
     async def _become_calm(self) -> None:
@@ -357,16 +359,16 @@ class Conductor:
         ]  # fmt: skip
         if self._proxies:
             kinds += [(self._lose_replies, 6), (self._cut, 3), (self._silence, 1)]
-        if not self.ground.one_machine:
+        if not self.backend.one_machine:
             kinds += [(self._suspend, 2), (self._step, 2)]
-        if self.ground.end_sessions is not None:
+        if self.backend.end_sessions is not None:
             kinds.append((self._end_sessions, 2))
-        if self.ground.lock is not None:
+        if self.backend.lock is not None:
             kinds.append((self._lock, 5))
-        if self.ground.fail_over is not None:
+        if self.backend.fail_over is not None:
             kinds.append((self._fail_over, 4))
         kinds.append((self._kill_editor, 1))
-        if not self.ground.one_machine:
+        if not self.backend.one_machine:
             kinds.append((self._suspend_editor, 3))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.chance.expovariate(FAULTS_A_SECOND)))
@@ -509,27 +511,27 @@ class Conductor:
         place.cut_off = False
 
     async def _end_sessions(self) -> None:
-        assert self.ground.end_sessions is not None
+        assert self.backend.end_sessions is not None
         began = true_now()
-        await asyncio.to_thread(self.ground.end_sessions)
+        await asyncio.to_thread(self.backend.end_sessions)
         self._note("sessions", 0, began)
 
     async def _lock(self) -> None:
-        assert self.ground.lock is not None
+        assert self.backend.lock is not None
         seconds = self.chance.uniform(0.2, LEASE_SECONDS)
         async with self._locking:  # what waits for one lock holds none
             began = true_now()
-            await asyncio.to_thread(self.ground.lock, seconds)
+            await asyncio.to_thread(self.backend.lock, seconds)
             self._note("lock", 0, began)
 
     async def _fail_over(self) -> None:
-        assert self.ground.fail_over is not None
+        assert self.backend.fail_over is not None
         if self._failing_over:
             return
         self._failing_over = True
         began = true_now()
         behind = self.chance.choice((0.0, self.chance.uniform(0.05, 1.0)))
-        taken_over_at = await asyncio.to_thread(self.ground.fail_over, behind)
+        taken_over_at = await asyncio.to_thread(self.backend.fail_over, behind)
         until = int((taken_over_at + LOST_MOMENTS) * A_SECOND)
         self._note("failover" if behind else "failover in step", 0, began)
         # What was acknowledged in the last moments may be gone.
@@ -581,7 +583,7 @@ class Conductor:
         for subject, wanted in self.wanted.items():
             await self._edit(subject, wanted, self.editors[0])
         while (left := end - time.monotonic()) > 0:
-            pause = self.chance.expovariate(EDITS_A_SECOND * self.ground.instances / 3)
+            pause = self.chance.expovariate(EDITS_A_SECOND * self.backend.instances / 3)
             if self.chance.random() < EDITS_AT_THE_TIME:
                 # An editor whose replies are late decides so much later, and by a clock that is half of it behind.
                 early = self.chance.choice((0.03, 0.55))

@@ -20,7 +20,7 @@ READY = b"."
 
 def main() -> int:
     backend, processes = sys.argv[1], int(sys.argv[2])
-    ready, tell_ready = os.pipe()
+    ready, ready_to_parent = os.pipe()
     wait, start = os.pipe()
     children = []
     for number in range(processes):
@@ -28,9 +28,9 @@ def main() -> int:
         if child == 0:
             os.close(ready)
             os.close(start)
-            os._exit(_child(backend, number, tell_ready, wait))
+            os._exit(_child(backend, number, ready_to_parent, wait))
         children.append(child)
-    os.close(tell_ready)
+    os.close(ready_to_parent)
     if _count(ready) == processes:
         os.close(start)  # so all that read from it go on at once
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -45,16 +45,16 @@ def _count(ready: int) -> int:
     return found
 
 
-def _child(backend: str, number: int, tell_ready: int, wait: int) -> int:
+def _child(backend: str, number: int, ready_to_parent: int, wait: int) -> int:
     try:
-        asyncio.run(_schedule(backend, number, tell_ready, wait))
-    except BaseException:  # noqa: BLE001 - it is told, whatever it is
+        asyncio.run(_schedule(backend, number, ready_to_parent, wait))
+    except BaseException:  # noqa: BLE001 - it is reported, whatever it is
         traceback.print_exc()
         return 1
     return 0
 
 
-async def _schedule(backend: str, number: int, tell_ready: int, wait: int) -> None:
+async def _schedule(backend: str, number: int, ready_to_parent: int, wait: int) -> None:
     app = Pyncette(backend_repository, backend_url=backend)
 
     @app.dynamic_task()
@@ -62,8 +62,8 @@ async def _schedule(backend: str, number: int, tell_ready: int, wait: int) -> No
         pass
 
     async with app.create() as context:
-        os.write(tell_ready, READY)
-        os.close(tell_ready)
+        os.write(ready_to_parent, READY)
+        os.close(ready_to_parent)
         await asyncio.to_thread(os.read, wait, 1)
         try:
             await context.schedule_task(remind, "ada", interval=timedelta(hours=1), number=number)

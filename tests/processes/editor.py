@@ -1,5 +1,5 @@
 """
-A process that edits instances and runs nothing, as a web server or an operator does; it is told what to do line by line.
+A process that edits instances and runs nothing, as a web server or an operator does; it reads commands, one per line.
 
 `python -m tests.processes.editor BACKEND` reads one JSON object a line, and answers each with another, in any order.
 """

@@ -107,7 +107,7 @@ class Timed:
             else "raised"
             if run.raised_at
             else "was cancelled"
-            if run.told_at
+            if run.stopped_at
             else "ended with its process"
         )
         return (
@@ -191,7 +191,7 @@ class Oracle:
         return any(
             fault.began - LOST_MOMENTS * A_SECOND <= ended and began <= fault.ended + FELT
             for fault in self._by_process.get(0, ())
-            if fault.kind.startswith("failover") and self.played.ground.loses_writes
+            if fault.kind.startswith("failover") and self.played.backend.loses_writes
         )
 
     def anything(self, began: int, ended: int) -> bool:
@@ -281,14 +281,14 @@ class Oracle:
         if counts.withdrawn > withdrawing:
             self._wrong(f"{story}; {withdrawing} edits can have withdrawn a run")
         if kind.at_most_once:
-            untold = sum(
+            unrecorded = sum(
                 1
                 for timed in runs
                 if timed.succeeded
                 and self.faults(timed.run.process, timed.started - A_SECOND, timed.over + LEASE + A_SECOND)
             )
-            if not len(ended) - untold <= counts.succeeded <= len(ended):
-                self._wrong(f"{story}; of {untold} that returned it may not have been written")
+            if not len(ended) - unrecorded <= counts.succeeded <= len(ended):
+                self._wrong(f"{story}; of {unrecorded} that returned it may not have been written")
             unseen = self._missing[kind.task]
             if not len(keys) <= total <= len(keys) + unseen:
                 self._wrong(f"{story}; at most {unseen} can have been lost before their start")
@@ -426,7 +426,7 @@ class _History:
     def _judge_start(self, at: int, runs: Sequence[Timed]) -> None:
         early = (at - runs[0].started) / A_SECOND
         self._judged.earliest = max(self._judged.earliest, early)
-        if early > self._played.ground.time_error:
+        if early > self._played.backend.time_error:
             self._add("nothing before its time", at, f"{early:.3f} s early")
         if any(span.names(at) for span in self._spans) or self._is_asked_for(at) or self._is_kept(at):
             return

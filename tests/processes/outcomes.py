@@ -120,11 +120,11 @@ def _wrongly_counted(
         yield f"of {task}, {len(expected)} should have succeeded or be lost, and were counted as {counts}"
     unended = len(expected - account.ended)
     ended = (run for run in account.runs if run.ended_at is not None and run.occurrence in expected)
-    untold = {run.occurrence for run in ended if may_be_lost(run)}
-    if not unended <= counts.lost <= unended + len(untold):
+    unrecorded = {run.occurrence for run in ended if may_be_lost(run)}
+    if not unended <= counts.lost <= unended + len(unrecorded):
         yield (
             f"of {task}, {counts.lost} are counted as lost, although {unended} never came to an end"
-            f" and only of {len(untold)} that did it may not have been written"
+            f" and only of {len(unrecorded)} that did it may not have been written"
         )
 
 

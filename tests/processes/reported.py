@@ -1,4 +1,4 @@
-"""Plays one fault-injection account from a seed, judges it, and tells its figures."""
+"""Plays one fault-injection account from a seed, judges it, and reports its figures."""
 
 import asyncio
 import pickle
@@ -14,8 +14,8 @@ from typing import NamedTuple
 from pyncette.core.record import Partition
 from pyncette.store.backend import read_backend
 from tests.processes.account import Account
+from tests.processes.account_backends import account_backend
 from tests.processes.conductor import Conductor, Played, faults_by_kind
-from tests.processes.ground import ground_on
 from tests.processes.oracle import Judged, Oracle
 from tests.processes.outcomes import stored
 from tests.processes.subjects import KINDS
@@ -37,10 +37,10 @@ class Report(NamedTuple):
     judged: Judged
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The broken promises, with the stories of their occurrences, and how to play it again."""
         stories = self.judged.violations
-        again = f"python -m tests.processes {self.played.ground.name} --seconds {self.played.seconds:g} --seed {self.played.seed}"
+        again = f"python -m tests.processes {self.played.backend.name} --seconds {self.played.seconds:g} --seed {self.played.seed}"
         more = [f"and {len(stories) - STORIES_MAX} more"] if len(stories) > STORIES_MAX else []
         return "\n".join(
             [*stories[:STORIES_MAX], *more, str(dict(self.judged.by_promise)), f"play it again: {again}"]
@@ -59,7 +59,7 @@ class Report(NamedTuple):
         if judged.at_failovers:
             broken += f" (lost at failovers: {_times(judged.at_failovers)})"
         return (
-            played.ground.server, datetime.now(UTC).date().isoformat(), str(played.seed), f"{played.seconds:,.0f} s",
+            played.backend.server, datetime.now(UTC).date().isoformat(), str(played.seed), f"{played.seconds:,.0f} s",
             f"{judged.starts:,}", f"{judged.occurrences:,}", ran, faults,
             f"{len(played.edits):,}, {unknown} of them of unknown result", broken,
         )  # fmt: skip
@@ -71,11 +71,11 @@ def _times(broken: Counter[str]) -> str:
 
 def play(name: str, seed: int, seconds: float, folder: Path) -> Report:
     """Play an account on the backend called *name*, with its files in *folder*, and judge it."""
-    with ground_on(name, folder) as ground:
-        played = asyncio.run(Conductor(ground, folder, seed, seconds).play())
+    with account_backend(name, folder) as backend:
+        played = asyncio.run(Conductor(backend, folder, seed, seconds).play())
         partitions = [Partition("", task) for task in KINDS]
-        found = asyncio.run(stored(read_backend(ground.url).new_store, partitions))
-    played.ground = replace(played.ground, end_sessions=None, lock=None, fail_over=None)
+        found = asyncio.run(stored(read_backend(backend.url).new_store, partitions))
+    played.backend = replace(played.backend, end_sessions=None, lock=None, fail_over=None)
     counts = {task: found.counts(task) for task in KINDS}
     (folder / PLAYED).write_bytes(pickle.dumps((played, counts)))
     return judge(folder)

@@ -65,23 +65,23 @@ def shift(path: Path) -> None:
         shifts = mmap.mmap(file.fileno(), FILE_BYTES)
 
     def shifted(place: int, true_ns: Callable[[], int]) -> Callable[[], int]:
-        def told_ns() -> int:
+        def shifted_ns() -> int:
             at: int = SHIFT.unpack_from(shifts, place)[0]
             return true_ns() + at
 
-        return told_ns
+        return shifted_ns
 
     true_of = time.clock_gettime_ns
-    told = {
+    times = {
         time.CLOCK_REALTIME: shifted(TIME_OF_DAY, true_time_ns),
         time.CLOCK_MONOTONIC: shifted(MONOTONIC, true_monotonic_ns),
     }
 
     def clock_gettime_ns(clock: int) -> int:
-        return told[clock]() if clock in told else true_of(clock)
+        return times[clock]() if clock in times else true_of(clock)
 
-    time.time_ns = told[time.CLOCK_REALTIME]
-    time.monotonic_ns = told[time.CLOCK_MONOTONIC]
+    time.time_ns = times[time.CLOCK_REALTIME]
+    time.monotonic_ns = times[time.CLOCK_MONOTONIC]
     time.monotonic = lambda: time.monotonic_ns() / A_SECOND
     time.clock_gettime_ns = clock_gettime_ns
     time.clock_gettime = lambda clock: clock_gettime_ns(clock) / A_SECOND

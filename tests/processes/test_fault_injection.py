@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.ground import NAMES
+from tests.processes.account_backends import NAMES
 from tests.processes.reported import play
 
 SECONDS = 46
@@ -28,6 +28,6 @@ def test_every_occurrence_is_as_promised_under_faults_and_edits(backend: str, tm
 
     report = play(backend, seed, SECONDS, tmp_path)
 
-    assert not report.judged.violations, report.told
+    assert not report.judged.violations, report.summary
     assert report.judged.ran > 0
     assert report.judged.judged_in_time + report.judged.too_busy > 0, report.row

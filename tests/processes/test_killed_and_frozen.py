@@ -28,7 +28,7 @@ def test_nothing_is_lost_at_least_once_or_run_twice_at_most_once_by_workers_kill
     taken_over = scene.wait_until_over(interrupted)
     frozen.wake()
     scene.wait_until(
-        "its handlers have ended, or were told to", lambda: not open_runs(scene, frozen, interrupted)
+        "its handlers have ended, or were stopped", lambda: not open_runs(scene, frozen, interrupted)
     )
     scene.wait_until_over()
     codes = [frozen.stop(), third.stop()]

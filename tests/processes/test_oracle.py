@@ -6,8 +6,8 @@ import pytest
 
 from pyncette.core.record import Counts
 from tests.processes.account import Account, Occurrence, Run
+from tests.processes.account_backends import AccountBackend
 from tests.processes.conductor import Fault, Played
-from tests.processes.ground import Ground
 from tests.processes.oracle import Judged, Oracle
 from tests.processes.subjects import A_SECOND, KINDS, Edit, Seconds, Subject
 
@@ -24,7 +24,7 @@ class Story:
     def __init__(self, task: str = "at_least_once", times: Seconds = EACH_TEN) -> None:
         self.subject = Subject(KINDS[task], f"{task}-0")
         self.runs: list[Run] = []
-        self.played = Played(Ground("sqlite", "", ""), 1, 60, Path())
+        self.played = Played(AccountBackend("sqlite", "", ""), 1, 60, Path())
         self.played.subjects = [self.subject]
         self.played.errors = {"steady": 0.05}
         self.played.began = T0
@@ -273,7 +273,7 @@ def test_a_fence_that_does_not_grow_is_seen():
 @pytest.mark.parametrize(("failover", "broken"), [(40.1, set()), (31, {"fences grow"})])
 def test_a_fence_is_given_again_after_a_failover_that_lost_its_claim(failover, broken):
     story = Story()
-    story.played.ground.loses_writes = True
+    story.played.backend.loses_writes = True
     story.run_all()
     story.runs[4].fence = story.runs[3].fence
     story.fault("failover", failover, failover + 0.5, process=0)

@@ -1,4 +1,4 @@
-"""Workers that are told to stop, or cannot go on: what they leave behind, and how they end."""
+"""Workers that are stopped or fail: the records they leave behind, and their exit codes."""
 
 import signal
 import time
@@ -57,7 +57,7 @@ def test_a_drain_lets_short_runs_end_and_hands_long_ones_over_at_once(scene: Sce
     )
     assert code == 0
     assert scene.account(first).ended == held["short"]
-    assert {run.occurrence for run in scene.account(first).runs if run.told_at is not None} == held["long"]
+    assert {run.occurrence for run in scene.account(first).runs if run.stopped_at is not None} == held["long"]
     assert scene.account(second).started == handed_over
     # A drain is no attempt that failed.
     assert {run.attempt for run in scene.account(second).runs} == {1}
@@ -82,7 +82,7 @@ def test_a_second_signal_ends_a_worker_at_once(sqlite_scene: Scene, signals):
     scene.wait_until("it has begun", lambda: scene.account(worker).started)
 
     worker.send(signals[0])
-    scene.wait_until("it drains", lambda: worker.entries("no more is claimed"))
+    scene.wait_until("it drains", lambda: worker.entries("no more tasks are claimed"))
     worker.send(signals[1])
 
     assert worker.wait(seconds=5) == INTERRUPTED
@@ -105,7 +105,7 @@ def test_a_second_signal_ends_a_worker_whose_loop_is_blocked(sqlite_scene: Scene
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_whose_tables_become_too_new_in_mid_run_ends_and_says_why(
+def test_a_worker_whose_tables_become_too_new_ends_with_the_reason(
     own_postgres_scene: Scene, own_postgres: OwnPostgres
 ):
     scene = own_postgres_scene
@@ -120,7 +120,7 @@ def test_a_worker_whose_tables_become_too_new_in_mid_run_ends_and_says_why(
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_whose_tables_are_gone_in_mid_run_ends_and_says_why(
+def test_a_worker_whose_tables_are_dropped_ends_with_the_reason(
     own_postgres_scene: Scene, own_postgres: OwnPostgres
 ):
     scene = own_postgres_scene

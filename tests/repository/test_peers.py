@@ -52,7 +52,7 @@ def test_each_dependency_of_a_peer_has_its_reason_and_no_other_is_named():
     assert named == {*PACKAGES, *MODULES, *LIBRARIES, *(name for name, _ in DISTRIBUTIONS)}
 
 
-def test_of_each_peer_is_said_what_it_keeps():
+def test_the_table_has_the_guarantees_of_each_peer():
     assert {len(peer.keeps) for peer in PEERS} == {len(OURS_KEEPS)} == {len(KEPT)}
 
 
@@ -62,7 +62,7 @@ def test_a_drain_is_timed_from_the_due_instant_to_the_last_handler():
     assert figures == {"runs": 4, "seconds": 4.0, "rate": 1.0}
 
 
-def test_latency_is_told_in_the_fields_of_the_driver():
+def test_latency_has_the_fields_of_the_driver():
     figures = peers.latency_of([float(late) for late in range(199, -1, -1)])
 
     assert figures == {"p50_ms": 100.0, "p99_ms": 198.0, "max_ms": 199.0, "early": 0}

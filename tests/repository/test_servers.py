@@ -80,7 +80,7 @@ def test_the_password_is_really_asked_for(server: OwnPostgres):
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_stopped_server_answers_nobody_and_comes_back_on_its_port_with_its_data(server: OwnPostgres, mode):
+def test_a_stopped_server_does_not_answer_and_restarts_on_its_port_with_its_data(server: OwnPostgres, mode):
     with server.fresh_database() as url:
         server.execute("CREATE TABLE kept AS SELECT 7 AS seven", url)
 

@@ -71,7 +71,7 @@ def test_programs_that_the_environment_names_are_used_as_they_are(nothing_instal
     assert tools.find_promtool() == Path("/somewhere/promtool")
 
 
-def test_helm_knows_nothing_of_whoever_runs_the_tests(tmp_path, monkeypatch):
+def test_helm_does_not_use_the_home_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HELM_NAMESPACE", "theirs")
     monkeypatch.setenv("HELM_KUBECONTEXT", "theirs")
     monkeypatch.setenv("KUBECONFIG", "/theirs")
@@ -82,6 +82,6 @@ def test_helm_knows_nothing_of_whoever_runs_the_tests(tmp_path, monkeypatch):
     assert f"KUBECONFIG={tmp_path}" in said
 
 
-def test_what_helm_refuses_is_told_in_its_own_words(tmp_path):
+def test_a_refusal_of_helm_has_its_own_message(tmp_path):
     with pytest.raises(HelmRefusedError, match="No such file"):
         Helm(Path("/bin/ls"), tmp_path).run("/no/such/file")

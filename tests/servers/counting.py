@@ -17,7 +17,7 @@ import pytest
 from tests.processes.proxy import Link, Proxy
 
 WORDS_TOLD: Final = 120
-"""Characters of a statement that tell it from all others."""
+"""Characters of a statement that identify it."""
 
 
 VALUE: Final = re.compile(r"'(?:[^'\\]|\\.|'')*'|\b\d+\b", re.DOTALL)
@@ -229,14 +229,16 @@ def commands_of(servers: Sequence[Any]) -> Traffic:
     """What *servers* of Redis have been sent so far, by their own account, each command a round trip."""
     traffic = Traffic()
     for server in servers:
-        told = server.execute("INFO", "commandstats")
+        stats_by_command = server.execute("INFO", "commandstats")
         for name in SENT:
-            traffic.statements[name] += told.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+            traffic.statements[name] += stats_by_command.get(f"cmdstat_{name}", {"calls": 0})["calls"]
     traffic.round_trips = traffic.statements.total()
     return traffic
 
 
 def called_on(server: Any) -> Counter[str]:
     """How often each command of Redis was called on *server* so far: sent, or by a script."""
-    told = server.execute("INFO", "commandstats")
-    return Counter({name.removeprefix("cmdstat_"): stats["calls"] for name, stats in told.items()})
+    stats_by_command = server.execute("INFO", "commandstats")
+    return Counter(
+        {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in stats_by_command.items()}
+    )

@@ -36,7 +36,7 @@ VERSION = "3.3.1"
 REGION = "eu-west-1"
 
 START_ATTEMPTS_MAX = 3
-"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+"""Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX = 60
 """A virtual machine of Java starts in two seconds; on a laden machine it takes longer."""
@@ -91,7 +91,7 @@ CREDENTIALS = {
 
 
 class DynamoDb(ABC):
-    """A server as tests see it, whoever started it. All methods block; none needs an event loop."""
+    """A server as tests see it, given or started by the tests. All methods block; none needs an event loop."""
 
     options = ""
     """What a URL needs beside the endpoint."""
@@ -137,7 +137,7 @@ class DynamoDb(ABC):
 
 
 class GivenDynamoDb(DynamoDb):
-    """A server that somebody else runs, named by PYNCETTE_TEST_DYNAMODB_URL: for tables, not for breaking."""
+    """An external server, configured by PYNCETTE_TEST_DYNAMODB_URL: for tables, not for breaking."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -147,7 +147,7 @@ class GivenDynamoDb(DynamoDb):
         return self._endpoint
 
     def close(self) -> None:
-        """Nothing: it was there before, and goes on."""
+        """Do nothing: an external server stays."""
 
 
 class OwnDynamoDb(DynamoDb):

@@ -19,10 +19,10 @@ START_SECONDS = 10
 ERROR_TYPE = "com.amazonaws.dynamodb.v20120810#"
 
 PUT_OFF = ("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded")
-"""What requests that are throttled are told, all of them with the status 400."""
+"""The errors of throttled requests, all with the status 400."""
 
 PUT_OFF_IN_A_BATCH = ("ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict")
-"""What parts of a batch or of a transaction are told."""
+"""The errors of parts of a batch or of a transaction."""
 
 WORDS = {
     "INSERT": "PartiQLInsert",
@@ -50,7 +50,7 @@ class Gate:
         self.throttling = 0.0
         """How likely a request, or a part of a batch, is put off."""
         self.denied: Collection[str] = ()
-        """Actions that nobody may do."""
+        """Actions that are denied."""
         self.allowed: Collection[str] | None = None
         """Actions that alone may be done, unless it is None."""
         self.ahead = timedelta(0)
@@ -145,9 +145,9 @@ class Gate:
             body["Statements"] = [one for one, luck in zip(statements, lucky, strict=True) if luck]
             _, answer = await self._pass_on(body, request)
             responses = answer["Responses"]
-        told = iter(responses)
+        remaining = iter(responses)
         error = {"Error": {"Code": self._chance.choice(PUT_OFF_IN_A_BATCH), "Message": "later"}}
-        return self._answer(200, {"Responses": [next(told) if luck else error for luck in lucky]})
+        return self._answer(200, {"Responses": [next(remaining) if luck else error for luck in lucky]})
 
     async def _pass_on(self, body: Any, request: web.Request) -> tuple[int, Any]:
         assert self._session is not None

@@ -1,4 +1,4 @@
-"""What can go wrong before a test has even begun."""
+"""Errors of the set-up of a test."""
 
 
 class MissingServerError(Exception):

@@ -31,7 +31,7 @@ CACHE_VARIABLE: Final = "NODE_CACHE"
 PROGRAMS: Final = ("etcd", "kube-apiserver", "kubectl")
 
 START_ATTEMPTS_MAX: Final = 3
-"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+"""Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX: Final = 90
 """It is ready in about five seconds; a laden machine takes longer."""
@@ -151,7 +151,7 @@ class ApiServer:
 
     There is nothing but etcd and the API server: no controller makes pods of a Deployment, collects what has lost its
     owner, empties a namespace, or gathers the rules of roles like `edit`. The port, the data and the accounts stay the same over a stop and a start. Both end
-    with this process, also if that is killed. With *audit*, `audit()` tells what it was asked.
+    with this process, also if that is killed. With *audit*, `audit()` returns its requests.
     """
 
     def __init__(self, programs: Path, *, audit: bool = False) -> None:
@@ -268,7 +268,7 @@ class ApiServer:
         return token
 
     def kubeconfig_of(self, token: str, namespace: str = "default") -> Path:
-        """A file with which kubectl and client libraries are whoever has *token*."""
+        """A kubeconfig of the owner of *token*, for kubectl and client libraries."""
         path = self._folder / f"kubeconfig-{secrets.token_hex(4)}.yaml"
         path.write_text(self._kubeconfig(token, namespace))
         return path
@@ -374,7 +374,7 @@ class ApiServer:
     # --- Outages -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Kill the API server. etcd goes on, so nothing is lost."""
+        """Kill the API server. etcd continues, so nothing is lost."""
         self._server.kill()
 
     def start(self) -> None:
@@ -397,7 +397,7 @@ class ApiServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Silent inside the context: connections open, and nothing comes of them. Afterwards it goes on where it was."""
+        """Freeze the API server in the block: connections open, but get no answer. Then it continues."""
         self._server.send(signal.SIGSTOP)
         try:
             yield

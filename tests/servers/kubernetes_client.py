@@ -1,4 +1,4 @@
-"""What tests say to an API server: verbs on objects as JSON, each of which blocks, and fails with what the server answered."""
+"""A blocking client of an API server for tests: verbs on objects as JSON, which fail with the answer of the server."""
 
 import http.client
 import json
@@ -35,7 +35,7 @@ class ApiError(Exception):
         self.causes: list[tuple[str, str]] = [
             (cause.get("field", ""), cause.get("message", "")) for cause in details.get("causes", ())
         ]
-        """What is wrong with an object: fields, and what is said of each."""
+        """The errors of an object, by field."""
         super().__init__(f"{status} {self.reason}: {self.message}")
 
 

@@ -28,7 +28,7 @@ from tests.servers.unpacked import unpacked
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
 
 START_ATTEMPTS_MAX = 3
-"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+"""Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX = 60
 """A server starts in a second; a laden machine, or one that recovers after a crash, takes longer."""
@@ -73,7 +73,7 @@ class Product:
 
     name: str
     variable: str
-    """Names a server that somebody else runs."""
+    """Names an external server."""
     scheme: str
     docker_image: str
     ways: str
@@ -94,7 +94,7 @@ The server need not be running: the tests start their own, on a free port, in a 
 
 
 class Mysql(ABC):
-    """A server as tests see it, whichever it is and whoever started it. All methods block; none needs an event loop."""
+    """A server as tests see it, given or started by the tests. All methods block; none needs an event loop."""
 
     @property
     @abstractmethod
@@ -116,7 +116,7 @@ class Mysql(ABC):
         return self.url_of(database)
 
     def drop_database(self, url: str) -> None:
-        """Drop a database that create_database made, whoever is still connected to it."""
+        """Drop a database that create_database made, even if programs are still connected to it."""
         self.kill_connections(url)
         self.execute(f"DROP DATABASE IF EXISTS `{urlsplit(url).path[1:]}`")
 
@@ -153,7 +153,7 @@ class Mysql(ABC):
 
 
 class GivenMysql(Mysql):
-    """A server that somebody else runs, named by the environment: for databases, not for breaking."""
+    """An external server, configured by the environment: for databases, not for breaking."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -166,7 +166,7 @@ class GivenMysql(Mysql):
         return urlunsplit(urlsplit(self._url)._replace(path=f"/{database}"))
 
     def close(self) -> None:
-        """Nothing: it was there before, and goes on."""
+        """Do nothing: an external server stays."""
 
 
 class OwnMysql(Mysql):
@@ -205,7 +205,7 @@ class OwnMysql(Mysql):
     def pid(self) -> int:
         """The process of the server. Raises MissingServerError if it is not on this machine."""
         raise MissingServerError(
-            f"{self.product.name} runs in Docker, where its processor time cannot be told"
+            f"{self.product.name} runs in Docker, where its processor time is not available"
         )
 
     @abstractmethod

@@ -26,7 +26,7 @@ from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
 URL_VARIABLE = "PYNCETTE_TEST_POSTGRES_URL"
 
 START_ATTEMPTS_MAX = 3
-"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+"""Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX = 60
 """A server starts in a tenth of a second; a laden machine, or one that recovers after a crash, takes longer."""
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 class Postgres(ABC):
-    """A PostgreSQL server as tests see it, whoever started it. All methods block; none needs an event loop."""
+    """A PostgreSQL server as tests see it, given or started by the tests. All methods block; none needs an event loop."""
 
     @property
     @abstractmethod
@@ -84,7 +84,7 @@ class Postgres(ABC):
         return url
 
     def drop_database(self, url: str) -> None:
-        """Drop a database that create_database made, whoever is still connected to it."""
+        """Drop a database that create_database made, even if programs are still connected to it."""
         self.execute(f'DROP DATABASE IF EXISTS "{urlsplit(url).path[1:]}" WITH (FORCE)')
 
     @contextmanager
@@ -111,7 +111,7 @@ class Postgres(ABC):
 
 
 class GivenPostgres(Postgres):
-    """A server that somebody else runs, named by PYNCETTE_TEST_POSTGRES_URL: for databases, not for breaking."""
+    """An external server, configured by PYNCETTE_TEST_POSTGRES_URL: for databases, not for breaking."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -124,7 +124,7 @@ class GivenPostgres(Postgres):
         return urlunsplit(urlsplit(self._url)._replace(path=f"/{database}"))
 
     def close(self) -> None:
-        """Nothing: it was there before, and goes on."""
+        """Do nothing: an external server stays."""
 
 
 class OwnPostgres(Postgres):

@@ -23,7 +23,7 @@ from tests.servers.unpacked import unpacked
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
 
 START_ATTEMPTS_MAX = 3
-"""A free port is looked for, let go and taken by the server; losing it to somebody else three times is no accident."""
+"""Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX = 60
 """A server starts in a tenth of a second, a cluster in two; a laden machine takes longer."""
@@ -71,7 +71,7 @@ class Product:
 
     name: str
     variable: str
-    """Names a server that somebody else runs."""
+    """Names an external server."""
     docker_image: str
     program: str
     """What runs the server in that image."""
@@ -93,7 +93,7 @@ The server need not be running: the tests start their own, on free ports, in fol
 
 
 class Redis(ABC):
-    """A server as tests see it, whichever it is and whoever started it. All methods block; none needs an event loop."""
+    """A server as tests see it, given or started by the tests. All methods block; none needs an event loop."""
 
     @property
     @abstractmethod
@@ -135,7 +135,7 @@ class Redis(ABC):
 
 
 class GivenRedis(Redis):
-    """A server that somebody else runs, named by the environment: to write to, not for breaking."""
+    """An external server, configured by the environment: to write to, not for breaking."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -149,7 +149,7 @@ class GivenRedis(Redis):
             return client.execute_command(*command)
 
     def close(self) -> None:
-        """Nothing: it was there before, and goes on."""
+        """Do nothing: an external server stays."""
 
 
 class _Node:
@@ -485,8 +485,8 @@ class OwnCluster(_OwnServers):
         return taken_over_at
 
     def _is_whole(self, node: _Node) -> bool:
-        told: bytes = node.execute("CLUSTER", "INFO")
-        return b"cluster_state:ok" in told and f"cluster_known_nodes:{self._node_count}".encode() in told
+        info: bytes = node.execute("CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and f"cluster_known_nodes:{self._node_count}".encode() in info
 
 
 class OwnSentinel(_OwnServers):

@@ -74,7 +74,7 @@ class Helm:
     def notes(
         self, chart: Path, values: Values, *, release: str = "pyncette", namespace: str = "pyncette"
     ) -> str:
-        """Return what an installation of *chart* tells its user to do next. Nothing is installed, and no cluster asked."""
+        """Return the notes of an installation of *chart*. Nothing is installed, and no cluster asked."""
         with self._values(values) as options:
             text = self.run("install", release, chart, "--namespace", namespace, "--dry-run=client", *options)
         return text.partition("\nNOTES:\n")[2]
@@ -111,7 +111,7 @@ def open_helm() -> Iterator[Helm]:
 
 @cache
 def find_helm() -> Path:
-    """Return the program. Raises MissingToolError with what there is to do."""
+    """Return the program. Raises MissingToolError with instructions."""
     given = os.environ.get(HELM_VARIABLE)
     if given:
         return Path(given)

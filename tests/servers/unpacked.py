@@ -1,4 +1,4 @@
-"""Programs of Debian unstable, unpacked into a cache folder instead of installed: they stand in nobody's way."""
+"""Programs of Debian unstable, unpacked into a cache folder instead of installed: so that nothing is installed on the machine."""
 
 import os
 import shutil

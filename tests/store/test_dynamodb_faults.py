@@ -208,7 +208,7 @@ def policy(name: str):
 
 async def refusals(url: str) -> list[str]:
     """What does not work of all that a worker does."""
-    return [step.told for step in await try_out(read_backend(url), "") if not step.works]
+    return [step.note for step in await try_out(read_backend(url), "") if not step.works]
 
 
 async def test_the_documented_rights_are_enough_and_no_more(gate, guarded_url):

@@ -218,6 +218,9 @@ async def test_tables_of_a_newer_release_are_left_alone(mariadb_url):
         async with opened(mariadb_url):
             pass
 
+    versions = "SELECT schema_version, min_reader FROM pyncette_tasks_meta"
+    assert [*await execute(mariadb_url, versions)] == [(newer, newer)]
+
 
 async def test_tables_of_a_newer_release_that_this_one_may_still_use_are_used(mariadb_url):
     await read_backend(mariadb_url).migrate()
@@ -233,6 +236,9 @@ async def test_a_table_of_the_same_name_of_another_program_is_left_alone(mariadb
     with pytest.raises(SchemaError, match="was not created by Pyncette: choose another table name"):
         async with opened(mariadb_url):
             pass
+
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'pyncette_tasks'"
+    assert [*await execute(mariadb_url, f"{columns} AND table_schema = DATABASE()")] == [("name",)]
 
 
 async def test_tables_that_are_dropped_under_a_running_program_are_reported(url):

@@ -1,12 +1,16 @@
-"""Health is served on all addresses of a machine, whichever version of IP its pods have."""
+"""Health and metrics are served on all addresses of a machine, of either version of IP."""
 
 import socket
 import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
+from pyncette.errors import ConfigurationError
 from pyncette.telemetry.health import HealthServer
-from pyncette.telemetry.metrics import served_metrics
+from pyncette.telemetry.metrics import MetricsServer, served_metrics
 
 
 def loopbacks():
@@ -28,6 +32,14 @@ def get(host, port, path):
         return answer.read()
 
 
+def answer_of(port, method, path):
+    with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_without_a_host_health_is_served_on_all_addresses(host):
     with HealthServer(None, 0, {"/healthz": lambda: True}) as server:
@@ -46,7 +58,46 @@ def test_with_a_host_health_is_served_there(host):
         assert get(host, server.port, "/healthz") == b"ok"
 
 
-def test_what_was_served_is_given_back():
+def test_a_registry_of_ones_own_is_served():
+    registry = CollectorRegistry()
+    Counter("writes", "Writes", registry=registry).inc()
+
+    with MetricsServer("127.0.0.1", 0, registry) as server:
+        assert b"writes_total 1.0" in get("127.0.0.1", server.port, "/metrics")
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "BREW"])
+def test_health_is_read_and_never_written(method):
+    with HealthServer("127.0.0.1", 0, {"/healthz": lambda: True}) as server:
+        answer = answer_of(server.port, method, "/healthz")
+
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+
+
+def test_a_check_that_raises_has_failed_and_is_logged(caplog):
+    with HealthServer("127.0.0.1", 0, {"/healthz": lambda: 1 / 0}) as server:
+        answer = answer_of(server.port, "GET", "/healthz")
+
+    assert answer.status == 503
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("what", "new_server"),
+    [
+        ("health", lambda port: HealthServer("127.0.0.1", port, {})),
+        ("metrics", lambda port: MetricsServer("127.0.0.1", port, CollectorRegistry())),
+    ],
+)
+def test_the_error_of_a_taken_port_names_it(what, new_server):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"{what} cannot be served on 127.0.0.1:{port}"):
+            new_server(port).start()
+
+
+def test_the_port_is_free_after_the_server_stopped():
     for _ in range(2):
         with served_metrics("127.0.0.1", 0, lambda: None) as port:
             get("127.0.0.1", port, "/metrics")

@@ -44,11 +44,11 @@ def test_a_json_line_has_the_sentence_and_its_fields():
     }
 
 
-def test_an_instant_is_told_as_a_time():
+def test_an_instant_is_formatted_as_a_time():
     assert told(record(scheduled_at=1_700_000_000_000_000))["scheduled_at"] == "2023-11-14T22:13:20.000000Z"
 
 
-def test_a_field_that_says_nothing_is_left_out():
+def test_an_empty_field_is_left_out():
     assert "instance" not in told(record(instance=""))
 
 
@@ -56,7 +56,7 @@ def test_a_field_cannot_hide_the_time_or_the_level():
     assert told(record(level="forged", time="never"))["level"] == "warning"
 
 
-def test_a_value_that_is_not_json_is_told_by_its_text():
+def test_a_value_that_is_not_json_is_formatted_as_text():
     assert told(record(path=ValueError("odd")))["path"] == "odd"
 
 
@@ -76,7 +76,7 @@ def test_a_text_line_puts_the_fields_after_the_sentence():
     assert line.endswith('.250 WARNING pyncette.worker: lease lost  task=report message_of="a b"')
 
 
-async def test_a_line_that_a_handler_logs_says_which_run_it_is_of():
+async def test_a_log_line_of_a_handler_has_the_fields_of_its_run():
     lines = []
     app = Pyncette()
 
@@ -134,5 +134,5 @@ def test_the_logging_of_a_program_that_set_it_up_is_left_alone():
 
 @pytest.mark.parametrize(("style", "level"), [("xml", "INFO"), ("text", "LOUD")])
 def test_an_unknown_format_or_level_is_refused_with_what_there_is(style, level):
-    with pytest.raises(ConfigurationError, match=r"it can be .*(json|DEBUG)"):
+    with pytest.raises(ConfigurationError, match=r"unknown log .*: use .*(json|DEBUG)"):
         set_up_logging(style, level)

@@ -120,7 +120,7 @@ async def test_a_poll_is_the_step_after_which_a_released_occurrence_is_tried_aga
     assert attempts == [1, 2, 3]
 
 
-async def test_a_handler_may_take_long_in_pretended_time(new_app: NewApp) -> None:
+async def test_a_handler_may_take_long_in_simulated_time(new_app: NewApp) -> None:
     app = new_app()
     ended: list[datetime] = []
 
@@ -171,7 +171,7 @@ async def test_a_fixture_that_raises_ends_the_block_with_its_error(new_app: NewA
             pass
 
 
-async def test_a_handler_that_waits_for_real_time_is_told_so_after_as_long_as_the_test_says() -> None:
+async def test_a_handler_that_waits_for_real_time_is_an_error_after_the_settle_time() -> None:
     app = Pyncette()
 
     @app.task(interval=timedelta(hours=1))
@@ -179,5 +179,5 @@ async def test_a_handler_that_waits_for_real_time_is_told_so_after_as_long_as_th
         await asyncio.sleep(3600)
 
     async with running(app, START, settle_seconds=0.2) as world:
-        with pytest.raises(UnsettledError, match=r"after 0\.2 s .* sleep"):
+        with pytest.raises(UnsettledError, match=r"after 0\.2 s: .* sleep"):
             await world.advance(hours=2)

@@ -145,23 +145,23 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- define "pyncette.checked" -}}
 {{- $backends := (include "pyncette.backends" . | fromYaml).backends -}}
 {{- if not $backends -}}
-{{- fail "No backend is configured, so there is nowhere to keep tasks. Name a Secret that holds the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' (or, to try things out, set backend.embedded.enabled and backend.embedded.secretName)." -}}
+{{- fail "No backend is configured. Pass a Secret with the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' (or, for evaluation, set backend.embedded.enabled and backend.embedded.secretName)." -}}
 {{- end -}}
 {{- if and .Values.namespaces (not .Values.clusterId) -}}
-{{- fail "With namespaces, clusterId is required: the operator may then not read the uid of kube-system, which it would take instead. Choose any name that no other cluster on the same database has, and keep it." -}}
+{{- fail "clusterId is required with namespaces, since the operator then cannot read the uid of kube-system. Choose a name that is unique among the clusters on the database, and do not change it." -}}
 {{- end -}}
 {{- $names := list -}}
 {{- range $backends -}}
 {{- if has .name $names -}}
-{{- fail (printf "Two backends have the name %q. Give one of them another (the embedded one is named by backend.embedded.name)." .name) -}}
+{{- fail (printf "Two backends have the name %q. Rename one of them (backend.embedded.name is the name of the embedded one)." .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
 {{- if not (include "pyncette.open" (dict "root" $ "backend" .) | fromYaml).namespaces -}}
-{{- fail (printf "No pool could use the backend %q: it is open to %s alone, and the operator works for %s. Name namespaces of these in the backend's namespaces, or \"*\"." .name (.namespaces | default (list $.Release.Namespace) | join ", ") (join ", " $.Values.namespaces)) -}}
+{{- fail (printf "No pool can use the backend %q: it is open only to %s, and the operator serves %s. Add some of these to the namespaces of the backend, or \"*\"." .name (.namespaces | default (list $.Release.Namespace) | join ", ") (join ", " $.Values.namespaces)) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
-{{- fail "serviceAccount.create is false, so serviceAccount.name has to name an account of yours." -}}
+{{- fail "serviceAccount.name is required if serviceAccount.create is false: pass the name of an existing ServiceAccount." -}}
 {{- end -}}
 {{- $alerts := list -}}
 {{- range $_, $group := .Files.Get "files/alerts.yaml" | fromYaml -}}
@@ -171,19 +171,19 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- end -}}
 {{- range .Values.prometheusRule.disabled -}}
 {{- if not (has . $alerts) -}}
-{{- fail (printf "prometheusRule.disabled names %q, and there is no such alert. There are: %s." . (join ", " $alerts)) -}}
+{{- fail (printf "unknown alert %q in prometheusRule.disabled. Valid alerts: %s." . (join ", " $alerts)) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
-{{- fail "serviceMonitor.enabled needs metrics.enabled, which is false: there would be nothing to scrape." -}}
+{{- fail "serviceMonitor.enabled requires metrics.enabled, which is false." -}}
 {{- end -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
 {{- if not .secretName -}}
-{{- fail (printf "backend.embedded.secretName is required: name a Secret of yours with the keys %s and %s. The chart makes no passwords." .passwordKey .secretKey) -}}
+{{- fail (printf "backend.embedded.secretName is required: pass the name of a Secret with the keys %s and %s. The chart does not create passwords." .passwordKey .secretKey) -}}
 {{- end -}}
 {{- if and .emptyDir (or .existingClaim (not (kindIs "invalid" .storageClass))) -}}
-{{- fail "backend.embedded.emptyDir keeps the data in the pod, so existingClaim and storageClass have no place beside it: remove either." -}}
+{{- fail "backend.embedded.emptyDir is mutually exclusive with existingClaim and storageClass." -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-"""The application: what a task module declares, and how it is started."""
+"""The application: the declarations of a task module, and how they are started."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pyncette.app.configuration import (
 from pyncette.app.context import (
     FixtureFunc,
     MiddlewareFunc,
-    PretendedTime,
     PyncetteContext,
+    SimulatedTime,
     TaskFunc,
     refuse_field,
 )
@@ -47,8 +47,8 @@ class Pyncette:
     """
     An application: tasks, fixtures and middlewares, declared on import, and started by `main` or `create`.
 
-    *repository_factory* opens the backend, *executor_cls* says how many handlers run at once, and *configuration* is
-    for both. A key that nobody knows is a ConfigurationError.
+    *repository_factory* opens the backend, *executor_cls* limits the handlers that run at the same time, and
+    *configuration* is passed to both. Raises ConfigurationError for an unknown key.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Pyncette:
     ) -> None:
         if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
             raise ConfigurationError(
-                f"poll_interval must be longer than zero, and at most a century, not {poll_interval}"
+                f"poll_interval must be longer than zero and at most a century, not {poll_interval}"
             )
         refuse_unknown(configuration, repository_factory, executor_cls)
         self.poll_interval = poll_interval
         self.tasks: dict[str, Task] = {}
-        """All that is declared, by name. To be read only."""
+        """The declared tasks, by name. Read-only."""
         self.fixtures: dict[str, FixtureFunc] = {}
         self.middlewares: list[MiddlewareFunc] = []
         self.listeners: list[Listener] = []
@@ -84,7 +84,8 @@ class Pyncette:
 
         Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
         `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
-        this process), `max_concurrent_runs` (on all workers together); whatever else is given must be JSON, and becomes `context.args`. Raises ValueError for what cannot be meant.
+        this process), `max_concurrent_runs` (on all workers together). All other options must be JSON, and become
+        `context.args`. Raises ValueError for invalid options.
         """
         _refuse_misplaced("task", misplaced)
 
@@ -97,7 +98,7 @@ class Pyncette:
         """
         Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
 
-        Options are those of `task`. A schedule and arguments are what instances have that do not say otherwise.
+        The options are those of `task`. Schedule and arguments are defaults of the instances.
         """
         _refuse_misplaced("dynamic_task", misplaced)
 
@@ -117,9 +118,9 @@ class Pyncette:
         """
         Declare a template whose instances are spread over *partition_count* partitions.
 
-        *partition_selector* says which, given the count and the name of the instance; else a hash of the name does.
-        *enabled_partitions* limits which ones this process polls; "shared" lets the workers that run share them out among
-        themselves. The count is stored: it can change only while there are no instances.
+        *partition_selector* returns the partition for a count and the name of an instance; by default a hash of the name.
+        *enabled_partitions* limits the partitions that this process polls; "shared" assigns them to the running workers.
+        The count is stored: it can change only while there are no instances.
         """
         _refuse_misplaced("partitioned_task", misplaced)
         if partition_count is None:
@@ -138,7 +139,7 @@ class Pyncette:
         return decorator
 
     def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
-        """Declare a handler without a schedule, for PyncetteTasks to name. Their fields are its options."""
+        """Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask."""
         if callable(name):
             raise without_parentheses("handler", name)
 
@@ -157,7 +158,7 @@ class Pyncette:
 
         return decorator
 
-    # --- What is around runs -----------------------------------------------------------------------------------------
+    # --- Fixtures and middlewares ------------------------------------------------------------------------------------
 
     def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
         """Declare a fixture: an async generator function, called with the app context, that yields one value."""
@@ -172,9 +173,9 @@ class Pyncette:
 
     def use_fixture(self, name: str, fixture: FixtureFunc) -> None:
         """
-        Have *fixture* set up before the first poll, after those declared before it, and its value as `context.<name>`.
+        Set up *fixture* before the first poll, in the order of declaration. Its value becomes `context.<name>`.
 
-        It is torn down after the last run, however that ended: what stands after its `yield` is always run.
+        It is torn down after the last run. The code after its `yield` always runs, even if a run failed.
         """
         refuse_field(name)
         if name in self.fixtures:
@@ -182,13 +183,13 @@ class Pyncette:
         self.fixtures[name] = fixture
 
     def middleware(self, middleware: _F) -> _F:
-        """Declare a middleware: called around every run with the context and with what runs the rest."""
+        """Declare a middleware: it is called for every run, with the context and a function that runs the rest."""
         self.use_middleware(middleware)
         return middleware
 
     def use_middleware(self, middleware: MiddlewareFunc) -> None:
         """
-        Call *middleware* around every run, inside of those that were declared before it.
+        Call *middleware* for every run, inside of the middlewares that were declared before.
 
         Raises ValueError if it cannot be called with the context and `next`.
         """
@@ -197,13 +198,13 @@ class Pyncette:
         self.middlewares.append(middleware)
 
     def use_listener(self, listener: Listener) -> None:
-        """Tell *listener* of each look for what is due."""
+        """Notify *listener* of each poll."""
         self.listeners.append(listener)
 
     # --- Starting ----------------------------------------------------------------------------------------------------
 
     def new_store(self) -> Store:
-        """Make a store by the factory and the configuration, not opened yet. Raises ConfigurationError if it is none."""
+        """Return a new store, which is not open yet. Raises ConfigurationError if the factory does not return one."""
         try:
             made = made_by(self.repository_factory, self.configuration)
         except ConfigurationError:
@@ -223,12 +224,13 @@ class Pyncette:
         slots: int | None = None,
     ) -> AsyncIterator[PyncetteContext]:
         """
-        Open the backend, declare the tasks there, and yield what they can be run and scheduled with.
+        Open the backend, store the declared tasks, and yield the app context, which runs and schedules them.
 
-        *context_items* has no effect, as in Pyncette 1.x: see `add_to_context`. The other arguments are for tests and
-        for the command line, which have a clock, a backend and limits of their own.
-        Raises StoreError if the backend cannot be used. If the partition count of a template differs from the
-        stored one, only that template is refused, with a warning: a call that needs it raises ConfigurationError.
+        *context_items* has no effect, as in Pyncette 1.x: use `add_to_context`. The other arguments are for tests and for
+        the command line, which set the clock, the backend and limits. Raises StoreError if the backend is not usable.
+
+        If the partition count of a template differs from the stored one, only that template is refused, with a warning.
+        A call that needs it raises ConfigurationError.
         """
         if context_items:
             logger.warning("context_items are ignored: use add_to_context instead")
@@ -238,8 +240,8 @@ class Pyncette:
             for task in self.tasks.values():
                 clock.expect_lease(task.lease_duration // A_MICROSECOND)
             await synchronize(clock, store.now)
-            # Pretended time is that of one loop, so there renewals cannot have another.
-            renews_apart = store.capabilities.shared and not isinstance(clock, PretendedTime)
+            # Simulated time belongs to one event loop, so renewals cannot have a loop of their own.
+            renews_apart = store.capabilities.shared and not isinstance(clock, SimulatedTime)
             context = PyncetteContext(
                 self,
                 Ledger(store, clock),
@@ -253,10 +255,10 @@ class Pyncette:
 
     def main(self) -> None:
         """
-        Run until SIGINT or SIGTERM, and then until what runs has returned; a second signal ends it at once.
+        Run until SIGINT or SIGTERM, then until the running handlers have returned. A second signal ends it immediately.
 
-        Environment: LOG_LEVEL (INFO), USE_UVLOOP (1: required, 0: not used; else used where it is installed).
-        Exits with 1 if it cannot go on, and says why in a sentence.
+        Environment: LOG_LEVEL (default INFO); USE_UVLOOP (1: required, 0: not used, unset: used if installed). On an
+        error, print it and exit with 1.
         """
         run_until_stopped(self.create)
 
@@ -270,7 +272,7 @@ class Pyncette:
         check_task_name(task.name)
         check_handler(task.task_func)
         if task.name in self.tasks:
-            raise ValueError(f"Duplicate task name {task.name}; give this one another by name=…")
+            raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)
         task.adopt(self._interval)
         self.tasks[task.name] = task
@@ -286,7 +288,7 @@ def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
 def _name_of(func: Any, given: Any, of: str) -> str:
     name = getattr(func, "__name__", None) if given is None else given
     if name is None:
-        raise ValueError(f"Unable to determine name for the {of}; give it one by name=…")
+        raise ValueError(f"Unable to determine name for the {of}; pass one with name=…")
     if not isinstance(name, str):
         message = f"The name of a {of} must be a string, not {name!r}"
         raise ValueError(message)  # noqa: TRY004 - what is refused at declaration is a ValueError
@@ -294,7 +296,7 @@ def _name_of(func: Any, given: Any, of: str) -> str:
 
 
 def _handler(func: TaskFunc) -> TaskFunc:
-    """Decorators of tasks can be stacked: each gives the same handler another task."""
+    """Return the handler of *func*, which may be a task: decorators can be stacked, one task each."""
     return func.task_func if isinstance(func, Task) else func
 
 

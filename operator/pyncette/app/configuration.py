@@ -1,4 +1,4 @@
-"""Hands the configuration of an app to those who take it, and refuses what nobody takes."""
+"""Passes the configuration of an app to its factories, and refuses unknown settings."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pyncette.store.base import Store
 BATCH_SIZE: Final = 100
 
 OWN_KEYS: Final = frozenset({"batch_size", "realm"})
-"""What the app itself takes from the configuration; the rest goes to the factory and the executor."""
+"""The settings of the app itself. All others are passed to the factory and the executor."""
 
 VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
-"""What tells a store from anything else that a factory may make."""
+"""The attributes that distinguish a store from other objects that a factory may return."""
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Executor(Protocol):
-    """What `executor_cls` makes: it says how many handlers run at once."""
+    """An instance of `executor_cls`; *slots* limits the handlers that run at the same time."""
 
     slots: int
 
 
 def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
-    """Raise ConfigurationError for a key that neither the app nor one of *takers* knows, and name the nearest one."""
+    """Raise ConfigurationError for a key that neither the app nor any of *takers* accepts, with a suggestion."""
     known = set(OWN_KEYS)
     for taker in takers:
         keys = _keys_of(taker)
@@ -41,15 +41,15 @@ def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]
         known |= keys
     for key in configuration:
         if key not in known:
-            raise ConfigurationError(f"{key} is not a setting of this app; {_suggestion(key, known)}")
+            raise ConfigurationError(f"unknown setting {key}; {_suggestion(key, known)}")
 
 
 def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
     """
-    Make a factory ignore keywords that it does not know, so that a wrapper may pass on all that it received.
+    Make a factory ignore unknown keywords, so that a wrapper may pass on all that it received.
 
-    An unknown keyword that begins with *prefix* is meant for the factory, and raises ConfigurationError. An app still
-    reads the signature, and refuses every key that no factory knows.
+    An unknown keyword that begins with *prefix* raises ConfigurationError. An app still reads the signature, and refuses
+    keys that no factory accepts.
     """
 
     def decorator(factory: _F) -> _F:
@@ -61,7 +61,7 @@ def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
             for key in settings:
                 if prefix is not None and key.startswith(prefix) and key not in known:
                     raise ConfigurationError(
-                        f"{key} is not a setting of {_label(factory)}; {_suggestion(key, known)}"
+                        f"unknown setting {key} of {_label(factory)}; {_suggestion(key, known)}"
                     )
             return factory(*args, **{key: value for key, value in settings.items() if key in known})
 
@@ -71,7 +71,7 @@ def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
 
 
 def made_by(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
-    """Call *taker* with what it knows of the configuration. Raises ConfigurationError if something is missing."""
+    """Call *taker* with the part of *configuration* that it accepts. Raises ConfigurationError if a setting is missing."""
     keys = _keys_of(taker)
     missing = [
         parameter.name
@@ -79,33 +79,33 @@ def made_by(taker: Callable[..., Any], configuration: Mapping[str, Any]) -> Any:
         if parameter.default is parameter.empty and parameter.name not in configuration
     ]
     if missing:
-        raise ConfigurationError(f"{_label(taker)} needs {', '.join(missing)}: give it to Pyncette(…)")
+        raise ConfigurationError(f"{_label(taker)} needs {', '.join(missing)}: pass it to Pyncette(…)")
     return taker(**{key: value for key, value in configuration.items() if keys is None or key in keys})
 
 
 def require_store(made: Any, factory: Callable[..., Any]) -> Store:
-    """Return what *factory* made, if it is a store. Raises ConfigurationError."""
+    """Return *made*, which *factory* returned. Raises ConfigurationError if it is not a store."""
     if all(hasattr(type(made), verb) for verb in VERBS):
         store: Store = made
         return store
     raise ConfigurationError(
-        f"{_label(factory)} made a {type(made).__name__}, which is not a store. Repositories written for Pyncette 1.x "
-        "do not load here: a backend implements pyncette.store.base.Store now"
+        f"{_label(factory)} returned a {type(made).__name__}, which is not a store. Repositories written for Pyncette 1.x "
+        "are not supported: a backend implements pyncette.store.base.Store"
     )
 
 
 def slots_of(executor: Any) -> int:
-    """Return how many handlers *executor* lets run at once. Raises ConfigurationError if it does not say so."""
+    """Return the slots of *executor*. Raises ConfigurationError if it has none."""
     slots = getattr(executor, "slots", None)
     if not isinstance(slots, int):
         raise ConfigurationError(
-            f"{type(executor).__name__} is not an executor of this version: it does not say how many slots it has"
+            f"{type(executor).__name__} is not an executor of this version: it has no attribute slots"
         )
     return slots
 
 
 def batch_size_of(configuration: Mapping[str, Any]) -> int:
-    """Return the `batch_size` that is set. Raises ConfigurationError if it is none."""
+    """Return the configured `batch_size`. Raises ConfigurationError if it is invalid."""
     size = configuration.get("batch_size", BATCH_SIZE)
     if not isinstance(size, int) or size < 1:
         raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
@@ -113,7 +113,7 @@ def batch_size_of(configuration: Mapping[str, Any]) -> int:
 
 
 def realm_of(configuration: Mapping[str, Any]) -> str:
-    """Return the `realm` that is set. Raises ConfigurationError if nobody can have tasks there."""
+    """Return the configured `realm`. Raises ConfigurationError if it is invalid or reserved."""
     realm = str(configuration.get("realm", ""))
     try:
         check_realm(realm)
@@ -123,7 +123,7 @@ def realm_of(configuration: Mapping[str, Any]) -> str:
 
 
 def _keys_of(taker: Callable[..., Any]) -> AbstractSet[str] | None:
-    """Return the configuration that *taker* accepts, as its signature says; None: whatever there is."""
+    """Return the settings in the signature of *taker*; None if it accepts all."""
     if any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(taker).parameters.values()
     ):
@@ -141,7 +141,7 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _suggestion(key: str, known: AbstractSet[str]) -> str:
     names = sorted(known)
-    return did_you_mean(key, names, f"known are {', '.join(names)}")
+    return did_you_mean(key, names, f"valid settings: {', '.join(names)}")
 
 
 def _label(factory: Callable[..., Any]) -> str:

@@ -40,10 +40,9 @@ logger = logging.getLogger(__name__)
 
 class Context:
     """
-    What a handler is called with: what runs, for when, with which arguments.
+    The argument of a handler: the task, its due time and its arguments.
 
-    The value of a fixture, and what `add_to_context` added, is an attribute, too. Everything is worked out when it is
-    first asked for.
+    The values of fixtures and of `add_to_context` are attributes, too. Attributes are computed on first access.
     """
 
     def __init__(
@@ -60,46 +59,46 @@ class Context:
 
     @cached_property
     def task(self) -> Task:
-        """The task, or the instance of a template; a PyncetteTask's run has a task with the name of the resource."""
+        """The task, or the instance of a template. For a PyncetteTask it has the name of the resource."""
         return self._registration.task_for(self._held.record)
 
     @cached_property
     def scheduled_at(self) -> datetime.datetime:
-        """When it was due, in the time zone of its schedule (else UTC). The same for all attempts, however late."""
+        """The due time, in the time zone of its schedule (else UTC). It is the same for all attempts."""
         return datetime_of(self._held.scheduled_at, self._held.record.spec.schedule)
 
     @cached_property
     def args(self) -> dict[str, Any]:
-        """The arguments of the instance. They are this run's own copy."""
+        """The arguments of the instance, as a copy for this run."""
         return arguments_of(self._held.record.spec.args)
 
     @cached_property
     def attempt(self) -> int:
-        """1 for the first try of this occurrence, 2 for the one after that, …"""
+        """The number of this attempt of the occurrence, from 1."""
         return self._held.attempt
 
     @cached_property
     def run_id(self) -> str:
-        """Different for each attempt; the same in logs and in the history of runs."""
+        """The unique ID of this attempt, which is also in the logs and in the history of runs."""
         return run_id(self._held.record.key, self._held.record.fence)
 
     @cached_property
     def fencing_token(self) -> int:
-        """Greater than that of any earlier attempt of this instance: systems that keep the greatest can refuse older ones."""
+        """A number greater than in all earlier attempts of this instance, so that other systems can reject older attempts."""
         return self._held.record.fence
 
     @cached_property
     def idempotency_key(self) -> str:
-        """The same for all attempts of this occurrence, and of no other occurrence ever."""
+        """A key that is the same for all attempts of this occurrence, and unique to it."""
         return idempotency_key(self._held.record, self._held.scheduled_at)
 
     async def heartbeat(self) -> None:
         """
-        Renew the lease: from now on it lasts its full length again. Of no effect at most once, where none can be taken.
+        Renew the lease to its full length. At most once, this has no effect, since such a run has no lease.
 
-        Raises LeaseLostException if it expired and was taken over, or if the instance was removed or overwritten by
-        force: then another run may be on its way, and what this one still does is not counted. A backend that does
-        not answer is no reason to stop as long as the lease lasts; after that it is, since nobody knows whose it is.
+        Raises LeaseLostException if the lease expired and was taken over, or if the instance was removed or overwritten
+        by force. Then another run may have started, and the result of this one is discarded. If the backend does not
+        answer, raise it only after the lease has expired.
         """
         occurrence = self._occurrence
         if occurrence.is_at_most_once:
@@ -113,7 +112,7 @@ class Context:
             raise LeaseLostException(self.task)
 
     def __getattr__(self, name: str) -> Any:
-        """Look for what fixtures and `add_to_context` provide, once nothing else has that name."""
+        """Return the value of a fixture or of `add_to_context`."""
         if name != "_app_context":  # not yet there while a context is being copied
             values = self._app_context.values
             if name in values:
@@ -125,25 +124,25 @@ class Context:
 
 
 FIELDS: Final = frozenset(dir(Context)) | {"_app_context", "_registration", "_occurrence", "_held"}
-"""What a context has anyway, so no fixture can have its name."""
+"""The attributes of every context, which fixtures cannot override."""
 
 
 NextFunc: TypeAlias = Callable[[], Awaitable[None]]
-"""What a middleware awaits for the rest of the run."""
+"""The function that a middleware awaits to run the rest."""
 
 MiddlewareFunc: TypeAlias = Callable[[Context, NextFunc], Awaitable[None]]
-"""Called around every run."""
+"""A middleware."""
 
 TaskFunc: TypeAlias = Callable[[Context], Awaitable[None]]
 """A handler."""
 
 FixtureFunc: TypeAlias = Callable[["PyncetteContext"], AsyncIterator[Any]]
-"""An async generator function that yields once: what it yields is the fixture's value."""
+"""An async generator function that yields the value of the fixture once."""
 
 
 @runtime_checkable
-class PretendedTime(Protocol):
-    """A clock that waits for those who have joined, before it moves."""
+class SimulatedTime(Protocol):
+    """A simulated clock that waits for its participants before it moves."""
 
     def join(self, participant: PyncetteContext) -> None: ...
 
@@ -151,7 +150,7 @@ class PretendedTime(Protocol):
 
 
 class Declarations(Protocol):
-    """What an app has declared: the part of `Pyncette` that running it needs."""
+    """The declarations of an app: the part of `Pyncette` that its context needs."""
 
     tasks: dict[str, Task]
     fixtures: dict[str, FixtureFunc]
@@ -178,15 +177,15 @@ class PyncetteContext:
         self.clock = ledger.clock
         self.realm = realm
         self.values: dict[str, Any] = {}
-        """What fixtures yielded, and what was added: the further attributes of each `Context`."""
+        """Values of fixtures and of `add_to_context`: additional attributes of each `Context`."""
         self.heartbeats: set[asyncio.Task[None]] = set()
-        """Renewals on their way that no handler waits for."""
+        """Renewals in progress that no handler awaits."""
         self._settings = WorkerSettings(
             _holder(),
             slots,
             app.batch_size,
             app.poll_interval // A_MICROSECOND,
-            0 if isinstance(self.clock, PretendedTime) else AHEAD,
+            0 if isinstance(self.clock, SimulatedTime) else AHEAD,
         )
         self._renewal_store = renewal_store
         self._templates = Templates(ledger, realm, app.tasks.values(), self._settings.holder)
@@ -205,14 +204,15 @@ class PyncetteContext:
 
     async def run(self) -> None:
         """
-        Set up the fixtures, run what is due until `shutdown`, and tear them down.
+        Set up the fixtures, run due tasks until `shutdown`, and tear the fixtures down.
 
-        After `shutdown` running handlers finish. If this is cancelled, so are they, and what they ran stays due.
+        After `shutdown` running handlers finish. If this is cancelled, they are cancelled too, and their occurrences stay
+        due.
         """
         if self._running:
-            raise RuntimeError("This app context runs already")
+            raise RuntimeError("This app context is already running")
         self._running = True
-        if isinstance(self.clock, PretendedTime):
+        if isinstance(self.clock, SimulatedTime):
             self.clock.join(self)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -220,35 +220,35 @@ class PyncetteContext:
                     self.values[name] = await stack.enter_async_context(_set_up(name, fixture, self))
                 await self._work()
         finally:
-            if isinstance(self.clock, PretendedTime):
+            if isinstance(self.clock, SimulatedTime):
                 self.clock.leave(self)
             self._running = False
 
     def shutdown(self, grace: datetime.timedelta | None = None) -> None:
-        """End `run` once the running handlers have returned; after *grace*, if it is given, they are cancelled."""
+        """End `run` when the running handlers have returned. Cancel them after *grace*, if set."""
         self._shut_down = True
         if self._worker is not None:
             self._worker.drain(None if grace is None else grace // A_MICROSECOND)
 
     @property
     def last_tick(self) -> datetime.datetime:
-        """When the last poll ended, in UTC; before the first: when this was created. A wait for what is due counts as a poll."""
+        """The end of the last poll, in UTC; before the first, the creation of this. Waiting for a due time counts as polling."""
         polled_at = None if self._worker is None else self._worker.last_polled_at
         return datetime_of(self._created_at if polled_at is None else polled_at)
 
     @property
     def ready(self) -> bool:
-        """Whether it polls, and the backend answered when it was last asked."""
+        """True if it polls and the backend answered the last request."""
         return self._running and self._worker is not None and self._worker.ready and not self._shut_down
 
     @property
     def figures(self) -> Figures:
-        """How much there is to do. Can be asked from any thread."""
+        """The current load. Can be read from any thread."""
         return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
 
     @property
     def stalled_seconds(self) -> float:
-        """How long the event loop has stood still: some seconds, unless something is wrong. Can be asked from any thread."""
+        """Seconds since the event loop last ran: a few, unless it is blocked. Can be read from any thread."""
         return 0.0 if self._worker is None else self._worker.stalled_seconds
 
     def add_to_context(self, name: str, value: Any) -> None:
@@ -259,14 +259,14 @@ class PyncetteContext:
         self.values[name] = value
 
     def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> bool:
-        """Say whether nothing is to be done before pretended time moves on; the tasks *asleep* wait for just that."""
+        """Return True if nothing is to be done before simulated time moves. The tasks *asleep* wait for that."""
         if self.heartbeats or (self._running and self._worker is None):
             return False
         return self._worker is None or self._worker.is_settled(asleep)
 
     async def declare_tasks(self) -> None:
         """
-        Store what the module declares, where it differs from what is stored.
+        Store the declared tasks, if they differ from the stored ones.
 
         If the instances of a template are stored in a different number of partitions, only that template is refused: this
         process neither claims nor schedules its instances.
@@ -301,7 +301,7 @@ class PyncetteContext:
                 await remove_permits(store, partition, unlimited[partition], await self.ledger.now())
 
     async def read_templates(self) -> None:
-        """Read what resources say of the templates once. `following_templates` does so periodically. Raises StoreError."""
+        """Read the resources of the templates once. `following_templates` does so periodically. Raises StoreError."""
         await self._templates.read()
 
     @contextlib.asynccontextmanager
@@ -309,9 +309,9 @@ class PyncetteContext:
         """
         Read the templates periodically during the block, so that a process that only schedules picks up edits, too.
 
-        Do nothing where time is pretended: an edit made in real time could be noticed at any pretended moment.
+        Do nothing in simulated time: an edit in real time could be noticed at any simulated moment.
         """
-        if isinstance(self.clock, PretendedTime):
+        if isinstance(self.clock, SimulatedTime):
             yield
             return
         watching = asyncio.create_task(self._templates.watch())
@@ -324,7 +324,7 @@ class PyncetteContext:
     @contextlib.asynccontextmanager
     async def _following_tasks(self) -> AsyncIterator[None]:
         """Report the tasks of resources to the listeners, periodically; in simulated time there are none."""
-        if not self.app.outcome_listeners or isinstance(self.clock, PretendedTime):
+        if not self.app.outcome_listeners or isinstance(self.clock, SimulatedTime):
             yield
             return
         partitions = [Partition(self.realm, name) for name in self.app.tasks]
@@ -346,22 +346,22 @@ class PyncetteContext:
         Create or update an instance of a dynamic task, and return it.
 
         *options* are a schedule (exactly one of `schedule`, `interval` and `execute_at`), `timezone`, arguments, and
-        what the instance shall have otherwise than its template. Without *force*, one that runs now raises
-        TaskLockedException, and an update keeps the sooner of the old and the new next time. With *force* all is
-        overwritten: a running handler loses its lease. A time in the past is due at once.
+        options that override those of the template. Without *force*, a running instance raises TaskLockedException, and
+        an update keeps the earlier of the old and the new next time. With *force* everything is overwritten, and a
+        running handler loses its lease. A time in the past is due immediately.
         """
         return await self._instances.schedule(task, instance_name, options, force=force)
 
     async def unschedule_task(self, task: Task, instance_name: str | None = None) -> None:
         """
-        Remove an instance, whether it exists or not; a run in progress loses its lease.
+        Remove an instance, if it exists. A run in progress loses its lease.
 
         *task* is the template, with *instance_name*, or the instance itself. A static task is removed until the next start.
         """
         await self._instances.unschedule(task, instance_name)
 
     async def get_task(self, task: Task, instance_name: str | None = None) -> TaskState | None:
-        """Return how an instance, or a static task, stands; None if there is no such instance (any more)."""
+        """Return the state of an instance or of a static task; None if it does not exist."""
         return await self._instances.state(task, instance_name)
 
     def schedule_many(
@@ -371,18 +371,18 @@ class PyncetteContext:
         force: bool = False,
     ) -> AsyncIterator[InstanceResult]:
         """
-        Create or update any number of instances, each as `schedule_task` would, and tell of each how it went.
+        Create or update any number of instances, like `schedule_task`, and yield a result for each.
 
-        *items* are pairs of a name and options. They are taken as they come, written in batches, and never held all at
-        once; a result follows each, in their order. What is wrong with one item, or fails, is the `error` of its result
-        alone. Nothing is done unless the results are iterated over.
+        *items* are pairs of a name and options. They are read as a stream and written in batches; results have the order
+        of the items. An invalid or failed item affects only the `error` of its own result. Nothing is done unless the
+        results are iterated over.
         """
         return self._instances.schedule_many(task, items, force=force)
 
     def unschedule_many(
         self, task: Task, names: Iterable[str] | AsyncIterable[str]
     ) -> AsyncIterator[InstanceResult]:
-        """Remove any number of instances, as `schedule_many` creates them."""
+        """Remove any number of instances, as a stream like `schedule_many`."""
         return self._instances.unschedule_many(task, names)
 
     async def list_tasks(
@@ -392,9 +392,9 @@ class PyncetteContext:
         continuation_token: ContinuationToken | None = None,
     ) -> ListTasksResponse:
         """
-        Return a page of the instances of *task*: at most *limit*, else at most `batch_size`.
+        Return a page of at most *limit* instances of *task*, by default `batch_size`.
 
-        Following the tokens until there is none gives each instance that exists throughout exactly once.
+        Following the tokens to the end returns each instance that exists throughout exactly once.
         """
         return await self._instances.page(task, limit, continuation_token)
 
@@ -404,8 +404,8 @@ class PyncetteContext:
         try:
             check_ahead(spec.schedule, self.clock.now())
         except ValueError as error:
-            # No reason not to start: it may have run its course, and the module is as it was.
-            logger.warning("a task is not due any more: %s", error)
+            # No reason not to start: its schedule may have ended after the module was written.
+            logger.warning("a task has no further due time: %s", error)
 
     async def _work(self) -> None:
         tasks = list(self.app.tasks.values())
@@ -438,7 +438,7 @@ class PyncetteContext:
             worker.poll_soon()
 
         for task in tasks:
-            task.told_if_enabled.add(poll_soon)
+            task.on_polled_changed.add(poll_soon)
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
@@ -446,7 +446,7 @@ class PyncetteContext:
         finally:
             self._templates.refusals_changed = None
             for task in tasks:
-                task.told_if_enabled.discard(poll_soon)
+                task.on_polled_changed.discard(poll_soon)
 
     def _registered(self, realm: str, task: str) -> None:
         for listener in self.app.outcome_listeners:
@@ -454,7 +454,7 @@ class PyncetteContext:
 
     def _lost(self, realm: str, task: str) -> None:
         known = self.app.tasks.get(task)
-        if known is not None and known.kind is not Kind.HANDLER:  # what the module declares is never gone
+        if known is not None and known.kind is not Kind.HANDLER:  # declared tasks are never lost
             return
         for listener in self.app.outcome_listeners:
             listener.lost(realm, task)
@@ -467,7 +467,7 @@ class PyncetteContext:
         return Context(self, registration, occurrence)
 
     def _membership(self) -> Membership | None:
-        """Return what tells others that this worker runs; where nobody else can look, or time is pretended, there is none."""
+        """Return the membership of this worker; None on a private backend or in simulated time."""
         if self._renewal_store is None:
             return None
         holder, slots, *_ = self._settings
@@ -488,7 +488,7 @@ class PyncetteContext:
         return PartitionAssignment(self.ledger.store, self.clock, self.realm, self._settings.holder)
 
     def __getattr__(self, name: str) -> Any:
-        """Let a fixture reach those that were set up before it."""
+        """Return the value of a fixture that was set up before."""
         values = self.__dict__.get("values", {})
         if name in values:
             return values[name]
@@ -505,7 +505,7 @@ async def _set_up(name: str, fixture: FixtureFunc, context: PyncetteContext) -> 
     try:
         yield value
     finally:
-        # Resumed, not thrown at: what stands after the yield is there to be run, also when the app ended in an error.
+        # Resumed, not thrown at: the code after the yield must run even if the app failed.
         if await anext(generator, _OVER) is not _OVER:
             raise RuntimeError(f"The fixture {name} yielded more than once")
 
@@ -519,5 +519,5 @@ def refuse_field(name: str) -> None:
 
 
 def _holder() -> str:
-    """A name for this process: who runs it, and something random, since processes in containers are all number 1."""
+    """Return a name for this process. It has a random part, since every container has a process 1."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"

@@ -1,4 +1,4 @@
-"""The backend of an app that names no other: an embedded SQLite."""
+"""The default backend of an app: an embedded SQLite database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def sqlite_repository(
     *, sqlite_database: str = ":memory:", sqlite_table_name: str = "pyncette_tasks"
 ) -> Store:
     """
-    Return a store in the tables that belong to *sqlite_table_name*, of the file *sqlite_database*, made where missing.
+    Return a store in the tables of *sqlite_table_name*, in the file *sqlite_database*. Missing ones are created.
 
-    Several processes may open one file. Raises ValueError for a name that holds more than lower-case letters, digits
-    and underscores.
+    Several processes may open the same file. Raises ValueError if the table name has other characters than lower-case
+    letters, digits and underscores.
     """
     return SqliteStore(sqlite_database, sqlite_table_name)

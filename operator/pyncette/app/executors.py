@@ -1,4 +1,4 @@
-"""Says how many handlers a worker runs at once."""
+"""Executors, which limit the number of handlers that a worker runs at the same time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CONCURRENCY_LIMIT: Final = 100
 
 class DefaultExecutor:
     """
-    Runs up to *concurrency_limit* handlers at once, each as an asyncio task.
+    An executor of up to *concurrency_limit* handlers at the same time, each as an asyncio task.
 
-    An executor tells a worker its `slots`; the worker claims only what it has slots for, so there is no queue in
-    between whose leases could expire.
+    The worker reads the `slots` of its executor and claims only what it has free slots for. So there is no queue in
+    which leases could expire.
     """
 
     @takes_all_settings()
@@ -26,7 +26,7 @@ class DefaultExecutor:
 
 
 class SynchronousExecutor:
-    """Runs one handler at a time, and looks for the next only when it is over. A *concurrency_limit* is of no effect."""
+    """An executor of one handler at a time. The next is claimed when it has ended. *concurrency_limit* has no effect."""
 
     @takes_all_settings()
     def __init__(self, *, concurrency_limit: int = 1) -> None:

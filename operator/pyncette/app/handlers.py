@@ -1,4 +1,4 @@
-"""Checks, without calling it, whether a function can be a handler or a middleware: its parameters, and whether it can be awaited."""
+"""Checks the signature of handlers and middlewares, and that they can be awaited."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Handler: TypeAlias = Callable[[Any], Awaitable[None]]
 """A handler, called with the context of its run."""
 
 Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
-"""A middleware, called with the context of a run and with what runs the rest."""
+"""A middleware, called with the context of a run and a function that runs the rest."""
 
 AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
 """Matches a string annotation that names an awaitable type."""

@@ -1,4 +1,4 @@
-"""Schedules, removes and lists the instances of templates, one or any number, by rules that the ledger applies."""
+"""Schedules, removes and lists instances of templates, by rules that the ledger applies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 
 BATCHES_IN_FLIGHT: Final = 4
-"""Batches of `schedule_many` that are with the backend at once: while it writes one, the next is put together and sent.
-More would only wait there."""
+"""Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
 
 SCAN_MAX: Final = 1000
-"""Records asked for at once while a page is put together, whatever its limit: their size is not bounded."""
+"""Records that one request of a page reads at most: their size is not bounded."""
 
 _T = TypeVar("_T")
 
@@ -48,7 +47,7 @@ class InstanceRequest(NamedTuple):
 
 
 Entry: TypeAlias = "InstanceRequest | InstanceResult"
-"""One item of a batch: what is to be written, or what is wrong with it."""
+"""One item of a batch: a request to write, or the result of an invalid item."""
 
 
 class Instances:
@@ -79,7 +78,7 @@ class Instances:
         return instance
 
     async def unschedule(self, task: Task, name: str | None) -> None:
-        """Remove an instance, or the record of a task with a schedule of its own. One that is not there is fine."""
+        """Remove an instance, or the record of a task with a schedule of its own, if it exists."""
         task, key = self._find(task, name)
         await self._ledger.apply({key: withdrawal(self._templates.common(task).policies)})
         if task.kind is Kind.STATIC and task.policies.max_concurrent:
@@ -87,7 +86,7 @@ class Instances:
             await remove_permits(self._ledger.store, permits, task.name, await self._ledger.now())
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
-        """Return how an instance, or a task with a schedule of its own, stands; None if there is none."""
+        """Return the state of an instance, or of a task with a schedule of its own; None if it does not exist."""
         if name is not None and task.kind is not Kind.TEMPLATE:
             if task.parent_task is not None:
                 raise ValueError(
@@ -142,13 +141,13 @@ class Instances:
         return self._streamed(names, prepared, write)
 
     async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
-        """Return at most *limit* instances, and where the next page begins."""
+        """Return at most *limit* instances, and the token of the next page."""
         if task.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
         if limit < 1:
-            raise ValueError(f"A page must be allowed to hold at least 1 instance, not {limit}")
+            raise ValueError(f"limit must be at least 1, not {limit}")
         now = await self._ledger.now()
         states: list[TaskState] = []
         number, after = (0, None) if token is None else self._position(task, token)
@@ -178,7 +177,7 @@ class Instances:
         return Key(Partition(self._realm, task.name, task.partition_of(name)), task.name, name)
 
     def _find(self, task: Task, name: str | None) -> tuple[Task, Key]:
-        """Return whose record is meant, and where it is: that of a template's instance, of an instance, or of a static task."""
+        """Return the task and the key of a record: of an instance, by template and name or by itself, or of a static task."""
         if task.parent_task is not None:
             task, name = task.parent_task, task.name
         if task.kind is Kind.STATIC and name is None:
@@ -192,15 +191,15 @@ class Instances:
         try:
             name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
         except (ValueError, TypeError, binascii.Error) as error:
-            raise ValueError("This is not a continuation token of list_tasks") from error
+            raise ValueError("not a continuation token of list_tasks") from error
         if name != task.name:
-            raise ValueError(f"This continuation token is of the task {name}, not of {task.name}")
+            raise ValueError(f"the continuation token is of the task {name}, not of {task.name}")
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(
         self, task: Task, batch: Sequence[InstanceRequest], *, force: bool
     ) -> list[InstanceResult]:
-        """Create what is new in one round trip; only what is there already is looked at first."""
+        """Create new instances in one round trip. Only existing ones are read first."""
         try:
             now = await self._ledger.now()
             await self._templates.refresh()
@@ -228,7 +227,7 @@ class Instances:
         return [_scheduled(task, request, answers.get(request.key)) for request in batch]
 
     async def _apply_each(self, rules: Mapping[Key, Rule]) -> dict[Key, Any]:
-        """Apply all of *rules* together, each once; the answer of one that was not written, as far as is known, is the error."""
+        """Apply *rules* together, each once. The answer of a rule that may not have been written is the error."""
         answers = dict[Key, Any]()
         if rules:
             try:
@@ -250,7 +249,7 @@ class Instances:
             async for chunk in _chunks(items, size):
                 for entries in _without_repeats([prepared(item) for item in chunk]):
                     batch = _Batch(entries)
-                    # A name again: what it asked for first has to be written before.
+                    # A repeated name: its earlier item must be written first.
                     again = not all(batch.names.isdisjoint(other.names) for other in writing)
                     while writing and (again or len(writing) == BATCHES_IN_FLIGHT):
                         for result in await writing.popleft().results():
@@ -270,7 +269,7 @@ _NOTHING: Final = Spec()
 
 
 class _Batch:
-    """Items that are written together, no two of one name."""
+    """Items with different names, which are written together."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.names = {entry.name for entry in entries}
@@ -291,7 +290,7 @@ class _Batch:
 
 
 def _without_repeats(entries: list[Entry]) -> list[list[Entry]]:
-    """Cut *entries* where a name comes again."""
+    """Split *entries* where a name is repeated."""
     if len({entry.name for entry in entries}) == len(entries):
         return [entries]
     cut: list[list[Entry]] = [[]]
@@ -306,7 +305,7 @@ def _without_repeats(entries: list[Entry]) -> list[list[Entry]]:
 
 
 async def _abandon(batches: Iterable[_Batch]) -> None:
-    """Give up what nobody waits for any more. Whether it was written is not known."""
+    """Cancel *batches* whose results are no longer read. They may or may not have been written."""
     writings = [batch.writing for batch in batches if batch.writing is not None]
     for writing in writings:
         writing.cancel()
@@ -314,7 +313,7 @@ async def _abandon(batches: Iterable[_Batch]) -> None:
 
 
 async def _chunks(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncIterator[list[_T]]:
-    """Take *items* as they come, *size* at a time."""
+    """Yield *items* in chunks of *size*."""
     if not isinstance(items, AsyncIterable):
         source = iter(items)
         while chunk := list(islice(source, size)):
@@ -331,7 +330,7 @@ async def _chunks(items: Iterable[_T] | AsyncIterable[_T], size: int) -> AsyncIt
 
 
 def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
-    """The rule for what a task module declares: created, edited, or left alone if it is as wanted already."""
+    """Return the rule for a declared task: create or edit its record, unless it is up to date."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
@@ -344,7 +343,7 @@ def declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
 
 
 def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
-    """The rule for what counts as it was first declared, or as its resource has it; its answer is the spec that counts."""
+    """Return the rule for a template: keep its first declaration, or that of its resource. Its answer is the spec in effect."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is not None and (record.state.owner is not None or record.spec.partitions is not None):
@@ -372,10 +371,10 @@ def _scheduling(request: InstanceRequest, *, force: bool) -> Rule:
 
 def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     """
-    Say whether *after* need not be written, since it runs the same at the same times as *before*.
+    Return True if *after* runs the same at the same times as *before*, so that it need not be written.
 
-    Then many processes that ensure one instance only read it, and do not take turns to write it. Before its due time
-    there are no late times, which an edit would withdraw.
+    So processes that all ensure the same instance only read it, and do not write it in turns. Before its due time there
+    are no late times, which an edit would withdraw.
     """
     if before.due_at is None or before.due_at <= now:
         return False
@@ -383,7 +382,7 @@ def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
 
 
 def _over(record: Record, now: Instant) -> ValueError | None:
-    """Return what is wrong with the schedule of a new *record*, if it has run its course already."""
+    """Return an error if the schedule of a new *record* has ended already."""
     if record.due_at is None:
         try:
             check_ahead(record.spec.schedule, now)
@@ -428,7 +427,7 @@ def _state(task: Task, record: Record, now: Instant) -> TaskState:
 
 
 def _is_instance(key: Key) -> bool:
-    """Tell instances from the record of their template, and from runs that live beside them."""
+    """Return True for an instance; False for the record of a template and for side runs."""
     return key.instance != "" and not key.occurrence
 
 

@@ -1,4 +1,4 @@
-"""Modes of tasks, and the times of handlers: datetimes outside, microseconds since the epoch inside."""
+"""The modes of tasks, and conversions between datetimes and microseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ A_MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
 
 class ExecutionMode(Enum):
-    """How often an occurrence may run when workers die."""
+    """The guarantee for an occurrence if workers crash."""
 
     AT_LEAST_ONCE = 0
     AT_MOST_ONCE = 1
 
 
 class FailureMode(Enum):
-    """What becomes of an occurrence whose handler raised."""
+    """The treatment of an occurrence whose handler raised."""
 
     NONE = 0
-    """Nothing: it is tried again when its lease has expired."""
+    """It keeps its lease, and is retried when that has expired."""
     UNLOCK = 1
-    """It is released, and tried again a poll interval later."""
+    """It is released, and retried after a poll interval."""
     COMMIT = 2
-    """It is completed, as if its handler had returned, but counted as failed."""
+    """It is completed and counted as failed."""
 
 
 class ResultType(Enum):
-    """How a look at one task ended in 1.x. Nothing here returns it; modules that name it still import."""
+    """The result of a poll in 1.x. It is unused, and kept for modules that import it."""
 
     MISSING = 0
     PENDING = 1
@@ -43,7 +43,7 @@ class ResultType(Enum):
 
 
 def datetime_of(instant: Instant, schedule: Schedule | None = None) -> datetime.datetime:
-    """Return *instant* as an aware datetime, in the zone of *schedule* if it has one that is known here, else in UTC."""
+    """Return *instant* as an aware datetime, in the zone of *schedule* if that is known, else in UTC."""
     moment = times.datetime_of(instant)
     if isinstance(schedule, Cron | Once) and schedule.zone != "UTC":
         return moment.astimezone(zone_or_utc(schedule.zone))

@@ -1,4 +1,4 @@
-"""Reads the options of a task, and refuses what cannot be meant."""
+"""Reads and checks the options of a task."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ from pyncette.core.spec import (
 from pyncette.core.times import instant_of
 
 PartitionSelector: TypeAlias = Callable[[int, str], int]
-"""Says which partition an instance belongs to, from 0, given the number of partitions and the instance's name. It must always say the same."""
+"""Returns the partition of an instance, from 0, for the number of partitions and the name. It must be deterministic."""
 
 HISTORY_OF_SUCCESSES: Final = 3
 HISTORY_OF_OTHERS: Final = 10
-"""Rows of history kept for tasks with a schedule of their own: as many as a PyncetteTask keeps."""
+"""History rows of a task with a schedule of its own: the defaults of a PyncetteTask."""
 
 TASK_NAME_BYTES_MAX: Final = 250
 INSTANCE_NAME_BYTES_MAX: Final = 650
-"""Both together leave room in a key (`KEY_BYTES_MAX`) for what tells apart the runs beside a schedule."""
+"""Both together leave room in a key (`KEY_BYTES_MAX`) for the occurrence of a side run."""
 
 CRONS_MAX: Final = 8192
-"""Checked schedules kept; instances share few. One that fell out is checked again, in some microseconds."""
+"""The size of the cache of checked schedules. Checking one again takes some microseconds."""
 
 HEARTBEATS: Final = {"cooperative": Heartbeat.COOPERATIVE, "automatic": Heartbeat.AUTOMATIC}
 
 BEHAVIOUR: Final = frozenset(
     {"fast_forward", "failure_mode", "execution_mode", "lease_duration", "heartbeat"}
 )
-"""Options that an instance may have otherwise than its template."""
+"""Options of a template that an instance can override."""
 
 ALSO_ARGUMENTS: Final = ("heartbeat", "concurrency_limit", "max_concurrent_runs")
-"""Options that did not exist in Pyncette 1.x, where they were arguments: handlers still see them as arguments, too."""
+"""Options that Pyncette 1.x did not have: it passed them as arguments, so handlers still receive them as arguments too."""
 
 ONE_SCHEDULE: Final = "Exactly one of the following must be specified: schedule, interval, execute_at"
 
 OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "max_concurrent_runs", "force"})
-"""Options that an instance cannot have, so that nobody takes them for arguments."""
+"""Options that an instance cannot have. They are refused, so that they are not taken for arguments."""
 
 _T = TypeVar("_T")
 
 
 class Behaviour(NamedTuple):
-    """How runs go, as the options of a task say it."""
+    """The options of a task for its runs."""
 
     fast_forward: bool = False
     failure_mode: FailureMode = FailureMode.NONE
@@ -83,7 +83,7 @@ class Options(NamedTuple):
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
-    """Read the options of a decorator but its name. Raises ValueError."""
+    """Read the options of a decorator, without the name. Raises ValueError."""
     options = dict(given)
     shown = shown_as_arguments(options)
     enabled = options.pop("enabled", True)
@@ -101,12 +101,12 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 
 def shown_as_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of *options* that are arguments as well."""
+    """Return the *options* that are also arguments."""
     return {name: options[name] for name in ALSO_ARGUMENTS if name in options}
 
 
 def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
-    """Take from *options* what they say otherwise than *behaviour*, and return both together."""
+    """Remove the behaviour from *options*, and return *behaviour* updated with it."""
     if BEHAVIOUR.isdisjoint(options):
         return behaviour
     behaviour = behaviour._replace(**{name: options.pop(name) for name in BEHAVIOUR & options.keys()})
@@ -114,7 +114,7 @@ def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
     _require("execution_mode", behaviour.execution_mode, ExecutionMode)
     lease = _require("lease_duration", behaviour.lease_duration, datetime.timedelta)
     if not 0 < lease // A_MICROSECOND <= LONGEST:
-        raise ValueError(f"lease_duration must be longer than zero, and at most a century, not {lease}")
+        raise ValueError(f"lease_duration must be longer than zero and at most a century, not {lease}")
     if behaviour.heartbeat not in HEARTBEATS:
         raise ValueError(f"heartbeat must be 'cooperative' or 'automatic', not {behaviour.heartbeat!r}")
     at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
@@ -124,7 +124,7 @@ def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
 
 
 def pop_schedule(options: dict[str, Any]) -> Schedule | None:
-    """Take the schedule from *options*, checked. None: they name none. Raises ValueError."""
+    """Remove the schedule from *options* and return it, checked; None if there is none. Raises ValueError."""
     expression = options.pop("schedule", None)
     interval = options.pop("interval", None)
     execute_at = options.pop("execute_at", None)
@@ -144,13 +144,13 @@ def pop_schedule(options: dict[str, Any]) -> Schedule | None:
 
 
 def arguments_of(args: msgspec.Raw) -> dict[str, Any]:
-    """Return stored arguments, parsed anew."""
+    """Parse stored arguments."""
     arguments: dict[str, Any] = msgspec.json.decode(args)
     return arguments
 
 
 def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
-    """Return *args* as they are stored. Raises ValueError if they are not JSON."""
+    """Return *args* in stored form. Raises ValueError if they are not JSON."""
     if not args:
         return EMPTY_ARGS
     try:
@@ -160,7 +160,7 @@ def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
 
 
 def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:
-    """Return what *behaviour* means, in the words of the rules."""
+    """Convert *behaviour* to policies."""
     at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
     return Policies(
         mode=Mode.AT_MOST_ONCE if at_most_once else Mode.AT_LEAST_ONCE,
@@ -169,13 +169,13 @@ def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:
         max_catch_up=0,
         retry=_retry(behaviour.failure_mode, poll_interval),
         lease=behaviour.lease_duration // A_MICROSECOND,
-        # At most once a heartbeat is of no effect, so the worker renews: a run that outlives its lease is not lost.
+        # At most once, a heartbeat has no effect, so the worker renews: a run may outlive its lease.
         heartbeat=Heartbeat.AUTOMATIC if at_most_once else HEARTBEATS[behaviour.heartbeat],
     )
 
 
 def behaviour_of(policies: Policies) -> Behaviour:
-    """Return the options that come closest to stored *policies*: the API can say less than a resource can."""
+    """Return the options closest to stored *policies*: a resource has more options than the API."""
     return Behaviour(
         fast_forward=policies.missed is Missed.FAST_FORWARD,
         failure_mode=_failure_mode(policies.retry),
@@ -186,7 +186,7 @@ def behaviour_of(policies: Policies) -> Behaviour:
 
 
 def with_history(policies: Policies) -> Policies:
-    """Return *policies* for a task with a schedule of its own, whose record stays and keeps rows of history."""
+    """Return *policies* for a task with a schedule of its own, which keeps its record and its history."""
     return replace(
         policies,
         keep_finished=True,
@@ -196,12 +196,12 @@ def with_history(policies: Policies) -> Policies:
 
 
 def check_task_name(name: Any) -> None:
-    """Refuse what cannot be the name of a task."""
+    """Raise ValueError if *name* is not a valid name of a task."""
     _check_name("a task", name, TASK_NAME_BYTES_MAX)
 
 
 def check_instance_name(name: Any) -> None:
-    """Refuse what cannot be the name of an instance."""
+    """Raise ValueError if *name* is not a valid name of an instance."""
     _check_name("an instance", name, INSTANCE_NAME_BYTES_MAX)
 
 
@@ -210,7 +210,7 @@ _encode: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separator
 
 def _check_name(of: str, name: Any, limit: int) -> None:
     if not isinstance(name, str) or not name:
-        raise ValueError(f"The name of {of} must be a string that is not empty, not {name!r}")
+        raise ValueError(f"The name of {of} must be a non-empty string, not {name!r}")
     if "\0" in name:
         raise ValueError(f"The name of {of} must not contain a NUL character: {name!r}")
     try:
@@ -218,7 +218,7 @@ def _check_name(of: str, name: Any, limit: int) -> None:
     except UnicodeEncodeError:
         raise ValueError(f"The name of {of} cannot be written as UTF-8: {name!r}") from None
     if size > limit:
-        raise ValueError(f"The name of {of} takes {size:,} bytes, {limit} are allowed: {name[:40]!r}…")
+        raise ValueError(f"The name of {of} has {size:,} bytes; the limit is {limit}: {name[:40]!r}…")
 
 
 def _retry(mode: FailureMode, poll_interval: Duration) -> Retry:

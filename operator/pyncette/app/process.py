@@ -1,4 +1,4 @@
-"""Runs an app context in a process of its own: an event loop, signals that drain it, and errors that become exit codes."""
+"""Runs an app context as a process: its event loop, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pyncette.telemetry.logs import set_up_logging
 logger = logging.getLogger(__name__)
 
 SECOND_SIGNAL_SECONDS: Final = 1.0
-"""After a second signal: how long what runs may take to be cancelled and given back."""
+"""Time after a second signal to cancel and release runs."""
 
 being_loaded: ContextVar[bool] = ContextVar("being_loaded", default=False)
-"""Whether a command is importing a task module: it will start the app itself, on a backend of its own choice."""
+"""True while a command imports a task module. The command then starts the app on a backend of its own."""
 
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 20)
-"""Objects made before cycles are looked for among the youngest; and how many such looks before the older ones' turn."""
+"""Thresholds of `gc.set_threshold` for the three generations."""
 
 SWITCH_SECONDS: Final = 0.0005
 """
@@ -39,11 +39,11 @@ makes 8,800 runs a second instead of 40,000.
 """
 
 INTERRUPTED: Final = 130
-"""What shells report of a program that a signal ended: 128, and 2 for SIGINT."""
+"""The exit code of shells for a program that SIGINT ended: 128 plus 2."""
 
 
 class Running(Protocol):
-    """What a process runs: an app context."""
+    """The part of an app context that a process runs."""
 
     async def run(self) -> None: ...
 
@@ -54,8 +54,8 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]
     """
     Run an app context until SIGINT or SIGTERM, and then until its handlers have returned.
 
-    A second signal cancels what runs, and ends the process a second later at the latest. Exits with 1, and a sentence
-    on stderr, if it cannot go on.
+    A second signal cancels the running handlers, and ends the process within a second. On an error, print it to stderr
+    and exit with 1.
     """
     if being_loaded.get():
         raise ConfigurationError(
@@ -69,7 +69,7 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]
         cause = _cause(error)
         if not isinstance(cause, StoreError | ConfigurationError):
             raise
-        logger.debug("cannot go on", exc_info=error)
+        logger.debug("the app failed", exc_info=error)
         sys.exit(f"pyncette: {cause}")
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
@@ -78,7 +78,7 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]
 
 
 def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes event loops: uvloop's, where it can be had, and unless USE_UVLOOP says otherwise."""
+    """Return the factory of uvloop's event loops if it is installed and USE_UVLOOP allows it, else None."""
     choice = os.environ.get("USE_UVLOOP", "").strip().lower()
     if choice in {"0", "false", "no", "off"}:
         return None
@@ -99,8 +99,8 @@ async def run_context(
     """
     Run an app context until a signal, and return the exit code.
 
-    After the first signal what runs may go on for *grace* (without end, if None), and is then cancelled and given back.
-    Raises what makes going on impossible.
+    After the first signal, running handlers have *grace* to finish (None: no limit), and are then cancelled and released.
+    Raises the error if the app fails.
     """
     running = asyncio.current_task()
     assert running is not None
@@ -108,31 +108,31 @@ async def run_context(
     with stopping.by_signals():
         try:
             async with create() as context:
-                _calm_collector()
+                _tune_garbage_collector()
                 sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
                 stopping.begun(context)
                 await context.run()
         except asyncio.CancelledError:
             if not stopping.at_once:
-                return 0  # told to stop before there was anything to let end
-            logger.warning("ended at once; what ran was given back")
+                return 0  # stopped before the app had started
+            logger.warning("ended immediately; running handlers were cancelled and released")
             return INTERRUPTED
     return 0
 
 
-def _calm_collector() -> None:
+def _tune_garbage_collector() -> None:
     """
-    Have cycles looked for once in some hundred runs, and never again among what was loaded by now.
+    Collect garbage cycles once in some hundred runs, and never among the objects that exist now.
 
-    A run makes some hundred objects and no cycle of its own, so Python's own pace (each 700 objects) costs a worker under load a
-    tenth of its time, and finds nothing. Only for a process that is a worker and nothing else.
+    A run creates about a hundred objects and no cycles, so the default thresholds (every 700 objects) cost a busy worker
+    a tenth of its time and find nothing. Only for a process that is nothing but a worker.
     """
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 class _Stopping:
-    """How a process is stopped: the first signal drains, the second cancels."""
+    """The handling of signals: the first one drains, the second one cancels."""
 
     def __init__(self, running: asyncio.Task[Any], grace: datetime.timedelta | None) -> None:
         self._running = running
@@ -143,12 +143,12 @@ class _Stopping:
         self.at_once = False
 
     def begun(self, context: Running) -> None:
-        """From now on there is something to drain."""
+        """Set the app context that a signal drains."""
         self._context = context
 
     @contextmanager
     def by_signals(self) -> Iterator[None]:
-        """Listen, by handlers of Python's own kind, since those of a loop wait for a handler that blocks it."""
+        """Install handlers with the module signal, since those of an event loop wait while a task blocks it."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
@@ -160,7 +160,7 @@ class _Stopping:
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._seen += 1
         if self._seen == 1:
-            # In a context of its own, since the signal is not part of the run that it interrupted.
+            # In an empty context, since the signal is not part of the run that it interrupted.
             self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name, context=Context())
             return
         end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)
@@ -170,10 +170,13 @@ class _Stopping:
 
     def _drain(self, name: str) -> None:
         if self._context is None:
-            logger.info("%s: ended before it began", name)
+            logger.info("%s: stopped before the app had started", name)
             self._running.cancel()
             return
-        logger.info("%s: no more is claimed, and what runs may finish; once more ends it at once", name)
+        logger.info(
+            "%s: draining; no more tasks are claimed, and running handlers can finish. A second signal ends them immediately",
+            name,
+        )
         self._context.shutdown(self._grace)
 
     def _cancel(self) -> None:
@@ -182,14 +185,14 @@ class _Stopping:
 
 
 def _end() -> None:
-    """End a process that does not end by itself. What it held is claimed again once its leases expire."""
-    sys.stderr.write("pyncette: ended at once; what still ran is taken over when its lease expires\n")
+    """End a process that does not exit. Its runs are taken over when their leases expire."""
+    sys.stderr.write("pyncette: ended immediately; running tasks are taken over when their leases expire\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the first of what happened at once, which the others followed from."""
+    """Return the first error of a group: it caused the others."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Binds a declared task to a running app, so that a worker can claim for it and call it."""
+"""Binds a declared task to a running app, so that a worker can claim and run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 class TaskRegistration:
-    """What a worker knows of a task: the `Registration` of its handler."""
+    """The `Registration` of a task, for a worker."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class TaskRegistration:
         return self._call(self._context_of(self, occurrence))
 
     def task_for(self, record: Record) -> Task:
-        """Return the task that a run of *record* is of."""
+        """Return the task of *record*."""
         return self.task.of_record(record)
 
 
 def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:
-    """Return *handler* with *middlewares* around it, the first one outermost; without any, the handler itself."""
+    """Return *handler* inside of *middlewares*, the first of which is outermost."""
     call = _as_coroutine(handler)
     for middleware in reversed(middlewares):
         call = _around(middleware, call)

@@ -1,4 +1,4 @@
-"""What calls of an app context return: how instances stand, pages of them, and results of bulk calls."""
+"""The results of an app context: states of instances, pages of them, and results of bulk calls."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import NamedTuple, NewType
 from pyncette.app.tasks import Task
 
 Lease = NewType("Lease", str)
-"""Who holds a lease, as `TaskState.locked_by` names it."""
+"""The holder of a lease, as in `TaskState.locked_by`."""
 
 ContinuationToken = NewType("ContinuationToken", str)
-"""Where the next page of `list_tasks` begins. It may be stored and sent, and stays good; what it says is private."""
+"""The start of the next page of `list_tasks`. It can be stored and sent, and does not expire. Its format is private."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """How an instance, or a task with a schedule of its own, stands."""
+    """The state of an instance, or of a task with a schedule of its own."""
 
     task: Task
-    """The instance as it is stored; its `extra_args` are the arguments of its next run."""
+    """The stored instance; its `extra_args` are the arguments of its next run."""
     scheduled_at: datetime.datetime | None
-    """The next occurrence, or the one that runs now. None: there is no further one."""
+    """The next occurrence, or the running one. None: there is no further one."""
     locked_until: datetime.datetime | None
-    """While it runs: when its lease ends, unless it is renewed. Else None."""
+    """The end of the lease if it is running, else None."""
     locked_by: Lease | None
-    """While it runs: the worker that holds its lease. Else None."""
+    """The worker that holds the lease if it is running, else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class ListTasksResponse:
 
     tasks: Sequence[TaskState]
     continuation_token: ContinuationToken | None
-    """To be given to the next call; None: this was the last page."""
+    """The argument for the next call; None: this is the last page."""
 
 
 class InstanceResult(NamedTuple):
-    """What became of one item of `schedule_many` or `unschedule_many`."""
+    """The result of one item of `schedule_many` or `unschedule_many`."""
 
     name: str
     task: Task | None
     """The instance, if it was scheduled."""
     error: Exception | None
-    """Why nothing, or nothing certain, was done for this item; None if all is well."""
+    """The error if the item failed or its result is unknown; None if it succeeded."""

@@ -1,4 +1,4 @@
-"""A handler with its options, as a task module declares it; and the instances of those that are templates."""
+"""Tasks: handlers with their options, and instances of templates."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ DIGEST_BITS: Final = 160
 
 
 class Kind(Enum):
-    """What a task is to be run for."""
+    """The source of the runs of a task."""
 
     STATIC = "static"
-    """A schedule of its own."""
+    """Its own schedule."""
     TEMPLATE = "template"
-    """Instances that are scheduled at run time."""
+    """Its instances, which are scheduled at run time."""
     HANDLER = "handler"
-    """Resources that name it."""
+    """PyncetteTasks that name it."""
     INSTANCE = "instance"
-    """The schedule that it got as an instance of its parent."""
+    """Its schedule as an instance of its template."""
 
 
 SHARED: Final = "shared"
-"""In the place of numbers of partitions: workers share them out among themselves."""
+"""The value of enabled_partitions that assigns partitions to the running workers."""
 
 
 class Task:
@@ -78,7 +78,7 @@ class Task:
             kind = Kind.INSTANCE
         if kind is Kind.STATIC and isinstance(read.schedule, Once):
             raise ValueError(
-                f"execute_at is only supported for dynamic tasks; give the task {name} a schedule or an interval"
+                f"execute_at is only supported for dynamic tasks; use a schedule or an interval for the task {name}"
             )
         if kind is not Kind.TEMPLATE and read.schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
@@ -97,8 +97,8 @@ class Task:
         self.name = name
         self.task_func = task_func
         self.kind = kind
-        self.told_if_enabled: set[Callable[[], object]] = set()
-        """Called when it is enabled or disabled, or its polled partitions change."""
+        self.on_polled_changed: set[Callable[[], object]] = set()
+        """Called when it is enabled or disabled, and when its polled partitions change."""
         self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
         self.max_concurrent_runs = options.max_concurrent_runs
@@ -117,19 +117,19 @@ class Task:
         poll_interval: Duration,
         parent_task: Task | None = None,
     ) -> Task:
-        """Make a task from options that have been read and checked."""
+        """Create a task from checked options."""
         task = Task.__new__(Task)
         task._fill(name, task_func, kind, options, poll_interval, parent_task)  # noqa: SLF001 - it is one of this class
         return task
 
     def adopt(self, poll_interval: Duration) -> None:
-        """Use the *poll_interval* of the app that declares it as the delay before a released run is tried again."""
+        """Set the delay before a released run is retried: the *poll_interval* of the app."""
         self._poll_interval = poll_interval
         self._policies = None
 
     @property
     def enabled(self) -> bool:
-        """Whether this process runs it; may be set at any time, and counts from then on."""
+        """True if this process runs it. It can be set at any time."""
         return self._enabled
 
     @enabled.setter
@@ -138,8 +138,8 @@ class Task:
         self._notify()
 
     def _notify(self) -> None:
-        for tell in self.told_if_enabled:
-            tell()
+        for listener in self.on_polled_changed:
+            listener()
 
     @property
     def canonical_name(self) -> str:
@@ -155,12 +155,12 @@ class Task:
 
     @property
     def dynamic(self) -> bool:
-        """Whether it is a template."""
+        """True for a template."""
         return self.kind is Kind.TEMPLATE
 
     @property
     def is_handler(self) -> bool:
-        """Whether a PyncetteTask may name it as its handler."""
+        """True if a PyncetteTask can name it as its handler."""
         return self.kind in {Kind.TEMPLATE, Kind.HANDLER}
 
     @property
@@ -176,13 +176,13 @@ class Task:
 
     @property
     def execute_at(self) -> datetime.datetime | None:
-        """When a one-off is due, in UTC, or None."""
+        """The due time of a one-off, in UTC, or None."""
         schedule = self._options.schedule
         return datetime_of(schedule.at) if isinstance(schedule, Once) else None
 
     @property
     def timezone(self) -> str | None:
-        """The time zone of the cron expression; None is UTC, however it was written."""
+        """The time zone of the cron expression; None for UTC."""
         schedule = self._options.schedule
         return schedule.zone if isinstance(schedule, Cron) and schedule.zone != "UTC" else None
 
@@ -204,7 +204,7 @@ class Task:
 
     @property
     def heartbeat(self) -> str:
-        """Who renews the lease of a run: 'cooperative', the handler itself; 'automatic', the worker."""
+        """'cooperative' if the handler renews the lease of a run, 'automatic' if the worker does."""
         return self._options.behaviour.heartbeat
 
     @property
@@ -214,7 +214,7 @@ class Task:
 
     @property
     def partition_count(self) -> int:
-        """Partitions that the instances are spread over."""
+        """The number of partitions of its instances."""
         return 1
 
     @property
@@ -224,24 +224,24 @@ class Task:
 
     @property
     def shares_partitions(self) -> bool:
-        """Whether workers share the partitions out among themselves."""
+        """True if partitions are assigned to the running workers."""
         return False
 
     def partition_of(self, instance_name: str) -> int:
-        """Return the partition of an instance. Raises ValueError if a selector names one that there is not."""
+        """Return the partition of an instance. Raises ValueError if the selector returns an invalid one."""
         del instance_name
         return 0
 
     @property
     def policies(self) -> Policies:
-        """What the options mean for records that have no policies of their own."""
+        """The policies of records that have none of their own."""
         if self._policies is None:
             policies = policies_of(self._options.behaviour, self._poll_interval)
             self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
         return self._policies
 
     def own_spec(self, realm: str) -> Spec:
-        """Return what is to be stored of a static task."""
+        """Return the spec of a static task."""
         schedule, args = self._options.schedule, self._options.args
         assert schedule is not None
         return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
@@ -254,17 +254,16 @@ class Task:
         defaults: msgspec.Raw | None = None,
     ) -> Spec:
         """
-        Return what is to be stored of an instance with *options*.
+        Return the spec of an instance with *options*.
 
-        What they do not say is as the template has it: arguments one by one, from *defaults* if given, the schedule as
-        a whole. Raises ValueError.
+        Missing options come from the template: each argument, from *defaults* if set, and the schedule. Raises ValueError.
         """
         check_instance_name(instance_name)
         given = dict(options)
         if not OF_THE_TASK_ALONE.isdisjoint(given):
             (first, *_) = sorted(OF_THE_TASK_ALONE & given.keys())
             raise ValueError(
-                f"{first} is not an option of an instance, and cannot be the name of an argument either"
+                f"{first} is not an option of an instance, and cannot be the name of an argument"
             )
         schedule = pop_schedule(given) or self._options.schedule
         if schedule is None:
@@ -284,14 +283,14 @@ class Task:
         return Spec(schedule, encode_args(given), own)
 
     def instance(self, instance_name: str, spec: Spec) -> Task:
-        """Return an instance of this template, as *spec* has it."""
+        """Return the instance of this template with *spec*."""
         return Task.from_options(
             instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
         )
 
     def instantiate(self, name: str, **options: Any) -> Task:
         """
-        Return the instance *name* of this template with *options*, as `PyncetteContext.schedule_task` would; store nothing.
+        Return the instance *name* of this template with *options*, like `PyncetteContext.schedule_task`, without storing it.
 
         Pass it to `get_task` or `unschedule_task`. Raises ValueError for invalid options.
         """
@@ -312,7 +311,7 @@ class Task:
         }
 
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
-        """Return the instance of this template that *task_spec* describes, which `as_spec` of an instance returned."""
+        """Return the instance of this template for the result of `as_spec` of an instance."""
         interval, execute_at = task_spec["interval"], task_spec["execute_at"]
         return self.instantiate(
             task_spec["name"],
@@ -329,8 +328,7 @@ class Task:
         """
         Return the occurrence after *last_execution*, or after *utc_now* if there was none; None if there is no further one.
 
-        With `fast_forward` it is the first after *utc_now*. Raises ValueError for a template
-        without a schedule.
+        With `fast_forward` it is the first after *utc_now*. Raises ValueError for a template without a schedule.
         """
         schedule = self._options.schedule
         if schedule is None:
@@ -347,12 +345,12 @@ class Task:
         return None if due is None else datetime_of(due, schedule)
 
     def of_record(self, record: Record) -> Task:
-        """Return the task that *record* is of: this one, one with the name of a resource, or an instance of either."""
+        """Return the task of *record*: this one, one with the name of a resource, or an instance of either."""
         task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
         return task.instance(record.key.instance, record.spec) if record.key.instance else task
 
     def __call__(self, context: Any) -> Awaitable[None]:
-        """Call the handler itself, without middlewares, as a test may want to."""
+        """Call the handler without middlewares, for tests."""
         return self.task_func(context)
 
     def __str__(self) -> str:
@@ -379,7 +377,7 @@ class Task:
 
 
 class PartitionedTask(Task):
-    """A template whose instances are spread over partitions, so that processes can share them out among themselves."""
+    """A template whose instances are spread over partitions, which can be assigned to several processes."""
 
     def __init__(
         self,
@@ -399,9 +397,9 @@ class PartitionedTask(Task):
     @property
     def enabled_partitions(self) -> Sequence[int] | Literal["shared"] | None:
         """
-        The numbers of the partitions that this process polls; None: all; "shared": workers share them out.
+        The partitions that this process polls; None: all; "shared": those assigned to this worker.
 
-        Can be set at any time, and takes effect at once; "shared" must be set before `run`. Raises ValueError for
+        It can be set at any time and takes effect immediately; "shared" must be set before `run`. Raises ValueError for
         invalid values.
         """
         return self._enabled_partitions
@@ -447,13 +445,13 @@ class PartitionedTask(Task):
         number = self.partition_selector(self._partition_count, instance_name)
         if number not in range(self._partition_count):
             raise ValueError(
-                f"The partition selector of the task {self.name} put {instance_name!r} into partition {number!r}; "
-                f"there are 0 to {self._partition_count - 1}"
+                f"The partition selector of the task {self.name} returned {number!r} for {instance_name!r}; "
+                f"it must be from 0 to {self._partition_count - 1}"
             )
         return number
 
 
 def default_partition(partition_count: int, instance_name: str) -> int:
-    """Return the partition that the hash of the name falls into, when the range of hashes is cut evenly."""
+    """Return the partition of the hash of the name, in an even division of the range of hashes."""
     digest = sha1(instance_name.encode(), usedforsecurity=False).digest()
     return (int.from_bytes(digest) * partition_count) >> DIGEST_BITS

@@ -1,7 +1,7 @@
 """
-Knows what counts for the instances of a template: what its decorator says, or the resource that names its handler.
+Keeps the options of templates: those of the decorator, or of the resource that names the handler.
 
-It also knows which templates this process cannot serve, since their stored partition count differs.
+It also keeps the templates that this process cannot serve, since their stored partition count differs.
 """
 
 from __future__ import annotations
@@ -23,31 +23,28 @@ from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS: Final = 2.0
-"""
-How late an edit of a resource may count for the instances of its template, on a backend that is asked again and again
-anyway. A look is one read, of a few records by their keys.
-"""
+READ_SECONDS: Final = 2.0
+"""Time between reads of the templates on a backend that is polled anyway. A read loads a few records by key."""
 
-QUIET_LOOK_SECONDS: Final = 20.0
-"""The same where a worker with nothing to do is to cost next to nothing: where others notify, or no resource rules a template."""
+IDLE_READ_SECONDS: Final = 20.0
+"""The same on a backend with notifications, or if no template has a resource: an idle worker must cost almost nothing."""
 
 
-STRAYS_SECONDS: Final = 3 * QUIET_LOOK_SECONDS
-"""How long after a change of the partition count a process that has not noticed it may place instances by the old one."""
+STRAYS_SECONDS: Final = 3 * IDLE_READ_SECONDS
+"""Time after a change of a partition count in which other processes may still place instances by the old count."""
 
 
 class Common(NamedTuple):
-    """What the instances of a template have in common."""
+    """The options that the instances of a template share."""
 
     policies: Policies
-    """Of those that have none of their own."""
+    """The policies of instances without policies of their own."""
     args: msgspec.Raw | None
-    """Those of new instances that do not say otherwise; None: as the decorator has them."""
+    """Default arguments of new instances; None: those of the decorator."""
 
 
 class Templates:
-    """The templates among *tasks*, in one realm, as they were when they were last read by the process *holder*."""
+    """The templates among *tasks*, as this process, *holder*, last read them in one realm."""
 
     def __init__(self, ledger: Ledger, realm: str, tasks: Iterable[Task], holder: str = "") -> None:
         self._ledger = ledger
@@ -55,21 +52,21 @@ class Templates:
         self._holder = holder
         self._by_key = {template_key(realm, task.name): task for task in tasks if task.kind is Kind.TEMPLATE}
         self._of_resources: dict[str, Common] = {}
-        """By the name of the template; a resource's fields win over the decorator's options."""
+        """By the name of the template. The fields of a resource override the options of the decorator."""
         self._mismatches: dict[str, Mismatch] = {}
         """By the name of the template: those that this process refuses to serve."""
         self._counts: dict[str, int] = {}
         """The partition counts of the templates that this process serves, as they were stored."""
         self._is_read = False
-        self._read_at = -LOOK_SECONDS
-        """When they were last read, by the loop's time."""
+        self._read_at = -READ_SECONDS
+        """The time of the last read, by the event loop."""
         self._unchecked: dict[str, float] = {}
-        """Templates that are yet to be checked for instances in unpolled partitions, and when, by the loop's time."""
+        """Templates to check for instances in unpolled partitions, with the time of the check, by the event loop."""
         self.refusals_changed: Callable[[], None] | None = None
         """Called after a read that changed which templates are refused; set while this process runs tasks."""
 
     def common(self, task: Task) -> Common:
-        """Return what counts for the instances of *task*, or for records of it that have no policies of their own."""
+        """Return the shared options of the instances of *task*."""
         return self._of_resources.get(task.name) or Common(task.policies, None)
 
     @property
@@ -78,7 +75,7 @@ class Templates:
         return tuple(sorted(self._mismatches))
 
     def is_served(self, task: Task) -> bool:
-        """Say whether this process can claim instances of *task*."""
+        """Return True if this process can claim instances of *task*."""
         return task.name not in self._mismatches
 
     def require_served(self, task: Task) -> None:
@@ -88,12 +85,12 @@ class Templates:
             raise mismatch.error
 
     async def refresh(self) -> None:
-        """Read the templates, unless they were read within `LOOK_SECONDS`. Raises StoreError."""
-        if _loop_time() >= self._read_at + LOOK_SECONDS:
+        """Read the templates, unless they were read within `READ_SECONDS`. Raises StoreError."""
+        if _loop_time() >= self._read_at + READ_SECONDS:
             await self.read()
 
     async def read(self) -> None:
-        """Read the records of the templates. Raises StoreError, and then what was known before still counts."""
+        """Read the records of the templates. Raises StoreError, and then keeps the previous state."""
         if not self._by_key:
             return
         read_at = _loop_time()
@@ -107,13 +104,13 @@ class Templates:
         self._read_at = read_at
 
     async def watch(self) -> None:
-        """Read them again and again, in real time: it is others who change them."""
+        """Read the templates periodically, in real time, since other processes change them."""
         while self._by_key:
             await asyncio.sleep(self._pause())
             try:
                 await self.read()
             except StoreError as error:
-                logger.debug("templates were not read", extra={"error": str(error)})
+                logger.debug("could not read the templates", extra={"error": str(error)})
 
     async def _settle_counts(self, records: Iterable[Record | None]) -> None:
         """Find out which templates this process can serve, and log each change."""
@@ -173,9 +170,9 @@ class Templates:
 
     def _pause(self) -> float:
         if self._mismatches:  # a refused template should be served as soon as possible
-            return LOOK_SECONDS
-        asks_anyway = bool(self._of_resources) and not self._ledger.store.capabilities.notifies
-        return LOOK_SECONDS if asks_anyway else QUIET_LOOK_SECONDS
+            return READ_SECONDS
+        polls_anyway = bool(self._of_resources) and not self._ledger.store.capabilities.notifies
+        return READ_SECONDS if polls_anyway else IDLE_READ_SECONDS
 
 
 _NEVER: Final = float("inf")
@@ -186,18 +183,18 @@ def _loop_time() -> float:
 
 
 def template_key(realm: str, handler: str) -> Key:
-    """Return where the record of a template is: one handler belongs to one template, whatever its resource is called."""
+    """Return the key of the record of a template. It has the name of the handler, whatever the name of its resource."""
     return Key(Partition(realm, handler), handler)
 
 
 def _is_of_a_resource(record: Record) -> bool:
-    # A resource with a schedule of its own may have the name of a template; what that says is for its own runs.
+    # A resource with a schedule of its own may have the name of a template. Its fields are for its own runs.
     return record.state.owner is not None and record.spec.partitions is not None
 
 
 def _common(task: Task, record: Record) -> Common:
     policies = record.spec.policies or task.policies
-    if record.state.withdrawn_at is not None:  # the resource is gone: instances stay, and none of them runs
+    if record.state.withdrawn_at is not None:  # the resource was deleted: its instances stay, but do not run
         policies = replace(policies, suspend=True)
     return Common(policies, _args(task, record))
 
@@ -205,8 +202,8 @@ def _common(task: Task, record: Record) -> Common:
 def _args(task: Task, record: Record) -> msgspec.Raw | None:
     try:
         return encode_args({**task.extra_args, **arguments_of(record.spec.args)})
-    except (TypeError, ValueError) as error:  # a row that nobody of ours wrote
+    except (TypeError, ValueError) as error:  # a row that Pyncette did not write
         logger.warning(
-            "the arguments of a template cannot be read", extra={"task": task.name, "error": str(error)}
+            "could not read the arguments of a template", extra={"task": task.name, "error": str(error)}
         )
         return None

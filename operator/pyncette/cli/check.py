@@ -1,4 +1,4 @@
-"""Looks for what is wrong with a folder, as `pyncette dev` would, without running anything."""
+"""Checks a folder as `pyncette dev` does, without running its handlers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.manifests import SUFFIXES, Remark
 
 OF_OTHERS: Final = frozenset({"node_modules", "site-packages", "venv"})
-"""Folders, beside those that are hidden, in which nobody keeps manifests of their own."""
+"""Folders of third-party code, which are not searched for manifests. Hidden folders are not searched either."""
 
 
 class Finding(NamedTuple):
-    """Something that is wrong, or to be known, and where."""
+    """A problem or a note, and its place."""
 
     file: str
-    """Empty: it is nowhere in particular."""
+    """Empty: no particular file."""
     line: int | None
     column: int | None
     message: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What there is to say of a folder."""
+    """The result of the check of a folder."""
 
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...]
@@ -42,12 +42,13 @@ class Checked(NamedTuple):
 
 def problems_of(path: Path, module: str | None) -> Checked:
     """
-    Check the folder at *path*. The task module is imported.
+    Check the folder at *path*, and import its task module.
 
-    If that fails the manifests are checked alone. Raises ConfigurationError if there is no folder, or no task module.
+    If the import fails, only the manifests are checked. Raises ConfigurationError if there is no such folder or no task
+    module.
     """
     if not path.is_dir():
-        raise ConfigurationError(f"{path} is not a folder: check needs one with a task module and manifests")
+        raise ConfigurationError(f"{path} is not a folder: pass a folder with a task module and manifests")
     declared, faults = _declared(find_target(path, module))
     read = Folder(path).read(declared, time.time_ns() // 1000)
     counted = [("manifest", len(read.wishes))]
@@ -57,7 +58,7 @@ def problems_of(path: Path, module: str | None) -> Checked:
     summary = ", ".join(f"{count} {noun if count == 1 else f'{noun}s'}" for noun, count in counted)
     return Checked(
         (*faults, *map(_finding, read.problems)),
-        (*map(_finding, read.notes), *_passed_over(path)),
+        (*map(_finding, read.notes), *_ignored_folders(path)),
         f"{path}: {summary}, no problems",
     )
 
@@ -78,15 +79,13 @@ def _finding(remark: Remark) -> Finding:
     return Finding(str(remark.place.file), remark.place.line, remark.place.column, remark.message)
 
 
-def _passed_over(path: Path) -> Iterator[Finding]:
-    """Yield each folder below *path* that holds manifests, which are not read."""
+def _ignored_folders(path: Path) -> Iterator[Finding]:
+    """Yield a note for each subfolder of *path* with manifests, which are ignored."""
     for folder, below, files in os.walk(path):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in OF_OTHERS)
         found = [Path(folder, name) for name in files if Path(name).suffix in SUFFIXES]
         if Path(folder) != path and any(_is_of_a_task(file) for file in found):
-            yield Finding(
-                folder, None, None, "manifests in a folder below are passed over, as by kubectl apply -f"
-            )
+            yield Finding(folder, None, None, "manifests in subfolders are ignored, as by kubectl apply -f")
 
 
 def _is_of_a_task(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Tries out what a worker asks of a backend, step by step, and says what works, and why the rest does not."""
+"""Tests a backend step by step: does all that a worker does, and reports the step that fails."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from pyncette.store.backend import Backend
 from pyncette.store.base import Notification, Renewal, Store
 
 HANDLER: Final = "pyncette check"
-"""What is written to try it is written here, where no worker looks, and is removed again."""
+"""The handler of the test record. No worker polls it."""
 
 NOTICE_SECONDS: Final = 5.0
-"""Within this time a notification is heard, or it will not be."""
+"""Time limit for a notification to arrive."""
 
 REPEAT_SECONDS: Final = 0.2
-"""Between two notifications: the first may come before anybody listens."""
+"""Time between notifications: the first may be sent before the listener is ready."""
 
 POLICIES: Final = Policies(keep_finished=True, keep_successful=1)
 
 
 class Step(NamedTuple):
-    """One thing that a worker does, and whether it can."""
+    """One operation of a worker, and its result."""
 
     name: str
     works: bool
-    told: str
-    """What there is to know: a figure, or why it does not work."""
+    note: str
+    """A detail, or the error."""
     seconds: float
 
 
-class _Refused(Exception):  # noqa: N818 - it ends a trial, and is no error of ours
-    """What was asked for was done otherwise than promised."""
+class _Refused(Exception):  # noqa: N818 - a result of the test, and no error of ours
+    """The backend did not keep a promise."""
 
 
 async def try_out(backend: Backend, realm: str) -> list[Step]:
-    """Do all that a worker does, with a record of its own; the first step that does not work is the last one."""
+    """Do all that a worker does, with a test record, and stop at the first step that fails."""
     steps: list[Step] = []
 
     async def step(name: str, work: Callable[[], Awaitable[str]]) -> bool:
         began_at = time.monotonic()
         try:
-            told, works = await work(), True
+            note, works = await work(), True
         except (StoreError, _Refused) as error:
-            told, works = " ".join(str(error).split()), False
-        steps.append(Step(name, works, told, time.monotonic() - began_at))
+            note, works = " ".join(str(error).split()), False
+        steps.append(Step(name, works, note, time.monotonic() - began_at))
         return works
 
     store = backend.new_store(create=backend.in_memory)
@@ -67,10 +67,10 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
 
     if not await step("connect", connect):
         return steps
-    with suppress(StoreError):  # the next step will say it
+    with suppress(StoreError):  # the next step reports it
         if servers := ", ".join(await backend.servers()):
-            steps[-1] = steps[-1]._replace(told=f"{backend}, which is {servers}")
-        steps += [Step("keep", True, f"take care: {concern}", 0.0) for concern in await backend.concerns()]
+            steps[-1] = steps[-1]._replace(note=f"{backend}, which is {servers}")
+        steps += [Step("keep", True, f"warning: {concern}", 0.0) for concern in await backend.concerns()]
     trial = _Trial(store, realm)
     try:
         for name, work in trial.steps():
@@ -84,7 +84,7 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
 
 
 class _Trial:
-    """A record that lives for as long as the trial."""
+    """A test record and the operations on it."""
 
     def __init__(self, store: Store, realm: str) -> None:
         self._store = store
@@ -93,9 +93,9 @@ class _Trial:
         self._now: Instant = 0
 
     def steps(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
-        """What a worker does, in an order in which each step needs those before it."""
+        """Return the operations of a worker, in order: each needs those before it."""
         steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-            ("tell the time", self.tell_the_time),
+            ("read the clock", self.read_the_clock),
             ("read", self.read),
             ("create", self.create),
             ("claim", self.claim),
@@ -108,12 +108,12 @@ class _Trial:
             steps.append(("notify", self.notify))
         return steps
 
-    async def tell_the_time(self) -> str:
+    async def read_the_clock(self) -> str:
         asked_at = time.time()
         self._now = await self._store.now()
         ahead = self._now / SECOND - (asked_at + time.time()) / 2
         return (
-            f"its clock is {abs(ahead):.3f} s {'ahead' if ahead > 0 else 'behind'}, which workers make up for"
+            f"its clock is {abs(ahead):.3f} s {'ahead' if ahead > 0 else 'behind'}, which workers compensate"
         )
 
     async def read(self) -> str:
@@ -135,7 +135,7 @@ class _Trial:
         )
         ours = [record for record in claimed.records if record.key == self._key]
         if not ours:
-            raise _Refused("what was just created was not claimed: is another trial going on?")
+            raise _Refused("the record that was just created was not claimed: is another check running?")
         (self._record,) = ours
         return ""
 
@@ -145,7 +145,7 @@ class _Trial:
         renewal = Renewal(self._key, self._record.lease.id, self._record.lease_length)
         renewed = await self._store.renew([renewal], self._now)
         if not all(renewed.held):
-            raise _Refused("a lease that was just given is gone")
+            raise _Refused("the lease that was just claimed is lost")
         return ""
 
     async def complete(self) -> str:
@@ -167,7 +167,7 @@ class _Trial:
     async def keep_history(self) -> str:
         runs = await self._store.history(self._key)
         if [run.id for run in runs] != ["trial"]:
-            raise _Refused("the run that was just written is not there")
+            raise _Refused("the run that was just written was not found")
         return ""
 
     async def remove(self) -> str:
@@ -189,7 +189,7 @@ class _Trial:
                 await asyncio.wait([listening], timeout=REPEAT_SECONDS)
             if not listening.done():
                 raise _Refused(
-                    f"not heard within {NOTICE_SECONDS:g} s: workers will look each ten seconds instead"
+                    f"no notification within {NOTICE_SECONDS:g} s: workers will poll every ten seconds instead"
                 )
             await listening
         finally:
@@ -197,7 +197,7 @@ class _Trial:
         return ""
 
     async def clean_up(self) -> None:
-        """Remove what a step that failed left behind."""
+        """Remove the record after a failed step."""
         (record,) = await self._store.load([self._key])
         if record is not None:
             await self._store.swap([Change(record, None)])
@@ -205,5 +205,5 @@ class _Trial:
     async def _swap(self, change: Change) -> None:
         (made,) = await self._store.swap([change])
         if not made:
-            raise _Refused("a change was not made, although nobody else knows of the record")
+            raise _Refused("a change was rejected, although no other process writes this record")
         self._record = change.after

@@ -1,4 +1,4 @@
-"""Says in one sentence why a command could not do what it was asked for, and with which exit code it ends."""
+"""Errors of commands as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyncette.errors import ConfigurationError, SchemaError, StoreError
 
 
 class ExitCode(IntEnum):
-    """What the exit code of every command means."""
+    """The exit codes of all commands."""
 
     DONE = 0
     FAILED = 1
@@ -24,29 +24,29 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: Final[dict[ExitCode, str]] = {
-    ExitCode.DONE: "It was done; a run that was waited for succeeded; dev and worker were told to stop, and drained.",
-    ExitCode.FAILED: "It was done and did not go well: the run failed, `check` found problems, `load` refused lines, the worker could not go on.",
-    ExitCode.USAGE: "Wrongly asked for: an option, a setting, arguments, a module, a folder, or a task that there is not.",
-    ExitCode.BACKEND: "The backend did not answer, or refused: no server, wrong password, missing right.",
-    ExitCode.SCHEMA: "The tables of the backend are missing, or of a version that this release does not know; `migrate`: workers run that are too old for the new one.",
-    ExitCode.TIMEOUT: "`run`: the run was not over within --timeout; it goes on.",
-    ExitCode.INTERRUPTED: "Ended by ctrl-C: `run` while it waited, `load` on its way, or `worker` at the second signal.",
+    ExitCode.DONE: "Success. `run`: the run succeeded. `dev` and `worker`: stopped by a signal, and drained.",
+    ExitCode.FAILED: "The command completed with a failure: the run failed, `check` found problems, `load` refused lines, or a worker could not continue.",
+    ExitCode.USAGE: "Invalid usage: an option, setting, argument, module or folder is invalid, or a task was not found.",
+    ExitCode.BACKEND: "The backend is unavailable or refused the request: no server, wrong password, or permission denied.",
+    ExitCode.SCHEMA: "The tables of the backend are missing, or their version is not supported. `migrate`: workers of an unsupported version are running.",
+    ExitCode.TIMEOUT: "`run`: the run did not end within --timeout. It continues.",
+    ExitCode.INTERRUPTED: "Interrupted by Ctrl-C: `run` while it waited, `load` before its end, or `worker` at the second signal.",
 }
 
 
 class Failure(click.ClickException):
-    """Ends a command with a sentence on stderr."""
+    """An error that ends a command with one sentence on stderr."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
-        self.exit_code = code  # type: ignore[misc]  # click reads it of the instance
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
         click.echo(f"pyncette: {self.message}", file=sys.stderr if file is None else file)
 
 
 def failure_of(error: BaseException) -> Failure | None:
-    """Return how *error* is told; None for what is nobody's fault but ours, whose traceback is wanted."""
+    """Return the failure to report for *error*; None for a bug, whose traceback is needed."""
     error = first_of(error)
     if isinstance(error, Failure):
         return error
@@ -60,7 +60,7 @@ def failure_of(error: BaseException) -> Failure | None:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Return the first of errors that came together: the others followed from it."""
+    """Return the first error of a group: it caused the others."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Puts times, durations and schedules into words that people read at a glance."""
+"""Formats times, durations and schedules for people."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DAY: Final[Duration] = 24 * HOUR
 
 
 def rfc3339(at: Instant | None) -> str | None:
-    """Return *at* in UTC, for programs."""
+    """Return *at* in UTC as RFC 3339, for programs."""
     if at is None:
         return None
     return datetime_of(at).isoformat().replace("+00:00", "Z")
 
 
 def moment(at: Instant, zone: datetime.tzinfo, now: Instant) -> str:
-    """Return *at* as a clock in *zone* shows it, with the date if that is not today's there, and the zone's own name."""
+    """Return *at* in *zone* with the abbreviation of the zone, and with the date unless it is today."""
     there = datetime_of(at).astimezone(zone)
     today = datetime_of(now).astimezone(zone).date()
     date = "" if there.date() == today else f"{there:%Y-%m-%d} "
@@ -47,7 +47,7 @@ def duration(length: Duration) -> str:
         count, rest = divmod(length, unit)
         if (unit == MINUTE and count < 60) or (unit == HOUR and count < 24) or unit == DAY:
             further = rest // below
-            # Next to much of the larger unit, the smaller one is noise.
+            # From ten on, the smaller unit is noise.
             return f"{count} {name} {further} {lower}" if further and count < 10 else f"{count} {name}"
     raise AssertionError(length)
 
@@ -56,13 +56,13 @@ def relative(at: Instant, now: Instant) -> str:
     """Return how far *at* is from *now*: in 5 s, 3 min ago, now."""
     if abs(at - now) < SECOND:
         return "now"
-    # What a countdown shows is not to lag behind: 4.9 s is "in 4 s" all through that second.
+    # Rounded down, so that a countdown does not lag: 4.9 s is "in 4 s".
     whole = abs(at - now) // SECOND * SECOND
     return f"in {duration(whole)}" if at > now else f"{duration(whole)} ago"
 
 
 def schedule(wanted: Schedule | None) -> str:
-    """Return *wanted* as people say it."""
+    """Return *wanted* in short, for people."""
     if wanted is None:
         return ""
     if isinstance(wanted, Cron):
@@ -73,7 +73,7 @@ def schedule(wanted: Schedule | None) -> str:
 
 
 def zone_of(wanted: Schedule | None) -> datetime.tzinfo:
-    """Return the zone that times of *wanted* are shown in: its own, or this machine's."""
+    """Return the zone for the times of *wanted*: its own, or that of this machine."""
     if isinstance(wanted, Cron):
         return ZoneInfo("UTC") if wanted.zone == "UTC" else zone_or_utc(wanted.zone)
     local = datetime.datetime.now(datetime.UTC).astimezone().tzinfo

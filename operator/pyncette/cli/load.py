@@ -1,4 +1,4 @@
-"""Schedules the instances that stand in a file, a line each: any number of them, and goes on where it was interrupted."""
+"""Schedules instances from a file with one instance per line, and continues an interrupted load."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ FORMS: Final = {
     "execute_at": 'a time with its offset from UTC, as in "2030-01-31T08:00:00Z"',
     "args": 'an object of names and values, as in {"id": 1}',
 }
-"""What each field is to be."""
+"""The expected value of each field."""
 
 EXAMPLE: Final = '{"name": "ada", "interval_seconds": 3600}'
 
 SAVE_SECONDS: Final = 1.0
-"""Between two notes of how far it is. What was scheduled since the last one is scheduled again, which changes nothing."""
+"""Time between saves of the progress. Instances after the last save are scheduled again, which changes nothing."""
 
 LINE_BYTES_MAX: Final = 1 << 20
-"""A line beyond this is no instance: most likely the file has no line ends, and would be read whole."""
+"""The longest line. A longer one is no instance: the file probably has no line breaks."""
 
 HEAD_BYTES: Final = 1 << 16
-"""Of the file: by these, its length and what it is loaded into, an interrupted load is known again."""
+"""Bytes at the start of the file that, with its length and target, identify an interrupted load."""
 
 NOT_ARGUMENTS: Final = BEHAVIOUR | OF_THE_TASK_ALONE | {"schedule", "interval", "execute_at", "timezone"}
-"""Names that the API takes for options, so that no argument of an instance can have them."""
+"""Names of options in the API, which arguments of an instance cannot have."""
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
-    """An instance, as a line of the file has it."""
+    """One line of the file: an instance."""
 
     name: str
     schedule: str | None = None
@@ -69,46 +69,46 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     args: dict[str, Any] = {}
 
     def options(self) -> dict[str, Any]:
-        """Return what `schedule_many` takes. Raises ValueError."""
+        """Return the options and arguments for `schedule_many`. Raises ValueError."""
         taken = NOT_ARGUMENTS & self.args.keys()
         if taken:
-            raise ValueError(f"an argument cannot be called {min(taken)}, which is an option of tasks")
+            raise ValueError(f"an argument cannot have the name of a task option: {min(taken)}")
         if self.timezone is not None and not _is_zone(self.timezone):
             raise ValueError(f"timezone: {no_such_zone(self.timezone)}")
         if self.execute_at is not None and self.execute_at.tzinfo is None:
-            raise ValueError("execute_at needs its offset from UTC, as in 2030-01-31T08:00:00Z")
+            raise ValueError("execute_at needs a UTC offset, as in 2030-01-31T08:00:00Z")
         options = {"schedule": self.schedule, "timezone": self.timezone, "execute_at": self.execute_at}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if self.interval_seconds is not None:
             try:
                 given["interval"] = datetime.timedelta(seconds=self.interval_seconds)
             except OverflowError:
-                raise ValueError("interval_seconds is longer than can be counted") from None
+                raise ValueError("interval_seconds is too large") from None
         return given | self.args
 
 
 class Loaded(NamedTuple):
-    """How far a load is."""
+    """The progress of a load."""
 
     offset: int = 0
-    """Bytes of the file that are done with."""
+    """Processed bytes of the file."""
     lines: int = 0
     scheduled: int = 0
     refused: int = 0
 
 
 class Place(NamedTuple):
-    """Where a line of the file is."""
+    """The position of a line in the file."""
 
     number: int
     end: int
-    """The offset of the next one."""
+    """The offset of the next line."""
     refused: int
-    """Lines before it, since the last instance, that hold none."""
+    """Refused lines between the previous instance and this one."""
 
 
 class Notebook:
-    """Remembers beside the file how far it was loaded, and into what."""
+    """A file beside the loaded one that keeps the progress and the target of the load."""
 
     def __init__(self, file: Path, into: str) -> None:
         self._path = file.with_name(f".{file.name}.pyncette-load")
@@ -121,7 +121,7 @@ class Notebook:
         return os.access(self._path.parent, os.W_OK)
 
     def read(self) -> Loaded:
-        """Return how far the same file was loaded into the same task; nothing, if it was not."""
+        """Return the progress of an earlier load of the same file into the same task."""
         try:
             mark, loaded = msgspec.json.decode(self._path.read_bytes(), type=tuple[str, Loaded])
         except (OSError, msgspec.MsgspecError):
@@ -129,19 +129,19 @@ class Notebook:
         return loaded if mark == self._mark else Loaded()
 
     def write(self, loaded: Loaded) -> None:
-        """Take note, whole or not at all."""
+        """Save the progress atomically."""
         if self.can_be_kept:
             fresh = self._path.with_suffix(".new")
             fresh.write_bytes(msgspec.json.encode((self._mark, loaded)))
             fresh.replace(self._path)
 
     def close(self) -> None:
-        """There is nothing left to go on with."""
+        """Delete the saved progress."""
         self._path.unlink(missing_ok=True)
 
 
 class Load:
-    """One file, on its way into one task."""
+    """A load of one file into one task."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Load:
         self._saved_at = time.monotonic()
 
     async def run(self, context: PyncetteContext, task: Task, *, force: bool) -> None:
-        """Schedule all that is left. Raises StoreError if the backend cannot go on; what was done by then is noted down."""
+        """Schedule the remaining instances. Save the progress and raise StoreError if the backend fails."""
         try:
             with self._file.open("rb") as opened:
                 opened.seek(self.loaded.offset)
@@ -175,30 +175,30 @@ class Load:
         self._notebook.close()
 
     def _items(self, opened: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield each instance; what is none is refused, and passed over."""
+        """Yield the instances. Refuse and skip invalid lines."""
         number, end = self.loaded.lines, self.loaded.offset
         while line := opened.readline(LINE_BYTES_MAX):
             number, end = number + 1, end + len(line)
             if len(line) == LINE_BYTES_MAX:
                 raise Failure(
-                    f"{self._file}:{number}: the line has {LINE_BYTES_MAX:,} bytes or more: write one instance a line"
+                    f"{self._file}:{number}: the line has {LINE_BYTES_MAX:,} bytes or more: write one instance per line"
                 )
             if not line.strip():
                 continue
             try:
                 item = msgspec.json.decode(line, type=Line)
                 pair = item.name, item.options()
-            except ValueError as error:  # those of msgspec are some, too
+            except ValueError as error:  # which includes the errors of msgspec
                 self._refused += 1
-                told = _told(error) if isinstance(error, msgspec.MsgspecError) else error
-                self._refuse(f"{self._file}:{number}: {told}")
+                reason = _reason(error) if isinstance(error, msgspec.MsgspecError) else error
+                self._refuse(f"{self._file}:{number}: {reason}")
                 continue
             self._under_way.append(Place(number, end, self._refused))
             self._refused = 0
             yield pair
 
     def _over(self, place: Place, error: Exception | None) -> None:
-        """Take note of what became of the instance at *place*."""
+        """Record the result of the instance at *place*."""
         _, _, scheduled, refused = self.loaded
         if error is None:
             scheduled += 1
@@ -222,20 +222,19 @@ def load_file(
     *,
     force: bool,
     restart: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Loaded:
     """
-    Schedule what stands in *file* as instances of the dynamic task *name*, and tell how it went.
+    Schedule the lines of *file* as instances of the dynamic task *name*.
 
-    *say* is told what is refused, line by line, and from where it goes on. Raises Failure, ConfigurationError, StoreError.
+    *report* receives a message for each refused line, and about interruptions. Raises Failure, ConfigurationError or
+    StoreError.
     """
     backend = settings.backend
     if backend is None:
-        raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+        raise Failure("no backend configured: set PYNCETTE_BACKEND or pass --backend")
     if backend.in_memory:
-        raise Failure(
-            "what is loaded into the memory of this process is gone with it: name a file or a server"
-        )
+        raise Failure("the memory backend is lost when this process ends: use a file or a server")
     app = load_app(target)
     task = _template(app, name)
     notebook = Notebook(file, f"{backend} {settings.realm or app.realm} {name} {force}")
@@ -243,19 +242,21 @@ def load_file(
         notebook.close()
     begun = notebook.read()
     if begun.lines:
-        say(f"going on after line {begun.lines:,}, where it was interrupted; --restart begins anew")
+        report(
+            f"continuing after line {begun.lines:,}, where the last load was interrupted; --restart starts over"
+        )
     if not notebook.can_be_kept:
-        say(f"{file.parent} cannot be written to: an interruption will not be remembered")
+        report(f"{file.parent} is not writable: an interrupted load will start over")
 
     async def run(progress: Callable[[Loaded], None]) -> Loaded:
-        load = Load(file, notebook, begun, say, progress)
+        load = Load(file, notebook, begun, report, progress)
         async with app.create(new_store=backend.new_store, realm=settings.realm) as context:
             try:
                 await load.run(context, task, force=force)
             except asyncio.CancelledError:
                 if notebook.can_be_kept:
                     done = f"interrupted after line {load.loaded.lines:,}"
-                    say(f"{done}; the same command goes on from there")
+                    report(f"{done}; run the same command to continue")
                 raise
         return load.loaded
 
@@ -263,16 +264,14 @@ def load_file(
         return runner.run(run(progress))
 
 
-def _told(error: msgspec.MsgspecError) -> str:
-    """Return in the words of the file what a library says of a line."""
+def _reason(error: msgspec.MsgspecError) -> str:
+    """Convert an error of msgspec to one in terms of the file."""
     text = str(error)
     wrong = re.search(r"`\$\.(\w+)", text)
     if wrong is not None and wrong[1] in FORMS:
         return f"{wrong[1]} must be {FORMS[wrong[1]]}"
     if unknown := re.search(r"unknown field `(.*)`", text):
-        return (
-            f"there is no field {unknown[1]}; {did_you_mean(unknown[1], FORMS, f'the fields are {FIELDS}')}"
-        )
+        return f"unknown field {unknown[1]}; {did_you_mean(unknown[1], FORMS, f'the fields are {FIELDS}')}"
     if missing := re.search(r"missing required field `(.*)`", text):
         return f"{missing[1]} is missing; the fields are {FIELDS}"
     return f"write an object, as in {EXAMPLE}" if text.startswith("Expected") else f"{text}; write {EXAMPLE}"
@@ -291,22 +290,25 @@ def _template(app: Pyncette, name: str) -> Task:
     templates = [other.name for other in app.tasks.values() if other.kind is Kind.TEMPLATE]
     if task is not None and task.kind is Kind.TEMPLATE:
         return task
-    what = "has no instances" if task is not None else "is not in the module"
-    known = f"there is {', '.join(sorted(templates))}" if templates else "it has no dynamic task"
-    raise Failure(f"{name} {what}; {known}")
+    problem = "is not a dynamic task" if task is not None else "not found in the module"
+    known = (
+        f"dynamic tasks: {', '.join(sorted(templates))}" if templates else "the module has no dynamic task"
+    )
+    raise Failure(f"task {name} {problem}; {known}")
 
 
 @contextlib.contextmanager
 def _bar(file: Path, begun: Loaded) -> Iterator[Callable[[Loaded], None]]:
-    """Show how far it is, where there is a terminal to show it."""
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    """Show a progress bar if stderr is a terminal."""
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
-        bar = shown.add_task("", total=file.stat().st_size, completed=begun.offset, told="")
+        bar = shown.add_task("", total=file.stat().st_size, completed=begun.offset, rate="")
         began_at = time.monotonic()
 
         def progress(loaded: Loaded) -> None:
-            rate = (loaded.scheduled - begun.scheduled) / max(time.monotonic() - began_at, 0.001)
-            shown.update(bar, completed=loaded.offset, told=f"{loaded.scheduled:,} scheduled, {rate:,.0f}/s")
+            per_second = (loaded.scheduled - begun.scheduled) / max(time.monotonic() - began_at, 0.001)
+            rate = f"{loaded.scheduled:,} scheduled, {per_second:,.0f}/s"
+            shown.update(bar, completed=loaded.offset, rate=rate)
 
         yield progress

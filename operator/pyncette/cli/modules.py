@@ -1,4 +1,4 @@
-"""Finds a task module, imports it, and says where in it something is wrong."""
+"""Finds a task module, imports it, and reports errors with their file and line."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from pyncette.core.suggestions import nearest
 from pyncette.errors import ConfigurationError
 
 DEFAULT_NAME: Final = "app"
-"""What the app of a module is usually called."""
+"""The usual name of the app in a module."""
 
 DEFAULT_FILE: Final = "tasks.py"
-"""Which file of a folder is the task module, if there is one of this name."""
+"""The task module of a folder, if the folder has a file of this name."""
 
 MAYBE_AN_APP: Final = re.compile(r"\bPyncette\s*\(")
 
 
 LONG_SECONDS: Final = 5.0
-"""An import that takes longer than that is told of: it may wait for what never comes."""
+"""A slower import is logged: it may wait for something that never happens."""
 
-LONG: Final = "importing %s takes long: it is not over after %g s"
+LONG: Final = "the import of %s is slow: it has not finished after %g s"
 
 logger = logging.getLogger(__name__)
 
 
 class ModuleError(ConfigurationError):
-    """A task module cannot be used; *file* and *line* say where, if that can be told."""
+    """A task module cannot be used. *file* and *line* are empty if the place is unknown."""
 
     def __init__(self, message: str, file: str = "", line: int = 0) -> None:
         place = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
@@ -52,13 +52,13 @@ class ModuleError(ConfigurationError):
 
 
 class Target(NamedTuple):
-    """Where an app is: MODULE[:NAME], MODULE being an import path or a file."""
+    """The place of an app: MODULE[:NAME], where MODULE is an import path or a file."""
 
     module: str
     name: str
-    """Of the app in the module; empty: `app`, or else the only one."""
+    """The app in the module; empty: `app`, or else the only one."""
     home: str = ""
-    """The folder that an import path begins in; empty: the current one."""
+    """The folder that an import path is relative to; empty: the current folder."""
 
     @property
     def file(self) -> Path | None:
@@ -68,10 +68,12 @@ class Target(NamedTuple):
 
 
 def read_target(text: str) -> Target:
-    """Return what MODULE[:NAME] names. Raises ConfigurationError."""
+    """Parse MODULE[:NAME]. Raises ConfigurationError."""
     module, _, name = text.partition(":")
     if not module or (name and not name.isidentifier()):
-        raise ConfigurationError(f'"{text}" names no app: write tasks, tasks:app, or path/to/tasks.py')
+        raise ConfigurationError(
+            f'"{text}" does not name an app: write tasks, tasks:app, or path/to/tasks.py'
+        )
     return Target(module, name)
 
 
@@ -80,9 +82,9 @@ def read_target(text: str) -> Target:
 
 def find_target(folder: Path, named: str | None = None) -> Target:
     """
-    Return the task module of *folder*: the one *named*, else `tasks.py`, else the only file that makes an app.
+    Return the task module of *folder*: the one *named*, else `tasks.py`, else the only file that creates an app.
 
-    Nothing is imported. Raises ConfigurationError.
+    Does not import anything. Raises ConfigurationError.
     """
     if named is not None:
         target = read_target(named)
@@ -94,9 +96,7 @@ def find_target(folder: Path, named: str | None = None) -> Target:
             return target._replace(home=str(folder))
         if target.file is None and package.is_file():
             return target._replace(home=str(folder))
-        raise ConfigurationError(
-            f"there is no module {named} in {folder}{_nearest(named, _names_in(folder))}"
-        )
+        raise ConfigurationError(f"module {named} not found in {folder}{_nearest(named, _names_in(folder))}")
     if (folder / DEFAULT_FILE).is_file():
         return Target(str(folder / DEFAULT_FILE), "")
     found = [file for file in sorted(folder.glob("*.py")) if _makes_an_app(file)]
@@ -104,15 +104,17 @@ def find_target(folder: Path, named: str | None = None) -> Target:
         return Target(str(found[0]), "")
     if found:
         names = ", ".join(file.name for file in found)
-        raise ConfigurationError(f"several modules in {folder} make an app: {names}; say which by --module")
+        raise ConfigurationError(
+            f"several modules in {folder} create an app: {names}; select one with --module"
+        )
     raise ConfigurationError(
-        f"there is no task module in {folder}: neither {DEFAULT_FILE} nor another .py file that makes an app, "
+        f"no task module found in {folder}: neither {DEFAULT_FILE} nor another .py file that creates an app, "
         "as in `app = Pyncette()`"
     )
 
 
 def _makes_an_app(file: Path) -> bool:
-    """Say whether *file* calls Pyncette() outside of any function. What cannot be parsed may: its fault is to be shown."""
+    """Return True if *file* calls Pyncette() at module level. A file with a syntax error may, so that its error is reported."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -161,9 +163,9 @@ def _names_in(folder: Path) -> list[str]:
 
 def load_app(target: Target) -> Pyncette:
     """
-    Import the module of *target* and return its app. Modules beside it can be imported by it.
+    Import the module of *target* and return its app. The module can import others in its folder.
 
-    Raises ModuleError, which says in a sentence where what is wrong.
+    Raises ModuleError with the file and line of the error.
     """
     module = (
         _import_file(target.file, target) if target.file else _import_name(target.module, Path(target.home))
@@ -172,10 +174,10 @@ def load_app(target: Target) -> Pyncette:
         found = getattr(module, target.name, None)
         if isinstance(found, Pyncette):
             return found
-        what = (
-            f"is a {type(found).__name__}, not a Pyncette" if hasattr(module, target.name) else "is not there"
+        problem = (
+            f"is a {type(found).__name__}, not a Pyncette" if hasattr(module, target.name) else "not found"
         )
-        raise ModuleError(f"{target.name} {what}{_hint(module)}", _file_of(module))
+        raise ModuleError(f"{target.name} {problem}{_hint(module)}", _file_of(module))
     found = getattr(module, DEFAULT_NAME, None)
     if isinstance(found, Pyncette):
         return found
@@ -184,10 +186,10 @@ def load_app(target: Target) -> Pyncette:
         return next(iter(apps.values()))
     if apps:
         raise ModuleError(
-            f"it has several apps, {', '.join(apps)}: say which, as in {target.module}:{min(apps)}",
+            f"the module has several apps, {', '.join(apps)}: select one, as in {target.module}:{min(apps)}",
             _file_of(module),
         )
-    raise ModuleError("it has no app; write `app = Pyncette()` there", _file_of(module))
+    raise ModuleError("the module has no app: write `app = Pyncette()`", _file_of(module))
 
 
 def load_checked_app(target: Target) -> Pyncette:
@@ -216,7 +218,7 @@ def plain_handlers(app: Pyncette) -> list[ModuleError]:
 def _import_file(file: Path, target: Target) -> ModuleType:
     if not file.is_file():
         near = _nearest(file.stem, _names_in(file.parent), ".py") if file.parent.is_dir() else ""
-        raise ModuleError(f"there is no file {target.module}{near}")
+        raise ModuleError(f"file {target.module} not found{near}")
     _put_first(str(file.parent.resolve()))
     packaged = _in_package(file.resolve())
     if packaged is not None:
@@ -225,9 +227,9 @@ def _import_file(file: Path, target: Target) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Found under its name by what it pickles and by modules beside it; never in the place of one that is there already.
+    # For pickle, and for modules in the same folder. A module that is loaded already is never replaced.
     sys.modules.setdefault(file.stem, module)
-    with _told(file.resolve().parent), _loading(file.name):
+    with _module_errors(file.resolve().parent), _loading(file.name):
         spec.loader.exec_module(module)
     return module
 
@@ -255,27 +257,27 @@ def _in_package(file: Path) -> Target | None:
 def _import_name(name: str, home: Path) -> ModuleType:
     home = home.resolve()
     _put_first(str(home))
-    with _told(home, name), _loading(name):
+    with _module_errors(home, name), _loading(name):
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    # A thread says so, since an import that waits for something for ever comes to nothing else.
-    told = threading.Timer(LONG_SECONDS, logger.warning, [LONG, name, LONG_SECONDS])
-    told.daemon = True
-    told.start()
+    # On a thread, since an import that hangs blocks this one.
+    warning = threading.Timer(LONG_SECONDS, logger.warning, [LONG, name, LONG_SECONDS])
+    warning.daemon = True
+    warning.start()
     token = being_loaded.set(True)
     try:
         yield
     finally:
         being_loaded.reset(token)
-        told.cancel()
+        warning.cancel()
 
 
 @contextlib.contextmanager
-def _told(home: Path, name: str = "") -> Iterator[None]:
-    """Turn whatever an import raises into a ModuleError at the innermost line that is the user's."""
+def _module_errors(home: Path, name: str = "") -> Iterator[None]:
+    """Convert any exception of an import to a ModuleError at the innermost line of the user's code."""
     try:
         yield
     except SyntaxError as error:
@@ -285,11 +287,13 @@ def _told(home: Path, name: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         if name and error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise ModuleError(
-                f"there is no module {name}, neither in {home} nor installed{_nearest(name, _names_in(home))}"
+                f"module {name} not found, neither in {home} nor installed{_nearest(name, _names_in(home))}"
             ) from None
         raise _fault(error, home) from error
     except SystemExit as error:
-        raise ModuleError(*_last_line(error, home, "it ended the program while it was imported")) from error
+        raise ModuleError(
+            *_last_line(error, home, "the module ended the program during its import")
+        ) from error
     except Exception as error:
         raise _fault(error, home) from error
 
@@ -315,7 +319,7 @@ def _is_within(filename: str, home: Path) -> bool:
 
 
 def _shown(filename: str) -> str:
-    """Return a path as people would type it: relative, if it is below where they are."""
+    """Return the path, relative if it is below the current folder."""
     path = Path(filename)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else filename
@@ -331,7 +335,7 @@ def _apps(module: ModuleType) -> dict[str, Pyncette]:
 
 def _hint(module: ModuleType) -> str:
     apps = sorted(_apps(module))
-    return f"; there is {', '.join(apps)}" if apps else ""
+    return f"; the module has {', '.join(apps)}" if apps else ""
 
 
 def _nearest(name: str, known: list[str], suffix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Runs the operator as a process: who it is, what it may see, its probes, its signals, and how it ends."""
+"""Runs the operator process: its identity, namespaces, probes, signals and exit."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from pyncette.controller.cluster.api import KUBE_SYSTEM, TASKS, Api, ApiError, A
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.cluster.watch import Watch, WatchEndedError
-from pyncette.controller.metrics import FORBIDDEN, MetricsServer
+from pyncette.controller.metrics import FORBIDDEN
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
-from pyncette.telemetry.health import HealthServer, all_addresses
+from pyncette.telemetry.health import HealthServer
+from pyncette.telemetry.metrics import MetricsServer
 
 logger = logging.getLogger(__name__)
 
-ASK_SECONDS: Final = 2.0
-"""Between two tries of what has to succeed before anything else can begin."""
+RETRY_SECONDS: Final = 2.0
+"""Time between attempts of a request that must succeed before the operator can start."""
 
 RIGHTS_SECONDS: Final = 60.0
-"""How often it is asked what the operator may see, where it is told namespace by namespace."""
+"""Time between checks of the permissions in each configured namespace."""
 
 RECURSION_MAX: Final = 100_000
-"""Ten times the levels that the API server's own parser allows; each takes a few calls at most."""
+"""Ten times the nesting depth that the API server allows; each level takes a few calls at most."""
 
 STACK_BYTES: Final = 64 * 1024 * 1024
-"""Of each thread, which costs nothing until it is used."""
+"""The stack of each thread. It uses no memory until it is used."""
 
 _T = TypeVar("_T")
 
@@ -42,10 +43,9 @@ def run_operator(settings: OperatorSettings) -> int:
     """
     Run until SIGINT or SIGTERM; return the exit code.
 
-    Raises ConfigurationError if it cannot begin, and Failure if this process cannot go on knowing all that there is: it is
-    to be started again.
+    Raises ConfigurationError if it cannot start, and Failure if it may have missed changes and must be restarted.
     """
-    # The API server takes JSON that is nested thousands of levels deep, as arguments of a task: to read that is no reason to fail.
+    # The API server accepts arguments of a task that are nested thousands of levels deep. Reading them must not fail.
     sys.setrecursionlimit(RECURSION_MAX)
     threading.stack_size(STACK_BYTES)
     try:
@@ -53,7 +53,7 @@ def run_operator(settings: OperatorSettings) -> int:
     except Exception as error:
         cause = first_of(error)
         if isinstance(cause, ApiError | OperatorError | WatchEndedError):
-            raise Failure(f"the operator has to start again: {cause}", ExitCode.FAILED) from error
+            raise Failure(f"the operator must be restarted: {cause}", ExitCode.FAILED) from error
         raise
     return ExitCode.DONE
 
@@ -68,12 +68,12 @@ async def _operate(settings: OperatorSettings) -> None:
         if working.done():
             working.result()
             return
-        logger.info("ending; schedules go on firing")
+        logger.info("stopping; workers continue to run tasks")
         working.cancel()
         await asyncio.wait([working])
         if not working.cancelled() and (error := working.exception()) is not None:
-            # What fails while all is being ended is no reason to be started again.
-            logger.info("not all ended in order", extra={"error": str(first_of(error))})
+            # An error during shutdown is no reason to restart.
+            logger.info("an error occurred during shutdown", extra={"error": str(first_of(error))})
 
 
 @contextlib.contextmanager
@@ -94,29 +94,31 @@ async def _work(settings: OperatorSettings) -> None:
     probes = _Probes()
     async with Kubernetes(credentials) as api:
         with HealthServer(None, settings.health, {"/healthz": probes.is_alive, "/readyz": probes.is_ready}):
-            cluster_id = settings.cluster_id or await _patiently(lambda: api.uid_of_namespace(KUBE_SYSTEM))
+            cluster_id = settings.cluster_id or await _retried(lambda: api.uid_of_namespace(KUBE_SYSTEM))
             namespaces = await _visible(api, settings)
             operator = Operator(settings, cluster_id, api, namespaces)
             operator.metrics.gauge(FORBIDDEN).set(len(settings.namespaces) - len(namespaces))
             probes.operator = operator
             watch = Watch(credentials, operator.seen, namespaces)
-            logger.info("begun", extra={"cluster": cluster_id, "namespaces": ",".join(namespaces) or "all"})
+            logger.info(
+                "operator started", extra={"cluster": cluster_id, "namespaces": ",".join(namespaces) or "all"}
+            )
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    metrics = MetricsServer(all_addresses(), settings.metrics, operator.metrics.registry)
+                    metrics = MetricsServer(None, settings.metrics, operator.metrics.registry)
                     stack.enter_context(metrics)
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:
-                    working.create_task(_notice_rights(api, settings, namespaces))
+                    working.create_task(_watch_permissions(api, settings, namespaces))
                 await watching.wait()
                 operator.liveness.discovered()
                 working.create_task(operator.run())
 
 
 class _Probes:
-    """What probes are told, from the start on."""
+    """The health checks of the operator, from its start."""
 
     def __init__(self) -> None:
         self.operator: Operator | None = None
@@ -128,29 +130,29 @@ class _Probes:
         return self.operator is not None and self.operator.liveness.is_ready()
 
 
-async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Return the answer to what has to be known before anything else, however long the API server is away."""
+async def _retried(request: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the result of *request*, and retry it while the API server is unavailable."""
     while True:
         try:
-            return await ask()
+            return await request()
         except ApiUnavailableError as error:
             logger.warning("the API server does not answer", extra={"error": str(error)})
-            await asyncio.sleep(ASK_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
-# --- Where it may look -----------------------------------------------------------------------------------------------
+# --- Namespaces ------------------------------------------------------------------------------------------------------
 
 
 async def _visible(api: Api, settings: OperatorSettings) -> Sequence[str]:
-    """Return the namespaces to watch, none for all of the cluster; waits as long as there is not one that may be watched."""
+    """Return the namespaces to watch, none for the whole cluster. Wait until at least one may be watched."""
     if not settings.namespaces:
         return ()
     while True:
-        allowed = await _patiently(lambda: _allowed(api, settings))
+        allowed = await _retried(lambda: _allowed(api, settings))
         for namespace in settings.namespaces:
             if namespace not in allowed:
                 logger.warning(
-                    "a namespace of the settings is not watched: it is not there, or the operator has no rights in it",
+                    "not watching a namespace of the settings: it does not exist, or permission is denied",
                     extra={"watched_namespace": namespace},
                 )
         if allowed:
@@ -162,12 +164,12 @@ async def _allowed(api: Api, settings: OperatorSettings) -> list[str]:
     return [namespace for namespace in settings.namespaces if await api.may("watch", TASKS, namespace)]
 
 
-async def _notice_rights(api: Api, settings: OperatorSettings, namespaces: Sequence[str]) -> None:
-    """Raise OperatorError once the operator may look at others than *namespaces*: a watch of one that is forbidden ends all."""
+async def _watch_permissions(api: Api, settings: OperatorSettings, namespaces: Sequence[str]) -> None:
+    """Raise OperatorError when the permitted namespaces change: a watch of a forbidden one would end all watches."""
     while True:
         await asyncio.sleep(RIGHTS_SECONDS)
-        allowed = await _patiently(lambda: _allowed(api, settings))
+        allowed = await _retried(lambda: _allowed(api, settings))
         if allowed != list(namespaces):
             raise OperatorError(
-                f"the namespaces that may be watched are others now: {', '.join(allowed) or 'none'}"
+                f"the namespaces that the operator may watch have changed: {', '.join(allowed) or 'none'}"
             )

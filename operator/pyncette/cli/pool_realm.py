@@ -1,4 +1,4 @@
-"""Finds the backend and the realm of a pool: the operator's settings have the backends, and the pool names one."""
+"""Finds the backend and the realm of a pool, from the operator's settings and the API server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     """
     Return the backend and the realm of *pool* in *namespace*, by the operator's settings and the API server.
 
-    The realm is derived as the operator derives it, and is not read from the pool's status. Raises Failure if there are no
+    The realm is computed as in the operator, not read from the status of the pool. Raises Failure if there are no
     settings or no such pool, or if the API server does not answer; ConfigurationError if the settings are invalid.
     """
     if not namespace or not pool:
@@ -71,5 +71,5 @@ def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
     name = reference.get("name") or "default"
     backend = settings.backend(name)
     if backend is None:
-        raise Failure(f"the pool names the backend {name}, which is not in the operator's settings")
+        raise Failure(f"the backend {name} of the pool is not in the operator's settings")
     return read_backend_file(str(backend.path))

@@ -1,11 +1,11 @@
-"""Has tried again what was given up: dead letters, and what is suspended since the attempts of an occurrence were spent."""
+"""Redrives dead letters, and resumes tasks that were suspended after their last attempt failed."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from pyncette.cli.stored import backend_clock, the_record
+from pyncette.cli.stored import backend_clock, find_record
 from pyncette.cli.survey import PAGE
 from pyncette.core.record import Key, Record
 from pyncette.ledger.ledger import Ledger, Rule
@@ -14,34 +14,36 @@ from pyncette.mirror.records import beside
 from pyncette.store.base import Store
 
 
-class Again(NamedTuple):
-    """What was done."""
+class Redriven(NamedTuple):
+    """The result of a redrive or a resumption."""
 
     done: int
-    """Dead letters, or suspensions, that there were."""
+    """The number of dead letters that were redriven, or of suspensions that ended."""
     suspended: bool
-    """The task is suspended by its manifest as well, which no command ends."""
+    """The task is also suspended by its manifest, which no command ends."""
 
 
-async def redrive(store: Store, realm: str, name: str, handler: str | None = None) -> Again:
+async def redrive(store: Store, realm: str, name: str, handler: str | None = None) -> Redriven:
     """
-    Have the dead letters of the task or instance *name* tried again, for a template those of all its instances.
+    Redrive the dead letters of the task or instance *name*; for a template, those of all its instances.
 
-    With *handler* only those that it calls. What is being tried again already is left alone. Raises Failure if there is no such task.
+    With *handler*, only the tasks of that handler. Dead letters that are being redriven already are not affected. Raises
+    Failure if there is no such task.
     """
     return await _applied(store, realm, name, handler, requests.redriven)
 
 
-async def resume(store: Store, realm: str, name: str, handler: str | None = None) -> Again:
+async def resume(store: Store, realm: str, name: str, handler: str | None = None) -> Redriven:
     """
-    End what suspended the task or instance *name* as attempts were spent, for a template that of all its instances.
+    Resume the task or instance *name* if its last attempt suspended it; for a template, all its instances.
 
-    With *handler* only what it calls. The next occurrence is counted from now. Raises Failure if there is no such task.
+    With *handler*, only the tasks of that handler. The next occurrence is the first from now. Raises Failure if there is
+    no such task.
     """
     return await _applied(store, realm, name, handler, requests.resumed)
 
 
-async def _applied(store: Store, realm: str, name: str, handler: str | None, rule: Rule) -> Again:
+async def _applied(store: Store, realm: str, name: str, handler: str | None, rule: Rule) -> Redriven:
     ledger = Ledger(store, await backend_clock(store))
     done = 0
     found = suspended = False
@@ -50,8 +52,8 @@ async def _applied(store: Store, realm: str, name: str, handler: str | None, rul
         suspended = suspended or any(_is_suspended(record) for record in page)
         done += await requests.apply_where(ledger, page, rule)
     if not found:
-        await the_record(store, realm, name, handler)  # which says so
-    return Again(done, suspended)
+        await find_record(store, realm, name, handler)  # raises
+    return Redriven(done, suspended)
 
 
 def _is_suspended(record: Record) -> bool:
@@ -59,7 +61,7 @@ def _is_suspended(record: Record) -> bool:
 
 
 async def _all_of(store: Store, realm: str, name: str, handler: str | None) -> AsyncIterator[list[Record]]:
-    """Yield, in pages, the task NAME with its instances, or the instance TASK/INSTANCE, and what lives beside them."""
+    """Yield pages of the records of the task NAME and its instances, or of TASK/INSTANCE, with their side runs."""
     task, _, instance = name.partition("/")
     for partition in await store.partitions(realm):
         if handler not in {None, partition.handler}:

@@ -1,4 +1,4 @@
-"""All settings of the commands: read from options and the environment, checked as a whole, and never changed again."""
+"""The settings of the commands, from options and the environment."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ from pyncette.telemetry.logs import FORMATS, LEVELS
 PREFIX: Final = "PYNCETTE_"
 
 OF_THE_TESTS: Final = "PYNCETTE_TEST_"
-"""Variables that the tests of this project read."""
+"""Prefix of the variables of this project's tests."""
 
 OPERATOR_CONFIG: Final = "PYNCETTE_OPERATOR_CONFIG"
-"""The variable that names the file of the operator's settings."""
+"""Variable with the path of the operator's settings."""
 
 CONCURRENCY_MAX: Final = 100_000
-"""A process has no use for more handlers at once, and a number above is a mistake."""
+"""A larger number is a mistake: a process cannot run that many handlers at the same time."""
 
 DRAIN_SECONDS: Final = 30.0
 SECONDS_MAX: Final = 86_400.0
 
 STALL_SECONDS_MIN: Final = 5.0
-"""Each loop says each second that it turns, if the machine lets it."""
+"""The event loop reports every second, or later on a busy machine."""
 
 STALL_SECONDS: Final = 300.0
-"""A handler may block its loop for a while, which it should not; what stands still for longer does not come back."""
+"""A handler may block the event loop for a while, though it should not. A longer stall is taken for permanent."""
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The address of a server."""
 
     host: str | None
-    """None: on all addresses."""
+    """None: all addresses."""
     port: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the commands are set to."""
+    """The settings of the commands."""
 
     backend: Backend | None = None
-    """None: it was not said."""
+    """None: not configured."""
     realm: str | None = None
     """None: the task module's, which is empty by default."""
     concurrency: int | None = None
-    """Handlers at once; None: as many as the task module says, 100 if it says nothing."""
+    """Handlers that run at the same time; None: the number in the task module, which is 100 by default."""
     drain_seconds: float = DRAIN_SECONDS
     health: Address | None = None
     """None: health is not served."""
     metrics: Address | None = None
     """None: metrics are not served."""
     stall_seconds: float = STALL_SECONDS
-    """A worker whose loop stands still for longer is no longer live; 0: it is, however long."""
+    """A worker is not live after its event loop has stalled for longer; 0: no limit."""
     log_format: str = "text"
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
-    """What the environment holds that may be meant for us, and is not known."""
+    """Unknown variables in the environment that begin with PYNCETTE_."""
 
 
 class Setting(NamedTuple):
-    """How one setting is read: the text of its option or variable becomes a value, or ConfigurationError says why not."""
+    """One setting; *read* parses the text of its option or variable, or raises ConfigurationError."""
 
     name: str
-    """Of the field of `Settings`; the option is `--name-with-dashes`."""
+    """The field of `Settings`; the option is `--name-with-dashes`."""
     variable: str
     read: Callable[[str], Any]
     meaning: str
     shown: str
-    """What stands for the value in help texts."""
+    """The placeholder of the value in help texts."""
 
     @property
     def option(self) -> str:
@@ -85,9 +85,9 @@ class Setting(NamedTuple):
 
 def read_settings(environment: Mapping[str, str], options: Mapping[str, str | None]) -> Settings:
     """
-    Return the settings that *options* (by name; None: not given) and then *environment* say.
+    Return the settings of *options* (by name; None: not passed), and of *environment* for the others.
 
-    Raises ConfigurationError that tells of everything that is wrong, not only of the first.
+    Raises one ConfigurationError for all invalid settings.
     """
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -96,7 +96,7 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
         option = options.get(setting.name)
         text = environment.get(setting.variable) if option is None else option
         if text is None or (option is None and not text.strip()):
-            continue  # an empty variable is one that was not set, as in most deployments
+            continue  # an empty variable counts as not set
         try:
             values[setting.name] = setting.read(text)
         except ConfigurationError as error:
@@ -111,14 +111,14 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
 def _one_backend(
     environment: Mapping[str, str], options: Mapping[str, str | None], faults: list[str]
 ) -> tuple[Mapping[str, str], Mapping[str, str | None]]:
-    """Leave out what is said of a backend where an option says it; two that count the same are one of the *faults*."""
+    """Drop the variables of the backend if an option configures it. Add to *faults* if it is configured twice."""
     both = (BACKEND, BACKEND_FILE)
     given = [setting.option for setting in both if options.get(setting.name) is not None]
-    told = [setting.variable for setting in both if environment.get(setting.variable, "").strip()]
-    counting = given or told
-    if len(counting) > 1:
-        faults.append(f"{' and '.join(counting)} each say where records are kept: give one of them")
-    if len(counting) > 1 or given:
+    inherited = [setting.variable for setting in both if environment.get(setting.variable, "").strip()]
+    sources = given or inherited
+    if len(sources) > 1:
+        faults.append(f"{' and '.join(sources)} are mutually exclusive: set one of them")
+    if len(sources) > 1 or given:
         variables = {setting.variable for setting in both}
         environment = {name: text for name, text in environment.items() if name not in variables}
     if len(given) > 1:
@@ -134,8 +134,8 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
         if not name.startswith(PREFIX) or name.startswith(OF_THE_TESTS) or name in known.values():
             continue
         close = nearest(name.removeprefix(PREFIX), known, similarity=0.5)
-        mend = f"did you mean {known[close]}?" if close else f"known are {', '.join(known.values())}"
-        warnings.append(f"{name} is not a setting, and has no effect; {mend}")
+        hint = f"did you mean {known[close]}?" if close else f"valid settings: {', '.join(known.values())}"
+        warnings.append(f"{name} is not a setting and has no effect; {hint}")
     return warnings
 
 
@@ -148,7 +148,7 @@ def _realm(text: str) -> str:
     except UnicodeEncodeError:
         size = -1
     if size < 0 or "\0" in text or size > PARTITION_BYTES_MAX // 2:
-        raise ConfigurationError(f"a realm is any text of up to {PARTITION_BYTES_MAX // 2} bytes")
+        raise ConfigurationError(f"must be at most {PARTITION_BYTES_MAX // 2} bytes of text, without NUL")
     try:
         check_realm(text)
     except ValueError as error:
@@ -158,7 +158,7 @@ def _realm(text: str) -> str:
 
 def _concurrency(text: str) -> int:
     if not text.strip().isdecimal() or not 1 <= int(text) <= CONCURRENCY_MAX:
-        raise ConfigurationError(f"it must be a whole number from 1 to {CONCURRENCY_MAX}, not {text!r}")
+        raise ConfigurationError(f"must be a whole number from 1 to {CONCURRENCY_MAX}, not {text!r}")
     return int(text)
 
 
@@ -168,43 +168,41 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= SECONDS_MAX:
-        raise ConfigurationError(f"it must be a number of seconds from 0 to {SECONDS_MAX:g}, not {text!r}")
+        raise ConfigurationError(f"must be a number of seconds from 0 to {SECONDS_MAX:g}, not {text!r}")
     return seconds
 
 
 def _stall_seconds(text: str) -> float:
     seconds = _seconds(text)
     if 0 < seconds < STALL_SECONDS_MIN:
-        raise ConfigurationError(f"it must be 0, or at least {STALL_SECONDS_MIN:g} seconds, not {text!r}")
+        raise ConfigurationError(f"must be 0, or at least {STALL_SECONDS_MIN:g} seconds, not {text!r}")
     return seconds
 
 
 def _address(text: str) -> Address:
     host, _, port = text.strip().rpartition(":")
     if not port.isdecimal() or not 0 <= int(port) <= 65_535:
-        raise ConfigurationError(
-            f"it must be a port or HOST:PORT, such as 8080 or 127.0.0.1:8080, not {text!r}"
-        )
+        raise ConfigurationError(f"must be a port or HOST:PORT, such as 8080 or 127.0.0.1:8080, not {text!r}")
     return Address(host.removeprefix("[").removesuffix("]") or None, int(port))
 
 
 def _one_of(names: tuple[str, ...], change: Callable[[str], str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if change(text.strip()) not in names:
-            raise ConfigurationError(f"it can be {', '.join(names)}, not {text!r}")
+            raise ConfigurationError(f"must be one of {', '.join(names)}, not {text!r}")
         return change(text.strip())
 
     return read
 
 
 BACKEND: Final = Setting(
-    "backend", "PYNCETTE_BACKEND", read_backend, f"Where records are kept: {EXAMPLES}.", "URL"
+    "backend", "PYNCETTE_BACKEND", read_backend, f"The backend that stores records: {EXAMPLES}.", "URL"
 )
 BACKEND_FILE: Final = Setting(
     "backend_file",
     "PYNCETTE_BACKEND_FILE",
     read_backend_file,
-    "A file that holds the URL, instead; it is read again whenever a connection is made, so its password may change.",
+    "A file with the URL of the backend. Each new connection reads it again, so the password may change.",
     "FILE",
 )
 
@@ -215,56 +213,56 @@ SETTINGS: Final = (
         "realm",
         "PYNCETTE_REALM",
         _realm,
-        "Keeps apart those who share a database; by default the task module's, which is empty.",
+        "The realm: separates applications that share a database. By default that of the task module, which is empty.",
         "NAME",
     ),
     Setting(
         "concurrency",
         "PYNCETTE_CONCURRENCY",
         _concurrency,
-        "Handlers that run at once; by default as many as the task module says (100).",
+        "The number of handlers that can run at the same time. By default that of the task module, which is 100.",
         "N",
     ),
     Setting(
         "drain_seconds",
         "PYNCETTE_DRAIN_SECONDS",
         _seconds,
-        "How long handlers may go on after SIGTERM; then they are cancelled, and due again. By default 30.",
+        "Time for running handlers to finish after SIGTERM. The rest are cancelled and become due again. By default 30.",
         "SECONDS",
     ),
     Setting(
         "health",
         "PYNCETTE_HEALTH",
         _address,
-        "Serve /healthz and /readyz there; by default nowhere.",
+        "The address for /healthz and /readyz. By default they are not served.",
         "[HOST:]PORT",
     ),
     Setting(
         "metrics",
         "PYNCETTE_METRICS",
         _address,
-        "Serve /metrics for Prometheus there; by default nowhere.",
+        "The address for /metrics, for Prometheus. By default it is not served.",
         "[HOST:]PORT",
     ),
     Setting(
         "stall_seconds",
         "PYNCETTE_STALL_SECONDS",
         _stall_seconds,
-        "Fail /healthz once the event loop has stood still for longer; 0: never. By default 300.",
+        "Fail /healthz when the event loop has been blocked for longer; 0: never. By default 300.",
         "SECONDS",
     ),
     Setting(
         "log_format",
         "PYNCETTE_LOG_FORMAT",
         _one_of(tuple(FORMATS), str.lower),
-        "text, or json: an object a line.",
+        "text, or json for one JSON object per line. By default text.",
         "FORMAT",
     ),
     Setting(
         "log_level",
         "LOG_LEVEL",
         _one_of(LEVELS, str.upper),
-        "DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL. By default INFO.",
         "LEVEL",
     ),
 )

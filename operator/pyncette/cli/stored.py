@@ -1,4 +1,4 @@
-"""Reads and writes what is stored, for the commands that look at tasks and fire them."""
+"""Opens stores, finds records and starts runs, for the commands."""
 
 from __future__ import annotations
 
@@ -25,28 +25,27 @@ from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 
-LOOK_SECONDS: Final = 0.1
-"""Between two looks for the outcome of a run: not noticed by people, and nothing to a database."""
+POLL_SECONDS: Final = 0.1
+"""Time between polls for the outcome of a run."""
 
-TALLY_SECONDS: Final = 5.0
-"""How long after its end an outcome may take to be counted where it is looked for; then it cannot be told."""
+OUTCOME_SECONDS: Final = 5.0
+"""Time limit from the end of a run until its outcome is in the history or in the counters."""
 
 QUIET_SECONDS: Final = 5.0
-"""After this time without a worker that takes a run, people want to know why nothing happens."""
+"""Time without a claim after which a hint is printed."""
 
 CLAIMS_MAX: Final = 1000
-"""Claims of one run whose ids are looked for in the history: more than any retry policy of a manifest allows."""
+"""Claims of one run that are searched for in the history: more than any retry policy allows."""
 
 ARGS_BYTES_MAX: Final = 16 * 1024
-"""As in manifests."""
+"""The limit of manifests."""
 
 
 def backend_of(settings: Settings, path: Path | None) -> Backend:
     """
-    Return the backend that is meant: that of *path*, where `pyncette dev` ran, or the one of the settings, or that of
-    the current folder.
+    Return the backend of *path*, where `pyncette dev` has run, or of the settings, or of the current folder.
 
-    Raises Failure.
+    Raises Failure if there is none.
     """
     if path is None and settings.backend is not None:
         return _existing(settings.backend)
@@ -54,24 +53,24 @@ def backend_of(settings: Settings, path: Path | None) -> Backend:
     if folder.has_run:
         return folder.backend
     if path is not None:
-        raise Failure(f"pyncette dev has not run in {path}: there is no {path / STATE}")
+        raise Failure(f"pyncette dev has not run in {path}: {path / STATE} not found")
     raise Failure(
-        "no backend is said: set PYNCETTE_BACKEND or --backend, or name a folder where pyncette dev has run with --path, "
-        "or, in the operator's pod, a pool with --namespace"
+        "no backend configured: set PYNCETTE_BACKEND or pass --backend, or pass --path with a folder where pyncette dev has run, "
+        "or --namespace with that of a pool, in the operator's pod"
     )
 
 
 def _existing(backend: Backend) -> Backend:
-    """Refuse what nobody can have written to: opening it would create it, and show nothing."""
+    """Raise Failure if *backend* does not exist: opening it would create an empty one."""
     if backend.in_memory:
-        raise Failure("there is nothing in the memory of this process: name a file or a server")
+        raise Failure("the memory backend is empty in a new process: use a file or a server")
     if backend.absence:
         raise Failure(backend.absence)
     return backend
 
 
 def with_store(backend: Backend, work: Callable[[Store], Awaitable[Any]]) -> Any:
-    """Open *backend*, do *work* with it, and return its result."""
+    """Run *work* with the store of *backend*, and return its result."""
 
     async def run() -> Any:
         async with backend.new_store(create=False) as store:
@@ -80,8 +79,8 @@ def with_store(backend: Backend, work: Callable[[Store], Awaitable[Any]]) -> Any
     return asyncio.run(run())
 
 
-async def the_record(store: Store, realm: str, name: str, handler: str | None = None) -> Record:
-    """Return the record of the one task or instance that is called *name*, and is of *handler*. Raises Failure."""
+async def find_record(store: Store, realm: str, name: str, handler: str | None = None) -> Record:
+    """Return the record of the task or instance *name*, of *handler* if set. Raises Failure unless there is exactly one."""
     found = [
         record
         for record in await find(store, realm, name)
@@ -92,53 +91,51 @@ async def the_record(store: Store, realm: str, name: str, handler: str | None = 
     where = f" in the realm {realm}" if realm else ""
     if found:
         handlers = ", ".join(sorted({record.key.partition.handler for record in found}))
-        raise Failure(
-            f"there are several tasks {name}{where}, of the handlers {handlers}: say which by --handler"
-        )
+        raise Failure(f"several handlers have a task {name}{where}: {handlers}; select one with --handler")
     where = f" of the handler {handler}{where}" if handler else where
-    raise Failure(f"there is no task {name}{where}; `pyncette tasks` lists those that there are")
+    raise Failure(f"task {name} not found{where}; `pyncette tasks` lists all tasks")
 
 
 async def backend_clock(store: Store) -> SystemClock:
-    """Return a clock that goes like the backend's."""
+    """Return a clock that is synchronized with the backend."""
     clock = SystemClock()
     await synchronize(clock, store.now)
     return clock
 
 
-# --- Firing ----------------------------------------------------------------------------------------------------------
+# --- Runs on demand --------------------------------------------------------------------------------------------------
 
 
-class Fired(NamedTuple):
-    """A run that was asked for, and how it ended."""
+class RequestedRun(NamedTuple):
+    """A run on demand, and its outcome."""
 
     key: Key
     outcome: Outcome | None
-    """None: it is not over."""
+    """None: it has not ended."""
     run: Run | None = None
     message: str = ""
     begun: bool = True
-    """Whether a worker has taken it."""
+    """True if a worker has claimed it."""
 
 
 def read_args(text: str | None) -> msgspec.Raw | None:
-    """Return the arguments that *text* holds, as they are stored. Raises Failure."""
+    """Parse the arguments in *text* and return them in stored form. Raises Failure."""
     if text is None:
         return None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Failure(
-            f'--args is not JSON: {error}; write an object, for example \'{{"name": "value"}}\''
+            f'--args is not valid JSON: {error}; pass an object, such as \'{{"name": "value"}}\''
         ) from None
     if not isinstance(value, dict):
-        raise Failure(f"--args must be a JSON object of names and values, not {text[:60]}")
+        raise Failure(f"--args must be a JSON object, not {text[:60]}")
     try:
         written = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, UnicodeEncodeError) as error:
-        raise Failure(f"--args is not JSON: {error}") from None
+        raise Failure(f"--args is not valid JSON: {error}") from None
     if len(written) > ARGS_BYTES_MAX:
-        raise Failure(f"--args takes {len(written):,} bytes, {ARGS_BYTES_MAX:,} are allowed")
+        raise Failure(f"--args has {len(written):,} bytes; the limit is {ARGS_BYTES_MAX:,}")
     return msgspec.Raw(written)
 
 
@@ -147,26 +144,27 @@ async def fire(
     realm: str,
     name: str,
     args: msgspec.Raw | None,
-    patience: float | None,
-    say: Callable[[str], None],
+    wait_seconds: float | None,
+    report: Callable[[str], None],
     handler: str | None = None,
-) -> Fired:
+) -> RequestedRun:
     """
-    Have the task *name* run once more, now, and wait for its outcome; *say* is told what is waited for.
+    Run the task *name* now, and wait for its outcome; *report* receives messages about the progress.
 
-    Without *args* with its own arguments. After *patience* seconds the answer is that it is not over; it goes on.
+    Without *args*, the run has the arguments of the task. After *wait_seconds* seconds, return without an outcome; the run
+    continues.
     """
-    home = await the_record(store, realm, name, handler)
+    home = await find_record(store, realm, name, handler)
     if home.spec.schedule is None and not home.key.instance:
-        raise Failure(f"{name} is a dynamic task: name one of its instances, as in {name}/INSTANCE")
+        raise Failure(f"{name} is a dynamic task: select one of its instances, as in {name}/INSTANCE")
     ledger = Ledger(store, await backend_clock(store))
     fired = await _create(ledger, home, args)
-    say(f"asked for a run of {name}; waiting for its outcome")
+    report(f"requested a run of {name}; waiting for its outcome")
     waiting = _Waiting(store, home.key, fired)
     try:
-        return await waiting.outcome(patience, say)
+        return await waiting.outcome(wait_seconds, report)
     except asyncio.CancelledError:
-        say("no longer waited for; the run that was asked for still takes place")
+        report("stopped waiting; the requested run still takes place")
         raise
 
 
@@ -187,43 +185,43 @@ def _created(extra: Record) -> Rule:
 
 
 class _Waiting:
-    """A run that was asked for, until its outcome is known."""
+    """A wait for the outcome of a requested run."""
 
     def __init__(self, store: Store, home: Key, fired: Record) -> None:
         self._store = store
         self._home = home
         self._fired = fired
 
-    async def outcome(self, patience: float | None, say: Callable[[str], None]) -> Fired:
+    async def outcome(self, wait_seconds: float | None, report: Callable[[str], None]) -> RequestedRun:
         began = time.monotonic()
-        said = False
-        taken = False
-        while patience is None or time.monotonic() - began < patience:
+        reported = False
+        claimed = False
+        while wait_seconds is None or time.monotonic() - began < wait_seconds:
             (record,) = await self._store.load([self._fired.key])
             if record is None:
                 return await self._counted()
-            taken = taken or record.fence > self._fired.fence
-            if not (said or taken) and time.monotonic() - began > QUIET_SECONDS:
-                said = True
+            claimed = claimed or record.fence > self._fired.fence
+            if not (reported or claimed) and time.monotonic() - began > QUIET_SECONDS:
+                reported = True
                 handler = self._home.partition.handler
-                say(f"no worker has taken it yet: does one run that has the handler {handler}?")
-            await asyncio.sleep(LOOK_SECONDS)
-        return Fired(self._fired.key, None, begun=taken)
+                report(f"no worker has claimed the run yet: is a worker with the handler {handler} running?")
+            await asyncio.sleep(POLL_SECONDS)
+        return RequestedRun(self._fired.key, None, begun=claimed)
 
-    async def _counted(self) -> Fired:
-        """The record is gone: it is over. Its outcome is counted a moment later, at its schedule."""
+    async def _counted(self) -> RequestedRun:
+        """Return the outcome of a run whose record was removed at its end. The outcome is counted a moment later."""
         ids = {run_id(self._fired.key, self._fired.fence + claim) for claim in range(1, CLAIMS_MAX)}
-        deadline = time.monotonic() + TALLY_SECONDS
+        deadline = time.monotonic() + OUTCOME_SECONDS
         while time.monotonic() < deadline:
             for run in await self._store.history(self._home):
                 if run.id in ids:
-                    return Fired(self._fired.key, run.outcome, run, run.message)
+                    return RequestedRun(self._fired.key, run.outcome, run, run.message)
             (home,) = await self._store.load([self._home])
             summary = home.state.summary if home is not None else None
             if summary is not None and summary.last_scheduled_at == self._fired.due_at:
-                return Fired(self._fired.key, summary.last_outcome, None, summary.last_message)
-            await asyncio.sleep(LOOK_SECONDS)
+                return RequestedRun(self._fired.key, summary.last_outcome, None, summary.last_message)
+            await asyncio.sleep(POLL_SECONDS)
         raise Failure(
-            "the run is over, but its outcome was not found: its task was removed, or keeps no history",
+            "the run has ended, but its outcome was not found: its task was removed or keeps no history",
             ExitCode.FAILED,
         )

@@ -1,4 +1,4 @@
-"""Looks at what is stored: which tasks there are, when they are next due, and how it has gone so far."""
+"""Reads the tasks in a store: their schedules, next due times and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pyncette.cli import formatting as words
+from pyncette.cli import formatting
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import edits
 from pyncette.core.accounting import is_shard
@@ -26,62 +26,63 @@ PAGE: Final = 200
 NO_INSTANCES: Final = Counted(due=0, leased=0, is_exact=True, total=0)
 
 
-class Standing(Enum):
-    """How a task stands."""
+class Phase(Enum):
+    """The phase of a task."""
 
     SCHEDULED = "scheduled"
     RUNNING = "running"
     RETRYING = "retrying"
     SUSPENDED = "suspended"
     EXHAUSTED = "exhausted"
-    """Suspended, since the attempts of an occurrence were spent."""
+    """Suspended after its last attempt failed."""
     STOPPED = "stopped"
-    """Its manifest is gone; it is removed after a grace."""
+    """Its manifest was removed; its record follows after a grace period."""
     FINISHED = "finished"
-    """There is no further occurrence."""
+    """It has no further occurrence."""
     TEMPLATE = "template"
-    """Its instances have the schedules."""
+    """A dynamic task, whose instances have the schedules."""
 
 
 @dataclass(slots=True)
-class Found:
-    """All that is stored of one task, as far as it was looked at."""
+class StoredTask:
+    """The records of one task."""
 
     name: str
     handler: str
     homes: list[Record] = field(default_factory=list)
-    beside: list[Record] = field(default_factory=list)
+    side_records: list[Record] = field(default_factory=list)
+    """The records of its side runs and dead letters, and its counter shards."""
     partitions: list[Partition] = field(default_factory=list)
-    """Those that hold instances of it."""
+    """The partitions with instances of it."""
     counted: Counted | None = None
-    """How many instances there are; None: none, or nobody counted."""
+    """The number of its instances; None: none, or not counted."""
 
 
 class View(NamedTuple):
-    """How a task stands, for people and programs."""
+    """The state of a task, for people and programs."""
 
     name: str
     handler: str
     schedule: Schedule | None
-    standing: Standing
+    phase: Phase
     next_at: Instant | None
-    """The next occurrence; None: there is none."""
+    """The next occurrence; None: no further one."""
     retry_at: Instant | None
-    """When the occurrence in progress is tried again."""
+    """The time of the next attempt of the occurrence in progress."""
     attempt: int
     running: int
     dead_letters: int
     summary: Summary
     late: Duration | None
-    """How long after its due time the last run started."""
+    """The time from the due time of the last run to its start."""
     instances: Counted | None
-    """Of a template."""
+    """Only of a template."""
     args: msgspec.Raw
 
 
-async def survey(store: Store, realm: str, now: Instant) -> list[Found]:
-    """Return what is stored in *realm*, by name; the instances of a template are not looked at, but counted."""
-    found: dict[tuple[str, str], Found] = {}
+async def survey(store: Store, realm: str, now: Instant) -> list[StoredTask]:
+    """Return the tasks of *realm*, by name. The instances of a template are counted, not read."""
+    found: dict[tuple[str, str], StoredTask] = {}
     for partition in sorted(await store.partitions(realm)):
         await _survey_partition(store, partition, found)
     for one in found.values():
@@ -93,7 +94,7 @@ async def find(store: Store, realm: str, name: str) -> list[Record]:
     """
     Return the records of the task NAME, or of the instance TASK/INSTANCE, one of each handler in *realm*.
 
-    A dynamic task is also found by the name of its resource: its record has the name of its handler.
+    A dynamic task is also found by the name of its resource, since its record has the name of its handler.
     """
     partitions = sorted(await store.partitions(realm))
     task, _, instance = name.partition("/")
@@ -115,61 +116,63 @@ async def find(store: Store, realm: str, name: str) -> list[Record]:
     found: dict[tuple[str, str, str], Record] = {}
     for record in await store.load(keys) if keys else ():
         if record is not None:
-            # That of a template is in its first partition; those of the others only count.
+            # The record of a template is the one in its first partition; the others hold counters.
             key = record.key
             found.setdefault((key.partition.handler, key.task, key.instance), record)
     return list(found.values())
 
 
-async def look(store: Store, record: Record, now: Instant) -> Found:
-    """Return what is stored of the task or instance of *record*, with what lives beside it."""
+async def read_task(store: Store, record: Record, now: Instant) -> StoredTask:
+    """Return the records of the task or instance of *record*, with its side runs."""
     key = record.key
     if key.instance:
-        found = Found(f"{key.task}/{key.instance}", key.partition.handler, [record])
+        found = StoredTask(f"{key.task}/{key.instance}", key.partition.handler, [record])
         async for page in beside(store, key):
-            found.beside += page
+            found.side_records += page
         return found
-    whole: dict[tuple[str, str], Found] = {}
+    whole: dict[tuple[str, str], StoredTask] = {}
     for partition in sorted(await store.partitions(key.partition.realm)):
         if partition.handler == key.partition.handler:
             await _survey_partition(store, partition, whole, task=key.task)
-    found = next(iter(whole.values()), Found(key.task, key.partition.handler, [record]))  # or gone meanwhile
+    found = next(
+        iter(whole.values()), StoredTask(key.task, key.partition.handler, [record])
+    )  # or removed meanwhile
     await _count(store, found, now)
     return found
 
 
-async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[Found]:
-    """Return the first *limit* instances of *task*, by name, without what lives beside them."""
-    found: list[Found] = []
+async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[StoredTask]:
+    """Return the first *limit* instances of *task*, by name, without their side runs."""
+    found: list[StoredTask] = []
     for partition in await store.partitions(realm):
         if handler in {None, partition.handler}:
             found += await _instances_in(store, partition, task, limit)
     return sorted(found, key=lambda one: one.name)[:limit]
 
 
-async def _instances_in(store: Store, partition: Partition, task: str, limit: int) -> list[Found]:
+async def _instances_in(store: Store, partition: Partition, task: str, limit: int) -> list[StoredTask]:
     after: Key | None = None
-    found: list[Found] = []
+    found: list[StoredTask] = []
     while len(found) < limit and (page := await store.scan(partition, task, after, PAGE)):
         for record in page:
             key = record.key
             if key.instance and not key.occurrence:
-                found.append(Found(f"{task}/{key.instance}", partition.handler, [record]))
+                found.append(StoredTask(f"{task}/{key.instance}", partition.handler, [record]))
         after = page[-1].key
     return found
 
 
 async def _survey_partition(
-    store: Store, partition: Partition, found: dict[tuple[str, str], Found], task: str | None = None
+    store: Store, partition: Partition, found: dict[tuple[str, str], StoredTask], task: str | None = None
 ) -> None:
-    """Add what is in *partition* to *found*, passing over instances: there may be millions."""
+    """Add the records of *partition* to *found*. Skip instances, of which there may be millions."""
     after: Key | None = None
     while page := await store.scan(partition, task, after, PAGE):
         for record in page:
             key = record.key
-            of = found.setdefault((key.task, partition.handler), Found(key.task, partition.handler))
+            of = found.setdefault((key.task, partition.handler), StoredTask(key.task, partition.handler))
             if not key.instance:
-                (of.beside if key.occurrence else of.homes).append(record)
+                (of.side_records if key.occurrence else of.homes).append(record)
             elif partition not in of.partitions:
                 of.partitions.append(partition)
         after = page[-1].key
@@ -177,38 +180,36 @@ async def _survey_partition(
             after = after._replace(instance=BEYOND, occurrence="")
 
 
-async def _count(store: Store, found: Found, now: Instant) -> None:
+async def _count(store: Store, found: StoredTask, now: Instant) -> None:
     if found.partitions:
         policies = [home.spec.policies for home in found.homes if home.spec.policies is not None]
         lease = max((one.lease for one in policies), default=Policies().lease)
         found.counted = await counted_in(store, found.partitions, found.name, now, lease)
 
 
-# --- What it means ---------------------------------------------------------------------------------------------------
+# --- Views ----------------------------------------------------------------------------------------------------------
 
 
-def view_of(found: Found, now: Instant) -> View:
-    """Return how *found* stands at *now*."""
+def describe(found: StoredTask, now: Instant) -> View:
+    """Return the view of *found* at *now*."""
     home = found.homes[0] if found.homes else None
-    beside = [record for record in found.beside if not is_dead_letter(record.key)]
-    running = sum(record.is_leased(now) for record in (*found.homes, *beside))
+    side_runs = [record for record in found.side_records if not is_dead_letter(record.key)]
+    running = sum(record.is_leased(now) for record in (*found.homes, *side_runs))
     running += found.counted.leased if found.counted else 0
     policies = Policies() if home is None else home.spec.policies or Policies()
     is_template = home is None or (home.spec.schedule is None and not home.key.instance)
-    counting = [*found.homes, *(record for record in found.beside if is_shard(record.key))]
-    summary = _together([record.state.summary for record in counting])
+    counting = [*found.homes, *(record for record in found.side_records if is_shard(record.key))]
+    summary = _merged([record.state.summary for record in counting])
     return View(
         name=_resource_name(home) or found.name,
         handler=found.handler,
         schedule=None if home is None else home.spec.schedule,
-        standing=Standing.TEMPLATE
-        if home is None
-        else _standing(home, policies, running, is_template=is_template),
+        phase=Phase.TEMPLATE if home is None else _phase(home, policies, running, is_template=is_template),
         next_at=None if home is None else next_of(home, policies),
         retry_at=None if home is None or home.lease or not home.state.started else home.claimable_at,
         attempt=0 if home is None else home.attempt,
         running=running,
-        dead_letters=len(found.beside) - len(beside),
+        dead_letters=len(found.side_records) - len(side_runs),
         summary=summary,
         late=None if home is None else late(home.key, policies, summary),
         instances=found.counted or (NO_INSTANCES if is_template else None),
@@ -217,13 +218,13 @@ def view_of(found: Found, now: Instant) -> View:
 
 
 def _resource_name(home: Record | None) -> str:
-    """Return the name of the resource that owns *home*; empty if there is none."""
+    """Return the name of the resource that owns *home*, or an empty string."""
     owner = None if home is None or home.key.instance else home.state.owner
     return "" if owner is None else owner.name
 
 
 def next_of(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence of *record* that has not begun; None if none will, or if it cannot be told any more."""
+    """Return the next occurrence of *record* that has not started; None if there is none, or it cannot be computed."""
     state = record.state
     if policies.suspend or state.exhausted or state.withdrawn_at is not None:
         return None
@@ -238,31 +239,31 @@ def next_of(record: Record, policies: Policies) -> Instant | None:
 
 
 def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:
-    """Return how late the last run started: after its due time and what jitter adds to that, never negative."""
+    """Return how late the last run started, compared to its due time plus jitter; never negative."""
     if summary.last_started_at is None or summary.last_scheduled_at is None:
         return None
     return max(0, summary.last_started_at - summary.last_scheduled_at - jitter_of(key, policies))
 
 
-def _standing(home: Record, policies: Policies, running: int, *, is_template: bool) -> Standing:
+def _phase(home: Record, policies: Policies, running: int, *, is_template: bool) -> Phase:
     state = home.state
     if state.withdrawn_at is not None:
-        return Standing.STOPPED
+        return Phase.STOPPED
     if is_template:
-        return Standing.SUSPENDED if policies.suspend else Standing.TEMPLATE
+        return Phase.SUSPENDED if policies.suspend else Phase.TEMPLATE
     if running:
-        return Standing.RUNNING
+        return Phase.RUNNING
     if state.started is not None:
-        return Standing.RETRYING
+        return Phase.RETRYING
     if policies.suspend:
-        return Standing.SUSPENDED
+        return Phase.SUSPENDED
     if state.exhausted:
-        return Standing.EXHAUSTED
-    return Standing.FINISHED if home.due_at is None else Standing.SCHEDULED
+        return Phase.EXHAUSTED
+    return Phase.FINISHED if home.due_at is None else Phase.SCHEDULED
 
 
-def _together(summaries: Sequence[Summary]) -> Summary:
-    """Return one summary for the partitions of a template: the latest, with the counts of all."""
+def _merged(summaries: Sequence[Summary]) -> Summary:
+    """Merge the summaries of the partitions of a template: the latest one, with the sums of all counts."""
     if len(summaries) <= 1:
         return summaries[0] if summaries else Summary()
     latest = max(summaries, key=lambda summary: summary.last_ended_at or 0)
@@ -272,24 +273,24 @@ def _together(summaries: Sequence[Summary]) -> Summary:
     )
 
 
-# --- For programs ----------------------------------------------------------------------------------------------------
+# --- JSON ------------------------------------------------------------------------------------------------------------
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """Return *view* in the words of the status of a PyncetteTask."""
+    """Return *view* with the field names of the status of a PyncetteTask."""
     summary = view.summary
     fields: dict[str, Any] = {
         "name": view.name,
         "handler": view.handler,
         **_times(view.schedule),
-        "standing": view.standing.value,
-        "nextScheduleTime": words.rfc3339(view.next_at),
-        "retryTime": words.rfc3339(view.retry_at),
+        "phase": view.phase.value,
+        "nextScheduleTime": formatting.rfc3339(view.next_at),
+        "retryTime": formatting.rfc3339(view.retry_at),
         "active": view.running,
         "deadLetters": view.dead_letters,
         "lastRun": _last_run(summary),
-        "lastSuccessfulTime": words.rfc3339(summary.last_success_at),
-        "lastFailureTime": words.rfc3339(summary.last_failure_at),
+        "lastSuccessfulTime": formatting.rfc3339(summary.last_success_at),
+        "lastFailureTime": formatting.rfc3339(summary.last_failure_at),
         "consecutiveFailures": summary.consecutive_failures,
         "runCounts": counts_of(summary.counts),
         "runCountsExact": summary.exact,
@@ -311,24 +312,24 @@ def _times(schedule: Schedule | None) -> dict[str, Any]:
         "schedule": schedule.expression if isinstance(schedule, Cron) else None,
         "timeZone": schedule.zone if isinstance(schedule, Cron) else None,
         "intervalSeconds": schedule.length / SECOND if isinstance(schedule, Interval) else None,
-        "executeAt": words.rfc3339(schedule.at) if isinstance(schedule, Once) else None,
+        "executeAt": formatting.rfc3339(schedule.at) if isinstance(schedule, Once) else None,
     }
 
 
 def counts_of(counts: Counts) -> Mapping[str, int]:
-    """Return *counts* by the names of the outcomes, all of them."""
+    """Return *counts* by outcome, all of them."""
     names = [outcome_field.encode_name for outcome_field in msgspec.structs.fields(Counts)]
     return dict(zip(names, msgspec.structs.astuple(counts), strict=True))
 
 
 def run_as_json(run: Run) -> dict[str, Any]:
-    """Return a row of history in the words of the status of a PyncetteTask."""
+    """Return *run* with the field names of the status of a PyncetteTask."""
     return {
         "id": run.id,
         "outcome": run.outcome.value,
-        "scheduledTime": words.rfc3339(run.scheduled_at),
-        "startTime": words.rfc3339(run.started_at),
-        "completionTime": words.rfc3339(run.ended_at),
+        "scheduledTime": formatting.rfc3339(run.scheduled_at),
+        "startTime": formatting.rfc3339(run.started_at),
+        "completionTime": formatting.rfc3339(run.ended_at),
         "attempts": run.attempts,
         "worker": run.worker,
         "message": run.message,
@@ -342,9 +343,9 @@ def _last_run(summary: Summary) -> dict[str, Any] | None:
         return None
     return {
         "outcome": summary.last_outcome.value,
-        "scheduledTime": words.rfc3339(summary.last_scheduled_at),
-        "startTime": words.rfc3339(summary.last_started_at),
-        "completionTime": words.rfc3339(summary.last_ended_at),
+        "scheduledTime": formatting.rfc3339(summary.last_scheduled_at),
+        "startTime": formatting.rfc3339(summary.last_started_at),
+        "completionTime": formatting.rfc3339(summary.last_ended_at),
         "attempts": summary.last_attempts,
         "worker": summary.last_worker,
         "message": summary.last_message,

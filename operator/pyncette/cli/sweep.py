@@ -1,4 +1,4 @@
-"""Shows which tasks are gone from a cluster and go on running all the same, and confirms that they are to be stopped."""
+"""Shows the removals that the operator holds back, and confirms them."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from pyncette.store.base import Store
 
 
 class Held(NamedTuple):
-    """What one cluster holds back on one backend."""
+    """The removals that one cluster holds back on one backend."""
 
     backend: str
     cluster: str
     tasks: int
     names: Sequence[str]
-    """Of the first of them."""
+    """The names of the first tasks."""
 
 
 def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
-    """Return the backend that is *given*, or those of the operator's settings. Raises ConfigurationError and Failure."""
+    """Return the *given* backend, or those of the operator's settings. Raises ConfigurationError or Failure."""
     if given is not None:
         return [given]
     path = config or DEFAULT_FILE
     if config is None and not path.exists():
         raise Failure(
-            f"no backend is said: set PYNCETTE_BACKEND or --backend, or run this in the operator's pod, where {path} is"
+            f"no backend configured: set PYNCETTE_BACKEND or pass --backend, or run this in the operator's pod, which has {path}"
         )
     return [read_backend_file(str(backend.path)) for backend in load_settings(path, {}).backends]
 
 
 def held_back(backends: Sequence[Backend], cluster: str | None) -> list[Held]:
-    """Return what is held back on *backends*, of *cluster* or of all that use them. Raises StoreError."""
+    """Return the removals that are held back on *backends*, by *cluster* or by all clusters. Raises StoreError."""
     found: list[Held] = []
     for backend in backends:
-        found += with_store(backend, partial(_look, backend=backend, cluster=cluster))
+        found += with_store(backend, partial(_held_on, backend=backend, cluster=cluster))
     return found
 
 
 def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> list[Held]:
     """
-    Confirm that the *count* tasks which are shown are to be stopped; the operator does so within seconds.
+    Confirm the removal of *count* tasks, which the operator then stops within seconds.
 
-    Raises Failure if nothing is held back, if it is another number, if it is not clear of which cluster, or if others are
-    held back by the time that this is written; StoreError.
+    Raises Failure if nothing is held back, if the number differs, if several clusters hold back removals, or if the
+    removals change meanwhile. Raises StoreError.
     """
     found = held_back(backends, cluster)
     if not found:
@@ -61,12 +61,12 @@ def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> l
     clusters = {item.cluster for item in found}
     if len(clusters) > 1:
         raise Failure(
-            f"several clusters hold something back: {', '.join(sorted(clusters))}; say which by --cluster"
+            f"several clusters hold back removals: {', '.join(sorted(clusters))}; select one with --cluster"
         )
     total = sum(item.tasks for item in found)
     if total != count:
         raise Failure(
-            f"{total} tasks are held back, not {count}: look at them by `pyncette sweep`, and confirm that number"
+            f"{total} tasks are held back, not {count}: run `pyncette sweep` to review them, and confirm that number"
         )
     for backend in backends:
         for item in found:
@@ -75,7 +75,7 @@ def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> l
     return found
 
 
-async def _look(store: Store, backend: Backend, cluster: str | None) -> list[Held]:
+async def _held_on(store: Store, backend: Backend, cluster: str | None) -> list[Held]:
     clusters = await clusters_with_held(store) if cluster is None else [cluster]
     found = [(await read_notice(store, name)).held for name in clusters]
     return [
@@ -89,12 +89,12 @@ async def _confirm(store: Store, item: Held) -> None:
     notice = await read_notice(store, item.cluster)
     if not await _confirmed(store, item, notice):
         raise Failure(
-            "what is held back has changed just now: look at it by `pyncette sweep`, and confirm that"
+            "the tasks that are held back have just changed: run `pyncette sweep` to review them, and confirm again"
         )
 
 
 async def _confirmed(store: Store, item: Held, notice: Notice) -> bool:
-    """Confirm what *notice* shows, and say whether it is still *item*, and stands there now."""
+    """Confirm the removals of *notice* and return True, unless they differ from *item* or have changed."""
     held = notice.held
     if (held.count, held.names) != (item.tasks, item.names):
         return False

@@ -1,16 +1,16 @@
-"""What the commands `tasks`, `runs` and `workers` print: the same facts as columns and as JSON."""
+"""The output of `tasks`, `runs` and `workers`, as columns and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pyncette.cli import formatting as words
+from pyncette.cli import formatting
 from pyncette.cli.dev.state import row_of
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import Table
-from pyncette.cli.stored import the_record
-from pyncette.cli.survey import Standing, View, as_json, instances, look, run_as_json, survey, view_of
+from pyncette.cli.stored import find_record
+from pyncette.cli.survey import Phase, View, as_json, describe, instances, read_task, run_as_json, survey
 from pyncette.clock import Instant
 from pyncette.coordination.members import Member, members
 from pyncette.core.accounting import within_limits
@@ -19,12 +19,12 @@ from pyncette.store.base import Store
 
 
 class Tasks(NamedTuple):
-    """What there is."""
+    """The output of `tasks`."""
 
     now: Instant
     views: list[View]
     alone: bool
-    """One task was asked for, and not a list."""
+    """The details of one task instead of a list."""
 
     def as_json(self) -> Any:
         documents = [as_json(view) for view in self.views]
@@ -40,12 +40,12 @@ class Tasks(NamedTuple):
             rows.append(
                 (row.task, view.handler, row.schedule, row.next, row.last, row.late, row.running, row.counts)
             )
-        yielding = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
-        return Table(names, rows, yielding, expendable=("LATE", "HANDLER"))
+        narrowable = ("SO FAR", "HANDLER", "SCHEDULE", "LAST", "NEXT", "TASK")
+        return Table(names, rows, narrowable, droppable=("LATE", "HANDLER"))
 
 
 class Runs(NamedTuple):
-    """What has run."""
+    """The output of `runs`."""
 
     now: Instant
     runs: list[Run]
@@ -55,13 +55,13 @@ class Runs(NamedTuple):
 
     def as_table(self) -> Table:
         names = ("RUN", "OUTCOME", "SCHEDULED", "LATE", "TOOK", "ENDED", "ATTEMPTS", "WORKER", "MESSAGE")
-        yielding = ("WORKER", "MESSAGE", "OUTCOME")
+        narrowable = ("WORKER", "MESSAGE", "OUTCOME")
         rows = [_run(run, self.now) for run in self.runs]
-        return Table(names, rows, yielding, expendable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
+        return Table(names, rows, narrowable, droppable=("WORKER", "ATTEMPTS", "LATE", "TOOK"))
 
 
 class Workers(NamedTuple):
-    """Who runs."""
+    """The output of `workers`."""
 
     now: Instant
     members: list[Member]
@@ -76,7 +76,7 @@ class Workers(NamedTuple):
                 "partitions": None if member.partitions is None else dict(member.partitions),
                 "refused": list(member.refused),
                 "slots": member.slots,
-                "startTime": words.rfc3339(member.started_at),
+                "startTime": formatting.rfc3339(member.started_at),
             }
             for member in self.members
         ]
@@ -87,7 +87,7 @@ class Workers(NamedTuple):
                 member.holder,
                 member.version,
                 str(member.slots),
-                words.relative(member.started_at, self.now),
+                formatting.relative(member.started_at, self.now),
                 ", ".join(
                     f"{name} (refused)" if name in member.refused else name for name in member.handlers
                 ),
@@ -95,38 +95,38 @@ class Workers(NamedTuple):
             for member in self.members
         ]
         names = ("WORKER", "VERSION", "SLOTS", "STARTED", "HANDLERS")
-        return Table(names, rows, ("HANDLERS", "WORKER"), expendable=("SLOTS",))
+        return Table(names, rows, ("HANDLERS", "WORKER"), droppable=("SLOTS",))
 
 
 async def workers_of(store: Store, realm: str) -> Workers:
-    """Return the workers that run in *realm*."""
+    """Return the running workers of *realm*."""
     now = await store.now()
     return Workers(now, await members(store, realm, now))
 
 
 async def tasks_in(store: Store, realm: str, name: str | None, handler: str | None = None) -> Tasks:
-    """Return all tasks of *realm*, or of *handler*, or the one that is called *name*. Raises Failure if there is none."""
+    """Return the tasks of *realm*, only those of *handler* if set, or the task *name*. Raises Failure if it is not found."""
     now = await store.now()
     if name is None:
         listed = await survey(store, realm, now)
-        views = [view_of(found, now) for found in listed if handler is None or found.handler == handler]
+        views = [describe(found, now) for found in listed if handler is None or found.handler == handler]
         return Tasks(now, views, alone=False)
-    found = await look(store, await the_record(store, realm, name, handler), now)
-    return Tasks(now, [view_of(found, now)], alone=True)
+    found = await read_task(store, await find_record(store, realm, name, handler), now)
+    return Tasks(now, [describe(found, now)], alone=True)
 
 
 async def instances_of(store: Store, realm: str, name: str, handler: str | None, limit: int) -> Tasks:
-    """Return the first *limit* instances of the task *name*, by their names. Raises Failure if there is none."""
+    """Return the first *limit* instances of the task *name*, by name. Raises Failure if there are none."""
     now = await store.now()
     found = await instances(store, realm, name, handler, limit)
     if not found:
-        raise Failure(f"there are no instances of a task {name}; `pyncette tasks` lists what there is")
-    return Tasks(now, [view_of(one, now) for one in found], alone=False)
+        raise Failure(f"no instances of a task {name} found; `pyncette tasks` lists all tasks")
+    return Tasks(now, [describe(one, now) for one in found], alone=False)
 
 
 async def runs_of(store: Store, realm: str, name: str, handler: str | None = None) -> Runs:
-    """Return the history of the task *name*. Raises Failure if there is none."""
-    record = await the_record(store, realm, name, handler)
+    """Return the history of the task *name*. Raises Failure if the task is not found."""
+    record = await find_record(store, realm, name, handler)
     return Runs(await store.now(), within_limits(await store.history(record.key), record.spec.policies))
 
 
@@ -137,7 +137,7 @@ def _details(view: View, now: Instant) -> list[Sequence[str]]:
         ("task", view.name),
         ("handler", view.handler),
         ("schedule", row.schedule),
-        ("standing", view.standing.value),
+        ("phase", view.phase.value),
         ("next", row.next),
         ("running", row.running),
         ("last", row.last),
@@ -148,8 +148,8 @@ def _details(view: View, now: Instant) -> list[Sequence[str]]:
         ("so far", row.counts),
         ("failures in a row", str(summary.consecutive_failures or "")),
         ("dead letters", str(view.dead_letters or "")),
-        # What a template keeps there is for workers.
-        ("arguments", "" if view.standing is Standing.TEMPLATE else bytes(view.args).decode()),
+        # Those of a template are internal to workers.
+        ("arguments", "" if view.phase is Phase.TEMPLATE else bytes(view.args).decode()),
     ]
 
 
@@ -159,10 +159,10 @@ def _run(run: Run, now: Instant) -> Sequence[str]:
     return (
         run.id,
         f"{run.outcome.value}{gap}",
-        words.rfc3339(run.scheduled_at) or "",
-        "" if started is None else words.duration(started - run.scheduled_at),
-        "" if started is None else words.duration(run.ended_at - started),
-        words.relative(run.ended_at, now),
+        formatting.rfc3339(run.scheduled_at) or "",
+        "" if started is None else formatting.duration(started - run.scheduled_at),
+        "" if started is None else formatting.duration(run.ended_at - started),
+        formatting.relative(run.ended_at, now),
         str(run.attempts or ""),
         run.worker,
         run.message,

@@ -1,4 +1,4 @@
-"""Runs a task module on the backend that it is told to use: what a pod does, and anyone who runs workers themselves."""
+"""Runs the worker process of a task module."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ def run_worker(target: Target, settings: Settings) -> int:
     """
     Run the app of *target* until SIGINT or SIGTERM; return the exit code.
 
-    Raises ConfigurationError and StoreError, if it cannot begin or cannot go on.
+    Raises ConfigurationError or StoreError if it cannot start or continue.
     """
     backend = settings.backend
     if backend is None:
         raise Failure(
-            "no backend is said: set PYNCETTE_BACKEND or --backend, for example to sqlite:///tasks.db"
+            "no backend configured: set PYNCETTE_BACKEND or pass --backend, such as sqlite:///tasks.db"
         )
     app = load_app(target)
     say_what_is_ignored(app, backend)
     if backend.in_memory:
-        logger.warning("records are kept in memory: nothing survives this process, and no other takes part")
+        logger.warning(
+            "records are kept in memory: they are lost when this process ends, and no other process can share them"
+        )
     health = _Health(settings.stall_seconds)
     new_store: Callable[[], Store] = backend.new_store
     if settings.metrics is not None:
@@ -64,28 +66,28 @@ def run_worker(target: Target, settings: Settings) -> int:
         if settings.health is not None:
             checks = {"/healthz": health.is_live, "/readyz": health.is_ready}
             server = stack.enter_context(HealthServer(*settings.health, checks))
-            logger.info("health is served", extra={"port": server.port})
+            logger.info("serving health checks", extra={"port": server.port})
         if settings.metrics is not None:
             from pyncette.telemetry.metrics import served_metrics  # noqa: PLC0415 - the library is an extra
 
             port = stack.enter_context(served_metrics(*settings.metrics, lambda: health.context))
-            logger.info("metrics are served", extra={"port": port})
+            logger.info("serving metrics", extra={"port": port})
         with asyncio.Runner(loop_factory=choose_loop()) as runner:
             return runner.run(run_context(create, datetime.timedelta(seconds=settings.drain_seconds)))
 
 
 def say_what_is_ignored(app: Pyncette, backend: Backend) -> None:
-    """Log that the backend of the module is not used, if it names one."""
+    """Log a warning if the task module configures a backend, which is not used."""
     configuration = app.configuration
     if app.repository_factory is not sqlite_repository or "sqlite_database" in configuration:
         factory = getattr(app.repository_factory, "__name__", type(app.repository_factory).__name__)
         logger.warning(
-            "the backend that the module names is ignored", extra={"ignored": factory, "used": str(backend)}
+            "the backend of the task module is ignored", extra={"ignored": factory, "used": str(backend)}
         )
 
 
 def _measured(app: Pyncette, backend: Backend) -> Callable[[], Store]:
-    """Have measured what *app* does, and return what opens stores of *backend* that are. Raises ConfigurationError."""
+    """Measure *app*, and return a factory of measured stores of *backend*. Raises ConfigurationError."""
     try:
         from pyncette.prometheus import use_prometheus, with_prometheus_repository  # noqa: PLC0415 - an extra
     except ImportError:
@@ -97,7 +99,7 @@ def _measured(app: Pyncette, backend: Backend) -> Callable[[], Store]:
 
 
 class _Health:
-    """What probes are told. A backend that is away makes a worker unready, and never unlive: a restart mends nothing."""
+    """The health checks of a worker. An unavailable backend makes it unready but not unlive: a restart would not help."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds

@@ -6,13 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.errors import ConfigurationError
 
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """From a pass that finds nothing to do to one that waits for what is away, in seconds."""
@@ -299,38 +297,3 @@ class Metrics:
     def _age(self, at: float | None) -> float:
         """Return the seconds since then: NaN where it never was, which is neither old nor new."""
         return math.nan if at is None else self._monotonic() - at
-
-
-class MetricsServer:
-    """
-    Serves /metrics from a thread of its own; a context manager.
-
-    On *port* of *host*, an address; port 0 takes a free one. Raises ConfigurationError if it is taken.
-    """
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        self._host = host
-        self._asked_port = port
-        self._registry = registry
-
-    @property
-    def port(self) -> int:
-        """Where it listens, once it does."""
-        return int(self._server.server_address[1])
-
-    def __enter__(self) -> Self:
-        try:
-            self._server, self._thread = start_http_server(self._asked_port, self._host, self._registry)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise ConfigurationError(
-                f"metrics cannot be served on {self._host}:{self._asked_port}: {reason or error}"
-            ) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

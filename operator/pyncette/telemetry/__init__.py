@@ -1,5 +1,5 @@
 """
-Reports what happens: logs, metrics and health.
+Logs, metrics and health checks.
 
-Entry points alone import it, and nothing that works depends on it.
+Only entry points and public modules import it.
 """

@@ -1,122 +1,122 @@
-"""Serves /healthz and /readyz from a thread of its own, so that a handler which blocks the loop does not look like a dead process."""
+"""Serves health checks, such as /healthz and /readyz, for probes and load balancers."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, has_dualstack_ipv6, socket
-from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Final, NamedTuple
 
-from pyncette.errors import ConfigurationError
+from pyncette.telemetry.http import HttpServer
 
-REQUEST_SECONDS: Final = 5.0
-"""How long a client may take to say what it wants."""
+logger = logging.getLogger(__name__)
 
 Check = Callable[[], bool]
 
 
-def all_addresses() -> str:
-    """Return what to listen on for all addresses of this machine, of both versions of IP where it has both: pods may have either."""
-    if not has_dualstack_ipv6():
-        return "0.0.0.0"  # noqa: S104 - it is what was asked for
-    try:
-        with socket(AF_INET6) as probe:
-            probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
-            probe.bind(("::", 0))
-    except OSError:  # the kernel knows of it, and the machine has it switched off
-        return "0.0.0.0"  # noqa: S104
-    return "::"
+class Answer(NamedTuple):
+    """A status and a line of text."""
+
+    status: HTTPStatus
+    text: str
 
 
-class HealthServer:
+class Protocol(NamedTuple):
+    """The answers of a health server, and the methods that it allows."""
+
+    healthy: Answer = Answer(HTTPStatus.OK, "ok")
+    unhealthy: Answer = Answer(HTTPStatus.SERVICE_UNAVAILABLE, "not ok")
+    methods: tuple[str, ...] = ("GET", "HEAD")
+
+
+PROTOCOL: Final = Protocol()
+
+NOT_FOUND: Final = Answer(HTTPStatus.NOT_FOUND, "not found")
+
+
+class HealthServer(HttpServer):
     """
-    Answers GET with 200 and "ok", or 503 and "not ok", as *checks* say by path; 404 for other paths. A context manager.
+    An HTTP server of health checks, which it calls from its own threads.
 
-    On *port* of *host*, or of all addresses; port 0 takes a free one. Raises ConfigurationError if it is taken. Checks
-    are called from other threads.
+    *checks* are by path; other paths go to the check *otherwise*, or are not found if there is none. A check that raises
+    has failed.
     """
 
-    def __init__(self, host: str | None, port: int, checks: dict[str, Check]) -> None:
-        self._place = f"{host or ''}:{port}"
-        self._host, self._port = host, port
-        self._checks = checks
-        self._server: ThreadingHTTPServer | None = None
-
-    @property
-    def port(self) -> int:
-        """Where it listens, once it does."""
-        assert self._server is not None
-        return int(self._server.server_address[1])
-
-    def __enter__(self) -> Self:
-        try:
-            self._server = _server(self._host or all_addresses(), self._port, self._checks)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise ConfigurationError(
-                f"health cannot be served on {self._place}: {reason or error}"
-            ) from error
-        threading.Thread(target=self._server.serve_forever, name="pyncette-health", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        checks: Mapping[str, Check],
+        otherwise: Check | None = None,
+        protocol: Protocol = PROTOCOL,
     ) -> None:
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+        def answer(path: str) -> Answer:
+            check = checks.get(path, otherwise)
+            if check is None:
+                return NOT_FOUND
+            return protocol.healthy if _passes(check) else protocol.unhealthy
+
+        super().__init__("health", host, port, partial(_Request, answer, protocol.methods))
 
 
-def _server(host: str, port: int, checks: dict[str, Check]) -> ThreadingHTTPServer:
-    class Answering(_Answer):
-        pass
-
-    Answering.checks = checks
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = AF_INET6 if ":" in host else AF_INET
-
-        def server_bind(self) -> None:
-            if host == "::":
-                self.socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
-            super().server_bind()
-
-        def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-            """A client that goes away is no news."""
-
-    return Server((host, port), Answering)
+def _passes(check: Check) -> bool:
+    try:
+        return check()
+    except Exception:
+        logger.exception("the health check raised an exception")
+        return False
 
 
-class _Answer(BaseHTTPRequestHandler):
-    """One request."""
+class _Request(BaseHTTPRequestHandler):
+    """One request, and the end of its connection."""
 
-    checks: ClassVar[dict[str, Check]]
-    timeout = REQUEST_SECONDS
+    protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # of what is no HTTP at all, which gets a status line too
+
+    def __init__(self, answer: Callable[[str], Answer], methods: tuple[str, ...], *server: Any) -> None:
+        self._answer = answer
+        self._methods = methods
+        super().__init__(*server)
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.headers.defects:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+        elif self.command not in self._methods:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+        else:
+            return True
+        return False
 
     def do_GET(self) -> None:
-        check = self.checks.get(self.path.partition("?")[0])
-        if check is None:
-            self._say(HTTPStatus.NOT_FOUND, "not found")
-        elif check():
-            self._say(HTTPStatus.OK, "ok")
-        else:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "not ok")
+        self._send(self._answer(self.path.partition("?")[0]))
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _say(self, status: HTTPStatus, text: str) -> None:
-        body = b"" if self.command == "HEAD" else text.encode()
-        self.send_response(status)
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request that the base class or `parse_request` refused."""
+        del message, explain
+        refused = (
+            HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus.BAD_REQUEST
+        )
+        self._send(Answer(refused, refused.phrase))
+
+    def _send(self, answer: Answer) -> None:
+        body = answer.text.encode()
+        self.send_response(answer.status)
+        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", ", ".join(self._methods))
         self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Probes come all the time."""
+        """Probes are too frequent to log."""

@@ -1,4 +1,4 @@
-"""Writes log lines with the fields that stand beside their sentences: as text for people, or as JSON for programs."""
+"""Formats log records with their extra fields, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pyncette.worker.occurrence import Occurrence, current
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 FIELDS_OF_A_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
-"""What logging itself puts into a record, in any version of Python; all else came as `extra`."""
+"""The standard attributes of a log record, in any version of Python. All others are extra fields."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the extra fields, and error for a traceback."""
+    """A formatter of one JSON object per line: time, level, logger, message, extra fields, and traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time of day in the local zone, level, message, and the extra fields as name=value; a traceback follows."""
+    """A formatter of text lines: local time of day, level, message, and extra fields as name=value, then a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created).astimezone()
@@ -53,15 +53,15 @@ FORMATS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormat
 
 def set_up_logging(style: str = "text", level: str = "INFO", stream: TextIO | None = None) -> None:
     """
-    Log to *stream* (stderr), unless the program has set up its own logging: then that stays as it is.
+    Log to *stream* (by default stderr), unless the program has configured logging already.
 
-    Raises ConfigurationError for a *style* or *level* that there is not.
+    Raises ConfigurationError for an unknown *style* or *level*.
     """
     name = level.upper()
     if name not in LEVELS:
-        raise ConfigurationError(f"the log level is {level!r}; it can be {', '.join(LEVELS)}")
+        raise ConfigurationError(f"unknown log level {level!r}: use {', '.join(LEVELS)}")
     if style not in FORMATS:
-        raise ConfigurationError(f"the log format is {style!r}; it can be {' or '.join(FORMATS)}")
+        raise ConfigurationError(f"unknown log format {style!r}: use {' or '.join(FORMATS)}")
     root = logging.getLogger()
     if root.handlers:
         return
@@ -72,18 +72,18 @@ def set_up_logging(style: str = "text", level: str = "INFO", stream: TextIO | No
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what stands beside the sentence: which run logged it, if one did, and the extra fields."""
+    """Return the fields of *record*: those of the current run, if any, and the extra fields."""
     occurrence = current.get()
-    return {**(_told(occurrence.log_fields()) if occurrence else {}), **extra_of(record)}
+    return {**(_formatted(occurrence.log_fields()) if occurrence else {}), **extra_of(record)}
 
 
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the extra fields; instants are RFC 3339."""
-    return _told({name: value for name, value in vars(record).items() if name not in FIELDS_OF_A_RECORD})
+    """Return the extra fields, with instants as RFC 3339."""
+    return _formatted({name: value for name, value in vars(record).items() if name not in FIELDS_OF_A_RECORD})
 
 
 def as_text(fields: Mapping[str, Any]) -> str:
-    """Return *fields* as `  name=value …`, quoted where it would not be clear where a value ends."""
+    """Return *fields* as `  name=value …`, with quotes where needed."""
     return "".join(
         f"{' ' if number else '  '}{name}={_quoted(str(value))}"
         for number, (name, value) in enumerate(fields.items())
@@ -91,7 +91,7 @@ def as_text(fields: Mapping[str, Any]) -> str:
 
 
 def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """Return the traceback that came with *record*, or ''."""
+    """Return the traceback of *record*, or an empty string."""
     parts = []
     if record.exc_info:
         parts.append(formatter.formatException(record.exc_info))
@@ -103,21 +103,21 @@ def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str
 
 
 def name_of(occurrence: Occurrence) -> str:
-    """Return whose run it is: the task, and the instance after a slash."""
+    """Return the task of a run, with the instance after a slash."""
     return str(occurrence.held.record.key._replace(occurrence=""))
 
 
 def run_in_short() -> dict[str, Any]:
-    """Return which run logs this, without what only a program would look for."""
+    """Return the fields of the current run for people: only the task."""
     occurrence = current.get()
     return {"task": name_of(occurrence)} if occurrence else {}
 
 
-def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _formatted(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _rfc3339(value) if name.endswith("_at") and type(value) is int else value
         for name, value in fields.items()
-        if value != "" and value is not None  # the instance of what has none, and the like
+        if value != "" and value is not None  # such as an empty instance name
     }
 
 

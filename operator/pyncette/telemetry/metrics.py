@@ -1,4 +1,4 @@
-"""Serves what a worker process measures to Prometheus, from a thread of its own."""
+"""Serves the metrics of a worker, or of the operator, to Prometheus."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, MetricsHandler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pyncette._version import __version__
-from pyncette.errors import ConfigurationError
-from pyncette.telemetry.health import all_addresses
+from pyncette.telemetry.http import HttpServer
 from pyncette.worker.service import Figures
 
 
@@ -30,36 +29,36 @@ class Measured(Protocol):
 
 
 class WorkerCollector(Collector):
-    """Tells how a worker stands whenever somebody asks; *context_of* returns its context, None before it is there."""
+    """A collector of the state of a worker. *context_of* returns the app context of the worker, None before it starts."""
 
     def __init__(self, context_of: Callable[[], Measured | None]) -> None:
         self._context_of = context_of
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("pyncette", "The release of Pyncette that runs", {"version": __version__})
+        yield InfoMetricFamily("pyncette", "The version of Pyncette", {"version": __version__})
         context = self._context_of()
         if context is None:
             return
         figures = context.figures
-        yield _gauge("ready", "Whether it claims, and the backend answers", context.ready)
-        yield _gauge("slots", "Handlers that may run at once", figures.slots)
+        yield _gauge("ready", "1 while the worker claims and the backend answers", context.ready)
+        yield _gauge("slots", "Handlers that can run at the same time", figures.slots)
         yield _gauge(
-            "slots_used", "Slots of what runs, and of what was claimed and is about to", figures.slots_used
+            "slots_used",
+            "Slots taken by runs, and by claimed occurrences that are about to run",
+            figures.slots_used,
         )
-        yield CounterMetricFamily(
-            "pyncette_worker_claims", "Occurrences that were claimed", value=figures.claimed
-        )
+        yield CounterMetricFamily("pyncette_worker_claims", "Claimed occurrences", value=figures.claimed)
         yield _gauge(
             "backlogged_partitions",
-            "Partitions in which more was due than the last look at them could take",
+            "Partitions in which more was due than the last poll could take",
             figures.backlogged,
         )
         yield _gauge(
-            "unwritten_results", "Results of runs that the backend has not taken yet", figures.unwritten
+            "unwritten_results", "Results of runs that are not written to the backend yet", figures.unwritten
         )
         yield _gauge(
             "stalled_seconds",
-            "How long the event loop has not turned, to a second",
+            "Seconds since the event loop last ran, to within a second",
             context.stalled_seconds,
         )
 
@@ -68,26 +67,24 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"pyncette_worker_{name}", meaning, value=float(value))
 
 
+class MetricsServer(HttpServer):
+    """An HTTP server of the metrics in *registry*."""
+
+    def __init__(self, host: str | None, port: int, registry: CollectorRegistry) -> None:
+        super().__init__("metrics", host, port, MetricsHandler.factory(registry))
+
+
 @contextmanager
 def served_metrics(host: str | None, port: int, context_of: Callable[[], Measured | None]) -> Iterator[int]:
     """
-    Serve the default registry, and how a worker stands, while this is entered; yield the port.
+    Serve the default registry and the metrics of a worker while this is entered; yield the port.
 
-    On *port* of *host*, or of all addresses; port 0 takes a free one. Raises ConfigurationError if it is taken.
+    *host* and *port* are those of HttpServer, which may raise ConfigurationError.
     """
     collector = WorkerCollector(context_of)
-    try:
-        server, thread = start_http_server(port, host or all_addresses())
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ConfigurationError(
-            f"metrics cannot be served on {host or ''}:{port}: {reason or error}"
-        ) from error
-    REGISTRY.register(collector)
-    try:
-        yield server.server_port
-    finally:
-        REGISTRY.unregister(collector)
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with MetricsServer(host, port, REGISTRY) as server:
+        REGISTRY.register(collector)
+        try:
+            yield server.port
+        finally:
+            REGISTRY.unregister(collector)

@@ -1,7 +1,7 @@
 """
-For tests: your app on any backend at simulated time, and the conformance suite of stores.
+For tests: an app on any backend in simulated time, and the conformance suite of stores.
 
-It is public. It imports the app and the store's port, and nothing else imports it.
+It is public. It imports the app and the port of the store. No other room imports it.
 """
 
 from pyncette.testing.clock import UnsettledError, VirtualClock

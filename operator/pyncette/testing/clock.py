@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told to move, and lets everything that is due run on its way."""
+"""A simulated clock, which moves only when a test moves it, and lets all due tasks run on the way."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pyncette.clock import LONGEST, STALE_AFTER, Duration, Instant
 from pyncette.core.times import datetime_of, instant_of
 
 SETTLE_SECONDS: Final = 30.0
-"""Real time that one stop of a move may take; a handler that waits longer than that waits for ever."""
+"""Real time that one step may take. A handler that takes longer is considered stuck."""
 
 QUIET_TURNS: Final = 10
-"""Turns of the loop in which all say that they have nothing to do: what a timer woke needs some until it says otherwise."""
+"""Turns of the event loop in which all participants must be settled: a task that a timer woke needs some turns to start."""
 
 SPINS_MAX: Final = 50
-"""Turns of the loop before waiting for the backend's answers in real time."""
+"""Turns of the event loop before waiting for the backend in real time."""
 
 REAL_PAUSE_SECONDS: Final = 0.0005
 
 
 class Participant(Protocol):
-    """Something that works at pretended time, and can tell when it has nothing to do."""
+    """An object that works in simulated time and knows when it is settled."""
 
     def is_settled(self, asleep: AbstractSet[asyncio.Task[Any]]) -> bool:
-        """Say whether it has nothing to do before the clock moves; the tasks *asleep* wait for just that."""
+        """Return True if nothing is to be done before the clock moves. The tasks *asleep* wait for that."""
         ...
 
 
 class UnsettledError(AssertionError):
-    """A move did not end: something that is due goes on running in real time."""
+    """A move did not end: a handler still runs in real time."""
 
 
 class VirtualTimer:
-    """Something that was put off until the clock is moved there."""
+    """A callback that is called when the clock reaches its time."""
 
     def __init__(self, callback: Callable[[], object]) -> None:
         self.callback: Callable[[], object] | None = callback
@@ -49,10 +49,10 @@ class VirtualTimer:
 
 class VirtualClock:
     """
-    A `Clock` whose time is pretended, while all input and output is real.
+    A `Clock` of simulated time, with real input and output.
 
-    It moves only by `advance` and `advance_to`: from due time to due time, and before each step it waits until nothing
-    is claimed, running or unwritten any more. So a week of a schedule takes milliseconds, and its runs come in order.
+    It moves only by `advance` and `advance_to`, from due time to due time. Before each step it waits until nothing is
+    claimed, running or unwritten. So a week of a schedule takes milliseconds, and runs are in order.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class VirtualClock:
         start = start or datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
         if start.tzinfo is None:
             raise ValueError(
-                "the start of a virtual clock needs a time zone; try datetime(…, tzinfo=datetime.UTC)"
+                "the start of a virtual clock needs a time zone, such as datetime(…, tzinfo=datetime.UTC)"
             )
         self._settle_seconds = settle_seconds
         self._now: Instant = instant_of(start)
@@ -70,13 +70,13 @@ class VirtualClock:
         self._participants: list[Participant] = []
         self._asleep: set[asyncio.Task[Any]] = set()
 
-    # --- What a worker asks of a clock ---------------------------------------------------------------------------
+    # --- For workers ---------------------------------------------------------------------------------------------
 
     def now(self) -> Instant:
         return self._now
 
     def is_stale(self, after: Duration = STALE_AFTER) -> bool:  # noqa: ARG002
-        """Return False: this clock defines pretended time, so it needs no backend."""
+        """Return False: simulated time does not depend on the backend."""
         return False
 
     def expired_at(self) -> Instant:
@@ -114,24 +114,24 @@ class VirtualClock:
         return event.is_set()
 
     def observe(self, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> None:
-        """Ignore the backend's time: this one is pretended."""
+        """Ignore the time of the backend."""
 
     def lag(self, now: Instant, backend_now: Instant, asked_at: Duration, answered_at: Duration) -> Duration:
-        """Return 0: pretended time is never behind."""
+        """Return 0: simulated time is never behind."""
         del now, backend_now, asked_at, answered_at
         return 0
 
     def expect_lease(self, length: Duration) -> None:
-        """Ignore how long leases are: this time makes no steps."""
+        """Ignore the length of leases: simulated time has no steps."""
 
     def latest_after(self, delay: Duration) -> Instant:  # noqa: ARG002 - tests move the clock at will
         return self._now + LONGEST
 
-    # --- What a test asks of it ----------------------------------------------------------------------------------
+    # --- For tests -----------------------------------------------------------------------------------------------
 
     @property
     def utc(self) -> datetime.datetime:
-        """The pretended time, in UTC."""
+        """The simulated time, in UTC."""
         return datetime_of(self._now)
 
     def join(self, participant: Participant) -> None:
@@ -139,11 +139,11 @@ class VirtualClock:
         self._participants.append(participant)
 
     def leave(self, participant: Participant) -> None:
-        """Wait for *participant* no longer."""
+        """No longer wait for *participant*."""
         self._participants.remove(participant)
 
     async def sleep(self, delay: datetime.timedelta) -> None:
-        """Wait in pretended time: what a handler under test uses to take long."""
+        """Wait in simulated time. Handlers under test use it to take time."""
         over = asyncio.Event()
         timer = self.call_at(self._now + duration_of(delay), over.set)
         task = asyncio.current_task()
@@ -156,19 +156,19 @@ class VirtualClock:
             timer.cancel()
 
     async def advance(self, delay: datetime.timedelta) -> None:
-        """Move on by *delay*, and return once all that became due on the way has run and is written."""
+        """Move by *delay*, and return when all that became due on the way has run and is written."""
         if delay < datetime.timedelta(0):
-            raise ValueError("a virtual clock does not go back")
+            raise ValueError("a virtual clock cannot go back")
         await self._move_to(self._now + duration_of(delay))
 
     async def advance_to(self, at: datetime.datetime) -> None:
-        """Move on to *at*."""
+        """Move to *at*."""
         if instant_of(at) < self._now:
-            raise ValueError(f"a virtual clock does not go back: it is {self.utc} already")
+            raise ValueError(f"a virtual clock cannot go back: it is {self.utc} already")
         await self._move_to(instant_of(at))
 
     async def settle(self) -> None:
-        """Return once all that is due by now has run and is written."""
+        """Return when all that is due now has run and is written."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settle_seconds
         spins = 0
@@ -183,8 +183,8 @@ class VirtualClock:
             )
             if loop.time() > deadline:
                 raise UnsettledError(
-                    f"after {self._settle_seconds:g} s something still runs, or the backend is away. A handler under virtual time "
-                    "must not wait for real time: let it await the clock's sleep()"
+                    f"not settled after {self._settle_seconds:g} s: a handler is still running, or the backend is unavailable. In simulated time, "
+                    "a handler must not wait for real time: await the sleep() of the clock instead"
                 )
 
     async def _move_to(self, target: Instant) -> None:

@@ -1,4 +1,4 @@
-"""Runs an app at pretended time on the backend that it names, for the length of a test."""
+"""Runs an app in simulated time on its backend, for tests."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pyncette.testing.clock import SETTLE_SECONDS, VirtualClock
 
 
 class World:
-    """An app that runs, and the time that it believes in."""
+    """A running app and its simulated time."""
 
     def __init__(self, app: Pyncette, context: PyncetteContext, clock: VirtualClock) -> None:
         self.app = app
         self.context = context
-        """What `app.create()` yields: for `schedule_task`, `get_task` and the like."""
+        """The app context, as from `app.create()`: for `schedule_task`, `get_task` and so on."""
         self.clock = clock
 
     @property
     def now(self) -> datetime.datetime:
-        """The pretended time, in UTC."""
+        """The simulated time, in UTC."""
         return self.clock.utc
 
     async def advance(self, delay: datetime.timedelta | None = None, **units: float) -> None:
         """
         Let time pass: a timedelta, or its units (`advance(days=2, hours=3)`).
 
-        Returns once all that became due on the way has run, in the order of its due times, and is written.
-        Raises UnsettledError if a handler waits for real time; let it await `world.sleep()`.
+        Return when all that became due on the way has run, in the order of due times, and is written. Raises
+        UnsettledError if a handler waits for real time; use `world.sleep()` instead.
         """
         await self.clock.advance(delay if delay is not None else datetime.timedelta(**units))
 
@@ -46,11 +46,11 @@ class World:
         await self.clock.advance(self.app.poll_interval)
 
     async def settle(self) -> None:
-        """Let everything run that is due by now, without letting time pass."""
+        """Let all that is due now run, without letting time pass."""
         await self.clock.settle()
 
     async def sleep(self, delay: datetime.timedelta | None = None, **units: float) -> None:
-        """Wait in pretended time: what a handler under test awaits to take long."""
+        """Wait in simulated time. Handlers under test use it to take time."""
         await self.clock.sleep(delay if delay is not None else datetime.timedelta(**units))
 
 
@@ -63,12 +63,14 @@ async def running(
     settle_seconds: float = SETTLE_SECONDS,
 ) -> AsyncIterator[World]:
     """
-    Run *app* at pretended time, from *start* (2024-01-01T00:00Z if none), until the block ends.
+    Run *app* in simulated time, from *start* (by default 2024-01-01T00:00Z), until the block ends.
 
-    Input and output are real, so the backend is the one that the app names: `:memory:` by default, or any other; or
-    what *new_store* opens. Only the time is pretended, by which things are due and leases end. Handlers that still run at the end are
-    cancelled, and errors that ended the app are raised. Errors of handlers are not: look at `get_task`, or at what they did.
-    What is due at one instant may take *settle_seconds* of real time, all together: more for thousands of handlers that do real work.
+    Input and output are real: the backend is that of the app (`:memory:` by default), or of *new_store*. Only the time is
+    simulated, for due times and leases. All that is due at one instant may take *settle_seconds* of real time: raise it for
+    thousands of handlers that do real work.
+
+    At the end, running handlers are cancelled, and an error of the app is raised. Errors of handlers are not raised: check
+    `get_task`, or the effects of the handlers.
 
     ```python
     async with running(app, datetime(2024, 3, 30, tzinfo=UTC)) as world:
@@ -90,7 +92,7 @@ async def running(
 
 
 async def _settled_or_ended(clock: VirtualClock, run: asyncio.Task[None]) -> None:
-    """An app that ends at once (a fixture raised) is not waited for until the clock gives up on it."""
+    """Wait until *clock* is settled or *run* has ended: an app may fail at its start."""
     settling = asyncio.ensure_future(clock.settle())
     await asyncio.wait({settling, run}, return_when=asyncio.FIRST_COMPLETED)
     if run.done():

@@ -1,7 +1,7 @@
 """
 The commands, their options and their help texts.
 
-They import what does their work, from the modules of the parent room, when they run.
+Each command imports its implementation from the modules of `cli` when it runs.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pyncette.cli.commands.one_task import load, purge, redrive, resume, run
 @click.version_option(__version__, prog_name="pyncette")
 def cli() -> None:
     """
-    Cron for Python functions: run handlers when they are due, and see how it went.
+    Cron for Python functions: run handlers when they are due, and see their results.
 
 
-    Where records are kept is said by PYNCETTE_BACKEND, for example sqlite:///tasks.db or
-    postgresql://user:password@host/database. PATH/.pyncette is where dev keeps its own.
+    PYNCETTE_BACKEND configures the backend that stores records, such as sqlite:///tasks.db or
+    postgresql://user:password@host/database. dev uses a database of its own, in PATH/.pyncette.
     """
 
 
@@ -62,6 +62,6 @@ def main() -> None:
     """Run the command that the program's arguments name, and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal cannot show must not end a command.
+            # Characters that a terminal cannot show must not end a command.
             stream.reconfigure(errors="backslashreplace")
     cli.main(prog_name="pyncette")

@@ -1,4 +1,4 @@
-"""What every command is: one that shows examples, and that ends with an exit code, after a sentence where it cannot go on."""
+"""The base of all commands: examples in the help, and errors as one sentence with an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WithExamples(click.Command):
 
 
 class Commands(WithExamples, click.Group):
-    """A group whose commands end with a sentence and an exit code, and not with a traceback, where it is not our fault."""
+    """A group whose commands end with one sentence and an exit code. Only bugs end with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,11 +40,11 @@ class Commands(WithExamples, click.Group):
         except Exception as error:
             cause = first_of(error)
             if isinstance(cause, BrokenPipeError):
-                raise cause from None  # whoever read what we print has enough; click ends quietly on that
+                raise cause from None  # the reader of our output is gone; click exits quietly
             failure = failure_of(cause)
             if failure is None:
                 raise
-            logging.getLogger(__name__).debug("cannot go on", exc_info=error)
+            logging.getLogger(__name__).debug("the command failed", exc_info=error)
             raise failure from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -56,7 +56,7 @@ class Commands(WithExamples, click.Group):
 
 
 def end(code: int) -> None:
-    """End the command with *code*, whether or not somebody still reads what it has printed."""
+    """End the command with *code*, even if the reader of its output is gone."""
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     click.get_current_context().exit(code)

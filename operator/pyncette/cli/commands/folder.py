@@ -1,4 +1,4 @@
-"""The commands of whoever writes handlers: run a folder of them, and say what is wrong with it, or with a backend."""
+"""The commands for development: run a folder of handlers, and check a folder or a backend."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ from pyncette.store.backend import Backend
 )
 @click.argument("path", type=FOLDER, default=".")
 @click.option(
-    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+    "--module",
+    metavar="MODULE[:APP]",
+    help="The task module. By default tasks.py, or the only module that creates an app.",
 )
 @click.option(
-    "--plain", is_flag=True, help="Print line after line, as it does anyway where there is no terminal."
+    "--plain",
+    is_flag=True,
+    help="Print lines instead of a live table. This is the default if stdout is not a terminal.",
 )
 @settings_options("drain_seconds", "log_level")
 def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> None:
     """
-    Run the handlers of a folder by its manifests, on an embedded database, and reload when a file changes.
+    Run the handlers of a folder on an embedded database, and reload them when a file changes.
 
-    PATH holds a task module, which declares handlers, and PyncetteTask manifests, exactly those that kubectl apply takes. What
-    has run and what is due is kept in PATH/.pyncette, so that the next start goes on from there; delete it to begin
-    afresh. The backend that the module or PYNCETTE_BACKEND names is not touched.
+    PATH contains a task module, which declares handlers, and PyncetteTask manifests, in the form that kubectl apply
+    accepts. State is kept in PATH/.pyncette, so that the next start continues from there; delete it to start over. The
+    backend of the module or of PYNCETTE_BACKEND is not used.
     """
     from pyncette.cli.dev.folder import Folder
     from pyncette.cli.dev.screens import LiveScreen, PlainScreen
@@ -48,7 +52,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     target = find_target(path, module)
     if settings.backend is not None:
         click.echo(
-            f"pyncette: PYNCETTE_BACKEND is ignored: dev keeps its own database in {folder.backend.path}",
+            f"pyncette: PYNCETTE_BACKEND is ignored: dev uses its own database, {folder.backend.path}",
             err=True,
         )
     live = not plain and sys.stdout.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}
@@ -60,7 +64,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
 
 @click.command(
     cls=WithExamples,
-    short_help="Say what is wrong with a folder of handlers and manifests, or with a backend.",
+    short_help="Check a folder of handlers and manifests, or a backend.",
     examples=[
         "pyncette check examples/quickstart",
         "pyncette check --backend postgresql://user:password@host/database",
@@ -68,18 +72,21 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
 )
 @click.argument("path", type=FOLDER, required=False)
 @click.option(
-    "--module", metavar="MODULE[:APP]", help="The task module, if it is not tasks.py or the only one."
+    "--module",
+    metavar="MODULE[:APP]",
+    help="The task module. By default tasks.py, or the only module that creates an app.",
 )
 @settings_options("backend", "realm")
 @output_option
 def check(path: Path | None, module: str | None, settings: Settings, output: str) -> None:
     """
-    Say what is wrong with the manifests and the task module of a folder, and run nothing; or with a backend.
+    Check the manifests and the task module of a folder without running them, or check a backend.
 
-    With PATH, or where no backend is set, it is about a folder, by default the current one. Each problem is a line with its
-    file, line and column; if the task module cannot be imported the manifests are checked without it. Else it is about the backend: all that a worker does is done once, with a record of its own that
-    no worker sees and that is removed again; the first step that does not work says why. The exit code is 1 if there is a
-    problem.
+    With PATH, or if no backend is configured, check a folder, by default the current one. Each problem is printed with its
+    file, line and column. If the task module cannot be imported, the manifests are checked without it.
+
+    Otherwise check the backend: do all that a worker does, with a test record that no worker runs and that is removed
+    afterwards, and stop at the first step that fails. The exit code is 1 if there is a problem.
     """
     if path is None and settings.backend is not None:
         _check_backend(settings.backend, settings.realm or "", output)
@@ -93,8 +100,8 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
     problems, notes, summary = problems_of(path, module)
     if output == "json":
         found = {"problems": problems, "notes": notes}
-        told = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
-        print_json({"folder": str(path), **told})
+        documents = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
+        print_json({"folder": str(path), **documents})
         end(ExitCode.FAILED if problems else ExitCode.DONE)
     for problem in problems:
         click.echo(str(problem))
@@ -115,7 +122,7 @@ def _check_backend(backend: Backend, realm: str, output: str) -> None:
         print_json({"backend": str(backend), "steps": [step._asdict() for step in steps]})
     else:
         rows = [
-            (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.told)
+            (step.name, "works" if step.works else "fails", f"{step.seconds * 1000:.1f} ms", step.note)
             for step in steps
         ]
         print_table(Table(("STEP", "", "TOOK", "NOTE"), rows))

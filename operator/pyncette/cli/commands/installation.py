@@ -1,4 +1,4 @@
-"""The commands of an installation: run workers and the operator, confirm what it holds back, and bring tables up to date."""
+"""The commands of an installation: run workers and the operator, confirm removals, and migrate tables."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ def worker(module: str, settings: Settings) -> None:
     """
     Run the handlers of a task module on a backend, as one of any number of workers.
 
-    MODULE is an import path or a .py file; the app in it is `app`, or the only one. The backend comes from the settings
-    and never from the module. SIGTERM drains: nothing more is claimed, what runs may finish within --drain-seconds, and
-    what is left is given back; a second signal ends it at once. A backend that goes away makes it unready and is waited
-    for; one that is not there at the start ends it.
+    MODULE is an import path or a .py file. APP is its app: by default `app`, or the only one. The backend is that of the
+    settings, never that of the module.
+
+    On SIGTERM the worker drains: it claims nothing more, lets runs finish within --drain-seconds, and releases the rest. A
+    second signal ends it immediately. While the backend is unavailable the worker is not ready, and retries. If the
+    backend is unavailable at the start, the worker exits.
     """
     from pyncette.cli.modules import read_target
     from pyncette.cli.worker import run_worker
@@ -51,22 +53,22 @@ CONFIG: Final = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     envvar=OPERATOR_CONFIG,
     metavar="FILE",
-    help="The operator's settings; by default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
+    help="The settings of the operator. By default /etc/pyncette/operator.yaml. [PYNCETTE_OPERATOR_CONFIG]",
 )
 
 
 @click.command(
     cls=WithExamples,
-    short_help="Keep a backend equal to the tasks of a cluster, and run worker pools there.",
+    short_help="Run the operator: mirror the tasks of a cluster into a backend, and run its worker pools.",
     examples=["pyncette operator", "pyncette operator --config operator.yaml"],
 )
 @CONFIG
 def operator(config: Path | None) -> None:
     """
-    Run the operator, in a pod of the cluster or with the KUBECONFIG of whoever runs it.
+    Run the operator, in a pod of the cluster or with your KUBECONFIG.
 
-    It mirrors PyncetteTasks into the backends of its settings, keeps the Deployments of PyncetteWorkerPools, and tells in
-    their status how all goes. Install it with the chart. It needs the extra `operator`.
+    It mirrors PyncetteTasks into the backends of its settings, manages the Deployments of PyncetteWorkerPools, and
+    writes the status of both. Install it with the chart. It needs the extra `operator`.
     """
     from pyncette.controller.settings import DEFAULT_FILE, load_settings
     from pyncette.store.backend import needing
@@ -84,13 +86,16 @@ def operator(config: Path | None) -> None:
 
 @click.command(
     cls=WithExamples,
-    short_help="Show, and confirm, removals that the operator holds back.",
+    short_help="Show or confirm removals that the operator holds back.",
     examples=["pyncette sweep", "pyncette sweep --confirm 12"],
 )
 @click.option(
-    "--confirm", type=WholeNumber(min=1), metavar="COUNT", help="Let as many be stopped as are held back."
+    "--confirm",
+    type=WholeNumber(min=1),
+    metavar="COUNT",
+    help="Stop the tasks that are held back, if this is their number.",
 )
-@click.option("--cluster", metavar="ID", help="Whose, where several clusters use one backend.")
+@click.option("--cluster", metavar="ID", help="The ID of the cluster, if several clusters use one backend.")
 @CONFIG
 @settings_options("backend")
 @output_option
@@ -98,11 +103,11 @@ def sweep(
     confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
 ) -> None:
     """
-    Show which tasks are gone from the cluster and go on running all the same, since they are too many at once.
+    Show the tasks that were deleted from the cluster but still run, because too many were deleted together.
 
-    So a mistake (a namespace, a CRD, a branch of GitOps) stops nothing. If it was none, confirm their number: the
-    operator stops them within seconds, and removes their records after its grace. The backend is that of the settings,
-    or in the operator's pod those of its own settings.
+    So the deletion of a namespace, a CRD or a GitOps branch by mistake stops nothing. If it was intended, confirm the
+    number of tasks: the operator stops them within seconds, and removes their records after its grace period. In the
+    operator's pod, the backends are those of the operator's settings.
     """
     from pyncette.cli.sweep import backends_of, confirmed, held_back
 
@@ -121,29 +126,29 @@ def sweep(
         if item.tasks > len(item.names):
             click.echo(f"  and {item.tasks - len(item.names)} more")
     if held and confirm is None:
-        click.echo(f"stop them by: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+        click.echo(f"to stop them: pyncette sweep --confirm {sum(item.tasks for item in held)}")
 
 
 @click.command(
     cls=WithExamples,
-    short_help="Bring the tables of a backend up to date.",
+    short_help="Create the tables of a backend, or upgrade them.",
     examples=["pyncette migrate --backend postgresql://owner:password@host/database"],
 )
 @settings_options("backend")
 @output_option
 def migrate(settings: Settings, output: str) -> None:
     """
-    Bring the tables of the backend to the schema of this release; create them where there are none.
+    Upgrade the tables of the backend to the schema of this release, or create them.
 
-    Programs of the release before go on working on them. It can be done while workers run. Those of older releases are refused from then on:
-    where such workers still run they go on, and the exit code is 4.
+    Workers may run meanwhile. Programs of the previous release continue to work; those of older releases are refused from
+    then on. While workers of such an older release are running, they are not refused yet, and the exit code is 4.
     """
     from pyncette.coordination import members
 
     if settings.backend is None:
-        raise Failure("no backend is said: set PYNCETTE_BACKEND or --backend")
+        raise Failure("no backend configured: set PYNCETTE_BACKEND or pass --backend")
     if settings.backend.in_memory:
-        raise Failure("tables in the memory of this process are gone with it: name a file or a server")
+        raise Failure("the memory backend is lost when this process ends: use a file or a server")
     migrated = asyncio.run(members.migrate(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})

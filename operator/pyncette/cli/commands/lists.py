@@ -1,4 +1,4 @@
-"""The commands that list what is stored: tasks, runs and workers."""
+"""The commands that list tasks, runs and workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyncette.store.base import Store
 
 @click.command(
     cls=WithExamples,
-    short_help="List what is scheduled.",
+    short_help="List tasks.",
     examples=[
         "pyncette tasks --path examples/quickstart",
         "pyncette tasks --namespace shop --pool reports  # in the operator's pod",
@@ -28,9 +28,16 @@ from pyncette.store.base import Store
     ],
 )
 @click.argument("task", metavar="[TASK[/INSTANCE]]", required=False)
-@click.option("--instances", is_flag=True, help="List the instances of TASK, a dynamic one, by their names.")
 @click.option(
-    "--limit", type=WholeNumber(min=1), metavar="N", default=20, show_default=True, help="So many of them."
+    "--instances", is_flag=True, help="List the instances of TASK, which is a dynamic task, by name."
+)
+@click.option(
+    "--limit",
+    type=WholeNumber(min=1),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="The number of instances to list.",
 )
 @handler_option
 @realm_options
@@ -44,18 +51,18 @@ def tasks(
     *,
     instances: bool,
 ) -> None:
-    """List what is scheduled: when it is next due, and how it has gone. With TASK, all about that one."""
+    """List tasks with their next due time and their last result. With TASK, show its details."""
     from pyncette.cli import stored
     from pyncette.cli.tables import Tasks, instances_of, tasks_in
 
-    async def look(store: Store) -> Tasks:
+    async def read(store: Store) -> Tasks:
         if not instances:
             return await tasks_in(store, realm.name, task, handler)
         if task is None:
-            raise Failure("--instances needs the TASK whose instances are to be listed")
+            raise Failure("--instances needs a TASK")
         return await instances_of(store, realm.name, task, handler, limit)
 
-    found = stored.with_store(realm.backend, look)
+    found = stored.with_store(realm.backend, read)
     if output == "json":
         print_json(found.as_json())
     else:
@@ -73,9 +80,9 @@ def tasks(
 @output_option
 def runs(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
-    List the latest runs of a task, the last one first, as far as its history limits keep them.
+    List the latest runs of a task, the last one first. Its history limits decide how many are kept.
 
-    Occurrences that ended without a run, because they were missed or skipped, are one line for each gap.
+    Occurrences that were missed or skipped are listed as one line per gap.
     """
     from pyncette.cli import stored
     from pyncette.cli.tables import runs_of
@@ -89,7 +96,7 @@ def runs(task: str, handler: str | None, realm: Realm, output: str) -> None:
 
 @click.command(
     cls=WithExamples,
-    short_help="List the workers that run.",
+    short_help="List running workers.",
     examples=[
         "pyncette workers --backend postgresql://user:password@host/database",
         "pyncette workers --realm cluster/shop/default --output json",
@@ -99,9 +106,9 @@ def runs(task: str, handler: str | None, realm: Realm, output: str) -> None:
 @output_option
 def workers(realm: Realm, output: str) -> None:
     """
-    List the workers that run in the realm, with the version and the handlers of each.
+    List the running workers of the realm, with the version and the handlers of each.
 
-    One that drains is no longer among them. One that was killed is for another minute.
+    A draining worker is not listed. A worker that was killed is listed for another minute.
     """
     from pyncette.cli import stored
     from pyncette.cli.tables import workers_of

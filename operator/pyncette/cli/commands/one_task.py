@@ -1,4 +1,4 @@
-"""The commands about one task: run it now, try again what was given up, load its instances, remove what it left behind."""
+"""The commands for one task: run it now, redrive, resume, purge, and load instances."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ from pyncette.cli.settings import Settings
 
 @click.command(
     cls=WithExamples,
-    short_help="Run a task once more, now.",
+    short_help="Run a task now, in addition to its schedule.",
     examples=[
         "pyncette run hello --path examples/quickstart",
         'pyncette run report --args \'{"audience": "finance"}\' --timeout 60',
     ],
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
-@click.option("--args", metavar="JSON", help="Arguments of this run, an object, in place of the task's own.")
-@click.option("--timeout", type=Number(min=0), metavar="SECONDS", help="Wait no longer; the run goes on.")
+@click.option(
+    "--args", metavar="JSON", help="The arguments of this run, a JSON object. By default those of the task."
+)
+@click.option(
+    "--timeout",
+    type=Number(min=0),
+    metavar="SECONDS",
+    help="Stop waiting after this time. The run continues.",
+)
 @handler_option
 @realm_options
 @output_option
@@ -43,29 +50,27 @@ def run(
     output: str,
 ) -> None:
     """
-    Run a task once more, now, and wait for its outcome.
+    Run a task now, and wait for its outcome.
 
-    A worker runs it, so one has to be running: pyncette dev, or pyncette worker. It is a run of its own: the schedule goes
-    on as if nothing had happened, and a task that is suspended runs, too. The exit code is 0 if it succeeded, 1 if
-    not, 5 if it was not over in time.
+    This needs a running worker: pyncette dev or pyncette worker. The run does not affect the schedule, and also works for
+    a suspended task. The exit code is 0 if the run succeeded, 1 if not, and 5 if it did not end in time.
     """
-    from pyncette.cli import formatting as words
-    from pyncette.cli import stored
+    from pyncette.cli import formatting, stored
     from pyncette.cli.survey import run_as_json
     from pyncette.core.record import Outcome
 
     given = stored.read_args(args)
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(text, err=True)
 
     fired = stored.with_store(
         realm.backend,
-        lambda store: stored.fire(store, realm.name, task, given, timeout, say, handler),
+        lambda store: stored.fire(store, realm.name, task, given, timeout, report, handler),
     )
     if fired.outcome is None:
-        going = "it goes on" if fired.begun else "no worker has begun it yet, and the next one that can will"
-        raise Failure(f"{task} is not over after {timeout:g} s; {going}", ExitCode.TIMEOUT)
+        state = "it continues" if fired.begun else "no worker has claimed it yet; the next free worker will"
+        raise Failure(f"the run of {task} has not ended after {timeout:g} s; {state}", ExitCode.TIMEOUT)
     succeeded = fired.outcome is Outcome.SUCCEEDED
     if output == "json":
         details = (
@@ -77,14 +82,14 @@ def run(
     else:
         took = ""
         if fired.run is not None and fired.run.started_at is not None:
-            took = f" in {words.duration(fired.run.ended_at - fired.run.started_at)}"
+            took = f" in {formatting.duration(fired.run.ended_at - fired.run.started_at)}"
         click.echo(f"{task}: {fired.outcome.value}{took}{f': {fired.message}' if fired.message else ''}")
     end(ExitCode.DONE if succeeded else ExitCode.FAILED)
 
 
 @click.command(
     cls=WithExamples,
-    short_help="Have dead letters tried again.",
+    short_help="Redrive dead letters: try them again.",
     examples=["pyncette redrive report", "pyncette redrive reminders/alice --path examples/quickstart"],
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
@@ -93,17 +98,18 @@ def run(
 @output_option
 def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
-    Have the dead letters of a task tried again: occurrences that failed and were kept, by onExhausted DeadLetter.
+    Redrive the dead letters of a task: failed occurrences that were kept because of onExhausted DeadLetter.
 
-    Each gets all its attempts anew, with the arguments that it had, as soon as a worker has a slot. What is being tried
-    again already is left alone. With a dynamic TASK, those of all its instances. The exit code is 0, also if there are none.
+    Each is tried again with its arguments and all its attempts, when a worker has a free slot. A dead letter that is
+    being redriven already is not affected. With a dynamic TASK, the dead letters of all its instances are redriven. The
+    exit code is 0 even if there are none.
     """
-    from pyncette.cli import redrive as again
+    from pyncette.cli import redrive as redrives
     from pyncette.cli import stored
 
     redriven = stored.with_store(
         realm.backend,
-        lambda store: again.redrive(store, realm.name, task, handler),
+        lambda store: redrives.redrive(store, realm.name, task, handler),
     )
     if output == "json":
         print_json({"task": task, "redriven": redriven.done})
@@ -115,7 +121,7 @@ def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
 
 @click.command(
     cls=WithExamples,
-    short_help="End the suspension of a task whose attempts were spent.",
+    short_help="Resume a task that was suspended after its last attempt failed.",
     examples=["pyncette resume report", "pyncette resume reminders/alice --path examples/quickstart"],
 )
 @click.argument("task", metavar="TASK[/INSTANCE]")
@@ -124,17 +130,20 @@ def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
 @output_option
 def resume(task: str, handler: str | None, realm: Realm, output: str) -> None:
     """
-    End the suspension of a task whose attempts were spent, by onExhausted Suspend.
+    Resume a task that was suspended by onExhausted Suspend after its last attempt failed.
 
-    Its schedule goes on with the first time from now. With a dynamic TASK, this is about all its instances. What a manifest
-    suspends by suspend: true is resumed there, and not here. The exit code is 0, also if nothing was suspended.
+    Its schedule continues with the next time from now. With a dynamic TASK, all its instances are resumed. A task that is
+    suspended by suspend: true in its manifest must be resumed in the manifest. The exit code is 0 even if nothing was
+    suspended.
     """
-    from pyncette.cli import redrive as again
+    from pyncette.cli import redrive as redrives
     from pyncette.cli import stored
 
-    resumed = stored.with_store(realm.backend, lambda store: again.resume(store, realm.name, task, handler))
+    resumed = stored.with_store(
+        realm.backend, lambda store: redrives.resume(store, realm.name, task, handler)
+    )
     if resumed.suspended:
-        click.echo(f"pyncette: {task} is suspended by its manifest, and stays so", err=True)
+        click.echo(f"pyncette: {task} is suspended by its manifest and remains suspended", err=True)
     if output == "json":
         print_json({"task": task, "resumed": resumed.done})
     else:
@@ -143,40 +152,41 @@ def resume(task: str, handler: str | None, realm: Realm, output: str) -> None:
 
 @click.command(
     cls=WithExamples,
-    short_help="Remove what a dynamic task that was deleted has left behind.",
+    short_help="Remove the instances of a deleted dynamic task.",
     examples=["pyncette purge remind --yes"],
 )
 @click.argument("task")
-@click.option("--yes", is_flag=True, help="Do it: what is removed cannot be brought back.")
+@click.option("--yes", is_flag=True, help="Confirm: this cannot be undone.")
 @handler_option
 @realm_options
 @output_option
 def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: bool) -> None:
     """
-    Remove what a dynamic task that was deleted has left behind: its instances, what became of them, and its own record.
+    Remove the instances of a deleted dynamic task, their history, and the record of the task itself.
 
-    Under deletionPolicy Retain they are kept, stopped, until this is done; a task of the same name that is applied before takes them
-    over. Only for a TASK that is stopped. Runs under way are cancelled. What was interrupted goes on when the same command is given again.
+    With deletionPolicy Retain, a deleted task is stopped and its instances are kept; a new task of the same name takes
+    them over. This works only for a stopped TASK. Runs in progress are cancelled. If it is interrupted, run the same
+    command again to continue.
     """
     from pyncette.cli import stored
     from pyncette.cli.purge import purge as purged
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(f"pyncette: {text}", err=True)
 
     removed = stored.with_store(
         realm.backend,
-        lambda store: purged(store, realm.name, task, handler, say, sure=yes),
+        lambda store: purged(store, realm.name, task, handler, report, confirmed=yes),
     )
     if output == "json":
         print_json({"task": task, "removed": removed})
     else:
-        click.echo(f"{task}: {removed:,} {'record' if removed == 1 else 'records'} of instances removed")
+        click.echo(f"{task}: {removed:,} {'instance record' if removed == 1 else 'instance records'} removed")
 
 
 @click.command(
     cls=WithExamples,
-    short_help="Schedule the instances that stand in a file.",
+    short_help="Schedule instances from a file.",
     examples=[
         "pyncette load tasks remind users.jsonl --backend postgresql://user:password@host/database",
         '# users.jsonl: {"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokyo", "args": {"id": 1}}',
@@ -186,9 +196,11 @@ def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: boo
 @click.argument("task")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path))
 @click.option(
-    "--force", is_flag=True, help="Overwrite what is there: also a time that was sooner, and what runs."
+    "--force",
+    is_flag=True,
+    help="Overwrite existing instances, even if they run, or have an earlier next time.",
 )
-@click.option("--restart", is_flag=True, help="Begin anew, although an interrupted load could go on.")
+@click.option("--restart", is_flag=True, help="Start over instead of continuing an interrupted load.")
 @settings_options("backend", "realm")
 @output_option
 def load(
@@ -197,18 +209,18 @@ def load(
     """
     Schedule any number of instances of a dynamic TASK, one for each line of FILE.
 
-    A line is a JSON object with name and one of schedule (with timezone, if it is not UTC), interval_seconds and
-    execute_at (RFC 3339); args holds the arguments. A line that cannot be meant is told with its number, and the rest goes on;
-    the exit code is then 1. What was interrupted, or failed since the backend went away, goes on from there when the same command is given
-    again. An instance that is there already keeps the sooner of both times, unless --force.
+    Each line is a JSON object with name, one of schedule (with timezone, if not UTC), interval_seconds and execute_at
+    (RFC 3339), and the arguments in args. An invalid line is reported with its number and skipped; the exit code is then
+    1. If a load is interrupted, or the backend becomes unavailable, run the same command again to continue. An existing
+    instance keeps the earlier of both times, unless --force is passed.
     """
     from pyncette.cli.load import load_file
     from pyncette.cli.modules import read_target
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(f"pyncette: {text}", err=True)
 
-    loaded = load_file(read_target(module), task, file, settings, force=force, restart=restart, say=say)
+    loaded = load_file(read_target(module), task, file, settings, force=force, restart=restart, report=report)
     if output == "json":
         print_json({"scheduled": loaded.scheduled, "refused": loaded.refused})
     else:

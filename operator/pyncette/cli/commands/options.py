@@ -1,4 +1,4 @@
-"""The options that several commands have: those of the settings, and where to look, at what, and how to print it."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Realm(NamedTuple):
 
 
 def settings_options(*names: str) -> Callable[[F], F]:
-    """Add the options of settings; the command gets all that is set as one argument, `settings`."""
+    """Add the options of settings. The command receives all settings as one argument, `settings`."""
     if BACKEND.name in names:
         names = (*names, BACKEND_FILE.name)
 
@@ -70,12 +70,12 @@ def _settings(options: Mapping[str, str | None]) -> Settings:
 
 def output_option(command: F) -> F:
     return click.option(
-        "--output", "-o", type=OUTPUTS, default="table", show_default=True, help="How to print it."
+        "--output", "-o", type=OUTPUTS, default="table", show_default=True, help="The output format."
     )(command)
 
 
 def realm_options(command: F) -> F:
-    """Add the options that select a backend and a realm; the command gets them as one argument, `realm`."""
+    """Add the options that select a backend and a realm. The command receives both as one argument, `realm`."""
 
     @wraps(command)
     def with_realm(
@@ -123,22 +123,24 @@ def path_option(command: F) -> F:
         "--path",
         type=FOLDER,
         metavar="PATH",
-        help="A folder where pyncette dev ran; by default the backend of the settings, or else the current folder.",
+        help="A folder where pyncette dev has run. By default the backend of the settings, or else the current folder.",
     )(command)
 
 
 def handler_option(command: F) -> F:
     return click.option(
-        "--handler", metavar="HANDLER", help="Of this handler: a name may be that of several tasks."
+        "--handler",
+        metavar="HANDLER",
+        help="The handler of TASK, if several handlers have a task of this name.",
     )(command)
 
 
 def chosen_backend(settings: Settings, path: Path | None) -> Backend:
-    """Return the backend that --path names, or else the settings; raises Failure if options name one beside --path."""
+    """Return the backend of --path, or else of the settings. Raises Failure if options select both."""
     from pyncette.cli import stored
 
     given = click.get_current_context().params
     for setting in (BACKEND, BACKEND_FILE):
         if path is not None and given.get(setting.name) is not None:
-            raise Failure(f"--path and {setting.option} name two different ones: give one of them")
+            raise Failure(f"--path and {setting.option} are mutually exclusive: pass one of them")
     return stored.backend_of(settings, path)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
 from pyncette.cli.output import GAP, fitted, natural_widths
-from pyncette.cli.survey import Standing, View
+from pyncette.cli.survey import Phase, View
 from pyncette.core.runs import NEVER
 
 LINES_MAX: Final = 1000
@@ -149,9 +149,9 @@ class PlainScreen:
 
 def _declared(view: View) -> str:
     """Return what is told anew when it changes: what is wanted, and not how it goes."""
-    standing = view.standing
-    going = {Standing.SCHEDULED, Standing.RUNNING, Standing.RETRYING}
-    return f"{view.schedule} {Standing.SCHEDULED if standing in going else standing}"
+    phase = view.phase
+    going = {Phase.SCHEDULED, Phase.RUNNING, Phase.RETRYING}
+    return f"{view.schedule} {Phase.SCHEDULED if phase in going else phase}"
 
 
 def _plainly(view: View, row: Row) -> str:

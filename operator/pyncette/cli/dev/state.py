@@ -6,7 +6,7 @@ import datetime
 from typing import NamedTuple
 
 from pyncette.cli import formatting as words
-from pyncette.cli.survey import Standing, View
+from pyncette.cli.survey import Phase, View
 from pyncette.clock import SECOND, Instant
 from pyncette.core.record import Counts, Outcome
 from pyncette.core.schedule import Once
@@ -56,7 +56,7 @@ def row_of(view: View, now: Instant) -> Row:
         late="" if view.late is None else words.duration(view.late),
         running=str(view.running) if view.running else "",
         counts=counts(summary.counts, exact=summary.exact),
-        healthy=not summary.consecutive_failures and view.standing is not Standing.EXHAUSTED,
+        healthy=not summary.consecutive_failures and view.phase is not Phase.EXHAUSTED,
     )
 
 
@@ -92,20 +92,20 @@ def _next(view: View, now: Instant) -> str:
     if view.retry_at is not None:
         return f"attempt {view.attempt + 1} {words.relative(view.retry_at, now)}"
     if view.next_at is None:
-        return "" if view.standing is Standing.TEMPLATE else _why_not(view)
+        return "" if view.phase is Phase.TEMPLATE else _why_not(view)
     zone = words.zone_of(view.schedule)
     overdue = "due " if view.next_at < now - SECOND else ""
     return f"{overdue}{words.relative(view.next_at, now)} ({words.moment(view.next_at, zone, now)})"
 
 
 def _why_not(view: View) -> str:
-    if view.standing is Standing.RUNNING:
+    if view.phase is Phase.RUNNING:
         return "none after this run"
-    if view.standing is Standing.EXHAUSTED:
+    if view.phase is Phase.EXHAUSTED:
         return "suspended: attempts spent"
-    if view.standing is Standing.FINISHED and _is_missed(view):
+    if view.phase is Phase.FINISHED and _is_missed(view):
         return "missed: its time was over"
-    return str(view.standing.value)
+    return str(view.phase.value)
 
 
 def _is_missed(view: View) -> bool:

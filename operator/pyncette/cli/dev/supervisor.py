@@ -26,7 +26,7 @@ from pyncette.cli.dev.state import Line, Picture
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.modules import LONG_SECONDS, Target
 from pyncette.cli.stored import backend_clock
-from pyncette.cli.survey import View, survey, view_of
+from pyncette.cli.survey import View, describe, survey
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
@@ -346,7 +346,7 @@ class Supervisor:
         declared = {task.name for task in self._declared.tasks}
         found = await survey(store, REALM, now)
         return [
-            view_of(item, now)
+            describe(item, now)
             for item in found
             if (item.name in declared and item.name == item.handler)
             or any(home.state.owner is not None for home in item.homes)

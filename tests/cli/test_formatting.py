@@ -1,11 +1,11 @@
-"""Times and durations are told as people say them."""
+"""Times and durations are formatted for people."""
 
 import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from pyncette.cli import formatting as words
+from pyncette.cli import formatting
 from pyncette.clock import MILLISECOND, SECOND
 from pyncette.core.schedule import Cron, Interval, Once
 
@@ -30,7 +30,7 @@ HOUR = 60 * MINUTE
     ],
 )
 def test_a_duration_has_one_or_two_units(length, text):
-    assert words.duration(length) == text
+    assert formatting.duration(length) == text
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_a_duration_has_one_or_two_units(length, text):
         (5_900_000, "in 5 s"),
     ],
 )
-def test_a_time_is_told_by_its_distance(offset, text):
-    assert words.relative(NOON + offset, NOON) == text
+def test_a_relative_time_is_a_distance(offset, text):
+    assert formatting.relative(NOON + offset, NOON) == text
 
 
-def test_a_time_is_told_as_a_clock_there_shows_it_with_the_date_if_it_is_another():
+def test_a_time_is_shown_in_its_zone_with_the_date_unless_it_is_today():
     dublin = ZoneInfo("Europe/Dublin")
 
-    assert words.moment(NOON, dublin, NOON) == "13:00:00 IST"
-    assert words.moment(NOON + 12 * HOUR, dublin, NOON) == "2024-07-02 01:00:00 IST"
+    assert formatting.moment(NOON, dublin, NOON) == "13:00:00 IST"
+    assert formatting.moment(NOON + 12 * HOUR, dublin, NOON) == "2024-07-02 01:00:00 IST"
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_a_time_is_told_as_a_clock_there_shows_it_with_the_date_if_it_is_another
         (None, ""),
     ],
 )
-def test_a_schedule_is_told_with_its_zone(schedule, text):
-    assert words.schedule(schedule) == text
+def test_a_schedule_is_shown_with_its_zone(schedule, text):
+    assert formatting.schedule(schedule) == text
 
 
 def test_programs_get_rfc_3339():
-    assert words.rfc3339(NOON) == "2024-07-01T12:00:00Z"
-    assert words.rfc3339(None) is None
+    assert formatting.rfc3339(NOON) == "2024-07-01T12:00:00Z"
+    assert formatting.rfc3339(None) is None

@@ -1,4 +1,4 @@
-"""The backends of a fault-injection account, each with the faults that only it can have."""
+"""The backends of fault-injection accounts, with the faults that are specific to each."""
 
 import itertools
 import sqlite3
@@ -29,57 +29,57 @@ LOCK_SECONDS = 5
 
 
 @dataclass
-class Ground:
-    """One backend, empty."""
+class AccountBackend:
+    """An empty backend and its faults."""
 
     name: str
     url: str
     server: str
-    """What it is, with its version."""
+    """The product and its version."""
     address: tuple[str, int] | None = None
-    """Of its one server, where a proxy can stand between it and the workers."""
+    """The address of its only server, if a proxy can be put in front of it."""
     end_sessions: Callable[[], object] | None = None
-    """Ends all connections, as an administrator does; None: it cannot."""
+    """Ends all connections, as an administrator can; None: not possible."""
     lock: Callable[[float], object] | None = None
-    """Keeps everybody from writing for some seconds; None: nobody can."""
+    """Blocks all writes for some seconds; None: not possible."""
     fail_over: Callable[[float], float] | None = None
-    """Lets another server take over that is some seconds behind, and returns when it has, by `time.time`; None: there is no other."""
+    """Fails over to a server that lags by some seconds, and returns the time of the failover; None: no other server."""
     one_machine: bool = False
-    """Its time is that of the machine that all its processes run on, so they cannot have different clocks."""
+    """Its time is that of the machine, so its processes cannot have different clocks."""
     time_error: float = 0.05
-    """By how many seconds a process may be wrong about its time."""
+    """The maximum error of a process about its time, in seconds."""
     instances: int = 3
-    """Of each kind."""
+    """Instances of each kind."""
     loses_writes: bool = False
     """A failover may lose writes that were acknowledged."""
     steps: tuple[int, ...] = field(default=(1, 1, 2, 2, 3, 5, 10))
 
 
 @contextmanager
-def ground_on(name: str, folder: Path) -> Iterator[Ground]:
-    """Bring up the backend called *name*; it is gone with the context."""
-    with _GROUNDS[name](folder) as ground:
-        yield ground
+def account_backend(name: str, folder: Path) -> Iterator[AccountBackend]:
+    """Start the backend *name* for the block."""
+    with _BACKENDS[name](folder) as backend:
+        yield backend
 
 
 @contextmanager
-def _sqlite(folder: Path) -> Iterator[Ground]:
+def _sqlite(folder: Path) -> Iterator[AccountBackend]:
     url = f"sqlite:///{folder}/records.db"
 
     def lock(seconds: float) -> None:
         with suppress(sqlite3.OperationalError), write_lock(url, LOCK_SECONDS):
             time.sleep(seconds)
 
-    yield Ground("sqlite", url, f"SQLite {sqlite3.sqlite_version}", lock=lock, one_machine=True)
+    yield AccountBackend("sqlite", url, f"SQLite {sqlite3.sqlite_version}", lock=lock, one_machine=True)
 
 
 @contextmanager
-def _postgresql(_: Path) -> Iterator[Ground]:
+def _postgresql(_: Path) -> Iterator[AccountBackend]:
     server = open_postgres()
     try:
         (row,) = server.execute("SHOW server_version")
         with server.fresh_database() as url:
-            yield Ground(
+            yield AccountBackend(
                 "postgresql", url, f"PostgreSQL {row[0].split()[0]}", _address(url),
                 end_sessions=lambda: server.kill_connections(url),
             )  # fmt: skip
@@ -87,14 +87,14 @@ def _postgresql(_: Path) -> Iterator[Ground]:
         server.close()
 
 
-def _mysql_like(name: str, product: Product) -> Callable[[Path], AbstractContextManager[Ground]]:
+def _mysql_like(name: str, product: Product) -> Callable[[Path], AbstractContextManager[AccountBackend]]:
     @contextmanager
-    def bring_up(_: Path) -> Iterator[Ground]:
+    def bring_up(_: Path) -> Iterator[AccountBackend]:
         server = open_mysql(product)
         try:
             ((version, *_rest),) = server.execute("SELECT VERSION()")
             with server.fresh_database() as url:
-                yield Ground(
+                yield AccountBackend(
                     name, url, f"{product.name} {version.split('-')[0]}", _address(url),
                     end_sessions=lambda: server.kill_connections(url),
                 )  # fmt: skip
@@ -105,30 +105,30 @@ def _mysql_like(name: str, product: Product) -> Callable[[Path], AbstractContext
 
 
 @contextmanager
-def _redis(_: Path) -> Iterator[Ground]:
+def _redis(_: Path) -> Iterator[AccountBackend]:
     server = open_redis(own=True)
     assert isinstance(server, OwnRedis)
     with server, server.fresh_namespace() as url:
-        yield Ground(
+        yield AccountBackend(
             "redis", url, _redis_version(server.execute("INFO", "server")), _address(url),
             end_sessions=server.kill_connections,
         )  # fmt: skip
 
 
 @contextmanager
-def _sentinel(_: Path) -> Iterator[Ground]:
+def _sentinel(_: Path) -> Iterator[AccountBackend]:
     with open_sentinel() as servers:
-        yield Ground(
+        yield AccountBackend(
             "redis+sentinel", servers.url, _redis_version(servers.execute("INFO", "server")) + " behind Sentinel",
             end_sessions=servers.kill_connections, fail_over=servers.lose_primary, loses_writes=True,
         )  # fmt: skip
 
 
 @contextmanager
-def _cluster(_: Path) -> Iterator[Ground]:
+def _cluster(_: Path) -> Iterator[AccountBackend]:
     with open_cluster(replicated=True) as cluster, cluster.fresh_namespace() as url:
         turns = itertools.cycle(range(CLUSTER_NODES))
-        yield Ground(
+        yield AccountBackend(
             "redis+cluster", url, _redis_version(cluster.nodes[0].execute("INFO", "server")) + ", cluster",
             end_sessions=cluster.kill_connections, fail_over=lambda behind: cluster.lose_primary(next(turns), behind),
             loses_writes=True,
@@ -136,21 +136,21 @@ def _cluster(_: Path) -> Iterator[Ground]:
 
 
 @contextmanager
-def _dynamodb(_: Path) -> Iterator[Ground]:
+def _dynamodb(_: Path) -> Iterator[AccountBackend]:
     with credentials(), open_dynamodb() as server, server.fresh_table() as table:
         url = server.url_of(table)
         (endpoint,) = parse_qs(urlsplit(url).query)["endpoint"]
-        yield Ground(
+        yield AccountBackend(
             "dynamodb", url, "DynamoDB Local", _address(endpoint),
             time_error=1.0, instances=2, steps=(2, 3, 5, 10),
         )  # fmt: skip
 
 
-def _redis_version(told: object) -> str:
-    if isinstance(told, dict):
-        return f"Redis {told['redis_version']}"
-    assert isinstance(told, bytes)
-    lines = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+def _redis_version(info: object) -> str:
+    if isinstance(info, dict):
+        return f"Redis {info['redis_version']}"
+    assert isinstance(info, bytes)
+    lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return f"Redis {lines['redis_version']}"
 
 
@@ -161,7 +161,7 @@ def _address(url: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-_GROUNDS = {
+_BACKENDS = {
     "sqlite": _sqlite,
     "postgresql": _postgresql,
     "mysql": _mysql_like("mysql", MYSQL),
@@ -171,4 +171,4 @@ _GROUNDS = {
     "redis+cluster": _cluster,
     "dynamodb": _dynamodb,
 }
-NAMES = tuple(_GROUNDS)
+NAMES = tuple(_BACKENDS)
