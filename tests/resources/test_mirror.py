@@ -1,4 +1,4 @@
-"""What manifests wish for stands in the store, and what happened there is never lost by a wish."""
+"""What manifests wish for stands in the store, and what happened there is never lost by a desired."""
 
 import contextlib
 import datetime
@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from pyncette.app.modes import A_MICROSECOND
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.clock import SECOND
 from pyncette.coordination.permit_records import new_permit, number_of, permit_partition
 from pyncette.core import edits, rules
@@ -20,13 +21,12 @@ from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
 from pyncette.mirror.records import (
-    Elsewhere,
+    MisplacedRecord,
     Removal,
     Step,
     desired_record_of,
     homes,
     instances_of,
-    mirror,
     mirror_one,
     moved,
     remove_instances,
@@ -55,7 +55,7 @@ class Folder:
         """Mirror *tasks*; return what was done, by name."""
         seen_at = options.pop("seen_at", self.clock.now())
         wanted = [desired_record_of(item, REALM, seen_at) for item in tasks]
-        return {item.name: item.step for item in await mirror(self.ledger, REALM, wanted, **options)}
+        return {item.name: item.step for item in await mirror_all(self.ledger, REALM, wanted, **options)}
 
     async def record(self, name="report", handler="send", occurrence=""):
         (record,) = await self.store.load([Key(Partition(REALM, handler), name, "", occurrence)])
@@ -142,14 +142,14 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
         given["metadata"] |= {"uid": "u", "generation": number}
         return desired_record_of(read_as(PyncetteTask, given), REALM)
 
-    await mirror(folder.ledger, REALM, [generation(5, 50)])
+    await mirror_all(folder.ledger, REALM, [generation(5, 50)])
     restored = generation(2, 20)._replace(outlives=(await folder.record()).state.owner)
-    (later,) = await mirror(folder.ledger, REALM, [generation(6, 60)])
+    (later,) = await mirror_all(folder.ledger, REALM, [generation(6, 60)])
 
-    (taken,) = await mirror(folder.ledger, REALM, [restored])
+    (taken,) = await mirror_all(folder.ledger, REALM, [restored])
     assert (later.step, taken.step) == (Step.EDITED, Step.OUTDATED)
     confirmed = restored._replace(outlives=(await folder.record()).state.owner)
-    (taken,) = await mirror(folder.ledger, REALM, [confirmed])
+    (taken,) = await mirror_all(folder.ledger, REALM, [confirmed])
     assert taken.step is Step.EDITED
 
 
@@ -170,7 +170,7 @@ async def test_a_removed_resource_never_undoes_a_newer_one_of_the_same_name(fold
     assert (record.state.owner.uid, record.spec.schedule.length) == ("new", 20 * SECOND)
 
     restored = desired_record_of(deleted, REALM)._replace(outlives=record.state.owner)
-    (taken,) = await mirror(folder.ledger, REALM, [restored])
+    (taken,) = await mirror_all(folder.ledger, REALM, [restored])
     assert taken.step is Step.EDITED
 
 
@@ -664,7 +664,7 @@ async def test_a_resource_that_returns_with_another_handler_runs_nothing_of_the_
     gone = await folder.record()
 
     returned = owned("post", 1, "new", executionMode=mode)
-    await mirror_one(folder.ledger, returned, [Elsewhere(folder.ledger, gone)])
+    await mirror_one(folder.ledger, returned, [MisplacedRecord(folder.ledger, gone)])
 
     record = await folder.record(handler="post")
     assert record.due_at > folder.clock.now()
@@ -678,7 +678,7 @@ async def test_a_move_that_broke_off_makes_up_for_what_passed_meanwhile(folder):
     await folder.ledger.apply({(await folder.record()).key: stopped_between_runs(owned("post", 2))})
     await folder.clock.advance(datetime.timedelta(minutes=2))
 
-    left = Elsewhere(folder.ledger, await folder.record())
+    left = MisplacedRecord(folder.ledger, await folder.record())
     await mirror_one(folder.ledger, owned("post", 2), [left])
 
     assert (await folder.record(handler="post")).due_at == due_at
@@ -698,7 +698,7 @@ async def test_a_record_that_moves_back_after_a_move_that_broke_off_keeps_what_h
     await broken_off_move(folder)
     floor = (await folder.record(handler="post")).state.floor
 
-    lived_on = Elsewhere(folder.ledger, await folder.record(handler="post"))
+    lived_on = MisplacedRecord(folder.ledger, await folder.record(handler="post"))
     await mirror_one(folder.ledger, owned("send", 3), [lived_on])
 
     record = await folder.record()
@@ -710,7 +710,7 @@ async def test_a_record_that_moves_back_after_a_move_that_broke_off_keeps_what_h
 async def test_so_does_one_whose_manifests_are_mirrored_all_at_once(folder):
     await broken_off_move(folder)
 
-    await mirror(folder.ledger, REALM, [owned("send", 3)])
+    await mirror_all(folder.ledger, REALM, [owned("send", 3)])
 
     assert (await folder.record()).state.summary.counts == Counts(succeeded=1)
     assert await folder.record(handler="post") is None
@@ -718,9 +718,9 @@ async def test_so_does_one_whose_manifests_are_mirrored_all_at_once(folder):
 
 async def test_an_older_generation_does_not_move_the_record_of_a_newer_one(folder):
     await mirror_one(folder.ledger, owned("post", 2))
-    newer = Elsewhere(folder.ledger, await folder.record(handler="post"))
+    newer = MisplacedRecord(folder.ledger, await folder.record(handler="post"))
 
-    (taken,) = await mirror_one(folder.ledger, owned("send", 1), [newer])
+    taken = await mirror_one(folder.ledger, owned("send", 1), [newer])
 
     assert taken.step is Step.OUTDATED
     assert await folder.record() is None

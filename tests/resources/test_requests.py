@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.record import (
@@ -23,7 +24,7 @@ from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import requests_of
-from pyncette.mirror.records import desired_record_of, mirror
+from pyncette.mirror.records import desired_record_of
 from pyncette.mirror.requests import Done, ask
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.codec import decode_record, encode_spec, encode_state
@@ -79,7 +80,7 @@ class Cluster:
         }
         desired = desired_record_of(accepted(PyncetteTask, given), REALM)
         self.key = desired.key
-        await mirror(self.ledger, REALM, [desired])
+        await mirror_all(self.ledger, REALM, [desired])
         return await self.record()
 
     async def record(self):
@@ -224,7 +225,7 @@ async def test_a_claim_that_comes_in_between_is_asked_on_top_of(cluster):
 
 async def test_a_stopped_resource_is_asked_for_nothing(cluster):
     await cluster.apply()
-    await mirror(cluster.ledger, REALM, [])
+    await mirror_all(cluster.ledger, REALM, [])
 
     assert await cluster.ask(run="1") == Done()
     assert (await cluster.record()).state.handled == NO_REQUESTS
@@ -289,7 +290,7 @@ async def test_what_was_handled_outlives(cluster, way):
         await cluster.apply()
         assert cluster.key.partition.handler == "post"
     else:
-        await mirror(cluster.ledger, REALM, [])
+        await mirror_all(cluster.ledger, REALM, [])
         await cluster.apply()
 
     assert (await cluster.record()).state.handled == Requests(resume="1")

@@ -287,7 +287,7 @@ class Operator:
     def _look_for_homeless(self) -> None:
         """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
         for name in self._objects.names(TASKS) if self._has_seen_all else ():
-            if not self._mirrored.homes(name):
+            if not self._mirrored.records(name):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------

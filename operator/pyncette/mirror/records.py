@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -86,18 +86,23 @@ class Removal(NamedTuple):
     """None is left, nor the template; or it is wanted again, and then what is left stays."""
 
 
-class Taken(NamedTuple):
+class MirrorResult(NamedTuple):
     """What was done about the resource with this name."""
 
     name: str
     step: Step
     record: Record | None = None
-    """As it is now, if it was written."""
+    """As it is now, written or not; None if there is none at its key, or if it was not read."""
     lowers_limit: bool = False
     """Whether the new limit of concurrent runs is lower than the old one."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether anything was written."""
+        return self.step not in {Step.UNCHANGED, Step.OUTDATED, Step.WAITING}
 
-class Elsewhere(NamedTuple):
+
+class MisplacedRecord(NamedTuple):
     """A record of a resource that belongs at another key by now."""
 
     ledger: Ledger
@@ -147,9 +152,9 @@ def mirrored(desired: DesiredRecord) -> Rule:
             return _made(Step.CREATED, None, new, State(), desired, now)
         owner = record.state.owner
         if is_ahead(record, desired):
-            return _left(desired.key, Step.OUTDATED)
+            return _left(record, Step.OUTDATED)
         if owner == desired.owner and owner != desired.outlives and record.state.withdrawn_at is None:
-            return _left(desired.key, Step.UNCHANGED)
+            return _left(record, Step.UNCHANGED)
         spec = desired.spec
         if is_template(record.spec) and is_template(spec):  # its instances are where they are
             spec = replace(spec, partitions=record.spec.partitions)
@@ -201,7 +206,7 @@ def suspended_as(suspend: bool, latest: Owner) -> Rule:
         if record is None or spec is None:
             return Ruling(None)
         after = edits.edited(record, spec, spec.policies or Policies(), now, owner=record.state.owner)
-        return Ruling(Change(record, after), Taken(record.key.task, Step.EDITED, after))
+        return Ruling(Change(record, after), MirrorResult(record.key.task, Step.EDITED, after))
 
     return rule
 
@@ -225,7 +230,7 @@ def stopped(record: Record | None, now: Instant) -> Ruling:
     policies = _policies_of(record)
     after = edits.stopped(record, policies, now)
     rows = edits.withdrawal_rows(record, policies, now)
-    return Ruling(Change(record, after, rows), Taken(record.key.task, Step.STOPPED, after))
+    return Ruling(Change(record, after, rows), MirrorResult(record.key.task, Step.STOPPED, after))
 
 
 def stopped_between_runs(desired: DesiredRecord) -> Rule:
@@ -239,9 +244,9 @@ def stopped_between_runs(desired: DesiredRecord) -> Rule:
         if record is None:
             return Ruling(None, None)
         if is_ahead(record, desired):
-            return _left(record.key, Step.OUTDATED)
+            return Ruling(None, MirrorResult(record.key.task, Step.OUTDATED))
         if edits.started_of(record, _policies_of(record)) is not None:
-            return _left(record.key, Step.WAITING)
+            return Ruling(None, MirrorResult(record.key.task, Step.WAITING))
         return stopped(record, now)
 
     return rule
@@ -253,7 +258,7 @@ def removed_after(grace: Duration) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None or record.state.withdrawn_at is None or record.state.withdrawn_at > now - grace:
             return Ruling(None, None)
-        return Ruling(Change(record, None), Taken(record.key.task, Step.REMOVED))
+        return Ruling(Change(record, None), MirrorResult(record.key.task, Step.REMOVED))
 
     return rule
 
@@ -308,11 +313,11 @@ def _made(
     lowers_limit = (
         before is not None and _policies_of(before).max_concurrent > desired.policies.max_concurrent
     )
-    return Ruling(Change(before, after, rows), Taken(after.key.task, step, after, lowers_limit))
+    return Ruling(Change(before, after, rows), MirrorResult(after.key.task, step, after, lowers_limit))
 
 
-def _left(key: Key, step: Step) -> Ruling:
-    return Ruling(None, Taken(key.task, step))
+def _left(record: Record, step: Step) -> Ruling:
+    return Ruling(None, MirrorResult(record.key.task, step, record))
 
 
 # --- Doing it --------------------------------------------------------------------------------------------------------
@@ -330,133 +335,94 @@ async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
                 yield record
 
 
-async def mirror(
-    ledger: Ledger,
-    realm: str,
-    wanted: Iterable[DesiredRecord],
-    *,
-    keep: Container[str] = (),
-    grace: Duration = WITHDRAWAL_GRACE,
-) -> list[Taken]:
-    """
-    Make the records of resources in *realm* equal to what is *wanted*, and say what was done.
-
-    What is wanted no longer is stopped at once, and removed after *grace*; names in *keep* are left as they are. Records
-    that no resource owns are not touched. A template that is gone stays, stopped, for so do its instances. No two of
-    *wanted* may have one key, nor one name unless one of them is a template. Doing this twice does it once. Raises
-    StoreError.
-    """
-    by_key = {desired.key: desired for desired in wanted}
-    by_name = {key.task: desired for key, desired in by_key.items() if not is_template(desired.spec)}
-    found = [record async for record in homes(ledger.store, realm) if record.state.owner is not None]
-    there = {record.key: record for record in found}
-    others = [record for record in found if record.key not in by_key]
-    # A template never moves: it is where its instances are.
-    strays = [record for record in others if record.key.task in by_name and not is_template(record.spec)]
-    moving = {
-        record.key.task: record
-        for record in strays
-        if _is_left_behind(there.get(by_name[record.key.task].key), record)
-    }
-    gone = [
-        record
-        for record in others
-        if (record.key.task not in by_name or is_template(record.spec)) and record.key.task not in keep
-    ]
-    here = {
-        key: mirrored(desired)
-        for key, desired in by_key.items()
-        if key.task not in moving or is_template(desired.spec)
-    }
-    taken = _answers(await ledger.apply(here))
-    await _follow_edits(ledger, taken)
-    for name, old in moving.items():
-        taken += await _move(ledger, by_name[name], ledger, old)
-    # A move that did not come to its end left two records of one name: the one that is not wanted goes.
-    await _remove(ledger, [record for record in strays if record.key.task not in moving], grace=0)
-    taken += await _stop(ledger, gone)
-    return taken + await _remove(ledger, [record for record in gone if not is_template(record.spec)], grace)
-
-
 async def mirror_one(
-    ledger: Ledger, desired: DesiredRecord, elsewhere: Sequence[Elsewhere] = ()
-) -> list[Taken]:
+    ledger: Ledger, desired: DesiredRecord, misplaced: Sequence[MisplacedRecord] = ()
+) -> MirrorResult:
     """
-    Make the record of one resource equal to its *desired*, and say what was done.
+    Make the record of one resource equal to its *desired*, and return it with what was done.
 
-    *elsewhere* are records of the same resource at other keys, on this backend or another: it moves here from one of
+    *misplaced* are records of the same resource at other keys, on this backend or another: it moves here from one of
     them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
     """
-    if elsewhere:
+    if misplaced:
         (here,) = await ledger.store.load([desired.key])
-        latest = max(elsewhere, key=lambda item: _lived_until(item.record))
+        latest = max(misplaced, key=lambda item: _lived_until(item.record))
         if _is_left_behind(here, latest.record):
             return await _move(ledger, desired, latest.ledger, latest.record)
-    taken = _answers(await ledger.apply({desired.key: mirrored(desired)}))
-    await _follow_edits(ledger, taken)
+    result = await _create_or_edit(ledger, desired)
     # A move that did not come to its end left two records of one name: the one that is not wanted goes.
-    for stray in elsewhere:
-        await _remove(stray.ledger, [stray.record], grace=0)
-    return taken
+    for stray in misplaced:
+        await remove_stopped(stray.ledger, stray.record, grace=0)
+    return result
 
 
-async def stop(ledger: Ledger, record: Record) -> list[Taken]:
-    """Stop the record of a resource that is gone; it is kept until `remove_stopped`. Raises StoreError."""
-    return await _stop(ledger, [record])
+async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResult:
+    """Write the record where it belongs; after an edit, update its side runs and remove the permits above a lower limit."""
+    result: MirrorResult = (await ledger.apply({desired.key: mirrored(desired)}))[desired.key]
+    if result.step is Step.EDITED and result.record is not None:
+        await _edit_beside(ledger, result.record)
+        if result.lowers_limit:
+            await _remove_permits(ledger, result.record, _policies_of(result.record).max_concurrent)
+    return result
 
 
-async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> list[Taken]:
-    """Remove a record that was stopped longer ago than *grace*, with what lives beside it. Raises StoreError."""
-    return await _remove(ledger, [record], grace)
-
-
-async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> list[Taken]:
+async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> MirrorResult:
     """
     Stop it at its *source*, let what runs beside it end there, create it here, remove it there.
 
     Wherever this breaks off, it goes on from there the next time.
     """
-    (answer,) = (await source.apply({old.key: stopped_between_runs(desired)})).values()
-    if answer is not None and answer.step in {Step.WAITING, Step.OUTDATED}:
-        return [answer]
+    stopping: MirrorResult | None = (await source.apply({old.key: stopped_between_runs(desired)}))[old.key]
+    if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
+        return stopping
     # What runs beside it is counted there once it is over, and that moves along.
     if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
-        return [Taken(old.key.task, Step.WAITING)]
+        return MirrorResult(old.key.task, Step.WAITING)
     (last,) = await source.store.load([old.key])
     if last is None:
-        return _answers(await ledger.apply({desired.key: mirrored(desired)}))
+        return await _create_or_edit(ledger, desired)
     # An interrupted move in the other direction may have left a stopped record there.
     await ledger.apply({desired.key: removed_after(0)})
-    taken = _answers(await ledger.apply({desired.key: moved(desired, last, returns=_returns(old, desired))}))
+    rule = moved(desired, last, returns=_returns(old, desired))
+    result: MirrorResult = (await ledger.apply({desired.key: rule}))[desired.key]
     async for page in beside(source.store, last.key):
         letters = {_at(desired.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
         await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
-    await _remove(source, [last], grace=0)
-    return taken
+    await remove_stopped(source, last, grace=0)
+    return result
 
 
-async def _stop(ledger: Ledger, gone: Sequence[Record]) -> list[Taken]:
-    fresh = [record for record in gone if record.state.withdrawn_at is None]
+async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
+    """
+    Stop the record of a resource that is gone, and return what was done; None if it was stopped already.
+
+    It is kept until `remove_stopped`. Raises StoreError.
+    """
+    if record.state.withdrawn_at is not None:
+        return None
     # Before it is stopped, too: after a crash in between nobody would come back to what lives beside it.
-    for record in fresh:
-        await _withdraw_beside(ledger, record, with_letters=False)
-    taken = _answers(await ledger.apply({record.key: stopped for record in fresh}))
-    for record in fresh:
-        await _withdraw_beside(ledger, record, with_letters=False)
-    return taken
+    await _withdraw_beside(ledger, record, with_letters=False)
+    result: MirrorResult | None = (await ledger.apply({record.key: stopped}))[record.key]
+    await _withdraw_beside(ledger, record, with_letters=False)
+    return result
 
 
-async def _remove(ledger: Ledger, gone: Sequence[Record], grace: Duration) -> list[Taken]:
+async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> MirrorResult | None:
+    """
+    Remove a *record* that was stopped longer ago than *grace*, with what lives beside it.
+
+    Without a grace it is stopped first. Returns what was done; None: nothing. Raises StoreError.
+    """
     now = await ledger.now()
-    over = [r for r in gone if grace == 0 or _is_over(r.state, now - grace)]
-    for record in over:
-        await _withdraw_beside(ledger, record, with_letters=True)
-    if grace == 0:
-        await ledger.apply({record.key: stopped for record in over})
-    # Before their records, which are what is found again if this is broken off. Nothing is due there that would make some.
-    for record in over:
-        await _remove_permits(ledger, record)
-    return _answers(await ledger.apply({record.key: removed_after(grace) for record in over}))
+    if grace and not _is_over(record.state, now - grace):
+        return None
+    await _withdraw_beside(ledger, record, with_letters=True)
+    if not grace:
+        await ledger.apply({record.key: stopped})
+    # Before the record, which is what is found again if this is broken off. Nothing is due there that would make some.
+    await _remove_permits(ledger, record)
+    result: MirrorResult | None = (await ledger.apply({record.key: removed_after(grace)}))[record.key]
+    return result
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
@@ -518,15 +484,6 @@ def _forgotten(record: Record | None, now: Instant) -> Ruling:
     """The rule for a record that only counts, of a template that is removed."""
     del now
     return Ruling(None if record is None else Change(record, None))
-
-
-async def _follow_edits(ledger: Ledger, taken: Iterable[Taken]) -> None:
-    """Update the side runs of edited schedules, and remove the permits above a lower limit."""
-    for item in taken:
-        if item.step is Step.EDITED and item.record is not None:
-            await _edit_beside(ledger, item.record)
-            if item.lowers_limit:
-                await _remove_permits(ledger, item.record, _policies_of(item.record).max_concurrent)
 
 
 async def _remove_permits(ledger: Ledger, home: Record, limit: int = 0) -> None:
@@ -618,7 +575,3 @@ def _taken_along(key: Key, letter: Record) -> Rule:
 
 def _is_over(state: State, before: Instant) -> bool:
     return state.withdrawn_at is not None and state.withdrawn_at <= before
-
-
-def _answers(answers: Mapping[Key, Taken | None]) -> list[Taken]:
-    return [answer for answer in answers.values() if answer is not None]

@@ -20,6 +20,7 @@ from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
 from pyncette.cli.dev.folder import REALM, STATE, Folder, Wishes
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.cli.dev.process import WorkerProcess
 from pyncette.cli.dev.screens import Screen
 from pyncette.cli.dev.state import Line, Picture
@@ -30,7 +31,7 @@ from pyncette.cli.survey import View, survey, view_of
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import Step, Taken, mirror
+from pyncette.mirror.records import MirrorResult, Step
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import as_text, extra_of
@@ -278,23 +279,25 @@ class Supervisor:
             try:
                 now = await self._ledger.now()
                 self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
-                taken = await mirror(self._ledger, REALM, self._wishes.wishes, keep=self._wishes.keep)
+                wanted = self._wishes
+                results = await mirror_all(self._ledger, REALM, wanted.wishes, keep=wanted.keep)
             except StoreError as error:
                 self._line(f"manifests were not mirrored, and will be: {error}", "ERROR")
                 return True
-        for item in taken:
-            self._tell_taken(item)
-        return any(item.step is Step.WAITING for item in taken)
+        for result in results:
+            self._show_result(result)
+        return any(result.step is Step.WAITING for result in results)
 
-    def _tell_taken(self, item: Taken) -> None:
-        if item.step is Step.STOPPED:
-            is_template = item.record is not None and item.record.spec.partitions is not None
+    def _show_result(self, result: MirrorResult) -> None:
+        name = result.name
+        if result.step is Step.STOPPED:
+            is_template = result.record is not None and result.record.spec.partitions is not None
             what = "so are its instances, until it is back" if is_template else "it is forgotten in a day"
-            self._line(f"{item.name}: stopped, since its manifest is gone; {what}")
-        elif item.step is Step.WAITING:
-            self._line(f"{item.name}: goes to its new handler once its run is over")
-        elif item.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
-            self._line(f"{item.name}: {item.step.value}")
+            self._line(f"{name}: stopped, since its manifest is gone; {what}")
+        elif result.step is Step.WAITING:
+            self._line(f"{name}: goes to its new handler once its run is over")
+        elif result.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
+            self._line(f"{name}: {result.step.value}")
 
     # --- Watching ----------------------------------------------------------------------------------------------------
 

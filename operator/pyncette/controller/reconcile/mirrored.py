@@ -41,7 +41,7 @@ _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
 
 
-class Home(NamedTuple):
+class ObservedRecord(NamedTuple):
     """The record of a task, and where it is."""
 
     backend: str
@@ -104,7 +104,7 @@ class Mirrored:
     def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
-        self._homes: dict[ObjectName, dict[_Where, Home]] = {}
+        self._homes: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
@@ -124,13 +124,13 @@ class Mirrored:
         """Say whether *backend* was looked at since the start: before that nobody knows what it holds."""
         return backend in self._looked
 
-    def homes(self, task: ObjectName) -> Sequence[Home]:
+    def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
         return list(self._homes.get(task, {}).values())
 
     def is_running(self, task: ObjectName) -> bool:
         """Say whether *task* has a record that is not stopped."""
-        return any(home.record.state.withdrawn_at is None for home in self.homes(task))
+        return any(home.record.state.withdrawn_at is None for home in self.records(task))
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the tasks that have a record."""
@@ -154,17 +154,18 @@ class Mirrored:
             for home in homes.values()
         )
 
-    def note(self, backend: str, record: Record) -> None:
-        """Take note of what was just written."""
+    def note(self, backend: str, record: Record) -> ObservedRecord:
+        """Note a *record* that was just written or read, and return it with what else is known of it."""
+        noted = ObservedRecord(backend, record)
         name = self.name_of(record)
         if name is None:
-            return
+            return noted
         self._touched[backend].add(record.key)
         before = self._at(name, (backend, record.key))
-        if before is None:
-            self._put(name, Home(backend, record))
-        elif before.record.version <= record.version:
-            self._put(name, before._replace(record=record))
+        if before is not None:
+            noted = before._replace(record=record) if before.record.version <= record.version else before
+        self._put(name, noted)
+        return noted
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
         """Take note of a record that was just removed."""
@@ -237,7 +238,7 @@ class Mirrored:
         wished = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self._opened(store)
         self._realms[backend.place] = opened
-        found: dict[ObjectName, dict[_Where, Home]] = {}
+        found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         looked_at: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
@@ -276,8 +277,12 @@ class Mirrored:
             seconds=time.monotonic() - began_at,
         )
 
-    async def refresh(self, task: ObjectName, home: Home, ledger: Ledger) -> None:
-        """Read one *home* of *task*, and its side runs, without waiting for the next scan. Raises StoreError."""
+    async def refresh(self, task: ObjectName, home: ObservedRecord, ledger: Ledger) -> ObservedRecord | None:
+        """
+        Read one *home* of *task*, and its side runs, without waiting for the next scan.
+
+        Returns it as it is known then; None if it was removed. Raises StoreError.
+        """
         key = home.record.key
         found = _homes(ledger.store, [key.partition], home.backend, ledger.clock.now(), key.task)
         async for seen in found:
@@ -285,6 +290,7 @@ class Mirrored:
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
                 self._touched[home.backend].add(key)
                 self._put(task, seen._replace(strays=known.strays))
+        return self._at(task, (home.backend, key))
 
     async def _scan_tasks(
         self,
@@ -292,7 +298,7 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         workers: Sequence[Member],
-        found: dict[ObjectName, dict[_Where, Home]],
+        found: dict[ObjectName, dict[_Where, ObservedRecord]],
     ) -> tuple[_Waiting, set[str], bool]:
         """
         Add the records of tasks in *partitions* to *found*. Raises StoreError.
@@ -364,7 +370,9 @@ class Mirrored:
             if place == backend and self.pool_of(realm) not in looked_at:
                 del self._empty_since[place, realm]
 
-    def _take(self, backend: str, found: Mapping[ObjectName, Mapping[_Where, Home]]) -> list[ObjectName]:
+    def _take(
+        self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]
+    ) -> list[ObjectName]:
         """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
         touched = self._touched[backend]
         changed: dict[ObjectName, None] = {}
@@ -383,10 +391,10 @@ class Mirrored:
                     changed[name] = None
         return list(changed)
 
-    def _at(self, name: ObjectName, where: _Where) -> Home | None:
+    def _at(self, name: ObjectName, where: _Where) -> ObservedRecord | None:
         return self._homes.get(name, {}).get(where)
 
-    def _put(self, name: ObjectName, home: Home) -> None:
+    def _put(self, name: ObjectName, home: ObservedRecord) -> None:
         where = (home.backend, home.record.key)
         before = self._names.get(where)
         if before is not None and before != name:  # a handler that belongs to another task now
@@ -413,7 +421,7 @@ def _runs_instances(record: Record) -> bool:
     )
 
 
-def _face(home: Home) -> tuple[object, ...]:
+def _face(home: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = home.record
     return record.version, record.fence, record.state, home.running, home.requested, home.strays
@@ -428,21 +436,21 @@ async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool
 
 async def _homes(
     store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
-) -> AsyncIterator[Home]:
+) -> AsyncIterator[ObservedRecord]:
     """
     Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
 
     Instances are passed over, however many there are.
     """
     for partition in partitions:
-        home: Home | None = None
+        home: ObservedRecord | None = None
         async for record in without_instances(store, partition, task):
             key = record.key
             if not key.occurrence:
                 if home is not None:
                     yield home
                 strays = await _strays(store, partitions, record)
-                home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
+                home = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
             elif home is not None and home.record.key == key._replace(occurrence=""):
                 home = home._replace(
                     running=home.running + record.is_leased(now),

@@ -14,7 +14,7 @@ from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.reconcile.backends import OpenBackend, complain
 from pyncette.controller.reconcile.deletion_guard import Guard
-from pyncette.controller.reconcile.mirrored import Home, Mirrored
+from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
@@ -159,18 +159,18 @@ class Sweep:
         stopped: list[ObjectName] = []
         for name in names:
             for home in self._running(backend, name) if self._is_gone(name) else ():
-                for taken in await stop(ledger, home.record):
-                    if taken.record is not None:
-                        self._mirrored.note(backend, taken.record)
+                result = await stop(ledger, home.record)
+                if result is not None and result.record is not None:
+                    self._mirrored.note(backend, result.record)
                 stopped.append(name)
         if stopped:
             logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(stopped)})
             self._told.stopped(stopped)
 
-    def _running(self, backend: str, name: ObjectName) -> list[Home]:
+    def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
             home
-            for home in self._mirrored.homes(name)
+            for home in self._mirrored.records(name)
             if home.backend == backend and home.record.state.withdrawn_at is None
         ]
 
@@ -221,10 +221,10 @@ class Sweep:
         for name, home in self._over(backend, ledger):
             # A template stays as long as it has instances, and they are not removed by that.
             if home.record.spec.partitions is None and self._is_gone(name):
-                for taken in await remove_stopped(ledger, home.record, self._grace):
-                    if taken.step is Step.REMOVED:
-                        self._mirrored.forget(home.backend, home.record.key, name)
-                        removed += 1
+                result = await remove_stopped(ledger, home.record, self._grace)
+                if result is not None and result.step is Step.REMOVED:
+                    self._mirrored.forget(home.backend, home.record.key, name)
+                    removed += 1
         return removed
 
     async def empty(self, backends: Collection[OpenBackend]) -> None:
@@ -260,11 +260,11 @@ class Sweep:
                     extra={"task": str(name), "records": removed},
                 )
 
-    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, Home]]:
+    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, ObservedRecord]]:
         """Yield the records on *backend* that were stopped longer ago than the grace."""
         before = ledger.clock.now() - self._grace
         for name in self._mirrored.names():
-            for home in self._mirrored.homes(name):
+            for home in self._mirrored.records(name):
                 stopped_at = home.record.state.withdrawn_at
                 if home.backend == backend.name and stopped_at is not None and stopped_at <= before:
                     yield name, home
