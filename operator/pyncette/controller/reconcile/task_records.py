@@ -75,7 +75,7 @@ class TaskRecords:
         self._reserved: dict[tuple[str, Key], ObjectName] = {}
         """The task that is about to write at a backend and key: a handler goes to the first task that names it."""
 
-    async def write(
+    async def mirror_task(
         self,
         name: ObjectName,
         task: PyncetteTask | Refusal,

@@ -98,7 +98,7 @@ class Tasks:
         place = self._place(name, task, stored, records)
         if self._is_too_early(place, stored, records):
             return None
-        mirroring = await self._records.write(name, task, place, stored, records)
+        mirroring = await self._records.mirror_task(name, task, place, stored, records)
         self._requested.note(name, mirroring.records)
         again_at, is_reported = await self._report(name, stored, task, place, mirroring)
         if mirroring.failed is not None:
