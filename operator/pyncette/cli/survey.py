@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -11,14 +11,14 @@ import msgspec
 
 from pyncette.cli import formatting as words
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import edits
 from pyncette.core.accounting import is_shard
-from pyncette.core.policies import jitter_of, next_due
+from pyncette.core.policies import jitter_of
 from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.mirror.counting import counted_in
 from pyncette.mirror.records import beside
+from pyncette.mirror.status import last_run, next_occurrence, run_counts
 from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200
@@ -204,7 +204,7 @@ def view_of(found: Found, now: Instant) -> View:
         standing=Standing.TEMPLATE
         if home is None
         else _standing(home, policies, running, is_template=is_template),
-        next_at=None if home is None else next_of(home, policies),
+        next_at=None if home is None else _next_at(home, policies),
         retry_at=None if home is None or home.lease or not home.state.started else home.claimable_at,
         attempt=0 if home is None else home.attempt,
         running=running,
@@ -222,18 +222,10 @@ def _resource_name(home: Record | None) -> str:
     return "" if owner is None else owner.name
 
 
-def next_of(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence of *record* that has not begun; None if none will, or if it cannot be told any more."""
-    state = record.state
-    if policies.suspend or state.exhausted or state.withdrawn_at is not None:
-        return None
-    started = edits.started_of(record, policies)
-    if started is None or started.at_most_once:
-        return record.due_at
-    after = edits.after_run(record, started.scheduled_at)
+def _next_at(home: Record, policies: Policies) -> Instant | None:
     try:
-        return next_due(record.spec.schedule, policies, record.schedule_since, after)
-    except ValueError:
+        return next_occurrence(home, policies)
+    except ValueError:  # the stored schedule cannot be read any more
         return None
 
 
@@ -291,7 +283,7 @@ def as_json(view: View) -> dict[str, Any]:
         "lastSuccessfulTime": words.rfc3339(summary.last_success_at),
         "lastFailureTime": words.rfc3339(summary.last_failure_at),
         "consecutiveFailures": summary.consecutive_failures,
-        "runCounts": counts_of(summary.counts),
+        "runCounts": run_counts(summary).model_dump(by_alias=True),
         "runCountsExact": summary.exact,
         "args": msgspec.json.decode(view.args),
     }
@@ -315,12 +307,6 @@ def _times(schedule: Schedule | None) -> dict[str, Any]:
     }
 
 
-def counts_of(counts: Counts) -> Mapping[str, int]:
-    """Return *counts* by the names of the outcomes, all of them."""
-    names = [outcome_field.encode_name for outcome_field in msgspec.structs.fields(Counts)]
-    return dict(zip(names, msgspec.structs.astuple(counts), strict=True))
-
-
 def run_as_json(run: Run) -> dict[str, Any]:
     """Return a row of history in the words of the status of a PyncetteTask."""
     return {
@@ -338,14 +324,8 @@ def run_as_json(run: Run) -> dict[str, Any]:
 
 
 def _last_run(summary: Summary) -> dict[str, Any] | None:
-    if summary.last_outcome is None:
+    ended, outcome = last_run(summary), summary.last_outcome
+    if ended is None or outcome is None:
         return None
-    return {
-        "outcome": summary.last_outcome.value,
-        "scheduledTime": words.rfc3339(summary.last_scheduled_at),
-        "startTime": words.rfc3339(summary.last_started_at),
-        "completionTime": words.rfc3339(summary.last_ended_at),
-        "attempts": summary.last_attempts,
-        "worker": summary.last_worker,
-        "message": summary.last_message,
-    }
+    # Commands write outcomes as logs and the history do.
+    return {**ended.model_dump(mode="json", by_alias=True, exclude={"id"}), "outcome": outcome.value}

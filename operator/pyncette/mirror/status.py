@@ -57,7 +57,7 @@ def status_of(
     """
     policies = record.spec.policies or Policies()
     summary = record.state.summary
-    following = _reported_next(record, policies, _following(record, policies), now, write_interval)
+    following = _reported_next(record, policies, next_occurrence(record, policies), now, write_interval)
     owner, handled = record.state.owner, record.state.handled
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
@@ -69,10 +69,10 @@ def status_of(
         last_schedule_time=_second(_last_scheduled_at(record, policies)),
         last_successful_time=_second(summary.last_success_at),
         last_failure_time=_second(summary.last_failure_at),
-        last_run=_last_run(summary, last_run_id),
+        last_run=last_run(summary, last_run_id),
         active=record.is_leased(now) + beside,
         consecutive_failures=summary.consecutive_failures,
-        run_counts=_run_counts(summary),
+        run_counts=run_counts(summary),
         instances=instances,
         last_handled_run_request=handled.run or None,
         last_handled_resume_request=handled.resume or None,
@@ -80,8 +80,12 @@ def status_of(
     )
 
 
-def _following(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence that has not started, which may have passed; None if none is going to start."""
+def next_occurrence(record: Record, policies: Policies) -> Instant | None:
+    """
+    Return the next occurrence of *record* that has not started, which may have passed; None if none is going to start.
+
+    Raises ValueError if it depends on a stored schedule that cannot be read any more.
+    """
     if policies.suspend or record.state.exhausted or record.state.withdrawn_at is not None:
         return None
     started = started_of(record, policies)
@@ -139,7 +143,8 @@ _OUTCOMES: Final[Mapping[Outcome, OutcomeName]] = {
 """Enums of the Kubernetes API are written so (API conventions, "Constants"); records and logs have their own spelling."""
 
 
-def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
+def last_run(summary: Summary, run_id: str | None = None) -> LastRun | None:
+    """Return the occurrence that ended last; None if none has ended."""
     if summary.last_outcome is None:
         return None
     return LastRun(
@@ -154,7 +159,8 @@ def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
     )
 
 
-def _run_counts(summary: Summary) -> RunCounts:
+def run_counts(summary: Summary) -> RunCounts:
+    """Return how many occurrences ended, by outcome."""
     counts = summary.counts
     return RunCounts(
         succeeded=counts.succeeded,
