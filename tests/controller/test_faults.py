@@ -12,7 +12,8 @@ from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, replace
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import desired_record_of, mirror_one
+from pyncette.mirror.conversion import desired_record_of
+from pyncette.mirror.records import mirror_one
 from pyncette.resources.reading import read_stored
 from pyncette.resources.task import PyncetteTask
 from tests.controller.bench import task

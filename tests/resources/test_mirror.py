@@ -20,19 +20,10 @@ from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
-from pyncette.mirror.records import (
-    MisplacedRecord,
-    Removal,
-    Step,
-    desired_record_of,
-    homes,
-    instances_of,
-    mirror_one,
-    moved,
-    remove_instances,
-    stop,
-    stopped_between_runs,
-)
+from pyncette.mirror.conversion import desired_record_of
+from pyncette.mirror.instances import Removal, instances_of, remove_instances
+from pyncette.mirror.records import MisplacedRecord, homes, mirror_one, stop
+from pyncette.mirror.rules import Step, moved, stopped_between_runs
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock

@@ -23,8 +23,7 @@ from pyncette.core.schedule import Interval
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.conversion import requests_of
-from pyncette.mirror.records import desired_record_of
+from pyncette.mirror.conversion import desired_record_of, requests_of
 from pyncette.mirror.requests import Done, ask
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.codec import decode_record, encode_spec, encode_state

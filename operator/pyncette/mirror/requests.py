@@ -12,7 +12,9 @@ from pyncette.core import edits
 from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
-from pyncette.mirror.records import beside, instances_of, is_template
+from pyncette.mirror.instances import instances_of
+from pyncette.mirror.records import beside
+from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
-from pyncette.mirror.conversion import to_key
-from pyncette.mirror.records import DesiredRecord, desired_record_of
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of, to_key
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask

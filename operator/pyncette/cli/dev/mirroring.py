@@ -7,17 +7,16 @@ from collections.abc import Container, Iterable
 
 from pyncette.clock import Duration
 from pyncette.ledger.ledger import Ledger
+from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.records import (
     WITHDRAWAL_GRACE,
-    DesiredRecord,
-    MirrorResult,
     MisplacedRecord,
     homes,
-    is_template,
     mirror_one,
     remove_stopped,
     stop,
 )
+from pyncette.mirror.rules import MirrorResult, is_template
 
 
 async def mirror_all(

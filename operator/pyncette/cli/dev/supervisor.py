@@ -31,7 +31,7 @@ from pyncette.cli.survey import View, survey, view_of
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import MirrorResult, Step
+from pyncette.mirror.rules import MirrorResult, Step
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import as_text, extra_of

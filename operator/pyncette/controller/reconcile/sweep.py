@@ -19,7 +19,9 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import Step, remove_instances, remove_stopped, stop
+from pyncette.mirror.instances import remove_instances
+from pyncette.mirror.records import remove_stopped, stop
+from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)

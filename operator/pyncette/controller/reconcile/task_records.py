@@ -20,19 +20,17 @@ from pyncette.core.record import Key, Owner, Record, Requests, replace
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import (
-    DesiredRecord,
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of
+from pyncette.mirror.records import MisplacedRecord, mirror_one
+from pyncette.mirror.requests import ask
+from pyncette.mirror.rules import (
     MirrorResult,
-    MisplacedRecord,
     Step,
-    desired_record_of,
     is_ahead,
     is_suspended_otherwise,
-    mirror_one,
     suspended_as,
     suspension,
 )
-from pyncette.mirror.requests import ask
 from pyncette.resources.reading import Refusal
 from pyncette.resources.task import PyncetteTask, TaskStatus
 
