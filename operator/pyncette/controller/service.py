@@ -246,7 +246,7 @@ class Operator:
     def _backend_changed(self, backend: OpenBackend) -> None:
         """Have all looked at that is on *backend*, which came or went."""
         if backend.ready:
-            self._queue.back(BACKEND)
+            self._queue.recovered(BACKEND)
             self._look_soon[backend.place].set()
         for pool in self._pools.on(backend.place):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
