@@ -2,9 +2,9 @@
 
 from pyncette.clock import SECOND
 from pyncette.controller.reasons import Reason
-from pyncette.controller.status import pool_status, task_status
+from pyncette.controller.status import pool_phase, pool_status, task_status
 from pyncette.controller.status.events import WINDOW
-from pyncette.controller.status.task_status import PENDING_MAX, SETTLING
+from pyncette.controller.status.task_phase import PENDING_MAX, SETTLING
 
 HEAD = """\
 <!-- Made from the code by `make generate`. -->
@@ -42,7 +42,7 @@ POOLS = f"""
 A rollout is over when `kubectl rollout status` says so of the pool's Deployment. Past `progressDeadlineSeconds` it is stalled; so are workers that were
 ready and have not been for as long, unless the backend is away. The operator sees neither pods nor Secrets, so the message says what to look at.
 
-Workers that are ready have {pool_status.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the operator's. A pool without a
+Workers that are ready have {pool_phase.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the operator's. A pool without a
 worker that others start (`external`) is neither stalled nor on its way: its `Ready` is Unknown.
 """
 

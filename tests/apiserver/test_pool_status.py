@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.controller.status.events import Regarding
 from pyncette.controller.status.pool_events import events_of_pool
-from pyncette.controller.status.pool_status import rolling_out
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.controller.workloads.workloads import workloads_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pyncette.resources.task import UPCOMING_MAX, TaskStatus
+from pyncette.resources.task_status import UPCOMING_MAX, TaskStatus
 from tests.apiserver import OPERATOR, pool, refusal, said, status_of, task
 
 

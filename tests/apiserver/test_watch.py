@@ -13,7 +13,7 @@ from pyncette.controller.cluster import liveness, watch
 from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS, ObjectName
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
-from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import News, Objects
 from pyncette.controller.cluster.watch import Watch, WatchEndedError
 from tests.apiserver import pool, task
@@ -359,7 +359,7 @@ async def test_a_stream_that_falls_silent_is_given_up_and_taken_up_again(
 async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, namespace, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SILENCE_SECONDS", 3600.0)
     monkeypatch.setattr(liveness, "BLIND_SECONDS", 1.0)
-    sight = Sight()
+    sight = WatchStaleness()
     objects = Objects(sight)
     operator = Liveness(sight, resync_seconds=300)
     async with FaultyApiServer(apiserver).running() as server:

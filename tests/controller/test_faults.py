@@ -8,7 +8,8 @@ from msgspec import structs
 from pyncette.clock import SECOND
 from pyncette.controller.reconcile import tasks
 from pyncette.controller.reconcile.sweep import read_notice
-from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
+from pyncette.controller.status.task_phase import PENDING_MAX
+from pyncette.controller.status.task_status import status_of_task
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, replace
 from pyncette.ledger.ledger import Ledger

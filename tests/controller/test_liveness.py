@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import pytest
 
 from pyncette.controller.cluster.api import TASKS, ObjectName
-from pyncette.controller.cluster.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, Sight
+from pyncette.controller.cluster.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, WatchStaleness
 from pyncette.telemetry.health import HealthServer
 from tests.controller.fake_api import task
 from tests.controller.test_objects import World
@@ -234,7 +234,7 @@ def test_probes_are_answered_by_it():
 
 
 def test_it_can_be_asked_while_it_is_told():
-    sight = Sight()
+    sight = WatchStaleness()
     failures = []
 
     def ask():

@@ -24,7 +24,7 @@ CLUSTER = "east"
 HOURLY = Interval(3600 * SECOND)
 POOL = ObjectName("shop", "default")
 REALM = f"{CLUSTER}/shop/default"
-BACKEND = SimpleNamespace(place="default")
+BACKEND = SimpleNamespace(store_name="default")
 TASK = Key(Partition(REALM, "remind"), "reminders")
 INSTANCE = Key(Partition(REALM, "remind"), "reminders", "ada")
 
@@ -75,7 +75,7 @@ class Bench:
         self.mirrored = Mirrored(CLUSTER)
 
     async def open(self):
-        await self.mirrored.open_realm(BACKEND.place, self.ledger, REALM)
+        await self.mirrored.open_realm(BACKEND.store_name, self.ledger, REALM)
 
     async def look(self, *pools, after=0):
         await self.clock.advance(timedelta(microseconds=after))
@@ -198,7 +198,9 @@ async def test_a_realm_that_is_written_to_while_its_retirement_waits_stays(bench
     await bench.clock.advance(timedelta(microseconds=RETIREMENT))
 
     other = f"{CLUSTER}/shop/other"
-    opening = asyncio.create_task(bench.mirrored.open_realm(BACKEND.place, Ledger(store, bench.clock), other))
+    opening = asyncio.create_task(
+        bench.mirrored.open_realm(BACKEND.store_name, Ledger(store, bench.clock), other)
+    )
     await store.is_asked.wait()
     looking = asyncio.create_task(bench.mirrored.look(BACKEND, bench.ledger))
     await asyncio.sleep(0.01)  # nothing else is there for it to wait for
@@ -216,7 +218,7 @@ async def test_what_another_operator_writes_there_just_then_is_found_again_by_it
     await bench.looks()
     assert await bench.registered() == []
 
-    await other.open_realm(BACKEND.place, bench.ledger, REALM)
+    await other.open_realm(BACKEND.store_name, bench.ledger, REALM)
     await bench.write(TASK)
     assert await bench.registered() == []
     await other.look(BACKEND, bench.ledger, [POOL])
@@ -299,10 +301,10 @@ async def test_a_task_whose_handler_no_worker_has_is_not_late_and_without_worker
 async def test_tasks_of_a_pool_that_is_gone_or_was_never_there_are_not_late():
     waiting = Waiting(pools=())
     await waiting.write("orphan")
-    await waiting.mirrored.open_realm(BACKEND.place, waiting.ledger, REALM)
+    await waiting.mirrored.open_realm(BACKEND.store_name, waiting.ledger, REALM)
 
     assert await waiting.backlogs(after=50) == {}
-    assert waiting.mirrored.pool(BACKEND.place, POOL).due == 0
+    assert waiting.mirrored.pool(BACKEND.store_name, POOL).due == 0
 
 
 async def test_instances_of_a_template_that_wait_are_counted_and_how_long_is_measured_in_steps():

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from pyncette.controller.cluster.api import DEPLOYMENTS, TASKS, ApiUnavailableError, ObjectName, Page
-from pyncette.controller.cluster.liveness import Sight
+from pyncette.controller.cluster.liveness import WatchStaleness
 from pyncette.controller.cluster.objects import News, Objects
 from pyncette.resources.task import PyncetteTask
 from tests.controller.fake_api import FakeApi, task
@@ -22,7 +22,7 @@ class World:
     def __init__(self):
         self.now = 0.0
         self.api = FakeApi()
-        self.sight = Sight(lambda: self.now)
+        self.sight = WatchStaleness(lambda: self.now)
         self.objects = Objects(self.sight)
         self.news = []
 

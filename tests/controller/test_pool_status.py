@@ -8,18 +8,17 @@ from pyncette import __version__
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.status.differences import Difference, differs
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
+from pyncette.controller.status.pool_context import PoolEnvironment, StoredPool
+from pyncette.controller.status.pool_phase import SETTLING
 from pyncette.controller.status.pool_status import (
     LOOK_AGAIN,
     RELEASE_CHARACTERS_MAX,
     RELEASES_TOLD_MAX,
-    SETTLING,
-    PoolSurroundings,
-    StoredPool,
     points_to_pods,
-    rolling_out,
     status_of_pool,
 )
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.coordination.members import Member
 from pyncette.core.times import instant_of
@@ -62,7 +61,7 @@ def told(pool_=None, seen=UNSEEN, at=0, **known):
         "deployment": DONE,
         "members": (WORKER,),
     } | known
-    return status_of_pool(pool_ or pool(), seen, PoolSurroundings(NOW + at * SECOND, **around))
+    return status_of_pool(pool_ or pool(), seen, PoolEnvironment(NOW + at * SECOND, **around))
 
 
 def then(seen, told_):
@@ -480,7 +479,7 @@ def test_the_default_of_the_schema_is_no_time_of_a_transition():
 
 
 def test_times_are_told_in_whole_seconds():
-    said = status_of_pool(pool(), UNSEEN, PoolSurroundings(NOW + 999_999, deployment=DONE, members=(WORKER,)))
+    said = status_of_pool(pool(), UNSEEN, PoolEnvironment(NOW + 999_999, deployment=DONE, members=(WORKER,)))
 
     assert condition(said, "Ready").last_transition_time == datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.pool_events import events_of_pool
 from pyncette.resources.pool import PoolStatus
 from tests.controller.deployments import COMPLETE, LATE, NONE, STARTING, deployment

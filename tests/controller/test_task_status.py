@@ -6,7 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.reasons import Reason
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.task_status import CONDITIONS
 from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Requests, Started, replace
@@ -65,13 +65,13 @@ def down(scene):
 
 def moving():
     scene = settled().edit(handler="tidy_up")
-    scene.facts = scene.facts._replace(moving=True)
+    scene.observed = scene.observed._replace(moving=True)
     return scene
 
 
 def taken():
     scene = Scene(dynamic=True)
-    scene.facts = scene.facts._replace(taken_by="reminders")
+    scene.observed = scene.observed._replace(taken_by="reminders")
     return scene
 
 
@@ -308,7 +308,7 @@ def test_whatever_was_wrong_it_becomes_well_once_all_is_as_it_should_be(scene):
     task = scene().look().later(DAY)
 
     task.record = None
-    task.facts = task.facts._replace(moving=False, taken_by=None)
+    task.observed = task.observed._replace(moving=False, taken_by=None)
     task.pool = Scene().pool
     task.edit().mirror().look()
 
@@ -322,7 +322,7 @@ def test_whatever_was_wrong_it_becomes_well_once_all_is_as_it_should_be(scene):
 def dynamic(partitions, *members, **facts):
     """A dynamic task of so many partitions that was mirrored, and whose pool has the *members*."""
     task = Scene(dynamic=True, partitions=partitions).to_pool(members=members).mirror()
-    task.facts = task.facts._replace(**facts)
+    task.observed = task.observed._replace(**facts)
     return task.look()
 
 
@@ -777,7 +777,7 @@ def test_a_one_off_is_not_completed_before_its_run_is_over():
     at_most_once.record = replace(at_most_once.record, due_at=None, state=state)
     overlapping = mirrored(**ONCE, concurrencyPolicy="Allow")
     overlapping.record = replace(overlapping.record, due_at=None, claimable_at=None)
-    overlapping.facts = overlapping.facts._replace(beside=1)
+    overlapping.observed = overlapping.observed._replace(beside=1)
 
     assert at_most_once.look().ready == "True Scheduled"
     assert overlapping.look().ready == "True Scheduled"

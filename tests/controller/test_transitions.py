@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.task_events import events_of
 from pyncette.core.record import Outcome, Requests, replace
 from tests.controller.scene import MINUTE, OTHERS, Scene

@@ -11,7 +11,7 @@ from pyncette.core.times import datetime_of, instant_of
 from pyncette.mirror.conversion import to_key, to_spec
 from pyncette.mirror.status import status_of
 from pyncette.resources.resource import AWAITED
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 from tests.resources import task
 
 MINUTE = 60 * SECOND

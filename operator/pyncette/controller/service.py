@@ -24,7 +24,7 @@ from pyncette.controller.cluster.api import (
     ObjectName,
     Reference,
 )
-from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import USUAL, Pace
@@ -34,7 +34,7 @@ from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, 
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
-from pyncette.controller.reconcile.sweep import Sweep, Told
+from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
@@ -89,13 +89,13 @@ class Operator:
         self._namespaces: Collection[str | None] = namespaces or (None,)
         self.metrics = Metrics()
         self._backends = Backends(settings, self.metrics, pace, reach)
-        sight = Sight()
+        sight = WatchStaleness()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest, self._backends.message_of)
+        self._queue: Queue[Reference] = Queue(_dependency_of, pace.rest, self._backends.message_of)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -104,7 +104,7 @@ class Operator:
             cluster_id,
             self._mirrored,
             self._is_gone,
-            Told(self._tell_stopped, self._tell_held),
+            SweepListener(self._tell_stopped, self._tell_held),
             pace,
         )
         self._pools = Pools(
@@ -130,7 +130,7 @@ class Operator:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._have_measured(sight)
 
-    def _have_measured(self, sight: Sight) -> None:
+    def _have_measured(self, sight: WatchStaleness) -> None:
         """Let each scrape ask for what grows and shrinks by itself."""
         metrics = self.metrics
         metrics.ask_queue(
@@ -149,7 +149,7 @@ class Operator:
 
     @property
     def _has_seen_all(self) -> bool:
-        return all(self._mirrored.has_seen(backend.place) for backend in self._backends)
+        return all(self._mirrored.has_seen(backend.store_name) for backend in self._backends)
 
     @property
     def held_back(self) -> Mapping[str, int]:
@@ -247,8 +247,8 @@ class Operator:
         """Have all looked at that is on *backend*, which came or went."""
         if backend.ready:
             self._queue.recovered(BACKEND)
-            self._look_soon[backend.place].set()
-        for pool in self._pools.on(backend.place):
+            self._look_soon[backend.store_name].set()
+        for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
@@ -270,9 +270,9 @@ class Operator:
 
     async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
         """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
-        first = not self._mirrored.has_seen(backend.place)
+        first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
-            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.place))
+            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.store_name))
         self.metrics.set_backlogs(backend.name, look.backlogs)
         for task in look.changed:
             if self._objects.uid(TASKS, task) is not None:
@@ -423,7 +423,7 @@ def _name_of(manifest: Manifest) -> ObjectName:
     return ObjectName(metadata.get("namespace", ""), metadata["name"])
 
 
-def _place_that_is_away(error: Exception) -> str | None:
+def _dependency_of(error: Exception) -> str | None:
     if isinstance(error, ApiUnavailableError):
         return API_SERVER
     return BACKEND if isinstance(error, StoreUnavailableError) else None

@@ -17,13 +17,13 @@ from pyncette.resources.modelling import duration_of
 from pyncette.resources.task import (
     DEFAULT_ZONE,
     FAILED_RUNS_KEPT,
-    REQUEST_CHARACTERS_MAX,
     SUCCESSFUL_RUNS_KEPT,
     PyncetteTask,
     RetryPolicy,
     TaskSpec,
     canonical,
 )
+from pyncette.resources.task_status import REQUEST_CHARACTERS_MAX
 
 RUN: Final = "pyncette.dev/run-requested-at"
 RESUME: Final = "pyncette.dev/resume-requested-at"

@@ -9,7 +9,7 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 from pyncette.store.base import Counted, Store
 
 COUNTED_MAX: Final = 10_000

@@ -14,7 +14,7 @@ from pyncette.core.spec import Policies
 from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
-from pyncette.resources.task import (
+from pyncette.resources.task_status import (
     UPCOMING_MAX,
     WORKER_CHARACTERS_MAX,
     Instances,

@@ -25,7 +25,7 @@ Monotonic = Callable[[], float]
 """Seconds that only grow."""
 
 
-class Sight:
+class WatchStaleness:
     """
     Whether the watch delivers what lists show; both are told here. Can be asked from any thread.
 
@@ -84,7 +84,7 @@ class Liveness:
 
     def __init__(
         self,
-        sight: Sight,
+        sight: WatchStaleness,
         resync_seconds: float,
         backends_ready: Callable[[], bool] = lambda: True,
         monotonic: Monotonic = time.monotonic,

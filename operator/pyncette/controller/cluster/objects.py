@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from pyncette.controller.cluster.api import Kind, Manifest, ObjectName, Page
-from pyncette.controller.cluster.liveness import Sight
+from pyncette.controller.cluster.liveness import WatchStaleness
 from pyncette.resources.resource import GROUP
 
 OWN_PREFIX: Final = f"{GROUP}/"
@@ -71,7 +71,9 @@ class Objects:
     """
 
     def __init__(
-        self, sight: Sight, noted: Callable[[Kind, ObjectName, bytes | None], object] = lambda *_: None
+        self,
+        sight: WatchStaleness,
+        noted: Callable[[Kind, ObjectName, bytes | None], object] = lambda *_: None,
     ) -> None:
         self._sight = sight
         self._noted = noted

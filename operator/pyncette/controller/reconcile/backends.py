@@ -15,7 +15,7 @@ from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, inert_record
 from pyncette.core.spec import Spec
@@ -75,7 +75,7 @@ class OpenBackend:
         """Why it is not ready, as reported, without secrets; empty if it is ready, or was not checked yet."""
         self._logged = ""
         """The error that was logged last."""
-        self.place = settings.name
+        self.store_name = settings.name
         """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
         self._opened: Backend | None = None
@@ -86,7 +86,7 @@ class OpenBackend:
     @property
     def is_alias(self) -> bool:
         """Whether another backend of the settings has the same records, and is looked at in its place."""
-        return self.place != self.name
+        return self.store_name != self.name
 
     @property
     def name(self) -> str:
@@ -102,11 +102,11 @@ class OpenBackend:
         """What writes to it; None while it does not answer."""
         return self._ledger if self.ready else None
 
-    async def keep(self, on_change: Callable[[], None], place_of: Callable[[str, str], str]) -> None:
+    async def keep(self, on_change: Callable[[], None], store_name_of: Callable[[str, str], str]) -> None:
         """
         Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes.
 
-        *place_of* says of the name of a backend, and the identity of what it opened, where its records are.
+        *store_name_of* says of the name of a backend, and the identity of what it opened, where its records are.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -114,7 +114,7 @@ class OpenBackend:
                 await self._migrate()
                 async with self._read().new_store(create=False) as store:
                     pause = FIRST_PAUSE_SECONDS
-                    self.place = place_of(self.name, await _identity_of(store))
+                    self.store_name = store_name_of(self.name, await _identity_of(store))
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
                     await self._look_after(store, on_change)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
@@ -234,7 +234,7 @@ class Backends:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
         """Tells the time where no backend does."""
-        self._places: dict[str, str] = {}
+        self._store_names: dict[str, str] = {}
         """Names of backends by the identity of their database: that of the first which was opened."""
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
@@ -259,10 +259,10 @@ class Backends:
         """Return the backend of this name, if the settings have one."""
         return self._all.get(name)
 
-    def place(self, name: str) -> str:
+    def store_name(self, name: str) -> str:
         """Return where the records of the backend *name* are, as far as that is known."""
         backend = self._all.get(name)
-        return name if backend is None else backend.place
+        return name if backend is None else backend.store_name
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
@@ -288,15 +288,15 @@ class Backends:
 
         async with asyncio.TaskGroup() as keeping:
             for backend in self:
-                keeping.create_task(backend.keep(told(backend), self._place_of))
+                keeping.create_task(backend.keep(told(backend), self._store_name_of))
 
-    def _place_of(self, name: str, identity: str) -> str:
+    def _store_name_of(self, name: str, identity: str) -> str:
         """
         Return where the records of the backend *name* are, which turned out to have this *identity*.
 
         Two names for one database (with other rights, perhaps, for other namespaces) must not look like two of everything.
         """
-        place = self._places.setdefault(identity, name)
+        place = self._store_names.setdefault(identity, name)
         if place != name:
             logger.info("two backends are one database", extra={"backend": name, "same_as": place})
         return place

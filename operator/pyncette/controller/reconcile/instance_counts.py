@@ -10,7 +10,7 @@ from pyncette.controller.reconcile.mirrored import ObservedRecord
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.errors import StoreUnavailableError
 from pyncette.mirror.counting import instances_of
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 
 COUNT_SECONDS: Final = 60.0
 """Between two counts of the instances of a template that are due or leased."""

@@ -234,10 +234,10 @@ class Mirrored:
         """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
-        self._touched[backend.place] = set()
+        self._touched[backend.store_name] = set()
         wished = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self._opened(store)
-        self._realms[backend.place] = opened
+        self._realms[backend.store_name] = opened
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         looked_at: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
@@ -249,27 +249,29 @@ class Mirrored:
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
             waiting, templates, is_empty = await self._scan_tasks(
-                backend.place, ledger, partitions, workers, found
+                backend.store_name, ledger, partitions, workers, found
             )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.open_realm(backend.place, ledger, realm)
+                await self.open_realm(backend.store_name, ledger, realm)
             looked_at.add(pool)
             if realm in wished:
-                instances = await self._instances_waiting(backend.place, pool, ledger, partitions, templates)
+                instances = await self._instances_waiting(
+                    backend.store_name, pool, ledger, partitions, templates
+                )
                 waiting = waiting.with_more(*instances)
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
             view = PoolView(workers, waiting.due if realm in wished else 0)
-            if self._pools.get((backend.place, pool), PoolView()) != view:
+            if self._pools.get((backend.store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[backend.place, pool] = view
+            self._pools[backend.store_name, pool] = view
             if realm in wished or view.members or await _holds_anything(store, partitions):
-                self._empty_since.pop((backend.place, realm), None)
+                self._empty_since.pop((backend.store_name, realm), None)
             else:
-                await self._retire(backend.place, ledger, realm)
-        self._forget_others(backend.place, looked_at)
-        changed = self._take(backend.place, found)
-        self._looked.add(backend.place)
+                await self._retire(backend.store_name, ledger, realm)
+        self._forget_others(backend.store_name, looked_at)
+        changed = self._take(backend.store_name, found)
+        self._looked.add(backend.store_name)
         return Look(
             changed,
             changed_pools,

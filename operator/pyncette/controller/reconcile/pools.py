@@ -28,15 +28,11 @@ from pyncette.controller.settings import BackendSettings
 from pyncette.controller.status.conditions import STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
-from pyncette.controller.status.facts import Access, PoolFacts
+from pyncette.controller.status.observed import Access, ObservedPool
+from pyncette.controller.status.pool_context import PoolEnvironment, StoredPool
 from pyncette.controller.status.pool_events import events_of_pool
-from pyncette.controller.status.pool_status import (
-    PoolSurroundings,
-    StoredPool,
-    points_to_pods,
-    rolling_out,
-    status_of_pool,
-)
+from pyncette.controller.status.pool_status import points_to_pods, status_of_pool
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest
 from pyncette.controller.workloads.drift import covers
 from pyncette.controller.workloads.pod_template import PoolBackend
@@ -64,18 +60,18 @@ DUE_MAX: Final = 10_000
 """Occurrences that wait are counted up to here."""
 
 
-class Place(NamedTuple):
+class PoolLocation(NamedTuple):
     """Where the tasks of a pool are kept, and how that stands."""
 
     realm: str
-    facts: PoolFacts
+    pool: ObservedPool
     backend: OpenBackend | None
     """None: there is no such pool, or the settings have no such backend."""
 
     @property
-    def where(self) -> str:
-        """By what name the records of its backend are known."""
-        return self.facts.backend if self.backend is None else self.backend.place
+    def store_name(self) -> str:
+        """The name by which the records of its backend are known."""
+        return self.pool.backend if self.backend is None else self.backend.store_name
 
 
 class Pools:
@@ -98,7 +94,7 @@ class Pools:
         self._mirrored = mirrored
         self._statuses = statuses
         self._changed = changed
-        self._facts: dict[ObjectName, PoolFacts] = {}
+        self._observed: dict[ObjectName, ObservedPool] = {}
         """What tasks were last told."""
         self._known: dict[ObjectName, tuple[str | None, PyncetteWorkerPool | Refusal]] = {}
         """Pools as they were read last, and in which version."""
@@ -107,21 +103,21 @@ class Pools:
 
     # --- For tasks ---------------------------------------------------------------------------------------------------
 
-    def place(self, name: ObjectName) -> Place:
+    def locate(self, name: ObjectName) -> PoolLocation:
         """Return where the tasks of the pool *name* are kept."""
         realm = realm_of(self._cluster_id, *name)
         pool = self._read(name)
         if pool is None:
-            return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
+            return PoolLocation(realm, ObservedPool(name.name, exists=False, access=Access.UNKNOWN), None)
         if isinstance(pool, Refusal):
             problem = f"has an invalid spec. See {_describe_command(name)}"
-            return Place(
-                realm, PoolFacts(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
+            return PoolLocation(
+                realm, ObservedPool(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
         access = self._backends.access(backend, name.namespace)
         found = self._backends.get(backend)
-        facts = PoolFacts(
+        observed = ObservedPool(
             name.name,
             backend=backend,
             access=access,
@@ -131,7 +127,7 @@ class Pools:
             members=self._members(backend, name) if access is Access.OPEN else None,
             problem=_problem(name, pool.status),
         )
-        return Place(realm, facts, found)
+        return PoolLocation(realm, observed, found)
 
     def ledger(self, backend: str) -> Ledger | None:
         """Return what writes to *backend*, if it answers."""
@@ -140,11 +136,11 @@ class Pools:
 
     def unseen(self) -> list[OpenBackend]:
         """Return the backends that nobody has looked at since this process began."""
-        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.place)]
+        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.store_name)]
 
     def on(self, place: str) -> list[ObjectName]:
         """Return the pools that name the backend with the records of *place*, by whatever name."""
-        names = {backend.name for backend in self._backends if backend.place == place}
+        names = {backend.name for backend in self._backends if backend.store_name == place}
         return [
             name
             for name in self._objects.names(POOLS)
@@ -174,7 +170,7 @@ class Pools:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))
 
     def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
-        view = self._mirrored.pool(self._backends.place(backend), name)
+        view = self._mirrored.pool(self._backends.store_name(backend), name)
         return None if view is None else view.members
 
     # --- For itself --------------------------------------------------------------------------------------------------
@@ -188,7 +184,7 @@ class Pools:
         self._tell_tasks(name)
         stored = self._objects.get(POOLS, name)
         if stored is None:
-            self._facts.pop(name, None)
+            self._observed.pop(name, None)
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
@@ -263,9 +259,9 @@ class Pools:
         )
 
     def _tell_tasks(self, name: ObjectName) -> None:
-        facts = self.place(name).facts
-        if self._facts.get(name) != facts:
-            self._facts[name] = facts
+        observed = self.locate(name).pool
+        if self._observed.get(name) != observed:
+            self._observed[name] = observed
             self._changed(name)
 
     def _tell(
@@ -302,15 +298,15 @@ class Pools:
 
     def _surroundings(
         self, name: ObjectName, pool: PyncetteWorkerPool | Refusal, tasks: int, refused: str | None
-    ) -> PoolSurroundings:
+    ) -> PoolEnvironment:
         realm = realm_of(self._cluster_id, *name)
         if isinstance(pool, Refusal):
-            return PoolSurroundings(self.now(), realm=realm, tasks=tasks, refused=refused)
+            return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
-        view = self._mirrored.pool(self._backends.place(backend), name)
+        view = self._mirrored.pool(self._backends.store_name(backend), name)
         access = self._backends.access(backend, name.namespace)
         found = self._backends.get(backend)
-        return PoolSurroundings(
+        return PoolEnvironment(
             now=self.now() if found is None else found.clock.now(),
             access=access,
             fault=found.fault if found is not None and access is Access.DOWN else "",
@@ -326,7 +322,7 @@ class Pools:
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
         """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
-        return found is not None and found.is_expected and not self._mirrored.has_seen(found.place)
+        return found is not None and found.is_expected and not self._mirrored.has_seen(found.store_name)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""

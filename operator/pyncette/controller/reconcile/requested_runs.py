@@ -14,7 +14,7 @@ from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
 """Between two reads of a task with a requested run, so that its end shows while people still watch."""

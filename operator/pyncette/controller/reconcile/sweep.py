@@ -52,7 +52,7 @@ class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
     """The number that somebody confirmed; 0: nobody did."""
 
 
-class Told(NamedTuple):
+class SweepListener(NamedTuple):
     """Is told what the sweep does; must not block."""
 
     stopped: Callable[[Collection[ObjectName]], None]
@@ -69,7 +69,7 @@ class Sweep:
         cluster_id: str,
         mirrored: Mirrored,
         is_gone: Callable[[ObjectName], bool],
-        told: Told,
+        told: SweepListener,
         pace: Pace = USUAL,
     ) -> None:
         self._mirrored = mirrored

@@ -11,11 +11,12 @@ from pyncette.clock import Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, ObjectName
 from pyncette.controller.cluster.objects import Objects
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
-from pyncette.controller.reconcile.pools import Place, Pools
+from pyncette.controller.reconcile.pools import PoolLocation, Pools
 from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.status.differences import read_status
-from pyncette.controller.status.facts import Access, PoolFacts
-from pyncette.controller.status.task_status import Stored, is_over, was_mirrored
+from pyncette.controller.status.observed import Access, ObservedPool
+from pyncette.controller.status.task_context import StoredTask
+from pyncette.controller.status.task_status import is_over, was_mirrored
 from pyncette.core.record import Key, Owner, Record, Requests, replace
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
@@ -32,7 +33,8 @@ from pyncette.mirror.rules import (
     suspension,
 )
 from pyncette.resources.reading import Refusal
-from pyncette.resources.task import PyncetteTask, TaskStatus
+from pyncette.resources.task import PyncetteTask
+from pyncette.resources.task_status import TaskStatus
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class TaskRecords:
         self,
         name: ObjectName,
         task: PyncetteTask | Refusal,
-        place: Place,
+        location: PoolLocation,
         stored: Manifest,
         records: Sequence[ObservedRecord],
     ) -> Mirroring:
@@ -87,18 +89,18 @@ class TaskRecords:
         If the backend cannot be used, or the spec is invalid, nothing but its suspension is written. Raises StoreError
         and ApiError; a backend that does not answer is part of the result.
         """
-        ledger = None if place.backend is None else place.backend.ledger
-        is_open = place.facts.access is Access.OPEN and self._mirrored.has_seen(place.where)
+        ledger = None if location.backend is None else location.backend.ledger
+        is_open = location.pool.access is Access.OPEN and self._mirrored.has_seen(location.store_name)
         if isinstance(task, Refusal) or ledger is None or not is_open:
             return await self._suspend_only(name, stored, records)
-        desired = _as_registered(desired_record_of(task, place.realm), place.facts)
-        where = (place.where, desired.key)
+        desired = _as_registered(desired_record_of(task, location.realm), location.pool)
+        where = (location.store_name, desired.key)
         other = self._owner_at(name, where)
         if other is not None:
             return (await self._suspend_only(name, stored, records))._replace(taken_by=other)
         self._reserved[where] = name
         try:
-            return await self._mirror(name, desired, place, ledger, stored, records)
+            return await self._mirror(name, desired, location, ledger, stored, records)
         finally:
             del self._reserved[where]
 
@@ -111,7 +113,7 @@ class TaskRecords:
         A person who suspends a task is in a hurry, whatever else is wrong with the spec.
         """
         meta = stored["metadata"]
-        seen = Stored.of(stored, TaskStatus())
+        seen = StoredTask.of(stored, TaskStatus())
         created = _instant_in(meta.get("creationTimestamp"))
         latest = Owner(seen.uid, seen.generation, "", created_at=created)
         after = list(records)
@@ -138,7 +140,7 @@ class TaskRecords:
         self,
         name: ObjectName,
         desired: DesiredRecord,
-        place: Place,
+        location: PoolLocation,
         ledger: Ledger,
         stored: Manifest,
         records: Sequence[ObservedRecord],
@@ -151,11 +153,11 @@ class TaskRecords:
         if not records and is_over(status, stored["metadata"].get("generation", 0)):
             desired = desired._replace(is_over=True)
         desired = await self._checked_against_newer(name, desired, records)
-        here, misplaced = _split(records, place.where, desired.key)
+        here, misplaced = _split(records, location.store_name, desired.key)
         try:
-            return await self._write(name, desired, here, misplaced, place, ledger)
+            return await self._write(name, desired, here, misplaced, location, ledger)
         except StoreUnavailableError as error:
-            return Mirroring(_current_first(here, misplaced), unavailable=place.where, failed=error)
+            return Mirroring(_current_first(here, misplaced), unavailable=location.store_name, failed=error)
 
     def _silent(self, records: Sequence[ObservedRecord], status: TaskStatus) -> str | None:
         """
@@ -202,14 +204,14 @@ class TaskRecords:
         desired: DesiredRecord,
         here: ObservedRecord | None,
         misplaced: Sequence[ObservedRecord],
-        place: Place,
+        location: PoolLocation,
         ledger: Ledger,
     ) -> Mirroring:
         """Write what differs, then do what the task requests. Raises StoreError."""
         if here is None or misplaced or not _is_mirrored(here.record, desired):
-            await self._mirrored.open_realm(place.where, ledger, place.realm)
+            await self._mirrored.open_realm(location.store_name, ledger, location.realm)
             result = await mirror_one(ledger, desired, self._with_ledgers(misplaced))
-            here = self._note(name, place.where, result) or here
+            here = self._note(name, location.store_name, result) or here
             if result.step in {Step.WAITING, Step.OUTDATED}:  # of a newer generation the watch will tell
                 return Mirroring(_current_first(here, misplaced), moving=result.step is Step.WAITING)
             for stray in misplaced:
@@ -284,7 +286,7 @@ def _split(
     return here, misplaced
 
 
-def _as_registered(desired: DesiredRecord, pool: PoolFacts) -> DesiredRecord:
+def _as_registered(desired: DesiredRecord, pool: ObservedPool) -> DesiredRecord:
     """
     Return *desired* with the partition count that all workers of its *pool* have registered for its handler.
 

@@ -13,23 +13,25 @@ from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
-from pyncette.controller.reconcile.pools import Place, Pools
+from pyncette.controller.reconcile.pools import PoolLocation, Pools
 from pyncette.controller.reconcile.requested_runs import FOLLOW_SECONDS, RequestedRuns
 from pyncette.controller.reconcile.sweep import Sweep
 from pyncette.controller.reconcile.task_records import Mirroring, TaskRecords
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
-from pyncette.controller.status.facts import Access, PoolFacts, TaskFacts
+from pyncette.controller.status.observed import Access, ObservedPool, ObservedTask
+from pyncette.controller.status.task_context import StoredTask
 from pyncette.controller.status.task_events import events_of
-from pyncette.controller.status.task_status import Stored, status_of_task, was_mirrored
+from pyncette.controller.status.task_status import status_of_task, was_mirrored
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest
 from pyncette.core.accounting import keeps_history
 from pyncette.core.spec import Policies
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.resources.reading import Refusal, read_stored
-from pyncette.resources.task import PyncetteTask, TaskStatus, WorkerPoolRef
+from pyncette.resources.task import PyncetteTask, WorkerPoolRef
+from pyncette.resources.task_status import TaskStatus
 
 DEFAULT_POOL: Final = WorkerPoolRef().name
 
@@ -93,14 +95,14 @@ class Tasks:
         records = await self._requested.refresh(name, self._mirrored.records(name))
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
-            return self._again_in(name, settled.again_at, self._now(self._pools.place(self._pool_of[name])))
+            return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
         task = read_stored(PyncetteTask, stored)
-        place = self._place(name, task, stored, records)
-        if self._is_too_early(place, stored, records):
+        location = self._locate(name, task, stored, records)
+        if self._is_too_early(location, stored, records):
             return None
-        mirroring = await self._records.mirror_task(name, task, place, stored, records)
+        mirroring = await self._records.mirror_task(name, task, location, stored, records)
         self._requested.note(name, mirroring.records)
-        again_at, is_reported = await self._report(name, stored, task, place, mirroring)
+        again_at, is_reported = await self._report(name, stored, task, location, mirroring)
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
@@ -109,8 +111,8 @@ class Tasks:
             return self._pace.taken
         if name not in self._counts:
             version = stored["metadata"]["resourceVersion"]
-            self._settled[name] = _Settled(version, place.facts, mirroring.records, again_at, is_reported)
-        return self._again_in(name, again_at, self._now(place))
+            self._settled[name] = _Settled(version, location.pool, mirroring.records, again_at, is_reported)
+        return self._again_in(name, again_at, self._now(location))
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
         """
@@ -123,10 +125,10 @@ class Tasks:
         pool = self._pool_of.get(name)
         if pool is None or self._objects.version(TASKS, name) != settled.version:
             return False
-        place = self._pools.place(pool)
-        if settled.again_at is not None and settled.again_at <= self._now(place):
+        location = self._pools.locate(pool)
+        if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        return place.facts == settled.facts and tuple(records) == settled.records
+        return location.pool == settled.pool and tuple(records) == settled.records
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -165,13 +167,13 @@ class Tasks:
 
     # --- Its pool ----------------------------------------------------------------------------------------------------
 
-    def _place(
+    def _locate(
         self,
         name: ObjectName,
         task: PyncetteTask | Refusal,
         stored: Manifest,
         records: Sequence[ObservedRecord],
-    ) -> Place:
+    ) -> PoolLocation:
         """Return where the record of the task belongs; that of an invalid task stays where it is."""
         named = ObjectName(name.namespace, _pool_named_in(stored))
         self._set_pool(name, named)
@@ -180,7 +182,7 @@ class Tasks:
             if records and isinstance(task, Refusal)
             else None
         )
-        return self._pools.place(known or named)
+        return self._pools.locate(known or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
         before = self._pool_of.get(name)
@@ -197,7 +199,9 @@ class Tasks:
             self._of_pool[pool].add(name)
             self._counted(pool)
 
-    def _is_too_early(self, place: Place, stored: Manifest, records: Sequence[ObservedRecord]) -> bool:
+    def _is_too_early(
+        self, location: PoolLocation, stored: Manifest, records: Sequence[ObservedRecord]
+    ) -> bool:
         """
         Say whether a backend that may hold the record has not been read since this process began.
 
@@ -207,7 +211,7 @@ class Tasks:
         status = _status_of(stored)
         unseen = self._pools.unseen()
         if records or not was_mirrored(status):
-            own = None if place.facts.access is Access.REFUSED else place.backend
+            own = None if location.pool.access is Access.REFUSED else location.backend
             unseen = [backend for backend in unseen if backend is own]
         if any(backend.is_expected for backend in unseen):
             return True
@@ -223,14 +227,14 @@ class Tasks:
         name: ObjectName,
         stored: Manifest,
         task: PyncetteTask | Refusal,
-        place: Place,
+        location: PoolLocation,
         mirroring: Mirroring,
     ) -> tuple[Instant | None, bool]:
         """Queue the status if it has changed; return when to work it out again, and whether it has not changed."""
         meta = stored["metadata"]
-        seen = Stored.of(stored, task.status if isinstance(task, PyncetteTask) else _status_of(stored))
+        seen = StoredTask.of(stored, task.status if isinstance(task, PyncetteTask) else _status_of(stored))
         current = mirroring.current
-        facts = TaskFacts(
+        observed = ObservedTask(
             record=None if current is None else current.record,
             moving=mirroring.moving,
             beside=0 if current is None else current.running,
@@ -239,24 +243,24 @@ class Tasks:
             instances=await self._counts.of(name, current),
             taken_by=mirroring.taken_by,
             write_interval=round(self._statuses.pause_seconds * SECOND),
-            now=self._now(place),
+            now=self._now(location),
         )
-        pool = place.facts
+        pool = location.pool
         if mirroring.unavailable is not None:
             pool = pool._replace(backend=mirroring.unavailable, access=Access.DOWN)
-        told = status_of_task(task, seen, pool, facts)
-        difference = differs(stored.get("status", {}), told.status)
+        report = status_of_task(task, seen, pool, observed)
+        difference = differs(stored.get("status", {}), report.status)
         if difference is not Difference.NONE and self._requested.is_awaited(name, seen.status):
             difference = max(difference, Difference.REQUESTS)
-        if difference is Difference.CONDITIONS and _reports_missing_pool(seen.status, told.status):
+        if difference is Difference.CONDITIONS and _reports_missing_pool(seen.status, report.status):
             difference = Difference.POOL_GONE  # a person has deleted the pool, and waits for the effect
         reference = Reference(TASKS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
         else:
-            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(report.status))
             self._statuses.want(reference, manifest, difference)
-        return told.again_at, difference is Difference.NONE
+        return report.again_at, difference is Difference.NONE
 
     async def _last_run_id(self, current: ObservedRecord | None, status: TaskStatus) -> str | None:
         """Return the id of the run that ended last, from the history if the status does not have it yet."""
@@ -287,8 +291,8 @@ class Tasks:
         now = self._pools.now()
         return events_of(regarding, _status_of(before), _status_of(after), now, instance)
 
-    def _now(self, place: Place) -> Instant:
-        return self._pools.now() if place.backend is None else place.backend.clock.now()
+    def _now(self, location: PoolLocation) -> Instant:
+        return self._pools.now() if location.backend is None else location.backend.clock.now()
 
 
 class _Settled(NamedTuple):
@@ -296,7 +300,7 @@ class _Settled(NamedTuple):
 
     version: str
     """Of the resource."""
-    facts: PoolFacts
+    pool: ObservedPool
     records: tuple[ObservedRecord, ...]
     again_at: Instant | None
     """When the status changes by itself."""

@@ -10,7 +10,7 @@ from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 READY: Final = "Ready"
 RECONCILING: Final = "Reconciling"

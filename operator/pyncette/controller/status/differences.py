@@ -11,7 +11,7 @@ from pyncette.controller.cluster.api import Manifest
 from pyncette.resources.modelling import Model
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 S = TypeVar("S", bound=Model)
 

@@ -9,7 +9,8 @@ from pyncette.controller.cluster.api import POOLS, Manifest
 from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
 from pyncette.controller.status.events import Occasion, Regarding, event
-from pyncette.controller.status.pool_status import BACKEND_REACHABLE, points_to_pods
+from pyncette.controller.status.pool_context import BACKEND_REACHABLE
+from pyncette.controller.status.pool_status import points_to_pods
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
 

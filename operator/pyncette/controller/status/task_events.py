@@ -11,7 +11,7 @@ from pyncette.controller.status.conditions import READY, RECONCILING, STALLED, c
 from pyncette.controller.status.events import Occasion, Regarding, event
 from pyncette.mirror.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 
 def events_of(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.coordination.members import Member
 from pyncette.core.record import Record
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 
 
 class Access(Enum):
@@ -24,7 +24,7 @@ class Access(Enum):
     """The operator's settings have no backend of this name: `BackendNotFound`."""
 
 
-class PoolFacts(NamedTuple):
+class ObservedPool(NamedTuple):
     """A pool, as a task of it needs to know it."""
 
     name: str
@@ -46,7 +46,7 @@ class PoolFacts(NamedTuple):
     """Workers that run now, as the backend knows them; None: it could not be asked."""
 
 
-class TaskFacts(NamedTuple):
+class ObservedTask(NamedTuple):
     """What the backend holds of a task, and since when it is as it is."""
 
     record: Record | None = None

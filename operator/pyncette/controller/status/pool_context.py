@@ -1,0 +1,167 @@
+"""The input of the status of a PyncetteWorkerPool: its spec, its last status, its Deployment and its workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pyncette._version import __version__
+from pyncette.clock import Instant
+from pyncette.controller.cluster.api import Manifest, ObjectName
+from pyncette.controller.reasons import Reason
+from pyncette.controller.status.conditions import (
+    Holds,
+    as_sentence,
+    condition,
+    condition_of,
+    cut,
+)
+from pyncette.controller.status.observed import Access
+from pyncette.controller.status.rollout import Scale
+from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.coordination.members import Member
+from pyncette.core.times import instant_of
+from pyncette.resources.modelling import whole_second
+from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
+from pyncette.resources.reading import Refusal
+from pyncette.resources.resource import Condition
+
+AVAILABLE: Final = "Available"
+
+
+BACKEND_REACHABLE: Final = "BackendReachable"
+
+
+RELEASES_NAMED_MAX: Final = 3
+"""Releases of the library that are named in a sentence; of a pool there are two in the midst of a rollout."""
+
+
+RELEASE_CHARACTERS_MAX: Final = 40
+"""Workers say of which release they are, and a row can say anything."""
+
+
+class StoredPool(NamedTuple):
+    """A PyncetteWorkerPool as the API server holds it, but for its spec."""
+
+    name: ObjectName
+    generation: int
+    status: PoolStatus = PoolStatus()
+    """As it was written last; that of the schema if it cannot be read."""
+    deleting: bool = False
+    """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+
+
+class PoolEnvironment(NamedTuple):
+    """What is known of a pool beside its spec."""
+
+    now: Instant
+    access: Access = Access.OPEN
+    fault: str = ""
+    """Why the backend is not reachable, as in the log, without secrets; empty if it is reachable, or if that is unknown."""
+    backend: PoolBackend | None = None
+    """The one that it names; None: the settings have none of that name."""
+    realm: str | None = None
+    deployment: Manifest | None = None
+    """As it is after it was applied; None: there is none, or it is none of ours."""
+    refused: str | None = None
+    """What the API server said when it refused an object of this generation."""
+    members: Sequence[Member] | None = None
+    """Workers that run now, as the backend knows them; None: it could not be asked."""
+    tasks: int = 0
+    due: int | None = None
+
+
+class PoolContext(NamedTuple):
+    """All that is known of one pool, and what follows at once from it."""
+
+    pool: PyncetteWorkerPool | Refusal
+    seen: StoredPool
+    around: PoolEnvironment
+
+    @property
+    def external(self) -> bool:
+        return not isinstance(self.pool, Refusal) and self.pool.spec.external
+
+    @property
+    def scale(self) -> Scale | None:
+        deployment = self.around.deployment
+        return None if self.external or deployment is None else Scale.of(deployment)
+
+    @property
+    def ready(self) -> int:
+        """Workers that can run something, as far as that is known."""
+        if self.external:
+            return len(self.around.members or ())
+        return 0 if self.scale is None else self.scale.ready
+
+    @property
+    def now(self) -> Instant:
+        """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+        return whole_second(self.around.now)
+
+    def before(self, kind: str) -> Condition | None:
+        """Return a condition as the operator wrote it last."""
+        return condition_of(self.seen.status, kind)
+
+    def this_generation(self, kind: str) -> Condition | None:
+        """Return a condition as it was written last, if that was of this generation."""
+        before = self.before(kind)
+        return before if before is not None and before.observed_generation == self.seen.generation else None
+
+    def since(self, kind: str) -> Instant:
+        """Return since when a condition of this generation holds; now, if it did not when this was written last."""
+        before = self.this_generation(kind)
+        if before is None or before.status != "True":
+            return self.now
+        return instant_of(before.last_transition_time)
+
+    def condition(
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
+    ) -> Condition:
+        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
+        )
+
+
+def until_then(case: PoolContext) -> str:
+    there = 0 if case.around.deployment is None else Scale.of(case.around.deployment).there
+    return " Until then workers go on as they are." if there else " Until then there are no workers."
+
+
+def registered_workers(members: Sequence[Member]) -> str:
+    return f"Workers that are registered: {len(members)}.{_of_other_releases(members)}"
+
+
+def _of_other_releases(members: Sequence[Member]) -> str:
+    """Tell of workers that work as they are, and may be refused after the next upgrade; empty if there are none."""
+    releases = Counter(member.version for member in members if member.version != __version__)
+    if not releases:
+        return ""
+    named = [
+        f"{count} of {cut(release, RELEASE_CHARACTERS_MAX)}"
+        for release, count in sorted(releases.items())[:RELEASES_NAMED_MAX]
+    ]
+    more = ", …" if len(releases) > len(named) else ""
+    return (
+        f" Of another release of the library than the operator's {__version__}: {', '.join(named)}{more}. Releases next to "
+        "each other work together: rebuild the image before the next upgrade of the operator, or upgrade the operator if "
+        "it is the older one."
+    )
+
+
+def unavailable_backend(case: PoolContext) -> str:
+    name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
+    fault = case.around.fault
+    why = (
+        f"cannot be used by the operator: {as_sentence(fault)}" if fault else "does not answer the operator."
+    )
+    return f"The backend{name} {why} Workers that can reach it keep running."

@@ -1,0 +1,204 @@
+"""The input of the status of a PyncetteTask: its spec, its last status, its pool and its record."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from pyncette.clock import Instant
+from pyncette.controller.cluster.api import Manifest
+from pyncette.controller.reasons import Reason
+from pyncette.controller.status.conditions import (
+    READY,
+    Holds,
+    condition,
+    condition_of,
+)
+from pyncette.controller.status.observed import Access, ObservedPool, ObservedTask
+from pyncette.core.record import Record
+from pyncette.core.spec import Policies
+from pyncette.mirror.conversion import RESUME
+from pyncette.resources.modelling import whole_second
+from pyncette.resources.reading import Refusal
+from pyncette.resources.resource import Condition
+from pyncette.resources.task import HandlerName, PyncetteTask
+from pyncette.resources.task_status import TaskStatus
+
+SCHEDULED: Final = "Scheduled"
+
+
+HANDLER_RESOLVED: Final = "HandlerResolved"
+
+
+SUSPENDED: Final = "Suspended"
+
+
+RUNS_HEALTHY: Final = "RunsHealthy"
+
+
+class StoredTask(NamedTuple):
+    """A PyncetteTask as the API server holds it, but for its spec."""
+
+    uid: str
+    generation: int
+    status: TaskStatus = TaskStatus()
+    """As it was written last; that of the schema if it cannot be read."""
+    deleting: bool = False
+    """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+    handler: str | None = None
+    """The handler that its spec names, even if the spec is invalid for another reason."""
+    suspend: bool = False
+    """Whether `spec.suspend` is true, even if the rest of the spec is invalid."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, status: TaskStatus) -> StoredTask:
+        """Return a task as the API server stores it, with its *status* as far as that is valid."""
+        meta, spec = manifest["metadata"], manifest.get("spec")
+        fields = spec if isinstance(spec, dict) else {}
+        return cls(
+            uid=meta["uid"],
+            generation=meta.get("generation", 0),
+            status=status,
+            deleting="deletionTimestamp" in meta,
+            handler=_handler_in(fields),
+            suspend=fields.get("suspend") is True,
+        )
+
+
+def _handler_in(spec: Manifest) -> str | None:
+    try:
+        return _HANDLER_NAME.validate_python(spec.get("handler"), strict=True)
+    except ValidationError:
+        return None
+
+
+_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
+
+
+class Answer(NamedTuple):
+    """What a condition says."""
+
+    holds: Holds
+    reason: Reason
+    message: str
+
+
+class TaskContext(NamedTuple):
+    """All that is known of one task, and what follows at once from it."""
+
+    task: PyncetteTask | Refusal
+    seen: StoredTask
+    pool: ObservedPool
+    observed: ObservedTask
+
+    @property
+    def record(self) -> Record | None:
+        return self.observed.record
+
+    @property
+    def policies(self) -> Policies:
+        return (self.record and self.record.spec.policies) or Policies()
+
+    @property
+    def now(self) -> Instant:
+        """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+        return whole_second(self.observed.now)
+
+    @property
+    def mirrored(self) -> bool:
+        """Say whether the backend holds this generation; while it cannot be asked, whether it did."""
+        record = self.record
+        if self.observed.moving:
+            return False
+        if record is None:
+            before = self.this_generation(SCHEDULED)
+            cannot_be_asked = not self.pool.exists or self.pool.access is not Access.OPEN
+            return cannot_be_asked and before is not None and before.status == "True"
+        owner = record.state.owner
+        return (
+            owner is not None
+            and (owner.uid, record.state.withdrawn_at) == (self.seen.uid, None)
+            and owner.generation >= self.seen.generation
+        )
+
+    @property
+    def had_pool(self) -> bool:
+        """Whether the pool existed when the backend was last written to: if it is missing now, it was deleted."""
+        record = self.record
+        if record is None:
+            return self.mirrored
+        pool = record.key.partition.realm.rpartition("/")[2]
+        return pool == self.pool.name and record.state.withdrawn_at is None
+
+    @property
+    def handler(self) -> str | None:
+        """The desired handler; if the spec is refused, the handler of the record, or else the one that the spec names."""
+        if not isinstance(self.task, Refusal):
+            return self.task.spec.handler
+        return self.seen.handler if self.record is None else self.record.key.partition.handler
+
+    def before(self, kind: str) -> Condition | None:
+        """Return a condition as it was written last."""
+        return condition_of(self.seen.status, kind)
+
+    def this_generation(self, kind: str) -> Condition | None:
+        """Return a condition as it was written last, if that was of this generation."""
+        before = self.before(kind)
+        return before if before is not None and before.observed_generation == self.seen.generation else None
+
+    def condition(
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
+    ) -> Condition:
+        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
+        )
+
+
+SUSPENDED_BY_SPEC: Final = (
+    "spec.suspend is true: set it to false, and it goes on with the first time after that."
+)
+
+
+def until_then(case: TaskContext) -> str:
+    """Say what runs in the meantime, as far as that is known."""
+    record = case.record
+    if record is None or record.state.withdrawn_at is not None or record.state.owner is None:
+        return (
+            ""
+            if record is None and case.pool.access is not Access.OPEN
+            else " Nothing of it runs until then."
+        )
+    does = "is suspended" if case.policies.suspend else "goes on"
+    return f" Until then generation {record.state.owner.generation} {does}."
+
+
+def no_such_pool(pool: ObservedPool) -> str:
+    return f'There is no PyncetteWorkerPool "{pool.name}" in this namespace: create it, or correct spec.workerPoolRef.'
+
+
+def problem_of(pool: ObservedPool) -> str:
+    """Return a sentence about the problem of the pool, if one is known."""
+    return f" It {pool.problem}." if pool.problem else ""
+
+
+def exhausted_message(case: TaskContext) -> str | None:
+    """Say how to end the suspension by exhaustion, if there is one; as long as nobody can look, what was said last."""
+    if case.record is None:
+        ready = case.this_generation(READY)
+        return ready.message if ready and ready.reason == Reason.RETRIES_EXHAUSTED.value else None
+    if not case.record.state.exhausted:
+        return None
+    why = case.record.state.summary.last_message
+    return (
+        f"The attempts of an occurrence are spent{f' ({why})' if why else ''}, and onExhausted is Suspend: "
+        f"mend the cause, then set the annotation {RESUME} to any new value, or change the spec."
+    )
