@@ -279,7 +279,9 @@ async def test_what_cannot_be_read_is_left_out_and_logged(
 
         assert await bench.look() == [ALICE]
 
-    assert [(entry.message, entry.worker) for entry in caplog.records] == [("a member cannot be read", "bob")]
+    assert [(entry.message, entry.worker) for entry in caplog.records] == [
+        ("could not read the registration of a worker", "bob")
+    ]
 
 
 async def test_a_worker_is_read_as_release_0_1_0_writes_it(bench: Bench) -> None:

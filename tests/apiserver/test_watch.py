@@ -238,7 +238,7 @@ async def test_it_waits_for_the_crds_and_then_watches(own_apiserver, caplog):
     said = [
         record.getMessage() for record in caplog.records if record.name == "pyncette.controller.cluster.watch"
     ]
-    assert said == ["nothing can be watched yet", "the CRDs are served, watching begins"]
+    assert said == ["cannot watch yet", "the API server serves the CRDs; starting the watch"]
 
 
 async def test_a_crd_that_is_removed_ends_it_without_a_traceback(own_apiserver, caplog):

@@ -86,7 +86,7 @@ def test_a_one_off_that_was_overdue_when_its_file_was_written_is_missed(folder):
     folder.task("beat", intervalSeconds=1)
 
     with dev(folder) as program:
-        program.expect("task: late: once .*, missed: its time was over")
+        program.expect("task: late: once .*, missed: its time had passed")
         program.expect("beat: succeeded")
         end(program)
 
@@ -183,7 +183,7 @@ def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_mended(fold
         at = program.expect("problem: hello.yaml:7:20: spec.intervalSeconds: must be a whole number")
         at = program.expect("hello: greetings first", after=at)
         folder.task("hello", intervalSeconds=1, args="{name: second}")
-        at = program.expect("mended: hello.yaml:7:20", after=at)
+        at = program.expect("fixed: hello.yaml:7:20", after=at)
         program.expect("hello: greetings second", after=at)
         end(program)
 
@@ -245,7 +245,7 @@ def test_a_syntax_error_is_told_with_its_place_and_the_code_of_before_goes_on(fo
         folder.write("tasks.py", good + "\ndef broken(:\n")
 
         at = program.expect(
-            r"not reloaded, and the code of before goes on: .*tasks.py:9: SyntaxError: ", after=at
+            r"not reloaded, still running the previous code: .*tasks.py:9: SyntaxError: ", after=at
         )
         at = program.expect("hello: greetings", after=at)
         folder.write("tasks.py", good)
@@ -285,12 +285,12 @@ def test_the_code_of_before_goes_on_while_the_import_of_new_code_does_not_end(fo
     with dev(folder) as program:
         program.expect("hello: greetings")
         folder.write("tasks.py", STUCK)
-        at = program.expect("problem: the import takes long; it begins anew when code changes")
+        at = program.expect("problem: the import is slow; it restarts when code changes")
         at = program.expect("hello: greetings", after=at)
 
         folder.write("tasks.py", MODULE.replace("greetings", "salutations"))
 
-        at = program.expect("mended: the import takes long", after=at)
+        at = program.expect("fixed: the import takes long", after=at)
         program.expect("hello: salutations", after=at)
         end(program)
 
@@ -439,7 +439,7 @@ def test_ctrl_c_during_a_reload_ends_it_once_what_ran_has_ended(folder):
     with dev(folder) as program:
         program.expect("slow: begun")
         folder.write("tasks.py", SLOW.format(seconds=5))
-        program.expect("reloading: waiting for what runs")
+        program.expect("reloading: waiting for current runs")
         workers = children_of(program.process.pid)
         program.interrupt()
         program.expect("slow: over")
@@ -565,7 +565,9 @@ def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_ol
 
         folder.write("tasks.py", PLAIN)
 
-        at = program.expect("the code of before goes on: .*The handler greet is not a coroutine", after=at)
+        at = program.expect(
+            "still running the previous code: .*The handler greet is not a coroutine", after=at
+        )
         program.expect("hello: greetings", after=at)
         end(program)
 

@@ -67,7 +67,7 @@ AT_ONCE_SECONDS = 5.0
 def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operator, number):
     running = operator()
     for line in running.stderr:
-        if "nothing can be watched yet" in line:
+        if "cannot watch yet" in line:
             break
 
     told_at = time.monotonic()
@@ -116,7 +116,7 @@ def test_no_token_and_no_url_is_ever_logged(operator, tmp_path):
     running = operator(SETTINGS + "logLevel: DEBUG\n")
     for line in running.stderr:
         assert "secret-token" not in line
-        if "nothing can be watched yet" in line:
+        if "cannot watch yet" in line:
             break
     running.send_signal(signal.SIGTERM)
 

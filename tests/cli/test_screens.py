@@ -85,7 +85,7 @@ def test_a_task_is_told_with_its_schedule_next_time_last_outcome_lateness_and_co
     ("home", "next_is"),
     [
         (record(policies=Policies(suspend=True)), "suspended"),
-        (record(exhausted=True), "suspended: attempts spent"),
+        (record(exhausted=True), "suspended: attempts exhausted"),
         (record(withdrawn_at=NOON), "stopped"),
         (replace(record(schedule=Once(NOON)), due_at=None), "finished"),
         (
@@ -181,7 +181,7 @@ def test_each_thing_is_said_once():
 
 
 def test_what_is_mended_is_said():
-    assert plain(picture(problems=("wrong",)), picture())[-1] == "mended: wrong"
+    assert plain(picture(problems=("wrong",)), picture())[-1] == "fixed: wrong"
 
 
 def test_a_task_is_told_anew_when_what_is_wanted_changes_and_not_when_it_runs():

@@ -211,7 +211,7 @@ async def test_an_answer_that_takes_too_long_is_no_answer(server, api, monkeypat
     monkeypatch.setattr(kubernetes, "REQUEST_SECONDS", 0.2)
     server.answers = [(200, never)]
 
-    with pytest.raises(ApiUnavailableError, match="no answer within"):
+    with pytest.raises(ApiUnavailableError, match="no response within"):
         await api.get(TASKS, REPORT)
 
 

@@ -282,7 +282,7 @@ def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
     said = told(pool(progressDeadlineSeconds=60), deployment=deployment(updated=1, available=0, reason=LATE))
 
     message = condition(said, "Stalled").message
-    assert "not come on for 60 s" in message
+    assert "made no progress for 60 s" in message
     assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
     assert "kubectl describe pods -n shop -l pyncette.dev/pool=reports" in message
     assert f"release must be the operator's {__version__}, or one next to it" in message
@@ -394,7 +394,7 @@ def test_of_the_backend_is_told_when(known, holds, reason):
 def test_workers_of_the_operators_release_are_just_counted():
     said = condition(told(members=(WORKER, WORKER)), "BackendReachable")
 
-    assert said.message == "Workers that are registered: 2."
+    assert said.message == "Registered workers: 2."
 
 
 @pytest.mark.parametrize("spec", [{}, {"external": True}], ids=["its own", "external"])
@@ -408,7 +408,7 @@ def test_workers_of_other_releases_are_well_and_told_by_release(spec):
 
     assert ready(said)[0] == "True"
     assert condition(said, "BackendReachable").message == (
-        "Workers that are registered: 4. Of another release of the library than the operator's "
+        "Registered workers: 4. Running another release of the library than the operator's "
         f"{__version__}: 2 of 0.0.9, 1 of 99.0.0. Releases next to each other work together: rebuild the image before the "
         "next upgrade of the operator, or upgrade the operator if it is the older one."
     )
@@ -447,8 +447,8 @@ def test_of_availability_is_told_when(known, holds, reason):
 @pytest.mark.parametrize(
     ("known", "tail"),
     [
-        ({"pool_": REFUSAL}, "workers go on as they are."),
-        ({"refused": "no"}, "workers go on as they are."),
+        ({"pool_": REFUSAL}, "current workers keep running."),
+        ({"refused": "no"}, "current workers keep running."),
         ({"refused": "no", "deployment": None}, "there are no workers."),
         ({"access": Access.REFUSED, "deployment": None}, "there are no workers."),
     ],
@@ -489,7 +489,7 @@ def test_a_long_message_is_cut():
 
     message = condition(said, "Stalled").message
     assert 4000 < len(message) <= 4096
-    assert message.endswith("x… Until then workers go on as they are.")
+    assert message.endswith("x… Until then its current workers keep running.")
 
 
 def test_numbers_are_those_of_the_deployment_and_the_backend():

@@ -267,7 +267,7 @@ def test_one_that_is_refused_is_not_tried_again(bench_of, caplog):
     bench.run_until(100)
 
     assert bench.writes == []
-    assert "a status was refused" in caplog.text
+    assert "the API server refused a status" in caplog.text
 
 
 def test_no_two_writes_of_one_resource_overtake_each_other(bench_of):

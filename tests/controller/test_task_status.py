@@ -262,7 +262,7 @@ def test_an_object_that_is_being_deleted_says_so():
 
     assert task.look().ready == "False Terminating"
     assert task.seen_by_flux == TERMINATING
-    assert "goes on until it is gone" in task.condition("Ready").message
+    assert "keeps running until then" in task.condition("Ready").message
 
 
 def test_the_oracle_tells_the_states_of_an_object_apart_as_kstatus_does():
@@ -669,7 +669,7 @@ def test_a_refused_spec_says_all_that_is_wrong_and_what_goes_on():
     message = task.condition("Stalled").message
     assert "spec.intervalSeconds" in message
     assert "keep one of them" in message
-    assert message.endswith("Until then generation 1 goes on.")
+    assert message.endswith("Until then generation 1 stays in effect.")
     assert task.status.next_schedule_time == datetime_of(task.record.due_at)
 
 

@@ -194,7 +194,7 @@ async def test_suspend_suspends_whatever_else_is_wrong_and_its_end_resumes_the_l
     assert suspended(bench) == "False NotSuspended"
     assert record.claimable_at is not None
     assert record.state.owner == before.state.owner
-    assert bench.condition("Ready")["message"].endswith("Until then generation 1 goes on.")
+    assert bench.condition("Ready")["message"].endswith("Until then generation 1 stays in effect.")
 
     bench.api.edit(TASKS, "default/report", schedule="0 13 * * *")
     await bench.settled()

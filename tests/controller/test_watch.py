@@ -74,8 +74,8 @@ async def test_it_begins_once_both_kinds_are_served(nowhere, caplog):
 
     said = [(record.getMessage(), getattr(record, "reason", "")) for record in caplog.records]
     assert said[:2] == [
-        ("nothing can be watched yet", "no CRDs for pyncettetasks"),
-        ("the CRDs are served, watching begins", ""),
+        ("cannot watch yet", "no CRDs for pyncettetasks"),
+        ("the API server serves the CRDs; starting the watch", ""),
     ]
 
 

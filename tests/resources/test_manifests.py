@@ -115,8 +115,8 @@ def test_what_is_not_ours_is_passed_over_and_said(folder):
     assert folder.notes() == [
         "a.yaml:1:1: passed over: Deployment web is not of pyncette.dev",
         "a.yaml:5:1: passed over: Kustomization is not of pyncette.dev",
-        "b.yaml:3:1: passed over: not an object of Kubernetes, which has apiVersion and kind",
-        "b.yaml:5:1: passed over: not an object of Kubernetes, which has apiVersion and kind",
+        "b.yaml:3:1: skipped: not a Kubernetes object, which has apiVersion and kind",
+        "b.yaml:5:1: skipped: not a Kubernetes object, which has apiVersion and kind",
     ]
 
 
@@ -218,7 +218,7 @@ def test_a_field_that_is_written_twice_is_a_problem(folder):
     folder.write("a.yaml", task("a") + "  handler: other\n")
 
     assert folder.problems() == [
-        'a.yaml:8:3: the field "handler" is written twice, first in line 6: keep one'
+        'a.yaml:8:3: the field "handler" is duplicate, first used in line 6: keep one'
     ]
 
 
@@ -294,7 +294,7 @@ def test_a_file_that_cannot_be_a_manifest_is_not_read(folder):
         file.truncate(17 * 2**20)
 
     assert folder.problems() == [
-        "a.yaml:1:1: is larger than 16 MiB, and so no manifest: split it, or move it elsewhere"
+        "a.yaml:1:1: is larger than 16 MiB, too large for a manifest: split it, or move it elsewhere"
     ]
 
 

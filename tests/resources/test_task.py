@@ -94,15 +94,15 @@ REFUSED = {
     ),
     "no time": (
         {"handler": "send"},
-        "spec: nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
+        "spec: no schedule: set one of schedule, intervalSeconds and executeAt, or dynamic: true",
     ),
     "two times": (
         {**NOON, "intervalSeconds": 60},
-        "spec.intervalSeconds: schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+        "spec.intervalSeconds: schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
     ),
     "two other times": (
         {**NOON, "executeAt": "2030-01-31T09:00:00Z"},
-        "spec.executeAt: schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+        "spec.executeAt: schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
     ),
     "a template with a time": (
         {**TEMPLATE, "schedule": "@daily"},
@@ -139,7 +139,7 @@ REFUSED = {
     ),
     "a cron expression with a zone": (
         {"handler": "send", "schedule": "CRON_TZ=Europe/Dublin 0 12 * * *"},
-        "spec.schedule: a time zone has no place in schedule: write it into timeZone",
+        "spec.schedule: schedule must not contain a time zone: set timeZone",
     ),
     "an empty cron expression": ({"handler": "send", "schedule": ""}, "spec.schedule: must not be empty"),
     "a long cron expression": (
@@ -200,19 +200,19 @@ REFUSED = {
         {"handler": "send", "executeAt": "2030-01-31T09:00:00"},
         (
             "spec.executeAt: has no offset from UTC, so it is not an instant: write 2030-01-31T09:00:00Z, "
-            "or 2030-01-31T09:00:00+01:00 with the offset that is meant"
+            "or 2030-01-31T09:00:00+01:00 with another offset"
         ),
     ),
     "an instant without T and seconds": (
         {"handler": "send", "executeAt": "2030-01-31 09:00"},
         (
             "spec.executeAt: has no offset from UTC, so it is not an instant: write 2030-01-31T09:00:00Z, "
-            "or 2030-01-31T09:00:00+01:00 with the offset that is meant"
+            "or 2030-01-31T09:00:00+01:00 with another offset"
         ),
     ),
     "an instant that is none": (
         {"handler": "send", "executeAt": "tomorrow"},
-        "spec.executeAt: is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00",
+        "spec.executeAt: is not an RFC 3339 time, for example 2030-01-31T09:00:00+01:00",
     ),
     "an instant in lower case": (
         {"handler": "send", "executeAt": "2030-01-31t09:00:00z"},
@@ -232,7 +232,7 @@ REFUSED = {
     ),
     "a window that ends before it begins": (
         {**NOON, "notBefore": "2030-01-01T00:00:00Z", "notAfter": "2030-01-01T00:30:00+01:00"},
-        "spec.notAfter: notAfter must be later than notBefore, or no time is left between them",
+        "spec.notAfter: notAfter must be later than notBefore, so that there is time between them",
     ),
     "a one-off before its window": (
         {**ONCE, "notBefore": "2030-02-01T00:00:00Z"},
@@ -316,7 +316,7 @@ REFUSED = {
         {**MINUTELY, "args": {"a": "ü" * 8200}},
         (
             "spec.args: take 16,408 bytes as JSON, 16,384 are allowed: "
-            "keep what is large in a database, and pass what it is found by"
+            "keep large values in a database, and pass their key"
         ),
     ),
     "a number that JSON has not": (

@@ -262,7 +262,7 @@ class Operator:
                 try:
                     pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
                 except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
-                    complain("a look at a backend failed", backend, error)
+                    complain("could not scan a backend", backend, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await soon.wait()
@@ -299,7 +299,7 @@ class Operator:
                 await self.resync()
             except ApiUnavailableError as error:
                 self.liveness.unreachable()
-                logger.warning("the resources were not listed", extra={"error": str(error)})
+                logger.warning("could not list the resources", extra={"error": str(error)})
 
     async def _first_resync(self) -> None:
         """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
@@ -307,7 +307,7 @@ class Operator:
             try:
                 return await self.resync()
             except ApiUnavailableError as error:
-                logger.warning("the resources cannot be listed yet", extra={"error": str(error)})
+                logger.warning("could not list the resources; retrying", extra={"error": str(error)})
                 await asyncio.sleep(FIRST_LIST_SECONDS)
 
     async def resync(self) -> None:
@@ -379,7 +379,7 @@ class Operator:
                 try:
                     await self._sweep.remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
-                    complain("removals wait", backend, error)
+                    complain("could not remove records; retrying", backend, error)
 
     def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
         if kind is TASKS:
@@ -407,7 +407,7 @@ class Operator:
     def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
         """Tell that tasks which are gone are held back."""
         message = (
-            f"{len(names)} tasks are gone from the cluster and go on running on the backend {backend}, since they are "
+            f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
             f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
             f"{len(names)}` stops them."
         )

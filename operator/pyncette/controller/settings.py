@@ -129,7 +129,7 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"the settings of the operator cannot be read: {path}: {getattr(error, 'strerror', None) or error}"
+            f"cannot read the operator's settings: {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
     given = {**_from(environment), **_mapping(text, path)}
     settings = read_settings(OperatorSettings, given)
@@ -151,7 +151,7 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(first, Document):
         raise ConfigurationError(f"{path}:{first.spot.line}: {first.message}")
     if more or not isinstance(first.value, dict):
-        raise ConfigurationError(f"{path}: it must be one mapping of names to values")
+        raise ConfigurationError(f"{path}: must be a mapping of names to values")
     if first.faults:
         fault = first.faults[0]
         raise ConfigurationError(f"{path}:{fault.spot.line}: {fault.message}")

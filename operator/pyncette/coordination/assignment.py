@@ -90,7 +90,7 @@ class PartitionAssignment:
         """Poll *partition* for a while, since nobody else seems to."""
         if partition not in self._adopted:
             logger.info(
-                "a partition is adopted, whose worker leaves it alone", extra={"partition": str(partition)}
+                "took over a partition that its worker does not poll", extra={"partition": str(partition)}
             )
         self._adopted[partition] = self._clock.monotonic() + ADOPTED
 
@@ -124,7 +124,9 @@ class PartitionAssignment:
         try:
             found = await members(self._store, self._realm, self._clock.now())
         except StoreError as error:  # the others stay who they were
-            logger.debug("nobody knows who else runs", extra={"error": str(error)})
+            logger.debug(
+                "could not list other workers; keeping the last assignment", extra={"error": str(error)}
+            )
             return
         others = {
             member.holder: tuple(name for name in member.handlers if name not in member.refused)

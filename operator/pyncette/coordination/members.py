@@ -121,7 +121,10 @@ def _read(record: Record) -> Member | None:
     try:
         told = msgspec.json.decode(record.spec.args, type=_Told)
     except msgspec.MsgspecError as error:
-        logger.warning("a member cannot be read", extra={"worker": record.key.instance, "error": str(error)})
+        logger.warning(
+            "could not read the registration of a worker",
+            extra={"worker": record.key.instance, "error": str(error)},
+        )
         return None
     return Member(record.key.instance, *msgspec.structs.astuple(told))
 
@@ -132,7 +135,7 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
     try:
         await store.swap([Change(record, None) for record in dead])
     except StoreError as error:  # whoever looks may have no right to write; who looks next removes them
-        logger.debug("members that are gone were not removed", extra={"error": str(error)})
+        logger.debug("could not remove expired worker registrations", extra={"error": str(error)})
 
 
 # --- Versions live together ------------------------------------------------------------------------------------------
@@ -319,6 +322,8 @@ class Membership:
             async with asyncio.timeout(WITHDRAWAL_SECONDS):
                 await store.swap([Change(self._record, None)])
         except (StoreError, ValueError, TimeoutError) as error:
-            logger.debug("the end of this worker was not told", extra={"error": str(error)})
+            logger.debug(
+                "could not deregister this worker; its registration will expire", extra={"error": str(error)}
+            )
         self._record = None
         self._announced = False

@@ -89,7 +89,7 @@ async def settle_count(
         await ledger.apply({record.key: _count_change(changed.version, stored)})
         return Mismatch(task.name, declared, stored, has_instances=True)
     logger.info(
-        "the partition count of a template without instances was changed",
+        "changed the partition count of a template without instances",
         extra={"task": task.name, "before": stored, "partitions": declared},
     )
     return None

@@ -178,7 +178,7 @@ class Permits:
                 try:
                     await self.store.swap([permit.released() for permit in batch.values()])
                 except StoreError as error:  # their leases end
-                    logger.debug("permits were not given back", extra={"error": str(error)})
+                    logger.debug("could not release permits; they will expire", extra={"error": str(error)})
         finally:
             self._returning = None
 

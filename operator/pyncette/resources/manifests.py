@@ -276,11 +276,11 @@ def _value_at(value: Any, path: JsonPath) -> Any:
 
 def _passed_over(value: Any, kind: Any) -> str:
     if not isinstance(kind, str):
-        return "passed over: not an object of Kubernetes, which has apiVersion and kind"
+        return "skipped: not a Kubernetes object, which has apiVersion and kind"
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"passed over: {kind}{f' {name}' if name else ''} is not of {GROUP}"
+    return f"skipped: {kind}{f' {name}' if name else ''} is not of {GROUP}"
 
 
 def _too_large() -> str:
-    return f"is larger than {FILE_BYTES_MAX // 2**20} MiB, and so no manifest: split it, or move it elsewhere"
+    return f"is larger than {FILE_BYTES_MAX // 2**20} MiB, too large for a manifest: split it, or move it elsewhere"

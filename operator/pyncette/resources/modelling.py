@@ -192,9 +192,11 @@ def _not_an_instant(given: str) -> str:
     if _INSTANT.fullmatch(given.upper()):
         return f"has T or Z in lower case: write {given.upper()}"
     if _WALL_TIME.fullmatch(given) is None:
-        return "is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00"
+        return "is not an RFC 3339 time, for example 2030-01-31T09:00:00+01:00"
     wall = given.replace(" ", "T") + (":00" if given.count(":") == 1 else "")
-    return f"has no offset from UTC, so it is not an instant: write {wall}Z, or {wall}+01:00 with the offset that is meant"
+    return (
+        f"has no offset from UTC, so it is not an instant: write {wall}Z, or {wall}+01:00 with another offset"
+    )
 
 
 def _written(at: datetime) -> str:

@@ -82,9 +82,7 @@ def _is_too_deep(value: Any) -> bool:
 
 def _small(args: dict[str, Any]) -> dict[str, Any]:
     if _is_too_deep(args):
-        raise refusal(
-            f"are nested in more than {ARGS_NESTING_MAX} levels: keep what is like that in a database"
-        )
+        raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
     try:
         size = len(canonical(args))
     except ValueError as error:
@@ -92,7 +90,7 @@ def _small(args: dict[str, Any]) -> dict[str, Any]:
     if size > ARGS_BYTES_MAX:
         raise refusal(
             f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
-            "keep what is large in a database, and pass what it is found by",
+            "keep large values in a database, and pass their key",
             "ArgumentsTooLarge",
         )
     return args
@@ -313,12 +311,12 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",
-            message="nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
+            message="no schedule: set one of schedule, intervalSeconds and executeAt, or dynamic: true",
             holds=lambda self: self.dynamic or self.times(),
         ),
         Rule(
             cel="[has(self.schedule), has(self.intervalSeconds), has(self.executeAt)].filter(given, given).size() <= 1",
-            message="schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+            message="schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
             holds=lambda self: self.times() <= 1,
             blames=("interval_seconds", "execute_at", "schedule"),
         ),
@@ -337,13 +335,13 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="!has(self.schedule) || !self.schedule.contains('TZ=')",
-            message="a time zone has no place in schedule: write it into timeZone",
+            message="schedule must not contain a time zone: set timeZone",
             holds=lambda self: self.schedule is None or "TZ=" not in self.schedule,
             blames=("schedule",),
         ),
         Rule(
             cel="!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
-            message="notAfter must be later than notBefore, or no time is left between them",
+            message="notAfter must be later than notBefore, so that there is time between them",
             holds=lambda self: (
                 self.not_before is None or self.not_after is None or self.not_before < self.not_after
             ),
@@ -364,7 +362,7 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="self.executionMode != 'AtMostOnce' || !has(self.retryPolicy)",
-            message="with executionMode AtMostOnce nothing is tried again: remove retryPolicy, or the executionMode",
+            message="executionMode AtMostOnce never retries: remove retryPolicy, or executionMode",
             holds=lambda self: self.execution_mode != "AtMostOnce" or self.retry_policy is None,
             blames=("retry_policy",),
         ),

@@ -74,7 +74,7 @@ def main() -> int:
     except Exception as error:
         failure = failure_of(error)
         if failure is None:
-            logging.getLogger(__name__).exception("the worker cannot go on")
+            logging.getLogger(__name__).exception("the worker failed")
             events.send(Fault(f"{type(error).__name__}: {error}", ExitCode.FAILED))
             return ExitCode.FAILED
         events.send(Fault(failure.message, failure.exit_code))

@@ -90,7 +90,7 @@ class WorkerProcess:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if self._ready.done():
             return self._ready.result()
-        return self.fault or Fault(f"the import ended the worker with code {self.ended.result()}", 1)
+        return self.fault or Fault(f"the worker exited during import with code {self.ended.result()}", 1)
 
     def go(self) -> None:
         """Let it run."""

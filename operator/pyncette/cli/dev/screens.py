@@ -121,7 +121,7 @@ class PlainScreen:
                 self._print(f"problem: {problem}")
         for problem in before.problems:
             if problem not in picture.problems:
-                self._print(f"mended: {problem}")
+                self._print(f"fixed: {problem}")
         for note in picture.notes:
             if note not in before.notes:
                 self._print(f"note: {note}")

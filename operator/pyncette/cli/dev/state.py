@@ -102,9 +102,9 @@ def _why_not(view: View) -> str:
     if view.standing is Standing.RUNNING:
         return "none after this run"
     if view.standing is Standing.EXHAUSTED:
-        return "suspended: attempts spent"
+        return "suspended: attempts exhausted"
     if view.standing is Standing.FINISHED and _is_missed(view):
-        return "missed: its time was over"
+        return "missed: its time had passed"
     return str(view.standing.value)
 
 

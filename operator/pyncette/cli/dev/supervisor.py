@@ -58,7 +58,7 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 RUN_LINES_MAX: Final = 20
 """Runs told one by one within a second; the others are counted, or they would hide what handlers say."""
 
-RUNNING: Final = "running; ctrl-C ends it"
+RUNNING: Final = "running; press Ctrl-C to stop"
 
 OURS: Final = "pyncette."
 """Loggers whose ordinary lines are not for people who watch their handlers."""
@@ -134,7 +134,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         assert self._worker is not None
-        self._say("ending: no more is started, and what runs may finish; ctrl-C again ends it at once")
+        self._say("stopping: waiting for current runs; press Ctrl-C again to stop at once")
         draining = asyncio.ensure_future(self._worker.drain(self._drain_seconds))
         at_once = asyncio.ensure_future(self._at_once.wait())
         await asyncio.wait([draining, at_once], return_when=asyncio.FIRST_COMPLETED)
@@ -215,11 +215,11 @@ class Supervisor:
                 return
             if isinstance(loaded, Fault):
                 self._fault = loaded.message
-                self._line(f"not reloaded, and the code of before goes on: {loaded.message}", "ERROR")
+                self._line(f"not reloaded, still running the previous code: {loaded.message}", "ERROR")
                 return
             self._fault = ""
             if not old.ended.done():
-                self._say("reloading: waiting for what runs")
+                self._say("reloading: waiting for current runs")
                 await old.drain(self._drain_seconds)
             self._declared = loaded
             await self._mirror()
@@ -238,7 +238,7 @@ class Supervisor:
         try:
             await asyncio.wait([loading], timeout=LONG_SECONDS)
             if not loading.done():
-                self._fault = "the import takes long; it begins anew when code changes"
+                self._fault = "the import is slow; it restarts when code changes"
                 await asyncio.wait([loading, changed], return_when=asyncio.FIRST_COMPLETED)
             return loading.result() if loading.done() else None
         finally:
@@ -258,9 +258,7 @@ class Supervisor:
             else f"with code {code}"
         )
         self._fault = f"the worker ended: {why}"
-        self._line(
-            f"the worker ended: {why}; it is started again in {pause:g} s, or when code changes", "ERROR"
-        )
+        self._line(f"the worker ended: {why}; restarting in {pause:g} s, or when code changes", "ERROR")
 
     # --- Manifests ---------------------------------------------------------------------------------------------------
 
@@ -282,7 +280,7 @@ class Supervisor:
                 wanted = self._wishes
                 results = await mirror_all(self._ledger, REALM, wanted.wishes, keep=wanted.keep)
             except StoreError as error:
-                self._line(f"manifests were not mirrored, and will be: {error}", "ERROR")
+                self._line(f"could not mirror the manifests; retrying: {error}", "ERROR")
                 return True
         for result in results:
             self._show_result(result)
@@ -292,10 +290,12 @@ class Supervisor:
         name = result.name
         if result.step is Step.STOPPED:
             is_template = result.record is not None and result.record.spec.partitions is not None
-            what = "so are its instances, until it is back" if is_template else "it is forgotten in a day"
+            what = (
+                "so are its instances, until it returns" if is_template else "its record is removed in a day"
+            )
             self._line(f"{name}: stopped, since its manifest is gone; {what}")
         elif result.step is Step.WAITING:
-            self._line(f"{name}: goes to its new handler once its run is over")
+            self._line(f"{name}: moves to its new handler once its run has ended")
         elif result.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
             self._line(f"{name}: {result.step.value}")
 
@@ -318,7 +318,7 @@ class Supervisor:
                 if any(path.suffix in SUFFIXES for path in paths):
                     self._manifests_changed.set()
         except (OSError, RuntimeError) as error:  # too many are watched on this machine already, for example
-            self._line(f"changes of files go unnoticed from now on: {error}", "ERROR")
+            self._line(f"can no longer watch files for changes: {error}", "ERROR")
 
     # --- Showing -----------------------------------------------------------------------------------------------------
 

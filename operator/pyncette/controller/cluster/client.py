@@ -107,7 +107,7 @@ class Kubernetes:
             metadata = answer["metadata"]
             if version is not None and metadata["resourceVersion"] != version:
                 # Such pages are of two different moments, and what fell between them would look deleted.
-                raise ApiUnavailableError(f"the list of {kind.plural} changed half way")
+                raise ApiUnavailableError(f"the list of {kind.plural} expired between two pages")
             version = metadata["resourceVersion"]
             identity = {"apiVersion": kind.api_version, "kind": kind.name}
             yield Page([identity | item for item in answer.get("items") or ()], version)
@@ -181,7 +181,9 @@ class Kubernetes:
         try:
             return msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise ApiUnavailableError(f"{method} {path}: the answer is no JSON object: {error}") from error
+            raise ApiUnavailableError(
+                f"{method} {path}: the response is not a JSON object: {error}"
+            ) from error
 
     async def _send(
         self,
@@ -212,7 +214,7 @@ class Kubernetes:
             async with response:
                 return response.status, await response.read()
         except TimeoutError as error:
-            raise ApiUnavailableError(f"{method} {path}: no answer within {REQUEST_SECONDS:g} s") from error
+            raise ApiUnavailableError(f"{method} {path}: no response within {REQUEST_SECONDS:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailableError(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
@@ -233,7 +235,7 @@ class Kubernetes:
         try:
             authorization = authorization_of(await self._credentials.read())
         except ConfigurationError as error:
-            logger.warning("the credentials cannot be read again", extra={"error": str(error)})
+            logger.warning("could not reload the credentials", extra={"error": str(error)})
             return False
         changed, self._authorization = authorization != self._authorization, authorization
         return changed

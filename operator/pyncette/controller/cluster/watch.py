@@ -127,10 +127,10 @@ class Watch:
             except ApiError as error:
                 missing, reason = {"all"}, str(error)
             if not missing:
-                logger.info("the CRDs are served, watching begins")
+                logger.info("the API server serves the CRDs; starting the watch")
                 return
             if not told:
-                logger.warning("nothing can be watched yet", extra={"reason": reason})
+                logger.warning("cannot watch yet", extra={"reason": reason})
                 told = True
             await asyncio.sleep(DISCOVERY_SECONDS)
 
@@ -141,7 +141,7 @@ class Watch:
             self._seen(kind, change, body)
         except Exception:
             # A bug. The next resync shows what was not seen now, so it costs time and nothing else.
-            logger.exception("an event was lost", extra={"kind": kind.name, "change": change})
+            logger.exception("could not handle a watch event", extra={"kind": kind.name, "change": change})
 
     def _end(self, error: BaseException | None) -> None:
         assert self._ended is not None
@@ -217,7 +217,7 @@ class Watch:
         try:
             configuration = await self._credentials.read()
         except ConfigurationError as error:
-            logger.error("the watch cannot log in", extra={"error": str(error)})  # noqa: TRY400 - no bug of ours
+            logger.error("the watch could not authenticate", extra={"error": str(error)})  # noqa: TRY400 - no bug of ours
             return None
         scheme, _space, token = (authorization_of(configuration) or "").partition(" ")
         return kopf.ConnectionInfo(
@@ -267,7 +267,7 @@ def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
         # That loop is closed: there is nobody left to be told.
-        logger.debug("a loop that ended was not told any more")
+        logger.debug("dropped an event: the event loop has closed")
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -140,7 +140,7 @@ class OpenBackend:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await synchronize(self.clock, store.now)
         except TimeoutError:
-            raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
+            raise StoreUnavailableError(f"no response within {ANSWER_SECONDS:g} seconds") from None
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":
@@ -149,11 +149,14 @@ class OpenBackend:
             migrated = await migrate(self._read())
         except OlderWorkersError as error:
             # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
-            logger.info("older workers still run", extra={"backend": self.name, "told": str(error)})
+            logger.info(
+                "did not migrate: older workers are still running",
+                extra={"backend": self.name, "told": str(error)},
+            )
             return
         if migrated.before != migrated.after:
             logger.info(
-                "the tables of a backend were brought to the schema of this release",
+                "migrated the tables of a backend to the schema of this release",
                 extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
             )
 
@@ -173,14 +176,14 @@ class OpenBackend:
         if self.ready:
             return
         self.ready, self.fault = True, ""
-        logger.info("a backend is ready", extra={"backend": self.name})
+        logger.info("backend ready", extra={"backend": self.name})
         on_change()
 
     def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
         now = asyncio.get_running_loop().time()
         message = self.message_of(error)
         if self.ready or message != self._logged:
-            complain("a backend is not ready", self, error)
+            complain("backend unavailable", self, error)
         self._logged = message
         is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
@@ -215,7 +218,7 @@ async def _identity_of(store: Store) -> str:
         await store.swap([Change(None, inert_record(_IDENTITY, Spec(args=identity), now))])
         (record,) = await store.load([_IDENTITY])
     if record is None:
-        raise StoreUnavailableError("what was just written there is not there")
+        raise StoreUnavailableError("a record that was just written is missing")
     return bytes(record.spec.args).decode()
 
 
@@ -298,5 +301,5 @@ class Backends:
         """
         place = self._store_names.setdefault(identity, name)
         if place != name:
-            logger.info("two backends are one database", extra={"backend": name, "same_as": place})
+            logger.info("two backends share one database", extra={"backend": name, "same_as": place})
         return place

@@ -123,7 +123,7 @@ class Sweep:
                     try:
                         await self._decide(backend.name, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("removals wait", backend, error)
+                        complain("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
     async def _wait(self) -> None:
@@ -166,7 +166,9 @@ class Sweep:
                     self._mirrored.note(backend, result.record)
                 stopped.append(name)
         if stopped:
-            logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(stopped)})
+            logger.info(
+                "stopped the records of deleted tasks", extra={"backend": backend, "tasks": len(stopped)}
+            )
             self._told.stopped(stopped)
 
     def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
@@ -243,7 +245,7 @@ class Sweep:
                     try:
                         await self._empty(backend, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("removals wait", backend, error)
+                        complain("could not remove records; retrying", backend, error)
 
     async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
         for name, home in self._over(backend, ledger):
@@ -258,7 +260,7 @@ class Sweep:
                 self._mirrored.forget(home.backend, home.record.key, name)
             if removed:
                 logger.info(
-                    "the instances of a template that is gone were removed",
+                    "removed the instances of a deleted template",
                     extra={"task": str(name), "records": removed},
                 )
 
@@ -329,7 +331,7 @@ def _read(record: Record) -> HeldBack:
     try:
         return msgspec.json.decode(record.spec.args, type=HeldBack)
     except (msgspec.MsgspecError, RecursionError) as error:
-        logger.warning("what is held back cannot be read", extra={"error": str(error)})
+        logger.warning("could not read the notice of held-back removals", extra={"error": str(error)})
         return HeldBack()
 
 

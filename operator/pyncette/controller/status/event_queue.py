@@ -43,7 +43,7 @@ class EventQueue:
                     pass  # it was told a moment ago: an Event that says the same has the same name
                 except ApiError as error:
                     logger.info(
-                        "an Event was not created", extra={"reason": event["reason"], "error": str(error)}
+                        "could not create an Event", extra={"reason": event["reason"], "error": str(error)}
                     )
                 await asyncio.sleep(1 / PER_SECOND)
             self._changed.clear()

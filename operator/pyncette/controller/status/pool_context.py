@@ -134,11 +134,11 @@ class PoolContext(NamedTuple):
 
 def until_then(case: PoolContext) -> str:
     there = 0 if case.around.deployment is None else Scale.of(case.around.deployment).there
-    return " Until then workers go on as they are." if there else " Until then there are no workers."
+    return " Until then its current workers keep running." if there else " Until then there are no workers."
 
 
 def registered_workers(members: Sequence[Member]) -> str:
-    return f"Workers that are registered: {len(members)}.{_of_other_releases(members)}"
+    return f"Registered workers: {len(members)}.{_of_other_releases(members)}"
 
 
 def _of_other_releases(members: Sequence[Member]) -> str:
@@ -152,7 +152,7 @@ def _of_other_releases(members: Sequence[Member]) -> str:
     ]
     more = ", …" if len(releases) > len(named) else ""
     return (
-        f" Of another release of the library than the operator's {__version__}: {', '.join(named)}{more}. Releases next to "
+        f" Running another release of the library than the operator's {__version__}: {', '.join(named)}{more}. Releases next to "
         "each other work together: rebuild the image before the next upgrade of the operator, or upgrade the operator if "
         "it is the older one."
     )

@@ -76,7 +76,7 @@ def assess(case: PoolContext) -> Assessment:
     if pool.spec.external:
         return _elsewhere_run(case)
     if case.around.refused is not None:
-        message = f"The API server does not accept what the pool is made of: {case.around.refused}"
+        message = f"The API server refused an object of the pool: {case.around.refused}"
         return Assessment(Phase.STUCK, Reason.APPLY_REFUSED, message + until_then(case))
     return _rolled(case, pool)
 
@@ -96,7 +96,7 @@ def _barred(case: PoolContext, pool: PyncetteWorkerPool) -> Assessment | None:
         return Assessment(
             Phase.STUCK,
             Reason.BACKEND_NOT_ALLOWED,
-            f'The backend "{name}" is not open to this namespace: name another in spec.backendRef, or have the namespace '
+            f'The backend "{name}" is not available to this namespace: name another in spec.backendRef, or have the namespace '
             f"added to this one in the operator's settings.{until_then(case)}",
         )
     if case.around.access is Access.UNKNOWN:
@@ -120,7 +120,7 @@ def _elsewhere_run(case: PoolContext) -> Assessment:
     if case.around.members is None:
         return Assessment(Phase.UNKNOWN, Reason.BACKEND_UNREACHABLE, unavailable_backend(case))
     message = (
-        f"No worker has registered so far: start one with the backend's URL and PYNCETTE_REALM={case.around.realm}, "
+        f"No worker has registered yet: start one with the backend's URL and PYNCETTE_REALM={case.around.realm}, "
         "or look at the log of one that runs."
     )
     return Assessment(Phase.UNKNOWN, Reason.NO_WORKER, message)
@@ -130,19 +130,19 @@ def _rolled(case: PoolContext, pool: PyncetteWorkerPool) -> Assessment:
     """Tell how far the Deployment is."""
     scale = case.scale
     if scale is None:
-        return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "Its Deployment is about to be made.")
+        return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "Its Deployment is about to be created.")
     if not rolling_out(case.around.deployment):
         return _running(case, scale)
     if scale.observed and scale.progress == DEADLINE_EXCEEDED:
         return Assessment(
             Phase.STUCK,
             Reason.PROGRESS_DEADLINE_EXCEEDED,
-            f"The rollout has not come on for {pool.spec.progress_deadline_seconds} s. {_progress(scale)} {_what_to_look_at(case)}",
+            f"The rollout has made no progress for {pool.spec.progress_deadline_seconds} s. {_progress(scale)} {_what_to_look_at(case)}",
         )
     if _was_complete(scale):
         return _fell_behind(case, scale, pool)
     if not scale.observed:
-        return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "The cluster has not begun with it.")
+        return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "The cluster has not started the rollout yet.")
     # While a rollout makes progress, there is nothing to check, however long it takes.
     begun = case.since(RECONCILING)
     limit = max(begun, min(scale.progressed_at or begun, case.now)) + READYING
@@ -156,7 +156,7 @@ def _running(case: PoolContext, scale: Scale) -> Assessment:
     """Tell of a pool whose workers are all there and ready: do they work where the operator looks?"""
     if not scale.wanted:
         return Assessment(
-            Phase.WELL, Reason.SCALED_TO_ZERO, "spec.replicas is 0: what is due waits for workers."
+            Phase.WELL, Reason.SCALED_TO_ZERO, "spec.replicas is 0: due occurrences wait for workers."
         )
     asked = case.around.access is Access.OPEN and case.around.members is not None
     if not asked or case.around.members:
@@ -169,7 +169,7 @@ def _running(case: PoolContext, scale: Scale) -> Assessment:
     )
     if case.now >= limit or _is_stuck(case, Reason.WORKERS_ELSEWHERE):
         return Assessment(Phase.STUCK, Reason.WORKERS_ELSEWHERE, message)
-    return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "Workers are ready, and about to register.", limit)
+    return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "Workers are ready and about to register.", limit)
 
 
 def _was_complete(scale: Scale) -> bool:

@@ -39,7 +39,7 @@ CONDITIONS: Final = {
     READY: "All workers are as the pool says, ready, and registered; or none are wanted, and there are none.",
     RECONCILING: "It is not so, and becomes so by itself.",
     STALLED: "It is not so, and a person has to do something; the message says what.",
-    AVAILABLE: "At least one worker is ready to run what is due.",
+    AVAILABLE: "At least one worker is ready to run due occurrences.",
     BACKEND_REACHABLE: "A worker is registered in the backend that the operator uses: both use the same one, and reach it.",
 }
 """What each condition says when it is True; all of them, in the order in which they stand."""
@@ -132,7 +132,7 @@ def _available(case: PoolContext) -> Condition:
     if case.scale is not None and not case.scale.wanted:
         return case.condition(AVAILABLE, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
     return case.condition(
-        AVAILABLE, "False", Reason.NO_WORKER_READY, "No worker is ready; what is due waits."
+        AVAILABLE, "False", Reason.NO_WORKER_READY, "No worker is ready; due occurrences wait."
     )
 
 

@@ -164,7 +164,7 @@ class TaskContext(NamedTuple):
 
 
 SUSPENDED_BY_SPEC: Final = (
-    "spec.suspend is true: set it to false, and it goes on with the first time after that."
+    "spec.suspend is true: set it to false, and it continues with its next scheduled time."
 )
 
 
@@ -173,12 +173,10 @@ def until_then(case: TaskContext) -> str:
     record = case.record
     if record is None or record.state.withdrawn_at is not None or record.state.owner is None:
         return (
-            ""
-            if record is None and case.pool.access is not Access.OPEN
-            else " Nothing of it runs until then."
+            "" if record is None and case.pool.access is not Access.OPEN else " It does not run until then."
         )
-    does = "is suspended" if case.policies.suspend else "goes on"
-    return f" Until then generation {record.state.owner.generation} {does}."
+    state = "is suspended" if case.policies.suspend else "stays in effect"
+    return f" Until then generation {record.state.owner.generation} {state}."
 
 
 def no_such_pool(pool: ObservedPool) -> str:
@@ -199,6 +197,6 @@ def exhausted_message(case: TaskContext) -> str | None:
         return None
     why = case.record.state.summary.last_message
     return (
-        f"The attempts of an occurrence are spent{f' ({why})' if why else ''}, and onExhausted is Suspend: "
-        f"mend the cause, then set the annotation {RESUME} to any new value, or change the spec."
+        f"The attempts of an occurrence are exhausted{f' ({why})' if why else ''}, and onExhausted is Suspend: "
+        f"fix the cause, then set the annotation {RESUME} to any new value, or change the spec."
     )

@@ -102,4 +102,6 @@ def _of_requests(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
     )
     for reason, annotation, old, new in asked:
         if new is not None and new != old:
-            yield Occasion(reason, "Normal", f"Done as the annotation {annotation} asks: {new}", new)
+            yield Occasion(
+                reason, "Normal", f"Handled the request of the annotation {annotation}: {new}", new
+            )

@@ -114,7 +114,7 @@ def _barred(case: TaskContext, task: PyncetteTask) -> Assessment | None:
     if pool.access is Access.REFUSED:
         return _stuck(
             Reason.BACKEND_NOT_ALLOWED,
-            f'The backend "{pool.backend}" of the pool "{pool.name}" is not open to this namespace: name another in '
+            f'The backend "{pool.backend}" of the pool "{pool.name}" is not available to this namespace: name another in '
             f"the pool's backendRef, or have the namespace added to this one in the operator's settings.{until_then(case)}",
         )
     if pool.access is Access.UNKNOWN:
@@ -132,7 +132,7 @@ def _on_the_way(case: TaskContext, task: PyncetteTask) -> Assessment:
     if case.observed.moving:
         return _under_way(
             Reason.MOVING,
-            f'It goes to the handler "{task.spec.handler}" of the pool "{pool.name}" once what runs at the old place is over.',
+            f'It moves to the handler "{task.spec.handler}" of the pool "{pool.name}" once its current run has ended.',
         )
     if not pool.exists:
         return _without_pool(case)
@@ -188,7 +188,7 @@ def _waited_for(
     stalled = case.this_generation(STALLED)
     limit = max(_since(case), _mirrored_since(case)) + PENDING_MAX
     if case.now >= limit or (stalled is not None and stalled.reason == late.value):
-        return _stuck(late, f"{message} It has been so for {PENDING_MAX // SECOND // 60} minutes.")
+        return _stuck(late, f"{message} This has lasted for {PENDING_MAX // SECOND // 60} minutes.")
     return _under_way(early, message, limit)
 
 
@@ -227,18 +227,18 @@ def _over(case: TaskContext) -> Assessment | None:
     if not isinstance(schedule, Once):
         return _well(
             Reason.COMPLETED,
-            "Its schedule has no further time: all that there were, or all before spec.notAfter, have passed.",
+            "Its schedule has no further time: all its times, or all before spec.notAfter, have passed.",
         )
     dropped = summary.counts.missed + summary.counts.skipped
     if dropped and summary.last_scheduled_at != schedule.at:
         return _well(
             Reason.MISSED,
             "spec.executeAt had passed by more than the starting deadline before it could run, so it has not run: "
-            "set it to a time to come, or ask for a run by the annotation pyncette.dev/run-requested-at.",
+            "set it to a future time, or request a run by the annotation pyncette.dev/run-requested-at.",
         )
     return _well(
         Reason.COMPLETED,
-        "Its one occurrence is over, and it does not run again; status.lastRun tells how it went.",
+        "Its one occurrence is over and it does not run again; see status.lastRun for the outcome.",
     )
 
 
@@ -274,9 +274,7 @@ def _refused(case: TaskContext, refusal: Refusal) -> str:
 
 def _terminating(case: TaskContext) -> str:
     stopped = case.record is None or case.record.state.withdrawn_at is not None
-    return "It is being deleted, and " + (
-        "nothing of it runs any more." if stopped else "goes on until it is gone."
-    )
+    return "It is being deleted, and " + ("it runs no more." if stopped else "it keeps running until then.")
 
 
 def _not_written(case: TaskContext) -> str:

@@ -150,7 +150,7 @@ def _suspended_by(case: TaskContext, record: Record) -> str:
     )
 
 
-_NOT_SEEN: Final = Answer("Unknown", Reason.PENDING, "The backend holds nothing of it so far.")
+_NOT_SEEN: Final = Answer("Unknown", Reason.PENDING, "The backend has no record of it yet.")
 
 _FAILURES: Final = {
     Outcome.LOST: Reason.RUN_LOST,
@@ -169,7 +169,7 @@ def _runs_healthy(case: TaskContext) -> Condition:
         return case.condition(RUNS_HEALTHY, "Unknown", Reason.NO_RUN_YET, "No occurrence has ended yet.")
     if not summary.consecutive_failures:
         return case.condition(
-            RUNS_HEALTHY, "True", Reason.RUN_SUCCEEDED, "Nothing has failed since the last success."
+            RUNS_HEALTHY, "True", Reason.RUN_SUCCEEDED, "No occurrence has failed since the last success."
         )
     reason = _FAILURES.get(summary.last_outcome, Reason.RUN_FAILED)
     return case.condition(RUNS_HEALTHY, "False", reason, summary.last_message or reason.meaning)

@@ -178,17 +178,19 @@ class Statuses:
             self._again(reference)
         except ApiUnavailableError as error:
             self._metrics.status_written("failed")
-            logger.debug("a status was not written", extra={"object": str(reference), "error": str(error)})
+            logger.debug("did not write a status", extra={"object": str(reference), "error": str(error)})
             await asyncio.sleep(PAUSE_SECONDS)
             if reference not in self._wanted:
                 self.want(reference, status, wanted.difference)
         except ApiError as error:
             self._metrics.status_written("failed")
-            logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
+            logger.warning(
+                "the API server refused a status", extra={"object": str(reference), "error": str(error)}
+            )
         except Exception:
             # A bug, and this object's alone: whoever looks at it next tries again.
             self._metrics.status_written("failed")
-            logger.exception("a status could not be written", extra={"object": str(reference)})
+            logger.exception("could not write a status", extra={"object": str(reference)})
         finally:
             self._under_way.discard(reference)
             self._changed.set()
