@@ -290,7 +290,7 @@ def test_the_code_of_before_goes_on_while_the_import_of_new_code_does_not_end(fo
 
         folder.write("tasks.py", MODULE.replace("greetings", "salutations"))
 
-        at = program.expect("fixed: the import takes long", after=at)
+        at = program.expect("fixed: the import is slow", after=at)
         program.expect("hello: salutations", after=at)
         end(program)
 
@@ -402,7 +402,7 @@ def test_the_second_ctrl_c_ends_it_at_once(folder):
         program.expect("slow: begun")
         workers = children_of(program.process.pid)
         program.interrupt()
-        program.expect("ending: ")
+        program.expect("stopping: ")
         began = time.monotonic()
         program.interrupt()
         assert program.ended() == 0
@@ -413,7 +413,7 @@ def test_the_second_ctrl_c_ends_it_at_once(folder):
     with dev(folder) as again:  # it was given back, or if there was no time for that, its lease has expired
         again.expect("slow: begun")
         again.interrupt()
-        again.expect("ending: ")
+        again.expect("stopping: ")
         again.interrupt()
         again.ended()
 
@@ -459,7 +459,7 @@ def test_a_handler_that_cannot_be_cancelled_is_killed_by_the_second_ctrl_c(folde
         program.expect("slow: begun")
         workers = children_of(program.process.pid)
         program.interrupt()
-        program.expect("ending: ")
+        program.expect("stopping: ")
         program.interrupt()
         assert program.ended() == 0
 
@@ -489,7 +489,7 @@ def test_a_worker_that_dies_is_started_again(folder):
         )  # between two runs: what it runs when it dies is taken over once its lease has expired
         (worker,) = children_of(program.process.pid)
         os.kill(worker, signal.SIGKILL)
-        at = program.expect("the worker ended: by signal 9; it is started again in 1 s", after=at)
+        at = program.expect("the worker ended: by signal 9; restarting in 1 s", after=at)
         program.expect("hello: greetings", after=at)
         end(program)
 

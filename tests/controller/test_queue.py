@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.reconcile.backoff import LONGEST_WAIT_SECONDS
+from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.queue import NEW_IN_A_ROW_MAX, Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
 
@@ -286,7 +286,7 @@ def test_a_pass_that_fails_is_repeated_ever_less_often(bench):
     waits = [later - earlier for earlier, later in pairwise(bench.times("a"))]
     assert len(waits) > 20
     for number, wait in enumerate(waits):
-        longest = min(LONGEST_WAIT_SECONDS, 0.2 * 2**number)
+        longest = min(RETRIES.maximum, 0.2 * 2**number)
         assert longest / 2 <= wait <= longest + 0.001
 
 
@@ -354,7 +354,7 @@ def test_once_it_is_back_all_that_waited_have_their_pass_soon():
     bench.seen.clear()
 
     bench.fails.clear()
-    bench.run_until(500 + LONGEST_WAIT_SECONDS + 1)
+    bench.run_until(500 + RETRIES.maximum + 1)
     bench.loop.close()
 
     assert sorted(bench.keys) == list(range(1000))

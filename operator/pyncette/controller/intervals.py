@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from pyncette.core.backoff import Backoff
+
 
 class Pace(NamedTuple):
     """Seconds between two looks at something, and before something is decided. Tests have less time than clusters."""
@@ -29,3 +31,9 @@ class Pace(NamedTuple):
 
 
 USUAL: Final = Pace()
+
+RETRIES: Final = Backoff(first=0.2, maximum=60.0, jitter=0.5)
+"""Between passes that fail: what recovers is soon tried again, and what does not costs little."""
+
+CONNECTS: Final = Backoff(first=0.5, maximum=15.0, jitter=0.5)
+"""Between attempts to open a backend, so that a server that comes back is not met by all at once."""

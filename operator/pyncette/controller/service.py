@@ -30,7 +30,7 @@ from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import USUAL, Pace
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
-from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, complain
+from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
@@ -174,13 +174,13 @@ class Operator:
             working.create_task(self._backends.keep(self._backend_changed))
             await self._first_resync()
             for backend in self._backends:
-                working.create_task(self._look_again_and_again(backend))
+                working.create_task(self._poll_backend_loop(backend))
             working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
             working.create_task(self._sweep.empty(list(self._backends)))
-            working.create_task(self._resync_again_and_again())
+            working.create_task(self._resync_loop())
 
     async def _end(self) -> None:
         await self._ended
@@ -252,7 +252,7 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
-    async def _look_again_and_again(self, backend: OpenBackend) -> None:
+    async def _poll_backend_loop(self, backend: OpenBackend) -> None:
         """Look at *backend* for what workers have written."""
         soon = self._look_soon[backend.name]
         while True:
@@ -262,7 +262,7 @@ class Operator:
                 try:
                     pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
                 except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
-                    complain("could not scan a backend", backend, error)
+                    log_failure("could not scan a backend", backend, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await soon.wait()
@@ -281,10 +281,10 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
-            self._look_for_homeless()
+            self._reconcile_unrecorded()
         return look.seconds
 
-    def _look_for_homeless(self) -> None:
+    def _reconcile_unrecorded(self) -> None:
         """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
         for name in self._objects.names(TASKS) if self._has_seen_all else ():
             if not self._mirrored.records(name):
@@ -292,7 +292,7 @@ class Operator:
 
     # --- Resync ------------------------------------------------------------------------------------------------------
 
-    async def _resync_again_and_again(self) -> None:
+    async def _resync_loop(self) -> None:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             try:
@@ -379,7 +379,7 @@ class Operator:
                 try:
                     await self._sweep.remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
-                    complain("could not remove records; retrying", backend, error)
+                    log_failure("could not remove records; retrying", backend, error)
 
     def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
         if kind is TASKS:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SystemClock, synchronize
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import CONNECTS, USUAL, Pace
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
@@ -36,11 +36,6 @@ RACE_SECONDS: Final = 1.0
 A pass whose writes lose each race for this long fails, and is repeated later and later. A tenant can rewrite rows of its
 own without an end, and must not hold one of the few passes that all tenants share.
 """
-
-FIRST_PAUSE_SECONDS: Final = 0.5
-LONGEST_PAUSE_SECONDS: Final = 15.0
-"""Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
-
 
 FAULT_SECONDS: Final = 60.0
 """How long a reported error stays the same while a backend does not answer: each change rewrites the status of its tasks."""
@@ -108,30 +103,29 @@ class OpenBackend:
 
         *store_name_of* says of the name of a backend, and the identity of what it opened, where its records are.
         """
-        pause = FIRST_PAUSE_SECONDS
+        delays = CONNECTS.delays(random.random)
         while True:
             try:
                 await self._migrate()
                 async with self._read().new_store(create=False) as store:
-                    pause = FIRST_PAUSE_SECONDS
+                    delays = CONNECTS.delays(random.random)
                     self.store_name = store_name_of(self.name, await _identity_of(store))
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
                     await self._look_after(store, on_change)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
-                self._went(error, on_change)
+                self._mark_down(error, on_change)
             finally:
                 self._ledger = None
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(next(delays))
 
     async def _look_after(self, store: Store, on_change: Callable[[], None]) -> None:
         while True:
             try:
                 await self._ask(store)
             except StoreError as error:
-                self._went(error, on_change)
+                self._mark_down(error, on_change)
             else:
-                self._came(on_change)
+                self._mark_up(on_change)
             await asyncio.sleep(self._pace.backend)
 
     async def _ask(self, store: Store) -> None:
@@ -172,18 +166,18 @@ class OpenBackend:
                 f"{settings.secret_name}, mounted for the operator"
             ) from None
 
-    def _came(self, on_change: Callable[[], None]) -> None:
+    def _mark_up(self, on_change: Callable[[], None]) -> None:
         if self.ready:
             return
         self.ready, self.fault = True, ""
         logger.info("backend ready", extra={"backend": self.name})
         on_change()
 
-    def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
+    def _mark_down(self, error: Exception, on_change: Callable[[], None]) -> None:
         now = asyncio.get_running_loop().time()
         message = self.message_of(error)
         if self.ready or message != self._logged:
-            complain("backend unavailable", self, error)
+            log_failure("backend unavailable", self, error)
         self._logged = message
         is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
@@ -222,7 +216,7 @@ async def _identity_of(store: Store) -> str:
     return bytes(record.spec.args).decode()
 
 
-def complain(what: str, backend: OpenBackend, error: Exception) -> None:
+def log_failure(what: str, backend: OpenBackend, error: Exception) -> None:
     """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
     logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})

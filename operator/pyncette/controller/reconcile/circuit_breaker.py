@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Hashable
 from itertools import islice
 from typing import Generic, TypeAlias, TypeVar
 
-from pyncette.controller.reconcile.backoff import wait_after
+from pyncette.controller.intervals import RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class CircuitBreakers(Generic[K]):
     def _probe_later(self, dependency: Dependency, circuit: _OpenCircuit[K]) -> None:
         circuit.failures += 1
         circuit.probes_max = 1
-        wait = wait_after(circuit.failures)
+        wait = RETRIES.after(circuit.failures, random.random())
         circuit.timer = asyncio.get_running_loop().call_later(wait, self._start_probes, dependency, circuit)
 
     def _start_probes(self, dependency: Dependency, circuit: _OpenCircuit[K]) -> None:

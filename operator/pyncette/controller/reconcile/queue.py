@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Hashable
 from enum import IntEnum
 from functools import partial
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from pyncette.controller.reconcile.backoff import wait_after
+from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.circuit_breaker import CircuitBreakers, Dependency
 from pyncette.controller.reconcile.debounce import Debounce
 from pyncette.errors import PyncetteException
@@ -199,7 +200,7 @@ class Queue(Generic[K]):
             self._breakers.park(key, dependency, message or str(error))
             return dependency
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        wait = wait_after(failures)
+        wait = RETRIES.after(failures, random.random())
         logger.warning(
             "could not reconcile %s",
             key,

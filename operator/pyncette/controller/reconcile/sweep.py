@@ -12,7 +12,7 @@ import msgspec
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import USUAL, Pace
-from pyncette.controller.reconcile.backends import OpenBackend, complain
+from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.settings import OperatorSettings
@@ -123,7 +123,7 @@ class Sweep:
                     try:
                         await self._decide(backend.name, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("could not remove records; retrying", backend, error)
+                        log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
     async def _wait(self) -> None:
@@ -245,7 +245,7 @@ class Sweep:
                     try:
                         await self._empty(backend, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("could not remove records; retrying", backend, error)
+                        log_failure("could not remove records; retrying", backend, error)
 
     async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
         for name, home in self._over(backend, ledger):
