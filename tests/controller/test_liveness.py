@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import pytest
 
 from pyncette.controller.cluster.api import TASKS, ObjectName
-from pyncette.controller.cluster.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, WatchStaleness
+from pyncette.controller.cluster.liveness import FIRST_SECONDS, STALE_SECONDS, Liveness, WatchStaleness
 from pyncette.telemetry.health import HealthServer
 from tests.controller.fake_api import task
 from tests.controller.test_objects import World
@@ -69,7 +69,7 @@ async def test_a_watch_that_does_not_deliver_what_a_list_shows_is_blind_after_a_
     operator.api.create(task())
     await operator.resync()
 
-    operator.now += BLIND_SECONDS
+    operator.now += STALE_SECONDS
     assert operator.liveness.is_alive()
     operator.now += 1
     assert operator.liveness.why_dead() == (
@@ -83,7 +83,7 @@ async def test_a_watch_that_delivers_late_is_not_blind(operator):
     operator.api.create(task())
     await operator.resync()
 
-    operator.now += BLIND_SECONDS - 1
+    operator.now += STALE_SECONDS - 1
     operator.api.release_events()
     operator.now += 100
 
@@ -124,7 +124,7 @@ async def test_an_older_event_is_not_what_is_waited_for(operator):
     operator.api.release_events(lost=True)
 
     operator.api.replay(old)
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert not operator.liveness.is_alive()
 
@@ -136,7 +136,7 @@ async def test_our_own_writes_hide_no_blindness(operator):
     operator.objects.learn(TASKS, operator.api.set_status(TASKS, "report", active=1))
     operator.api.edit(TASKS, "report", suspend=True)
     await operator.resync()
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert not operator.liveness.is_alive()
 
@@ -149,7 +149,7 @@ async def test_a_deletion_that_was_missed_is_no_blindness(operator):
     operator.api.release_events(lost=True)
 
     await operator.resync()
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert operator.liveness.is_alive()
 
@@ -159,7 +159,7 @@ async def test_at_the_start_the_watch_has_more_time(operator):
     operator.liveness.discovered()
     await operator.resync()
 
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
     assert operator.liveness.is_alive()
     operator.now += FIRST_SECONDS
     assert not operator.liveness.is_alive()

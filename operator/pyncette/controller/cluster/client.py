@@ -76,8 +76,16 @@ class Kubernetes:
     them together again. Proxies are those of the environment, or of the kubeconfig.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        token_seconds: float = TOKEN_SECONDS,
+    ) -> None:
         self._credentials = credentials
+        self._request_seconds = request_seconds
+        self._token_seconds = token_seconds
         self._client: RESTClientObject | None = None
         self._host = ""
         self._authorization: str | None = None
@@ -209,12 +217,16 @@ class Kubernetes:
                 headers=headers,
                 body=body,
                 _preload_content=False,
-                _request_timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+                _request_timeout=aiohttp.ClientTimeout(
+                    total=self._request_seconds, sock_connect=CONNECT_SECONDS
+                ),
             )
             async with response:
                 return response.status, await response.read()
         except TimeoutError as error:
-            raise ApiUnavailableError(f"{method} {path}: no response within {REQUEST_SECONDS:g} s") from error
+            raise ApiUnavailableError(
+                f"{method} {path}: no response within {self._request_seconds:g} s"
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailableError(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
@@ -228,7 +240,7 @@ class Kubernetes:
 
     def _credentials_are_old(self) -> bool:
         # Those of a kubeconfig may be a program's to tell, which is asked only when they are refused.
-        return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > TOKEN_SECONDS
+        return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > self._token_seconds
 
     async def _log_in_again(self) -> bool:
         """Read the credentials again, and say whether they are others."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from pyncette.controller.cluster.api import Kind, ObjectName
 
-BLIND_SECONDS: Final = 60.0
+STALE_SECONDS: Final = 60.0
 """How long the watch may take to deliver what a list has shown. It takes milliseconds; kopf waits for up to some seconds before it tries again."""
 
 FIRST_SECONDS: Final = 300.0
@@ -33,8 +33,11 @@ class WatchStaleness:
     watch delivered is given some time to arrive there as well, and if it does not, the watch is blind.
     """
 
-    def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self, monotonic: Monotonic = time.monotonic, *, stale_seconds: float = STALE_SECONDS
+    ) -> None:
         self._monotonic = monotonic
+        self._stale_seconds = stale_seconds
         self._awaited: dict[tuple[Kind, ObjectName], tuple[int | None, float]] = {}
         """What the watch is to deliver: at least that version, and by when."""
         self._grace = FIRST_SECONDS
@@ -64,7 +67,7 @@ class WatchStaleness:
 
     def started(self) -> None:
         """Take note that all that was there at the start has been listed: from now on there is less to wait for."""
-        self._grace = BLIND_SECONDS
+        self._grace = self._stale_seconds
 
     def missed(self) -> tuple[Kind, ObjectName] | None:
         """Return an object that the watch should have delivered by now, if there is one."""

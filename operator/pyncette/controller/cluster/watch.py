@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import kopf
 
@@ -33,25 +33,11 @@ NOT_FOUND: Final = 404
 MANAGED: Final = "app.kubernetes.io/managed-by=pyncette-operator"
 """Selects the Deployments that are ours: all others are nobody's business."""
 
-DISCOVERY_SECONDS: Final = 2.0
-"""Between looks for CRDs that are not served yet."""
-
 STREAM_SECONDS: Final = 300
 """After which the API server ends a stream, and kopf takes it up again where it ended."""
 
-SILENCE_SECONDS: Final = 75.0
-"""The API server sends a bookmark each minute; a stream that is silent for longer is dead, whatever TCP thinks of it."""
-
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
-
-WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, *(5,) * 24)
-"""
-Between the attempts of kopf to ask again after 403, 429, 5xx and broken connections: about two minutes in all.
-
-After that, 403 and 5xx are fatal; a broken connection or 429 is tried from the beginning. So the API server may be away for
-as long as it likes, and an upgrade of it may refuse for a while.
-"""
 
 IDENTITY: Final = "pyncette-operator"
 
@@ -72,6 +58,25 @@ class Seen(Protocol):
     def __call__(self, kind: Kind, change: Change, body: Manifest, /) -> object: ...
 
 
+class WatchTiming(NamedTuple):
+    """Seconds that the watch waits."""
+
+    discovery: float = 2.0
+    """Between checks for CRDs that are not served yet."""
+    silence: float = 75.0
+    """The API server sends a bookmark every minute. A stream that is silent for longer is dead, whatever TCP says."""
+    retries: Sequence[float] = (0.2, 0.5, 1, 2, *(5,) * 24)
+    """
+    Between the retries of kopf after 403, 429, 5xx and broken connections: about two minutes in all.
+
+    After that, 403 and 5xx are fatal; a broken connection or 429 starts again. So the API server may be unavailable for any
+    time, and may refuse requests for a while during its upgrade.
+    """
+
+
+USUAL: Final = WatchTiming()
+
+
 class Watch:
     """
     What happens to tasks, to pools and to the Deployments of pools, in *namespaces*, or in all of the cluster if empty.
@@ -86,8 +91,15 @@ class Watch:
     several namespaces, it ends; and so do we.
     """
 
-    def __init__(self, credentials: Credentials, seen: Seen, namespaces: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        seen: Seen,
+        namespaces: Sequence[str] = (),
+        timing: WatchTiming = USUAL,
+    ) -> None:
         self._credentials = credentials
+        self._timing = timing
         self._seen = seen
         self._namespaces = tuple(namespaces)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,7 +131,7 @@ class Watch:
         raise WatchEndedError("the watch has ended")
 
     async def _wait_for_kinds(self, api: Api) -> None:
-        told = False
+        is_logged = False
         while True:
             try:
                 missing = {kind.plural for kind in OWN_KINDS} - await api.served()
@@ -129,10 +141,10 @@ class Watch:
             if not missing:
                 logger.info("the API server serves the CRDs; starting the watch")
                 return
-            if not told:
+            if not is_logged:
                 logger.warning("cannot watch yet", extra={"reason": reason})
-                told = True
-            await asyncio.sleep(DISCOVERY_SECONDS)
+                is_logged = True
+            await asyncio.sleep(self._timing.discovery)
 
     # --- In the loop of whoever is told --------------------------------------------------------------------------
 
@@ -170,7 +182,7 @@ class Watch:
             return
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
-            settings=_settings(),
+            settings=_settings(self._timing),
             # Else kopf asks for the name of the user, whom an arbitrary uid in a container does not have.
             identity=IDENTITY,  # type: ignore[arg-type]
             standalone=True,
@@ -233,8 +245,8 @@ class Watch:
         )
 
 
-def _settings() -> kopf.OperatorSettings:
-    """Everything that matters is said, also where kopf would think the same today."""
+def _settings(timing: WatchTiming) -> kopf.OperatorSettings:
+    """Return the settings of kopf. All that matter are set, even to today's defaults."""
     settings = kopf.OperatorSettings()
     settings.process.ultimate_exiting_timeout = None  # it kills the process; we end it ourselves
     settings.posting.enabled = False
@@ -249,12 +261,12 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors[DEPLOYMENTS.group, DEPLOYMENTS.version, DEPLOYMENTS.plural] = MANAGED
     settings.watching.server_timeout = STREAM_SECONDS
     settings.watching.client_timeout = STREAM_SECONDS + REQUEST_SECONDS
-    settings.watching.inactivity_timeout = SILENCE_SECONDS
+    settings.watching.inactivity_timeout = timing.silence
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.chunk_size = PAGE
     settings.networking.connect_timeout = CONNECT_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
-    settings.networking.error_backoffs = WAITS_SECONDS
+    settings.networking.error_backoffs = timing.retries
     settings.networking.trust_env = True
     # Each object has a task of kopf's while something happens to it; ten thousand objects come at once at the start.
     settings.queueing.idle_timeout = 0.1
