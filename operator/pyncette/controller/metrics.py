@@ -1,4 +1,4 @@
-"""What the operator measures of itself, and of the tasks that it looks after, for Prometheus."""
+"""Prometheus metrics of the operator itself and of the tasks that it manages."""
 
 from __future__ import annotations
 
@@ -234,13 +234,13 @@ class Metrics:
     # --- What is told --------------------------------------------------------------------------------------------
 
     def passed(self, kind: str, seconds: float, error: Exception | None) -> None:
-        """Note a pass over an object of *kind*."""
+        """Record a pass over an object of *kind*."""
         self.histogram(RECONCILE, kind).observe(seconds)
         if error is not None:
             self.counter(RECONCILE_ERRORS, kind, type(error).__name__).inc()
 
     def resynced(self, seconds: float) -> None:
-        """Note a resync that came to its end."""
+        """Record a resync that has finished."""
         self.histogram(RESYNC).observe(seconds)
         self._resynced_at = self._monotonic()
 
@@ -284,13 +284,13 @@ class Metrics:
     def ask_queue(
         self, waiting: Callable[[], int], in_progress: Callable[[], int], deferred: Callable[[], int]
     ) -> None:
-        """Ask the queue at each scrape."""
+        """Read the queue at each scrape."""
         self.gauge(QUEUE, "waiting").set_function(waiting)
         self.gauge(QUEUE, "in_progress").set_function(in_progress)
         self.gauge(QUEUE, "deferred").set_function(deferred)
 
     def ask_sight(self, last_delivery_at: Callable[[], float | None]) -> None:
-        """Ask at each scrape when the watch last told anything, by the monotonic clock."""
+        """Read at each scrape when the watch last delivered anything, by the monotonic clock."""
         self.gauge(WATCH_AGE).set_function(lambda: self._age(last_delivery_at()))
 
     def ask_objects(self, kind: str, count: Callable[[], int]) -> None:

@@ -44,7 +44,7 @@ class Permission(NamedTuple):
 _TASKS: Final = PyncetteTask.plural
 _POOLS: Final = PyncetteWorkerPool.plural
 _OURS: Final = ("get", "create", "patch")
-"""What is wished for is compared with what there is, and applied; that is a create where the object is not there yet."""
+"""Desired objects are compared with existing ones and applied, which creates those that do not exist."""
 
 PERMISSIONS: Final = (
     Permission(

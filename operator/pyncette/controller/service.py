@@ -63,7 +63,7 @@ FIRST_LIST_SECONDS: Final = 2.0
 
 API_SERVER: Final = "the API server"
 BACKEND: Final = "a backend"
-"""What may be away, and many objects have to wait for it."""
+"""Dependencies that may be unavailable while many objects wait for them."""
 
 
 class OperatorError(PyncetteException):
@@ -131,7 +131,7 @@ class Operator:
         self._have_measured(sight)
 
     def _have_measured(self, sight: WatchStaleness) -> None:
-        """Let each scrape ask for what grows and shrinks by itself."""
+        """Register the gauges that are read at each scrape."""
         metrics = self.metrics
         metrics.ask_queue(
             lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
@@ -143,7 +143,7 @@ class Operator:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all was listed, all backends were looked at, and nothing waits to be done."""
+        """True if everything was listed, all backends were scanned, and nothing is queued."""
         busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
         return self._has_seen_all and self.liveness.is_ready() and not busy
 
@@ -157,7 +157,7 @@ class Operator:
         return self._sweep.held
 
     def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
-        """Take note of what the watch tells."""
+        """Record a watch event."""
         news = self._objects.observe(kind, change, manifest)
         if change == "DELETED" and self._objects.uid(kind, _name_of(manifest)) is None:
             news = News.GONE  # a list may have shown that already, which alone proves nothing
@@ -167,7 +167,7 @@ class Operator:
         """
         Work until this is cancelled.
 
-        Raises OperatorError, NoSuchKindError and whatever else makes it impossible to go on knowing all that there is.
+        Raises OperatorError, NoSuchKindError and any other error that makes the operator miss changes.
         """
         async with asyncio.TaskGroup() as working:
             working.create_task(self._end())
@@ -205,10 +205,10 @@ class Operator:
         self.metrics.passed(reference.kind.name, seconds, error)
 
     def _take_note(self, kind: Kind, manifest: Manifest, news: News) -> None:
-        """Have looked at what depends on an object, if there is anything new about it."""
+        """Queue what depends on an object, if it has changed."""
         if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
             return
-        # At the start all is new, and an edit in the midst of that is to come first.
+        # At the start everything is new; an edit meanwhile comes first.
         urgency = Urgency.NEW if self._has_listed else Urgency.ROUTINE
         name = _name_of(manifest)
         if kind is not DEPLOYMENTS:
@@ -219,7 +219,7 @@ class Operator:
             self._queue.add(Reference(POOLS, name.namespace, pool), urgency)
 
     def _pool_changed(self, pool: ObjectName) -> None:
-        """Have the tasks of *pool* looked at: what they need to know of it is not as it was."""
+        """Queue the tasks of *pool*, which has changed for them."""
         for task in self._tasks.of_pool(pool):
             self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
 
@@ -228,14 +228,14 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
 
     def _again(self, reference: Reference) -> None:
-        """Have an object looked at anew whose status was worked out from an older one than there is by now."""
+        """Queue an object whose status was worked out from an outdated version."""
         self._queue.add_after(reference, self._pace.behind)
 
     def _seen(self, reference: Reference) -> Manifest | None:
         return self._objects.get(reference.kind, reference.object_name)
 
     def _written(self, reference: Reference, before: Manifest | None, manifest: Manifest) -> None:
-        """Take note of a status that was written, where it was *before*."""
+        """Record a status that was written, where it was *before*."""
         self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
         for told in reconciler.events(before, manifest, self._settings.pod_name):
@@ -244,7 +244,7 @@ class Operator:
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Have all looked at that is on *backend*, which came or went."""
+        """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
             self._queue.recovered(BACKEND)
             self._look_soon[backend.store_name].set()
@@ -253,7 +253,7 @@ class Operator:
             self._pool_changed(pool)
 
     async def _poll_backend_loop(self, backend: OpenBackend) -> None:
-        """Look at *backend* for what workers have written."""
+        """Scan *backend* regularly for what workers have written."""
         soon = self._look_soon[backend.name]
         while True:
             pause = self._pace.look
@@ -269,7 +269,7 @@ class Operator:
             soon.clear()
 
     async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
-        """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
+        """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
         first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
             look = await self._mirrored.look(backend, ledger, self._pools.on(backend.store_name))
@@ -285,7 +285,7 @@ class Operator:
         return look.seconds
 
     def _reconcile_unrecorded(self) -> None:
-        """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
+        """Queue the tasks without a record, once all backends were scanned."""
         for name in self._objects.names(TASKS) if self._has_seen_all else ():
             if not self._mirrored.records(name):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
@@ -302,7 +302,7 @@ class Operator:
                 logger.warning("could not list the resources", extra={"error": str(error)})
 
     async def _first_resync(self) -> None:
-        """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
+        """List everything, however long the API server takes to answer: nothing can be decided before."""
         while True:
             try:
                 return await self.resync()
@@ -311,7 +311,7 @@ class Operator:
                 await asyncio.sleep(FIRST_LIST_SECONDS)
 
     async def resync(self) -> None:
-        """List all that there is, look at it, and notice what went without being seen to go."""
+        """List everything, queue it, and detect deletions that the watch missed."""
         began_at = time.monotonic()
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
             for namespace in self._namespaces:
@@ -335,7 +335,7 @@ class Operator:
         await self._remove_stopped()
 
     async def _all_tasks(self) -> AsyncIterator[Manifest]:
-        """Yield each task, and let others have their turn in between: to read ten thousand takes half a second."""
+        """Yield each task, and let other coroutines run in between: ten thousand take half a second."""
         for number, stored in enumerate(self._objects.each(TASKS)):
             if number % IN_A_ROW == 0:
                 await asyncio.sleep(0)
@@ -347,7 +347,7 @@ class Operator:
             self._take_note(kind, manifest, news)
 
     def _let_go(self, kind: Kind, absent: Collection[ObjectName]) -> None:
-        """Remember nothing of objects that a list no longer shows; what is stored of a task is another matter."""
+        """Drop all that is known of objects that a list no longer shows, except for the records of tasks."""
         for name in absent:
             if kind is TASKS:
                 self._tasks.forget(name)
@@ -386,17 +386,17 @@ class Operator:
             self._conditions.note(name, status)
 
     def _can_run(self, name: ObjectName) -> bool:
-        """Say whether the task *name* exists and is not Stalled."""
+        """Return whether the task *name* exists and is not Stalled."""
         return self._objects.uid(TASKS, name) is not None and not self._conditions.is_true(name, STALLED)
 
     def _is_gone(self, name: ObjectName) -> bool:
-        """Say whether nobody knows of the task *name*, where this operator looks."""
+        """Return whether the task *name* does not exist in a namespace that this operator watches."""
         return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
 
-    # --- Telling -----------------------------------------------------------------------------------------------------
+    # --- Reporting ---------------------------------------------------------------------------------------------------
 
     def _tell_stopped(self, names: Collection[ObjectName]) -> None:
         """Count tasks that were stopped since they are gone."""
@@ -405,7 +405,7 @@ class Operator:
         self.metrics.withdrew("event", len(names) - missed)
 
     def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Tell that tasks which are gone are held back."""
+        """Create an Event about deleted tasks that are held back."""
         message = (
             f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
             f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "

@@ -19,7 +19,7 @@ LOOK_PAUSE: Final[Duration] = 20 * SECOND
 """How often a worker looks who the others are: so late those that came or went are known to all."""
 
 ORPHAN_AGE: Final[Duration] = 1 * SECOND
-"""What is due for so long in a partition of another worker has been left alone by it, and is taken."""
+"""How long records may be due in another worker's partition before this worker polls it as well."""
 
 TURN: Final[Duration] = 2 * SECOND
 """Workers look at the partitions of others one after the other, so far apart: so long an orphan waits, if one worker is gone."""
@@ -72,16 +72,16 @@ class PartitionAssignment:
         self._others: dict[str, tuple[str, ...]] = {}
         """The handlers that each other worker serves."""
         self._ours: dict[tuple[str, int], frozenset[int]] = {}
-        """What is ours of a handler with so many partitions, as long as the others are these."""
+        """By handler and partition count: this worker's partitions, for the current set of workers."""
         self.is_new = True
-        """Whether something else falls to this worker than before; to be set back by who has seen it."""
+        """True once the assignment has changed; the reader resets it."""
         self._adopted: dict[Partition, Duration] = {}
         self._look_at: Duration = 0
         self._hurried_at: Duration = -LOOK_PAUSE
         self._turn_at: Instant = 0
 
     def is_ours(self, partition: Partition, count: int) -> bool:
-        """Say whether this worker is to poll *partition*, of *count* that its task has."""
+        """Return whether this worker is to poll *partition*, of *count* that its task has."""
         if not self._others or partition.number in self._share(partition.handler, count):
             return True
         return self._adopted.get(partition, 0) > self._clock.monotonic()
@@ -95,7 +95,7 @@ class PartitionAssignment:
         self._adopted[partition] = self._clock.monotonic() + ADOPTED
 
     def hurry(self) -> None:
-        """Have a look at everything soon: somebody cannot do what is its own, or stops. It may say so many times."""
+        """Poll all partitions soon: another worker is full, or stops. Idempotent."""
         now = self._clock.monotonic()
         if now >= self._hurried_at + ORPHAN_AGE:
             self._hurried_at = now
@@ -110,7 +110,7 @@ class PartitionAssignment:
         return max(0, until)
 
     async def look(self) -> bool:
-        """Look who the others are, if it is time to, and say whether it is this worker's turn to look at what is theirs."""
+        """List the other workers if that is due, and return whether this worker has to poll their partitions now."""
         now = self._clock.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_PAUSE

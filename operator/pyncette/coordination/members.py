@@ -37,7 +37,7 @@ RENEWAL_PAUSE: Final[Duration] = 20 * SECOND
 """A third of the lease, so two renewals may fail. An idle worker is to ask its backend for next to nothing."""
 
 WITHDRAWAL_SECONDS: Final = 2.0
-"""A worker that stops does not wait longer for a backend that is away: its lease ends by itself."""
+"""How long a worker that stops waits for an unavailable backend: its lease expires by itself."""
 
 PAGE: Final = 200
 """Members of one look."""
@@ -51,7 +51,7 @@ class Member(msgspec.Struct, frozen=True):
     """A running worker, as others see it."""
 
     holder: str
-    """Who it is, as leases and histories name it."""
+    """Its name in leases and histories."""
     handlers: tuple[str, ...] = ()
     """Those that its task module declares, sorted."""
     version: str = __version__
@@ -70,14 +70,14 @@ class Member(msgspec.Struct, frozen=True):
         return dict(self.partitions or ()).get(handler)
 
     def registers_other_count(self, handler: str, count: int) -> bool:
-        """Say whether its partition count for *handler* is not, or may not be, *count*."""
+        """Return whether its partition count for *handler* is not, or may not be, *count*."""
         return handler in self.handlers and (
             self.partitions is None or dict(self.partitions).get(handler, count) != count
         )
 
 
 class _Told(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a member's record says of it, as its arguments; what a later release adds is passed over."""
+    """The arguments of a member's record. Fields of later releases are ignored."""
 
     handlers: tuple[str, ...]
     version: str
@@ -201,7 +201,7 @@ class Membership:
         """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
         self._announced = False
         self._changed = False
-        """Whether the stored record is out of date."""
+        """True if the stored record is out of date."""
         self._trouble = False
         self._leaving = False
         self._woken = asyncio.Event()

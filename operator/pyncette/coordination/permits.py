@@ -59,7 +59,7 @@ class Permit:
 
     @property
     def is_surplus(self) -> bool:
-        """Whether the limit was lowered below it."""
+        """True if the limit was lowered below its number."""
         return number_of(self.record) >= self.pool.limit
 
     @property
@@ -72,7 +72,7 @@ class Permit:
         return max(0, self.lease_until - self._clock.monotonic())
 
     def lose(self) -> None:
-        """Take note that it is somebody else's."""
+        """Record that it is somebody else's."""
         self.lease_until = 0
 
     def released(self) -> Change:
@@ -107,7 +107,7 @@ class Permits:
 
     @property
     def is_idle(self) -> bool:
-        """Whether none is on its way back."""
+        """True if none is being released."""
         return self._returning is None
 
     def pool(self, partition: Partition, task: str, policies: Policies) -> Pool:
@@ -158,7 +158,7 @@ class Permits:
             pool.release_free()
 
     def release(self, permits: Sequence[Permit]) -> None:
-        """Have *permits* given back soon, together with others."""
+        """Queue *permits* to be released in a batch."""
         self._to_return += permits
         if self._to_return and self._returning is None:
             self._returning = asyncio.get_running_loop().create_task(self._return())
@@ -190,11 +190,11 @@ class Pool:
         self.limit = 0
         self.length: Duration = 0
         self.is_wanted = False
-        """Whether something seems to be due for which there is no permit here."""
+        """True if a record seems to be due that this worker has no permit for."""
         self.is_busy = False
-        """Whether there was more to run than there were permits for."""
+        """True if the last poll found more records than permits."""
         self.is_short = False
-        """Whether the last claim took as many records as there were permits for."""
+        """True if the last claim used all permits."""
         self.free: list[Permit] = []
         self.retry_at: Instant = 0
         """Before then it is of no use to look for more."""
@@ -212,7 +212,7 @@ class Pool:
 
     @property
     def holds_all(self) -> bool:
-        """Whether there is none that others have, or nobody."""
+        """True if this worker holds every permit."""
         return self._used + len(self.free) >= self.limit
 
     def missing(self, number: int) -> int:
@@ -254,7 +254,7 @@ class Pool:
             self.free = []
 
     def _is_good(self, permit: Permit) -> bool:
-        """Say whether a run may begin with it: it is surely ours for a while, and renewed from then on."""
+        """Return whether a run may begin with it: it is surely ours for a while, and renewed from then on."""
         return permit.remaining() > permit.length // 2 and not permit.is_surplus
 
     async def trim(self) -> None:
@@ -297,7 +297,7 @@ class Pool:
         return await missing_permits(store, self.partition, self._task, first, self.limit, at_most)
 
     async def _has_records(self) -> bool:
-        """Say whether there is a record to run: the permits of a removed task are not created again."""
+        """Return whether there is a record to run: the permits of a removed task are not created again."""
         store = self._permits.store
         if self._task != self._handler:
             return bool(await store.scan(self.limited[0], self._task, None, 1))

@@ -87,7 +87,7 @@ class DesiredRecord(NamedTuple):
     created_at: Instant | None
     """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
     requests: Requests = NO_REQUESTS
-    """What it asks for once. A resource that asks for it from the start has been given it."""
+    """Its one-time requests. Those that a resource is created with count as handled."""
     is_over: bool = False
     """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
     outlives: Owner | None = None

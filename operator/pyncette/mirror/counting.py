@@ -1,4 +1,4 @@
-"""Counts the instances of a dynamic task, and what is due in a pool, as far as counting is cheap."""
+"""Counts the instances of a dynamic task and the due records of a pool, as far as counting is cheap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyncette.resources.task_status import Instances
 from pyncette.store.base import Counted, Store
 
 COUNTED_MAX: Final = 10_000
-"""What is due, and what is leased, is counted up to here: whoever has more to do wants to know that, and no number."""
+"""The highest number of due or leased records that is counted. Beyond it, an exact number has no use."""
 
 SLACK: Final = 2
 """Names fall to partitions by chance, so of each up to so many times its share are counted."""

@@ -1,4 +1,4 @@
-"""Keeps the records of resources equal to what is wished for: created, edited, moved, stopped, and at last removed."""
+"""Writes the records of resources: creates, edits, moves, stops and finally removes them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the record of a resource that is gone is kept, stopped: a restore or a mistake within it loses nothing."""
 
 PAGE: Final = 200
-"""Records of one look at what is there."""
+"""Records in one page of a scan."""
 
 
 class MisplacedRecord(NamedTuple):
@@ -167,7 +167,7 @@ async def remove_permits_of(ledger: Ledger, home: Record, limit: int = 0) -> Non
 
 
 async def _edit_beside(ledger: Ledger, home: Record) -> None:
-    """Let the occurrences that run beside a schedule be tried again as it is now; what was asked for stays as asked."""
+    """Apply the edited spec to the retries of side runs; requested runs keep theirs."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         del now
@@ -201,13 +201,13 @@ async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
 
 
 def _is_under_way(record: Record) -> bool:
-    """Say whether what lives beside a schedule has an outcome to come."""
+    """Return whether what lives beside a schedule has an outcome to come."""
     return record.claimable_at is not None
 
 
 def _is_left_behind(here: Record | None, elsewhere: Record) -> bool:
     """
-    Say whether the record *elsewhere* is the current one, and the record *here*, if any, was left by an interrupted move.
+    Return whether the record *elsewhere* is the current one, and the record *here*, if any, was left by an interrupted move.
 
     An interrupted move leaves a stopped record, which does not know what has happened since.
     """
@@ -219,7 +219,7 @@ def _lived_until(record: Record) -> Instant:
 
 
 def _returns(old: Record, desired: DesiredRecord) -> bool:
-    """Say whether *old* was stopped because its resource was deleted, and not by a move that was interrupted."""
+    """Return whether *old* was stopped because its resource was deleted, and not by a move that was interrupted."""
     owner = old.state.owner
     same = owner is not None and desired.owner.uid != "" and owner.uid == desired.owner.uid
     return old.state.withdrawn_at is not None and not same

@@ -1,4 +1,4 @@
-"""Does once what annotations of a resource ask for: a run now, the end of a suspension, the dead letters again."""
+"""Handles the requests that annotations of a resource make once: a run now, a resume, a redrive of dead letters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Done(NamedTuple):
-    """What was done of what was asked for."""
+    """The requests that were handled."""
 
     run: Key | None = None
     """Of the extra run; None also if a template was asked, which does not run by itself."""
@@ -134,7 +134,7 @@ def _run_name(record: Record, request: str) -> str:
 
 async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
     """
-    Do what *requests* ask of *record*, the one of their resource, and was not handled yet; of a template, for its instances.
+    Handle those of *requests* that *record* has not handled yet; for a template, those of its instances.
 
     Where it breaks off, what is left is done the next time, and nothing twice: the mark comes with the last of it.
     Raises StoreError.

@@ -24,7 +24,7 @@ from pyncette.mirror.conversion import (
 
 
 class Step(Enum):
-    """What was done about a resource."""
+    """The change that was made to the record of a resource."""
 
     CREATED = "created"
     EDITED = "edited"
@@ -40,18 +40,18 @@ class Step(Enum):
 
 
 class MirrorResult(NamedTuple):
-    """What was done about the resource with this name."""
+    """The result of mirroring a resource."""
 
     name: str
     step: Step
     record: Record | None = None
     """As it is now, written or not; None if there is none at its key, or if it was not read."""
     lowers_limit: bool = False
-    """Whether the new limit of concurrent runs is lower than the old one."""
+    """True if the new limit of concurrent runs is lower than the old one."""
 
     @property
     def is_written(self) -> bool:
-        """Whether anything was written."""
+        """True if anything was written."""
         return self.step not in {Step.UNCHANGED, Step.OUTDATED, Step.WAITING}
 
 
@@ -194,14 +194,14 @@ def withdrawn(record: Record | None, now: Instant) -> Ruling:
 
 
 def is_ahead(record: Record, desired: DesiredRecord) -> bool:
-    """Say whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
+    """Return whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
     owner = record.state.owner
     return owner is not None and owner != desired.outlives and _is_newer(owner, desired.owner)
 
 
 def is_suspended_otherwise(record: Record, desired: DesiredRecord) -> bool:
     """
-    Say whether *record* is of the generation of *desired*, and `suspended_as` has changed it on behalf of a later one.
+    Return whether *record* is of the generation of *desired*, and `suspended_as` has changed it on behalf of a later one.
 
     That one is to come yet, or is lost: the cluster's store was restored.
     """
@@ -209,7 +209,7 @@ def is_suspended_otherwise(record: Record, desired: DesiredRecord) -> bool:
 
 
 def _is_newer(owner: Owner, other: Owner) -> bool:
-    """Say whether *owner* is a newer generation of the same resource than *other*, or a newer resource of its name."""
+    """Return whether *owner* is a newer generation of the same resource than *other*, or a newer resource of its name."""
     if owner.uid == other.uid:
         return owner.generation > other.generation
     if owner.created_at is None or other.created_at is None:
@@ -218,7 +218,7 @@ def _is_newer(owner: Owner, other: Owner) -> bool:
 
 
 def is_template(spec: Spec) -> bool:
-    """Say whether *spec* is that of a dynamic task, whose instances have the schedules."""
+    """Return whether *spec* is that of a dynamic task, whose instances have the schedules."""
     return spec.partitions is not None
 
 
@@ -242,6 +242,6 @@ def _left(record: Record, step: Step) -> Ruling:
 
 
 def _has_started(old: Record) -> bool:
-    """Say whether the due time of the stopped record has started already, and its run was withdrawn."""
+    """Return whether the due time of the stopped record has started already, and its run was withdrawn."""
     floor = old.state.floor
     return floor is not None and old.due_at is not None and old.due_at <= floor

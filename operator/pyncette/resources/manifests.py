@@ -60,14 +60,14 @@ class Manifest(NamedTuple, Generic[R]):
 
 
 class Manifests(NamedTuple):
-    """What the manifests of a folder hold."""
+    """The manifests of a folder."""
 
     tasks: tuple[Manifest[PyncetteTask], ...]
     pools: tuple[Manifest[PyncetteWorkerPool], ...]
     problems: tuple[Remark, ...]
-    """What is to be mended; the resources that it is about are in neither list."""
+    """Problems. The resources that they are about are in neither list."""
     notes: tuple[Remark, ...]
-    """What was passed over, and what may not mean what it seems to."""
+    """Documents that were skipped, and values that may not mean what they seem to."""
 
 
 def load(path: Path, *, namespace: str = DEFAULT_NAMESPACE) -> Manifests:
@@ -139,7 +139,7 @@ _Name: TypeAlias = tuple[str, str, str]
 
 
 class _Loading:
-    """What has been loaded so far."""
+    """The state of loading."""
 
     def __init__(self, namespace: str) -> None:
         self.tasks: list[Manifest[PyncetteTask]] = []

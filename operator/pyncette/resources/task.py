@@ -66,7 +66,7 @@ def canonical(args: dict[str, Any]) -> bytes:
 
 
 def _is_too_deep(value: Any) -> bool:
-    """Say whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+    """Return whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
     level = [value]
     for _ in range(ARGS_NESTING_MAX + 1):
         level = [

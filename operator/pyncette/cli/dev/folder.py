@@ -1,4 +1,4 @@
-"""A folder that `pyncette dev` runs: its manifests, its task module, and what is kept of it between two starts."""
+"""A folder that `pyncette dev` runs: its manifests, its task module, and its database."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from pyncette.resources.task import PyncetteTask
 from pyncette.store.sqlite.backend import SqliteBackend, backend_in
 
 STATE: Final = ".pyncette"
-"""The folder below it, where what is kept is kept. Deleting it begins afresh."""
+"""The subfolder of the database. Deleting it starts afresh."""
 
 DATABASE: Final = "tasks.db"
 
 REALM: Final = ""
-"""Nobody else is in the embedded database."""
+"""The embedded database has no other tenants."""
 
 
 class Wishes(NamedTuple):
-    """What the manifests of a folder wish for, and what is wrong with them."""
+    """The desired records of a folder's manifests, and the problems in them."""
 
     wishes: tuple[DesiredRecord, ...]
     problems: tuple[Remark, ...]
     notes: tuple[Remark, ...]
     keep: Container[str]
-    """Names of tasks that are not wished for, and not withdrawn either: their manifests cannot be read just now."""
+    """Names of tasks whose manifests cannot be read at the moment. Their records stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unclear:
-    """Names of which it cannot be told whether they are gone, since their manifests cannot be read."""
+    """Names of tasks that may or may not be gone, since their manifests cannot be read."""
 
     files: Mapping[str, Path]
     wrong: frozenset[Path]
@@ -67,11 +67,11 @@ class Folder:
 
     @property
     def has_run(self) -> bool:
-        """Whether there is a database of an earlier start."""
+        """True if a database exists from an earlier start."""
         return Path(self.backend.path).is_file()
 
     def prepare(self) -> None:
-        """Make room for the database, out of the sight of git. Raises ConfigurationError."""
+        """Create the folder of the database, ignored by git. Raises ConfigurationError."""
         if not self.path.is_dir():
             what = "is a file, not a folder" if self.path.exists() else "does not exist"
             raise ConfigurationError(
@@ -101,9 +101,9 @@ class Folder:
 
     def read(self, declared: Loaded | None, now: Instant) -> Wishes:
         """
-        Read the manifests anew, for the tasks that the module has *declared*; None: which those are cannot be told.
+        Read the manifests again, for the tasks that the module has *declared*; None if those are unknown.
 
-        A manifest that has a problem is not wished for, but what an earlier version of it made goes on.
+        A manifest with a problem is not applied; the record that an earlier version of it created stays.
         """
         loaded = load(self.path)
         others = frozenset[str]() if declared is None else declared.others
@@ -124,13 +124,13 @@ class Folder:
         return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
-        """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
+        """Return the tasks that are not gone: while a file has a problem, no task that was in it is gone."""
         for item in loaded.tasks:
             self._files[to_key(item.resource, REALM).task] = item.source.file
         return _Unclear(dict(self._files), frozenset(problem.place.file for problem in problems))
 
     def knows(self, name: str) -> bool:
-        """Whether a task of this name was in a manifest since the start."""
+        """Return whether a task of this name was in a manifest since the start."""
         return name in self._files
 
 

@@ -20,7 +20,7 @@ BEYOND_DRAIN_SECONDS: Final = 20.0
 """After its grace a worker cancels, writes what became of its runs, and tears down fixtures; then it is killed."""
 
 AT_ONCE_SECONDS: Final = 3.0
-"""What a worker that is to end at once gets to give back what it holds."""
+"""How long a worker that has to stop at once may take to release its leases."""
 
 
 class WorkerProcess:
@@ -98,7 +98,7 @@ class WorkerProcess:
         self._process.stdin.write(GO)
 
     async def drain(self, seconds: float) -> None:
-        """Let what runs end within *seconds*, and then the process; kill it if it does not. Asking twice asks once."""
+        """Let current runs end within *seconds*, then stop the process, or kill it. Idempotent."""
         if not self._draining:
             self._draining = True
             self._signal(signal.SIGTERM)

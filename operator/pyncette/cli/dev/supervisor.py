@@ -80,7 +80,7 @@ class Supervisor:
         self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
         self._status = "starting"
         self._fault = ""
-        """What is wrong with the module as it is now; an earlier one may be running."""
+        """The problem of the current module; an earlier one may be running."""
         self._declared = Loaded(())
         self._wishes = Wishes((), (), (), ())
         self._worker: WorkerProcess | None = None

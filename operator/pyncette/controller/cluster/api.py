@@ -1,4 +1,4 @@
-"""What the controller asks of the API server: a few verbs on a few kinds, and what can go wrong with each."""
+"""The port to the API server: a few verbs on a few kinds, and the errors of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyncette.resources.resource import GROUP, VERSION
 from pyncette.resources.task import PyncetteTask
 
 FIELD_MANAGER: Final = "pyncette-operator"
-"""Who owns what is applied, as `metadata.managedFields` shows it."""
+"""The owner of applied fields in `metadata.managedFields`."""
 
 PAGE: Final = 500
 """Objects of one page of a list: what the API server's own clients ask for."""
@@ -158,7 +158,7 @@ class Api(Protocol):
         ...
 
     async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
-        """Say whether the operator may do *verb* there (a SelfSubjectAccessReview)."""
+        """Return whether the operator may do *verb* there (a SelfSubjectAccessReview)."""
         ...
 
     async def uid_of_namespace(self, name: str) -> str:

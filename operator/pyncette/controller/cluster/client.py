@@ -56,7 +56,7 @@ UNACCEPTABLE: Final = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
-"""What says that the object itself is at fault."""
+"""Statuses that blame the object itself."""
 
 MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
 """
@@ -281,7 +281,7 @@ def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
 
 
 def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:
-    """Tell an object that is not there from a path that is not served, which would make all objects look deleted."""
+    """Distinguish a missing object from a path that is not served, which would make all objects look deleted."""
     details = told.get("details") or {}
     named = details.get("name")
     about_it = named is not None and (named == names or details.get("kind") == "namespaces")

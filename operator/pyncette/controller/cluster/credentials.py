@@ -34,7 +34,7 @@ class Credentials(NamedTuple):
     authority_file: str = SERVICE_CERT_FILENAME
 
     def is_in_cluster(self) -> bool:
-        """Whether they are those of a pod, whose token is another one every hour."""
+        """Return whether they are those of a pod, whose token is replaced every hour."""
         return self._kubeconfig() is None and bool(os.environ.get(SERVICE_HOST_ENV_NAME))
 
     async def read(self) -> Configuration:

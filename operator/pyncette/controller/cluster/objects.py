@@ -1,4 +1,4 @@
-"""What was last observed of each object, reduced to what decisions need, and never exchanged for something older."""
+"""The cache of observed objects, reduced to what decisions need. A newer version never gives way to an older one."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ KEPT_METADATA: Final = (
     "deletionTimestamp",
     "ownerReferences",
 )
-"""What is kept of the metadata, beside the version and what has our prefix. Whoever changed what, most of it, goes."""
+"""Metadata that is kept besides the version and our own prefix. Managed fields, the largest part, are dropped."""
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"] | None
-"""What the watch says has happened; None: it was there when the watch began, or began anew."""
+"""The type of a watch event; None if the object was there when the watch started or restarted."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.decode
 
 
 class News(Enum):
-    """What an observation brings."""
+    """The change that an observation brings."""
 
     NOTHING = "nothing"
     """It is known, or older than what is known, or nobody's business."""
@@ -47,7 +47,7 @@ class News(Enum):
 
 
 class Listed(NamedTuple):
-    """What a complete list brings."""
+    """The changes that a complete list brings."""
 
     names: frozenset[ObjectName]
     """All that there is."""
@@ -79,7 +79,7 @@ class Objects:
         self._noted = noted
         self._held: dict[Kind, dict[ObjectName, _Held]] = {}
         self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
-        """What was deleted since the last complete list: a late event must not raise it from the dead."""
+        """Objects deleted since the last complete list: a late event must not bring them back."""
         self._listed_at: dict[tuple[Kind, str | None], int] = {}
         """The version of the last complete list. What is unknown and not newer than that is not there any more."""
 
@@ -93,7 +93,7 @@ class Objects:
         return self._take(kind, name, new)
 
     def learn(self, kind: Kind, body: Manifest) -> News:
-        """Take in what the API server answered to a read or a write of ours, which the watch has not told yet."""
+        """Add the API server's response to a read or write of ours, which the watch has not delivered yet."""
         return self._take(kind, _name_of(body), _Held.of(body))
 
     def found(self, kind: Kind, body: Manifest) -> None:
@@ -206,7 +206,7 @@ class Objects:
         return News.GONE
 
     def _is_of_the_past(self, kind: Kind, name: ObjectName, new: _Held) -> bool:
-        """Say whether it was told before what a deletion or a list has told since."""
+        """Return whether it is older than a deletion or a list that was observed since."""
         gone = self._gone.get(kind, {}).get(name)
         if gone is not None and (gone.uid == new.uid or _is_at_most(new.version, gone.version)):
             return True
@@ -218,7 +218,7 @@ class Objects:
     def _let_go(
         self, kind: Kind, namespace: str | None, names: set[ObjectName], version: int | None
     ) -> list[ObjectName]:
-        """Let go of what a complete list of that *version* does not show, and return it."""
+        """Drop the objects that a complete list of that *version* does not show, and return them."""
         held = self._held.get(kind, {})
         absent = [
             name
@@ -253,7 +253,7 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     generation: int
     created_at: str
     desired: bytes
-    """What it is and what is wanted: all but the status and the version."""
+    """The metadata and the spec: all but the status and the version."""
     status: bytes
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Watches the cluster with kopf, and tells of each object that changed; it ends with an error rather than go blind."""
+"""Watches the cluster with kopf and reports each object that changed. It ends with an error rather than go stale."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 NOT_FOUND: Final = 404
 
 MANAGED: Final = "app.kubernetes.io/managed-by=pyncette-operator"
-"""Selects the Deployments that are ours: all others are nobody's business."""
+"""Selects the operator's own Deployments."""
 
 STREAM_SECONDS: Final = 300
 """After which the API server ends a stream, and kopf takes it up again where it ended."""
@@ -42,18 +42,18 @@ REQUEST_SECONDS: Final = 30.0
 IDENTITY: Final = "pyncette-operator"
 
 GOODBYE_SECONDS: Final = 0.25
-"""How long connections over TLS may take to be closed, once told to: aiohttp does not wait for that."""
+"""How long TLS connections may take to close: aiohttp does not wait for that."""
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to stop before the process ends without it."""
 
 
 class WatchEndedError(PyncetteException):
-    """Nothing is watched any more. Whoever goes on is blind, so the process is to end, and be started again."""
+    """The watch has ended. The process would miss all changes, so it has to end and restart."""
 
 
 class Seen(Protocol):
-    """Is told what the watch sees, in the order in which one object changed. It must not block."""
+    """A callback for watch events, in order for each object. It must not block."""
 
     def __call__(self, kind: Kind, change: Change, body: Manifest, /) -> object: ...
 
@@ -79,7 +79,7 @@ USUAL: Final = WatchTiming()
 
 class Watch:
     """
-    What happens to tasks, to pools and to the Deployments of pools, in *namespaces*, or in all of the cluster if empty.
+    A watch on tasks, pools and the Deployments of pools, in *namespaces*, or in the whole cluster if that is empty.
 
     kopf runs on a thread with a loop of its own, as its authors advise. It takes the signals of a main thread for itself, and
     when it ends it cancels every task of its loop, ours too. *seen* is called in the loop of `run`.

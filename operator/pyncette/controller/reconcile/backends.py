@@ -1,4 +1,4 @@
-"""Keeps the backends of the settings open, and knows which of them answer."""
+"""Keeps the backends of the settings open, and checks which of them answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyncette.store.redaction import without_secrets
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 10.0
-"""A backend that takes longer is not there."""
+"""A backend that takes longer is unavailable."""
 
 RACE_SECONDS: Final = 1.0
 """
@@ -52,7 +52,7 @@ REAL: Final = Reach()
 
 
 class OpenBackend:
-    """One backend of the settings, as it is just now."""
+    """A backend of the settings, and its current state."""
 
     def __init__(
         self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
@@ -65,7 +65,7 @@ class OpenBackend:
         self.clock = reach.clock()
         """The backend's time. Until the backend has answered it is this machine's, which no decision uses."""
         self.ready = False
-        """Whether it answered when it was last asked."""
+        """True if it answered the last health check."""
         self.fault = ""
         """Why it is not ready, as reported, without secrets; empty if it is ready, or was not checked yet."""
         self._logged = ""
@@ -80,7 +80,7 @@ class OpenBackend:
 
     @property
     def is_alias(self) -> bool:
-        """Whether another backend of the settings has the same records, and is looked at in its place."""
+        """True if another backend of the settings has the same records and is scanned instead."""
         return self.store_name != self.name
 
     @property
@@ -89,19 +89,19 @@ class OpenBackend:
 
     @property
     def is_expected(self) -> bool:
-        """Whether it answers, or nobody knows yet that it does not: it is being opened for the first time."""
+        """True if it answers, or if it is being opened for the first time."""
         return self.ready or not self.fault
 
     @property
     def ledger(self) -> Ledger | None:
-        """What writes to it; None while it does not answer."""
+        """The ledger that writes to it; None while it does not answer."""
         return self._ledger if self.ready else None
 
     async def keep(self, on_change: Callable[[], None], store_name_of: Callable[[str, str], str]) -> None:
         """
-        Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes.
+        Open it and check it until cancelled; call *on_change* when it becomes available or unavailable.
 
-        *store_name_of* says of the name of a backend, and the identity of what it opened, where its records are.
+        *store_name_of* returns the store name for the name of a backend and the identity of the database that it opened.
         """
         delays = CONNECTS.delays(random.random)
         while True:
@@ -200,11 +200,11 @@ class OpenBackend:
 
 
 _IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")
-"""Where a database keeps what tells it from others, whatever URL leads to it."""
+"""The record that identifies a database, whatever URL leads to it."""
 
 
 async def _identity_of(store: Store) -> str:
-    """Return what tells the database of *store* from all others, which whoever comes first writes there. Raises StoreError."""
+    """Return the identity of the database of *store*, which the first operator writes there. Raises StoreError."""
     (record,) = await store.load([_IDENTITY])
     if record is None:
         now = await store.now()
@@ -217,7 +217,7 @@ async def _identity_of(store: Store) -> str:
 
 
 def log_failure(what: str, backend: OpenBackend, error: Exception) -> None:
-    """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
+    """Log a failure of *backend* that is retried; with a traceback if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
     logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})
 
@@ -230,7 +230,7 @@ class Backends:
     ) -> None:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
-        """Tells the time where no backend does."""
+        """The clock for pools without a backend."""
         self._store_names: dict[str, str] = {}
         """Names of backends by the identity of their database: that of the first which was opened."""
         self._all: Mapping[str, OpenBackend] = {
@@ -242,7 +242,7 @@ class Backends:
 
     @property
     def ready(self) -> bool:
-        """Whether all of them answer."""
+        """True if all of them answer."""
         return all(backend.ready for backend in self)
 
     def message_of(self, error: Exception) -> str | None:
@@ -269,7 +269,7 @@ class Backends:
         return backend.settings
 
     def access(self, name: str, namespace: str) -> Access:
-        """Say how pools in *namespace* stand to the backend *name*."""
+        """Return how pools in *namespace* stand to the backend *name*."""
         backend = self._all.get(name)
         if backend is None:
             return Access.UNKNOWN
@@ -278,7 +278,7 @@ class Backends:
         return Access.OPEN if backend.ready else Access.DOWN
 
     async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
-        """Keep all of them open until this is cancelled; *on_change* is told which comes or goes."""
+        """Keep all of them open until cancelled; call *on_change* with one that becomes available or unavailable."""
 
         def told(backend: OpenBackend) -> Callable[[], None]:
             return lambda: on_change(backend)

@@ -37,7 +37,7 @@ class CircuitBreakers(Generic[K]):
         return len(self._parked)
 
     def __contains__(self, key: K) -> bool:
-        """Say whether *key* is parked."""
+        """Return whether *key* is parked."""
         return key in self._parked
 
     def park(self, key: K, dependency: Dependency, error: str) -> None:

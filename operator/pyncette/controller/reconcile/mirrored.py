@@ -1,4 +1,4 @@
-"""Knows which records the backends hold of the cluster's tasks, and notices when one of them changes."""
+"""The cache of the records that the backends hold of the cluster's tasks; scans detect changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
 
 RETIREMENT: Final[Duration] = 3600 * SECOND
-"""So long a realm is still looked at in which nothing is left. A pool that is replaced is back long before."""
+"""How long an empty realm is still scanned. A pool that is replaced returns much sooner."""
 
 
 _Where: TypeAlias = tuple[str, Key]
@@ -57,7 +57,7 @@ class ObservedRecord(NamedTuple):
 
 
 class PoolView(NamedTuple):
-    """What a backend knows of a pool."""
+    """The workers and the backlog of a pool on a backend."""
 
     members: tuple[Member, ...] = ()
     due: int = 0
@@ -78,16 +78,16 @@ class _Waiting(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a look at a backend found out."""
+    """The result of a scan of a backend."""
 
     changed: Sequence[ObjectName]
-    """Tasks whose record, or what runs beside it, is not as it was."""
+    """Tasks whose record or side runs have changed."""
     pools: Sequence[ObjectName]
-    """Pools whose workers, or whose backlog, are not as they were."""
+    """Pools whose workers or backlog have changed."""
     backlogs: Mapping[ObjectName, Backlog]
     """The backlog of each existing pool, without tasks that cannot run."""
     seconds: float
-    """How long the look took."""
+    """How long the scan took."""
 
 
 class Mirrored:
@@ -121,7 +121,7 @@ class Mirrored:
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
 
     def has_seen(self, backend: str) -> bool:
-        """Say whether *backend* was looked at since the start: before that nobody knows what it holds."""
+        """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
         return backend in self._looked
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
@@ -129,7 +129,7 @@ class Mirrored:
         return list(self._homes.get(task, {}).values())
 
     def is_running(self, task: ObjectName) -> bool:
-        """Say whether *task* has a record that is not stopped."""
+        """Return whether *task* has a record that is not stopped."""
         return any(home.record.state.withdrawn_at is None for home in self.records(task))
 
     def names(self) -> Iterator[ObjectName]:
@@ -137,13 +137,13 @@ class Mirrored:
         return iter(list(self._homes))
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
-        """Return what *backend* knows of *pool*; None if it was not asked yet."""
+        """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
         if backend not in self._looked:
             return None
         return self._pools.get((backend, pool), PoolView())
 
     def owner_at(self, backend: str, key: Key) -> ObjectName | None:
-        """Return whose record is at *key*; None if no task's is."""
+        """Return the task that owns the record at *key*; None if there is none."""
         return self._names.get((backend, key))
 
     def count(self, backend: str) -> int:
@@ -168,12 +168,12 @@ class Mirrored:
         return noted
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
-        """Take note of a record that was just removed."""
+        """Drop a record that was just removed."""
         self._touched[backend].add(key)
         self._drop((backend, key), task)
 
     def name_of(self, record: Record) -> ObjectName | None:
-        """Return whose record this is; None if it is no resource's of this cluster."""
+        """Return the task that owns *record*; None if no resource of this cluster does."""
         owner = record.state.owner
         pool = self.pool_of(record.key.partition.realm)
         if owner is None or pool is None:
@@ -181,7 +181,7 @@ class Mirrored:
         return ObjectName(pool.namespace, owner.name or record.key.task)
 
     def pool_of(self, realm: str) -> ObjectName | None:
-        """Return whose realm this is; None if it is no pool's of this cluster."""
+        """Return the pool that owns *realm*; None if no pool of this cluster does."""
         cluster, _, rest = realm.partition("/")
         namespace, separator, pool = rest.partition("/")
         return ObjectName(namespace, pool) if separator and cluster == self._cluster_id else None
@@ -190,9 +190,9 @@ class Mirrored:
 
     async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
-        Have *realm* found again by whoever looks later, before the first record is written there.
+        Register *realm* before the first record is written there, so that later scans find it.
 
-        A store finds records of a realm, and not which realms there are; so each has a record in a realm of this cluster's.
+        A store cannot list realms, so each realm has a record in a reserved realm of the cluster.
         """
         self._empty_since.pop((backend, realm), None)
         if realm in self._realms.setdefault(backend, set()):
@@ -205,16 +205,16 @@ class Mirrored:
 
     async def _retire(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
-        Look no more at *realm*, in which a look has found nothing, and whose pool is gone, once that was so for long.
+        Stop scanning *realm* once it has been empty, and its pool gone, for long.
 
-        Else each namespace that ever was would be looked at for ever. Who writes there again opens it again. Another operator
-        that has not noticed yet, and writes there just now, opens it at its next look, since it has the pool.
+        Else every namespace that ever existed would be scanned forever. A later write opens it again. Another operator that
+        writes there at this moment opens it at its next scan, since it has the pool.
         """
         now = ledger.clock.monotonic()
         if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
             return
         async with self._registering[backend]:
-            if self._empty_since.pop((backend, realm), None) is None:  # somebody is about to write there
+            if self._empty_since.pop((backend, realm), None) is None:  # a write has opened it meanwhile
                 return
             self._realms[backend].discard(realm)
             (record,) = await ledger.store.load([self._registration(realm)])
@@ -231,7 +231,7 @@ class Mirrored:
     # --- Looking -----------------------------------------------------------------------------------------------------
 
     async def look(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Look:
-        """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+        """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
         self._touched[backend.store_name] = set()
@@ -244,7 +244,7 @@ class Mirrored:
         backlogs: dict[ObjectName, Backlog] = {}
         for realm in sorted(opened | wished):
             pool = self.pool_of(realm)
-            if pool is None:  # a row that nobody of ours wrote
+            if pool is None:  # a row that no operator wrote
                 continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
@@ -414,7 +414,7 @@ class Mirrored:
 
 
 def _runs_instances(record: Record) -> bool:
-    """Say whether *record* is a template whose instances may run."""
+    """Return whether *record* is a template whose instances may run."""
     policies = record.spec.policies
     return (
         record.spec.partitions is not None

@@ -1,4 +1,4 @@
-"""Keeps the Deployment, the ServiceAccount and the PodDisruptionBudget of each pool as it wants them, and tells tasks how it stands."""
+"""Reconciles the Deployment, ServiceAccount and PodDisruptionBudget of each pool, and its status."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ logger = logging.getLogger(__name__)
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind for kind in (DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS)
 }
-"""Those that a pool consists of."""
+"""The kinds of a pool's objects."""
 
 
 DUE_MAX: Final = 10_000
-"""Occurrences that wait are counted up to here."""
+"""The highest reported number of waiting occurrences."""
 
 
 class PoolLocation(NamedTuple):
-    """Where the tasks of a pool are kept, and how that stands."""
+    """Where the records of a pool's tasks are stored."""
 
     realm: str
     pool: ObservedPool
@@ -75,7 +75,7 @@ class PoolLocation(NamedTuple):
 
 
 class Pools:
-    """The reconciler of PyncetteWorkerPools. *changed* is told of each pool that looks different to its tasks."""
+    """The reconciler of PyncetteWorkerPools. *changed* is called with each pool that has changed for its tasks."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class Pools:
         self._statuses = statuses
         self._changed = changed
         self._observed: dict[ObjectName, ObservedPool] = {}
-        """What tasks were last told."""
+        """The last state of each pool that its tasks were reconciled with."""
         self._known: dict[ObjectName, tuple[str | None, PyncetteWorkerPool | Refusal]] = {}
-        """Pools as they were read last, and in which version."""
+        """The last parsed version of each pool."""
         self._verified: dict[ObjectName, tuple[object, ...]] = {}
-        """How pools were when all that they consist of was last found to be as it should."""
+        """The state of each pool when all its objects were last verified."""
 
     # --- For tasks ---------------------------------------------------------------------------------------------------
 
@@ -130,12 +130,12 @@ class Pools:
         return PoolLocation(realm, observed, found)
 
     def ledger(self, backend: str) -> Ledger | None:
-        """Return what writes to *backend*, if it answers."""
+        """Return the ledger of *backend*, if it answers."""
         found = self._backends.get(backend)
         return None if found is None else found.ledger
 
     def unseen(self) -> list[OpenBackend]:
-        """Return the backends that nobody has looked at since this process began."""
+        """Return the backends that were not scanned since this process began."""
         return [backend for backend in self._backends if not self._mirrored.has_seen(backend.store_name)]
 
     def on(self, place: str) -> list[ObjectName]:
@@ -149,7 +149,7 @@ class Pools:
         ]
 
     def now(self) -> Instant:
-        """Return the time where no backend tells it."""
+        """Return the time for pools without a backend."""
         return self._backends.clock.now()
 
     def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
@@ -177,9 +177,9 @@ class Pools:
 
     async def reconcile(self, name: ObjectName, tasks: int) -> float | None:
         """
-        Make what the pool *name* consists of equal to what is wished for, and tell how it stands; *tasks* refer to it.
+        Make the objects of the pool *name* equal to its spec, and report its status; *tasks* refer to it.
 
-        What a pool consists of goes with it by itself, since it is owned by it. Returns and raises like that of tasks.
+        The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
         self._tell_tasks(name)
         stored = self._objects.get(POOLS, name)
@@ -203,11 +203,11 @@ class Pools:
         return self._tell(name, stored, pool, tasks, refused)
 
     def verify_again(self) -> None:
-        """Look at all that pools consist of once more, whatever the watch has told."""
+        """Verify all objects of pools again, whatever the watch has delivered."""
         self._verified.clear()
 
     def _workloads(self, name: ObjectName, pool: PyncetteWorkerPool) -> Workloads | Refusal | None:
-        """Return what *pool* consists of; None while it names a backend that it cannot have, and then what there is stays."""
+        """Return the objects of *pool*; None while it may not use its backend, and then existing objects stay."""
         settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
         if settings is None:
             return None
@@ -216,7 +216,7 @@ class Pools:
     async def _apply(
         self, name: ObjectName, pool: PyncetteWorkerPool, stored: Manifest, made: Workloads
     ) -> Refusal | str | None:
-        """Apply what differs from what there is, and return what the API server said against it, or what is in the way."""
+        """Apply the objects that differ, and return why one was refused or is in the way; None: nothing was."""
         mark = self._mark(name, stored, made)
         if self._verified.get(name) == mark:
             return None
@@ -272,7 +272,7 @@ class Pools:
         tasks: int,
         refused: str | None,
     ) -> float | None:
-        """Have the status written, if it is another; return in how many seconds it is to be worked out again."""
+        """Queue the status if it has changed; return after how many seconds to work it out again."""
         meta = stored["metadata"]
         seen = StoredPool(
             name,
@@ -320,7 +320,7 @@ class Pools:
         )
 
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
-        """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
+        """Return whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
         return found is not None and found.is_expected and not self._mirrored.has_seen(found.store_name)
 

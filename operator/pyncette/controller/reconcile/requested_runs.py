@@ -37,7 +37,7 @@ class RequestedRuns:
         """When the last requested run of a task ended, until the status reports it."""
 
     def is_followed(self, task: ObjectName) -> bool:
-        """Say whether *task* is read every `FOLLOW_SECONDS`."""
+        """Return whether *task* is read every `FOLLOW_SECONDS`."""
         running = self._running.get(task)
         return running is not None and running.is_followed
 
@@ -79,7 +79,7 @@ class RequestedRuns:
             self._running[task] = before._replace(runs=count, is_followed=is_followed)
 
     def is_awaited(self, task: ObjectName, status: TaskStatus) -> bool:
-        """Say whether a requested run has ended, and the stored *status* does not report that yet."""
+        """Return whether a requested run has ended, and the stored *status* does not report that yet."""
         ended_at = self._ended.get(task)
         if ended_at is None:
             return False

@@ -93,17 +93,17 @@ class Sweep:
         self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
-        """Take note that *task* is gone, which was proved."""
+        """Record that *task* is gone, which was proved."""
         if task not in self._gone:
             self._gone[task] = None
             self._changed.set()
 
     def back(self, task: ObjectName) -> None:
-        """Take note that there is a *task* of this name, again."""
+        """Record that there is a *task* of this name, again."""
         self._gone.pop(task, None)
 
     def surveyed(self) -> None:
-        """Take note that all that went before the start is noticed by now: what was told before the start may be out of date."""
+        """Record that all that went before the start is noticed by now: what was told before the start may be out of date."""
         if not self._surveyed:
             self._surveyed = True
             self._changed.set()
@@ -214,7 +214,7 @@ class Sweep:
             self._told.held(backend, held)
 
     def _knows_all(self, backend: str) -> bool:
-        """Say whether what is held back is all that there is: just after a start, the rest may be yet to be found."""
+        """Return whether what is held back is all that there is: just after a start, the rest may be yet to be found."""
         return self._surveyed or bool(self._held[backend])
 
     # --- After the grace ---------------------------------------------------------------------------------------------

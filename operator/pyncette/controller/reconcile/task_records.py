@@ -300,7 +300,7 @@ def _as_registered(desired: DesiredRecord, pool: ObservedPool) -> DesiredRecord:
 
 
 def _is_mirrored(record: Record, desired: DesiredRecord) -> bool:
-    """Say whether *record* is already as *desired*, or as a newer generation desired it."""
+    """Return whether *record* is already as *desired*, or as a newer generation desired it."""
     if record.state.withdrawn_at is not None:
         return False
     owner = record.state.owner

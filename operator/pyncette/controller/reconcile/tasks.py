@@ -116,7 +116,7 @@ class Tasks:
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
         """
-        Say whether another pass would find what the last one found, since all its input is the same.
+        Return whether another pass would find what the last one found, since all its input is the same.
 
         A status that the last pass queued must still be queued; one that was refused has to be tried again.
         """
@@ -203,7 +203,7 @@ class Tasks:
         self, location: PoolLocation, stored: Manifest, records: Sequence[ObservedRecord]
     ) -> bool:
         """
-        Say whether a backend that may hold the record has not been read since this process began.
+        Return whether a backend that may hold the record has not been read since this process began.
 
         The first scan of a backend reconciles all tasks that it may concern. If the backend does not answer, a status of
         this generation holds more than is known here.
@@ -314,7 +314,7 @@ def _status_of(stored: Manifest | None) -> TaskStatus:
 
 
 def _reports_missing_pool(before: TaskStatus, after: TaskStatus) -> bool:
-    """Say whether *after* reports that the pool is missing, or has been for long, and *before* does not."""
+    """Return whether *after* reports that the pool is missing, or has been for long, and *before* does not."""
     ready, known = condition_of(after, READY), condition_of(before, READY)
     if ready is None or ready.reason != Reason.POOL_NOT_FOUND.value:
         return False

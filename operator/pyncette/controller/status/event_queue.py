@@ -27,7 +27,7 @@ class EventQueue:
         self._changed = asyncio.Event()
 
     def tell(self, event: Manifest) -> None:
-        """Have *event* created, in its own namespace."""
+        """Queue *event* to be created in its own namespace."""
         self._waiting.append(event)
         self._changed.set()
 

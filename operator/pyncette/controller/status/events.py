@@ -11,7 +11,7 @@ from pyncette.controller.reasons import EventType, Reason
 from pyncette.core.times import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"
-"""Who reports, as `kubectl describe` shows it."""
+"""The reporter that `kubectl describe` shows."""
 
 MESSAGE_BYTES_MAX: Final = 1024
 """The API server refuses Events that say more."""

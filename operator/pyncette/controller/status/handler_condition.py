@@ -30,7 +30,7 @@ UNRESOLVED: Final = frozenset({Reason.HANDLER_NOT_FOUND, *MISMATCHES})
 
 
 ANSWERS: Final = frozenset({Reason.HANDLER_REGISTERED, *UNRESOLVED})
-"""What workers have said of the handler."""
+"""Reasons by which workers have answered for the handler."""
 
 
 NEVER_ASKED: Final = frozenset(
@@ -39,7 +39,7 @@ NEVER_ASKED: Final = frozenset(
 
 
 def handler_condition(case: TaskContext) -> Answer:
-    """Say whether workers know the handler; a pool that changes, or has no worker, is no reason to deny it."""
+    """Return whether workers know the handler; a pool that changes, or has no worker, is no reason to deny it."""
     pool, name = case.pool, case.handler
     before = case.before(HANDLER_RESOLVED)
     members = pool.members or ()

@@ -53,7 +53,7 @@ class StoredPool(NamedTuple):
 
 
 class PoolEnvironment(NamedTuple):
-    """What is known of a pool beside its spec."""
+    """The environment of a pool: all input of its status but the spec."""
 
     now: Instant
     access: Access = Access.OPEN
@@ -65,15 +65,15 @@ class PoolEnvironment(NamedTuple):
     deployment: Manifest | None = None
     """As it is after it was applied; None: there is none, or it is none of ours."""
     refused: str | None = None
-    """What the API server said when it refused an object of this generation."""
+    """The message of the API server that refused an object of this generation."""
     members: Sequence[Member] | None = None
-    """Workers that run now, as the backend knows them; None: it could not be asked."""
+    """Running workers that are registered in the backend; None if it could not be read."""
     tasks: int = 0
     due: int | None = None
 
 
 class PoolContext(NamedTuple):
-    """All that is known of one pool, and what follows at once from it."""
+    """The input of a pool's status, and what follows directly from it."""
 
     pool: PyncetteWorkerPool | Refusal
     seen: StoredPool
@@ -142,7 +142,7 @@ def registered_workers(members: Sequence[Member]) -> str:
 
 
 def _of_other_releases(members: Sequence[Member]) -> str:
-    """Tell of workers that work as they are, and may be refused after the next upgrade; empty if there are none."""
+    """Return a sentence about workers that may be refused after the next upgrade; empty if there are none."""
     releases = Counter(member.version for member in members if member.version != __version__)
     if not releases:
         return ""

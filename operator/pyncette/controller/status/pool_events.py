@@ -52,7 +52,7 @@ def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
 
 
 def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
-    """Tell of Ready by its reason: Reconciling and Stalled change for no other."""
+    """Report a new reason of Ready. Reconciling and Stalled change with it only."""
     old, new = condition_of(before, READY), condition_of(after, READY)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return None
@@ -78,7 +78,7 @@ def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
 
 
 def _of_backend(before: PoolStatus, after: PoolStatus) -> Occasion | None:
-    """Tell when operator and workers cannot meet any more, and when they do again."""
+    """Report when operator and workers no longer share a backend, and when they do again."""
     old, new = condition_of(before, BACKEND_REACHABLE), condition_of(after, BACKEND_REACHABLE)
     if old is None or new is None or old.status == new.status or "Unknown" in {old.status, new.status}:
         return None

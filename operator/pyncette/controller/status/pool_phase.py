@@ -42,7 +42,7 @@ SEE_PODS: Final = "See kubectl describe pods"
 
 
 class Phase(Enum):
-    """How a pool stands, as those see it who wait for it."""
+    """Whether a pool is ready, for those who wait for it."""
 
     WELL = "well"
     UNKNOWN = "unknown"
@@ -62,7 +62,7 @@ class Assessment(NamedTuple):
 
 
 def assess(case: PoolContext) -> Assessment:
-    """Decide what stands in the way, the first thing first: all branches of the question whether a pool is well."""
+    """Assess whether a pool is ready. The first obstacle found is reported."""
     pool = case.pool
     if case.seen.deleting:
         return Assessment(
@@ -90,7 +90,7 @@ def _refused(case: PoolContext, refusal: Refusal) -> Assessment:
 
 
 def _barred(case: PoolContext, pool: PyncetteWorkerPool) -> Assessment | None:
-    """Tell of a backend that the pool will not get; None: it may have the one that it names."""
+    """Return why the pool may not use its backend; None if it may."""
     name = pool.spec.backend_ref.name
     if case.around.access is Access.REFUSED:
         return Assessment(
@@ -127,7 +127,7 @@ def _elsewhere_run(case: PoolContext) -> Assessment:
 
 
 def _rolled(case: PoolContext, pool: PyncetteWorkerPool) -> Assessment:
-    """Tell how far the Deployment is."""
+    """Assess the rollout of the Deployment."""
     scale = case.scale
     if scale is None:
         return Assessment(Phase.UNDER_WAY, Reason.ROLLING_OUT, "Its Deployment is about to be created.")
@@ -153,7 +153,7 @@ def _rolled(case: PoolContext, pool: PyncetteWorkerPool) -> Assessment:
 
 
 def _running(case: PoolContext, scale: Scale) -> Assessment:
-    """Tell of a pool whose workers are all there and ready: do they work where the operator looks?"""
+    """Assess a pool whose workers are all ready: are they registered where the operator looks?"""
     if not scale.wanted:
         return Assessment(
             Phase.WELL, Reason.SCALED_TO_ZERO, "spec.replicas is 0: due occurrences wait for workers."
@@ -173,13 +173,13 @@ def _running(case: PoolContext, scale: Scale) -> Assessment:
 
 
 def _was_complete(scale: Scale) -> bool:
-    """Say whether everything was rolled out once, so that what is missing has failed since."""
+    """Return whether everything was rolled out once, so that what is missing has failed since."""
     replaced = scale.updated >= scale.wanted and scale.there <= scale.updated
     return scale.observed and scale.progress == COMPLETE and replaced
 
 
 def _fell_behind(case: PoolContext, scale: Scale, pool: PyncetteWorkerPool) -> Assessment:
-    """Tell of workers that were ready and are no longer. Its deadline is ours: Kubernetes has one for rollouts alone."""
+    """Assess workers that have become unready. The deadline is ours: Kubernetes has one for rollouts alone."""
     if case.around.access is Access.DOWN:
         # Workers say that they are not ready while their backend is away; and nobody mends the pool because of that.
         return Assessment(Phase.UNDER_WAY, Reason.BACKEND_UNREACHABLE, unavailable_backend(case))
@@ -194,13 +194,13 @@ def _fell_behind(case: PoolContext, scale: Scale, pool: PyncetteWorkerPool) -> A
 
 
 def _is_stuck(case: PoolContext, reason: Reason) -> bool:
-    """Say whether it was stuck for this reason already: then it is until something changes, not for a deadline again."""
+    """Return whether it was stuck for this reason already: then it is until something changes, not for a deadline again."""
     stalled = case.this_generation(STALLED)
     return stalled is not None and stalled.reason == reason.value
 
 
 def _progress(scale: Scale) -> str:
-    """Say how many workers are ready, and how far the rollout is."""
+    """Return how many workers are ready, and how far the rollout is."""
     said = f"{_of(scale.available, scale.wanted)} ready."
     if scale.updated < scale.wanted:
         said += f" {_of(scale.updated, scale.wanted)} started from the current spec."
@@ -223,7 +223,7 @@ def _all_ready(wanted: int) -> str:
 
 
 def _what_to_look_at(case: PoolContext) -> str:
-    """Say what the operator would look at, if it were allowed to see pods and Secrets."""
+    """Return what to check. The operator may not read pods and Secrets itself."""
     namespace, name = case.seen.name
     return (
         f"{SEE_PODS} -n {namespace} -l {POOL_LABEL}={name}, and their logs. They need {_secret(case)}, an "

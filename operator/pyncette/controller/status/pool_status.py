@@ -42,7 +42,7 @@ CONDITIONS: Final = {
     AVAILABLE: "At least one worker is ready to run due occurrences.",
     BACKEND_REACHABLE: "A worker is registered in the backend that the operator uses: both use the same one, and reach it.",
 }
-"""What each condition says when it is True; all of them, in the order in which they stand."""
+"""The meaning of each condition when it is True, in the order of the status."""
 
 
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
@@ -50,7 +50,7 @@ LOOK_AGAIN: Final[Duration] = 10 * SECOND
 
 
 class PoolReport(NamedTuple):
-    """What the status is to be, and when it is to be worked out again."""
+    """The new status, and when to work it out again."""
 
     status: PoolStatus
     again_at: Instant | None = None
@@ -84,7 +84,7 @@ def status_of_pool(
 
 
 def points_to_pods(status: PoolStatus) -> bool:
-    """Say whether *status* is of a pool that is not ready, and its message points to the pods."""
+    """Return whether *status* is of a pool that is not ready, and its message points to the pods."""
     ready = condition_of(status, READY)
     return ready is not None and ready.status != "True" and SEE_PODS in ready.message
 
@@ -122,7 +122,7 @@ def _begins_anew(case: PoolContext, reason: Reason) -> bool:
 
 
 def _available(case: PoolContext) -> Condition:
-    """Say whether anybody would run what is due."""
+    """Return whether anybody would run what is due."""
     if case.external and case.around.members is None:
         return case.condition(AVAILABLE, "Unknown", Reason.BACKEND_UNREACHABLE, unavailable_backend(case))
     if case.ready:
@@ -137,7 +137,7 @@ def _available(case: PoolContext) -> Condition:
 
 
 def _backend_reachable(case: PoolContext, outlook: Assessment) -> Condition:
-    """Say whether operator and workers meet: only a worker that is registered where the operator looks shows that."""
+    """Return whether operator and workers meet: only a worker that is registered where the operator looks shows that."""
     around = case.around
     if outlook.reason in {Reason.BACKEND_NOT_ALLOWED, Reason.BACKEND_NOT_FOUND}:
         return case.condition(BACKEND_REACHABLE, "False", outlook.reason, outlook.message)

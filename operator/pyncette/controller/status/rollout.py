@@ -13,7 +13,7 @@ from pyncette.core.times import instant_of
 
 def rolling_out(deployment: Manifest | None) -> bool:
     """
-    Say whether workers of a pool are being started, replaced or stopped, or are not available yet.
+    Return whether workers of a pool are being started, replaced or stopped, or are not available yet.
 
     These are the questions of `kubectl rollout status`, which waits for as long. None: the Deployment is about to be made.
     """
@@ -36,7 +36,7 @@ COMPLETE: Final = "NewReplicaSetAvailable"
 
 
 class Scale(NamedTuple):
-    """What a Deployment says of its pods."""
+    """The pods of a Deployment, by its status."""
 
     wanted: int
     there: int
@@ -46,7 +46,7 @@ class Scale(NamedTuple):
     ready: int
     available: int
     observed: bool
-    """Whether all this is said of the newest spec."""
+    """Whether the status is about the newest spec."""
     progress: str
     """Reason of its condition Progressing; empty if it has none."""
     progressed_at: Instant | None

@@ -77,7 +77,7 @@ _HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
 
 
 class Answer(NamedTuple):
-    """What a condition says."""
+    """The status, reason and message of a condition."""
 
     holds: Holds
     reason: Reason
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
 
 
 class TaskContext(NamedTuple):
-    """All that is known of one task, and what follows at once from it."""
+    """The input of a task's status, and what follows directly from it."""
 
     task: PyncetteTask | Refusal
     seen: StoredTask
@@ -107,7 +107,7 @@ class TaskContext(NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Say whether the backend holds this generation; while it cannot be asked, whether it did."""
+        """Return whether the backend holds this generation; while it cannot be asked, whether it did."""
         record = self.record
         if self.observed.moving:
             return False
@@ -169,7 +169,7 @@ SUSPENDED_BY_SPEC: Final = (
 
 
 def until_then(case: TaskContext) -> str:
-    """Say what runs in the meantime, as far as that is known."""
+    """Return a sentence about what runs in the meantime, if that is known."""
     record = case.record
     if record is None or record.state.withdrawn_at is not None or record.state.owner is None:
         return (
@@ -189,7 +189,7 @@ def problem_of(pool: ObservedPool) -> str:
 
 
 def exhausted_message(case: TaskContext) -> str | None:
-    """Say how to end the suspension by exhaustion, if there is one; as long as nobody can look, what was said last."""
+    """Return how to end the suspension by exhaustion, if there is one; as long as nobody can look, what was said last."""
     if case.record is None:
         ready = case.this_generation(READY)
         return ready.message if ready and ready.reason == Reason.RETRIES_EXHAUSTED.value else None

@@ -46,7 +46,7 @@ def _occasions(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
 
 
 def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
-    """Tell of Ready by its reason: Reconciling, Stalled, Suspended and HandlerResolved change for no other."""
+    """Report a new reason of Ready. Reconciling, Stalled, Suspended and HandlerResolved change with it only."""
     old, new = condition_of(before, READY), condition_of(after, READY)
     reason = None if new is None else Reason.of(new.reason)
     stuck = condition_of(after, STALLED) is not None
@@ -71,7 +71,7 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
 
 
 def _of_runs(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
-    """Tell when runs begin to fail and when they succeed again, and not of each; and of the first dead letter."""
+    """Report when runs begin to fail, when they succeed again, and the first dead letter."""
     old, new = condition_of(before, "RunsHealthy"), condition_of(after, "RunsHealthy")
     if old is None or new is None:
         return

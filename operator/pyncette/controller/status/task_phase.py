@@ -55,7 +55,7 @@ delete a pool and create it again within seconds, and must not page anybody.
 
 
 class Phase(Enum):
-    """How a task stands, as those see it who wait for it."""
+    """Whether a task is ready, for those who wait for it."""
 
     WELL = "well"
     UNDER_WAY = "under way"
@@ -73,7 +73,7 @@ class Assessment(NamedTuple):
 
 
 def assess(case: TaskContext, handler: Condition) -> Assessment:
-    """Decide what stands in the way, the first thing first: all branches of the question whether a task is well."""
+    """Assess whether a task is ready. The first obstacle found is reported."""
     task = case.task
     if case.seen.deleting:
         return _under_way(Reason.TERMINATING, _terminating(case))
@@ -101,7 +101,7 @@ def assess(case: TaskContext, handler: Condition) -> Assessment:
 
 
 def _barred(case: TaskContext, task: PyncetteTask) -> Assessment | None:
-    """Tell of what keeps the task out of the backend for good; None: nothing does."""
+    """Return why the task may not be written to the backend; None if it may."""
     pool = case.pool
     if case.observed.taken_by is not None:
         return _stuck(
@@ -127,7 +127,7 @@ def _barred(case: TaskContext, task: PyncetteTask) -> Assessment | None:
 
 
 def _on_the_way(case: TaskContext, task: PyncetteTask) -> Assessment:
-    """Say why the backend does not hold this generation, although nothing is wrong with it."""
+    """Explain why the backend does not hold this generation, although nothing is wrong with it."""
     pool = case.pool
     if case.observed.moving:
         return _under_way(
@@ -213,7 +213,7 @@ def _mirrored_since(case: TaskContext) -> Instant:
 
 
 def _over(case: TaskContext) -> Assessment | None:
-    """Tell of a task without a further occurrence, whether or not it has run; None: there is one, or it is a template."""
+    """Assess a task without a further occurrence, whether or not it has run; None if it has one or is a template."""
     ready = case.this_generation(READY)
     record = case.record
     told = None if ready is None else Reason.of(ready.reason)
@@ -278,7 +278,7 @@ def _terminating(case: TaskContext) -> str:
 
 
 def _not_written(case: TaskContext) -> str:
-    """Say why this generation is not in the backend yet, with the error of the backend if one is known."""
+    """Explain why this generation is not in the backend yet, with the error of the backend if one is known."""
     pool = case.pool
     why = f"cannot be used: {as_sentence(pool.fault)}" if pool.fault else "does not answer."
     return f'The backend "{pool.backend}" {why} This generation is written once the backend is available.{until_then(case)}'

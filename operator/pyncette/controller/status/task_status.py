@@ -43,11 +43,11 @@ CONDITIONS: Final = {
     SUSPENDED: "Nothing is started: by its spec, or since the attempts of an occurrence are spent.",
     RUNS_HEALTHY: "No occurrence has failed since one last succeeded. It has no influence on Ready.",
 }
-"""What each condition says when it is True; all of them, in the order in which they stand."""
+"""The meaning of each condition when it is True, in the order of the status."""
 
 
 class TaskReport(NamedTuple):
-    """What the status is to be, and when it is to be worked out again."""
+    """The new status, and when to work it out again."""
 
     status: TaskStatus
     again_at: Instant | None = None
@@ -84,13 +84,13 @@ def status_of_task(
 
 
 def was_mirrored(status: TaskStatus) -> bool:
-    """Say whether the backend held a record of the task when *status* was written, or at any time before."""
+    """Return whether the backend held a record of the task when *status* was written, or at any time before."""
     told = condition_of(status, RUNS_HEALTHY)
     return told is not None and told.reason != Reason.PENDING.value
 
 
 def is_over(status: TaskStatus, generation: int) -> bool:
-    """Say whether *status* tells that this *generation* has no further occurrence, whether or not it has run."""
+    """Return whether *status* tells that this *generation* has no further occurrence, whether or not it has run."""
     ready = condition_of(status, READY)
     return ready is not None and ready.observed_generation == generation and Reason.of(ready.reason) in OVER
 
@@ -122,7 +122,7 @@ def _summary(case: TaskContext, outlook: Assessment) -> tuple[Condition, ...]:
 
 
 def _suspended(case: TaskContext) -> Condition:
-    """Say what keeps the record from running; as long as it cannot be looked at, what was said last."""
+    """Return the condition Suspended; its last value while the record cannot be read."""
     record = case.record
     if record is None:
         return case.before(SUSPENDED) or case.condition(SUSPENDED, *_NOT_SEEN)
@@ -135,7 +135,7 @@ def _suspended(case: TaskContext) -> Condition:
 
 
 def _suspended_by(case: TaskContext, record: Record) -> str:
-    """Say what is suspended, and how that ends, even if only the suspension of the current spec is in effect."""
+    """Say which generation is suspended, and how that ends."""
     owner = record.state.owner
     if case.mirrored or owner is None:
         return SUSPENDED_BY_SPEC
@@ -160,7 +160,7 @@ _FAILURES: Final = {
 
 
 def _runs_healthy(case: TaskContext) -> Condition:
-    """Say how it went last; that is what people look at, and never what makes a task unready."""
+    """Return how it went last; that is what people look at, and never what makes a task unready."""
     record = case.record
     if record is None:
         return case.before(RUNS_HEALTHY) or case.condition(RUNS_HEALTHY, *_NOT_SEEN)
@@ -176,7 +176,7 @@ def _runs_healthy(case: TaskContext) -> Condition:
 
 
 def _shown(case: TaskContext) -> TaskStatus:
-    """Return what the record tells of times and runs; without one that can be read, what was told last."""
+    """Return the times and runs of the record; their last values if it cannot be read."""
     record, observed, last = case.record, case.observed, case.seen.status
     if record is None:
         return last

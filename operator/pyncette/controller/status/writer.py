@@ -104,7 +104,7 @@ class Statuses:
         return len(self._wanted) + len(self._under_way)
 
     def waits(self, reference: Reference) -> bool:
-        """Say whether a status of *reference* is to be written, or on its way."""
+        """Return whether a status of *reference* is to be written, or on its way."""
         return reference in self._wanted or reference in self._under_way
 
     @property
@@ -113,7 +113,7 @@ class Statuses:
         return self._pause()
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
-        """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
+        """Queue *status* (an object with its name, resourceVersion and status) instead of the one queued before."""
         before = self._wanted.get(reference)
         if before is not None:
             difference = max(difference, before.difference)
@@ -234,7 +234,7 @@ class Statuses:
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:
     """
-    Say whether somebody waits for this: for a new spec to be observed, for a request to be handled, for the effect of a
+    Return whether somebody waits for this: for a new spec to be observed, for a request to be handled, for the effect of a
     pool's deletion, or for a pool to be Ready.
 
     A write by a user precedes each of these, except for pools, of which there are few.

@@ -38,7 +38,7 @@ STRATEGY: Final = {
 
 
 class Workloads(NamedTuple):
-    """What a pool consists of. All None for an external one."""
+    """The objects of a pool. All None for an external one."""
 
     service_account: Manifest | None = None
     """None also where the pool names one that exists. Ours then stays as it is: workers of before may run as it."""
