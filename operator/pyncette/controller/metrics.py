@@ -60,7 +60,7 @@ QUEUE: Final = Measure(
 WATCH_AGE: Final = Measure(
     "watch_last_event_age_seconds",
     Gauge,
-    "Seconds since the watch last told anything. It grows in a quiet cluster, too: what is missed shows at the next resync, and fails liveness",
+    "Seconds since the last watch event. It grows in a quiet cluster, too: the next resync detects missed events, and fails liveness",
 )
 RESYNC_AGE: Final = Measure(
     "resync_age_seconds",
@@ -83,7 +83,7 @@ STATUS_WRITES: Final = Measure(
     "status_writes_total",
     Counter,
     "Writes of a status",
-    {"outcome": "`written`; `conflict`: the object had changed, and is looked at again; `failed`"},
+    {"outcome": "`written`; `conflict`: the object had changed, and is reconciled again; `failed`"},
 )
 STATUS_WAITING: Final = Measure(
     "status_writes_waiting",
@@ -130,7 +130,7 @@ BACKEND_ERRORS: Final = Measure(
 BACKEND_UP: Final = Measure(
     "backend_up",
     Gauge,
-    "1 if the backend answered when it was last asked, else 0",
+    "1 if the backend answered its last health check, else 0",
     {"backend": "as above"},
 )
 TASKS: Final = Measure(
@@ -194,7 +194,7 @@ class Metrics:
     """
     The metrics of one operator, in a registry of their own: in a test, two operators do not count for each other.
 
-    Whoever knows something tells it here; what grows by itself, such as an age, is asked for when it is scraped, from
+    Callers record events here; values that grow by themselves, such as an age, are read at each scrape, from
     another thread.
     """
 
@@ -231,7 +231,7 @@ class Metrics:
         assert isinstance(made, Histogram)
         return made.labels(*labels) if labels else made
 
-    # --- What is told --------------------------------------------------------------------------------------------
+    # --- Recorded ------------------------------------------------------------------------------------------------
 
     def passed(self, kind: str, seconds: float, error: Exception | None) -> None:
         """Record a pass over an object of *kind*."""
@@ -279,7 +279,7 @@ class Metrics:
         finally:
             self.histogram(BACKEND, backend, operation).observe(time.perf_counter() - began)
 
-    # --- What is asked for ---------------------------------------------------------------------------------------
+    # --- Read at each scrape -------------------------------------------------------------------------------------
 
     def ask_queue(
         self, waiting: Callable[[], int], in_progress: Callable[[], int], deferred: Callable[[], int]

@@ -10,9 +10,9 @@ EventType: TypeAlias = Literal["Normal", "Warning"]
 
 class Reason(Enum):
     """
-    Why a condition is as it is, and what an Event tells of: one word for programs, and its meaning for people.
+    The reason of a condition or an Event: one word for programs, and its meaning for people.
 
-    What an Event is worth stands beside it: Normal, Warning, or None for what is told by the condition alone.
+    The type of its Event stands beside it: Normal, Warning, or None if the condition alone reports it.
     """
 
     meaning: str
@@ -31,7 +31,7 @@ class Reason(Enum):
         """Return the reason that is written as *word*; None: this release has none of that name."""
         return next((reason for reason in cls if reason.value == word), None)
 
-    # Of what is on its way.
+    # Of progress.
     PENDING = ("Pending", "The operator has not looked at this object yet.")
     MIRRORING = ("Mirroring", "This generation is about to be written to the backend.")
     MOVING = (
@@ -58,7 +58,7 @@ class Reason(Enum):
         "Warning",
     )
 
-    # Of what needs a person.
+    # Of problems that a person has to fix.
     INVALID = (
         "Invalid",
         "The spec is invalid; the message says where, and how to fix it.",
@@ -110,7 +110,7 @@ class Reason(Enum):
         "Warning",
     )
 
-    # Of what is well.
+    # Of tasks that are ready.
     SCHEDULED = ("Scheduled", "The backend holds this generation, and due occurrences run.", "Normal")
     SUSPENDED = ("Suspended", "The spec suspends the task.", "Normal")
     COMPLETED = ("Completed", "It has no further time: it has run, or its window has ended.", "Normal")
@@ -127,7 +127,7 @@ class Reason(Enum):
     RUN_LOST = ("RunLost", "The worker died in the middle of a run, with AtMostOnce.", "Warning")
     DEAD_LETTERED = ("DeadLettered", "An occurrence failed, and was kept to be tried again.", "Warning")
 
-    # Of what was asked for.
+    # Of requests.
     RUN_REQUESTED = ("RunRequested", "An extra run was requested by annotation.", "Normal")
     RESUME_REQUESTED = ("ResumeRequested", "The end of a suspension was requested by annotation.", "Normal")
     REDRIVE_REQUESTED = (

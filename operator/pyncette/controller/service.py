@@ -1,4 +1,4 @@
-"""The operator: watches the cluster, keeps the backends equal to it, and tells in the cluster how that goes."""
+"""The operator: watches the cluster, makes the backends equal to it, and reports in the cluster."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ from pyncette.ledger.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 PASSES: Final = 16
-"""Objects looked at at a time: most of a pass is waiting for the API server and the backend."""
+"""Concurrent passes: most of a pass is waiting for the API server and the backend."""
 
 MISSED_LISTS: Final = 2
-"""A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
+"""A task with a record counts as missing after this many lists in a row without it; then it is read by name."""
 
 IN_A_ROW: Final = 100
 """Tasks that are read without anything else having its turn: some milliseconds."""

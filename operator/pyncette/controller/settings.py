@@ -123,7 +123,7 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
     """
     Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
 
-    Raises ConfigurationError that tells of everything that is wrong.
+    Raises ConfigurationError with all problems.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pyncette.store.base import Store
 logger = logging.getLogger(__name__)
 
 LOOK_PAUSE: Final[Duration] = 20 * SECOND
-"""How often a worker looks who the others are: so late those that came or went are known to all."""
+"""Between two reads of the other workers: within this time, all know who came or went."""
 
 ORPHAN_AGE: Final[Duration] = 1 * SECOND
 """How long records may be due in another worker's partition before this worker polls it as well."""
@@ -87,7 +87,7 @@ class PartitionAssignment:
         return self._adopted.get(partition, 0) > self._clock.monotonic()
 
     def adopt(self, partition: Partition) -> None:
-        """Poll *partition* for a while, since nobody else seems to."""
+        """Poll *partition* for a while, since its own worker seems not to."""
         if partition not in self._adopted:
             logger.info(
                 "took over a partition that its worker does not poll", extra={"partition": str(partition)}
@@ -141,7 +141,7 @@ class PartitionAssignment:
             self._turn_at = self._next_turn(self._clock.now())
 
     def _next_turn(self, now: Instant) -> Instant:
-        """Return when this worker looks next: all count the same turns, by the backend's time."""
+        """Return when this worker reads next: all count the same turns, by the backend's time."""
         holders = sorted([*self._others, self._holder])
         length = min(TURN * len(holders), LONGEST_TURNS)
         offset = length * holders.index(self._holder) // len(holders)

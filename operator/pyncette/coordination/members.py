@@ -134,7 +134,7 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
         return
     try:
         await store.swap([Change(record, None) for record in dead])
-    except StoreError as error:  # whoever looks may have no right to write; who looks next removes them
+    except StoreError as error:  # this reader may lack the right to write; another one removes them
         logger.debug("could not remove expired worker registrations", extra={"error": str(error)})
 
 
@@ -198,7 +198,7 @@ class Membership:
         self._key = Key(Partition(MEMBERS_REALM, realm), TASK, member.holder)
         self._lease_id = secrets.token_hex(8)
         self._record: Record | None = None
-        """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
+        """The record as created, possibly without a response: a renewal changes nothing that a swap compares."""
         self._announced = False
         self._changed = False
         """True if the stored record is out of date."""
@@ -260,7 +260,7 @@ class Membership:
             self._trouble = False
 
     async def _renew(self, store: Store) -> bool:
-        """Prolong the lease, and say whether it was still held: whoever looked may have taken this worker for dead."""
+        """Renew the lease, and return whether it was still held: a reader may have removed this worker as dead."""
         asked_at = self._clock.monotonic()
         renewed = await store.renew([Renewal(self._key, self._lease_id, MEMBER_LEASE)], self._clock.now())
         self._clock.observe(renewed.backend_now, asked_at, self._clock.monotonic())

@@ -20,19 +20,19 @@ from pyncette.store.base import Store
 
 
 class Removal(NamedTuple):
-    """How far the removal of instances came."""
+    """The progress of a removal of instances."""
 
     removed: int
     done: bool
-    """None is left, nor the template; or it is wanted again, and then what is left stays."""
+    """True if nothing is left, or if the template has returned, so that the rest stays."""
 
 
 async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Removal:
     """
-    Remove *at_most* of what the instances of *template* have in the store, and if nothing is left, the template itself.
+    Remove *at_most* records of the instances of *template*, and if none is left, the template itself.
 
-    It has to be stopped: what is wanted again stays, with the instances that are left. Where this breaks off, it goes on
-    the next time. A run in progress is withdrawn, and what is removed is counted at the template. Raises StoreError.
+    It has to be stopped: a template that has returned stays, with the instances that are left. An interrupted removal
+    continues the next time. Runs in progress are withdrawn, and removals are counted at the template. Raises StoreError.
     """
     (home,) = await ledger.store.load([template.key])
     if home is None or home.state.withdrawn_at is None or not is_template(home.spec):
@@ -55,7 +55,7 @@ async def remove_instances(ledger: Ledger, template: Record, at_most: int) -> Re
 
 
 async def instances_of(store: Store, template: Record) -> AsyncIterator[list[Record]]:
-    """Yield the instances of *template*, in pages, with what lives beside each; also those in partitions of an earlier count."""
+    """Yield the instances of *template* with their side runs, in pages, also from partitions of an earlier count."""
     for partition in await _partitions_of(store, template):
         # The template itself, and the records that count for it, have no instance in their keys, and come first.
         after = Key(partition, template.key.task, "", BEYOND)

@@ -37,7 +37,7 @@ from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
 
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
-"""How long the record of a resource that is gone is kept, stopped: a restore or a mistake within it loses nothing."""
+"""How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
 
 PAGE: Final = 200
 """Records in one page of a scan."""
@@ -73,10 +73,10 @@ async def mirror_one(
     ledger: Ledger, desired: DesiredRecord, misplaced: Sequence[MisplacedRecord] = ()
 ) -> MirrorResult:
     """
-    Make the record of one resource equal to its *desired*, and return it with what was done.
+    Make the record of one resource equal to *desired*, and return it with the change that was made.
 
-    *misplaced* are records of the same resource at other keys, on this backend or another: it moves here from one of
-    them, unless it is here already, and then those that are left go. Doing this twice does it once. Raises StoreError.
+    *misplaced* are records of the same resource at other keys, on this backend or another. It moves here from one of them;
+    if it is here already, they are removed. Idempotent. Raises StoreError.
     """
     if misplaced:
         (here,) = await ledger.store.load([desired.key])
@@ -84,7 +84,7 @@ async def mirror_one(
         if _is_left_behind(here, latest.record):
             return await _move(ledger, desired, latest.ledger, latest.record)
     result = await _create_or_edit(ledger, desired)
-    # A move that did not come to its end left two records of one name: the one that is not wanted goes.
+    # An interrupted move left two records of one name: remove the other one.
     for stray in misplaced:
         await remove_stopped(stray.ledger, stray.record, grace=0)
     return result
@@ -102,14 +102,14 @@ async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResul
 
 async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> MirrorResult:
     """
-    Stop it at its *source*, let what runs beside it end there, create it here, remove it there.
+    Stop the record at its *source*, wait for its side runs, create it here, and remove it there.
 
-    Wherever this breaks off, it goes on from there the next time.
+    An interrupted move continues where it stopped.
     """
     stopping: MirrorResult | None = (await source.apply({old.key: stopped_between_runs(desired)}))[old.key]
     if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
         return stopping
-    # What runs beside it is counted there once it is over, and that moves along.
+    # Side runs are counted at the source when they end, and the counts move along.
     if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
         return MirrorResult(old.key.task, Step.WAITING)
     (last,) = await source.store.load([old.key])
@@ -128,13 +128,13 @@ async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Rec
 
 async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
     """
-    Stop the record of a resource that is gone, and return what was done; None if it was stopped already.
+    Stop the *record* of a deleted resource, and return the result; None if it was stopped already.
 
     It is kept until `remove_stopped`. Raises StoreError.
     """
     if record.state.withdrawn_at is not None:
         return None
-    # Before it is stopped, too: after a crash in between nobody would come back to what lives beside it.
+    # Before the stop, too: after a crash in between, nothing would return to its side runs.
     await _withdraw_beside(ledger, record, with_letters=False)
     result: MirrorResult | None = (await ledger.apply({record.key: stopped}))[record.key]
     await _withdraw_beside(ledger, record, with_letters=False)
@@ -143,9 +143,9 @@ async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
 
 async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> MirrorResult | None:
     """
-    Remove a *record* that was stopped longer ago than *grace*, with what lives beside it.
+    Remove a *record* that was stopped longer ago than *grace*, with its side runs and dead letters.
 
-    Without a grace it is stopped first. Returns what was done; None: nothing. Raises StoreError.
+    Without a grace it is stopped first. Returns the result; None if nothing was done. Raises StoreError.
     """
     now = await ledger.now()
     if grace and not _is_over(record.state, now - grace):
@@ -153,7 +153,7 @@ async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> Mir
     await _withdraw_beside(ledger, record, with_letters=True)
     if not grace:
         await ledger.apply({record.key: stopped})
-    # Before the record, which is what is found again if this is broken off. Nothing is due there that would make some.
+    # Before the record, by which an interrupted removal is found again. Nothing due is left that would create permits.
     await remove_permits_of(ledger, record)
     result: MirrorResult | None = (await ledger.apply({record.key: removed_after(grace)}))[record.key]
     return result
@@ -182,14 +182,14 @@ async def _edit_beside(ledger: Ledger, home: Record) -> None:
 
 
 async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
-    """Withdraw what lives beside a schedule; dead letters only if asked to, since they outlive a stop."""
+    """Withdraw the side runs of a schedule; its dead letters only if *with_letters*, since they outlive a stop."""
     async for page in beside(ledger.store, home.key):
         keys = [record.key for record in page if with_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
 
 
 async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
-    """Yield what lives beside a schedule, in pages. All of it comes before the next instance of the same task."""
+    """Yield the side runs and dead letters of a schedule, in pages. They precede the next instance of the same task."""
     after = home
     while page := await store.scan(home.partition, home.task, after, PAGE):
         found = [record for record in page if record.key.instance == home.instance]
@@ -201,7 +201,7 @@ async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
 
 
 def _is_under_way(record: Record) -> bool:
-    """Return whether what lives beside a schedule has an outcome to come."""
+    """Return whether the side run *record* has no outcome yet."""
     return record.claimable_at is not None
 
 

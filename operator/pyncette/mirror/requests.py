@@ -24,7 +24,7 @@ class Done(NamedTuple):
     """The requests that were handled."""
 
     run: Key | None = None
-    """Of the extra run; None also if a template was asked, which does not run by itself."""
+    """The key of the extra run; None for a template, which does not run by itself."""
     resumed: int = 0
     """Suspensions that ended."""
     redriven: int = 0
@@ -136,7 +136,7 @@ async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
     """
     Handle those of *requests* that *record* has not handled yet; for a template, those of its instances.
 
-    Where it breaks off, what is left is done the next time, and nothing twice: the mark comes with the last of it.
+    An interrupted call continues the next time, and repeats nothing: the last write marks the requests as handled.
     Raises StoreError.
     """
     new = _new(requests, record.state.handled)

@@ -57,9 +57,9 @@ class MirrorResult(NamedTuple):
 
 def mirrored(desired: DesiredRecord) -> Rule:
     """
-    The rule for the record of a resource. It writes only what differs, and never on behalf of an older generation.
+    Return the rule for the record of a resource. It writes only differences, and never for an older generation.
 
-    Nor does it write on behalf of an older resource of the same name, which a late watch may still show.
+    Nor does it write for an older resource of the same name, which a late watch may still show.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -91,7 +91,7 @@ def mirrored(desired: DesiredRecord) -> Rule:
 
 def moved(desired: DesiredRecord, old: Record, *, returns: bool = False) -> Rule:
     """
-    The rule that creates the record of a resource at its new place, from the *old* one that was stopped.
+    Return the rule that creates the record of a resource at its new key, from the *old* one that was stopped.
 
     If the resource *returns* after a deletion, and was not merely moved, its schedule continues from now.
     """
@@ -149,7 +149,7 @@ def suspension(record: Record, suspend: bool, latest: Owner) -> Spec | None:
 
 
 def stopped(record: Record | None, now: Instant) -> Ruling:
-    """The rule for the record of a resource that is gone: nothing of it runs any more, and what ran is withdrawn."""
+    """The rule that stops the record of a deleted resource, and withdraws its run."""
     if record is None or record.state.withdrawn_at is not None:
         return Ruling(None, None)
     policies = policies_of(record)
@@ -178,7 +178,7 @@ def stopped_between_runs(desired: DesiredRecord) -> Rule:
 
 
 def removed_after(grace: Duration) -> Rule:
-    """The rule for the record of a resource that was stopped: it is removed, unless the resource returns within *grace*."""
+    """Return the rule that removes a stopped record, unless its resource returns within *grace*."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None or record.state.withdrawn_at is None or record.state.withdrawn_at > now - grace:
@@ -189,7 +189,7 @@ def removed_after(grace: Duration) -> Rule:
 
 
 def withdrawn(record: Record | None, now: Instant) -> Ruling:
-    """The rule for what lives beside a schedule that is stopped or removed; it is counted there."""
+    """The rule for side runs of a schedule that is stopped or removed, which are counted there."""
     return withdrawal(Policies())(record, now)
 
 

@@ -1,4 +1,4 @@
-"""The worker process of `pyncette dev`: imports the task module, waits to be told to go on, and runs what is due."""
+"""The worker process of `pyncette dev`: imports the task module, waits for its parent, and runs due tasks."""
 
 from __future__ import annotations
 

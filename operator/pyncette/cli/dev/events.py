@@ -23,7 +23,7 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The task module is imported; the worker waits to be told to go on."""
+    """The task module is imported; the worker waits for its parent."""
 
     tasks: tuple[Declared, ...]
 

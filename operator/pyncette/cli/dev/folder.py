@@ -216,7 +216,7 @@ def _notes(loaded: Manifests, others: Collection[str]) -> Iterator[Remark]:
 
 
 def _written_at(file: Path, now: Instant) -> Instant:
-    """Return when *file* was written, which is when its resources were created, as far as can be told here."""
+    """Return when *file* was written, which counts as the creation time of its resources."""
     try:
         return min(file.stat().st_mtime_ns // 1000, now)
     except OSError:

@@ -1,4 +1,4 @@
-"""Starts a worker process, listens to what it tells and prints, and ends it: never is one left behind."""
+"""Starts a worker process, receives its events and output, and stops it. No process is left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AT_ONCE_SECONDS: Final = 3.0
 
 
 class WorkerProcess:
-    """A worker process. *heard* is told of its events, *printed* of the lines that handlers print."""
+    """A worker process. *heard* is called with its events, *printed* with the lines that handlers print."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WorkerProcess:
             asyncio.create_task(self._pass_on(process.stderr)),
         ]
         self.ended: asyncio.Future[int] = asyncio.ensure_future(self._end())
-        """Done once it has ended, and all that it told and printed was passed on; its result is the exit code."""
+        """Done once it has ended and all its events and output were passed on; its result is the exit code."""
 
     @classmethod
     async def start(

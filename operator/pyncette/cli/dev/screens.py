@@ -28,10 +28,10 @@ LINES_LEFT: Final = 10
 """Lines that stay in the terminal below the last table, once it is all over."""
 
 NEWS_MAX: Final = 100
-"""Tasks told of one by one when they are new: who has more has no use for a line each."""
+"""New tasks that have a line each; more are counted."""
 
 REMARKS_MAX: Final = 8
-"""Problems and notes on the screen; the first ones have to be mended first anyway."""
+"""Problems and notes on the screen; the first ones have to be fixed first anyway."""
 
 LINES_MIN: Final = 8
 """Lines on the screen that the table leaves to what handlers say."""
@@ -107,9 +107,9 @@ class PlainScreen:
 
     def draw(self, picture: Picture) -> None:
         """
-        Say what is new: a picture that differs only in how things go is told by the lines already.
+        Print what is new: progress alone has its own lines already.
 
-        Raises BrokenPipeError once nobody reads it any more.
+        Raises BrokenPipeError once the reader has gone.
         """
         if self._broken is not None:
             raise self._broken
@@ -148,7 +148,7 @@ class PlainScreen:
 
 
 def _declared(view: View) -> str:
-    """Return what is told anew when it changes: what is wanted, and not how it goes."""
+    """Return what is printed again when it changes: the desired state, not the progress."""
     standing = view.standing
     going = {Standing.SCHEDULED, Standing.RUNNING, Standing.RETRYING}
     return f"{view.schedule} {Standing.SCHEDULED if standing in going else standing}"

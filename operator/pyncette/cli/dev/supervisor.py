@@ -37,16 +37,16 @@ from pyncette.store.base import Store
 from pyncette.telemetry.logs import as_text, extra_of
 
 REFRESH_SECONDS: Final = 0.5
-"""How often what is shown is looked up: often enough for a countdown, and a small part of a core."""
+"""Between two reads for the screen: often enough for a countdown, at little cost."""
 
 REFRESH_SHARE: Final = 10
-"""At most one part in so many of the time is spent on it, however much there is to be looked up."""
+"""Reads take at most one part in this many of the time, however much there is to read."""
 
 MIRROR_SECONDS: Final = 60.0
 """How often manifests are mirrored although none changed: what was stopped is removed after its grace."""
 
 WAITING_SECONDS: Final = 1.0
-"""How soon a task is looked at again that moves to another handler once its run is over."""
+"""How soon a task is mirrored again that moves to another handler once its run has ended."""
 
 DEBOUNCE_MILLISECONDS: Final = 400
 """Changes of files within this time are one: editors write in several steps, and git changes many files."""
@@ -56,7 +56,7 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 """Before a worker that ended by itself is started again: doubling, since most such causes do not pass by themselves."""
 
 RUN_LINES_MAX: Final = 20
-"""Runs told one by one within a second; the others are counted, or they would hide what handlers say."""
+"""Runs that have a line each within a second; more are counted, or they would hide the output of handlers."""
 
 RUNNING: Final = "running; press Ctrl-C to stop"
 

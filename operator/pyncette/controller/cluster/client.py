@@ -61,7 +61,7 @@ UNACCEPTABLE: Final = frozenset(
 MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
 """
 How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
-server says 500 to it, as if that were its own fault, and gives no reason; it says the same however often it is asked.
+server responds 500, as if that were its own fault, without a reason; retries get the same response.
 """
 
 MESSAGE_CHARACTERS_MAX: Final = 1024
@@ -230,7 +230,7 @@ class Kubernetes:
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailableError(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
-    # --- Who asks ------------------------------------------------------------------------------------------------
+    # --- Credentials ---------------------------------------------------------------------------------------------
 
     async def _keep_token_fresh(self) -> None:
         """Read the token again from time to time: that of a pod lives for an hour."""
@@ -239,7 +239,7 @@ class Kubernetes:
             await self._log_in_again()
 
     def _credentials_are_old(self) -> bool:
-        # Those of a kubeconfig may be a program's to tell, which is asked only when they are refused.
+        # Those of a kubeconfig may come from a program, which runs only when they are refused.
         return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > self._token_seconds
 
     async def _log_in_again(self) -> bool:
@@ -254,7 +254,7 @@ class Kubernetes:
 
 
 def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiError:
-    """Return what an answer that is no success says, having been asked *what*, about the object that it *names*."""
+    """Return the error of a response to the request *what* that is no success, about the object that it *names*."""
     told = _status_of(answer)
     message = f"{what}: {status} {told.get('message', '')}".rstrip(": ")
     if status == HTTPStatus.NOT_FOUND:

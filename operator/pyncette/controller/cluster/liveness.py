@@ -82,7 +82,7 @@ class Liveness:
 
     Alive: the watch is not stale, and a resync succeeded within three periods of *resync_seconds*. While the API server
     cannot be reached, nothing is overdue: to be started again would not bring it back.
-    Ready: both kinds are served, all was listed once, the API server answers, and so does what *backends_ready* asks.
+    Ready: both kinds are served, all was listed once, the API server answers, and *backends_ready* returns true.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class News(Enum):
     """The change that an observation brings."""
 
     NOTHING = "nothing"
-    """It is known, or older than what is known, or nobody's business."""
+    """It is known, or older than what is known, or irrelevant."""
     STATUS = "status"
     """The status alone is another: our own doing, with our own kinds, so that to act upon it would be to go in circles."""
     WISH = "wish"
@@ -114,7 +114,7 @@ class Objects:
         """
         Take in a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
 
-        *told* is told of what is new as soon as it is held: the watch, which may deliver it a moment later, then no longer
+        *told* is called with each change as soon as it is cached: the watch, which may deliver it a moment later, then no longer
         makes anything of it, and the list may break off. What it shows that the watch has not delivered is handed to the
         sight, which gives the watch some time to do so.
         """
@@ -196,7 +196,7 @@ class Objects:
 
     def _remove(self, kind: Kind, name: ObjectName, last: _Held) -> News:
         gone = self._gone.setdefault(kind, {})
-        # The end of the object before the last one may be told after the last one's.
+        # The deletion of an earlier object of this name may be delivered after the last one's.
         if name not in gone or not _is_at_most(last.version, gone[name].version):
             gone[name] = _Gone(last.uid, last.version)
         held = self._held.get(kind, {}).get(name)

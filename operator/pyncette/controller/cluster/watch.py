@@ -146,7 +146,7 @@ class Watch:
                 is_logged = True
             await asyncio.sleep(self._timing.discovery)
 
-    # --- In the loop of whoever is told --------------------------------------------------------------------------
+    # --- In the loop of the caller -------------------------------------------------------------------------------
 
     def _tell(self, kind: Kind, change: Change, body: Manifest) -> None:
         try:
@@ -183,7 +183,7 @@ class Watch:
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=_settings(self._timing),
-            # Else kopf asks for the name of the user, whom an arbitrary uid in a container does not have.
+            # Else kopf reads the user's name, which an arbitrary uid in a container does not have.
             identity=IDENTITY,  # type: ignore[arg-type]
             standalone=True,
             clusterwide=not self._namespaces,
@@ -225,7 +225,7 @@ class Watch:
         return handle
 
     async def _log_in(self, **_: Any) -> kopf.ConnectionInfo | None:
-        """Hand kopf the credentials. It must not fail: kopf would wait for ever for whoever can log in."""
+        """Return the credentials to kopf. It must not fail: kopf would wait forever for another login handler."""
         try:
             configuration = await self._credentials.read()
         except ConfigurationError as error:
@@ -278,7 +278,7 @@ def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
-        # That loop is closed: there is nobody left to be told.
+        # That loop is closed, so nothing waits for the event.
         logger.debug("dropped an event: the event loop has closed")
 
 

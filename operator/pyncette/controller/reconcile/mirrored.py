@@ -111,7 +111,7 @@ class Mirrored:
         self._realms: dict[str, set[str]] = {}
         """By backend: those that hold tasks of this cluster, or did."""
         self._empty_since: dict[tuple[str, str], Duration] = {}
-        """Backend and realm: since when looks have found nothing there, and no pool of it, by the monotonic clock."""
+        """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
         self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}

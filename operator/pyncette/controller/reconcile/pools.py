@@ -244,7 +244,7 @@ class Pools:
         return None
 
     def _mark(self, name: ObjectName, stored: Manifest, made: Workloads) -> tuple[object, ...]:
-        """Return what is the same as long as nobody changed the pool, or the spec of its Deployment."""
+        """Return a value that changes with the pool, and with the spec of its Deployment."""
         deployment = None
         if made.deployment is not None:
             deployment = self._objects.get(
@@ -320,7 +320,7 @@ class Pools:
         )
 
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
-        """Return whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
+        """Return whether the first scan of the backend of *pool* is still to come."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
         return found is not None and found.is_expected and not self._mirrored.has_seen(found.store_name)
 
@@ -353,5 +353,5 @@ def pool_backend(settings: BackendSettings) -> PoolBackend:
 
 
 def _status_of(stored: Manifest | None) -> PoolStatus:
-    """Return the status that *stored* has; that of a pool which nobody has seen, if it has none that can be read."""
+    """Return the status in *stored*; the initial one if it has none that can be read."""
     return read_status((stored or {}).get("status", {}), PoolStatus) or PoolStatus()

@@ -38,7 +38,7 @@ def condition(
     """
     Return a condition of *generation* that was *before*.
 
-    It keeps the time of its last transition while its status stays, unless it is *anew*; else that is *now*.
+    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*.
     """
     stays = before is not None and before.status == holds and not anew
     return Condition(

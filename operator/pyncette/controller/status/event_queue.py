@@ -40,7 +40,7 @@ class EventQueue:
                 try:
                     await self._api.create_event(event["metadata"]["namespace"], event)
                 except ConflictError:
-                    pass  # it was told a moment ago: an Event that says the same has the same name
+                    pass  # it was created a moment ago: equal Events have the same name
                 except ApiError as error:
                     logger.info(
                         "could not create an Event", extra={"reason": event["reason"], "error": str(error)}

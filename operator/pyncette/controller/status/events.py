@@ -1,4 +1,4 @@
-"""Makes Events, as `kubectl describe` shows them under an object: each told once, and cut to what the API takes."""
+"""Makes Events, as `kubectl describe` shows them under an object, without repetitions and cut to what the API accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME_MAX: Final = 253
 
 WINDOW: Final[Duration] = 600 * SECOND
 """
-What is told once is not told again for up to this time: its Event would have the same name. So a task that fails every
+An Event is not repeated for up to this time: it would have the same name. So a task that fails every
 other minute makes two Events in ten minutes, and an operator that restarts in the middle of a write makes none twice.
 """
 
@@ -42,7 +42,7 @@ class Occasion(NamedTuple):
     type: EventType
     message: str
     occasion: str = ""
-    """Tells it from others of the same reason that are to be told as well."""
+    """Distinguishes it from other Events of the same reason."""
 
 
 def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instant, instance: str) -> Manifest:

@@ -49,7 +49,7 @@ class StoredPool(NamedTuple):
     status: PoolStatus = PoolStatus()
     """As it was written last; that of the schema if it cannot be read."""
     deleting: bool = False
-    """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+    """It has a deletionTimestamp, and a finalizer of another controller keeps it."""
 
 
 class PoolEnvironment(NamedTuple):
@@ -97,7 +97,7 @@ class PoolContext(NamedTuple):
 
     @property
     def now(self) -> Instant:
-        """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+        """The time in whole seconds, as in Kubernetes: what is measured from a condition is then equal in each pass."""
         return whole_second(self.around.now)
 
     def before(self, kind: str) -> Condition | None:

@@ -26,7 +26,7 @@ def events_of_pool(
     step of a rollout, of which the Deployment has Events, and anything of a pool that is seen for the first time, unless it is
     stuck.
 
-    An Event that is there already by its name was told: whoever creates them takes that for done.
+    An Event that exists already by its name counts as created.
     """
     return [
         event(regarding._replace(kind=POOLS), occasion, _meant(occasion, after), now, instance)
@@ -35,7 +35,7 @@ def events_of_pool(
 
 
 def _meant(occasion: Occasion, after: PoolStatus) -> int:
-    """Return the generation that is told of. Good news is of none: an autoscaler makes new ones all the time."""
+    """Return the generation of the Event; 0 for good news: an autoscaler makes new generations all the time."""
     return after.observed_generation if occasion.type == "Warning" else 0
 
 

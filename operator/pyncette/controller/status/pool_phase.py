@@ -113,7 +113,7 @@ def _elsewhere_run(case: PoolContext) -> Assessment:
     """
     Tell of workers that others start: they are well if there is one.
 
-    If there is none, nobody here knows whether there should be. It is neither stuck, then, nor on its way.
+    If there is none, the operator cannot know whether there should be: the pool is neither stalled nor reconciling.
     """
     if case.around.members:
         return Assessment(Phase.WELL, Reason.WORKERS_REGISTERED, registered_workers(case.around.members))
@@ -181,7 +181,7 @@ def _was_complete(scale: Scale) -> bool:
 def _fell_behind(case: PoolContext, scale: Scale, pool: PyncetteWorkerPool) -> Assessment:
     """Assess workers that have become unready. The deadline is ours: Kubernetes has one for rollouts alone."""
     if case.around.access is Access.DOWN:
-        # Workers say that they are not ready while their backend is away; and nobody mends the pool because of that.
+        # Workers report unready while their backend is unavailable; the pool itself needs no fix.
         return Assessment(Phase.UNDER_WAY, Reason.BACKEND_UNREACHABLE, unavailable_backend(case))
     message = f"{_of(scale.available, scale.wanted)} ready. {_what_to_look_at(case)}"
     before = case.this_generation(RECONCILING)

@@ -46,7 +46,7 @@ CONDITIONS: Final = {
 
 
 LOOK_AGAIN: Final[Duration] = 10 * SECOND
-"""Nothing tells the operator that a worker has registered, or is gone. While it knows of too few or too many, it asks."""
+"""Between two passes while too few or too many workers are registered, since no event reports that."""
 
 
 class PoolReport(NamedTuple):
@@ -137,7 +137,7 @@ def _available(case: PoolContext) -> Condition:
 
 
 def _backend_reachable(case: PoolContext, outlook: Assessment) -> Condition:
-    """Return whether operator and workers meet: only a worker that is registered where the operator looks shows that."""
+    """Return the condition BackendReachable: a worker in the operator's backend proves that both use the same one."""
     around = case.around
     if outlook.reason in {Reason.BACKEND_NOT_ALLOWED, Reason.BACKEND_NOT_FOUND}:
         return case.condition(BACKEND_REACHABLE, "False", outlook.reason, outlook.message)
@@ -179,7 +179,7 @@ def _selector(case: PoolContext) -> str | None:
 
 
 def _handlers(case: PoolContext) -> tuple[str, ...]:
-    """Return what running workers have registered; while nobody can look, what they had."""
+    """Return the handlers of running workers; the last ones while the backend cannot be read."""
     members = case.around.members
     if members is None:
         return case.seen.status.handlers

@@ -45,7 +45,7 @@ class StoredTask(NamedTuple):
     status: TaskStatus = TaskStatus()
     """As it was written last; that of the schema if it cannot be read."""
     deleting: bool = False
-    """It has a deletionTimestamp, and somebody's finalizer keeps it for now."""
+    """It has a deletionTimestamp, and a finalizer of another controller keeps it."""
     handler: str | None = None
     """The handler that its spec names, even if the spec is invalid for another reason."""
     suspend: bool = False
@@ -102,12 +102,12 @@ class TaskContext(NamedTuple):
 
     @property
     def now(self) -> Instant:
-        """In whole seconds, as Kubernetes tells times: what is measured from a condition is then the same in each pass."""
+        """The time in whole seconds, as in Kubernetes: what is measured from a condition is then equal in each pass."""
         return whole_second(self.observed.now)
 
     @property
     def mirrored(self) -> bool:
-        """Return whether the backend holds this generation; while it cannot be asked, whether it did."""
+        """Return whether the backend holds this generation; while it is unavailable, whether it did."""
         record = self.record
         if self.observed.moving:
             return False
@@ -189,7 +189,7 @@ def problem_of(pool: ObservedPool) -> str:
 
 
 def exhausted_message(case: TaskContext) -> str | None:
-    """Return how to end the suspension by exhaustion, if there is one; as long as nobody can look, what was said last."""
+    """Return how to end the suspension by exhaustion, if there is one; the last message while the record cannot be read."""
     if case.record is None:
         ready = case.this_generation(READY)
         return ready.message if ready and ready.reason == Reason.RETRIES_EXHAUSTED.value else None

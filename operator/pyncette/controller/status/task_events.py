@@ -20,12 +20,12 @@ def events_of(
     """
     Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
 
-    Told are: that a task got stuck, or is well again; that it waits for its backend, its handler or its move; that it is
-    suspended, goes on, or is over; that runs began to fail, that the first was dead-lettered, that they succeed again; that
-    something asked for was done. Not told are: how each run went, that an edit was taken over, that a wait is over, and
-    anything of a task that is seen for the first time, unless it is stuck.
+    Reported are: that a task is stalled, or ready again; that it waits for its backend, its handler or its move; that it is
+    suspended, resumed or over; that runs began to fail, that the first was dead-lettered, that they succeed again; that a
+    request was handled. Not reported are: the outcome of each run, that an edit was applied, that a wait is over, and
+    anything of a task that is seen for the first time, unless it is stalled.
 
-    An Event that is there already by its name was told: whoever creates them takes that for done.
+    An Event that exists already by its name counts as created.
     """
     return [
         event(regarding, occasion, after.observed_generation, now, instance)
@@ -62,8 +62,8 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
         return []
     if before.observed_generation == UNOBSERVED and not stuck:
         return []
-    # That it begins to wait is told; what else it waits for, and that the wait is over, is not: after an install all tasks
-    # have waited for their backend and their workers.
+    # The start of a wait is reported, but neither other waits after it nor its end: after an install, all tasks have
+    # waited for their backend and their workers.
     waits_on = reason is Reason.SCHEDULED or condition_of(after, RECONCILING) is not None
     if waits_on and condition_of(before, RECONCILING) is not None:
         return []

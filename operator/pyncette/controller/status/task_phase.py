@@ -194,7 +194,7 @@ def _waited_for(
 
 def _since(case: TaskContext, reason: Reason | None = None) -> Instant:
     """
-    Return since when this generation is on its way, by what is stored: an operator that restarts does not begin anew.
+    Return since when this generation is reconciling, by its stored status: a restart of the operator does not reset that.
 
     With a *reason*, return since when it has waited for that reason.
     """

@@ -60,9 +60,9 @@ def status_of_task(
     """
     Return what the status of *task* is to be; the same whenever the same is known.
 
-    Reconciling and Stalled are there only while they hold: kstatus takes their absence for False, and so nobody who
-    looks at a list of conditions has to know that these two are good when they do not hold. *observed* has the record that
-    the backend holds, also where the spec is refused: then the last good generation goes on.
+    Reconciling and Stalled exist only while they are True: kstatus takes their absence for False, so readers need not know
+    that False is good for these two. *observed* has the stored record even if the spec is refused: then the last valid
+    generation stays in effect.
     """
     case = TaskContext(task, seen, pool, observed)
     handler = case.condition(HANDLER_RESOLVED, *handler_condition(case))
@@ -90,7 +90,7 @@ def was_mirrored(status: TaskStatus) -> bool:
 
 
 def is_over(status: TaskStatus, generation: int) -> bool:
-    """Return whether *status* tells that this *generation* has no further occurrence, whether or not it has run."""
+    """Return whether *status* reports that this *generation* has no further occurrence, whether or not it has run."""
     ready = condition_of(status, READY)
     return ready is not None and ready.observed_generation == generation and Reason.of(ready.reason) in OVER
 
@@ -113,7 +113,7 @@ def _summary(case: TaskContext, outlook: Assessment) -> tuple[Condition, ...]:
         return (ready,)
     if outlook.phase is Phase.STUCK:
         return (ready, case.condition(STALLED, "True", reason, message))
-    # Reconciling is about one generation, so it begins anew with each. Time spent waiting for something else does not count
+    # Reconciling is about one generation, so it restarts with each. Time spent waiting for something else does not count
     # towards the time that a deleted pool has to return.
     before = case.this_generation(RECONCILING)
     missing = Reason.POOL_NOT_FOUND

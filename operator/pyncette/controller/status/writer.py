@@ -33,7 +33,7 @@ BURST: Final = 4
 """Writes about one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
 
 AT_ONCE: Final = 16
-"""Writes under way, so that a slow API server is not asked for one after the other."""
+"""Concurrent writes: a slow API server must not serialize them."""
 
 SHORTEST_SECONDS: Final = 0.001
 """A timer that is set for less may ring before its time has come."""
@@ -188,7 +188,7 @@ class Statuses:
                 "the API server refused a status", extra={"object": str(reference), "error": str(error)}
             )
         except Exception:
-            # A bug, and this object's alone: whoever looks at it next tries again.
+            # A bug that concerns this object alone: its next pass tries again.
             self._metrics.status_written("failed")
             logger.exception("could not write a status", extra={"object": str(reference)})
         finally:

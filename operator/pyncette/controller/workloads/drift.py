@@ -67,7 +67,7 @@ FINEST: Final = Decimal("1e-9")
 
 
 def marked(manifest: Manifest) -> dict[str, Any]:
-    """Return *manifest* with the annotation that tells what of it was applied."""
+    """Return *manifest* with the annotation that records what was applied."""
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), APPLIED: _fingerprint(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
@@ -85,7 +85,7 @@ def covers(actual: Manifest, wanted: Manifest) -> bool:
     What the API server and others have added does not matter; quantities are compared as such. A *wanted* that is
     `marked` is also not covered by an object from which one of our fields would have to go.
     """
-    # An item of a list does not say what it is, as whoever listed it knows.
+    # Items of a list have no kind and apiVersion.
     identity = {name: wanted[name] for name in ("apiVersion", "kind")}
     return _covers_mapping({**identity, **actual}, wanted, "")
 

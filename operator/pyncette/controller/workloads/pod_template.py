@@ -1,4 +1,4 @@
-"""Describes the pods of a pool: one worker each, ready for the restricted Pod Security Standard, and what nobody changes in it."""
+"""Builds the pod template of a pool: one worker per pod, compliant with the restricted Pod Security Standard."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _worker(spec: PoolSpec, realm: str) -> dict[str, Any]:
             "timeoutSeconds": 10,
             "terminationGracePeriodSeconds": STUCK_GRACE_SECONDS,
         },
-        # No traffic depends on it: it tells a rollout that this worker reaches its backend, and people that it does not.
+        # No traffic depends on it: it shows rollouts and people whether this worker reaches its backend.
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "health"},
             "periodSeconds": 5,
