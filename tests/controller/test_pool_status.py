@@ -9,15 +9,14 @@ from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.status.differences import Difference, differs
 from pyncette.controller.status.observed import Access
-from pyncette.controller.status.pool_context import PoolEnvironment, StoredPool
-from pyncette.controller.status.pool_phase import SETTLING
-from pyncette.controller.status.pool_status import (
-    LOOK_AGAIN,
+from pyncette.controller.status.pool_context import (
     RELEASE_CHARACTERS_MAX,
-    RELEASES_TOLD_MAX,
-    points_to_pods,
-    status_of_pool,
+    RELEASES_NAMED_MAX,
+    PoolEnvironment,
+    StoredPool,
 )
+from pyncette.controller.status.pool_phase import SETTLING
+from pyncette.controller.status.pool_status import LOOK_AGAIN, points_to_pods, status_of_pool
 from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.coordination.members import Member
@@ -420,7 +419,7 @@ def test_of_what_workers_call_their_release_no_more_is_told_than_can_be_read():
     message = condition(told(members=many), "BackendReachable").message
 
     assert f": 1 of {'0' * (RELEASE_CHARACTERS_MAX - 1)}…, 1 of 1" in message
-    assert message.count("1 of ") == RELEASES_TOLD_MAX
+    assert message.count("1 of ") == RELEASES_NAMED_MAX
     assert ", …. Releases next" in message
 
 

@@ -9,7 +9,7 @@ from pyncette.controller.cluster.api import NoSuchKindError
 from pyncette.controller.reconcile.sweep import HeldBack, read_notice
 from pyncette.core.record import Change, inert_record
 from pyncette.core.spec import Spec
-from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
+from tests.controller.bench import CLUSTER, INTERVALS, POOLS, TASKS, Bench, named
 
 
 @pytest.fixture
@@ -423,7 +423,7 @@ async def test_a_deletion_that_the_api_server_does_not_confirm_stops_nothing(ben
 
     bench.operator.seen(TASKS, "DELETED", manifest)
     await bench.settled()
-    await asyncio.sleep(3 * PACE.calm)
+    await asyncio.sleep(3 * INTERVALS.deletions)
 
     assert (await bench.record()).state.withdrawn_at is None
 
@@ -449,7 +449,7 @@ async def test_a_deletion_that_was_missed_is_noticed_in_the_second_list(bench):
 
     await bench.operator.resync()
     await bench.settled()
-    await asyncio.sleep(3 * PACE.calm)
+    await asyncio.sleep(3 * INTERVALS.deletions)
     assert (await bench.record()).state.withdrawn_at is None
 
     await bench.operator.resync()
@@ -540,7 +540,7 @@ async def test_two_backends_that_are_one_database_are_not_two_of_everything(tmp_
 
     for _ in range(3):
         await bench.operator.resync()
-        await asyncio.sleep(3 * PACE.look)
+        await asyncio.sleep(3 * INTERVALS.scan)
         await bench.settled()
 
     assert (await bench.record(), await bench.record("second", pool="other")) == before

@@ -7,30 +7,30 @@ from typing import Final, NamedTuple
 from pyncette.core.backoff import Backoff
 
 
-class Pace(NamedTuple):
+class Intervals(NamedTuple):
     """Seconds between two polls, and before a decision. Tests use shorter ones."""
 
-    look: float = 2.0
+    scan: float = 2.0
     """Between two scans of a backend for what workers have written."""
-    look_share: float = 20.0
+    scan_share: float = 20.0
     """Scans take at most one part in this many of the time, however many tasks there are."""
     backend: float = 5.0
     """Between two health checks of a backend, which also read its time."""
-    calm: float = 2.0
+    deletions: float = 2.0
     """Deletions within this time are one event: a namespace is deleted object by object."""
-    held: float = 2.0
+    confirmation: float = 2.0
     """How soon a confirmation is noticed, and a backend that is available again and holds a deleted task."""
-    waiting: float = 2.0
+    move: float = 2.0
     """How soon a task is reconciled again that moves to another pool or handler once its run has ended."""
-    taken: float = 10.0
+    taken_key: float = 10.0
     """How soon a task is reconciled again whose key another task owns: that task may be deleted."""
-    rest: float = 0.5
+    quiet: float = 0.5
     """The quiet period of an object after a pass and after each edit meanwhile: a burst of edits costs one more pass."""
-    behind: float = 0.5
+    outdated: float = 0.5
     """How soon an object is reconciled again of which the API server has a newer version, which the watch will deliver."""
 
 
-USUAL: Final = Pace()
+DEFAULT: Final = Intervals()
 
 RETRIES: Final = Backoff(first=0.2, maximum=60.0, jitter=0.5)
 """Between passes that fail: what recovers is soon tried again, and what does not costs little."""

@@ -27,7 +27,7 @@ from pyncette.controller.cluster.api import (
 from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
@@ -80,22 +80,22 @@ class Operator:
         api: Api,
         namespaces: Collection[str] = (),
         *,
-        pace: Pace = USUAL,
+        intervals: Intervals = DEFAULT,
         reach: Reach = REAL,
     ) -> None:
         self._settings = settings
-        self._pace = pace
+        self._intervals = intervals
         self._api = api
         self._namespaces: Collection[str | None] = namespaces or (None,)
         self.metrics = Metrics()
-        self._backends = Backends(settings, self.metrics, pace, reach)
+        self._backends = Backends(settings, self.metrics, intervals, reach)
         sight = WatchStaleness()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_dependency_of, pace.rest, self._backends.message_of)
+        self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -105,7 +105,7 @@ class Operator:
             self._mirrored,
             self._is_gone,
             SweepListener(self._tell_stopped, self._tell_held),
-            pace,
+            intervals,
         )
         self._pools = Pools(
             cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
@@ -119,9 +119,9 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
-            pace,
+            intervals,
         )
-        self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
         self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists on end a task that has a record was not."""
@@ -229,7 +229,7 @@ class Operator:
 
     def _again(self, reference: Reference) -> None:
         """Queue an object whose status was worked out from an outdated version."""
-        self._queue.add_after(reference, self._pace.behind)
+        self._queue.add_after(reference, self._intervals.outdated)
 
     def _seen(self, reference: Reference) -> Manifest | None:
         return self._objects.get(reference.kind, reference.object_name)
@@ -247,20 +247,20 @@ class Operator:
         """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
             self._queue.recovered(BACKEND)
-            self._look_soon[backend.store_name].set()
+            self._scan_soon[backend.store_name].set()
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
     async def _poll_backend_loop(self, backend: OpenBackend) -> None:
         """Scan *backend* regularly for what workers have written."""
-        soon = self._look_soon[backend.name]
+        soon = self._scan_soon[backend.name]
         while True:
-            pause = self._pace.look
+            pause = self._intervals.scan
             ledger = backend.ledger
             if ledger is not None and not backend.is_alias:
                 try:
-                    pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
+                    pause = max(pause, self._intervals.scan_share * await self._scan(backend, ledger))
                 except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
                     log_failure("could not scan a backend", backend, error)
             with contextlib.suppress(TimeoutError):
@@ -268,21 +268,21 @@ class Operator:
                     await soon.wait()
             soon.clear()
 
-    async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
+    async def _scan(self, backend: OpenBackend, ledger: Ledger) -> float:
         """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
         first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
-            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.store_name))
-        self.metrics.set_backlogs(backend.name, look.backlogs)
-        for task in look.changed:
+            scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
+        self.metrics.set_backlogs(backend.name, scan.backlogs)
+        for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
-        for pool in look.pools:
+        for pool in scan.pools:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
             self._reconcile_unrecorded()
-        return look.seconds
+        return scan.seconds
 
     def _reconcile_unrecorded(self) -> None:
         """Queue the tasks without a record, once all backends were scanned."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SystemClock, synchronize
-from pyncette.controller.intervals import CONNECTS, USUAL, Pace
+from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
@@ -55,10 +55,10 @@ class OpenBackend:
     """A backend of the settings, and its current state."""
 
     def __init__(
-        self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+        self, settings: BackendSettings, metrics: Metrics, intervals: Intervals = DEFAULT, reach: Reach = REAL
     ) -> None:
         self.settings = settings
-        self._pace = pace
+        self._intervals = intervals
         self._reach = reach
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
@@ -126,7 +126,7 @@ class OpenBackend:
                 self._mark_down(error, on_change)
             else:
                 self._mark_up(on_change)
-            await asyncio.sleep(self._pace.backend)
+            await asyncio.sleep(self._intervals.backend)
 
     async def _ask(self, store: Store) -> None:
         try:
@@ -226,7 +226,11 @@ class Backends:
     """All backends of the settings."""
 
     def __init__(
-        self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+        self,
+        settings: OperatorSettings,
+        metrics: Metrics,
+        intervals: Intervals = DEFAULT,
+        reach: Reach = REAL,
     ) -> None:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
@@ -234,7 +238,7 @@ class Backends:
         self._store_names: dict[str, str] = {}
         """Names of backends by the identity of their database: that of the first which was opened."""
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics, intervals, reach) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:

@@ -27,6 +27,8 @@ class Debounce(Generic[K, T]):
         self._periods: dict[K, _QuietPeriod] = {}
         """By key, in the order of the passes."""
         self._held: dict[K, T] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop of the passes. Keys may change while it is not running."""
 
     def __len__(self) -> int:
         """Return how many keys are held."""
@@ -41,7 +43,8 @@ class Debounce(Generic[K, T]):
         """Start the quiet period of *key*, whose pass has just ended, and drop periods that have ended."""
         if not self._seconds:
             return
-        now = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
         self._periods.pop(key, None)
         self._periods[key] = _QuietPeriod(now + self._seconds, now + self._seconds * QUIET_PERIODS_MAX)
         for other, period in list(islice(self._periods.items(), 2)):
@@ -51,17 +54,14 @@ class Debounce(Generic[K, T]):
     def hold(self, key: K, what: T, merge: Callable[[T, T], T]) -> bool:
         """Hold *key* with *what*, *merged* with what it is held with, and extend its quiet period; False if it has none."""
         period = self._periods.get(key)
-        if period is None:
-            return False
-        loop = asyncio.get_running_loop()
-        if period.ends_at <= loop.time():
+        if period is None or self._loop is None or period.ends_at <= self._loop.time():
             return False
         if key not in self._held:
             self._schedule(key, period.ends_at)
             self._held[key] = what
         else:
             self._held[key] = merge(self._held[key], what)
-        period.ends_at = max(period.ends_at, min(loop.time() + self._seconds, period.latest_end))
+        period.ends_at = max(period.ends_at, min(self._loop.time() + self._seconds, period.latest_end))
         return True
 
     def drop(self, key: K) -> None:
@@ -69,7 +69,8 @@ class Debounce(Generic[K, T]):
         self._held.pop(key, None)
 
     def _schedule(self, key: K, at: float) -> None:
-        asyncio.get_running_loop().call_at(at, self._expire, key, at)
+        assert self._loop is not None
+        self._loop.call_at(at, self._expire, key, at)
 
     def _expire(self, key: K, at: float) -> None:
         """End the quiet period of *key* that was to end *at*, unless it was extended or started again."""

@@ -77,7 +77,7 @@ class _Waiting(NamedTuple):
         return _Waiting(self.due + due, min(instants, default=None))
 
 
-class Look(NamedTuple):
+class Scan(NamedTuple):
     """The result of a scan of a backend."""
 
     changed: Sequence[ObjectName]
@@ -116,13 +116,13 @@ class Mirrored:
         """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
-        self._looked: set[str] = set()
+        self._scanned: set[str] = set()
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
 
     def has_seen(self, backend: str) -> bool:
         """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
-        return backend in self._looked
+        return backend in self._scanned
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -138,7 +138,7 @@ class Mirrored:
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
         """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
-        if backend not in self._looked:
+        if backend not in self._scanned:
             return None
         return self._pools.get((backend, pool), PoolView())
 
@@ -228,21 +228,21 @@ class Mirrored:
     def _registry(self) -> str:
         return f"{RESERVED_REALMS}pools/{self._cluster_id}"
 
-    # --- Looking -----------------------------------------------------------------------------------------------------
+    # --- Scanning ----------------------------------------------------------------------------------------------------
 
-    async def look(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Look:
+    async def scan(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Scan:
         """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
         self._touched[backend.store_name] = set()
-        wished = {realm_of(self._cluster_id, *pool) for pool in pools}
+        with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self._opened(store)
         self._realms[backend.store_name] = opened
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
-        looked_at: set[ObjectName] = set()
+        scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | wished):
+        for realm in sorted(opened | with_pool):
             pool = self.pool_of(realm)
             if pool is None:  # a row that no operator wrote
                 continue
@@ -253,26 +253,26 @@ class Mirrored:
             )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.store_name, ledger, realm)
-            looked_at.add(pool)
-            if realm in wished:
+            scanned.add(pool)
+            if realm in with_pool:
                 instances = await self._instances_waiting(
                     backend.store_name, pool, ledger, partitions, templates
                 )
                 waiting = waiting.with_more(*instances)
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
-            view = PoolView(workers, waiting.due if realm in wished else 0)
+            view = PoolView(workers, waiting.due if realm in with_pool else 0)
             if self._pools.get((backend.store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.store_name, pool] = view
-            if realm in wished or view.members or await _holds_anything(store, partitions):
+            if realm in with_pool or view.members or await _holds_anything(store, partitions):
                 self._empty_since.pop((backend.store_name, realm), None)
             else:
                 await self._retire(backend.store_name, ledger, realm)
-        self._forget_others(backend.store_name, looked_at)
+        self._forget_others(backend.store_name, scanned)
         changed = self._take(backend.store_name, found)
-        self._looked.add(backend.store_name)
-        return Look(
+        self._scanned.add(backend.store_name)
+        return Scan(
             changed,
             changed_pools,
             backlogs,
@@ -362,14 +362,14 @@ class Mirrored:
         records = await store.load([self._registration(realm) for realm in named])
         return {realm for realm, record in zip(named, records, strict=True) if record is not None}
 
-    def _forget_others(self, backend: str, looked_at: Container[ObjectName]) -> None:
-        """Forget pools of *backend* that were not *looked_at*: they are gone, and their realms were retired, or never opened."""
+    def _forget_others(self, backend: str, scanned: Container[ObjectName]) -> None:
+        """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
         for place, pool in list(self._pools):
-            if place == backend and pool not in looked_at:
+            if place == backend and pool not in scanned:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
         for place, realm in list(self._empty_since):
-            if place == backend and self.pool_of(realm) not in looked_at:
+            if place == backend and self.pool_of(realm) not in scanned:
                 del self._empty_since[place, realm]
 
     def _take(

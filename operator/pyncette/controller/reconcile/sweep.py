@@ -11,7 +11,7 @@ import msgspec
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
@@ -70,13 +70,13 @@ class Sweep:
         mirrored: Mirrored,
         is_gone: Callable[[ObjectName], bool],
         told: SweepListener,
-        pace: Pace = USUAL,
+        intervals: Intervals = DEFAULT,
     ) -> None:
         self._mirrored = mirrored
         self._cluster_id = cluster_id
         self._is_gone = is_gone
         self._told = told
-        self._pace = pace
+        self._intervals = intervals
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
         self._guards: Mapping[str, Guard] = {
@@ -133,13 +133,13 @@ class Sweep:
         Undecided are those that are held back, and those on a backend that did not answer.
         """
         try:
-            async with asyncio.timeout(self._pace.held if self._gone else None):
+            async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
                 await self._changed.wait()
         except TimeoutError:
             return
         for _ in range(CALM_TIMES_MAX):
             self._changed.clear()
-            await asyncio.sleep(self._pace.calm)
+            await asyncio.sleep(self._intervals.deletions)
             if not self._changed.is_set():
                 return
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
 from pyncette.controller.cluster.objects import Objects
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
@@ -54,7 +54,7 @@ class Tasks:
         sweep: Sweep,
         is_watched: Callable[[str], bool],
         counted: Callable[[ObjectName], None],
-        pace: Pace = USUAL,
+        intervals: Intervals = DEFAULT,
     ) -> None:
         self._api = api
         self._objects = objects
@@ -64,7 +64,7 @@ class Tasks:
         self._sweep = sweep
         self._is_watched = is_watched
         self._counted = counted
-        self._pace = pace
+        self._intervals = intervals
         self._counts = InstanceCounts(pools)
         self._requested = RequestedRuns(pools, mirrored)
         self._records = TaskRecords(api, objects, pools, mirrored, self._requested)
@@ -106,9 +106,9 @@ class Tasks:
         if mirroring.failed is not None:
             raise mirroring.failed
         if mirroring.moving:
-            return self._pace.waiting
+            return self._intervals.move
         if mirroring.taken_by is not None:
-            return self._pace.taken
+            return self._intervals.taken_key
         if name not in self._counts:
             version = stored["metadata"]["resourceVersion"]
             self._settled[name] = _Settled(version, location.pool, mirroring.records, again_at, is_reported)
