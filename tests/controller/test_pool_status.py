@@ -218,7 +218,7 @@ def test_a_rollout_tells_how_far_it_is_and_why_pods_cannot_be_made():
 
     assert condition(said, "Ready").message == (
         "1 of 4 workers is ready. 1 of 4 workers is started from the current spec. "
-        "4 older workers run until they are replaced. Pods cannot be made: exceeded quota: compute."
+        "4 older workers run until they are replaced. Pods cannot be created: exceeded quota: compute."
     )
 
 

@@ -163,7 +163,7 @@ class Reason(Enum):
     )
     PROGRESS_DEADLINE_EXCEEDED = (
         "ProgressDeadlineExceeded",
-        "The rollout has made no progress for progressDeadlineSeconds: pods cannot be made, do not start, or are not ready.",
+        "The rollout has made no progress for progressDeadlineSeconds: pods cannot be created, do not start, or are not ready.",
         "Warning",
     )
     WORKERS_UNAVAILABLE = (

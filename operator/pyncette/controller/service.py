@@ -40,7 +40,7 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
@@ -414,8 +414,8 @@ class Operator:
         settings = self._settings
         if settings.pod_name:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
-            self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+            content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
+            self._events.tell(event(pod, content, len(names), self._pools.now(), settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

@@ -28,7 +28,7 @@ LONGEST_TURNS: Final[Duration] = 10 * SECOND
 """Each looks at them at least this often, however many workers there are: so long an orphan waits, if all but one are gone."""
 
 ADOPTED: Final[Duration] = 90 * SECOND
-"""So long a partition is polled whose worker left it alone: by then all know whether that one is still there."""
+"""How long a partition is polled that its worker left alone: by then all know whether that worker still exists."""
 
 
 def shared_out(count: int, task: str, holders: Sequence[str]) -> dict[str, list[int]]:

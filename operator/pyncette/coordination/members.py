@@ -31,7 +31,7 @@ TASK: Final = "worker"
 """The task of each member's record: metrics of the backend have it as a label, which must not grow with the workers."""
 
 MEMBER_LEASE: Final[Duration] = 60 * SECOND
-"""So long a worker that was killed is still taken for a member."""
+"""How long a killed worker still counts as a member."""
 
 RENEWAL_PAUSE: Final[Duration] = 20 * SECOND
 """A third of the lease, so two renewals may fail. An idle worker is to ask its backend for next to nothing."""

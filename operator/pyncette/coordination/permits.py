@@ -29,7 +29,7 @@ RETRY_PAUSE: Final[Duration] = 250 * MILLISECOND
 """About so long who found no permit waits before it looks again: it is what a run that had to wait loses."""
 
 TURN: Final[Duration] = 2 * SECOND
-"""So long a permit goes from run to run of one worker. Then it is anybody's, since others may have waited for it."""
+"""How long one worker passes a permit from run to run. Then it is released, since others may wait for it."""
 
 FIRST: Final = 8
 """Permits that are created at once, unless more are known to be needed: a task that rarely runs needs no more."""

@@ -1,4 +1,4 @@
-"""Turns a PyncetteTask into what the core keeps of it: whose record it is, and the spec that is wanted."""
+"""Converts a PyncetteTask to its desired record: the key, the owner and the spec."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pyncette.resources.task_status import REQUEST_CHARACTERS_MAX
 RUN: Final = "pyncette.dev/run-requested-at"
 RESUME: Final = "pyncette.dev/resume-requested-at"
 REDRIVE: Final = "pyncette.dev/redrive-requested-at"
-"""Annotations that ask for something once: any value that they did not have when they were last looked at."""
+"""Annotations that request something once, by any value that they did not have before."""
 
 
 def realm_of(cluster_id: str, namespace: str, pool: str) -> str:

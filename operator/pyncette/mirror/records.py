@@ -51,12 +51,6 @@ class MisplacedRecord(NamedTuple):
     record: Record
 
 
-# --- Decisions -------------------------------------------------------------------------------------------------------
-
-
-# --- Doing it --------------------------------------------------------------------------------------------------------
-
-
 async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
     """
     Yield the records that are neither instances nor beside a schedule: one of each task in *realm*.

@@ -33,7 +33,7 @@ class Done(NamedTuple):
     """That of the resource as it is now, if it was written."""
 
 
-# --- Decisions -------------------------------------------------------------------------------------------------------
+# --- Rules -----------------------------------------------------------------------------------------------------------
 
 
 def asked(requests: Requests) -> Rule:
@@ -129,7 +129,7 @@ def _run_name(record: Record, request: str) -> str:
     return blake2b(f"{record.version}\0{request}".encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
-# --- Doing it --------------------------------------------------------------------------------------------------------
+# --- Writes ----------------------------------------------------------------------------------------------------------
 
 
 async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:

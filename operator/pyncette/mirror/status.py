@@ -1,4 +1,4 @@
-"""Tells from a record what the status of its PyncetteTask says of its times and its runs."""
+"""Derives the times and runs in the status of a PyncetteTask from its record."""
 
 from __future__ import annotations
 

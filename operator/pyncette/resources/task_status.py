@@ -82,7 +82,6 @@ class Instances(Model):
 
 UPCOMING_MAX: Final = 5
 
-
 REQUEST_CHARACTERS_MAX: Final = 256
 """A request is compared, and echoed, up to this length."""
 

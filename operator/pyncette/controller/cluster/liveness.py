@@ -16,10 +16,10 @@ FIRST_SECONDS: Final = 300.0
 """The same, for what was there when the operator started: the watch begins with a list of its own, of all that there is."""
 
 OVERDUE_PERIODS: Final = 3
-"""After so many periods without a resync that succeeded, the process is of no use as it is."""
+"""Periods without a successful resync after which the process is restarted."""
 
 OLDER_LISTS_MAX: Final = 2
-"""So many lists in a row that are older than one before: the cluster was restored, and all that is known is of another world."""
+"""Lists in a row that are older than an earlier one: the cluster was restored, and the cached state is invalid."""
 
 Monotonic = Callable[[], float]
 """Seconds that only grow."""

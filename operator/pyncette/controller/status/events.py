@@ -35,19 +35,21 @@ class Regarding(NamedTuple):
     kind: Kind = TASKS
 
 
-class Occasion(NamedTuple):
-    """Something that is worth an Event."""
+class EventContent(NamedTuple):
+    """The reason, type and message of an Event."""
 
     reason: Reason
     type: EventType
     message: str
-    occasion: str = ""
+    key: str = ""
     """Distinguishes it from other Events of the same reason."""
 
 
-def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instant, instance: str) -> Manifest:
+def event(
+    regarding: Regarding, content: EventContent, generation: int, now: Instant, instance: str
+) -> Manifest:
     """
-    Return the Event of *occasion*; *instance* is the operator's pod.
+    Return the Event of *content*; *instance* is the operator's pod.
 
     It has the same name as one that means the same of the same *generation*, within `WINDOW`.
     """
@@ -56,7 +58,7 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": _name(regarding, occasion, generation, now),
+            "name": _name(regarding, content, generation, now),
             "namespace": regarding.namespace,
         },
         "involvedObject": {
@@ -66,9 +68,9 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
             "name": regarding.name,
             "uid": regarding.uid,
         },
-        "reason": occasion.reason.value,
-        "message": _cut(occasion.message),
-        "type": occasion.type,
+        "reason": content.reason.value,
+        "message": _cut(content.message),
+        "type": content.type,
         "count": 1,
         "firstTimestamp": at,
         "lastTimestamp": at,
@@ -78,9 +80,9 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
     }
 
 
-def _name(regarding: Regarding, occasion: Occasion, generation: int, now: Instant) -> str:
+def _name(regarding: Regarding, content: EventContent, generation: int, now: Instant) -> str:
     """Return the name of an Event, which is the same for what means the same."""
-    meaning = (regarding.uid, occasion.reason.value, occasion.occasion, str(generation), str(now // WINDOW))
+    meaning = (regarding.uid, content.reason.value, content.key, str(generation), str(now // WINDOW))
     digest = blake2b("\0".join(meaning).encode("utf-8", "replace"), digest_size=8).hexdigest()
     return f"{regarding.name[: NAME_MAX - len(digest) - 1].rstrip('-.')}.{digest}"
 

@@ -28,26 +28,22 @@ from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import Condition
 
 AVAILABLE: Final = "Available"
-
-
 BACKEND_REACHABLE: Final = "BackendReachable"
 
-
 RELEASES_NAMED_MAX: Final = 3
-"""Releases of the library that are named in a sentence; of a pool there are two in the midst of a rollout."""
-
+"""Releases of the library that a message names; a pool has two during a rollout."""
 
 RELEASE_CHARACTERS_MAX: Final = 40
-"""Workers say of which release they are, and a row can say anything."""
+"""Workers register their release, and a row can hold any text."""
 
 
 class StoredPool(NamedTuple):
-    """A PyncetteWorkerPool as the API server holds it, but for its spec."""
+    """A PyncetteWorkerPool as the API server stores it, without its spec."""
 
     name: ObjectName
     generation: int
     status: PoolStatus = PoolStatus()
-    """As it was written last; that of the schema if it cannot be read."""
+    """The last written status; the initial one if that cannot be read."""
     deleting: bool = False
     """It has a deletionTimestamp, and a finalizer of another controller keeps it."""
 
@@ -60,10 +56,10 @@ class PoolEnvironment(NamedTuple):
     fault: str = ""
     """Why the backend is not reachable, as in the log, without secrets; empty if it is reachable, or if that is unknown."""
     backend: PoolBackend | None = None
-    """The one that it names; None: the settings have none of that name."""
+    """The backend that it names; None if the settings have none of that name."""
     realm: str | None = None
     deployment: Manifest | None = None
-    """As it is after it was applied; None: there is none, or it is none of ours."""
+    """The Deployment after it was applied; None if there is none, or if it belongs to someone else."""
     refused: str | None = None
     """The message of the API server that refused an object of this generation."""
     members: Sequence[Member] | None = None
@@ -77,7 +73,7 @@ class PoolContext(NamedTuple):
 
     pool: PyncetteWorkerPool | Refusal
     seen: StoredPool
-    around: PoolEnvironment
+    environment: PoolEnvironment
 
     @property
     def external(self) -> bool:
@@ -85,32 +81,32 @@ class PoolContext(NamedTuple):
 
     @property
     def scale(self) -> Scale | None:
-        deployment = self.around.deployment
+        deployment = self.environment.deployment
         return None if self.external or deployment is None else Scale.of(deployment)
 
     @property
     def ready(self) -> int:
-        """Workers that can run something, as far as that is known."""
+        """The number of ready workers, as far as that is known."""
         if self.external:
-            return len(self.around.members or ())
+            return len(self.environment.members or ())
         return 0 if self.scale is None else self.scale.ready
 
     @property
     def now(self) -> Instant:
         """The time in whole seconds, as in Kubernetes: what is measured from a condition is then equal in each pass."""
-        return whole_second(self.around.now)
+        return whole_second(self.environment.now)
 
     def before(self, kind: str) -> Condition | None:
-        """Return a condition as the operator wrote it last."""
+        """Return the last written condition."""
         return condition_of(self.seen.status, kind)
 
     def this_generation(self, kind: str) -> Condition | None:
-        """Return a condition as it was written last, if that was of this generation."""
+        """Return the last written condition, if it was of this generation."""
         before = self.before(kind)
         return before if before is not None and before.observed_generation == self.seen.generation else None
 
     def since(self, kind: str) -> Instant:
-        """Return since when a condition of this generation holds; now, if it did not when this was written last."""
+        """Return since when a condition of this generation is True; now, if it was not in the last status."""
         before = self.this_generation(kind)
         if before is None or before.status != "True":
             return self.now
@@ -132,8 +128,8 @@ class PoolContext(NamedTuple):
         )
 
 
-def until_then(case: PoolContext) -> str:
-    there = 0 if case.around.deployment is None else Scale.of(case.around.deployment).there
+def until_then(context: PoolContext) -> str:
+    there = 0 if context.environment.deployment is None else Scale.of(context.environment.deployment).there
     return " Until then its current workers keep running." if there else " Until then there are no workers."
 
 
@@ -158,9 +154,9 @@ def _of_other_releases(members: Sequence[Member]) -> str:
     )
 
 
-def unavailable_backend(case: PoolContext) -> str:
-    name = "" if case.around.backend is None else f' "{case.around.backend.name}"'
-    fault = case.around.fault
+def unavailable_backend(context: PoolContext) -> str:
+    name = "" if context.environment.backend is None else f' "{context.environment.backend.name}"'
+    fault = context.environment.fault
     why = (
         f"cannot be used by the operator: {as_sentence(fault)}" if fault else "does not answer the operator."
     )

@@ -8,7 +8,7 @@ from pyncette.clock import Instant
 from pyncette.controller.cluster.api import POOLS, Manifest
 from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
-from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.pool_context import BACKEND_REACHABLE
 from pyncette.controller.status.pool_status import points_to_pods
 from pyncette.resources.pool import PoolStatus
@@ -29,17 +29,17 @@ def events_of_pool(
     An Event that exists already by its name counts as created.
     """
     return [
-        event(regarding._replace(kind=POOLS), occasion, _meant(occasion, after), now, instance)
-        for occasion in _occasions(before, after)
+        event(regarding._replace(kind=POOLS), content, _meant(content, after), now, instance)
+        for content in _contents(before, after)
     ]
 
 
-def _meant(occasion: Occasion, after: PoolStatus) -> int:
+def _meant(content: EventContent, after: PoolStatus) -> int:
     """Return the generation of the Event; 0 for good news: an autoscaler makes new generations all the time."""
-    return after.observed_generation if occasion.type == "Warning" else 0
+    return after.observed_generation if content.type == "Warning" else 0
 
 
-def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
+def _contents(before: PoolStatus, after: PoolStatus) -> Iterator[EventContent]:
     ready = _of_ready(before, after)
     if ready is not None:
         yield ready
@@ -51,7 +51,7 @@ def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
         yield backend
 
 
-def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+def _of_ready(before: PoolStatus, after: PoolStatus) -> EventContent | None:
     """Report a new reason of Ready. Reconciling and Stalled change with it only."""
     old, new = condition_of(before, READY), condition_of(after, READY)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
@@ -61,10 +61,10 @@ def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
         return None
     if before.observed_generation == UNOBSERVED and condition_of(after, STALLED) is None:
         return None
-    return Occasion(reason, reason.event, new.message)
+    return EventContent(reason, reason.event, new.message)
 
 
-def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+def _of_pods(before: PoolStatus, after: PoolStatus) -> EventContent | None:
     """Report once what to check while a rollout waits for its pods; the reason of Ready does not change then."""
     ready = condition_of(after, READY)
     if (
@@ -74,13 +74,13 @@ def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
         or points_to_pods(before)
     ):
         return None
-    return Occasion(Reason.PODS_NOT_READY, "Warning", ready.message)
+    return EventContent(Reason.PODS_NOT_READY, "Warning", ready.message)
 
 
-def _of_backend(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+def _of_backend(before: PoolStatus, after: PoolStatus) -> EventContent | None:
     """Report when operator and workers no longer share a backend, and when they do again."""
     old, new = condition_of(before, BACKEND_REACHABLE), condition_of(after, BACKEND_REACHABLE)
     if old is None or new is None or old.status == new.status or "Unknown" in {old.status, new.status}:
         return None
     reason = Reason.of(new.reason)
-    return None if reason is None or reason.event is None else Occasion(reason, reason.event, new.message)
+    return None if reason is None or reason.event is None else EventContent(reason, reason.event, new.message)

@@ -58,7 +58,7 @@ class PoolReport(NamedTuple):
 
 
 def status_of_pool(
-    pool: PyncetteWorkerPool | Refusal, seen: StoredPool, around: PoolEnvironment
+    pool: PyncetteWorkerPool | Refusal, seen: StoredPool, environment: PoolEnvironment
 ) -> PoolReport:
     """
     Return what the status of *pool* is to be; the same whenever the same is known.
@@ -66,21 +66,25 @@ def status_of_pool(
     A Refusal is that of its spec, or of its template: the workers of the last good generation go on then. Reconciling
     and Stalled are there only while they hold.
     """
-    case = PoolContext(pool, seen, around)
-    outlook = assess(case)
-    conditions = (*_summary(case, outlook), _available(case), _backend_reachable(case, outlook))
+    context = PoolContext(pool, seen, environment)
+    assessment = assess(context)
+    conditions = (
+        *_summary(context, assessment),
+        _available(context),
+        _backend_reachable(context, assessment),
+    )
     status = PoolStatus(
         observed_generation=seen.generation,
         conditions=conditions,
-        realm=around.realm or seen.status.realm,
-        replicas=_count(case, "replicas"),
-        ready_replicas=_count(case, "readyReplicas"),
-        selector=_selector(case),
-        handlers=_handlers(case),
-        tasks=around.tasks,
-        due=around.due,
+        realm=environment.realm or seen.status.realm,
+        replicas=_count(context, "replicas"),
+        ready_replicas=_count(context, "readyReplicas"),
+        selector=_selector(context),
+        handlers=_handlers(context),
+        tasks=environment.tasks,
+        due=environment.due,
     )
-    return PoolReport(status, _again_at(case, outlook))
+    return PoolReport(status, _again_at(context, assessment))
 
 
 def points_to_pods(status: PoolStatus) -> bool:
@@ -89,105 +93,99 @@ def points_to_pods(status: PoolStatus) -> bool:
     return ready is not None and ready.status != "True" and SEE_PODS in ready.message
 
 
-# --- A Deployment ----------------------------------------------------------------------------------------------------
-
-
-# --- What is known ---------------------------------------------------------------------------------------------------
-
-
-# --- Whether all is well ---------------------------------------------------------------------------------------------
-
-
 # --- The conditions --------------------------------------------------------------------------------------------------
 
-_READY: Final[Mapping[Phase, Holds]] = {Phase.WELL: "True", Phase.UNKNOWN: "Unknown"}
+_READY: Final[Mapping[Phase, Holds]] = {Phase.READY: "True", Phase.UNKNOWN: "Unknown"}
 
 
-def _summary(case: PoolContext, outlook: Assessment) -> tuple[Condition, ...]:
-    """Return Ready, and beside it Reconciling or Stalled if that is so."""
-    phase, reason, message, _ = outlook
-    ready = case.condition(READY, _READY.get(phase, "False"), reason, message)
-    if phase is Phase.STUCK:
-        return (ready, case.condition(STALLED, "True", reason, message))
-    if phase is Phase.UNDER_WAY:
-        return (ready, case.condition(RECONCILING, "True", reason, message, anew=_begins_anew(case, reason)))
+def _summary(context: PoolContext, assessment: Assessment) -> tuple[Condition, ...]:
+    """Return Ready, and Reconciling or Stalled where one is True."""
+    phase, reason, message, _ = assessment
+    ready = context.condition(READY, _READY.get(phase, "False"), reason, message)
+    if phase is Phase.STALLED:
+        return (ready, context.condition(STALLED, "True", reason, message))
+    if phase is Phase.RECONCILING:
+        return (
+            ready,
+            context.condition(RECONCILING, "True", reason, message, anew=_begins_anew(context, reason)),
+        )
     return (ready,)
 
 
-def _begins_anew(case: PoolContext, reason: Reason) -> bool:
-    """It is about one generation; and the time that a backend was away is none of the time that workers have."""
-    before = case.this_generation(RECONCILING)
+def _begins_anew(context: PoolContext, reason: Reason) -> bool:
+    """Return whether Reconciling restarts: with each generation, and after an outage of the backend."""
+    before = context.this_generation(RECONCILING)
     away = Reason.BACKEND_UNREACHABLE
     return before is None or (before.reason == away.value and reason is not away)
 
 
-def _available(case: PoolContext) -> Condition:
-    """Return whether anybody would run what is due."""
-    if case.external and case.around.members is None:
-        return case.condition(AVAILABLE, "Unknown", Reason.BACKEND_UNREACHABLE, unavailable_backend(case))
-    if case.ready:
-        are = "is" if case.ready == 1 else "are"
-        message = f"{counted(case.ready, 'worker')} {are} ready."
-        return case.condition(AVAILABLE, "True", Reason.WORKERS_READY, message)
-    if case.scale is not None and not case.scale.wanted:
-        return case.condition(AVAILABLE, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
-    return case.condition(
+def _available(context: PoolContext) -> Condition:
+    """Return the condition Available."""
+    if context.external and context.environment.members is None:
+        return context.condition(
+            AVAILABLE, "Unknown", Reason.BACKEND_UNREACHABLE, unavailable_backend(context)
+        )
+    if context.ready:
+        are = "is" if context.ready == 1 else "are"
+        message = f"{counted(context.ready, 'worker')} {are} ready."
+        return context.condition(AVAILABLE, "True", Reason.WORKERS_READY, message)
+    if context.scale is not None and not context.scale.wanted:
+        return context.condition(AVAILABLE, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
+    return context.condition(
         AVAILABLE, "False", Reason.NO_WORKER_READY, "No worker is ready; due occurrences wait."
     )
 
 
-def _backend_reachable(case: PoolContext, outlook: Assessment) -> Condition:
+def _backend_reachable(context: PoolContext, assessment: Assessment) -> Condition:
     """Return the condition BackendReachable: a worker in the operator's backend proves that both use the same one."""
-    around = case.around
-    if outlook.reason in {Reason.BACKEND_NOT_ALLOWED, Reason.BACKEND_NOT_FOUND}:
-        return case.condition(BACKEND_REACHABLE, "False", outlook.reason, outlook.message)
-    if around.access is Access.DOWN:
-        return case.condition(
-            BACKEND_REACHABLE, "False", Reason.BACKEND_UNREACHABLE, unavailable_backend(case)
+    environment = context.environment
+    if assessment.reason in {Reason.BACKEND_NOT_ALLOWED, Reason.BACKEND_NOT_FOUND}:
+        return context.condition(BACKEND_REACHABLE, "False", assessment.reason, assessment.message)
+    if environment.access is Access.DOWN:
+        return context.condition(
+            BACKEND_REACHABLE, "False", Reason.BACKEND_UNREACHABLE, unavailable_backend(context)
         )
-    if around.members:
-        return case.condition(
-            BACKEND_REACHABLE, "True", Reason.WORKERS_REGISTERED, registered_workers(around.members)
+    if environment.members:
+        return context.condition(
+            BACKEND_REACHABLE, "True", Reason.WORKERS_REGISTERED, registered_workers(environment.members)
         )
-    if outlook.reason is Reason.WORKERS_ELSEWHERE:
-        return case.condition(BACKEND_REACHABLE, "False", outlook.reason, outlook.message)
+    if assessment.reason is Reason.WORKERS_ELSEWHERE:
+        return context.condition(BACKEND_REACHABLE, "False", assessment.reason, assessment.message)
     message = (
         "No worker is registered in the backend, which would show that workers and operator use the same one."
     )
-    return case.condition(BACKEND_REACHABLE, "Unknown", Reason.NO_WORKER, message)
+    return context.condition(BACKEND_REACHABLE, "Unknown", Reason.NO_WORKER, message)
 
-
-# --- The rest --------------------------------------------------------------------------------------------------------
 
 _HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
 
 
-def _count(case: PoolContext, name: str) -> int | None:
-    """Return a number of workers; of those that others start, all that are registered are ready."""
-    if case.external:
-        members = case.around.members
-        return getattr(case.seen.status, _FIELDS[name]) if members is None else len(members)
-    deployment = case.around.deployment
+def _count(context: PoolContext, name: str) -> int | None:
+    """Return a number of workers; of an external pool, all registered workers are ready."""
+    if context.external:
+        members = context.environment.members
+        return getattr(context.seen.status, _FIELDS[name]) if members is None else len(members)
+    deployment = context.environment.deployment
     return 0 if deployment is None else number(mapping(deployment.get("status")), name)
 
 
 _FIELDS: Final = {"replicas": "replicas", "readyReplicas": "ready_replicas"}
 
 
-def _selector(case: PoolContext) -> str | None:
-    return None if case.external else f"{POOL_LABEL}={case.seen.name.name}"
+def _selector(context: PoolContext) -> str | None:
+    return None if context.external else f"{POOL_LABEL}={context.seen.name.name}"
 
 
-def _handlers(case: PoolContext) -> tuple[str, ...]:
+def _handlers(context: PoolContext) -> tuple[str, ...]:
     """Return the handlers of running workers; the last ones while the backend cannot be read."""
-    members = case.around.members
+    members = context.environment.members
     if members is None:
-        return case.seen.status.handlers
+        return context.seen.status.handlers
     return tuple(sorted({name for member in members for name in _nameable(member.handlers)})[:HANDLERS_MAX])
 
 
 def _nameable(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that a task can refer to: a module may register others, and they are not worth a refused status."""
+    """Yield the names that a task can refer to: a module may register others, which the API server would refuse."""
     for name in names:
         try:
             yield _HANDLER_NAME.validate_python(name)
@@ -195,14 +193,11 @@ def _nameable(names: Iterable[str]) -> Iterator[str]:
             continue
 
 
-def _again_at(case: PoolContext, outlook: Assessment) -> Instant | None:
-    """Return when to look again although nothing happened in the cluster."""
-    times = [] if outlook.until is None else [outlook.until]
-    members = case.around.members
-    wanted = 1 if case.external else case.ready
-    if members is not None and (len(members) < wanted if case.external else len(members) != wanted):
-        times.append(case.now + LOOK_AGAIN)
+def _again_at(context: PoolContext, assessment: Assessment) -> Instant | None:
+    """Return when to work the status out again even if nothing happens."""
+    times = [] if assessment.until is None else [assessment.until]
+    members = context.environment.members
+    wanted = 1 if context.external else context.ready
+    if members is not None and (len(members) < wanted if context.external else len(members) != wanted):
+        times.append(context.now + LOOK_AGAIN)
     return min(times, default=None)
-
-
-# --- What is said ----------------------------------------------------------------------------------------------------

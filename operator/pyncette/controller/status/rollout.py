@@ -15,7 +15,7 @@ def rolling_out(deployment: Manifest | None) -> bool:
     """
     Return whether workers of a pool are being started, replaced or stopped, or are not available yet.
 
-    These are the questions of `kubectl rollout status`, which waits for as long. None: the Deployment is about to be made.
+    These are the criteria of `kubectl rollout status`. None: the Deployment is about to be created.
     """
     if deployment is None:
         return True
@@ -30,8 +30,6 @@ def rolling_out(deployment: Manifest | None) -> bool:
 
 
 DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
-
-
 COMPLETE: Final = "NewReplicaSetAvailable"
 
 
@@ -40,7 +38,7 @@ class Scale(NamedTuple):
 
     wanted: int
     there: int
-    """Of any template; those that are being stopped do not count."""
+    """Pods of any template, without those that are terminating."""
     updated: int
     """Of this template."""
     ready: int
@@ -52,7 +50,7 @@ class Scale(NamedTuple):
     progressed_at: Instant | None
     """When the rollout last made progress, by the API server's clock; None if that is unknown."""
     trouble: str
-    """Why pods cannot be made, such as a quota; empty if they can."""
+    """Why pods cannot be created, such as a quota; empty if they can."""
 
     @classmethod
     def of(cls, deployment: Manifest) -> Scale:
@@ -90,6 +88,6 @@ def _instant(value: Any) -> Instant | None:
 
 
 def number(fields: Mapping[str, Any], name: str) -> int:
-    """Return a count, which the API server leaves out when it is 0."""
+    """Return a count; the API server omits those that are 0."""
     value = fields.get(name)
     return value if isinstance(value, int) else 0

@@ -26,24 +26,18 @@ from pyncette.resources.task import HandlerName, PyncetteTask
 from pyncette.resources.task_status import TaskStatus
 
 SCHEDULED: Final = "Scheduled"
-
-
 HANDLER_RESOLVED: Final = "HandlerResolved"
-
-
 SUSPENDED: Final = "Suspended"
-
-
 RUNS_HEALTHY: Final = "RunsHealthy"
 
 
 class StoredTask(NamedTuple):
-    """A PyncetteTask as the API server holds it, but for its spec."""
+    """A PyncetteTask as the API server stores it, without its spec."""
 
     uid: str
     generation: int
     status: TaskStatus = TaskStatus()
-    """As it was written last; that of the schema if it cannot be read."""
+    """The last written status; the initial one if that cannot be read."""
     deleting: bool = False
     """It has a deletionTimestamp, and a finalizer of another controller keeps it."""
     handler: str | None = None
@@ -107,7 +101,7 @@ class TaskContext(NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Return whether the backend holds this generation; while it is unavailable, whether it did."""
+        """True if the backend holds this generation; while it is unavailable, if it did."""
         record = self.record
         if self.observed.moving:
             return False
@@ -124,7 +118,7 @@ class TaskContext(NamedTuple):
 
     @property
     def had_pool(self) -> bool:
-        """Whether the pool existed when the backend was last written to: if it is missing now, it was deleted."""
+        """True if the pool existed at the last write to the backend: if it is missing now, it was deleted."""
         record = self.record
         if record is None:
             return self.mirrored
@@ -139,11 +133,11 @@ class TaskContext(NamedTuple):
         return self.seen.handler if self.record is None else self.record.key.partition.handler
 
     def before(self, kind: str) -> Condition | None:
-        """Return a condition as it was written last."""
+        """Return the last written condition."""
         return condition_of(self.seen.status, kind)
 
     def this_generation(self, kind: str) -> Condition | None:
-        """Return a condition as it was written last, if that was of this generation."""
+        """Return the last written condition, if it was of this generation."""
         before = self.before(kind)
         return before if before is not None and before.observed_generation == self.seen.generation else None
 
@@ -168,14 +162,16 @@ SUSPENDED_BY_SPEC: Final = (
 )
 
 
-def until_then(case: TaskContext) -> str:
+def until_then(context: TaskContext) -> str:
     """Return a sentence about what runs in the meantime, if that is known."""
-    record = case.record
+    record = context.record
     if record is None or record.state.withdrawn_at is not None or record.state.owner is None:
         return (
-            "" if record is None and case.pool.access is not Access.OPEN else " It does not run until then."
+            ""
+            if record is None and context.pool.access is not Access.OPEN
+            else " It does not run until then."
         )
-    state = "is suspended" if case.policies.suspend else "stays in effect"
+    state = "is suspended" if context.policies.suspend else "stays in effect"
     return f" Until then generation {record.state.owner.generation} {state}."
 
 
@@ -188,14 +184,14 @@ def problem_of(pool: ObservedPool) -> str:
     return f" It {pool.problem}." if pool.problem else ""
 
 
-def exhausted_message(case: TaskContext) -> str | None:
+def exhausted_message(context: TaskContext) -> str | None:
     """Return how to end the suspension by exhaustion, if there is one; the last message while the record cannot be read."""
-    if case.record is None:
-        ready = case.this_generation(READY)
+    if context.record is None:
+        ready = context.this_generation(READY)
         return ready.message if ready and ready.reason == Reason.RETRIES_EXHAUSTED.value else None
-    if not case.record.state.exhausted:
+    if not context.record.state.exhausted:
         return None
-    why = case.record.state.summary.last_message
+    why = context.record.state.summary.last_message
     return (
         f"The attempts of an occurrence are exhausted{f' ({why})' if why else ''}, and onExhausted is Suspend: "
         f"fix the cause, then set the annotation {RESUME} to any new value, or change the spec."

@@ -8,7 +8,7 @@ from pyncette.clock import Instant
 from pyncette.controller.cluster.api import Manifest
 from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, RECONCILING, STALLED, condition_of
-from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.mirror.conversion import REDRIVE, RESUME, RUN
 from pyncette.resources.resource import UNOBSERVED
 from pyncette.resources.task_status import TaskStatus
@@ -28,24 +28,24 @@ def events_of(
     An Event that exists already by its name counts as created.
     """
     return [
-        event(regarding, occasion, after.observed_generation, now, instance)
-        for occasion in _occasions(before, after)
+        event(regarding, content, after.observed_generation, now, instance)
+        for content in _contents(before, after)
     ]
 
 
-def _occasions(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+def _contents(before: TaskStatus, after: TaskStatus) -> Iterator[EventContent]:
     ready = _of_ready(before, after)
     yield from ready
     if before.observed_generation == UNOBSERVED:
         return
     if not any(
-        occasion.reason is Reason.RETRIES_EXHAUSTED for occasion in ready
+        content.reason is Reason.RETRIES_EXHAUSTED for content in ready
     ):  # which says how the run failed
         yield from _of_runs(before, after)
     yield from _of_requests(before, after)
 
 
-def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
+def _of_ready(before: TaskStatus, after: TaskStatus) -> list[EventContent]:
     """Report a new reason of Ready. Reconciling, Stalled, Suspended and HandlerResolved change with it only."""
     old, new = condition_of(before, READY), condition_of(after, READY)
     reason = None if new is None else Reason.of(new.reason)
@@ -67,10 +67,10 @@ def _of_ready(before: TaskStatus, after: TaskStatus) -> list[Occasion]:
     waits_on = reason is Reason.SCHEDULED or condition_of(after, RECONCILING) is not None
     if waits_on and condition_of(before, RECONCILING) is not None:
         return []
-    return [Occasion(reason, reason.event, new.message)]
+    return [EventContent(reason, reason.event, new.message)]
 
 
-def _of_runs(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+def _of_runs(before: TaskStatus, after: TaskStatus) -> Iterator[EventContent]:
     """Report when runs begin to fail, when they succeed again, and the first dead letter."""
     old, new = condition_of(before, "RunsHealthy"), condition_of(after, "RunsHealthy")
     if old is None or new is None:
@@ -81,10 +81,10 @@ def _of_runs(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
     first_letter = not before.run_counts.dead_lettered and after.run_counts.dead_lettered > 0
     turned = old.status != new.status and (new.status == "False" or old.status == "False")
     if turned or (first_letter and reason is Reason.DEAD_LETTERED):
-        yield Occasion(reason, reason.event, new.message)
+        yield EventContent(reason, reason.event, new.message)
 
 
-def _of_requests(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
+def _of_requests(before: TaskStatus, after: TaskStatus) -> Iterator[EventContent]:
     asked = (
         (Reason.RUN_REQUESTED, RUN, before.last_handled_run_request, after.last_handled_run_request),
         (
@@ -102,6 +102,6 @@ def _of_requests(before: TaskStatus, after: TaskStatus) -> Iterator[Occasion]:
     )
     for reason, annotation, old, new in asked:
         if new is not None and new != old:
-            yield Occasion(
+            yield EventContent(
                 reason, "Normal", f"Handled the request of the annotation {annotation}: {new}", new
             )

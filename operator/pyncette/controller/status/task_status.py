@@ -64,29 +64,31 @@ def status_of_task(
     that False is good for these two. *observed* has the stored record even if the spec is refused: then the last valid
     generation stays in effect.
     """
-    case = TaskContext(task, seen, pool, observed)
-    handler = case.condition(HANDLER_RESOLVED, *handler_condition(case))
-    outlook = assess(case, handler)
+    context = TaskContext(task, seen, pool, observed)
+    handler = context.condition(HANDLER_RESOLVED, *handler_condition(context))
+    assessment = assess(context, handler)
     scheduled = (
         Answer("True", Reason.MIRRORED, "The backend holds this generation.")
-        if case.mirrored and outlook.reason is not Reason.PARTITIONS_DIFFER
-        else Answer("False", outlook.reason, outlook.message)
+        if context.mirrored and assessment.reason is not Reason.PARTITIONS_DIFFER
+        else Answer("False", assessment.reason, assessment.message)
     )
     conditions = (
-        *_summary(case, outlook),
-        case.condition(SCHEDULED, *scheduled),
+        *_summary(context, assessment),
+        context.condition(SCHEDULED, *scheduled),
         handler,
-        _suspended(case),
-        _runs_healthy(case),
+        _suspended(context),
+        _runs_healthy(context),
     )
-    shown = _shown(case).model_copy(update={"observed_generation": seen.generation, "conditions": conditions})
-    return TaskReport(shown, outlook.until)
+    shown = _shown(context).model_copy(
+        update={"observed_generation": seen.generation, "conditions": conditions}
+    )
+    return TaskReport(shown, assessment.until)
 
 
 def was_mirrored(status: TaskStatus) -> bool:
     """Return whether the backend held a record of the task when *status* was written, or at any time before."""
-    told = condition_of(status, RUNS_HEALTHY)
-    return told is not None and told.reason != Reason.PENDING.value
+    healthy = condition_of(status, RUNS_HEALTHY)
+    return healthy is not None and healthy.reason != Reason.PENDING.value
 
 
 def is_over(status: TaskStatus, generation: int) -> bool:
@@ -95,51 +97,45 @@ def is_over(status: TaskStatus, generation: int) -> bool:
     return ready is not None and ready.observed_generation == generation and Reason.of(ready.reason) in OVER
 
 
-# --- What is known ---------------------------------------------------------------------------------------------------
-
-
-# --- Whether all is well ---------------------------------------------------------------------------------------------
-
-
 # --- The conditions --------------------------------------------------------------------------------------------------
 
 
-def _summary(case: TaskContext, outlook: Assessment) -> tuple[Condition, ...]:
-    """Return Ready, and beside it Reconciling or Stalled if that is so."""
-    _, reason, message, _ = outlook
-    holds: Holds = "True" if outlook.phase is Phase.WELL else "False"
-    ready = case.condition(READY, holds, reason, message)
-    if outlook.phase is Phase.WELL:
+def _summary(context: TaskContext, assessment: Assessment) -> tuple[Condition, ...]:
+    """Return Ready, and Reconciling or Stalled where one is True."""
+    _, reason, message, _ = assessment
+    holds: Holds = "True" if assessment.phase is Phase.READY else "False"
+    ready = context.condition(READY, holds, reason, message)
+    if assessment.phase is Phase.READY:
         return (ready,)
-    if outlook.phase is Phase.STUCK:
-        return (ready, case.condition(STALLED, "True", reason, message))
+    if assessment.phase is Phase.STALLED:
+        return (ready, context.condition(STALLED, "True", reason, message))
     # Reconciling is about one generation, so it restarts with each. Time spent waiting for something else does not count
     # towards the time that a deleted pool has to return.
-    before = case.this_generation(RECONCILING)
+    before = context.this_generation(RECONCILING)
     missing = Reason.POOL_NOT_FOUND
-    anew = before is None or (reason is missing and before.reason != missing.value and case.had_pool)
-    return (ready, case.condition(RECONCILING, "True", reason, message, anew=anew))
+    anew = before is None or (reason is missing and before.reason != missing.value and context.had_pool)
+    return (ready, context.condition(RECONCILING, "True", reason, message, anew=anew))
 
 
-def _suspended(case: TaskContext) -> Condition:
+def _suspended(context: TaskContext) -> Condition:
     """Return the condition Suspended; its last value while the record cannot be read."""
-    record = case.record
+    record = context.record
     if record is None:
-        return case.before(SUSPENDED) or case.condition(SUSPENDED, *_NOT_SEEN)
-    if case.policies.suspend:
-        return case.condition(SUSPENDED, "True", Reason.SUSPENDED, _suspended_by(case, record))
-    exhausted = exhausted_message(case)
+        return context.before(SUSPENDED) or context.condition(SUSPENDED, *_NOT_SEEN)
+    if context.policies.suspend:
+        return context.condition(SUSPENDED, "True", Reason.SUSPENDED, _suspended_by(context, record))
+    exhausted = exhausted_message(context)
     if exhausted is not None:
-        return case.condition(SUSPENDED, "True", Reason.RETRIES_EXHAUSTED, exhausted)
-    return case.condition(SUSPENDED, "False", Reason.NOT_SUSPENDED, "")
+        return context.condition(SUSPENDED, "True", Reason.RETRIES_EXHAUSTED, exhausted)
+    return context.condition(SUSPENDED, "False", Reason.NOT_SUSPENDED, "")
 
 
-def _suspended_by(case: TaskContext, record: Record) -> str:
+def _suspended_by(context: TaskContext, record: Record) -> str:
     """Say which generation is suspended, and how that ends."""
     owner = record.state.owner
-    if case.mirrored or owner is None:
+    if context.mirrored or owner is None:
         return SUSPENDED_BY_SPEC
-    if case.seen.suspend:
+    if context.seen.suspend:
         return (
             f"spec.suspend is true, so generation {owner.generation} is suspended. The rest of this spec is not in effect; "
             "the condition Ready says why."
@@ -159,25 +155,25 @@ _FAILURES: Final = {
 """Anything else that ended last, while occurrences have failed since the last success, leaves it at `RunFailed`."""
 
 
-def _runs_healthy(case: TaskContext) -> Condition:
-    """Return how it went last; that is what people look at, and never what makes a task unready."""
-    record = case.record
+def _runs_healthy(context: TaskContext) -> Condition:
+    """Return the condition RunsHealthy, about the last outcomes. It never makes a task unready."""
+    record = context.record
     if record is None:
-        return case.before(RUNS_HEALTHY) or case.condition(RUNS_HEALTHY, *_NOT_SEEN)
+        return context.before(RUNS_HEALTHY) or context.condition(RUNS_HEALTHY, *_NOT_SEEN)
     summary = record.state.summary
     if summary.last_outcome is None:
-        return case.condition(RUNS_HEALTHY, "Unknown", Reason.NO_RUN_YET, "No occurrence has ended yet.")
+        return context.condition(RUNS_HEALTHY, "Unknown", Reason.NO_RUN_YET, "No occurrence has ended yet.")
     if not summary.consecutive_failures:
-        return case.condition(
+        return context.condition(
             RUNS_HEALTHY, "True", Reason.RUN_SUCCEEDED, "No occurrence has failed since the last success."
         )
     reason = _FAILURES.get(summary.last_outcome, Reason.RUN_FAILED)
-    return case.condition(RUNS_HEALTHY, "False", reason, summary.last_message or reason.meaning)
+    return context.condition(RUNS_HEALTHY, "False", reason, summary.last_message or reason.meaning)
 
 
-def _shown(case: TaskContext) -> TaskStatus:
+def _shown(context: TaskContext) -> TaskStatus:
     """Return the times and runs of the record; their last values if it cannot be read."""
-    record, observed, last = case.record, case.observed, case.seen.status
+    record, observed, last = context.record, context.observed, context.seen.status
     if record is None:
         return last
     try:
@@ -191,6 +187,3 @@ def _shown(case: TaskContext) -> TaskStatus:
         )
     except (ValueError, OverflowError):  # a schedule that today's library, or its time zones, cannot read
         return last
-
-
-# --- What is said ----------------------------------------------------------------------------------------------------

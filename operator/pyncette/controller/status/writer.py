@@ -42,7 +42,7 @@ PAUSE_SECONDS: Final = 1.0
 """After the API server did not take a write."""
 
 CATCH_UP_SECONDS: Final = 0.2
-"""So far writes may be behind their pace and make up for it: a busy loop wakes late, and each time that would be lost."""
+"""How far writes may lag behind their rate and catch up: a busy loop wakes late every time."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
