@@ -185,7 +185,7 @@ async def test_a_list_that_expires_half_way_is_no_list(server, api):
 async def test_pages_of_two_moments_are_no_list(server, api):
     server.answers = [page("a", following="more"), page("b", version="8")]
 
-    with pytest.raises(ApiUnavailableError, match="changed half way"):
+    with pytest.raises(ApiUnavailableError, match="expired between two pages"):
         [page async for page in api.list(TASKS, None)]
 
 

@@ -695,7 +695,7 @@ def test_a_near_miss_ends_with_its_question_mark():
 
 
 def test_a_refused_spec_that_nothing_came_before_says_that_nothing_runs():
-    assert Scene(**NEVER).look().condition("Ready").message.endswith("Nothing of it runs until then.")
+    assert Scene(**NEVER).look().condition("Ready").message.endswith("It does not run until then.")
 
 
 def test_a_message_never_grows_beyond_what_the_schema_allows():
@@ -703,7 +703,7 @@ def test_a_message_never_grows_beyond_what_the_schema_allows():
 
     message = task.condition("Ready").message
     assert len(message) <= CONDITION_CHARACTERS_MAX
-    assert message.endswith("Nothing of it runs until then.")
+    assert message.endswith("It does not run until then.")
 
 
 def test_a_record_whose_schedule_can_no_longer_be_read_hurts_nobody():

@@ -102,7 +102,7 @@ def test_a_list_is_what_is_in_it(folder):
     assert folder.problems() == [
         "a.yaml:7:37: spec.schedule: [61 * * * *] is not acceptable, out of range; look at the minute, 61"
     ]
-    assert folder.notes() == ["a.yaml:9:5: passed over: ConfigMap c is not of pyncette.dev"]
+    assert folder.notes() == ["a.yaml:9:5: skipped: ConfigMap c is not of pyncette.dev"]
 
 
 def test_what_is_not_ours_is_passed_over_and_said(folder):
@@ -113,8 +113,8 @@ def test_what_is_not_ours_is_passed_over_and_said(folder):
 
     assert folder.problems() == []
     assert folder.notes() == [
-        "a.yaml:1:1: passed over: Deployment web is not of pyncette.dev",
-        "a.yaml:5:1: passed over: Kustomization is not of pyncette.dev",
+        "a.yaml:1:1: skipped: Deployment web is not of pyncette.dev",
+        "a.yaml:5:1: skipped: Kustomization is not of pyncette.dev",
         "b.yaml:3:1: skipped: not a Kubernetes object, which has apiVersion and kind",
         "b.yaml:5:1: skipped: not a Kubernetes object, which has apiVersion and kind",
     ]
@@ -154,8 +154,8 @@ def test_a_rule_that_is_broken_is_told_at_the_field_that_breaks_it(folder):
             "an interval has no time zone, and executeAt carries its own offset"
         ),
         (
-            "a.yaml:14:1: spec: nothing says when it is due: "
-            "give one of schedule, intervalSeconds and executeAt, or dynamic: true"
+            "a.yaml:14:1: spec: no schedule: "
+            "set one of schedule, intervalSeconds and executeAt, or dynamic: true"
         ),
     ]
 

@@ -253,10 +253,7 @@ REFUSED = {
     ),
     "retries at most once": (
         {**MINUTELY, "executionMode": "AtMostOnce", "retryPolicy": {}},
-        (
-            "spec.retryPolicy: with executionMode AtMostOnce nothing is tried again: "
-            "remove retryPolicy, or the executionMode"
-        ),
+        ("spec.retryPolicy: executionMode AtMostOnce never retries: remove retryPolicy, or executionMode"),
     ),
     "a backoff above its maximum": (
         {**MINUTELY, "retryPolicy": {"initialBackoffSeconds": 301}},
