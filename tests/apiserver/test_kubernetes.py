@@ -319,7 +319,7 @@ def event(of):
     }
 
 
-async def test_an_event_is_seen_by_whoever_describes_the_object(api, apiserver, namespace):
+async def test_an_event_is_shown_by_kubectl_describe(api, apiserver, namespace):
     made = await do(apiserver.admin.create, pool(namespace))
 
     await api.create_event(namespace, event(made))

@@ -100,7 +100,7 @@ def credentials(apiserver):
 # --- What is told ----------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_there_is_told_first_and_then_each_change(apiserver, namespace, credentials):
+async def test_what_is_there_is_reported_first_and_then_each_change(apiserver, namespace, credentials):
     await do(apiserver.admin.create, task(namespace, "old"))
     async with watching(credentials, [namespace]) as watcher:
         await watcher.until(lambda: watcher.changes("old"))
@@ -114,7 +114,7 @@ async def test_what_is_there_is_told_first_and_then_each_change(apiserver, names
     assert watcher.threads == {threading.get_ident()}
 
 
-async def test_all_kinds_are_told_and_of_deployments_only_ours(apiserver, namespace, credentials):
+async def test_all_kinds_are_reported_and_of_deployments_only_ours(apiserver, namespace, credentials):
     async with watching(credentials) as watcher:
         await watcher.until(watcher.begun.is_set)
         await do(apiserver.admin.create, pool(namespace, "workers"))
@@ -201,7 +201,7 @@ async def test_when_it_stops_it_cancels_nothing_of_ours_and_leaves_no_thread(
     assert [thread for thread in threading.enumerate() if thread.name == "pyncette-watch"] == []
 
 
-async def test_what_fails_in_whoever_is_told_costs_one_event(apiserver, namespace, credentials, caplog):
+async def test_a_failing_callback_costs_one_event(apiserver, namespace, credentials, caplog):
     caplog.set_level(logging.CRITICAL, "pyncette.controller.cluster.watch")
 
     class Failing(Watcher):

@@ -159,7 +159,7 @@ BAD = (
 )
 
 
-def test_a_bad_manifest_is_told_with_its_place_while_the_others_run(folder):
+def test_a_bad_manifest_is_reported_with_its_place_while_the_others_run(folder):
     folder.task("good", intervalSeconds=1)
     for number, (fields, _) in enumerate(BAD):
         folder.task(f"bad{number}", **fields)
@@ -173,7 +173,7 @@ def test_a_bad_manifest_is_told_with_its_place_while_the_others_run(folder):
     assert "Traceback" not in program.output
 
 
-def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_mended(folder):
+def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_fixed(folder):
     folder.task("hello", intervalSeconds=1, args="{name: first}")
     with dev(folder) as program:
         program.expect("hello: greetings first")
@@ -236,7 +236,7 @@ def test_code_of_modules_beside_it_counts_too(folder):
         end(program)
 
 
-def test_a_syntax_error_is_told_with_its_place_and_the_code_of_before_goes_on(folder):
+def test_a_syntax_error_is_reported_with_its_place_and_the_previous_code_keeps_running(folder):
     folder.task("hello", intervalSeconds=1)
     good = (folder / "tasks.py").read_text()
     with dev(folder) as program:
@@ -266,7 +266,7 @@ STUCK = (
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(folder, terminal):
+def test_an_import_that_does_not_end_is_reported_and_restarts_when_code_changes(folder, terminal):
     folder.task("hello", intervalSeconds=1)
     folder.write("tasks.py", STUCK)
     with dev(folder, terminal=terminal) as program:
@@ -280,7 +280,7 @@ def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(f
         end(program)
 
 
-def test_the_code_of_before_goes_on_while_the_import_of_new_code_does_not_end(folder):
+def test_the_previous_code_keeps_running_while_the_import_of_new_code_does_not_end(folder):
     folder.task("hello", intervalSeconds=1)
     with dev(folder) as program:
         program.expect("hello: greetings")
@@ -306,7 +306,7 @@ def test_a_handler_that_a_manifest_waits_for_is_taken_up_when_the_module_has_it(
         end(program)
 
 
-def test_a_failing_handler_is_told_with_its_error_and_tried_again(folder):
+def test_a_failing_handler_is_reported_with_its_error_and_tried_again(folder):
     folder.write(
         "tasks.py",
         """
@@ -572,7 +572,7 @@ def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_ol
         end(program)
 
 
-def test_a_fixture_that_fails_is_told_and_tried_again_when_code_changes(folder):
+def test_a_fixture_that_fails_is_reported_and_tried_again_when_code_changes(folder):
     good = (folder / "tasks.py").read_text()
     folder.write(
         "tasks.py",
@@ -598,7 +598,7 @@ def test_the_environment_is_warned_about(folder):
         end(program)
 
 
-def test_it_ends_when_nobody_reads_what_it_prints_any_more(folder):
+def test_it_ends_when_its_output_is_closed(folder):
     folder.task("hello", intervalSeconds=1)
     command = f"{sys.executable} -m pyncette.cli dev {folder.path} | head -n 1"
 

@@ -77,7 +77,7 @@ def test_each_answer_has_its_meaning(code, answer, error):
     assert type(error_of(code, answer, "GET /path", "report")) is error
 
 
-def test_what_is_refused_is_told_in_the_words_of_the_api_server():
+def test_what_is_refused_is_reported_in_the_words_of_the_api_server():
     told = error_of(
         422, status(422, "Invalid", "spec.replicas: must not be negative"), "PATCH /path", "report"
     )
@@ -289,7 +289,7 @@ async def test_a_token_that_is_refused_is_not_tried_again(server, api):
     assert len(server.asked) == 1
 
 
-async def test_a_token_file_that_is_away_for_a_moment_does_no_harm(server, tmp_path):
+async def test_a_token_file_that_is_missing_for_a_moment_does_no_harm(server, tmp_path):
     file = tmp_path / "token"
     file.write_text("old")
     async with Kubernetes(Credentials(server.kubeconfig(tmp_path, tokenFile=str(file)))) as api:

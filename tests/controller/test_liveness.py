@@ -44,7 +44,7 @@ def operator():
     return Operator()
 
 
-async def test_a_watch_that_delivers_is_not_blind(operator):
+async def test_a_watch_that_delivers_is_not_stale(operator):
     await operator.start()
     for _ in range(20):
         operator.api.put(task(handler=f"h{operator.now}"))
@@ -53,7 +53,7 @@ async def test_a_watch_that_delivers_is_not_blind(operator):
         assert operator.liveness.is_alive()
 
 
-async def test_a_quiet_cluster_makes_nobody_blind(operator):
+async def test_a_quiet_cluster_does_not_make_the_watch_stale(operator):
     await operator.start()
     operator.api.create(task())
     for _ in range(20):
@@ -77,7 +77,7 @@ async def test_a_watch_that_does_not_deliver_what_a_list_shows_is_blind_after_a_
     )
 
 
-async def test_a_watch_that_delivers_late_is_not_blind(operator):
+async def test_a_watch_that_delivers_late_is_not_stale(operator):
     await operator.start()
     operator.api.hold_events()
     operator.api.create(task())
@@ -90,7 +90,7 @@ async def test_a_watch_that_delivers_late_is_not_blind(operator):
     assert operator.liveness.is_alive()
 
 
-async def test_a_watch_that_begins_anew_is_not_blind(operator):
+async def test_a_watch_that_restarts_is_not_stale(operator):
     await operator.start()
     operator.api.hold_events()
     operator.api.create(task())
@@ -174,7 +174,7 @@ async def test_a_resync_that_is_overdue_by_three_periods_is_fatal(operator):
     assert operator.liveness.why_dead() == "no resync succeeded for 900 seconds"
 
 
-async def test_an_api_server_that_is_away_makes_unready_and_not_dead(operator):
+async def test_an_api_server_that_is_unavailable_makes_unready_and_not_dead(operator):
     await operator.start()
     for _ in range(20):
         operator.now += RESYNC_SECONDS
@@ -206,7 +206,7 @@ async def test_it_is_ready_once_all_was_listed_and_while_the_backends_are(operat
     assert operator.liveness.is_alive()
 
 
-async def test_a_cluster_that_was_restored_is_looked_at_with_fresh_eyes(operator):
+async def test_a_cluster_that_was_restored_is_observed_from_scratch(operator):
     await operator.start()
     operator.api.freeze_lists()
     operator.api.create(task())
@@ -233,7 +233,7 @@ def test_probes_are_answered_by_it():
             urlopen(f"{url}/healthz")
 
 
-def test_it_can_be_asked_while_it_is_told():
+def test_it_can_be_read_while_it_is_updated():
     sight = WatchStaleness()
     failures = []
 

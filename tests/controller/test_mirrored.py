@@ -110,7 +110,7 @@ async def bench(request):
     return bench
 
 
-async def test_a_realm_is_looked_at_no_more_long_after_its_pool_and_all_in_it_are_gone(bench):
+async def test_a_realm_is_no_longer_scanned_long_after_its_pool_and_all_in_it_are_gone(bench):
     await bench.scan()
     await bench.scan(after=RETIREMENT - 1)
     assert await bench.registered() == [REALM]
@@ -119,7 +119,7 @@ async def test_a_realm_is_looked_at_no_more_long_after_its_pool_and_all_in_it_ar
     assert await bench.registered() == []
 
 
-async def test_a_realm_that_was_looked_at_no_more_is_opened_like_a_new_one(bench):
+async def test_a_realm_that_was_no_longer_scanned_is_opened_like_a_new_one(bench):
     await bench.scans()
     assert await bench.registered() == []
 
@@ -154,7 +154,7 @@ async def test_a_realm_stays_in_which_a_worker_runs(bench):
     await running
 
 
-async def test_it_counts_anew_when_something_was_there_meanwhile(bench):
+async def test_it_counts_again_when_something_was_there_meanwhile(bench):
     await bench.scan()
     await bench.write()
     await bench.scan(after=RETIREMENT // 2)

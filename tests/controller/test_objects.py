@@ -142,7 +142,7 @@ def test_ten_thousand_tasks_with_full_status_cost_less_than_60_megabytes(world):
 # --- What is news ----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_spec_is_news_and_our_own_status_is_not_a_wish(world):
+def test_a_new_spec_is_news_and_our_own_status_is_no_new_spec(world):
     world.watch()
     world.api.create(task())
     world.api.edit(TASKS, "report", suspend=True)
@@ -163,7 +163,7 @@ def test_the_begin_of_a_deletion_is_news(world):
     assert world.held()["metadata"]["deletionTimestamp"]
 
 
-def test_an_answer_of_the_api_server_is_no_news_when_the_watch_tells_it_again(world):
+def test_an_answer_of_the_api_server_is_no_news_when_the_watch_reports_it_again(world):
     world.watch()
     created = world.api.create(task())
     world.api.hold_events()
@@ -228,7 +228,7 @@ async def test_a_late_event_of_what_a_list_no_longer_shows_is_of_the_past(world)
     assert world.held() is None
 
 
-def test_without_numbers_the_generation_tells(world):
+def test_without_numbers_the_generation_decides(world):
     world.objects.observe(TASKS, "ADDED", body("x", generation=2))
 
     assert world.objects.observe(TASKS, "MODIFIED", body("w", generation=1)) is News.NOTHING
@@ -238,14 +238,14 @@ def test_without_numbers_the_generation_tells(world):
     assert world.objects.observe(TASKS, "MODIFIED", body("z", generation=3)) is News.WISH
 
 
-def test_without_numbers_the_time_of_creation_tells_uids_apart(world):
+def test_without_numbers_the_creation_time_distinguishes_uids(world):
     world.objects.observe(TASKS, "ADDED", body("x", uid="new", created="2026-01-02T00:00:00Z"))
 
     assert world.objects.observe(TASKS, "MODIFIED", body("y", uid="old")) is News.NOTHING
     assert world.objects.uid(TASKS, REPORT) == "new"
 
 
-def test_in_whatever_order_a_life_is_told_its_end_is_held():
+def test_in_whatever_order_a_life_is_reported_its_end_is_held():
     for seed in range(200):
         random, world = Random(seed), World()
         api = world.api
@@ -270,7 +270,7 @@ def test_in_whatever_order_a_life_is_told_its_end_is_held():
 # --- Lists -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_list_tells_what_changed_and_what_is_absent(world):
+async def test_a_list_reports_what_changed_and_what_is_absent(world):
     world.watch()
     for name in ("a", "b", "c"):
         world.api.create(task(name))
@@ -290,7 +290,7 @@ async def test_a_list_tells_what_changed_and_what_is_absent(world):
     assert world.held(c) is None
 
 
-async def test_a_list_of_what_is_known_tells_nothing(world):
+async def test_a_list_of_what_is_known_changes_nothing(world):
     world.watch()
     world.api.create(task())
 

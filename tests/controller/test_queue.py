@@ -86,7 +86,7 @@ def test_keys_come_in_the_order_of_their_arrival(bench):
     assert bench.keys == ["c", "a", "b"]
 
 
-def test_a_key_that_waits_is_looked_at_once(bench):
+def test_a_waiting_key_has_one_pass(bench):
     bench.at(1, lambda: [bench.queue.add("a") for _ in range(1000)])
 
     bench.run_until(2)
@@ -122,7 +122,7 @@ def test_a_debounced_burst_that_outlasts_a_pass_costs_one_more_pass(debounced):
     assert debounced.times("a") == [1, pytest.approx(2.29 + 0.5)]
 
 
-def test_a_burst_without_an_end_is_looked_at_all_the_same(debounced):
+def test_a_burst_that_never_ends_is_reconciled_all_the_same(debounced):
     for tenth in range(100):
         debounced.at(1 + tenth / 10, lambda: debounced.queue.add("a"))
 
@@ -361,7 +361,7 @@ def test_once_it_is_back_all_that_waited_have_their_pass_soon():
     assert bench.queue.deferred == 0
 
 
-def test_whoever_knows_that_it_is_back_may_say_so(bench):
+def test_any_caller_may_report_that_it_recovered(bench):
     bench.fails["*"] = AwayError()
     bench.at(1, lambda: [bench.queue.add(key) for key in "abc"])
     bench.run_until(300)
@@ -400,7 +400,7 @@ def test_what_asks_may_fail_for_another_reason_and_the_others_are_not_forgotten(
     assert {*bench.keys[10:]} == {*range(10)}
 
 
-def test_something_new_is_tried_although_the_place_is_away(bench):
+def test_something_new_is_tried_although_its_dependency_is_unavailable(bench):
     bench.fails["*"] = AwayError()
     bench.at(1, lambda: [bench.queue.add(key) for key in "ab"])
     bench.run_until(300)
@@ -422,7 +422,7 @@ def test_one_outage_does_not_stop_what_does_not_need_the_place(bench):
     assert bench.times("b") == [1, 100]
 
 
-def test_each_pass_is_told_of(bench):
+def test_each_pass_is_reported(bench):
     bench.pass_seconds = 0.5
     bench.fails["b"] = odd = ValueError("odd")
     bench.at(1, lambda: [bench.queue.add(key) for key in "ab"])

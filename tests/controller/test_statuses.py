@@ -102,7 +102,7 @@ def test_a_status_is_written_at_once_and_told(bench_of):
     assert bench.told == ["a"]
 
 
-def test_what_was_there_before_a_write_is_told_also_if_the_watch_is_faster_than_the_answer(bench_of):
+def test_what_was_there_before_a_write_is_reported_also_if_the_watch_is_faster_than_the_answer(bench_of):
     bench = bench_of()
     bench.seconds = 2
     bench.seen["a"] = "before"

@@ -37,7 +37,7 @@ def seen(*_):
     raise AssertionError("there is nothing to be seen")
 
 
-def test_kopf_is_told_everything_that_matters():
+def test_all_settings_of_kopf_that_matter_are_set():
     settings = watch._settings(WatchTiming())
 
     assert settings.scanning.disabled

@@ -345,7 +345,7 @@ def test_a_template_is_refused_that_has(template, message):
     assert told[0].startswith(message)
 
 
-def test_everything_that_is_wrong_with_a_template_is_told_at_once():
+def test_all_problems_of_a_template_are_reported_at_once():
     told = refused(
         metadata={"labels": {"pyncette.dev/pool": "x"}},
         spec={"hostPID": True, "containers": [{"name": "worker", "command": ["sh"]}]},

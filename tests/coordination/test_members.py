@@ -174,7 +174,7 @@ async def test_a_worker_that_was_killed_disappears_when_its_lease_ends(bench: Be
     assert await bench.look() == []
 
 
-async def test_what_killed_workers_left_behind_is_removed_by_whoever_looks_later(bench: Bench) -> None:
+async def test_what_killed_workers_left_behind_is_removed_by_a_later_reader(bench: Bench) -> None:
     await bench.killed()
     await bench.advance(2 * MEMBER_LEASE)
 
@@ -202,7 +202,7 @@ async def test_one_who_was_taken_for_dead_is_back_at_its_next_sign_of_life(bench
         assert await bench.look() == [ALICE]
 
 
-async def test_one_who_came_back_is_not_removed_by_a_look_from_before(bench: Bench) -> None:
+async def test_one_who_came_back_is_not_removed_by_an_earlier_read(bench: Bench) -> None:
     async with bench.member():
         (before,) = bench.records()
         await bench.store.swap([Change(before, None)])
@@ -211,7 +211,7 @@ async def test_one_who_came_back_is_not_removed_by_a_look_from_before(bench: Ben
         assert await bench.store.swap([Change(before, None)]) == [False]
 
 
-async def test_a_look_that_may_not_write_sees_the_members_all_the_same(bench: Bench) -> None:
+async def test_a_reader_that_may_not_write_sees_the_members_all_the_same(bench: Bench) -> None:
     async with bench.member(ALICE):
         await bench.killed(BOB)
         await bench.advance(2 * MEMBER_LEASE)
@@ -351,7 +351,7 @@ async def test_what_a_member_refuses_from_now_on_is_seen_at_once(bench: Bench) -
 # --- What it must not do ---------------------------------------------------------------------------------------------
 
 
-async def test_a_backend_that_is_away_is_asked_again_and_said_once(
+async def test_a_backend_that_is_unavailable_is_retried_and_logged_once(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -381,7 +381,7 @@ async def test_a_realm_whose_name_is_too_long_keeps_no_worker_from_running(bench
         await bench.advance(3 * RENEWAL_PAUSE)  # would raise what ended it
 
 
-async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_away(bench: Bench) -> None:
+async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_unavailable(bench: Bench) -> None:
     class SilentStore(CountingStore):
         async def swap(self, changes):
             if self.error is not None:
@@ -393,7 +393,7 @@ async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_away(b
         store.error = StoreUnavailableError("it is away")
 
 
-async def test_members_are_never_claimed_whoever_asks(bench: Bench) -> None:
+async def test_no_caller_claims_members(bench: Bench) -> None:
     await bench.killed()
     await bench.advance(MEMBER_LEASE)
     now = bench.clock.now()
@@ -408,7 +408,7 @@ async def test_a_realm_shows_no_partition_of_its_members(bench: Bench) -> None:
         assert await bench.store.partitions(REALM) == []
 
 
-def test_nobody_can_have_tasks_among_the_members() -> None:
+def test_no_task_can_be_stored_among_the_members() -> None:
     with pytest.raises(
         ConfigurationError, match=f"realms that begin with {RESERVED_REALMS} are not for tasks"
     ):

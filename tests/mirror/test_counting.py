@@ -59,7 +59,7 @@ async def test_a_task_without_instances_has_none(store):
     assert (found.total, found.due, found.leased) == (0, 0, 0)
 
 
-async def test_however_many_partitions_there_are_no_more_is_looked_at_than_twice_what_is_told(store):
+async def test_however_many_partitions_there_are_at_most_twice_the_reported_number_is_read(store):
     await fill(store, *(an_instance(f"{number}", number % 10) for number in range(500)))
 
     found = await instances_of(store, a_template(10), NOW, counted_max=100)

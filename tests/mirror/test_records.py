@@ -247,7 +247,7 @@ async def test_a_run_of_what_is_gone_loses_its_lease_and_is_counted_as_withdrawn
     assert (await folder.record()).state.summary.counts.withdrawn == 1
 
 
-async def test_runs_beside_a_schedule_that_is_gone_are_withdrawn_too_but_dead_letters_wait_for_its_end(
+async def test_side_runs_of_a_deleted_task_are_withdrawn_but_its_dead_letters_stay_until_removal(
     folder,
 ):
     await folder.apply(task())
@@ -325,7 +325,7 @@ async def test_a_run_in_progress_ends_before_its_task_moves_to_another_handler(f
     assert (await folder.record(handler="post")).state.summary.counts.succeeded == 1
 
 
-async def test_runs_beside_a_schedule_end_and_are_counted_before_its_task_moves(folder):
+async def test_side_runs_end_and_are_counted_before_their_task_moves(folder):
     fields = {"concurrencyPolicy": "Allow", "leaseDurationSeconds": 600}
     await folder.apply(task(**fields))
     await folder.clock.advance(datetime.timedelta(minutes=1))
@@ -447,7 +447,7 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
     assert sorted([record.key.task async for record in homes(folder.store, REALM)]) == ["a", "many", "zoo"]
 
 
-async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_mends_it(folder):
+async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_fixes_it(folder):
     both = [task(schedule="* * * * *"), named("other")]
     await folder.apply(*both)
     await folder.clock.advance(HOUR)
@@ -610,7 +610,7 @@ async def test_a_run_of_an_instance_that_is_removed_has_lost_its_lease(folder):
     assert await folder.end(held) == [False]
 
 
-async def test_what_lives_beside_instances_and_what_counts_for_the_template_goes_too(folder):
+async def test_side_runs_of_instances_and_counters_of_the_template_are_removed_too(folder):
     template = await with_instances(folder, 3)
     (instance,) = await folder.store.load([numbered_user(folder, 1).key])
     await folder.store.swap(

@@ -165,7 +165,7 @@ def test_a_run_whose_lease_expired_is_not_active():
     assert status_of(record, EIGHT + MINUTE + SECOND).active == 0
 
 
-def test_runs_beside_the_schedule_are_active_too():
+def test_side_runs_are_active_too():
     assert status_of(record_of(task()), EIGHT, beside=2).active == 2
 
 
@@ -203,7 +203,7 @@ def test_a_template_has_instances_and_no_times():
     assert status.next_schedule_time is None
 
 
-def test_the_last_run_and_the_counts_are_told():
+def test_the_last_run_and_the_counts_are_reported():
     summary = Summary(
         last_scheduled_at=EIGHT,
         last_started_at=EIGHT + SECOND,

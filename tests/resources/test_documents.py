@@ -131,7 +131,7 @@ def test_what_is_beside_a_fault_is_read():
     assert document.value == {"a": None, "b": 2}
 
 
-def test_documents_are_told_apart_as_kubectl_does_it_and_empty_ones_are_none():
+def test_documents_are_separated_as_by_kubectl_and_empty_ones_are_none():
     text = "a: 1\n---\n# nothing\n--- # here\nb: |\n  x\n  ---\n--- \n\n---\nc: 3\n"
 
     assert [document.value for document in documents(text)] == [{"a": 1}, {"b": "x\n---\n"}, {"c": 3}]

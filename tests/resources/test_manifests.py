@@ -120,7 +120,7 @@ def test_what_is_not_ours_is_passed_over_and_said(folder):
     ]
 
 
-def test_every_problem_of_every_file_is_told_at_its_very_field(folder):
+def test_every_problem_of_every_file_is_reported_at_its_very_field(folder):
     folder.write(
         "a.yaml", "# tasks\n---\n" + task("a", schedul='"@daily"', intervalSeconds='"60"', handler=None)
     )
@@ -145,7 +145,7 @@ def test_every_problem_of_every_file_is_told_at_its_very_field(folder):
     assert names(folder.load().tasks) == ["default/c"]
 
 
-def test_a_rule_that_is_broken_is_told_at_the_field_that_breaks_it(folder):
+def test_a_rule_that_is_broken_is_reported_at_the_field_that_breaks_it(folder):
     folder.write("a.yaml", task("a", timeZone="UTC") + "---\n" + task("b", intervalSeconds=None))
 
     assert folder.problems() == [
@@ -160,7 +160,7 @@ def test_a_rule_that_is_broken_is_told_at_the_field_that_breaks_it(folder):
     ]
 
 
-def test_a_name_that_is_taken_is_told_with_both_places(folder):
+def test_a_name_that_is_taken_is_reported_with_both_places(folder):
     folder.write("a.yaml", task("a") + "---\n" + task("b"))
     folder.write(
         "b.yaml", task("b").replace("  name: b", "  namespace: default\n  name: b") + "---\n" + POOL + POOL
@@ -208,7 +208,7 @@ def test_objects_of_two_namespaces_or_kinds_may_share_a_name(folder):
         ),
     ],
 )
-def test_what_is_nearly_ours_is_told_how_to_become_it(folder, head, told):
+def test_what_is_nearly_ours_is_reported_how_to_become_it(folder, head, told):
     folder.write("a.yaml", head + "\nmetadata: {name: a}\nspec: {handler: send, intervalSeconds: 1}\n")
 
     assert folder.problems() == told
@@ -262,7 +262,7 @@ def test_what_kubectl_prints_can_be_loaded(folder):
     assert names(folder.load().tasks) == ["default/a"]
 
 
-def test_a_handler_that_is_not_registered_is_told_with_the_nearest_name(folder):
+def test_a_handler_that_is_not_registered_is_reported_with_the_nearest_name(folder):
     folder.write("a.yaml", task("a", handler="send_reprt") + "---\n" + task("b", handler="send_report"))
     tasks = folder.load().tasks
 

@@ -362,7 +362,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("spec", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_task_is_told_what_is_wrong_with(spec, message):
+def test_a_task_gets_the_message_for(spec, message):
     assert problems(PyncetteTask, manifest(**spec)) == [message]
 
 
@@ -373,7 +373,7 @@ def test_every_rule_has_an_example_in_the_table(model):
     assert [rule.message for rule in model.rules if rule.message not in told] == []
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     given = manifest(intervalSeconds="60", suspend="yes", shedule="@daily", args=[])
     given["metadata"] = {"name": "Report", "lables": {}}
 
@@ -414,7 +414,7 @@ def test_rules_that_are_broken_together_are_told_together():
         ),
     ],
 )
-def test_what_is_wrong_around_the_spec_is_told(given, message):
+def test_problems_outside_the_spec_are_reported(given, message):
     assert problems(PyncetteTask, given) == message
 
 
@@ -466,7 +466,7 @@ def test_every_default_is_the_one_that_is_documented():
     }
 
 
-def test_a_task_that_nobody_looked_at_says_so():
+def test_a_task_that_was_never_reconciled_says_so():
     status = task().status
 
     assert status.observed_generation == -1
