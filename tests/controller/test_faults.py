@@ -572,7 +572,7 @@ def confirm(world, backend, count):
         store = world.backends[backend].new_store()
         notice = await read_notice(store, CLUSTER)
         assert notice.held.count == count
-        assert await notice.told(store, structs.replace(notice.held, confirmed=count))
+        assert await notice.write(store, structs.replace(notice.held, confirmed=count))
 
     world.loop.spawn("user", confirmed)
     world.run(0)

@@ -484,7 +484,7 @@ async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
     async with bench.store() as store:
         notice = await read_notice(store, CLUSTER)
         assert (notice.held.count, len(notice.held.names)) == (10, 10)
-        assert await notice.told(store, replace(notice.held, confirmed=10))
+        assert await notice.write(store, replace(notice.held, confirmed=10))
 
     for name in names:
         await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)

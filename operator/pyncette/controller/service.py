@@ -104,7 +104,7 @@ class Operator:
             cluster_id,
             self._mirrored,
             self._is_gone,
-            SweepListener(self._tell_stopped, self._tell_held),
+            SweepListener(self._count_stopped, self._report_held),
             intervals,
         )
         self._pools = Pools(
@@ -238,8 +238,8 @@ class Operator:
         """Record a status that was written, where it was *before*."""
         self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
-        for told in reconciler.events(before, manifest, self._settings.pod_name):
-            self._events.tell(told)
+        for report in reconciler.events(before, manifest, self._settings.pod_name):
+            self._events.add(report)
 
     # --- Backends ----------------------------------------------------------------------------------------------------
 
@@ -398,13 +398,13 @@ class Operator:
 
     # --- Reporting ---------------------------------------------------------------------------------------------------
 
-    def _tell_stopped(self, names: Collection[ObjectName]) -> None:
+    def _count_stopped(self, names: Collection[ObjectName]) -> None:
         """Count tasks that were stopped since they are gone."""
         missed = sum(self._missing[name] >= MISSED_LISTS for name in names)
         self.metrics.withdrew("sweep", missed)
         self.metrics.withdrew("event", len(names) - missed)
 
-    def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
+    def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
         """Create an Event about deleted tasks that are held back."""
         message = (
             f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
@@ -415,7 +415,7 @@ class Operator:
         if settings.pod_name:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
             content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
-            self._events.tell(event(pod, content, len(names), self._pools.now(), settings.pod_name))
+            self._events.add(event(pod, content, len(names), self._pools.now(), settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

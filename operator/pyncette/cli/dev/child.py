@@ -92,7 +92,7 @@ def run(app: Pyncette, orders: Orders, events: Events) -> int:
     """Run *app* on the folder's database until it is stopped or its parent ends."""
     backend = read_backend(orders.backend)
     say_what_is_ignored(app, backend)
-    app.middlewares.insert(0, partial(tell, events))
+    app.middlewares.insert(0, partial(report_run, events))
     with asyncio.Runner(loop_factory=choose_loop()) as runner:
         create = partial(app.create, new_store=backend.new_store, realm="")
         return runner.run(run_context(create, datetime.timedelta(seconds=orders.drain_seconds)))
@@ -118,7 +118,7 @@ class Go:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def tell(events: Events, context: Context, call: NextFunc) -> None:
+async def report_run(events: Events, context: Context, call: NextFunc) -> None:
     """Call a handler and report how long it took. The worker logs what it raises."""
     occurrence = current.get()
     assert occurrence is not None

@@ -125,10 +125,10 @@ class PlainScreen:
         for note in picture.notes:
             if note not in before.notes:
                 self._print(f"note: {note}")
-        self._tell_tasks(picture)
+        self._print_tasks(picture)
         self._before = picture
 
-    def _tell_tasks(self, picture: Picture) -> None:
+    def _print_tasks(self, picture: Picture) -> None:
         said = {view.name: _declared(view) for view in picture.views}
         news = [view for view in picture.views if self._said.get(view.name) != said[view.name]]
         for view in news[:NEWS_MAX]:

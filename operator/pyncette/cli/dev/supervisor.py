@@ -89,8 +89,8 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
         self._mirroring = asyncio.Lock()
-        self._runs_told = 0
-        self._runs_untold = 0
+        self._runs_shown = 0
+        self._runs_counted = 0
 
     async def run(self) -> int:
         """
@@ -191,7 +191,7 @@ class Supervisor:
             waited: list[asyncio.Future[Any]] = [changed, self._worker.ended]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not changed.done():
-                self._tell_end(self._worker, pause)
+                self._show_end(self._worker, pause)
                 await asyncio.wait([changed], timeout=pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
@@ -246,9 +246,9 @@ class Supervisor:
             changed.cancel()
 
     async def _start_worker(self) -> WorkerProcess:
-        return await WorkerProcess.start(self._orders, self._heard, self._line)
+        return await WorkerProcess.start(self._orders, self._handle_event, self._line)
 
-    def _tell_end(self, worker: WorkerProcess, pause: float) -> None:
+    def _show_end(self, worker: WorkerProcess, pause: float) -> None:
         code = worker.ended.result()
         why = (
             worker.fault.message
@@ -328,7 +328,7 @@ class Supervisor:
             await self._draw()
             took = time.monotonic() - began
             await asyncio.sleep(max(REFRESH_SECONDS, REFRESH_SHARE * took))
-            self._tell_more_runs()
+            self._show_more_runs()
 
     async def _draw(self) -> None:
         now = self._ledger.clock.now()
@@ -362,7 +362,7 @@ class Supervisor:
             remark = remark._replace(place=remark.place._replace(file=file.relative_to(self._folder.path)))
         return str(remark)
 
-    def _heard(self, event: Event) -> None:
+    def _handle_event(self, event: Event) -> None:
         if isinstance(event, Logged):
             if event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"} and not self._says_all:
                 return
@@ -373,21 +373,21 @@ class Supervisor:
         elif isinstance(event, Printed):
             self._line(f"{event.task}: {event.text}" if event.task else event.text)
         elif isinstance(event, Ran):
-            self._tell_run(event)
+            self._show_run(event)
 
-    def _tell_run(self, ran: Ran) -> None:
-        if self._runs_told >= RUN_LINES_MAX * REFRESH_SECONDS:
-            self._runs_untold += 1
+    def _show_run(self, ran: Ran) -> None:
+        if self._runs_shown >= RUN_LINES_MAX * REFRESH_SECONDS:
+            self._runs_counted += 1
             return
-        self._runs_told += 1
+        self._runs_shown += 1
         again = f", attempt {ran.attempt}" if ran.attempt > 1 else ""
         took, late = (words.duration(int(seconds * SECOND)) for seconds in (ran.seconds, ran.late))
         self._line(f"{ran.name}: succeeded in {took}, {late} late{again}")
 
-    def _tell_more_runs(self) -> None:
-        if self._runs_untold:
-            self._line(f"and {self._runs_untold} more runs succeeded")
-        self._runs_told = self._runs_untold = 0
+    def _show_more_runs(self) -> None:
+        if self._runs_counted:
+            self._line(f"and {self._runs_counted} more runs succeeded")
+        self._runs_shown = self._runs_counted = 0
 
     def _say(self, status: str) -> None:
         self._status = status

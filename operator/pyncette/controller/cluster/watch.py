@@ -148,7 +148,7 @@ class Watch:
 
     # --- In the loop of the caller -------------------------------------------------------------------------------
 
-    def _tell(self, kind: Kind, change: Change, body: Manifest) -> None:
+    def _deliver(self, kind: Kind, change: Change, body: Manifest) -> None:
         try:
             self._seen(kind, change, body)
         except Exception:
@@ -220,7 +220,7 @@ class Watch:
             body = event["object"]
             # Who set which field is half of an object, and of no use here.
             body.get("metadata", {}).pop("managedFields", None)
-            self._call(self._tell, kind, event["type"], body)
+            self._call(self._deliver, kind, event["type"], body)
 
         return handle
 

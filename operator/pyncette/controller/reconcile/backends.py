@@ -145,7 +145,7 @@ class OpenBackend:
             # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
             logger.info(
                 "did not migrate: older workers are still running",
-                extra={"backend": self.name, "told": str(error)},
+                extra={"backend": self.name, "error": str(error)},
             )
             return
         if migrated.before != migrated.after:
@@ -284,12 +284,12 @@ class Backends:
     async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
         """Keep all of them open until cancelled; call *on_change* with one that becomes available or unavailable."""
 
-        def told(backend: OpenBackend) -> Callable[[], None]:
+        def on_change_of(backend: OpenBackend) -> Callable[[], None]:
             return lambda: on_change(backend)
 
         async with asyncio.TaskGroup() as keeping:
             for backend in self:
-                keeping.create_task(backend.keep(told(backend), self._store_name_of))
+                keeping.create_task(backend.keep(on_change_of(backend), self._store_name_of))
 
     def _store_name_of(self, name: str, identity: str) -> str:
         """

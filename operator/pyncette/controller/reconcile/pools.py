@@ -181,7 +181,7 @@ class Pools:
 
         The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
-        self._tell_tasks(name)
+        self._notify_tasks(name)
         stored = self._objects.get(POOLS, name)
         if stored is None:
             self._observed.pop(name, None)
@@ -200,7 +200,7 @@ class Pools:
                     refused = applied
             elif made is not None:
                 pool = made
-        return self._tell(name, stored, pool, tasks, refused)
+        return self._report(name, stored, pool, tasks, refused)
 
     def verify_again(self) -> None:
         """Verify all objects of pools again, whatever the watch has delivered."""
@@ -258,13 +258,13 @@ class Pools:
             meta.get("generation"),
         )
 
-    def _tell_tasks(self, name: ObjectName) -> None:
+    def _notify_tasks(self, name: ObjectName) -> None:
         observed = self.locate(name).pool
         if self._observed.get(name) != observed:
             self._observed[name] = observed
             self._changed(name)
 
-    def _tell(
+    def _report(
         self,
         name: ObjectName,
         stored: Manifest,
@@ -283,18 +283,18 @@ class Pools:
         around = self._surroundings(name, pool, tasks, refused)
         if around.access is not Access.REFUSED and self._is_about_to_be_known(pool):
             return None
-        told = status_of_pool(pool, seen, around)
-        difference = differs(stored.get("status", {}), told.status)
-        if points_to_pods(told.status) and not points_to_pods(seen.status):
+        report = status_of_pool(pool, seen, around)
+        difference = differs(stored.get("status", {}), report.status)
+        if points_to_pods(report.status) and not points_to_pods(seen.status):
             # People who wait for the pool need to know what to check.
             difference = max(difference, Difference.CONDITIONS)
         reference = Reference(POOLS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
         else:
-            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(report.status))
             self._statuses.want(reference, manifest, difference)
-        return None if told.again_at is None else max(0.0, (told.again_at - around.now) / SECOND)
+        return None if report.again_at is None else max(0.0, (report.again_at - around.now) / SECOND)
 
     def _surroundings(
         self, name: ObjectName, pool: PyncetteWorkerPool | Refusal, tasks: int, refused: str | None

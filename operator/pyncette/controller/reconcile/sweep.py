@@ -69,13 +69,13 @@ class Sweep:
         cluster_id: str,
         mirrored: Mirrored,
         is_gone: Callable[[ObjectName], bool],
-        told: SweepListener,
+        listener: SweepListener,
         intervals: Intervals = DEFAULT,
     ) -> None:
         self._mirrored = mirrored
         self._cluster_id = cluster_id
         self._is_gone = is_gone
-        self._told = told
+        self._listener = listener
         self._intervals = intervals
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
@@ -155,7 +155,7 @@ class Sweep:
         now = asyncio.get_running_loop().time()
         verdict = guard.judge(running - confirmed, self._mirrored.count(backend), now)
         await self._stop(backend, ledger, sorted({*confirmed, *verdict.stopped}))
-        await self._tell(backend, ledger.store, notice, guard.held)
+        await self._write_notice(backend, ledger.store, notice, guard.held)
 
     async def _stop(self, backend: str, ledger: Ledger, names: Collection[ObjectName]) -> None:
         stopped: list[ObjectName] = []
@@ -169,7 +169,7 @@ class Sweep:
             logger.info(
                 "stopped the records of deleted tasks", extra={"backend": backend, "tasks": len(stopped)}
             )
-            self._told.stopped(stopped)
+            self._listener.stopped(stopped)
 
     def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
@@ -186,18 +186,20 @@ class Sweep:
         """Store a confirmation by the settings before it takes effect, so that it survives a crash."""
         if not running or len(running) != self._to_confirm[backend]:
             return notice
-        told = await notice.told(store, _held_back(running, confirmed=len(running)))
-        if told is None:
+        written = await notice.write(store, _held_back(running, confirmed=len(running)))
+        if written is None:
             return notice
         self._to_confirm[backend] = 0
-        return told
+        return written
 
-    async def _tell(self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]) -> None:
+    async def _write_notice(
+        self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]
+    ) -> None:
         """Store the notice; a confirmation that is written meanwhile wins and is read the next time."""
         if notice.held != _held_back(held):
             if not self._knows_all(backend) and (notice.held.confirmed or not held):
                 return
-            if await notice.told(store, _held_back(held)) is None:
+            if await notice.write(store, _held_back(held)) is None:
                 self._changed.set()
                 return
         before, self._held[backend] = self._held[backend], held
@@ -211,7 +213,7 @@ class Sweep:
                 "list and confirm them with `pyncette sweep`",
                 extra={"backend": backend, "tasks": len(held)},
             )
-            self._told.held(backend, held)
+            self._listener.held(backend, held)
 
     def _knows_all(self, backend: str) -> bool:
         """Return whether all held-back tasks are known: just after a start, some may be undetected yet."""
@@ -309,7 +311,7 @@ class Notice(NamedTuple):
         rest = {name for name in names if str(name) > held.names[-1]}
         return shown | rest if len(rest) <= held.count - len(held.names) else shown
 
-    async def told(self, store: Store, held: HeldBack) -> Notice | None:
+    async def write(self, store: Store, held: HeldBack) -> Notice | None:
         """Store *held* instead, and return the new notice; None if it was changed meanwhile. Raises StoreError."""
         now = await store.now()
         spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))

@@ -26,7 +26,7 @@ class EventQueue:
         self._waiting: deque[Manifest] = deque(maxlen=WAITING_MAX)
         self._changed = asyncio.Event()
 
-    def tell(self, event: Manifest) -> None:
+    def add(self, event: Manifest) -> None:
         """Queue *event* to be created in its own namespace."""
         self._waiting.append(event)
         self._changed.set()

@@ -89,7 +89,7 @@ def _name(regarding: Regarding, content: EventContent, generation: int, now: Ins
 
 def _cut(message: str) -> str:
     """Cut *message* to what an Event may hold, between two characters."""
-    told = message.encode("utf-8", "replace")
-    if len(told) <= MESSAGE_BYTES_MAX:
-        return told.decode()
-    return told[: MESSAGE_BYTES_MAX - len("…".encode())].decode("utf-8", "ignore") + "…"
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) <= MESSAGE_BYTES_MAX:
+        return encoded.decode()
+    return encoded[: MESSAGE_BYTES_MAX - len("…".encode())].decode("utf-8", "ignore") + "…"
