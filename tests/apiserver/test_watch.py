@@ -373,7 +373,7 @@ async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, names
             listed = await objects.absorb(TASKS, namespace, api.list(TASKS, namespace))
             await asyncio.sleep(1.1)
 
-    assert listed.changed == {ObjectName(namespace, "report"): News.WISH}
+    assert listed.changed == {ObjectName(namespace, "report"): News.DESIRED}
     assert not operator.is_alive()
 
 

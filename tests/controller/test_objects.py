@@ -151,7 +151,7 @@ def test_a_new_spec_is_news_and_our_own_status_is_no_new_spec(world):
     world.api.label(TASKS, "report", team="a")
     world.api.remove(TASKS, "report")
 
-    assert world.news == [News.WISH, News.WISH, News.STATUS, News.WISH, News.NOTHING, News.GONE]
+    assert world.news == [News.DESIRED, News.DESIRED, News.STATUS, News.DESIRED, News.NOTHING, News.GONE]
 
 
 def test_the_begin_of_a_deletion_is_news(world):
@@ -159,7 +159,7 @@ def test_the_begin_of_a_deletion_is_news(world):
     world.api.create({**task(), "metadata": {**task()["metadata"], "finalizers": ["somebody/else"]}})
     world.api.remove(TASKS, "report")
 
-    assert world.news == [News.WISH, News.WISH]
+    assert world.news == [News.DESIRED, News.DESIRED]
     assert world.held()["metadata"]["deletionTimestamp"]
 
 
@@ -172,7 +172,7 @@ def test_an_answer_of_the_api_server_is_no_news_when_the_watch_reports_it_again(
     assert world.objects.learn(TASKS, answer) is News.STATUS
     world.api.release_events()
 
-    assert world.news == [News.WISH, News.NOTHING]
+    assert world.news == [News.DESIRED, News.NOTHING]
     assert world.held()["metadata"]["resourceVersion"] > created["metadata"]["resourceVersion"]
 
 
@@ -197,7 +197,7 @@ def test_another_uid_is_taken_only_if_it_is_newer(world):
     world.objects.observe(TASKS, "ADDED", body(20, uid="new"))
 
     assert world.objects.observe(TASKS, "MODIFIED", body(10, uid="old")) is News.NOTHING
-    assert world.objects.observe(TASKS, "ADDED", body(30, uid="newest")) is News.WISH
+    assert world.objects.observe(TASKS, "ADDED", body(30, uid="newest")) is News.DESIRED
     assert world.objects.uid(TASKS, REPORT) == "newest"
 
 
@@ -215,7 +215,7 @@ def test_a_late_event_does_not_raise_the_dead(world):
     assert world.objects.observe(TASKS, "MODIFIED", body(11)) is News.NOTHING
     assert world.objects.observe(TASKS, "ADDED", body(9, uid="earlier")) is News.NOTHING
     assert world.held() is None
-    assert world.objects.observe(TASKS, "ADDED", body(13, uid="b")) is News.WISH
+    assert world.objects.observe(TASKS, "ADDED", body(13, uid="b")) is News.DESIRED
 
 
 async def test_a_late_event_of_what_a_list_no_longer_shows_is_of_the_past(world):
@@ -235,7 +235,7 @@ def test_without_numbers_the_generation_decides(world):
     assert (
         world.objects.observe(TASKS, "MODIFIED", body("y", generation=2, status={"active": 1})) is News.STATUS
     )
-    assert world.objects.observe(TASKS, "MODIFIED", body("z", generation=3)) is News.WISH
+    assert world.objects.observe(TASKS, "MODIFIED", body("z", generation=3)) is News.DESIRED
 
 
 def test_without_numbers_the_creation_time_distinguishes_uids(world):
@@ -285,7 +285,7 @@ async def test_a_list_reports_what_changed_and_what_is_absent(world):
     a, b, c, d = (ObjectName("default", name) for name in "abcd")
     assert listed.fresh
     assert listed.names == {a, b, d}
-    assert listed.changed == {a: News.WISH, b: News.STATUS, d: News.WISH}
+    assert listed.changed == {a: News.DESIRED, b: News.STATUS, d: News.DESIRED}
     assert listed.absent == [c]
     assert world.held(c) is None
 

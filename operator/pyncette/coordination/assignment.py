@@ -1,4 +1,4 @@
-"""Shares the partitions of a task out among the workers that run, without a leader: each of them works out the same."""
+"""Assigns the partitions of a task to the running workers, without a leader: each computes the same assignment."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ORPHAN_AGE: Final[Duration] = 1 * SECOND
 """How long records may be due in another worker's partition before this worker polls it as well."""
 
 TURN: Final[Duration] = 2 * SECOND
-"""Workers look at the partitions of others one after the other, so far apart: so long an orphan waits, if one worker is gone."""
+"""Between two workers that poll the partitions of others: an orphaned partition waits this long if one worker is gone."""
 
 LONGEST_TURNS: Final[Duration] = 10 * SECOND
-"""Each looks at them at least this often, however many workers there are: so long an orphan waits, if all but one are gone."""
+"""Each worker polls them at least this often: an orphaned partition waits this long if all but one are gone."""
 
 ADOPTED: Final[Duration] = 90 * SECOND
 """How long a partition is polled that its worker left alone: by then all know whether that worker still exists."""
@@ -35,8 +35,8 @@ def shared_out(count: int, task: str, holders: Sequence[str]) -> dict[str, list[
     """
     Return which of the partitions 0 to *count* - 1 of *task* each of *holders* has: as many as the others, or one more.
 
-    A partition goes to the holder whose hash with it is the highest, of those that do not have their share yet. So most
-    stay where they are as others come and go.
+    A partition goes to the holder with the highest hash of both, among those that have fewer than their part. So most stay
+    where they are when workers come and go.
     """
     shares: dict[str, list[int]] = {holder: [] for holder in sorted(holders)}
     if not shares:
@@ -58,10 +58,10 @@ def _rank(task: str, number: int, holder: str) -> bytes:
 
 class PartitionAssignment:
     """
-    What falls to this worker, which is called *holder*, in *realm*; everything, as long as it knows of no other.
+    The partitions of *realm* that the worker *holder* polls; all of them while it knows no other worker.
 
-    That two workers see different ones for a while is harmless: whoever claims first has the lease, and what nobody
-    thinks is its own is found by those that look at all of it now and then.
+    Workers may disagree for a while without harm: the first claim gets the lease, and partitions that none considers its
+    own are found when a worker polls those of others.
     """
 
     def __init__(self, store: Store, clock: Clock, realm: str, holder: str) -> None:
@@ -103,7 +103,7 @@ class PartitionAssignment:
             self._turn_at = 0
 
     def next_look_in(self) -> Duration:
-        """Return how long it is until the next look at the others, or at what is theirs."""
+        """Return the time until the next read of the other workers, or the next poll of their partitions."""
         until = self._look_at - self._clock.monotonic()
         if self._others:
             until = min(until, self._turn_at - self._clock.now())
@@ -123,7 +123,7 @@ class PartitionAssignment:
     async def _look_around(self) -> None:
         try:
             found = await members(self._store, self._realm, self._clock.now())
-        except StoreError as error:  # the others stay who they were
+        except StoreError as error:  # the last assignment stays
             logger.debug(
                 "could not list other workers; keeping the last assignment", extra={"error": str(error)}
             )

@@ -1,4 +1,4 @@
-"""Knows which workers run now, and which handlers each of them has: records held by leases, which end with a worker that died."""
+"""Registers the running workers of a realm with their handlers, as leased records that expire with a dead worker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 MEMBERS_REALM: Final = f"{RESERVED_REALMS}members"
 """
-The members of a realm are the partition here that has the realm's name in the place of a handler's. So nothing that goes
-through a realm meets them, no worker claims them, and who wants those of all realms finds them together.
+The members of a realm are the partition of this realm with the realm's name as its handler. So scans of a realm do not
+meet them, no worker claims them, and those of all realms are found together.
 """
 
 TASK: Final = "worker"
@@ -34,13 +34,13 @@ MEMBER_LEASE: Final[Duration] = 60 * SECOND
 """How long a killed worker still counts as a member."""
 
 RENEWAL_PAUSE: Final[Duration] = 20 * SECOND
-"""A third of the lease, so two renewals may fail. An idle worker is to ask its backend for next to nothing."""
+"""A third of the lease, so two renewals may fail. An idle worker must send its backend almost no requests."""
 
 WITHDRAWAL_SECONDS: Final = 2.0
 """How long a worker that stops waits for an unavailable backend: its lease expires by itself."""
 
 PAGE: Final = 200
-"""Members of one look."""
+"""Members in one page of a scan."""
 
 
 TOLD_MAX: Final = 5
@@ -53,9 +53,9 @@ class Member(msgspec.Struct, frozen=True):
     holder: str
     """Its name in leases and histories."""
     handlers: tuple[str, ...] = ()
-    """Those that its task module declares, sorted."""
+    """The handlers that its task module declares, sorted."""
     version: str = __version__
-    """Of this library."""
+    """The version of this library."""
     reader: int = SCHEMA_VERSION
     """The newest version of the schema that it can work on."""
     slots: int = 0
@@ -96,8 +96,8 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
     """
     Return the members of *realm* whose leases live at *now*, by their names. Raises StoreError.
 
-    What cannot be read is left out and logged. Records of workers that died a while ago are removed on the way: each
-    belongs to one process, which announces itself again, should it live after all.
+    Unreadable records are left out and logged. Records of workers that died a while ago are removed: each belongs to one
+    process, which registers again if it is alive after all.
     """
     found: list[Member] = []
     after: Key | None = None
@@ -111,7 +111,7 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
 
 
 async def members_everywhere(store: Store, now: Instant) -> dict[str, list[Member]]:
-    """Return the members of each realm that has any; takes a look for each realm that ever had one. Raises StoreError."""
+    """Return the members of each realm that has any, with one scan for each realm that ever had one. Raises StoreError."""
     realms = sorted({partition.handler for partition in await store.partitions(MEMBERS_REALM)})
     found = {realm: await members(store, realm, now) for realm in realms}
     return {realm: there for realm, there in found.items() if there}
@@ -142,15 +142,15 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
 
 
 class OlderWorkersError(SchemaError):
-    """Workers run that would be shut out; they go on, and so does everything else. Ask again once they have been replaced."""
+    """Running workers would be shut out, so nothing was. Try again once they have been replaced."""
 
 
 async def migrate(backend: Backend) -> Migrated:
     """
-    Bring *backend* to the schema of this release, and shut out the programs that cannot read what is to be written there.
+    Migrate *backend* to the schema of this release, and shut out programs that cannot read what it writes.
 
-    A migration only adds, so it is done whoever runs. Raises OlderWorkersError if just the second part has to wait, and
-    StoreError.
+    A migration only adds, so older workers do not prevent it. Raises OlderWorkersError if only the second part has to wait,
+    and StoreError.
     """
     migrated = await backend.migrate()
     async with backend.new_store(create=False) as store:
@@ -160,7 +160,7 @@ async def migrate(backend: Backend) -> Migrated:
 
 async def raise_min_reader(store: Store, version: int) -> None:
     """
-    Have refused, from their next connect on, the programs that know no schema from *version* on.
+    Refuse programs that know no schema from *version* on, at their next connect.
 
     Raises OlderWorkersError, and changes nothing, while one of them is a member of any realm; StoreError.
     """
@@ -189,7 +189,7 @@ class Membership:
     """
     Makes this worker a member of *realm*, for as long as it claims.
 
-    Nothing that happens here stops a run: what cannot be written is logged, and tried again.
+    Failures here stop no run: a failed write is logged and retried.
     """
 
     def __init__(self, realm: str, member: Member, clock: Clock) -> None:
@@ -208,12 +208,12 @@ class Membership:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def leave(self) -> None:
-        """Be no member any more: this worker claims nothing more. Can be called from any thread."""
+        """Stop being a member: this worker claims nothing more. Safe to call from any thread."""
         self._leaving = True
         self._wake()
 
     def refuse(self, handlers: Sequence[str]) -> None:
-        """Publish that *handlers*, and no others, are refused. Can be called from any thread."""
+        """Publish that *handlers*, and no others, are refused. Safe to call from any thread."""
         refused = tuple(sorted(handlers))
         if refused != self._member.refused:
             self._member = msgspec.structs.replace(self._member, refused=refused)
@@ -225,7 +225,7 @@ class Membership:
             self._loop.call_soon_threadsafe(self._woken.set)
 
     async def run(self, store: Store) -> None:
-        """Be a member until `leave`, or until this is cancelled; then withdraw."""
+        """Stay a member until `leave`, or until cancelled; then deregister."""
         self._loop = asyncio.get_running_loop()
         if self._leaving:
             return

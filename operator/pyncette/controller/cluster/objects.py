@@ -39,22 +39,22 @@ class News(Enum):
     NOTHING = "nothing"
     """It is known, or older than what is known, or irrelevant."""
     STATUS = "status"
-    """The status alone is another: our own doing, with our own kinds, so that to act upon it would be to go in circles."""
-    WISH = "wish"
-    """Somebody wants something else: a new object, another spec, an annotation of ours, its deletion has begun."""
+    """Only the status has changed. We write that of our own kinds, so acting upon it would loop."""
+    DESIRED = "desired"
+    """The desired state has changed: a new object, another spec, an annotation of ours, the start of its deletion."""
     GONE = "gone"
-    """It is deleted, says the watch. Whoever acts upon that reads again first."""
+    """The watch reports its deletion. A caller that acts upon that reads it again first."""
 
 
 class Listed(NamedTuple):
     """The changes that a complete list brings."""
 
     names: frozenset[ObjectName]
-    """All that there is."""
+    """All listed objects."""
     changed: Mapping[ObjectName, News]
-    """Those of which it shows something that was not known."""
+    """Objects that have changed."""
     absent: Sequence[ObjectName]
-    """Those that were known, and are not there any more. They are no longer held."""
+    """Known objects that are missing. They were dropped from the cache."""
     fresh: bool
     """False: it is older than an earlier list, as after a restore of the cluster. Nothing follows from it."""
 
@@ -63,9 +63,9 @@ class Objects:
     """
     The objects of all kinds that are watched, as JSON in bytes: ten thousand tasks fit where their dicts would not.
 
-    Watches repeat themselves, come late, and go back; what is older than what is held changes nothing. Older is told by the
-    resource version: those of one kind grow, and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is
-    no number, the generation tells, and the time of creation tells objects of one name apart.
+    Watches repeat events, deliver late, and go back; an older version changes nothing. Resource versions of one kind grow,
+    and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is no number, the generation decides, and
+    the creation time distinguishes objects of one name.
 
     *noted* is called with the status of each object that changes, as JSON, and with None once the object is gone.
     """
@@ -84,7 +84,7 @@ class Objects:
         """The version of the last complete list. What is unknown and not newer than that is not there any more."""
 
     def observe(self, kind: Kind, change: Change, body: Manifest) -> News:
-        """Take in what the watch says."""
+        """Add a watch event."""
         new = _Held.of(body)
         name = _name_of(body)
         self._sight.delivered(kind, name, new.version)
@@ -97,7 +97,7 @@ class Objects:
         return self._take(kind, _name_of(body), _Held.of(body))
 
     def found(self, kind: Kind, body: Manifest) -> None:
-        """Take in what the API server answered to a read by name: it is there, whatever events and lists have said before."""
+        """Add the response to a read by name: the object exists, whatever events and lists have reported before."""
         name, new = _name_of(body), _Held.of(body)
         self._gone.get(kind, {}).pop(name, None)
         held = self._held.setdefault(kind, {}).get(name)
@@ -112,7 +112,7 @@ class Objects:
         told: Callable[[ObjectName, News], object] = lambda *_: None,
     ) -> Listed:
         """
-        Take in a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
+        Add a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
 
         *told* is called with each change as soon as it is cached: the watch, which may deliver it a moment later, then no longer
         makes anything of it, and the list may break off. What it shows that the watch has not delivered is handed to the
@@ -177,7 +177,7 @@ class Objects:
         if self._is_of_the_past(kind, name, new) or (held is not None and not new.is_newer_than(held)):
             return News.NOTHING
         self._hold(kind, name, new)
-        return News.WISH if held is None else new.news_after(held)
+        return News.DESIRED if held is None else new.news_after(held)
 
     def _hold(self, kind: Kind, name: ObjectName, new: _Held) -> None:
         self._held[kind][name] = new
@@ -244,7 +244,7 @@ class _Gone(NamedTuple):
 
 
 class _Held(msgspec.Struct, frozen=True, gc=False):
-    """An object as it is held."""
+    """An object in the cache."""
 
     uid: str
     resource_version: str
@@ -283,7 +283,7 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
 
     def news_after(self, other: _Held) -> News:
         if self.desired != other.desired:
-            return News.WISH
+            return News.DESIRED
         return News.STATUS if self.status != other.status else News.NOTHING
 
     def manifest(self, kind: Kind) -> dict[str, Any]:
