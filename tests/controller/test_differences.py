@@ -108,5 +108,5 @@ def test_times_to_come_and_what_runs_come_last():
 
     assert difference(before, task.later(3 * MINUTE).look()) is Difference.REST
     before = task.status
-    task.observed = task.observed._replace(beside=1)
+    task.observed = task.observed._replace(side_runs=1)
     assert difference(before, task.look()) is Difference.REST

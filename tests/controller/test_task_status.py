@@ -777,7 +777,7 @@ def test_a_one_off_is_not_completed_before_its_run_is_over():
     at_most_once.record = replace(at_most_once.record, due_at=None, state=state)
     overlapping = mirrored(**ONCE, concurrencyPolicy="Allow")
     overlapping.record = replace(overlapping.record, due_at=None, claimable_at=None)
-    overlapping.observed = overlapping.observed._replace(beside=1)
+    overlapping.observed = overlapping.observed._replace(side_runs=1)
 
     assert at_most_once.look().ready == "True Scheduled"
     assert overlapping.look().ready == "True Scheduled"

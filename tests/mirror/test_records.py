@@ -22,7 +22,7 @@ from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
 from pyncette.mirror.conversion import desired_record_of
 from pyncette.mirror.instances import Removal, instances_of, remove_instances
-from pyncette.mirror.records import MisplacedRecord, homes, mirror_one, stop
+from pyncette.mirror.records import MisplacedRecord, mirror_one, stop, task_records
 from pyncette.mirror.rules import Step, moved, stopped_between_runs
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
@@ -408,7 +408,7 @@ async def test_a_move_that_was_broken_off_goes_on_and_leaves_one_record(folder, 
     folder.ledger = ledger
     await folder.apply(task(handler="post"))
 
-    found = [record async for record in homes(folder.store, REALM)]
+    found = [record async for record in task_records(folder.store, REALM)]
     assert [record.key.partition.handler for record in found] == ["post"]
     assert found[0].state.summary.counts.succeeded == 1
     assert found[0].claimable_at > folder.clock.now()
@@ -444,7 +444,11 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
         await folder.store.swap([Change(None, record) for record in instances[at : at + 300]])
     await folder.apply(named("a"), named("zoo"), named("many", intervalSeconds=3))
 
-    assert sorted([record.key.task async for record in homes(folder.store, REALM)]) == ["a", "many", "zoo"]
+    assert sorted([record.key.task async for record in task_records(folder.store, REALM)]) == [
+        "a",
+        "many",
+        "zoo",
+    ]
 
 
 async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_fixes_it(folder):

@@ -166,7 +166,7 @@ def test_a_run_whose_lease_expired_is_not_active():
 
 
 def test_side_runs_are_active_too():
-    assert status_of(record_of(task()), EIGHT, beside=2).active == 2
+    assert status_of(record_of(task()), EIGHT, side_runs=2).active == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Su
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.mirror.counting import counted_in
-from pyncette.mirror.records import beside
+from pyncette.mirror.records import side_records
 from pyncette.mirror.status import last_run, next_occurrence, run_counts
 from pyncette.store.base import Counted, Store
 
@@ -126,7 +126,7 @@ async def look(store: Store, record: Record, now: Instant) -> Found:
     key = record.key
     if key.instance:
         found = Found(f"{key.task}/{key.instance}", key.partition.handler, [record])
-        async for page in beside(store, key):
+        async for page in side_records(store, key):
             found.beside += page
         return found
     whole: dict[tuple[str, str], Found] = {}

@@ -14,7 +14,7 @@ from pyncette.core.record import (
     Record,
 )
 from pyncette.ledger.ledger import Ledger, Ruling, withdrawal
-from pyncette.mirror.records import PAGE, beside, remove_permits_of
+from pyncette.mirror.records import PAGE, remove_permits_of, side_records
 from pyncette.mirror.rules import is_template, policies_of, removed_after
 from pyncette.store.base import Store
 
@@ -70,10 +70,10 @@ async def _partitions_of(store: Store, template: Record) -> list[Partition]:
 
 
 async def _counters(store: Store, template: Record) -> AsyncIterator[Record]:
-    """Yield the records that count what was removed of *template*, beside itself: some tens in each partition at most."""
+    """Yield the counter records of *template* besides itself: some tens in each partition at most."""
     for partition in await _partitions_of(store, template):
         home = template.key._replace(partition=partition)
-        async for page in beside(store, home):
+        async for page in side_records(store, home):
             for record in page:
                 yield record
         if partition != template.key.partition:

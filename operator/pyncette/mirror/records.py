@@ -51,9 +51,9 @@ class MisplacedRecord(NamedTuple):
     record: Record
 
 
-async def homes(store: Store, realm: str) -> AsyncIterator[Record]:
+async def task_records(store: Store, realm: str) -> AsyncIterator[Record]:
     """
-    Yield the records that are neither instances nor beside a schedule: one of each task in *realm*.
+    Yield the records that are neither instances nor side runs: one of each task in *realm*.
 
     Instances of templates are passed over in pages, however many there are.
     """
@@ -88,7 +88,7 @@ async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResul
     """Write the record where it belongs; after an edit, update its side runs and remove the permits above a lower limit."""
     result: MirrorResult = (await ledger.apply({desired.key: mirrored(desired)}))[desired.key]
     if result.step is Step.EDITED and result.record is not None:
-        await _edit_beside(ledger, result.record)
+        await _edit_side_runs(ledger, result.record)
         if result.lowers_limit:
             await remove_permits_of(ledger, result.record, policies_of(result.record).max_concurrent)
     return result
@@ -104,7 +104,7 @@ async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Rec
     if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
         return stopping
     # Side runs are counted at the source when they end, and the counts move along.
-    if any([_is_under_way(record) async for page in beside(source.store, old.key) for record in page]):
+    if any([_is_under_way(record) async for page in side_records(source.store, old.key) for record in page]):
         return MirrorResult(old.key.task, Step.WAITING)
     (last,) = await source.store.load([old.key])
     if last is None:
@@ -113,9 +113,9 @@ async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Rec
     await ledger.apply({desired.key: removed_after(0)})
     rule = moved(desired, last, returns=_returns(old, desired))
     result: MirrorResult = (await ledger.apply({desired.key: rule}))[desired.key]
-    async for page in beside(source.store, last.key):
-        letters = {_at(desired.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
-        await ledger.apply({key: _taken_along(key, letter) for key, letter in letters.items()})
+    async for page in side_records(source.store, last.key):
+        dead_letters = {_at(desired.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
+        await ledger.apply({key: _taken_along(key, letter) for key, letter in dead_letters.items()})
     await remove_stopped(source, last, grace=0)
     return result
 
@@ -129,9 +129,9 @@ async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
     if record.state.withdrawn_at is not None:
         return None
     # Before the stop, too: after a crash in between, nothing would return to its side runs.
-    await _withdraw_beside(ledger, record, with_letters=False)
+    await _withdraw_side_records(ledger, record, with_dead_letters=False)
     result: MirrorResult | None = (await ledger.apply({record.key: stopped}))[record.key]
-    await _withdraw_beside(ledger, record, with_letters=False)
+    await _withdraw_side_records(ledger, record, with_dead_letters=False)
     return result
 
 
@@ -144,7 +144,7 @@ async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> Mir
     now = await ledger.now()
     if grace and not _is_over(record.state, now - grace):
         return None
-    await _withdraw_beside(ledger, record, with_letters=True)
+    await _withdraw_side_records(ledger, record, with_dead_letters=True)
     if not grace:
         await ledger.apply({record.key: stopped})
     # Before the record, by which an interrupted removal is found again. Nothing due is left that would create permits.
@@ -160,7 +160,7 @@ async def remove_permits_of(ledger: Ledger, home: Record, limit: int = 0) -> Non
     await remove_permits(ledger.store, partition, home.key.task, await ledger.now(), limit=limit)
 
 
-async def _edit_beside(ledger: Ledger, home: Record) -> None:
+async def _edit_side_runs(ledger: Ledger, home: Record) -> None:
     """Apply the edited spec to the retries of side runs; requested runs keep theirs."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -170,19 +170,19 @@ async def _edit_beside(ledger: Ledger, home: Record) -> None:
         after = edits.in_step(record, home, policies_of(home))
         return Ruling(None if after is record else Change(record, after))
 
-    async for page in beside(ledger.store, home.key):
+    async for page in side_records(ledger.store, home.key):
         keys = [record.key for record in page if _is_under_way(record) and not is_on_demand(record.key)]
         await ledger.apply(dict.fromkeys(keys, rule))
 
 
-async def _withdraw_beside(ledger: Ledger, home: Record, *, with_letters: bool) -> None:
-    """Withdraw the side runs of a schedule; its dead letters only if *with_letters*, since they outlive a stop."""
-    async for page in beside(ledger.store, home.key):
-        keys = [record.key for record in page if with_letters or not is_dead_letter(record.key)]
+async def _withdraw_side_records(ledger: Ledger, home: Record, *, with_dead_letters: bool) -> None:
+    """Withdraw the side runs of a schedule; its dead letters only if *with_dead_letters*, since they outlive a stop."""
+    async for page in side_records(ledger.store, home.key):
+        keys = [record.key for record in page if with_dead_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
 
 
-async def beside(store: Store, home: Key) -> AsyncIterator[list[Record]]:
+async def side_records(store: Store, home: Key) -> AsyncIterator[list[Record]]:
     """Yield the side runs and dead letters of a schedule, in pages. They precede the next instance of the same task."""
     after = home
     while page := await store.scan(home.partition, home.task, after, PAGE):
@@ -224,7 +224,7 @@ def _at(home: Key, letter: Key) -> Key:
 
 
 def _taken_along(key: Key, letter: Record) -> Rule:
-    """The rule for a dead letter that moves with its schedule: it is created where that went, unless it is there."""
+    """Return the rule that creates a dead letter at the new key of its schedule, unless it is there."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is not None:

@@ -13,7 +13,7 @@ from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.mirror.instances import instances_of
-from pyncette.mirror.records import beside
+from pyncette.mirror.records import side_records
 from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
 
@@ -142,10 +142,10 @@ async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
     new = _new(requests, record.state.handled)
     if new == NO_REQUESTS:
         return Done()
-    letters = await _each(ledger, record, redriven_for(new.redrive)) if new.redrive else 0
+    dead_letters = await _each(ledger, record, redriven_for(new.redrive)) if new.redrive else 0
     ended = await _each(ledger, record, resumed) if new.resume and is_template(record.spec) else 0
     done: Done = (await ledger.apply({record.key: asked(requests)}))[record.key]
-    return done._replace(redriven=letters, resumed=done.resumed + ended)
+    return done._replace(redriven=dead_letters, resumed=done.resumed + ended)
 
 
 async def _each(ledger: Ledger, home: Record, rule: Rule) -> int:
@@ -153,8 +153,8 @@ async def _each(ledger: Ledger, home: Record, rule: Rule) -> int:
 
 
 async def _with(store: Store, home: Record) -> AsyncIterator[list[Record]]:
-    """Yield what lives beside a schedule, or of a template all that its instances have."""
-    pages = instances_of(store, home) if is_template(home.spec) else beside(store, home.key)
+    """Yield the side runs and dead letters of a schedule, or all records of the instances of a template."""
+    pages = instances_of(store, home) if is_template(home.spec) else side_records(store, home.key)
     async for page in pages:
         yield page
 

@@ -39,7 +39,7 @@ def status_of(
     now: Instant,
     *,
     conditions: Sequence[Condition] = (),
-    beside: int = 0,
+    side_runs: int = 0,
     last_run_id: str | None = None,
     instances: Instances | None = None,
     write_interval: Duration = 0,
@@ -50,7 +50,7 @@ def status_of(
     Times are told in whole seconds, as those of a CronJob; those of the last run to the microsecond, since short runs are
     measured by them.
 
-    The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
+    The caller adds what a record does not know: its *conditions*, how many runs are under way as *side_runs* (overlapping
     ones, and those on demand), the id of the last run, and the *instances* of a template. If a schedule is due more often
     than every `OFTEN`, the status has the first time after the *write_interval* in which it cannot be written again: an
     earlier time would soon be in the past, and look late.
@@ -70,7 +70,7 @@ def status_of(
         last_successful_time=_second(summary.last_success_at),
         last_failure_time=_second(summary.last_failure_at),
         last_run=last_run(summary, last_run_id),
-        active=record.is_leased(now) + beside,
+        active=record.is_leased(now) + side_runs,
         consecutive_failures=summary.consecutive_failures,
         run_counts=run_counts(summary),
         instances=instances,

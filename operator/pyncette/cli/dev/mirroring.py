@@ -11,10 +11,10 @@ from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.records import (
     WITHDRAWAL_GRACE,
     MisplacedRecord,
-    homes,
     mirror_one,
     remove_stopped,
     stop,
+    task_records,
 )
 from pyncette.mirror.rules import MirrorResult, is_template
 
@@ -37,7 +37,7 @@ async def mirror_all(
     by_key = {each.key: each for each in desired}
     names = {key.task for key, each in by_key.items() if not is_template(each.spec)}
     misplaced, gone = defaultdict(list), []
-    async for record in homes(ledger.store, realm):
+    async for record in task_records(ledger.store, realm):
         if record.state.owner is None or record.key in by_key:
             continue
         # A template never moves: it is where its instances are.

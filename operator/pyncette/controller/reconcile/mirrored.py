@@ -104,7 +104,7 @@ class Mirrored:
     def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
-        self._homes: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
+        self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
@@ -126,15 +126,15 @@ class Mirrored:
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
-        return list(self._homes.get(task, {}).values())
+        return list(self._records.get(task, {}).values())
 
     def is_running(self, task: ObjectName) -> bool:
         """Return whether *task* has a record that is not stopped."""
-        return any(home.record.state.withdrawn_at is None for home in self.records(task))
+        return any(observed.record.state.withdrawn_at is None for observed in self.records(task))
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the tasks that have a record."""
-        return iter(list(self._homes))
+        return iter(list(self._records))
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
         """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
@@ -149,9 +149,9 @@ class Mirrored:
     def count(self, backend: str) -> int:
         """Return how many tasks have a record on *backend* that is not stopped."""
         return sum(
-            home.backend == backend and home.record.state.withdrawn_at is None
-            for homes in self._homes.values()
-            for home in homes.values()
+            observed.backend == backend and observed.record.state.withdrawn_at is None
+            for records in self._records.values()
+            for observed in records.values()
         )
 
     def note(self, backend: str, record: Record) -> ObservedRecord:
@@ -279,20 +279,22 @@ class Mirrored:
             seconds=time.monotonic() - began_at,
         )
 
-    async def refresh(self, task: ObjectName, home: ObservedRecord, ledger: Ledger) -> ObservedRecord | None:
+    async def refresh(
+        self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
+    ) -> ObservedRecord | None:
         """
-        Read one *home* of *task*, and its side runs, without waiting for the next scan.
+        Read one *observed* of *task*, and its side runs, without waiting for the next scan.
 
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
-        key = home.record.key
-        found = _homes(ledger.store, [key.partition], home.backend, ledger.clock.now(), key.task)
+        key = observed.record.key
+        found = _scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
         async for seen in found:
-            known = self._at(task, (home.backend, key))
+            known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
-                self._touched[home.backend].add(key)
+                self._touched[observed.backend].add(key)
                 self._put(task, seen._replace(strays=known.strays))
-        return self._at(task, (home.backend, key))
+        return self._at(task, (observed.backend, key))
 
     async def _scan_tasks(
         self,
@@ -310,22 +312,22 @@ class Mirrored:
         """
         waiting, templates, is_empty = _Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for home in _homes(ledger.store, partitions, backend, ledger.clock.now()):
-            name = self.name_of(home.record)
+        async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+            name = self.name_of(observed.record)
             if name is None:
                 continue
             is_empty = False
-            where = backend, home.record.key
+            where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
-            found.setdefault(name, {})[where] = known if known == home and known else home
-            handler = home.record.key.partition.handler
+            found.setdefault(name, {})[where] = known if known == observed and known else observed
+            handler = observed.record.key.partition.handler
             # Without a worker it is unknown which handlers exist, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
                 continue
-            if home.late_since is not None:
-                waiting = waiting.with_more(1, home.late_since)
-            if _runs_instances(home.record):
+            if observed.late_since is not None:
+                waiting = waiting.with_more(1, observed.late_since)
+            if _runs_instances(observed.record):
                 templates.add(handler)
         return waiting, templates, is_empty
 
@@ -378,15 +380,17 @@ class Mirrored:
         """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
         touched = self._touched[backend]
         changed: dict[ObjectName, None] = {}
-        for name, homes in found.items():
-            for where, home in homes.items():
+        for name, records in found.items():
+            for where, observed in records.items():
                 before = self._at(name, where)
-                if where[1] in touched and (before is None or before.record.version > home.record.version):
+                if where[1] in touched and (
+                    before is None or before.record.version > observed.record.version
+                ):
                     continue
-                if before is None or _face(before) != _face(home):
+                if before is None or _face(before) != _face(observed):
                     changed[name] = None
-                self._put(name, home)
-        for name, known in list(self._homes.items()):
+                self._put(name, observed)
+        for name, known in list(self._records.items()):
             for where in list(known):
                 if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
                     self._drop(where, name)
@@ -394,21 +398,21 @@ class Mirrored:
         return list(changed)
 
     def _at(self, name: ObjectName, where: _Where) -> ObservedRecord | None:
-        return self._homes.get(name, {}).get(where)
+        return self._records.get(name, {}).get(where)
 
-    def _put(self, name: ObjectName, home: ObservedRecord) -> None:
-        where = (home.backend, home.record.key)
+    def _put(self, name: ObjectName, observed: ObservedRecord) -> None:
+        where = (observed.backend, observed.record.key)
         before = self._names.get(where)
         if before is not None and before != name:  # a handler that belongs to another task now
             self._drop(where, before)
-        self._homes.setdefault(name, {})[where] = home
+        self._records.setdefault(name, {})[where] = observed
         self._names[where] = name
 
     def _drop(self, where: _Where, name: ObjectName) -> None:
-        homes = self._homes.get(name, {})
-        homes.pop(where, None)
-        if not homes:
-            self._homes.pop(name, None)
+        records = self._records.get(name, {})
+        records.pop(where, None)
+        if not records:
+            self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
 
@@ -423,10 +427,10 @@ def _runs_instances(record: Record) -> bool:
     )
 
 
-def _face(home: ObservedRecord) -> tuple[object, ...]:
+def _face(observed: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
-    record = home.record
-    return record.version, record.fence, record.state, home.running, home.requested, home.strays
+    record = observed.record
+    return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays
 
 
 async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
@@ -436,7 +440,7 @@ async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool
     return False
 
 
-async def _homes(
+async def _scan_records(
     store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
 ) -> AsyncIterator[ObservedRecord]:
     """
@@ -445,21 +449,21 @@ async def _homes(
     Instances are passed over, however many there are.
     """
     for partition in partitions:
-        home: ObservedRecord | None = None
+        observed: ObservedRecord | None = None
         async for record in without_instances(store, partition, task):
             key = record.key
             if not key.occurrence:
-                if home is not None:
-                    yield home
+                if observed is not None:
+                    yield observed
                 strays = await _strays(store, partitions, record)
-                home = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
-            elif home is not None and home.record.key == key._replace(occurrence=""):
-                home = home._replace(
-                    running=home.running + record.is_leased(now),
-                    requested=home.requested + is_on_demand(key),
+                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
+            elif observed is not None and observed.record.key == key._replace(occurrence=""):
+                observed = observed._replace(
+                    running=observed.running + record.is_leased(now),
+                    requested=observed.requested + is_on_demand(key),
                 )
-        if home is not None:
-            yield home
+        if observed is not None:
+            yield observed
 
 
 async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:

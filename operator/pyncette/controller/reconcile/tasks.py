@@ -237,7 +237,7 @@ class Tasks:
         observed = ObservedTask(
             record=None if current is None else current.record,
             moving=mirroring.moving,
-            beside=0 if current is None else current.running,
+            side_runs=0 if current is None else current.running,
             strays=() if current is None else current.strays,
             last_run_id=await self._last_run_id(current, seen.status),
             instances=await self._counts.of(name, current),

@@ -55,7 +55,7 @@ class ObservedTask(NamedTuple):
     """Its record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None
     """The other dynamic task of its pool that has its handler already; a handler belongs to one."""
-    beside: int = 0
+    side_runs: int = 0
     """Runs under way beside the schedule."""
     last_run_id: str | None = None
     strays: tuple[int, ...] = ()

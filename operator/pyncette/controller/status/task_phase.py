@@ -220,7 +220,7 @@ def _over(context: TaskContext) -> Assessment | None:
         return _ready(last, ready.message)
     if record is None or record.due_at is not None or record.spec.partitions is not None:
         return None
-    if started_of(record, context.policies) is not None or context.observed.beside:
+    if started_of(record, context.policies) is not None or context.observed.side_runs:
         return None
     schedule, summary = record.spec.schedule, record.state.summary
     if not isinstance(schedule, Once):

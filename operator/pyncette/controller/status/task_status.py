@@ -180,7 +180,7 @@ def _shown(context: TaskContext) -> TaskStatus:
         return status_of(
             record,
             observed.now,
-            beside=observed.beside,
+            side_runs=observed.side_runs,
             last_run_id=observed.last_run_id,
             write_interval=observed.write_interval,
             instances=observed.instances or last.instances,
