@@ -730,7 +730,7 @@ def test_a_record_that_others_change_all_the_time_holds_no_pass_for_long_and_is_
     world.api.edit(TASKS, "report", args={"n": 1})
 
     world.run(4)
-    assert caplog.text.count("could not be reconciled") >= 2
+    assert caplog.text.count("could not reconcile") >= 2
 
     world.backends["first"].contested = frozenset()
     world.run(4)

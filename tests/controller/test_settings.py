@@ -95,5 +95,5 @@ def test_a_file_that_cannot_be_read_is_reported_without_its_content(tmp_path, co
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="cannot read"):
         load_settings(file, {})

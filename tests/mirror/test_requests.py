@@ -356,7 +356,7 @@ async def test_a_schedule_that_can_no_longer_be_read_stays_suspended_and_stops_n
 
     assert (done.resumed, len(await cluster.extra_runs())) == (0, 1)
     assert (await cluster.record()).state.exhausted
-    assert "is not resumed" in caplog.text
+    assert "could not resume" in caplog.text
 
 
 async def test_dead_letters_are_tried_again_and_the_mark_comes_last(cluster):

@@ -254,7 +254,7 @@ class Membership:
         except (StoreError, ValueError) as error:
             # ValueError: a name that no store can hold. A worker that others do not see runs what is due all the same.
             log = logger.debug if self._trouble else logger.warning
-            log("others may not see that this worker runs", extra={"error": str(error)})
+            log("could not register this worker; others may not see it", extra={"error": str(error)})
             self._trouble = True
         else:
             self._trouble = False

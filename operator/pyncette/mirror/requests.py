@@ -98,7 +98,7 @@ def _awake(record: Record, now: Instant) -> Record:
     try:
         return edits.resumed(record, record.spec.policies or Policies(), now)
     except ValueError as error:  # its schedule can no longer be read, which hurts itself only
-        logger.warning("%s is not resumed: %s", record.key, error)
+        logger.warning("could not resume %s: %s", record.key, error)
         return record
 
 
