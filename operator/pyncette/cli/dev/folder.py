@@ -29,10 +29,10 @@ REALM: Final = ""
 """The embedded database has no other tenants."""
 
 
-class Wishes(NamedTuple):
+class DesiredState(NamedTuple):
     """The desired records of a folder's manifests, and the problems in them."""
 
-    wishes: tuple[DesiredRecord, ...]
+    records: tuple[DesiredRecord, ...]
     problems: tuple[Remark, ...]
     notes: tuple[Remark, ...]
     keep: Container[str]
@@ -99,7 +99,7 @@ class Folder:
             lock.flush()
             yield
 
-    def read(self, declared: Loaded | None, now: Instant) -> Wishes:
+    def read(self, declared: Loaded | None, now: Instant) -> DesiredState:
         """
         Read the manifests again, for the tasks that the module has *declared*; None if those are unknown.
 
@@ -112,16 +112,18 @@ class Folder:
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, other = (fit, []) if declared is None else _of_their_templates(fit, declared.templates)
         fit, twins = _one_of_each_name(fit)
-        wished = [
+        desired_records = [
             (item, desired_record_of(item.resource, REALM, _written_at(item.source.file, now)))
             for item in fit
         ]
-        over = _over_before_they_were_written(wished)
+        over = _over_before_they_were_written(desired_records)
         problems = (*loaded.problems, *unknown, *other, *twins, *over)
         keep = self._keep(loaded, problems)
         late = {remark.place for remark in over}
-        wishes = tuple(desired for item, desired in wished if item.place("spec", "schedule") not in late)
-        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
+        records = tuple(
+            desired for item, desired in desired_records if item.place("spec", "schedule") not in late
+        )
+        return DesiredState(records, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
         """Return the tasks that are not gone: while a file has a problem, no task that was in it is gone."""
@@ -194,11 +196,11 @@ def _one_of_each_name(
 
 
 def _over_before_they_were_written(
-    wished: Sequence[tuple[Manifest[PyncetteTask], DesiredRecord]],
+    desired_records: Sequence[tuple[Manifest[PyncetteTask], DesiredRecord]],
 ) -> list[Remark]:
     """Refuse a schedule whose years were over when it was written; one that has run its course since is fine."""
     over = []
-    for item, desired in wished:
+    for item, desired in desired_records:
         try:
             check_ahead(desired.spec.schedule, desired.created_at or 0)
         except ValueError as error:

@@ -19,7 +19,7 @@ from pyncette._version import __version__
 from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
-from pyncette.cli.dev.folder import REALM, STATE, Folder, Wishes
+from pyncette.cli.dev.folder import REALM, STATE, DesiredState, Folder
 from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.cli.dev.process import WorkerProcess
 from pyncette.cli.dev.screens import Screen
@@ -82,7 +82,7 @@ class Supervisor:
         self._fault = ""
         """The problem of the current module; an earlier one may be running."""
         self._declared = Loaded(())
-        self._wishes = Wishes((), (), (), ())
+        self._desired = DesiredState((), (), (), ())
         self._worker: WorkerProcess | None = None
         self._module_changed = asyncio.Event()
         self._manifests_changed = asyncio.Event()
@@ -276,9 +276,9 @@ class Supervisor:
         async with self._mirroring:
             try:
                 now = await self._ledger.now()
-                self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
-                wanted = self._wishes
-                results = await mirror_all(self._ledger, REALM, wanted.wishes, keep=wanted.keep)
+                self._desired = await asyncio.to_thread(self._folder.read, self._declared, now)
+                wanted = self._desired
+                results = await mirror_all(self._ledger, REALM, wanted.records, keep=wanted.keep)
             except StoreError as error:
                 self._line(f"could not mirror the manifests; retrying: {error}", "ERROR")
                 return True
@@ -339,9 +339,9 @@ class Supervisor:
         except StoreError as error:
             status = f"the database does not answer: {error}"
         problems = ([self._fault] if self._fault else []) + [
-            self._placed(remark) for remark in self._wishes.problems
+            self._placed(remark) for remark in self._desired.problems
         ]
-        notes = [self._placed(remark) for remark in self._wishes.notes]
+        notes = [self._placed(remark) for remark in self._desired.notes]
         self._screen.draw(Picture(now, self._title, status, views, tuple(problems), tuple(notes)))
 
     async def _views(self, store: Store, now: int) -> Sequence[View]:
