@@ -82,12 +82,12 @@ def test_it_ends_at_once_when_it_is_told_to_even_if_no_api_server_answers(operat
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (None, "cannot be read"),
+        (None, "cannot read"),
         ("backends: []", "backends"),
         ("clusterID: east", "unknown field"),
         ("namespaces: [shop]", "clusterId is required"),
         ("resyncSeconds: often", "resyncSeconds: must be a whole number"),
-        ("- one\n- two", "must be one mapping"),
+        ("- one\n- two", "must be a mapping"),
         ("a: {{", "operator.yaml:"),
         ("backends: [{{name: a}}, {{name: a}}]", "two backends have the same name"),
     ],

@@ -71,8 +71,8 @@ def test_only_the_namespaces_that_are_listed_are_watched(load):
         ("sweep: {confirm: -1}", "sweep.confirm"),
         ("health: 70000", "health: must be at most"),
         ("logLevel: LOUD", "logLevel"),
-        ("[]", "one mapping"),
-        ("a: 1\n---\nb: 2", "one mapping"),
+        ("[]", "a mapping"),
+        ("a: 1\n---\nb: 2", "a mapping"),
         ("a: [", "is not YAML"),
     ],
 )
