@@ -363,7 +363,9 @@ async def test_a_backend_that_is_unavailable_is_retried_and_logged_once(
 
         assert await bench.look() == [ALICE]
 
-    assert [entry.message for entry in caplog.records] == ["could not register this worker; others may not see it"]
+    assert [entry.message for entry in caplog.records] == [
+        "could not register this worker; others may not see it"
+    ]
 
 
 async def test_an_answer_that_is_lost_makes_no_second_member(bench: Bench) -> None:
