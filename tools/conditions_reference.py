@@ -2,9 +2,9 @@
 
 from pyncette.clock import SECOND
 from pyncette.controller.reasons import Reason
-from pyncette.controller.status import pool_status, task_status
+from pyncette.controller.status import pool_phase, pool_status, task_status
 from pyncette.controller.status.events import WINDOW
-from pyncette.controller.status.task_status import PENDING_MAX, SETTLING
+from pyncette.controller.status.task_phase import PENDING_MAX, SETTLING
 
 HEAD = """\
 <!-- Made from the code by `make generate`. -->
@@ -47,7 +47,7 @@ A rollout is complete when `kubectl rollout status` of the pool's Deployment is.
 so are workers that were ready and have not been for as long, unless the backend is unavailable. The operator cannot read pods
 and Secrets, so the message says what to check.
 
-Workers that are ready have {pool_status.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the
+Workers that are ready have {pool_phase.SETTLING // SECOND} seconds to register. If none does, their Secret points to another database than the
 operator's. A pool whose workers you start yourself (`external`) is neither stalled nor in progress without a worker: its
 `Ready` is Unknown.
 """

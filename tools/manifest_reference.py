@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from pyncette.resources.modelling import INT32_MAX, Model
 from pyncette.resources.pool import PoolSpec, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.resource import Condition
-from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, TaskStatus
+from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec
+from pyncette.resources.task_status import TaskStatus
 from tools.schemas import resolved
 
 HEAD = """\

@@ -106,7 +106,7 @@ def is_of_a_rule(case):
 
 
 @cases({name: case for name, case in REFUSED.items() if is_of_a_rule(case)})
-def test_a_rule_across_fields_is_told_in_the_same_words(apiserver, place, case):
+def test_a_rule_across_fields_is_reported_in_the_same_words(apiserver, place, case):
     with pytest.raises(ApiError) as refused:
         asked(apiserver, given(case, place))
 
@@ -132,7 +132,7 @@ def test_a_pool_whose_name_is_no_label_is_refused_in_the_same_words(apiserver, p
     assert rule.message in refused.value.message
 
 
-def test_all_that_is_wrong_is_told_at_once(apiserver, place):
+def test_all_problems_are_reported_at_once(apiserver, place):
     spec = {"handler": "", "intervalSeconds": 0, "suspend": "yes", "timeZone": "europe", "args": []}
 
     with pytest.raises(ApiError) as refused:

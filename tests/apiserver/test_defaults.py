@@ -44,7 +44,7 @@ def test_a_retry_policy_is_not_filled_in_since_one_that_is_given_is_refused_at_m
     assert "retryPolicy" not in apiserver.admin.create(task(namespace))["spec"]
 
 
-def test_an_unknown_field_is_refused_where_kubectl_asks_and_dropped_where_nobody_does(apiserver, namespace):
+def test_an_unknown_field_is_refused_where_kubectl_asks_and_dropped_where_it_does_not(apiserver, namespace):
     misspelt = task(namespace, tiemZone="UTC")
 
     assert 'unknown field "spec.tiemZone"' in refusal(lambda: apiserver.admin.create(misspelt)).message

@@ -319,7 +319,7 @@ def event(of):
     }
 
 
-async def test_an_event_is_seen_by_whoever_describes_the_object(api, apiserver, namespace):
+async def test_an_event_is_shown_by_kubectl_describe(api, apiserver, namespace):
     made = await do(apiserver.admin.create, pool(namespace))
 
     await api.create_event(namespace, event(made))
@@ -329,10 +329,9 @@ async def test_an_event_is_seen_by_whoever_describes_the_object(api, apiserver, 
     )
 
 
-async def test_a_server_that_does_not_answer_is_unavailable(own_apiserver, monkeypatch):
-    monkeypatch.setattr("pyncette.controller.cluster.client.REQUEST_SECONDS", 1.0)
-    async with Kubernetes(Credentials(str(own_apiserver.kubeconfig))) as api:
-        with own_apiserver.frozen(), pytest.raises(ApiUnavailableError, match="no answer within"):
+async def test_a_server_that_does_not_answer_is_unavailable(own_apiserver):
+    async with Kubernetes(Credentials(str(own_apiserver.kubeconfig)), request_seconds=1.0) as api:
+        with own_apiserver.frozen(), pytest.raises(ApiUnavailableError, match="no response within"):
             await api.served()
         with own_apiserver.stopped(), pytest.raises(ApiUnavailableError):
             await api.served()

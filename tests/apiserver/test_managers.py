@@ -15,7 +15,7 @@ def test_two_managers_of_one_task_own_what_each_gave(apiserver, namespace):
     assert spec["suspend"] is True
 
 
-def test_a_manager_that_says_otherwise_than_another_is_told_so(apiserver, namespace):
+def test_a_manager_that_says_otherwise_than_another_gets_a_conflict(apiserver, namespace):
     apiserver.admin.apply(task(namespace, jitterSeconds=5), "git")
 
     conflict = refusal(lambda: apiserver.admin.apply(task(namespace, jitterSeconds=7), "console"))
@@ -51,7 +51,7 @@ def test_conditions_of_two_managers_are_merged_by_type(apiserver, namespace):
     }
 
 
-def test_the_first_look_of_the_operator_takes_the_place_of_the_default(apiserver, namespace):
+def test_the_first_pass_of_the_operator_takes_the_place_of_the_default(apiserver, namespace):
     """Nobody owns what the schema fills in, so the first who says something of it needs no force."""
     apiserver.admin.create(task(namespace))
 

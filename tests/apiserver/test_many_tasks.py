@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from pyncette.controller.intervals import USUAL
+from pyncette.controller.intervals import DEFAULT
 from pyncette.coordination.members import migrate
 from pyncette.store.backend import read_backend
 from tests.apiserver.operating import POOL, Crowd, OperatorProcess, Rows, name_of, pool, until, worker_process
@@ -79,4 +79,4 @@ async def test_a_burst_of_edits_reaches_its_row_with_few_passes(apiserver, names
 
         passes = operator.metrics()["reconcile_duration_seconds_count", "PyncetteTask"] - before
         # One at once, and one at the end of each rest; a resync may add one of each task.
-        assert passes - 10 <= 2 + took / USUAL.rest
+        assert passes - 10 <= 2 + took / DEFAULT.quiet

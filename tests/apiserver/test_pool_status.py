@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.controller.status.events import Regarding
 from pyncette.controller.status.pool_events import events_of_pool
-from pyncette.controller.status.pool_status import rolling_out
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.controller.workloads.workloads import workloads_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
@@ -41,7 +41,7 @@ def test_a_rollout_is_over_when_kubectl_says_so(apiserver, namespace, point):
 
 
 @pytest.mark.parametrize("known", [row[0] for row in ROWS.values()], ids=ROWS)
-def test_the_api_server_takes_what_is_told_of_a_pool(apiserver, namespace, known):
+def test_the_api_server_takes_what_is_reported_of_a_pool(apiserver, namespace, known):
     pool = manifest_of_pool(namespace)
     stored = apiserver.admin.create(pool)
     status = told(**known).status

@@ -122,7 +122,7 @@ def test_a_list_that_is_half_read_and_an_old_watch_expire_once_the_past_is_forgo
         assert (told["type"], told["object"]["code"]) == ("ERROR", 410)
 
 
-def test_the_audit_log_tells_who_asked_for_what_and_how_it_ended(own_apiserver):
+def test_the_audit_log_reports_who_asked_for_what_and_how_it_ended(own_apiserver):
     with own_apiserver.fresh_namespace() as namespace:
         account = own_apiserver.account(namespace)
         with pytest.raises(ApiError):
@@ -193,7 +193,7 @@ def test_a_folder_without_the_programs_is_a_failure_that_says_what_to_do(nothing
     assert str(tmp_path) in str(missing.value)
 
 
-def test_a_build_that_fails_is_tried_once_and_tells_what_it_said(nothing_found, tmp_path):
+def test_a_build_that_fails_is_tried_once_and_reports_what_it_said(nothing_found, tmp_path):
     nothing_found.delenv("KUBEBUILDER_ASSETS", raising=False)
     nothing_found.setenv("NODE_CACHE", str(tmp_path / "file" / "node"))
     (tmp_path / "file").touch()

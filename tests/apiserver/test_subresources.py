@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pyncette.resources.task import UPCOMING_MAX, TaskStatus
+from pyncette.resources.task_status import UPCOMING_MAX, TaskStatus
 from tests.apiserver import OPERATOR, pool, refusal, said, status_of, task
 
 
@@ -49,7 +49,7 @@ def test_a_pool_is_scaled_like_a_deployment(apiserver, namespace):
     ).message  # fmt: skip
 
 
-def test_whoever_may_write_tasks_may_not_write_their_status(apiserver, namespace):
+def test_who_may_write_tasks_may_not_write_their_status(apiserver, namespace):
     editor = apiserver.account(
         namespace, rules=[{"apiGroups": ["pyncette.dev"], "resources": ["pyncettetasks"], "verbs": ["*"]}]
     )

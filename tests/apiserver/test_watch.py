@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from pyncette.controller.cluster import liveness, watch
+from pyncette.controller.cluster import watch
 from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS, ObjectName
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
-from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import News, Objects
-from pyncette.controller.cluster.watch import Watch, WatchEndedError
+from pyncette.controller.cluster.watch import Watch, WatchEndedError, WatchTiming
 from tests.apiserver import pool, task
 from tests.apiserver.faulty import FaultyApiServer, is_list, is_watch
 
@@ -23,10 +23,7 @@ SOON_SECONDS = 20
 """What happens within some milliseconds, on a laden machine."""
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(watch, "WAITS_SECONDS", (0.1,) * 20)
-    monkeypatch.setattr(watch, "DISCOVERY_SECONDS", 0.05)
+IMPATIENT = WatchTiming(discovery=0.05, retries=(0.1,) * 20)
 
 
 class Watcher:
@@ -78,10 +75,10 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(credentials, namespaces=(), watcher=None):
+async def watching(credentials, namespaces=(), watcher=None, timing=IMPATIENT):
     watcher = watcher or Watcher()
     async with Kubernetes(credentials) as api:
-        running = Watch(credentials, watcher.seen, namespaces).run(api, watcher.begun.set)
+        running = Watch(credentials, watcher.seen, namespaces, timing).run(api, watcher.begun.set)
         watcher.running = asyncio.create_task(running)
         try:
             yield watcher
@@ -103,7 +100,7 @@ def credentials(apiserver):
 # --- What is told ----------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_there_is_told_first_and_then_each_change(apiserver, namespace, credentials):
+async def test_what_is_there_is_reported_first_and_then_each_change(apiserver, namespace, credentials):
     await do(apiserver.admin.create, task(namespace, "old"))
     async with watching(credentials, [namespace]) as watcher:
         await watcher.until(lambda: watcher.changes("old"))
@@ -117,7 +114,7 @@ async def test_what_is_there_is_told_first_and_then_each_change(apiserver, names
     assert watcher.threads == {threading.get_ident()}
 
 
-async def test_all_kinds_are_told_and_of_deployments_only_ours(apiserver, namespace, credentials):
+async def test_all_kinds_are_reported_and_of_deployments_only_ours(apiserver, namespace, credentials):
     async with watching(credentials) as watcher:
         await watcher.until(watcher.begun.is_set)
         await do(apiserver.admin.create, pool(namespace, "workers"))
@@ -204,7 +201,7 @@ async def test_when_it_stops_it_cancels_nothing_of_ours_and_leaves_no_thread(
     assert [thread for thread in threading.enumerate() if thread.name == "pyncette-watch"] == []
 
 
-async def test_what_fails_in_whoever_is_told_costs_one_event(apiserver, namespace, credentials, caplog):
+async def test_a_failing_callback_costs_one_event(apiserver, namespace, credentials, caplog):
     caplog.set_level(logging.CRITICAL, "pyncette.controller.cluster.watch")
 
     class Failing(Watcher):
@@ -238,7 +235,7 @@ async def test_it_waits_for_the_crds_and_then_watches(own_apiserver, caplog):
     said = [
         record.getMessage() for record in caplog.records if record.name == "pyncette.controller.cluster.watch"
     ]
-    assert said == ["nothing can be watched yet", "the CRDs are served, watching begins"]
+    assert said == ["cannot watch yet", "the API server serves the CRDs; starting the watch"]
 
 
 async def test_a_crd_that_is_removed_ends_it_without_a_traceback(own_apiserver, caplog):
@@ -338,13 +335,10 @@ async def test_no_fault_leaves_it_alive_and_blind(fault, apiserver, namespace, t
                 assert watcher.changes("before") in (["ADDED"], ["ADDED", None])
 
 
-async def test_a_stream_that_falls_silent_is_given_up_and_taken_up_again(
-    apiserver, namespace, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(watch, "SILENCE_SECONDS", 1.0)
+async def test_a_stream_that_falls_silent_is_given_up_and_taken_up_again(apiserver, namespace, tmp_path):
     async with FaultyApiServer(apiserver).running() as server:
         credentials = Credentials(str(server.kubeconfig(tmp_path / "kubeconfig")))
-        async with watching(credentials, [namespace]) as watcher:
+        async with watching(credentials, [namespace], timing=IMPATIENT._replace(silence=1.0)) as watcher:
             await watcher.until(lambda: len(server.streams) == 3)
             silent = set(server.streams)
             server.fall_silent()
@@ -357,9 +351,7 @@ async def test_a_stream_that_falls_silent_is_given_up_and_taken_up_again(
 
 
 async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, namespace, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "SILENCE_SECONDS", 3600.0)
-    monkeypatch.setattr(liveness, "BLIND_SECONDS", 1.0)
-    sight = Sight()
+    sight = WatchStaleness(stale_seconds=1.0)
     objects = Objects(sight)
     operator = Liveness(sight, resync_seconds=300)
     async with FaultyApiServer(apiserver).running() as server:
@@ -368,7 +360,8 @@ async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, names
         monkeypatch.setattr(
             watcher, "seen", lambda *event: (watcher.told.append(event), objects.observe(*event))
         )
-        async with watching(credentials, [namespace], watcher), Kubernetes(credentials) as api:
+        silent = IMPATIENT._replace(silence=3600.0)
+        async with watching(credentials, [namespace], watcher, silent), Kubernetes(credentials) as api:
             await watcher.until(lambda: len(server.streams) == 3)
             operator.discovered()
             await objects.absorb(TASKS, namespace, api.list(TASKS, namespace))
@@ -380,7 +373,7 @@ async def test_a_watch_that_stays_silent_is_found_out_by_a_list(apiserver, names
             listed = await objects.absorb(TASKS, namespace, api.list(TASKS, namespace))
             await asyncio.sleep(1.1)
 
-    assert listed.changed == {ObjectName(namespace, "report"): News.WISH}
+    assert listed.changed == {ObjectName(namespace, "report"): News.DESIRED}
     assert not operator.is_alive()
 
 

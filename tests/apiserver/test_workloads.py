@@ -86,7 +86,7 @@ DRIFTS = {
 
 
 @pytest.mark.parametrize(("kind", "change"), DRIFTS.values(), ids=DRIFTS)
-def test_what_somebody_else_changed_is_noticed_and_set_right(apiserver, objects, kind, change):
+def test_what_someone_else_changed_is_noticed_and_set_right(apiserver, objects, kind, change):
     [manifest] = [each for each in objects if each["kind"] == kind]
 
     apiserver.admin.patch(manifest, change)
@@ -95,7 +95,7 @@ def test_what_somebody_else_changed_is_noticed_and_set_right(apiserver, objects,
     assert covers(applied(apiserver, manifest), manifest)
 
 
-def test_what_somebody_else_added_is_left_alone(apiserver, objects):
+def test_what_someone_else_added_is_left_alone(apiserver, objects):
     deployment = objects[-1]
     restart = {"kubectl.kubernetes.io/restartedAt": "2030-01-01T00:00:00Z"}
 

@@ -86,7 +86,7 @@ def test_a_one_off_that_was_overdue_when_its_file_was_written_is_missed(folder):
     folder.task("beat", intervalSeconds=1)
 
     with dev(folder) as program:
-        program.expect("task: late: once .*, missed: its time was over")
+        program.expect("task: late: once .*, missed: its time had passed")
         program.expect("beat: succeeded")
         end(program)
 
@@ -159,7 +159,7 @@ BAD = (
 )
 
 
-def test_a_bad_manifest_is_told_with_its_place_while_the_others_run(folder):
+def test_a_bad_manifest_is_reported_with_its_place_while_the_others_run(folder):
     folder.task("good", intervalSeconds=1)
     for number, (fields, _) in enumerate(BAD):
         folder.task(f"bad{number}", **fields)
@@ -173,7 +173,7 @@ def test_a_bad_manifest_is_told_with_its_place_while_the_others_run(folder):
     assert "Traceback" not in program.output
 
 
-def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_mended(folder):
+def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_fixed(folder):
     folder.task("hello", intervalSeconds=1, args="{name: first}")
     with dev(folder) as program:
         program.expect("hello: greetings first")
@@ -183,7 +183,7 @@ def test_what_ran_goes_on_while_its_manifest_is_wrong_and_when_it_is_mended(fold
         at = program.expect("problem: hello.yaml:7:20: spec.intervalSeconds: must be a whole number")
         at = program.expect("hello: greetings first", after=at)
         folder.task("hello", intervalSeconds=1, args="{name: second}")
-        at = program.expect("mended: hello.yaml:7:20", after=at)
+        at = program.expect("fixed: hello.yaml:7:20", after=at)
         program.expect("hello: greetings second", after=at)
         end(program)
 
@@ -236,7 +236,7 @@ def test_code_of_modules_beside_it_counts_too(folder):
         end(program)
 
 
-def test_a_syntax_error_is_told_with_its_place_and_the_code_of_before_goes_on(folder):
+def test_a_syntax_error_is_reported_with_its_place_and_the_previous_code_keeps_running(folder):
     folder.task("hello", intervalSeconds=1)
     good = (folder / "tasks.py").read_text()
     with dev(folder) as program:
@@ -245,7 +245,7 @@ def test_a_syntax_error_is_told_with_its_place_and_the_code_of_before_goes_on(fo
         folder.write("tasks.py", good + "\ndef broken(:\n")
 
         at = program.expect(
-            r"not reloaded, and the code of before goes on: .*tasks.py:9: SyntaxError: ", after=at
+            r"not reloaded, still running the previous code: .*tasks.py:9: SyntaxError: ", after=at
         )
         at = program.expect("hello: greetings", after=at)
         folder.write("tasks.py", good)
@@ -266,7 +266,7 @@ STUCK = (
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(folder, terminal):
+def test_an_import_that_does_not_end_is_reported_and_restarts_when_code_changes(folder, terminal):
     folder.task("hello", intervalSeconds=1)
     folder.write("tasks.py", STUCK)
     with dev(folder, terminal=terminal) as program:
@@ -280,17 +280,17 @@ def test_an_import_that_does_not_end_is_told_and_begins_anew_when_code_changes(f
         end(program)
 
 
-def test_the_code_of_before_goes_on_while_the_import_of_new_code_does_not_end(folder):
+def test_the_previous_code_keeps_running_while_the_import_of_new_code_does_not_end(folder):
     folder.task("hello", intervalSeconds=1)
     with dev(folder) as program:
         program.expect("hello: greetings")
         folder.write("tasks.py", STUCK)
-        at = program.expect("problem: the import takes long; it begins anew when code changes")
+        at = program.expect("problem: the import is slow; it restarts when code changes")
         at = program.expect("hello: greetings", after=at)
 
         folder.write("tasks.py", MODULE.replace("greetings", "salutations"))
 
-        at = program.expect("mended: the import takes long", after=at)
+        at = program.expect("fixed: the import is slow", after=at)
         program.expect("hello: salutations", after=at)
         end(program)
 
@@ -306,7 +306,7 @@ def test_a_handler_that_a_manifest_waits_for_is_taken_up_when_the_module_has_it(
         end(program)
 
 
-def test_a_failing_handler_is_told_with_its_error_and_tried_again(folder):
+def test_a_failing_handler_is_reported_with_its_error_and_tried_again(folder):
     folder.write(
         "tasks.py",
         """
@@ -402,7 +402,7 @@ def test_the_second_ctrl_c_ends_it_at_once(folder):
         program.expect("slow: begun")
         workers = children_of(program.process.pid)
         program.interrupt()
-        program.expect("ending: ")
+        program.expect("stopping: ")
         began = time.monotonic()
         program.interrupt()
         assert program.ended() == 0
@@ -413,7 +413,7 @@ def test_the_second_ctrl_c_ends_it_at_once(folder):
     with dev(folder) as again:  # it was given back, or if there was no time for that, its lease has expired
         again.expect("slow: begun")
         again.interrupt()
-        again.expect("ending: ")
+        again.expect("stopping: ")
         again.interrupt()
         again.ended()
 
@@ -439,7 +439,7 @@ def test_ctrl_c_during_a_reload_ends_it_once_what_ran_has_ended(folder):
     with dev(folder) as program:
         program.expect("slow: begun")
         folder.write("tasks.py", SLOW.format(seconds=5))
-        program.expect("reloading: waiting for what runs")
+        program.expect("reloading: waiting for current runs")
         workers = children_of(program.process.pid)
         program.interrupt()
         program.expect("slow: over")
@@ -459,7 +459,7 @@ def test_a_handler_that_cannot_be_cancelled_is_killed_by_the_second_ctrl_c(folde
         program.expect("slow: begun")
         workers = children_of(program.process.pid)
         program.interrupt()
-        program.expect("ending: ")
+        program.expect("stopping: ")
         program.interrupt()
         assert program.ended() == 0
 
@@ -489,7 +489,7 @@ def test_a_worker_that_dies_is_started_again(folder):
         )  # between two runs: what it runs when it dies is taken over once its lease has expired
         (worker,) = children_of(program.process.pid)
         os.kill(worker, signal.SIGKILL)
-        at = program.expect("the worker ended: by signal 9; it is started again in 1 s", after=at)
+        at = program.expect("the worker ended: by signal 9; restarting in 1 s", after=at)
         program.expect("hello: greetings", after=at)
         end(program)
 
@@ -565,12 +565,14 @@ def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_ol
 
         folder.write("tasks.py", PLAIN)
 
-        at = program.expect("the code of before goes on: .*The handler greet is not a coroutine", after=at)
+        at = program.expect(
+            "still running the previous code: .*The handler greet is not a coroutine", after=at
+        )
         program.expect("hello: greetings", after=at)
         end(program)
 
 
-def test_a_fixture_that_fails_is_told_and_tried_again_when_code_changes(folder):
+def test_a_fixture_that_fails_is_reported_and_tried_again_when_code_changes(folder):
     good = (folder / "tasks.py").read_text()
     folder.write(
         "tasks.py",
@@ -596,7 +598,7 @@ def test_the_environment_is_warned_about(folder):
         end(program)
 
 
-def test_it_ends_when_nobody_reads_what_it_prints_any_more(folder):
+def test_it_ends_when_its_output_is_closed(folder):
     folder.task("hello", intervalSeconds=1)
     command = f"{sys.executable} -m pyncette.cli dev {folder.path} | head -n 1"
 

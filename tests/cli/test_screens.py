@@ -66,7 +66,7 @@ def said(count):
     return [Line(AT_NOON, f"line {number}") for number in range(count)]
 
 
-def test_a_task_is_told_with_its_schedule_next_time_last_outcome_lateness_and_counts():
+def test_a_task_is_reported_with_its_schedule_next_time_last_outcome_lateness_and_counts():
     rows = drawn(picture(view(record(summary=ran()))))
 
     (row,) = [row for row in rows if row.startswith("hello")]
@@ -85,7 +85,7 @@ def test_a_task_is_told_with_its_schedule_next_time_last_outcome_lateness_and_co
     ("home", "next_is"),
     [
         (record(policies=Policies(suspend=True)), "suspended"),
-        (record(exhausted=True), "suspended: attempts spent"),
+        (record(exhausted=True), "suspended: attempts exhausted"),
         (record(withdrawn_at=NOON), "stopped"),
         (replace(record(schedule=Once(NOON)), due_at=None), "finished"),
         (
@@ -180,11 +180,11 @@ def test_each_thing_is_said_once():
     ]
 
 
-def test_what_is_mended_is_said():
-    assert plain(picture(problems=("wrong",)), picture())[-1] == "mended: wrong"
+def test_a_fixed_problem_is_printed():
+    assert plain(picture(problems=("wrong",)), picture())[-1] == "fixed: wrong"
 
 
-def test_a_task_is_told_anew_when_what_is_wanted_changes_and_not_when_it_runs():
+def test_a_task_is_reported_again_when_what_is_wanted_changes_and_not_when_it_runs():
     going = view(record(summary=ran()))
     edited = view(record(schedule=Cron("0 12 * * *")))
 

@@ -25,7 +25,7 @@ class Database:
         held = HeldBack(len(names) if count is None else count, names, confirmed)
 
         async def told(store):
-            assert await (await read_notice(store, cluster)).told(store, held)
+            assert await (await read_notice(store, cluster)).write(store, held)
 
         self._do(told)
         return self
@@ -146,10 +146,10 @@ def test_in_the_operator_s_pod_its_settings_tell_the_backends(database, tmp_path
 async def test_a_confirmation_and_what_the_operator_tells_never_overwrite_each_other(database, tmp_path):
     async with read_backend(f"sqlite:///{tmp_path}/other.db").new_store() as store:
         empty = await read_notice(store, "east")
-        seen_by_operator = await empty.told(store, HeldBack(3, NAMES))
+        seen_by_operator = await empty.write(store, HeldBack(3, NAMES))
         seen_by_user = await read_notice(store, "east")
 
-        assert await seen_by_user.told(store, structs.replace(seen_by_user.held, confirmed=3))
-        assert await seen_by_operator.told(store, HeldBack(4, (*NAMES, "shop/d"))) is None
+        assert await seen_by_user.write(store, structs.replace(seen_by_user.held, confirmed=3))
+        assert await seen_by_operator.write(store, HeldBack(4, (*NAMES, "shop/d"))) is None
 
         assert (await read_notice(store, "east")).held.confirmed == 3

@@ -47,7 +47,7 @@ def test_workers_of_the_release_before_do_all_that_is_asked_and_are_told_until_a
     team.schedule("rare", schedule="0 3 1 1 *")
     team.wait_for_runs("at-least-once", 3)
 
-    told = f"Of another release of the library than the operator's {__version__}: 1 of {BEFORE}."
+    told = f"Running another release of the library than the operator's {__version__}: 1 of {BEFORE}."
     seen = team.kubectl.wait_for_pool("tells of them", lambda pool: told in _said_of_workers(pool))
     assert seen.is_true("Ready")
     assert _releases(operator, seen) == [BEFORE]
@@ -62,7 +62,7 @@ def test_workers_of_the_release_before_do_all_that_is_asked_and_are_told_until_a
     team.wait_for_runs("at-least-once", 3)
 
     seen = team.kubectl.wait_for_pool(
-        "has none of them any more", lambda pool: _said_of_workers(pool) == "Workers that are registered: 1."
+        "has none of them any more", lambda pool: _said_of_workers(pool) == "Registered workers: 1."
     )
     assert _releases(operator, seen) == [__version__]
     account = team.account()

@@ -8,7 +8,7 @@ import pytest
 
 from pyncette.cli.stored import backend_clock
 from pyncette.controller.cluster.api import POOLS, TASKS, ObjectName
-from pyncette.controller.intervals import Pace
+from pyncette.controller.intervals import Intervals
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.coordination.members import Member, Membership
@@ -18,8 +18,16 @@ from tests.controller.fake_api import FakeApi
 
 CLUSTER = "east"
 
-PACE = Pace(
-    look=0.05, look_share=2, backend=0.1, calm=0.1, rest=0, held=0.05, waiting=0.05, taken=0.1, behind=0.05
+INTERVALS = Intervals(
+    scan=0.05,
+    scan_share=2,
+    backend=0.1,
+    deletions=0.1,
+    quiet=0,
+    confirmation=0.05,
+    move=0.05,
+    taken_key=0.1,
+    outdated=0.05,
 )
 
 PATIENCE_SECONDS = 20.0
@@ -46,7 +54,7 @@ class Bench:
         self._running = None
 
     async def start(self, *, settled=True):
-        self.operator = Operator(self.settings, CLUSTER, self.api, pace=PACE)
+        self.operator = Operator(self.settings, CLUSTER, self.api, intervals=INTERVALS)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         self._running = asyncio.ensure_future(self.operator.run())
@@ -164,4 +172,4 @@ def named(name):
     return ObjectName("default", name)
 
 
-__all__ = ["CLUSTER", "PACE", "POOLS", "TASKS", "Bench", "named", "task"]
+__all__ = ["CLUSTER", "INTERVALS", "POOLS", "TASKS", "Bench", "named", "task"]

@@ -35,7 +35,7 @@ from pyncette.controller.cluster.api import (
 )
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import GROUP
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 from tests.controller.merging import applied
 
 WRITES = frozenset({"apply", "apply_status", "create_event"})

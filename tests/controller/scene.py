@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 from pyncette.clock import SECOND
-from pyncette.controller.status.facts import PoolFacts, TaskFacts
-from pyncette.controller.status.task_status import Stored, status_of_task
+from pyncette.controller.status.observed import ObservedPool, ObservedTask
+from pyncette.controller.status.task_context import StoredTask
+from pyncette.controller.status.task_status import status_of_task
 from pyncette.coordination.members import Member
 from pyncette.core import edits
 from pyncette.core.accounting import Verdict, with_verdict
@@ -12,7 +13,8 @@ from pyncette.core.record import Lease, Outcome, Owner, replace
 from pyncette.core.times import instant_of
 from pyncette.mirror.conversion import spec_hash, to_key, to_spec
 from pyncette.resources.reading import Refusal, read_stored
-from pyncette.resources.task import PyncetteTask, TaskStatus
+from pyncette.resources.task import PyncetteTask
+from pyncette.resources.task_status import TaskStatus
 from tests.controller.kstatus import kstatus
 from tests.resources import manifest
 
@@ -20,7 +22,7 @@ MINUTE = 60 * SECOND
 EIGHT = instant_of(datetime(2030, 1, 1, 8, 0, tzinfo=UTC))
 KNOWING = Member("worker-1", handlers=("send", "tidy_up"))
 OTHERS = Member("worker-2", handlers=("sent",))
-POOL = PoolFacts("default", wanted=1, members=(KNOWING,))
+POOL = ObservedPool("default", wanted=1, members=(KNOWING,))
 NO_WORKERS = POOL._replace(members=())
 
 
@@ -34,7 +36,7 @@ class Scene:
         self.deleting = False
         self.pool = POOL
         self.record = None
-        self.facts = TaskFacts()
+        self.observed = ObservedTask()
         self.status = TaskStatus()
         self.again_at = None
         self.edit(**spec)
@@ -111,8 +113,8 @@ class Scene:
         meta = {"uid": self.uid, "generation": self.generation}
         if self.deleting:
             meta["deletionTimestamp"] = "2030-01-01T08:00:00Z"
-        seen = Stored.of({"metadata": meta, "spec": self.spec}, self.status)
-        facts = self.facts._replace(record=self.record, now=self.now)
+        seen = StoredTask.of({"metadata": meta, "spec": self.spec}, self.status)
+        facts = self.observed._replace(record=self.record, now=self.now)
         told = status_of_task(self.task, seen, self.pool, facts)
         self.again_at = told.again_at
         self.status = TaskStatus.model_validate(stored(told.status), by_alias=True, by_name=False)

@@ -133,7 +133,7 @@ async def test_a_message_that_changes_at_each_attempt_is_reported_once_in_a_whil
 
 
 @pytest.mark.parametrize("kind", [StoreRefusedError, StoreUnavailableError])
-async def test_the_log_of_a_pass_that_a_backend_failed_tells_no_secret(tmp_path, caplog, kind):
+async def test_the_log_of_a_pass_that_a_backend_failed_reports_no_secret(tmp_path, caplog, kind):
     url = f"redis://shop:{ENCODED}@cache.example/0"
     (tmp_path / "url").write_text(url)
     named = {"name": "default", "urlFile": str(tmp_path / "url"), "namespaces": ["*"]}

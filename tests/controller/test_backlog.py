@@ -3,7 +3,7 @@
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.controller.status.task_status import PENDING_MAX
+from pyncette.controller.status.task_phase import PENDING_MAX
 from tests.controller.bench import task
 from tests.controller.fake_api import pool
 from tests.controller.world import POOLS, TASKS, World

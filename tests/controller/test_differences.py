@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.controller.status.differences import Difference, differs
 from pyncette.core.record import Outcome, Requests, replace
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 from tests.controller.scene import MINUTE, OTHERS, Scene, stored
 
 
@@ -108,5 +108,5 @@ def test_times_to_come_and_what_runs_come_last():
 
     assert difference(before, task.later(3 * MINUTE).look()) is Difference.REST
     before = task.status
-    task.facts = task.facts._replace(beside=1)
+    task.observed = task.observed._replace(side_runs=1)
     assert difference(before, task.look()) is Difference.REST

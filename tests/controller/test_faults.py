@@ -8,11 +8,13 @@ from msgspec import structs
 from pyncette.clock import SECOND
 from pyncette.controller.reconcile import tasks
 from pyncette.controller.reconcile.sweep import read_notice
-from pyncette.controller.status.task_status import PENDING_MAX, status_of_task
+from pyncette.controller.status.task_phase import PENDING_MAX
+from pyncette.controller.status.task_status import status_of_task
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, replace
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import desired_record_of, mirror_one
+from pyncette.mirror.conversion import desired_record_of
+from pyncette.mirror.records import mirror_one
 from pyncette.resources.reading import read_stored
 from pyncette.resources.task import PyncetteTask
 from tests.controller.bench import task
@@ -237,7 +239,7 @@ WHAT_CHANGES = {
 
 
 @pytest.mark.parametrize("change", WHAT_CHANGES.values(), ids=WHAT_CHANGES)
-def test_a_task_is_looked_at_again_if_anything_has_changed(world, looks, change):
+def test_a_task_is_reconciled_again_if_anything_has_changed(world, looks, change):
     started(world, yearly())
     world.settle()
     world.api.hold_events()
@@ -249,7 +251,7 @@ def test_a_task_is_looked_at_again_if_anything_has_changed(world, looks, change)
     assert looks
 
 
-def test_a_task_is_looked_at_again_when_its_next_times_are_others(world, looks):
+def test_a_task_is_reconciled_again_when_its_next_times_are_others(world, looks):
     started(world, yearly(schedule="*/5 * * * *"))
     world.settle()
     world.api.hold_events()
@@ -262,7 +264,7 @@ def test_a_task_is_looked_at_again_when_its_next_times_are_others(world, looks):
     assert world.api.stored(TASKS, "report")["status"]["upcomingScheduleTimes"] != before
 
 
-def test_what_happened_while_the_operator_was_away_is_made_up_for(world, world_of):
+def test_what_happened_while_the_operator_was_down_is_made_up_for(world, world_of):
     started(world, yearly(), yearly("second"), yearly("third"))
     world.kill()
     world.api.edit(TASKS, "report", args={"n": 1})
@@ -322,7 +324,7 @@ def test_while_the_watch_is_behind_a_status_is_not_written_in_vain_again_and_aga
     assert world.condition("RunsHealthy")["status"] == "True"
 
 
-def test_a_deletion_that_was_told_and_is_not_so_costs_the_task_nothing(world):
+def test_a_deletion_that_was_reported_and_is_not_so_costs_the_task_nothing(world):
     started(world, yearly())
     manifest = world.api.stored(TASKS, "report")
     world.operator.seen(TASKS, "DELETED", manifest)
@@ -334,7 +336,7 @@ def test_a_deletion_that_was_told_and_is_not_so_costs_the_task_nothing(world):
     assert bytes(world.record("report").spec.args) == b'{"n":1}'
 
 
-def test_a_deletion_that_a_list_showed_first_is_acted_upon_when_it_is_told(world):
+def test_a_deletion_that_a_list_showed_first_is_acted_upon_when_it_is_reported(world):
     started(world, yearly())
     world.api.hold_events()
     world.api.remove(TASKS, "report")
@@ -350,7 +352,7 @@ def test_a_deletion_that_a_list_showed_first_is_acted_upon_when_it_is_told(world
 # --- Backends --------------------------------------------------------------------------------------------------------
 
 
-def test_a_backend_that_is_away_at_the_start_costs_the_tasks_of_another_nothing(world):
+def test_a_backend_that_is_unavailable_at_the_start_costs_the_tasks_of_another_nothing(world):
     world.backends["first"].is_away = True
 
     started(world, yearly(), yearly("second", workerPoolRef={"name": "other"}))
@@ -366,7 +368,7 @@ def test_a_backend_that_is_away_at_the_start_costs_the_tasks_of_another_nothing(
     assert world.condition("Scheduled")["status"] == "True"
 
 
-def test_a_restart_while_a_backend_is_away_leaves_the_statuses_of_its_tasks_alone(world):
+def test_a_restart_while_a_backend_is_unavailable_leaves_the_statuses_of_its_tasks_alone(world):
     started(world, yearly())
     before = world.api.stored(TASKS, "report")["status"]
     world.backends["first"].is_away = True
@@ -377,7 +379,7 @@ def test_a_restart_while_a_backend_is_away_leaves_the_statuses_of_its_tasks_alon
     assert world.api.stored(TASKS, "report")["status"] == before
 
 
-def test_a_start_says_of_no_backend_that_it_is_away_before_it_has_been_asked(world):
+def test_a_start_says_of_no_backend_that_it_is_unavailable_before_it_has_been_asked(world):
     started(world, yearly())
     world.kill()
     world.api.edit(TASKS, "report", args={"n": 1})
@@ -390,7 +392,7 @@ def test_a_start_says_of_no_backend_that_it_is_away_before_it_has_been_asked(wor
     assert [event["reason"] for event in world.api.events if event["reason"] == "BackendUnreachable"] == []
 
 
-def test_a_task_that_moves_from_a_backend_that_is_away_since_the_start_is_not_made_anew(world):
+def test_a_task_that_moves_from_a_backend_that_is_unavailable_since_the_start_is_not_created_again(world):
     started(world, yearly(executeAt="2030-01-01T08:00:01Z", schedule=None))
     finished(world, "report")
     world.kill()
@@ -474,7 +476,7 @@ def test_what_a_failover_lost_is_written_again(world):
     assert bytes(world.record("report").spec.args) == b'{"n":1}'
 
 
-def test_what_goes_while_its_backend_is_away_is_stopped_once_it_is_back(world):
+def test_what_goes_while_its_backend_is_unavailable_is_stopped_once_it_is_back(world):
     started(world, yearly())
     world.backends["first"].is_away = True
     world.run(10)
@@ -541,7 +543,7 @@ def finished(world, name):
 # --- Namespaces, clusters and other operators ------------------------------------------------------------------------
 
 
-def test_a_namespace_that_goes_while_the_operator_is_away_is_held_back_and_swept_when_confirmed(world):
+def test_a_namespace_that_goes_while_the_operator_is_down_is_held_back_and_swept_when_confirmed(world):
     for number in range(10):
         world.api.create(
             {**yearly(f"task-{number}"), "metadata": {"name": f"task-{number}", "namespace": "shop"}}
@@ -570,7 +572,7 @@ def confirm(world, backend, count):
         store = world.backends[backend].new_store()
         notice = await read_notice(store, CLUSTER)
         assert notice.held.count == count
-        assert await notice.told(store, structs.replace(notice.held, confirmed=count))
+        assert await notice.write(store, structs.replace(notice.held, confirmed=count))
 
     world.loop.spawn("user", confirmed)
     world.run(0)
@@ -609,7 +611,7 @@ def test_what_is_confirmed_just_after_a_start_is_not_forgotten(world):
     assert [world.homes(name) for name in [*names, "kept"]] == [[]] * 11
 
 
-def test_what_was_held_back_before_a_start_is_told_no_more_once_it_came_back(world):
+def test_what_was_held_back_before_a_start_is_reported_no_more_once_it_came_back(world):
     names = [f"task-{number}" for number in range(10)]
     started(world, *map(yearly, names))
     for name in names:
@@ -728,7 +730,7 @@ def test_a_record_that_others_change_all_the_time_holds_no_pass_for_long_and_is_
     world.api.edit(TASKS, "report", args={"n": 1})
 
     world.run(4)
-    assert caplog.text.count("could not be reconciled") >= 2
+    assert caplog.text.count("could not reconcile") >= 2
 
     world.backends["first"].contested = frozenset()
     world.run(4)

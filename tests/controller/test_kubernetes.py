@@ -77,7 +77,7 @@ def test_each_answer_has_its_meaning(code, answer, error):
     assert type(error_of(code, answer, "GET /path", "report")) is error
 
 
-def test_what_is_refused_is_told_in_the_words_of_the_api_server():
+def test_what_is_refused_is_reported_in_the_words_of_the_api_server():
     told = error_of(
         422, status(422, "Invalid", "spec.replicas: must not be negative"), "PATCH /path", "report"
     )
@@ -185,7 +185,7 @@ async def test_a_list_that_expires_half_way_is_no_list(server, api):
 async def test_pages_of_two_moments_are_no_list(server, api):
     server.answers = [page("a", following="more"), page("b", version="8")]
 
-    with pytest.raises(ApiUnavailableError, match="changed half way"):
+    with pytest.raises(ApiUnavailableError, match="expired between two pages"):
         [page async for page in api.list(TASKS, None)]
 
 
@@ -200,19 +200,19 @@ async def test_a_name_cannot_lead_elsewhere(server, api):
 async def test_an_answer_that_is_no_json_is_no_answer(server, api):
     server.answers = [(200, b'{"metadata": {')]
 
-    with pytest.raises(ApiUnavailableError, match="no JSON"):
+    with pytest.raises(ApiUnavailableError, match="not a JSON object"):
         await api.get(TASKS, REPORT)
 
 
-async def test_an_answer_that_takes_too_long_is_no_answer(server, api, monkeypatch):
+async def test_a_response_that_takes_too_long_is_no_response(server, tmp_path):
     async def never(_):
         await asyncio.sleep(30)
 
-    monkeypatch.setattr(kubernetes, "REQUEST_SECONDS", 0.2)
     server.answers = [(200, never)]
 
-    with pytest.raises(ApiUnavailableError, match="no answer within"):
-        await api.get(TASKS, REPORT)
+    async with Kubernetes(Credentials(server.kubeconfig(tmp_path)), request_seconds=0.2) as api:
+        with pytest.raises(ApiUnavailableError, match="no response within"):
+            await api.get(TASKS, REPORT)
 
 
 async def test_a_connection_that_breaks_is_no_answer(server, api):
@@ -289,7 +289,7 @@ async def test_a_token_that_is_refused_is_not_tried_again(server, api):
     assert len(server.asked) == 1
 
 
-async def test_a_token_file_that_is_away_for_a_moment_does_no_harm(server, tmp_path):
+async def test_a_token_file_that_is_missing_for_a_moment_does_no_harm(server, tmp_path):
     file = tmp_path / "token"
     file.write_text("old")
     async with Kubernetes(Credentials(server.kubeconfig(tmp_path, tokenFile=str(file)))) as api:
@@ -320,7 +320,7 @@ async def test_a_pod_logs_in_with_its_service_account(pod, tmp_path):
     assert kubernetes.authorization_of(await pod.read()) == "Bearer second"
 
 
-async def test_the_token_of_a_pod_is_read_again_before_it_expires(server, pod, tmp_path, monkeypatch):
+async def test_the_token_of_a_pod_is_read_again_before_it_expires(server, pod, tmp_path):
     class Plain(Credentials):
         async def read(self):
             configuration = await super().read()
@@ -328,9 +328,8 @@ async def test_the_token_of_a_pod_is_read_again_before_it_expires(server, pod, t
             configuration.ssl_ca_cert = None
             return configuration
 
-    monkeypatch.setattr(kubernetes, "TOKEN_SECONDS", 0.0)
     server.answers = [(200, b"{}")]
-    async with Kubernetes(Plain(*pod)) as api:
+    async with Kubernetes(Plain(*pod), token_seconds=0.0) as api:
         (tmp_path / "token").write_text("second")
         await api.get(TASKS, REPORT)
 

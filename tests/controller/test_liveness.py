@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import pytest
 
 from pyncette.controller.cluster.api import TASKS, ObjectName
-from pyncette.controller.cluster.liveness import BLIND_SECONDS, FIRST_SECONDS, Liveness, Sight
+from pyncette.controller.cluster.liveness import FIRST_SECONDS, STALE_SECONDS, Liveness, WatchStaleness
 from pyncette.telemetry.health import HealthServer
 from tests.controller.fake_api import task
 from tests.controller.test_objects import World
@@ -44,7 +44,7 @@ def operator():
     return Operator()
 
 
-async def test_a_watch_that_delivers_is_not_blind(operator):
+async def test_a_watch_that_delivers_is_not_stale(operator):
     await operator.start()
     for _ in range(20):
         operator.api.put(task(handler=f"h{operator.now}"))
@@ -53,7 +53,7 @@ async def test_a_watch_that_delivers_is_not_blind(operator):
         assert operator.liveness.is_alive()
 
 
-async def test_a_quiet_cluster_makes_nobody_blind(operator):
+async def test_a_quiet_cluster_does_not_make_the_watch_stale(operator):
     await operator.start()
     operator.api.create(task())
     for _ in range(20):
@@ -69,7 +69,7 @@ async def test_a_watch_that_does_not_deliver_what_a_list_shows_is_blind_after_a_
     operator.api.create(task())
     await operator.resync()
 
-    operator.now += BLIND_SECONDS
+    operator.now += STALE_SECONDS
     assert operator.liveness.is_alive()
     operator.now += 1
     assert operator.liveness.why_dead() == (
@@ -77,20 +77,20 @@ async def test_a_watch_that_does_not_deliver_what_a_list_shows_is_blind_after_a_
     )
 
 
-async def test_a_watch_that_delivers_late_is_not_blind(operator):
+async def test_a_watch_that_delivers_late_is_not_stale(operator):
     await operator.start()
     operator.api.hold_events()
     operator.api.create(task())
     await operator.resync()
 
-    operator.now += BLIND_SECONDS - 1
+    operator.now += STALE_SECONDS - 1
     operator.api.release_events()
     operator.now += 100
 
     assert operator.liveness.is_alive()
 
 
-async def test_a_watch_that_begins_anew_is_not_blind(operator):
+async def test_a_watch_that_restarts_is_not_stale(operator):
     await operator.start()
     operator.api.hold_events()
     operator.api.create(task())
@@ -124,7 +124,7 @@ async def test_an_older_event_is_not_what_is_waited_for(operator):
     operator.api.release_events(lost=True)
 
     operator.api.replay(old)
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert not operator.liveness.is_alive()
 
@@ -136,7 +136,7 @@ async def test_our_own_writes_hide_no_blindness(operator):
     operator.objects.learn(TASKS, operator.api.set_status(TASKS, "report", active=1))
     operator.api.edit(TASKS, "report", suspend=True)
     await operator.resync()
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert not operator.liveness.is_alive()
 
@@ -149,7 +149,7 @@ async def test_a_deletion_that_was_missed_is_no_blindness(operator):
     operator.api.release_events(lost=True)
 
     await operator.resync()
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
 
     assert operator.liveness.is_alive()
 
@@ -159,7 +159,7 @@ async def test_at_the_start_the_watch_has_more_time(operator):
     operator.liveness.discovered()
     await operator.resync()
 
-    operator.now += BLIND_SECONDS + 1
+    operator.now += STALE_SECONDS + 1
     assert operator.liveness.is_alive()
     operator.now += FIRST_SECONDS
     assert not operator.liveness.is_alive()
@@ -174,7 +174,7 @@ async def test_a_resync_that_is_overdue_by_three_periods_is_fatal(operator):
     assert operator.liveness.why_dead() == "no resync succeeded for 900 seconds"
 
 
-async def test_an_api_server_that_is_away_makes_unready_and_not_dead(operator):
+async def test_an_api_server_that_is_unavailable_makes_unready_and_not_dead(operator):
     await operator.start()
     for _ in range(20):
         operator.now += RESYNC_SECONDS
@@ -206,7 +206,7 @@ async def test_it_is_ready_once_all_was_listed_and_while_the_backends_are(operat
     assert operator.liveness.is_alive()
 
 
-async def test_a_cluster_that_was_restored_is_looked_at_with_fresh_eyes(operator):
+async def test_a_cluster_that_was_restored_is_observed_from_scratch(operator):
     await operator.start()
     operator.api.freeze_lists()
     operator.api.create(task())
@@ -233,8 +233,8 @@ def test_probes_are_answered_by_it():
             urlopen(f"{url}/healthz")
 
 
-def test_it_can_be_asked_while_it_is_told():
-    sight = Sight()
+def test_it_can_be_read_while_it_is_updated():
+    sight = WatchStaleness()
     failures = []
 
     def ask():

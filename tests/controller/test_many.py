@@ -14,7 +14,7 @@ from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.store.backend import Backend
 from pyncette.store.memory import MemoryBackend, MemoryStore
-from tests.controller.bench import CLUSTER, PACE, task
+from tests.controller.bench import CLUSTER, INTERVALS, task
 from tests.controller.fake_api import FakeApi, pool
 from tests.controller.test_faults import external, yearly
 from tests.controller.world import POOLS, TASKS, World
@@ -54,7 +54,9 @@ async def operating(api, backend):
             "statusWritesPerSecond": 10_000,
         }
     )
-    operator = Operator(settings, CLUSTER, api, pace=PACE._replace(look=2), reach=Reach(lambda _: backend))
+    operator = Operator(
+        settings, CLUSTER, api, intervals=INTERVALS._replace(scan=2), reach=Reach(lambda _: backend)
+    )
     api.watch(operator.seen)
     operator.liveness.discovered()
     running = asyncio.ensure_future(operator.run())

@@ -24,7 +24,7 @@ CLUSTER = "east"
 HOURLY = Interval(3600 * SECOND)
 POOL = ObjectName("shop", "default")
 REALM = f"{CLUSTER}/shop/default"
-BACKEND = SimpleNamespace(place="default")
+BACKEND = SimpleNamespace(store_name="default")
 TASK = Key(Partition(REALM, "remind"), "reminders")
 INSTANCE = Key(Partition(REALM, "remind"), "reminders", "ada")
 
@@ -75,16 +75,16 @@ class Bench:
         self.mirrored = Mirrored(CLUSTER)
 
     async def open(self):
-        await self.mirrored.open_realm(BACKEND.place, self.ledger, REALM)
+        await self.mirrored.open_realm(BACKEND.store_name, self.ledger, REALM)
 
-    async def look(self, *pools, after=0):
+    async def scan(self, *pools, after=0):
         await self.clock.advance(timedelta(microseconds=after))
-        await self.mirrored.look(BACKEND, self.ledger, pools)
+        await self.mirrored.scan(BACKEND, self.ledger, pools)
 
-    async def looks(self, *pools):
-        """Look often, for longer than a realm stays that is empty."""
+    async def scans(self, *pools):
+        """Scan often, for longer than a realm stays that is empty."""
         for _ in range(5):
-            await self.look(*pools, after=RETIREMENT // 3)
+            await self.scan(*pools, after=RETIREMENT // 3)
 
     async def write(self, key=INSTANCE):
         record = inert_record(key, Spec(), self.clock.now())
@@ -105,22 +105,22 @@ class Bench:
 @pytest.fixture(params=[MemoryStore, LastingStore])
 async def bench(request):
     bench = Bench(request.param)
-    await bench.look(POOL)
+    await bench.scan(POOL)
     await bench.open()
     return bench
 
 
-async def test_a_realm_is_looked_at_no_more_long_after_its_pool_and_all_in_it_are_gone(bench):
-    await bench.look()
-    await bench.look(after=RETIREMENT - 1)
+async def test_a_realm_is_no_longer_scanned_long_after_its_pool_and_all_in_it_are_gone(bench):
+    await bench.scan()
+    await bench.scan(after=RETIREMENT - 1)
     assert await bench.registered() == [REALM]
 
-    await bench.look(after=1)
+    await bench.scan(after=1)
     assert await bench.registered() == []
 
 
-async def test_a_realm_that_was_looked_at_no_more_is_opened_like_a_new_one(bench):
-    await bench.looks()
+async def test_a_realm_that_was_no_longer_scanned_is_opened_like_a_new_one(bench):
+    await bench.scans()
     assert await bench.registered() == []
 
     await bench.open()
@@ -129,7 +129,7 @@ async def test_a_realm_that_was_looked_at_no_more_is_opened_like_a_new_one(bench
 
 
 async def test_a_realm_whose_pool_is_there_stays_however_empty_it_is(bench):
-    await bench.looks(POOL)
+    await bench.scans(POOL)
 
     assert await bench.registered() == [REALM]
 
@@ -137,7 +137,7 @@ async def test_a_realm_whose_pool_is_there_stays_however_empty_it_is(bench):
 async def test_a_realm_stays_in_which_something_is_left_even_if_it_is_no_task_of_the_cluster(bench):
     await bench.write()
 
-    await bench.looks()
+    await bench.scans()
 
     assert await bench.registered() == [REALM]
 
@@ -147,79 +147,81 @@ async def test_a_realm_stays_in_which_a_worker_runs(bench):
     running = asyncio.create_task(membership.run(bench.store))
     await bench.clock.settle()
 
-    await bench.looks()
+    await bench.scans()
 
     assert await bench.registered() == [REALM]
     membership.leave()
     await running
 
 
-async def test_it_counts_anew_when_something_was_there_meanwhile(bench):
-    await bench.look()
+async def test_it_counts_again_when_something_was_there_meanwhile(bench):
+    await bench.scan()
     await bench.write()
-    await bench.look(after=RETIREMENT // 2)
+    await bench.scan(after=RETIREMENT // 2)
     await bench.remove()
 
-    await bench.look(after=RETIREMENT // 2)
+    await bench.scan(after=RETIREMENT // 2)
     assert await bench.registered() == [REALM]
-    await bench.look(after=RETIREMENT - 1)
+    await bench.scan(after=RETIREMENT - 1)
     assert await bench.registered() == [REALM]
-    await bench.look(after=1)
+    await bench.scan(after=1)
     assert await bench.registered() == []
 
 
 async def test_a_realm_into_which_is_about_to_be_written_stays(bench):
-    await bench.look()
+    await bench.scan()
     await bench.open()
 
-    await bench.look(after=RETIREMENT)
+    await bench.scan(after=RETIREMENT)
 
     assert await bench.registered() == [REALM]
 
 
 async def test_a_realm_that_is_opened_while_it_is_retired_is_open_in_the_end(bench):
     store = SlowStore(bench.backend)
-    await bench.look()
+    await bench.scan()
     await bench.clock.advance(timedelta(microseconds=RETIREMENT))
 
-    looking = asyncio.create_task(bench.mirrored.look(BACKEND, Ledger(store, bench.clock)))
+    scanning = asyncio.create_task(bench.mirrored.scan(BACKEND, Ledger(store, bench.clock)))
     await store.is_asked.wait()
     opening = asyncio.create_task(bench.open())
     await asyncio.sleep(0)
     store.goes_on.set()
-    await asyncio.gather(looking, opening)
+    await asyncio.gather(scanning, opening)
 
     assert await bench.registered() == [REALM]
 
 
 async def test_a_realm_that_is_written_to_while_its_retirement_waits_stays(bench):
     store = SlowStore(bench.backend)
-    await bench.look()
+    await bench.scan()
     await bench.clock.advance(timedelta(microseconds=RETIREMENT))
 
     other = f"{CLUSTER}/shop/other"
-    opening = asyncio.create_task(bench.mirrored.open_realm(BACKEND.place, Ledger(store, bench.clock), other))
+    opening = asyncio.create_task(
+        bench.mirrored.open_realm(BACKEND.store_name, Ledger(store, bench.clock), other)
+    )
     await store.is_asked.wait()
-    looking = asyncio.create_task(bench.mirrored.look(BACKEND, bench.ledger))
+    scanning = asyncio.create_task(bench.mirrored.scan(BACKEND, bench.ledger))
     await asyncio.sleep(0.01)  # nothing else is there for it to wait for
     await bench.open()
     store.goes_on.set()
-    await asyncio.gather(looking, opening)
+    await asyncio.gather(scanning, opening)
 
     assert await bench.registered() == [REALM, other]
 
 
 async def test_what_another_operator_writes_there_just_then_is_found_again_by_its_next_look(bench):
     other = Mirrored(CLUSTER)
-    await bench.looks(POOL)
-    await other.look(BACKEND, bench.ledger)
-    await bench.looks()
+    await bench.scans(POOL)
+    await other.scan(BACKEND, bench.ledger)
+    await bench.scans()
     assert await bench.registered() == []
 
-    await other.open_realm(BACKEND.place, bench.ledger, REALM)
+    await other.open_realm(BACKEND.store_name, bench.ledger, REALM)
     await bench.write(TASK)
     assert await bench.registered() == []
-    await other.look(BACKEND, bench.ledger, [POOL])
+    await other.scan(BACKEND, bench.ledger, [POOL])
 
     assert await bench.registered() == [REALM]
 
@@ -262,7 +264,7 @@ class Waiting:
 
     async def backlogs(self, after=0):
         await self.clock.advance(timedelta(seconds=after))
-        return dict((await self.mirrored.look(BACKEND, self.ledger, self.pools)).backlogs)
+        return dict((await self.mirrored.scan(BACKEND, self.ledger, self.pools)).backlogs)
 
 
 async def test_the_backlog_of_a_pool_is_what_is_due_and_how_long_the_oldest_has_been():
@@ -299,10 +301,10 @@ async def test_a_task_whose_handler_no_worker_has_is_not_late_and_without_worker
 async def test_tasks_of_a_pool_that_is_gone_or_was_never_there_are_not_late():
     waiting = Waiting(pools=())
     await waiting.write("orphan")
-    await waiting.mirrored.open_realm(BACKEND.place, waiting.ledger, REALM)
+    await waiting.mirrored.open_realm(BACKEND.store_name, waiting.ledger, REALM)
 
     assert await waiting.backlogs(after=50) == {}
-    assert waiting.mirrored.pool(BACKEND.place, POOL).due == 0
+    assert waiting.mirrored.pool(BACKEND.store_name, POOL).due == 0
 
 
 async def test_instances_of_a_template_that_wait_are_counted_and_how_long_is_measured_in_steps():

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from pyncette.controller.cluster.api import DEPLOYMENTS, TASKS, ApiUnavailableError, ObjectName, Page
-from pyncette.controller.cluster.liveness import Sight
+from pyncette.controller.cluster.liveness import WatchStaleness
 from pyncette.controller.cluster.objects import News, Objects
 from pyncette.resources.task import PyncetteTask
 from tests.controller.fake_api import FakeApi, task
@@ -22,7 +22,7 @@ class World:
     def __init__(self):
         self.now = 0.0
         self.api = FakeApi()
-        self.sight = Sight(lambda: self.now)
+        self.sight = WatchStaleness(lambda: self.now)
         self.objects = Objects(self.sight)
         self.news = []
 
@@ -142,7 +142,7 @@ def test_ten_thousand_tasks_with_full_status_cost_less_than_60_megabytes(world):
 # --- What is news ----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_spec_is_news_and_our_own_status_is_not_a_wish(world):
+def test_a_new_spec_is_news_and_our_own_status_is_no_new_spec(world):
     world.watch()
     world.api.create(task())
     world.api.edit(TASKS, "report", suspend=True)
@@ -151,7 +151,7 @@ def test_a_new_spec_is_news_and_our_own_status_is_not_a_wish(world):
     world.api.label(TASKS, "report", team="a")
     world.api.remove(TASKS, "report")
 
-    assert world.news == [News.WISH, News.WISH, News.STATUS, News.WISH, News.NOTHING, News.GONE]
+    assert world.news == [News.DESIRED, News.DESIRED, News.STATUS, News.DESIRED, News.NOTHING, News.GONE]
 
 
 def test_the_begin_of_a_deletion_is_news(world):
@@ -159,11 +159,11 @@ def test_the_begin_of_a_deletion_is_news(world):
     world.api.create({**task(), "metadata": {**task()["metadata"], "finalizers": ["somebody/else"]}})
     world.api.remove(TASKS, "report")
 
-    assert world.news == [News.WISH, News.WISH]
+    assert world.news == [News.DESIRED, News.DESIRED]
     assert world.held()["metadata"]["deletionTimestamp"]
 
 
-def test_an_answer_of_the_api_server_is_no_news_when_the_watch_tells_it_again(world):
+def test_an_answer_of_the_api_server_is_no_news_when_the_watch_reports_it_again(world):
     world.watch()
     created = world.api.create(task())
     world.api.hold_events()
@@ -172,7 +172,7 @@ def test_an_answer_of_the_api_server_is_no_news_when_the_watch_tells_it_again(wo
     assert world.objects.learn(TASKS, answer) is News.STATUS
     world.api.release_events()
 
-    assert world.news == [News.WISH, News.NOTHING]
+    assert world.news == [News.DESIRED, News.NOTHING]
     assert world.held()["metadata"]["resourceVersion"] > created["metadata"]["resourceVersion"]
 
 
@@ -197,7 +197,7 @@ def test_another_uid_is_taken_only_if_it_is_newer(world):
     world.objects.observe(TASKS, "ADDED", body(20, uid="new"))
 
     assert world.objects.observe(TASKS, "MODIFIED", body(10, uid="old")) is News.NOTHING
-    assert world.objects.observe(TASKS, "ADDED", body(30, uid="newest")) is News.WISH
+    assert world.objects.observe(TASKS, "ADDED", body(30, uid="newest")) is News.DESIRED
     assert world.objects.uid(TASKS, REPORT) == "newest"
 
 
@@ -215,7 +215,7 @@ def test_a_late_event_does_not_raise_the_dead(world):
     assert world.objects.observe(TASKS, "MODIFIED", body(11)) is News.NOTHING
     assert world.objects.observe(TASKS, "ADDED", body(9, uid="earlier")) is News.NOTHING
     assert world.held() is None
-    assert world.objects.observe(TASKS, "ADDED", body(13, uid="b")) is News.WISH
+    assert world.objects.observe(TASKS, "ADDED", body(13, uid="b")) is News.DESIRED
 
 
 async def test_a_late_event_of_what_a_list_no_longer_shows_is_of_the_past(world):
@@ -228,24 +228,24 @@ async def test_a_late_event_of_what_a_list_no_longer_shows_is_of_the_past(world)
     assert world.held() is None
 
 
-def test_without_numbers_the_generation_tells(world):
+def test_without_numbers_the_generation_decides(world):
     world.objects.observe(TASKS, "ADDED", body("x", generation=2))
 
     assert world.objects.observe(TASKS, "MODIFIED", body("w", generation=1)) is News.NOTHING
     assert (
         world.objects.observe(TASKS, "MODIFIED", body("y", generation=2, status={"active": 1})) is News.STATUS
     )
-    assert world.objects.observe(TASKS, "MODIFIED", body("z", generation=3)) is News.WISH
+    assert world.objects.observe(TASKS, "MODIFIED", body("z", generation=3)) is News.DESIRED
 
 
-def test_without_numbers_the_time_of_creation_tells_uids_apart(world):
+def test_without_numbers_the_creation_time_distinguishes_uids(world):
     world.objects.observe(TASKS, "ADDED", body("x", uid="new", created="2026-01-02T00:00:00Z"))
 
     assert world.objects.observe(TASKS, "MODIFIED", body("y", uid="old")) is News.NOTHING
     assert world.objects.uid(TASKS, REPORT) == "new"
 
 
-def test_in_whatever_order_a_life_is_told_its_end_is_held():
+def test_in_whatever_order_a_life_is_reported_its_end_is_held():
     for seed in range(200):
         random, world = Random(seed), World()
         api = world.api
@@ -270,7 +270,7 @@ def test_in_whatever_order_a_life_is_told_its_end_is_held():
 # --- Lists -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_list_tells_what_changed_and_what_is_absent(world):
+async def test_a_list_reports_what_changed_and_what_is_absent(world):
     world.watch()
     for name in ("a", "b", "c"):
         world.api.create(task(name))
@@ -285,12 +285,12 @@ async def test_a_list_tells_what_changed_and_what_is_absent(world):
     a, b, c, d = (ObjectName("default", name) for name in "abcd")
     assert listed.fresh
     assert listed.names == {a, b, d}
-    assert listed.changed == {a: News.WISH, b: News.STATUS, d: News.WISH}
+    assert listed.changed == {a: News.DESIRED, b: News.STATUS, d: News.DESIRED}
     assert listed.absent == [c]
     assert world.held(c) is None
 
 
-async def test_a_list_of_what_is_known_tells_nothing(world):
+async def test_a_list_of_what_is_known_changes_nothing(world):
     world.watch()
     world.api.create(task())
 

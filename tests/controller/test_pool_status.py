@@ -8,18 +8,16 @@ from pyncette import __version__
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.status.differences import Difference, differs
-from pyncette.controller.status.facts import Access
-from pyncette.controller.status.pool_status import (
-    LOOK_AGAIN,
+from pyncette.controller.status.observed import Access
+from pyncette.controller.status.pool_context import (
     RELEASE_CHARACTERS_MAX,
-    RELEASES_TOLD_MAX,
-    SETTLING,
-    PoolSurroundings,
+    RELEASES_NAMED_MAX,
+    PoolEnvironment,
     StoredPool,
-    points_to_pods,
-    rolling_out,
-    status_of_pool,
 )
+from pyncette.controller.status.pool_phase import SETTLING
+from pyncette.controller.status.pool_status import LOOK_AGAIN, points_to_pods, status_of_pool
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.workloads.pod_template import PoolBackend
 from pyncette.coordination.members import Member
 from pyncette.core.times import instant_of
@@ -62,7 +60,7 @@ def told(pool_=None, seen=UNSEEN, at=0, **known):
         "deployment": DONE,
         "members": (WORKER,),
     } | known
-    return status_of_pool(pool_ or pool(), seen, PoolSurroundings(NOW + at * SECOND, **around))
+    return status_of_pool(pool_ or pool(), seen, PoolEnvironment(NOW + at * SECOND, **around))
 
 
 def then(seen, told_):
@@ -171,7 +169,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("known", "holds", "reason", "seen_by_flux"), ROWS.values(), ids=ROWS)
-def test_of_a_pool_is_told_when(known, holds, reason, seen_by_flux):
+def test_ready_of_a_pool_in_each_case(known, holds, reason, seen_by_flux):
     said = told(**known)
 
     assert ready(said) == (holds, reason)
@@ -180,7 +178,7 @@ def test_of_a_pool_is_told_when(known, holds, reason, seen_by_flux):
 
 
 @pytest.mark.parametrize("known", [row[0] for row in ROWS.values()], ids=ROWS)
-def test_the_same_is_told_when_the_same_is_known(known):
+def test_the_same_is_reported_when_the_same_is_known(known):
     seen = known.get("seen", UNSEEN)
     first = told(**known)
 
@@ -192,7 +190,7 @@ def test_the_same_is_told_when_the_same_is_known(known):
 
 
 @pytest.mark.parametrize("known", [row[0] for row in ROWS.values()], ids=ROWS)
-def test_what_is_told_is_what_the_schema_takes(known):
+def test_what_is_reported_is_what_the_schema_takes(known):
     whole = pool().model_copy(update={"status": told(**known).status})
 
     assert read_stored(PyncetteWorkerPool, written(whole)) == whole
@@ -215,12 +213,12 @@ def test_a_rollout_begins_before_there_is_a_deployment():
     assert rolling_out(None)
 
 
-def test_a_rollout_tells_how_far_it_is_and_why_pods_cannot_be_made():
+def test_a_rollout_reports_how_far_it_is_and_why_pods_cannot_be_made():
     said = told(deployment=deployment(4, updated=1, there=5, available=1, trouble="exceeded quota: compute"))
 
     assert condition(said, "Ready").message == (
         "1 of 4 workers is ready. 1 of 4 workers is started from the current spec. "
-        "4 older workers run until they are replaced. Pods cannot be made: exceeded quota: compute."
+        "4 older workers run until they are replaced. Pods cannot be created: exceeded quota: compute."
     )
 
 
@@ -279,17 +277,17 @@ def test_a_rollout_that_makes_progress_says_nothing_to_check_however_long_it_tak
     assert points_to_pods(stands.status)
 
 
-def test_a_rollout_that_is_stuck_names_what_the_operator_cannot_see():
+def test_a_rollout_that_is_stalled_names_what_the_operator_cannot_see():
     said = told(pool(progressDeadlineSeconds=60), deployment=deployment(updated=1, available=0, reason=LATE))
 
     message = condition(said, "Stalled").message
-    assert "not come on for 60 s" in message
+    assert "made no progress for 60 s" in message
     assert 'the key "url" of the Secret "pyncette-backend" in this namespace' in message
     assert "kubectl describe pods -n shop -l pyncette.dev/pool=reports" in message
     assert f"release must be the operator's {__version__}, or one next to it" in message
 
 
-def test_workers_that_fail_later_have_as_long_as_a_rollout_until_the_pool_is_stuck():
+def test_workers_that_fail_later_have_as_long_as_a_rollout_until_the_pool_is_stalled():
     failed = deployment(updated=1, available=0, reason=COMPLETE)
     well = then(UNSEEN, told())
 
@@ -311,7 +309,7 @@ def test_workers_that_fail_later_have_as_long_as_a_rollout_until_the_pool_is_stu
     assert flux(told(seen=then(well, stays), at=612)) == "Current"
 
 
-def test_the_time_that_a_backend_is_away_is_not_the_workers():
+def test_the_time_that_a_backend_is_unavailable_is_not_the_workers():
     failed = deployment(updated=1, available=0, reason=COMPLETE)
     away = {"deployment": failed, "access": Access.DOWN, "members": None}
     well = then(UNSEEN, told())
@@ -325,7 +323,7 @@ def test_the_time_that_a_backend_is_away_is_not_the_workers():
     assert [flux(each) for each in (gone, hours_later, back, soon, late)] == [*["InProgress"] * 4, "Failed"]
 
 
-def test_an_edit_ends_being_stuck():
+def test_an_edit_ends_a_stall():
     late = deployment(updated=1, available=0, reason=LATE)
     stuck = told(deployment=late)
 
@@ -375,7 +373,7 @@ BACKENDS = {
 }
 
 
-def test_a_backend_that_is_away_is_reported_with_the_error_of_the_log():
+def test_a_backend_that_is_unavailable_is_reported_with_the_error_of_the_log():
     fault = 'PostgreSQL at db:5432/x: authentication failed: password authentication failed for user "shop"'
 
     said = told(access=Access.DOWN, members=None, fault=fault)
@@ -386,7 +384,7 @@ def test_a_backend_that_is_away_is_reported_with_the_error_of_the_log():
 
 
 @pytest.mark.parametrize(("known", "holds", "reason"), BACKENDS.values(), ids=BACKENDS)
-def test_of_the_backend_is_told_when(known, holds, reason):
+def test_backend_reachable_in_each_case(known, holds, reason):
     found = condition(told(**known), "BackendReachable")
 
     assert (found.status, found.reason) == (holds, reason)
@@ -395,7 +393,7 @@ def test_of_the_backend_is_told_when(known, holds, reason):
 def test_workers_of_the_operators_release_are_just_counted():
     said = condition(told(members=(WORKER, WORKER)), "BackendReachable")
 
-    assert said.message == "Workers that are registered: 2."
+    assert said.message == "Registered workers: 2."
 
 
 @pytest.mark.parametrize("spec", [{}, {"external": True}], ids=["its own", "external"])
@@ -409,19 +407,19 @@ def test_workers_of_other_releases_are_well_and_told_by_release(spec):
 
     assert ready(said)[0] == "True"
     assert condition(said, "BackendReachable").message == (
-        "Workers that are registered: 4. Of another release of the library than the operator's "
+        "Registered workers: 4. Running another release of the library than the operator's "
         f"{__version__}: 2 of 0.0.9, 1 of 99.0.0. Releases next to each other work together: rebuild the image before the "
         "next upgrade of the operator, or upgrade the operator if it is the older one."
     )
 
 
-def test_of_what_workers_call_their_release_no_more_is_told_than_can_be_read():
+def test_of_what_workers_call_their_release_no_more_is_reported_than_can_be_read():
     many = tuple(Member(f"w-{number}", version=f"{number}" * 1_000) for number in range(9))
 
     message = condition(told(members=many), "BackendReachable").message
 
     assert f": 1 of {'0' * (RELEASE_CHARACTERS_MAX - 1)}…, 1 of 1" in message
-    assert message.count("1 of ") == RELEASES_TOLD_MAX
+    assert message.count("1 of ") == RELEASES_NAMED_MAX
     assert ", …. Releases next" in message
 
 
@@ -439,7 +437,7 @@ AVAILABILITY = {
 
 
 @pytest.mark.parametrize(("known", "holds", "reason"), AVAILABILITY.values(), ids=AVAILABILITY)
-def test_of_availability_is_told_when(known, holds, reason):
+def test_available_in_each_case(known, holds, reason):
     found = condition(told(**known), "Available")
 
     assert (found.status, found.reason) == (holds, reason)
@@ -448,13 +446,13 @@ def test_of_availability_is_told_when(known, holds, reason):
 @pytest.mark.parametrize(
     ("known", "tail"),
     [
-        ({"pool_": REFUSAL}, "workers go on as they are."),
-        ({"refused": "no"}, "workers go on as they are."),
+        ({"pool_": REFUSAL}, "current workers keep running."),
+        ({"refused": "no"}, "current workers keep running."),
         ({"refused": "no", "deployment": None}, "there are no workers."),
         ({"access": Access.REFUSED, "deployment": None}, "there are no workers."),
     ],
 )
-def test_what_is_stuck_says_what_runs_in_the_meantime(known, tail):
+def test_a_stalled_object_says_what_runs_in_the_meantime(known, tail):
     assert condition(told(**known), "Stalled").message.endswith(tail)
 
 
@@ -479,8 +477,8 @@ def test_the_default_of_the_schema_is_no_time_of_a_transition():
     assert condition(said, "Ready").last_transition_time == datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def test_times_are_told_in_whole_seconds():
-    said = status_of_pool(pool(), UNSEEN, PoolSurroundings(NOW + 999_999, deployment=DONE, members=(WORKER,)))
+def test_times_are_reported_in_whole_seconds():
+    said = status_of_pool(pool(), UNSEEN, PoolEnvironment(NOW + 999_999, deployment=DONE, members=(WORKER,)))
 
     assert condition(said, "Ready").last_transition_time == datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -490,7 +488,7 @@ def test_a_long_message_is_cut():
 
     message = condition(said, "Stalled").message
     assert 4000 < len(message) <= 4096
-    assert message.endswith("x… Until then workers go on as they are.")
+    assert message.endswith("x… Until then its current workers keep running.")
 
 
 def test_numbers_are_those_of_the_deployment_and_the_backend():
@@ -517,7 +515,7 @@ def test_handlers_are_those_of_all_workers_in_order_and_only_such_as_a_task_can_
     assert told(members=()).status.handlers == ()
 
 
-def test_handlers_stay_as_they_were_while_nobody_can_look():
+def test_handlers_stay_while_the_backend_cannot_be_read():
     seen = then(UNSEEN, told())
 
     assert told(seen=seen, members=None, access=Access.DOWN).status.handlers == ("send_report",)
@@ -541,7 +539,7 @@ def test_no_more_handlers_are_listed_than_a_status_may_hold():
         ({"pool_": EXTERNAL, "members": (WORKER, WORKER)}, None),
     ],
 )
-def test_it_is_looked_at_again_while_the_backend_knows_of_too_few_or_too_many(known, seconds):
+def test_it_is_reconciled_again_while_the_backend_knows_of_too_few_or_too_many(known, seconds):
     assert told(**known).again_at == (None if seconds is None else NOW + seconds * SECOND)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.pool_events import events_of_pool
 from pyncette.resources.pool import PoolStatus
 from tests.controller.deployments import COMPLETE, LATE, NONE, STARTING, deployment
@@ -72,7 +72,7 @@ def test_events_tell_when(before, after, expected):
     assert reasons(first.status, told(**{"seen": then(UNSEEN, first), "at": 5} | after).status) == expected
 
 
-def test_a_pool_that_is_seen_for_the_first_time_is_no_news_unless_it_is_stuck():
+def test_a_pool_that_is_seen_for_the_first_time_is_no_news_unless_it_is_stalled():
     assert reasons(PoolStatus(), told().status) == []
     assert reasons(PoolStatus(), told(deployment=NONE, members=()).status) == []
     assert reasons(PoolStatus(), told(REFUSAL).status) == [("Warning", "TemplateRefused")]
@@ -104,7 +104,7 @@ def test_an_autoscaler_does_not_flood():
     assert one["metadata"]["name"] == other["metadata"]["name"]
 
 
-def test_what_goes_wrong_with_each_generation_is_told():
+def test_problems_of_each_generation_are_reported():
     stuck = told(deployment=STUCK)
     next_generation = stuck.status.model_copy(update={"observed_generation": 3})
     before = told(deployment=STARTING).status

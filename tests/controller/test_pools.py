@@ -103,7 +103,7 @@ def test_a_crash_after_any_write_changes_nothing_in_the_end(world, world_of, num
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_what_somebody_deletes_is_made_again(world, kind):
+def test_what_someone_deletes_is_created_again(world, kind):
     before = specs(world)
 
     world.api.remove(kind, NAME)
@@ -112,7 +112,7 @@ def test_what_somebody_deletes_is_made_again(world, kind):
     assert specs(world) == before
 
 
-def test_what_somebody_changes_is_put_back(world):
+def test_what_someone_changes_is_put_back(world):
     before = specs(world)
 
     world.api.edit(DEPLOYMENTS, NAME, replicas=7)
@@ -143,7 +143,7 @@ def test_a_template_that_is_refused_leaves_the_workers_as_they_are(world):
     assert specs(world) != before
 
 
-def test_what_the_api_server_refuses_is_told_and_tried_again(world):
+def test_what_the_api_server_refuses_is_reported_and_tried_again(world):
     world.api.refuses = lambda manifest: "denied by policy" if manifest["kind"] == "Deployment" else None
     world.api.edit(POOLS, "default", image="registry.example/tasks:2")
     world.run(5)
@@ -156,7 +156,7 @@ def test_what_the_api_server_refuses_is_told_and_tried_again(world):
     assert world.pool_condition("Stalled") is None
 
 
-def test_what_is_forbidden_in_one_namespace_is_told_there(world):
+def test_what_is_forbidden_in_one_namespace_is_reported_there(world):
     world.api.fail("apply", ForbiddenError("no such right"), times=float("inf"), kind=DEPLOYMENTS)
     world.api.edit(POOLS, "default", image="registry.example/tasks:2")
 
@@ -165,7 +165,7 @@ def test_what_is_forbidden_in_one_namespace_is_told_there(world):
     assert world.pool_condition("Stalled")["reason"] == "ApplyRefused"
 
 
-def test_an_object_of_somebody_else_that_has_the_name_is_left_alone(world_of):
+def test_an_object_of_someone_else_that_has_the_name_is_left_alone(world_of):
     world = world_of("first")
     own = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": "default"}}
     before = world.api.create(own)
@@ -184,7 +184,7 @@ def test_an_object_of_somebody_else_that_has_the_name_is_left_alone(world_of):
     assert world.api.stored(DEPLOYMENTS, NAME) is not None
 
 
-def test_a_pool_that_may_not_use_its_backend_is_told_so_and_its_tasks_too(world_of):
+def test_a_pool_that_may_not_use_its_backend_says_so_and_so_do_its_tasks(world_of):
     world = world_of("first", backends=[{"name": "first", "urlFile": "first", "namespaces": ["elsewhere"]}])
     world.api.create(pool(backendRef={"name": "first"}))
     world.api.create(yearly())
@@ -197,7 +197,7 @@ def test_a_pool_that_may_not_use_its_backend_is_told_so_and_its_tasks_too(world_
     assert world.api.stored(DEPLOYMENTS, NAME) is None
 
 
-def test_what_goes_before_a_pool_that_is_being_deleted_is_not_made_again(world):
+def test_what_goes_before_a_pool_that_is_being_deleted_is_not_created_again(world):
     manifest = world.api.stored(POOLS, "default")
     manifest["metadata"]["finalizers"] = ["foregroundDeletion"]
     world.api.put(manifest)
@@ -229,7 +229,7 @@ def test_a_pool_that_is_deleted_takes_all_of_it_along_and_one_that_comes_back_ma
     assert world.api.stored(POOLS, "default")["status"]["tasks"] == 1
 
 
-def test_a_pool_that_is_deleted_makes_its_tasks_stuck_also_for_an_operator_that_restarts(world):
+def test_a_pool_that_is_deleted_stalls_its_tasks_also_for_an_operator_that_restarts(world):
     world.api.create(yearly())
     world.run(5)
     assert world.condition("Scheduled")["status"] == "True"

@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.reconcile.queue import LONGEST_WAIT_SECONDS, NEW_IN_A_ROW_MAX, Queue, Urgency
+from pyncette.controller.intervals import RETRIES
+from pyncette.controller.reconcile.queue import NEW_IN_A_ROW_MAX, Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
 
 
@@ -19,9 +20,9 @@ class AwayError(Exception):
 class Bench:
     """A queue, and a reconciler that notes each pass and does what it is told."""
 
-    def __init__(self, *, passes=1, rest_seconds=0):
+    def __init__(self, *, passes=1, quiet_seconds=0):
         self.loop = SimulatedLoop(Random(1))
-        self.queue = Queue(lambda error: "backend" if isinstance(error, AwayError) else None, rest_seconds)
+        self.queue = Queue(lambda error: "backend" if isinstance(error, AwayError) else None, quiet_seconds)
         self.seen = []
         """Keys, and the second in which their passes began."""
         self.pass_seconds = 0.0
@@ -85,7 +86,7 @@ def test_keys_come_in_the_order_of_their_arrival(bench):
     assert bench.keys == ["c", "a", "b"]
 
 
-def test_a_key_that_waits_is_looked_at_once(bench):
+def test_a_waiting_key_has_one_pass(bench):
     bench.at(1, lambda: [bench.queue.add("a") for _ in range(1000)])
 
     bench.run_until(2)
@@ -106,32 +107,32 @@ def test_a_burst_during_a_pass_costs_one_pass_more(bench):
 
 
 @pytest.fixture
-def resting():
-    bench = Bench(rest_seconds=0.5)
+def debounced():
+    bench = Bench(quiet_seconds=0.5)
     yield bench
     bench.loop.close()
 
 
-def test_a_burst_that_lasts_longer_than_passes_costs_one_pass_more_if_keys_rest(resting):
+def test_a_debounced_burst_that_outlasts_a_pass_costs_one_more_pass(debounced):
     for hundredth in range(130):
-        resting.at(1 + hundredth / 100, lambda: resting.queue.add("a"))
+        debounced.at(1 + hundredth / 100, lambda: debounced.queue.add("a"))
 
-    resting.run_until(10)
+    debounced.run_until(10)
 
-    assert resting.times("a") == [1, pytest.approx(2.29 + 0.5)]
+    assert debounced.times("a") == [1, pytest.approx(2.29 + 0.5)]
 
 
-def test_a_burst_without_an_end_is_looked_at_all_the_same(resting):
+def test_a_burst_that_never_ends_is_reconciled_all_the_same(debounced):
     for tenth in range(100):
-        resting.at(1 + tenth / 10, lambda: resting.queue.add("a"))
+        debounced.at(1 + tenth / 10, lambda: debounced.queue.add("a"))
 
-    resting.run_until(8)
+    debounced.run_until(8)
 
-    assert resting.times("a") == [1, 3, 5, 7]
+    assert debounced.times("a") == [1, 3, 5, 7]
 
 
 def test_a_timer_that_is_early_by_less_than_the_clock_shows_is_not_set_again_and_again():
-    bench = Bench(rest_seconds=1 / 3)
+    bench = Bench(quiet_seconds=1 / 3)
     for at in (1, 1.1, 1.2):
         bench.at(at, lambda: bench.queue.add("a"))
 
@@ -141,61 +142,61 @@ def test_a_timer_that_is_early_by_less_than_the_clock_shows_is_not_set_again_and
     assert bench.times("a") == [1, pytest.approx(1.2 + 1 / 3, abs=1e-5)]
 
 
-def test_a_pass_during_the_rest_begins_another(resting):
-    resting.again["a"] = 0.2
+def test_a_pass_during_the_rest_begins_another(debounced):
+    debounced.again["a"] = 0.2
     for at in (1, 1.1):
-        resting.at(at, lambda: resting.queue.add("a"))
-    resting.at(1.15, resting.again.clear)
-    resting.at(1.65, lambda: resting.queue.add("a"))
+        debounced.at(at, lambda: debounced.queue.add("a"))
+    debounced.at(1.15, debounced.again.clear)
+    debounced.at(1.65, lambda: debounced.queue.add("a"))
 
-    resting.run_until(10)
+    debounced.run_until(10)
 
-    assert resting.times("a") == [1, 1.2, 2.15]
+    assert debounced.times("a") == [1, 1.2, 2.15]
 
 
-def test_a_key_that_is_resting_waits_for_its_turn_and_so_nothing_is_idle(resting):
+def test_a_debounced_key_waits_for_its_turn_so_the_queue_is_not_idle(debounced):
     idle = []
-    resting.at(1, lambda: resting.queue.add("a"))
-    resting.at(1.1, lambda: resting.queue.add("a"))
+    debounced.at(1, lambda: debounced.queue.add("a"))
+    debounced.at(1.1, lambda: debounced.queue.add("a"))
     for second in (1.05, 1.2, 1.7):
-        resting.at(second, lambda: idle.append((len(resting.queue), resting.queue._idle.is_set())))
+        debounced.at(second, lambda: idle.append((len(debounced.queue), debounced.queue._idle.is_set())))
 
-    resting.run_until(10)
+    debounced.run_until(10)
 
     assert idle == [(0, True), (1, False), (0, True)]
 
 
-def test_a_key_that_has_rested_or_failed_waits_for_nothing(resting):
-    resting.at(1, lambda: resting.queue.add("a"))
-    resting.at(1.5, lambda: resting.queue.add("a"))
-    resting.at(3, lambda: [resting.fails.update(b=ValueError()), resting.queue.add("b")])
-    resting.at(3.05, lambda: [resting.fails.clear(), resting.queue.add("b")])
+def test_a_key_whose_quiet_period_ended_or_that_failed_is_not_delayed(debounced):
+    debounced.at(1, lambda: debounced.queue.add("a"))
+    debounced.at(1.5, lambda: debounced.queue.add("a"))
+    debounced.at(3, lambda: [debounced.fails.update(b=ValueError()), debounced.queue.add("b")])
+    debounced.at(3.05, lambda: [debounced.fails.clear(), debounced.queue.add("b")])
 
-    resting.run_until(3.2)
+    debounced.run_until(3.2)
 
-    assert resting.times("a") == [1, 1.5]
-    assert resting.times("b") == [3, 3.05]
-
-
-def test_a_pass_that_comes_during_the_rest_takes_along_what_waits_for_its_end(resting):
-    resting.again["a"] = 0.2
-    resting.at(1, lambda: resting.queue.add("a"))
-    resting.at(1.1, lambda: resting.queue.add("a"))
-
-    resting.run_until(10)
-
-    assert resting.times("a") == [1, 1.2]
+    assert debounced.times("a") == [1, 1.5]
+    assert debounced.times("b") == [3, 3.05]
 
 
-def test_of_keys_that_have_rested_nothing_is_left(resting):
+def test_a_pass_during_the_quiet_period_covers_the_changes_that_were_held(debounced):
+    debounced.again["a"] = 0.2
+    debounced.at(1, lambda: debounced.queue.add("a"))
+    debounced.at(1.1, lambda: debounced.queue.add("a"))
+
+    debounced.run_until(10)
+
+    assert debounced.times("a") == [1, 1.2]
+
+
+def test_quiet_periods_that_ended_are_dropped(debounced):
     for number in range(100):
-        resting.at(1 + number / 100, lambda number=number: resting.queue.add(number))
-    resting.at(5, lambda: resting.queue.add("last"))
-    resting.at(9, lambda: resting.queue.add("last"))
+        debounced.at(1 + number / 100, lambda number=number: debounced.queue.add(number))
+    debounced.at(5, lambda: debounced.queue.add("last"))
+    debounced.at(9, lambda: debounced.queue.add("last"))
 
-    resting.run_until(10)
+    debounced.run_until(10)
 
-    assert len(resting.queue._resting) < 51
+    assert debounced.queue.debounced < 51
 
 
 def test_one_key_has_one_pass_at_a_time_and_several_keys_have_several():
@@ -285,7 +286,7 @@ def test_a_pass_that_fails_is_repeated_ever_less_often(bench):
     waits = [later - earlier for earlier, later in pairwise(bench.times("a"))]
     assert len(waits) > 20
     for number, wait in enumerate(waits):
-        longest = min(LONGEST_WAIT_SECONDS, 0.2 * 2**number)
+        longest = min(RETRIES.maximum, 0.2 * 2**number)
         assert longest / 2 <= wait <= longest + 0.001
 
 
@@ -353,21 +354,21 @@ def test_once_it_is_back_all_that_waited_have_their_pass_soon():
     bench.seen.clear()
 
     bench.fails.clear()
-    bench.run_until(500 + LONGEST_WAIT_SECONDS + 1)
+    bench.run_until(500 + RETRIES.maximum + 1)
     bench.loop.close()
 
     assert sorted(bench.keys) == list(range(1000))
     assert bench.queue.deferred == 0
 
 
-def test_whoever_knows_that_it_is_back_may_say_so(bench):
+def test_any_caller_may_report_that_it_recovered(bench):
     bench.fails["*"] = AwayError()
     bench.at(1, lambda: [bench.queue.add(key) for key in "abc"])
     bench.run_until(300)
     bench.seen.clear()
 
     bench.fails.clear()
-    bench.at(300.5, lambda: bench.queue.back("backend"))
+    bench.at(300.5, lambda: bench.queue.recovered("backend"))
     bench.run_until(301)
 
     assert bench.keys.count("a") == 1
@@ -399,7 +400,7 @@ def test_what_asks_may_fail_for_another_reason_and_the_others_are_not_forgotten(
     assert {*bench.keys[10:]} == {*range(10)}
 
 
-def test_something_new_is_tried_although_the_place_is_away(bench):
+def test_something_new_is_tried_although_its_dependency_is_unavailable(bench):
     bench.fails["*"] = AwayError()
     bench.at(1, lambda: [bench.queue.add(key) for key in "ab"])
     bench.run_until(300)
@@ -421,7 +422,7 @@ def test_one_outage_does_not_stop_what_does_not_need_the_place(bench):
     assert bench.times("b") == [1, 100]
 
 
-def test_each_pass_is_told_of(bench):
+def test_each_pass_is_reported(bench):
     bench.pass_seconds = 0.5
     bench.fails["b"] = odd = ValueError("odd")
     bench.at(1, lambda: [bench.queue.add(key) for key in "ab"])

@@ -24,7 +24,7 @@ def test_an_empty_file_gives_the_defaults(load):
     assert settings.watches("anything")
 
 
-def test_the_environment_tells_of_the_pod_unless_the_file_does(load):
+def test_the_environment_describes_the_pod_unless_the_file_does(load):
     pod = {"POD_NAMESPACE": "system", "POD_NAME": "operator-1", "POD_UID": "u1"}
 
     assert load("", **pod).release_namespace == "system"
@@ -71,18 +71,18 @@ def test_only_the_namespaces_that_are_listed_are_watched(load):
         ("sweep: {confirm: -1}", "sweep.confirm"),
         ("health: 70000", "health: must be at most"),
         ("logLevel: LOUD", "logLevel"),
-        ("[]", "one mapping"),
-        ("a: 1\n---\nb: 2", "one mapping"),
+        ("[]", "a mapping"),
+        ("a: 1\n---\nb: 2", "a mapping"),
         ("a: [", "is not YAML"),
     ],
 )
-def test_what_makes_no_sense_is_told(load, text, said):
+def test_invalid_input_is_reported(load, text, said):
     with pytest.raises(ConfigurationError, match=r"operator\.yaml") as refused:
         load(text)
     assert said in str(refused.value)
 
 
-def test_all_that_is_wrong_is_told_at_once(load):
+def test_all_problems_are_reported_at_once(load):
     with pytest.raises(ConfigurationError) as refused:
         load("resyncSeconds: 1\nhealth: -1")
     assert "resyncSeconds" in str(refused.value)
@@ -90,10 +90,10 @@ def test_all_that_is_wrong_is_told_at_once(load):
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_told_without_its_content(tmp_path, content):
+def test_a_file_that_cannot_be_read_is_reported_without_its_content(tmp_path, content):
     file = tmp_path / "operator.yaml"
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="cannot read"):
         load_settings(file, {})

@@ -102,7 +102,7 @@ def test_a_status_is_written_at_once_and_told(bench_of):
     assert bench.told == ["a"]
 
 
-def test_what_was_there_before_a_write_is_told_also_if_the_watch_is_faster_than_the_answer(bench_of):
+def test_what_was_there_before_a_write_is_reported_also_if_the_watch_is_faster_than_the_answer(bench_of):
     bench = bench_of()
     bench.seconds = 2
     bench.seen["a"] = "before"
@@ -267,7 +267,7 @@ def test_one_that_is_refused_is_not_tried_again(bench_of, caplog):
     bench.run_until(100)
 
     assert bench.writes == []
-    assert "a status was refused" in caplog.text
+    assert "the API server refused a status" in caplog.text
 
 
 def test_no_two_writes_of_one_resource_overtake_each_other(bench_of):

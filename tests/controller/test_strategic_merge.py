@@ -81,7 +81,7 @@ def test_a_template_is_merged_with(part, changed):
     assert merge(WHOLE, {"spec": part}) == {**WHOLE, "spec": {**WHOLE["spec"], **changed}}
 
 
-def test_items_of_lists_in_items_are_told_apart_by_what_the_api_says():
+def test_items_of_lists_in_items_are_identified_by_what_the_api_says():
     part = {
         "name": "worker",
         "env": [{"name": "B", "value": "3"}, {"name": "C", "value": "4"}],

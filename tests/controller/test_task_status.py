@@ -6,7 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.reasons import Reason
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.task_status import CONDITIONS
 from pyncette.coordination.members import Member
 from pyncette.core.record import Outcome, Requests, Started, replace
@@ -65,13 +65,13 @@ def down(scene):
 
 def moving():
     scene = settled().edit(handler="tidy_up")
-    scene.facts = scene.facts._replace(moving=True)
+    scene.observed = scene.observed._replace(moving=True)
     return scene
 
 
 def taken():
     scene = Scene(dynamic=True)
-    scene.facts = scene.facts._replace(taken_by="reminders")
+    scene.observed = scene.observed._replace(taken_by="reminders")
     return scene
 
 
@@ -234,7 +234,7 @@ ROWS = [
 @pytest.mark.parametrize(
     ("scene", "reason", "conditions", "flux"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
-def test_each_state_of_a_task_is_told_as_the_table_has_it(scene, reason, conditions, flux):
+def test_each_state_of_a_task_is_reported_as_the_table_has_it(scene, reason, conditions, flux):
     task = scene().look()
 
     ready, reconciling, stalled = conditions
@@ -262,10 +262,10 @@ def test_an_object_that_is_being_deleted_says_so():
 
     assert task.look().ready == "False Terminating"
     assert task.seen_by_flux == TERMINATING
-    assert "goes on until it is gone" in task.condition("Ready").message
+    assert "keeps running until then" in task.condition("Ready").message
 
 
-def test_the_oracle_tells_the_states_of_an_object_apart_as_kstatus_does():
+def test_the_oracle_distinguishes_the_states_of_an_object_as_kstatus_does():
     def seen(observed, *conditions, **metadata):
         status = {
             "observedGeneration": observed,
@@ -282,7 +282,7 @@ def test_the_oracle_tells_the_states_of_an_object_apart_as_kstatus_does():
 
 
 @pytest.mark.parametrize("scene", [row[1] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_a_second_look_at_the_same_says_the_same(scene):
+def test_a_second_pass_over_the_same_input_reports_the_same(scene):
     task = scene().look()
     first, again_at = task.status, task.again_at
 
@@ -308,7 +308,7 @@ def test_whatever_was_wrong_it_becomes_well_once_all_is_as_it_should_be(scene):
     task = scene().look().later(DAY)
 
     task.record = None
-    task.facts = task.facts._replace(moving=False, taken_by=None)
+    task.observed = task.observed._replace(moving=False, taken_by=None)
     task.pool = Scene().pool
     task.edit().mirror().look()
 
@@ -322,7 +322,7 @@ def test_whatever_was_wrong_it_becomes_well_once_all_is_as_it_should_be(scene):
 def dynamic(partitions, *members, **facts):
     """A dynamic task of so many partitions that was mirrored, and whose pool has the *members*."""
     task = Scene(dynamic=True, partitions=partitions).to_pool(members=members).mirror()
-    task.facts = task.facts._replace(**facts)
+    task.observed = task.observed._replace(**facts)
     return task.look()
 
 
@@ -438,7 +438,7 @@ def test_a_task_and_its_image_changed_in_one_commit_become_well_without_ever_hav
     assert seen == [IN_PROGRESS] * 4 + [CURRENT]
 
 
-def test_the_operator_asks_to_look_again_when_the_wait_is_over_and_never_else():
+def test_the_operator_requests_a_pass_when_the_wait_is_over_and_never_else():
     assert unknown_for(0).look().again_at == EIGHT + 30 * SECOND
     assert pending_for(0, members=()).look().again_at == EIGHT + 10 * MINUTE
     assert without_pool(0).look().again_at == EIGHT + 10 * MINUTE
@@ -446,14 +446,14 @@ def test_the_operator_asks_to_look_again_when_the_wait_is_over_and_never_else():
         assert scene.look().again_at is None
 
 
-def test_looking_again_when_asked_to_finds_the_task_stuck():
+def test_a_pass_at_the_requested_time_finds_the_task_stalled():
     task = unknown_for(0).look()
     task.now = task.again_at
 
     assert task.look().ready == "False HandlerNotFound"
 
 
-def test_an_operator_that_restarts_or_looks_often_does_not_begin_the_wait_anew():
+def test_an_operator_that_restarts_or_reconciles_often_does_not_begin_the_wait_again():
     task = pending_for(0, members=())
 
     for _ in range(9):
@@ -462,7 +462,7 @@ def test_an_operator_that_restarts_or_looks_often_does_not_begin_the_wait_anew()
     assert task.later(MINUTE).look().ready == "False HandlerDeadlineExceeded"
 
 
-def test_the_time_that_the_backend_was_away_is_not_the_pools():
+def test_the_time_that_the_backend_was_unavailable_is_not_the_pools():
     task = down(Scene()).look().later(DAY)
 
     task.to_pool(access=Access.OPEN, members=()).mirror().look()
@@ -483,7 +483,7 @@ def test_a_new_generation_is_waited_for_from_its_own_time():
     assert stalled.edit(handler="greet").mirror().look().ready == "False HandlerPending"
 
 
-def test_what_is_stuck_stays_so_until_something_changes():
+def test_a_stalled_object_stays_so_until_something_changes():
     task = unknown_for(DAY).look()
 
     for _ in range(3):
@@ -493,7 +493,7 @@ def test_what_is_stuck_stays_so_until_something_changes():
     assert task.to_pool(members=(KNOWING,)).look().ready == "True Scheduled"
 
 
-def test_an_unknown_handler_is_told_with_the_nearest_name_and_how_to_mend_it():
+def test_an_unknown_handler_is_reported_with_the_nearest_name_and_how_to_fix_it():
     message = unknown_for(DAY).look().condition("Stalled").message
 
     assert 'no handler "send" is registered; did you mean sent?' in message
@@ -508,7 +508,7 @@ def test_one_worker_that_knows_the_handler_is_enough():
     assert task.ready == "True Scheduled"
 
 
-def test_a_handler_that_a_rollout_took_away_makes_the_task_stuck_after_a_while():
+def test_a_handler_that_a_rollout_took_away_stalls_the_task_after_a_while():
     task = settled().to_pool(**UNKNOWN).look()
 
     assert task.ready == "False HandlerPending"
@@ -555,7 +555,7 @@ def test_a_pool_that_is_to_have_no_workers_is_not_waited_for():
         lambda: mirrored(dynamic=True).look(),
     ],
 )
-def test_once_mirrored_nothing_changes_while_the_backend_is_away(scene):
+def test_once_mirrored_nothing_changes_while_the_backend_is_unavailable(scene):
     task = scene()
     task.pool = task.pool._replace(members=task.pool.members)
     before = task.status
@@ -588,7 +588,7 @@ def test_an_operator_that_restarts_reports_a_deleted_pool_as_before():
     assert task.said("Stalled") == "True PoolNotFound"
 
 
-def test_a_pool_that_is_replaced_within_seconds_never_makes_its_tasks_stuck():
+def test_a_pool_that_is_replaced_within_seconds_never_stalls_its_tasks():
     task = deleted_for(5 * SECOND)
 
     task.pool = NO_WORKERS
@@ -639,7 +639,7 @@ def test_a_backend_that_cannot_be_used_is_reported_with_the_error_of_the_log():
     assert ".." not in task.condition("Ready").message
 
 
-def test_a_backend_that_lost_everything_is_not_taken_for_one_that_is_away():
+def test_a_backend_that_lost_everything_does_not_count_as_unavailable():
     task = settled()
     task.record = None
 
@@ -669,7 +669,7 @@ def test_a_refused_spec_says_all_that_is_wrong_and_what_goes_on():
     message = task.condition("Stalled").message
     assert "spec.intervalSeconds" in message
     assert "keep one of them" in message
-    assert message.endswith("Until then generation 1 goes on.")
+    assert message.endswith("Until then generation 1 stays in effect.")
     assert task.status.next_schedule_time == datetime_of(task.record.due_at)
 
 
@@ -695,7 +695,7 @@ def test_a_near_miss_ends_with_its_question_mark():
 
 
 def test_a_refused_spec_that_nothing_came_before_says_that_nothing_runs():
-    assert Scene(**NEVER).look().condition("Ready").message.endswith("Nothing of it runs until then.")
+    assert Scene(**NEVER).look().condition("Ready").message.endswith("It does not run until then.")
 
 
 def test_a_message_never_grows_beyond_what_the_schema_allows():
@@ -703,10 +703,10 @@ def test_a_message_never_grows_beyond_what_the_schema_allows():
 
     message = task.condition("Ready").message
     assert len(message) <= CONDITION_CHARACTERS_MAX
-    assert message.endswith("Nothing of it runs until then.")
+    assert message.endswith("It does not run until then.")
 
 
-def test_a_record_whose_schedule_can_no_longer_be_read_hurts_nobody():
+def test_a_record_whose_schedule_can_no_longer_be_read_harms_nothing_else():
     task = settled(schedule="0 1 * * *", timeZone="Europe/Dublin")
     before = task.status.next_schedule_time
     broken = replace(task.record.spec, schedule=replace(task.record.spec.schedule, zone="Gone/Zone"))
@@ -743,7 +743,7 @@ def test_runs_are_healthy_unless_one_failed_since_the_last_success(outcomes, sai
     assert task.ready == "True Scheduled"
 
 
-def test_a_failure_is_told_with_the_message_of_the_run():
+def test_a_failure_is_reported_with_the_message_of_the_run():
     assert mirrored().failed("ValueError: no").look().condition("RunsHealthy").message == "ValueError: no"
 
 
@@ -777,7 +777,7 @@ def test_a_one_off_is_not_completed_before_its_run_is_over():
     at_most_once.record = replace(at_most_once.record, due_at=None, state=state)
     overlapping = mirrored(**ONCE, concurrencyPolicy="Allow")
     overlapping.record = replace(overlapping.record, due_at=None, claimable_at=None)
-    overlapping.facts = overlapping.facts._replace(beside=1)
+    overlapping.observed = overlapping.observed._replace(side_runs=1)
 
     assert at_most_once.look().ready == "True Scheduled"
     assert overlapping.look().ready == "True Scheduled"

@@ -9,7 +9,7 @@ from pyncette.controller.cluster.api import NoSuchKindError
 from pyncette.controller.reconcile.sweep import HeldBack, read_notice
 from pyncette.core.record import Change, inert_record
 from pyncette.core.spec import Spec
-from tests.controller.bench import CLUSTER, PACE, POOLS, TASKS, Bench, named
+from tests.controller.bench import CLUSTER, INTERVALS, POOLS, TASKS, Bench, named
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ async def test_a_pool_that_names_no_backend_of_the_settings_is_told_to_its_tasks
     assert bench.condition("Stalled")["status"] == "True"
 
 
-async def test_a_bad_spec_is_told_and_the_last_good_one_goes_on_until_it_is_repaired(bench):
+async def test_a_bad_spec_is_reported_and_the_last_good_one_goes_on_until_it_is_repaired(bench):
     bench.task(schedule="0 12 * * *")
     await bench.start()
     before = await bench.record()
@@ -194,7 +194,7 @@ async def test_suspend_suspends_whatever_else_is_wrong_and_its_end_resumes_the_l
     assert suspended(bench) == "False NotSuspended"
     assert record.claimable_at is not None
     assert record.state.owner == before.state.owner
-    assert bench.condition("Ready")["message"].endswith("Until then generation 1 goes on.")
+    assert bench.condition("Ready")["message"].endswith("Until then generation 1 stays in effect.")
 
     bench.api.edit(TASKS, "default/report", schedule="0 13 * * *")
     await bench.settled()
@@ -334,7 +334,7 @@ async def test_instances_that_no_worker_polls_are_reported_at_their_dynamic_task
         assert "unpolled partitions (5)" in bench.condition("Ready", "users")["message"]
 
 
-async def test_two_tasks_for_one_template_are_told_apart_and_the_first_one_keeps_it(bench):
+async def test_two_tasks_for_one_template_are_distinguished_and_the_first_one_keeps_it(bench):
     bench.task("first", dynamic=True)
     await bench.start()
 
@@ -423,7 +423,7 @@ async def test_a_deletion_that_the_api_server_does_not_confirm_stops_nothing(ben
 
     bench.operator.seen(TASKS, "DELETED", manifest)
     await bench.settled()
-    await asyncio.sleep(3 * PACE.calm)
+    await asyncio.sleep(3 * INTERVALS.deletions)
 
     assert (await bench.record()).state.withdrawn_at is None
 
@@ -449,14 +449,14 @@ async def test_a_deletion_that_was_missed_is_noticed_in_the_second_list(bench):
 
     await bench.operator.resync()
     await bench.settled()
-    await asyncio.sleep(3 * PACE.calm)
+    await asyncio.sleep(3 * INTERVALS.deletions)
     assert (await bench.record()).state.withdrawn_at is None
 
     await bench.operator.resync()
     await bench.until_record(lambda record: record.state.withdrawn_at is not None)
 
 
-async def test_a_deletion_while_the_operator_was_away_is_noticed(bench):
+async def test_a_deletion_while_the_operator_was_down_is_noticed(bench):
     bench.task()
     await bench.start()
     await bench.end()
@@ -484,7 +484,7 @@ async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
     async with bench.store() as store:
         notice = await read_notice(store, CLUSTER)
         assert (notice.held.count, len(notice.held.names)) == (10, 10)
-        assert await notice.told(store, replace(notice.held, confirmed=10))
+        assert await notice.write(store, replace(notice.held, confirmed=10))
 
     for name in names:
         await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)
@@ -510,7 +510,9 @@ async def test_a_record_is_removed_after_its_grace(tmp_path):
 # --- Backends --------------------------------------------------------------------------------------------------------
 
 
-async def test_while_the_backend_is_away_from_the_start_tasks_wait_and_are_stored_once_it_is_there(bench):
+async def test_while_the_backend_is_unavailable_from_the_start_tasks_wait_and_are_stored_once_it_is_there(
+    bench,
+):
     url = (bench.folder / "url").read_text()
     (bench.folder / "url").unlink()
     bench.task()
@@ -540,7 +542,7 @@ async def test_two_backends_that_are_one_database_are_not_two_of_everything(tmp_
 
     for _ in range(3):
         await bench.operator.resync()
-        await asyncio.sleep(3 * PACE.look)
+        await asyncio.sleep(3 * INTERVALS.scan)
         await bench.settled()
 
     assert (await bench.record(), await bench.record("second", pool="other")) == before
@@ -570,7 +572,7 @@ async def test_what_a_pool_says_is_told_to_its_tasks(bench):
     assert bench.api.stored(POOLS, "default/default")["status"]["tasks"] == 1
 
 
-async def test_an_unknown_handler_is_told_with_the_nearest_name(bench):
+async def test_an_unknown_handler_is_reported_with_the_nearest_name(bench):
     async with bench.worker("send"):
         bench.task(handler="sned")
         await bench.start()
@@ -580,7 +582,7 @@ async def test_an_unknown_handler_is_told_with_the_nearest_name(bench):
         assert "did you mean send?" in bench.condition("HandlerResolved")["message"]
 
 
-async def test_a_pool_that_may_not_use_its_backend_is_told_so_itself(tmp_path):
+async def test_a_pool_that_may_not_use_its_backend_says_so_itself(tmp_path):
     bench = Bench(tmp_path)
     elsewhere = {"name": "private", "urlFile": str(tmp_path / "url"), "namespaces": ["other"]}
     bench.settings = bench.settings.model_validate(

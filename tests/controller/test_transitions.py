@@ -4,7 +4,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.controller.status.task_events import events_of
 from pyncette.core.record import Outcome, Requests, replace
 from tests.controller.scene import MINUTE, OTHERS, Scene
@@ -52,7 +52,7 @@ def test_the_first_sight_of_a_task_that_has_run_and_failed_is_no_event():
     assert Watched().mirror().failed().look().told == []
 
 
-def test_a_bad_spec_is_told_at_first_sight_since_somebody_waits_for_it():
+def test_a_bad_spec_is_reported_at_first_sight_since_someone_waits_for_it():
     assert Watched(schedule="0 0 31 2 *").look().told == ["Warning InvalidSchedule"]
 
 
@@ -63,7 +63,7 @@ def test_an_edit_that_was_taken_over_is_no_event_even_if_it_took_a_moment():
     assert task.mirror().look().told == []
 
 
-def test_what_stays_is_told_once():
+def test_what_stays_is_reported_once():
     task = well().to_pool(**UNKNOWN)
 
     assert task.look().told == ["Normal HandlerPending"]
@@ -87,7 +87,7 @@ def test_a_fresh_install_makes_no_event_for_each_task_however_long_it_waits():
     assert (task.ready, task.events) == ("True Scheduled", {})
 
 
-def test_a_backend_that_keeps_an_edit_away_is_told():
+def test_a_backend_that_keeps_an_edit_away_is_reported():
     task = well().edit()
     record, task.record = task.record, None
 
@@ -96,14 +96,14 @@ def test_a_backend_that_keeps_an_edit_away_is_told():
     assert task.to_pool(access=Access.OPEN).mirror().look().told == []
 
 
-def test_suspension_by_the_spec_and_its_end_are_told():
+def test_suspension_by_the_spec_and_its_end_are_reported():
     task = well()
 
     assert task.edit(suspend=True).mirror().look().told == ["Normal Suspended"]
     assert task.edit().mirror().look().told == ["Normal Scheduled"]
 
 
-def test_a_task_that_fails_each_minute_is_told_once_and_once_more_when_it_succeeds():
+def test_a_task_that_fails_each_minute_is_reported_once_and_once_more_when_it_succeeds():
     task = well()
 
     told = [task.failed(f"ValueError: {n}").later(MINUTE).look().told for n in range(60)]
@@ -128,7 +128,7 @@ def test_exhaustion_is_one_event_and_not_two():
     assert task.failed(exhausted=True).look().told == ["Warning RetriesExhausted"]
 
 
-def test_the_first_dead_letter_is_told_also_while_runs_fail_anyway():
+def test_the_first_dead_letter_is_reported_also_while_runs_fail_anyway():
     task = well(onExhausted="DeadLetter").failed()
     assert task.look().told == ["Warning RunFailed"]
 
@@ -136,7 +136,7 @@ def test_the_first_dead_letter_is_told_also_while_runs_fail_anyway():
     assert task.later(30 * MINUTE).ended(Outcome.DEAD_LETTERED).look().told == []
 
 
-def test_what_was_asked_for_is_told_each_time():
+def test_what_was_asked_for_is_reported_each_time():
     task = well()
 
     def handled(**requests):

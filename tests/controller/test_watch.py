@@ -10,14 +10,10 @@ import yaml
 from pyncette.controller.cluster import watch
 from pyncette.controller.cluster.api import TASKS, ApiUnavailableError
 from pyncette.controller.cluster.credentials import Credentials
-from pyncette.controller.cluster.watch import Watch, WatchEndedError
+from pyncette.controller.cluster.watch import Watch, WatchEndedError, WatchTiming
 from tests.controller.fake_api import FakeApi
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(watch, "DISCOVERY_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "WAITS_SECONDS", (0.05,) * 1000)
+IMPATIENT = WatchTiming(discovery=0.01, retries=(0.05,) * 1000)
 
 
 @pytest.fixture
@@ -41,8 +37,8 @@ def seen(*_):
     raise AssertionError("there is nothing to be seen")
 
 
-def test_kopf_is_told_everything_that_matters():
-    settings = watch._settings()
+def test_all_settings_of_kopf_that_matter_are_set():
+    settings = watch._settings(WatchTiming())
 
     assert settings.scanning.disabled
     assert settings.peering.standalone
@@ -62,7 +58,7 @@ async def test_it_begins_once_both_kinds_are_served(nowhere, caplog):
     caplog.set_level(logging.INFO, "pyncette.controller.cluster.watch")
     api, begun = FakeApi(), asyncio.Event()
     api.remove_crd(TASKS)
-    running = asyncio.create_task(Watch(nowhere, seen).run(api, begun.set))
+    running = asyncio.create_task(Watch(nowhere, seen, timing=IMPATIENT).run(api, begun.set))
     await asyncio.sleep(0.1)
     assert not begun.is_set()
 
@@ -74,15 +70,15 @@ async def test_it_begins_once_both_kinds_are_served(nowhere, caplog):
 
     said = [(record.getMessage(), getattr(record, "reason", "")) for record in caplog.records]
     assert said[:2] == [
-        ("nothing can be watched yet", "no CRDs for pyncettetasks"),
-        ("the CRDs are served, watching begins", ""),
+        ("cannot watch yet", "no CRDs for pyncettetasks"),
+        ("the API server serves the CRDs; starting the watch", ""),
     ]
 
 
 async def test_an_api_server_that_does_not_answer_is_waited_for(nowhere):
     api, begun = FakeApi(), asyncio.Event()
     api.fail("served", ApiUnavailableError("away"), times=5)
-    running = asyncio.create_task(Watch(nowhere, seen).run(api, begun.set))
+    running = asyncio.create_task(Watch(nowhere, seen, timing=IMPATIENT).run(api, begun.set))
 
     async with asyncio.timeout(5):
         await begun.wait()
@@ -97,7 +93,7 @@ async def test_without_credentials_it_ends(tmp_path):
 
     async with asyncio.timeout(20):
         with pytest.raises(WatchEndedError):
-            await Watch(credentials, seen).run(FakeApi())
+            await Watch(credentials, seen, timing=IMPATIENT).run(FakeApi())
 
 
 async def test_a_user_without_a_name_can_run_it(nowhere, monkeypatch):
@@ -107,7 +103,7 @@ async def test_a_user_without_a_name_can_run_it(nowhere, monkeypatch):
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    running = asyncio.create_task(Watch(nowhere, seen).run(FakeApi()))
+    running = asyncio.create_task(Watch(nowhere, seen, timing=IMPATIENT).run(FakeApi()))
     await asyncio.wait({running}, timeout=1)
 
     assert not running.done()
@@ -117,7 +113,7 @@ async def test_a_user_without_a_name_can_run_it(nowhere, monkeypatch):
 
 async def test_it_can_be_stopped_at_once(nowhere):
     for steps in range(30):
-        running = asyncio.create_task(Watch(nowhere, seen).run(FakeApi()))
+        running = asyncio.create_task(Watch(nowhere, seen, timing=IMPATIENT).run(FakeApi()))
         for _ in range(steps):
             await asyncio.sleep(0)
         running.cancel()

@@ -194,7 +194,7 @@ def test_an_object_is_left_alone_that_is(there):
 
     assert problem.reason == "NameTaken"
     assert str(problem).startswith(
-        "metadata.name: the ServiceAccount pyncette-reports of this namespace is somebody else's"
+        "metadata.name: the ServiceAccount pyncette-reports of this namespace belongs to someone else"
     )
 
 
@@ -329,7 +329,7 @@ REFUSED = {
     ),
     "an item without a name": (
         {"spec": {"containers": [{"env": []}]}},
-        "spec.template.spec.containers[0]: needs name, which tells the items apart",
+        "spec.template.spec.containers[0]: needs name, which identifies the items",
     ),
     "a host namespace": (
         {"spec": {"hostNetwork": True}},
@@ -345,7 +345,7 @@ def test_a_template_is_refused_that_has(template, message):
     assert told[0].startswith(message)
 
 
-def test_everything_that_is_wrong_with_a_template_is_told_at_once():
+def test_all_problems_of_a_template_are_reported_at_once():
     told = refused(
         metadata={"labels": {"pyncette.dev/pool": "x"}},
         spec={"hostPID": True, "containers": [{"name": "worker", "command": ["sh"]}]},

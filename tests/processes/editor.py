@@ -18,7 +18,8 @@ from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.errors import ContentionError, TaskLockedException
-from pyncette.mirror.records import DesiredRecord, mirror_one
+from pyncette.mirror.conversion import DesiredRecord
+from pyncette.mirror.records import mirror_one
 from pyncette.mirror.requests import ask
 from pyncette.store.backend import read_backend
 from tests.processes import accounted

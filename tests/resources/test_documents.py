@@ -98,8 +98,8 @@ def test_a_document_becomes_the_json_that_kubectl_sends(text, json):
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, 1, 'the field "a" is written twice, first in line 1: keep one'),
-        ("true: 1\non: 2\n", 2, 1, 'the field "true" is written twice, first in line 1: keep one'),
+        ("a: 1\nb: 2\na: 3\n", 3, 1, 'the field "a" is duplicate, first used in line 1: keep one'),
+        ("true: 1\non: 2\n", 2, 1, 'the field "true" is duplicate, first used in line 1: keep one'),
         (
             "a: !!python/name:os.system x\n",
             1,
@@ -112,8 +112,8 @@ def test_a_document_becomes_the_json_that_kubectl_sends(text, json):
         ("a: !!float yes\n", 1, 4, "'yes' is not of the type that its tag !!float names"),
         ("? [a]\n: b\n", 1, 3, "the name of a field must be text, not a list or a mapping"),
         ("~: b\n", 1, 1, "the name of a field is empty: quote it if it is text"),
-        ("a: &x [1, *x]\n", 1, 4, "an alias stands within what it stands for"),
-        ("a: &x {<<: *x}\n", 1, 4, "an alias stands within what it stands for"),
+        ("a: &x [1, *x]\n", 1, 4, "an alias refers to itself"),
+        ("a: &x {<<: *x}\n", 1, 4, "an alias refers to itself"),
         ("a:\n  <<: [b]\n", 2, 8, "<< takes a mapping, or a list of mappings"),
     ],
 )
@@ -131,7 +131,7 @@ def test_what_is_beside_a_fault_is_read():
     assert document.value == {"a": None, "b": 2}
 
 
-def test_documents_are_told_apart_as_kubectl_does_it_and_empty_ones_are_none():
+def test_documents_are_separated_as_by_kubectl_and_empty_ones_are_none():
     text = "a: 1\n---\n# nothing\n--- # here\nb: |\n  x\n  ---\n--- \n\n---\nc: 3\n"
 
     assert [document.value for document in documents(text)] == [{"a": 1}, {"b": "x\n---\n"}, {"c": 3}]
@@ -219,5 +219,5 @@ def test_a_few_lines_of_aliases_cannot_mean_billions_of_values():
     [document] = documents(bomb)
 
     assert [fault.message for fault in document.faults] == [
-        f"has more than {NODES_MAX:,} values, with its aliases written out"
+        f"has more than {NODES_MAX:,} values once its aliases are expanded"
     ]

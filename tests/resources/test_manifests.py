@@ -102,7 +102,7 @@ def test_a_list_is_what_is_in_it(folder):
     assert folder.problems() == [
         "a.yaml:7:37: spec.schedule: [61 * * * *] is not acceptable, out of range; look at the minute, 61"
     ]
-    assert folder.notes() == ["a.yaml:9:5: passed over: ConfigMap c is not of pyncette.dev"]
+    assert folder.notes() == ["a.yaml:9:5: skipped: ConfigMap c is not of pyncette.dev"]
 
 
 def test_what_is_not_ours_is_passed_over_and_said(folder):
@@ -113,14 +113,14 @@ def test_what_is_not_ours_is_passed_over_and_said(folder):
 
     assert folder.problems() == []
     assert folder.notes() == [
-        "a.yaml:1:1: passed over: Deployment web is not of pyncette.dev",
-        "a.yaml:5:1: passed over: Kustomization is not of pyncette.dev",
-        "b.yaml:3:1: passed over: not an object of Kubernetes, which has apiVersion and kind",
-        "b.yaml:5:1: passed over: not an object of Kubernetes, which has apiVersion and kind",
+        "a.yaml:1:1: skipped: Deployment web is not of pyncette.dev",
+        "a.yaml:5:1: skipped: Kustomization is not of pyncette.dev",
+        "b.yaml:3:1: skipped: not a Kubernetes object, which has apiVersion and kind",
+        "b.yaml:5:1: skipped: not a Kubernetes object, which has apiVersion and kind",
     ]
 
 
-def test_every_problem_of_every_file_is_told_at_its_very_field(folder):
+def test_every_problem_of_every_file_is_reported_at_its_very_field(folder):
     folder.write(
         "a.yaml", "# tasks\n---\n" + task("a", schedul='"@daily"', intervalSeconds='"60"', handler=None)
     )
@@ -145,7 +145,7 @@ def test_every_problem_of_every_file_is_told_at_its_very_field(folder):
     assert names(folder.load().tasks) == ["default/c"]
 
 
-def test_a_rule_that_is_broken_is_told_at_the_field_that_breaks_it(folder):
+def test_a_rule_that_is_broken_is_reported_at_the_field_that_breaks_it(folder):
     folder.write("a.yaml", task("a", timeZone="UTC") + "---\n" + task("b", intervalSeconds=None))
 
     assert folder.problems() == [
@@ -154,13 +154,13 @@ def test_a_rule_that_is_broken_is_told_at_the_field_that_breaks_it(folder):
             "an interval has no time zone, and executeAt carries its own offset"
         ),
         (
-            "a.yaml:14:1: spec: nothing says when it is due: "
-            "give one of schedule, intervalSeconds and executeAt, or dynamic: true"
+            "a.yaml:14:1: spec: no schedule: "
+            "set one of schedule, intervalSeconds and executeAt, or dynamic: true"
         ),
     ]
 
 
-def test_a_name_that_is_taken_is_told_with_both_places(folder):
+def test_a_name_that_is_taken_is_reported_with_both_places(folder):
     folder.write("a.yaml", task("a") + "---\n" + task("b"))
     folder.write(
         "b.yaml", task("b").replace("  name: b", "  namespace: default\n  name: b") + "---\n" + POOL + POOL
@@ -208,7 +208,7 @@ def test_objects_of_two_namespaces_or_kinds_may_share_a_name(folder):
         ),
     ],
 )
-def test_what_is_nearly_ours_is_told_how_to_become_it(folder, head, told):
+def test_what_is_nearly_ours_is_reported_how_to_become_it(folder, head, told):
     folder.write("a.yaml", head + "\nmetadata: {name: a}\nspec: {handler: send, intervalSeconds: 1}\n")
 
     assert folder.problems() == told
@@ -218,7 +218,7 @@ def test_a_field_that_is_written_twice_is_a_problem(folder):
     folder.write("a.yaml", task("a") + "  handler: other\n")
 
     assert folder.problems() == [
-        'a.yaml:8:3: the field "handler" is written twice, first in line 6: keep one'
+        'a.yaml:8:3: the field "handler" is duplicate, first used in line 6: keep one'
     ]
 
 
@@ -262,7 +262,7 @@ def test_what_kubectl_prints_can_be_loaded(folder):
     assert names(folder.load().tasks) == ["default/a"]
 
 
-def test_a_handler_that_is_not_registered_is_told_with_the_nearest_name(folder):
+def test_a_handler_that_is_not_registered_is_reported_with_the_nearest_name(folder):
     folder.write("a.yaml", task("a", handler="send_reprt") + "---\n" + task("b", handler="send_report"))
     tasks = folder.load().tasks
 
@@ -294,7 +294,7 @@ def test_a_file_that_cannot_be_a_manifest_is_not_read(folder):
         file.truncate(17 * 2**20)
 
     assert folder.problems() == [
-        "a.yaml:1:1: is larger than 16 MiB, and so no manifest: split it, or move it elsewhere"
+        "a.yaml:1:1: is larger than 16 MiB, too large for a manifest: split it, or move it elsewhere"
     ]
 
 

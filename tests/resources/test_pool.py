@@ -80,7 +80,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("spec", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_pool_is_told_what_is_wrong_with(spec, message):
+def test_a_pool_gets_the_message_for(spec, message):
     [told] = problems(PyncetteWorkerPool, manifest(kind="PyncetteWorkerPool", **spec))
 
     assert told.startswith(message)

@@ -94,15 +94,15 @@ REFUSED = {
     ),
     "no time": (
         {"handler": "send"},
-        "spec: nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
+        "spec: no schedule: set one of schedule, intervalSeconds and executeAt, or dynamic: true",
     ),
     "two times": (
         {**NOON, "intervalSeconds": 60},
-        "spec.intervalSeconds: schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+        "spec.intervalSeconds: schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
     ),
     "two other times": (
         {**NOON, "executeAt": "2030-01-31T09:00:00Z"},
-        "spec.executeAt: schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+        "spec.executeAt: schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
     ),
     "a template with a time": (
         {**TEMPLATE, "schedule": "@daily"},
@@ -139,7 +139,7 @@ REFUSED = {
     ),
     "a cron expression with a zone": (
         {"handler": "send", "schedule": "CRON_TZ=Europe/Dublin 0 12 * * *"},
-        "spec.schedule: a time zone has no place in schedule: write it into timeZone",
+        "spec.schedule: schedule must not contain a time zone: set timeZone",
     ),
     "an empty cron expression": ({"handler": "send", "schedule": ""}, "spec.schedule: must not be empty"),
     "a long cron expression": (
@@ -200,19 +200,19 @@ REFUSED = {
         {"handler": "send", "executeAt": "2030-01-31T09:00:00"},
         (
             "spec.executeAt: has no offset from UTC, so it is not an instant: write 2030-01-31T09:00:00Z, "
-            "or 2030-01-31T09:00:00+01:00 with the offset that is meant"
+            "or 2030-01-31T09:00:00+01:00 with another offset"
         ),
     ),
     "an instant without T and seconds": (
         {"handler": "send", "executeAt": "2030-01-31 09:00"},
         (
             "spec.executeAt: has no offset from UTC, so it is not an instant: write 2030-01-31T09:00:00Z, "
-            "or 2030-01-31T09:00:00+01:00 with the offset that is meant"
+            "or 2030-01-31T09:00:00+01:00 with another offset"
         ),
     ),
     "an instant that is none": (
         {"handler": "send", "executeAt": "tomorrow"},
-        "spec.executeAt: is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00",
+        "spec.executeAt: is not an RFC 3339 time, for example 2030-01-31T09:00:00+01:00",
     ),
     "an instant in lower case": (
         {"handler": "send", "executeAt": "2030-01-31t09:00:00z"},
@@ -232,7 +232,7 @@ REFUSED = {
     ),
     "a window that ends before it begins": (
         {**NOON, "notBefore": "2030-01-01T00:00:00Z", "notAfter": "2030-01-01T00:30:00+01:00"},
-        "spec.notAfter: notAfter must be later than notBefore, or no time is left between them",
+        "spec.notAfter: notAfter must be later than notBefore, so that there is time between them",
     ),
     "a one-off before its window": (
         {**ONCE, "notBefore": "2030-02-01T00:00:00Z"},
@@ -253,10 +253,7 @@ REFUSED = {
     ),
     "retries at most once": (
         {**MINUTELY, "executionMode": "AtMostOnce", "retryPolicy": {}},
-        (
-            "spec.retryPolicy: with executionMode AtMostOnce nothing is tried again: "
-            "remove retryPolicy, or the executionMode"
-        ),
+        ("spec.retryPolicy: executionMode AtMostOnce never retries: remove retryPolicy, or executionMode"),
     ),
     "a backoff above its maximum": (
         {**MINUTELY, "retryPolicy": {"initialBackoffSeconds": 301}},
@@ -316,7 +313,7 @@ REFUSED = {
         {**MINUTELY, "args": {"a": "ü" * 8200}},
         (
             "spec.args: take 16,408 bytes as JSON, 16,384 are allowed: "
-            "keep what is large in a database, and pass what it is found by"
+            "keep large values in a database, and pass their key"
         ),
     ),
     "a number that JSON has not": (
@@ -365,7 +362,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("spec", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_task_is_told_what_is_wrong_with(spec, message):
+def test_a_task_gets_the_message_for(spec, message):
     assert problems(PyncetteTask, manifest(**spec)) == [message]
 
 
@@ -376,7 +373,7 @@ def test_every_rule_has_an_example_in_the_table(model):
     assert [rule.message for rule in model.rules if rule.message not in told] == []
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     given = manifest(intervalSeconds="60", suspend="yes", shedule="@daily", args=[])
     given["metadata"] = {"name": "Report", "lables": {}}
 
@@ -417,7 +414,7 @@ def test_rules_that_are_broken_together_are_told_together():
         ),
     ],
 )
-def test_what_is_wrong_around_the_spec_is_told(given, message):
+def test_problems_outside_the_spec_are_reported(given, message):
     assert problems(PyncetteTask, given) == message
 
 
@@ -469,7 +466,7 @@ def test_every_default_is_the_one_that_is_documented():
     }
 
 
-def test_a_task_that_nobody_looked_at_says_so():
+def test_a_task_that_was_never_reconciled_says_so():
     status = task().status
 
     assert status.observed_generation == -1

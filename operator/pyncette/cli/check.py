@@ -51,7 +51,7 @@ def problems_of(path: Path, module: str | None) -> Checked:
         raise ConfigurationError(f"{path} is not a folder: pass a folder with a task module and manifests")
     declared, faults = _declared(find_target(path, module))
     read = Folder(path).read(declared, time.time_ns() // 1000)
-    counted = [("manifest", len(read.wishes))]
+    counted = [("manifest", len(read.records))]
     if declared is not None:
         counted += [("handler", len(declared.handlers))]
         counted += [("task", len(declared.others))] if declared.others else []

@@ -11,7 +11,8 @@ from pyncette.cli.stored import backend_clock, find_record
 from pyncette.core.record import Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.counting import instances_of
-from pyncette.mirror.records import is_template, remove_instances
+from pyncette.mirror.instances import remove_instances
+from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
 
 BATCH: Final = 1000

@@ -10,7 +10,7 @@ from pyncette.cli.survey import PAGE
 from pyncette.core.record import Key, Record
 from pyncette.ledger.ledger import Ledger, Rule
 from pyncette.mirror import requests
-from pyncette.mirror.records import beside
+from pyncette.mirror.records import side_records
 from pyncette.store.base import Store
 
 
@@ -74,5 +74,5 @@ async def _all_of(store: Store, realm: str, name: str, handler: str | None) -> A
             key = Key(partition, task, instance)
             if home := [record for record in await store.load([key]) if record is not None]:
                 yield home
-            async for page in beside(store, key):
+            async for page in side_records(store, key):
                 yield page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -11,14 +11,14 @@ import msgspec
 
 from pyncette.cli import formatting
 from pyncette.clock import SECOND, Duration, Instant
-from pyncette.core import edits
 from pyncette.core.accounting import is_shard
-from pyncette.core.policies import after_run, jitter_of, next_due
+from pyncette.core.policies import jitter_of
 from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Summary, is_dead_letter, replace
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.mirror.counting import counted_in
-from pyncette.mirror.records import beside
+from pyncette.mirror.records import side_records
+from pyncette.mirror.status import last_run, next_occurrence, run_counts
 from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200
@@ -127,7 +127,7 @@ async def read_task(store: Store, record: Record, now: Instant) -> StoredTask:
     key = record.key
     if key.instance:
         found = StoredTask(f"{key.task}/{key.instance}", key.partition.handler, [record])
-        async for page in beside(store, key):
+        async for page in side_records(store, key):
             found.side_records += page
         return found
     whole: dict[tuple[str, str], StoredTask] = {}
@@ -205,7 +205,7 @@ def describe(found: StoredTask, now: Instant) -> View:
         handler=found.handler,
         schedule=None if home is None else home.spec.schedule,
         phase=Phase.TEMPLATE if home is None else _phase(home, policies, running, is_template=is_template),
-        next_at=None if home is None else next_of(home, policies),
+        next_at=None if home is None else _next_at(home, policies),
         retry_at=None if home is None or home.lease or not home.state.started else home.claimable_at,
         attempt=0 if home is None else home.attempt,
         running=running,
@@ -223,18 +223,10 @@ def _resource_name(home: Record | None) -> str:
     return "" if owner is None else owner.name
 
 
-def next_of(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence of *record* that has not started; None if there is none, or it cannot be computed."""
-    state = record.state
-    if policies.suspend or state.exhausted or state.withdrawn_at is not None:
-        return None
-    started = edits.started_of(record, policies)
-    if started is None or started.at_most_once:
-        return record.due_at
-    after = after_run(record, started.scheduled_at)
+def _next_at(home: Record, policies: Policies) -> Instant | None:
     try:
-        return next_due(record.spec.schedule, policies, record.schedule_since, after)
-    except ValueError:
+        return next_occurrence(home, policies)
+    except ValueError:  # the stored schedule cannot be read any more
         return None
 
 
@@ -292,7 +284,7 @@ def as_json(view: View) -> dict[str, Any]:
         "lastSuccessfulTime": formatting.rfc3339(summary.last_success_at),
         "lastFailureTime": formatting.rfc3339(summary.last_failure_at),
         "consecutiveFailures": summary.consecutive_failures,
-        "runCounts": counts_of(summary.counts),
+        "runCounts": run_counts(summary).model_dump(by_alias=True),
         "runCountsExact": summary.exact,
         "args": msgspec.json.decode(view.args),
     }
@@ -316,12 +308,6 @@ def _times(schedule: Schedule | None) -> dict[str, Any]:
     }
 
 
-def counts_of(counts: Counts) -> Mapping[str, int]:
-    """Return *counts* by outcome, all of them."""
-    names = [outcome_field.encode_name for outcome_field in msgspec.structs.fields(Counts)]
-    return dict(zip(names, msgspec.structs.astuple(counts), strict=True))
-
-
 def run_as_json(run: Run) -> dict[str, Any]:
     """Return *run* with the field names of the status of a PyncetteTask."""
     return {
@@ -339,14 +325,8 @@ def run_as_json(run: Run) -> dict[str, Any]:
 
 
 def _last_run(summary: Summary) -> dict[str, Any] | None:
-    if summary.last_outcome is None:
+    ended, outcome = last_run(summary), summary.last_outcome
+    if ended is None or outcome is None:
         return None
-    return {
-        "outcome": summary.last_outcome.value,
-        "scheduledTime": formatting.rfc3339(summary.last_scheduled_at),
-        "startTime": formatting.rfc3339(summary.last_started_at),
-        "completionTime": formatting.rfc3339(summary.last_ended_at),
-        "attempts": summary.last_attempts,
-        "worker": summary.last_worker,
-        "message": summary.last_message,
-    }
+    # Commands write outcomes as logs and the history do.
+    return {**ended.model_dump(mode="json", by_alias=True, exclude={"id"}), "outcome": outcome.value}

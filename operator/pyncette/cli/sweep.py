@@ -100,4 +100,4 @@ async def _confirmed(store: Store, item: Held, notice: Notice) -> bool:
         return False
     if held.confirmed:
         return True
-    return await notice.told(store, msgspec.structs.replace(held, confirmed=held.count)) is not None
+    return await notice.write(store, msgspec.structs.replace(held, confirmed=held.count)) is not None

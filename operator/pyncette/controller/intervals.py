@@ -1,31 +1,39 @@
-"""Says how often the operator asks for what nothing tells it of."""
+"""How often the operator polls what does not notify it."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from pyncette.core.backoff import Backoff
 
-class Pace(NamedTuple):
-    """Seconds between two looks at something, and before something is decided. Tests have less time than clusters."""
 
-    look: float = 2.0
-    """How soon it is noticed what workers have written."""
-    look_share: float = 20.0
-    """At most one part in so many of the time is spent on that, however many tasks there are."""
+class Intervals(NamedTuple):
+    """Seconds between two polls, and before a decision. Tests use shorter ones."""
+
+    scan: float = 2.0
+    """Between two scans of a backend for what workers have written."""
+    scan_share: float = 20.0
+    """Scans take at most one part in this many of the time, however many tasks there are."""
     backend: float = 5.0
-    """How often a backend is asked whether it is there: its answer tells the time, too."""
-    calm: float = 2.0
-    """What goes within such a time goes together: a namespace is deleted object by object."""
-    held: float = 2.0
-    """How soon a confirmation is noticed, and a backend that is back and holds something that went."""
-    waiting: float = 2.0
-    """How soon a task is looked at again that moves to another pool or handler once its run is over."""
-    taken: float = 10.0
-    """How soon a task is looked at again whose place another has: that may be deleted."""
-    rest: float = 0.5
-    """How long an object is left alone after a look at it, and after each edit meanwhile: a burst of them costs one look more."""
-    behind: float = 0.5
-    """How soon something is looked at again of which the API server has a newer version: that is on its way to us."""
+    """Between two health checks of a backend, which also read its time."""
+    deletions: float = 2.0
+    """Deletions within this time are one event: a namespace is deleted object by object."""
+    confirmation: float = 2.0
+    """How soon a confirmation is noticed, and a backend that is available again and holds a deleted task."""
+    move: float = 2.0
+    """How soon a task is reconciled again that moves to another pool or handler once its run has ended."""
+    taken_key: float = 10.0
+    """How soon a task is reconciled again whose key another task owns: that task may be deleted."""
+    quiet: float = 0.5
+    """The quiet period of an object after a pass and after each edit meanwhile: a burst of edits costs one more pass."""
+    outdated: float = 0.5
+    """How soon an object is reconciled again of which the API server has a newer version, which the watch will deliver."""
 
 
-USUAL: Final = Pace()
+DEFAULT: Final = Intervals()
+
+RETRIES: Final = Backoff(first=0.2, maximum=60.0, jitter=0.5)
+"""Between passes that fail: what recovers is soon tried again, and what does not costs little."""
+
+CONNECTS: Final = Backoff(first=0.5, maximum=15.0, jitter=0.5)
+"""Between attempts to open a backend, so that a server that comes back is not met by all at once."""

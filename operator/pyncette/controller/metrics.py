@@ -1,4 +1,4 @@
-"""What the operator measures of itself, and of the tasks that it looks after, for Prometheus."""
+"""Prometheus metrics of the operator itself and of the tasks that it manages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ QUEUE: Final = Measure(
 WATCH_AGE: Final = Measure(
     "watch_last_event_age_seconds",
     Gauge,
-    "Seconds since the watch last told anything. It grows in a quiet cluster, too: what is missed shows at the next resync, and fails liveness",
+    "Seconds since the last watch event. It grows in a quiet cluster, too: the next resync detects missed events, and fails liveness",
 )
 RESYNC_AGE: Final = Measure(
     "resync_age_seconds",
@@ -81,7 +81,7 @@ STATUS_WRITES: Final = Measure(
     "status_writes_total",
     Counter,
     "Writes of a status",
-    {"outcome": "`written`; `conflict`: the object had changed, and is looked at again; `failed`"},
+    {"outcome": "`written`; `conflict`: the object had changed, and is reconciled again; `failed`"},
 )
 STATUS_WAITING: Final = Measure(
     "status_writes_waiting",
@@ -128,7 +128,7 @@ BACKEND_ERRORS: Final = Measure(
 BACKEND_UP: Final = Measure(
     "backend_up",
     Gauge,
-    "1 if the backend answered when it was last asked, else 0",
+    "1 if the backend answered its last health check, else 0",
     {"backend": "as above"},
 )
 TASKS: Final = Measure(
@@ -192,7 +192,7 @@ class Metrics:
     """
     The metrics of one operator, in a registry of their own: in a test, two operators do not count for each other.
 
-    Whoever knows something tells it here; what grows by itself, such as an age, is asked for when it is scraped, from
+    Callers record events here; values that grow by themselves, such as an age, are read at each scrape, from
     another thread.
     """
 
@@ -229,16 +229,16 @@ class Metrics:
         assert isinstance(made, Histogram)
         return made.labels(*labels) if labels else made
 
-    # --- What is told --------------------------------------------------------------------------------------------
+    # --- Recorded ------------------------------------------------------------------------------------------------
 
     def passed(self, kind: str, seconds: float, error: Exception | None) -> None:
-        """Note a pass over an object of *kind*."""
+        """Record a pass over an object of *kind*."""
         self.histogram(RECONCILE, kind).observe(seconds)
         if error is not None:
             self.counter(RECONCILE_ERRORS, kind, type(error).__name__).inc()
 
     def resynced(self, seconds: float) -> None:
-        """Note a resync that came to its end."""
+        """Record a resync that has finished."""
         self.histogram(RESYNC).observe(seconds)
         self._resynced_at = self._monotonic()
 
@@ -277,18 +277,18 @@ class Metrics:
         finally:
             self.histogram(BACKEND, backend, operation).observe(time.perf_counter() - began)
 
-    # --- What is asked for ---------------------------------------------------------------------------------------
+    # --- Read at each scrape -------------------------------------------------------------------------------------
 
     def ask_queue(
         self, waiting: Callable[[], int], in_progress: Callable[[], int], deferred: Callable[[], int]
     ) -> None:
-        """Ask the queue at each scrape."""
+        """Read the queue at each scrape."""
         self.gauge(QUEUE, "waiting").set_function(waiting)
         self.gauge(QUEUE, "in_progress").set_function(in_progress)
         self.gauge(QUEUE, "deferred").set_function(deferred)
 
     def ask_sight(self, last_delivery_at: Callable[[], float | None]) -> None:
-        """Ask at each scrape when the watch last told anything, by the monotonic clock."""
+        """Read at each scrape when the watch last delivered anything, by the monotonic clock."""
         self.gauge(WATCH_AGE).set_function(lambda: self._age(last_delivery_at()))
 
     def ask_objects(self, kind: str, count: Callable[[], int]) -> None:

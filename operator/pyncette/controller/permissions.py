@@ -44,14 +44,14 @@ class Permission(NamedTuple):
 _TASKS: Final = PyncetteTask.plural
 _POOLS: Final = PyncetteWorkerPool.plural
 _OURS: Final = ("get", "create", "patch")
-"""What is wished for is compared with what there is, and applied; that is a create where the object is not there yet."""
+"""Desired objects are compared with existing ones and applied, which creates those that do not exist."""
 
 PERMISSIONS: Final = (
     Permission(
         GROUP,
         (_TASKS,),
         ("get", "list", "watch"),
-        "Tasks are read and never written. One that seems to be gone is asked for once more by its name.",
+        "Tasks are read and never written. One that seems to be deleted is read once more by its name.",
     ),
     Permission(GROUP, (_POOLS,), ("list", "watch"), "Pools are read and never written."),
     Permission(
@@ -60,12 +60,12 @@ PERMISSIONS: Final = (
         ("patch",),
         "The status is written, by server-side apply.",
     ),
-    Permission(CORE, ("events",), ("create",), "What changes for a task or a pool is told as an Event."),
+    Permission(CORE, ("events",), ("create",), "Events report what changes for a task or a pool."),
     Permission(
         "apps",
         ("deployments",),
         (*_OURS, "list", "watch"),
-        "The workers of a pool, whose rollout its status tells.",
+        "The workers of a pool. Its status reports their rollout.",
     ),
     Permission(
         CORE,
@@ -78,7 +78,7 @@ PERMISSIONS: Final = (
         CORE,
         ("events",),
         ("create",),
-        "What concerns the operator itself, such as removals that it holds back, is told at its own pod.",
+        "Events about the operator itself, such as held-back removals, are attached to its own pod.",
         Scope.RELEASE,
     ),
     Permission(

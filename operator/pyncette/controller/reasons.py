@@ -10,9 +10,9 @@ EventType: TypeAlias = Literal["Normal", "Warning"]
 
 class Reason(Enum):
     """
-    Why a condition is as it is, and what an Event tells of: one word for programs, and its meaning for people.
+    The reason of a condition or an Event: one word for programs, and its meaning for people.
 
-    What an Event is worth stands beside it: Normal, Warning, or None for what is told by the condition alone.
+    The type of its Event stands beside it: Normal, Warning, or None if the condition alone reports it.
     """
 
     meaning: str
@@ -31,37 +31,37 @@ class Reason(Enum):
         """Return the reason that is written as *word*; None: this release has none of that name."""
         return next((reason for reason in cls if reason.value == word), None)
 
-    # Of what is on its way.
+    # Of progress.
     PENDING = ("Pending", "The operator has not looked at this object yet.")
     MIRRORING = ("Mirroring", "This generation is about to be written to the backend.")
     MOVING = (
         "Moving",
-        "The task goes to another pool or handler once the run under way at the old one is over.",
+        "The task moves to another pool or handler once its current run has ended.",
         "Normal",
     )
     TERMINATING = ("Terminating", "The object is being deleted.", "Normal")
     BACKEND_UNREACHABLE = (
         "BackendUnreachable",
-        "The backend does not answer: a task is not in it as it is now, or a pool's workers cannot be seen there.",
+        "The backend does not answer: the current spec of a task is not written, or the workers of a pool cannot be read.",
         "Warning",
     )
     HANDLER_PENDING = (
         "HandlerPending",
-        "No worker knows the handler so far, but workers that do may be about to come; waited for up to 10 minutes.",
+        "No worker knows the handler so far, but such workers may be about to start. The operator waits up to 10 minutes.",
         "Normal",
     )
 
     # Of the operator itself.
     REMOVALS_HELD_BACK = (
         "RemovalsHeldBack",
-        "So many tasks are gone at once that they go on running, until their number is confirmed by `pyncette sweep`.",
+        "Too many tasks were deleted at once. They keep running until `pyncette sweep --confirm` confirms their number.",
         "Warning",
     )
 
-    # Of what needs a person.
+    # Of problems that a person has to fix.
     INVALID = (
         "Invalid",
-        "The spec is not acceptable; the message says where, and how to mend it.",
+        "The spec is invalid; the message says where, and how to fix it.",
         "Warning",
     )
     UNKNOWN_FIELD = ("UnknownField", "The spec has a field that this release does not know.", "Warning")
@@ -91,7 +91,7 @@ class Reason(Enum):
     )
     HANDLER_DEADLINE_EXCEEDED = (
         "HandlerDeadlineExceeded",
-        "For 10 minutes no worker came that has registered the handler.",
+        "No worker registered the handler within 10 minutes.",
         "Warning",
     )
     PARTITIONS_DIFFER = (
@@ -106,33 +106,33 @@ class Reason(Enum):
     )
     RETRIES_EXHAUSTED = (
         "RetriesExhausted",
-        "The attempts of an occurrence are spent, and onExhausted says to suspend the task then.",
+        "The attempts of an occurrence are exhausted, and onExhausted is Suspend.",
         "Warning",
     )
 
-    # Of what is well.
-    SCHEDULED = ("Scheduled", "The backend holds this generation, and what is due is run.", "Normal")
+    # Of tasks that are ready.
+    SCHEDULED = ("Scheduled", "The backend holds this generation, and due occurrences run.", "Normal")
     SUSPENDED = ("Suspended", "The spec suspends the task.", "Normal")
-    COMPLETED = ("Completed", "There is no further time: it has run, or its window is over.", "Normal")
-    MISSED = ("Missed", "Its one time had passed before it could be run.", "Warning")
+    COMPLETED = ("Completed", "It has no further time: it has run, or its window has ended.", "Normal")
+    MISSED = ("Missed", "Its only time had passed before it could run.", "Warning")
     MIRRORED = ("Mirrored", "The backend holds this generation.")
     HANDLER_REGISTERED = ("HandlerRegistered", "A running worker of the pool has registered the handler.")
     NO_WORKER = ("NoWorker", "The pool has no running worker that could confirm the handler.")
-    NOT_SUSPENDED = ("NotSuspended", "Neither the spec nor spent attempts keep the task from running.")
+    NOT_SUSPENDED = ("NotSuspended", "Neither the spec nor exhausted attempts suspend the task.")
 
     # Of its runs.
-    NO_RUN_YET = ("NoRunYet", "No occurrence has ended with a run so far.")
+    NO_RUN_YET = ("NoRunYet", "No occurrence has ended yet.")
     RUN_SUCCEEDED = ("RunSucceeded", "No occurrence has failed since one last succeeded.", "Normal")
     RUN_FAILED = ("RunFailed", "Occurrences have failed since one last succeeded.", "Warning")
     RUN_LOST = ("RunLost", "The worker died in the middle of a run, with AtMostOnce.", "Warning")
     DEAD_LETTERED = ("DeadLettered", "An occurrence failed, and was kept to be tried again.", "Warning")
 
-    # Of what was asked for.
-    RUN_REQUESTED = ("RunRequested", "An extra run was asked for by annotation.", "Normal")
-    RESUME_REQUESTED = ("ResumeRequested", "The end of a suspension was asked for by annotation.", "Normal")
+    # Of requests.
+    RUN_REQUESTED = ("RunRequested", "An extra run was requested by annotation.", "Normal")
+    RESUME_REQUESTED = ("ResumeRequested", "The end of a suspension was requested by annotation.", "Normal")
     REDRIVE_REQUESTED = (
         "RedriveRequested",
-        "Dead letters were asked by annotation to be tried again.",
+        "A redrive of dead letters was requested by annotation.",
         "Normal",
     )
 
@@ -144,7 +144,7 @@ class Reason(Enum):
     )
     NAME_TAKEN = (
         "NameTaken",
-        "An object of the name that the pool's would have is somebody else's, and is left alone.",
+        "An object that the pool needs exists already and belongs to someone else. It is left alone.",
         "Warning",
     )
     APPLY_REFUSED = (
@@ -159,27 +159,27 @@ class Reason(Enum):
     )
     ROLLING_OUT = (
         "RollingOut",
-        "Workers are being started, replaced or stopped, so that all are as the pool says.",
+        "Workers are being started, replaced or stopped to match the spec.",
     )
     PROGRESS_DEADLINE_EXCEEDED = (
         "ProgressDeadlineExceeded",
-        "The rollout has not come on for progressDeadlineSeconds: pods cannot be made, do not start, or are not ready.",
+        "The rollout has made no progress for progressDeadlineSeconds: pods cannot be created, do not start, or are not ready.",
         "Warning",
     )
     WORKERS_UNAVAILABLE = (
         "WorkersUnavailable",
-        "All was rolled out, and workers are not ready since then.",
+        "The rollout was complete, but workers have become unready since.",
         "Warning",
     )
     WORKERS_ELSEWHERE = (
         "WorkersElsewhere",
-        "Workers are ready, and none is registered in the operator's backend: their Secret points to another one.",
+        "Workers are ready, but none is registered in the operator's backend: their Secret points to another one.",
         "Warning",
     )
-    ROLLED_OUT = ("RolledOut", "All workers are as the pool says, and ready.", "Normal")
+    ROLLED_OUT = ("RolledOut", "All workers match the spec and are ready.", "Normal")
     SCALED_TO_ZERO = (
         "ScaledToZero",
-        "No workers are wanted, and there are none; what is due waits.",
+        "The pool has no workers, as its spec says; due occurrences wait.",
         "Normal",
     )
     WORKERS_REGISTERED = (
@@ -187,5 +187,5 @@ class Reason(Enum):
         "Running workers of the pool are registered in the backend.",
         "Normal",
     )
-    WORKERS_READY = ("WorkersReady", "At least one worker is ready to run what is due.")
-    NO_WORKER_READY = ("NoWorkerReady", "No worker is ready to run what is due.")
+    WORKERS_READY = ("WorkersReady", "At least one worker is ready to run due occurrences.")
+    NO_WORKER_READY = ("NoWorkerReady", "No worker is ready to run due occurrences.")

@@ -1,4 +1,4 @@
-"""The operator: watches the cluster, keeps the backends equal to it, and tells in the cluster how that goes."""
+"""The operator: watches the cluster, makes the backends equal to it, and reports in the cluster."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from pyncette.controller.cluster.api import (
     ObjectName,
     Reference,
 )
-from pyncette.controller.cluster.liveness import Liveness, Sight
+from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
-from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, complain
+from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
-from pyncette.controller.reconcile.sweep import Sweep, Told
+from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import Occasion, Regarding, event
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
@@ -49,10 +49,10 @@ from pyncette.ledger.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 PASSES: Final = 16
-"""Objects looked at at a time: most of a pass is waiting for the API server and the backend."""
+"""Concurrent passes: most of a pass is waiting for the API server and the backend."""
 
 MISSED_LISTS: Final = 2
-"""A task that has a record is gone if so many lists on end do not show it; and then it is asked for by its name."""
+"""A task with a record counts as missing after this many lists in a row without it; then it is read by name."""
 
 IN_A_ROW: Final = 100
 """Tasks that are read without anything else having its turn: some milliseconds."""
@@ -63,7 +63,7 @@ FIRST_LIST_SECONDS: Final = 2.0
 
 API_SERVER: Final = "the API server"
 BACKEND: Final = "a backend"
-"""What may be away, and many objects have to wait for it."""
+"""Dependencies that may be unavailable while many objects wait for them."""
 
 
 class OperatorError(PyncetteException):
@@ -80,22 +80,22 @@ class Operator:
         api: Api,
         namespaces: Collection[str] = (),
         *,
-        pace: Pace = USUAL,
+        intervals: Intervals = DEFAULT,
         reach: Reach = REAL,
     ) -> None:
         self._settings = settings
-        self._pace = pace
+        self._intervals = intervals
         self._api = api
         self._namespaces: Collection[str | None] = namespaces or (None,)
         self.metrics = Metrics()
-        self._backends = Backends(settings, self.metrics, pace, reach)
-        sight = Sight()
+        self._backends = Backends(settings, self.metrics, intervals, reach)
+        sight = WatchStaleness()
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_place_that_is_away, pace.rest, self._backends.message_of)
+        self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -104,8 +104,8 @@ class Operator:
             cluster_id,
             self._mirrored,
             self._is_gone,
-            Told(self._tell_stopped, self._tell_held),
-            pace,
+            SweepListener(self._count_stopped, self._report_held),
+            intervals,
         )
         self._pools = Pools(
             cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
@@ -119,9 +119,9 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
-            pace,
+            intervals,
         )
-        self._look_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
         self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists on end a task that has a record was not."""
@@ -130,8 +130,8 @@ class Operator:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._have_measured(sight)
 
-    def _have_measured(self, sight: Sight) -> None:
-        """Let each scrape ask for what grows and shrinks by itself."""
+    def _have_measured(self, sight: WatchStaleness) -> None:
+        """Register the gauges that are read at each scrape."""
         metrics = self.metrics
         metrics.ask_queue(
             lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
@@ -143,13 +143,13 @@ class Operator:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all was listed, all backends were looked at, and nothing waits to be done."""
+        """True if everything was listed, all backends were scanned, and nothing is queued."""
         busy = len(self._queue) or self._queue.in_progress or len(self._statuses)
         return self._has_seen_all and self.liveness.is_ready() and not busy
 
     @property
     def _has_seen_all(self) -> bool:
-        return all(self._mirrored.has_seen(backend.place) for backend in self._backends)
+        return all(self._mirrored.has_seen(backend.store_name) for backend in self._backends)
 
     @property
     def held_back(self) -> Mapping[str, int]:
@@ -157,7 +157,7 @@ class Operator:
         return self._sweep.held
 
     def seen(self, kind: Kind, change: Change, manifest: Manifest) -> None:
-        """Take note of what the watch tells."""
+        """Record a watch event."""
         news = self._objects.observe(kind, change, manifest)
         if change == "DELETED" and self._objects.uid(kind, _name_of(manifest)) is None:
             news = News.GONE  # a list may have shown that already, which alone proves nothing
@@ -167,20 +167,20 @@ class Operator:
         """
         Work until this is cancelled.
 
-        Raises OperatorError, NoSuchKindError and whatever else makes it impossible to go on knowing all that there is.
+        Raises OperatorError, NoSuchKindError and any other error that makes the operator miss changes.
         """
         async with asyncio.TaskGroup() as working:
             working.create_task(self._end())
             working.create_task(self._backends.keep(self._backend_changed))
             await self._first_resync()
             for backend in self._backends:
-                working.create_task(self._look_again_and_again(backend))
+                working.create_task(self._poll_backend_loop(backend))
             working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
             working.create_task(self._sweep.empty(list(self._backends)))
-            working.create_task(self._resync_again_and_again())
+            working.create_task(self._resync_loop())
 
     async def _end(self) -> None:
         await self._ended
@@ -205,10 +205,10 @@ class Operator:
         self.metrics.passed(reference.kind.name, seconds, error)
 
     def _take_note(self, kind: Kind, manifest: Manifest, news: News) -> None:
-        """Have looked at what depends on an object, if there is anything new about it."""
+        """Queue what depends on an object, if it has changed."""
         if news is News.NOTHING or (news is News.STATUS and kind is not DEPLOYMENTS):
             return
-        # At the start all is new, and an edit in the midst of that is to come first.
+        # At the start everything is new; an edit meanwhile comes first.
         urgency = Urgency.NEW if self._has_listed else Urgency.ROUTINE
         name = _name_of(manifest)
         if kind is not DEPLOYMENTS:
@@ -219,7 +219,7 @@ class Operator:
             self._queue.add(Reference(POOLS, name.namespace, pool), urgency)
 
     def _pool_changed(self, pool: ObjectName) -> None:
-        """Have the tasks of *pool* looked at: what they need to know of it is not as it was."""
+        """Queue the tasks of *pool*, which has changed for them."""
         for task in self._tasks.of_pool(pool):
             self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
 
@@ -228,90 +228,90 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
 
     def _again(self, reference: Reference) -> None:
-        """Have an object looked at anew whose status was worked out from an older one than there is by now."""
-        self._queue.add_after(reference, self._pace.behind)
+        """Queue an object whose status was worked out from an outdated version."""
+        self._queue.add_after(reference, self._intervals.outdated)
 
     def _seen(self, reference: Reference) -> Manifest | None:
         return self._objects.get(reference.kind, reference.object_name)
 
     def _written(self, reference: Reference, before: Manifest | None, manifest: Manifest) -> None:
-        """Take note of a status that was written, where it was *before*."""
+        """Record a status that was written, where it was *before*."""
         self._objects.learn(reference.kind, manifest)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
-        for told in reconciler.events(before, manifest, self._settings.pod_name):
-            self._events.tell(told)
+        for report in reconciler.events(before, manifest, self._settings.pod_name):
+            self._events.add(report)
 
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Have all looked at that is on *backend*, which came or went."""
+        """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
-            self._queue.back(BACKEND)
-            self._look_soon[backend.place].set()
-        for pool in self._pools.on(backend.place):
+            self._queue.recovered(BACKEND)
+            self._scan_soon[backend.store_name].set()
+        for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
-    async def _look_again_and_again(self, backend: OpenBackend) -> None:
-        """Look at *backend* for what workers have written."""
-        soon = self._look_soon[backend.name]
+    async def _poll_backend_loop(self, backend: OpenBackend) -> None:
+        """Scan *backend* regularly for what workers have written."""
+        soon = self._scan_soon[backend.name]
         while True:
-            pause = self._pace.look
+            pause = self._intervals.scan
             ledger = backend.ledger
             if ledger is not None and not backend.is_alias:
                 try:
-                    pause = max(pause, self._pace.look_share * await self._look(backend, ledger))
+                    pause = max(pause, self._intervals.scan_share * await self._scan(backend, ledger))
                 except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
-                    complain("a look at a backend failed", backend, error)
+                    log_failure("could not scan a backend", backend, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await soon.wait()
             soon.clear()
 
-    async def _look(self, backend: OpenBackend, ledger: Ledger) -> float:
-        """Look at *backend* once, have reconciled what changed there, and return the seconds that the look took."""
-        first = not self._mirrored.has_seen(backend.place)
+    async def _scan(self, backend: OpenBackend, ledger: Ledger) -> float:
+        """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
+        first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
-            look = await self._mirrored.look(backend, ledger, self._pools.on(backend.place))
-        self.metrics.set_backlogs(backend.name, look.backlogs)
-        for task in look.changed:
+            scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
+        self.metrics.set_backlogs(backend.name, scan.backlogs)
+        for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
-        for pool in look.pools:
+        for pool in scan.pools:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
-            self._look_for_homeless()
-        return look.seconds
+            self._reconcile_unrecorded()
+        return scan.seconds
 
-    def _look_for_homeless(self) -> None:
-        """Have the tasks looked at that have no record, once it is known that they have none anywhere."""
+    def _reconcile_unrecorded(self) -> None:
+        """Queue the tasks without a record, once all backends were scanned."""
         for name in self._objects.names(TASKS) if self._has_seen_all else ():
-            if not self._mirrored.homes(name):
+            if not self._mirrored.records(name):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
 
-    async def _resync_again_and_again(self) -> None:
+    async def _resync_loop(self) -> None:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             try:
                 await self.resync()
             except ApiUnavailableError as error:
                 self.liveness.unreachable()
-                logger.warning("the resources were not listed", extra={"error": str(error)})
+                logger.warning("could not list the resources", extra={"error": str(error)})
 
     async def _first_resync(self) -> None:
-        """List all that there is, however long the API server takes to answer: before that nothing can be decided."""
+        """List everything, however long the API server takes to answer: nothing can be decided before."""
         while True:
             try:
                 return await self.resync()
             except ApiUnavailableError as error:
-                logger.warning("the resources cannot be listed yet", extra={"error": str(error)})
+                logger.warning("could not list the resources; retrying", extra={"error": str(error)})
                 await asyncio.sleep(FIRST_LIST_SECONDS)
 
     async def resync(self) -> None:
-        """List all that there is, look at it, and notice what went without being seen to go."""
+        """List everything, queue it, and detect deletions that the watch missed."""
         began_at = time.monotonic()
         for kind, labels in ((POOLS, ""), (DEPLOYMENTS, MANAGED), (TASKS, "")):
             for namespace in self._namespaces:
@@ -335,7 +335,7 @@ class Operator:
         await self._remove_stopped()
 
     async def _all_tasks(self) -> AsyncIterator[Manifest]:
-        """Yield each task, and let others have their turn in between: to read ten thousand takes half a second."""
+        """Yield each task, and let other coroutines run in between: ten thousand take half a second."""
         for number, stored in enumerate(self._objects.each(TASKS)):
             if number % IN_A_ROW == 0:
                 await asyncio.sleep(0)
@@ -347,7 +347,7 @@ class Operator:
             self._take_note(kind, manifest, news)
 
     def _let_go(self, kind: Kind, absent: Collection[ObjectName]) -> None:
-        """Remember nothing of objects that a list no longer shows; what is stored of a task is another matter."""
+        """Drop all that is known of objects that a list no longer shows, except for the records of tasks."""
         for name in absent:
             if kind is TASKS:
                 self._tasks.forget(name)
@@ -379,43 +379,43 @@ class Operator:
                 try:
                     await self._sweep.remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
-                    complain("removals wait", backend, error)
+                    log_failure("could not remove records; retrying", backend, error)
 
     def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
         if kind is TASKS:
             self._conditions.note(name, status)
 
     def _can_run(self, name: ObjectName) -> bool:
-        """Say whether the task *name* exists and is not Stalled."""
+        """Return whether the task *name* exists and is not Stalled."""
         return self._objects.uid(TASKS, name) is not None and not self._conditions.is_true(name, STALLED)
 
     def _is_gone(self, name: ObjectName) -> bool:
-        """Say whether nobody knows of the task *name*, where this operator looks."""
+        """Return whether the task *name* does not exist in a namespace that this operator watches."""
         return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
 
-    # --- Telling -----------------------------------------------------------------------------------------------------
+    # --- Reporting ---------------------------------------------------------------------------------------------------
 
-    def _tell_stopped(self, names: Collection[ObjectName]) -> None:
+    def _count_stopped(self, names: Collection[ObjectName]) -> None:
         """Count tasks that were stopped since they are gone."""
         missed = sum(self._missing[name] >= MISSED_LISTS for name in names)
         self.metrics.withdrew("sweep", missed)
         self.metrics.withdrew("event", len(names) - missed)
 
-    def _tell_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Tell that tasks which are gone are held back."""
+    def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
+        """Create an Event about deleted tasks that are held back."""
         message = (
-            f"{len(names)} tasks are gone from the cluster and go on running on the backend {backend}, since they are "
+            f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
             f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
             f"{len(names)}` stops them."
         )
         settings = self._settings
         if settings.pod_name:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            occasion = Occasion(Reason.REMOVALS_HELD_BACK, "Warning", message)
-            self._events.tell(event(pod, occasion, len(names), self._pools.now(), settings.pod_name))
+            content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
+            self._events.add(event(pod, content, len(names), self._pools.now(), settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:
@@ -423,7 +423,7 @@ def _name_of(manifest: Manifest) -> ObjectName:
     return ObjectName(metadata.get("namespace", ""), metadata["name"])
 
 
-def _place_that_is_away(error: Exception) -> str | None:
+def _dependency_of(error: Exception) -> str | None:
     if isinstance(error, ApiUnavailableError):
         return API_SERVER
     return BACKEND if isinstance(error, StoreUnavailableError) else None

@@ -24,7 +24,7 @@ class BackendSettings(Model):
     """A backend that pools may name."""
 
     name: Label = "default"
-    """What `backendRef.name` of a pool says."""
+    """The name that `backendRef.name` of a pool refers to."""
     secret_name: Subdomain = "pyncette-backend"  # noqa: S105 - the name of a Secret, not one
     """The Secret with the URL: in the namespace of each pool, where its workers mount it, and mounted for the operator."""
     secret_key: str = Field(default="url", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
@@ -36,7 +36,7 @@ class BackendSettings(Model):
     ] = ()
     """Namespaces whose pools may use it; none: the operator's own; "*": all."""
     migrate: Literal["Auto", "Manual"] = "Auto"
-    """Whether the operator brings its tables to the schema of this release at the start."""
+    """Whether the operator migrates its tables to the schema of this release at startup."""
 
     @property
     def path(self) -> Path:
@@ -44,7 +44,7 @@ class BackendSettings(Model):
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
 
     def is_open_to(self, namespace: str, own: str) -> bool:
-        """Say whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
+        """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
         allowed = self.namespaces or (own,)
         return namespace in allowed or ALL_NAMESPACES in allowed
 
@@ -115,7 +115,7 @@ class OperatorSettings(Model):
         return next((backend for backend in self.backends if backend.name == name), None)
 
     def watches(self, namespace: str) -> bool:
-        """Say whether resources in *namespace* are this operator's business."""
+        """Return whether resources in *namespace* are this operator's business."""
         return not self.namespaces or namespace in self.namespaces
 
 
@@ -123,13 +123,13 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
     """
     Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
 
-    Raises ConfigurationError that tells of everything that is wrong.
+    Raises ConfigurationError with all problems.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"the settings of the operator cannot be read: {path}: {getattr(error, 'strerror', None) or error}"
+            f"cannot read the operator's settings: {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
     given = {**_from(environment), **_mapping(text, path)}
     settings = read_settings(OperatorSettings, given)
@@ -151,7 +151,7 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(first, Document):
         raise ConfigurationError(f"{path}:{first.spot.line}: {first.message}")
     if more or not isinstance(first.value, dict):
-        raise ConfigurationError(f"{path}: it must be one mapping of names to values")
+        raise ConfigurationError(f"{path}: must be a mapping of names to values")
     if first.faults:
         fault = first.faults[0]
         raise ConfigurationError(f"{path}:{fault.spot.line}: {fault.message}")

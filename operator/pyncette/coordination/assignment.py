@@ -1,4 +1,4 @@
-"""Shares the partitions of a task out among the workers that run, without a leader: each of them works out the same."""
+"""Assigns the partitions of a task to the running workers, without a leader: each computes the same assignment."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from pyncette.store.base import Store
 logger = logging.getLogger(__name__)
 
 LOOK_PAUSE: Final[Duration] = 20 * SECOND
-"""How often a worker looks who the others are: so late those that came or went are known to all."""
+"""Between two reads of the other workers: within this time, all know who came or went."""
 
 ORPHAN_AGE: Final[Duration] = 1 * SECOND
-"""What is due for so long in a partition of another worker has been left alone by it, and is taken."""
+"""How long records may be due in another worker's partition before this worker polls it as well."""
 
 TURN: Final[Duration] = 2 * SECOND
-"""Workers look at the partitions of others one after the other, so far apart: so long an orphan waits, if one worker is gone."""
+"""Between two workers that poll the partitions of others: an orphaned partition waits this long if one worker is gone."""
 
 LONGEST_TURNS: Final[Duration] = 10 * SECOND
-"""Each looks at them at least this often, however many workers there are: so long an orphan waits, if all but one are gone."""
+"""Each worker polls them at least this often: an orphaned partition waits this long if all but one are gone."""
 
 ADOPTED: Final[Duration] = 90 * SECOND
-"""So long a partition is polled whose worker left it alone: by then all know whether that one is still there."""
+"""How long a partition is polled that its worker left alone: by then all know whether that worker still exists."""
 
 
 def shared_out(count: int, task: str, holders: Sequence[str]) -> dict[str, list[int]]:
     """
     Return which of the partitions 0 to *count* - 1 of *task* each of *holders* has: as many as the others, or one more.
 
-    A partition goes to the holder whose hash with it is the highest, of those that do not have their share yet. So most
-    stay where they are as others come and go.
+    A partition goes to the holder with the highest hash of both, among those that have fewer than their part. So most stay
+    where they are when workers come and go.
     """
     shares: dict[str, list[int]] = {holder: [] for holder in sorted(holders)}
     if not shares:
@@ -58,10 +58,10 @@ def _rank(task: str, number: int, holder: str) -> bytes:
 
 class PartitionAssignment:
     """
-    What falls to this worker, which is called *holder*, in *realm*; everything, as long as it knows of no other.
+    The partitions of *realm* that the worker *holder* polls; all of them while it knows no other worker.
 
-    That two workers see different ones for a while is harmless: whoever claims first has the lease, and what nobody
-    thinks is its own is found by those that look at all of it now and then.
+    Workers may disagree for a while without harm: the first claim gets the lease, and partitions that none considers its
+    own are found when a worker polls those of others.
     """
 
     def __init__(self, store: Store, clock: Clock, realm: str, holder: str) -> None:
@@ -72,30 +72,30 @@ class PartitionAssignment:
         self._others: dict[str, tuple[str, ...]] = {}
         """The handlers that each other worker serves."""
         self._ours: dict[tuple[str, int], frozenset[int]] = {}
-        """What is ours of a handler with so many partitions, as long as the others are these."""
+        """By handler and partition count: this worker's partitions, for the current set of workers."""
         self.is_new = True
-        """Whether something else falls to this worker than before; to be set back by who has seen it."""
+        """True once the assignment has changed; the reader resets it."""
         self._adopted: dict[Partition, Duration] = {}
         self._look_at: Duration = 0
         self._hurried_at: Duration = -LOOK_PAUSE
         self._turn_at: Instant = 0
 
     def is_ours(self, partition: Partition, count: int) -> bool:
-        """Say whether this worker is to poll *partition*, of *count* that its task has."""
+        """Return whether this worker is to poll *partition*, of *count* that its task has."""
         if not self._others or partition.number in self._share(partition.handler, count):
             return True
         return self._adopted.get(partition, 0) > self._clock.monotonic()
 
     def adopt(self, partition: Partition) -> None:
-        """Poll *partition* for a while, since nobody else seems to."""
+        """Poll *partition* for a while, since its own worker seems not to."""
         if partition not in self._adopted:
             logger.info(
-                "a partition is adopted, whose worker leaves it alone", extra={"partition": str(partition)}
+                "took over a partition that its worker does not poll", extra={"partition": str(partition)}
             )
         self._adopted[partition] = self._clock.monotonic() + ADOPTED
 
     def hurry(self) -> None:
-        """Have a look at everything soon: somebody cannot do what is its own, or stops. It may say so many times."""
+        """Poll all partitions soon: another worker is full, or stops. Idempotent."""
         now = self._clock.monotonic()
         if now >= self._hurried_at + ORPHAN_AGE:
             self._hurried_at = now
@@ -103,14 +103,14 @@ class PartitionAssignment:
             self._turn_at = 0
 
     def next_look_in(self) -> Duration:
-        """Return how long it is until the next look at the others, or at what is theirs."""
+        """Return the time until the next read of the other workers, or the next poll of their partitions."""
         until = self._look_at - self._clock.monotonic()
         if self._others:
             until = min(until, self._turn_at - self._clock.now())
         return max(0, until)
 
     async def look(self) -> bool:
-        """Look who the others are, if it is time to, and say whether it is this worker's turn to look at what is theirs."""
+        """List the other workers if that is due, and return whether this worker has to poll their partitions now."""
         now = self._clock.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_PAUSE
@@ -123,8 +123,10 @@ class PartitionAssignment:
     async def _look_around(self) -> None:
         try:
             found = await members(self._store, self._realm, self._clock.now())
-        except StoreError as error:  # the others stay who they were
-            logger.debug("nobody knows who else runs", extra={"error": str(error)})
+        except StoreError as error:  # the last assignment stays
+            logger.debug(
+                "could not list other workers; keeping the last assignment", extra={"error": str(error)}
+            )
             return
         others = {
             member.holder: tuple(name for name in member.handlers if name not in member.refused)
@@ -139,7 +141,7 @@ class PartitionAssignment:
             self._turn_at = self._next_turn(self._clock.now())
 
     def _next_turn(self, now: Instant) -> Instant:
-        """Return when this worker looks next: all count the same turns, by the backend's time."""
+        """Return when this worker reads next: all count the same turns, by the backend's time."""
         holders = sorted([*self._others, self._holder])
         length = min(TURN * len(holders), LONGEST_TURNS)
         offset = length * holders.index(self._holder) // len(holders)

@@ -1,4 +1,4 @@
-"""Knows which workers run now, and which handlers each of them has: records held by leases, which end with a worker that died."""
+"""Registers the running workers of a realm with their handlers, as leased records that expire with a dead worker."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ logger = logging.getLogger(__name__)
 
 MEMBERS_REALM: Final = f"{RESERVED_REALMS}members"
 """
-The members of a realm are the partition here that has the realm's name in the place of a handler's. So nothing that goes
-through a realm meets them, no worker claims them, and who wants those of all realms finds them together.
+The members of a realm are the partition of this realm with the realm's name as its handler. So scans of a realm do not
+meet them, no worker claims them, and those of all realms are found together.
 """
 
 TASK: Final = "worker"
 """The task of each member's record: metrics of the backend have it as a label, which must not grow with the workers."""
 
 MEMBER_LEASE: Final[Duration] = 60 * SECOND
-"""So long a worker that was killed is still taken for a member."""
+"""How long a killed worker still counts as a member."""
 
 RENEWAL_PAUSE: Final[Duration] = 20 * SECOND
-"""A third of the lease, so two renewals may fail. An idle worker is to ask its backend for next to nothing."""
+"""A third of the lease, so two renewals may fail. An idle worker must send its backend almost no requests."""
 
 WITHDRAWAL_SECONDS: Final = 2.0
-"""A worker that stops does not wait longer for a backend that is away: its lease ends by itself."""
+"""How long a worker that stops waits for an unavailable backend: its lease expires by itself."""
 
 PAGE: Final = 200
-"""Members of one look."""
+"""Members in one page of a scan."""
 
 
 TOLD_MAX: Final = 5
@@ -51,11 +51,11 @@ class Member(msgspec.Struct, frozen=True):
     """A running worker, as others see it."""
 
     holder: str
-    """Who it is, as leases and histories name it."""
+    """Its name in leases and histories."""
     handlers: tuple[str, ...] = ()
-    """Those that its task module declares, sorted."""
+    """The handlers that its task module declares, sorted."""
     version: str = __version__
-    """Of this library."""
+    """The version of this library."""
     reader: int = SCHEMA_VERSION
     """The newest version of the schema that it can work on."""
     slots: int = 0
@@ -70,14 +70,14 @@ class Member(msgspec.Struct, frozen=True):
         return dict(self.partitions or ()).get(handler)
 
     def registers_other_count(self, handler: str, count: int) -> bool:
-        """Say whether its partition count for *handler* is not, or may not be, *count*."""
+        """Return whether its partition count for *handler* is not, or may not be, *count*."""
         return handler in self.handlers and (
             self.partitions is None or dict(self.partitions).get(handler, count) != count
         )
 
 
 class _Told(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a member's record says of it, as its arguments; what a later release adds is passed over."""
+    """The arguments of a member's record. Fields of later releases are ignored."""
 
     handlers: tuple[str, ...]
     version: str
@@ -96,8 +96,8 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
     """
     Return the members of *realm* whose leases live at *now*, by their names. Raises StoreError.
 
-    What cannot be read is left out and logged. Records of workers that died a while ago are removed on the way: each
-    belongs to one process, which announces itself again, should it live after all.
+    Unreadable records are left out and logged. Records of workers that died a while ago are removed: each belongs to one
+    process, which registers again if it is alive after all.
     """
     found: list[Member] = []
     after: Key | None = None
@@ -111,7 +111,7 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
 
 
 async def members_everywhere(store: Store, now: Instant) -> dict[str, list[Member]]:
-    """Return the members of each realm that has any; takes a look for each realm that ever had one. Raises StoreError."""
+    """Return the members of each realm that has any, with one scan for each realm that ever had one. Raises StoreError."""
     realms = sorted({partition.handler for partition in await store.partitions(MEMBERS_REALM)})
     found = {realm: await members(store, realm, now) for realm in realms}
     return {realm: there for realm, there in found.items() if there}
@@ -121,7 +121,10 @@ def _read(record: Record) -> Member | None:
     try:
         told = msgspec.json.decode(record.spec.args, type=_Told)
     except msgspec.MsgspecError as error:
-        logger.warning("a member cannot be read", extra={"worker": record.key.instance, "error": str(error)})
+        logger.warning(
+            "could not read the registration of a worker",
+            extra={"worker": record.key.instance, "error": str(error)},
+        )
         return None
     return Member(record.key.instance, *msgspec.structs.astuple(told))
 
@@ -131,23 +134,23 @@ async def _remove(store: Store, dead: Sequence[Record]) -> None:
         return
     try:
         await store.swap([Change(record, None) for record in dead])
-    except StoreError as error:  # whoever looks may have no right to write; who looks next removes them
-        logger.debug("members that are gone were not removed", extra={"error": str(error)})
+    except StoreError as error:  # this reader may lack the right to write; another one removes them
+        logger.debug("could not remove expired worker registrations", extra={"error": str(error)})
 
 
 # --- Versions live together ------------------------------------------------------------------------------------------
 
 
 class OlderWorkersError(SchemaError):
-    """Workers run that would be shut out; they go on, and so does everything else. Ask again once they have been replaced."""
+    """Running workers would be shut out, so nothing was. Try again once they have been replaced."""
 
 
 async def migrate(backend: Backend) -> Migrated:
     """
-    Bring *backend* to the schema of this release, and shut out the programs that cannot read what is to be written there.
+    Migrate *backend* to the schema of this release, and shut out programs that cannot read what it writes.
 
-    A migration only adds, so it is done whoever runs. Raises OlderWorkersError if just the second part has to wait, and
-    StoreError.
+    A migration only adds, so older workers do not prevent it. Raises OlderWorkersError if only the second part has to wait,
+    and StoreError.
     """
     migrated = await backend.migrate()
     async with backend.new_store(create=False) as store:
@@ -157,7 +160,7 @@ async def migrate(backend: Backend) -> Migrated:
 
 async def raise_min_reader(store: Store, version: int) -> None:
     """
-    Have refused, from their next connect on, the programs that know no schema from *version* on.
+    Refuse programs that know no schema from *version* on, at their next connect.
 
     Raises OlderWorkersError, and changes nothing, while one of them is a member of any realm; StoreError.
     """
@@ -186,7 +189,7 @@ class Membership:
     """
     Makes this worker a member of *realm*, for as long as it claims.
 
-    Nothing that happens here stops a run: what cannot be written is logged, and tried again.
+    Failures here stop no run: a failed write is logged and retried.
     """
 
     def __init__(self, realm: str, member: Member, clock: Clock) -> None:
@@ -195,22 +198,22 @@ class Membership:
         self._key = Key(Partition(MEMBERS_REALM, realm), TASK, member.holder)
         self._lease_id = secrets.token_hex(8)
         self._record: Record | None = None
-        """As it was created, or may have been, if nobody answered: a renewal changes nothing that a swap goes by."""
+        """The record as created, possibly without a response: a renewal changes nothing that a swap compares."""
         self._announced = False
         self._changed = False
-        """Whether the stored record is out of date."""
+        """True if the stored record is out of date."""
         self._trouble = False
         self._leaving = False
         self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def leave(self) -> None:
-        """Be no member any more: this worker claims nothing more. Can be called from any thread."""
+        """Stop being a member: this worker claims nothing more. Safe to call from any thread."""
         self._leaving = True
         self._wake()
 
     def refuse(self, handlers: Sequence[str]) -> None:
-        """Publish that *handlers*, and no others, are refused. Can be called from any thread."""
+        """Publish that *handlers*, and no others, are refused. Safe to call from any thread."""
         refused = tuple(sorted(handlers))
         if refused != self._member.refused:
             self._member = msgspec.structs.replace(self._member, refused=refused)
@@ -222,7 +225,7 @@ class Membership:
             self._loop.call_soon_threadsafe(self._woken.set)
 
     async def run(self, store: Store) -> None:
-        """Be a member until `leave`, or until this is cancelled; then withdraw."""
+        """Stay a member until `leave`, or until cancelled; then deregister."""
         self._loop = asyncio.get_running_loop()
         if self._leaving:
             return
@@ -251,13 +254,13 @@ class Membership:
         except (StoreError, ValueError) as error:
             # ValueError: a name that no store can hold. A worker that others do not see runs what is due all the same.
             log = logger.debug if self._trouble else logger.warning
-            log("others may not see that this worker runs", extra={"error": str(error)})
+            log("could not register this worker; others may not see it", extra={"error": str(error)})
             self._trouble = True
         else:
             self._trouble = False
 
     async def _renew(self, store: Store) -> bool:
-        """Prolong the lease, and say whether it was still held: whoever looked may have taken this worker for dead."""
+        """Renew the lease, and return whether it was still held: a reader may have removed this worker as dead."""
         asked_at = self._clock.monotonic()
         renewed = await store.renew([Renewal(self._key, self._lease_id, MEMBER_LEASE)], self._clock.now())
         self._clock.observe(renewed.backend_now, asked_at, self._clock.monotonic())
@@ -319,6 +322,8 @@ class Membership:
             async with asyncio.timeout(WITHDRAWAL_SECONDS):
                 await store.swap([Change(self._record, None)])
         except (StoreError, ValueError, TimeoutError) as error:
-            logger.debug("the end of this worker was not told", extra={"error": str(error)})
+            logger.debug(
+                "could not deregister this worker; its registration will expire", extra={"error": str(error)}
+            )
         self._record = None
         self._announced = False

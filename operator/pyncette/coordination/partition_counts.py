@@ -40,7 +40,7 @@ class Mismatch(NamedTuple):
     declared: int
     stored: int
     has_instances: bool
-    """Whether instances prevent a change; otherwise a program with another count does."""
+    """True if instances prevent a change, False if a program with another count does."""
 
     def __str__(self) -> str:
         """Name the handler, both counts and the remedy."""
@@ -59,7 +59,7 @@ class Mismatch(NamedTuple):
 
     @property
     def error(self) -> ConfigurationError:
-        """What a call that needs the template raises."""
+        """The error that a call which needs the template raises."""
         return ConfigurationError(str(self))
 
 
@@ -89,7 +89,7 @@ async def settle_count(
         await ledger.apply({record.key: _count_change(changed.version, stored)})
         return Mismatch(task.name, declared, stored, has_instances=True)
     logger.info(
-        "the partition count of a template without instances was changed",
+        "changed the partition count of a template without instances",
         extra={"task": task.name, "before": stored, "partitions": declared},
     )
     return None
@@ -173,7 +173,7 @@ async def _has_instances(store: Store, realm: str, handler: str) -> bool:
 
 
 async def _misplaced(store: Store, realm: str, task: PartitionedTemplate) -> bool:
-    """Say whether an instance is in a partition where *task* would not place it."""
+    """Return whether an instance is in a partition where *task* would not place it."""
     for partition in await _partitions_of(store, realm, task.name):
         for record in await _instances_in(store, partition, task.name, PAGE):
             if partition.number >= task.partition_count or not _belongs(task, record):

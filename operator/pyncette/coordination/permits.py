@@ -1,4 +1,4 @@
-"""Keeps the limit of a task on all workers together: each of its runs has a permit, which is a record that is leased."""
+"""Enforces the limit of a task across all workers: each of its runs needs a permit, which is a leased record."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pyncette.store.base import Renewal, Store
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE: Final[Duration] = 250 * MILLISECOND
-"""About so long who found no permit waits before it looks again: it is what a run that had to wait loses."""
+"""About how long a worker without a permit waits before its next search; a waiting run loses that time."""
 
 TURN: Final[Duration] = 2 * SECOND
-"""So long a permit goes from run to run of one worker. Then it is anybody's, since others may have waited for it."""
+"""How long one worker passes a permit from run to run. Then it is released, since others may wait for it."""
 
 FIRST: Final = 8
 """Permits that are created at once, unless more are known to be needed: a task that rarely runs needs no more."""
@@ -54,12 +54,12 @@ class Permit:
         """When it was taken, by the monotonic clock."""
         self.length = pool.length
         self.lease_until = asked_at + record.lease_length
-        """Until when it is surely ours, by the monotonic clock."""
+        """Until when this worker certainly holds it, by the monotonic clock."""
         self._clock = clock
 
     @property
     def is_surplus(self) -> bool:
-        """Whether the limit was lowered below it."""
+        """True if the limit was lowered below its number."""
         return number_of(self.record) >= self.pool.limit
 
     @property
@@ -68,15 +68,15 @@ class Permit:
         return Renewal(self.record.key, self.record.lease.id, self.length)
 
     def remaining(self) -> Duration:
-        """How long it is surely ours, if nobody renews it; not negative."""
+        """Return how long this worker certainly holds it without a renewal; not negative."""
         return max(0, self.lease_until - self._clock.monotonic())
 
     def lose(self) -> None:
-        """Take note that it is somebody else's."""
+        """Record that another worker holds it."""
         self.lease_until = 0
 
     def released(self) -> Change:
-        """Return what frees it, or removes it if there are too many; it lasts as long as the leases of runs do now."""
+        """Return the change that frees it, or removes it if it is surplus. Its next lease is as long as those of runs are now."""
         record = self.record
         if self.is_surplus:
             return Change(record, None)
@@ -92,7 +92,7 @@ class Permit:
 
 
 class Permits:
-    """The permits that this worker holds, task by task. *freed* is told when there may be room for a run again."""
+    """The permits that this worker holds, task by task. *freed* is called with the time from which there may be room for a run again."""
 
     def __init__(self, store: Store, clock: Clock, holder: str, freed: Callable[[Instant], None]) -> None:
         self.store = store
@@ -107,7 +107,7 @@ class Permits:
 
     @property
     def is_idle(self) -> bool:
-        """Whether none is on its way back."""
+        """True if none is being released."""
         return self._returning is None
 
     def pool(self, partition: Partition, task: str, policies: Policies) -> Pool:
@@ -122,7 +122,7 @@ class Permits:
         return pool
 
     async def take(self, numbers: Mapping[Pool, int]) -> None:
-        """Take permits until so many of each pool are free here, as far as others leave some. Raises StoreError."""
+        """Claim permits until each pool has its number of free ones here, as far as other workers leave any. Raises StoreError."""
         missing = {pool: short for pool, number in numbers.items() if (short := pool.missing(number))}
         await self._claim(missing)
         for pool in missing:
@@ -153,18 +153,18 @@ class Permits:
                 pool.free.append(permit)
 
     def release_free(self) -> None:
-        """Give back what no run has: this worker can start nothing now."""
+        """Release the free permits: this worker cannot start runs now."""
         for pool in self._pools.values():
             pool.release_free()
 
     def release(self, permits: Sequence[Permit]) -> None:
-        """Have *permits* given back soon, together with others."""
+        """Queue *permits* to be released in a batch."""
         self._to_return += permits
         if self._to_return and self._returning is None:
             self._returning = asyncio.get_running_loop().create_task(self._return())
 
     async def released(self) -> None:
-        """Return once all that was to be given back is."""
+        """Return once all queued permits are released."""
         while self._returning is not None:
             await asyncio.wait([self._returning])
 
@@ -178,26 +178,26 @@ class Permits:
                 try:
                     await self.store.swap([permit.released() for permit in batch.values()])
                 except StoreError as error:  # their leases end
-                    logger.debug("permits were not given back", extra={"error": str(error)})
+                    logger.debug("could not release permits; they will expire", extra={"error": str(error)})
         finally:
             self._returning = None
 
 
 class Pool:
-    """The permits of one task: those that this worker holds, and how it comes by more."""
+    """The permits of one task that this worker holds."""
 
     def __init__(self, permits: Permits, place: tuple[str, str, str]) -> None:
         self.limit = 0
         self.length: Duration = 0
         self.is_wanted = False
-        """Whether something seems to be due for which there is no permit here."""
+        """True if a record seems to be due that this worker has no permit for."""
         self.is_busy = False
-        """Whether there was more to run than there were permits for."""
+        """True if the last poll found more records than permits."""
         self.is_short = False
-        """Whether the last claim took as many records as there were permits for."""
+        """True if the last claim used all permits."""
         self.free: list[Permit] = []
         self.retry_at: Instant = 0
-        """Before then it is of no use to look for more."""
+        """A search for more is useless before this time."""
         self.limited: Sequence[Partition] = ()
         """Partitions of the limited records: without a record there, no permit is created."""
         self._permits = permits
@@ -212,19 +212,19 @@ class Pool:
 
     @property
     def holds_all(self) -> bool:
-        """Whether there is none that others have, or nobody."""
+        """True if this worker holds every permit."""
         return self._used + len(self.free) >= self.limit
 
     def missing(self, number: int) -> int:
-        """Return how many permits there are to be taken, to have *number* that are free."""
+        """Return how many permits to claim, to have *number* free ones."""
         return max(0, min(number, self.limit - self._used) - len(self.free))
 
     def wait(self) -> None:
-        """Leave the others a while, in which they take what is free."""
+        """Pause for a while, in which other workers can take free permits."""
         self.retry_at = self._permits.clock.now() + int(RETRY_PAUSE * random.uniform(1, 2))
 
     def pop(self) -> Permit | None:
-        """Return a permit for a run, or None if none is left that is surely ours for a while."""
+        """Return a permit for a run that this worker certainly holds for a while; None if there is none."""
         while self.free:
             permit = self.free.pop()
             if self._is_good(permit):
@@ -234,7 +234,7 @@ class Pool:
         return None
 
     def put(self, permit: Permit) -> None:
-        """Take *permit* back from a run that has ended: for the next one, or for others."""
+        """Take *permit* back from a run that has ended, for the next run or for other workers."""
         self._used -= 1
         clock = self._permits.clock
         over = clock.monotonic() - permit.since > TURN
@@ -248,13 +248,13 @@ class Pool:
             self._permits.freed(self.retry_at)
 
     def release_free(self) -> None:
-        """Give back what no run has."""
+        """Release the free permits."""
         if self.free:
             self._permits.release(self.free)
             self.free = []
 
     def _is_good(self, permit: Permit) -> bool:
-        """Say whether a run may begin with it: it is surely ours for a while, and renewed from then on."""
+        """Return whether a run may start with it: this worker certainly holds it until the first renewal."""
         return permit.remaining() > permit.length // 2 and not permit.is_surplus
 
     async def trim(self) -> None:
@@ -269,9 +269,9 @@ class Pool:
 
     async def grow(self, short: int) -> bool:
         """
-        Create missing permits for *short* runs, up to the limit, and say whether there may be more now.
+        Create missing permits for *short* runs, up to the limit, and return whether there may be more now.
 
-        None are created beforehand: a limit of thousands costs nothing while little runs. Raises StoreError.
+        None are created in advance: a limit of thousands costs nothing while few runs are due. Raises StoreError.
         """
         clock, store = self._permits.clock, self._permits.store
         if clock.monotonic() < self._full_until or not await self._has_records():
@@ -297,7 +297,7 @@ class Pool:
         return await missing_permits(store, self.partition, self._task, first, self.limit, at_most)
 
     async def _has_records(self) -> bool:
-        """Say whether there is a record to run: the permits of a removed task are not created again."""
+        """Return whether there is a record to run: the permits of a removed task are not created again."""
         store = self._permits.store
         if self._task != self._handler:
             return bool(await store.scan(self.limited[0], self._task, None, 1))

@@ -1,15 +1,15 @@
-"""Turns a PyncetteTask into what the core keeps of it: whose record it is, and the spec that is wanted."""
+"""Converts a PyncetteTask to its desired record: the key, the owner and the spec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from pyncette.clock import Duration, Instant
-from pyncette.core.record import Key, Owner, Partition, Requests
+from pyncette.core.record import NO_REQUESTS, Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.times import instant_of
@@ -17,18 +17,18 @@ from pyncette.resources.modelling import duration_of
 from pyncette.resources.task import (
     DEFAULT_ZONE,
     FAILED_RUNS_KEPT,
-    REQUEST_CHARACTERS_MAX,
     SUCCESSFUL_RUNS_KEPT,
     PyncetteTask,
     RetryPolicy,
     TaskSpec,
     canonical,
 )
+from pyncette.resources.task_status import REQUEST_CHARACTERS_MAX
 
 RUN: Final = "pyncette.dev/run-requested-at"
 RESUME: Final = "pyncette.dev/resume-requested-at"
 REDRIVE: Final = "pyncette.dev/redrive-requested-at"
-"""Annotations that ask for something once: any value that they did not have when they were last looked at."""
+"""Annotations that request something once, by any value that they did not have before."""
 
 
 def realm_of(cluster_id: str, namespace: str, pool: str) -> str:
@@ -76,6 +76,46 @@ def to_owner(task: PyncetteTask, spec: Spec) -> Owner:
 def requests_of(annotations: Mapping[str, str]) -> Requests:
     """Return what *annotations* ask for, each up to the length at which it is compared, and echoed."""
     return Requests(*(annotations.get(name, "")[:REQUEST_CHARACTERS_MAX] for name in (RUN, RESUME, REDRIVE)))
+
+
+class DesiredRecord(NamedTuple):
+    """A resource as the store is to hold it."""
+
+    key: Key
+    spec: Spec
+    owner: Owner
+    created_at: Instant | None
+    """When the resource was created: a one-off that was too old by then is missed. None: it is not known."""
+    requests: Requests = NO_REQUESTS
+    """Its one-time requests. Those that a resource is created with count as handled."""
+    is_over: bool = False
+    """It is known to have no further occurrence: if there is no record that says so, the one that is made does."""
+    outlives: Owner | None = None
+    """
+    The owner of a record that is not newer than this, although its generation or its creation time is: the cluster's
+    store was restored, and counts on from its older state.
+    """
+
+    @property
+    def policies(self) -> Policies:
+        return self.spec.policies or Policies()
+
+
+def desired_record_of(task: PyncetteTask, realm: str, seen_at: Instant | None = None) -> DesiredRecord:
+    """
+    Return how *task* is to be held in *realm*.
+
+    *seen_at* counts as its creation where no API server gave it one: when its file was written, for example.
+    """
+    spec = to_spec(task)
+    created = created_at(task)
+    return DesiredRecord(
+        to_key(task, realm),
+        spec,
+        to_owner(task, spec),
+        seen_at if created is None else created,
+        requests_of(task.metadata.annotations),
+    )
 
 
 def spec_hash(spec: Spec) -> str:

@@ -1,4 +1,4 @@
-"""Counts the instances of a dynamic task, and what is due in a pool, as far as counting is cheap."""
+"""Counts the instances of a dynamic task and the due records of a pool, as far as counting is cheap."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 from pyncette.store.base import Counted, Store
 
 COUNTED_MAX: Final = 10_000
-"""What is due, and what is leased, is counted up to here: whoever has more to do wants to know that, and no number."""
+"""The highest number of due or leased records that is counted. Beyond it, an exact number has no use."""
 
 SLACK: Final = 2
 """Names fall to partitions by chance, so of each up to so many times its share are counted."""
@@ -30,22 +30,25 @@ PROBED_MAX: Final = 1_000
 """Records that are counted for one step: running ones may be among them, and are skipped."""
 
 
-async def instances_of(store: Store, template: Record, now: Instant) -> Instances:
+async def instances_of(
+    store: Store, template: Record, now: Instant, counted_max: int = COUNTED_MAX
+) -> Instances:
     """Return how many instances the dynamic task of the record *template* has, and how many are due and leased. Raises StoreError."""
     realm, handler, _ = template.key.partition
     partitions = [Partition(realm, handler, number) for number in range(template.spec.partitions or 1)]
     # One handler belongs to one dynamic task, and its instances have that name, whatever the resource is called.
-    found = await counted_in(store, partitions, handler, now, (template.spec.policies or Policies()).lease)
+    lease = (template.spec.policies or Policies()).lease
+    found = await counted_in(store, partitions, handler, now, lease, counted_max)
     return Instances(total=found.total, due=found.due, leased=found.leased)
 
 
-async def due_in(store: Store, realm: str, now: Instant) -> int:
-    """Return how many records of *realm* wait for a worker, up to `COUNTED_MAX`. Raises StoreError."""
+async def due_in(store: Store, realm: str, now: Instant, counted_max: int = COUNTED_MAX) -> int:
+    """Return how many records of *realm* wait for a worker, up to *counted_max*. Raises StoreError."""
     due = 0
     for partition in await store.partitions(realm):
-        if due >= COUNTED_MAX:
+        if due >= counted_max:
             break
-        due += (await store.count(partition, None, now, 0, COUNTED_MAX - due)).due
+        due += (await store.count(partition, None, now, 0, counted_max - due)).due
     return due
 
 
@@ -79,10 +82,15 @@ async def _waits(store: Store, partition: Partition, task: str, since: Instant) 
 
 
 async def counted_in(
-    store: Store, partitions: Sequence[Partition], task: str, now: Instant, longest_lease: Duration
+    store: Store,
+    partitions: Sequence[Partition],
+    task: str,
+    now: Instant,
+    longest_lease: Duration,
+    counted_max: int = COUNTED_MAX,
 ) -> Counted:
-    """Count the records of *task* in all of *partitions* together: at most `COUNTED_MAX` of either kind. Raises StoreError."""
-    limit = COUNTED_MAX if len(partitions) == 1 else SLACK * COUNTED_MAX // len(partitions) + 1
+    """Count the records of *task* in all of *partitions* together: at most *counted_max* of either kind. Raises StoreError."""
+    limit = counted_max if len(partitions) == 1 else SLACK * counted_max // len(partitions) + 1
     due, leased, total, exact = 0, 0, 0, True
     is_counted = True
     for partition in partitions:
@@ -93,8 +101,8 @@ async def counted_in(
         is_counted = is_counted and found.total is not None
         total += found.total or 0
     return Counted(
-        min(due, COUNTED_MAX),
-        min(leased, COUNTED_MAX),
-        exact and max(due, leased) <= COUNTED_MAX,
+        min(due, counted_max),
+        min(leased, counted_max),
+        exact and max(due, leased) <= counted_max,
         total if is_counted else None,
     )

@@ -1,4 +1,4 @@
-"""Does once what annotations of a resource ask for: a run now, the end of a suspension, the dead letters again."""
+"""Handles the requests that annotations of a resource make once: a run now, a resume, a redrive of dead letters."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from pyncette.core import edits
 from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
-from pyncette.mirror.records import beside, instances_of, is_template
+from pyncette.mirror.instances import instances_of
+from pyncette.mirror.records import side_records
+from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
 
 class Done(NamedTuple):
-    """What was done of what was asked for."""
+    """The requests that were handled."""
 
     run: Key | None = None
-    """Of the extra run; None also if a template was asked, which does not run by itself."""
+    """The key of the extra run; None for a template, which does not run by itself."""
     resumed: int = 0
     """Suspensions that ended."""
     redriven: int = 0
@@ -31,7 +33,7 @@ class Done(NamedTuple):
     """That of the resource as it is now, if it was written."""
 
 
-# --- Decisions -------------------------------------------------------------------------------------------------------
+# --- Rules -----------------------------------------------------------------------------------------------------------
 
 
 def asked(requests: Requests) -> Rule:
@@ -96,7 +98,7 @@ def _awake(record: Record, now: Instant) -> Record:
     try:
         return edits.resumed(record, record.spec.policies or Policies(), now)
     except ValueError as error:  # its schedule can no longer be read, which hurts itself only
-        logger.warning("%s is not resumed: %s", record.key, error)
+        logger.warning("could not resume %s: %s", record.key, error)
         return record
 
 
@@ -127,23 +129,23 @@ def _run_name(record: Record, request: str) -> str:
     return blake2b(f"{record.version}\0{request}".encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
-# --- Doing it --------------------------------------------------------------------------------------------------------
+# --- Writes ----------------------------------------------------------------------------------------------------------
 
 
 async def ask(ledger: Ledger, record: Record, requests: Requests) -> Done:
     """
-    Do what *requests* ask of *record*, the one of their resource, and was not handled yet; of a template, for its instances.
+    Handle those of *requests* that *record* has not handled yet; for a template, those of its instances.
 
-    Where it breaks off, what is left is done the next time, and nothing twice: the mark comes with the last of it.
+    An interrupted call continues the next time, and repeats nothing: the last write marks the requests as handled.
     Raises StoreError.
     """
     new = _new(requests, record.state.handled)
     if new == NO_REQUESTS:
         return Done()
-    letters = await _each(ledger, record, redriven_for(new.redrive)) if new.redrive else 0
+    dead_letters = await _each(ledger, record, redriven_for(new.redrive)) if new.redrive else 0
     ended = await _each(ledger, record, resumed) if new.resume and is_template(record.spec) else 0
     done: Done = (await ledger.apply({record.key: asked(requests)}))[record.key]
-    return done._replace(redriven=letters, resumed=done.resumed + ended)
+    return done._replace(redriven=dead_letters, resumed=done.resumed + ended)
 
 
 async def _each(ledger: Ledger, home: Record, rule: Rule) -> int:
@@ -151,8 +153,8 @@ async def _each(ledger: Ledger, home: Record, rule: Rule) -> int:
 
 
 async def _with(store: Store, home: Record) -> AsyncIterator[list[Record]]:
-    """Yield what lives beside a schedule, or of a template all that its instances have."""
-    pages = instances_of(store, home) if is_template(home.spec) else beside(store, home.key)
+    """Yield the side runs and dead letters of a schedule, or all records of the instances of a template."""
+    pages = instances_of(store, home) if is_template(home.spec) else side_records(store, home.key)
     async for page in pages:
         yield page
 

@@ -1,4 +1,4 @@
-"""Tells from a record what the status of its PyncetteTask says of its times and its runs."""
+"""Derives the times and runs in the status of a PyncetteTask from its record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyncette.core.spec import Policies
 from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
-from pyncette.resources.task import (
+from pyncette.resources.task_status import (
     UPCOMING_MAX,
     WORKER_CHARACTERS_MAX,
     Instances,
@@ -39,7 +39,7 @@ def status_of(
     now: Instant,
     *,
     conditions: Sequence[Condition] = (),
-    beside: int = 0,
+    side_runs: int = 0,
     last_run_id: str | None = None,
     instances: Instances | None = None,
     write_interval: Duration = 0,
@@ -50,14 +50,14 @@ def status_of(
     Times are told in whole seconds, as those of a CronJob; those of the last run to the microsecond, since short runs are
     measured by them.
 
-    The caller adds what a record does not know: its *conditions*, how many runs are under way *beside* it (overlapping
+    The caller adds what a record does not know: its *conditions*, how many runs are under way as *side_runs* (overlapping
     ones, and those on demand), the id of the last run, and the *instances* of a template. If a schedule is due more often
     than every `OFTEN`, the status has the first time after the *write_interval* in which it cannot be written again: an
     earlier time would soon be in the past, and look late.
     """
     policies = record.spec.policies or Policies()
     summary = record.state.summary
-    following = _reported_next(record, policies, _following(record, policies), now, write_interval)
+    following = _reported_next(record, policies, next_occurrence(record, policies), now, write_interval)
     owner, handled = record.state.owner, record.state.handled
     return TaskStatus(
         observed_generation=UNOBSERVED if owner is None else owner.generation,
@@ -69,10 +69,10 @@ def status_of(
         last_schedule_time=_second(_last_scheduled_at(record, policies)),
         last_successful_time=_second(summary.last_success_at),
         last_failure_time=_second(summary.last_failure_at),
-        last_run=_last_run(summary, last_run_id),
-        active=record.is_leased(now) + beside,
+        last_run=last_run(summary, last_run_id),
+        active=record.is_leased(now) + side_runs,
         consecutive_failures=summary.consecutive_failures,
-        run_counts=_run_counts(summary),
+        run_counts=run_counts(summary),
         instances=instances,
         last_handled_run_request=handled.run or None,
         last_handled_resume_request=handled.resume or None,
@@ -80,8 +80,12 @@ def status_of(
     )
 
 
-def _following(record: Record, policies: Policies) -> Instant | None:
-    """Return the next occurrence that has not started, which may have passed; None if none is going to start."""
+def next_occurrence(record: Record, policies: Policies) -> Instant | None:
+    """
+    Return the next occurrence of *record* that has not started, which may have passed; None if none is going to start.
+
+    Raises ValueError if it depends on a stored schedule that cannot be read any more.
+    """
     if policies.suspend or record.state.exhausted or record.state.withdrawn_at is not None:
         return None
     started = started_of(record, policies)
@@ -139,7 +143,8 @@ _OUTCOMES: Final[Mapping[Outcome, OutcomeName]] = {
 """Enums of the Kubernetes API are written so (API conventions, "Constants"); records and logs have their own spelling."""
 
 
-def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
+def last_run(summary: Summary, run_id: str | None = None) -> LastRun | None:
+    """Return the occurrence that ended last; None if none has ended."""
     if summary.last_outcome is None:
         return None
     return LastRun(
@@ -154,7 +159,8 @@ def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
     )
 
 
-def _run_counts(summary: Summary) -> RunCounts:
+def run_counts(summary: Summary) -> RunCounts:
+    """Return how many occurrences ended, by outcome."""
     counts = summary.counts
     return RunCounts(
         succeeded=counts.succeeded,

@@ -146,7 +146,7 @@ def _character_fault(error: yaml.reader.ReaderError, part: str, first_line: int)
     code = error.character if isinstance(error.character, int) else ord(error.character)
     before = part.partition(chr(code))[0].split("\n")
     spot = Spot(first_line + len(before) - 1, len(before[-1]) + 1)
-    return Fault(spot, f"is not YAML: the character U+{code:04X} may not stand in it")
+    return Fault(spot, f"is not YAML: the character U+{code:04X} is not allowed")
 
 
 try:
@@ -220,9 +220,9 @@ class _Conversion:
         self._values[path] = self._spot(node)
         self._nodes += 1
         if self._nodes > NODES_MAX:
-            return self._once_only(node, f"has more than {NODES_MAX:,} values, with its aliases written out")
+            return self._once_only(node, f"has more than {NODES_MAX:,} values once its aliases are expanded")
         if id(node) in self._above:
-            return self._fault(node, "an alias stands within what it stands for")
+            return self._fault(node, "an alias refers to itself")
         if len(self._above) >= NESTING_MAX:
             return self._fault(node, f"its aliases make {_DEEP}")
         if isinstance(node, yaml.ScalarNode):
@@ -274,7 +274,9 @@ class _Conversion:
                 continue
             if name in own:
                 line = self._names[*path, name].line
-                self._fault(name_node, f'the field "{name}" is written twice, first in line {line}: keep one')
+                self._fault(
+                    name_node, f'the field "{name}" is duplicate, first used in line {line}: keep one'
+                )
                 continue
             self._names[*path, name] = self._spot(name_node)
             own[name] = self._value(value_node, (*path, name))

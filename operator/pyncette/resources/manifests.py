@@ -60,14 +60,14 @@ class Manifest(NamedTuple, Generic[R]):
 
 
 class Manifests(NamedTuple):
-    """What the manifests of a folder hold."""
+    """The manifests of a folder."""
 
     tasks: tuple[Manifest[PyncetteTask], ...]
     pools: tuple[Manifest[PyncetteWorkerPool], ...]
     problems: tuple[Remark, ...]
-    """What is to be mended; the resources that it is about are in neither list."""
+    """Problems. The resources that they are about are in neither list."""
     notes: tuple[Remark, ...]
-    """What was passed over, and what may not mean what it seems to."""
+    """Documents that were skipped, and values that may not mean what they seem to."""
 
 
 def load(path: Path, *, namespace: str = DEFAULT_NAMESPACE) -> Manifests:
@@ -139,7 +139,7 @@ _Name: TypeAlias = tuple[str, str, str]
 
 
 class _Loading:
-    """What has been loaded so far."""
+    """The state of loading."""
 
     def __init__(self, namespace: str) -> None:
         self.tasks: list[Manifest[PyncetteTask]] = []
@@ -276,11 +276,11 @@ def _value_at(value: Any, path: JsonPath) -> Any:
 
 def _passed_over(value: Any, kind: Any) -> str:
     if not isinstance(kind, str):
-        return "passed over: not an object of Kubernetes, which has apiVersion and kind"
+        return "skipped: not a Kubernetes object, which has apiVersion and kind"
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"passed over: {kind}{f' {name}' if name else ''} is not of {GROUP}"
+    return f"skipped: {kind}{f' {name}' if name else ''} is not of {GROUP}"
 
 
 def _too_large() -> str:
-    return f"is larger than {FILE_BYTES_MAX // 2**20} MiB, and so no manifest: split it, or move it elsewhere"
+    return f"is larger than {FILE_BYTES_MAX // 2**20} MiB, too large for a manifest: split it, or move it elsewhere"

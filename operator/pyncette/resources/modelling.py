@@ -1,4 +1,4 @@
-"""What the models of all custom resources share: camelCase names, bounds, and rules written once for Python and CEL."""
+"""The base of all custom resource models: camelCase names, bounds, and rules written once for Python and CEL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     cel: str
     """The requirement as the API server evaluates it; `self` is the model."""
     message: str
-    """What is wrong, and what to write instead."""
+    """The problem, and the fix."""
     holds: Callable[[Any], bool]
     """The same requirement, of an instance of the model."""
     blames: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Transition(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a check found that no schema can express: it is the operator's and `pyncette dev`'s to say."""
+    """A problem that no schema can express, found by the operator and `pyncette dev`."""
 
     blames: str
     message: str
@@ -148,10 +148,10 @@ LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 Label = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL)]
-"""What Kubernetes calls a DNS label: names of namespaces, and of what has to fit into a label's value."""
+"""A DNS label of Kubernetes: the name of a namespace, or a value that must fit into a label."""
 
 Subdomain = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
-"""What Kubernetes calls a DNS subdomain: names of most objects."""
+"""A DNS subdomain of Kubernetes: the name of most objects."""
 
 BLANKS: Final = r"\t-\r "
 """White space within a class of characters: written out, as for `\\s` Python, Rust and Go have three opinions."""
@@ -160,7 +160,7 @@ PATTERNS: Final[dict[str, str]] = {
     LABEL: "a name of lower-case letters, digits and '-' that begins and ends with a letter or digit",
     SUBDOMAIN: "a name of lower-case letters, digits, '-' and '.' that begins and ends with a letter or digit",
 }
-"""What a value is that fits a pattern of the schema; whoever adds a pattern for users adds it here."""
+"""The description of each schema pattern. Every new pattern needs one."""
 
 RFC3339: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -192,9 +192,11 @@ def _not_an_instant(given: str) -> str:
     if _INSTANT.fullmatch(given.upper()):
         return f"has T or Z in lower case: write {given.upper()}"
     if _WALL_TIME.fullmatch(given) is None:
-        return "is not a time as RFC 3339 writes it, for example 2030-01-31T09:00:00+01:00"
+        return "is not an RFC 3339 time, for example 2030-01-31T09:00:00+01:00"
     wall = given.replace(" ", "T") + (":00" if given.count(":") == 1 else "")
-    return f"has no offset from UTC, so it is not an instant: write {wall}Z, or {wall}+01:00 with the offset that is meant"
+    return (
+        f"has no offset from UTC, so it is not an instant: write {wall}Z, or {wall}+01:00 with another offset"
+    )
 
 
 def _written(at: datetime) -> str:

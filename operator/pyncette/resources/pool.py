@@ -138,7 +138,7 @@ class PoolSpec(Model):
     transitions: ClassVar = (
         Transition(
             cel="self.external == oldSelf.external",
-            message="external cannot be changed: make a new pool, and let the tasks refer to that",
+            message="external cannot be changed: create a new pool, and refer the tasks to it",
             holds=lambda before, after: before.external == after.external,
             blames=("external",),
         ),

@@ -1,4 +1,4 @@
-"""What every custom resource has: its place in the API, its metadata, and the conditions of its status."""
+"""The base of every custom resource: its place in the API, its metadata, and its conditions."""
 
 from __future__ import annotations
 

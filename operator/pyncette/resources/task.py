@@ -10,15 +10,12 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from pyncette.core.record import MESSAGE_CHARACTERS_MAX
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
 from pyncette.resources.modelling import (
     BLANKS,
-    COUNT_MAX,
-    Count,
     Finding,
     Instant3339,
     Label,
@@ -31,13 +28,11 @@ from pyncette.resources.modelling import (
 from pyncette.resources.resource import (
     AGE,
     API_VERSION,
-    AWAITED,
-    UNOBSERVED,
     Column,
-    Conditions,
     Resource,
     condition_column,
 )
+from pyncette.resources.task_status import TaskStatus
 
 ARGS_BYTES_MAX: Final = 16 * 1024
 """Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
@@ -71,7 +66,7 @@ def canonical(args: dict[str, Any]) -> bytes:
 
 
 def _is_too_deep(value: Any) -> bool:
-    """Say whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+    """Return whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
     level = [value]
     for _ in range(ARGS_NESTING_MAX + 1):
         level = [
@@ -87,9 +82,7 @@ def _is_too_deep(value: Any) -> bool:
 
 def _small(args: dict[str, Any]) -> dict[str, Any]:
     if _is_too_deep(args):
-        raise refusal(
-            f"are nested in more than {ARGS_NESTING_MAX} levels: keep what is like that in a database"
-        )
+        raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
     try:
         size = len(canonical(args))
     except ValueError as error:
@@ -97,7 +90,7 @@ def _small(args: dict[str, Any]) -> dict[str, Any]:
     if size > ARGS_BYTES_MAX:
         raise refusal(
             f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
-            "keep what is large in a database, and pass what it is found by",
+            "keep large values in a database, and pass their key",
             "ArgumentsTooLarge",
         )
     return args
@@ -318,12 +311,12 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",
-            message="nothing says when it is due: give one of schedule, intervalSeconds and executeAt, or dynamic: true",
+            message="no schedule: set one of schedule, intervalSeconds and executeAt, or dynamic: true",
             holds=lambda self: self.dynamic or self.times(),
         ),
         Rule(
             cel="[has(self.schedule), has(self.intervalSeconds), has(self.executeAt)].filter(given, given).size() <= 1",
-            message="schedule, intervalSeconds and executeAt exclude each other: keep one of them",
+            message="schedule, intervalSeconds and executeAt are mutually exclusive: keep one of them",
             holds=lambda self: self.times() <= 1,
             blames=("interval_seconds", "execute_at", "schedule"),
         ),
@@ -342,13 +335,13 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="!has(self.schedule) || !self.schedule.contains('TZ=')",
-            message="a time zone has no place in schedule: write it into timeZone",
+            message="schedule must not contain a time zone: set timeZone",
             holds=lambda self: self.schedule is None or "TZ=" not in self.schedule,
             blames=("schedule",),
         ),
         Rule(
             cel="!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
-            message="notAfter must be later than notBefore, or no time is left between them",
+            message="notAfter must be later than notBefore, so that there is time between them",
             holds=lambda self: (
                 self.not_before is None or self.not_after is None or self.not_before < self.not_after
             ),
@@ -369,7 +362,7 @@ class TaskSpec(Model):
         ),
         Rule(
             cel="self.executionMode != 'AtMostOnce' || !has(self.retryPolicy)",
-            message="with executionMode AtMostOnce nothing is tried again: remove retryPolicy, or the executionMode",
+            message="executionMode AtMostOnce never retries: remove retryPolicy, or executionMode",
             holds=lambda self: self.execution_mode != "AtMostOnce" or self.retry_policy is None,
             blames=("retry_policy",),
         ),
@@ -445,120 +438,6 @@ def _suspect(expression: str) -> str:
         if not _refusal_of(seeded(Cron(rest), "any")):
             return f"; look at the {name}, {fields[index]}"
     return ""
-
-
-WORKER_CHARACTERS_MAX: Final = 253
-"""A worker is named after its pod, by default."""
-
-OutcomeName = Literal[
-    "Succeeded", "Failed", "DeadLettered", "Missed", "Skipped", "Replaced", "Lost", "Withdrawn"
-]
-
-
-class LastRun(Model):
-    """The occurrence that ended last."""
-
-    id: str | None = Field(default=None, max_length=64)
-    """Id of the run, as logs and the history have it."""
-    scheduled_time: Instant3339 | None = None
-    """When it was due."""
-    start_time: Instant3339 | None = None
-    """When its first attempt started; absent if none did."""
-    completion_time: Instant3339 | None = None
-    """When it ended."""
-    outcome: OutcomeName
-    """
-    How it ended: Succeeded; Failed; DeadLettered (failed, and kept to be tried again); Missed (dropped by
-    missedRunPolicy); Skipped (later than startingDeadlineSeconds); Replaced (by the next one); Lost (its worker died,
-    AtMostOnce); Withdrawn (its task was removed).
-    """
-    attempts: int = Field(default=0, ge=0, le=COUNT_MAX)
-    """Runs that it took."""
-    worker: str = Field(default="", max_length=WORKER_CHARACTERS_MAX)
-    """Worker that ran it last."""
-    message: str = Field(default="", max_length=MESSAGE_CHARACTERS_MAX)
-    """What went wrong, if something did; cut at 1 KiB."""
-
-
-class RunCounts(Model):
-    """Occurrences since the task was first seen, by how they ended."""
-
-    succeeded: Count = 0
-    """Those whose handler returned."""
-    failed: Count = 0
-    """Those whose attempts were spent, or whose handler said that trying again is of no use."""
-    dead_lettered: Count = 0
-    """Those that failed, and were kept to be tried again on request."""
-    missed: Count = 0
-    """Those dropped by missedRunPolicy."""
-    skipped: Count = 0
-    """Those that could not start within startingDeadlineSeconds."""
-    replaced: Count = 0
-    """Those cancelled because the next one was due."""
-    lost: Count = 0
-    """Those whose worker died in the middle, with AtMostOnce."""
-    withdrawn: Count = 0
-    """Those cancelled because the task was removed."""
-
-
-class Instances(Model):
-    """How many instances a dynamic task has."""
-
-    total: Count | None = None
-    """All of them, counted now and then; absent where the backend cannot count cheaply."""
-    due: Count | None = None
-    """Those that wait for a worker, counted up to 10,000."""
-    leased: Count | None = None
-    """Those that run, counted up to 10,000."""
-
-
-UPCOMING_MAX: Final = 5
-REQUEST_CHARACTERS_MAX: Final = 256
-"""A request is compared, and echoed, up to this length."""
-
-Request = Annotated[str, Field(max_length=REQUEST_CHARACTERS_MAX)]
-
-
-class TaskStatus(Model):
-    """What the operator saw last: in the cluster, and in the backend."""
-
-    observed_generation: int = Field(default=UNOBSERVED, ge=UNOBSERVED, le=COUNT_MAX)
-    """Generation of the spec that this status is about; -1 before the operator looked for the first time."""
-    conditions: Conditions = (AWAITED,)
-    """Ready, Reconciling and Stalled as Flux and Argo CD read them; Scheduled, HandlerResolved, Suspended, RunsHealthy."""
-    next_schedule_time: Instant3339 | None = None
-    """
-    The next occurrence that has not started; absent if there is none. For a task that is due more often than every
-    minute, it is the first one after this status can be written again. A time in the past means that no worker has claimed
-    it yet.
-    """
-    upcoming_schedule_times: Annotated[
-        tuple[Instant3339, ...],
-        Field(max_length=UPCOMING_MAX, strict=False, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-    ] = ()
-    """The next times that the schedule names, five at most."""
-    last_schedule_time: Instant3339 | None = None
-    """When the occurrence was due that runs now, or ran last."""
-    last_successful_time: Instant3339 | None = None
-    """When an occurrence last succeeded."""
-    last_failure_time: Instant3339 | None = None
-    """When an occurrence last failed."""
-    last_run: LastRun | None = None
-    """The occurrence that ended last, with its times to the microsecond; all others are whole seconds."""
-    active: Count = 0
-    """Runs under way."""
-    consecutive_failures: Count = 0
-    """Occurrences that failed since one last succeeded."""
-    run_counts: RunCounts = RunCounts()
-    """Occurrences so far, by how they ended."""
-    instances: Instances | None = None
-    """Instances of a dynamic task."""
-    last_handled_run_request: Request | None = None
-    """Value of the annotation pyncette.dev/run-requested-at that was last acted upon."""
-    last_handled_resume_request: Request | None = None
-    """Value of the annotation pyncette.dev/resume-requested-at that was last acted upon."""
-    last_handled_redrive_request: Request | None = None
-    """Value of the annotation pyncette.dev/redrive-requested-at that was last acted upon."""
 
 
 class PyncetteTask(Resource):

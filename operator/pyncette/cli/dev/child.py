@@ -1,4 +1,4 @@
-"""The worker process of `pyncette dev`: imports the task module, waits to be told to go on, and runs what is due."""
+"""The worker process of `pyncette dev`: imports the task module, waits for its parent, and runs due tasks."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from pyncette.telemetry.logs import as_text, extra_of, name_of, run_in_short, tr
 from pyncette.worker.occurrence import current
 
 GO: Final = b"go\n"
-"""What the process that started this one says once nothing else runs any more."""
+"""The line with which the parent process starts the runs, once no other worker runs."""
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What a worker process is started with, as its one argument."""
+    """The single argument of a worker process."""
 
     backend: str
     """The URL of the embedded database."""
@@ -74,7 +74,7 @@ def main() -> int:
     except Exception as error:
         failure = failure_of(error)
         if failure is None:
-            logging.getLogger(__name__).exception("the worker cannot go on")
+            logging.getLogger(__name__).exception("the worker failed")
             events.send(Fault(f"{type(error).__name__}: {error}", ExitCode.FAILED))
             return ExitCode.FAILED
         events.send(Fault(failure.message, failure.exit_code))
@@ -89,24 +89,24 @@ def declared_by(app: Pyncette) -> Loaded:
 
 
 def run(app: Pyncette, orders: Orders, events: Events) -> int:
-    """Run *app* on the folder's database until it is told to stop, or whoever started it is gone."""
+    """Run *app* on the folder's database until it is stopped or its parent ends."""
     backend = read_backend(orders.backend)
     say_what_is_ignored(app, backend)
-    app.middlewares.insert(0, partial(tell, events))
+    app.middlewares.insert(0, partial(report_run, events))
     with asyncio.Runner(loop_factory=choose_loop()) as runner:
         create = partial(app.create, new_store=backend.new_store, realm="")
         return runner.run(run_context(create, datetime.timedelta(seconds=orders.drain_seconds)))
 
 
 class Go:
-    """What whoever started this process says through its stdin; once that is closed they are gone, however they ended."""
+    """The parent's commands on stdin. When stdin closes, the parent has ended."""
 
     def __init__(self) -> None:
         self._said = threading.Event()
         threading.Thread(target=self._listen, name="pyncette-dev-go", daemon=True).start()
 
     def wait(self) -> None:
-        """Return once it is time to run."""
+        """Return when the parent starts the runs."""
         self._said.wait()
 
     def _listen(self) -> None:
@@ -118,8 +118,8 @@ class Go:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def tell(events: Events, context: Context, call: NextFunc) -> None:
-    """Call a handler, and tell how long it took. What it raises the worker logs."""
+async def report_run(events: Events, context: Context, call: NextFunc) -> None:
+    """Call a handler and report how long it took. The worker logs what it raises."""
     occurrence = current.get()
     assert occurrence is not None
     held = occurrence.held
@@ -131,7 +131,7 @@ async def tell(events: Events, context: Context, call: NextFunc) -> None:
 
 
 class EventHandler(logging.Handler):
-    """Tells of each log line."""
+    """Sends each log record to the parent."""
 
     def __init__(self, events: Events) -> None:
         super().__init__()
@@ -150,18 +150,18 @@ class EventHandler(logging.Handler):
                     traceback_of(self._formatter, record)[-TEXT_CHARACTERS_MAX:],
                 )
             )
-        except Exception:  # noqa: BLE001 - a line that cannot be told must not end who logged it
+        except Exception:  # noqa: BLE001 - a line that cannot be sent must not break the code that logged it
             self.handleError(record)
 
 
 class Printer(io.TextIOBase):
-    """Tells of each line that is printed, and which task printed it; in the order of everything else that is told."""
+    """Sends each printed line to the parent, with the task that printed it, in order with other events."""
 
     def __init__(self, events: Events) -> None:
         super().__init__()
         self._events = events
         self._begun: dict[str, str] = {}
-        """The line that each task has begun and not ended."""
+        """The incomplete line of each task."""
 
     def writable(self) -> bool:
         return True
@@ -179,20 +179,20 @@ class Printer(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Tell of lines that were begun, too: who prints a part and flushes wants it to be seen."""
+        """Send incomplete lines too: a program that flushes part of a line wants it to be shown."""
         for task in list(self._begun):
             self._events.send(Printed(self._begun.pop(task), task))
 
 
 class Events:
-    """The pipe to whoever started this process; any thread may send."""
+    """The pipe to the parent process. Any thread may send."""
 
     def __init__(self, descriptor: int) -> None:
         self._pipe = os.fdopen(descriptor, "wb", buffering=0)
         self._lock = threading.Lock()
 
     def send(self, event: Event) -> None:
-        """Send *event*; if nobody listens any more it is dropped."""
+        """Send *event*; it is dropped if the parent has ended."""
         line = encode(event) + b"\n"
         with self._lock:
             try:

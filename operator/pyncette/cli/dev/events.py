@@ -1,4 +1,4 @@
-"""What a worker process of `pyncette dev` tells the process that started it: one JSON object a line."""
+"""The events that a worker process of `pyncette dev` sends to its parent, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The task module is imported; the worker waits to be told to go on."""
+    """The task module is imported; the worker waits for its parent."""
 
     tasks: tuple[Declared, ...]
 
     @property
     def handlers(self) -> frozenset[str]:
-        """What manifests may name."""
+        """The handlers that manifests may name."""
         return frozenset(task.name for task in self.tasks if task.kind in {"handler", "template"})
 
     @property
     def templates(self) -> Mapping[str, int]:
-        """What manifests of dynamic tasks may name, and how many partitions each has."""
+        """The handlers that manifests of dynamic tasks may name, with their partition counts."""
         return {task.name: task.partitions for task in self.tasks if task.kind == "template"}
 
     @property
     def others(self) -> frozenset[str]:
-        """What has a schedule of its own."""
+        """Tasks with a schedule of their own."""
         return frozenset(task.name for task in self.tasks) - self.handlers
 
 

@@ -1,4 +1,4 @@
-"""A folder that `pyncette dev` runs: its manifests, its task module, and what is kept of it between two starts."""
+"""A folder that `pyncette dev` runs: its manifests, its task module, and its database."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from pyncette.cli.dev.events import Loaded
 from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
-from pyncette.mirror.conversion import to_key
-from pyncette.mirror.records import DesiredRecord, desired_record_of
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of, to_key
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.sqlite.backend import SqliteBackend, backend_in
 
 STATE: Final = ".pyncette"
-"""The folder below it, where what is kept is kept. Deleting it begins afresh."""
+"""The subfolder of the database. Deleting it starts afresh."""
 
 DATABASE: Final = "tasks.db"
 
 REALM: Final = ""
-"""Nobody else is in the embedded database."""
+"""The embedded database has no other tenants."""
 
 
-class Wishes(NamedTuple):
-    """What the manifests of a folder wish for, and what is wrong with them."""
+class DesiredState(NamedTuple):
+    """The desired records of a folder's manifests, and the problems in them."""
 
-    wishes: tuple[DesiredRecord, ...]
+    records: tuple[DesiredRecord, ...]
     problems: tuple[Remark, ...]
     notes: tuple[Remark, ...]
     keep: Container[str]
-    """Names of tasks that are not wished for, and not withdrawn either: their manifests cannot be read just now."""
+    """Names of tasks whose manifests cannot be read at the moment. Their records stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unclear:
-    """Names of which it cannot be told whether they are gone, since their manifests cannot be read."""
+    """Names of tasks that may or may not be gone, since their manifests cannot be read."""
 
     files: Mapping[str, Path]
     wrong: frozenset[Path]
@@ -68,11 +67,11 @@ class Folder:
 
     @property
     def has_run(self) -> bool:
-        """Whether there is a database of an earlier start."""
+        """True if a database exists from an earlier start."""
         return Path(self.backend.path).is_file()
 
     def prepare(self) -> None:
-        """Make room for the database, out of the sight of git. Raises ConfigurationError."""
+        """Create the folder of the database, ignored by git. Raises ConfigurationError."""
         if not self.path.is_dir():
             what = "is a file, not a folder" if self.path.exists() else "does not exist"
             raise ConfigurationError(
@@ -100,11 +99,11 @@ class Folder:
             lock.flush()
             yield
 
-    def read(self, declared: Loaded | None, now: Instant) -> Wishes:
+    def read(self, declared: Loaded | None, now: Instant) -> DesiredState:
         """
-        Read the manifests anew, for the tasks that the module has *declared*; None: which those are cannot be told.
+        Read the manifests again, for the tasks that the module has *declared*; None if those are unknown.
 
-        A manifest that has a problem is not wished for, but what an earlier version of it made goes on.
+        A manifest with a problem is not applied; the record that an earlier version of it created stays.
         """
         loaded = load(self.path)
         others = frozenset[str]() if declared is None else declared.others
@@ -113,25 +112,27 @@ class Folder:
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, other = (fit, []) if declared is None else _of_their_templates(fit, declared.templates)
         fit, twins = _one_of_each_name(fit)
-        wished = [
+        desired_records = [
             (item, desired_record_of(item.resource, REALM, _written_at(item.source.file, now)))
             for item in fit
         ]
-        over = _over_before_they_were_written(wished)
+        over = _over_before_they_were_written(desired_records)
         problems = (*loaded.problems, *unknown, *other, *twins, *over)
         keep = self._keep(loaded, problems)
         late = {remark.place for remark in over}
-        wishes = tuple(desired for item, desired in wished if item.place("spec", "schedule") not in late)
-        return Wishes(wishes, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
+        records = tuple(
+            desired for item, desired in desired_records if item.place("spec", "schedule") not in late
+        )
+        return DesiredState(records, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
-        """Tell what is gone from what cannot be read: as long as a file has a problem, nothing that was in it is gone."""
+        """Return the tasks that are not gone: while a file has a problem, no task that was in it is gone."""
         for item in loaded.tasks:
             self._files[to_key(item.resource, REALM).task] = item.source.file
         return _Unclear(dict(self._files), frozenset(problem.place.file for problem in problems))
 
     def knows(self, name: str) -> bool:
-        """Whether a task of this name was in a manifest since the start."""
+        """Return whether a task of this name was in a manifest since the start."""
         return name in self._files
 
 
@@ -195,11 +196,11 @@ def _one_of_each_name(
 
 
 def _over_before_they_were_written(
-    wished: Sequence[tuple[Manifest[PyncetteTask], DesiredRecord]],
+    desired_records: Sequence[tuple[Manifest[PyncetteTask], DesiredRecord]],
 ) -> list[Remark]:
     """Refuse a schedule whose years were over when it was written; one that has run its course since is fine."""
     over = []
-    for item, desired in wished:
+    for item, desired in desired_records:
         try:
             check_ahead(desired.spec.schedule, desired.created_at or 0)
         except ValueError as error:
@@ -217,7 +218,7 @@ def _notes(loaded: Manifests, others: Collection[str]) -> Iterator[Remark]:
 
 
 def _written_at(file: Path, now: Instant) -> Instant:
-    """Return when *file* was written, which is when its resources were created, as far as can be told here."""
+    """Return when *file* was written, which counts as the creation time of its resources."""
     try:
         return min(file.stat().st_mtime_ns // 1000, now)
     except OSError:

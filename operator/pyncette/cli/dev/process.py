@@ -1,4 +1,4 @@
-"""Starts a worker process, listens to what it tells and prints, and ends it: never is one left behind."""
+"""Starts a worker process, receives its events and output, and stops it. No process is left behind."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BEYOND_DRAIN_SECONDS: Final = 20.0
 """After its grace a worker cancels, writes what became of its runs, and tears down fixtures; then it is killed."""
 
 AT_ONCE_SECONDS: Final = 3.0
-"""What a worker that is to end at once gets to give back what it holds."""
+"""How long a worker that has to stop at once may take to release its leases."""
 
 
 class WorkerProcess:
-    """A worker process. *heard* is told of its events, *printed* of the lines that handlers print."""
+    """A worker process. *heard* is called with its events, *printed* with the lines that handlers print."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WorkerProcess:
             asyncio.create_task(self._pass_on(process.stderr)),
         ]
         self.ended: asyncio.Future[int] = asyncio.ensure_future(self._end())
-        """Done once it has ended, and all that it told and printed was passed on; its result is the exit code."""
+        """Done once it has ended and all its events and output were passed on; its result is the exit code."""
 
     @classmethod
     async def start(
@@ -90,7 +90,7 @@ class WorkerProcess:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if self._ready.done():
             return self._ready.result()
-        return self.fault or Fault(f"the import ended the worker with code {self.ended.result()}", 1)
+        return self.fault or Fault(f"the worker exited during import with code {self.ended.result()}", 1)
 
     def go(self) -> None:
         """Let it run."""
@@ -98,7 +98,7 @@ class WorkerProcess:
         self._process.stdin.write(GO)
 
     async def drain(self, seconds: float) -> None:
-        """Let what runs end within *seconds*, and then the process; kill it if it does not. Asking twice asks once."""
+        """Let current runs end within *seconds*, then stop the process, or kill it. Idempotent."""
         if not self._draining:
             self._draining = True
             self._signal(signal.SIGTERM)

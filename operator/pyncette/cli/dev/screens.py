@@ -28,10 +28,10 @@ LINES_LEFT: Final = 10
 """Lines that stay in the terminal below the last table, once it is all over."""
 
 NEWS_MAX: Final = 100
-"""Tasks told of one by one when they are new: who has more has no use for a line each."""
+"""New tasks that have a line each; more are counted."""
 
 REMARKS_MAX: Final = 8
-"""Problems and notes on the screen; the first ones have to be mended first anyway."""
+"""Problems and notes on the screen; the first ones have to be fixed first anyway."""
 
 LINES_MIN: Final = 8
 """Lines on the screen that the table leaves to what handlers say."""
@@ -107,9 +107,9 @@ class PlainScreen:
 
     def draw(self, picture: Picture) -> None:
         """
-        Say what is new: a picture that differs only in how things go is told by the lines already.
+        Print what is new: progress alone has its own lines already.
 
-        Raises BrokenPipeError once nobody reads it any more.
+        Raises BrokenPipeError once the reader has gone.
         """
         if self._broken is not None:
             raise self._broken
@@ -121,14 +121,14 @@ class PlainScreen:
                 self._print(f"problem: {problem}")
         for problem in before.problems:
             if problem not in picture.problems:
-                self._print(f"mended: {problem}")
+                self._print(f"fixed: {problem}")
         for note in picture.notes:
             if note not in before.notes:
                 self._print(f"note: {note}")
-        self._tell_tasks(picture)
+        self._print_tasks(picture)
         self._before = picture
 
-    def _tell_tasks(self, picture: Picture) -> None:
+    def _print_tasks(self, picture: Picture) -> None:
         said = {view.name: _declared(view) for view in picture.views}
         news = [view for view in picture.views if self._said.get(view.name) != said[view.name]]
         for view in news[:NEWS_MAX]:
@@ -148,7 +148,7 @@ class PlainScreen:
 
 
 def _declared(view: View) -> str:
-    """Return what is told anew when it changes: what is wanted, and not how it goes."""
+    """Return what is printed again when it changes: the desired state, not the progress."""
     phase = view.phase
     going = {Phase.SCHEDULED, Phase.RUNNING, Phase.RETRYING}
     return f"{view.schedule} {Phase.SCHEDULED if phase in going else phase}"

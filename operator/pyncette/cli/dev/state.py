@@ -1,4 +1,4 @@
-"""What `pyncette dev` shows: what there is, how it stands, and what is wrong; a value that screens draw."""
+"""The state that `pyncette dev` shows: tasks, their progress and problems. Screens draw it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Picture(NamedTuple):
     now: Instant
     title: str
     status: str
-    """What the worker does, in a few words."""
+    """The activity of the worker, in a few words."""
     views: tuple[View, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -102,14 +102,14 @@ def _why_not(view: View) -> str:
     if view.phase is Phase.RUNNING:
         return "none after this run"
     if view.phase is Phase.EXHAUSTED:
-        return "suspended: attempts spent"
+        return "suspended: attempts exhausted"
     if view.phase is Phase.FINISHED and _is_missed(view):
-        return "missed: its time was over"
+        return "missed: its time had passed"
     return str(view.phase.value)
 
 
 def _is_missed(view: View) -> bool:
-    """Say whether it had one time only, which passed without a run."""
+    """Return whether it had one time only, which passed without a run."""
     summary = view.summary
     return (
         isinstance(view.schedule, Once)

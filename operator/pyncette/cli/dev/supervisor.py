@@ -19,7 +19,8 @@ from pyncette._version import __version__
 from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
-from pyncette.cli.dev.folder import REALM, STATE, Folder, Wishes
+from pyncette.cli.dev.folder import REALM, STATE, DesiredState, Folder
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.cli.dev.process import WorkerProcess
 from pyncette.cli.dev.screens import Screen
 from pyncette.cli.dev.state import Line, Picture
@@ -30,22 +31,22 @@ from pyncette.cli.survey import View, describe, survey
 from pyncette.clock import SECOND
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import Step, Taken, mirror
+from pyncette.mirror.rules import MirrorResult, Step
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.store.base import Store
 from pyncette.telemetry.logs import as_text, extra_of
 
 REFRESH_SECONDS: Final = 0.5
-"""How often what is shown is looked up: often enough for a countdown, and a small part of a core."""
+"""Between two reads for the screen: often enough for a countdown, at little cost."""
 
 REFRESH_SHARE: Final = 10
-"""At most one part in so many of the time is spent on it, however much there is to be looked up."""
+"""Reads take at most one part in this many of the time, however much there is to read."""
 
 MIRROR_SECONDS: Final = 60.0
 """How often manifests are mirrored although none changed: what was stopped is removed after its grace."""
 
 WAITING_SECONDS: Final = 1.0
-"""How soon a task is looked at again that moves to another handler once its run is over."""
+"""How soon a task is mirrored again that moves to another handler once its run has ended."""
 
 DEBOUNCE_MILLISECONDS: Final = 400
 """Changes of files within this time are one: editors write in several steps, and git changes many files."""
@@ -55,9 +56,9 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 """Before a worker that ended by itself is started again: doubling, since most such causes do not pass by themselves."""
 
 RUN_LINES_MAX: Final = 20
-"""Runs told one by one within a second; the others are counted, or they would hide what handlers say."""
+"""Runs that have a line each within a second; more are counted, or they would hide the output of handlers."""
 
-RUNNING: Final = "running; ctrl-C ends it"
+RUNNING: Final = "running; press Ctrl-C to stop"
 
 OURS: Final = "pyncette."
 """Loggers whose ordinary lines are not for people who watch their handlers."""
@@ -79,17 +80,17 @@ class Supervisor:
         self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
         self._status = "starting"
         self._fault = ""
-        """What is wrong with the module as it is now; an earlier one may be running."""
+        """The problem of the current module; an earlier one may be running."""
         self._declared = Loaded(())
-        self._wishes = Wishes((), (), (), ())
+        self._desired = DesiredState((), (), (), ())
         self._worker: WorkerProcess | None = None
         self._module_changed = asyncio.Event()
         self._manifests_changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
         self._mirroring = asyncio.Lock()
-        self._runs_told = 0
-        self._runs_untold = 0
+        self._runs_shown = 0
+        self._runs_counted = 0
 
     async def run(self) -> int:
         """
@@ -133,7 +134,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         assert self._worker is not None
-        self._say("ending: no more is started, and what runs may finish; ctrl-C again ends it at once")
+        self._say("stopping: waiting for current runs; press Ctrl-C again to stop at once")
         draining = asyncio.ensure_future(self._worker.drain(self._drain_seconds))
         at_once = asyncio.ensure_future(self._at_once.wait())
         await asyncio.wait([draining, at_once], return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +191,7 @@ class Supervisor:
             waited: list[asyncio.Future[Any]] = [changed, self._worker.ended]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not changed.done():
-                self._tell_end(self._worker, pause)
+                self._show_end(self._worker, pause)
                 await asyncio.wait([changed], timeout=pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
@@ -214,11 +215,11 @@ class Supervisor:
                 return
             if isinstance(loaded, Fault):
                 self._fault = loaded.message
-                self._line(f"not reloaded, and the code of before goes on: {loaded.message}", "ERROR")
+                self._line(f"not reloaded, still running the previous code: {loaded.message}", "ERROR")
                 return
             self._fault = ""
             if not old.ended.done():
-                self._say("reloading: waiting for what runs")
+                self._say("reloading: waiting for current runs")
                 await old.drain(self._drain_seconds)
             self._declared = loaded
             await self._mirror()
@@ -237,7 +238,7 @@ class Supervisor:
         try:
             await asyncio.wait([loading], timeout=LONG_SECONDS)
             if not loading.done():
-                self._fault = "the import takes long; it begins anew when code changes"
+                self._fault = "the import is slow; it restarts when code changes"
                 await asyncio.wait([loading, changed], return_when=asyncio.FIRST_COMPLETED)
             return loading.result() if loading.done() else None
         finally:
@@ -245,9 +246,9 @@ class Supervisor:
             changed.cancel()
 
     async def _start_worker(self) -> WorkerProcess:
-        return await WorkerProcess.start(self._orders, self._heard, self._line)
+        return await WorkerProcess.start(self._orders, self._handle_event, self._line)
 
-    def _tell_end(self, worker: WorkerProcess, pause: float) -> None:
+    def _show_end(self, worker: WorkerProcess, pause: float) -> None:
         code = worker.ended.result()
         why = (
             worker.fault.message
@@ -257,9 +258,7 @@ class Supervisor:
             else f"with code {code}"
         )
         self._fault = f"the worker ended: {why}"
-        self._line(
-            f"the worker ended: {why}; it is started again in {pause:g} s, or when code changes", "ERROR"
-        )
+        self._line(f"the worker ended: {why}; restarting in {pause:g} s, or when code changes", "ERROR")
 
     # --- Manifests ---------------------------------------------------------------------------------------------------
 
@@ -277,24 +276,28 @@ class Supervisor:
         async with self._mirroring:
             try:
                 now = await self._ledger.now()
-                self._wishes = await asyncio.to_thread(self._folder.read, self._declared, now)
-                taken = await mirror(self._ledger, REALM, self._wishes.wishes, keep=self._wishes.keep)
+                self._desired = await asyncio.to_thread(self._folder.read, self._declared, now)
+                wanted = self._desired
+                results = await mirror_all(self._ledger, REALM, wanted.records, keep=wanted.keep)
             except StoreError as error:
-                self._line(f"manifests were not mirrored, and will be: {error}", "ERROR")
+                self._line(f"could not mirror the manifests; retrying: {error}", "ERROR")
                 return True
-        for item in taken:
-            self._tell_taken(item)
-        return any(item.step is Step.WAITING for item in taken)
+        for result in results:
+            self._show_result(result)
+        return any(result.step is Step.WAITING for result in results)
 
-    def _tell_taken(self, item: Taken) -> None:
-        if item.step is Step.STOPPED:
-            is_template = item.record is not None and item.record.spec.partitions is not None
-            what = "so are its instances, until it is back" if is_template else "it is forgotten in a day"
-            self._line(f"{item.name}: stopped, since its manifest is gone; {what}")
-        elif item.step is Step.WAITING:
-            self._line(f"{item.name}: goes to its new handler once its run is over")
-        elif item.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
-            self._line(f"{item.name}: {item.step.value}")
+    def _show_result(self, result: MirrorResult) -> None:
+        name = result.name
+        if result.step is Step.STOPPED:
+            is_template = result.record is not None and result.record.spec.partitions is not None
+            what = (
+                "so are its instances, until it returns" if is_template else "its record is removed in a day"
+            )
+            self._line(f"{name}: stopped, since its manifest is gone; {what}")
+        elif result.step is Step.WAITING:
+            self._line(f"{name}: moves to its new handler once its run has ended")
+        elif result.step in {Step.EDITED, Step.MOVED, Step.REMOVED}:
+            self._line(f"{name}: {result.step.value}")
 
     # --- Watching ----------------------------------------------------------------------------------------------------
 
@@ -315,7 +318,7 @@ class Supervisor:
                 if any(path.suffix in SUFFIXES for path in paths):
                     self._manifests_changed.set()
         except (OSError, RuntimeError) as error:  # too many are watched on this machine already, for example
-            self._line(f"changes of files go unnoticed from now on: {error}", "ERROR")
+            self._line(f"can no longer watch files for changes: {error}", "ERROR")
 
     # --- Showing -----------------------------------------------------------------------------------------------------
 
@@ -325,7 +328,7 @@ class Supervisor:
             await self._draw()
             took = time.monotonic() - began
             await asyncio.sleep(max(REFRESH_SECONDS, REFRESH_SHARE * took))
-            self._tell_more_runs()
+            self._show_more_runs()
 
     async def _draw(self) -> None:
         now = self._ledger.clock.now()
@@ -336,9 +339,9 @@ class Supervisor:
         except StoreError as error:
             status = f"the database does not answer: {error}"
         problems = ([self._fault] if self._fault else []) + [
-            self._placed(remark) for remark in self._wishes.problems
+            self._placed(remark) for remark in self._desired.problems
         ]
-        notes = [self._placed(remark) for remark in self._wishes.notes]
+        notes = [self._placed(remark) for remark in self._desired.notes]
         self._screen.draw(Picture(now, self._title, status, views, tuple(problems), tuple(notes)))
 
     async def _views(self, store: Store, now: int) -> Sequence[View]:
@@ -359,7 +362,7 @@ class Supervisor:
             remark = remark._replace(place=remark.place._replace(file=file.relative_to(self._folder.path)))
         return str(remark)
 
-    def _heard(self, event: Event) -> None:
+    def _handle_event(self, event: Event) -> None:
         if isinstance(event, Logged):
             if event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"} and not self._says_all:
                 return
@@ -370,21 +373,21 @@ class Supervisor:
         elif isinstance(event, Printed):
             self._line(f"{event.task}: {event.text}" if event.task else event.text)
         elif isinstance(event, Ran):
-            self._tell_run(event)
+            self._show_run(event)
 
-    def _tell_run(self, ran: Ran) -> None:
-        if self._runs_told >= RUN_LINES_MAX * REFRESH_SECONDS:
-            self._runs_untold += 1
+    def _show_run(self, ran: Ran) -> None:
+        if self._runs_shown >= RUN_LINES_MAX * REFRESH_SECONDS:
+            self._runs_counted += 1
             return
-        self._runs_told += 1
+        self._runs_shown += 1
         again = f", attempt {ran.attempt}" if ran.attempt > 1 else ""
         took, late = (words.duration(int(seconds * SECOND)) for seconds in (ran.seconds, ran.late))
         self._line(f"{ran.name}: succeeded in {took}, {late} late{again}")
 
-    def _tell_more_runs(self) -> None:
-        if self._runs_untold:
-            self._line(f"and {self._runs_untold} more runs succeeded")
-        self._runs_told = self._runs_untold = 0
+    def _show_more_runs(self) -> None:
+        if self._runs_counted:
+            self._line(f"and {self._runs_counted} more runs succeeded")
+        self._runs_shown = self._runs_counted = 0
 
     def _say(self, status: str) -> None:
         self._status = status

@@ -1,4 +1,4 @@
-"""What the controller asks of the API server: a few verbs on a few kinds, and what can go wrong with each."""
+"""The port to the API server: a few verbs on a few kinds, and the errors of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyncette.resources.resource import GROUP, VERSION
 from pyncette.resources.task import PyncetteTask
 
 FIELD_MANAGER: Final = "pyncette-operator"
-"""Who owns what is applied, as `metadata.managedFields` shows it."""
+"""The owner of applied fields in `metadata.managedFields`."""
 
 PAGE: Final = 500
 """Objects of one page of a list: what the API server's own clients ask for."""
@@ -41,10 +41,10 @@ SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 
 KUBE_SYSTEM: Final = "kube-system"
-"""The namespace whose uid tells a cluster from others: it is made with the cluster, and goes with it."""
+"""The namespace whose uid identifies a cluster: it is created with the cluster and lives as long."""
 
 PODS: Final = Kind("", "v1", "pods", "Pod")
-"""Only to say that an Event is about the operator's own: nothing is asked of it."""
+"""Only the subject of Events about the operator itself; nothing is read of it."""
 
 OWN_KINDS: Final = (TASKS, POOLS)
 """Those of the CRDs: without them there is nothing to do."""
@@ -94,11 +94,11 @@ class Page(NamedTuple):
 
 
 class ApiError(PyncetteException):
-    """The API server did not do what it was asked."""
+    """The API server did not carry out a request."""
 
 
 class ApiUnavailableError(ApiError):
-    """It did not answer, or said that it cannot now. Nothing is known of what was asked; it is asked again later."""
+    """The API server did not answer, or cannot now. The outcome of the request is unknown; it is retried later."""
 
 
 class ConflictError(ApiError):
@@ -125,7 +125,7 @@ class Api(Protocol):
     """
     The API server. Every verb raises ApiError of one of the kinds above, and no error of a client library.
 
-    Each request has a time limit of its own, and is tried once: whoever asks knows when to ask again.
+    Each request has a timeout and is tried once: the caller decides when to retry.
     """
 
     def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
@@ -158,7 +158,7 @@ class Api(Protocol):
         ...
 
     async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
-        """Say whether the operator may do *verb* there (a SelfSubjectAccessReview)."""
+        """Return whether the operator may do *verb* there (a SelfSubjectAccessReview)."""
         ...
 
     async def uid_of_namespace(self, name: str) -> str:

@@ -56,12 +56,12 @@ UNACCEPTABLE: Final = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
-"""What says that the object itself is at fault."""
+"""Statuses that blame the object itself."""
 
 MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
 """
 How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
-server says 500 to it, as if that were its own fault, and gives no reason; it says the same however often it is asked.
+server responds 500, as if that were its own fault, without a reason; retries get the same response.
 """
 
 MESSAGE_CHARACTERS_MAX: Final = 1024
@@ -76,8 +76,16 @@ class Kubernetes:
     them together again. Proxies are those of the environment, or of the kubeconfig.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        token_seconds: float = TOKEN_SECONDS,
+    ) -> None:
         self._credentials = credentials
+        self._request_seconds = request_seconds
+        self._token_seconds = token_seconds
         self._client: RESTClientObject | None = None
         self._host = ""
         self._authorization: str | None = None
@@ -107,7 +115,7 @@ class Kubernetes:
             metadata = answer["metadata"]
             if version is not None and metadata["resourceVersion"] != version:
                 # Such pages are of two different moments, and what fell between them would look deleted.
-                raise ApiUnavailableError(f"the list of {kind.plural} changed half way")
+                raise ApiUnavailableError(f"the list of {kind.plural} expired between two pages")
             version = metadata["resourceVersion"]
             identity = {"apiVersion": kind.api_version, "kind": kind.name}
             yield Page([identity | item for item in answer.get("items") or ()], version)
@@ -181,7 +189,9 @@ class Kubernetes:
         try:
             return msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise ApiUnavailableError(f"{method} {path}: the answer is no JSON object: {error}") from error
+            raise ApiUnavailableError(
+                f"{method} {path}: the response is not a JSON object: {error}"
+            ) from error
 
     async def _send(
         self,
@@ -207,16 +217,20 @@ class Kubernetes:
                 headers=headers,
                 body=body,
                 _preload_content=False,
-                _request_timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+                _request_timeout=aiohttp.ClientTimeout(
+                    total=self._request_seconds, sock_connect=CONNECT_SECONDS
+                ),
             )
             async with response:
                 return response.status, await response.read()
         except TimeoutError as error:
-            raise ApiUnavailableError(f"{method} {path}: no answer within {REQUEST_SECONDS:g} s") from error
+            raise ApiUnavailableError(
+                f"{method} {path}: no response within {self._request_seconds:g} s"
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailableError(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
-    # --- Who asks ------------------------------------------------------------------------------------------------
+    # --- Credentials ---------------------------------------------------------------------------------------------
 
     async def _keep_token_fresh(self) -> None:
         """Read the token again from time to time: that of a pod lives for an hour."""
@@ -225,22 +239,22 @@ class Kubernetes:
             await self._log_in_again()
 
     def _credentials_are_old(self) -> bool:
-        # Those of a kubeconfig may be a program's to tell, which is asked only when they are refused.
-        return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > TOKEN_SECONDS
+        # Those of a kubeconfig may come from a program, which runs only when they are refused.
+        return self._credentials.is_in_cluster() and time.monotonic() - self._read_at > self._token_seconds
 
     async def _log_in_again(self) -> bool:
         """Read the credentials again, and say whether they are others."""
         try:
             authorization = authorization_of(await self._credentials.read())
         except ConfigurationError as error:
-            logger.warning("the credentials cannot be read again", extra={"error": str(error)})
+            logger.warning("could not reload the credentials", extra={"error": str(error)})
             return False
         changed, self._authorization = authorization != self._authorization, authorization
         return changed
 
 
 def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiError:
-    """Return what an answer that is no success says, having been asked *what*, about the object that it *names*."""
+    """Return the error of a response to the request *what* that is no success, about the object that it *names*."""
     told = _status_of(answer)
     message = f"{what}: {status} {told.get('message', '')}".rstrip(": ")
     if status == HTTPStatus.NOT_FOUND:
@@ -267,7 +281,7 @@ def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
 
 
 def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:
-    """Tell an object that is not there from a path that is not served, which would make all objects look deleted."""
+    """Distinguish a missing object from a path that is not served, which would make all objects look deleted."""
     details = told.get("details") or {}
     named = details.get("name")
     about_it = named is not None and (named == names or details.get("kind") == "namespaces")

@@ -1,4 +1,4 @@
-"""Where the API server is, and how it is told who asks: as a pod of the cluster, or as a kubeconfig says."""
+"""Finds the API server and the credentials for it: those of a pod, or of a kubeconfig."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Credentials(NamedTuple):
     authority_file: str = SERVICE_CERT_FILENAME
 
     def is_in_cluster(self) -> bool:
-        """Whether they are those of a pod, whose token is another one every hour."""
+        """Return whether they are those of a pod, whose token is replaced every hour."""
         return self._kubeconfig() is None and bool(os.environ.get(SERVICE_HOST_ENV_NAME))
 
     async def read(self) -> Configuration:
-        """Read them anew. Raises ConfigurationError if there are none, or if they make no sense."""
+        """Read them again. Raises ConfigurationError if there are none, or if they are invalid."""
         configuration = Configuration()
         try:
             if self.is_in_cluster():
@@ -56,7 +56,7 @@ class Credentials(NamedTuple):
                     persist_config=False,
                 )
         except (ConfigException, OSError, AssertionError, TypeError, KeyError) as error:
-            # The library asserts, indexes and looks up what a file may not have.
+            # The library asserts and indexes keys that a file may lack.
             where = "the pod" if self.is_in_cluster() else self._kubeconfig() or USUAL_KUBECONFIG
             raise ConfigurationError(
                 f"no credentials for the API server in {where}: {str(error) or type(error).__name__}"
@@ -68,6 +68,6 @@ class Credentials(NamedTuple):
 
 
 def authorization_of(configuration: Configuration) -> str | None:
-    """Return the value of the header that says who asks; None if certificates do."""
+    """Return the value of the Authorization header; None if client certificates are used."""
     value = configuration.api_key.get("BearerToken")
     return None if value is None else value.strip()

@@ -1,4 +1,4 @@
-"""Says whether the operator still sees what happens in the cluster, by comparing what it watches with what it lists."""
+"""Detects a stale watch, by comparing it with lists, and answers the operator's probes."""
 
 from __future__ import annotations
 
@@ -9,47 +9,50 @@ from typing import Final
 
 from pyncette.controller.cluster.api import Kind, ObjectName
 
-BLIND_SECONDS: Final = 60.0
+STALE_SECONDS: Final = 60.0
 """How long the watch may take to deliver what a list has shown. It takes milliseconds; kopf waits for up to some seconds before it tries again."""
 
 FIRST_SECONDS: Final = 300.0
 """The same, for what was there when the operator started: the watch begins with a list of its own, of all that there is."""
 
 OVERDUE_PERIODS: Final = 3
-"""After so many periods without a resync that succeeded, the process is of no use as it is."""
+"""Periods without a successful resync after which the process is restarted."""
 
 OLDER_LISTS_MAX: Final = 2
-"""So many lists in a row that are older than one before: the cluster was restored, and all that is known is of another world."""
+"""Lists in a row that are older than an earlier one: the cluster was restored, and the cached state is invalid."""
 
 Monotonic = Callable[[], float]
 """Seconds that only grow."""
 
 
-class Sight:
+class WatchStaleness:
     """
-    Whether the watch delivers what lists show; both are told here. Can be asked from any thread.
+    Compares what the watch delivers with what lists show. Safe to call from any thread.
 
     A handler sees nothing of a watch that is quiet, dead or forbidden. A list of a resync does: what it shows newer than the
-    watch delivered is given some time to arrive there as well, and if it does not, the watch is blind.
+    watch delivered has some time to arrive there as well; if it does not, the watch is stale.
     """
 
-    def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self, monotonic: Monotonic = time.monotonic, *, stale_seconds: float = STALE_SECONDS
+    ) -> None:
         self._monotonic = monotonic
+        self._stale_seconds = stale_seconds
         self._awaited: dict[tuple[Kind, ObjectName], tuple[int | None, float]] = {}
-        """What the watch is to deliver: at least that version, and by when."""
+        """What the watch has to deliver: the least version, and the deadline."""
         self._grace = FIRST_SECONDS
         self._lock = threading.Lock()
         self.last_delivery_at: float | None = None
         """When the watch last delivered anything, by the monotonic clock."""
 
     def listed_newer(self, kind: Kind, name: ObjectName, version: int | None) -> None:
-        """Take note that a list showed an object in a *version* that the watch has not delivered."""
+        """Record that a list showed an object in a *version* that the watch has not delivered."""
         with self._lock:
             # What is awaited already keeps its time: an object that changes all the time would never be late.
             self._awaited.setdefault((kind, name), (version, self._monotonic() + self._grace))
 
     def delivered(self, kind: Kind, name: ObjectName, version: int | None) -> None:
-        """Take note that the watch delivered an object, be it its deletion."""
+        """Record that the watch delivered an object, be it its deletion."""
         self.last_delivery_at = self._monotonic()
         with self._lock:
             awaited = self._awaited.get((kind, name))
@@ -57,14 +60,14 @@ class Sight:
                 del self._awaited[kind, name]
 
     def forget(self, kind: Kind, names: Iterable[ObjectName]) -> None:
-        """Await nothing any more of objects that a later list shows to be gone."""
+        """Stop waiting for objects that a later list shows to be gone."""
         with self._lock:
             for name in names:
                 self._awaited.pop((kind, name), None)
 
     def started(self) -> None:
-        """Take note that all that was there at the start has been listed: from now on there is less to wait for."""
-        self._grace = BLIND_SECONDS
+        """Record that all that was there at the start has been listed: from now on there is less to wait for."""
+        self._grace = self._stale_seconds
 
     def missed(self) -> tuple[Kind, ObjectName] | None:
         """Return an object that the watch should have delivered by now, if there is one."""
@@ -75,16 +78,16 @@ class Sight:
 
 class Liveness:
     """
-    Whether the process is alive, and ready, as probes ask for it. Can be asked from any thread.
+    The answers to liveness and readiness probes. Safe to call from any thread.
 
-    Alive: the watch is not blind, and a resync succeeded within three periods of *resync_seconds*. While the API server
+    Alive: the watch is not stale, and a resync succeeded within three periods of *resync_seconds*. While the API server
     cannot be reached, nothing is overdue: to be started again would not bring it back.
-    Ready: both kinds are served, all was listed once, the API server answers, and so does what *backends_ready* asks.
+    Ready: both kinds are served, all was listed once, the API server answers, and *backends_ready* returns true.
     """
 
     def __init__(
         self,
-        sight: Sight,
+        sight: WatchStaleness,
         resync_seconds: float,
         backends_ready: Callable[[], bool] = lambda: True,
         monotonic: Monotonic = time.monotonic,
@@ -100,12 +103,12 @@ class Liveness:
         self._api_answers = True
 
     def discovered(self) -> None:
-        """Take note that both kinds are served, and the watch has begun."""
+        """Record that both kinds are served, and the watch has begun."""
         self._discovered = True
         self._resynced_at = self._monotonic()
 
     def resynced(self) -> None:
-        """Take note that everything was listed, to the end."""
+        """Record that everything was listed, to the end."""
         if not self._listed:
             self._sight.started()
         self._listed = True
@@ -114,12 +117,12 @@ class Liveness:
         self._resynced_at = self._monotonic()
 
     def unreachable(self) -> None:
-        """Take note that the API server did not answer to a resync, so it is not the resync's fault that it is late."""
+        """Record that the API server did not answer to a resync, so it is not the resync's fault that it is late."""
         self._api_answers = False
         self._resynced_at = self._monotonic()
 
     def listed_older(self) -> None:
-        """Take note of a list that is older than one before (`Listed.fresh`)."""
+        """Record a list that is older than one before (`Listed.fresh`)."""
         self._older_lists += 1
 
     def why_dead(self) -> str | None:
@@ -148,5 +151,5 @@ class Liveness:
 
 
 def _reaches(version: int | None, awaited: int | None) -> bool:
-    """Say whether a delivery is at least what is awaited; where versions are no numbers, any delivery is."""
+    """Return whether a delivery is at least what is awaited; where versions are no numbers, any delivery is."""
     return version is None or awaited is None or version >= awaited

@@ -1,4 +1,4 @@
-"""What was last observed of each object, reduced to what decisions need, and never exchanged for something older."""
+"""The cache of observed objects, reduced to what decisions need. A newer version never gives way to an older one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from pyncette.controller.cluster.api import Kind, Manifest, ObjectName, Page
-from pyncette.controller.cluster.liveness import Sight
+from pyncette.controller.cluster.liveness import WatchStaleness
 from pyncette.resources.resource import GROUP
 
 OWN_PREFIX: Final = f"{GROUP}/"
@@ -24,37 +24,37 @@ KEPT_METADATA: Final = (
     "deletionTimestamp",
     "ownerReferences",
 )
-"""What is kept of the metadata, beside the version and what has our prefix. Whoever changed what, most of it, goes."""
+"""Metadata that is kept besides the version and our own prefix. Managed fields, the largest part, are dropped."""
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"] | None
-"""What the watch says has happened; None: it was there when the watch began, or began anew."""
+"""The type of a watch event; None if the object was there when the watch started or restarted."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.decode
 
 
 class News(Enum):
-    """What an observation brings."""
+    """The change that an observation brings."""
 
     NOTHING = "nothing"
-    """It is known, or older than what is known, or nobody's business."""
+    """It is known, or older than what is known, or irrelevant."""
     STATUS = "status"
-    """The status alone is another: our own doing, with our own kinds, so that to act upon it would be to go in circles."""
-    WISH = "wish"
-    """Somebody wants something else: a new object, another spec, an annotation of ours, its deletion has begun."""
+    """Only the status has changed. We write that of our own kinds, so acting upon it would loop."""
+    DESIRED = "desired"
+    """The desired state has changed: a new object, another spec, an annotation of ours, the start of its deletion."""
     GONE = "gone"
-    """It is deleted, says the watch. Whoever acts upon that reads again first."""
+    """The watch reports its deletion. A caller that acts upon that reads it again first."""
 
 
 class Listed(NamedTuple):
-    """What a complete list brings."""
+    """The changes that a complete list brings."""
 
     names: frozenset[ObjectName]
-    """All that there is."""
+    """All listed objects."""
     changed: Mapping[ObjectName, News]
-    """Those of which it shows something that was not known."""
+    """Objects that have changed."""
     absent: Sequence[ObjectName]
-    """Those that were known, and are not there any more. They are no longer held."""
+    """Known objects that are missing. They were dropped from the cache."""
     fresh: bool
     """False: it is older than an earlier list, as after a restore of the cluster. Nothing follows from it."""
 
@@ -63,26 +63,28 @@ class Objects:
     """
     The objects of all kinds that are watched, as JSON in bytes: ten thousand tasks fit where their dicts would not.
 
-    Watches repeat themselves, come late, and go back; what is older than what is held changes nothing. Older is told by the
-    resource version: those of one kind grow, and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is
-    no number, the generation tells, and the time of creation tells objects of one name apart.
+    Watches repeat events, deliver late, and go back; an older version changes nothing. Resource versions of one kind grow,
+    and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is no number, the generation decides, and
+    the creation time distinguishes objects of one name.
 
     *noted* is called with the status of each object that changes, as JSON, and with None once the object is gone.
     """
 
     def __init__(
-        self, sight: Sight, noted: Callable[[Kind, ObjectName, bytes | None], object] = lambda *_: None
+        self,
+        sight: WatchStaleness,
+        noted: Callable[[Kind, ObjectName, bytes | None], object] = lambda *_: None,
     ) -> None:
         self._sight = sight
         self._noted = noted
         self._held: dict[Kind, dict[ObjectName, _Held]] = {}
         self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
-        """What was deleted since the last complete list: a late event must not raise it from the dead."""
+        """Objects deleted since the last complete list: a late event must not bring them back."""
         self._listed_at: dict[tuple[Kind, str | None], int] = {}
         """The version of the last complete list. What is unknown and not newer than that is not there any more."""
 
     def observe(self, kind: Kind, change: Change, body: Manifest) -> News:
-        """Take in what the watch says."""
+        """Add a watch event."""
         new = _Held.of(body)
         name = _name_of(body)
         self._sight.delivered(kind, name, new.version)
@@ -91,11 +93,11 @@ class Objects:
         return self._take(kind, name, new)
 
     def learn(self, kind: Kind, body: Manifest) -> News:
-        """Take in what the API server answered to a read or a write of ours, which the watch has not told yet."""
+        """Add the API server's response to a read or write of ours, which the watch has not delivered yet."""
         return self._take(kind, _name_of(body), _Held.of(body))
 
     def found(self, kind: Kind, body: Manifest) -> None:
-        """Take in what the API server answered to a read by name: it is there, whatever events and lists have said before."""
+        """Add the response to a read by name: the object exists, whatever events and lists have reported before."""
         name, new = _name_of(body), _Held.of(body)
         self._gone.get(kind, {}).pop(name, None)
         held = self._held.setdefault(kind, {}).get(name)
@@ -110,9 +112,9 @@ class Objects:
         told: Callable[[ObjectName, News], object] = lambda *_: None,
     ) -> Listed:
         """
-        Take in a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
+        Add a complete list of a namespace, or of all; raises what *pages* raises, and then nothing counts as absent.
 
-        *told* is told of what is new as soon as it is held: the watch, which may deliver it a moment later, then no longer
+        *told* is called with each change as soon as it is cached: the watch, which may deliver it a moment later, then no longer
         makes anything of it, and the list may break off. What it shows that the watch has not delivered is handed to the
         sight, which gives the watch some time to do so.
         """
@@ -175,7 +177,7 @@ class Objects:
         if self._is_of_the_past(kind, name, new) or (held is not None and not new.is_newer_than(held)):
             return News.NOTHING
         self._hold(kind, name, new)
-        return News.WISH if held is None else new.news_after(held)
+        return News.DESIRED if held is None else new.news_after(held)
 
     def _hold(self, kind: Kind, name: ObjectName, new: _Held) -> None:
         self._held[kind][name] = new
@@ -194,7 +196,7 @@ class Objects:
 
     def _remove(self, kind: Kind, name: ObjectName, last: _Held) -> News:
         gone = self._gone.setdefault(kind, {})
-        # The end of the object before the last one may be told after the last one's.
+        # The deletion of an earlier object of this name may be delivered after the last one's.
         if name not in gone or not _is_at_most(last.version, gone[name].version):
             gone[name] = _Gone(last.uid, last.version)
         held = self._held.get(kind, {}).get(name)
@@ -204,7 +206,7 @@ class Objects:
         return News.GONE
 
     def _is_of_the_past(self, kind: Kind, name: ObjectName, new: _Held) -> bool:
-        """Say whether it was told before what a deletion or a list has told since."""
+        """Return whether it is older than a deletion or a list that was observed since."""
         gone = self._gone.get(kind, {}).get(name)
         if gone is not None and (gone.uid == new.uid or _is_at_most(new.version, gone.version)):
             return True
@@ -216,7 +218,7 @@ class Objects:
     def _let_go(
         self, kind: Kind, namespace: str | None, names: set[ObjectName], version: int | None
     ) -> list[ObjectName]:
-        """Let go of what a complete list of that *version* does not show, and return it."""
+        """Drop the objects that a complete list of that *version* does not show, and return them."""
         held = self._held.get(kind, {})
         absent = [
             name
@@ -242,7 +244,7 @@ class _Gone(NamedTuple):
 
 
 class _Held(msgspec.Struct, frozen=True, gc=False):
-    """An object as it is held."""
+    """An object in the cache."""
 
     uid: str
     resource_version: str
@@ -251,7 +253,7 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     generation: int
     created_at: str
     desired: bytes
-    """What it is and what is wanted: all but the status and the version."""
+    """The metadata and the spec: all but the status and the version."""
     status: bytes
 
     @classmethod
@@ -281,7 +283,7 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
 
     def news_after(self, other: _Held) -> News:
         if self.desired != other.desired:
-            return News.WISH
+            return News.DESIRED
         return News.STATUS if self.status != other.status else News.NOTHING
 
     def manifest(self, kind: Kind) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Watches the cluster with kopf, and tells of each object that changed; it ends with an error rather than go blind."""
+"""Watches the cluster with kopf and reports each object that changed. It ends with an error rather than go stale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import kopf
 
@@ -31,50 +31,55 @@ logger = logging.getLogger(__name__)
 NOT_FOUND: Final = 404
 
 MANAGED: Final = "app.kubernetes.io/managed-by=pyncette-operator"
-"""Selects the Deployments that are ours: all others are nobody's business."""
-
-DISCOVERY_SECONDS: Final = 2.0
-"""Between looks for CRDs that are not served yet."""
+"""Selects the operator's own Deployments."""
 
 STREAM_SECONDS: Final = 300
 """After which the API server ends a stream, and kopf takes it up again where it ended."""
 
-SILENCE_SECONDS: Final = 75.0
-"""The API server sends a bookmark each minute; a stream that is silent for longer is dead, whatever TCP thinks of it."""
-
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
-
-WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, *(5,) * 24)
-"""
-Between the attempts of kopf to ask again after 403, 429, 5xx and broken connections: about two minutes in all.
-
-After that, 403 and 5xx are fatal; a broken connection or 429 is tried from the beginning. So the API server may be away for
-as long as it likes, and an upgrade of it may refuse for a while.
-"""
 
 IDENTITY: Final = "pyncette-operator"
 
 GOODBYE_SECONDS: Final = 0.25
-"""How long connections over TLS may take to be closed, once told to: aiohttp does not wait for that."""
+"""How long TLS connections may take to close: aiohttp does not wait for that."""
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to stop before the process ends without it."""
 
 
 class WatchEndedError(PyncetteException):
-    """Nothing is watched any more. Whoever goes on is blind, so the process is to end, and be started again."""
+    """The watch has ended. The process would miss all changes, so it has to end and restart."""
 
 
 class Seen(Protocol):
-    """Is told what the watch sees, in the order in which one object changed. It must not block."""
+    """A callback for watch events, in order for each object. It must not block."""
 
     def __call__(self, kind: Kind, change: Change, body: Manifest, /) -> object: ...
 
 
+class WatchTiming(NamedTuple):
+    """Seconds that the watch waits."""
+
+    discovery: float = 2.0
+    """Between checks for CRDs that are not served yet."""
+    silence: float = 75.0
+    """The API server sends a bookmark every minute. A stream that is silent for longer is dead, whatever TCP says."""
+    retries: Sequence[float] = (0.2, 0.5, 1, 2, *(5,) * 24)
+    """
+    Between the retries of kopf after 403, 429, 5xx and broken connections: about two minutes in all.
+
+    After that, 403 and 5xx are fatal; a broken connection or 429 starts again. So the API server may be unavailable for any
+    time, and may refuse requests for a while during its upgrade.
+    """
+
+
+USUAL: Final = WatchTiming()
+
+
 class Watch:
     """
-    What happens to tasks, to pools and to the Deployments of pools, in *namespaces*, or in all of the cluster if empty.
+    A watch on tasks, pools and the Deployments of pools, in *namespaces*, or in the whole cluster if that is empty.
 
     kopf runs on a thread with a loop of its own, as its authors advise. It takes the signals of a main thread for itself, and
     when it ends it cancels every task of its loop, ours too. *seen* is called in the loop of `run`.
@@ -86,8 +91,15 @@ class Watch:
     several namespaces, it ends; and so do we.
     """
 
-    def __init__(self, credentials: Credentials, seen: Seen, namespaces: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        seen: Seen,
+        namespaces: Sequence[str] = (),
+        timing: WatchTiming = USUAL,
+    ) -> None:
         self._credentials = credentials
+        self._timing = timing
         self._seen = seen
         self._namespaces = tuple(namespaces)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,7 +131,7 @@ class Watch:
         raise WatchEndedError("the watch has ended")
 
     async def _wait_for_kinds(self, api: Api) -> None:
-        told = False
+        is_logged = False
         while True:
             try:
                 missing = {kind.plural for kind in OWN_KINDS} - await api.served()
@@ -127,21 +139,21 @@ class Watch:
             except ApiError as error:
                 missing, reason = {"all"}, str(error)
             if not missing:
-                logger.info("the CRDs are served, watching begins")
+                logger.info("the API server serves the CRDs; starting the watch")
                 return
-            if not told:
-                logger.warning("nothing can be watched yet", extra={"reason": reason})
-                told = True
-            await asyncio.sleep(DISCOVERY_SECONDS)
+            if not is_logged:
+                logger.warning("cannot watch yet", extra={"reason": reason})
+                is_logged = True
+            await asyncio.sleep(self._timing.discovery)
 
-    # --- In the loop of whoever is told --------------------------------------------------------------------------
+    # --- In the loop of the caller -------------------------------------------------------------------------------
 
-    def _tell(self, kind: Kind, change: Change, body: Manifest) -> None:
+    def _deliver(self, kind: Kind, change: Change, body: Manifest) -> None:
         try:
             self._seen(kind, change, body)
         except Exception:
             # A bug. The next resync shows what was not seen now, so it costs time and nothing else.
-            logger.exception("an event was lost", extra={"kind": kind.name, "change": change})
+            logger.exception("could not handle a watch event", extra={"kind": kind.name, "change": change})
 
     def _end(self, error: BaseException | None) -> None:
         assert self._ended is not None
@@ -170,8 +182,8 @@ class Watch:
             return
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
-            settings=_settings(),
-            # Else kopf asks for the name of the user, whom an arbitrary uid in a container does not have.
+            settings=_settings(self._timing),
+            # Else kopf reads the user's name, which an arbitrary uid in a container does not have.
             identity=IDENTITY,  # type: ignore[arg-type]
             standalone=True,
             clusterwide=not self._namespaces,
@@ -208,16 +220,16 @@ class Watch:
             body = event["object"]
             # Who set which field is half of an object, and of no use here.
             body.get("metadata", {}).pop("managedFields", None)
-            self._call(self._tell, kind, event["type"], body)
+            self._call(self._deliver, kind, event["type"], body)
 
         return handle
 
     async def _log_in(self, **_: Any) -> kopf.ConnectionInfo | None:
-        """Hand kopf the credentials. It must not fail: kopf would wait for ever for whoever can log in."""
+        """Return the credentials to kopf. It must not fail: kopf would wait forever for another login handler."""
         try:
             configuration = await self._credentials.read()
         except ConfigurationError as error:
-            logger.error("the watch cannot log in", extra={"error": str(error)})  # noqa: TRY400 - no bug of ours
+            logger.error("the watch could not authenticate", extra={"error": str(error)})  # noqa: TRY400 - no bug of ours
             return None
         scheme, _space, token = (authorization_of(configuration) or "").partition(" ")
         return kopf.ConnectionInfo(
@@ -233,8 +245,8 @@ class Watch:
         )
 
 
-def _settings() -> kopf.OperatorSettings:
-    """Everything that matters is said, also where kopf would think the same today."""
+def _settings(timing: WatchTiming) -> kopf.OperatorSettings:
+    """Return the settings of kopf. All that matter are set, even to today's defaults."""
     settings = kopf.OperatorSettings()
     settings.process.ultimate_exiting_timeout = None  # it kills the process; we end it ourselves
     settings.posting.enabled = False
@@ -249,12 +261,12 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors[DEPLOYMENTS.group, DEPLOYMENTS.version, DEPLOYMENTS.plural] = MANAGED
     settings.watching.server_timeout = STREAM_SECONDS
     settings.watching.client_timeout = STREAM_SECONDS + REQUEST_SECONDS
-    settings.watching.inactivity_timeout = SILENCE_SECONDS
+    settings.watching.inactivity_timeout = timing.silence
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.chunk_size = PAGE
     settings.networking.connect_timeout = CONNECT_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
-    settings.networking.error_backoffs = WAITS_SECONDS
+    settings.networking.error_backoffs = timing.retries
     settings.networking.trust_env = True
     # Each object has a task of kopf's while something happens to it; ten thousand objects come at once at the start.
     settings.queueing.idle_timeout = 0.1
@@ -266,8 +278,8 @@ def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
-        # That loop is closed: there is nobody left to be told.
-        logger.debug("a loop that ended was not told any more")
+        # That loop is closed, so nothing waits for the event.
+        logger.debug("dropped an event: the event loop has closed")
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

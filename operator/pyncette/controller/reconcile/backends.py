@@ -1,4 +1,4 @@
-"""Keeps the backends of the settings open, and knows which of them answer."""
+"""Keeps the backends of the settings open, and checks which of them answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pyncette.clock import SystemClock, synchronize
-from pyncette.controller.intervals import USUAL, Pace
+from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
 from pyncette.controller.metrics import BACKEND_UP, Metrics
 from pyncette.controller.settings import BackendSettings, OperatorSettings
-from pyncette.controller.status.facts import Access
+from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, inert_record
 from pyncette.core.spec import Spec
@@ -29,18 +29,13 @@ from pyncette.store.redaction import without_secrets
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 10.0
-"""A backend that takes longer is not there."""
+"""A backend that takes longer is unavailable."""
 
 RACE_SECONDS: Final = 1.0
 """
 A pass whose writes lose each race for this long fails, and is repeated later and later. A tenant can rewrite rows of its
 own without an end, and must not hold one of the few passes that all tenants share.
 """
-
-FIRST_PAUSE_SECONDS: Final = 0.5
-LONGEST_PAUSE_SECONDS: Final = 15.0
-"""Between tries to open it: doubling, and spread, so that a server that comes back is not met by all at once."""
-
 
 FAULT_SECONDS: Final = 60.0
 """How long a reported error stays the same while a backend does not answer: each change rewrites the status of its tasks."""
@@ -57,25 +52,25 @@ REAL: Final = Reach()
 
 
 class OpenBackend:
-    """One backend of the settings, as it is just now."""
+    """A backend of the settings, and its current state."""
 
     def __init__(
-        self, settings: BackendSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+        self, settings: BackendSettings, metrics: Metrics, intervals: Intervals = DEFAULT, reach: Reach = REAL
     ) -> None:
         self.settings = settings
-        self._pace = pace
+        self._intervals = intervals
         self._reach = reach
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
         self.clock = reach.clock()
         """The backend's time. Until the backend has answered it is this machine's, which no decision uses."""
         self.ready = False
-        """Whether it answered when it was last asked."""
+        """True if it answered the last health check."""
         self.fault = ""
         """Why it is not ready, as reported, without secrets; empty if it is ready, or was not checked yet."""
         self._logged = ""
         """The error that was logged last."""
-        self.place = settings.name
+        self.store_name = settings.name
         """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
         self._opened: Backend | None = None
@@ -85,8 +80,8 @@ class OpenBackend:
 
     @property
     def is_alias(self) -> bool:
-        """Whether another backend of the settings has the same records, and is looked at in its place."""
-        return self.place != self.name
+        """True if another backend of the settings has the same records and is scanned instead."""
+        return self.store_name != self.name
 
     @property
     def name(self) -> str:
@@ -94,45 +89,44 @@ class OpenBackend:
 
     @property
     def is_expected(self) -> bool:
-        """Whether it answers, or nobody knows yet that it does not: it is being opened for the first time."""
+        """True if it answers, or if it is being opened for the first time."""
         return self.ready or not self.fault
 
     @property
     def ledger(self) -> Ledger | None:
-        """What writes to it; None while it does not answer."""
+        """The ledger that writes to it; None while it does not answer."""
         return self._ledger if self.ready else None
 
-    async def keep(self, on_change: Callable[[], None], place_of: Callable[[str, str], str]) -> None:
+    async def keep(self, on_change: Callable[[], None], store_name_of: Callable[[str, str], str]) -> None:
         """
-        Open it, and then look after it, until this is cancelled; *on_change* is told when it comes or goes.
+        Open it and check it until cancelled; call *on_change* when it becomes available or unavailable.
 
-        *place_of* says of the name of a backend, and the identity of what it opened, where its records are.
+        *store_name_of* returns the store name for the name of a backend and the identity of the database that it opened.
         """
-        pause = FIRST_PAUSE_SECONDS
+        delays = CONNECTS.delays(random.random)
         while True:
             try:
                 await self._migrate()
                 async with self._read().new_store(create=False) as store:
-                    pause = FIRST_PAUSE_SECONDS
-                    self.place = place_of(self.name, await _identity_of(store))
+                    delays = CONNECTS.delays(random.random)
+                    self.store_name = store_name_of(self.name, await _identity_of(store))
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
                     await self._look_after(store, on_change)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
-                self._went(error, on_change)
+                self._mark_down(error, on_change)
             finally:
                 self._ledger = None
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(next(delays))
 
     async def _look_after(self, store: Store, on_change: Callable[[], None]) -> None:
         while True:
             try:
                 await self._ask(store)
             except StoreError as error:
-                self._went(error, on_change)
+                self._mark_down(error, on_change)
             else:
-                self._came(on_change)
-            await asyncio.sleep(self._pace.backend)
+                self._mark_up(on_change)
+            await asyncio.sleep(self._intervals.backend)
 
     async def _ask(self, store: Store) -> None:
         try:
@@ -140,7 +134,7 @@ class OpenBackend:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await synchronize(self.clock, store.now)
         except TimeoutError:
-            raise StoreUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
+            raise StoreUnavailableError(f"no response within {ANSWER_SECONDS:g} seconds") from None
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":
@@ -149,11 +143,14 @@ class OpenBackend:
             migrated = await migrate(self._read())
         except OlderWorkersError as error:
             # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
-            logger.info("older workers still run", extra={"backend": self.name, "told": str(error)})
+            logger.info(
+                "did not migrate: older workers are still running",
+                extra={"backend": self.name, "error": str(error)},
+            )
             return
         if migrated.before != migrated.after:
             logger.info(
-                "the tables of a backend were brought to the schema of this release",
+                "migrated the tables of a backend to the schema of this release",
                 extra={"backend": self.name, "before": migrated.before, "after": migrated.after},
             )
 
@@ -169,18 +166,18 @@ class OpenBackend:
                 f"{settings.secret_name}, mounted for the operator"
             ) from None
 
-    def _came(self, on_change: Callable[[], None]) -> None:
+    def _mark_up(self, on_change: Callable[[], None]) -> None:
         if self.ready:
             return
         self.ready, self.fault = True, ""
-        logger.info("a backend is ready", extra={"backend": self.name})
+        logger.info("backend ready", extra={"backend": self.name})
         on_change()
 
-    def _went(self, error: Exception, on_change: Callable[[], None]) -> None:
+    def _mark_down(self, error: Exception, on_change: Callable[[], None]) -> None:
         now = asyncio.get_running_loop().time()
         message = self.message_of(error)
         if self.ready or message != self._logged:
-            complain("a backend is not ready", self, error)
+            log_failure("backend unavailable", self, error)
         self._logged = message
         is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
@@ -203,11 +200,11 @@ class OpenBackend:
 
 
 _IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")
-"""Where a database keeps what tells it from others, whatever URL leads to it."""
+"""The record that identifies a database, whatever URL leads to it."""
 
 
 async def _identity_of(store: Store) -> str:
-    """Return what tells the database of *store* from all others, which whoever comes first writes there. Raises StoreError."""
+    """Return the identity of the database of *store*, which the first operator writes there. Raises StoreError."""
     (record,) = await store.load([_IDENTITY])
     if record is None:
         now = await store.now()
@@ -215,12 +212,12 @@ async def _identity_of(store: Store) -> str:
         await store.swap([Change(None, inert_record(_IDENTITY, Spec(args=identity), now))])
         (record,) = await store.load([_IDENTITY])
     if record is None:
-        raise StoreUnavailableError("what was just written there is not there")
+        raise StoreUnavailableError("a record that was just written is missing")
     return bytes(record.spec.args).decode()
 
 
-def complain(what: str, backend: OpenBackend, error: Exception) -> None:
-    """Log that something about *backend* failed, which is tried again; with its traceback, if it is a bug."""
+def log_failure(what: str, backend: OpenBackend, error: Exception) -> None:
+    """Log a failure of *backend* that is retried; with a traceback if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
     logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})
 
@@ -229,15 +226,19 @@ class Backends:
     """All backends of the settings."""
 
     def __init__(
-        self, settings: OperatorSettings, metrics: Metrics, pace: Pace = USUAL, reach: Reach = REAL
+        self,
+        settings: OperatorSettings,
+        metrics: Metrics,
+        intervals: Intervals = DEFAULT,
+        reach: Reach = REAL,
     ) -> None:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
-        """Tells the time where no backend does."""
-        self._places: dict[str, str] = {}
+        """The clock for pools without a backend."""
+        self._store_names: dict[str, str] = {}
         """Names of backends by the identity of their database: that of the first which was opened."""
         self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend, metrics, pace, reach) for backend in settings.backends
+            backend.name: OpenBackend(backend, metrics, intervals, reach) for backend in settings.backends
         }
 
     def __iter__(self) -> Iterator[OpenBackend]:
@@ -245,7 +246,7 @@ class Backends:
 
     @property
     def ready(self) -> bool:
-        """Whether all of them answer."""
+        """True if all of them answer."""
         return all(backend.ready for backend in self)
 
     def message_of(self, error: Exception) -> str | None:
@@ -259,10 +260,10 @@ class Backends:
         """Return the backend of this name, if the settings have one."""
         return self._all.get(name)
 
-    def place(self, name: str) -> str:
+    def store_name(self, name: str) -> str:
         """Return where the records of the backend *name* are, as far as that is known."""
         backend = self._all.get(name)
-        return name if backend is None else backend.place
+        return name if backend is None else backend.store_name
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
@@ -272,7 +273,7 @@ class Backends:
         return backend.settings
 
     def access(self, name: str, namespace: str) -> Access:
-        """Say how pools in *namespace* stand to the backend *name*."""
+        """Return how pools in *namespace* stand to the backend *name*."""
         backend = self._all.get(name)
         if backend is None:
             return Access.UNKNOWN
@@ -281,22 +282,22 @@ class Backends:
         return Access.OPEN if backend.ready else Access.DOWN
 
     async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
-        """Keep all of them open until this is cancelled; *on_change* is told which comes or goes."""
+        """Keep all of them open until cancelled; call *on_change* with one that becomes available or unavailable."""
 
-        def told(backend: OpenBackend) -> Callable[[], None]:
+        def on_change_of(backend: OpenBackend) -> Callable[[], None]:
             return lambda: on_change(backend)
 
         async with asyncio.TaskGroup() as keeping:
             for backend in self:
-                keeping.create_task(backend.keep(told(backend), self._place_of))
+                keeping.create_task(backend.keep(on_change_of(backend), self._store_name_of))
 
-    def _place_of(self, name: str, identity: str) -> str:
+    def _store_name_of(self, name: str, identity: str) -> str:
         """
         Return where the records of the backend *name* are, which turned out to have this *identity*.
 
         Two names for one database (with other rights, perhaps, for other namespaces) must not look like two of everything.
         """
-        place = self._places.setdefault(identity, name)
+        place = self._store_names.setdefault(identity, name)
         if place != name:
-            logger.info("two backends are one database", extra={"backend": name, "same_as": place})
+            logger.info("two backends share one database", extra={"backend": name, "same_as": place})
         return place

@@ -1,4 +1,4 @@
-"""Decides which tasks that are gone from the cluster are stopped in the backend, and holds back more at once than is credible."""
+"""Decides which deleted tasks are stopped in the backend, and holds back more than is credible at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW_SECONDS: Final = 3600.0
 
 
 class Verdict(NamedTuple):
-    """What becomes of tasks that are gone."""
+    """The decision about deleted tasks."""
 
     stopped: Sequence[ObjectName]
     held: Sequence[ObjectName]
@@ -26,7 +26,7 @@ class Guard:
     """
     Lets tasks of one backend be stopped as long as they are at most *share* percent of all, or *least* of them, in an hour.
 
-    Above that all of them are held back until somebody confirms their number.
+    Above that, all of them are held back until a person confirms their number.
     """
 
     def __init__(self, share: int, least: int) -> None:

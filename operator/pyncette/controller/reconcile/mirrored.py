@@ -1,4 +1,4 @@
-"""Knows which records the backends hold of the cluster's tasks, and notices when one of them changes."""
+"""The cache of the records that the backends hold of the cluster's tasks; scans detect changes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
 
 RETIREMENT: Final[Duration] = 3600 * SECOND
-"""So long a realm is still looked at in which nothing is left. A pool that is replaced is back long before."""
+"""How long an empty realm is still scanned. A pool that is replaced returns much sooner."""
 
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
 
 
-class Home(NamedTuple):
+class ObservedRecord(NamedTuple):
     """The record of a task, and where it is."""
 
     backend: str
@@ -57,7 +57,7 @@ class Home(NamedTuple):
 
 
 class PoolView(NamedTuple):
-    """What a backend knows of a pool."""
+    """The workers and the backlog of a pool on a backend."""
 
     members: tuple[Member, ...] = ()
     due: int = 0
@@ -77,17 +77,17 @@ class _Waiting(NamedTuple):
         return _Waiting(self.due + due, min(instants, default=None))
 
 
-class Look(NamedTuple):
-    """What a look at a backend found out."""
+class Scan(NamedTuple):
+    """The result of a scan of a backend."""
 
     changed: Sequence[ObjectName]
-    """Tasks whose record, or what runs beside it, is not as it was."""
+    """Tasks whose record or side runs have changed."""
     pools: Sequence[ObjectName]
-    """Pools whose workers, or whose backlog, are not as they were."""
+    """Pools whose workers or backlog have changed."""
     backlogs: Mapping[ObjectName, Backlog]
     """The backlog of each existing pool, without tasks that cannot run."""
     seconds: float
-    """How long the look took."""
+    """How long the scan took."""
 
 
 class Mirrored:
@@ -104,75 +104,76 @@ class Mirrored:
     def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
-        self._homes: dict[ObjectName, dict[_Where, Home]] = {}
+        self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
         self._realms: dict[str, set[str]] = {}
         """By backend: those that hold tasks of this cluster, or did."""
         self._empty_since: dict[tuple[str, str], Duration] = {}
-        """Backend and realm: since when looks have found nothing there, and no pool of it, by the monotonic clock."""
+        """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
         self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
-        self._looked: set[str] = set()
+        self._scanned: set[str] = set()
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
 
     def has_seen(self, backend: str) -> bool:
-        """Say whether *backend* was looked at since the start: before that nobody knows what it holds."""
-        return backend in self._looked
+        """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
+        return backend in self._scanned
 
-    def homes(self, task: ObjectName) -> Sequence[Home]:
+    def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
-        return list(self._homes.get(task, {}).values())
+        return list(self._records.get(task, {}).values())
 
     def is_running(self, task: ObjectName) -> bool:
-        """Say whether *task* has a record that is not stopped."""
-        return any(home.record.state.withdrawn_at is None for home in self.homes(task))
+        """Return whether *task* has a record that is not stopped."""
+        return any(observed.record.state.withdrawn_at is None for observed in self.records(task))
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the tasks that have a record."""
-        return iter(list(self._homes))
+        return iter(list(self._records))
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
-        """Return what *backend* knows of *pool*; None if it was not asked yet."""
-        if backend not in self._looked:
+        """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
+        if backend not in self._scanned:
             return None
         return self._pools.get((backend, pool), PoolView())
 
     def owner_at(self, backend: str, key: Key) -> ObjectName | None:
-        """Return whose record is at *key*; None if no task's is."""
+        """Return the task that owns the record at *key*; None if there is none."""
         return self._names.get((backend, key))
 
     def count(self, backend: str) -> int:
         """Return how many tasks have a record on *backend* that is not stopped."""
         return sum(
-            home.backend == backend and home.record.state.withdrawn_at is None
-            for homes in self._homes.values()
-            for home in homes.values()
+            observed.backend == backend and observed.record.state.withdrawn_at is None
+            for records in self._records.values()
+            for observed in records.values()
         )
 
-    def note(self, backend: str, record: Record) -> None:
-        """Take note of what was just written."""
+    def note(self, backend: str, record: Record) -> ObservedRecord:
+        """Note a *record* that was just written or read, and return it with what else is known of it."""
+        noted = ObservedRecord(backend, record)
         name = self.name_of(record)
         if name is None:
-            return
+            return noted
         self._touched[backend].add(record.key)
         before = self._at(name, (backend, record.key))
-        if before is None:
-            self._put(name, Home(backend, record))
-        elif before.record.version <= record.version:
-            self._put(name, before._replace(record=record))
+        if before is not None:
+            noted = before._replace(record=record) if before.record.version <= record.version else before
+        self._put(name, noted)
+        return noted
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
-        """Take note of a record that was just removed."""
+        """Drop a record that was just removed."""
         self._touched[backend].add(key)
         self._drop((backend, key), task)
 
     def name_of(self, record: Record) -> ObjectName | None:
-        """Return whose record this is; None if it is no resource's of this cluster."""
+        """Return the task that owns *record*; None if no resource of this cluster does."""
         owner = record.state.owner
         pool = self.pool_of(record.key.partition.realm)
         if owner is None or pool is None:
@@ -180,7 +181,7 @@ class Mirrored:
         return ObjectName(pool.namespace, owner.name or record.key.task)
 
     def pool_of(self, realm: str) -> ObjectName | None:
-        """Return whose realm this is; None if it is no pool's of this cluster."""
+        """Return the pool that owns *realm*; None if no pool of this cluster does."""
         cluster, _, rest = realm.partition("/")
         namespace, separator, pool = rest.partition("/")
         return ObjectName(namespace, pool) if separator and cluster == self._cluster_id else None
@@ -189,9 +190,9 @@ class Mirrored:
 
     async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
-        Have *realm* found again by whoever looks later, before the first record is written there.
+        Register *realm* before the first record is written there, so that later scans find it.
 
-        A store finds records of a realm, and not which realms there are; so each has a record in a realm of this cluster's.
+        A store cannot list realms, so each realm has a record in a reserved realm of the cluster.
         """
         self._empty_since.pop((backend, realm), None)
         if realm in self._realms.setdefault(backend, set()):
@@ -204,16 +205,16 @@ class Mirrored:
 
     async def _retire(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
-        Look no more at *realm*, in which a look has found nothing, and whose pool is gone, once that was so for long.
+        Stop scanning *realm* once it has been empty, and its pool gone, for long.
 
-        Else each namespace that ever was would be looked at for ever. Who writes there again opens it again. Another operator
-        that has not noticed yet, and writes there just now, opens it at its next look, since it has the pool.
+        Else every namespace that ever existed would be scanned forever. A later write opens it again. Another operator that
+        writes there at this moment opens it at its next scan, since it has the pool.
         """
         now = ledger.clock.monotonic()
         if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
             return
         async with self._registering[backend]:
-            if self._empty_since.pop((backend, realm), None) is None:  # somebody is about to write there
+            if self._empty_since.pop((backend, realm), None) is None:  # a write has opened it meanwhile
                 return
             self._realms[backend].discard(realm)
             (record,) = await ledger.store.load([self._registration(realm)])
@@ -227,64 +228,73 @@ class Mirrored:
     def _registry(self) -> str:
         return f"{RESERVED_REALMS}pools/{self._cluster_id}"
 
-    # --- Looking -----------------------------------------------------------------------------------------------------
+    # --- Scanning ----------------------------------------------------------------------------------------------------
 
-    async def look(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Look:
-        """Look at all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+    async def scan(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Scan:
+        """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
-        self._touched[backend.place] = set()
-        wished = {realm_of(self._cluster_id, *pool) for pool in pools}
+        self._touched[backend.store_name] = set()
+        with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self._opened(store)
-        self._realms[backend.place] = opened
-        found: dict[ObjectName, dict[_Where, Home]] = {}
-        looked_at: set[ObjectName] = set()
+        self._realms[backend.store_name] = opened
+        found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
+        scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | wished):
+        for realm in sorted(opened | with_pool):
             pool = self.pool_of(realm)
-            if pool is None:  # a row that nobody of ours wrote
+            if pool is None:  # a row that no operator wrote
                 continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
             waiting, templates, is_empty = await self._scan_tasks(
-                backend.place, ledger, partitions, workers, found
+                backend.store_name, ledger, partitions, workers, found
             )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.open_realm(backend.place, ledger, realm)
-            looked_at.add(pool)
-            if realm in wished:
-                instances = await self._instances_waiting(backend.place, pool, ledger, partitions, templates)
+                await self.open_realm(backend.store_name, ledger, realm)
+            scanned.add(pool)
+            if realm in with_pool:
+                instances = await self._instances_waiting(
+                    backend.store_name, pool, ledger, partitions, templates
+                )
                 waiting = waiting.with_more(*instances)
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
-            view = PoolView(workers, waiting.due if realm in wished else 0)
-            if self._pools.get((backend.place, pool), PoolView()) != view:
+            view = PoolView(workers, waiting.due if realm in with_pool else 0)
+            if self._pools.get((backend.store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[backend.place, pool] = view
-            if realm in wished or view.members or await _holds_anything(store, partitions):
-                self._empty_since.pop((backend.place, realm), None)
+            self._pools[backend.store_name, pool] = view
+            if realm in with_pool or view.members or await _holds_anything(store, partitions):
+                self._empty_since.pop((backend.store_name, realm), None)
             else:
-                await self._retire(backend.place, ledger, realm)
-        self._forget_others(backend.place, looked_at)
-        changed = self._take(backend.place, found)
-        self._looked.add(backend.place)
-        return Look(
+                await self._retire(backend.store_name, ledger, realm)
+        self._forget_others(backend.store_name, scanned)
+        changed = self._take(backend.store_name, found)
+        self._scanned.add(backend.store_name)
+        return Scan(
             changed,
             changed_pools,
             backlogs,
             seconds=time.monotonic() - began_at,
         )
 
-    async def refresh(self, task: ObjectName, home: Home, ledger: Ledger) -> None:
-        """Read one *home* of *task*, and its side runs, without waiting for the next scan. Raises StoreError."""
-        key = home.record.key
-        found = _homes(ledger.store, [key.partition], home.backend, ledger.clock.now(), key.task)
+    async def refresh(
+        self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
+    ) -> ObservedRecord | None:
+        """
+        Read one *observed* of *task*, and its side runs, without waiting for the next scan.
+
+        Returns it as it is known then; None if it was removed. Raises StoreError.
+        """
+        key = observed.record.key
+        found = _scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
         async for seen in found:
-            known = self._at(task, (home.backend, key))
+            known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
-                self._touched[home.backend].add(key)
+                self._touched[observed.backend].add(key)
                 self._put(task, seen._replace(strays=known.strays))
+        return self._at(task, (observed.backend, key))
 
     async def _scan_tasks(
         self,
@@ -292,7 +302,7 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         workers: Sequence[Member],
-        found: dict[ObjectName, dict[_Where, Home]],
+        found: dict[ObjectName, dict[_Where, ObservedRecord]],
     ) -> tuple[_Waiting, set[str], bool]:
         """
         Add the records of tasks in *partitions* to *found*. Raises StoreError.
@@ -302,22 +312,22 @@ class Mirrored:
         """
         waiting, templates, is_empty = _Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for home in _homes(ledger.store, partitions, backend, ledger.clock.now()):
-            name = self.name_of(home.record)
+        async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+            name = self.name_of(observed.record)
             if name is None:
                 continue
             is_empty = False
-            where = backend, home.record.key
+            where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
-            found.setdefault(name, {})[where] = known if known == home and known else home
-            handler = home.record.key.partition.handler
+            found.setdefault(name, {})[where] = known if known == observed and known else observed
+            handler = observed.record.key.partition.handler
             # Without a worker it is unknown which handlers exist, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
                 continue
-            if home.late_since is not None:
-                waiting = waiting.with_more(1, home.late_since)
-            if _runs_instances(home.record):
+            if observed.late_since is not None:
+                waiting = waiting.with_more(1, observed.late_since)
+            if _runs_instances(observed.record):
                 templates.add(handler)
         return waiting, templates, is_empty
 
@@ -354,57 +364,61 @@ class Mirrored:
         records = await store.load([self._registration(realm) for realm in named])
         return {realm for realm, record in zip(named, records, strict=True) if record is not None}
 
-    def _forget_others(self, backend: str, looked_at: Container[ObjectName]) -> None:
-        """Forget pools of *backend* that were not *looked_at*: they are gone, and their realms were retired, or never opened."""
+    def _forget_others(self, backend: str, scanned: Container[ObjectName]) -> None:
+        """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
         for place, pool in list(self._pools):
-            if place == backend and pool not in looked_at:
+            if place == backend and pool not in scanned:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
         for place, realm in list(self._empty_since):
-            if place == backend and self.pool_of(realm) not in looked_at:
+            if place == backend and self.pool_of(realm) not in scanned:
                 del self._empty_since[place, realm]
 
-    def _take(self, backend: str, found: Mapping[ObjectName, Mapping[_Where, Home]]) -> list[ObjectName]:
+    def _take(
+        self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]
+    ) -> list[ObjectName]:
         """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
         touched = self._touched[backend]
         changed: dict[ObjectName, None] = {}
-        for name, homes in found.items():
-            for where, home in homes.items():
+        for name, records in found.items():
+            for where, observed in records.items():
                 before = self._at(name, where)
-                if where[1] in touched and (before is None or before.record.version > home.record.version):
+                if where[1] in touched and (
+                    before is None or before.record.version > observed.record.version
+                ):
                     continue
-                if before is None or _face(before) != _face(home):
+                if before is None or _face(before) != _face(observed):
                     changed[name] = None
-                self._put(name, home)
-        for name, known in list(self._homes.items()):
+                self._put(name, observed)
+        for name, known in list(self._records.items()):
             for where in list(known):
                 if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
                     self._drop(where, name)
                     changed[name] = None
         return list(changed)
 
-    def _at(self, name: ObjectName, where: _Where) -> Home | None:
-        return self._homes.get(name, {}).get(where)
+    def _at(self, name: ObjectName, where: _Where) -> ObservedRecord | None:
+        return self._records.get(name, {}).get(where)
 
-    def _put(self, name: ObjectName, home: Home) -> None:
-        where = (home.backend, home.record.key)
+    def _put(self, name: ObjectName, observed: ObservedRecord) -> None:
+        where = (observed.backend, observed.record.key)
         before = self._names.get(where)
         if before is not None and before != name:  # a handler that belongs to another task now
             self._drop(where, before)
-        self._homes.setdefault(name, {})[where] = home
+        self._records.setdefault(name, {})[where] = observed
         self._names[where] = name
 
     def _drop(self, where: _Where, name: ObjectName) -> None:
-        homes = self._homes.get(name, {})
-        homes.pop(where, None)
-        if not homes:
-            self._homes.pop(name, None)
+        records = self._records.get(name, {})
+        records.pop(where, None)
+        if not records:
+            self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
 
 
 def _runs_instances(record: Record) -> bool:
-    """Say whether *record* is a template whose instances may run."""
+    """Return whether *record* is a template whose instances may run."""
     policies = record.spec.policies
     return (
         record.spec.partitions is not None
@@ -413,10 +427,10 @@ def _runs_instances(record: Record) -> bool:
     )
 
 
-def _face(home: Home) -> tuple[object, ...]:
+def _face(observed: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
-    record = home.record
-    return record.version, record.fence, record.state, home.running, home.requested, home.strays
+    record = observed.record
+    return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays
 
 
 async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
@@ -426,30 +440,30 @@ async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool
     return False
 
 
-async def _homes(
+async def _scan_records(
     store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
-) -> AsyncIterator[Home]:
+) -> AsyncIterator[ObservedRecord]:
     """
     Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
 
     Instances are passed over, however many there are.
     """
     for partition in partitions:
-        home: Home | None = None
+        observed: ObservedRecord | None = None
         async for record in without_instances(store, partition, task):
             key = record.key
             if not key.occurrence:
-                if home is not None:
-                    yield home
+                if observed is not None:
+                    yield observed
                 strays = await _strays(store, partitions, record)
-                home = Home(backend, record, late_since=_late_since(record, now), strays=strays)
-            elif home is not None and home.record.key == key._replace(occurrence=""):
-                home = home._replace(
-                    running=home.running + record.is_leased(now),
-                    requested=home.requested + is_on_demand(key),
+                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
+            elif observed is not None and observed.record.key == key._replace(occurrence=""):
+                observed = observed._replace(
+                    running=observed.running + record.is_leased(now),
+                    requested=observed.requested + is_on_demand(key),
                 )
-        if home is not None:
-            yield home
+        if observed is not None:
+            yield observed
 
 
 async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Keeps the Deployment, the ServiceAccount and the PodDisruptionBudget of each pool as it wants them, and tells tasks how it stands."""
+"""Reconciles the Deployment, ServiceAccount and PodDisruptionBudget of each pool, and its status."""
 
 from __future__ import annotations
 
@@ -28,15 +28,11 @@ from pyncette.controller.settings import BackendSettings
 from pyncette.controller.status.conditions import STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
-from pyncette.controller.status.facts import Access, PoolFacts
+from pyncette.controller.status.observed import Access, ObservedPool
+from pyncette.controller.status.pool_context import PoolEnvironment, StoredPool
 from pyncette.controller.status.pool_events import events_of_pool
-from pyncette.controller.status.pool_status import (
-    PoolSurroundings,
-    StoredPool,
-    points_to_pods,
-    rolling_out,
-    status_of_pool,
-)
+from pyncette.controller.status.pool_status import points_to_pods, status_of_pool
+from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest
 from pyncette.controller.workloads.drift import covers
 from pyncette.controller.workloads.pod_template import PoolBackend
@@ -57,29 +53,29 @@ logger = logging.getLogger(__name__)
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind for kind in (DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS)
 }
-"""Those that a pool consists of."""
+"""The kinds of a pool's objects."""
 
 
 DUE_MAX: Final = 10_000
-"""Occurrences that wait are counted up to here."""
+"""The highest reported number of waiting occurrences."""
 
 
-class Place(NamedTuple):
-    """Where the tasks of a pool are kept, and how that stands."""
+class PoolLocation(NamedTuple):
+    """Where the records of a pool's tasks are stored."""
 
     realm: str
-    facts: PoolFacts
+    pool: ObservedPool
     backend: OpenBackend | None
     """None: there is no such pool, or the settings have no such backend."""
 
     @property
-    def where(self) -> str:
-        """By what name the records of its backend are known."""
-        return self.facts.backend if self.backend is None else self.backend.place
+    def store_name(self) -> str:
+        """The name by which the records of its backend are known."""
+        return self.pool.backend if self.backend is None else self.backend.store_name
 
 
 class Pools:
-    """The reconciler of PyncetteWorkerPools. *changed* is told of each pool that looks different to its tasks."""
+    """The reconciler of PyncetteWorkerPools. *changed* is called with each pool that has changed for its tasks."""
 
     def __init__(
         self,
@@ -98,30 +94,30 @@ class Pools:
         self._mirrored = mirrored
         self._statuses = statuses
         self._changed = changed
-        self._facts: dict[ObjectName, PoolFacts] = {}
-        """What tasks were last told."""
+        self._observed: dict[ObjectName, ObservedPool] = {}
+        """The last state of each pool that its tasks were reconciled with."""
         self._known: dict[ObjectName, tuple[str | None, PyncetteWorkerPool | Refusal]] = {}
-        """Pools as they were read last, and in which version."""
+        """The last parsed version of each pool."""
         self._verified: dict[ObjectName, tuple[object, ...]] = {}
-        """How pools were when all that they consist of was last found to be as it should."""
+        """The state of each pool when all its objects were last verified."""
 
     # --- For tasks ---------------------------------------------------------------------------------------------------
 
-    def place(self, name: ObjectName) -> Place:
+    def locate(self, name: ObjectName) -> PoolLocation:
         """Return where the tasks of the pool *name* are kept."""
         realm = realm_of(self._cluster_id, *name)
         pool = self._read(name)
         if pool is None:
-            return Place(realm, PoolFacts(name.name, exists=False, access=Access.UNKNOWN), None)
+            return PoolLocation(realm, ObservedPool(name.name, exists=False, access=Access.UNKNOWN), None)
         if isinstance(pool, Refusal):
             problem = f"has an invalid spec. See {_describe_command(name)}"
-            return Place(
-                realm, PoolFacts(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
+            return PoolLocation(
+                realm, ObservedPool(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
         access = self._backends.access(backend, name.namespace)
         found = self._backends.get(backend)
-        facts = PoolFacts(
+        observed = ObservedPool(
             name.name,
             backend=backend,
             access=access,
@@ -131,20 +127,20 @@ class Pools:
             members=self._members(backend, name) if access is Access.OPEN else None,
             problem=_problem(name, pool.status),
         )
-        return Place(realm, facts, found)
+        return PoolLocation(realm, observed, found)
 
     def ledger(self, backend: str) -> Ledger | None:
-        """Return what writes to *backend*, if it answers."""
+        """Return the ledger of *backend*, if it answers."""
         found = self._backends.get(backend)
         return None if found is None else found.ledger
 
     def unseen(self) -> list[OpenBackend]:
-        """Return the backends that nobody has looked at since this process began."""
-        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.place)]
+        """Return the backends that were not scanned since this process began."""
+        return [backend for backend in self._backends if not self._mirrored.has_seen(backend.store_name)]
 
     def on(self, place: str) -> list[ObjectName]:
         """Return the pools that name the backend with the records of *place*, by whatever name."""
-        names = {backend.name for backend in self._backends if backend.place == place}
+        names = {backend.name for backend in self._backends if backend.store_name == place}
         return [
             name
             for name in self._objects.names(POOLS)
@@ -153,7 +149,7 @@ class Pools:
         ]
 
     def now(self) -> Instant:
-        """Return the time where no backend tells it."""
+        """Return the time for pools without a backend."""
         return self._backends.clock.now()
 
     def _read(self, name: ObjectName) -> PyncetteWorkerPool | Refusal | None:
@@ -174,21 +170,21 @@ class Pools:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))
 
     def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
-        view = self._mirrored.pool(self._backends.place(backend), name)
+        view = self._mirrored.pool(self._backends.store_name(backend), name)
         return None if view is None else view.members
 
     # --- For itself --------------------------------------------------------------------------------------------------
 
     async def reconcile(self, name: ObjectName, tasks: int) -> float | None:
         """
-        Make what the pool *name* consists of equal to what is wished for, and tell how it stands; *tasks* refer to it.
+        Make the objects of the pool *name* equal to its spec, and report its status; *tasks* refer to it.
 
-        What a pool consists of goes with it by itself, since it is owned by it. Returns and raises like that of tasks.
+        The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
-        self._tell_tasks(name)
+        self._notify_tasks(name)
         stored = self._objects.get(POOLS, name)
         if stored is None:
-            self._facts.pop(name, None)
+            self._observed.pop(name, None)
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
@@ -204,14 +200,14 @@ class Pools:
                     refused = applied
             elif made is not None:
                 pool = made
-        return self._tell(name, stored, pool, tasks, refused)
+        return self._report(name, stored, pool, tasks, refused)
 
     def verify_again(self) -> None:
-        """Look at all that pools consist of once more, whatever the watch has told."""
+        """Verify all objects of pools again, whatever the watch has delivered."""
         self._verified.clear()
 
     def _workloads(self, name: ObjectName, pool: PyncetteWorkerPool) -> Workloads | Refusal | None:
-        """Return what *pool* consists of; None while it names a backend that it cannot have, and then what there is stays."""
+        """Return the objects of *pool*; None while it may not use its backend, and then existing objects stay."""
         settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
         if settings is None:
             return None
@@ -220,7 +216,7 @@ class Pools:
     async def _apply(
         self, name: ObjectName, pool: PyncetteWorkerPool, stored: Manifest, made: Workloads
     ) -> Refusal | str | None:
-        """Apply what differs from what there is, and return what the API server said against it, or what is in the way."""
+        """Apply the objects that differ, and return why one was refused or is in the way; None: nothing was."""
         mark = self._mark(name, stored, made)
         if self._verified.get(name) == mark:
             return None
@@ -248,7 +244,7 @@ class Pools:
         return None
 
     def _mark(self, name: ObjectName, stored: Manifest, made: Workloads) -> tuple[object, ...]:
-        """Return what is the same as long as nobody changed the pool, or the spec of its Deployment."""
+        """Return a value that changes with the pool, and with the spec of its Deployment."""
         deployment = None
         if made.deployment is not None:
             deployment = self._objects.get(
@@ -262,13 +258,13 @@ class Pools:
             meta.get("generation"),
         )
 
-    def _tell_tasks(self, name: ObjectName) -> None:
-        facts = self.place(name).facts
-        if self._facts.get(name) != facts:
-            self._facts[name] = facts
+    def _notify_tasks(self, name: ObjectName) -> None:
+        observed = self.locate(name).pool
+        if self._observed.get(name) != observed:
+            self._observed[name] = observed
             self._changed(name)
 
-    def _tell(
+    def _report(
         self,
         name: ObjectName,
         stored: Manifest,
@@ -276,7 +272,7 @@ class Pools:
         tasks: int,
         refused: str | None,
     ) -> float | None:
-        """Have the status written, if it is another; return in how many seconds it is to be worked out again."""
+        """Queue the status if it has changed; return after how many seconds to work it out again."""
         meta = stored["metadata"]
         seen = StoredPool(
             name,
@@ -287,30 +283,30 @@ class Pools:
         around = self._surroundings(name, pool, tasks, refused)
         if around.access is not Access.REFUSED and self._is_about_to_be_known(pool):
             return None
-        told = status_of_pool(pool, seen, around)
-        difference = differs(stored.get("status", {}), told.status)
-        if points_to_pods(told.status) and not points_to_pods(seen.status):
+        report = status_of_pool(pool, seen, around)
+        difference = differs(stored.get("status", {}), report.status)
+        if points_to_pods(report.status) and not points_to_pods(seen.status):
             # People who wait for the pool need to know what to check.
             difference = max(difference, Difference.CONDITIONS)
         reference = Reference(POOLS, *name)
         if difference is Difference.NONE:
             self._statuses.drop(reference)
         else:
-            manifest = status_manifest(reference, meta["resourceVersion"], as_json(told.status))
+            manifest = status_manifest(reference, meta["resourceVersion"], as_json(report.status))
             self._statuses.want(reference, manifest, difference)
-        return None if told.again_at is None else max(0.0, (told.again_at - around.now) / SECOND)
+        return None if report.again_at is None else max(0.0, (report.again_at - around.now) / SECOND)
 
     def _surroundings(
         self, name: ObjectName, pool: PyncetteWorkerPool | Refusal, tasks: int, refused: str | None
-    ) -> PoolSurroundings:
+    ) -> PoolEnvironment:
         realm = realm_of(self._cluster_id, *name)
         if isinstance(pool, Refusal):
-            return PoolSurroundings(self.now(), realm=realm, tasks=tasks, refused=refused)
+            return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
-        view = self._mirrored.pool(self._backends.place(backend), name)
+        view = self._mirrored.pool(self._backends.store_name(backend), name)
         access = self._backends.access(backend, name.namespace)
         found = self._backends.get(backend)
-        return PoolSurroundings(
+        return PoolEnvironment(
             now=self.now() if found is None else found.clock.now(),
             access=access,
             fault=found.fault if found is not None and access is Access.DOWN else "",
@@ -324,9 +320,9 @@ class Pools:
         )
 
     def _is_about_to_be_known(self, pool: PyncetteWorkerPool | Refusal) -> bool:
-        """Say whether the backend of *pool* is about to be looked at for the first time, after which all is known."""
+        """Return whether the first scan of the backend of *pool* is still to come."""
         found = None if isinstance(pool, Refusal) else self._backends.get(pool.spec.backend_ref.name)
-        return found is not None and found.is_expected and not self._mirrored.has_seen(found.place)
+        return found is not None and found.is_expected and not self._mirrored.has_seen(found.store_name)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
         """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
@@ -357,5 +353,5 @@ def pool_backend(settings: BackendSettings) -> PoolBackend:
 
 
 def _status_of(stored: Manifest | None) -> PoolStatus:
-    """Return the status that *stored* has; that of a pool which nobody has seen, if it has none that can be read."""
+    """Return the status in *stored*; the initial one if it has none that can be read."""
     return read_status((stored or {}).get("status", {}), PoolStatus) or PoolStatus()

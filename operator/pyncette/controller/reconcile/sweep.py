@@ -1,4 +1,4 @@
-"""Stops the records of tasks that are gone, once that is certain and credible, and removes them after their grace."""
+"""Stops the records of deleted tasks, once that is certain and credible, and removes them after a grace."""
 
 from __future__ import annotations
 
@@ -11,55 +11,57 @@ import msgspec
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.intervals import USUAL, Pace
-from pyncette.controller.reconcile.backends import OpenBackend, complain
+from pyncette.controller.intervals import DEFAULT, Intervals
+from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
-from pyncette.controller.reconcile.mirrored import Home, Mirrored
+from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.records import Step, remove_instances, remove_stopped, stop
+from pyncette.mirror.instances import remove_instances
+from pyncette.mirror.records import remove_stopped, stop
+from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
 SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
-"""Where it stands what is held back, and whether somebody confirmed it: a partition for each cluster, which has its id."""
+"""The realm of the notices of held-back removals and their confirmations: a partition for each cluster id."""
 
 CALM_TIMES_MAX: Final = 15
-"""So often it is waited for more to go, and then decided about what went: somebody deletes without ever coming to an end."""
+"""How often the debounce is extended at most: deletions may never come to an end."""
 
 EMPTYING_SECONDS: Final = 30.0
-"""Between looks for templates that are gone, and take their instances along."""
+"""Between checks for deleted templates whose instances are removed with them."""
 
 EMPTIED_AT_ONCE: Final = 500
-"""Records of instances removed before it is asked again whether they are to go."""
+"""Records of instances that are removed before the deletion is checked again."""
 
 NAMES_MAX: Final = 200
-"""Of tasks that are held back, as many are told by name."""
+"""Tasks that a notice names; more are counted."""
 
 
 class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is held back on one backend, as it is told there to whoever may confirm it."""
+    """The notice of held-back removals on a backend, for a person to confirm."""
 
     count: int = 0
     names: tuple[str, ...] = ()
-    """Of the first of them."""
+    """The names of the first of them."""
     confirmed: int = 0
-    """The number that somebody confirmed; 0: nobody did."""
+    """The confirmed number; 0 if there is no confirmation."""
 
 
-class Told(NamedTuple):
-    """Is told what the sweep does; must not block."""
+class SweepListener(NamedTuple):
+    """Callbacks for what the sweep does. They must not block."""
 
     stopped: Callable[[Collection[ObjectName]], None]
     held: Callable[[str, Collection[ObjectName]], None]
-    """Of a backend: those that are held back now, which were not all before."""
+    """Called with a backend and the tasks that are held back there, if there are new ones."""
 
 
 class Sweep:
-    """The removals of one operator. *is_gone* says whether nobody knows of a task, where the operator looks."""
+    """The removals of one operator. *is_gone* returns whether a task does not exist in a watched namespace."""
 
     def __init__(
         self,
@@ -67,52 +69,52 @@ class Sweep:
         cluster_id: str,
         mirrored: Mirrored,
         is_gone: Callable[[ObjectName], bool],
-        told: Told,
-        pace: Pace = USUAL,
+        listener: SweepListener,
+        intervals: Intervals = DEFAULT,
     ) -> None:
         self._mirrored = mirrored
         self._cluster_id = cluster_id
         self._is_gone = is_gone
-        self._told = told
-        self._pace = pace
+        self._listener = listener
+        self._intervals = intervals
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
         self._guards: Mapping[str, Guard] = {
             backend.name: Guard(swept.share_percent, swept.least) for backend in settings.backends
         }
         self._to_confirm = {backend.name: swept.confirm for backend in settings.backends}
-        """As many as the settings confirm, once."""
+        """The number that the settings confirm once."""
         self._gone: dict[ObjectName, None] = {}
         self._changed = asyncio.Event()
         self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(self._guards, frozenset())
-        """What is told to be held back."""
+        """The tasks that the notices hold back."""
         self._shown: set[str] = {*self._guards}
-        """Backends where something may be told as held back, also by the operator before this one."""
+        """Backends that may have a notice, also of an earlier operator process."""
         self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
-        """Take note that *task* is gone, which was proved."""
+        """Record that *task* was deleted, which was verified."""
         if task not in self._gone:
             self._gone[task] = None
             self._changed.set()
 
     def back(self, task: ObjectName) -> None:
-        """Take note that there is a *task* of this name, again."""
+        """Record that a *task* of this name exists again."""
         self._gone.pop(task, None)
 
     def surveyed(self) -> None:
-        """Take note that all that went before the start is noticed by now: what was told before the start may be out of date."""
+        """Record that all deletions before the start are detected by now, so earlier notices may be out of date."""
         if not self._surveyed:
             self._surveyed = True
             self._changed.set()
 
     @property
     def held(self) -> Mapping[str, int]:
-        """How many are held back on each backend."""
+        """The number of held-back tasks on each backend."""
         return {backend: len(held) for backend, held in self._held.items()}
 
     async def run(self, backends: Collection[OpenBackend]) -> None:
-        """Decide about what is gone, whenever that changes, until this is cancelled."""
+        """Decide about deleted tasks, whenever there are new ones, until cancelled."""
         while True:
             await self._wait()
             for backend in backends:
@@ -121,23 +123,23 @@ class Sweep:
                     try:
                         await self._decide(backend.name, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("removals wait", backend, error)
+                        log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
     async def _wait(self) -> None:
         """
-        Return once something went and nothing went since for a moment; or to look again, while anything is not decided.
+        Return once a burst of deletions is over; or after a while, if any deletion is undecided.
 
-        That is what is held back, and what was on a backend that did not answer.
+        Undecided are those that are held back, and those on a backend that did not answer.
         """
         try:
-            async with asyncio.timeout(self._pace.held if self._gone else None):
+            async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
                 await self._changed.wait()
         except TimeoutError:
             return
         for _ in range(CALM_TIMES_MAX):
             self._changed.clear()
-            await asyncio.sleep(self._pace.calm)
+            await asyncio.sleep(self._intervals.deletions)
             if not self._changed.is_set():
                 return
 
@@ -153,47 +155,51 @@ class Sweep:
         now = asyncio.get_running_loop().time()
         verdict = guard.judge(running - confirmed, self._mirrored.count(backend), now)
         await self._stop(backend, ledger, sorted({*confirmed, *verdict.stopped}))
-        await self._tell(backend, ledger.store, notice, guard.held)
+        await self._write_notice(backend, ledger.store, notice, guard.held)
 
     async def _stop(self, backend: str, ledger: Ledger, names: Collection[ObjectName]) -> None:
         stopped: list[ObjectName] = []
         for name in names:
             for home in self._running(backend, name) if self._is_gone(name) else ():
-                for taken in await stop(ledger, home.record):
-                    if taken.record is not None:
-                        self._mirrored.note(backend, taken.record)
+                result = await stop(ledger, home.record)
+                if result is not None and result.record is not None:
+                    self._mirrored.note(backend, result.record)
                 stopped.append(name)
         if stopped:
-            logger.info("tasks that are gone were stopped", extra={"backend": backend, "tasks": len(stopped)})
-            self._told.stopped(stopped)
+            logger.info(
+                "stopped the records of deleted tasks", extra={"backend": backend, "tasks": len(stopped)}
+            )
+            self._listener.stopped(stopped)
 
-    def _running(self, backend: str, name: ObjectName) -> list[Home]:
+    def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
             home
-            for home in self._mirrored.homes(name)
+            for home in self._mirrored.records(name)
             if home.backend == backend and home.record.state.withdrawn_at is None
         ]
 
-    # --- What is held back -------------------------------------------------------------------------------------------
+    # --- Held-back removals ------------------------------------------------------------------------------------------
 
     async def _confirmed_at_start(
         self, backend: str, store: Store, running: Collection[ObjectName], notice: Notice
     ) -> Notice:
-        """Write down what the settings confirm before it is done, so that whoever goes on after a crash knows of it."""
+        """Store a confirmation by the settings before it takes effect, so that it survives a crash."""
         if not running or len(running) != self._to_confirm[backend]:
             return notice
-        told = await notice.told(store, _held_back(running, confirmed=len(running)))
-        if told is None:
+        written = await notice.write(store, _held_back(running, confirmed=len(running)))
+        if written is None:
             return notice
         self._to_confirm[backend] = 0
-        return told
+        return written
 
-    async def _tell(self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]) -> None:
-        """Tell what is held back; a confirmation that is written meanwhile wins, and is read the next time."""
+    async def _write_notice(
+        self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]
+    ) -> None:
+        """Store the notice; a confirmation that is written meanwhile wins and is read the next time."""
         if notice.held != _held_back(held):
             if not self._knows_all(backend) and (notice.held.confirmed or not held):
                 return
-            if await notice.told(store, _held_back(held)) is None:
+            if await notice.write(store, _held_back(held)) is None:
                 self._changed.set()
                 return
         before, self._held[backend] = self._held[backend], held
@@ -203,14 +209,14 @@ class Sweep:
             self._shown.discard(backend)
         if not held <= before:
             logger.warning(
-                "tasks that are gone go on running: they are too many at once to be believed; "
-                "`pyncette sweep` tells which, and confirms them",
+                "deleted tasks keep running: they are too many to be credible; "
+                "list and confirm them with `pyncette sweep`",
                 extra={"backend": backend, "tasks": len(held)},
             )
-            self._told.held(backend, held)
+            self._listener.held(backend, held)
 
     def _knows_all(self, backend: str) -> bool:
-        """Say whether what is held back is all that there is: just after a start, the rest may be yet to be found."""
+        """Return whether all held-back tasks are known: just after a start, some may be undetected yet."""
         return self._surveyed or bool(self._held[backend])
 
     # --- After the grace ---------------------------------------------------------------------------------------------
@@ -221,17 +227,17 @@ class Sweep:
         for name, home in self._over(backend, ledger):
             # A template stays as long as it has instances, and they are not removed by that.
             if home.record.spec.partitions is None and self._is_gone(name):
-                for taken in await remove_stopped(ledger, home.record, self._grace):
-                    if taken.step is Step.REMOVED:
-                        self._mirrored.forget(home.backend, home.record.key, name)
-                        removed += 1
+                result = await remove_stopped(ledger, home.record, self._grace)
+                if result is not None and result.step is Step.REMOVED:
+                    self._mirrored.forget(home.backend, home.record.key, name)
+                    removed += 1
         return removed
 
     async def empty(self, backends: Collection[OpenBackend]) -> None:
         """
-        Remove the instances of templates that are gone, and were to take them along, until this is cancelled.
+        Remove the instances of deleted templates with deletionPolicy Delete, until cancelled.
 
-        That takes minutes for millions; whenever it is broken off, it goes on from there.
+        Millions take minutes. An interrupted removal continues where it stopped.
         """
         while True:
             await asyncio.sleep(EMPTYING_SECONDS)
@@ -241,7 +247,7 @@ class Sweep:
                     try:
                         await self._empty(backend, ledger)
                     except Exception as error:  # noqa: BLE001 - it is tried again
-                        complain("removals wait", backend, error)
+                        log_failure("could not remove records; retrying", backend, error)
 
     async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
         for name, home in self._over(backend, ledger):
@@ -256,21 +262,21 @@ class Sweep:
                 self._mirrored.forget(home.backend, home.record.key, name)
             if removed:
                 logger.info(
-                    "the instances of a template that is gone were removed",
+                    "removed the instances of a deleted template",
                     extra={"task": str(name), "records": removed},
                 )
 
-    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, Home]]:
+    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, ObservedRecord]]:
         """Yield the records on *backend* that were stopped longer ago than the grace."""
         before = ledger.clock.now() - self._grace
         for name in self._mirrored.names():
-            for home in self._mirrored.homes(name):
+            for home in self._mirrored.records(name):
                 stopped_at = home.record.state.withdrawn_at
                 if home.backend == backend.name and stopped_at is not None and stopped_at <= before:
                     yield name, home
 
 
-# --- Where it is told ------------------------------------------------------------------------------------------------
+# --- The notice ------------------------------------------------------------------------------------------------------
 
 
 def _key(cluster_id: str) -> Key:
@@ -283,7 +289,7 @@ async def clusters_with_held(store: Store) -> list[str]:
 
 
 class Notice(NamedTuple):
-    """What is told on a backend, and the record that it stands in; None: nothing was ever told there."""
+    """The notice on a backend, and its record; None if there was never one."""
 
     cluster_id: str
     record: Record | None
@@ -291,7 +297,7 @@ class Notice(NamedTuple):
 
     def confirmed_of(self, names: Collection[ObjectName]) -> set[ObjectName]:
         """
-        Return those of *names* that somebody has confirmed, by the number of what was shown.
+        Return those of *names* that a person has confirmed, by the number that was shown.
 
         Fewer than that may be left, after a crash in the midst of it or if some came back; and others may have joined them.
         """
@@ -305,8 +311,8 @@ class Notice(NamedTuple):
         rest = {name for name in names if str(name) > held.names[-1]}
         return shown | rest if len(rest) <= held.count - len(held.names) else shown
 
-    async def told(self, store: Store, held: HeldBack) -> Notice | None:
-        """Tell *held* instead, and return that; None if another has written meanwhile. Raises StoreError."""
+    async def write(self, store: Store, held: HeldBack) -> Notice | None:
+        """Store *held* instead, and return the new notice; None if it was changed meanwhile. Raises StoreError."""
         now = await store.now()
         spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
         if self.record is None:
@@ -327,7 +333,7 @@ def _read(record: Record) -> HeldBack:
     try:
         return msgspec.json.decode(record.spec.args, type=HeldBack)
     except (msgspec.MsgspecError, RecursionError) as error:
-        logger.warning("what is held back cannot be read", extra={"error": str(error)})
+        logger.warning("could not read the notice of held-back removals", extra={"error": str(error)})
         return HeldBack()
 
 

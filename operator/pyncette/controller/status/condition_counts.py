@@ -45,7 +45,7 @@ class ConditionCounts:
             self._counted(*pair, self._counts[pair])
 
     def is_true(self, task: ObjectName, condition: str) -> bool:
-        """Say whether *task* has *condition* with the status True."""
+        """Return whether *task* has *condition* with the status True."""
         return (condition, "True") in self._conditions.get(task, _NOTHING)
 
 

@@ -10,7 +10,7 @@ from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import AWAITED, CONDITION_CHARACTERS_MAX, Condition
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 READY: Final = "Ready"
 RECONCILING: Final = "Reconciling"
@@ -38,7 +38,7 @@ def condition(
     """
     Return a condition of *generation* that was *before*.
 
-    It keeps the time of its last transition while its status stays, unless it is *anew*; else that is *now*.
+    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*.
     """
     stays = before is not None and before.status == holds and not anew
     return Condition(

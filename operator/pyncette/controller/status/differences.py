@@ -11,7 +11,7 @@ from pyncette.controller.cluster.api import Manifest
 from pyncette.resources.modelling import Model
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
-from pyncette.resources.task import TaskStatus
+from pyncette.resources.task_status import TaskStatus
 
 S = TypeVar("S", bound=Model)
 
@@ -62,7 +62,7 @@ def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
 
     It is their meaning that is compared: a null and a default that was left out are the same, the order of conditions
     is nothing, and instants are equal if they are to the microsecond. What a later release wrote, and this one does not
-    know, is no difference; what it cannot read at all is the greatest one, since it is all to be written anew.
+    know, is no difference; what it cannot read at all is the greatest one, since everything has to be written.
     """
     before = read_status(stored, type(wanted))
     if before is None or before.observed_generation != wanted.observed_generation:

@@ -26,8 +26,8 @@ class EventQueue:
         self._waiting: deque[Manifest] = deque(maxlen=WAITING_MAX)
         self._changed = asyncio.Event()
 
-    def tell(self, event: Manifest) -> None:
-        """Have *event* created, in its own namespace."""
+    def add(self, event: Manifest) -> None:
+        """Queue *event* to be created in its own namespace."""
         self._waiting.append(event)
         self._changed.set()
 
@@ -40,10 +40,10 @@ class EventQueue:
                 try:
                     await self._api.create_event(event["metadata"]["namespace"], event)
                 except ConflictError:
-                    pass  # it was told a moment ago: an Event that says the same has the same name
+                    pass  # it was created a moment ago: equal Events have the same name
                 except ApiError as error:
                     logger.info(
-                        "an Event was not created", extra={"reason": event["reason"], "error": str(error)}
+                        "could not create an Event", extra={"reason": event["reason"], "error": str(error)}
                     )
                 await asyncio.sleep(1 / PER_SECOND)
             self._changed.clear()

@@ -1,4 +1,4 @@
-"""Makes Events, as `kubectl describe` shows them under an object: each told once, and cut to what the API takes."""
+"""Makes Events, as `kubectl describe` shows them under an object, without repetitions and cut to what the API accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyncette.controller.reasons import EventType, Reason
 from pyncette.core.times import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"
-"""Who reports, as `kubectl describe` shows it."""
+"""The reporter that `kubectl describe` shows."""
 
 MESSAGE_BYTES_MAX: Final = 1024
 """The API server refuses Events that say more."""
@@ -21,7 +21,7 @@ NAME_MAX: Final = 253
 
 WINDOW: Final[Duration] = 600 * SECOND
 """
-What is told once is not told again for up to this time: its Event would have the same name. So a task that fails every
+An Event is not repeated for up to this time: it would have the same name. So a task that fails every
 other minute makes two Events in ten minutes, and an operator that restarts in the middle of a write makes none twice.
 """
 
@@ -35,19 +35,21 @@ class Regarding(NamedTuple):
     kind: Kind = TASKS
 
 
-class Occasion(NamedTuple):
-    """Something that is worth an Event."""
+class EventContent(NamedTuple):
+    """The reason, type and message of an Event."""
 
     reason: Reason
     type: EventType
     message: str
-    occasion: str = ""
-    """Tells it from others of the same reason that are to be told as well."""
+    key: str = ""
+    """Distinguishes it from other Events of the same reason."""
 
 
-def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instant, instance: str) -> Manifest:
+def event(
+    regarding: Regarding, content: EventContent, generation: int, now: Instant, instance: str
+) -> Manifest:
     """
-    Return the Event of *occasion*; *instance* is the operator's pod.
+    Return the Event of *content*; *instance* is the operator's pod.
 
     It has the same name as one that means the same of the same *generation*, within `WINDOW`.
     """
@@ -56,7 +58,7 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": _name(regarding, occasion, generation, now),
+            "name": _name(regarding, content, generation, now),
             "namespace": regarding.namespace,
         },
         "involvedObject": {
@@ -66,9 +68,9 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
             "name": regarding.name,
             "uid": regarding.uid,
         },
-        "reason": occasion.reason.value,
-        "message": _cut(occasion.message),
-        "type": occasion.type,
+        "reason": content.reason.value,
+        "message": _cut(content.message),
+        "type": content.type,
         "count": 1,
         "firstTimestamp": at,
         "lastTimestamp": at,
@@ -78,16 +80,16 @@ def event(regarding: Regarding, occasion: Occasion, generation: int, now: Instan
     }
 
 
-def _name(regarding: Regarding, occasion: Occasion, generation: int, now: Instant) -> str:
+def _name(regarding: Regarding, content: EventContent, generation: int, now: Instant) -> str:
     """Return the name of an Event, which is the same for what means the same."""
-    meaning = (regarding.uid, occasion.reason.value, occasion.occasion, str(generation), str(now // WINDOW))
+    meaning = (regarding.uid, content.reason.value, content.key, str(generation), str(now // WINDOW))
     digest = blake2b("\0".join(meaning).encode("utf-8", "replace"), digest_size=8).hexdigest()
     return f"{regarding.name[: NAME_MAX - len(digest) - 1].rstrip('-.')}.{digest}"
 
 
 def _cut(message: str) -> str:
     """Cut *message* to what an Event may hold, between two characters."""
-    told = message.encode("utf-8", "replace")
-    if len(told) <= MESSAGE_BYTES_MAX:
-        return told.decode()
-    return told[: MESSAGE_BYTES_MAX - len("…".encode())].decode("utf-8", "ignore") + "…"
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) <= MESSAGE_BYTES_MAX:
+        return encoded.decode()
+    return encoded[: MESSAGE_BYTES_MAX - len("…".encode())].decode("utf-8", "ignore") + "…"

@@ -8,8 +8,9 @@ from pyncette.clock import Instant
 from pyncette.controller.cluster.api import POOLS, Manifest
 from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
-from pyncette.controller.status.events import Occasion, Regarding, event
-from pyncette.controller.status.pool_status import BACKEND_REACHABLE, points_to_pods
+from pyncette.controller.status.events import EventContent, Regarding, event
+from pyncette.controller.status.pool_context import BACKEND_REACHABLE
+from pyncette.controller.status.pool_status import points_to_pods
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
 
@@ -25,20 +26,20 @@ def events_of_pool(
     step of a rollout, of which the Deployment has Events, and anything of a pool that is seen for the first time, unless it is
     stuck.
 
-    An Event that is there already by its name was told: whoever creates them takes that for done.
+    An Event that exists already by its name counts as created.
     """
     return [
-        event(regarding._replace(kind=POOLS), occasion, _meant(occasion, after), now, instance)
-        for occasion in _occasions(before, after)
+        event(regarding._replace(kind=POOLS), content, _meant(content, after), now, instance)
+        for content in _contents(before, after)
     ]
 
 
-def _meant(occasion: Occasion, after: PoolStatus) -> int:
-    """Return the generation that is told of. Good news is of none: an autoscaler makes new ones all the time."""
-    return after.observed_generation if occasion.type == "Warning" else 0
+def _meant(content: EventContent, after: PoolStatus) -> int:
+    """Return the generation of the Event; 0 for good news: an autoscaler makes new generations all the time."""
+    return after.observed_generation if content.type == "Warning" else 0
 
 
-def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
+def _contents(before: PoolStatus, after: PoolStatus) -> Iterator[EventContent]:
     ready = _of_ready(before, after)
     if ready is not None:
         yield ready
@@ -50,8 +51,8 @@ def _occasions(before: PoolStatus, after: PoolStatus) -> Iterator[Occasion]:
         yield backend
 
 
-def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
-    """Tell of Ready by its reason: Reconciling and Stalled change for no other."""
+def _of_ready(before: PoolStatus, after: PoolStatus) -> EventContent | None:
+    """Report a new reason of Ready. Reconciling and Stalled change with it only."""
     old, new = condition_of(before, READY), condition_of(after, READY)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return None
@@ -60,10 +61,10 @@ def _of_ready(before: PoolStatus, after: PoolStatus) -> Occasion | None:
         return None
     if before.observed_generation == UNOBSERVED and condition_of(after, STALLED) is None:
         return None
-    return Occasion(reason, reason.event, new.message)
+    return EventContent(reason, reason.event, new.message)
 
 
-def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
+def _of_pods(before: PoolStatus, after: PoolStatus) -> EventContent | None:
     """Report once what to check while a rollout waits for its pods; the reason of Ready does not change then."""
     ready = condition_of(after, READY)
     if (
@@ -73,13 +74,13 @@ def _of_pods(before: PoolStatus, after: PoolStatus) -> Occasion | None:
         or points_to_pods(before)
     ):
         return None
-    return Occasion(Reason.PODS_NOT_READY, "Warning", ready.message)
+    return EventContent(Reason.PODS_NOT_READY, "Warning", ready.message)
 
 
-def _of_backend(before: PoolStatus, after: PoolStatus) -> Occasion | None:
-    """Tell when operator and workers cannot meet any more, and when they do again."""
+def _of_backend(before: PoolStatus, after: PoolStatus) -> EventContent | None:
+    """Report when operator and workers no longer share a backend, and when they do again."""
     old, new = condition_of(before, BACKEND_REACHABLE), condition_of(after, BACKEND_REACHABLE)
     if old is None or new is None or old.status == new.status or "Unknown" in {old.status, new.status}:
         return None
     reason = Reason.of(new.reason)
-    return None if reason is None or reason.event is None else Occasion(reason, reason.event, new.message)
+    return None if reason is None or reason.event is None else EventContent(reason, reason.event, new.message)

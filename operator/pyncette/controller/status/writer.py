@@ -1,4 +1,4 @@
-"""Writes the statuses of resources, the most urgent first, and no more of them than the API server should have to take."""
+"""Writes the statuses of resources, the most urgent first, at a limited rate."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ BURST: Final = 4
 """Writes about one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
 
 AT_ONCE: Final = 16
-"""Writes under way, so that a slow API server is not asked for one after the other."""
+"""Concurrent writes: a slow API server must not serialize them."""
 
 SHORTEST_SECONDS: Final = 0.001
-"""A timer that is set for less may ring before its time has come."""
+"""Shorter timers may fire before their time."""
 
 PAUSE_SECONDS: Final = 1.0
-"""After the API server did not take a write."""
+"""The wait after a failed write."""
 
 CATCH_UP_SECONDS: Final = 0.2
-"""So far writes may be behind their pace and make up for it: a busy loop wakes late, and each time that would be lost."""
+"""How far writes may lag behind their rate and catch up: a busy loop wakes late every time."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
@@ -65,9 +65,9 @@ class Statuses:
     """
     Statuses that are to be written, the latest of each resource, at most *rate* a second.
 
-    *seen* is asked how a resource stands just before it is written, and *written* gets that, and how the API server returned
-    it: by the time of the answer the watch may have told of the write itself. *again* gets those that are to be looked at
-    anew, since what was to be written is out of date.
+    *seen* returns the resource just before the write. *written* is called with that and with the response: by then, the
+    watch may have delivered the write itself. *again* is called with those that have to be reconciled again, since the
+    queued status is out of date.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Statuses:
         return len(self._wanted) + len(self._under_way)
 
     def waits(self, reference: Reference) -> bool:
-        """Say whether a status of *reference* is to be written, or on its way."""
+        """Return whether a status of *reference* is to be written, or on its way."""
         return reference in self._wanted or reference in self._under_way
 
     @property
@@ -113,7 +113,7 @@ class Statuses:
         return self._pause()
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
-        """Have *status* (an object with its name, resourceVersion and status) written, instead of what was wanted before."""
+        """Queue *status* (an object with its name, resourceVersion and status) instead of the one queued before."""
         before = self._wanted.get(reference)
         if before is not None:
             difference = max(difference, before.difference)
@@ -123,18 +123,18 @@ class Statuses:
         self._changed.set()
 
     def drop(self, reference: Reference) -> None:
-        """Want nothing of *reference* any more: there is nothing to write, or it is gone."""
+        """Drop the queued status of *reference*, if there is one."""
         wanted = self._wanted.pop(reference, None)
         if wanted is not None:
             self._ready[wanted.difference].pop(reference, None)
 
     def forget(self, reference: Reference) -> None:
-        """Remember nothing of a resource that is gone."""
+        """Drop all that is known of a deleted resource."""
         self.drop(reference)
         self._allowances.pop(reference, None)
 
     async def run(self) -> None:
-        """Write what is wanted, until this is cancelled."""
+        """Write queued statuses until cancelled."""
         async with asyncio.TaskGroup() as writing:
             slots = asyncio.Semaphore(AT_ONCE)
             while True:
@@ -178,17 +178,19 @@ class Statuses:
             self._again(reference)
         except ApiUnavailableError as error:
             self._metrics.status_written("failed")
-            logger.debug("a status was not written", extra={"object": str(reference), "error": str(error)})
+            logger.debug("did not write a status", extra={"object": str(reference), "error": str(error)})
             await asyncio.sleep(PAUSE_SECONDS)
             if reference not in self._wanted:
                 self.want(reference, status, wanted.difference)
         except ApiError as error:
             self._metrics.status_written("failed")
-            logger.warning("a status was refused", extra={"object": str(reference), "error": str(error)})
+            logger.warning(
+                "the API server refused a status", extra={"object": str(reference), "error": str(error)}
+            )
         except Exception:
-            # A bug, and this object's alone: whoever looks at it next tries again.
+            # A bug that concerns this object alone: its next pass tries again.
             self._metrics.status_written("failed")
-            logger.exception("a status could not be written", extra={"object": str(reference)})
+            logger.exception("could not write a status", extra={"object": str(reference)})
         finally:
             self._under_way.discard(reference)
             self._changed.set()
@@ -232,8 +234,8 @@ class Statuses:
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:
     """
-    Say whether somebody waits for this: for a new spec to be observed, for a request to be handled, for the effect of a
-    pool's deletion, or for a pool to be Ready.
+    Return whether a user waits for this: for a new spec to be observed, a request to be handled, the effect of a pool's
+    deletion, or a pool to be Ready.
 
     A write by a user precedes each of these, except for pools, of which there are few.
     """

@@ -35,7 +35,7 @@ LIST_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Lists of which each manager owns items, by the name of their field; all others are one manager's as a whole."""
 
 DEFAULT_KEYS: Final = {"protocol": "TCP"}
-"""What the API server makes of a part of a key that is not given."""
+"""The default of the API server for a missing part of a key."""
 
 QUANTITIES: Final = frozenset({"limits", "requests", "overhead", "sizeLimit", "divisor"})
 """Fields that hold a quantity, or a mapping to quantities."""
@@ -63,11 +63,11 @@ SUFFIXES: Final[Mapping[str, Decimal]] = (
 )
 
 FINEST: Final = Decimal("1e-9")
-"""What is finer, the API server rounds up."""
+"""The API server rounds up finer quantities."""
 
 
 def marked(manifest: Manifest) -> dict[str, Any]:
-    """Return *manifest* with the annotation that tells what of it was applied."""
+    """Return *manifest* with the annotation that records what was applied."""
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), APPLIED: _fingerprint(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
@@ -80,12 +80,12 @@ def _fingerprint(manifest: Manifest) -> str:
 
 def covers(actual: Manifest, wanted: Manifest) -> bool:
     """
-    Say whether *actual* has all that *wanted* says.
+    Return whether *actual* has all that *wanted* says.
 
     What the API server and others have added does not matter; quantities are compared as such. A *wanted* that is
     `marked` is also not covered by an object from which one of our fields would have to go.
     """
-    # An item of a list does not say what it is, as whoever listed it knows.
+    # Items of a list have no kind and apiVersion.
     identity = {name: wanted[name] for name in ("apiVersion", "kind")}
     return _covers_mapping({**identity, **actual}, wanted, "")
 

@@ -1,4 +1,4 @@
-"""Describes the pods of a pool: one worker each, ready for the restricted Pod Security Standard, and what nobody changes in it."""
+"""Builds the pod template of a pool: one worker per pod, compliant with the restricted Pod Security Standard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POOL_LABEL: Final = f"{GROUP}/pool"
 NAME: Final = "pyncette-worker"
 
 EXTRA_GRACE_SECONDS: Final = 10
-"""What a worker has beyond its drain: to cancel, to release, to write the last completions, to say goodbye."""
+"""The time of a worker after its drain: to cancel, to release, to write the last completions, to deregister."""
 
 STUCK_GRACE_SECONDS: Final = 30
 """For a worker that failed its probes: its loop is stuck, so it will not drain, and waiting as long gains nothing."""
@@ -178,7 +178,7 @@ def _worker(spec: PoolSpec, realm: str) -> dict[str, Any]:
             "timeoutSeconds": 10,
             "terminationGracePeriodSeconds": STUCK_GRACE_SECONDS,
         },
-        # No traffic depends on it: it tells a rollout that this worker reaches its backend, and people that it does not.
+        # No traffic depends on it: it shows rollouts and people whether this worker reaches its backend.
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "health"},
             "periodSeconds": 5,
@@ -220,7 +220,7 @@ class Claim(NamedTuple):
     """Below the PodTemplateSpec."""
     mend: str
     of: Callable[[Part], Any]
-    """What a template has there."""
+    """The value in a template."""
 
 
 def _worker_of(pod: Part) -> Part:
@@ -294,7 +294,7 @@ CLAIMS: Final = (
         lambda pod: _named(_worker_of(pod), "volumeMounts", "mountPath", BACKEND_FOLDER),
     ),
 )
-"""What has to be in the merged template exactly as in ours: there, or not there."""
+"""Fields whose value, or absence, the merge must not change."""
 
 
 def _overreaching(ours: Manifest, merged: Manifest) -> Iterator[Problem]:

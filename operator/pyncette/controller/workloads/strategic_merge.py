@@ -39,7 +39,7 @@ MERGE_KEYS: Final[Mapping[str, str]] = {
     "spec.volumes.ephemeral.volumeClaimTemplate.metadata.ownerReferences": "uid",
 }
 """
-Lists of a PodTemplateSpec that are merged item by item, and the field that tells their items apart: the API's own
+Lists of a PodTemplateSpec that are merged item by item, and the field that identifies their items: the API's own
 markers, which a test compares with what an API server publishes. All other lists are replaced as a whole.
 """
 
@@ -147,14 +147,14 @@ def _retained(whole: Mapping[str, Any], part: Mapping[str, Any], place: Place) -
 
 
 def _items(whole: Sequence[Any], part: Sequence[Any], key: str, place: Place) -> list[Any]:
-    """Merge two lists whose items are told apart by *key*."""
+    """Merge two lists whose items are identified by *key*."""
     for position, item in enumerate(part):
         if not isinstance(item, Mapping):
             raise MergeRefusedError((*place.path, position), "must be a mapping of fields to values")
         if DIRECTIVE in item and item[DIRECTIVE] not in (REPLACE, DELETE):
             raise _unknown_directive(item[DIRECTIVE], place.item(position))
         if key not in item and item.get(DIRECTIVE) != REPLACE:
-            raise MergeRefusedError((*place.path, position), f"needs {key}, which tells the items apart")
+            raise MergeRefusedError((*place.path, position), f"needs {key}, which identifies the items")
     named = [item for item in part if DIRECTIVE not in item]
     if any(item.get(DIRECTIVE) == REPLACE for item in part):
         return [_plain(item, place.item(item_named(key, item[key]))) for item in named]

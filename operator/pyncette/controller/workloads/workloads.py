@@ -38,7 +38,7 @@ STRATEGY: Final = {
 
 
 class Workloads(NamedTuple):
-    """What a pool consists of. All None for an external one."""
+    """The objects of a pool. All None for an external one."""
 
     service_account: Manifest | None = None
     """None also where the pool names one that exists. Ours then stays as it is: workers of before may run as it."""
@@ -92,7 +92,7 @@ def claimed_elsewhere(actual: Manifest, pool: PyncetteWorkerPool) -> Refusal | N
     if is_labelled and all({name: owner.get(name) for name in ours} == ours for owner in owners):
         return None
     message = (
-        f"the {actual.get('kind', 'object')} {object_name(pool)} of this namespace is somebody else's; give the pool another "
+        f"the {actual.get('kind', 'object')} {object_name(pool)} of this namespace belongs to someone else; give the pool another "
         "name, or delete that object"
     )
     return Refusal((Problem(("metadata", "name"), message, Reason.NAME_TAKEN.value),))

@@ -11,7 +11,7 @@ from pyncette.core.times import datetime_of, instant_of
 from pyncette.mirror.conversion import to_key, to_spec
 from pyncette.mirror.status import status_of
 from pyncette.resources.resource import AWAITED
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 from tests.resources import task
 
 MINUTE = 60 * SECOND
@@ -165,8 +165,8 @@ def test_a_run_whose_lease_expired_is_not_active():
     assert status_of(record, EIGHT + MINUTE + SECOND).active == 0
 
 
-def test_runs_beside_the_schedule_are_active_too():
-    assert status_of(record_of(task()), EIGHT, beside=2).active == 2
+def test_side_runs_are_active_too():
+    assert status_of(record_of(task()), EIGHT, side_runs=2).active == 2
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_template_has_instances_and_no_times():
     assert status.next_schedule_time is None
 
 
-def test_the_last_run_and_the_counts_are_told():
+def test_the_last_run_and_the_counts_are_reported():
     summary = Summary(
         last_scheduled_at=EIGHT,
         last_started_at=EIGHT + SECOND,

@@ -174,7 +174,7 @@ async def test_a_worker_that_was_killed_disappears_when_its_lease_ends(bench: Be
     assert await bench.look() == []
 
 
-async def test_what_killed_workers_left_behind_is_removed_by_whoever_looks_later(bench: Bench) -> None:
+async def test_what_killed_workers_left_behind_is_removed_by_a_later_reader(bench: Bench) -> None:
     await bench.killed()
     await bench.advance(2 * MEMBER_LEASE)
 
@@ -202,7 +202,7 @@ async def test_one_who_was_taken_for_dead_is_back_at_its_next_sign_of_life(bench
         assert await bench.look() == [ALICE]
 
 
-async def test_one_who_came_back_is_not_removed_by_a_look_from_before(bench: Bench) -> None:
+async def test_one_who_came_back_is_not_removed_by_an_earlier_read(bench: Bench) -> None:
     async with bench.member():
         (before,) = bench.records()
         await bench.store.swap([Change(before, None)])
@@ -211,7 +211,7 @@ async def test_one_who_came_back_is_not_removed_by_a_look_from_before(bench: Ben
         assert await bench.store.swap([Change(before, None)]) == [False]
 
 
-async def test_a_look_that_may_not_write_sees_the_members_all_the_same(bench: Bench) -> None:
+async def test_a_reader_that_may_not_write_sees_the_members_all_the_same(bench: Bench) -> None:
     async with bench.member(ALICE):
         await bench.killed(BOB)
         await bench.advance(2 * MEMBER_LEASE)
@@ -279,7 +279,9 @@ async def test_what_cannot_be_read_is_left_out_and_logged(
 
         assert await bench.look() == [ALICE]
 
-    assert [(entry.message, entry.worker) for entry in caplog.records] == [("a member cannot be read", "bob")]
+    assert [(entry.message, entry.worker) for entry in caplog.records] == [
+        ("could not read the registration of a worker", "bob")
+    ]
 
 
 async def test_a_worker_is_read_as_release_0_1_0_writes_it(bench: Bench) -> None:
@@ -349,7 +351,7 @@ async def test_what_a_member_refuses_from_now_on_is_seen_at_once(bench: Bench) -
 # --- What it must not do ---------------------------------------------------------------------------------------------
 
 
-async def test_a_backend_that_is_away_is_asked_again_and_said_once(
+async def test_a_backend_that_is_unavailable_is_retried_and_logged_once(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -361,7 +363,9 @@ async def test_a_backend_that_is_away_is_asked_again_and_said_once(
 
         assert await bench.look() == [ALICE]
 
-    assert [entry.message for entry in caplog.records] == ["others may not see that this worker runs"]
+    assert [entry.message for entry in caplog.records] == [
+        "could not register this worker; others may not see it"
+    ]
 
 
 async def test_an_answer_that_is_lost_makes_no_second_member(bench: Bench) -> None:
@@ -379,7 +383,7 @@ async def test_a_realm_whose_name_is_too_long_keeps_no_worker_from_running(bench
         await bench.advance(3 * RENEWAL_PAUSE)  # would raise what ended it
 
 
-async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_away(bench: Bench) -> None:
+async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_unavailable(bench: Bench) -> None:
     class SilentStore(CountingStore):
         async def swap(self, changes):
             if self.error is not None:
@@ -391,7 +395,7 @@ async def test_a_stop_waits_no_longer_than_bearable_for_a_backend_that_is_away(b
         store.error = StoreUnavailableError("it is away")
 
 
-async def test_members_are_never_claimed_whoever_asks(bench: Bench) -> None:
+async def test_no_caller_claims_members(bench: Bench) -> None:
     await bench.killed()
     await bench.advance(MEMBER_LEASE)
     now = bench.clock.now()
@@ -406,7 +410,7 @@ async def test_a_realm_shows_no_partition_of_its_members(bench: Bench) -> None:
         assert await bench.store.partitions(REALM) == []
 
 
-def test_nobody_can_have_tasks_among_the_members() -> None:
+def test_no_task_can_be_stored_among_the_members() -> None:
     with pytest.raises(
         ConfigurationError,
         match=f"realms that begin with {RESERVED_REALMS} are reserved, and cannot have tasks",

@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.record import (
@@ -23,8 +24,7 @@ from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
-from pyncette.mirror.conversion import requests_of
-from pyncette.mirror.records import desired_record_of, mirror
+from pyncette.mirror.conversion import desired_record_of, requests_of
 from pyncette.mirror.requests import Done, ask
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.codec import decode_record, encode_spec, encode_state
@@ -80,7 +80,7 @@ class Cluster:
         }
         desired = desired_record_of(accepted(PyncetteTask, given), REALM)
         self.key = desired.key
-        await mirror(self.ledger, REALM, [desired])
+        await mirror_all(self.ledger, REALM, [desired])
         return await self.record()
 
     async def record(self):
@@ -225,7 +225,7 @@ async def test_a_claim_that_comes_in_between_is_asked_on_top_of(cluster):
 
 async def test_a_stopped_resource_is_asked_for_nothing(cluster):
     await cluster.apply()
-    await mirror(cluster.ledger, REALM, [])
+    await mirror_all(cluster.ledger, REALM, [])
 
     assert await cluster.ask(run="1") == Done()
     assert (await cluster.record()).state.handled == NO_REQUESTS
@@ -290,7 +290,7 @@ async def test_what_was_handled_outlives(cluster, way):
         await cluster.apply()
         assert cluster.key.partition.handler == "post"
     else:
-        await mirror(cluster.ledger, REALM, [])
+        await mirror_all(cluster.ledger, REALM, [])
         await cluster.apply()
 
     assert (await cluster.record()).state.handled == Requests(resume="1")
@@ -357,7 +357,7 @@ async def test_a_schedule_that_can_no_longer_be_read_stays_suspended_and_stops_n
 
     assert (done.resumed, len(await cluster.extra_runs())) == (0, 1)
     assert (await cluster.record()).state.exhausted
-    assert "is not resumed" in caplog.text
+    assert "could not resume" in caplog.text
 
 
 async def test_dead_letters_are_tried_again_and_the_mark_comes_last(cluster):

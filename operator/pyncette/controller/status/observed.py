@@ -1,4 +1,4 @@
-"""What is decided upon: what is known of a task's pool, its backend and its record when its status is worked out."""
+"""The observed state of a task's pool, backend and record, which its status is worked out from."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.coordination.members import Member
 from pyncette.core.record import Record
-from pyncette.resources.task import Instances
+from pyncette.resources.task_status import Instances
 
 
 class Access(Enum):
-    """How a pool stands to the backend that it names."""
+    """The access of a pool to the backend that it names."""
 
     OPEN = "open"
     """It is reachable, and the pool may use it."""
@@ -24,8 +24,8 @@ class Access(Enum):
     """The operator's settings have no backend of this name: `BackendNotFound`."""
 
 
-class PoolFacts(NamedTuple):
-    """A pool, as a task of it needs to know it."""
+class ObservedPool(NamedTuple):
+    """The observed state of a pool, for its tasks."""
 
     name: str
     exists: bool = True
@@ -41,21 +41,21 @@ class PoolFacts(NamedTuple):
     rolling_out: bool = False
     """Workers of an earlier template are being replaced, or the first are on their way: a new handler may come with them."""
     wanted: int | None = None
-    """Workers that there are to be; None: others start them, so nobody can tell."""
+    """The desired number of workers; None if others start them."""
     members: tuple[Member, ...] | None = None
-    """Workers that run now, as the backend knows them; None: it could not be asked."""
+    """Running workers that are registered in the backend; None if it could not be read."""
 
 
-class TaskFacts(NamedTuple):
-    """What the backend holds of a task, and since when it is as it is."""
+class ObservedTask(NamedTuple):
+    """The observed state of a task in the backend."""
 
     record: Record | None = None
-    """Its home; None: there is none, or the backend could not be asked."""
+    """None if there is none, or if the backend could not be read."""
     moving: bool = False
-    """Its record goes to another pool or handler once what runs is over."""
+    """Its record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None
     """The other dynamic task of its pool that has its handler already; a handler belongs to one."""
-    beside: int = 0
+    side_runs: int = 0
     """Runs under way beside the schedule."""
     last_run_id: str | None = None
     strays: tuple[int, ...] = ()

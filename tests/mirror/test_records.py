@@ -1,4 +1,4 @@
-"""What manifests wish for stands in the store, and what happened there is never lost by a wish."""
+"""What manifests wish for stands in the store, and what happened there is never lost by a desired."""
 
 import contextlib
 import datetime
@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from pyncette.app.modes import A_MICROSECOND
+from pyncette.cli.dev.mirroring import mirror_all
 from pyncette.clock import SECOND
 from pyncette.coordination.permit_records import new_permit, number_of, permit_partition
 from pyncette.core import edits, rules
@@ -20,20 +21,10 @@ from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
-from pyncette.mirror.records import (
-    Elsewhere,
-    Removal,
-    Step,
-    desired_record_of,
-    homes,
-    instances_of,
-    mirror,
-    mirror_one,
-    moved,
-    remove_instances,
-    stop,
-    stopped_between_runs,
-)
+from pyncette.mirror.conversion import desired_record_of
+from pyncette.mirror.instances import Removal, instances_of, remove_instances
+from pyncette.mirror.records import MisplacedRecord, mirror_one, stop, task_records
+from pyncette.mirror.rules import Step, moved, stopped_between_runs
 from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryStore
 from pyncette.testing.clock import VirtualClock
@@ -56,7 +47,7 @@ class Folder:
         """Mirror *tasks*; return what was done, by name."""
         seen_at = options.pop("seen_at", self.clock.now())
         wanted = [desired_record_of(item, REALM, seen_at) for item in tasks]
-        return {item.name: item.step for item in await mirror(self.ledger, REALM, wanted, **options)}
+        return {item.name: item.step for item in await mirror_all(self.ledger, REALM, wanted, **options)}
 
     async def record(self, name="report", handler="send", occurrence=""):
         (record,) = await self.store.load([Key(Partition(REALM, handler), name, "", occurrence)])
@@ -143,14 +134,14 @@ async def test_an_older_generation_counts_where_the_newer_one_is_known_to_be_of_
         given["metadata"] |= {"uid": "u", "generation": number}
         return desired_record_of(read_as(PyncetteTask, given), REALM)
 
-    await mirror(folder.ledger, REALM, [generation(5, 50)])
+    await mirror_all(folder.ledger, REALM, [generation(5, 50)])
     restored = generation(2, 20)._replace(outlives=(await folder.record()).state.owner)
-    (later,) = await mirror(folder.ledger, REALM, [generation(6, 60)])
+    (later,) = await mirror_all(folder.ledger, REALM, [generation(6, 60)])
 
-    (taken,) = await mirror(folder.ledger, REALM, [restored])
+    (taken,) = await mirror_all(folder.ledger, REALM, [restored])
     assert (later.step, taken.step) == (Step.EDITED, Step.OUTDATED)
     confirmed = restored._replace(outlives=(await folder.record()).state.owner)
-    (taken,) = await mirror(folder.ledger, REALM, [confirmed])
+    (taken,) = await mirror_all(folder.ledger, REALM, [confirmed])
     assert taken.step is Step.EDITED
 
 
@@ -171,7 +162,7 @@ async def test_a_removed_resource_never_undoes_a_newer_one_of_the_same_name(fold
     assert (record.state.owner.uid, record.spec.schedule.length) == ("new", 20 * SECOND)
 
     restored = desired_record_of(deleted, REALM)._replace(outlives=record.state.owner)
-    (taken,) = await mirror(folder.ledger, REALM, [restored])
+    (taken,) = await mirror_all(folder.ledger, REALM, [restored])
     assert taken.step is Step.EDITED
 
 
@@ -257,7 +248,7 @@ async def test_a_run_of_what_is_gone_loses_its_lease_and_is_counted_as_withdrawn
     assert (await folder.record()).state.summary.counts.withdrawn == 1
 
 
-async def test_runs_beside_a_schedule_that_is_gone_are_withdrawn_too_but_dead_letters_wait_for_its_end(
+async def test_side_runs_of_a_deleted_task_are_withdrawn_but_its_dead_letters_stay_until_removal(
     folder,
 ):
     await folder.apply(task())
@@ -335,7 +326,7 @@ async def test_a_run_in_progress_ends_before_its_task_moves_to_another_handler(f
     assert (await folder.record(handler="post")).state.summary.counts.succeeded == 1
 
 
-async def test_runs_beside_a_schedule_end_and_are_counted_before_its_task_moves(folder):
+async def test_side_runs_end_and_are_counted_before_their_task_moves(folder):
     fields = {"concurrencyPolicy": "Allow", "leaseDurationSeconds": 600}
     await folder.apply(task(**fields))
     await folder.clock.advance(datetime.timedelta(minutes=1))
@@ -418,7 +409,7 @@ async def test_a_move_that_was_broken_off_goes_on_and_leaves_one_record(folder, 
     folder.ledger = ledger
     await folder.apply(task(handler="post"))
 
-    found = [record async for record in homes(folder.store, REALM)]
+    found = [record async for record in task_records(folder.store, REALM)]
     assert [record.key.partition.handler for record in found] == ["post"]
     assert found[0].state.summary.counts.succeeded == 1
     assert found[0].claimable_at > folder.clock.now()
@@ -454,10 +445,14 @@ async def test_the_instances_of_templates_are_passed_over_in_search_of_tasks(fol
         await folder.store.swap([Change(None, record) for record in instances[at : at + 300]])
     await folder.apply(named("a"), named("zoo"), named("many", intervalSeconds=3))
 
-    assert sorted([record.key.task async for record in homes(folder.store, REALM)]) == ["a", "many", "zoo"]
+    assert sorted([record.key.task async for record in task_records(folder.store, REALM)]) == [
+        "a",
+        "many",
+        "zoo",
+    ]
 
 
-async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_mends_it(folder):
+async def test_a_stored_schedule_that_can_no_longer_be_read_hurts_itself_only_and_an_edit_fixes_it(folder):
     both = [task(schedule="* * * * *"), named("other")]
     await folder.apply(*both)
     await folder.clock.advance(HOUR)
@@ -620,7 +615,7 @@ async def test_a_run_of_an_instance_that_is_removed_has_lost_its_lease(folder):
     assert await folder.end(held) == [False]
 
 
-async def test_what_lives_beside_instances_and_what_counts_for_the_template_goes_too(folder):
+async def test_side_runs_of_instances_and_counters_of_the_template_are_removed_too(folder):
     template = await with_instances(folder, 3)
     (instance,) = await folder.store.load([numbered_user(folder, 1).key])
     await folder.store.swap(
@@ -665,7 +660,7 @@ async def test_a_resource_that_returns_with_another_handler_runs_nothing_of_the_
     gone = await folder.record()
 
     returned = owned("post", 1, "new", executionMode=mode)
-    await mirror_one(folder.ledger, returned, [Elsewhere(folder.ledger, gone)])
+    await mirror_one(folder.ledger, returned, [MisplacedRecord(folder.ledger, gone)])
 
     record = await folder.record(handler="post")
     assert record.due_at > folder.clock.now()
@@ -679,7 +674,7 @@ async def test_a_move_that_broke_off_makes_up_for_what_passed_meanwhile(folder):
     await folder.ledger.apply({(await folder.record()).key: stopped_between_runs(owned("post", 2))})
     await folder.clock.advance(datetime.timedelta(minutes=2))
 
-    left = Elsewhere(folder.ledger, await folder.record())
+    left = MisplacedRecord(folder.ledger, await folder.record())
     await mirror_one(folder.ledger, owned("post", 2), [left])
 
     assert (await folder.record(handler="post")).due_at == due_at
@@ -699,7 +694,7 @@ async def test_a_record_that_moves_back_after_a_move_that_broke_off_keeps_what_h
     await broken_off_move(folder)
     floor = (await folder.record(handler="post")).state.floor
 
-    lived_on = Elsewhere(folder.ledger, await folder.record(handler="post"))
+    lived_on = MisplacedRecord(folder.ledger, await folder.record(handler="post"))
     await mirror_one(folder.ledger, owned("send", 3), [lived_on])
 
     record = await folder.record()
@@ -711,7 +706,7 @@ async def test_a_record_that_moves_back_after_a_move_that_broke_off_keeps_what_h
 async def test_so_does_one_whose_manifests_are_mirrored_all_at_once(folder):
     await broken_off_move(folder)
 
-    await mirror(folder.ledger, REALM, [owned("send", 3)])
+    await mirror_all(folder.ledger, REALM, [owned("send", 3)])
 
     assert (await folder.record()).state.summary.counts == Counts(succeeded=1)
     assert await folder.record(handler="post") is None
@@ -719,9 +714,9 @@ async def test_so_does_one_whose_manifests_are_mirrored_all_at_once(folder):
 
 async def test_an_older_generation_does_not_move_the_record_of_a_newer_one(folder):
     await mirror_one(folder.ledger, owned("post", 2))
-    newer = Elsewhere(folder.ledger, await folder.record(handler="post"))
+    newer = MisplacedRecord(folder.ledger, await folder.record(handler="post"))
 
-    (taken,) = await mirror_one(folder.ledger, owned("send", 1), [newer])
+    taken = await mirror_one(folder.ledger, owned("send", 1), [newer])
 
     assert taken.step is Step.OUTDATED
     assert await folder.record() is None

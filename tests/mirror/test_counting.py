@@ -6,7 +6,6 @@ from pyncette.clock import SECOND
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
-from pyncette.mirror import counting
 from pyncette.mirror.counting import LATE, due_in, instances_of, waiting_in
 from pyncette.store.memory import MemoryStore
 
@@ -60,19 +59,16 @@ async def test_a_task_without_instances_has_none(store):
     assert (found.total, found.due, found.leased) == (0, 0, 0)
 
 
-async def test_however_many_partitions_there_are_no_more_is_looked_at_than_twice_what_is_told(
-    store, monkeypatch
-):
-    monkeypatch.setattr(counting, "COUNTED_MAX", 100)
+async def test_however_many_partitions_there_are_at_most_twice_the_reported_number_is_read(store):
     await fill(store, *(an_instance(f"{number}", number % 10) for number in range(500)))
 
-    found = await instances_of(store, a_template(10), NOW)
+    found = await instances_of(store, a_template(10), NOW, counted_max=100)
 
     assert (found.total, found.due) == (500, 100)
     assert sum(store.limits) <= 2 * 100 + 10
 
 
-async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(store, monkeypatch):
+async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(store):
     await fill(
         store, *(an_instance(f"{number}", handler=handler) for number in range(30) for handler in ("a", "b"))
     )
@@ -80,8 +76,7 @@ async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(
 
     assert await due_in(store, "realm", NOW) == 60
     assert await due_in(store, "another", NOW) == 0
-    monkeypatch.setattr(counting, "COUNTED_MAX", 40)
-    assert await due_in(store, "realm", NOW) == 40
+    assert await due_in(store, "realm", NOW, counted_max=40) == 40
 
 
 @pytest.mark.parametrize("seconds", [0, 9, 10, 45, 300, 10 * 24 * 3600])

@@ -1,0 +1,312 @@
+"""Makes the record of a task equal to its resource."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from pyncette.clock import Instant
+from pyncette.controller.cluster.api import TASKS, Api, Manifest, ObjectName
+from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.requested_runs import RequestedRuns
+from pyncette.controller.status.differences import read_status
+from pyncette.controller.status.observed import Access, ObservedPool
+from pyncette.controller.status.task_context import StoredTask
+from pyncette.controller.status.task_status import is_over, was_mirrored
+from pyncette.core.record import Key, Owner, Record, Requests, replace
+from pyncette.core.times import instant_of
+from pyncette.errors import StoreUnavailableError
+from pyncette.ledger.ledger import Ledger
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of
+from pyncette.mirror.records import MisplacedRecord, mirror_one
+from pyncette.mirror.requests import ask
+from pyncette.mirror.rules import (
+    MirrorResult,
+    Step,
+    is_ahead,
+    is_suspended_otherwise,
+    suspended_as,
+    suspension,
+)
+from pyncette.resources.reading import Refusal
+from pyncette.resources.task import PyncetteTask
+from pyncette.resources.task_status import TaskStatus
+
+logger = logging.getLogger(__name__)
+
+POSSIBLE_PARTITIONS: Final = range(1, 1025)
+"""Valid values of spec.partitions."""
+
+
+class Mirroring(NamedTuple):
+    """The records of a task after they were made equal to its resource, as far as that was possible."""
+
+    records: tuple[ObservedRecord, ...]
+    """The current one first. There is more than one only during a move."""
+    moving: bool = False
+    """The record moves to another pool or handler once its run has ended."""
+    taken_by: str | None = None
+    """Another task that owns the key of the record: in a pool, a handler has one dynamic task."""
+    unavailable: str | None = None
+    """A backend that does not answer, so that something is not written yet."""
+    failed: StoreUnavailableError | None = None
+
+    @property
+    def current(self) -> ObservedRecord | None:
+        """The record that the status reports; None: there is none."""
+        return self.records[0] if self.records else None
+
+
+class TaskRecords:
+    """The writer of the records of PyncetteTasks."""
+
+    def __init__(
+        self, api: Api, objects: Objects, pools: Pools, mirrored: Mirrored, requested: RequestedRuns
+    ) -> None:
+        self._api = api
+        self._objects = objects
+        self._pools = pools
+        self._mirrored = mirrored
+        self._requested = requested
+        self._reserved: dict[tuple[str, Key], ObjectName] = {}
+        """The task that is about to write at a backend and key: a handler goes to the first task that names it."""
+
+    async def mirror_task(
+        self,
+        name: ObjectName,
+        task: PyncetteTask | Refusal,
+        location: PoolLocation,
+        stored: Manifest,
+        records: Sequence[ObservedRecord],
+    ) -> Mirroring:
+        """
+        Make the *records* of the task *name* equal to it, and return them as they are then.
+
+        If the backend cannot be used, or the spec is invalid, nothing but its suspension is written. Raises StoreError
+        and ApiError; a backend that does not answer is part of the result.
+        """
+        ledger = None if location.backend is None else location.backend.ledger
+        is_open = location.pool.access is Access.OPEN and self._mirrored.has_seen(location.store_name)
+        if isinstance(task, Refusal) or ledger is None or not is_open:
+            return await self._suspend_only(name, stored, records)
+        desired = _as_registered(desired_record_of(task, location.realm), location.pool)
+        where = (location.store_name, desired.key)
+        other = self._owner_at(name, where)
+        if other is not None:
+            return (await self._suspend_only(name, stored, records))._replace(taken_by=other)
+        self._reserved[where] = name
+        try:
+            return await self._mirror(name, desired, location, ledger, stored, records)
+        finally:
+            del self._reserved[where]
+
+    async def _suspend_only(
+        self, name: ObjectName, stored: Manifest, records: Sequence[ObservedRecord]
+    ) -> Mirroring:
+        """
+        Suspend or resume the stored generation of a task as its spec says, while nothing else of the spec can be written.
+
+        A person who suspends a task is in a hurry, whatever else is wrong with the spec.
+        """
+        meta = stored["metadata"]
+        seen = StoredTask.of(stored, TaskStatus())
+        created = _instant_in(meta.get("creationTimestamp"))
+        latest = Owner(seen.uid, seen.generation, "", created_at=created)
+        after = list(records)
+        for number, observed in enumerate(records):
+            if suspension(observed.record, seen.suspend, latest) is None:
+                continue
+            ledger = self._pools.ledger(observed.backend)
+            if ledger is None:
+                return _unavailable(after, observed.backend)
+            key = observed.record.key
+            result = (await ledger.apply({key: suspended_as(seen.suspend, latest)}))[key]
+            if result is not None:
+                after[number] = self._note(name, observed.backend, result) or observed
+        return Mirroring(tuple(after))
+
+    def _owner_at(self, name: ObjectName, where: tuple[str, Key]) -> str | None:
+        """Return the other task that owns the backend and key of *where*, if it still exists."""
+        other = self._reserved.get(where) or self._mirrored.owner_at(*where)
+        if other is None or other == name or self._objects.uid(TASKS, other) is None:
+            return None
+        return other.name
+
+    async def _mirror(
+        self,
+        name: ObjectName,
+        desired: DesiredRecord,
+        location: PoolLocation,
+        ledger: Ledger,
+        stored: Manifest,
+        records: Sequence[ObservedRecord],
+    ) -> Mirroring:
+        """Write what differs from *desired*, unless a backend has to answer first."""
+        status = read_status(stored.get("status", {}), TaskStatus) or TaskStatus()
+        silent = self._silent(records, status)
+        if silent is not None:
+            return _unavailable(records, silent)
+        if not records and is_over(status, stored["metadata"].get("generation", 0)):
+            desired = desired._replace(is_over=True)
+        desired = await self._checked_against_newer(name, desired, records)
+        here, misplaced = _split(records, location.store_name, desired.key)
+        try:
+            return await self._write(name, desired, here, misplaced, location, ledger)
+        except StoreUnavailableError as error:
+            return Mirroring(_current_first(here, misplaced), unavailable=location.store_name, failed=error)
+
+    def _silent(self, records: Sequence[ObservedRecord], status: TaskStatus) -> str | None:
+        """
+        Return a backend that does not answer, and has to before anything is written; None: there is none.
+
+        It is one that the task moves from. The record of a task that had one may also be on a backend that was not read
+        since this process began: to create another would run the task twice.
+        """
+        for observed in records:
+            if self._pools.ledger(observed.backend) is None:
+                return observed.backend
+        if records or not was_mirrored(status):
+            return None
+        return next((backend.name for backend in self._pools.unseen()), None)
+
+    async def _checked_against_newer(
+        self, name: ObjectName, desired: DesiredRecord, records: Sequence[ObservedRecord]
+    ) -> DesiredRecord:
+        """
+        Return *desired*, which outlives the owner of a record that a newer generation has changed, if there is one.
+
+        Usually the watch is late, and soon delivers the newer generation, or a newer resource of that name. But a cluster
+        whose etcd was restored counts on from an older one: no edit would have an effect until it has caught up. A read by
+        name that follows the read of the record decides: it is never older than what was written before (etcd reads are
+        linearizable).
+        """
+        newer = [
+            observed.record
+            for observed in records
+            if is_ahead(observed.record, desired) or is_suspended_otherwise(observed.record, desired)
+        ]
+        if not newer:
+            return desired
+        found = await self._api.get(TASKS, name)
+        meta = found["metadata"]
+        if (meta["uid"], meta.get("generation")) != (desired.owner.uid, desired.owner.generation):
+            self._objects.found(TASKS, found)
+            return desired
+        return desired._replace(outlives=newer[0].state.owner)
+
+    async def _write(
+        self,
+        name: ObjectName,
+        desired: DesiredRecord,
+        here: ObservedRecord | None,
+        misplaced: Sequence[ObservedRecord],
+        location: PoolLocation,
+        ledger: Ledger,
+    ) -> Mirroring:
+        """Write what differs, then do what the task requests. Raises StoreError."""
+        if here is None or misplaced or not _is_mirrored(here.record, desired):
+            await self._mirrored.open_realm(location.store_name, ledger, location.realm)
+            result = await mirror_one(ledger, desired, self._with_ledgers(misplaced))
+            here = self._note(name, location.store_name, result) or here
+            if result.step in {Step.WAITING, Step.OUTDATED}:  # of a newer generation the watch will tell
+                return Mirroring(_current_first(here, misplaced), moving=result.step is Step.WAITING)
+            for stray in misplaced:
+                self._mirrored.forget(stray.backend, stray.record.key, name)
+        if here is not None and here.record.state.handled != desired.requests:
+            here = await self._handle_requests(name, here, desired.requests, ledger)
+        return Mirroring(_current_first(here))
+
+    def _with_ledgers(self, misplaced: Sequence[ObservedRecord]) -> list[MisplacedRecord]:
+        """Return *misplaced* records with the ledgers of their backends. Raises StoreUnavailableError."""
+        found = [
+            MisplacedRecord(source, observed.record)
+            for observed in misplaced
+            if (source := self._pools.ledger(observed.backend)) is not None
+        ]
+        if len(found) < len(misplaced):
+            raise StoreUnavailableError("a backend that the task moves from became unavailable")
+        return found
+
+    async def _handle_requests(
+        self, name: ObjectName, here: ObservedRecord, requests: Requests, ledger: Ledger
+    ) -> ObservedRecord | None:
+        """Do what *requests* ask for once, and return the record as it is then; None: it has been removed meanwhile."""
+        done = await ask(ledger, here.record, requests)
+        if done.record is None:
+            return here
+        here = self._mirrored.note(here.backend, done.record)
+        logger.info(
+            "handled the requests of a task",
+            extra={
+                "task": str(name),
+                "run": bool(done.run),
+                "resumed": done.resumed,
+                "redriven": done.redriven,
+            },
+        )
+        if done.run is None:
+            return here
+        self._requested.note(name, [here], at_least=1)
+        return next(iter(await self._requested.refresh(name, [here])), None)
+
+    def _note(self, name: ObjectName, backend: str, result: MirrorResult) -> ObservedRecord | None:
+        """Note and return the record that *result* holds. It is noted at once, so that no other task takes its key."""
+        if result.record is None:
+            return None
+        if result.is_written:
+            logger.info("a task was %s", result.step.value, extra={"task": str(name), "backend": backend})
+        return self._mirrored.note(backend, result.record)
+
+
+def _unavailable(records: Sequence[ObservedRecord], backend: str) -> Mirroring:
+    error = StoreUnavailableError(f"{backend} does not answer")
+    return Mirroring(tuple(records), unavailable=backend, failed=error)
+
+
+def _current_first(
+    here: ObservedRecord | None, misplaced: Sequence[ObservedRecord] = ()
+) -> tuple[ObservedRecord, ...]:
+    return (*misplaced,) if here is None else (here, *misplaced)
+
+
+def _split(
+    records: Sequence[ObservedRecord], backend: str, key: Key
+) -> tuple[ObservedRecord | None, list[ObservedRecord]]:
+    """Return the one of *records* that is at *backend* and *key*, and the others."""
+    here, misplaced = None, []
+    for observed in records:
+        if observed.backend == backend and observed.record.key == key:
+            here = observed
+        else:
+            misplaced.append(observed)
+    return here, misplaced
+
+
+def _as_registered(desired: DesiredRecord, pool: ObservedPool) -> DesiredRecord:
+    """
+    Return *desired* with the partition count that all workers of its *pool* have registered for its handler.
+
+    The status reports it if the resource has another count. Workers would refuse the handler if that were stored.
+    """
+    counts = {member.count_of(desired.key.partition.handler) for member in pool.members or ()} - {None}
+    count = counts.pop() if len(counts) == 1 else None
+    if desired.spec.partitions is None or count not in POSSIBLE_PARTITIONS:  # a row may hold any number
+        return desired
+    return desired._replace(spec=replace(desired.spec, partitions=count))
+
+
+def _is_mirrored(record: Record, desired: DesiredRecord) -> bool:
+    """Return whether *record* is already as *desired*, or as a newer generation desired it."""
+    if record.state.withdrawn_at is not None:
+        return False
+    owner = record.state.owner
+    return (owner == desired.owner and owner != desired.outlives) or is_ahead(record, desired)
+
+
+def _instant_in(text: object) -> Instant | None:
+    """Parse a time as the API server writes it."""
+    return instant_of(datetime.fromisoformat(text)) if isinstance(text, str) else None
