@@ -390,7 +390,7 @@ async def test_a_record_that_loses_its_lease_is_announced_even_if_it_is_due_late
 
 
 class RealTime(VirtualClock):
-    """Pretended time that claims to pass as fast as real time."""
+    """Simulated time that claims to pass as fast as real time."""
 
     def latest_after(self, delay):
         return self.now() + delay

@@ -103,7 +103,7 @@ async def hurry(context: PyncetteContext, database: Database, count: int, within
             ZoneInfo(person.zone)
         )
         people.append(person._replace(remind_at=f"{at:%H:%M:%S}", days="*", since=begin))
-    await subscriptions.change_wishes(context, database, people)
+    await subscriptions.change_preferences(context, database, people)
     if now() > begin:
         sys.exit("this machine is too slow to schedule that many in so little time; try fewer")
     print(
@@ -118,7 +118,7 @@ async def move(person_id: int, zone: str) -> None:
     ZoneInfo(zone)  # raises if it is invalid
     async with app.create() as context, Database.open(settings.DATABASE) as database:
         person = await existing(database, person_id)
-        await subscriptions.change_wishes(context, database, [person._replace(zone=zone, since=now())])
+        await subscriptions.change_preferences(context, database, [person._replace(zone=zone, since=now())])
         state = await context.get_task(remind, str(person_id))
         assert state is not None
         assert state.scheduled_at is not None
@@ -171,7 +171,7 @@ async def sign_up_people(context: PyncetteContext, database: Database, people: i
             print(f"  {done:,} of {total:,} schedules", flush=True)
     seconds = time.monotonic() - began
     print(f"{done:,} schedules stored in {seconds:.1f} s, {done / seconds:,.0f}/s", flush=True)
-    await crowd.wish_from_now_on(database, clock())
+    await crowd.count_preferences_from_now(database, clock())
 
 
 def metered() -> Meter:

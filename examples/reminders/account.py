@@ -38,7 +38,7 @@ FAULTS_SHOWN_MAX = 10
 
 
 class Case(NamedTuple):
-    """A person: what they wish for since when and until when, what came, and what is scheduled for them."""
+    """A person: what they prefer since when and until when, what came, and what is scheduled for them."""
 
     address: str
     zone: str
@@ -137,7 +137,7 @@ class Account:
 
 
 async def make_account(context: PyncetteContext, until: datetime.datetime) -> Account:
-    """Compare what everybody wishes for with what the mail server received, and with what is scheduled."""
+    """Compare what everybody prefers with what the mail server received, and with what is scheduled."""
     account = Account(until)
     next_reminders = await _next_times(context, remind)
     next_reports = await _next_times(context, report)

@@ -55,11 +55,11 @@ async def make_up(database: Database, count: int, since: datetime.datetime) -> i
         return chance.choices(list(weights), list(weights.values()), k=count)
 
     week = [(since.date() - datetime.timedelta(days=ago)).isoformat() for ago in range(8)]
-    wishes = zip(choose(DOMAINS), choose(ZONES), _times(chance, count), choose(DAYS), strict=True)
+    preferences = zip(choose(DOMAINS), choose(ZONES), _times(chance, count), choose(DAYS), strict=True)
     people = []
     habits: list[tuple[int, int, str]] = []
     check_ins = []
-    for number, (domain, zone, remind_at, days) in enumerate(wishes, start=1):
+    for number, (domain, zone, remind_at, days) in enumerate(preferences, start=1):
         report = chance.random() < WITH_A_REPORT
         people.append(
             (number, f"person{number}@{domain}", zone, remind_at, days, report, utc(since), None, None)
@@ -79,8 +79,8 @@ async def make_up(database: Database, count: int, since: datetime.datetime) -> i
     return count + sum(report for *_, report, _, _, _ in people)
 
 
-async def wish_from_now_on(database: Database, now: datetime.datetime) -> None:
-    """Let everybody's wishes count from *now*, once all are scheduled: what came before that is not accounted for."""
+async def count_preferences_from_now(database: Database, now: datetime.datetime) -> None:
+    """Let everybody's preferences count from *now*, once all are scheduled: what came before that is not accounted for."""
 
     def write(connection: sqlite3.Connection) -> None:
         with connection:

@@ -60,7 +60,7 @@ class Person(NamedTuple):
     """Of their week, as a cron expression has them."""
     weekly_report: bool
     since: datetime.datetime
-    """Since when these wishes hold."""
+    """Since when these preferences hold."""
 
 
 class Habit(NamedTuple):
@@ -114,8 +114,8 @@ class Database:
                 yield _person(row)
             after = rows[-1][0]
 
-    async def change_wishes(self, people: Iterable[Person]) -> None:
-        """Write what *people* wish for."""
+    async def change_preferences(self, people: Iterable[Person]) -> None:
+        """Write what *people* prefer."""
         rows = [(p.zone, p.remind_at, p.days, utc(p.since), p.id) for p in people]
         await self._write(
             "UPDATE people SET zone = ?, remind_at = ?, days = ?, since = ? WHERE id = ?", *rows

@@ -48,17 +48,17 @@ async def subscribe_everyone(context: PyncetteContext, database: Database) -> As
         yield result
 
 
-async def change_wishes(context: PyncetteContext, database: Database, people: Iterable[Person]) -> None:
+async def change_preferences(context: PyncetteContext, database: Database, people: Iterable[Person]) -> None:
     """
     Replace the subscriptions of *people*.
 
     With force, since otherwise the earlier of the old and the new next time is kept: one more reminder at the old time. A
     reminder that is being sent at this moment loses its lease, but is still sent.
     """
-    wishes = list(people)
-    await database.change_wishes(wishes)
-    reports = [person for person in wishes if person.weekly_report]
-    for task, items in ((remind, map(reminder_of, wishes)), (report, map(report_of, reports))):
+    preferences = list(people)
+    await database.change_preferences(preferences)
+    reports = [person for person in preferences if person.weekly_report]
+    for task, items in ((remind, map(reminder_of, preferences)), (report, map(report_of, reports))):
         async for result in context.schedule_many(task, items, force=True):
             if result.error is not None:
                 raise result.error

@@ -1,4 +1,4 @@
-"""What a task module may declare, and what it is told if it cannot be meant."""
+"""What a task module may declare, and the error if a declaration is invalid."""
 
 import datetime
 import functools

@@ -1,4 +1,4 @@
-"""The settings of DynamoDB that cannot be meant are refused before anything is asked."""
+"""The settings of DynamoDB that are invalid are refused before any request."""
 
 import pytest
 

@@ -304,18 +304,18 @@ async def test_a_context_of_a_test_can_lose_its_lease():
 
 
 async def test_a_failed_heartbeat_is_logged_and_followed_by_another(caplog):
-    beaten = asyncio.Event()
+    heart_beat = asyncio.Event()
     beats = []
 
     async def heartbeat():
         beats.append(1)
         if len(beats) == 1:
             raise OSError("the line is cut")
-        beaten.set()
+        heart_beat.set()
 
     @with_heartbeat()
     async def long(context):
-        await beaten.wait()
+        await heart_beat.wait()
 
     async with asyncio.timeout(10):
         await long(fake_context(heartbeat))

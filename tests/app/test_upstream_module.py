@@ -132,7 +132,7 @@ async def test_dynamic_tasks_are_scheduled_listed_changed_and_removed(old, clock
 
     ran = Counter(old.events)
     assert (ran["remind ada of tea"], ran["remind ada of coffee"]) == (4, 1)
-    # 17:00 in Dublin, and each five minutes until 17:15.
+    # 17:00 in Dublin, and every five minutes until 17:15.
     assert ran["remind bob of a walk"] == 4
 
 

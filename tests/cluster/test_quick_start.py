@@ -91,7 +91,7 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
         shell.run(command)
     check, *images, apply = commands(section(TUTORIAL, "A pool and a task"))
     folder = tmp_path / "balcony"
-    mistaken, stalled, told, mended, ready = commands(section(TUTORIAL, "Make a mistake"))
+    mistaken, stalled, told, fixed, ready = commands(section(TUTORIAL, "Make a mistake"))
     (changed,) = commands(section(TUTORIAL, "Change it while it runs"))
     suspend, ask, delete = commands(section(TUTORIAL, "Suspend it, then delete it"))
 
@@ -120,7 +120,7 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
     shell.run(stalled)
     assert "water" in shell.run(told).replace("watr", "")
     manifest.write_text(right)
-    shell.run(mended)
+    shell.run(fixed)
     shell.run(ready)
 
     shell.run(suspend)

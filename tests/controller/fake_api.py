@@ -504,7 +504,7 @@ class FakeApi:
         """Store *body*, which tells nobody anything where nothing is different."""
         if body == stored.body:
             return stored.body
-        if counts or _wish(body) != _wish(stored.body):
+        if counts or _desired(body) != _desired(stored.body):
             body["metadata"] = {
                 **body["metadata"],
                 "generation": stored.body["metadata"]["generation"] + 1,
@@ -590,7 +590,7 @@ def _matches(body: Manifest, labels: str) -> bool:
     return all(have.get(key) == value for key, value in wanted)
 
 
-def _wish(body: Manifest) -> dict[str, Any]:
+def _desired(body: Manifest) -> dict[str, Any]:
     """All but what has no part in the generation."""
     return {part: value for part, value in body.items() if part not in {"metadata", "status"}}
 

@@ -9,7 +9,7 @@ from tests.controller.fake_api import pool
 from tests.controller.world import POOLS, TASKS, World
 
 LOOK_SECONDS = 5
-"""The operator looks each two seconds, and writes of a status wait for half a second."""
+"""The operator polls every two seconds, and writes of a status wait for half a second."""
 
 POOL = {"namespace": "default", "pool": "default", "backend": "default"}
 

@@ -1,4 +1,4 @@
-"""What a pool consists of is as the pool wishes, whoever changes it and whatever befalls the operator; and it says how it stands."""
+"""The objects of a pool are as its spec says, whoever changes them and whatever befalls the operator; and it says how it stands."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The record of a task is what its resource wishes for, and its status is what the record says."""
+"""The record of a task is as its resource desires, and its status is what the record says."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
 """
-A cluster, its backends and an operator in pretended time, to be hit by whatever may happen at whatever moment.
+A cluster, its backends and an operator in simulated time, to be hit by whatever may happen at whatever moment.
 
 The operator is a process of the simulated loop: a crash ends it in the midst of a callback, right after a write, and not
 one line of it runs any more. What users do, they do at once; time passes only when a test says so.

@@ -68,7 +68,7 @@ class CountingStore(MemoryStore):
 
 
 class Bench:
-    """A backend at pretended time, for workers that do nothing but be there."""
+    """A backend at simulated time, for workers that do nothing but be there."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock(START)

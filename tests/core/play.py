@@ -259,7 +259,7 @@ class Play:
         if parent is not None:
             assert self.put(count_removed(parent, self.records.get(parent), removed_counts, now))
 
-    # --- What a wish does ----------------------------------------------------------------------------------------
+    # --- What an edit does ---------------------------------------------------------------------------------------
 
     def edit(self, minutes: float, **fields) -> None:
         """Put an edited spec in force: *fields* of its policies, or its `schedule`, or its `args`."""

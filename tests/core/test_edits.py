@@ -31,8 +31,8 @@ from tests.core.play import (
 STEADY = Retry(initial=10 * SECOND, maximum=10 * SECOND, jitter=False)
 
 
-def created(schedule, policies=DEFAULTS, **wish):
-    return edits.created(STATIC, Spec(schedule, policies=policies), policies, T0, **wish)
+def created(schedule, policies=DEFAULTS, **options):
+    return edits.created(STATIC, Spec(schedule, policies=policies), policies, T0, **options)
 
 
 # --- Creation --------------------------------------------------------------------------------------------------------

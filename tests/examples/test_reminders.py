@@ -127,14 +127,14 @@ def check_that_a_day_is_as_it_should_be(reader: Reader, printed: str) -> None:
         account[word] for word in ("came,", "were refused", "are on their way")
     )
 
-    wishes = {
+    preferences = {
         row[0]: row[1:]
         for row in reader.rows("service.sqlite", "SELECT address, zone, remind_at FROM people")
     }
     messages = reader.rows("mailbox.sqlite", "SELECT message_id, recipient, date, content FROM messages")
     assert len(messages) == len({message_id for message_id, *_ in messages}) == account["came,"]
     for _, address, dated, content in messages:
-        zone, remind_at = wishes[address]
+        zone, remind_at = preferences[address]
         due = parsedate_to_datetime(dated)
         assert f"{due:%H:%M:%S}" == (remind_at if exists(due.date(), remind_at, zone) else f"{due:%H}:00:00")
         assert due.utcoffset() == due.astimezone(ZoneInfo(zone)).utcoffset()

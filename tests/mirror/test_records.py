@@ -1,4 +1,4 @@
-"""What manifests wish for stands in the store, and what happened there is never lost by a desired."""
+"""The store holds the records that manifests describe, and an edit loses nothing of what happened."""
 
 import contextlib
 import datetime

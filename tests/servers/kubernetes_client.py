@@ -54,8 +54,8 @@ class Client:
 
     def impersonating(self, user: str, *groups: str) -> Self:
         """The same server as it is to any user, member of any groups; the administrator may ask in their place."""
-        pretended = [("Impersonate-User", user), *(("Impersonate-Group", group) for group in groups)]
-        return replace(self, identity=(*self.identity, *pretended))
+        impersonated = [("Impersonate-User", user), *(("Impersonate-Group", group) for group in groups)]
+        return replace(self, identity=(*self.identity, *impersonated))
 
     def create(self, given: Object, **query: Any) -> Object:
         return self._object("POST", path_of(given, named=False), given, **{**STRICT, **query})

@@ -1,1 +1,1 @@
-"""Whole histories of several workers in pretended time, from a seed: the same seed gives the same history."""
+"""Whole histories of several workers in simulated time, from a seed: the same seed gives the same history."""

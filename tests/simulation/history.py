@@ -83,7 +83,7 @@ class History:
     def play(self) -> None:
         """Play it to its end. Raises HistoryError."""
         state = random_of_the_program.getstate()
-        random_of_the_program.seed(self.seed)  # what the program itself draws: the patience of its retries
+        random_of_the_program.seed(self.seed)  # what the program itself draws: the delays of its retries
         try:
             self._begin()
             self._run_until(self.scenario.faults_end)

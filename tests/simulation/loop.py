@@ -1,5 +1,5 @@
 """
-An event loop whose time is pretended, for several processes at once: it runs what is ready, then jumps to the next timer.
+An event loop whose time is simulated, for several processes at once: it runs what is ready, then jumps to the next timer.
 
 There is no selector and no thread, so nothing outside of the seed decides what comes next. Each callback belongs to the
 process whose context it was made in. A process can be frozen (its callbacks wait) and killed (they never run).

@@ -264,7 +264,7 @@ class Oracle(Lens, Watcher):
             leaving = [
                 (change, removed_counts)
                 for change in group
-                if (removed_counts := self._tally(process, change))
+                if (removed_counts := self._removed_counts(process, change))
             ]
             removed = [removed_counts for _, removed_counts in leaving]
             homes = {home for removed_counts in removed for home in parents_of(removed_counts.of)}
@@ -295,7 +295,7 @@ class Oracle(Lens, Watcher):
         if outcome is not Outcome.DEAD_LETTERED:
             self.broken(f"{letter.key} is left of an occurrence that has {outcome and outcome.value}")
 
-    def _tally(self, process: Process, change: Change) -> RemovedCounts | None:
+    def _removed_counts(self, process: Process, change: Change) -> RemovedCounts | None:
         """What *process* said that it would count for this removal."""
         if change.before is None or change.after is not None:
             return None

@@ -1,4 +1,4 @@
-"""A URL of Redis or Valkey says which server, which database, which namespace; and what cannot be meant is told without a password."""
+"""A URL of Redis or Valkey says which server, which database, which namespace; and an invalid one is told without a password."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A worker on a workbench: pretended time, records in memory, and handlers that remember what they were called for."""
+"""A worker on a workbench: simulated time, records in memory, and handlers that remember what they were called for."""
 
 from __future__ import annotations
 

@@ -410,7 +410,7 @@ def _a_bench(policies: Policies, seconds: float = 0) -> tuple[Bench, Starting]:
 
 @asynccontextmanager
 async def _unwaited(bench: Bench, store: MemoryStore, **settings: Any) -> AsyncIterator[Worker]:
-    """A worker that pretended time does not wait for, since its backend takes pretended time."""
+    """A worker that simulated time does not wait for, since its backend takes simulated time."""
     async with bench.worker(store, **settings) as worker:
         bench.clock.leave(worker)
         try:

@@ -206,7 +206,7 @@ async def test_how_a_run_ended_that_was_cancelled_does_not_depend_on_what_its_ha
 
 
 async def _claimed(bench: Bench, handler: Registered) -> HeldRun:
-    """An occurrence that is claimed at the beginning of pretended time."""
+    """An occurrence that is claimed at the beginning of simulated time."""
     await bench.once(handler, 0, "a")
     now = bench.clock.now()
     claimed = await bench.store.claim({handler.partitions[0]: 1}, "lease", "w1", now, now)

@@ -1,4 +1,4 @@
-"""What a worker promises, on pretended time and records in memory."""
+"""What a worker promises, on simulated time and records in memory."""
 
 import asyncio
 import logging
@@ -1276,7 +1276,7 @@ async def test_a_worker_keeps_reading_the_backends_time_only_while_something_run
 
 
 class Elapsing(VirtualClock):
-    """Pretended time that handlers can let pass by what they do."""
+    """Simulated time that handlers can let pass by what they do."""
 
     async def elapse(self, by: int) -> None:
         self._now += by

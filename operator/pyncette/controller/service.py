@@ -124,7 +124,7 @@ class Operator:
         self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
         self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
-        """In how many lists on end a task that has a record was not."""
+        """In how many lists in a row a task that has a record was not."""
         self._surveys = 0
         """How often all was listed while it was known what all backends hold."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

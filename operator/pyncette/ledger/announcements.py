@@ -37,7 +37,7 @@ class Announcements:
 
         The worker of this process is woken however far ahead the record is claimable. Other processes are notified if
         that is within `ANNOUNCED_AHEAD`, since a notification is expensive for some backends. Sleeping workers find
-        later records by polling. Pretended time may skip that poll, so it has no such limit.
+        later records by polling. Simulated time may skip that poll, so it has no such limit.
         """
         soonest: dict[Partition, Instant] = {}
         for change in changes:

@@ -186,7 +186,7 @@ class CountedWrites:
         try:
             yield counters
         finally:
-            counters.give_back()
+            counters.release()
 
     def _remember(self, bundle: _Bundle, *, made: bool) -> None:
         """Keep the record that counted, since the next batch most likely counts there too."""
@@ -236,7 +236,7 @@ class _Counters:
             self._taken[template] = share
         return self._taken[template]
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._in_use.difference_update(self._taken.values())
 
 

@@ -228,8 +228,8 @@ def _misnamed(source: _Source, api_version: Any, kind: Any) -> Iterator[Remark]:
         yield Remark(source.place(("apiVersion",)), f"apiVersion: must be {API_VERSION}, {_not(api_version)}")
     if not _is_kind(kind):
         close = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
-        mend = f"; {close}" if close else ""
-        yield Remark(source.place(("kind",)), f"kind: must be {listed(KINDS, 'or')}, {_not(kind)}{mend}")
+        hint = f"; {close}" if close else ""
+        yield Remark(source.place(("kind",)), f"kind: must be {listed(KINDS, 'or')}, {_not(kind)}{hint}")
 
 
 def _is_kind(kind: Any) -> bool:
@@ -251,8 +251,8 @@ def _remark(problem: Problem, source: _Source) -> Remark:
     is_of_name = problem.reason == UNKNOWN_FIELD
     place = source.place_of_name(problem.path) if is_of_name else source.place(problem.path)
     word = source.document.odd.get((*source.within, *problem.path))
-    mend = f" ({word} without quotes is not text in YAML)" if word else ""
-    return Remark(place, f"{problem}{mend}")
+    hint = f" ({word} without quotes is not text in YAML)" if word else ""
+    return Remark(place, f"{problem}{hint}")
 
 
 def _odd_words(source: _Source) -> Iterator[Remark]:

@@ -1,4 +1,4 @@
-"""Reads a custom resource from JSON, and says of what it refuses where it is, what is wrong, and how to mend it."""
+"""Reads a custom resource from JSON, and says of what it refuses where it is, what is wrong, and how to hint it."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def dotted(path: Path) -> str:
 def unknown_handler(name: str, registered: Iterable[str]) -> str:
     """Return what to say of a handler that no worker has registered."""
     known = sorted(registered)
-    mend = did_you_mean(name, known, f"there {'is' if len(known) == 1 else 'are'} {listed(known)}")
-    return f'no handler "{name}" is registered; {mend}'
+    hint = did_you_mean(name, known, f"there {'is' if len(known) == 1 else 'are'} {listed(known)}")
+    return f'no handler "{name}" is registered; {hint}'
 
 
 def _read(model: type[M], given: Mapping[str, Any], extra: Any) -> M | Refusal:
@@ -127,26 +127,26 @@ def _missing(said: _Said) -> str:
 
 
 def _not_text(said: _Said) -> str:
-    mend = f"; put it in quotes: {json.dumps(_plain(said.given))}" if _is_scalar(said.given) else ""
-    return f"must be text, not {_shown(said.given)}{mend}"
+    hint = f"; put it in quotes: {json.dumps(_plain(said.given))}" if _is_scalar(said.given) else ""
+    return f"must be text, not {_shown(said.given)}{hint}"
 
 
 def _not_whole(said: _Said) -> str:
     text = said.given if isinstance(said.given, str) else ""
-    mend = f"; write it without quotes: {text}" if text.removeprefix("-").isdecimal() else ""
-    return f"must be a whole number, not {_shown(said.given)}{mend}"
+    hint = f"; write it without quotes: {text}" if text.removeprefix("-").isdecimal() else ""
+    return f"must be a whole number, not {_shown(said.given)}{hint}"
 
 
 def _not_boolean(said: _Said) -> str:
-    mend = f"; write it without quotes: {said.given}" if said.given in ("true", "false") else ""
-    return f"must be true or false, not {_shown(said.given)}{mend}"
+    hint = f"; write it without quotes: {said.given}" if said.given in ("true", "false") else ""
+    return f"must be true or false, not {_shown(said.given)}{hint}"
 
 
 def _not_listed(said: _Said) -> str:
     allowed = _allowed(said.context["expected"])
     close = did_you_mean(said.given, allowed) if isinstance(said.given, str) else ""
-    mend = f"; {close}" if close else ""
-    return f"must be {listed(allowed, 'or')}, not {_shown(said.given)}{mend}"
+    hint = f"; {close}" if close else ""
+    return f"must be {listed(allowed, 'or')}, not {_shown(said.given)}{hint}"
 
 
 def _too_long(said: _Said) -> str:

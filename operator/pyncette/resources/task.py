@@ -114,8 +114,8 @@ def _is_portable(name: str) -> bool:
 def no_such_zone(name: str) -> str:
     """Return what is told of *name*, which is not a time zone."""
     known = sorted(filter(_is_portable, available_timezones()))
-    mend = did_you_mean(name, known, "write one like Europe/Dublin or UTC")
-    return f'"{name}" is not a time zone of the IANA database; {mend}'
+    hint = did_you_mean(name, known, "write one like Europe/Dublin or UTC")
+    return f'"{name}" is not a time zone of the IANA database; {hint}'
 
 
 Zone = Annotated[

@@ -56,7 +56,7 @@ def encode_state(state: State) -> str:
 
 
 def encode_run(run: Run) -> str:
-    """Return *run* as JSON, mended like a state."""
+    """Return *run* as JSON, repaired like a state."""
     try:
         return _encode(run).decode()
     except UnicodeEncodeError:
@@ -128,7 +128,7 @@ def decode_record(
 
 
 def _valid(value: _S) -> _S:
-    """Return *value* with the strings that UTF-8 cannot hold mended."""
+    """Return *value* with the strings that UTF-8 cannot hold repaired."""
     strings = {
         name: text.encode("utf-8", "replace").decode()
         for name in value.__struct_fields__

@@ -154,7 +154,7 @@ class Poller:
 
     async def _park(self) -> None:
         self._limits.release_free()
-        # What others may have changed unnoticed is polled for in real time, also where time is pretended.
+        # What others may have changed unnoticed is polled for in real time, also where time is simulated.
         poll = asyncio.get_running_loop().call_at(self._turns.stale_at, self._signals.poll_now)
         until = self._turns.next_at
         assignment = self._partitions.assignment

@@ -256,7 +256,7 @@ class Runs:
         )
 
     def _ask_for_replacement(self, occurrence: Occurrence) -> None:
-        # It is in `replacing` from this very moment, so that pretended time waits for it.
+        # It is in `replacing` from this very moment, so that simulated time waits for it.
         assert self._loop is not None
         task = self._loop.create_task(self._replace(occurrence))
         self.replacing.add(task)

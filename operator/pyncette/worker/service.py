@@ -100,7 +100,7 @@ class Worker:
     A worker, which claims due occurrences through the store of its *ledger* and runs them.
 
     With *renewal_store*, leases are renewed on a thread with a connection of its own; without, in the same loop, as for
-    pretended time and for records in memory. The renewals also keep up the *membership*, until nothing more is claimed.
+    simulated time and for records in memory. The renewals also keep up the *membership*, until nothing more is claimed.
     The *assignment* says which partitions it polls, of those that workers share out among themselves.
     """
 
@@ -196,7 +196,7 @@ class Worker:
         """
         Say whether nothing is being claimed, running or unwritten, and nothing is claimable, as far as is known.
 
-        Handlers whose tasks are *asleep* (in pretended time) count as having nothing to do.
+        Handlers whose tasks are *asleep* (in simulated time) count as having nothing to do.
         """
         renewed = self._renewer is None or self._renewer.is_idle
         written = not len(self._completions)

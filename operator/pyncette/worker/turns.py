@@ -53,7 +53,7 @@ class Turns:
     delays no other partition, and the polls of empty partitions do not hold it up.
 
     *now* is the backend's time. *real_time* is that of the event loop in seconds, which passes even where time is
-    pretended. Occurrences are claimed up to *ahead* before they are due. Everything is polled at least every *interval*.
+    simulated. Occurrences are claimed up to *ahead* before they are due. Everything is polled at least every *interval*.
     """
 
     def __init__(self, interval: Duration, ahead: Duration = 0) -> None:
@@ -192,7 +192,7 @@ class Turns:
         self.plan(now)
 
     def _pause(self, real_time: float) -> None:
-        """Begin the next round after a pause, in real time even where time is pretended, since locks are real."""
+        """Begin the next round after a pause, in real time even where time is simulated, since locks are real."""
         if not self.is_contended:
             self.is_contended = True
             self.stale_at = min(self.stale_at, real_time + self._pauses.next() / SECOND)

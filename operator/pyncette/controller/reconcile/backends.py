@@ -42,7 +42,7 @@ FAULT_SECONDS: Final = 60.0
 
 
 class Reach(NamedTuple):
-    """How backends are reached, and what time it is; tests pretend both."""
+    """How backends are reached, and what time it is; tests simulate both."""
 
     read: Callable[[str], Backend] = read_backend_file
     clock: Callable[[], SystemClock] = SystemClock

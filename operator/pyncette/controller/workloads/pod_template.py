@@ -218,7 +218,7 @@ class Claim(NamedTuple):
 
     path: Path
     """Below the PodTemplateSpec."""
-    mend: str
+    hint: str
     of: Callable[[Part], Any]
     """The value in a template."""
 
@@ -236,28 +236,28 @@ def _named(part: Part, listing: str, key: str, value: str | int) -> Mapping[str,
 _WORKER_PATH: Final[Path] = ("spec", "containers", item_named("name", CONTAINER))
 
 
-def _of_worker(name: str, mend: str) -> Claim:
-    return Claim((*_WORKER_PATH, name), mend, lambda pod: _worker_of(pod).fields.get(name))
+def _of_worker(name: str, hint: str) -> Claim:
+    return Claim((*_WORKER_PATH, name), hint, lambda pod: _worker_of(pod).fields.get(name))
 
 
-def _variable(name: str, mend: str) -> Claim:
+def _variable(name: str, hint: str) -> Claim:
     path = (*_WORKER_PATH, "env", item_named("name", name))
-    return Claim(path, mend, lambda pod: _named(_worker_of(pod), "env", "name", name))
+    return Claim(path, hint, lambda pod: _named(_worker_of(pod), "env", "name", name))
 
 
-def _port(number: int, mend: str) -> Claim:
+def _port(number: int, hint: str) -> Claim:
     path = (*_WORKER_PATH, "ports", item_named("containerPort", number))
-    return Claim(path, mend, lambda pod: _named(_worker_of(pod), "ports", "containerPort", number))
+    return Claim(path, hint, lambda pod: _named(_worker_of(pod), "ports", "containerPort", number))
 
 
-def _of_pod(name: str, mend: str) -> Claim:
-    return Claim(("spec", name), mend, lambda pod: pod.within("spec").fields.get(name))
+def _of_pod(name: str, hint: str) -> Claim:
+    return Claim(("spec", name), hint, lambda pod: pod.within("spec").fields.get(name))
 
 
 def _label(name: str) -> Claim:
     path = ("metadata", "labels", name)
-    mend = "is set by the operator, which finds the pods of a pool by it; leave it out"
-    return Claim(path, mend, lambda pod: pod.within("metadata", "labels").fields.get(name))
+    hint = "is set by the operator, which finds the pods of a pool by it; leave it out"
+    return Claim(path, hint, lambda pod: pod.within("metadata", "labels").fields.get(name))
 
 
 _PROBED = "is set by the operator, which knows what a worker answers; leave it out"
@@ -304,7 +304,7 @@ def _overreaching(ours: Manifest, merged: Manifest) -> Iterator[Problem]:
         return
     for claim in CLAIMS:
         if claim.of(Part((), ours)) != claim.of(Part((), merged)):
-            yield _problem(claim.path, claim.mend)
+            yield _problem(claim.path, claim.hint)
     for hook in ("preStop", "stopSignal"):
         if _worker_of(Part((), merged)).within("lifecycle").has(hook):
             yield _problem(

@@ -318,14 +318,14 @@ class DynamoStore:
             if end > sure_integer(items[place], UNTIL):
                 writes.append(prolonging(place, items[place], end))
         made = dict(zip((write.place for write in writes), await self._requests.write(writes), strict=True))
-        beaten: list[int] = []
+        lost: list[int] = []
         for place, ats in waiting.items():
             if made.get(place, True):
                 for at in ats:
                     held[at] = True
             else:
-                beaten += ats
-        return beaten
+                lost += ats
+        return lost
 
     async def _time(self) -> Instant:
         return self._requests.clock.now()
