@@ -36,11 +36,12 @@ test-long: $(READY) ## Run the tests that take long, and are in neither of these
 test-all: $(READY) ## Run every test.
 	$(PYTEST) $(ARGS)
 
-check: $(READY) ## Check format, lint, types, imports, links, and that generated files are current.
+check: $(READY) ## Check format, lint, types, imports, sizes, links, and that generated files are current.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/structure.py --check --longest 0
 	$(BIN)/python tools/generate.py --check
 	$(MKDOCS)
 
