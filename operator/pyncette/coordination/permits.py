@@ -45,14 +45,14 @@ CLAIMED_AHEAD_MAX: Final[Duration] = 5 * SECOND
 class Permit:
     """The right to one run of a task. A worker holds it from before the run until its handler has ended."""
 
-    __slots__ = ("_clock", "lease_until", "length", "pool", "record", "since")
+    __slots__ = ("_clock", "lease_until", "length", "record", "shared_limit", "since")
 
-    def __init__(self, pool: Pool, record: Record, asked_at: Duration, clock: Clock) -> None:
-        self.pool = pool
+    def __init__(self, shared_limit: SharedLimit, record: Record, asked_at: Duration, clock: Clock) -> None:
+        self.shared_limit = shared_limit
         self.record = record
         self.since = asked_at
         """When it was taken, by the monotonic clock."""
-        self.length = pool.length
+        self.length = shared_limit.length
         self.lease_until = asked_at + record.lease_length
         """Until when this worker certainly holds it, by the monotonic clock."""
         self._clock = clock
@@ -60,7 +60,7 @@ class Permit:
     @property
     def is_surplus(self) -> bool:
         """True if the limit was lowered below its number."""
-        return number_of(self.record) >= self.pool.limit
+        return number_of(self.record) >= self.shared_limit.limit
 
     @property
     def renewal(self) -> Renewal:
@@ -83,7 +83,7 @@ class Permit:
         after = replace(
             record,
             version=record.version + 1,
-            lease_length=self.pool.length,
+            lease_length=self.shared_limit.length,
             attempt=0,
             began_at=None,
             lease=None,
@@ -101,7 +101,7 @@ class Permits:
         self.freed = freed
         self.stopping = False
         self._lease_ids = (f"{secrets.token_hex(8)}-p{number:x}" for number in count())
-        self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._shared_limits: dict[tuple[str, str, str], SharedLimit] = {}
         self._to_return: list[Permit] = []
         self._returning: asyncio.Task[None] | None = None
 
@@ -110,52 +110,66 @@ class Permits:
         """True if none is being released."""
         return self._returning is None
 
-    def pool(self, partition: Partition, task: str, policies: Policies) -> Pool:
+    def shared_limit(self, partition: Partition, task: str, policies: Policies) -> SharedLimit:
         """Return the permits of *task*, whose records are in *partition*, and perhaps in other partitions of its handler."""
         place = (partition.realm, partition.handler, task)
-        pool = self._pools.get(place)
-        if pool is None:
-            pool = self._pools[place] = Pool(self, place)
-        pool.limit = policies.max_concurrent
-        pool.length = policies.lease
-        pool.limited = (partition,)
-        return pool
+        shared_limit = self._shared_limits.get(place)
+        if shared_limit is None:
+            shared_limit = self._shared_limits[place] = SharedLimit(self, place)
+        shared_limit.limit = policies.max_concurrent
+        shared_limit.length = policies.lease
+        shared_limit.limited = (partition,)
+        return shared_limit
 
-    async def take(self, numbers: Mapping[Pool, int]) -> None:
-        """Claim permits until each pool has its number of free ones here, as far as other workers leave any. Raises StoreError."""
-        missing = {pool: short for pool, number in numbers.items() if (short := pool.missing(number))}
+    async def take(self, numbers: Mapping[SharedLimit, int]) -> None:
+        """Claim permits until each limit has its number of free ones here, as far as other workers leave any. Raises StoreError."""
+        missing = {
+            shared_limit: short
+            for shared_limit, number in numbers.items()
+            if (short := shared_limit.missing(number))
+        }
         await self._claim(missing)
-        for pool in missing:
-            await pool.trim()
-        grown = [pool for pool in missing if not pool.free and await pool.grow(pool.missing(numbers[pool]))]
-        await self._claim({pool: short for pool in grown if (short := pool.missing(numbers[pool]))})
-        for pool in missing:
-            if not pool.free:
-                pool.wait()
+        for shared_limit in missing:
+            await shared_limit.trim()
+        grown = [
+            shared_limit
+            for shared_limit in missing
+            if not shared_limit.free and await shared_limit.grow(shared_limit.missing(numbers[shared_limit]))
+        ]
+        await self._claim(
+            {
+                shared_limit: short
+                for shared_limit in grown
+                if (short := shared_limit.missing(numbers[shared_limit]))
+            }
+        )
+        for shared_limit in missing:
+            if not shared_limit.free:
+                shared_limit.wait()
 
-    async def _claim(self, wanted: Mapping[Pool, int]) -> None:
+    async def _claim(self, wanted: Mapping[SharedLimit, int]) -> None:
         if not wanted:
             return
         clock = self.clock
-        pools = {pool.partition: pool for pool in wanted}
-        limits = {pool.partition: number for pool, number in wanted.items()}
+        shared_limits = {shared_limit.partition: shared_limit for shared_limit in wanted}
+        limits = {shared_limit.partition: number for shared_limit, number in wanted.items()}
         asked_at, now = clock.monotonic(), clock.now()
         claimed = await self.store.claim(limits, next(self._lease_ids), self.holder, now, clock.expired_at())
         answered_at = clock.monotonic()
         clock.observe(claimed.backend_now, asked_at, answered_at)
         held_since = asked_at - clock.lag(now, claimed.backend_now, asked_at, answered_at)
         for record in claimed.records:
-            pool = pools[record.key.partition]
-            permit = Permit(pool, record, held_since, clock)
+            shared_limit = shared_limits[record.key.partition]
+            permit = Permit(shared_limit, record, held_since, clock)
             if permit.is_surplus:
                 self.release([permit])
             else:
-                pool.free.append(permit)
+                shared_limit.free.append(permit)
 
     def release_free(self) -> None:
         """Release the free permits: this worker cannot start runs now."""
-        for pool in self._pools.values():
-            pool.release_free()
+        for shared_limit in self._shared_limits.values():
+            shared_limit.release_free()
 
     def release(self, permits: Sequence[Permit]) -> None:
         """Queue *permits* to be released in a batch."""
@@ -183,8 +197,8 @@ class Permits:
             self._returning = None
 
 
-class Pool:
-    """The permits of one task that this worker holds."""
+class SharedLimit:
+    """A limit that all workers share, and the permits under it that this worker holds."""
 
     def __init__(self, permits: Permits, place: tuple[str, str, str]) -> None:
         self.limit = 0

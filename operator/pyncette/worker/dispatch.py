@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
-from pyncette.coordination.permits import Permit, Pool
+from pyncette.coordination.permits import Permit, SharedLimit
 from pyncette.core import rules
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, replace
@@ -50,7 +50,7 @@ class _Waiting(NamedTuple):
     registration: Registration
     at: Instant
     """When its handler may be called."""
-    pool: Pool | None = None
+    shared_limit: SharedLimit | None = None
     """The permits that it waits for one of; None: it has one, or needs none."""
     permit: Permit | None = None
 
@@ -112,11 +112,11 @@ class Dispatch:
             lease_until = held_since + record.lease_length
             permit = None
             if plan.run is not None and (common.max_concurrent or policies.max_concurrent):
-                pool = self._limits.pool_for(record.key, registration, policies)
-                permit = pool.pop()
+                shared_limit = self._limits.shared_limit_for(record.key, registration, policies)
+                permit = shared_limit.pop()
                 if permit is None:
                     start = PendingStart(plan, policies, lease_until)
-                    unpermitted.append(_Waiting(record, start, registration, at, pool))
+                    unpermitted.append(_Waiting(record, start, registration, at, shared_limit))
                     runs.reserve(registration)
                     continue
             if plan.move is not None:
@@ -141,13 +141,13 @@ class Dispatch:
         deferred: list[_Waiting] = []
         until = self._clock.now() + self._ahead + DEFERRED_FOR
         for one in claimed:
-            assert one.pool is not None
-            permit = await self._limits.permit(one.pool)
+            assert one.shared_limit is not None
+            permit = await self._limits.permit(one.shared_limit)
             plan, _, lease_until = one.start
             if permit is None:
                 deferred.append(one)
             elif plan.move is not None:
-                unwritten.append(one._replace(pool=None, permit=permit))
+                unwritten.append(one._replace(shared_limit=None, permit=permit))
                 continue  # its slot stays reserved
             else:
                 assert plan.run is not None
@@ -299,4 +299,4 @@ class Dispatch:
 
 def _release_permit(permit: Permit | None) -> None:
     if permit is not None:
-        permit.pool.put(permit)
+        permit.shared_limit.put(permit)

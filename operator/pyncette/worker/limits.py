@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from pyncette.clock import Clock, Instant
-from pyncette.coordination.permits import Permit, Permits, Pool
+from pyncette.coordination.permits import Permit, Permits, SharedLimit
 from pyncette.core.record import Key, Partition
 from pyncette.core.runs import NEVER
 from pyncette.core.spec import Policies
@@ -57,7 +57,7 @@ class Limits:
         self._partitions = partitions
         self._batch_size = batch_size
         self._permits = Permits(store, clock, holder, signals.permit_free)
-        self._postponed: set[Pool | None] = set()
+        self._postponed: set[SharedLimit | None] = set()
         """The permits of partitions that the last allotment postponed."""
 
     @property
@@ -74,20 +74,27 @@ class Limits:
 
     async def take_permits(self, now: Instant) -> None:
         """Take permits for what seems to be due, as many as can be used at once. Raises StoreError."""
-        wanted: dict[Pool, int] = {}
+        wanted: dict[SharedLimit, int] = {}
         for registration in self._partitions.registrations:
-            pool = self._pool_of(registration)
-            if pool is not None and pool.is_wanted and now >= pool.retry_at and not pool.holds_all:
-                wanted[pool] = min(self._runs.free_for(registration), self._batch_size, self._runs.half)
+            shared_limit = self._shared_limit_of(registration)
+            if (
+                shared_limit is not None
+                and shared_limit.is_wanted
+                and now >= shared_limit.retry_at
+                and not shared_limit.holds_all
+            ):
+                wanted[shared_limit] = min(
+                    self._runs.free_for(registration), self._batch_size, self._runs.half
+                )
         if wanted:
             await self._permits.take(wanted)
 
     def want_only(self, handlers: AbstractSet[str]) -> None:
         """Want no permits but for *handlers*: others may have been disabled, or other workers poll them."""
         for registration in self._partitions.registrations:
-            pool = None if registration.handler in handlers else self._pool_of(registration)
-            if pool is not None:
-                pool.is_busy = pool.is_wanted = False
+            shared_limit = None if registration.handler in handlers else self._shared_limit_of(registration)
+            if shared_limit is not None:
+                shared_limit.is_busy = shared_limit.is_wanted = False
 
     def allot(
         self,
@@ -100,29 +107,29 @@ class Limits:
         share = max(1, claim_max // max(1, len(partitions)))
         allotment = Allotment({}, [], NEVER)
         room = _Room(self._runs)
-        pools = {
-            partition: self._pool_of(registrations[partition])
+        shared_limits = {
+            partition: self._shared_limit_of(registrations[partition])
             for partition in partitions
             if partition in registrations
         }
-        polled_for = Counter(pools.values())
-        permits: dict[Pool, int] = {}
-        for partition, pool in pools.items():
+        polled_for = Counter(shared_limits.values())
+        permits: dict[SharedLimit, int] = {}
+        for partition, shared_limit in shared_limits.items():
             registration = registrations[partition]
             limit = min(share, room.of(registration))
-            if pool is not None and limit > 0:
-                if not pool.free:
-                    allotment = _without_permits(allotment, partition, pool, now)
+            if shared_limit is not None and limit > 0:
+                if not shared_limit.free:
+                    allotment = _without_permits(allotment, partition, shared_limit, now)
                     continue
-                left = permits.setdefault(pool, len(pool.free))
-                limit = min(limit, left, max(1, len(pool.free) // polled_for[pool]))
-                permits[pool] = left - limit
+                left = permits.setdefault(shared_limit, len(shared_limit.free))
+                limit = min(limit, left, max(1, len(shared_limit.free) // polled_for[shared_limit]))
+                permits[shared_limit] = left - limit
             if limit > 0:
                 allotment.limits[partition] = limit
                 room.take(registration, limit)
             elif self._runs.free_for(registration) > 0:
                 allotment.postponed.append(partition)
-        self._postponed = {pools[partition] for partition in allotment.postponed}
+        self._postponed = {shared_limits[partition] for partition in allotment.postponed}
         return allotment
 
     def allot_without_permits(
@@ -154,46 +161,48 @@ class Limits:
 
         Returns partitions that were polled without permits and have something due: they are to be polled once more.
         """
-        pools = {
-            partition: pool
+        shared_limits = {
+            partition: shared_limit
             for partition in limits
-            if (pool := self._pool_of(registrations[partition])) is not None
+            if (shared_limit := self._shared_limit_of(registrations[partition])) is not None
         }
-        if not pools:
+        if not shared_limits:
             return ()
         full = {partition for partition, number in taken.items() if number >= limits[partition]}
-        busy = {pools.get(partition) for partition in full} | self._postponed
-        for pool in {pool for partition, pool in pools.items() if limits[partition]}:
-            pool.is_busy = pool.is_wanted = pool.is_short = pool in busy
-            if not pool.is_busy:
-                pool.release_free()
-        unpermitted = [partition for partition in pools if not limits[partition]]
+        busy = {shared_limits.get(partition) for partition in full} | self._postponed
+        for shared_limit in {
+            shared_limit for partition, shared_limit in shared_limits.items() if limits[partition]
+        }:
+            shared_limit.is_busy = shared_limit.is_wanted = shared_limit.is_short = shared_limit in busy
+            if not shared_limit.is_busy:
+                shared_limit.release_free()
+        unpermitted = [partition for partition in shared_limits if not limits[partition]]
         if not unpermitted or next_at is None or next_at > now:
             return ()
         # If a partition is full, it may be the one with more due. Then the others are polled again, by themselves.
         if not full:
             for partition in unpermitted:
-                pools[partition].is_busy = pools[partition].is_wanted = True
+                shared_limits[partition].is_busy = shared_limits[partition].is_wanted = True
         return unpermitted
 
     # --- Runs --------------------------------------------------------------------------------------------------------
 
-    def pool_for(self, key: Key, registration: Registration, own: Policies) -> Pool:
+    def shared_limit_for(self, key: Key, registration: Registration, own: Policies) -> SharedLimit:
         """Return the permits that a run of *key* needs one of: by the limit of its handler, or else by its *own* policies."""
         common = registration.policies
         if common.max_concurrent:
-            return self._permits.pool(key.partition, registration.handler, common)
-        return self._permits.pool(key.partition, key.task, own)
+            return self._permits.shared_limit(key.partition, registration.handler, common)
+        return self._permits.shared_limit(key.partition, key.task, own)
 
-    async def permit(self, pool: Pool) -> Permit | None:
+    async def permit(self, shared_limit: SharedLimit) -> Permit | None:
         """Return a permit for a run, taken from the backend if none is free here; None if there is none for now."""
-        permit = pool.pop()
-        if permit is None and self._clock.now() >= pool.retry_at and not pool.holds_all:
+        permit = shared_limit.pop()
+        if permit is None and self._clock.now() >= shared_limit.retry_at and not shared_limit.holds_all:
             try:
-                await self._permits.take({pool: 1})
+                await self._permits.take({shared_limit: 1})
             except StoreError as error:
                 logger.debug("could not take a permit", extra={"error": str(error)})
-            permit = pool.pop()
+            permit = shared_limit.pop()
         return permit
 
     # --- Releases ----------------------------------------------------------------------------------------------------
@@ -210,15 +219,15 @@ class Limits:
         """Keep no permit for a next run."""
         self._permits.stopping = True
 
-    def _pool_of(self, registration: Registration) -> Pool | None:
+    def _shared_limit_of(self, registration: Registration) -> SharedLimit | None:
         """Return the permits of a handler whose runs have a limit across workers."""
         policies = registration.policies
         partitions = registration.partitions
         if not policies.max_concurrent or not partitions:
             return None
-        pool = self._permits.pool(partitions[0], registration.handler, policies)
-        pool.limited = partitions
-        return pool
+        shared_limit = self._permits.shared_limit(partitions[0], registration.handler, policies)
+        shared_limit.limited = partitions
+        return shared_limit
 
 
 class _Room:
@@ -237,11 +246,13 @@ class _Room:
             self._left[registration.handler] = self.of(registration) - number
 
 
-def _without_permits(allotment: Allotment, partition: Partition, pool: Pool, now: Instant) -> Allotment:
+def _without_permits(
+    allotment: Allotment, partition: Partition, shared_limit: SharedLimit, now: Instant
+) -> Allotment:
     """Only ask whether something is due in *partition*; if that is known already, wait for a permit."""
-    if not pool.is_wanted:
+    if not shared_limit.is_wanted:
         allotment.limits[partition] = 0
-    elif now < pool.retry_at:
-        return allotment._replace(permits_at=min(allotment.permits_at, pool.retry_at))
+    elif now < shared_limit.retry_at:
+        return allotment._replace(permits_at=min(allotment.permits_at, shared_limit.retry_at))
     # Else this worker has all permits, and the end of a run frees one.
     return allotment

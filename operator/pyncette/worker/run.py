@@ -189,7 +189,7 @@ class Runs:
                 timer.cancel()
         occurrence.break_reference_cycles()
         if occurrence.permit is not None:
-            occurrence.permit.pool.put(occurrence.permit)
+            occurrence.permit.shared_limit.put(occurrence.permit)
         registration = occurrence.registration
         if registration.concurrency_limit is not None:
             self._by_handler[registration.handler] -= 1
