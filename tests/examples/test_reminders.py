@@ -23,7 +23,7 @@ README = EXAMPLE / "README.md"
 GUIDE = ROOT / "docs" / "how-to" / "per-user-schedules.md"
 
 UNTIL_CTRL_C = "# until ctrl-C"
-RUNS = "a worker runs|running handlers"
+RUNS = "running a worker|running handlers"
 
 A_WHILE_SECONDS = 1.0
 """That a worker runs before somebody ends it."""
