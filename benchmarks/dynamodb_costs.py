@@ -1,4 +1,4 @@
-"""Measures what schedules and runs cost on DynamoDB, in the units that it bills: `python -m benchmarks.dynamodb_costs`."""
+"""Measures the cost of schedules and runs on DynamoDB, in billed units: `python -m benchmarks.dynamodb_costs`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LEASE = 60 * SECOND
 HERE = Partition("", "reminder")
 
 NUMBER = 100
-"""Records of a batch: what is paid for by the page is shared by so many."""
+"""Records in a batch, which share the cost of a page."""
 
 WRITES = ("update_item", "put_item", "delete_item", "batch_execute_statement", "transact_write_items")
 
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
 
 
 async def costs(store: DynamoStore) -> list[Cost]:
-    """Return what each thing that is done costs; *store* is empty."""
+    """Return the cost of each operation; *store* is empty."""
     counted = {"write": 0.0, "read": 0.0}
 
     def count(operation: str, consumed: Any) -> None:
@@ -66,10 +66,10 @@ async def costs(store: DynamoStore) -> list[Cost]:
         counted.update(write=0.0, read=0.0)
         await work()
         if what.startswith("unschedule"):
-            counted["read"] -= NUMBER  # of looking it up, which it takes to know what to remove
+            counted["read"] -= NUMBER  # of loading them, to know what to remove
         return Cost(what, counted["write"] * times / of, counted["read"] * times / of)
 
-    await store.swap([Change(None, _record("first"))])  # notes the partition, once
+    await store.swap([Change(None, _record("first"))])  # registers the partition, once
     await store.swap([Change(await _only(store, "first"), None)])
     found = [await cost("schedule an instance", lambda: _create(store))]
     held: list[Record] = []
@@ -92,33 +92,31 @@ async def costs(store: DynamoStore) -> list[Cost]:
     completed = await cost("complete", lambda: _complete(store, held, rows=True))
     found.insert(
         2,
-        Cost("run it, with a row of history", claimed.write + completed.write, claimed.read + completed.read),
+        Cost("run it, with a history row", claimed.write + completed.write, claimed.read + completed.read),
     )
-    found.append(
-        await cost("look it up", lambda: store.load([_record(f"{n:04}").key for n in range(NUMBER)]))
-    )
+    found.append(await cost("load it", lambda: store.load([_record(f"{n:04}").key for n in range(NUMBER)])))
     found.append(await cost("list it, in pages of 100", lambda: store.scan(HERE, None, None, NUMBER)))
-    looks = 3600  # one each second
+    polls = 3600  # one a second
     idle = T0 - DAY
     await store.claim(
         {HERE: NUMBER}, "idle", "worker", idle, idle
     )  # the first one expects as much as there was before
     found.append(
         await cost(
-            "an idle hour of a worker, for each handler",
+            "one idle hour of a worker, for each handler",
             lambda: store.claim({HERE: NUMBER}, "idle", "worker", idle, idle),
             of=1,
-            times=looks,
+            times=polls,
         )
     )
-    found.append(await cost("unschedule it, with its row of history", lambda: _remove(store)))
+    found.append(await cost("unschedule it, with its history row", lambda: _remove(store)))
     await _create(store)
-    found.append(await cost("unschedule it, without any", lambda: _remove(store)))
+    found.append(await cost("unschedule it, without history", lambda: _remove(store)))
     return found
 
 
 def _record(name: str) -> Record:
-    """As a reminder of somebody is, who lives somewhere."""
+    """Return a reminder with a time zone, a typical record."""
     return Record(
         Key(HERE, "reminder", f"user-{name}"),
         Spec(
