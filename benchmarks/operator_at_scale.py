@@ -377,7 +377,7 @@ def _head(results: dict[str, Any]) -> Iterator[str]:
     place, loads = results["machine"], results["loads"]
     yield (
         f"Measured on {place['date']}: {place['cpu']}, {place['memory']}, {place['system']}, Python {place['python']}; "
-        f"{results['tasks']:,} tasks; all of it on the same cores, and the load of the machine was {min(loads):.0f} to "
+        f"{results['tasks']:,} tasks. All processes ran on the same cores. The load of the machine was {min(loads):.0f} to "
         f"{max(loads):.0f}."
     )
     yield ""
@@ -388,29 +388,32 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
     many, edited = results["burst"], results["edits"]
     rows = [
         (
-            "rows in an empty backend, from the start of the operator: 60 s",
+            "records in an empty backend, from the start of the operator: 60 s",
             f"{results['wiped']['rows_seconds']:.0f} s",
         ),
         (
-            "rows of tasks that are applied while it runs",
-            f"{made['rows_after_applied_seconds']:.1f} s after the last; applying all took {made['applied_seconds']:.0f} s",
+            "records of tasks that are applied while it runs",
+            f"{made['rows_after_applied_seconds']:.1f} s after the last task was applied; it took {made['applied_seconds']:.0f} s to apply all",
         ),
-        ("all Ready in their status, from the first apply: 5 min", f"{made['ready_seconds'] / 60:.1f} min"),
+        (
+            "all tasks Ready in their status, from the first apply: 5 min",
+            f"{made['ready_seconds'] / 60:.1f} min",
+        ),
         (
             f"memory after {RESYNCS} resyncs with full statuses: 256 MiB",
             f"{rest['memory_mib']:.0f} MiB, at most {rest['peak_mib']:.0f}; {made['empty_mib']:.0f} without a task",
         ),
         (
-            "an edit reaches its row, p99: 1 s",
+            "an edit reaches its record, p99: 1 s",
             f"{edited['p99_seconds']:.2f} s (p50 {edited['p50_seconds']:.2f}, max {edited['max_seconds']:.2f}; {edited['edits']:,} edits)",
         ),
         (
             "a restart writes nothing",
-            f"{again['statuses_written']} statuses, {again['rows_written']} rows; ready in {again['ready_seconds']:.0f} s",
+            f"{again['statuses_written']} statuses, {again['rows_written']} records; ready in {again['ready_seconds']:.0f} s",
         ),
         (
             f"a burst of {many['edits']} edits to one task costs one more pass",
-            f"{many['passes']:.0f} passes, the burst took {many['seconds']:.1f} s",
+            f"{many['passes']:.0f} passes; the burst took {many['seconds']:.1f} s",
         ),
     ]
     yield from table(("aim", "measured"), rows)
@@ -419,9 +422,10 @@ def _aims(results: dict[str, Any]) -> Iterator[str]:
 def _parts(results: dict[str, Any]) -> Iterator[str]:
     rest, load, made = results["rest"], results["load"], results["creation"]
     yield (
-        f"CPU, in percent of a core. The operator's figure at rest includes a resync every {USUAL_RESYNC_SECONDS} s, which takes "
-        f"{rest['resync_cpu_seconds']:.1f} s of CPU. With {load['runs_a_second']:.0f} runs a second, it writes "
-        f"{load['statuses_a_second']:.0f} statuses a second, and takes {load['memory_mib']:.0f} MiB."
+        "The next table shows the CPU usage in percent of a core. The operator's figure without changes includes a resync "
+        f"every {USUAL_RESYNC_SECONDS} s, which takes {rest['resync_cpu_seconds']:.1f} s of CPU time. With "
+        f"{load['runs_a_second']:.0f} runs a second, it writes {load['statuses_a_second']:.0f} statuses a second, and uses "
+        f"{load['memory_mib']:.0f} MiB."
     )
     yield ""
     rows = [
@@ -430,11 +434,9 @@ def _parts(results: dict[str, Any]) -> Iterator[str]:
     ]
     yield from table(("", *NAMES), rows)
     yield (
-        "Creating all tasks, until they are Ready, takes "
-        + ", ".join(
-            f"{made['cpu'][name] * made['cpu']['seconds']:.0f} s of the {name}" for name in NAMES[:-1]
-        )
-        + f". At rest, the API server has {rest['apiserver_mib']:.0f} MiB, etcd {rest['etcd_mib']:.0f}."
+        "Until all tasks are created and Ready, the processes take this CPU time: "
+        + ", ".join(f"{name} {made['cpu'][name] * made['cpu']['seconds']:.0f} s" for name in NAMES[:-1])
+        + f". Without changes, the API server uses {rest['apiserver_mib']:.0f} MiB, and etcd {rest['etcd_mib']:.0f} MiB."
     )
 
 

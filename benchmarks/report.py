@@ -22,7 +22,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     machine = results["machine"]
     yield (
         f"Measured on {machine['date']}: {machine['cpu']}, {machine['memory']}, {machine['system']}, Python "
-        f"{machine['python']}, the server on the same cores. {_rounds(results['rounds'])}"
+        f"{machine['python']}, with the server on the same cores. {_rounds(results['rounds'])}"
     )
     yield ""
     for name, section in SECTIONS.items():
@@ -40,22 +40,22 @@ def _rounds(rounds: dict[str, int]) -> str:
     if len(by_number) == 1:
         (number,) = by_number
         return f"Medians of {number} interleaved rounds."
-    told = "; ".join(
+    listed = "; ".join(
         f"{number} for {', '.join(names)}" for number, names in sorted(by_number.items(), reverse=True)
     )
-    return f"Medians of interleaved rounds: {told}."
+    return f"Medians of interleaved rounds: {listed}."
 
 
 def _drain(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
     yield "### Drain"
     yield ""
-    yield "Instances with a cron in a time zone that are all due in the same second; handlers that do nothing."
+    yield "All instances have a cron expression in a time zone, and are due in the same second. The handlers do nothing."
     yield ""
     yield from _drained(stores, results.get("statements", {}))
 
 
 def _intervals(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
-    yield "The same with intervals, for which upstream's Redis needs fewer steps than for expressions:"
+    yield "This is the same drain with intervals. Upstream on Redis needs fewer steps for these than for expressions:"
     yield ""
     yield from _drained(stores, {})
 
@@ -86,10 +86,10 @@ def _drained(stores: dict[str, Any], statements: dict[str, Any]) -> Iterator[str
         "",
         "runs/s",
         "ratio",
-        "worker CPU, µs a run",
-        "server CPU, µs a run",
-        "server, of a core",
-        *(["statements a run"] if statements else []),
+        "worker CPU, µs per run",
+        "server CPU, µs per run",
+        "server, % of a core",
+        *(["statements per run"] if statements else []),
     )
     yield from table(head, rows)
 
@@ -104,8 +104,8 @@ def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Compared with the limit of the backend"
     yield ""
     yield (
-        "A drain, and the same claims and completions by a process that decides nothing and calls no handler, with two "
-        "batches of 250 in flight at any time. Rounds of both alternate."
+        "A drain is compared with a process that makes the same claims and completions, but decides nothing and calls no "
+        "handler. That process has two batches of 250 in flight at any time. Rounds of both alternate."
     )
     yield ""
     rows = [
@@ -126,8 +126,8 @@ def _limits(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         "drain, runs/s",
         "without a worker, runs/s",
         "share",
-        "CPU of that process, µs a run",
-        "server CPU, µs a run",
+        "CPU of that process, µs per run",
+        "server CPU, µs per run",
     )
     yield from table(head, rows)
 
@@ -136,10 +136,10 @@ def _steps(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Where the time goes"
     yield ""
     yield (
-        "CPU of a run in the drain above, in µs. The worker was sampled every few milliseconds of its CPU time. *claim* "
-        "queries for due records and plans how many to claim; *decode* reads records; *rule* decides what runs, and the "
-        "next due time; *task* starts and ends the handler; *encode* and *complete* write the outcome. The last column is "
-        "the server's."
+        "This is the CPU time of a run in the drain above, in µs. The worker was sampled every few milliseconds of its CPU "
+        "time. *claim* queries for due records and plans how many to claim; *decode* reads records; *rule* decides what "
+        "runs, and the next due time; *task* starts and ends the handler; *encode* and *complete* write the outcome. The "
+        "last column is the CPU time of the server."
     )
     yield ""
     rows = [
@@ -158,7 +158,7 @@ def _steps(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
 def _processes(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Several workers"
     yield ""
-    yield "The same drain by one, two and four worker processes, which share the machine's cores with the server."
+    yield "The same drain was run with one, two and four worker processes, which share the machine's cores with the server."
     yield ""
     rows = [
         (
@@ -178,9 +178,9 @@ def _processes(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         "workers",
         "runs/s",
         "ratio",
-        "CPU of workers, µs a run",
-        "server, of a core",
-        "least share of a worker",
+        "CPU of workers, µs per run",
+        "server, % of a core",
+        "smallest share of a worker",
     )
     yield from table(head, rows)
 
@@ -202,14 +202,15 @@ def _populate(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         if side in sides
     ]
     yield from table(
-        ("backend", "", "instances/s", "ratio", "client CPU, µs each", "server CPU, µs each"), rows
+        ("backend", "", "instances/s", "ratio", "client CPU, µs per instance", "server CPU, µs per instance"),
+        rows,
     )
 
 
 def _latency(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
     yield "### Start minus due"
     yield ""
-    yield "One-offs spread evenly over 20 s; milliseconds from the due time to the first line of the handler."
+    yield "One-offs are spread evenly over 20 s. The figures are milliseconds from the due time to the first line of the handler."
     yield ""
     measured = [("100", stores), ("2,000", results.get("latency_many", {}))]
     rows = [
@@ -232,7 +233,7 @@ def _latency(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
 def _idle(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Idle"
     yield ""
-    yield "One worker, all instances due in weeks, 30 s."
+    yield "One worker ran for 30 s, with all instances due in some weeks."
     yield ""
     rows = []
     for store, sides in stores.items():
@@ -252,14 +253,14 @@ def _idle(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
                 )
             )
     yield from table(
-        ("backend", "", "instances", "statements/s", "worker, of a core", "server, of a core"), rows
+        ("backend", "", "instances", "statements/s", "worker, % of a core", "server, % of a core"), rows
     )
 
 
 def _scale(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
-    yield "### Among more and more instances"
+    yield "### By number of instances"
     yield ""
-    yield "10,000 due instances, spread evenly among those that are not due."
+    yield "10,000 instances are due. They are spread evenly among those that are not due."
     yield ""
     rows = []
     for store, sizes in stores.items():
@@ -275,7 +276,7 @@ def _scale(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
                 )
             )
     yield from table(
-        ("backend", "instances", "runs/s", "CPU of worker and server, µs a run", "scheduled/s"), rows
+        ("backend", "instances", "runs/s", "CPU of worker and server, µs per run", "scheduled/s"), rows
     )
 
 
@@ -297,9 +298,9 @@ TITLES = {
     "processes": "several workers",
     "populate": "scheduling in bulk",
     "latency": "start minus due",
-    "latency_many": "start minus due at 2,000 a second",
+    "latency_many": "start minus due at 2,000 runs a second",
     "idle": "idle",
-    "scale": "more and more instances",
+    "scale": "the number of instances",
     "memory": "memory",
     "peers": "peers",
 }

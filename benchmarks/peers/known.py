@@ -37,8 +37,8 @@ class Peer(NamedTuple):
 
 
 KEPT = (
-    "a schedule with a zone, for each item",
-    "a lease for each run, renewed",
+    "a schedule with a time zone, for each item",
+    "a renewed lease for each run",
     "after a crash of the worker",
     "history of runs",
     "scheduling in bulk",
@@ -105,7 +105,7 @@ PEERS = (
         drained=25_000,
         scheduled_a_second=4_000,
         keeps=(
-            "yes, where the program keeps the schedule with its data",
+            "yes, if the program stores the schedule with its data",
             "yes: a heartbeat every 5 min",
             "another worker takes over after 6 missed heartbeats, 30 min",
             "no: for recurring tasks, the last success and failure",
@@ -121,13 +121,13 @@ PEERS = (
         _APSCHEDULER,
         drained=3_000,
         scheduled_a_second=200,
-        keeps=("yes", _ITS_OWN_SCHEDULER, "lost: taken from the table before it has run", "no", "no"),
+        keeps=("yes", _ITS_OWN_SCHEDULER, "lost: deleted from the table before it has run", "no", "no"),
     ),
     Peer(
         "BullMQ",
         "6.7.0",
         "redis",
-        "`concurrency` 100, `removeOnComplete`, `addBulk`; its waits are as precise as the server's `hz`, 10 by default",
+        "`concurrency` 100, `removeOnComplete`, `addBulk`; its waits are as precise as the `hz` setting of the server, 10 by default",
         "https://docs.bullmq.io/guide/workers/concurrency",
         partial(node_program, "bullmq.mjs"),
         drained=30_000,
@@ -153,7 +153,7 @@ PEERS = (
             "no: the program defines the crons",
             "no: locked for `job_timeout`",
             "runs again after `job_timeout`, 310 s by default",
-            "results, unless turned off as here",
+            "results, unless disabled as here",
             "no",
         ),
     ),
@@ -167,10 +167,10 @@ PEERS = (
         drained=6_000,
         scheduled_a_second=500,
         keeps=(
-            "no: one beat process, one zone",
+            "no: one beat process, one time zone",
             "no: a visibility timeout of an hour; tasks due later than that may run twice",
             "lost once started, unless `acks_late`",
-            "results, unless turned off as here",
+            "results, unless disabled as here",
             "no",
         ),
         # It comes up in some seconds, and receives all that is to come.

@@ -19,13 +19,13 @@ def compared(results: dict[str, dict[str, Any]], _: dict[str, Any]) -> Iterator[
     yield "### Peers"
     yield ""
     yield (
-        "The alternatives that a user may pick, in the same run and on the same server: jobs that do nothing, one worker "
-        "process, and the settings that the documentation of each recommends for speed. All jobs of a drain are due at one "
-        "instant, and it is timed from that instant to the last handler. Ours are occurrences of a cron in a time zone, "
-        "whose next one is written too. Theirs are one-offs. Start minus due is that of 2,000 one-offs over 20 s. CPU is "
-        "counted from a second before the due instant, or sooner where a peer prepares its jobs (River, Celery). Ours is "
-        "counted from the due instant. The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed "
-        "before."
+        "These are the alternatives that a user may choose, measured together with this package on the same server. Jobs "
+        "do nothing. Each has one worker process, and the settings that its documentation recommends for speed. All jobs "
+        "of a drain are due at one instant, and it is timed from that instant to the last handler. The jobs of this package "
+        "are occurrences of a cron expression in a time zone, so it also writes the next occurrence of each. The jobs of "
+        "the peers are one-offs. Start minus due is that of 2,000 one-offs over 20 s. The CPU time of this package counts "
+        "from the due instant. That of a peer counts from a second before, or earlier if it prepares its jobs (River, "
+        "Celery). The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed before."
     )
     yield ""
     for store, figures in measured.items():
@@ -52,10 +52,10 @@ def _figures(store: str, figures: dict[str, dict[str, float]]) -> Iterator[str]:
     ]
     head = (
         TITLES[store],
-        "ours is",
+        "this package, relative to it",
         "runs/s",
-        "worker CPU, µs a run",
-        "server CPU, µs a run",
+        "worker CPU, µs per run",
+        "server CPU, µs per run",
         "start − due p50, ms",
         "p99",
         "max",
@@ -68,7 +68,7 @@ def _times(ratio: float) -> str:
 
 
 def _kept(peers: list[Peer]) -> Iterator[str]:
-    yield "Features of each:"
+    yield "These are the features of each:"
     yield ""
     yield from _words(
         ("", *KEPT), [("this package", *OURS_KEEPS), *((peer.name, *peer.keeps) for peer in peers)]
@@ -76,10 +76,10 @@ def _kept(peers: list[Peer]) -> Iterator[str]:
 
 
 def _settings(peers: list[Peer]) -> Iterator[str]:
-    yield "The settings, and where they are recommended:"
+    yield "These are the settings, and the pages that recommend them:"
     yield ""
     yield from _words(
-        ("", "settings", "by"), [(peer.name, peer.settings, f"<{peer.page}>") for peer in peers]
+        ("", "settings", "recommended by"), [(peer.name, peer.settings, f"<{peer.page}>") for peer in peers]
     )
 
 
