@@ -233,7 +233,7 @@ def _latency(stores: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
 def _idle(stores: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield "### Idle"
     yield ""
-    yield "One worker ran for 30 s, with all instances due in some weeks."
+    yield "One worker ran for 30 s. All instances were due weeks later."
     yield ""
     rows = []
     for store, sides in stores.items():

@@ -20,12 +20,12 @@ def compared(results: dict[str, dict[str, Any]], _: dict[str, Any]) -> Iterator[
     yield ""
     yield (
         "These are the alternatives that a user may choose, measured together with this package on the same server. Jobs "
-        "do nothing. Each has one worker process, and the settings that its documentation recommends for speed. All jobs "
-        "of a drain are due at one instant, and it is timed from that instant to the last handler. The jobs of this package "
-        "are occurrences of a cron expression in a time zone, so it also writes the next occurrence of each. The jobs of "
-        "the peers are one-offs. Start minus due is that of 2,000 one-offs over 20 s. The CPU time of this package counts "
-        "from the due instant. That of a peer counts from a second before, or earlier if it prepares its jobs (River, "
-        "Celery). The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed before."
+        "do nothing. Each package has one worker process, and the settings that its documentation recommends for speed. "
+        "All jobs of a drain are due at one instant, and it is timed from that instant to the last handler. The jobs of "
+        "this package are occurrences of a cron expression in a time zone, so it also writes the next occurrence of each. "
+        "The jobs of the peers are one-offs. Start minus due is that of 2,000 one-offs over 20 s. The CPU time of this "
+        "package counts from the due instant. That of a peer counts from a second before, or earlier if it prepares its "
+        "jobs (River, Celery). The tables of graphile-worker, River and db-scheduler are vacuumed and analyzed before."
     )
     yield ""
     for store, figures in measured.items():
