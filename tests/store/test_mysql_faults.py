@@ -299,7 +299,7 @@ async def test_a_call_that_waits_for_a_lock_is_retried_for_a_limited_time(server
             ):
                 await store.swap([Change(before, changed(before))])
 
-        assert sum("rolled back a statement" in entry.getMessage() for entry in caplog.records) > 1
+        assert any("rolled back a statement" in entry.getMessage() for entry in caplog.records)
         assert await store.swap([Change(before, changed(before))]) == [True]
 
 

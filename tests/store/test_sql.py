@@ -4,11 +4,18 @@ import msgspec
 import pytest
 
 from pyncette.core.record import Change, Key, Partition
+from pyncette.errors import StoreUnavailableError
 from pyncette.store.postgres.arrays import BIGINT, DOCUMENT, INT, TEXT
+from pyncette.store.postgres.dialect import PostgresDialect
 from pyncette.store.postgres.rows import completion_values, swap_values
-from pyncette.store.postgres.statements import SWAP, SWAP_TOGETHER
+from pyncette.store.postgres.schema import tables_named
+from pyncette.store.postgres.statements import SWAP, SWAP_TOGETHER, statements_for
+from pyncette.store.postgres.store import PostgresStore
 from pyncette.store.sql import rows
+from pyncette.store.sql.connections import RetryableError
 from pyncette.store.sql.parameters import Array, Parameters
+from pyncette.store.sql.scan_start import ScanStarts
+from pyncette.store.sql.store import SqlStore
 from pyncette.testing.conformance import HERE, T0, a_record, changed, completed
 
 PLAIN = Array("{}::int[]", list)
@@ -75,3 +82,64 @@ def test_a_key_made_without_its_class_is_the_same_key():
 
     assert type(key) is Key
     assert key == Key(partition=partition, task="task", instance="instance", occurrence="occurrence")
+
+
+# --- Statements that the server rolled back ----------------------------------------------------------------------------
+
+
+class RollingBack:
+    """Connections to a server that rolls back some statements, and answers the others with the same rows."""
+
+    place = "the server"
+
+    def __init__(self, times):
+        self.times = times
+        self.sent = 0
+
+    async def rows(self, query):
+        self.sent += 1
+        if self.sent <= self.times:
+            raise RetryableError("deadlock detected")
+        return [(T0,)]
+
+
+class OnSuch(PostgresStore):
+    def __init__(self, connections, retry_seconds=10.0):
+        SqlStore.__init__(
+            self,
+            connections,
+            "tasks",
+            "",
+            create=False,
+            scan_starts=ScanStarts(),
+            retry_seconds=retry_seconds,
+        )
+        self._sql = PostgresDialect(statements_for(tables_named("tasks")))
+
+
+async def test_a_statement_that_was_rolled_back_is_retried_and_logged_once(caplog):
+    store = OnSuch(RollingBack(times=20))
+
+    with caplog.at_level("INFO"):
+        assert await store.now() == T0
+
+    assert len([entry for entry in caplog.records if "rolled back a statement" in entry.getMessage()]) == 1
+
+
+async def test_a_statement_that_is_rolled_back_for_too_long_makes_the_backend_unavailable():
+    store = OnSuch(RollingBack(times=10**6), retry_seconds=0.05)
+
+    with pytest.raises(
+        StoreUnavailableError, match=r"the server is too busy: deadlock detected, for 0\.05 seconds"
+    ):
+        await store.now()
+
+
+async def test_a_check_of_the_tables_that_was_rolled_back_is_retried_too():
+    connections = RollingBack(times=0)
+    store = OnSuch(connections, retry_seconds=0.05)
+    store._forget()
+    connections.times = 10**6
+
+    with pytest.raises(StoreUnavailableError, match="too busy"):
+        await store.now()

@@ -23,11 +23,7 @@ class Partitions:
         self.assignment = (
             assignment if any(registration.shared_among for registration in registrations) else None
         )
-        self._counts = {
-            registration.handler: registration.shared_among
-            for registration in registrations
-            if registration.shared_among
-        }
+        self._by_handler = {registration.handler: registration for registration in registrations}
 
     def all(self) -> dict[Partition, Registration]:
         """Return the registration of each partition."""
@@ -41,5 +37,7 @@ class Partitions:
         """Say whether this worker polls *partition*."""
         if self.assignment is None:
             return True
-        count = self._counts.get(partition.handler, 0)
+        registration = self._by_handler.get(partition.handler)
+        # Read each time: a program may set `enabled_partitions` while the worker runs.
+        count = 0 if registration is None else registration.shared_among
         return not count or self.assignment.is_ours(partition, count)

@@ -67,6 +67,7 @@ class SqlStore(Ids, Generic[Query]):
         *,
         create: bool,
         scan_starts: ScanStarts,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         super().__init__()
         self._connections = connections
@@ -74,15 +75,13 @@ class SqlStore(Ids, Generic[Query]):
         self._creation = creation
         self._create = create
         self._scan_starts = scan_starts
+        self._retry_seconds = retry_seconds
         self._is_checked = True
         """The tables behind the connections are known to fit this release."""
 
     async def __aenter__(self) -> Self:
         try:
-            if self._create and not await self._schema_version():
-                await self._connections.run_script(self._creation, CREATION_SECONDS)
-            # Also after a creation: a process of another release may have been faster.
-            await self._check_tables()
+            await self._retried(self._open, self._creation)
         except BaseException:
             await self._connections.close()
             raise
@@ -246,25 +245,35 @@ class SqlStore(Ids, Generic[Query]):
 
     async def _retried(self, send: Callable[[Request], Awaitable[Reply]], request: Request) -> Reply:
         """Return the reply of *send*, which is called again if the server rolled *request* back. Raises StoreError."""
-        if not self._is_checked:
-            await self._check_tables()
-            self._is_checked = True
-        deadline = time.monotonic() + RETRY_SECONDS
+        deadline = time.monotonic() + self._retry_seconds
+        is_logged = False
         while True:
             try:
+                if not self._is_checked:
+                    await self._check_tables()
+                    self._is_checked = True
                 return await send(request)
             except RetryableError as error:
-                logger.info(
-                    "the server rolled back a statement, because of a deadlock or a lock timeout; retrying",
-                    extra={"error": str(error)},
-                )
+                if not is_logged:
+                    logger.info(
+                        "the server rolled back a statement, because of a deadlock or a lock timeout; retrying",
+                        extra={"error": str(error)},
+                    )
+                    is_logged = True
                 if time.monotonic() >= deadline:
                     raise StoreUnavailableError(
-                        f"{self._connections.place} is too busy: {error}, for {RETRY_SECONDS:g} seconds"
+                        f"{self._connections.place} is too busy: {error}, for {self._retry_seconds:g} seconds"
                     ) from error
                 await asyncio.sleep(random.uniform(0, RETRY_PAUSE_SECONDS))
 
     # --- The schema ---
+
+    async def _open(self, creation: str) -> None:
+        """Create missing tables, if this store may, and check them."""
+        if self._create and not await self._schema_version():
+            await self._connections.run_script(creation, CREATION_SECONDS)
+        # Also after a creation: a process of another release may have been faster.
+        await self._check_tables()
 
     async def _check_tables(self) -> None:
         """Raise SchemaError unless the tables exist and fit this release."""
