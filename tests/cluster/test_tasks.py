@@ -325,7 +325,7 @@ def test_a_bad_spec_is_shown_with_what_to_do_and_well_once_it_is_repaired(
 
 
 def test_a_spec_that_is_no_spec_is_refused_at_once_by_the_api_server(team: Team):
-    with pytest.raises(KubectlRefusedError, match="exclude each other: keep one of them"):
+    with pytest.raises(KubectlRefusedError, match="are mutually exclusive: keep one of them"):
         team.kubectl.apply(task("both", "tick", schedule="* * * * *", intervalSeconds=5))
 
 

@@ -770,6 +770,24 @@ def test_a_task_whose_place_is_given_to_another_meanwhile_does_not_stop_it(world
     assert world.condition("Scheduled", "another")["status"] == "True"
 
 
+def test_an_older_task_takes_over_the_handler_of_a_newer_one_that_was_removed(world):
+    started(world, yearly("older", dynamic=True, schedule=None, workerPoolRef={"name": "later"}))
+    world.run(5)
+    newer = yearly("newer", dynamic=True, schedule=None)
+    newer["metadata"]["creationTimestamp"] = "2100-01-01T00:00:00Z"
+    world.api.create(newer)
+    world.run(5)
+    world.api.edit(TASKS, "older", workerPoolRef={"name": "default"})
+    world.run(5)
+    assert world.condition("Ready", "older")["reason"] == "HandlerTaken"
+
+    world.api.remove(TASKS, "newer")
+    world.settle()
+
+    assert world.condition("Scheduled", "older")["status"] == "True"
+    assert world.record("send").state.owner.name == "older"
+
+
 def test_of_two_tasks_that_want_one_handler_at_the_same_moment_one_gets_it(world):
     started(world, *(yearly(name, dynamic=True, schedule=None) for name in ("one", "another")))
     world.settle()

@@ -194,8 +194,14 @@ def withdrawn(record: Record | None, now: Instant) -> Ruling:
 
 
 def is_ahead(record: Record, desired: DesiredRecord) -> bool:
-    """Return whether *record* comes from a newer generation of the same resource, or from a newer resource of its name."""
+    """
+    Return whether *record* comes from a newer generation of the same resource, or from a newer resource of its name.
+
+    The record of a template has the name of its handler, which another resource takes over once the record is stopped.
+    """
     owner = record.state.owner
+    if owner is not None and owner.name != desired.owner.name and record.state.withdrawn_at is not None:
+        return False
     return owner is not None and owner != desired.outlives and _is_newer(owner, desired.owner)
 
 
