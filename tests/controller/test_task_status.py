@@ -262,7 +262,7 @@ def test_an_object_that_is_being_deleted_says_so():
 
     assert task.look().ready == "False Terminating"
     assert task.seen_by_flux == TERMINATING
-    assert "keeps running until then" in task.condition("Ready").message
+    assert "runs until its finalizers are removed" in task.condition("Ready").message
 
 
 def test_the_oracle_distinguishes_the_states_of_an_object_as_kstatus_does():

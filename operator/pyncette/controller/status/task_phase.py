@@ -273,7 +273,9 @@ def _refused(context: TaskContext, refusal: Refusal) -> str:
 
 def _terminating(context: TaskContext) -> str:
     stopped = context.record is None or context.record.state.withdrawn_at is not None
-    return "It is being deleted, and " + ("it runs no more." if stopped else "it keeps running until then.")
+    return "It is being deleted, and " + (
+        "it no longer runs." if stopped else "it runs until its finalizers are removed."
+    )
 
 
 def _not_written(context: TaskContext) -> str:
