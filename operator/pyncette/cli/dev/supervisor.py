@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import random
 import signal
 import time
 from collections.abc import Awaitable, Iterator, Sequence
@@ -29,6 +30,7 @@ from pyncette.cli.modules import LONG_SECONDS, Target
 from pyncette.cli.stored import backend_clock
 from pyncette.cli.survey import View, describe, survey
 from pyncette.clock import SECOND
+from pyncette.core.backoff import Backoff
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.rules import MirrorResult, Step
@@ -51,9 +53,8 @@ WAITING_SECONDS: Final = 1.0
 DEBOUNCE_MILLISECONDS: Final = 400
 """Changes of files within this time are one: editors write in several steps, and git changes many files."""
 
-FIRST_PAUSE_SECONDS: Final = 1.0
-LONGEST_PAUSE_SECONDS: Final = 30.0
-"""Before a worker that ended by itself is started again: doubling, since most such causes do not pass by themselves."""
+RESTARTS: Final = Backoff(first=1.0, maximum=30.0, jitter=0)
+"""Before a worker that ended by itself is started again, since most such causes do not pass by themselves."""
 
 RUN_LINES_MAX: Final = 20
 """Runs that have a line each within a second; more are counted, or they would hide the output of handlers."""
@@ -184,18 +185,18 @@ class Supervisor:
 
     async def _keep_worker(self) -> None:
         """Replace the worker when code changes, and start it again when it ends by itself."""
-        pause = FIRST_PAUSE_SECONDS
+        delays = RESTARTS.delays(random.random)
         while True:
             assert self._worker is not None
             changed = asyncio.ensure_future(self._module_changed.wait())
             waited: list[asyncio.Future[Any]] = [changed, self._worker.ended]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not changed.done():
+                pause = next(delays)
                 self._show_end(self._worker, pause)
                 await asyncio.wait([changed], timeout=pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
-                pause = FIRST_PAUSE_SECONDS
+                delays = RESTARTS.delays(random.random)
             changed.cancel()
             self._module_changed.clear()
             await self._replace_worker()

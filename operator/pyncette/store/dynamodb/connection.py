@@ -25,6 +25,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     TokenRetrievalError,
 )
 
+from pyncette.core.backoff import Backoff
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.server_time import DateClock
@@ -285,12 +286,13 @@ class Requests:
     async def _persist(self, ask: Callable[[], Awaitable[_T]], *, give_up: bool = False) -> _T | None:
         """Repeat *ask* while it is deferred. When that takes too long, return None with *give_up*, else raise StoreUnavailableError."""
         reason: Exception | None = None
-        for attempt in range(ATTEMPTS_MAX):
+        delays = Backoff(PAUSE_SECONDS, self._limits.pause_max, jitter=1).delays(random.random)
+        for _ in range(ATTEMPTS_MAX):
             try:
                 return await ask()
             except _LaterError as error:
                 reason = error
-            await asyncio.sleep(random.uniform(0, min(PAUSE_SECONDS * 2**attempt, self._limits.pause_max)))
+            await asyncio.sleep(next(delays))
         if give_up:
             return None
         raise StoreUnavailableError(
