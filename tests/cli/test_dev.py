@@ -141,6 +141,24 @@ def test_a_new_manifest_is_run_and_one_that_is_gone_is_stopped(folder):
         end(program)
 
 
+def test_a_task_that_cannot_be_written_keeps_no_other_from_being_written_and_shown(folder):
+    for name in ("first", "other"):
+        folder.task(name, intervalSeconds=3600)
+    with dev(folder) as program:
+        program.expect("running")
+        with contextlib.closing(sqlite3.connect(folder / ".pyncette" / "tasks.db")) as connection, connection:
+            connection.execute(
+                "CREATE TRIGGER refusal BEFORE UPDATE ON pyncette_tasks WHEN NEW.task = 'first' "
+                "BEGIN SELECT RAISE(ABORT, 'this row is not written'); END"
+            )
+        for name in ("first", "other"):
+            folder.task(name, intervalSeconds=7200)
+
+        at = program.expect("other: edited")
+        program.expect("could not mirror all manifests; retrying: .*this row is not written", after=at)
+        end(program)
+
+
 BAD = (
     (
         {"handler": "greeet", "intervalSeconds": 5},

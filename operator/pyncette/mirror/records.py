@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.coordination.permit_records import permit_partition, remove_permits
@@ -18,6 +20,7 @@ from pyncette.core.record import (
     replace,
 )
 from pyncette.core.runs import NEVER
+from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.rules import (
@@ -47,6 +50,35 @@ class MisplacedRecord(NamedTuple):
     ledger: Ledger
     """Of the backend that holds it."""
     record: Record
+
+
+@dataclass(slots=True)
+class MirrorReport:
+    """What was done about several records, and the errors of those that could not be written."""
+
+    results: list[MirrorResult] = field(default_factory=list)
+    errors: list[StoreError] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """
+        Collect a StoreError, so that it keeps no other record from being written.
+
+        StoreUnavailableError is raised, though: each further record would wait for a timeout.
+        """
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            self.errors.append(error)
+
+    def raise_errors(self) -> None:
+        """Raise the error that was collected, or one StoreError for several."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise StoreError(f"{self.errors[0]} (and {len(self.errors) - 1} more)") from self.errors[0]
 
 
 async def task_records(store: Store, realm: str) -> AsyncIterator[Record]:
@@ -83,13 +115,28 @@ async def mirror_one(
 
 
 async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResult:
-    """Write the record where it belongs; after an edit, update its side runs and remove the permits above a lower limit."""
-    result: MirrorResult = (await ledger.apply({desired.key: mirrored(desired)}))[desired.key]
-    if result.step is Step.EDITED and result.record is not None:
-        await _edit_side_runs(ledger, result.record)
-        if result.lowers_limit:
-            await remove_permits_of(ledger, result.record, policies_of(result.record).max_concurrent)
-    return result
+    """Like `create_or_edit_all` for one record; return the result. Raises StoreError."""
+    report = MirrorReport()
+    await create_or_edit_all(ledger, [desired], report)
+    report.raise_errors()
+    return report.results[0]
+
+
+async def create_or_edit_all(
+    ledger: Ledger, desired: Collection[DesiredRecord], report: MirrorReport
+) -> None:
+    """
+    Write the records of resources where they belong, in batches, and add to *report* what was done.
+
+    After an edit, update the side runs and remove the permits above a lower limit. Raises StoreUnavailableError.
+    """
+    answers = await _apply_all(ledger, {each.key: mirrored(each) for each in desired}, report)
+    for result in answers.values():
+        if result.step is Step.EDITED and result.record is not None:
+            with report.collecting():
+                await _edit_side_runs(ledger, result.record)
+                if result.lowers_limit:
+                    await remove_permits_of(ledger, result.record, policies_of(result.record).max_concurrent)
 
 
 async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> MirrorResult:
@@ -124,13 +171,20 @@ async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
 
     It is kept until `remove_stopped`. Raises StoreError.
     """
-    if record.state.withdrawn_at is not None:
-        return None
+    report = MirrorReport()
+    await stop_all(ledger, [record], report)
+    report.raise_errors()
+    return next(iter(report.results), None)
+
+
+async def stop_all(ledger: Ledger, records: Collection[Record], report: MirrorReport) -> None:
+    """Like `stop` for each of *records*, in batches; add to *report* what was done. Raises StoreUnavailableError."""
+    running = [record for record in records if record.state.withdrawn_at is None]
     # Before the stop, too: after a crash in between, nothing would return to its side runs.
-    await _withdraw_side_records(ledger, record, with_dead_letters=False)
-    result: MirrorResult | None = (await ledger.apply({record.key: stopped}))[record.key]
-    await _withdraw_side_records(ledger, record, with_dead_letters=False)
-    return result
+    ready = await _withdraw_all(ledger, running, report, with_dead_letters=False)
+    answers = await _apply_all(ledger, {record.key: stopped for record in ready}, report)
+    done = [record for record in ready if record.key in answers]
+    await _withdraw_all(ledger, done, report, with_dead_letters=False)
 
 
 async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> MirrorResult | None:
@@ -139,16 +193,59 @@ async def remove_stopped(ledger: Ledger, record: Record, grace: Duration) -> Mir
 
     Without a grace it is stopped first. Returns the result; None if nothing was done. Raises StoreError.
     """
+    report = MirrorReport()
+    await remove_all_stopped(ledger, [record], grace, report)
+    report.raise_errors()
+    return next(iter(report.results), None)
+
+
+async def remove_all_stopped(
+    ledger: Ledger, records: Collection[Record], grace: Duration, report: MirrorReport
+) -> None:
+    """
+    Like `remove_stopped` for each of *records*, in batches; add to *report* what was done.
+
+    Raises StoreUnavailableError, and StoreError if the time of the store cannot be read.
+    """
     now = await ledger.now()
-    if grace and not _is_over(record.state, now - grace):
-        return None
-    await _withdraw_side_records(ledger, record, with_dead_letters=True)
+    over = [record for record in records if not grace or _is_over(record.state, now - grace)]
+    ready = await _withdraw_all(ledger, over, report, with_dead_letters=True)
     if not grace:
-        await ledger.apply({record.key: stopped})
-    # Before the record, by which an interrupted removal is found again. Nothing due is left that would create permits.
-    await remove_permits_of(ledger, record)
-    result: MirrorResult | None = (await ledger.apply({record.key: removed_after(grace)}))[record.key]
-    return result
+        unreported = MirrorReport(errors=report.errors)  # the result is the removal
+        answers = await _apply_all(ledger, {record.key: stopped for record in ready}, unreported)
+        ready = [record for record in ready if record.key in answers]
+    rules: dict[Key, Rule] = {}
+    for record in ready:
+        with report.collecting():
+            # Before the record, by which an interrupted removal is found again. Nothing due is left that would create permits.
+            await remove_permits_of(ledger, record)
+            rules[record.key] = removed_after(grace)
+    await _apply_all(ledger, rules, report)
+
+
+async def _apply_all(ledger: Ledger, rules: Mapping[Key, Rule], report: MirrorReport) -> dict[Key, Any]:
+    """
+    Apply *rules* in batches; return the answers by key, and add the results among them to *report*.
+
+    A batch may be refused because of one of its records. Then each is written alone. Raises StoreUnavailableError.
+    """
+    answers: dict[Key, Any] = {}
+    refused: list[Key] = []
+    try:
+        with report.collecting():
+            try:
+                if rules:
+                    await ledger.apply(rules, answers)
+            except StoreRefusedError:
+                if len(rules) == 1:
+                    raise
+                refused = [key for key in rules if key not in answers]
+        for key in refused:
+            with report.collecting():
+                await ledger.apply({key: rules[key]}, answers)
+    finally:
+        report.results += [answer for answer in answers.values() if answer is not None]
+    return answers
 
 
 async def remove_permits_of(ledger: Ledger, home: Record, limit: int = 0) -> None:
@@ -171,6 +268,18 @@ async def _edit_side_runs(ledger: Ledger, home: Record) -> None:
     async for page in side_records(ledger.store, home.key):
         keys = [record.key for record in page if _is_under_way(record) and not is_on_demand(record.key)]
         await ledger.apply(dict.fromkeys(keys, rule))
+
+
+async def _withdraw_all(
+    ledger: Ledger, homes: Collection[Record], report: MirrorReport, *, with_dead_letters: bool
+) -> list[Record]:
+    """Withdraw the side runs of *homes*, and return those without an error. Raises StoreUnavailableError."""
+    withdrawn_from: list[Record] = []
+    for home in homes:
+        with report.collecting():
+            await _withdraw_side_records(ledger, home, with_dead_letters=with_dead_letters)
+            withdrawn_from.append(home)
+    return withdrawn_from
 
 
 async def _withdraw_side_records(ledger: Ledger, home: Record, *, with_dead_letters: bool) -> None:

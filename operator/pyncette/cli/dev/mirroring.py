@@ -10,10 +10,12 @@ from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.records import (
     WITHDRAWAL_GRACE,
+    MirrorReport,
     MisplacedRecord,
+    create_or_edit_all,
     mirror_one,
-    remove_stopped,
-    stop,
+    remove_all_stopped,
+    stop_all,
     task_records,
 )
 from pyncette.mirror.rules import MirrorResult, is_template
@@ -23,6 +25,7 @@ async def mirror_all(
     ledger: Ledger,
     realm: str,
     desired: Iterable[DesiredRecord],
+    report: MirrorReport | None = None,
     *,
     keep: Container[str] = (),
     grace: Duration = WITHDRAWAL_GRACE,
@@ -32,25 +35,30 @@ async def mirror_all(
 
     A record that is not desired any more is stopped at once, and removed after *grace*, unless *keep* has its name. A
     template stays stopped, and so do its instances. Records that no resource owns are left alone. No two of *desired* may
-    have the same key, nor the same name unless one of them is a template. Doing this twice does it once. Raises StoreError.
+    have the same key, nor the same name unless one of them is a template. Doing this twice does it once.
+
+    Raises StoreError once everything else was done; after an outage, at once. *report* then holds what was done.
     """
+    report = MirrorReport() if report is None else report
     by_key = {each.key: each for each in desired}
-    names = {key.task for key, each in by_key.items() if not is_template(each.spec)}
+    # A template never moves: it is where its instances are.
+    by_name = {key.task: key for key, each in by_key.items() if not is_template(each.spec)}
     misplaced, gone = defaultdict(list), []
     async for record in task_records(ledger.store, realm):
         if record.state.owner is None or record.key in by_key:
             continue
-        # A template never moves: it is where its instances are.
-        if record.key.task in names and not is_template(record.spec):
-            misplaced[record.key.task].append(MisplacedRecord(ledger, record))
+        if record.key.task in by_name and not is_template(record.spec):
+            misplaced[by_name[record.key.task]].append(MisplacedRecord(ledger, record))
         elif record.key.task not in keep:
             gone.append(record)
-    results: list[MirrorResult | None] = []
+    await create_or_edit_all(ledger, [each for key, each in by_key.items() if key not in misplaced], report)
     for key, each in by_key.items():
-        old = () if is_template(each.spec) else misplaced[key.task]
-        results.append(await mirror_one(ledger, each, old))
-    for record in gone:
-        results.append(await stop(ledger, record))
-        if not is_template(record.spec):
-            results.append(await remove_stopped(ledger, record, grace))
-    return [result for result in results if result is not None]
+        if key in misplaced:
+            with report.collecting():
+                report.results.append(await mirror_one(ledger, each, misplaced[key]))
+    await stop_all(ledger, gone, report)
+    await remove_all_stopped(
+        ledger, [record for record in gone if not is_template(record.spec)], grace, report
+    )
+    report.raise_errors()
+    return report.results

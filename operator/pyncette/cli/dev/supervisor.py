@@ -33,6 +33,7 @@ from pyncette.clock import SECOND
 from pyncette.core.backoff import Backoff
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
+from pyncette.mirror.records import MirrorReport
 from pyncette.mirror.rules import MirrorResult, Step
 from pyncette.resources.manifests import SUFFIXES, Remark
 from pyncette.store.base import Store
@@ -274,18 +275,21 @@ class Supervisor:
 
     async def _mirror(self) -> bool:
         """Mirror the manifests as they are now; say whether something waits to be mirrored."""
+        report = MirrorReport()
+        failure: StoreError | None = None
         async with self._mirroring:
             try:
                 now = await self._ledger.now()
                 self._desired = await asyncio.to_thread(self._folder.read, self._declared, now)
                 wanted = self._desired
-                results = await mirror_all(self._ledger, REALM, wanted.records, keep=wanted.keep)
+                await mirror_all(self._ledger, REALM, wanted.records, report, keep=wanted.keep)
             except StoreError as error:
-                self._line(f"could not mirror the manifests; retrying: {error}", "ERROR")
-                return True
-        for result in results:
+                failure = error
+        for result in report.results:
             self._show_result(result)
-        return any(result.step is Step.WAITING for result in results)
+        if failure is not None:
+            self._line(f"could not mirror all manifests; retrying: {failure}", "ERROR")
+        return failure is not None or any(result.step is Step.WAITING for result in report.results)
 
     def _show_result(self, result: MirrorResult) -> None:
         name = result.name
