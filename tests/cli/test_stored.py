@@ -19,6 +19,7 @@ from pyncette.coordination.members import Member
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Missed
+from pyncette.resources.task_status import LastRun, RunCounts
 from pyncette.store.backend import read_backend
 from tests.cli import MODULE, Program, called
 from tests.membership import there
@@ -120,6 +121,37 @@ def test_tasks_lists_what_is_scheduled_for_programs(store):
     assert (listed["report"]["schedule"], listed["report"]["timeZone"]) == ("0 12 * * 1-5", "Europe/Dublin")
     assert listed["beat"]["intervalSeconds"] == 1
     assert listed["report"]["nextScheduleTime"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("counts", {"succeeded": -1}, ("runCounts", "succeeded")),
+        ("counts", {"deadLettered": 2**53}, ("runCounts", "deadLettered")),
+        ("last_attempts", 2**53, ("lastRun", "attempts")),
+        ("last_worker", "w" * 300, ("lastRun", "worker")),
+    ],
+)
+def test_a_row_that_no_status_could_hold_is_listed_as_it_is_stored(file, field, value, shown):
+    with contextlib.closing(sqlite3.connect(file.url.removeprefix("sqlite:///"))) as connection, connection:
+        (text,) = connection.execute("SELECT state FROM pyncette_tasks WHERE task = 'beat'").fetchone()
+        state = json.loads(text)
+        state["summary"][field] = value
+        connection.execute("UPDATE pyncette_tasks SET state = ? WHERE task = 'beat'", [json.dumps(state)])
+
+    listed = {task["name"]: task for task in told("tasks", "--backend", file.url)}
+
+    assert listed.keys() == {"beat", "remind", "report"}
+    group, name = shown
+    assert listed["beat"][group][name] == (value[name] if isinstance(value, dict) else value)
+
+
+def test_runs_and_counts_are_named_as_in_the_status(file):
+    listed = {task["name"]: task for task in told("tasks", "--backend", file.url)}
+
+    assert list(listed["beat"]["runCounts"]) == list(RunCounts().model_dump(by_alias=True))
+    last_run = LastRun(outcome="Succeeded").model_dump(by_alias=True, exclude={"id"})
+    assert list(listed["beat"]["lastRun"]) == list(last_run)
 
 
 def test_one_task_or_instance_is_shown_with_all_details(store):

@@ -18,7 +18,7 @@ from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.mirror.counting import counted_in
 from pyncette.mirror.records import side_records
-from pyncette.mirror.status import last_run, next_occurrence, run_counts
+from pyncette.mirror.status import next_occurrence
 from pyncette.store.base import Counted, Store
 
 PAGE: Final = 200
@@ -284,7 +284,7 @@ def as_json(view: View) -> dict[str, Any]:
         "lastSuccessfulTime": formatting.rfc3339(summary.last_success_at),
         "lastFailureTime": formatting.rfc3339(summary.last_failure_at),
         "consecutiveFailures": summary.consecutive_failures,
-        "runCounts": run_counts(summary).model_dump(by_alias=True),
+        "runCounts": _run_counts(summary.counts),
         "runCountsExact": summary.exact,
         "args": msgspec.json.decode(view.args),
     }
@@ -324,9 +324,23 @@ def run_as_json(run: Run) -> dict[str, Any]:
     }
 
 
+def _run_counts(counts: Counts) -> dict[str, int]:
+    """Return *counts* with the field names of the status, as stored: a status would refuse one that is out of range."""
+    names = [each.encode_name for each in msgspec.structs.fields(Counts)]
+    return dict(zip(names, msgspec.structs.astuple(counts), strict=True))
+
+
 def _last_run(summary: Summary) -> dict[str, Any] | None:
-    ended, outcome = last_run(summary), summary.last_outcome
-    if ended is None or outcome is None:
+    """Return the occurrence that ended last with the field names of the status, as stored; None if none has ended."""
+    if summary.last_outcome is None:
         return None
-    # Commands write outcomes as logs and the history do.
-    return {**ended.model_dump(mode="json", by_alias=True, exclude={"id"}), "outcome": outcome.value}
+    return {
+        "scheduledTime": formatting.rfc3339(summary.last_scheduled_at),
+        "startTime": formatting.rfc3339(summary.last_started_at),
+        "completionTime": formatting.rfc3339(summary.last_ended_at),
+        # Commands write outcomes as logs and the history do.
+        "outcome": summary.last_outcome.value,
+        "attempts": summary.last_attempts,
+        "worker": summary.last_worker,
+        "message": summary.last_message,
+    }

@@ -69,10 +69,10 @@ def status_of(
         last_schedule_time=_second(_last_scheduled_at(record, policies)),
         last_successful_time=_second(summary.last_success_at),
         last_failure_time=_second(summary.last_failure_at),
-        last_run=last_run(summary, last_run_id),
+        last_run=_last_run(summary, last_run_id),
         active=record.is_leased(now) + side_runs,
         consecutive_failures=summary.consecutive_failures,
-        run_counts=run_counts(summary),
+        run_counts=_run_counts(summary),
         instances=instances,
         last_handled_run_request=handled.run or None,
         last_handled_resume_request=handled.resume or None,
@@ -143,7 +143,7 @@ _OUTCOMES: Final[Mapping[Outcome, OutcomeName]] = {
 """Enums of the Kubernetes API are written so (API conventions, "Constants"); records and logs have their own spelling."""
 
 
-def last_run(summary: Summary, run_id: str | None = None) -> LastRun | None:
+def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
     """Return the occurrence that ended last; None if none has ended."""
     if summary.last_outcome is None:
         return None
@@ -159,7 +159,7 @@ def last_run(summary: Summary, run_id: str | None = None) -> LastRun | None:
     )
 
 
-def run_counts(summary: Summary) -> RunCounts:
+def _run_counts(summary: Summary) -> RunCounts:
     """Return how many occurrences ended, by outcome."""
     counts = summary.counts
     return RunCounts(
