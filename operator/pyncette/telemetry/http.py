@@ -3,24 +3,70 @@
 from __future__ import annotations
 
 import logging
+import re
 import socketserver
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from email.message import Message
+from functools import partial
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, has_dualstack_ipv6, socket
+from io import BytesIO
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SHUT_WR,
+    AddressFamily,
+    has_dualstack_ipv6,
+    socket,
+)
+from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from pyncette.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS: Final = 5.0
-"""Time limit of each read and write: a silent client must not keep a thread."""
+"""Time limit for a client to send its request, and for it to take the answer: it must not keep a thread."""
 
-Handler = Callable[[Any, Any, Any], BaseHTTPRequestHandler]
-"""A request handler class, or a function with the parameters of one."""
+REQUEST_BYTES_MAX: Final = 64 * 1024
+"""The size of a request. Probes and Prometheus send less than one thousand bytes."""
+
+REST_SECONDS: Final = 1.0
+REST_BYTES_MAX: Final = 1024 * 1024
+"""Limits of what is read after the answer. If some is left unread, the client may lose the answer to a reset."""
+
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+
+
+class Request(NamedTuple):
+    """A request without a body."""
+
+    method: str
+    path: str
+    query: str
+    headers: Message
+
+
+class Response(NamedTuple):
+    """An answer. Its length is sent with it."""
+
+    status: HTTPStatus
+    body: bytes
+    headers: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def of_text(cls, status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Self:
+        return cls(status, text.encode(), (("Content-Type", "text/plain; charset=utf-8"), *headers))
+
+
+Answer = Callable[[Request], Response]
 
 
 class HttpServer:
@@ -28,39 +74,41 @@ class HttpServer:
     An HTTP server with a thread for each request; a context manager.
 
     It listens on *port* of *host*, or of all addresses if *host* is None or empty; port 0 takes a free one. *content*
-    says in errors what could not be served. Raises ConfigurationError if it cannot listen there.
+    says in errors what could not be served. *answer* is called from the threads. Raises ConfigurationError if it
+    cannot listen there.
     """
 
-    def __init__(self, content: str, host: str | None, port: int, handler: Handler) -> None:
+    def __init__(self, content: str, host: str | None, port: int, answer: Answer) -> None:
         self._content = content
         self._address = (host or "", port)
-        self._handler = handler
-        self._server: ThreadingHTTPServer | None = None
+        self._answer = answer
+        self._listeners: list[_Listener] = []
 
     @property
     def port(self) -> int:
         """The port that it listens on, once started."""
-        assert self._server is not None
-        return int(self._server.server_address[1])
+        return self._listeners[0].server_port
 
     def start(self) -> None:
         """Listen, and answer from now on."""
         host, port = self._address
         try:
-            self._server = _listen(host or all_addresses(), port, self._handler)
+            self._listeners = _listen(host or all_addresses(), port, self._answer)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise ConfigurationError(
                 f"{self._content} cannot be served on {host}:{port}: {reason or error}"
             ) from error
-        name = f"pyncette-{self._content}"
-        threading.Thread(target=self._server.serve_forever, name=name, daemon=True).start()
+        for listener in self._listeners:
+            threading.Thread(
+                target=listener.serve_forever, name=f"pyncette-{self._content}", daemon=True
+            ).start()
 
     def close(self) -> None:
-        """Stop listening, which takes up to half a second. Requests in progress are not waited for."""
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+        """Stop listening. Requests in progress are not waited for."""
+        for listener in self._listeners:
+            listener.shutdown()
+            listener.server_close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -85,25 +133,122 @@ def all_addresses() -> str:
     return "::"
 
 
-def _listen(host: str, port: int, handler: Handler) -> ThreadingHTTPServer:
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = AF_INET6 if ":" in host else AF_INET
+# --- Connections -----------------------------------------------------------------------------------------------------
 
-        def server_bind(self) -> None:
-            if host == "::":
-                self.socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
-            # Not HTTPServer's, which asks DNS for the name of the host.
-            socketserver.TCPServer.server_bind(self)
 
-        def get_request(self) -> tuple[socket, Any]:
-            connection, client = super().get_request()
-            connection.settimeout(REQUEST_SECONDS)
-            return connection, client
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def handle_error(self, *_: Any) -> None:
-            error = sys.exception()
-            if not isinstance(error, OSError):  # which is a client that disconnected
-                logger.error("could not answer an HTTP request", exc_info=error)
+    def __init__(self, family: AddressFamily, address: Any, answer: Answer) -> None:
+        self.address_family = family
+        super().__init__(address, partial(_Connection, answer))
 
-    return Server((host, port), handler)
+    def server_bind(self) -> None:
+        if self.server_address[0] == "::":
+            self.socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+        # Not HTTPServer's, which asks DNS for the name of the host.
+        socketserver.TCPServer.server_bind(self)
+        self.server_port = int(self.server_address[1])
+
+    def handle_error(self, *_: Any) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):  # which is a client that disconnected
+            logger.error("could not answer an HTTP request", exc_info=error)
+
+
+def _listen(host: str, port: int, answer: Answer) -> list[_Listener]:
+    return [_Listener(AF_INET6 if ":" in host else AF_INET, (host, port), answer)]
+
+
+class _Connection(BaseHTTPRequestHandler):
+    """One request, and the end of its connection."""
+
+    protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # of what is no HTTP at all, which gets a status line too
+
+    def __init__(self, answer: Answer, *server: Any) -> None:
+        self._answer = answer
+        super().__init__(*server)
+
+    def handle(self) -> None:
+        try:
+            head = _read_head(self.connection)
+        except TimeoutError:
+            return
+        self.connection.settimeout(REQUEST_SECONDS)
+        if head:
+            self.rfile.close()
+            self.rfile = BytesIO(head)
+            self.raw_requestline = self.rfile.readline()
+            if self._parse(head):
+                self._send(self._respond())
+
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
+            self.connection.shutdown(SHUT_WR)
+            _read_rest(self.connection)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request that could not be parsed."""
+        del code, message, explain
+        self._send(Response.of_text(HTTPStatus.BAD_REQUEST, "Bad Request"))
+
+    def log_message(self, *_: Any) -> None:
+        """Probes are too frequent to log."""
+
+    def _parse(self, head: bytes) -> bool:
+        self.command = self.requestline = self.request_version = ""
+        if _END_OF_HEAD.search(head) and self.raw_requestline.strip():
+            if not self.parse_request():
+                return False
+            if not self.headers.defects:
+                return True
+        self.send_error(HTTPStatus.BAD_REQUEST)
+        return False
+
+    def _respond(self) -> Response:
+        path, _, query = self.path.partition("?")
+        try:
+            return self._answer(Request(self.command, path, query, self.headers))
+        except Exception:
+            logger.exception("could not answer an HTTP request")
+            return Response.of_text(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        for name, value in response.headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+
+def _read_head(connection: socket) -> bytes:
+    """Read until the end of the head, of the stream, or of what is allowed. Raises TimeoutError."""
+    deadline = monotonic() + REQUEST_SECONDS
+    head = bytearray()
+    while len(head) < REQUEST_BYTES_MAX:
+        data = _read_by(deadline, connection)
+        head += data
+        if not data or _END_OF_HEAD.search(head, max(0, len(head) - len(data) - 2)):
+            break
+    return bytes(head)
+
+
+def _read_rest(connection: socket) -> None:
+    """Read what the client still sends, within limits. Raises TimeoutError."""
+    deadline = monotonic() + REST_SECONDS
+    left = REST_BYTES_MAX
+    while left > 0 and (data := _read_by(deadline, connection)):
+        left -= len(data)
+
+
+def _read_by(deadline: float, connection: socket) -> bytes:
+    seconds = deadline - monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    connection.settimeout(seconds)
+    return connection.recv(65536)

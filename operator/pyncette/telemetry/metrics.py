@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from http import HTTPStatus
+from typing import Any, Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, MetricsHandler
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pyncette._version import __version__
-from pyncette.telemetry.http import HttpServer
+from pyncette.telemetry.http import HttpServer, Request, Response
 from pyncette.worker.service import Figures
 
 
@@ -71,7 +72,30 @@ class MetricsServer(HttpServer):
     """An HTTP server of the metrics in *registry*."""
 
     def __init__(self, host: str | None, port: int, registry: CollectorRegistry) -> None:
-        super().__init__("metrics", host, port, MetricsHandler.factory(registry))
+        app = make_wsgi_app(registry)
+
+        def answer(request: Request) -> Response:
+            status, headers = HTTPStatus.OK, []
+
+            def start_response(line: str, named: list[tuple[str, str]], *_: Any) -> None:
+                nonlocal status, headers
+                status, headers = HTTPStatus(int(line.partition(" ")[0])), named
+
+            body = b"".join(app(_environment(request), start_response))
+            return Response(status, body, headers)
+
+        super().__init__("metrics", host, port, answer)
+
+
+def _environment(request: Request) -> dict[str, str]:
+    """Return what the WSGI application of prometheus_client reads of a request."""
+    return {
+        "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
+        "PATH_INFO": request.path,
+        "QUERY_STRING": request.query,
+        "HTTP_ACCEPT": request.headers.get("Accept", ""),
+        "HTTP_ACCEPT_ENCODING": request.headers.get("Accept-Encoding", ""),
+    }
 
 
 @contextmanager
