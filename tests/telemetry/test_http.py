@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
+from pyncette.errors import ConfigurationError
 from pyncette.telemetry import http
 from pyncette.telemetry.health import HealthServer
 from pyncette.telemetry.metrics import MetricsServer
@@ -84,6 +85,43 @@ def test_a_request_without_an_end_is_a_bad_one(new_server, request_head):
         client.sendall(request_head)
         client.shutdown(socket.SHUT_WR)
         assert all_of(client).startswith(b"HTTP/1.1 400 ")
+
+
+@both
+def test_a_name_is_served_on_all_its_addresses(monkeypatch, new_server):
+    resolve({"name.test": ["127.0.0.1", "127.0.0.2"]}, monkeypatch)
+    with new_server("name.test") as server:
+        assert ask(server, host="127.0.0.1")[0].status == 200
+        assert ask(server, host="127.0.0.2")[0].status == 200
+
+
+@both
+def test_a_name_may_have_addresses_of_ipv6_only(monkeypatch, new_server):
+    resolve({"name.test": ["::1"]}, monkeypatch)
+    with new_server("name.test") as server:
+        assert ask(server, host="::1")[0].status == 200
+
+
+@both
+def test_addresses_that_the_machine_does_not_have_are_left_out(monkeypatch, new_server):
+    resolve({"name.test": ["192.0.2.1", "127.0.0.1"]}, monkeypatch)
+    with new_server("name.test") as server:
+        assert ask(server)[0].status == 200
+
+    resolve({"name.test": ["192.0.2.1"]}, monkeypatch)
+    with pytest.raises(ConfigurationError, match=r"cannot be served on name\.test:0"):
+        new_server("name.test").__enter__()
+
+
+def resolve(names, monkeypatch):
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, *arguments, **options):
+        return [
+            found for address in names.get(host, [host]) for found in real(address, *arguments, **options)
+        ]
+
+    monkeypatch.setattr(http, "getaddrinfo", getaddrinfo)
 
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------

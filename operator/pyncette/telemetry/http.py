@@ -7,20 +7,23 @@ import re
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from email.message import Message
+from errno import EADDRNOTAVAIL, EAFNOSUPPORT
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from socket import (
-    AF_INET,
     AF_INET6,
+    AI_PASSIVE,
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     SHUT_WR,
+    SOCK_STREAM,
     AddressFamily,
+    getaddrinfo,
     has_dualstack_ipv6,
     socket,
 )
@@ -157,7 +160,31 @@ class _Listener(ThreadingHTTPServer):
 
 
 def _listen(host: str, port: int, answer: Answer) -> list[_Listener]:
-    return [_Listener(AF_INET6 if ":" in host else AF_INET, (host, port), answer)]
+    """Listen on all addresses of *host*, but for those that this machine does not have, unless it has none of them."""
+    listeners: list[_Listener] = []
+    missing: OSError | None = None
+    with ExitStack() as stack:
+        for family, (name, _, *scope) in _addresses(host):
+            try:
+                listener = _Listener(family, (name, port, *scope), answer)
+            except OSError as error:
+                if error.errno not in (EADDRNOTAVAIL, EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                stack.callback(listener.server_close)
+                listeners.append(listener)
+                port = listener.server_port
+        if missing is not None and not listeners:
+            raise missing
+        stack.pop_all()
+    return listeners
+
+
+def _addresses(host: str) -> Iterable[tuple[AddressFamily, tuple[Any, ...]]]:
+    # Without the port, which getaddrinfo would reduce modulo 65536.
+    found = getaddrinfo(host, None, type=SOCK_STREAM, flags=AI_PASSIVE)
+    return dict.fromkeys((family, address) for family, *_, address in found)
 
 
 class _Connection(BaseHTTPRequestHandler):
