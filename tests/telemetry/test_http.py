@@ -2,7 +2,7 @@
 
 import socket
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 
 import pytest
@@ -85,6 +85,24 @@ def test_a_request_without_an_end_is_a_bad_one(new_server, request_head):
         client.sendall(request_head)
         client.shutdown(socket.SHUT_WR)
         assert all_of(client).startswith(b"HTTP/1.1 400 ")
+
+
+@both
+def test_connections_beyond_the_limit_are_closed(monkeypatch, new_server):
+    monkeypatch.setattr(http, "REQUESTS_MAX", 3)
+    with new_server() as server:
+        with ExitStack() as clients:
+            for _ in range(3):
+                clients.enter_context(connected(server))
+            with pytest.raises(ConnectionError):
+                ask(server)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                assert ask(server)[0].status == 200
+                break
+            except ConnectionError:
+                assert time.monotonic() < deadline
 
 
 @both

@@ -41,6 +41,9 @@ REQUEST_SECONDS: Final = 5.0
 REQUEST_BYTES_MAX: Final = 64 * 1024
 """The size of a request. Probes and Prometheus send less than one thousand bytes."""
 
+REQUESTS_MAX: Final = 100
+"""Requests in progress, of which each has a thread. Connections beyond it are closed."""
+
 REST_SECONDS: Final = 1.0
 REST_BYTES_MAX: Final = 1024 * 1024
 """Limits of what is read after the answer. If some is left unread, the client may lose the answer to a reset."""
@@ -144,6 +147,7 @@ class _Listener(ThreadingHTTPServer):
 
     def __init__(self, family: AddressFamily, address: Any, answer: Answer) -> None:
         self.address_family = family
+        self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, partial(_Connection, answer))
 
     def server_bind(self) -> None:
@@ -152,6 +156,22 @@ class _Listener(ThreadingHTTPServer):
         # Not HTTPServer's, which asks DNS for the name of the host.
         socketserver.TCPServer.server_bind(self)
         self.server_port = int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.close_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, *_: Any) -> None:
         error = sys.exception()
