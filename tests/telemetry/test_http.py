@@ -106,6 +106,18 @@ def test_connections_beyond_the_limit_are_closed(monkeypatch, new_server):
 
 
 @both
+def test_a_server_stops_at_once(new_server):
+    taken = []
+    for _ in range(3):
+        with new_server() as server:
+            ask(server)
+            started = time.monotonic()
+        taken.append(time.monotonic() - started)
+
+    assert min(taken) < 0.3
+
+
+@both
 def test_a_name_is_served_on_all_its_addresses(monkeypatch, new_server):
     resolve({"name.test": ["127.0.0.1", "127.0.0.2"]}, monkeypatch)
     with new_server("name.test") as server:

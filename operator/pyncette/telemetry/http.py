@@ -48,6 +48,9 @@ REST_SECONDS: Final = 1.0
 REST_BYTES_MAX: Final = 1024 * 1024
 """Limits of what is read after the answer. If some is left unread, the client may lose the answer to a reset."""
 
+STOP_SECONDS: Final = 0.05
+"""Time between the moments at which a server can stop."""
+
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 
 
@@ -106,9 +109,8 @@ class HttpServer:
                 f"{self._content} cannot be served on {host}:{port}: {reason or error}"
             ) from error
         for listener in self._listeners:
-            threading.Thread(
-                target=listener.serve_forever, name=f"pyncette-{self._content}", daemon=True
-            ).start()
+            serve = partial(listener.serve_forever, STOP_SECONDS)
+            threading.Thread(target=serve, name=f"pyncette-{self._content}", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening. Requests in progress are not waited for."""
