@@ -1,15 +1,21 @@
 """The health of an app over HTTP."""
 
 import asyncio
+import errno
+import socket
+import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pyncette import Pyncette
+from pyncette import Pyncette, healthcheck
 from pyncette.errors import StoreUnavailableError
 from pyncette.healthcheck import default_healthcheck, use_healthcheck_server
 from pyncette.store.memory import MemoryBackend, MemoryStore
+from pyncette.telemetry import http
 from tests.app.harness import free_port, running, seconds
 
 
@@ -110,13 +116,10 @@ async def test_a_custom_health_check_gets_the_app_context(app, clock, port):
 async def test_bad_requests_do_not_end_the_server(app, clock, port, raw, caplog):
     use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
     async with running(app, clock):
-        try:
-            answer = await send(port, raw)
-        except ConnectionError:
-            answer = b""
+        answer = await send(port, raw)
         status, _, _ = await ask(port)
 
-    assert not answer or answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") if raw else not answer
     assert status == 200
     assert "Traceback" not in caplog.text
 
@@ -130,6 +133,110 @@ async def test_a_silent_client_delays_neither_others_nor_the_end(app, clock, por
         silent.close()
 
     assert status == 200
+
+
+async def test_a_check_that_hangs_is_unhealthy_and_cancelled(app, clock, port, monkeypatch, caplog):
+    monkeypatch.setattr(healthcheck, "CHECK_SECONDS", 0.2)
+    cancelled = asyncio.Event()
+
+    async def check(app_context):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1", healthcheck_handler=check)
+    async with asyncio.timeout(3), running(app, clock):
+        status, text, _ = await ask(port)
+        await cancelled.wait()
+
+    assert (status, text) == (500, "Not OK")
+    assert "the health check took longer than 0.2 s" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_requests_hold_no_threads_while_the_loop_is_blocked(app, clock, port, monkeypatch):
+    monkeypatch.setattr(healthcheck, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(http, "REST_SECONDS", 0.2)
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        before = threading.active_count()
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        deadline = time.monotonic() + 3
+        while threading.active_count() > before and time.monotonic() < deadline:
+            time.sleep(0.05)  # noqa: ASYNC251 - the loop is to be blocked
+        assert threading.active_count() == before
+        assert (await ask(port))[0] == 200
+
+
+async def test_a_check_that_times_out_itself_is_logged(app, clock, port, caplog):
+    async def check(app_context):
+        raise TimeoutError("the database did not answer")
+
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1", healthcheck_handler=check)
+    async with running(app, clock):
+        assert (await ask(port))[0] == 500
+
+    assert "the database did not answer" in caplog.text
+
+
+async def test_the_end_cancels_the_checks_in_progress(app, clock, port, caplog):
+    begun = asyncio.Event()
+
+    async def check(app_context):
+        begun.set()
+        await asyncio.Event().wait()
+
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1", healthcheck_handler=check)
+    async with asyncio.timeout(3):
+        async with running(app, clock):
+            asking = asyncio.create_task(ask(port))
+            await begun.wait()
+        status, text, _ = await asking
+
+    assert (status, text) == (500, "Not OK")
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_request_after_the_end_is_unhealthy(app, clock, port, caplog):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    async with running(app, clock):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n")
+        await ask(port)
+    writer.write(b"\r\n")
+
+    assert (await reader.read()).startswith(b"HTTP/1.1 500 ")
+    assert "Traceback" not in caplog.text
+    writer.close()
+
+
+async def test_the_end_does_not_wait_for_the_default_executor(app, clock, port):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    loop = asyncio.get_running_loop()
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        loop.set_default_executor(executor)
+        async with running(app, clock):
+            waiting = loop.run_in_executor(None, ended.wait, 10)
+            started = time.monotonic()
+        taken = time.monotonic() - started
+        ended.set()
+        await waiting
+
+    assert taken < 3
+
+
+async def test_a_taken_port_is_an_os_error(app, clock, port):
+    use_healthcheck_server(app, port=port, bind_address="127.0.0.1")
+    refused = pytest.raises(OSError, match=f"health cannot be served on 127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", port)), refused as error:
+        async with running(app, clock):
+            pass
+
+    assert error.value.errno == errno.EADDRINUSE
 
 
 async def test_nothing_listens_any_more_once_the_app_has_ended(app, clock, port):

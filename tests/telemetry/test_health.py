@@ -1,5 +1,6 @@
 """Health and metrics are served on all addresses of a machine, of either version of IP."""
 
+import errno
 import socket
 import urllib.request
 from contextlib import closing
@@ -93,8 +94,13 @@ def test_a_check_that_raises_has_failed_and_is_logged(caplog):
 def test_the_error_of_a_taken_port_names_it(what, new_server):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"{what} cannot be served on 127.0.0.1:{port}"):
-            new_server(port).start()
+        server = new_server(port)
+        message = f"{what} cannot be served on 127.0.0.1:{port}: Address already in use"
+        with pytest.raises(ConfigurationError, match=message):
+            server.__enter__()
+        with pytest.raises(OSError, match=message) as error:
+            server.start()
+    assert error.value.errno == errno.EADDRINUSE
 
 
 def test_the_port_is_free_after_the_server_stopped():

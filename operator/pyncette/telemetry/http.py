@@ -83,8 +83,8 @@ class HttpServer:
     An HTTP server with a thread for each request; a context manager.
 
     It listens on *port* of *host*, or of all addresses if *host* is None or empty; port 0 takes a free one. *content*
-    says in errors what could not be served. *answer* is called from the threads. Raises ConfigurationError if it
-    cannot listen there.
+    says in errors what could not be served. *answer* is called from the threads. To enter it raises ConfigurationError
+    if it cannot listen there.
     """
 
     def __init__(self, content: str, host: str | None, port: int, answer: Answer) -> None:
@@ -99,15 +99,14 @@ class HttpServer:
         return self._listeners[0].server_port
 
     def start(self) -> None:
-        """Listen, and answer from now on."""
+        """Listen, and answer from now on. Raises OSError or OverflowError if it cannot listen."""
         host, port = self._address
         try:
             self._listeners = _listen(host or all_addresses(), port, self._answer)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise ConfigurationError(
-                f"{self._content} cannot be served on {host}:{port}: {reason or error}"
-            ) from error
+        except OSError as error:
+            raise type(error)(error.errno, self._message(error.strerror or str(error))) from error
+        except OverflowError as error:
+            raise OverflowError(self._message(str(error))) from error
         for listener in self._listeners:
             serve = partial(listener.serve_forever, STOP_SECONDS)
             threading.Thread(target=serve, name=f"pyncette-{self._content}", daemon=True).start()
@@ -119,13 +118,22 @@ class HttpServer:
             listener.server_close()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except OSError as error:
+            raise ConfigurationError(error.strerror) from error
+        except OverflowError as error:
+            raise ConfigurationError(str(error)) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _message(self, reason: str) -> str:
+        host, port = self._address
+        return f"{self._content} cannot be served on {host}:{port}: {reason}"
 
 
 def all_addresses() -> str:
