@@ -282,6 +282,19 @@ def test_a_rollout_whose_pods_are_not_ready_says_what_to_check_and_so_do_its_tas
     assert len(told_of(world, "PodsNotReady")) == 1
 
 
+def test_tasks_report_the_problem_of_their_pool_as_soon_as_its_status_is_written(world):
+    world.api.create(yearly())
+    world.api.set_status(DEPLOYMENTS, NAME, observedGeneration=1, replicas=1, updatedReplicas=1)
+    world.run(10)
+
+    world.api.hold_events()
+    while "See kubectl describe pods" not in world.pool_condition("Ready")["message"]:
+        world.run(1)
+    world.run(3)
+
+    assert "kubectl describe pyncetteworkerpool default -n default" in world.condition("Ready")["message"]
+
+
 def test_a_backend_that_refuses_the_operator_is_reported_with_its_error_by_pools_and_new_tasks(world_of):
     world = world_of("first")
     world.backends["first"].is_away = True

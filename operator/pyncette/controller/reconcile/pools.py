@@ -258,6 +258,10 @@ class Pools:
             meta.get("generation"),
         )
 
+    def written(self, name: ObjectName) -> None:
+        """Queue the tasks of the pool *name* if the status that was written has another problem: they report it."""
+        self._notify_tasks(name)
+
     def _notify_tasks(self, name: ObjectName) -> None:
         observed = self.locate(name).pool
         if self._observed.get(name) != observed:
