@@ -531,16 +531,22 @@ class Conductor:
         self._failing_over = True
         began = true_now()
         behind = self.chance.choice((0.0, self.chance.uniform(0.05, 1.0)))
-        taken_over_at = await asyncio.to_thread(self.backend.fail_over, behind)
+        taken_over_at = None
+        try:
+            taken_over_at = await asyncio.to_thread(self.backend.fail_over, behind)
+        finally:  # also if the old primary does not come back
+            self._note("failover" if behind else "failover in step", 0, began)
+            self._doubt_edits_since(began, time.time() if taken_over_at is None else taken_over_at)
+        self._failing_over = False
+
+    def _doubt_edits_since(self, began: int, taken_over_at: float) -> None:
+        """Note that edits which were acknowledged in the last moments before a failover may be lost."""
         until = int((taken_over_at + LOST_MOMENTS) * A_SECOND)
-        self._note("failover" if behind else "failover in step", 0, began)
-        # What was acknowledged in the last moments may be gone.
         for edit in self.played.edits:
             if edit.before <= until and edit.after >= began - LOST_MOMENTS * A_SECOND:
                 edit.known = False
                 edit.error = edit.error or "perhaps lost at the failover"
                 self.wanted[edit.subject].unsure = True
-        self._failing_over = False
 
     async def _kill_editor(self) -> None:
         editor = self.chance.choice(self.editors)

@@ -26,6 +26,9 @@ START_ATTEMPTS_MAX = 3
 """Attempts to start on a free port, which another process may take before the server does."""
 
 START_SECONDS_MAX = 60
+
+REJOIN_SECONDS = 20
+"""Sentinel takes some seconds to make an old primary a replica."""
 """A server starts in a tenth of a second, a cluster in two; a laden machine takes longer."""
 
 STOP_SECONDS_MAX = 30
@@ -564,6 +567,11 @@ class OwnSentinel(_OwnServers):
         )
         taken_over_at = time.time()
         lost.start()
+        try:
+            wait_until(lambda: _is_in_step(lost), lambda: "", REJOIN_SECONDS)
+        except ServerDidNotStartError:
+            # Sentinel makes it a replica, but on a busy machine it may take minutes: do as an administrator would.
+            lost.execute("REPLICAOF", "127.0.0.1", str(other.port))
         wait_until(lambda: _is_in_step(lost), lambda: "the old primary did not become a replica")
         return taken_over_at
 
@@ -624,9 +632,9 @@ def open_sentinel(product: Product | None = None) -> OwnSentinel:
     return OwnSentinel(_programs(product or REDIS))
 
 
-def wait_until(holds: Callable[[], bool], why: Callable[[], str]) -> None:
+def wait_until(holds: Callable[[], bool], why: Callable[[], str], seconds: float = START_SECONDS_MAX) -> None:
     """Return as soon as it *holds*; ServerDidNotStartError, and *why*, if it takes too long."""
-    end = time.monotonic() + START_SECONDS_MAX
+    end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
             raise ServerDidNotStartError(why())
