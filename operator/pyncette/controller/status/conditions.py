@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.controller.reasons import Reason
@@ -67,3 +67,47 @@ def counted(number: int, noun: str) -> str:
 def cut(text: str, limit: int) -> str:
     """Return *text* with at most *limit* characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+class Seen(Protocol):
+    """A status as it was written last, and the generation of the object now."""
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def status(self) -> TaskStatus | PoolStatus: ...
+
+
+class StatusContext:
+    """What the conditions of a task's and of a pool's status have in common: the status that was *seen*, and the time."""
+
+    seen: Seen
+
+    @property
+    def now(self) -> Instant:
+        raise NotImplementedError
+
+    def before(self, kind: str) -> Condition | None:
+        """Return the last written condition."""
+        return condition_of(self.seen.status, kind)
+
+    def this_generation(self, kind: str) -> Condition | None:
+        """Return the last written condition, if it was of this generation."""
+        before = self.before(kind)
+        return before if before is not None and before.observed_generation == self.seen.generation else None
+
+    def condition(
+        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
+    ) -> Condition:
+        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
+        return condition(
+            self.before(kind),
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+            anew=anew,
+        )

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pyncette._version import __version__
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import Manifest, ObjectName
-from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import (
-    Holds,
+    StatusContext,
     as_sentence,
-    condition,
-    condition_of,
     cut,
 )
 from pyncette.controller.status.observed import Access
@@ -25,7 +23,6 @@ from pyncette.core.times import instant_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
-from pyncette.resources.resource import Condition
 
 AVAILABLE: Final = "Available"
 BACKEND_REACHABLE: Final = "BackendReachable"
@@ -68,7 +65,8 @@ class PoolEnvironment(NamedTuple):
     due: int | None = None
 
 
-class PoolContext(NamedTuple):
+@dataclass(frozen=True)
+class PoolContext(StatusContext):
     """The input of a pool's status, and what follows directly from it."""
 
     pool: PyncetteWorkerPool | Refusal
@@ -96,36 +94,12 @@ class PoolContext(NamedTuple):
         """The time in whole seconds, as in Kubernetes: what is measured from a condition is then equal in each pass."""
         return whole_second(self.environment.now)
 
-    def before(self, kind: str) -> Condition | None:
-        """Return the last written condition."""
-        return condition_of(self.seen.status, kind)
-
-    def this_generation(self, kind: str) -> Condition | None:
-        """Return the last written condition, if it was of this generation."""
-        before = self.before(kind)
-        return before if before is not None and before.observed_generation == self.seen.generation else None
-
     def since(self, kind: str) -> Instant:
         """Return since when a condition of this generation is True; now, if it was not in the last status."""
         before = self.this_generation(kind)
         if before is None or before.status != "True":
             return self.now
         return instant_of(before.last_transition_time)
-
-    def condition(
-        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
-    ) -> Condition:
-        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
-        return condition(
-            self.before(kind),
-            kind,
-            holds,
-            reason,
-            message,
-            generation=self.seen.generation,
-            now=self.now,
-            anew=anew,
-        )
 
 
 def until_then(context: PoolContext) -> str:

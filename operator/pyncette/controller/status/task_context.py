@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,8 +13,7 @@ from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import (
     READY,
     Holds,
-    condition,
-    condition_of,
+    StatusContext,
 )
 from pyncette.controller.status.observed import Access, ObservedPool, ObservedTask
 from pyncette.core.record import Record
@@ -21,7 +21,6 @@ from pyncette.core.spec import Policies
 from pyncette.mirror.conversion import RESUME
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.reading import Refusal
-from pyncette.resources.resource import Condition
 from pyncette.resources.task import HandlerName, PyncetteTask
 from pyncette.resources.task_status import TaskStatus
 
@@ -78,7 +77,8 @@ class Answer(NamedTuple):
     message: str
 
 
-class TaskContext(NamedTuple):
+@dataclass(frozen=True)
+class TaskContext(StatusContext):
     """The input of a task's status, and what follows directly from it."""
 
     task: PyncetteTask | Refusal
@@ -131,30 +131,6 @@ class TaskContext(NamedTuple):
         if not isinstance(self.task, Refusal):
             return self.task.spec.handler
         return self.seen.handler if self.record is None else self.record.key.partition.handler
-
-    def before(self, kind: str) -> Condition | None:
-        """Return the last written condition."""
-        return condition_of(self.seen.status, kind)
-
-    def this_generation(self, kind: str) -> Condition | None:
-        """Return the last written condition, if it was of this generation."""
-        before = self.before(kind)
-        return before if before is not None and before.observed_generation == self.seen.generation else None
-
-    def condition(
-        self, kind: str, holds: Holds, reason: Reason, message: str, *, anew: bool = False
-    ) -> Condition:
-        """Return a condition that keeps the time of its last transition while its status stays, unless it is *anew*."""
-        return condition(
-            self.before(kind),
-            kind,
-            holds,
-            reason,
-            message,
-            generation=self.seen.generation,
-            now=self.now,
-            anew=anew,
-        )
 
 
 SUSPENDED_BY_SPEC: Final = (
