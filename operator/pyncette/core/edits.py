@@ -159,15 +159,7 @@ def edited(
         since = min(now, at - 1) if past_is_due else now
         if at <= since and at not in {state.floor, started.scheduled_at} and not is_outside(policies, at):
             state = replace(state, summary=one_off_missed(state.summary, at))
-    after = replace(
-        record,
-        spec=spec,
-        version=record.version + 1,
-        due_at=due,
-        schedule_since=since,
-        lease_length=policies.lease,
-        state=state,
-    )
+    after = _with_schedule(record, spec, policies, due, since, state)
     if started is None:
         return _unstarted(after, claimable_at(record.key, spec, policies, state, due))
     if policies.overlap is Overlap.REPLACE and record.claimable_at is not None:
@@ -203,7 +195,15 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
     if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
         # The caller asks for it again: it is a new occurrence, with a new idempotency key.
         state = replace(state, created_version=max(record.version + 1, now))
-    after = replace(
+    after = _with_schedule(record, spec, policies, due, since, state)
+    return _unstarted(after, claimable_at(record.key, spec, policies, state, due))
+
+
+def _with_schedule(
+    record: Record, spec: Spec, policies: Policies, due: Instant | None, since: Instant, state: State
+) -> Record:
+    """Return *record* with *spec*, next *due*, whose schedule counts since then."""
+    return replace(
         record,
         spec=spec,
         version=record.version + 1,
@@ -212,7 +212,6 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         lease_length=policies.lease,
         state=state,
     )
-    return _unstarted(after, claimable_at(record.key, spec, policies, state, due))
 
 
 def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
