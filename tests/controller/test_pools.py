@@ -1,4 +1,4 @@
-"""The objects of a pool are as its spec says, whoever changes them and whatever befalls the operator; and it says how it stands."""
+"""The operator keeps the objects of a pool as its spec says, despite changes and faults, and reports its status."""
 
 import pytest
 

@@ -238,7 +238,7 @@ class Operator:
         """Record a status that was written, where it was *before*."""
         self._objects.learn(reference.kind, manifest)
         if reference.kind is POOLS:
-            self._pools.written(reference.object_name)
+            self._pools.notify_tasks(reference.object_name)
         reconciler = self._tasks if reference.kind is TASKS else self._pools
         for report in reconciler.events(before, manifest, self._settings.pod_name):
             self._events.add(report)

@@ -136,16 +136,19 @@ class HttpServer:
         return f"{self._content} cannot be served on {host}:{port}: {reason}"
 
 
+ALL_OF_IPV4: Final = "0.0.0.0"  # noqa: S104 - pods are reached on any of their addresses
+
+
 def all_addresses() -> str:
     """Return the wildcard address: of IPv6 and IPv4 together where the machine has both, since pods may have either."""
     if not has_dualstack_ipv6():
-        return "0.0.0.0"  # noqa: S104 - the caller wants all addresses
+        return ALL_OF_IPV4
     try:
         with socket(AF_INET6) as probe:
             probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
             probe.bind(("::", 0))
     except OSError:  # the kernel supports IPv6, but it is disabled
-        return "0.0.0.0"  # noqa: S104
+        return ALL_OF_IPV4
     return "::"
 
 

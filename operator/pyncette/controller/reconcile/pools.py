@@ -181,7 +181,7 @@ class Pools:
 
         The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
-        self._notify_tasks(name)
+        self.notify_tasks(name)
         stored = self._objects.get(POOLS, name)
         if stored is None:
             self._observed.pop(name, None)
@@ -258,11 +258,8 @@ class Pools:
             meta.get("generation"),
         )
 
-    def written(self, name: ObjectName) -> None:
-        """Queue the tasks of the pool *name* if the status that was written has another problem: they report it."""
-        self._notify_tasks(name)
-
-    def _notify_tasks(self, name: ObjectName) -> None:
+    def notify_tasks(self, name: ObjectName) -> None:
+        """Queue the tasks of the pool *name*, if what they report of it has changed."""
         observed = self.locate(name).pool
         if self._observed.get(name) != observed:
             self._observed[name] = observed
