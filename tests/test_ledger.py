@@ -729,6 +729,78 @@ async def test_a_side_run_that_exists_already_is_not_run_again(bench):
     assert (await bench.load(record.key)).due_at == record.due_at + MINUTE
 
 
+async def released_side_runs(bench: Bench, number: int = 1) -> Record:
+    """Declare a schedule whose runs overlap at most once, start *number* of them, and release them unstarted."""
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW)
+    for _ in range(number):
+        for held in await bench.start():
+            assert await bench.settle(held, UNSTARTED) is True
+    return await bench.load(record.key)
+
+
+async def test_a_released_side_run_is_started_in_the_write_that_finds_its_schedule_unchanged(bench):
+    parent = await released_side_runs(bench)
+
+    (held,) = await bench.start(after=0)
+
+    assert held.scheduled_at == parent.due_at - MINUTE
+    changes = {change.key: change for change in bench.store.batches[-1]}
+    assert set(changes) == {parent.key, held.record.key}
+    assert changes[parent.key].after == replace(parent, version=parent.version + 1)
+    assert len({change.group for change in changes.values()} - {0}) == 1
+
+
+@pytest.mark.parametrize("moment", ["before", "at"])
+async def test_a_released_side_run_never_starts_once_its_instance_is_removed(bench, moment):
+    parent = await released_side_runs(bench)
+
+    async def remove() -> None:
+        assert await bench.others.swap([Change(parent, None)]) == [True]
+
+    if moment == "before":
+        await remove()
+    else:
+        bench.store.before_swaps = [remove]
+
+    assert await bench.start(after=0) == []
+    assert [key for key in await bench.keys() if key.instance] == []
+    assert nonzero((await bench.load(TEMPLATE)).state.summary.counts) == {"withdrawn": 1}
+
+
+async def test_a_released_side_run_is_withdrawn_if_its_schedule_is_edited_at_the_moment_of_its_start(bench):
+    parent = await released_side_runs(bench)
+    bench.store.before_swaps = [bench.edit(parent.key, schedule=Interval(3 * MINUTE))]
+
+    assert await bench.start(after=0) == []
+
+    assert await bench.keys() == [parent.key]
+    assert nonzero((await bench.load(parent.key)).state.summary.counts) == {"withdrawn": 1}
+
+
+async def test_released_side_runs_of_one_schedule_all_start_beside_its_next_occurrence(bench):
+    parent = await released_side_runs(bench, 3)
+
+    holding = await bench.start()
+
+    assert sorted((held.scheduled_at - parent.due_at) // MINUTE for held in holding) == [-3, -2, -1, 0]
+
+
+async def test_a_released_side_run_starts_once_if_the_reply_to_its_start_is_lost(bench):
+    await released_side_runs(bench)
+    bench.store.lose_replies = 1
+
+    (held,) = await bench.start(after=0)
+
+    assert (await bench.load(held.record.key)).state.started.at_most_once
+
+
+async def test_a_released_side_run_starts_though_its_schedule_could_not_be_loaded_at_first(bench):
+    await released_side_runs(bench)
+    bench.store.before_loads = [bench.unavailable]
+
+    assert len(await bench.start(after=0)) == 1
+
+
 async def test_a_start_is_given_up_if_its_record_keeps_changing_until_its_lease_expires(bench, caplog):
     record = await bench.declare(starting_deadline=SECOND)
     await bench.clock.advance(timedelta(seconds=90))

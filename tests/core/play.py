@@ -211,11 +211,14 @@ class Play:
         return self.write(plan, now)
 
     def write(self, plan: StartPlan, now: Instant) -> HeldRun | None:
+        if plan.parent is not None:
+            plan = rules.with_parent(plan, self.records.get(plan.parent), now)
         is_created = plan.created is None or self.put(Change(None, plan.created))
         if plan.move is not None:
             if not self.put(plan.move):
                 assert plan.created is None or not is_created or self.put(Change(plan.created, None))
                 return None
+            assert plan.parent_move is None or self.put(plan.parent_move)
             if plan.removed_counts is not None:
                 self.count(plan.removed_counts, now)
         if plan.run is None or not is_created:

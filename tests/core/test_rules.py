@@ -6,7 +6,7 @@ from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.accounting import idempotency_key
 from pyncette.core.policies import jitter_of
-from pyncette.core.record import Outcome, Started, replace
+from pyncette.core.record import Change, Outcome, Started, replace
 from pyncette.core.runs import NEVER, Ended, Ending, replaced_at, replacement_check_at, with_record
 from pyncette.core.schedule import Interval, Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies, Retry
@@ -897,6 +897,93 @@ def test_an_occurrence_claimed_ahead_and_released_before_it_is_due_waits_for_its
 
     (claimable,) = [record.claimable_at for record in play.records.values() if record.due_at == at(1)]
     assert claimable == at(1)
+
+
+SINCE_RELEASED = {
+    "edited": lambda play: play.edit(3.7, schedule=Interval(2 * MINUTE)),
+    "rescheduled": lambda play: play.reschedule(3.7, Interval(2 * MINUTE)),
+    "overwritten": lambda play: play.overwrite(3.7, Interval(2 * MINUTE)),
+    "suspended": lambda play: play.edit(3.7, suspend=True),
+    "exhausted": lambda play: play.put(
+        Change(
+            play.record,
+            replace(
+                play.record, version=play.record.version + 1, state=replace(play.record.state, exhausted=True)
+            ),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("since_released", SINCE_RELEASED)
+def test_at_most_once_a_released_side_run_is_withdrawn_if_its_schedule_names_it_no_longer(since_released):
+    play = Play(policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+
+    SINCE_RELEASED[since_released](play)
+
+    assert play.start(3.8, released.key) is None
+    assert play.called == [(1, 1)]
+    assert play.beside == []
+    assert play.counts == {"withdrawn": 1}
+
+
+def test_at_most_once_a_released_side_run_does_not_run_once_its_instance_is_removed():
+    play = Play(key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+
+    play.remove(1.2)
+
+    assert play.start(1.5, released.key) is None
+    assert play.beside == []
+
+
+def test_at_most_once_a_released_side_run_does_not_run_for_an_instance_that_was_created_again():
+    play = Play(key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+    play.remove(1.2)
+    play.reschedule(1.3, play.schedule)
+
+    assert play.start(1.5, released.key) is None
+
+
+@pytest.mark.parametrize("edit", [{"args": '{"a":1}'}, {"mode": Mode.AT_LEAST_ONCE}])
+def test_at_most_once_a_released_side_run_runs_after_an_edit_that_leaves_its_schedule_alone(edit):
+    play = Play(policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+    play.edit(1.2, **edit)
+    assert play.put(Change(released, edits.in_step(released, play.record, play.policies)))
+
+    held = play.start(1.5, released.key)
+    play.end(held, 1.6)
+
+    assert held.scheduled_at == at(1)
+    assert play.counts == {"succeeded": 1}
+
+
+def test_the_last_occurrence_of_a_one_off_instance_is_released_and_runs_though_its_record_is_gone():
+    play = Play(schedule=Once(at(1)), key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    assert INSTANCE not in play.records
+
+    assert play.start(1.5).scheduled_at == at(1)
+
+
+def test_an_edit_at_the_moment_of_the_start_of_a_released_side_run_makes_the_start_fail():
+    play = Play(policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+    claimed = play.claim(at(1.5), released.key)
+    plan = rules.begin(claimed, play.policies, at(1.5))
+
+    plan = rules.with_parent(plan, play.record, at(1.5))
+    play.edit(1.5, schedule=Interval(2 * MINUTE))
+
+    assert not play.put(plan.parent_move)
 
 
 def test_at_most_once_a_claim_that_died_before_the_start_was_written_is_no_start():

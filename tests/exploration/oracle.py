@@ -91,7 +91,15 @@ def judge_edit(
     kept: tuple[Instant, ...] = () if in_progress is None else (in_progress.scheduled_at,)
     if was.due_at is not None and combination.edit in {Edit.RESCHEDULED, Edit.INTERVAL, Edit.ARGUMENTS}:
         kept += (was.due_at,)
-    kept += tuple(record.due_at for other, record in before.items() if other.occurrence and record.due_at)
+    # A side run goes on, unless it was released unstarted. A stop is part of a move, which waits for all side runs, or of a
+    # removal, which withdraws them.
+    kept += tuple(
+        record.due_at
+        for other, record in before.items()
+        if other.occurrence
+        and record.due_at
+        and (record.state.started is not None or combination.edit is Edit.STOPPED)
+    )
     if combination.edit is Edit.ARGUMENTS:
         return Edited(BASE, ())
     if is_.claimable_at is not None and in_progress is None:

@@ -278,7 +278,9 @@ class Oracle:
         story = f"{kind.task}: {counts}, {len(keys)} occurrences ran, {len(ended)} returned"
         if dropped:
             self._wrong(f"{story}; nothing can be missed, skipped or replaced")
-        if counts.withdrawn > withdrawing:
+        # An edit of a schedule whose runs overlap withdraws all that were released before their handlers were called.
+        unstarted = counts.withdrawn if kind.at_most_once and kind.may_overlap and edits else 0
+        if counts.withdrawn > max(withdrawing, unstarted):
             self._wrong(f"{story}; {withdrawing} edits can have withdrawn a run")
         if kind.at_most_once:
             unrecorded = sum(
@@ -290,7 +292,7 @@ class Oracle:
             if not len(ended) - unrecorded <= counts.succeeded <= len(ended):
                 self._wrong(f"{story}; of {unrecorded} that returned it may not have been written")
             unseen = self._missing[kind.task]
-            if not len(keys) <= total <= len(keys) + unseen:
+            if not len(keys) <= total <= len(keys) + unseen + unstarted:
                 self._wrong(f"{story}; at most {unseen} can have been lost before their start")
             return
         unfinished = {

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.accounting import RemovedCounts, is_shard
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Outcome, Partition, Record
+from pyncette.core.record import RESERVED_REALMS, Change, Key, Outcome, Partition, Record, replace
 from pyncette.core.runs import Ending
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Overlap
@@ -96,6 +96,8 @@ class Oracle(Lens, Watcher):
         """When a run with a permit last ended, by its handler."""
         self._life_beside: dict[Key, int] = {}
         """In which life of its schedule a side run was created; a schedule that is created again may begin as the last."""
+        self._schedule_of: dict[Key, tuple[object, ...]] = {}
+        """The schedule that a side run at most once was created beside, unless that ended with it."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
         if not self.scene.is_lost:
@@ -275,8 +277,11 @@ class Oracle(Lens, Watcher):
                 self._has_a_home(change.before, removed_counts) for change, removed_counts in leaving
             ):
                 self.broken(f"{process} removes {removed[0].of}, and counts it nowhere")
+            restarted = {parent_of(key_of(change)) for change in group if self._is_restart(change)}
             for change in group:
-                self._written(process, change, removed if change is home else (), asked_at)
+                counted = removed if change is home else ()
+                self._written(process, change, counted, asked_at, is_confirmed=key_of(change) in restarted)
+            self._check_beside(process, group)
         for change, ok in zip(changes, made, strict=True):
             if ok and change.before is None and is_letter(key_of(change)):
                 self._check_letter(change.after)
@@ -312,8 +317,50 @@ class Oracle(Lens, Watcher):
             self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.created_version]
         )
 
+    def _is_restart(self, change: Change) -> bool:
+        """Say whether it starts a side run that was released unstarted, at most once."""
+        before, after = change.before, change.after
+        return (
+            before is not None
+            and after is not None
+            and before.state.started is None
+            and after.state.started is not None
+            and before.key in self._schedule_of
+        )
+
+    def _check_beside(self, process: Process, group: Sequence[Change]) -> None:
+        """A side run that was released unstarted starts only while its schedule names it."""
+        for change in group:
+            key, after = key_of(change), change.after
+            started = None if after is None else after.state.started
+            if change.before is None and key.occurrence and started is not None:
+                parent = self.scene.records.get(parent_of(key))
+                if started.at_most_once and parent is not None:
+                    self._schedule_of[key] = self._schedule_in(parent)
+            elif self._is_restart(change) and not self._is_named(key):
+                self.broken(f"{process} starts {key}, which its schedule names no longer")
+            elif after is None:
+                self._schedule_of.pop(key, None)
+
+    def _is_named(self, key: Key) -> bool:
+        """Say whether the schedule of the side run *key* is not suspended, and the same as when it was created."""
+        parent = self.scene.records.get(parent_of(key))
+        if parent is None or parent.state.exhausted or self.scene.policies_of(parent).suspend:
+            return False
+        return self._schedule_in(parent) == self._schedule_of.get(key)
+
+    def _schedule_in(self, parent: Record) -> tuple[object, ...]:
+        """What changes when a schedule is created again, or is counted anew by an edit."""
+        return self.scene.lives[parent.key, parent.state.created_version], *self._times_of(parent)[:2]
+
     def _written(
-        self, process: Process, change: Change, counted: Sequence[RemovedCounts], asked_at: int
+        self,
+        process: Process,
+        change: Change,
+        counted: Sequence[RemovedCounts],
+        asked_at: int,
+        *,
+        is_confirmed: bool,
     ) -> None:
         key, records = key_of(change), self.scene.records
         before, after = records.get(key), self.scene.stored(key)
@@ -331,7 +378,7 @@ class Oracle(Lens, Watcher):
         elif before is not None and edit is not None:
             self._edited(process, edit, before, after)
         elif before is not None:
-            self._settled(process, before, after)
+            self._settled(process, before, after, is_confirmed=is_confirmed)
         if after is None:
             del records[key]
             self._intended.pop((process, key, before.version if before else 0), None)
@@ -398,13 +445,21 @@ class Oracle(Lens, Watcher):
             if lease is None or lease.id != after.lease.id:
                 self.broken(f"{process} creates {key} beside what it does not hold")
 
-    def _settled(self, process: Process, before: Record, after: Record | None) -> None:
-        """The holder of a lease, and nobody else, has written what became of its claim."""
+    def _settled(self, process: Process, before: Record, after: Record | None, *, is_confirmed: bool) -> None:
+        """The holder of a lease, and nobody else, has written what became of its claim, or what its side run needs."""
         key = before.key
+        if is_confirmed:
+            if after is None or replace(after, version=before.version, locator=before.locator) != before:
+                self.broken(f"{process} starts a side run of {key}, and changes more than its version")
+            return
         if self.leases.holder(before.lease) is not process:
             self.broken(f"{process} changes {key}, whose lease is not its own")
         if after is None:
-            self.books.removed(before, self._intended.get((process, key, before.version)), by_edit=False)
+            removed_counts = self._intended.get((process, key, before.version))
+            self.books.removed(before, removed_counts, by_edit=False)
+            withdrawn = removed_counts and removed_counts.summary.last_outcome is Outcome.WITHDRAWN
+            if withdrawn and self._is_named(key):
+                self.broken(f"{process} withdraws {key}, which its schedule still names")
             return
         chosen = self.scene.chosen.get((key, before.fence))
         beside = chosen.run if chosen and self.scene.policies_of(before).overlap is Overlap.ALLOW else None

@@ -196,6 +196,15 @@ class LedgerThatRunsBeforeItWrites(Ledger):
         yield {at: one.plan.run for at, one in enumerate(claimed)}
 
 
+class LedgerThatStartsWhatNobodyNames(Ledger):
+    """Starts a side run that was released unstarted whatever has become of its schedule."""
+
+    async def start(self, claimed: Sequence[PendingStart]) -> AsyncGenerator[dict[int, HeldRun | None]]:
+        alone = [one._replace(plan=replace(one.plan, parent=None)) for one in claimed]
+        async for decided in super().start(alone):
+            yield decided
+
+
 class LedgerThatCountsNothing(Ledger):
     """Forgets what became of the records that it removes."""
 
@@ -356,6 +365,12 @@ def test_a_start_that_is_given_up_after_a_lost_reply_is_found():
     error = found_with(ledger=LedgerThatGivesUpStarts, adapt=_at_most_once_with_losses)
 
     assert "has never called its handler" in str(error)
+
+
+def test_a_released_side_run_that_starts_after_its_schedule_was_edited_is_found():
+    error = found_with(ledger=LedgerThatStartsWhatNobodyNames)
+
+    assert "which its schedule names no longer" in str(error)
 
 
 def test_a_ledger_that_reports_an_occurrence_twice_is_found():

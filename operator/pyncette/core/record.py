@@ -213,6 +213,13 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"
     No edit makes that time, or one before it, due again, however wrong the editor's clock is. Extra runs, redriven dead
     letters and side runs do not change their own record's floor.
     """
+    parent_since: Instant | None = None
+    """
+    Of a side run at most once: the `schedule_since` of the record that goes on without it.
+
+    A release before the handler was called leaves the side run to be claimed again. It is withdrawn then if its schedule
+    has been removed, or counts from another time.
+    """
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -138,6 +138,8 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
         return StartPlan(None, Change(record, _idle(record)))
     if record.key.occurrence:
         held = HeldRun(record, policies, due, began_at, record.attempt)
+        if record.state.parent_since is not None:
+            return _start_released(held, now)
     elif (
         policies.suspend
         or policies.not_after is not None
@@ -190,10 +192,52 @@ def _start_at_most_once(held: HeldRun, now: Instant) -> StartPlan:
     return StartPlan(run, Change(record, after))
 
 
+def _start_released(held: HeldRun, now: Instant) -> StartPlan:
+    """Start a side run that was released unstarted, unless its schedule has withdrawn it since: see `with_parent`."""
+    record = held.record
+    parent = record.key._replace(occurrence="")
+    if held.policies.mode is Mode.AT_MOST_ONCE:
+        return replace(_start_at_most_once(held, now), parent=parent)
+    # An edit has changed its mode since then.
+    after = replace(
+        record,
+        version=record.version + 1,
+        attempt=1,
+        state=replace(record.state, started=Started(held.scheduled_at, held.began_at)),
+    )
+    return StartPlan(replace(held, record=after, attempt=1), Change(record, after), parent=parent)
+
+
+def with_parent(plan: StartPlan, parent: Record | None, now: Instant) -> StartPlan:
+    """Return the *plan* of a released side run with the change of its *parent*, or withdraw the occurrence."""
+    held, move = plan.run, plan.move
+    assert held is not None
+    assert move is not None
+    assert move.before is not None
+    if parent is not None and _still_names(parent, move.before, held.policies):
+        return replace(plan, parent_move=Change(parent, replace(parent, version=parent.version + 1)))
+    message = "its schedule was edited, was suspended or is gone"
+    return _over(replace(held, record=move.before), Outcome.WITHDRAWN, message, now)
+
+
+def _still_names(parent: Record, side_run: Record, policies: Policies) -> bool:
+    """Say whether *parent* has not been created again, counted anew or suspended since it started *side_run*."""
+    return (
+        parent.state.created_version == side_run.state.created_version
+        and parent.schedule_since == side_run.state.parent_since
+        and not parent.state.exhausted
+        and not (parent.spec.policies or policies).suspend
+    )
+
+
 def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
     """Start a side run: a record of its own, created in the write that advances its schedule."""
     record, policies = held.record, held.policies
     at_most_once = policies.mode is Mode.AT_MOST_ONCE
+    due, dropped = _moving_on(held, now)
+    summary = with_dropped(record.state.summary, dropped)
+    moved = _none_to_run(record, policies, summary, dropped, due, now, started_at=held.scheduled_at)
+    parent = None if moved.move is None else moved.move.after
     side_run = replace(
         side_run_of(record, policies, occurrence_name(record, held.scheduled_at), held.scheduled_at, now),
         attempt=1,
@@ -208,11 +252,9 @@ def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
                 at_most_once=at_most_once,
                 due_at=held.scheduled_at if at_most_once else None,
             ),
+            parent_since=parent.schedule_since if at_most_once and parent is not None else None,
         ),
     )
-    due, dropped = _moving_on(held, now)
-    summary = with_dropped(record.state.summary, dropped)
-    moved = _none_to_run(record, policies, summary, dropped, due, now, started_at=held.scheduled_at)
     run = HeldRun(side_run, policies, held.scheduled_at, held.began_at, 1)
     return StartPlan(run, moved.move, side_run, moved.removed_counts)
 

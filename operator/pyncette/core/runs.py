@@ -10,7 +10,7 @@ import msgspec
 from pyncette.clock import Duration, Instant
 from pyncette.core.accounting import RemovedCounts
 from pyncette.core.policies import jitter_of, next_takes_over_at
-from pyncette.core.record import Change, Dropped, Record, replace
+from pyncette.core.record import Change, Dropped, Key, Record, replace
 from pyncette.core.spec import Overlap, Policies
 
 NEVER: Final[Instant] = 2**62
@@ -43,11 +43,16 @@ class StartPlan(msgspec.Struct, frozen=True, gc=False):
     """A side run or a dead letter, created together with *move*."""
     removed_counts: RemovedCounts | None = None
     """What *move* adds to the counters of another record, in the same write."""
+    parent: Key | None = None
+    """The record whose schedule must still name the occurrence. `rules.with_parent` decides that before *move* is written."""
+    parent_move: Change | None = None
+    """A change of that record that only counts up its version: *move* fails if the parent is edited at the same time."""
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """What is written together, with the change of the claimed record last."""
-        return _changes(self.move, self.created)
+        changes = _changes(self.move, self.created)
+        return changes if self.parent_move is None else (self.parent_move, *changes)
 
 
 class Ending(Enum):

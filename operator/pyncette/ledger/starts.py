@@ -80,14 +80,44 @@ class Starts:
         self, todo: Mapping[int, PendingStart]
     ) -> tuple[dict[int, HeldRun | None], dict[int, UndecidedStart]]:
         """Write each start whole or not at all; return those written, and those that were not or may not have been."""
+        if any(one.plan.parent is not None for one in todo.values()):
+            todo, waiting = await self._with_parents(todo)
+        else:
+            waiting = {}
         refused: list[Key] = []
-        written = await self.try_once(todo, refused)
+        decided, undecided = await self.try_once(todo, refused)
         if refused:
             logger.error(
                 "starts cannot be written; their leases will expire",
                 extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "total": len(refused)},
             )
-        return written
+        return decided, undecided | waiting
+
+    async def _with_parents(
+        self, todo: Mapping[int, PendingStart]
+    ) -> tuple[dict[int, PendingStart], dict[int, UndecidedStart]]:
+        """
+        Decide the starts of released side runs by the records of their schedules.
+
+        Return all starts that can be written now, and those that cannot: one write changes a record only once.
+        """
+        ready = {at: one for at, one in todo.items() if one.plan.parent is None}
+        changed = {change.key for one in ready.values() for change in one.plan.changes}
+        parents: dict[Key, int] = {}
+        for at, one in todo.items():
+            if one.plan.parent is not None and one.plan.parent not in changed:
+                parents.setdefault(one.plan.parent, at)
+        failure: StoreError | None = None
+        try:
+            stored = await self._batches.load(list(parents))
+            now = await self._time.now()
+        except StoreError as error:
+            failure = error
+        else:
+            for at, parent in zip(parents.values(), stored, strict=True):
+                ready[at] = todo[at]._replace(plan=rules.with_parent(todo[at].plan, parent, now))
+        waiting = {at: UndecidedStart(one, failure=failure) for at, one in todo.items() if at not in ready}
+        return ready, waiting
 
     async def try_once(
         self, todo: Mapping[int, PendingStart], refused: list[Key]
@@ -211,6 +241,8 @@ def _planned_again(
     if record.version != before.version:  # an edit came in between
         again = rules.begin(record, record.spec.policies or one.start.policies, now)
         return again.run if again.move is None else again
+    if plan.parent is not None:
+        return replace(plan, parent_move=None)
     if plan.created is None:
         return plan
     # The name of a side run is taken by another worker, which runs it or has run it.

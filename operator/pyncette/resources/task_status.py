@@ -66,7 +66,7 @@ class RunCounts(Model):
     lost: Count = 0
     """Those whose worker died in the middle, with AtMostOnce."""
     withdrawn: Count = 0
-    """Those cancelled because the task was removed."""
+    """Those cancelled because the task was removed, or edited before they started."""
 
 
 class Instances(Model):
