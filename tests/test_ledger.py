@@ -176,6 +176,16 @@ class Bench:
 
         return edit
 
+    def touch(self, key: Key) -> Callable[[], Awaitable[None]]:
+        """A write by somebody else that changes nothing but the version, for `before_swaps`."""
+
+        async def touch() -> None:
+            record = await self.load(key)
+            after = replace(record, version=record.version + 1)
+            assert await self.others.swap([Change(record, after)]) == [True]
+
+        return touch
+
     async def listen(self) -> Callable[[], Awaitable[list[int]]]:
         """Listen as another process does; return a function that stops, and returns the times of the notifications."""
         notified = self.others.notified()
@@ -816,6 +826,31 @@ async def test_a_start_is_given_up_if_its_record_keeps_changing_until_its_lease_
     assert await bench.started(bench.begun(claimed)) == []
     assert "gave up starts" in caplog.text
     assert len(bench.store.batches) == 3
+
+
+async def test_a_deferral_that_loses_a_race_is_written_on_top_of_the_change(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+    await bench.clock.advance(timedelta(minutes=1))
+    (starting,) = bench.begun(await bench.claim())
+    until = bench.now + 5 * SECOND
+    bench.store.before_swaps = [bench.touch(record.key)]
+
+    await bench.ledger.defer([rules.defer(starting.plan.move.before, starting.plan, until)])
+
+    stored = await bench.load(record.key)
+    assert (stored.lease, stored.attempt, stored.began_at) == (None, 0, None)
+    assert stored.claimable_at == until
+
+
+async def test_a_deferral_leaves_a_record_alone_that_another_worker_has_taken_over(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+    await bench.clock.advance(timedelta(minutes=1))
+    (starting,) = bench.begun(await bench.claim())
+    bench.store.before_swaps = [bench.take_over]
+
+    await bench.ledger.defer([rules.defer(starting.plan.move.before, starting.plan, bench.now)])
+
+    assert (await bench.load(record.key)).lease.id != starting.plan.move.before.lease.id
 
 
 # --- settle ----------------------------------------------------------------------------------------------------------

@@ -7,9 +7,13 @@ import pytest
 from croniter import CroniterBadCronError
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, replace
+from pyncette.core.runs import UNSTARTED
 from pyncette.core.schedule import Cron
 from pyncette.errors import TaskLockedException
+from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart
 from pyncette.model import ContinuationToken
 from tests.app.harness import NOON, at, running, schedule_at_once, seconds
 
@@ -410,6 +414,42 @@ async def test_an_instance_removed_in_mid_run_is_not_completed(app, clock, ran):
 
         assert len(ran) == 1
         assert await app_context.get_task(task, "ada") is None
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+async def test_a_one_off_that_a_worker_released_before_its_run_can_still_be_removed(
+    app, clock, ran, repository, many
+):
+    task = app.tasks["remind"]
+    async with app.create(clock=clock) as app_context, repository() as store:
+        await app_context.schedule_task(
+            task, "ada", execute_at=at(-60), execution_mode=ExecutionMode.AT_MOST_ONCE
+        )
+        await release_unstarted(store, clock)
+
+        if many:
+            assert [result.error async for result in app_context.unschedule_many(task, ["ada"])] == [None]
+        else:
+            await app_context.unschedule_task(task, "ada")
+
+    async with running(app, clock):
+        await clock.advance(seconds(120))
+    assert ran == []
+
+
+async def release_unstarted(store, clock):
+    """Claim and start all that is due, and release it before the handlers are called."""
+    ledger, now = Ledger(store, clock), clock.now()
+    claimed = await store.claim({HERE: 10}, "lease", "worker", now, now)
+    starting = [
+        PendingStart(rules.begin(record, policies, now), policies, clock.monotonic() + record.lease_length)
+        for record in claimed.records
+        for policies in [record.spec.policies]
+    ]
+    async for decided in ledger.start(starting):
+        held = [run for run in decided.values() if run is not None]
+        assert await ledger.settle([rules.settle(run, UNSTARTED, now) for run in held]) == [True] * len(held)
+        assert held
 
 
 # --- Looking -------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ __all__ = [
     "AT_MOST_ONCE",
     "COMMIT",
     "DRAINED",
+    "EACH_MINUTE",
     "FAST_FORWARD",
     "HOUR",
     "INSTANCE",

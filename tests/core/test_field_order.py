@@ -6,7 +6,7 @@ from pyncette.core.accounting import Verdict, counted, with_verdict
 from pyncette.core.record import Counts, Outcome, Record, State, Summary, replace
 
 ORDER = {
-    State: "created_version started exhausted withdrawn_at owner summary handled floor parent_since",
+    State: "created_version started exhausted withdrawn_at owner summary handled floor schedule_version",
     Record: (
         "key spec version fence due_at schedule_since claimable_at lease_length attempt began_at lease state locator"
     ),

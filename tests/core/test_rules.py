@@ -5,7 +5,7 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.core import edits, rules
 from pyncette.core.accounting import idempotency_key
-from pyncette.core.policies import jitter_of
+from pyncette.core.policies import jitter_of, policies_of
 from pyncette.core.record import Change, Outcome, Started, replace
 from pyncette.core.runs import NEVER, Ended, Ending, replaced_at, replacement_check_at, with_record
 from pyncette.core.schedule import Interval, Once
@@ -14,6 +14,7 @@ from tests.core.play import (
     AT_MOST_ONCE,
     COMMIT,
     DRAINED,
+    EACH_MINUTE,
     FAST_FORWARD,
     HOUR,
     INSTANCE,
@@ -927,6 +928,89 @@ def test_at_most_once_a_released_side_run_is_withdrawn_if_its_schedule_names_it_
     assert play.called == [(1, 1)]
     assert play.beside == []
     assert play.counts == {"withdrawn": 1}
+
+
+def released_side_run(**policies):
+    """Start the first occurrence at most once beside its schedule, and release it unstarted."""
+    play = Play(key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW, **policies))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+    return play, released.key
+
+
+def test_a_released_side_run_is_withdrawn_by_a_reschedule_that_keeps_the_sooner_time():
+    play, key = released_side_run()
+
+    play.reschedule(1.2, Interval(2 * MINUTE))
+
+    assert play.due == 2
+    assert play.start(1.5, key) is None
+    assert play.counts == {"withdrawn": 1}
+
+
+def test_a_released_side_run_is_withdrawn_by_an_exhaustion_that_has_ended():
+    play, key = released_side_run()
+    state = replace(play.record.state, exhausted=True)
+    play.put(Change(play.record, replace(play.record, version=play.record.version + 1, state=state)))
+
+    play.resume(1.2)
+
+    assert play.start(1.5, key) is None
+
+
+@pytest.mark.parametrize("args", ["{}", '{"a":1}'])
+def test_a_released_side_run_runs_although_its_schedule_was_requested_again(args):
+    play, key = released_side_run()
+
+    play.reschedule(1.2, EACH_MINUTE, args)
+
+    assert play.start(1.5, key).scheduled_at == at(1)
+
+
+def test_a_released_side_run_is_withdrawn_if_its_template_is_suspended():
+    play, key = released_side_run()
+    suspended = policies_of(play.records[key], replace(play.policies, suspend=True))
+    claimed = play.claim(at(1.5), key)
+
+    plan = rules.with_parent(rules.begin(claimed, suspended, at(1.5)), play.record, at(1.5))
+
+    assert plan.run is None
+
+
+def test_a_released_side_run_is_withdrawn_once_its_resource_is_deleted():
+    play, key = released_side_run()
+
+    play.stop(1.2)
+
+    assert play.start(1.5, key) is None
+
+
+def test_a_released_side_run_is_withdrawn_once_it_lies_outside_of_the_window():
+    play, key = released_side_run()
+
+    play.edit(1.2, not_before=at(10))
+
+    assert play.start(1.5, key) is None
+    assert play.counts == {"withdrawn": 1}
+
+
+def test_a_released_side_run_that_is_removed_is_counted_as_withdrawn():
+    play, key = released_side_run()
+
+    play.remove(1.2, key)
+
+    assert play.counts == {"withdrawn": 1}
+
+
+def test_a_one_off_that_was_released_is_withdrawn_if_its_name_was_scheduled_again():
+    play = Play(schedule=Once(at(1)), key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    play.end(play.start(1), 1, UNSTARTED)
+    (released,) = play.beside
+
+    play.reschedule(1.2, Once(at(3)))
+
+    assert play.start(1.5, released.key) is None
+    assert play.start(3).scheduled_at == at(3)
 
 
 def test_at_most_once_a_released_side_run_does_not_run_once_its_instance_is_removed():

@@ -91,14 +91,11 @@ def judge_edit(
     kept: tuple[Instant, ...] = () if in_progress is None else (in_progress.scheduled_at,)
     if was.due_at is not None and combination.edit in {Edit.RESCHEDULED, Edit.INTERVAL, Edit.ARGUMENTS}:
         kept += (was.due_at,)
-    # A side run goes on, unless it was released unstarted. A stop is part of a move, which waits for all side runs, or of a
-    # removal, which withdraws them.
+    # A side run goes on, unless it was released unstarted.
     kept += tuple(
         record.due_at
         for other, record in before.items()
-        if other.occurrence
-        and record.due_at
-        and (record.state.started is not None or combination.edit is Edit.STOPPED)
+        if other.occurrence and record.due_at and record.state.started is not None
     )
     if combination.edit is Edit.ARGUMENTS:
         return Edited(BASE, ())

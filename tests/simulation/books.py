@@ -272,7 +272,7 @@ class Books(Lens):
         if numbers_of(before.state.summary.counts) != NONE:
             return False
         if by_edit:
-            return is_letter(before.key) or self.scene.in_progress(before) is None
+            return is_letter(before.key) or self.scene.moved_on_from(before) is None
         if before.key.occurrence:
             return False
         edited = before.key in self._edited
@@ -280,7 +280,7 @@ class Books(Lens):
         return True
 
     def _withdrawn(self, before: Record, numbers: Numbers) -> None:
-        begun, expected = self.scene.in_progress(before), 0
+        begun, expected = self.scene.moved_on_from(before), 0
         if begun is not None and not is_letter(before.key):
             assert begun.run is not None
             expected = 1 + begun.dropped

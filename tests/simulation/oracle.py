@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ from .leases import Leases
 from .loop import Process
 from .network import Request, Watcher
 from .permits import PermitsInUse
-from .scene import DEAD_LETTER, ON_DEMAND, Choice, Identity, Lens, Scene, is_letter, parent_of
+from .scene import DEAD_LETTER, ON_DEMAND, Choice, Identity, Lens, Scene, is_letter, is_outside, parent_of
 
 
 class Kind(Enum):
@@ -96,7 +96,9 @@ class Oracle(Lens, Watcher):
         """When a run with a permit last ended, by its handler."""
         self._life_beside: dict[Key, int] = {}
         """In which life of its schedule a side run was created; a schedule that is created again may begin as the last."""
-        self._schedule_of: dict[Key, tuple[object, ...]] = {}
+        self._counted_anew: Counter[Key] = Counter()
+        """How often an edit or a resume has counted a schedule anew."""
+        self._schedule_of: dict[Key, tuple[int, int]] = {}
         """The schedule that a side run at most once was created beside, unless that ended with it."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
@@ -344,14 +346,16 @@ class Oracle(Lens, Watcher):
 
     def _is_named(self, key: Key) -> bool:
         """Say whether the schedule of the side run *key* is not suspended, and the same as when it was created."""
-        parent = self.scene.records.get(parent_of(key))
-        if parent is None or parent.state.exhausted or self.scene.policies_of(parent).suspend:
+        parent, due = self.scene.records.get(parent_of(key)), self.scene.records[key].due_at
+        if parent is None or is_suspended(parent) or self.scene.policies_of(parent).suspend:
+            return False
+        if due is not None and is_outside(self.scene.policies_of(parent), due):
             return False
         return self._schedule_in(parent) == self._schedule_of.get(key)
 
-    def _schedule_in(self, parent: Record) -> tuple[object, ...]:
+    def _schedule_in(self, parent: Record) -> tuple[int, int]:
         """What changes when a schedule is created again, or is counted anew by an edit."""
-        return self.scene.lives[parent.key, parent.state.created_version], *self._times_of(parent)[:2]
+        return self.scene.lives[parent.key, parent.state.created_version], self._counted_anew[parent.key]
 
     def _written(
         self,
@@ -510,6 +514,8 @@ class Oracle(Lens, Watcher):
                 self.broken(f"{edit.kind.value} takes the lease of {key}, which is in progress")
             if self._times_of(after) != self._times_of(before):
                 self.books.edited(key)
+        if before.spec.schedule != after.spec.schedule or (is_suspended(before) and not is_suspended(after)):
+            self._counted_anew[key] += 1
         if edit.kind is Kind.FORCE:
             self.scene.lives[key, after.state.created_version] += 1
         if edit.kind is Kind.REDRIVE:

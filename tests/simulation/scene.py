@@ -140,6 +140,12 @@ class Scene:
         chosen = self.chosen.get((record.key, record.fence))
         return chosen if chosen is not None and chosen.run is not None else None
 
+    def moved_on_from(self, record: Record) -> Choice | None:
+        """What of *record* needs an outcome if that is removed: it is in progress, or its schedule has moved on from it."""
+        begun, key = self.in_progress(record), record.key
+        waits = key.occurrence and not is_letter(key) and not key.occurrence.startswith(ON_DEMAND)
+        return Choice(record.due_at, 0) if begun is None and waits else begun
+
     def is_a_time(self, record: Record, due: Instant) -> None:
         """Check that *due* is a time of the schedule of *record*."""
         policies = self.policies_of(record)

@@ -10,8 +10,8 @@ from pyncette.cli.survey import PAGE
 from pyncette.core.record import Key, Record
 from pyncette.ledger.ledger import Ledger, Rule
 from pyncette.mirror import requests
-from pyncette.mirror.records import side_records
 from pyncette.store.base import Store
+from pyncette.store.scanning import side_records
 
 
 class Redriven(NamedTuple):

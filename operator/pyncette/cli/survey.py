@@ -17,9 +17,9 @@ from pyncette.core.record import BEYOND, Counts, Key, Partition, Record, Run, Su
 from pyncette.core.schedule import Cron, Interval, Once, Schedule
 from pyncette.core.spec import Policies
 from pyncette.mirror.counting import counted_in
-from pyncette.mirror.records import side_records
 from pyncette.mirror.status import next_occurrence
 from pyncette.store.base import Counted, Store
+from pyncette.store.scanning import side_records
 
 PAGE: Final = 200
 

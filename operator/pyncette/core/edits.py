@@ -42,7 +42,7 @@ from pyncette.core.record import (
     replace,
 )
 from pyncette.core.schedule import Interval, Once, Schedule
-from pyncette.core.side_runs import side_run_of, side_run_policies
+from pyncette.core.side_runs import is_released, side_run_of, side_run_policies
 from pyncette.core.spec import Mode, Overlap, Policies, Spec
 
 
@@ -147,6 +147,7 @@ def edited(
         owner=owner or record.state.owner,
         withdrawn_at=None,
         exhausted=record.state.exhausted and not anew,
+        schedule_version=record.version + 1 if anew else record.state.schedule_version,
     )
     due = record.due_at
     if started is None or started.at_most_once:
@@ -191,7 +192,9 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
             spec = replace(spec, schedule=Once(due))
         elif isinstance(spec.schedule, Interval):
             since = _in_step_with(due, spec.schedule, since)
-    state = replace(record.state, exhausted=False)
+    anew = record.state.exhausted or spec.schedule != record.spec.schedule
+    version = record.version + 1 if anew else record.state.schedule_version
+    state = replace(record.state, exhausted=False, schedule_version=version)
     if isinstance(spec.schedule, Once) and due is not None and due == state.floor:
         # The caller asks for it again: it is a new occurrence, with a new idempotency key.
         state = replace(state, created_version=max(record.version + 1, now))
@@ -287,7 +290,7 @@ def missed_rows(before: Summary, after: Record, policies: Policies, now: Instant
 def removed(record: Record, policies: Policies, now: Instant) -> RemovedCounts | None:
     """Return the counts of a record that is removed; None if it has none, or no other record counts them."""
     policies = record.spec.policies or policies
-    started = started_of(record, policies)
+    started = _moved_on_from(record, policies, now)
     summary = _withdrawn_summary(record, policies, now)
     if summary == Summary() or not (record.key.instance or record.key.occurrence):
         return None
@@ -306,7 +309,10 @@ def resumed(record: Record, policies: Policies, now: Instant) -> Record:
         return record
     started = started_of(record, record.spec.policies or policies)
     state = replace(
-        record.state, exhausted=False, started=_not_restored(record.state.started, record.spec.schedule)
+        record.state,
+        exhausted=False,
+        started=_not_restored(record.state.started, record.spec.schedule),
+        schedule_version=record.version + 1,
     )
     start = _effective_from(record, started, now)
     since = _counted_from(record.spec.schedule, record.schedule_since, start)
@@ -362,8 +368,16 @@ def _unstarted(record: Record, at: Instant | None) -> Record:
     return replace(record, claimable_at=at, attempt=0, began_at=None)
 
 
+def _moved_on_from(record: Record, policies: Policies, now: Instant) -> Started | None:
+    """Return the occurrence that needs an outcome if *record* is removed: one in progress, or of a released side run."""
+    started = started_of(record, policies)
+    if started is None and record.due_at is not None and is_released(record):
+        return Started(record.due_at, now)
+    return started
+
+
 def _withdrawn_summary(record: Record, policies: Policies, now: Instant) -> Summary:
-    started = started_of(record, record.spec.policies or policies)
+    started = _moved_on_from(record, record.spec.policies or policies, now)
     if started is None or is_dead_letter(record.key):  # a dead letter was counted when it became one
         return record.state.summary
     return with_verdict(record.state.summary, _withdrawal(record, started, now))

@@ -72,6 +72,11 @@ def is_on_demand(key: Key) -> bool:
     return key.occurrence.removeprefix(DEAD_LETTER_PREFIX).startswith(RUN_PREFIX)
 
 
+def is_side_run(key: Key) -> bool:
+    """Say whether *key* is that of a side run: of an occurrence that its schedule named, and has moved on from."""
+    return key.occurrence != "" and not key.occurrence.startswith((RUN_PREFIX, DEAD_LETTER_PREFIX))
+
+
 class Lease(NamedTuple):
     """The right to run a record and to complete it."""
 
@@ -213,12 +218,11 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"
     No edit makes that time, or one before it, due again, however wrong the editor's clock is. Extra runs, redriven dead
     letters and side runs do not change their own record's floor.
     """
-    parent_since: Instant | None = None
+    schedule_version: int | None = None
     """
-    Of a side run at most once: the `schedule_since` of the record that goes on without it.
+    The version with which an edit or a resume has counted this schedule anew; None since its creation.
 
-    A release before the handler was called leaves the side run to be claimed again. It is withdrawn then if its schedule
-    has been removed, or counts from another time.
+    Of a side run at most once: that of its schedule, see `schedule_version_of`; None if the schedule ended with it.
     """
 
 
@@ -255,6 +259,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def has_lease_of(self, other: Record) -> bool:
         """Say whether both have a lease, and it is the same: each claim gives an id of its own."""
         return self.lease is not None and other.lease is not None and self.lease.id == other.lease.id
+
+
+def schedule_version_of(record: Record) -> int:
+    """Return the version of *record* since which its times count as they do: it differs after each edit that changes them."""
+    version = record.state.schedule_version
+    return record.state.created_version if version is None else version
 
 
 def inert_record(key: Key, spec: Spec, now: Instant) -> Record:

@@ -40,7 +40,9 @@ from pyncette.core.record import (
     State,
     Summary,
     is_dead_letter,
+    is_side_run,
     replace,
+    schedule_version_of,
 )
 from pyncette.core.runs import (
     Completion,
@@ -91,6 +93,27 @@ def defer(record: Record, plan: StartPlan, until: Instant) -> Change:
     return Change(record, replace(after, claimable_at=max(until, record.claimable_at or until)))
 
 
+def deferred_again(deferral: Change, record: Record | None) -> Change | None:
+    """Return a lost *deferral* on top of *record* as it is stored now; None if its lease is no longer held."""
+    before, after = deferral.before, deferral.after
+    assert before is not None
+    assert after is not None
+    if record is None or not record.has_lease_of(before):
+        return None
+    at = record.claimable_at  # None: an edit has suspended it
+    return Change(
+        record,
+        replace(
+            record,
+            version=record.version + 1,
+            lease=None,
+            attempt=min(record.attempt, after.attempt),  # 0: an edit has undone the claim already
+            began_at=record.began_at and after.began_at,
+            claimable_at=None if at is None else max(at, after.claimable_at or at),
+        ),
+    )
+
+
 def settle(held: HeldRun, ended: Ended, now: Instant) -> Completion:
     """Decide what to write about a run that has ended: complete the occurrence, release it, or nothing."""
     ending = ended.ending
@@ -138,7 +161,7 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
         return StartPlan(None, Change(record, _idle(record)))
     if record.key.occurrence:
         held = HeldRun(record, policies, due, began_at, record.attempt)
-        if record.state.parent_since is not None:
+        if is_side_run(record.key):
             return _start_released(held, now)
     elif (
         policies.suspend
@@ -193,7 +216,7 @@ def _start_at_most_once(held: HeldRun, now: Instant) -> StartPlan:
 
 
 def _start_released(held: HeldRun, now: Instant) -> StartPlan:
-    """Start a side run that was released unstarted, unless its schedule has withdrawn it since: see `with_parent`."""
+    """Start a side run that was released unstarted, unless it has been withdrawn since: see `with_parent`."""
     record = held.record
     parent = record.key._replace(occurrence="")
     if held.policies.mode is Mode.AT_MOST_ONCE:
@@ -209,24 +232,34 @@ def _start_released(held: HeldRun, now: Instant) -> StartPlan:
 
 
 def with_parent(plan: StartPlan, parent: Record | None, now: Instant) -> StartPlan:
-    """Return the *plan* of a released side run with the change of its *parent*, or withdraw the occurrence."""
+    """
+    Return the *plan* of a released side run with a change of its *parent*, or else withdraw the occurrence.
+
+    Without that change, an edit or a removal could come between this decision and the start. A schedule that ended with
+    the side run has no record, unless it was created again.
+    """
     held, move = plan.run, plan.move
     assert held is not None
     assert move is not None
     assert move.before is not None
-    if parent is not None and _still_names(parent, move.before, held.policies):
+    ended = move.before.state.schedule_version is None
+    if ended and parent is None:
+        return plan
+    if parent is not None and not ended and _still_names(parent, move.before, held.policies):
         return replace(plan, parent_move=Change(parent, replace(parent, version=parent.version + 1)))
-    message = "its schedule was edited, was suspended or is gone"
+    message = "its schedule was edited, suspended or removed, or has ended"
     return _over(replace(held, record=move.before), Outcome.WITHDRAWN, message, now)
 
 
 def _still_names(parent: Record, side_run: Record, policies: Policies) -> bool:
-    """Say whether *parent* has not been created again, counted anew or suspended since it started *side_run*."""
+    """Say whether *parent* still has the times that it started *side_run* by, and may run; *policies* are of the side run."""
+    own = parent.spec.policies or policies
     return (
-        parent.state.created_version == side_run.state.created_version
-        and parent.schedule_since == side_run.state.parent_since
+        schedule_version_of(parent) == side_run.state.schedule_version
+        and parent.state.withdrawn_at is None
         and not parent.state.exhausted
-        and not (parent.spec.policies or policies).suspend
+        and not (own.suspend or policies.suspend)  # the latter if the template is suspended
+        and not (side_run.due_at is not None and is_outside(own, side_run.due_at))
     )
 
 
@@ -252,7 +285,7 @@ def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
                 at_most_once=at_most_once,
                 due_at=held.scheduled_at if at_most_once else None,
             ),
-            parent_since=parent.schedule_since if at_most_once and parent is not None else None,
+            schedule_version=schedule_version_of(parent) if at_most_once and parent is not None else None,
         ),
     )
     run = HeldRun(side_run, policies, held.scheduled_at, held.began_at, 1)
@@ -340,7 +373,17 @@ def _complete(held: HeldRun, outcome: Outcome, message: str, now: Instant) -> _W
     floor = state.floor if record.key.occurrence else floor_with(state, held.scheduled_at)
     # perf: fields by position take 0.1 us where `replace` takes 2.3 us; tests/core/test_field_order.py holds their order.
     if state.owner is None and not state.exhausted and state.withdrawn_at is None:
-        settled = State(state.created_version, None, False, None, None, summary, state.handled, floor)
+        settled = State(
+            state.created_version,
+            None,
+            False,
+            None,
+            None,
+            summary,
+            state.handled,
+            floor,
+            state.schedule_version,
+        )
     else:
         settled = replace(state, started=None, summary=summary, floor=floor)
     after = Record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyncette.clock import Instant
-from pyncette.core.record import Record, State, replace
+from pyncette.core.record import Record, State, is_side_run, replace
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Missed, Overlap, Policies, Spec
 
@@ -33,6 +33,11 @@ def side_run_policies(parent: Record, policies: Policies) -> Policies | None:
     if parent.spec.policies is None:
         return None
     return replace(policies, overlap=Overlap.FORBID, missed=Missed.ALL, suspend=False, keep_finished=False)
+
+
+def is_released(record: Record) -> bool:
+    """Say whether *record* is a side run that was released before its handler was called: only at most once is that known."""
+    return is_side_run(record.key) and record.state.started is None and record.due_at is not None
 
 
 def _zone_of(schedule: Schedule | None) -> str:

@@ -181,8 +181,19 @@ class Ledger:
         return self._starts.start(claimed)
 
     async def defer(self, changes: Sequence[Change]) -> None:
-        """Write *changes* that defer claimed records; one that was edited meanwhile stays as edited until its lease ends."""
-        await self._batches.swap(changes)
+        """
+        Write *changes* that defer claimed records.
+
+        A record that was changed meanwhile, and is still held, is deferred on top of that change; if it is changed again, it
+        stays as it is until its lease ends.
+        """
+        made = await self._batches.swap(changes)
+        lost = [change for change, ok in zip(changes, made, strict=True) if not ok]
+        if not lost:
+            return
+        stored = await self._batches.load([change.key for change in lost])
+        again = [rules.deferred_again(change, record) for change, record in zip(lost, stored, strict=True)]
+        await self._batches.swap([change for change in again if change is not None])
 
     async def settle(
         self, completions: Sequence[Completion], *, again: bool = False

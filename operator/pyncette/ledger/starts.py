@@ -69,6 +69,7 @@ class Starts:
             decided, undecided = await self._write({at: one.start for at, one in held.items()})
             if decided:
                 yield decided
+                pauses = race_pauses()
             todo = {}
             while undecided and not todo:
                 await asyncio.sleep(next(pauses))
@@ -107,15 +108,14 @@ class Starts:
         for at, one in todo.items():
             if one.plan.parent is not None and one.plan.parent not in changed:
                 parents.setdefault(one.plan.parent, at)
-        failure: StoreError | None = None
+        failure: Exception | None = None
         try:
             stored = await self._batches.load(list(parents))
             now = await self._time.now()
-        except StoreError as error:
-            failure = error
-        else:
             for at, parent in zip(parents.values(), stored, strict=True):
                 ready[at] = todo[at]._replace(plan=rules.with_parent(todo[at].plan, parent, now))
+        except Exception as error:  # noqa: BLE001 - a record that cannot be decided affects only itself: its lease expires
+            failure = error
         waiting = {at: UndecidedStart(one, failure=failure) for at, one in todo.items() if at not in ready}
         return ready, waiting
 

@@ -14,9 +14,10 @@ from pyncette.core.record import (
     Record,
 )
 from pyncette.ledger.ledger import Ledger, Ruling, withdrawal
-from pyncette.mirror.records import PAGE, remove_permits_of, side_records
+from pyncette.mirror.records import remove_permits_of
 from pyncette.mirror.rules import is_template, policies_of, removed_after
 from pyncette.store.base import Store
+from pyncette.store.scanning import PAGE, side_records
 
 
 class Removal(NamedTuple):

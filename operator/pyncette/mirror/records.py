@@ -35,13 +35,10 @@ from pyncette.mirror.rules import (
     withdrawn,
 )
 from pyncette.store.base import Store
-from pyncette.store.scanning import without_instances
+from pyncette.store.scanning import side_records, without_instances
 
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
-
-PAGE: Final = 200
-"""Records in one page of a scan."""
 
 
 class MisplacedRecord(NamedTuple):
@@ -287,18 +284,6 @@ async def _withdraw_side_records(ledger: Ledger, home: Record, *, with_dead_lett
     async for page in side_records(ledger.store, home.key):
         keys = [record.key for record in page if with_dead_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
-
-
-async def side_records(store: Store, home: Key) -> AsyncIterator[list[Record]]:
-    """Yield the side runs and dead letters of a schedule, in pages. They precede the next instance of the same task."""
-    after = home
-    while page := await store.scan(home.partition, home.task, after, PAGE):
-        found = [record for record in page if record.key.instance == home.instance]
-        if found:
-            yield found
-        if len(found) < len(page):
-            return
-        after = page[-1].key
 
 
 def _is_under_way(record: Record) -> bool:

@@ -13,9 +13,9 @@ from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.mirror.instances import instances_of
-from pyncette.mirror.records import side_records
 from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
+from pyncette.store.scanning import side_records
 
 logger = logging.getLogger(__name__)
 

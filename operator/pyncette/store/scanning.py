@@ -1,4 +1,4 @@
-"""Reads a partition without the instances of its templates, of which there may be millions."""
+"""Reads parts of a partition: without the instances of its templates, of which there may be millions, or beside one schedule."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ async def without_instances(
                 yield record
         last = page[-1].key
         after = last._replace(instance=BEYOND, occurrence="") if last.instance else last
+
+
+async def side_records(store: Store, home: Key) -> AsyncIterator[list[Record]]:
+    """Yield the side runs and dead letters of a schedule, in pages. They precede the next instance of the same task."""
+    after = home
+    while page := await store.scan(home.partition, home.task, after, PAGE):
+        found = [record for record in page if record.key.instance == home.instance]
+        if found:
+            yield found
+        if len(found) < len(page):
+            return
+        after = page[-1].key
