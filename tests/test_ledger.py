@@ -28,6 +28,7 @@ HERE = Partition("", "remind")
 TEMPLATE = Key(HERE, "remind")
 START = datetime(2024, 1, 1, tzinfo=UTC)
 MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 EACH_MINUTE = Interval(MINUTE)
 
 REFUSED = Ended(Ending.REFUSED, "DoNotRetry: never")
@@ -118,7 +119,7 @@ class Bench:
 
     async def put_dead_letter(self, held: HeldRun) -> Record:
         """Create the dead letter of a run that has not ended, under the name that it will have."""
-        dead_letter = rules.settle(held, REFUSED, self.now).dead_letter
+        dead_letter = rules.settle(held, REFUSED, self.now).created
         assert await self.others.swap([Change(None, dead_letter)]) == [True]
         return await self.load(dead_letter.key)
 
@@ -842,6 +843,23 @@ async def test_a_deferral_that_loses_a_race_is_written_on_top_of_the_change(benc
     assert stored.claimable_at == until
 
 
+async def test_a_deferral_does_not_wake_a_schedule_that_was_suspended_by_exhaustion_meanwhile(bench):
+    record = await bench.declare(mode=Mode.AT_MOST_ONCE)
+    await bench.clock.advance(timedelta(minutes=1))
+    (starting,) = bench.begun(await bench.claim())
+
+    async def exhaust() -> None:
+        stored = await bench.load(record.key)
+        after = replace(stored, version=stored.version + 1, state=replace(stored.state, exhausted=True))
+        assert await bench.others.swap([Change(stored, after)]) == [True]
+
+    bench.store.before_swaps = [exhaust]
+
+    await bench.ledger.defer([rules.defer(starting.plan.move.before, starting.plan, bench.now)])
+
+    assert (await bench.load(record.key)).claimable_at is None
+
+
 async def test_a_deferral_leaves_a_record_alone_that_another_worker_has_taken_over(bench):
     record = await bench.declare(mode=Mode.AT_MOST_ONCE)
     await bench.clock.advance(timedelta(minutes=1))
@@ -1076,6 +1094,47 @@ async def test_a_takeover_at_the_moment_of_a_dead_letter_instead_of_a_run_leaves
     assert await bench.started(starting) == []
 
     assert list(await bench.all()) == [str(record.key)]
+
+
+async def released_one_off(bench: Bench) -> Completion:
+    """Start a one-off at most once, and return the completion that releases it unstarted."""
+    await bench.declare(schedule=Once(bench.now + MINUTE), mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW)
+    (held,) = await bench.start()
+    return bench.completion(held, UNSTARTED)
+
+
+async def test_the_record_of_a_released_one_off_is_restored_in_the_write_that_releases_it(bench):
+    completion = await released_one_off(bench)
+    bench.woken.clear()
+
+    assert await bench.ledger.settle([completion]) == [True]
+
+    assert set(await bench.all()) == {"remind/ada"}
+    assert bench.woken
+    (held,) = await bench.start(after=0)
+    assert held.scheduled_at == completion.held.scheduled_at
+
+
+async def test_a_released_one_off_whose_name_is_taken_is_withdrawn_and_counted(bench):
+    completion = await released_one_off(bench)
+    taken = await bench.declare(schedule=Once(bench.now + HOUR))
+
+    assert await bench.ledger.settle([completion]) == [True]
+
+    (stored,) = (await bench.all()).values()
+    assert stored.due_at == taken.due_at
+    assert nonzero(stored.state.summary.counts) == {"withdrawn": 1}
+
+
+async def test_the_release_of_a_one_off_whose_reply_was_lost_is_written_once(bench):
+    completion = await released_one_off(bench)
+    bench.store.lose_replies = 1
+
+    with pytest.raises(StoreUnavailableError):
+        await bench.ledger.settle([completion])
+
+    assert await bench.ledger.settle([completion], again=True) == [True]
+    assert set(await bench.all()) == {"remind/ada"}
 
 
 # --- count -----------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Store:
             claimed = await store.claim({key.partition: 1}, f"lease {key}", "worker", self.now, self.now)
             held = replace(claimed.records[0], attempt=policies.retry.max_attempts)
             end = rules.settle(HeldRun(held, policies, held.due_at, self.now, held.attempt), GONE, self.now)
-            dead_letters = [] if end.dead_letter is None else [Change(None, end.dead_letter)]
+            dead_letters = [] if end.created is None else [Change(None, end.created)]
             assert all(await store.swap([*dead_letters, end.change]))
 
     def all(self, task, number=0):

@@ -241,8 +241,8 @@ class Play:
         if stored.version != held.record.version:
             held = with_record(held, stored)
         completion = rules.settle(held, ended, now)
-        if completion.dead_letter is not None:
-            self.put(Change(None, completion.dead_letter))
+        if completion.created is not None and not self.put(Change(None, completion.created)):
+            completion = rules.without_created(completion, now)
         if completion.change is not None:
             assert self.put(completion.change)
         if completion.removed_counts is not None:

@@ -650,7 +650,7 @@ def test_a_crash_between_a_dead_letter_and_its_completion_repeats_harmlessly():
     play = Play(policies=LETTER)
     held = play.start(1)
     completion = rules.settle(held, REFUSED, at(1))
-    play.put(rules.Change(None, completion.dead_letter))
+    play.put(rules.Change(None, completion.created))
 
     for number in (3, 5, 7):
         play.start(number)
@@ -1002,15 +1002,54 @@ def test_a_released_side_run_that_is_removed_is_counted_as_withdrawn():
     assert play.counts == {"withdrawn": 1}
 
 
-def test_a_one_off_that_was_released_is_withdrawn_if_its_name_was_scheduled_again():
+def released_one_off():
+    """Start a one-off at most once, which removes its record, and release it unstarted."""
     play = Play(schedule=Once(at(1)), key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
-    play.end(play.start(1), 1, UNSTARTED)
-    (released,) = play.beside
+    held = play.start(1)
+    assert INSTANCE not in play.records
+    play.end(held, 1, UNSTARTED)
+    return play, held
+
+
+def test_the_instance_of_a_released_one_off_is_restored_and_the_one_off_runs():
+    play, held = released_one_off()
+
+    assert (play.due, play.claimable, play.beside) == (1, 1, [])
+    again = play.start(1.5)
+    play.end(again, 1.6)
+
+    assert again.scheduled_at == at(1)
+    assert idempotency_key(again.record, at(1)) == idempotency_key(held.record, at(1))
+    assert INSTANCE not in play.records
+    assert play.beside == []
+
+
+def test_a_released_one_off_can_be_removed_and_rescheduled():
+    play, _ = released_one_off()
 
     play.reschedule(1.2, Once(at(3)))
+    assert play.due == 1
+    play.remove(1.3)
 
-    assert play.start(1.5, released.key) is None
-    assert play.start(3).scheduled_at == at(3)
+    assert play.start(4) is None
+
+
+def test_a_released_one_off_is_withdrawn_if_its_name_was_scheduled_again_during_its_start():
+    play = Play(schedule=Once(at(1)), key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
+    held = play.start(1)
+    play.reschedule(1.1, Once(at(3)))
+
+    play.end(held, 1.2, UNSTARTED)
+
+    assert (play.due, play.beside) == (3, [])
+    assert play.counts == {"withdrawn": 1}
+
+
+def test_the_last_occurrence_in_a_window_is_released_and_runs():
+    play = Play(key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW, not_after=at(1.5)))
+    play.end(play.start(1), 1, UNSTARTED)
+
+    assert play.start(1.2).scheduled_at == at(1)
 
 
 def test_at_most_once_a_released_side_run_does_not_run_once_its_instance_is_removed():
@@ -1047,14 +1086,6 @@ def test_at_most_once_a_released_side_run_runs_after_an_edit_that_leaves_its_sch
 
     assert held.scheduled_at == at(1)
     assert play.counts == {"succeeded": 1}
-
-
-def test_the_last_occurrence_of_a_one_off_instance_is_released_and_runs_though_its_record_is_gone():
-    play = Play(schedule=Once(at(1)), key=INSTANCE, policies=replace(ONCE_FORBID, overlap=Overlap.ALLOW))
-    play.end(play.start(1), 1, UNSTARTED)
-    assert INSTANCE not in play.records
-
-    assert play.start(1.5).scheduled_at == at(1)
 
 
 def test_an_edit_at_the_moment_of_the_start_of_a_released_side_run_makes_the_start_fail():

@@ -62,9 +62,9 @@ class DeadLettersFirst(Ledger):
     """Writes dead letters in a swap of their own, before it is known whether the completion is ours to write."""
 
     async def _write_ends(self, completions: Collection[Completion]) -> list[bool]:
-        dead_letters = [one for item in completions if (one := item.dead_letter) is not None]
+        dead_letters = [one for item in completions if (one := item.created) is not None]
         await self._batches.swap([Change(None, dead_letter) for dead_letter in dead_letters])
-        return await super()._write_ends([replace(item, dead_letter=None) for item in completions])
+        return await super()._write_ends([replace(item, created=None) for item in completions])
 
 
 class FailingTogether(Starts):

@@ -98,7 +98,7 @@ class Oracle(Lens, Watcher):
         """In which life of its schedule a side run was created; a schedule that is created again may begin as the last."""
         self._counted_anew: Counter[Key] = Counter()
         """How often an edit or a resume has counted a schedule anew."""
-        self._schedule_of: dict[Key, tuple[int, int]] = {}
+        self._schedule_of: dict[Key, tuple[int, int, int]] = {}
         """The schedule that a side run at most once was created beside, unless that ended with it."""
 
     def carried_out(self, request: Request, answer: Any) -> None:
@@ -279,10 +279,10 @@ class Oracle(Lens, Watcher):
                 self._has_a_home(change.before, removed_counts) for change, removed_counts in leaving
             ):
                 self.broken(f"{process} removes {removed[0].of}, and counts it nowhere")
-            restarted = {parent_of(key_of(change)) for change in group if self._is_restart(change)}
+            partners = self._partners(group)
             for change in group:
                 counted = removed if change is home else ()
-                self._written(process, change, counted, asked_at, is_confirmed=key_of(change) in restarted)
+                self._written(process, change, counted, asked_at, partners.get(key_of(change)))
             self._check_beside(process, group)
         for change, ok in zip(changes, made, strict=True):
             if ok and change.before is None and is_letter(key_of(change)):
@@ -319,6 +319,20 @@ class Oracle(Lens, Watcher):
             self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.created_version]
         )
 
+    def _partners(self, group: Sequence[Change]) -> dict[Key, Change]:
+        """By key: the other change of a side run that starts with its schedule's consent, or becomes its schedule again."""
+        changes = {key_of(change): change for change in group}
+        partners: dict[Key, Change] = {}
+        for key, change in changes.items():
+            schedule = changes.get(parent_of(key))
+            if schedule is None or schedule is change:
+                continue
+            if self._is_restart(change):
+                partners[parent_of(key)] = change
+            elif change.after is None and schedule.before is None:
+                partners |= {key: schedule, parent_of(key): change}
+        return partners
+
     def _is_restart(self, change: Change) -> bool:
         """Say whether it starts a side run that was released unstarted, at most once."""
         before, after = change.before, change.after
@@ -353,9 +367,10 @@ class Oracle(Lens, Watcher):
             return False
         return self._schedule_in(parent) == self._schedule_of.get(key)
 
-    def _schedule_in(self, parent: Record) -> tuple[int, int]:
+    def _schedule_in(self, parent: Record) -> tuple[int, int, int]:
         """What changes when a schedule is created again, or is counted anew by an edit."""
-        return self.scene.lives[parent.key, parent.state.created_version], self._counted_anew[parent.key]
+        created = parent.state.created_version
+        return created, self.scene.lives[parent.key, created], self._counted_anew[parent.key]
 
     def _written(
         self,
@@ -363,8 +378,7 @@ class Oracle(Lens, Watcher):
         change: Change,
         counted: Sequence[RemovedCounts],
         asked_at: int,
-        *,
-        is_confirmed: bool,
+        partner: Change | None,
     ) -> None:
         key, records = key_of(change), self.scene.records
         before, after = records.get(key), self.scene.stored(key)
@@ -378,11 +392,13 @@ class Oracle(Lens, Watcher):
         if after is not None and counted:
             self.books.counted(before, after, counted)
         elif before is None and after is not None:
-            self._created(process, after, edit)
+            self._created(process, after, edit, partner)
         elif before is not None and edit is not None:
             self._edited(process, edit, before, after)
-        elif before is not None:
-            self._settled(process, before, after, is_confirmed=is_confirmed)
+        elif before is not None and partner is None:
+            self._settled(process, before, after)
+        elif before is not None and after is not None and without_version(before) != without_version(after):
+            self.broken(f"{process} starts a side run of {key}, and changes more than its version")
         if after is None:
             del records[key]
             self._intended.pop((process, key, before.version if before else 0), None)
@@ -417,9 +433,12 @@ class Oracle(Lens, Watcher):
         if same and after.lease != before.lease:
             self.broken(f"a write has moved the end of the lease of {key}, which only a renewal may")
 
-    def _created(self, process: Process, after: Record, edit: Edit | None) -> None:
+    def _created(self, process: Process, after: Record, edit: Edit | None, partner: Change | None) -> None:
         key, started = after.key, after.state.started
         self.books.opened(after)
+        if partner is not None and partner.before is not None and edit is None:
+            self._check_restored(process, after, partner.before)
+            return
         self._named.pop(key, None)
         self._floors.pop(key, None)
         self._created_at[key] = self.scene.loop.now
@@ -449,13 +468,21 @@ class Oracle(Lens, Watcher):
             if lease is None or lease.id != after.lease.id:
                 self.broken(f"{process} creates {key} beside what it does not hold")
 
-    def _settled(self, process: Process, before: Record, after: Record | None, *, is_confirmed: bool) -> None:
-        """The holder of a lease, and nobody else, has written what became of its claim, or what its side run needs."""
+    def _check_restored(self, process: Process, after: Record, side_run: Record) -> None:
+        """The last run of an instance was released before its handler was called: it is the instance again."""
+        at = side_run.due_at if side_run.state.started is None else side_run.state.started.scheduled_at
+        once = after.spec.schedule
+        if (after.due_at, after.spec.args) != (at, side_run.spec.args) or self.calls.of_claim(side_run):
+            self.broken(f"{process} restores {after.key} from {side_run.key}, which is another occurrence")
+        if not isinstance(once, Once) or once.at != at or after.state.started or after.lease:
+            self.broken(f"{process} restores {after.key} as something else than what was released")
+        if side_run.key in self._schedule_of:
+            self.broken(f"{process} restores {after.key}, whose schedule went on")
+        self._created_at[after.key] = self.scene.loop.now
+
+    def _settled(self, process: Process, before: Record, after: Record | None) -> None:
+        """The holder of a lease, and nobody else, has written what became of its claim."""
         key = before.key
-        if is_confirmed:
-            if after is None or replace(after, version=before.version, locator=before.locator) != before:
-                self.broken(f"{process} starts a side run of {key}, and changes more than its version")
-            return
         if self.leases.holder(before.lease) is not process:
             self.broken(f"{process} changes {key}, whose lease is not its own")
         if after is None:
@@ -591,3 +618,8 @@ def parents_of(key: Key) -> tuple[Key, ...]:
 def home_of(key: Key) -> Key:
     """Whose share of counts *key* is: its own, mostly."""
     return parent_of(key) if is_shard(key) else key
+
+
+def without_version(record: Record) -> Record:
+    """Return *record* without its version."""
+    return replace(record, version=0, locator=None)

@@ -21,6 +21,8 @@ class PermitsInUse(Lens):
         super().__init__(scene)
         self._calls = calls
         self._slack = slack
+        self._shared: list[Call] = []
+        """Calls whose permits were taken over after a step of the clock, although they run."""
 
     def began(self, call: Call) -> None:
         """A handler is called: of its task no more run than the limit says, of those whose permits are theirs."""
@@ -30,15 +32,20 @@ class PermitsInUse(Lens):
         if own is None:
             self.broken(f"{call.key} is started without a permit")
             return
-        others = [
-            other
-            for other in self._calls.running()
-            if other is not call and task_of(other) == task_of(call) and self._believes(other, call)
+        running = [
+            other for other in self._calls.running() if other is not call and task_of(other) == task_of(call)
         ]
+        # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then,
+        # and so has whoever gets it from the newcomer.
+        self._shared += [
+            other
+            for other in running
+            if permit_of(other) == own and self._slack(other.process, call.process) is None
+        ]
+        others = [other for other in running if self._believes(other, call)]
         names = [f"{other.key} on {other.process}" for other in others]
         for other in others:
-            # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then.
-            if permit_of(other) == own and self._slack(call.process, other.process) is not None:
+            if permit_of(other) == own and not any(other is shared for shared in self._shared):
                 self.broken(f"{call.key} is started with the permit that {other.key} on {other.process} has")
         taken = {permit_of(other) for other in others} - {own}
         limits = {limit_of(each) for each in (call, *others)}

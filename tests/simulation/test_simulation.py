@@ -222,7 +222,7 @@ class LedgerThatWritesDeadLettersFirst(Ledger):
     async def settle(
         self, completions: Sequence[Completion], *, again: bool = False
     ) -> list[bool | Completion]:
-        dead_letters = [one for item in completions if (one := item.dead_letter) is not None]
+        dead_letters = [one for item in completions if (one := item.created) is not None]
         await self._batches.swap([Change(None, dead_letter) for dead_letter in dead_letters])
         return await super().settle(completions, again=again)
 

@@ -101,7 +101,7 @@ async def test_an_existing_dead_letter_does_not_keep_its_schedule_from_moving_on
     clock = VirtualClock()
     held, key = await held_on(store, clock, overlap)
     completion = rules.settle(held, REFUSED, clock.now())
-    assert await store.swap([Change(None, completion.dead_letter)]) == [True]
+    assert await store.swap([Change(None, completion.created)]) == [True]
 
     assert await Ledger(store, clock).settle([completion]) == [True]
 

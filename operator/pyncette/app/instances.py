@@ -24,11 +24,9 @@ from pyncette.core import edits
 from pyncette.core.edits import Locked
 from pyncette.core.record import Change, Key, Partition, Record, replace
 from pyncette.core.schedule import check_ahead
-from pyncette.core.side_runs import is_released
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
-from pyncette.store.scanning import side_records
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
@@ -82,10 +80,7 @@ class Instances:
     async def unschedule(self, task: Task, name: str | None) -> None:
         """Remove an instance, or the record of a task with a schedule of its own, if it exists."""
         task, key = self._find(task, name)
-        policies = self._templates.common(task).policies
-        answers = await self._ledger.apply({key: _removal(policies)})
-        if answers[key] is _MISSING:
-            await self._withdraw_released(key, policies)
+        await self._ledger.apply({key: withdrawal(self._templates.common(task).policies)})
         if task.kind is Kind.STATIC and task.policies.max_concurrent:
             permits = permit_partition(self._realm, task.name, task.name)
             await remove_permits(self._ledger.store, permits, task.name, await self._ledger.now())
@@ -140,26 +135,10 @@ class Instances:
                 return InstanceResult(name, None, error)
 
         async def write(batch: Sequence[InstanceRequest]) -> list[InstanceResult]:
-            answers = await self._apply_each({request.key: _removal(request.policies) for request in batch})
-            for request in batch:
-                if answers[request.key] is _MISSING:
-                    try:
-                        await self._withdraw_released(request.key, request.policies)
-                    except StoreError as error:
-                        answers[request.key] = error
+            answers = await self._apply_each({request.key: withdrawal(request.policies) for request in batch})
             return [InstanceResult(request.name, None, _error(answers[request.key])) for request in batch]
 
         return self._streamed(names, prepared, write)
-
-    async def _withdraw_released(self, key: Key, policies: Policies) -> None:
-        """
-        Withdraw occurrences that a worker released before it called their handlers, at most once.
-
-        A schedule that exists withdraws them by itself: their starts need its record. One that ended with them has none.
-        """
-        async for page in side_records(self._ledger.store, key):
-            released = [record.key for record in page if is_released(record)]
-            await self._ledger.apply(dict.fromkeys(released, _released_removal(policies)))
 
     async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
         """Return at most *limit* instances, and the token of the next page."""
@@ -430,28 +409,6 @@ def _refuse(instance: Task, answer: Any) -> None:
 
 def _locked(instance: Task, locked: Locked) -> TaskLockedException:
     return TaskLockedException(instance, datetime_of(locked.until))
-
-
-_MISSING: Final = object()
-"""The answer of a removal that found no record."""
-
-
-def _removal(policies: Policies) -> Rule:
-    rule = withdrawal(policies)
-
-    def removal(record: Record | None, now: Instant) -> Ruling:
-        return Ruling(None, _MISSING) if record is None else rule(record, now)
-
-    return removal
-
-
-def _released_removal(policies: Policies) -> Rule:
-    rule = withdrawal(policies)
-
-    def removal(record: Record | None, now: Instant) -> Ruling:
-        return rule(record, now) if record is not None and is_released(record) else Ruling(None)
-
-    return removal
 
 
 def _error(answer: Any) -> Exception | None:

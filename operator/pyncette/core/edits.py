@@ -192,7 +192,7 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
             spec = replace(spec, schedule=Once(due))
         elif isinstance(spec.schedule, Interval):
             since = _in_step_with(due, spec.schedule, since)
-    anew = record.state.exhausted or spec.schedule != record.spec.schedule
+    anew = kept is None or spec.schedule != record.spec.schedule
     version = record.version + 1 if anew else record.state.schedule_version
     state = replace(record.state, exhausted=False, schedule_version=version)
     if isinstance(spec.schedule, Once) and due is not None and due == state.floor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.core.accounting import (
@@ -55,6 +55,9 @@ from pyncette.core.runs import (
 from pyncette.core.schedule import Once
 from pyncette.core.side_runs import side_run_of
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Policies
+
+NOT_NAMED: Final = "its schedule was edited, suspended or removed, or has ended"
+"""The message of a side run that is withdrawn before its handler was called."""
 
 
 def begin(record: Record, policies: Policies, now: Instant) -> StartPlan:
@@ -109,7 +112,7 @@ def deferred_again(deferral: Change, record: Record | None) -> Change | None:
             lease=None,
             attempt=min(record.attempt, after.attempt),  # 0: an edit has undone the claim already
             began_at=record.began_at and after.began_at,
-            claimable_at=None if at is None else max(at, after.claimable_at or at),
+            claimable_at=None if at is None or record.state.exhausted else max(at, after.claimable_at or at),
         ),
     )
 
@@ -124,6 +127,8 @@ def settle(held: HeldRun, ended: Ended, now: Instant) -> Completion:
     if ending is Ending.REPLACED:
         return Completion(held, ended, *_complete(held, Outcome.REPLACED, ended.message, now))
     if ending is Ending.UNSTARTED:
+        if _has_ended_its_schedule(held):
+            return Completion(held, ended, Change(held.record, None), _restored(held, now))
         return _followed_by(held, ended, _as_before_the_claim(held, now))
     started = held.record.state.started
     at_most_once = started is not None and started.at_most_once
@@ -141,6 +146,16 @@ def settle(held: HeldRun, ended: Ended, now: Instant) -> Completion:
         return Completion(held, ended, None)
     retry_at = now + backoff(retry, held.record.key, held.attempt)
     return _followed_by(held, ended, _to_be_retried(held, retry_at))
+
+
+def without_created(completion: Completion, now: Instant) -> Completion:
+    """Return *completion* without the record that it creates, since another one has its key."""
+    held = completion.held
+    if completion.ended.ending is Ending.UNSTARTED:  # the instance was scheduled again
+        return Completion(
+            held, completion.ended, *_complete(replace(held, attempt=0), Outcome.WITHDRAWN, NOT_NAMED, now)
+        )
+    return replace(completion, created=None)
 
 
 def _followed_by(held: HeldRun, ended: Ended, after: Record) -> Completion:
@@ -235,20 +250,15 @@ def with_parent(plan: StartPlan, parent: Record | None, now: Instant) -> StartPl
     """
     Return the *plan* of a released side run with a change of its *parent*, or else withdraw the occurrence.
 
-    Without that change, an edit or a removal could come between this decision and the start. A schedule that ended with
-    the side run has no record, unless it was created again.
+    Without that change, an edit or a removal could come between this decision and the start.
     """
     held, move = plan.run, plan.move
     assert held is not None
     assert move is not None
     assert move.before is not None
-    ended = move.before.state.schedule_version is None
-    if ended and parent is None:
-        return plan
-    if parent is not None and not ended and _still_names(parent, move.before, held.policies):
+    if parent is not None and _still_names(parent, move.before, held.policies):
         return replace(plan, parent_move=Change(parent, replace(parent, version=parent.version + 1)))
-    message = "its schedule was edited, suspended or removed, or has ended"
-    return _over(replace(held, record=move.before), Outcome.WITHDRAWN, message, now)
+    return _over(replace(held, record=move.before), Outcome.WITHDRAWN, NOT_NAMED, now)
 
 
 def _still_names(parent: Record, side_run: Record, policies: Policies) -> bool:
@@ -467,6 +477,30 @@ def _as_before_the_claim(held: HeldRun, now: Instant) -> Record:
     # A side run is created with a lease, whose end is its `claimable_at` until the first attempt ends.
     at = held.began_at if record.attempt <= 1 else record.claimable_at or now
     return _released(held, max(now, at))
+
+
+def _has_ended_its_schedule(held: HeldRun) -> bool:
+    """Say whether the run is the last of an instance whose record was removed with its start, at most once."""
+    started, version = held.record.state.started, held.record.state.schedule_version
+    return started is not None and started.at_most_once and version is None and is_side_run(held.record.key)
+
+
+def _restored(held: HeldRun, now: Instant) -> Record:
+    """Return the record of an instance whose last run is released: that run is all that is left of its schedule."""
+    record = held.record
+    own = record.spec.policies
+    spec = replace(record.spec, policies=None if own is None else replace(own, overlap=Overlap.ALLOW))
+    return Record(
+        key=record.key._replace(occurrence=""),
+        spec=spec,
+        version=max(record.version + 1, now),
+        fence=record.fence,
+        due_at=held.scheduled_at,
+        schedule_since=held.scheduled_at - 1,
+        claimable_at=max(now, held.began_at),  # it may have been claimed ahead
+        lease_length=record.lease_length,
+        state=State(created_version=record.state.created_version),
+    )
 
 
 def _still_started(held: HeldRun) -> Record:

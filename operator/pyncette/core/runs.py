@@ -90,15 +90,15 @@ class Completion(msgspec.Struct, frozen=True, gc=False):
     ended: Ended
     change: Change | None
     """None: nothing is written, and the lease expires."""
-    dead_letter: Record | None = None
-    """Created together with *change*, unless it already exists."""
+    created: Record | None = None
+    """A dead letter, or the restored record of an instance; created together with *change*, unless one has its key."""
     removed_counts: RemovedCounts | None = None
     """What *change* adds to the counters of another record, in the same write."""
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """What is written together, with the change of the record itself last."""
-        return _changes(self.change, self.dead_letter)
+        return _changes(self.change, self.created)
 
 
 def _changes(change: Change | None, created: Record | None) -> tuple[Change, ...]:

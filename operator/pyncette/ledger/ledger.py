@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from pyncette.clock import Clock, Instant
 from pyncette.core import edits, rules
 from pyncette.core.accounting import RemovedCounts
-from pyncette.core.record import Change, Key, Record, replace
+from pyncette.core.record import Change, Key, Record
 from pyncette.core.runs import RETURNED, Completion, Ending, HeldRun, with_record
 from pyncette.core.spec import Policies
 from pyncette.errors import ContentionError, StoreError
@@ -259,7 +259,7 @@ class Ledger:
             for at, item in enumerate(completions)
             if item.ended is not RETURNED or item.removed_counts is not None
         }
-        if any(item.removed_counts or item.dead_letter for item in more.values()):
+        if any(item.removed_counts or item.created for item in more.values()):
             units = [
                 Unit(more[at].changes, more[at].removed_counts) if at in more else Unit((change,), None)
                 for at, change in enumerate(changes)
@@ -272,7 +272,10 @@ class Ledger:
             made = await self._batches.swap(changes)
         if more:
             await self._announcements.announce(
-                item.change for at, item in more.items() if made[at] and item.ended.ending in RELEASED
+                change
+                for at, item in more.items()
+                if made[at] and item.ended.ending in RELEASED
+                for change in item.changes
             )
         return made
 
@@ -283,16 +286,12 @@ class Ledger:
         Decide again about each run whose record had changed, on top of that change.
 
         A bool says that there is nothing more to write, and whether it was written: it was not if the lease was taken
-        over, but it was if just the reply of a swap was lost. A dead letter that already exists is not created again.
+        over, but it was if just the reply of a swap was lost. A record whose key is taken is not created.
         """
-        dead_letters = [dead_letter.key for _, item in lost if (dead_letter := item.dead_letter) is not None]
+        creating = [created.key for _, item in lost if (created := item.created) is not None]
         keys = [item.held.record.key for _, item in lost]
-        records = await self._batches.load([*keys, *dead_letters])
-        existing = {
-            dead_letter
-            for dead_letter, record in zip(dead_letters, records[len(keys) :], strict=True)
-            if record
-        }
+        records = await self._batches.load([*keys, *creating])
+        existing = {key for key, record in zip(creating, records[len(keys) :], strict=True) if record}
         now = await self.now()
         decided: list[tuple[int, Completion | bool]] = []
         for (at, item), record in zip(lost, records[: len(keys)], strict=True):
@@ -304,7 +303,7 @@ class Ledger:
                 decided.append((at, is_written(record, item.change)))
                 continue
             completion = rules.settle(with_record(item.held, record), item.ended, now)
-            if completion.dead_letter is not None and completion.dead_letter.key in existing:
-                completion = replace(completion, dead_letter=None)
+            if completion.created is not None and completion.created.key in existing:
+                completion = rules.without_created(completion, now)
             decided.append((at, completion))
         return decided

@@ -108,15 +108,21 @@ class Starts:
         for at, one in todo.items():
             if one.plan.parent is not None and one.plan.parent not in changed:
                 parents.setdefault(one.plan.parent, at)
-        failure: Exception | None = None
+        failures: dict[int, Exception] = {}
         try:
             stored = await self._batches.load(list(parents))
             now = await self._time.now()
+        except StoreError as error:
+            failures = dict.fromkeys(parents.values(), error)
+        else:
             for at, parent in zip(parents.values(), stored, strict=True):
-                ready[at] = todo[at]._replace(plan=rules.with_parent(todo[at].plan, parent, now))
-        except Exception as error:  # noqa: BLE001 - a record that cannot be decided affects only itself: its lease expires
-            failure = error
-        waiting = {at: UndecidedStart(one, failure=failure) for at, one in todo.items() if at not in ready}
+                try:
+                    ready[at] = todo[at]._replace(plan=rules.with_parent(todo[at].plan, parent, now))
+                except Exception as error:  # noqa: BLE001 - it affects only itself: its lease expires
+                    failures[at] = error
+        waiting = {
+            at: UndecidedStart(one, failure=failures.get(at)) for at, one in todo.items() if at not in ready
+        }
         return ready, waiting
 
     async def try_once(

@@ -20,6 +20,7 @@ from pyncette.core.record import (
     replace,
 )
 from pyncette.core.runs import NEVER
+from pyncette.core.side_runs import is_released
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.mirror.conversion import DesiredRecord
@@ -145,6 +146,11 @@ async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Rec
     stopping: MirrorResult | None = (await source.apply({old.key: stopped_between_runs(desired)}))[old.key]
     if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
         return stopping
+    # No worker may be left to withdraw what was released before its handler was called.
+    async for page in side_records(source.store, old.key):
+        await source.apply(
+            dict.fromkeys([record.key for record in page if is_released(record)], _released_withdrawn)
+        )
     # Side runs are counted at the source when they end, and the counts move along.
     if any([_is_under_way(record) async for page in side_records(source.store, old.key) for record in page]):
         return MirrorResult(old.key.task, Step.WAITING)
@@ -284,6 +290,11 @@ async def _withdraw_side_records(ledger: Ledger, home: Record, *, with_dead_lett
     async for page in side_records(ledger.store, home.key):
         keys = [record.key for record in page if with_dead_letters or not is_dead_letter(record.key)]
         await ledger.apply(dict.fromkeys(keys, withdrawn))
+
+
+def _released_withdrawn(record: Record | None, now: Instant) -> Ruling:
+    """The rule that withdraws a side run which was released before its handler was called."""
+    return Ruling(None) if record is None or not is_released(record) else withdrawn(record, now)
 
 
 def _is_under_way(record: Record) -> bool:

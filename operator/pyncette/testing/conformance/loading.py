@@ -59,6 +59,7 @@ class Loading(OnBackend):
                 ),
                 exhausted=True,
                 withdrawn_at=T0 + 9,
+                schedule_version=2**53 + 1,
                 owner=Owner("uid", 3, "hash"),
                 summary=Summary(last_message="it's 100% \\ \n\t\x00 🕰", counts=Counts(succeeded=2**53 + 1)),
                 floor=T0 + 2**53 + 1,
