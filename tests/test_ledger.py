@@ -187,6 +187,17 @@ class Bench:
 
         return touch
 
+    def exhaust(self, key: Key) -> Callable[[], Awaitable[None]]:
+        """The suspension by exhaustion that a side run causes, for `before_swaps`."""
+
+        async def exhaust() -> None:
+            record = await self.load(key)
+            state = replace(record.state, exhausted=True)
+            after = replace(record, version=record.version + 1, state=state)
+            assert await self.others.swap([Change(record, after)]) == [True]
+
+        return exhaust
+
     async def listen(self) -> Callable[[], Awaitable[list[int]]]:
         """Listen as another process does; return a function that stops, and returns the times of the notifications."""
         notified = self.others.notified()
@@ -843,17 +854,25 @@ async def test_a_deferral_that_loses_a_race_is_written_on_top_of_the_change(benc
     assert stored.claimable_at == until
 
 
+async def test_a_deferral_leaves_a_retry_claimable_although_its_schedule_was_suspended_by_exhaustion(bench):
+    record = await bench.declare(retry=Retry(max_attempts=0, initial=SECOND, jitter=False))
+    (held,) = await bench.start()
+    assert await bench.settle(held, RAISED) is True
+    await bench.clock.advance(timedelta(seconds=2))
+    (starting,) = bench.begun(await bench.claim())
+    bench.store.before_swaps = [bench.exhaust(record.key)]
+    claimed = starting.plan.run.record
+
+    await bench.ledger.defer([rules.defer(claimed, starting.plan, bench.now)])
+
+    assert (await bench.load(record.key)).claimable_at is not None
+
+
 async def test_a_deferral_does_not_wake_a_schedule_that_was_suspended_by_exhaustion_meanwhile(bench):
     record = await bench.declare(mode=Mode.AT_MOST_ONCE)
     await bench.clock.advance(timedelta(minutes=1))
     (starting,) = bench.begun(await bench.claim())
-
-    async def exhaust() -> None:
-        stored = await bench.load(record.key)
-        after = replace(stored, version=stored.version + 1, state=replace(stored.state, exhausted=True))
-        assert await bench.others.swap([Change(stored, after)]) == [True]
-
-    bench.store.before_swaps = [exhaust]
+    bench.store.before_swaps = [bench.exhaust(record.key)]
 
     await bench.ledger.defer([rules.defer(starting.plan.move.before, starting.plan, bench.now)])
 

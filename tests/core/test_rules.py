@@ -1019,9 +1019,19 @@ def test_the_instance_of_a_released_one_off_is_restored_and_the_one_off_runs():
     play.end(again, 1.6)
 
     assert again.scheduled_at == at(1)
-    assert idempotency_key(again.record, at(1)) == idempotency_key(held.record, at(1))
+    assert again.record.fence > held.record.fence
     assert INSTANCE not in play.records
     assert play.beside == []
+
+
+def test_a_restored_one_off_does_not_bring_back_the_schedule_before_it():
+    play, key = released_side_run()
+    play.reschedule(1.2, Once(at(3)))
+    held = play.start(3, INSTANCE)
+    play.end(held, 3, UNSTARTED)
+
+    assert play.start(3.5, key) is None
+    assert play.start(3.5).scheduled_at == held.scheduled_at
 
 
 def test_a_released_one_off_can_be_removed_and_rescheduled():

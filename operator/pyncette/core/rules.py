@@ -104,15 +104,18 @@ def deferred_again(deferral: Change, record: Record | None) -> Change | None:
     if record is None or not record.has_lease_of(before):
         return None
     at = record.claimable_at  # None: an edit has suspended it
+    attempt = min(record.attempt, after.attempt)  # 0: an edit has undone the claim already
+    if record.state.exhausted and not attempt and record.state.started is None:
+        at = None  # suspended by a side run; an occurrence in progress goes on
     return Change(
         record,
         replace(
             record,
             version=record.version + 1,
             lease=None,
-            attempt=min(record.attempt, after.attempt),  # 0: an edit has undone the claim already
+            attempt=attempt,
             began_at=record.began_at and after.began_at,
-            claimable_at=None if at is None or record.state.exhausted else max(at, after.claimable_at or at),
+            claimable_at=None if at is None else max(at, after.claimable_at or at),
         ),
     )
 
@@ -490,16 +493,18 @@ def _restored(held: HeldRun, now: Instant) -> Record:
     record = held.record
     own = record.spec.policies
     spec = replace(record.spec, policies=None if own is None else replace(own, overlap=Overlap.ALLOW))
+    version = max(record.version + 1, now)
     return Record(
         key=record.key._replace(occurrence=""),
         spec=spec,
-        version=max(record.version + 1, now),
-        fence=record.fence,
+        version=version,
+        fence=max(record.fence, now),
         due_at=held.scheduled_at,
         schedule_since=held.scheduled_at - 1,
         claimable_at=max(now, held.began_at),  # it may have been claimed ahead
         lease_length=record.lease_length,
-        state=State(created_version=record.state.created_version),
+        # A new creation: other side runs of the instance, which wait as well, are those of a schedule that has ended.
+        state=State(created_version=version),
     )
 
 

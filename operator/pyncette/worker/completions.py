@@ -189,11 +189,11 @@ class Completions:
         soonest: Instant | None = None
         partition: Partition | None = None
         for item in batch:
-            change = item.change
-            if change is not None and change.after is not None:
-                at = change.after.claimable_at
+            after = item.created if item.change is None or item.change.after is None else item.change.after
+            if after is not None:
+                at = after.claimable_at
                 if at is not None and (soonest is None or at < soonest):
-                    soonest, partition = at, change.after.key.partition
+                    soonest, partition = at, after.key.partition
         if soonest is not None and partition is not None:
             self._signals.claimable(partition, soonest)
 
@@ -238,7 +238,16 @@ def _each_once(batch: list[Completion]) -> tuple[list[Completion], list[Completi
     Split a batch that holds two completions of one record: the second has to wait for the first.
 
     It happens when the backend was unavailable for longer than a lease: the record was claimed and run again meanwhile.
+    Two runs of an instance that is restored, or was scheduled again, do not meet in one batch either.
     """
     first: dict[Key, Completion] = {}
-    again = [item for item in batch if first.setdefault(item.held.record.key, item) is not item]
-    return list(first.values()), again
+    again = []
+    for item in batch:
+        key = item.held.record.key if item.created is None else item.created.key
+        if (
+            first.setdefault(key, item) is not item
+            or first.setdefault(item.held.record.key, item) is not item
+        ):
+            again.append(item)
+    waiting = {id(item) for item in again}
+    return [item for item in batch if id(item) not in waiting], again
