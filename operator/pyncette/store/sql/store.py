@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -286,6 +287,9 @@ class SqlStore(Ids, Generic[Query]):
         """Return the version of the tables, 0 if there are none. Raises SchemaError if they do not fit this release."""
         ((is_ours, is_taken),) = await self._connections.rows(self._sql.exist)
         if is_taken and not is_ours:
+            # MySQL hides tables on which this user has no right. A query tells those from missing ones: it is refused.
+            with contextlib.suppress(SchemaError):
+                await self._connections.rows(self._sql.versions)
             raise SchemaError(
                 f"The table {self._table_name} in {self._connections.place} was not created by Pyncette:"
                 " choose another table name"
