@@ -179,15 +179,6 @@ async def test_a_table_of_the_same_name_of_another_program_is_left_alone(postgre
             pass
 
 
-async def test_tables_that_are_dropped_under_a_running_program_are_reported(postgres_url):
-    async with PostgresStore(postgres_url) as store:
-        await create(store, a_record())
-        await execute(postgres_url, "DROP TABLE pyncette_tasks")
-
-        with pytest.raises(SchemaError, match="are missing"):
-            await claim(store)
-
-
 # Plans
 
 

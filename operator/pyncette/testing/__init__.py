@@ -1,5 +1,5 @@
 """
-For tests: an app on any backend in simulated time, and the conformance suite of stores.
+For tests: an app on any backend in simulated time, and two suites for stores: conformance and faults.
 
 It is public. It imports the app and the port of the store. No other room imports it.
 """
