@@ -241,15 +241,6 @@ async def test_a_table_of_the_same_name_of_another_program_is_left_alone(mariadb
     assert [*await execute(mariadb_url, f"{columns} AND table_schema = DATABASE()")] == [("name",)]
 
 
-async def test_tables_that_are_dropped_under_a_running_program_are_reported(url):
-    async with opened(url) as store:
-        await create(store, a_record())
-        await execute(url, "DROP TABLE pyncette_tasks")
-
-        with pytest.raises(SchemaError, match="are missing"):
-            await claim(store)
-
-
 # Plans
 
 
