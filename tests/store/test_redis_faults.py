@@ -1,25 +1,22 @@
-"""What Redis and Valkey do when a server stops, hangs, fails over or says no, and how each is told: one sentence, no password."""
+"""What Redis and Valkey do when a server stops, hangs, fails over or says no."""
 
 import asyncio
 import contextlib
 import logging
 import re
-import socket
-import time
 from bisect import bisect_right
-from collections import Counter
-from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
+import redis
 import redis.asyncio
 
 from pyncette.core.record import Change, Key, Partition
-from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.errors import StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
-from pyncette.store.base import Notification, Renewal
-from pyncette.store.redis.connection import CONNECTIONS_MAX, Connections
+from pyncette.store.base import Notification
+from pyncette.store.redis.connection import Connections
 from pyncette.store.redis.keys import Keyspace
 from pyncette.store.redis.store import RedisStore
 from pyncette.store.redis.url import read_url
@@ -28,13 +25,21 @@ from pyncette.testing.conformance import (
     LEASE,
     T0,
     a_record,
-    changed,
     claim,
     completed,
     create,
     instances,
     load,
-    load_all,
+)
+from pyncette.testing.faults import (
+    SECRET,
+    Limiting,
+    Listening,
+    StoreFaults,
+    WrongClock,
+    answers,
+    assert_is_one_sentence,
+    until,
 )
 from tests.processes.proxy import Proxy
 from tests.servers import (
@@ -48,8 +53,6 @@ from tests.servers import (
     open_sentinel,
 )
 from tests.servers.redis import RIGHTS, RIGHTS_IN_A_CLUSTER, SLOTS
-
-SECOND = 1_000_000
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference/stores-redis.md"
 
@@ -69,16 +72,160 @@ def server(product):
 
 
 @pytest.fixture
-def own_server(product):
-    """A server for this test alone, to stop, start and crash."""
-    with open_redis(product, own=True) as server:
-        yield server
-
-
-@pytest.fixture
 def url(server):
     with server.fresh_namespace() as url:
         yield url
+
+
+class TestRedis(StoreFaults, Limiting, Listening):
+    @pytest.fixture
+    def url(self, server, url):
+        self.server = server
+        return url
+
+    def open_impatient(self, url, seconds):
+        return RedisStore(url, timeout=seconds)
+
+    def network(self):
+        return Proxy(self.server.port)
+
+    def urls_at(self, host, port):
+        return [
+            f"{scheme}://user:{SECRET}@{host}:{port}{path}"
+            for scheme, path in (("redis", ""), ("redis+cluster", ""), ("redis+sentinel", "/records"))
+        ]
+
+    def place_at(self, host, port):
+        return f"at {host}:{port}"
+
+    def kill_connections(self, url):
+        return self.server.kill_connections()
+
+    def count_connections(self, url):
+        return self.count_clients("NORMAL") + self.count_clients("PUBSUB")
+
+    def count_listeners(self, url):
+        return self.count_clients("PUBSUB")
+
+    def count_clients(self, kind):
+        clients = self.server.execute("CLIENT", "LIST", "TYPE", kind).decode()
+        return len([line for line in clients.splitlines() if f"user={self.server.user}" in line])
+
+    async def is_at_rest(self, url):
+        """A request whose reply was torn has ended, since a server does one after the other."""
+        return True
+
+    @contextlib.asynccontextmanager
+    async def stalled(self, url, record):
+        self.server.execute("CLIENT", "PAUSE", 60_000, "WRITE")
+        try:
+            yield
+        finally:
+            self.server.execute("CLIENT", "UNPAUSE")
+
+    def stop(self, *, crash):
+        self.server.stop("immediate" if crash else "fast")
+
+    def start(self):
+        self.server.start()
+
+    def lose_records(self, url):
+        """As a server does that was told to keep nothing on its disk."""
+        self.server.execute("FLUSHALL")
+        self.server.restart()
+
+    @contextlib.contextmanager
+    def wrong_logins(self, url):
+        scheme, _, rest = url.partition("://")
+        users = (f"pyncette:{SECRET}", f"nobody:{SECRET}", f":{SECRET}", "")
+        yield [f"{scheme}://{user}@{rest.partition('@')[2]}" for user in users]
+
+    def reader(self, url):
+        reading = ["+evalsha", "+eval", "+hmget", "+zrange", "+hvals", "+smembers", "+exists", "+time"]
+        return user_with(self.server, "~*", "&*", "-@all", *reading, url=url)
+
+    def rights(self):
+        return [right for right in RIGHTS if right != "+info"]
+
+    def worker(self, url):
+        shop = namespace_of(url)
+        rules = [rule.replace("shop:", shop) for rule in documented_rights()]
+        return user_with(self.server, *rules, url=url)
+
+    @contextlib.contextmanager
+    def revoked(self, url, right):
+        self.server.execute("ACL", "SETUSER", "worker", right.replace("+", "-"))
+        if right == "+eval":
+            # It is needed by the first who runs a script.
+            self.server.execute("SCRIPT", "FLUSH")
+        try:
+            yield
+        finally:
+            self.server.execute("ACL", "SETUSER", "worker", right)
+
+    async def work(self, store, handler):
+        """Also what heals a partition in which an index is wrong."""
+        await super().work(store, handler)
+        partition = Partition("realm", handler)
+        self.server.execute("ZADD", store._keyspace.of(partition).names, 0, "ghost")
+        for _ in range(9):
+            await store.claim({partition: 0}, "lease", "worker", T0, T0)
+
+    @contextlib.contextmanager
+    def read_only(self, url):
+        """As a replica is that has lost its primary."""
+        self.server.execute("REPLICAOF", "127.0.0.1", machine.free_port())
+        try:
+            yield
+        finally:
+            self.server.execute("REPLICAOF", "NO", "ONE")
+
+    @contextlib.contextmanager
+    def one_connection(self, url):
+        client = redis.Redis(port=self.server.port, password=self.server.password)
+        with client, client.client() as administrator:
+            most = administrator.config_get("maxclients")["maxclients"]
+            connected = administrator.info("clients")["connected_clients"]
+            administrator.config_set("maxclients", connected + 1)
+            try:
+                yield url
+            finally:
+                administrator.config_set("maxclients", most)
+
+
+class TestWrongClock(WrongClock):
+    """The library that gives a program a wrong clock works on an installed server, which that of Valkey may not be."""
+
+    @pytest.fixture
+    def url(self, own_redis):
+        self.server = own_redis
+        return own_redis.url
+
+    @contextlib.contextmanager
+    def clock_ahead(self, ahead):
+        self.server.restart(clock_ahead=ahead)
+        yield
+
+
+@contextlib.contextmanager
+def user_with(server, *rules, url=None):
+    """The URL of a user who may do what *rules* say, in the place of *url*, or in a namespace of a shop."""
+    url = url or server.url_of("shop:")
+    server.execute("ACL", "SETUSER", "worker", "on", f">{SECRET}", *rules)
+    try:
+        yield url.replace(f"{server.user}:{quote(server.password)}@", f"worker:{SECRET}@")
+    finally:
+        server.execute("ACL", "DELUSER", "worker")
+        server.clear(namespace_of(url))
+
+
+def documented_rights():
+    (rule,) = re.findall(r"ACL SETUSER worker on >PASSWORD (~shop.*?)```", REFERENCE.read_text(), re.DOTALL)
+    return rule.split()
+
+
+def namespace_of(url):
+    return unquote(url.partition("namespace=")[2])
 
 
 @contextlib.contextmanager
@@ -99,389 +246,20 @@ def value_in(told):
     return next(iter(told.values())) if isinstance(told, dict) else told[1]
 
 
-async def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (found := await condition()):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-    return found
-
-
-async def answers(store):
-    try:
-        await store.now()
-    except StoreUnavailableError:
-        return False
-    return True
-
-
-def assert_is_one_sentence(error, *parts):
-    text = str(error)
-    assert "\n" not in text
-    assert "hunter2" not in text
-    for part in parts:
-        assert part in text
-
-
-# Servers that go away
-
-
-async def test_idle_connections_that_are_killed_are_replaced_unnoticed(server, url):
-    async with RedisStore(url) as store:
-        await create(store, a_record())
-        await asyncio.gather(*(store.now() for _ in range(10)))
-
-        assert server.kill_connections() > 0
-        await asyncio.sleep(0.1)
-
-        assert await asyncio.gather(*(store.load([a_record().key]) for _ in range(10)))
-
-
-async def test_a_connection_that_is_killed_in_mid_call_is_unavailable_and_the_next_call_connects(server, url):
-    async with RedisStore(url) as store:
-        await create(store, a_record())
-        before = await load(store, a_record())
-        server.execute("CLIENT", "PAUSE", 60_000, "WRITE")
-        try:
-            swap = asyncio.create_task(store.swap([Change(before, changed(before))]))
-            await asyncio.sleep(0.2)
-            assert not swap.done()
-
-            server.kill_connections()
-
-            with pytest.raises(StoreUnavailableError):
-                await swap
-        finally:
-            server.execute("CLIENT", "UNPAUSE")
-        assert await store.swap([Change(before, changed(before))]) == [True]
-
-
-async def test_a_sent_command_is_never_repeated(server, url):
-    """The server did it, and its answer was lost: whoever asked again would be told that it was lost to another."""
-    with Proxy(server.port) as proxy:
-        async with RedisStore(proxy.url_of(url)) as store, RedisStore(url) as other:
-            await create(store, a_record())
-            for number in range(20):
-                before = await load(other, a_record())
-                proxy.tear(iter([1]))
-                try:
-                    made = await store.swap([Change(before, changed(before, attempt=number))])
-                except StoreUnavailableError:
-                    pass
-                else:
-                    assert made == [True]
-                proxy.tear(iter(()))
-                await until(lambda: answers(store))
-
-            after = await load(other, a_record())
-            assert after.version - T0 <= 20
-            assert proxy.torn > 0
-
-
-async def test_a_listener_whose_connection_is_killed_raises_an_error(server, url):
-    async with RedisStore(url) as store:
-        listening = asyncio.create_task(anext(aiter(store.notified())))
-        await asyncio.sleep(0.3)
-
-        server.kill_connections()
-
-        with pytest.raises(StoreUnavailableError, match="does not answer"):
-            await asyncio.wait_for(listening, 10)
-
-
-def connections_of(server, kind="NORMAL"):
-    """What the server says of each connection of the product."""
-    told = server.execute("CLIENT", "LIST", "TYPE", kind).decode()
-    return [line for line in told.splitlines() if f"user={server.user}" in line]
-
-
-async def test_a_listener_that_is_closed_leaves_no_connection_behind(server, url):
-    async with RedisStore(url) as store:
-        notified = store.notified()
-        listening = asyncio.create_task(anext(notified))
-
-        async def listens():
-            return len(connections_of(server, "PUBSUB")) == 1
-
-        async def is_gone():
-            return not connections_of(server, "PUBSUB")
-
-        await until(listens)
-        listening.cancel()
-        await asyncio.wait([listening])
-        await notified.aclose()
-
-        assert await until(is_gone)
-
-
-async def test_a_store_that_is_closed_leaves_no_connection_behind(server, url):
-    async with RedisStore(url) as store:
-        await asyncio.gather(*(store.now() for _ in range(20)))
-        assert 1 <= len(connections_of(server)) <= CONNECTIONS_MAX
-
-    async def are_gone():
-        return not connections_of(server)
-
-    assert await until(are_gone)
-
-
 @pytest.fixture(scope="module")
 def cluster(request, product):
     """The session's cluster, which each test leaves as it was."""
     return request.getfixturevalue(f"{product.name.lower()}_cluster")
 
 
-@pytest.mark.parametrize("kind", ["server", "cluster"])
-async def test_a_listener_waits_for_longer_than_an_answer_may_take(server, cluster, kind):
-    url = {"server": server, "cluster": cluster}[kind].url
-    notification = Notification(HERE, T0)
-    async with RedisStore(url, timeout=0.5) as store:
-        notified = store.notified()
-        listening = asyncio.create_task(anext(notified))
-        await asyncio.sleep(1.5)
-
-        assert not listening.done()
-        await store.notify([notification])
-        assert await asyncio.wait_for(listening, 10) == notification
-        await notified.aclose()
+# Rights
 
 
-async def test_many_notifications_arrive_complete(url):
-    wanted = [
-        Notification(Partition("realm" * 50, f"handler {number}" * 20, number), T0) for number in range(60)
-    ]
-    async with RedisStore(url) as store, RedisStore(url) as other:
-        notified = other.notified()
-
-        async def hear():
-            return [await anext(notified) for _ in wanted]
-
-        listening = asyncio.create_task(hear())
-        await asyncio.sleep(0.3)
-
-        await store.notify(wanted)
-
-        assert await asyncio.wait_for(listening, 10) == wanted
-        await notified.aclose()
-
-
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_restart_under_load_loses_nothing_and_runs_nothing_twice(own_server, mode):
-    """Each record is completed exactly as often as its version says, whatever was on its way when the server went."""
-    names = [f"{number:02}" for number in range(30)]
-    sure, unsure = Counter(), Counter()
-    down = asyncio.Event()
-    answered_again = 0
-
-    async def work(store, seed):
-        nonlocal answered_again
-        number = 0
-        while answered_again < 60:
-            number += 1
-            now = T0 + 10 * number
-            try:
-                held = await claim(store, limit=7, now=now, lease_id=f"{seed}-{number}")
-            except StoreUnavailableError:
-                await asyncio.sleep(0.02)
-                continue
-            try:
-                made = await store.swap([Change(record, completed(record, now)) for record in held])
-            except StoreUnavailableError:
-                unsure.update(record.key.instance for record in held)
-                continue
-            sure.update(record.key.instance for record, ok in zip(held, made, strict=True) if ok)
-            answered_again += bool(held) and down.is_set()
-
-    async with RedisStore(own_server.url) as store:
-        await create(store, *(a_record(name, lease_length=1, fence=T0) for name in names))
-        async with asyncio.TaskGroup() as group:
-            for seed in range(3):
-                group.create_task(work(store, seed))
-            await asyncio.sleep(0.5)
-            await asyncio.to_thread(own_server.stop, mode)
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(own_server.start)
-            down.set()
-        records = await load_all(store, [a_record(name) for name in names])
-
-    assert sum(sure.values()) > 60
-    for record in records:
-        # Each claim is one version and one fence, each completion a version.
-        completions = record.version - record.fence
-        name = record.key.instance
-        assert sure[name] <= completions <= sure[name] + unsure[name]
-
-
-async def test_every_reply_tells_the_time_of_a_server_whose_clock_differs(own_redis):
-    await asyncio.to_thread(own_redis.restart, clock_ahead=timedelta(minutes=1))
-
-    async with RedisStore(own_redis.url) as store:
-        await create(store, a_record())
-        told = [
-            await store.now(),
-            (await store.claim({HERE: 1}, "lease", "worker", T0, T0)).backend_now,
-            (await store.renew([Renewal(a_record().key, "lease", LEASE)], T0)).backend_now,
-        ]
-
-        for instant in told:
-            assert instant / SECOND - time.time() == pytest.approx(60, abs=20)
-        assert (await load(store, a_record())).lease.expires_at == T0 + LEASE
-
-
-async def test_a_server_that_comes_back_without_its_records_is_reported(own_server):
-    async with RedisStore(own_server.url) as store:
-        await create(store, a_record())
-        own_server.execute("FLUSHALL")
-        await asyncio.to_thread(own_server.restart)
-
-        async def is_told():
-            await until(lambda: answers(store))
-            await store.now()
-
-        with pytest.raises(SchemaError, match="are missing: run `pyncette migrate`"):
-            await is_told()
-
-
-# Servers that do not answer
-
-
-async def test_a_server_that_accepts_and_never_answers_is_unavailable():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"redis://user:hunter2@127.0.0.1:{silent.getsockname()[1]}?timeout=0.3"
-        began_at = time.monotonic()
-
-        with pytest.raises(StoreUnavailableError) as told:
-            async with RedisStore(url):
-                pass
-
-    assert time.monotonic() - began_at < 5
-    assert_is_one_sentence(told.value, "does not answer")
-
-
-async def test_a_call_that_is_not_answered_is_given_up(server, url):
-    async with RedisStore(url, timeout=0.3) as store:
-        await create(store, a_record())
-        server.execute("CLIENT", "PAUSE", 60_000, "WRITE")
-        try:
-            began_at = time.monotonic()
-            with pytest.raises(StoreUnavailableError):
-                await claim(store)
-            assert time.monotonic() - began_at < 5
-        finally:
-            server.execute("CLIENT", "UNPAUSE")
-
-        await until(lambda: answers(store))
-
-
-async def test_a_cancelled_call_leaves_no_connection_in_an_unknown_state(server, url):
-    async with RedisStore(url) as store:
-        await create(store, a_record())
-        before = await load(store, a_record())
-        server.execute("CLIENT", "PAUSE", 60_000, "WRITE")
-        try:
-            for number in range(10):
-                swap = asyncio.create_task(store.swap([Change(before, changed(before, attempt=number))]))
-                await asyncio.sleep(0.02)
-                swap.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await swap
-        finally:
-            server.execute("CLIENT", "UNPAUSE")
-
-        assert [
-            record.key for (record,) in await asyncio.gather(*(store.load([before.key]) for _ in range(8)))
-        ] == [before.key] * 8
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
-async def test_an_unreachable_server_is_reported(host):
-    port = machine.free_port()
-    for scheme, rest in (("redis", ""), ("redis+cluster", ""), ("redis+sentinel", "/records")):
-        with pytest.raises(StoreUnavailableError) as told:
-            async with RedisStore(f"{scheme}://user:hunter2@{host}:{port}{rest}"):
-                pass
-
-        assert_is_one_sentence(told.value, f"at {host}:{port}", "does not answer")
-
-
-# Servers that say no
-
-
-@pytest.mark.parametrize("user", ["pyncette:hunter2", "nobody:hunter2", ":hunter2", ""])
-async def test_a_wrong_user_or_password_is_reported_without_it(server, cluster, user):
-    for url in (server.url, cluster.url):
-        scheme, _, rest = url.partition("://")
-        with pytest.raises(StoreRefusedError) as told:
-            async with RedisStore(f"{scheme}://{user}@{rest.partition('@')[2]}"):
-                pass
-
-        assert_is_one_sentence(told.value, "authentication failed")
-
-
-@contextlib.contextmanager
-def user_with(server, *rules):
-    """The URL of a user who may do what *rules* say."""
-    server.execute("ACL", "SETUSER", "worker", "on", ">secret", *rules)
-    try:
-        yield f"redis://worker:secret@127.0.0.1:{server.port}?namespace=shop%3A"
-    finally:
-        server.execute("ACL", "DELUSER", "worker")
-        server.clear("shop:")
-
-
-def documented_rights():
-    (rule,) = re.findall(r"ACL SETUSER worker on >PASSWORD (~shop.*?)```", REFERENCE.read_text(), re.DOTALL)
-    return rule.split()
-
-
-async def test_a_user_with_the_documented_rights_needs_no_more(server):
+def test_the_tests_run_with_the_documented_rights():
     assert {right for right in documented_rights() if right.startswith("+")} == {
         *RIGHTS,
         *RIGHTS_IN_A_CLUSTER,
     }
-    with user_with(server, *documented_rights()) as url:
-        async with RedisStore(url) as store:
-            record = a_record(key=Key(Partition("", "h"), "task"))
-            await create(store, record)
-            (held,) = await claim(store, partition=record.key.partition)
-            await store.renew([Renewal(held.key, "lease", LEASE)], T0)
-            assert await store.swap([Change(held, completed(held, T0))]) == [True]
-            assert len(await store.scan(record.key.partition, None, None, 5)) == 1
-            await store.notify([Notification(record.key.partition, T0)])
-
-
-@pytest.mark.parametrize("right", [right for right in RIGHTS if right != "+info"])
-async def test_each_of_the_documented_rights_is_needed(server, right):
-    rights = [*documented_rights(), right.replace("+", "-")]
-    partition = Partition("", "h")
-    record = a_record(key=Key(partition, "task"))
-
-    async def all_that_a_worker_does(store):
-        await create(store, record)
-        (held,) = await claim(store, partition=partition)
-        await store.swap([Change(held, None)])
-        await store.now()
-        await store.history(record.key)
-        await store.partitions("")
-        await store.load([record.key])
-        await store.scan(partition, None, None, 5)
-        await store.count(partition, "task", T0, 1, 5)
-        await store.notify([Notification(partition, T0)])
-        await create(store, record)
-        server.execute("ZADD", "shop:pyncette-operator:{/h/0}:names", 0, "ghost")
-        for _ in range(9):
-            await store.claim({partition: 0}, "lease", "worker", T0, T0)
-        listening = asyncio.create_task(anext(aiter(store.notified())))
-        await asyncio.wait([listening], timeout=0.2)
-        if listening.done():
-            await listening
-        listening.cancel()
-
-    with user_with(server, *rights) as url, pytest.raises(StoreRefusedError) as told:
-        async with RedisStore(url) as store:
-            await all_that_a_worker_does(store)
-
-    assert_is_one_sentence(told.value, "permission denied", "Grant the right")
 
 
 @pytest.mark.parametrize(
@@ -490,7 +268,7 @@ async def test_each_of_the_documented_rights_is_needed(server, right):
 async def test_a_write_that_a_missing_right_cut_short_is_repaired_by_a_user_who_has_it(
     server, url, right, there
 ):
-    namespace = url.partition("namespace=")[2].replace("%3A", ":")
+    namespace = namespace_of(url)
     async with RedisStore(url) as store:
         await create(store, a_record("a"), a_record("b"), a_record("later", at=T0 + 10**9))
         before = await load(store, a_record("b"))
@@ -523,30 +301,7 @@ async def test_keys_outside_of_the_users_namespace_are_reported(server):
     assert_is_one_sentence(told.value, "Grant the right")
 
 
-async def test_a_read_only_user_can_read(server, url):
-    reading = ["+evalsha", "+eval", "+hmget", "+zrange", "+hvals", "+smembers", "+exists", "+time"]
-    async with RedisStore(url) as store:
-        await create(store, a_record())
-        with user_with(server, "~*", "&*", "-@all", *reading) as theirs:
-            namespace = url.partition("namespace=")[2].replace("%3A", ":")
-            async with RedisStore(theirs, namespace, create=False) as reader:
-                assert instances(await reader.scan(HERE, "task", None, 5)) == ["a"]
-                assert await reader.partitions("realm") == [HERE]
-                with pytest.raises(StoreRefusedError):
-                    await create(reader, a_record("b"))
-
-
-async def test_a_server_that_only_reads_is_unavailable_until_it_writes(own_server):
-    async with RedisStore(own_server.url) as store:
-        await create(store, a_record())
-        own_server.execute("REPLICAOF", "127.0.0.1", machine.free_port())
-
-        for call in (claim(store), create(store, a_record("b"))):
-            with pytest.raises(StoreUnavailableError):
-                await call
-
-        own_server.execute("REPLICAOF", "NO", "ONE")
-        assert instances(await claim(store)) == ["a"]
+# States of a server
 
 
 async def test_a_server_whose_memory_is_full_is_unavailable_until_there_is_room(server, url):
@@ -570,7 +325,7 @@ async def test_a_server_whose_memory_is_full_is_unavailable_until_there_is_room(
 async def test_a_key_of_another_kind_is_refused(server, url):
     async with RedisStore(url) as store:
         await create(store, a_record())
-        namespace = url.partition("namespace=")[2].replace("%3A", ":")
+        namespace = namespace_of(url)
         key = f"{namespace}pyncette-operator:{{realm/handler/0}}:due"
         server.execute("SET", key, "theirs")
 
@@ -737,6 +492,30 @@ async def test_a_primary_that_was_demoted_in_good_order_is_not_written_to_any_mo
 
 
 # Clusters
+
+
+@pytest.mark.parametrize("user", [f"pyncette:{SECRET}", f"nobody:{SECRET}", f":{SECRET}", ""])
+async def test_a_wrong_login_to_a_cluster_is_reported_without_its_password(cluster, user):
+    scheme, _, rest = cluster.url.partition("://")
+
+    with pytest.raises(StoreRefusedError) as told:
+        async with RedisStore(f"{scheme}://{user}@{rest.partition('@')[2]}"):
+            pass
+
+    assert_is_one_sentence(told.value, "authentication failed")
+
+
+async def test_a_listener_in_a_cluster_waits_for_longer_than_an_answer_may_take(cluster):
+    notification = Notification(HERE, T0)
+    async with RedisStore(cluster.url, timeout=0.5) as store:
+        notified = store.notified()
+        listening = asyncio.create_task(anext(notified))
+        await asyncio.sleep(1.5)
+
+        assert not listening.done()
+        await store.notify([notification])
+        assert await asyncio.wait_for(listening, 10) == notification
+        await notified.aclose()
 
 
 async def test_a_connection_that_another_call_closes_before_it_is_written_to_is_unavailable():
