@@ -216,15 +216,6 @@ class OwnDynamoDb(DynamoDb):
         finally:
             self.start(clock_ahead=clock_ahead)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Inside the context it takes requests and answers none."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
-
     def close(self) -> None:
         self._watchdog.fire()
         if self._process is not None:

@@ -5,8 +5,9 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Self
@@ -17,6 +18,11 @@ from aiohttp import web
 START_SECONDS = 10
 
 ERROR_TYPE = "com.amazonaws.dynamodb.v20120810#"
+
+COMMON_ERROR_TYPE = "com.amazon.coral.service#"
+"""Of errors that any service may tell, not DynamoDB alone."""
+
+WRITES = {"BatchExecuteStatement", "TransactWriteItems", "PutItem", "UpdateItem", "DeleteItem"}
 
 PUT_OFF = ("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded")
 """The errors of throttled requests, all with the status 400."""
@@ -46,6 +52,7 @@ class Gate:
         self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
+        self.port = 0
         self.endpoint = ""
         self.throttling = 0.0
         """How likely a request, or a part of a batch, is put off."""
@@ -53,11 +60,15 @@ class Gate:
         """Actions that are denied."""
         self.allowed: Collection[str] | None = None
         """Actions that alone may be done, unless it is None."""
+        self.is_stranger = False
+        """Whether nobody knows the user."""
         self.ahead = timedelta(0)
         """Of what the clock of the server is ahead of ours."""
         self.requests: Counter[str] = Counter()
         """Requests that came, by their operation."""
         self.defer = 0
+        self._writing = asyncio.Event()
+        self._under_way = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,11 +81,54 @@ class Gate:
         self._thread.join(START_SECONDS)
         self._loop.close()
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._transports())
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether each request has got its answer, as far as it could be passed on."""
+        return self._under_way == 0
+
+    def kill_connections(self) -> int:
+        """End every connection, as a load balancer does; how many there were."""
+        killed: int = self._call(self._kill())
+        return killed
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Inside the context writes wait, and those whose connection ends meanwhile are not made."""
+        self._call(self._let_write(writing=False))
+        try:
+            yield
+        finally:
+            self._call(self._let_write(writing=True))
+
+    async def _let_write(self, *, writing: bool) -> None:
+        if writing:
+            self._writing.set()
+        else:
+            self._writing.clear()
+
+    async def _kill(self) -> int:
+        transports = self._transports()
+        for transport in transports:
+            transport.abort()
+        return len(transports)
+
+    def _transports(self) -> list[Any]:
+        assert self._runner is not None
+        assert self._runner.server is not None
+        found = (handler.transport for handler in list(self._runner.server.connections))
+        return [transport for transport in found if transport is not None]
+
     def _call(self, work: Any) -> Any:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(START_SECONDS)
 
     async def _listen(self) -> None:
+        self._writing.set()
         self._session = aiohttp.ClientSession()
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/", self._handle)
@@ -82,7 +136,8 @@ class Gate:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.endpoint = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.port = self._runner.addresses[0][1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
 
     async def _close(self) -> None:
         assert self._runner is not None
@@ -91,9 +146,26 @@ class Gate:
         await self._session.close()
 
     async def _handle(self, request: web.Request) -> web.Response:
+        self._under_way += 1
+        try:
+            return await self._answer_to(request)
+        except aiohttp.ClientError:
+            # The server is gone, so it hangs up.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
+        finally:
+            self._under_way -= 1
+
+    async def _answer_to(self, request: web.Request) -> web.Response:
         operation = request.headers["X-Amz-Target"].partition(".")[2]
         body = json.loads(await request.read())
         self.requests[operation] += 1
+        if self.is_stranger:
+            said = "The security token included in the request is invalid."
+            return self._answer(
+                400, {"__type": f"{COMMON_ERROR_TYPE}UnrecognizedClientException", "message": said}
+            )
         for action in sorted(_actions(operation, body)):
             if action in self.denied or (self.allowed is not None and action not in self.allowed):
                 said = f"User: worker is not authorized to perform: dynamodb:{action}"
@@ -103,6 +175,10 @@ class Gate:
                 return self._answer(400, {"__type": f"{ERROR_TYPE}AccessDeniedException", "Message": said})
         if self.throttling and self._is_unlucky():
             return await self._put_off(operation, body, request)
+        if operation in WRITES:
+            await self._writing.wait()
+            if request.transport is None:
+                return web.Response()  # nobody is there to get it
         status, answer = await self._pass_on(body, request)
         return self._answer(status, answer)
 

@@ -1,11 +1,14 @@
 """What DynamoDB does when it throttles, denies, hangs or is gone, and how each is told."""
 
 import asyncio
+import contextlib
 import json
 import re
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -16,6 +19,7 @@ from pyncette.core.record import Change, HistoryRow, Key, Partition, replace
 from pyncette.errors import SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Renewal
+from pyncette.store.dynamodb.connection import CONNECTIONS_MAX
 from pyncette.store.dynamodb.limits import Limits
 from pyncette.store.dynamodb.store import DynamoStore
 from pyncette.testing.conformance import (
@@ -32,7 +36,9 @@ from pyncette.testing.conformance import (
     load,
     load_all,
 )
-from tests.servers import DynamoDb, OwnDynamoDb
+from pyncette.testing.faults import StoreFaults, WrongClock
+from tests.processes.proxy import Proxy
+from tests.servers import DynamoDb, OwnDynamoDb, open_dynamodb
 from tests.servers.dynamodb_gate import Gate
 
 pytestmark = pytest.mark.xdist_group("dynamodb")
@@ -55,6 +61,92 @@ def opened(url: str, **options) -> DynamoStore:
     store = read_backend(url).new_store(**options)
     assert isinstance(store, DynamoStore)
     return store
+
+
+@pytest.fixture(scope="module")
+def own_server(dynamodb):
+    """A server of our own for this module, whose tables outlive a restart; it takes the credentials of the session's."""
+    with open_dynamodb(own=True, durable=True) as server:
+        assert isinstance(server, OwnDynamoDb)
+        yield server
+
+
+class TestDynamoDb(StoreFaults, WrongClock):
+    connections_max = CONNECTIONS_MAX
+    batches_are_whole = False
+    claims_afterwards = 3
+
+    @pytest.fixture
+    def url(self, own_server):
+        self.server = own_server
+        with Gate(own_server.endpoint) as self.gate, own_server.fresh_table() as table:
+            yield own_server.url_of(table).replace(own_server.endpoint, self.gate.endpoint)
+
+    def open_impatient(self, url, seconds):
+        return opened(url, limits=Limits(connect=seconds, answer=seconds))
+
+    def network(self):
+        return Proxy(self.gate.port)
+
+    def urls_at(self, host, port):
+        return [f"dynamodb://eu-west-1/pyncette?endpoint=http://{host}:{port}"]
+
+    def kill_connections(self, url):
+        return self.gate.kill_connections()
+
+    def count_connections(self, url):
+        return self.gate.connections
+
+    @contextlib.asynccontextmanager
+    async def stalled(self, url, record):
+        with self.gate.stalled():
+            yield
+
+    async def is_at_rest(self, url):
+        return self.gate.is_at_rest
+
+    def stop(self, *, crash):
+        self.server.stop(signal.SIGKILL if crash else signal.SIGTERM)
+
+    def start(self):
+        self.server.start()
+
+    def lose_records(self, url):
+        self.server.drop(urlsplit(url).path[1:])
+
+    @contextlib.contextmanager
+    def clock_ahead(self, ahead):
+        self.gate.ahead = ahead
+        yield
+
+    @contextlib.contextmanager
+    def wrong_logins(self, url):
+        self.gate.is_stranger = True
+        yield [url]
+
+    def reader(self, url):
+        return self.allowed(url, "reader.json")
+
+    def rights(self):
+        return sorted(policy("worker.json"))
+
+    def worker(self, url):
+        return self.allowed(url, "worker.json")
+
+    @contextlib.contextmanager
+    def allowed(self, url, name):
+        self.gate.allowed = policy(name)
+        yield url
+        self.gate.allowed = None
+
+    @contextlib.contextmanager
+    def revoked(self, url, right):
+        self.gate.denied = {right}
+        yield
+        self.gate.denied = ()
+
+    def denial_of(self, right):
+        return f"User: worker is not authorized to perform: dynamodb:{right}"
 
 
 # Throttling
@@ -158,39 +250,6 @@ async def test_a_request_that_is_deferred_for_too_long_is_unavailable(gate, guar
         assert instances(await claim(store)) == ["a", "b"]
 
 
-# Servers that go away
-
-
-async def test_a_stopped_server_is_unavailable_until_it_is_back(own_dynamodb: OwnDynamoDb):
-    async with opened(own_dynamodb.url_of("pyncette")) as store:
-        await create(store, a_record())
-
-        with own_dynamodb.stopped(), pytest.raises(StoreUnavailableError, match="does not answer"):
-            await claim(store)
-
-        assert instances(await claim(store)) == ["a"]
-
-
-async def test_a_server_that_hangs_is_given_up_in_time(own_dynamodb: OwnDynamoDb):
-    url = own_dynamodb.url_of("pyncette")
-    async with opened(url) as patient, opened(url, limits=Limits(connect=0.5, answer=1.0)) as store:
-        await create(store, a_record())
-        with own_dynamodb.frozen():
-            loop = asyncio.get_running_loop()
-            begin = loop.time()
-            with pytest.raises(StoreUnavailableError, match="does not answer"):
-                await asyncio.gather(*(store.load([a_record().key]) for _ in range(8)))
-            assert loop.time() - begin < 10
-
-        assert await load(patient, a_record())
-
-
-async def test_a_refused_connection_is_unavailable(dynamodb):
-    with pytest.raises(StoreUnavailableError, match="does not answer"):
-        async with opened("dynamodb://eu-west-1/pyncette?endpoint=http://127.0.0.1:1"):
-            pass
-
-
 # Rights
 
 
@@ -211,37 +270,11 @@ async def refusals(url: str) -> list[str]:
     return [step.note for step in await try_out(read_backend(url), "") if not step.works]
 
 
-async def test_the_documented_rights_are_enough_and_no_more(gate, guarded_url):
+async def test_the_documented_rights_are_enough_for_a_check(gate, guarded_url):
     await read_backend(guarded_url).migrate()
-    needed = policy("worker.json")
-    gate.allowed = needed
+    gate.allowed = policy("worker.json")
 
     assert await refusals(guarded_url) == []
-    async with opened(guarded_url, create=False) as store:
-        await create(store, *(a_record(name) for name in "ab"))
-        a, b = await load_all(store, [a_record("a"), a_record("b")])
-        assert await store.swap([Change(a, None, group=1), Change(b, changed(b), group=1)]) == [True, True]
-        assert instances(await store.scan(HERE, "task", None, 5)) == ["b"]
-        assert await store.swap([Change(await load(store, b), None)]) == [True]
-
-    for action in sorted(needed):
-        gate.denied = {action}
-        (told,) = await refusals(guarded_url)
-        assert f"permission denied: User: worker is not authorized to perform: dynamodb:{action}" in told
-
-
-async def test_a_read_only_user_can_read_and_not_write(gate, guarded_url):
-    async with opened(guarded_url) as store:
-        await create(store, a_record())
-    gate.allowed = policy("reader.json")
-
-    async with opened(guarded_url, create=False) as store:
-        assert instances(await store.scan(HERE, None, None, 5)) == ["a"]
-        assert await store.partitions("realm") == [HERE]
-        assert await store.history(a_record().key) == []
-        assert await load(store, a_record())
-        with pytest.raises(StoreRefusedError, match="Grant the right"):
-            await create(store, a_record("b"))
 
 
 async def test_a_table_is_made_with_the_rights_that_are_said_to_be_needed(gate, guarded_url):
@@ -447,15 +480,6 @@ async def test_a_table_of_another_program_is_left_alone(dynamodb, dynamodb_url):
     with pytest.raises(SchemaError, match="was not created by Pyncette: choose another dynamodb_table_name"):
         async with opened(dynamodb_url):
             pass
-
-
-async def test_a_table_that_is_dropped_under_a_running_program_is_reported(dynamodb, dynamodb_url):
-    async with opened(dynamodb_url) as store:
-        await create(store, a_record())
-        dynamodb.drop(dynamodb_url.partition("?")[0].rpartition("/")[2])
-
-        with pytest.raises(SchemaError, match="is missing"):
-            await claim(store)
 
 
 async def test_a_table_stores_its_number_of_shards(dynamodb_url):
