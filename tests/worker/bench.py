@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -180,3 +181,18 @@ def seconds(at: Instant | None) -> int:
     """Return *at* in seconds since the start."""
     assert at is not None
     return round((at - int(START.timestamp()) * SECOND) / SECOND)
+
+
+def remember(starts: list[int], bench: Bench):
+    async def call(_: Occurrence) -> None:
+        starts.append(bench.clock.now())
+
+    return call
+
+
+async def until(condition, seconds_max: float = 10) -> None:
+    """Wait in real time for what happens in real time."""
+    deadline = time.monotonic() + seconds_max
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
