@@ -16,6 +16,7 @@ from pyncette.core.schedule import Interval, Schedule
 from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
 
 __all__ = [
+    "ALLOW",
     "AT_MOST_ONCE",
     "COMMIT",
     "DRAINED",
@@ -23,13 +24,16 @@ __all__ = [
     "FAST_FORWARD",
     "HOUR",
     "INSTANCE",
+    "LEASE",
     "MINUTE",
     "NONE",
     "RAISED",
     "REFUSED",
+    "REPLACE",
     "REPLACED",
     "RETURNED",
     "STATIC",
+    "STEADY",
     "T0",
     "UNLOCK",
     "UNSTARTED",
@@ -58,6 +62,13 @@ UNLOCK = replace(_OLD, retry=Retry(max_attempts=0, initial=SECOND, maximum=SECON
 COMMIT = replace(_OLD, retry=Retry(max_attempts=1, count_takeovers=False))
 AT_MOST_ONCE = replace(_OLD, mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW)
 FAST_FORWARD = replace(NONE, missed=Missed.FAST_FORWARD)
+
+LEASE = 1
+"""Minutes: the default lease."""
+
+STEADY = Retry(max_attempts=3, initial=10 * SECOND, maximum=60 * SECOND, jitter=False)
+ALLOW = Policies(overlap=Overlap.ALLOW)
+REPLACE = Policies(overlap=Overlap.REPLACE, retry=STEADY)
 
 
 def at(minutes: float) -> Instant:
