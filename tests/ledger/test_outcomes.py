@@ -12,12 +12,7 @@ from pyncette.core.schedule import Once
 from pyncette.core.spec import Exhaustion, Missed, Mode, Overlap, Retry
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Ruling
-from tests.test_ledger import MINUTE, RAISED, REFUSED, Bench
-
-
-@pytest.fixture
-def bench():
-    return Bench()
+from tests.ledger.bench import MINUTE, RAISED, REFUSED
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.memory import MemoryStore
 from tests.core.play import nonzero
-from tests.test_ledger import MINUTE, REFUSED, Bench
+from tests.ledger.bench import MINUTE, REFUSED, Bench
 
 REQUESTS = range(4)
 """The requests of a start that meets one fault: the write, the read after it, the write, and one more."""
