@@ -44,6 +44,14 @@ from pyncette.core.record import (
     replace,
     schedule_version_of,
 )
+from pyncette.core.releases import (
+    as_before_the_claim,
+    has_ended_its_schedule,
+    idle,
+    released,
+    restored,
+    to_be_retried,
+)
 from pyncette.core.runs import (
     Completion,
     Ended,
@@ -92,7 +100,7 @@ def defer(record: Record, plan: StartPlan, until: Instant) -> Change:
     """Return the change that undoes a claim without a write, and defers the record: others run in its place."""
     held = plan.run
     assert held is not None
-    after = _idle(record) if plan.move is not None else _as_before_the_claim(held, until)
+    after = idle(record) if plan.move is not None else as_before_the_claim(held, until)
     return Change(record, replace(after, claimable_at=max(until, record.claimable_at or until)))
 
 
@@ -130,25 +138,25 @@ def settle(held: HeldRun, ended: Ended, now: Instant) -> Completion:
     if ending is Ending.REPLACED:
         return Completion(held, ended, *_complete(held, Outcome.REPLACED, ended.message, now))
     if ending is Ending.UNSTARTED:
-        if _has_ended_its_schedule(held):
-            return Completion(held, ended, Change(held.record, None), _restored(held, now))
-        return _followed_by(held, ended, _as_before_the_claim(held, now))
+        if has_ended_its_schedule(held):
+            return Completion(held, ended, Change(held.record, None), restored(held, now))
+        return _followed_by(held, ended, as_before_the_claim(held, now))
     started = held.record.state.started
     at_most_once = started is not None and started.at_most_once
     if ending is Ending.DRAINED:
         if at_most_once:
             return Completion(held, ended, *_complete(held, Outcome.LOST, ended.message, now))
-        return _followed_by(held, ended, _released(held, now))
+        return _followed_by(held, ended, released(held, now))
     retry = held.policies.retry
     spent = at_most_once or (retry.max_attempts != 0 and held.attempt >= retry.max_attempts)
     if spent or ending is Ending.REFUSED:
         return Completion(held, ended, *_exhausted(held, ended.message, now))
     if ended.retry_after is not None:
-        return _followed_by(held, ended, _to_be_retried(held, now + ended.retry_after))
+        return _followed_by(held, ended, to_be_retried(held, now + ended.retry_after))
     if retry.wait_for_lease:
         return Completion(held, ended, None)
     retry_at = now + backoff(retry, held.record.key, held.attempt)
-    return _followed_by(held, ended, _to_be_retried(held, retry_at))
+    return _followed_by(held, ended, to_be_retried(held, retry_at))
 
 
 def without_created(completion: Completion, now: Instant) -> Completion:
@@ -173,10 +181,10 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
     """Choose the occurrence to run, by the record alone: after a crash before the run, the next claim chooses the same."""
     due, began_at, schedule = record.due_at, record.began_at, record.spec.schedule
     if due is None or schedule is None:
-        return StartPlan(None, Change(record, replace(_idle(record), claimable_at=None)))
+        return StartPlan(None, Change(record, replace(idle(record), claimable_at=None)))
     if began_at is None:
         # An edit undid the claim; the edited record is claimed in its own turn.
-        return StartPlan(None, Change(record, _idle(record)))
+        return StartPlan(None, Change(record, idle(record)))
     if record.key.occurrence:
         held = HeldRun(record, policies, due, began_at, record.attempt)
         if is_side_run(record.key):
@@ -309,7 +317,7 @@ def _passed_over(record: Record, policies: Policies, due: Instant, now: Instant)
     """Move on from a due time that is no occurrence, since a template was suspended or the time is outside of its window."""
     schedule, summary = record.spec.schedule, record.state.summary
     if record.state.exhausted:  # suspended by a side run, while it was claimed
-        return StartPlan(None, Change(record, replace(_idle(record), claimable_at=None)))
+        return StartPlan(None, Change(record, replace(idle(record), claimable_at=None)))
     following = next_due(
         schedule, policies, record.schedule_since, max(due, now) if policies.suspend else due
     )
@@ -338,7 +346,7 @@ def _none_to_run(
     state = replace(record.state, summary=summary, floor=floor_with(record.state, started_at))
     claimable = claimable_at(record.key, record.spec, policies, state, due)
     after = replace(
-        _idle(record),
+        idle(record),
         due_at=due,
         claimable_at=claimable,
         state=state,
@@ -449,74 +457,7 @@ def _exhausted(held: HeldRun, message: str, now: Instant) -> _Writes:
 
 def _kept_dead_letter(dead_letter: Record, scheduled_at: Instant) -> Record:
     state = replace(dead_letter.state, started=None)
-    return replace(_idle(dead_letter), due_at=scheduled_at, claimable_at=None, state=state)
-
-
-def _to_be_retried(held: HeldRun, at: Instant) -> Record:
-    if held.policies.overlap is Overlap.REPLACE:
-        at = min(at, replaced_at(held))
-    return replace(_still_started(held), claimable_at=at, lease_length=held.policies.lease)
-
-
-def _released(held: HeldRun, now: Instant) -> Record:
-    """Return the record of a drained run: the attempt does not count, and it is claimable at *now*, whatever its deadline."""
-    attempt = max(0, held.record.attempt - 1)
-    return replace(_still_started(held), claimable_at=now, attempt=attempt)
-
-
-def _as_before_the_claim(held: HeldRun, now: Instant) -> Record:
-    """Undo a claim whose handler was never called. At most once, only this process can know that it was not."""
-    record = held.record
-    started = record.state.started
-    if started is not None and started.at_most_once:
-        due = record.due_at if started.due_at is None else started.due_at
-        state = replace(record.state, started=None)
-        claimable: Instant | None = max(now, held.began_at)  # it may have been claimed ahead
-        if not record.key.occurrence:
-            claimable = claimable_at(record.key, record.spec, held.policies, state, due)
-        return replace(_idle(record), due_at=due, claimable_at=claimable, state=state)
-    if started is None and record.attempt <= 1:  # 0: an edit has undone the claim already
-        return _idle(record)
-    # A side run is created with a lease, whose end is its `claimable_at` until the first attempt ends.
-    at = held.began_at if record.attempt <= 1 else record.claimable_at or now
-    return _released(held, max(now, at))
-
-
-def _has_ended_its_schedule(held: HeldRun) -> bool:
-    """Say whether the run is the last of an instance whose record was removed with its start, at most once."""
-    started, version = held.record.state.started, held.record.state.schedule_version
-    return started is not None and started.at_most_once and version is None and is_side_run(held.record.key)
-
-
-def _restored(held: HeldRun, now: Instant) -> Record:
-    """Return the record of an instance whose last run is released: that run is all that is left of its schedule."""
-    record = held.record
-    own = record.spec.policies
-    spec = replace(record.spec, policies=None if own is None else replace(own, overlap=Overlap.ALLOW))
-    version = max(record.version + 1, now)
-    return Record(
-        key=record.key._replace(occurrence=""),
-        spec=spec,
-        version=version,
-        fence=max(record.fence, now),
-        due_at=held.scheduled_at,
-        schedule_since=held.scheduled_at - 1,
-        claimable_at=max(now, held.began_at),  # it may have been claimed ahead
-        lease_length=record.lease_length,
-        # A new creation: other side runs of the instance, which wait as well, are those of a schedule that has ended.
-        state=State(created_version=version),
-    )
-
-
-def _still_started(held: HeldRun) -> Record:
-    """Return the record without its lease, and with the occurrence still in progress."""
-    record = held.record
-    started = record.state.started
-    if started is None:
-        started = Started(held.scheduled_at, held.began_at, held.dropped)
-    return replace(
-        record, version=record.version + 1, lease=None, state=replace(record.state, started=started)
-    )
+    return replace(idle(dead_letter), due_at=scheduled_at, claimable_at=None, state=state)
 
 
 def _moving_on(held: HeldRun, now: Instant) -> tuple[Instant | None, tuple[Dropped, ...]]:
@@ -542,10 +483,6 @@ def _moving_on(held: HeldRun, now: Instant) -> tuple[Instant | None, tuple[Dropp
 def _lease_end(record: Record, now: Instant) -> Instant:
     """Return when a record that holds a start is next claimable: a claim before that would find nothing to do."""
     return now if record.lease is None else record.lease.expires_at
-
-
-def _idle(record: Record) -> Record:
-    return replace(record, version=record.version + 1, attempt=0, began_at=None, lease=None)
 
 
 def _is_removed(after: Record, policies: Policies) -> bool:
