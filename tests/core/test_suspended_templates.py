@@ -1,5 +1,7 @@
 """Instances follow their template: its suspension and its window."""
 
+import pytest
+
 from pyncette.core.record import replace
 from pyncette.core.schedule import Once
 from tests.core.play import (
@@ -75,3 +77,14 @@ def test_an_instance_follows_the_window_that_its_template_got_meanwhile():
     assert play.claimable == 3
     assert play.start(3).scheduled_at == at(3)
     assert play.counts == {}
+
+
+@pytest.mark.parametrize("template", [{"not_after": at(0.5)}, {"suspend": True}], ids=["window", "suspended"])
+def test_an_edit_of_an_instance_that_was_claimed_but_is_passed_over_starts_nothing(template):
+    play = Play(key=INSTANCE, own=False)
+    play.edit_template(**template)
+    play.claim(at(1))
+
+    play.edit(1, args='{"a":1}')
+
+    assert play.record.state.started is None

@@ -107,6 +107,12 @@ class Calls(Lens):
     def recreated(self, record: Record) -> None:
         """A record has a fence that it had before, and rightly so."""
         self._recreated_at[record.key] = self.scene.loop.now
+        if record.key.occurrence:  # a side run begins with the claim of its schedule
+            self._by_claim.pop((record.key, record.fence), None)
+
+    def was_recreated(self, key: Key) -> bool:
+        """Say whether the record of *key* was created with a fence that it had before."""
+        return key in self._recreated_at
 
     def began(self, call: Call, now: Instant) -> None:
         """Judge a call that begins, *now* by the clock of its worker."""
@@ -225,7 +231,7 @@ class Calls(Lens):
             record.schedule_since > held.schedule_since
         ):  # an edit, which it sees when it next reloads the record
             within += held.lease_length // 3
-        if not self.scene.undisturbed:
+        if not self.scene.always_answered:
             within += TIMEOUT  # it asks first whether an edit has put its successor off
         if within < late < took:  # else it was too late from its start on
             self.broken(f"{call.key} runs on {late} µs after its successor was due")

@@ -458,6 +458,8 @@ class Oracle(Lens, Watcher):
         elif started is None or after.lease is None:
             self.broken(f"{process} creates {key} out of nothing")
         else:
+            if self.calls.was_recreated(parent_of(key)):
+                self.calls.recreated(after)
             time = (parent_of(key), after.state.created_version, started.scheduled_at)
             self.scene.nth_of[key] = (self.scene.asked[time], self.scene.lives[time[:2]])
             self.scene.chosen[key, after.fence] = Choice(started.scheduled_at, 0)

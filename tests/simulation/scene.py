@@ -75,6 +75,8 @@ class Scene:
         self.is_lost = False
         """Whether a failover has lost writes that were acknowledged: of what was, nobody can say what is to be."""
         self.undisturbed = False
+        self.always_answered = False
+        """No request or reply gets lost."""
         """Whether all answers come in time, and the backend's clock goes right."""
 
     def went_back_since(self, at: int) -> bool:

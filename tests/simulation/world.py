@@ -65,6 +65,7 @@ class World:
         self.network = Network(self.loop, self.random, self.scenario.weather, self.server)
         self.scene = Scene(self.loop, self.backend, self.journal, self.policies_of)
         self.scene.undisturbed = not self.scenario.faults & {"weather", "outage", "step"}
+        self.scene.always_answered = self.scene.undisturbed and "losses" not in self.scenario.faults
         self.oracle = Oracle(
             self.scene, self.slack, self.error, lambda process: self.members[process].store.failed_at
         )

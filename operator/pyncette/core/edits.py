@@ -23,6 +23,7 @@ from pyncette.core.policies import (
     claimable_at,
     floor_with,
     is_outside,
+    is_passed_over,
     jitter_of,
     next_due,
     next_takes_over_at,
@@ -68,7 +69,7 @@ def started_of(record: Record, policies: Policies) -> Started | None:
         return None
     if record.key.occurrence:
         return Started(record.due_at, record.began_at)
-    if policies.overlap is Overlap.ALLOW:
+    if policies.overlap is Overlap.ALLOW or is_passed_over(record, policies, record.due_at):
         return None
     at = record.began_at - jitter_of(record.key, policies)
     try:

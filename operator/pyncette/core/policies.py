@@ -12,7 +12,7 @@ from pyncette.core.backoff import doubled
 from pyncette.core.record import Dropped, Key, Outcome, Record, State, replace
 from pyncette.core.schedule import Once, Schedule, count, first_after, nth_latest
 from pyncette.core.schedule import latest as latest_of
-from pyncette.core.spec import Missed, Policies, Retry, Spec
+from pyncette.core.spec import Missed, Mode, Overlap, Policies, Retry, Spec
 
 SKIP_TOLERANCE: Final[Duration] = 10 * SECOND
 """With `Missed.SKIP` and no starting deadline, an occurrence starts at most this late."""
@@ -67,6 +67,14 @@ def is_outside(policies: Policies, due: Instant) -> bool:
     if policies.not_before is not None and due < policies.not_before:
         return True
     return policies.not_after is not None and due > policies.not_after
+
+
+def is_passed_over(record: Record, policies: Policies, due: Instant) -> bool:
+    """Say whether the claimed *record* passes over *due*: it is suspended, or outside of the window, and has not started."""
+    # An earlier claim may have led to a run, unless it would have written something first.
+    if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
+        return False
+    return policies.suspend or record.state.exhausted or is_outside(policies, due)
 
 
 def next_takes_over_at(

@@ -26,6 +26,7 @@ from pyncette.core.policies import (
     floor_with,
     gap,
     is_outside,
+    is_passed_over,
     jitter_of,
     next_due,
 )
@@ -194,7 +195,7 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
         or policies.not_after is not None
         or policies.not_before is not None
         or record.state.exhausted
-    ) and _is_passed_over(record, policies, due):
+    ) and is_passed_over(record, policies, due):
         return _passed_over(record, policies, due, now)
     else:
         at = began_at - jitter_of(record.key, policies) if policies.jitter else began_at
@@ -210,14 +211,6 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
     if policies.mode is Mode.AT_MOST_ONCE:
         return _start_at_most_once(held, now)
     return StartPlan(held)
-
-
-def _is_passed_over(record: Record, policies: Policies, due: Instant) -> bool:
-    """Say whether *due* is no occurrence any more, by a change other than an edit of *record*, and has not started."""
-    # An earlier claim may have led to a run, unless it would have written something first.
-    if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
-        return False
-    return policies.suspend or record.state.exhausted or is_outside(policies, due)
 
 
 def _start_at_most_once(held: HeldRun, now: Instant) -> StartPlan:
