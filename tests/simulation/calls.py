@@ -217,8 +217,9 @@ class Calls(Lens):
         record, scheduled_at = self.scene.records.get(call.key), call.occurrence.held.scheduled_at
         if record is None or record.lease is None or record.lease.id != call.lease_id:
             return  # it has no successor that waits for it any more
-        if self.scene.policies_of(record).overlap is not Overlap.REPLACE:
-            return  # an edit lets it go on
+        policies = self.scene.policies_of(record)
+        if policies.overlap is not Overlap.REPLACE or policies.suspend or record.state.exhausted:
+            return  # an edit, or a side run that has exhausted its attempts, lets it go on
         after = max(scheduled_at, record.schedule_since)
         successor = first_time(record.spec.schedule, call.policies, record.schedule_since, after)
         if successor is None:

@@ -280,6 +280,9 @@ class Oracle(Lens, Watcher):
             ):
                 self.broken(f"{process} removes {removed[0].of}, and counts it nowhere")
             partners = self._partners(group)
+            if any(self._is_meant_for_another(change) for change in group):
+                self.loses_sight()
+                return
             for change in group:
                 counted = removed if change is home else ()
                 self._written(process, change, counted, asked_at, partners.get(key_of(change)))
@@ -318,6 +321,13 @@ class Oracle(Lens, Watcher):
         return (
             self._life_beside.get(removed.key) == self.scene.lives[parent.key, parent.state.created_version]
         )
+
+    def _is_meant_for_another(self, change: Change) -> bool:
+        """Say whether a late request changes a record that was created again with the version of an earlier one."""
+        stored = self.scene.records.get(key_of(change))
+        if stored is None or change.before is None or not self.calls.was_recreated(stored.key):
+            return False
+        return stored.version == change.before.version and stored.fence != change.before.fence
 
     def _partners(self, group: Sequence[Change]) -> dict[Key, Change]:
         """By key: the other change of a side run that starts with its schedule's consent, or becomes its schedule again."""
