@@ -35,8 +35,8 @@ class PermitsInUse(Lens):
         running = [
             other for other in self._calls.running() if other is not call and task_of(other) == task_of(call)
         ]
-        # Who comes after a step of the clock knows of none, and takes what it believes to be free: both have one permit then,
-        # and so has whoever gets it from the newcomer.
+        # A worker that started after a step of the clock does not know of it, and takes a permit that only looks free. Both
+        # have one permit then. A third worker may get it from the second.
         self._shared += [
             other
             for other in running
