@@ -5,12 +5,14 @@ import asyncio
 import pytest
 
 from pyncette.clock import SECOND
-from pyncette.core import rules
-from pyncette.core.record import Change, replace
-from pyncette.core.runs import RETURNED, Completion
-from pyncette.core.spec import Policies
+from pyncette.core import edits, rules
+from pyncette.core.record import Change, Key, replace
+from pyncette.core.runs import RETURNED, UNSTARTED, Completion
+from pyncette.core.schedule import Once
+from pyncette.core.spec import Mode, Overlap, Policies, Spec
 from pyncette.errors import StoreRefusedError
 from pyncette.ledger.ledger import Ledger
+from pyncette.ledger.starts import PendingStart
 from pyncette.store.memory import MemoryStore
 from pyncette.worker.partitions import Partitions
 from pyncette.worker.signals import Signals
@@ -35,6 +37,44 @@ async def test_two_results_for_one_record_that_waited_together_are_written_one_a
     record = await bench.record(key)
     assert record.lease is None
     assert record.state.summary.counts.succeeded == 1
+
+
+async def test_two_releases_that_restore_one_instance_are_written_one_after_the_other():
+    """Each is the one-off of an instance that was scheduled again as soon as the one before it had started."""
+    policies = Policies(mode=Mode.AT_MOST_ONCE, overlap=Overlap.ALLOW)
+    handler = Registered("h", policies)
+    bench = Bench(handler)
+    ledger = Batched(bench.store, bench.clock)
+    completions = bench.completions(ledger)
+    for lease_id in ("first", "second"):
+        now = bench.clock.now()
+        key = Key(handler.partitions[0], "h", "a")
+        record = edits.created(key, Spec(Once(now)), policies, now - SECOND)
+        assert await bench.store.swap([Change(None, record)]) == [True]
+        (claimed,) = (await bench.store.claim({key.partition: 1}, lease_id, "w1", now, now)).records
+        plan = rules.begin(claimed, policies, now)
+        start = PendingStart(plan, policies, bench.clock.monotonic() + claimed.lease_length)
+        ((held,),) = [list(decided.values()) async for decided in ledger.start([start])]
+        completions.put(rules.settle(held, UNSTARTED, now))
+        await bench.advance(1)
+
+    writing = asyncio.create_task(completions.run())
+    await completions.emptied()
+    writing.cancel()
+
+    assert ledger.sizes == [1, 1]
+
+
+class Batched(Ledger):
+    """Notes how many completions each batch has."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.sizes = []
+
+    async def settle(self, completions, *, again=False):
+        self.sizes.append(len(completions))
+        return await super().settle(completions, again=again)
 
 
 class Picky(MemoryStore):

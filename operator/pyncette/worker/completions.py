@@ -112,7 +112,9 @@ class Completions:
         else:
             batch = self._waiting[:BATCH_MAX]
             del self._waiting[:BATCH_MAX]
-        if len({item.held.record.key for item in batch}) < len(batch):
+        if len({item.held.record.key for item in batch}) < len(batch) or any(
+            item.created is not None for item in batch
+        ):
             batch, again = _each_once(batch)
             self._waiting = again + self._waiting
             self._filled.set()
@@ -238,16 +240,18 @@ def _each_once(batch: list[Completion]) -> tuple[list[Completion], list[Completi
     Split a batch that holds two completions of one record: the second has to wait for the first.
 
     It happens when the backend was unavailable for longer than a lease: the record was claimed and run again meanwhile.
-    Two runs of an instance that is restored, or was scheduled again, do not meet in one batch either.
+    Two completions that create one record do not meet in a batch either: two releases may restore one instance.
     """
-    first: dict[Key, Completion] = {}
-    again = []
+    taken: set[Key] = set()
+    first: list[Completion] = []
+    again: list[Completion] = []
     for item in batch:
-        key = item.held.record.key if item.created is None else item.created.key
-        if (
-            first.setdefault(key, item) is not item
-            or first.setdefault(item.held.record.key, item) is not item
-        ):
+        keys = {item.held.record.key}
+        if item.created is not None:
+            keys.add(item.created.key)
+        if taken.isdisjoint(keys):
+            taken |= keys
+            first.append(item)
+        else:
             again.append(item)
-    waiting = {id(item) for item in again}
-    return [item for item in batch if id(item) not in waiting], again
+    return first, again
