@@ -110,6 +110,7 @@ class Oracle(Lens, Watcher):
     def _judge(self, request: Request, answer: Any) -> None:
         process, verb, arguments, asked_at, _ = request
         if self._is_of_permits(verb, arguments):
+            self.permits.requested(request)
             return
         if verb == "swap":
             self.scene.journal.add(process, "swap", arguments[0], answer)

@@ -9,6 +9,7 @@ from pyncette.core.record import Key
 
 from .calls import Call, Calls, How
 from .loop import Being, Process
+from .network import Request
 from .scene import Lens, Scene
 
 
@@ -23,6 +24,18 @@ class PermitsInUse(Lens):
         self._slack = slack
         self._shared: list[Call] = []
         """Calls whose permits were taken over after a step of the clock, although they run."""
+        self._heard_at: dict[Process, int] = {}
+        """When each process had last heard from the backend as it last asked for a permit."""
+
+    def requested(self, request: Request) -> None:
+        """A request about permits was carried out."""
+        if request.verb == "claim":
+            self._heard_at[request.process] = request.heard_at
+
+    def _is_unaware(self, process: Process) -> bool:
+        """Say whether the clock has gone back since *process* heard from the backend, before it asked for its permit."""
+        heard_at = self._heard_at.get(process, 0)
+        return any(by < 0 and at > heard_at for at, by in self.scene.steps)
 
     def began(self, call: Call) -> None:
         """A handler is called: of its task no more run than the limit says, of those whose permits are theirs."""
@@ -45,7 +58,8 @@ class PermitsInUse(Lens):
         others = [other for other in running if self._believes(other, call)]
         names = [f"{other.key} on {other.process}" for other in others]
         for other in others:
-            if permit_of(other) == own and not any(other is shared for shared in self._shared):
+            is_shared = any(other is shared for shared in self._shared) or self._is_unaware(call.process)
+            if permit_of(other) == own and not is_shared:
                 self.broken(f"{call.key} is started with the permit that {other.key} on {other.process} has")
         taken = {permit_of(other) for other in others} - {own}
         limits = {limit_of(each) for each in (call, *others)}

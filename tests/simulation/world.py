@@ -144,8 +144,6 @@ class World:
                 small += abs(by)
             elif (other.knows_since or 0) >= at:
                 return None  # who was not there before a step cannot know that there was one
-            elif by < 0 and self.loop.now - at <= KNOWN_FOR:
-                return None  # the taker may not have asked since, while the time of the holder stands still
         drift = self.scenario.longest_lease // 100
         return one.store.worst_round_trip + other.store.worst_round_trip + drift + small
 
