@@ -28,7 +28,7 @@ from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
-from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.metrics import FOREIGN, HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
 from pyncette.controller.reconcile.mirrored import Mirrored
@@ -93,7 +93,7 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
-        self._mirrored = Mirrored(cluster_id, self._can_run)
+        self._mirrored = Mirrored(cluster_id, self._can_run, self._backends.is_open, self._backends.names_of)
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
         self._statuses = Statuses(
@@ -276,6 +276,7 @@ class Operator:
         with self.metrics.measured(backend.name, "look"):
             scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
         self.metrics.set_backlogs(backend.name, scan.backlogs)
+        self.metrics.gauge(FOREIGN, backend.name).set(self._mirrored.realms.foreign(backend.name))
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)

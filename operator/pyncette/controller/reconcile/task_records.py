@@ -209,10 +209,10 @@ class TaskRecords:
     ) -> Mirroring:
         """Write what differs, then do what the task requests. Raises StoreError."""
         if here is None or misplaced or not _is_mirrored(here.record, desired):
-            await self._mirrored.open_realm(location.store_name, ledger, location.realm)
+            await self._mirrored.realms.open(location.store_name, ledger, location.realm)
             result = await mirror_one(ledger, desired, self._with_ledgers(misplaced))
             noted = self._note(name, location.store_name, result)
-            if noted is not None and self._mirrored.name_of(noted.record) == name:
+            if noted is not None and self._mirrored.name_of(noted.backend, noted.record) == name:
                 here = noted  # else another task's record has the key, and this status reports nothing of it
             if result.step in {Step.WAITING, Step.OUTDATED}:  # of a newer generation the watch will tell
                 return Mirroring(_current_first(here, misplaced), moving=result.step is Step.WAITING)

@@ -177,11 +177,7 @@ class Tasks:
         """Return where the record of the task belongs; that of an invalid task stays where it is."""
         named = ObjectName(name.namespace, _pool_named_in(stored))
         self._set_pool(name, named)
-        known = (
-            self._mirrored.pool_of(records[0].record.key.partition.realm)
-            if records and isinstance(task, Refusal)
-            else None
-        )
+        known = self._mirrored.pool_of(records[0]) if records and isinstance(task, Refusal) else None
         return self._pools.locate(known or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
