@@ -314,7 +314,7 @@ async def test_a_database_that_keeps_its_record_does_not_fail_the_move(move):
     again = await move.go()
 
     assert (result.step, again.step) == (Step.MOVED, Step.UNCHANGED)
-    assert [str(error) for error in (*result.unremoved, *again.unremoved)] == ["permission denied"] * 2
+    assert [str(each.error) for each in (*result.unremoved, *again.unremoved)] == ["permission denied"] * 2
     assert (await move.arrived()) is not None
 
 

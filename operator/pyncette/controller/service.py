@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Final
 
+from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     PODS,
@@ -31,11 +32,13 @@ from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import FOREIGN, HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
+from pyncette.controller.reconcile.locations import Locations
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
+from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
@@ -119,6 +122,13 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
+            Locations(self._backends),
+            UnlistedRecords(
+                self._pools,
+                self._mirrored,
+                settings.withdrawal_grace_seconds * SECOND,
+                self._report_task,
+            ),
             intervals,
         )
         self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
@@ -284,13 +294,15 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
-            self._reconcile_unrecorded()
+            self._reconcile_unrecorded(backend)
         return scan.seconds
 
-    def _reconcile_unrecorded(self) -> None:
-        """Queue the tasks without a record, once all backends were scanned."""
-        for name in self._objects.names(TASKS) if self._has_seen_all else ():
-            if not self._mirrored.records(name):
+    def _reconcile_unrecorded(self, backend: OpenBackend) -> None:
+        """Queue the tasks without a record that have waited for the first scan of *backend*, which might have held one."""
+        for name in self._objects.names(TASKS):
+            if self._backends.is_open(backend.store_name, name.namespace) and not self._mirrored.records(
+                name
+            ):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
@@ -406,6 +418,15 @@ class Operator:
         missed = sum(self._missing[name] >= MISSED_LISTS for name in names)
         self.metrics.withdrew("sweep", missed)
         self.metrics.withdrew("event", len(names) - missed)
+
+    def _report_task(self, name: ObjectName, content: EventContent) -> None:
+        """Create an Event about a task."""
+        stored = self._seen(Reference(TASKS, *name))
+        if stored is not None:
+            meta = stored["metadata"]
+            regarding = Regarding(name.namespace, name.name, meta["uid"])
+            generation, now = meta.get("generation", 0), self._pools.now()
+            self._events.add(event(regarding, content, generation, now, self._settings.pod_name))
 
     def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
         """Create an Event about deleted tasks that are held back."""

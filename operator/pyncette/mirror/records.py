@@ -28,6 +28,7 @@ from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.rules import (
     MirrorResult,
     Step,
+    Unremoved,
     mirrored,
     moved,
     policies_of,
@@ -119,24 +120,26 @@ async def mirror_one(
             return await _move(ledger, desired, latest)
     result = await _create_or_edit(ledger, desired)
     # An interrupted move left two records of one name: remove the other one.
-    errors = [await _removed(stray.ledger, stray.record) for stray in misplaced]
-    return result._replace(unremoved=tuple(error for error in errors if error is not None))
+    return result._replace(unremoved=await _remove_misplaced(misplaced))
 
 
-async def _removed(ledger: Ledger, record: Record) -> StoreError | None:
+async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unremoved, ...]:
     """
-    Remove a *record* that its resource has no more, and return the error if that fails.
+    Remove records that their resource has no more, and return those that could not be removed.
 
-    Its database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
+    A database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
     """
-    try:
-        async with asyncio.timeout(REMOVAL_SECONDS):
-            await remove_stopped(ledger, record, grace=0)
-    except StoreError as error:
-        return error
-    except TimeoutError:
-        return StoreUnavailableError(f"a removal took longer than {REMOVAL_SECONDS:g} seconds")
-    return None
+    unremoved: list[Unremoved] = []
+    for source, record, _ in misplaced:
+        try:
+            async with asyncio.timeout(REMOVAL_SECONDS):
+                await remove_stopped(source, record, grace=0)
+        except StoreError as error:
+            unremoved.append(Unremoved(record, error))
+        except TimeoutError:
+            late = StoreUnavailableError(f"a removal took longer than {REMOVAL_SECONDS:g} seconds")
+            unremoved.append(Unremoved(record, late))
+    return tuple(unremoved)
 
 
 async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResult:
@@ -194,8 +197,9 @@ async def _move(ledger: Ledger, desired: DesiredRecord, misplaced: MisplacedReco
     await ledger.apply({desired.key: removed_after(0)})
     rule = moved(desired, last, returns=_returns(old, desired), bounds=bounds)
     result: MirrorResult = (await ledger.apply({desired.key: rule}))[desired.key]
-    error = await _removed(source, old)
-    return result._replace(refused=(*result.refused, *refused), unremoved=() if error is None else (error,))
+    return result._replace(
+        refused=(*result.refused, *refused), unremoved=await _remove_misplaced([misplaced])
+    )
 
 
 async def _copy_dead_letters(

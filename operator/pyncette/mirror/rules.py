@@ -41,6 +41,13 @@ class Step(Enum):
     REMOVED = "removed"
 
 
+class Unremoved(NamedTuple):
+    """A record that could not be removed, and why."""
+
+    record: Record
+    error: StoreError
+
+
 class MirrorResult(NamedTuple):
     """The result of mirroring a resource."""
 
@@ -52,8 +59,8 @@ class MirrorResult(NamedTuple):
     """True if the new limit of concurrent runs is lower than the old one."""
     refused: tuple[str, ...] = ()
     """Why a move has not taken along all that was there, as clauses."""
-    unremoved: tuple[StoreError, ...] = ()
-    """Why records at other keys, which the resource has no more, could not be removed."""
+    unremoved: tuple[Unremoved, ...] = ()
+    """Records at other keys, which the resource has no more, that could not be removed."""
 
     @property
     def is_written(self) -> bool:

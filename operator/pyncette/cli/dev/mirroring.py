@@ -57,7 +57,7 @@ async def mirror_all(
             with report.collecting():
                 result = await mirror_one(ledger, each, misplaced[key])
                 report.results.append(result)
-                report.errors += result.unremoved
+                report.errors += (each.error for each in result.unremoved)
     await stop_all(ledger, gone, report)
     await remove_all_stopped(
         ledger, [record for record in gone if not is_template(record.spec)], grace, report

@@ -281,6 +281,11 @@ class Backends:
             if backend.store_name == store_name
         )
 
+    def is_exclusive(self, store_name: str, namespace: str) -> bool:
+        """Return whether pools in *namespace*, and in no other one, may use the records at *store_name*."""
+        allowed = [self._allowed[name] for name in self.names_of(store_name)]
+        return bool(allowed) and frozenset[str]().union(*allowed) == {namespace}
+
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
         backend = self._all.get(name)
