@@ -14,7 +14,7 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Cron
 from pyncette.core.spec import Policies, Spec
-from pyncette.errors import StoreRefusedError
+from pyncette.errors import StoreRefusedError, StoreUnavailableError
 from tests.controller.bench import task
 from tests.controller.fake_api import pool
 from tests.controller.scene import EIGHT
@@ -33,6 +33,8 @@ class HostileRemote(Remote):
     def __init__(self, name, world):
         super().__init__(name, world)
         self.refuses_writes = False
+        self.loses_writes = False
+        """Whether it does not answer writes of tasks, and all else."""
         self.shown = lambda records: records
         """Makes of the records that a scan has found those that it returns."""
         self.loaded = lambda record: record
@@ -54,6 +56,8 @@ class HostileStore(RemoteStore):
         await self._reach()
         if self._hostile.refuses_writes and any(_is_of_a_task(change.key) for change in changes):
             raise StoreRefusedError("permission denied")
+        if self._hostile.loses_writes and any(_is_of_a_task(change.key) for change in changes):
+            raise StoreUnavailableError("no answer")
         return await super().swap(changes)
 
     async def scan(self, partition, task, after, limit):

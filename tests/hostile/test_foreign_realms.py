@@ -68,6 +68,23 @@ def test_a_database_that_refuses_writes_delays_no_task_of_another_tenant(world):
     assert world.condition("Scheduled", "shop/payroll")["status"] == "True"
 
 
+def test_a_database_that_answers_no_write_delays_no_task_of_another_tenant(world):
+    world.backends["billing"].loses_writes = True
+    for number in range(20):
+        world.task("billing", f"task-{number}")
+    world.task("shop")
+    world.start()
+    world.run(600)
+
+    world.backends["shop"].loses_writes = True
+    world.api.edit(TASKS, "shop/payroll", args={"n": 1})
+    world.run(2)
+    world.backends["shop"].loses_writes = False
+    world.run(5)
+
+    assert bytes(world.on("shop")["payroll"].spec.args) == b'{"n":1}'
+
+
 def test_tasks_that_never_existed_hold_back_no_removal_of_another_tenant(world):
     world.task("shop")
     world.run(0)

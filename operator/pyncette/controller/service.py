@@ -37,6 +37,7 @@ from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
+from pyncette.controller.reconcile.task_records import BackendUnavailableError
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.settings import OperatorSettings
@@ -46,7 +47,7 @@ from pyncette.controller.status.event_queue import EventQueue
 from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
-from pyncette.errors import PyncetteException, StoreUnavailableError
+from pyncette.errors import PyncetteException
 from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ FIRST_LIST_SECONDS: Final = 2.0
 
 
 API_SERVER: Final = "the API server"
-BACKEND: Final = "a backend"
-"""Dependencies that may be unavailable while many objects wait for them."""
+"""A dependency that may be unavailable while many objects wait for it. Each backend is another one."""
 
 
 class OperatorError(PyncetteException):
@@ -258,7 +258,7 @@ class Operator:
     def _backend_changed(self, backend: OpenBackend) -> None:
         """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
-            self._queue.recovered(BACKEND)
+            self._queue.recovered(_dependency_on(backend.store_name))
             self._scan_soon[backend.store_name].set()
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
@@ -450,4 +450,9 @@ def _name_of(manifest: Manifest) -> ObjectName:
 def _dependency_of(error: Exception) -> str | None:
     if isinstance(error, ApiUnavailableError):
         return API_SERVER
-    return BACKEND if isinstance(error, StoreUnavailableError) else None
+    return _dependency_on(error.backend) if isinstance(error, BackendUnavailableError) else None
+
+
+def _dependency_on(backend: str) -> str:
+    """Return the dependency on one *backend*: that another one is unavailable delays no object of this one."""
+    return f"the backend {backend}"

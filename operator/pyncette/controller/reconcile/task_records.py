@@ -47,6 +47,14 @@ POSSIBLE_PARTITIONS: Final = range(1, 1025)
 """Valid values of spec.partitions."""
 
 
+class BackendUnavailableError(StoreUnavailableError):
+    """A pass over a task needed the backend with the name *backend*, which failed with *error*."""
+
+    def __init__(self, backend: str, error: StoreUnavailableError) -> None:
+        super().__init__(str(error))
+        self.backend = backend
+
+
 class Mirroring(NamedTuple):
     """The records of a task after they were made equal to its resource, as far as that was possible."""
 
@@ -56,9 +64,8 @@ class Mirroring(NamedTuple):
     """The record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None
     """Another task that owns the key of the record: in a pool, a handler has one dynamic task."""
-    unavailable: str | None = None
-    """A backend that does not answer, so that something is not written yet."""
-    failed: StoreUnavailableError | None = None
+    failed: BackendUnavailableError | None = None
+    """Set if a backend does not answer, so that something is not written yet."""
     stored: Manifest | None = None
     """The resource after its status was written; None: it was not."""
 
@@ -143,7 +150,10 @@ class TaskRecords:
             if ledger is None:
                 return _unavailable(after, observed.backend)
             key = observed.record.key
-            result = (await ledger.apply({key: suspended_as(seen.suspend, latest)}))[key]
+            try:
+                result = (await ledger.apply({key: suspended_as(seen.suspend, latest)}))[key]
+            except StoreUnavailableError as error:
+                return Mirroring(tuple(after), failed=BackendUnavailableError(observed.backend, error))
             if result is not None:
                 after[number] = self._note(name, observed.backend, result) or observed
         return Mirroring(tuple(after))
@@ -183,9 +193,8 @@ class TaskRecords:
         except ConflictError:  # the status has changed, and may list another place now
             mirroring = Mirroring(_current_first(here, misplaced), moving=True)
         except StoreUnavailableError as error:
-            mirroring = Mirroring(
-                _current_first(here, misplaced), unavailable=location.store_name, failed=error
-            )
+            failed = BackendUnavailableError(location.store_name, error)
+            mirroring = Mirroring(_current_first(here, misplaced), failed=failed)
         return mirroring._replace(stored=announced)
 
     async def _announce(
@@ -332,7 +341,7 @@ class TaskRecords:
 
 def _unavailable(records: Sequence[ObservedRecord], backend: str) -> Mirroring:
     error = StoreUnavailableError(f"{backend} does not answer")
-    return Mirroring(tuple(records), unavailable=backend, failed=error)
+    return Mirroring(tuple(records), failed=BackendUnavailableError(backend, error))
 
 
 def _current_first(

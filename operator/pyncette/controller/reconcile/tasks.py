@@ -283,8 +283,8 @@ class Tasks:
             now=self._now(location),
         )
         pool = location.pool
-        if mirroring.unavailable is not None:
-            pool = pool._replace(backend=mirroring.unavailable, access=Access.DOWN)
+        if mirroring.failed is not None:
+            pool = pool._replace(backend=mirroring.failed.backend, access=Access.DOWN)
         report = status_of_task(task, seen, pool, observed)
         difference = differs(stored.get("status", {}), report.status)
         if difference is not Difference.NONE and self._requested.is_awaited(name, seen.status):
