@@ -104,6 +104,12 @@ UNWATCHED: Final = Measure(
     Gauge,
     "Records of namespaces that are no longer watched. They go on running",
 )
+FOREIGN: Final = Measure(
+    "foreign_realms",
+    Gauge,
+    "Realms in the database of a backend that belong to namespaces that the backend is not open to, counted up to 100. Their records are ignored",
+    {"backend": "its name in the settings"},
+)
 FORBIDDEN: Final = Measure(
     "forbidden_namespaces",
     Gauge,
@@ -168,6 +174,7 @@ MEASURES: Final = (
     WITHDRAWALS,
     HELD_BACK,
     UNWATCHED,
+    FOREIGN,
     FORBIDDEN,
     BACKEND,
     BACKEND_ERRORS,

@@ -58,6 +58,13 @@ class Reason(Enum):
         "Warning",
     )
 
+    # Of records on a database that others may write to.
+    NOT_CARRIED_OVER = (
+        "NotCarriedOver",
+        "A record of the task on another database was not taken along: the status does not list that database, or the record is not valid.",
+        "Warning",
+    )
+
     # Of problems that a person has to fix.
     INVALID = (
         "Invalid",

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Final
 
+from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     PODS,
@@ -28,14 +29,17 @@ from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
-from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.metrics import FOREIGN, HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
+from pyncette.controller.reconcile.locations import Locations
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
+from pyncette.controller.reconcile.task_records import BackendUnavailableError
 from pyncette.controller.reconcile.tasks import Tasks
+from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
@@ -43,7 +47,7 @@ from pyncette.controller.status.event_queue import EventQueue
 from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
-from pyncette.errors import PyncetteException, StoreUnavailableError
+from pyncette.errors import PyncetteException
 from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -62,8 +66,7 @@ FIRST_LIST_SECONDS: Final = 2.0
 
 
 API_SERVER: Final = "the API server"
-BACKEND: Final = "a backend"
-"""Dependencies that may be unavailable while many objects wait for them."""
+"""A dependency that may be unavailable while many objects wait for it. Each backend is another one."""
 
 
 class OperatorError(PyncetteException):
@@ -93,7 +96,7 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
-        self._mirrored = Mirrored(cluster_id, self._can_run)
+        self._mirrored = Mirrored(cluster_id, self._can_run, self._backends.is_open, self._backends.names_of)
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
         self._statuses = Statuses(
@@ -119,6 +122,13 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
+            Locations(self._backends),
+            UnlistedRecords(
+                self._pools,
+                self._mirrored,
+                settings.withdrawal_grace_seconds * SECOND,
+                self._report_task,
+            ),
             intervals,
         )
         self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
@@ -248,7 +258,7 @@ class Operator:
     def _backend_changed(self, backend: OpenBackend) -> None:
         """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
-            self._queue.recovered(BACKEND)
+            self._queue.recovered(_dependency_on(backend.store_name))
             self._scan_soon[backend.store_name].set()
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
@@ -276,6 +286,7 @@ class Operator:
         with self.metrics.measured(backend.name, "look"):
             scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
         self.metrics.set_backlogs(backend.name, scan.backlogs)
+        self.metrics.gauge(FOREIGN, backend.name).set(self._mirrored.realms.foreign(backend.name))
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
@@ -283,13 +294,15 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
             self._backend_changed(backend)
-            self._reconcile_unrecorded()
+            self._reconcile_unrecorded(backend)
         return scan.seconds
 
-    def _reconcile_unrecorded(self) -> None:
-        """Queue the tasks without a record, once all backends were scanned."""
-        for name in self._objects.names(TASKS) if self._has_seen_all else ():
-            if not self._mirrored.records(name):
+    def _reconcile_unrecorded(self, backend: OpenBackend) -> None:
+        """Queue the tasks without a record that have waited for the first scan of *backend*, which might have held one."""
+        for name in self._objects.names(TASKS):
+            if self._backends.is_open(backend.store_name, name.namespace) and not self._mirrored.records(
+                name
+            ):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
@@ -406,6 +419,15 @@ class Operator:
         self.metrics.withdrew("sweep", missed)
         self.metrics.withdrew("event", len(names) - missed)
 
+    def _report_task(self, name: ObjectName, content: EventContent) -> None:
+        """Create an Event about a task."""
+        stored = self._seen(Reference(TASKS, *name))
+        if stored is not None:
+            meta = stored["metadata"]
+            regarding = Regarding(name.namespace, name.name, meta["uid"])
+            generation, now = meta.get("generation", 0), self._pools.now()
+            self._events.add(event(regarding, content, generation, now, self._settings.pod_name))
+
     def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
         """Create an Event about deleted tasks that are held back."""
         message = (
@@ -428,4 +450,9 @@ def _name_of(manifest: Manifest) -> ObjectName:
 def _dependency_of(error: Exception) -> str | None:
     if isinstance(error, ApiUnavailableError):
         return API_SERVER
-    return BACKEND if isinstance(error, StoreUnavailableError) else None
+    return _dependency_on(error.backend) if isinstance(error, BackendUnavailableError) else None
+
+
+def _dependency_on(backend: str) -> str:
+    """Return the dependency on one *backend*: that another one is unavailable delays no object of this one."""
+    return f"the backend {backend}"

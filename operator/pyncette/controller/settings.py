@@ -45,8 +45,11 @@ class BackendSettings(Model):
 
     def is_open_to(self, namespace: str, own: str) -> bool:
         """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
-        allowed = self.namespaces or (own,)
-        return namespace in allowed or ALL_NAMESPACES in allowed
+        return not self.allowed(own).isdisjoint({namespace, ALL_NAMESPACES})
+
+    def allowed(self, own: str) -> frozenset[str]:
+        """Return the namespaces whose pools may use it, where *own* is the namespace of the operator; "*" stands for all."""
+        return frozenset(self.namespaces or (own,))
 
 
 class SweepSettings(Model):

@@ -14,7 +14,7 @@ import msgspec
 from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
 from pyncette.controller.metrics import BACKEND_UP, Metrics
-from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.controller.settings import ALL_NAMESPACES, BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, inert_record
@@ -237,6 +237,10 @@ class Backends:
         """The clock for pools without a backend."""
         self._store_names: dict[str, str] = {}
         """Names of backends by the identity of their database: that of the first which was opened."""
+        self._allowed = {
+            backend.name: backend.allowed(settings.release_namespace) for backend in settings.backends
+        }
+        """By name: the namespaces that a backend is open to. Records are compared with it one by one."""
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, metrics, intervals, reach) for backend in settings.backends
         }
@@ -264,6 +268,23 @@ class Backends:
         """Return where the records of the backend *name* are, as far as that is known."""
         backend = self._all.get(name)
         return name if backend is None else backend.store_name
+
+    def names_of(self, store_name: str) -> frozenset[str]:
+        """Return the names of all backends whose records are at *store_name*, as far as that is known."""
+        return frozenset(backend.name for backend in self if backend.store_name == store_name)
+
+    def is_open(self, store_name: str, namespace: str) -> bool:
+        """Return whether pools in *namespace* may use the records at *store_name*, by any name of the backend."""
+        return any(
+            namespace in self._allowed[backend.name] or ALL_NAMESPACES in self._allowed[backend.name]
+            for backend in self
+            if backend.store_name == store_name
+        )
+
+    def is_exclusive(self, store_name: str, namespace: str) -> bool:
+        """Return whether pools in *namespace*, and in no other one, may use the records at *store_name*."""
+        allowed = [self._allowed[name] for name in self.names_of(store_name)]
+        return bool(allowed) and frozenset[str]().union(*allowed) == {namespace}
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""

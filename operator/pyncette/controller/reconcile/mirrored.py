@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
+from pyncette.controller.reconcile.realms import Realms
 from pyncette.coordination.members import Member, members
 from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import (
-    RESERVED_REALMS,
-    Change,
-    Key,
-    Partition,
-    Record,
-    inert_record,
-    is_on_demand,
-)
-from pyncette.core.spec import Spec
+from pyncette.core.record import Key, Partition, Record, is_on_demand
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
@@ -32,9 +23,6 @@ from pyncette.store.scanning import without_instances
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
-
-RETIREMENT: Final[Duration] = 3600 * SECOND
-"""How long an empty realm is still scanned. A pool that is replaced returns much sooner."""
 
 
 _Where: TypeAlias = tuple[str, Key]
@@ -98,31 +86,40 @@ class Mirrored:
     what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
     older: a backend that failed over, or was restored, may have lost what it had.
 
-    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not.
+    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not. *is_open* says whether
+    a backend is open to a namespace: records of all other namespaces are ignored there. *names_of* returns all names of a
+    backend, since it is open to what any of these is open to; they are known only once each was opened.
     """
 
-    def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        cluster_id: str,
+        can_run: Callable[[ObjectName], bool] = lambda _: True,
+        is_open: Callable[[str, str], bool] = lambda *_: True,
+        names_of: Callable[[str], frozenset[str]] = lambda name: frozenset({name}),
+    ) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
+        self._names_of = names_of
+        self.realms = Realms(cluster_id, is_open)
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
-        self._realms: dict[str, set[str]] = {}
-        """By backend: those that hold tasks of this cluster, or did."""
-        self._empty_since: dict[tuple[str, str], Duration] = {}
-        """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
-        self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By backend: held by who adds to the register of realms there, or takes away from it."""
         self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
-        self._scanned: set[str] = set()
+        self._scanned: dict[str, frozenset[str]] = {}
+        """The names that each backend had when it was last scanned."""
         self._touched: defaultdict[str, set[Key]] = defaultdict(set)
         """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
 
     def has_seen(self, backend: str) -> bool:
-        """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
-        return backend in self._scanned
+        """
+        Return whether *backend* was scanned since the start, under all its names. Before that, its records are unknown.
+
+        Another name may make it open to further namespaces.
+        """
+        return self._scanned.get(backend) == self._names_of(backend)
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -138,7 +135,7 @@ class Mirrored:
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
         """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
-        if backend not in self._scanned:
+        if not self.has_seen(backend):
             return None
         return self._pools.get((backend, pool), PoolView())
 
@@ -157,7 +154,7 @@ class Mirrored:
     def note(self, backend: str, record: Record) -> ObservedRecord:
         """Note a *record* that was just written or read, and return it with what else is known of it."""
         noted = ObservedRecord(backend, record)
-        name = self.name_of(record)
+        name = self.name_of(backend, record)
         if name is None:
             return noted
         self._touched[backend].add(record.key)
@@ -172,61 +169,13 @@ class Mirrored:
         self._touched[backend].add(key)
         self._drop((backend, key), task)
 
-    def name_of(self, record: Record) -> ObjectName | None:
-        """Return the task that owns *record*; None if no resource of this cluster does."""
-        owner = record.state.owner
-        pool = self.pool_of(record.key.partition.realm)
-        if owner is None or pool is None:
-            return None
-        return ObjectName(pool.namespace, owner.name or record.key.task)
+    def name_of(self, backend: str, record: Record) -> ObjectName | None:
+        """Return the task that owns *record* on *backend*; None if no resource of this cluster can."""
+        return self.realms.task_of(backend, record)
 
-    def pool_of(self, realm: str) -> ObjectName | None:
-        """Return the pool that owns *realm*; None if no pool of this cluster does."""
-        cluster, _, rest = realm.partition("/")
-        namespace, separator, pool = rest.partition("/")
-        return ObjectName(namespace, pool) if separator and cluster == self._cluster_id else None
-
-    # --- Realms ------------------------------------------------------------------------------------------------------
-
-    async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
-        """
-        Register *realm* before the first record is written there, so that later scans find it.
-
-        A store cannot list realms, so each realm has a record in a reserved realm of the cluster.
-        """
-        self._empty_since.pop((backend, realm), None)
-        if realm in self._realms.setdefault(backend, set()):
-            return
-        async with self._registering[backend]:
-            await ledger.store.swap(
-                [Change(None, inert_record(self._registration(realm), Spec(), await ledger.now()))]
-            )
-            self._realms[backend].add(realm)
-
-    async def _retire(self, backend: str, ledger: Ledger, realm: str) -> None:
-        """
-        Stop scanning *realm* once it has been empty, and its pool gone, for long.
-
-        Else every namespace that ever existed would be scanned forever. A later write opens it again. Another operator that
-        writes there at this moment opens it at its next scan, since it has the pool.
-        """
-        now = ledger.clock.monotonic()
-        if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
-            return
-        async with self._registering[backend]:
-            if self._empty_since.pop((backend, realm), None) is None:  # a write has opened it meanwhile
-                return
-            self._realms[backend].discard(realm)
-            (record,) = await ledger.store.load([self._registration(realm)])
-            if record is not None:
-                await ledger.store.swap([Change(record, None)])
-
-    def _registration(self, realm: str) -> Key:
-        return Key(Partition(self._registry, realm), "pool")
-
-    @property
-    def _registry(self) -> str:
-        return f"{RESERVED_REALMS}pools/{self._cluster_id}"
+    def pool_of(self, observed: ObservedRecord) -> ObjectName | None:
+        """Return the pool that owns the realm of an *observed* record."""
+        return self.realms.pool_of(observed.backend, observed.record.key.partition.realm)
 
     # --- Scanning ----------------------------------------------------------------------------------------------------
 
@@ -234,17 +183,17 @@ class Mirrored:
         """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
         began_at = time.monotonic()
         store = ledger.store
+        names = self._names_of(backend.store_name)
         self._touched[backend.store_name] = set()
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
-        opened = await self._opened(store)
-        self._realms[backend.store_name] = opened
+        opened = await self.realms.opened(backend.store_name, store)
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
         for realm in sorted(opened | with_pool):
-            pool = self.pool_of(realm)
-            if pool is None:  # a row that no operator wrote
+            pool = self.realms.pool_of(backend.store_name, realm)
+            if pool is None:  # the pool may not use the backend that it names
                 continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
@@ -252,7 +201,7 @@ class Mirrored:
                 backend.store_name, ledger, partitions, workers, found
             )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.open_realm(backend.store_name, ledger, realm)
+                await self.realms.open(backend.store_name, ledger, realm)
             scanned.add(pool)
             if realm in with_pool:
                 instances = await self._instances_waiting(
@@ -266,12 +215,12 @@ class Mirrored:
                 changed_pools.append(pool)
             self._pools[backend.store_name, pool] = view
             if realm in with_pool or view.members or await _holds_anything(store, partitions):
-                self._empty_since.pop((backend.store_name, realm), None)
+                self.realms.keep(backend.store_name, realm)
             else:
-                await self._retire(backend.store_name, ledger, realm)
+                await self.realms.retire(backend.store_name, ledger, realm)
         self._forget_others(backend.store_name, scanned)
         changed = self._take(backend.store_name, found)
-        self._scanned.add(backend.store_name)
+        self._scanned[backend.store_name] = names
         return Scan(
             changed,
             changed_pools,
@@ -313,7 +262,7 @@ class Mirrored:
         waiting, templates, is_empty = _Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
         async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
-            name = self.name_of(observed.record)
+            name = self.name_of(backend, observed.record)
             if name is None:
                 continue
             is_empty = False
@@ -358,21 +307,13 @@ class Mirrored:
             counted = self._instances[backend, pool] = (now, waiting)
         return counted[1]
 
-    async def _opened(self, store: Store) -> set[str]:
-        """Return the realms that are open: of those that the store names, which may hold nothing any more, those that are registered."""
-        named = sorted({partition.handler for partition in await store.partitions(self._registry)})
-        records = await store.load([self._registration(realm) for realm in named])
-        return {realm for realm, record in zip(named, records, strict=True) if record is not None}
-
-    def _forget_others(self, backend: str, scanned: Container[ObjectName]) -> None:
+    def _forget_others(self, backend: str, scanned: Collection[ObjectName]) -> None:
         """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
         for place, pool in list(self._pools):
             if place == backend and pool not in scanned:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
-        for place, realm in list(self._empty_since):
-            if place == backend and self.pool_of(realm) not in scanned:
-                del self._empty_since[place, realm]
+        self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned})
 
     def _take(
         self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]

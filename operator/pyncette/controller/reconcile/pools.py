@@ -134,6 +134,10 @@ class Pools:
         found = self._backends.get(backend)
         return None if found is None else found.ledger
 
+    def backend(self, name: str) -> OpenBackend | None:
+        """Return the backend of this name, if the settings have one."""
+        return self._backends.get(name)
+
     def unseen(self) -> list[OpenBackend]:
         """Return the backends that were not scanned since this process began."""
         return [backend for backend in self._backends if not self._mirrored.has_seen(backend.store_name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -13,7 +13,7 @@ from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.core.times import instant_of
-from pyncette.errors import StoreUnavailableError
+from pyncette.errors import StoreError
 from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
@@ -41,16 +41,21 @@ class RequestedRuns:
         running = self._running.get(task)
         return running is not None and running.is_followed
 
-    async def refresh(self, task: ObjectName, records: Sequence[ObservedRecord]) -> Sequence[ObservedRecord]:
-        """Return the *records* of *task*, read again if it is followed and their backends answer."""
+    async def refresh(
+        self,
+        task: ObjectName,
+        records: Sequence[ObservedRecord],
+        counts: Callable[[ObjectName, ObservedRecord], bool],
+    ) -> Sequence[ObservedRecord]:
+        """Return the *records* of *task*. If it is followed, those that count are read again, if their backends can."""
         if not self.is_followed(task):
             return records
         fresh = []
         for known in records:
             observed: ObservedRecord | None = known
             ledger = self._pools.ledger(known.backend)
-            if ledger is not None:
-                with contextlib.suppress(StoreUnavailableError):
+            if ledger is not None and counts(task, known):
+                with contextlib.suppress(StoreError):
                     observed = await self._mirrored.refresh(task, known, ledger)
             if observed is not None:
                 fresh.append(observed)

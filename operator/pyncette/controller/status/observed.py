@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.coordination.members import Member
 from pyncette.core.record import Record
-from pyncette.resources.task_status import Instances
+from pyncette.resources.task_status import Instances, Location
 
 
 class Access(Enum):
@@ -51,6 +51,8 @@ class ObservedTask(NamedTuple):
 
     record: Record | None = None
     """None if there is none, or if the backend could not be read."""
+    locations: tuple[Location, ...] = ()
+    """Where its records are; empty if there is none, or if the backend could not be read."""
     moving: bool = False
     """Its record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None
