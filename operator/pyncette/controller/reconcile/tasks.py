@@ -242,7 +242,7 @@ class Tasks:
             last_run_id=await self._last_run_id(current, seen.status),
             instances=await self._counts.of(name, current),
             taken_by=mirroring.taken_by,
-            write_interval=round(self._statuses.pause_seconds * SECOND),
+            write_interval=round(self._statuses.pause_seconds(name.namespace) * SECOND),
             now=self._now(location),
         )
         pool = location.pool
