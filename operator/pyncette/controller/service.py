@@ -48,8 +48,8 @@ from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
-PASSES: Final = 16
-"""Concurrent passes: most of a pass is waiting for the API server and the backend."""
+PASSES: Final = 32
+"""Concurrent passes: most of a pass is waiting for the API server and the backend. The settings limit those of a namespace."""
 
 MISSED_LISTS: Final = 2
 """A task with a record counts as missing after this many lists in a row without it; then it is read by name."""
@@ -95,7 +95,9 @@ class Operator:
         self._objects = Objects(sight, self._noted)
         self._mirrored = Mirrored(cluster_id, self._can_run)
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
+        self._queue: Queue[Reference] = Queue(
+            _namespace_of, _dependency_of, intervals.quiet, self._backends.message_of
+        )
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -136,6 +138,9 @@ class Operator:
         metrics.ask_queue(
             lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
         )
+        metrics.ask_namespaces("reconcile", self._queue.waiting)
+        metrics.ask_namespaces("status", self._statuses.waiting)
+        metrics.ask_namespaces("event", self._events.waiting)
         metrics.ask_sight(lambda: sight.last_delivery_at)
         for kind in (TASKS, POOLS, DEPLOYMENTS):
             metrics.ask_objects(kind.name, partial(self._objects.count, kind))
@@ -175,7 +180,10 @@ class Operator:
             await self._first_resync()
             for backend in self._backends:
                 working.create_task(self._poll_backend_loop(backend))
-            working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
+            per_namespace = self._settings.per_namespace.passes
+            working.create_task(
+                self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
+            )
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
@@ -423,6 +431,10 @@ class Operator:
 def _name_of(manifest: Manifest) -> ObjectName:
     metadata = manifest["metadata"]
     return ObjectName(metadata.get("namespace", ""), metadata["name"])
+
+
+def _namespace_of(reference: Reference) -> str:
+    return reference.namespace
 
 
 def _dependency_of(error: Exception) -> str | None:

@@ -60,6 +60,13 @@ class SweepSettings(Model):
     """As many may go, whatever share that is."""
 
 
+class NamespaceSettings(Model):
+    """What one namespace may take of the operator while others wait."""
+
+    passes: int = Field(default=8, ge=1, le=32)
+    """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
+
+
 class OperatorSettings(Model):
     """All of them."""
 
@@ -83,6 +90,8 @@ class OperatorSettings(Model):
     """How long the record of a resource that is gone is kept, stopped: one that returns within it loses nothing."""
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
+    per_namespace: NamespaceSettings = NamespaceSettings()
+    """Limits of each namespace. Whatever is not limited here is taken in turns."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080
