@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Final
 
 from pyncette.controller.cluster.api import (
@@ -17,6 +18,7 @@ from pyncette.controller.cluster.api import (
     POOLS,
     TASKS,
     Api,
+    ApiError,
     ApiUnavailableError,
     Kind,
     Manifest,
@@ -40,7 +42,13 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import EventContent, Regarding, event
+from pyncette.controller.status.events import (
+    EventContent,
+    Regarding,
+    event,
+    held_back_in_all_message,
+    held_back_message,
+)
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
@@ -106,6 +114,7 @@ class Operator:
             cluster_id,
             self._mirrored,
             self._is_gone,
+            self._is_ending,
             SweepListener(self._count_stopped, self._report_held),
             intervals,
         )
@@ -187,7 +196,6 @@ class Operator:
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
-            working.create_task(self._sweep.empty(list(self._backends)))
             working.create_task(self._resync_loop())
 
     async def _end(self) -> None:
@@ -342,7 +350,7 @@ class Operator:
         self.liveness.resynced()
         self.metrics.resynced(time.monotonic() - began_at)
         self._count()
-        await self._remove_stopped()
+        self._sweep.resynced(is_complete=self._surveys >= MISSED_LISTS)
 
     async def _all_tasks(self) -> AsyncIterator[Manifest]:
         """Yield each task, and let other coroutines run in between: ten thousand take half a second."""
@@ -379,17 +387,6 @@ class Operator:
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
         if self._has_seen_all:
             self._surveys += 1
-        if self._surveys >= MISSED_LISTS:
-            self._sweep.surveyed()
-
-    async def _remove_stopped(self) -> None:
-        for backend in self._backends:
-            ledger = backend.ledger
-            if ledger is not None:
-                try:
-                    await self._sweep.remove(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
-                    log_failure("could not remove records; retrying", backend, error)
 
     def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
         if kind is TASKS:
@@ -403,6 +400,19 @@ class Operator:
         """Return whether the task *name* does not exist in a namespace that this operator watches."""
         return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
+    async def _is_ending(self, namespace: str) -> bool:
+        """Return whether *namespace* is known to be terminating or gone. Without rights on namespaces, nothing is known."""
+        if None not in self._namespaces:
+            return False
+        try:
+            return await self._api.is_namespace_ending(namespace)
+        except ApiError as error:
+            logger.warning(
+                "could not read a namespace whose deleted tasks are held back",
+                extra={"tasks_namespace": namespace, "error": str(error)},
+            )
+            return False
+
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
 
@@ -415,17 +425,21 @@ class Operator:
         self.metrics.withdrew("event", len(names) - missed)
 
     def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Create an Event about deleted tasks that are held back."""
-        message = (
-            f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
-            f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
-            f"{len(names)}` stops them."
-        )
+        """Create Events about deleted tasks that are held back: in each of their namespaces, and at the operator's pod."""
+        for namespace, held in groupby(sorted(names), lambda name: name.namespace):
+            tasks = [name.name for name in held]
+            first = self._mirrored.records(ObjectName(namespace, tasks[0]))
+            owner = first[0].record.state.owner if first else None
+            regarding = Regarding(namespace, tasks[0], "" if owner is None else owner.uid)
+            self._add_held_event(regarding, held_back_message(backend, namespace, tasks), len(tasks))
         settings = self._settings
         if settings.pod_name:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
-            self._events.add(event(pod, content, len(names), self._pools.now(), settings.pod_name))
+            self._add_held_event(pod, held_back_in_all_message(backend, len(names)), len(names))
+
+    def _add_held_event(self, regarding: Regarding, message: str, count: int) -> None:
+        content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
+        self._events.add(event(regarding, content, count, self._pools.now(), self._settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

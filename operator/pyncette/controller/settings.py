@@ -55,7 +55,7 @@ class SweepSettings(Model):
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
     share_percent: int = Field(default=20, ge=0, le=100)
-    """Of the tasks of a backend, the share that may go within an hour without a confirmation."""
+    """Of the tasks of a namespace, the share that may go within an hour without a confirmation."""
     least: Count = 5
     """As many may go, whatever share that is."""
 

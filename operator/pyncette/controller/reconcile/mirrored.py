@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -146,12 +146,13 @@ class Mirrored:
         """Return the task that owns the record at *key*; None if there is none."""
         return self._names.get((backend, key))
 
-    def count(self, backend: str) -> int:
-        """Return how many tasks have a record on *backend* that is not stopped."""
-        return sum(
-            observed.backend == backend and observed.record.state.withdrawn_at is None
-            for records in self._records.values()
+    def counts(self, backend: str) -> Mapping[str, int]:
+        """Return how many tasks of each namespace have a record on *backend* that is not stopped."""
+        return Counter(
+            name.namespace
+            for name, records in self._records.items()
             for observed in records.values()
+            if observed.backend == backend and observed.record.state.withdrawn_at is None
         )
 
     def note(self, backend: str, record: Record) -> ObservedRecord:
