@@ -130,6 +130,7 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
+            self._task_again,
             intervals,
         )
         self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
@@ -193,6 +194,7 @@ class Operator:
             working.create_task(
                 self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
             )
+            working.create_task(self._tasks.follow_requested_runs())
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
@@ -242,6 +244,9 @@ class Operator:
     def _pool_counted(self, pool: ObjectName) -> None:
         if self._objects.uid(POOLS, pool) is not None:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+
+    def _task_again(self, task: ObjectName) -> None:
+        self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
 
     def _again(self, reference: Reference) -> None:
         """Queue an object whose status was worked out from an outdated version."""
