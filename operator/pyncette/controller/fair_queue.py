@@ -12,8 +12,8 @@ IN_A_ROW_MAX: Final = 16
 K = TypeVar("K", bound=Hashable)
 
 
-def fair_share(own: int, total: int, namespaces: int) -> int:
-    """Return how many of *total* keys are taken until the *own* ones of a namespace are, if *namespaces* take turns."""
+def fair_share(own: float, total: float, namespaces: int) -> float:
+    """Return how much of the work of *total* is done until the *own* of a namespace is, if *namespaces* take turns."""
     return min(total, own * namespaces)
 
 

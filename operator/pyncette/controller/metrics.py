@@ -131,7 +131,7 @@ BACKEND: Final = Measure(
     "Calls of a backend: how many, and how long they took",
     {
         "backend": "its name in the settings",
-        "operation": "`ask`: whether it is there; `look`: all records of the cluster; `mirror`: one task written",
+        "operation": "`ask`: whether it is there; `look`: the records of a namespace, or at first of all; `mirror`: one task written",
     },
     PASS_BUCKETS,
 )
@@ -279,15 +279,19 @@ class Metrics:
         else:
             self.gauge(TASKS).remove(condition, status)
 
-    def set_backlogs(self, backend: str, backlogs: Mapping[ObjectName, Backlog]) -> None:
-        """Set the backlog of each pool on *backend*, and remove the series of all other pools."""
-        for namespace, pool in self._pools.get(backend, set()) - backlogs.keys():
-            self.gauge(DUE).remove(namespace, pool, backend)
-            self.gauge(LATENESS).remove(namespace, pool, backend)
-        self._pools[backend] = {*backlogs}
-        for (namespace, pool), backlog in backlogs.items():
-            self.gauge(DUE, namespace, pool, backend).set(backlog.due)
-            self.gauge(LATENESS, namespace, pool, backend).set(backlog.late_seconds)
+    def set_backlogs(
+        self, backend: str, backlogs: Mapping[ObjectName, Backlog], namespace: str | None = None
+    ) -> None:
+        """Set the backlog of each pool on *backend*, and remove the series of all other pools of *namespace*, or of all."""
+        reported = self._pools.setdefault(backend, set())
+        for pool in {pool for pool in reported if namespace in {None, pool.namespace}} - backlogs.keys():
+            self.gauge(DUE).remove(*pool, backend)
+            self.gauge(LATENESS).remove(*pool, backend)
+            reported.discard(pool)
+        reported.update(backlogs)
+        for pool, backlog in backlogs.items():
+            self.gauge(DUE, *pool, backend).set(backlog.due)
+            self.gauge(LATENESS, *pool, backend).set(backlog.late_seconds)
 
     @contextmanager
     def measured(self, backend: str, operation: str) -> Iterator[None]:

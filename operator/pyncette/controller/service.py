@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -32,8 +31,9 @@ from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
-from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
+from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach
 from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
@@ -52,7 +52,6 @@ from pyncette.controller.status.events import (
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.errors import PyncetteException, StoreUnavailableError
-from pyncette.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,12 @@ class Operator:
             self._task_again,
             intervals,
         )
-        self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._scans = {
+            backend.name: NamespaceScans(
+                backend, partial(self._scan, backend), partial(self._namespaces_on, backend), intervals
+            )
+            for backend in self._backends
+        }
         self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists in a row a task that has a record was not."""
@@ -188,8 +192,8 @@ class Operator:
             working.create_task(self._end())
             working.create_task(self._backends.keep(self._backend_changed))
             await self._first_resync()
-            for backend in self._backends:
-                working.create_task(self._poll_backend_loop(backend))
+            for scans in self._scans.values():
+                working.create_task(scans.run())
             per_namespace = self._settings.per_namespace.passes
             working.create_task(
                 self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
@@ -270,42 +274,37 @@ class Operator:
         """Queue all that is on *backend*, which became available or unavailable."""
         if backend.ready:
             self._queue.recovered(BACKEND)
-            self._scan_soon[backend.store_name].set()
+            self._scans[backend.store_name].restart()
+        self._queue_pools_on(backend)
+
+    def _queue_pools_on(self, backend: OpenBackend) -> None:
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
-    async def _poll_backend_loop(self, backend: OpenBackend) -> None:
-        """Scan *backend* regularly for what workers have written."""
-        soon = self._scan_soon[backend.name]
-        while True:
-            pause = self._intervals.scan
-            ledger = backend.ledger
-            if ledger is not None and not backend.is_alias:
-                try:
-                    pause = max(pause, self._intervals.scan_share * await self._scan(backend, ledger))
-                except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
-                    log_failure("could not scan a backend", backend, error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await soon.wait()
-            soon.clear()
-
-    async def _scan(self, backend: OpenBackend, ledger: Ledger) -> float:
+    async def _scan(self, backend: OpenBackend, namespace: str | None) -> float:
         """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
+        ledger = backend.ledger
+        if ledger is None:
+            return 0.0
         first = not self._mirrored.has_seen(backend.store_name)
+        pools = self._pools.on(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
-            scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
-        self.metrics.set_backlogs(backend.name, scan.backlogs)
+            scan = await self._mirrored.scan(backend, ledger, pools, namespace)
+        self.metrics.set_backlogs(backend.name, scan.backlogs, namespace)
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
         for pool in scan.pools:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
-            self._backend_changed(backend)
+            self._queue_pools_on(backend)
             self._reconcile_unrecorded()
         return scan.seconds
+
+    def _namespaces_on(self, backend: OpenBackend) -> Collection[str]:
+        pools = {pool.namespace for pool in self._pools.on(backend.store_name)}
+        return pools.union(self._mirrored.namespaces(backend.store_name))
 
     def _reconcile_unrecorded(self) -> None:
         """Queue the tasks without a record, once all backends were scanned."""

@@ -12,6 +12,7 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
+from pyncette.controller.reconcile.backlog import Waiting, late_since_of, runs_instances
 from pyncette.coordination.members import Member, members
 from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import (
@@ -64,19 +65,6 @@ class PoolView(NamedTuple):
     """Occurrences of its tasks that wait for a worker."""
 
 
-class _Waiting(NamedTuple):
-    """The backlog of a pool."""
-
-    due: int = 0
-    since: Instant | None = None
-    """When the oldest of them was due; None if nothing waits."""
-
-    def with_more(self, due: int, since: Instant | None) -> _Waiting:
-        """Return the sum of this and *due* more, the oldest of which was due at *since*."""
-        instants = [at for at in (self.since, since) if at is not None]
-        return _Waiting(self.due + due, min(instants, default=None))
-
-
 class Scan(NamedTuple):
     """The result of a scan of a backend."""
 
@@ -114,15 +102,23 @@ class Mirrored:
         """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
         self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By backend: held by who adds to the register of realms there, or takes away from it."""
-        self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
+        self._instances: dict[tuple[str, ObjectName], tuple[Duration, Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
         self._scanned: set[str] = set()
-        self._touched: defaultdict[str, set[Key]] = defaultdict(set)
-        """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
+        self._namespaces: dict[str, set[str]] = {}
+        """By backend: the namespaces that held tasks of this cluster, or had a pool, at the last scan."""
+        self._touched: defaultdict[str, dict[Key, int]] = defaultdict(dict)
+        """By backend: what this process wrote or removed since the last scan of it began, and the number of that write."""
+        self._writes = 0
 
     def has_seen(self, backend: str) -> bool:
         """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
         return backend in self._scanned
+
+    def namespaces(self, backend: str) -> Collection[str]:
+        """Return the namespaces that have something on *backend*, to be scanned each by itself."""
+        known = {pool.namespace for place, pool in self._pools if place == backend}
+        return known | self._namespaces.get(backend, set())
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -161,7 +157,7 @@ class Mirrored:
         name = self.name_of(record)
         if name is None:
             return noted
-        self._touched[backend].add(record.key)
+        self._touch(backend, record.key)
         before = self._at(name, (backend, record.key))
         if before is not None:
             noted = before._replace(record=record) if before.record.version <= record.version else before
@@ -170,8 +166,12 @@ class Mirrored:
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
         """Drop a record that was just removed."""
-        self._touched[backend].add(key)
+        self._touch(backend, key)
         self._drop((backend, key), task)
+
+    def _touch(self, backend: str, key: Key) -> None:
+        self._writes += 1
+        self._touched[backend][key] = self._writes
 
     def name_of(self, record: Record) -> ObjectName | None:
         """Return the task that owns *record*; None if no resource of this cluster does."""
@@ -231,11 +231,21 @@ class Mirrored:
 
     # --- Scanning ----------------------------------------------------------------------------------------------------
 
-    async def scan(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Scan:
-        """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+    async def scan(
+        self,
+        backend: OpenBackend,
+        ledger: Ledger,
+        pools: Sequence[ObjectName] = (),
+        namespace: str | None = None,
+    ) -> Scan:
+        """
+        Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError.
+
+        With *namespace*, read the records of that namespace only.
+        """
+        writes_before = self._writes
         began_at = time.monotonic()
         store = ledger.store
-        self._touched[backend.store_name] = set()
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self._opened(store)
         self._realms[backend.store_name] = opened
@@ -243,9 +253,12 @@ class Mirrored:
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | with_pool):
-            pool = self.pool_of(realm)
+        present = {realm: self.pool_of(realm) for realm in sorted(opened | with_pool)}
+        self._namespaces[backend.store_name] = {pool.namespace for pool in present.values() if pool}
+        for realm, pool in present.items():
             if pool is None:  # a row that no operator wrote
+                continue
+            if namespace not in {None, pool.namespace}:
                 continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
@@ -270,9 +283,10 @@ class Mirrored:
                 self._empty_since.pop((backend.store_name, realm), None)
             else:
                 await self._retire(backend.store_name, ledger, realm)
-        self._forget_others(backend.store_name, scanned)
-        changed = self._take(backend.store_name, found)
-        self._scanned.add(backend.store_name)
+        self._forget_others(backend.store_name, scanned, namespace)
+        changed = self._take(backend.store_name, found, namespace, writes_before)
+        if namespace is None:
+            self._scanned.add(backend.store_name)
         return Scan(
             changed,
             changed_pools,
@@ -293,7 +307,7 @@ class Mirrored:
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
-                self._touched[observed.backend].add(key)
+                self._touch(observed.backend, key)
                 self._put(task, seen._replace(strays=known.strays))
         return self._at(task, (observed.backend, key))
 
@@ -304,14 +318,14 @@ class Mirrored:
         partitions: Sequence[Partition],
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
-    ) -> tuple[_Waiting, set[str], bool]:
+    ) -> tuple[Waiting, set[str], bool]:
         """
         Add the records of tasks in *partitions* to *found*. Raises StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
-        waiting, templates, is_empty = _Waiting(), set[str](), True
+        waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
         async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
             name = self.name_of(observed.record)
@@ -328,7 +342,7 @@ class Mirrored:
                 continue
             if observed.late_since is not None:
                 waiting = waiting.with_more(1, observed.late_since)
-            if _runs_instances(observed.record):
+            if runs_instances(observed.record):
                 templates.add(handler)
         return waiting, templates, is_empty
 
@@ -339,15 +353,15 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         templates: Collection[str],
-    ) -> _Waiting:
+    ) -> Waiting:
         """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
         if not templates:
             self._instances.pop((backend, pool), None)
-            return _Waiting()
+            return Waiting()
         now = ledger.clock.monotonic()
         counted = self._instances.get((backend, pool))
         if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting, latest = _Waiting(), 0
+            waiting, latest = Waiting(), 0
             for partition in partitions:
                 if partition.handler in templates:
                     due, late = await waiting_in(
@@ -365,21 +379,39 @@ class Mirrored:
         records = await store.load([self._registration(realm) for realm in named])
         return {realm for realm, record in zip(named, records, strict=True) if record is not None}
 
-    def _forget_others(self, backend: str, scanned: Container[ObjectName]) -> None:
-        """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
+    def _forget_others(self, backend: str, scanned: Container[ObjectName], namespace: str | None) -> None:
+        """
+        Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
+
+        They are gone, and their realms were retired, or never opened.
+        """
         for place, pool in list(self._pools):
-            if place == backend and pool not in scanned:
+            if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
         for place, realm in list(self._empty_since):
-            if place == backend and self.pool_of(realm) not in scanned:
+            owner = self.pool_of(realm)
+            is_read = namespace is None or owner is None or owner.namespace == namespace
+            if place == backend and is_read and owner not in scanned:
                 del self._empty_since[place, realm]
 
     def _take(
-        self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]
+        self,
+        backend: str,
+        found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]],
+        namespace: str | None,
+        writes_before: int,
     ) -> list[ObjectName]:
-        """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
+        """
+        Make all that is known of *backend*, in *namespace* if it is given, what a scan has *found*.
+
+        What was written after *writes_before* stays. Return the tasks whose records are not as they were.
+        """
         touched = self._touched[backend]
+        for key, write in list(touched.items()):
+            pool = self.pool_of(key.partition.realm)
+            if write <= writes_before and (namespace is None or pool is None or pool.namespace == namespace):
+                del touched[key]
         changed: dict[ObjectName, None] = {}
         for name, records in found.items():
             for where, observed in records.items():
@@ -392,7 +424,7 @@ class Mirrored:
                     changed[name] = None
                 self._put(name, observed)
         for name, known in list(self._records.items()):
-            for where in list(known):
+            for where in list(known) if namespace in {None, name.namespace} else ():
                 if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
                     self._drop(where, name)
                     changed[name] = None
@@ -416,16 +448,6 @@ class Mirrored:
             self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
-
-
-def _runs_instances(record: Record) -> bool:
-    """Return whether *record* is a template whose instances may run."""
-    policies = record.spec.policies
-    return (
-        record.spec.partitions is not None
-        and record.state.withdrawn_at is None
-        and not (policies is not None and policies.suspend)
-    )
 
 
 def _face(observed: ObservedRecord) -> tuple[object, ...]:
@@ -457,7 +479,9 @@ async def _scan_records(
                 if observed is not None:
                     yield observed
                 strays = await _strays(store, partitions, record)
-                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
+                observed = ObservedRecord(
+                    backend, record, late_since=late_since_of(record, now), strays=strays
+                )
             elif observed is not None and observed.record.key == key._replace(occurrence=""):
                 observed = observed._replace(
                     running=observed.running + record.is_leased(now),
@@ -472,8 +496,3 @@ async def _strays(store: Store, partitions: Sequence[Partition], record: Record)
     if count is None or record.state.owner is None:
         return ()
     return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
-
-
-def _late_since(record: Record, now: Instant) -> Instant | None:
-    at = record.claimable_at
-    return at if at is not None and at <= now and not record.is_leased(now) else None
