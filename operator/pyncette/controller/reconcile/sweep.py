@@ -38,6 +38,9 @@ EMPTIED_AT_ONCE: Final = 500
 PROOF_SECONDS: Final = 10.0
 """Between two reads of a namespace whose deleted tasks are held back: it may be deleted later."""
 
+PROOFS_AT_ONCE: Final = 20
+"""Namespaces that are read at a time, those that have waited longest first."""
+
 
 class SweepListener(NamedTuple):
     """Callbacks for what the sweep does. They must not block."""
@@ -84,8 +87,8 @@ class Sweep:
         """The tasks that the notices hold back."""
         self._noticed: dict[str, set[str] | None] = dict.fromkeys(names)
         """The namespaces with a notice on each backend; None: not read yet, and an earlier process may have left some."""
-        self._unproven: dict[tuple[str, str], float] = {}
-        """By backend and namespace: when it is to be read again, since it was not ending."""
+        self._unproven: dict[str, dict[str, float]] = {}
+        """By backend: the namespaces whose tasks are held back, and when each is to be read again."""
         self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
@@ -216,20 +219,15 @@ class Sweep:
 
     async def _ending(self, backend: str, namespaces: Collection[str], now: float) -> list[str]:
         """Return those of *namespaces* that are terminating or gone. Others are read again after a while."""
-        self._unproven = {
-            where: at
-            for where, at in self._unproven.items()
-            if where[0] != backend or (where[1] in namespaces and at > now)
-        }
-        ending: list[str] = []
-        for namespace in sorted(namespaces):
-            if (backend, namespace) in self._unproven:
-                continue
-            if await self._is_ending(namespace):
-                ending.append(namespace)
-            else:
-                self._unproven[backend, namespace] = now + PROOF_SECONDS
-        return ending
+        known = self._unproven.get(backend, {})
+        read_at = {name: known.get(name, 0.0) for name in namespaces}
+        due = sorted(
+            (name for name, at in read_at.items() if at <= now), key=lambda name: (read_at[name], name)
+        )
+        due = due[:PROOFS_AT_ONCE]
+        ending = dict(zip(due, await asyncio.gather(*map(self._is_ending, due)), strict=True))
+        self._unproven[backend] = read_at | dict.fromkeys(due, now + PROOF_SECONDS)
+        return [name for name in due if ending[name]]
 
     # --- Held-back removals ------------------------------------------------------------------------------------------
 
