@@ -141,6 +141,11 @@ async def test_a_namespace_has_a_uid(api, apiserver, namespace):
         await api.uid_of_namespace("no-such-namespace")
 
 
+async def test_a_namespace_that_is_not_there_is_ending(api, namespace):
+    assert not await api.is_namespace_ending(namespace)
+    assert await api.is_namespace_ending("no-such-namespace")
+
+
 # --- Applying --------------------------------------------------------------------------------------------------------
 
 

@@ -144,7 +144,10 @@ async def test_the_log_of_a_pass_that_a_backend_failed_reports_no_secret(tmp_pat
     (backend,) = backends
     keeping = asyncio.ensure_future(backend.keep(lambda: None, lambda name, _: name))
     queue = Queue(
-        lambda error: "a backend" if kind is StoreUnavailableError else None, 0, backends.message_of
+        lambda key: "shop",
+        lambda error: "a backend" if kind is StoreUnavailableError else None,
+        0,
+        backends.message_of,
     )
     failed = asyncio.Event()
 

@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
 
 from pyncette.controller.cluster.api import NoSuchKindError
-from pyncette.controller.reconcile.sweep import HeldBack, read_notice
+from pyncette.controller.reconcile.removal_notice import HeldBack, load_notices
 from pyncette.core.record import Change, inert_record
 from pyncette.core.spec import Spec
 from tests.controller.bench import CLUSTER, INTERVALS, POOLS, TASKS, Bench, named
@@ -482,15 +481,15 @@ async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
     assert [(await bench.record(name)).state.withdrawn_at for name in names] == [None] * 10
     assert any(event["reason"] == "RemovalsHeldBack" for event in bench.api.events)
     async with bench.store() as store:
-        notice = await read_notice(store, CLUSTER)
-        assert (notice.held.count, len(notice.held.names)) == (10, 10)
-        assert await notice.write(store, replace(notice.held, confirmed=10))
+        notice = (await load_notices(store, CLUSTER, ["default"]))["default"]
+        assert (notice.held.count, await notice.names(store)) == (10, names)
+        assert await notice.confirm(store)
 
     for name in names:
         await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)
     await bench.until(lambda: not sum(bench.operator.held_back.values()))
     async with bench.store() as store:
-        assert (await read_notice(store, CLUSTER)).held == HeldBack()
+        assert (await load_notices(store, CLUSTER, ["default"]))["default"].held == HeldBack()
 
 
 async def test_a_record_is_removed_after_its_grace(tmp_path):
@@ -503,7 +502,7 @@ async def test_a_record_is_removed_after_its_grace(tmp_path):
 
     await bench.operator.resync()
 
-    assert await bench.record() is None
+    await bench.until_record(lambda record: record is None)
     await bench.end()
 
 

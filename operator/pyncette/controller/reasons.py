@@ -54,7 +54,7 @@ class Reason(Enum):
     # Of the operator itself.
     REMOVALS_HELD_BACK = (
         "RemovalsHeldBack",
-        "Too many tasks were deleted at once. They keep running until `pyncette sweep --confirm` confirms their number.",
+        "Too many tasks of the namespace were deleted at once. They keep running until `pyncette sweep --confirm` confirms their number.",
         "Warning",
     )
 

@@ -58,9 +58,16 @@ class SweepSettings(Model):
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
     share_percent: int = Field(default=20, ge=0, le=100)
-    """Of the tasks of a backend, the share that may go within an hour without a confirmation."""
+    """Of the tasks of a namespace, the share that may go within an hour without a confirmation."""
     least: Count = 5
     """As many may go, whatever share that is."""
+
+
+class NamespaceSettings(Model):
+    """What one namespace may take of the operator while others wait."""
+
+    passes: int = Field(default=8, ge=1, le=32)
+    """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
 
 
 class OperatorSettings(Model):
@@ -86,6 +93,8 @@ class OperatorSettings(Model):
     """How long the record of a resource that is gone is kept, stopped: one that returns within it loses nothing."""
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
+    per_namespace: NamespaceSettings = NamespaceSettings()
+    """Limits of each namespace. Whatever is not limited here is taken in turns."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080

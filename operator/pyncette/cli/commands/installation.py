@@ -87,7 +87,7 @@ def operator(config: Path | None) -> None:
 @click.command(
     cls=WithExamples,
     short_help="Show or confirm removals that the operator holds back.",
-    examples=["pyncette sweep", "pyncette sweep --confirm 12"],
+    examples=["pyncette sweep", "pyncette sweep --namespace shop --confirm 12"],
 )
 @click.option(
     "--confirm",
@@ -95,24 +95,30 @@ def operator(config: Path | None) -> None:
     metavar="COUNT",
     help="Stop the tasks that are held back, if this is their number.",
 )
+@click.option("--namespace", metavar="NAMESPACE", help="Show or confirm the tasks of this namespace only.")
 @click.option("--cluster", metavar="ID", help="The ID of the cluster, if several clusters use one backend.")
 @CONFIG
 @settings_options("backend")
 @output_option
 def sweep(
-    confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
+    confirm: int | None,
+    namespace: str | None,
+    cluster: str | None,
+    config: Path | None,
+    settings: Settings,
+    output: str,
 ) -> None:
     """
-    Show the tasks that were deleted from the cluster but still run, because too many were deleted together.
+    List the tasks that were deleted from the cluster but still run, because too many of a namespace were deleted together.
 
-    So the deletion of a namespace, a CRD or a GitOps branch by mistake stops nothing. If it was intended, confirm the
-    number of tasks: the operator stops them within seconds, and removes their records after its grace period. In the
-    operator's pod, the backends are those of the operator's settings.
+    So an empty GitOps branch or a `kubectl delete --all` by mistake stops nothing. If it was intended, confirm the number
+    of tasks, of one namespace or of all: the operator stops them within seconds, and removes their records after its grace
+    period. In the operator's pod, the backends are those of the operator's settings.
     """
-    from pyncette.cli.sweep import backends_of, confirmed, held_back
+    from pyncette.cli.sweep import Selection, backends_of, confirmed, held_back
 
-    backends = backends_of(settings.backend, config)
-    held = held_back(backends, cluster) if confirm is None else confirmed(backends, cluster, confirm)
+    backends, selection = backends_of(settings.backend, config), Selection(cluster, namespace)
+    held = held_back(backends, selection) if confirm is None else confirmed(backends, selection, confirm)
     if output == "json":
         print_json([item._asdict() for item in held])
         return
@@ -120,13 +126,18 @@ def sweep(
         click.echo("nothing is held back")
     for item in held:
         verb = "confirmed" if confirm else "held back"
-        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        click.echo(
+            f"{item.tasks} tasks of the namespace {item.namespace} (cluster {item.cluster}) are {verb} on {item.backend}:"
+        )
         for name in item.names:
             click.echo(f"  {name}")
         if item.tasks > len(item.names):
-            click.echo(f"  and {item.tasks - len(item.names)} more")
+            click.echo(f"  and {item.tasks - len(item.names)} whose names cannot be read")
     if held and confirm is None:
-        click.echo(f"to stop them: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+        only = "" if namespace is None else f"--namespace {namespace} "
+        click.echo(f"to stop them: pyncette sweep {only}--confirm {sum(item.tasks for item in held)}")
+        if len(held) > 1:
+            click.echo("to stop those of one namespace: pyncette sweep --namespace NAMESPACE --confirm COUNT")
 
 
 @click.command(

@@ -165,6 +165,10 @@ class Api(Protocol):
         """Return the uid of a namespace."""
         ...
 
+    async def is_namespace_ending(self, name: str) -> bool:
+        """Return whether a namespace is terminating or does not exist. Needs the right to read namespaces."""
+        ...
+
     async def served(self) -> frozenset[str]:
         """Return the plurals of our group that the API server serves now; empty without our CRDs."""
         ...

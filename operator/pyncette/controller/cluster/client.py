@@ -150,9 +150,17 @@ class Kubernetes:
         return bool(answer["status"]["allowed"])
 
     async def uid_of_namespace(self, name: str) -> str:
-        answer = await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
-        uid: str = answer["metadata"]["uid"]
+        uid: str = (await self._namespace(name))["metadata"]["uid"]
         return uid
+
+    async def is_namespace_ending(self, name: str) -> bool:
+        try:
+            return "deletionTimestamp" in (await self._namespace(name))["metadata"]
+        except NoSuchObjectError:
+            return True
+
+    async def _namespace(self, name: str) -> dict[str, Any]:
+        return await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
 
     async def served(self) -> frozenset[str]:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -11,6 +11,7 @@ from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
+from pyncette.controller.reconcile.backlog import Waiting, late_since_of, runs_instances
 from pyncette.controller.reconcile.realms import Realms
 from pyncette.coordination.members import Member, members
 from pyncette.coordination.partition_counts import stray_partitions
@@ -50,19 +51,6 @@ class PoolView(NamedTuple):
     members: tuple[Member, ...] = ()
     due: int = 0
     """Occurrences of its tasks that wait for a worker."""
-
-
-class _Waiting(NamedTuple):
-    """The backlog of a pool."""
-
-    due: int = 0
-    since: Instant | None = None
-    """When the oldest of them was due; None if nothing waits."""
-
-    def with_more(self, due: int, since: Instant | None) -> _Waiting:
-        """Return the sum of this and *due* more, the oldest of which was due at *since*."""
-        instants = [at for at in (self.since, since) if at is not None]
-        return _Waiting(self.due + due, min(instants, default=None))
 
 
 class Scan(NamedTuple):
@@ -106,12 +94,15 @@ class Mirrored:
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
-        self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
+        self._instances: dict[tuple[str, ObjectName], tuple[Duration, Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
         self._scanned: dict[str, frozenset[str]] = {}
-        """The names that each backend had when it was last scanned."""
-        self._touched: defaultdict[str, set[Key]] = defaultdict(set)
-        """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
+        """The names that each backend had when everything on it was last scanned."""
+        self._namespaces: dict[str, set[str]] = {}
+        """By backend: the namespaces that held tasks of this cluster, or had a pool, at the last scan."""
+        self._touched: defaultdict[str, dict[Key, int]] = defaultdict(dict)
+        """By backend: what this process wrote or removed since the last scan of it began, and the number of that write."""
+        self._writes = 0
 
     def has_seen(self, backend: str) -> bool:
         """
@@ -120,6 +111,11 @@ class Mirrored:
         Another name may make it open to further namespaces.
         """
         return self._scanned.get(backend) == self._names_of(backend)
+
+    def namespaces(self, backend: str) -> Collection[str]:
+        """Return the namespaces that have something on *backend*, to be scanned each by itself."""
+        known = {pool.namespace for place, pool in self._pools if place == backend}
+        return known | self._namespaces.get(backend, set())
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -143,12 +139,13 @@ class Mirrored:
         """Return the task that owns the record at *key*; None if there is none."""
         return self._names.get((backend, key))
 
-    def count(self, backend: str) -> int:
-        """Return how many tasks have a record on *backend* that is not stopped."""
-        return sum(
-            observed.backend == backend and observed.record.state.withdrawn_at is None
-            for records in self._records.values()
+    def counts(self, backend: str) -> Mapping[str, int]:
+        """Return how many tasks of each namespace have a record on *backend* that is not stopped."""
+        return Counter(
+            name.namespace
+            for name, records in self._records.items()
             for observed in records.values()
+            if observed.backend == backend and observed.record.state.withdrawn_at is None
         )
 
     def note(self, backend: str, record: Record) -> ObservedRecord:
@@ -157,7 +154,7 @@ class Mirrored:
         name = self.name_of(backend, record)
         if name is None:
             return noted
-        self._touched[backend].add(record.key)
+        self._touch(backend, record.key)
         before = self._at(name, (backend, record.key))
         if before is not None:
             noted = before._replace(record=record) if before.record.version <= record.version else before
@@ -166,8 +163,12 @@ class Mirrored:
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
         """Drop a record that was just removed."""
-        self._touched[backend].add(key)
+        self._touch(backend, key)
         self._drop((backend, key), task)
+
+    def _touch(self, backend: str, key: Key) -> None:
+        self._writes += 1
+        self._touched[backend][key] = self._writes
 
     def name_of(self, backend: str, record: Record) -> ObjectName | None:
         """Return the task that owns *record* on *backend*; None if no resource of this cluster can."""
@@ -179,21 +180,36 @@ class Mirrored:
 
     # --- Scanning ----------------------------------------------------------------------------------------------------
 
-    async def scan(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Scan:
-        """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+    async def scan(
+        self,
+        backend: OpenBackend,
+        ledger: Ledger,
+        pools: Sequence[ObjectName] = (),
+        namespace: str | None = None,
+    ) -> Scan:
+        """
+        Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError.
+
+        With *namespace*, read the records of that namespace only.
+        """
+        writes_before = self._writes
         began_at = time.monotonic()
         store = ledger.store
         names = self._names_of(backend.store_name)
-        self._touched[backend.store_name] = set()
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self.realms.opened(backend.store_name, store)
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | with_pool):
-            pool = self.realms.pool_of(backend.store_name, realm)
+        present = {
+            realm: self.realms.pool_of(backend.store_name, realm) for realm in sorted(opened | with_pool)
+        }
+        self._namespaces[backend.store_name] = {pool.namespace for pool in present.values() if pool}
+        for realm, pool in present.items():
             if pool is None:  # the pool may not use the backend that it names
+                continue
+            if namespace not in {None, pool.namespace}:
                 continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
@@ -218,9 +234,10 @@ class Mirrored:
                 self.realms.keep(backend.store_name, realm)
             else:
                 await self.realms.retire(backend.store_name, ledger, realm)
-        self._forget_others(backend.store_name, scanned)
-        changed = self._take(backend.store_name, found)
-        self._scanned[backend.store_name] = names
+        self._forget_others(backend.store_name, scanned, namespace)
+        changed = self._take(backend.store_name, found, namespace, writes_before)
+        if namespace is None:
+            self._scanned[backend.store_name] = names
         return Scan(
             changed,
             changed_pools,
@@ -241,7 +258,7 @@ class Mirrored:
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
-                self._touched[observed.backend].add(key)
+                self._touch(observed.backend, key)
                 self._put(task, seen._replace(strays=known.strays))
         return self._at(task, (observed.backend, key))
 
@@ -252,14 +269,14 @@ class Mirrored:
         partitions: Sequence[Partition],
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
-    ) -> tuple[_Waiting, set[str], bool]:
+    ) -> tuple[Waiting, set[str], bool]:
         """
         Add the records of tasks in *partitions* to *found*. Raises StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
-        waiting, templates, is_empty = _Waiting(), set[str](), True
+        waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
         async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
             name = self.name_of(backend, observed.record)
@@ -276,7 +293,7 @@ class Mirrored:
                 continue
             if observed.late_since is not None:
                 waiting = waiting.with_more(1, observed.late_since)
-            if _runs_instances(observed.record):
+            if runs_instances(observed.record):
                 templates.add(handler)
         return waiting, templates, is_empty
 
@@ -287,15 +304,15 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         templates: Collection[str],
-    ) -> _Waiting:
+    ) -> Waiting:
         """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
         if not templates:
             self._instances.pop((backend, pool), None)
-            return _Waiting()
+            return Waiting()
         now = ledger.clock.monotonic()
         counted = self._instances.get((backend, pool))
         if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting, latest = _Waiting(), 0
+            waiting, latest = Waiting(), 0
             for partition in partitions:
                 if partition.handler in templates:
                     due, late = await waiting_in(
@@ -307,19 +324,35 @@ class Mirrored:
             counted = self._instances[backend, pool] = (now, waiting)
         return counted[1]
 
-    def _forget_others(self, backend: str, scanned: Collection[ObjectName]) -> None:
-        """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
+    def _forget_others(self, backend: str, scanned: Collection[ObjectName], namespace: str | None) -> None:
+        """
+        Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
+
+        They are gone, and their realms were retired, or never opened.
+        """
         for place, pool in list(self._pools):
-            if place == backend and pool not in scanned:
+            if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
-        self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned})
+        self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned}, namespace)
 
     def _take(
-        self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]
+        self,
+        backend: str,
+        found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]],
+        namespace: str | None,
+        writes_before: int,
     ) -> list[ObjectName]:
-        """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
+        """
+        Make all that is known of *backend*, in *namespace* if it is given, what a scan has *found*.
+
+        What was written after *writes_before* stays. Return the tasks whose records are not as they were.
+        """
         touched = self._touched[backend]
+        for key, write in list(touched.items()):
+            pool = self.realms.pool_of(backend, key.partition.realm)
+            if write <= writes_before and (namespace is None or pool is None or pool.namespace == namespace):
+                del touched[key]
         changed: dict[ObjectName, None] = {}
         for name, records in found.items():
             for where, observed in records.items():
@@ -332,7 +365,7 @@ class Mirrored:
                     changed[name] = None
                 self._put(name, observed)
         for name, known in list(self._records.items()):
-            for where in list(known):
+            for where in list(known) if namespace in {None, name.namespace} else ():
                 if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
                     self._drop(where, name)
                     changed[name] = None
@@ -356,16 +389,6 @@ class Mirrored:
             self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
-
-
-def _runs_instances(record: Record) -> bool:
-    """Return whether *record* is a template whose instances may run."""
-    policies = record.spec.policies
-    return (
-        record.spec.partitions is not None
-        and record.state.withdrawn_at is None
-        and not (policies is not None and policies.suspend)
-    )
 
 
 def _face(observed: ObservedRecord) -> tuple[object, ...]:
@@ -397,7 +420,9 @@ async def _scan_records(
                 if observed is not None:
                     yield observed
                 strays = await _strays(store, partitions, record)
-                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
+                observed = ObservedRecord(
+                    backend, record, late_since=late_since_of(record, now), strays=strays
+                )
             elif observed is not None and observed.record.key == key._replace(occurrence=""):
                 observed = observed._replace(
                     running=observed.running + record.is_leased(now),
@@ -412,8 +437,3 @@ async def _strays(store: Store, partitions: Sequence[Partition], record: Record)
     if count is None or record.state.owner is None:
         return ()
     return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
-
-
-def _late_since(record: Record, now: Instant) -> Instant | None:
-    at = record.claimable_at
-    return at if at is not None and at <= now and not record.is_leased(now) else None

@@ -144,10 +144,12 @@ class Realms:
             if record is not None:
                 await ledger.store.swap([Change(record, None)])
 
-    def forget_others(self, backend: str, scanned: Collection[str]) -> None:
-        """Forget the empty realms of *backend* that were not *scanned*: they are gone."""
+    def forget_others(self, backend: str, scanned: Collection[str], namespace: str | None) -> None:
+        """Forget the empty realms of *backend*, in *namespace* if it is given, that were not *scanned*: they are gone."""
         for place, realm in list(self._empty_since):
-            if place == backend and realm not in scanned:
+            pool = self.pool_of(place, realm)
+            is_read = namespace is None or pool is None or pool.namespace == namespace
+            if place == backend and is_read and realm not in scanned:
                 del self._empty_since[place, realm]
 
     def _registration(self, realm: str) -> Key:

@@ -15,7 +15,7 @@ from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, Instanc
 from pyncette.controller.reconcile.locations import Known, Locations
 from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
-from pyncette.controller.reconcile.requested_runs import FOLLOW_SECONDS, RequestedRuns
+from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.reconcile.sweep import Sweep
 from pyncette.controller.reconcile.task_records import Mirroring, TaskRecords
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
@@ -43,7 +43,7 @@ class Tasks:
     The reconciler of PyncetteTasks.
 
     *is_watched* says whether the operator watches a namespace; *counted* is called with each pool to which more or fewer
-    tasks refer than before.
+    tasks refer than before; *again* with each task that is to be reconciled although nothing has changed.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Tasks:
         sweep: Sweep,
         is_watched: Callable[[str], bool],
         counted: Callable[[ObjectName], None],
+        again: Callable[[ObjectName], None],
         locations: Locations,
         unlisted: UnlistedRecords,
         intervals: Intervals = DEFAULT,
@@ -70,7 +71,7 @@ class Tasks:
         self._counted = counted
         self._intervals = intervals
         self._counts = InstanceCounts(pools)
-        self._requested = RequestedRuns(pools, mirrored)
+        self._requested = RequestedRuns(pools, mirrored, again)
         self._locations = locations
         self._records = TaskRecords(api, objects, pools, mirrored, self._requested, locations, unlisted)
         self._settled: dict[ObjectName, _Settled] = {}
@@ -85,6 +86,10 @@ class Tasks:
         """Record which pool a task refers to, so that all pools know their tasks before the first task is reconciled."""
         name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
         self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
+
+    async def follow_requested_runs(self) -> None:
+        """Have tasks with requested runs reconciled more often, until cancelled."""
+        await self._requested.follow()
 
     async def reconcile(self, name: ObjectName) -> float | None:
         """
@@ -146,8 +151,6 @@ class Tasks:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
         if name in self._counts:
             times.append(COUNT_SECONDS)
-        if self._requested.is_followed(name):
-            times.append(FOLLOW_SECONDS)
         return min(times, default=None)
 
     async def _confirmed(self, name: ObjectName) -> Manifest | None:
@@ -279,7 +282,7 @@ class Tasks:
             last_run_id=await self._last_run_id(current, seen.status),
             instances=await self._counts.of(name, current),
             taken_by=mirroring.taken_by,
-            write_interval=round(self._statuses.pause_seconds * SECOND),
+            write_interval=round(self._statuses.pause_seconds(name.namespace) * SECOND),
             now=self._now(location),
         )
         pool = location.pool
