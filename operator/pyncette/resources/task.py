@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
 from pyncette.resources.modelling import (
-    BLANKS,
+    PATTERNS,
     Finding,
     Instant3339,
     Label,
@@ -49,7 +48,12 @@ SUCCESSFUL_RUNS_KEPT: Final = 3
 FAILED_RUNS_KEPT: Final = 10
 """Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
 
-HANDLER: Final = rf"^[^{BLANKS}:/]+$"
+HANDLER: Final = r"^[\p{L}\p{M}\p{N}\p{Pc}\x{B7}\x{387}\x{2118}\x{212E}.-]+$"
+"""Whatever is an identifier of Python, in any alphabet, and dots and hyphens. Nothing that is invisible or reorders text."""
+
+SCHEDULE: Final = "^[ -~]+$"
+PATTERNS[SCHEDULE] = "a cron expression: one line of letters, digits and punctuation of ASCII, without tabs"
+
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
 
@@ -149,6 +153,17 @@ HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER
 WantedHandler = Annotated[str, Field(min_length=1, max_length=128)]
 """The name of a handler in a manifest. A rule replaces the pattern, which the API server would quote without explaining it."""
 
+_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
+
+
+def is_handler_name(name: str) -> bool:
+    """Return whether a PyncetteTask can name a handler of this *name*: a module may register others."""
+    try:
+        _HANDLER_NAME.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True
+
 
 class WorkerPoolRef(Model):
     """Names a pool in the namespace of the task."""
@@ -197,7 +212,9 @@ class TaskSpec(Model):
     Name of a handler that the pool's task module registers. It is a name, never an import path. While no worker
     knows it, the task's condition HandlerResolved says so, and which name comes closest.
     """
-    schedule: str | None = Field(default=None, min_length=1, max_length=512, examples=['"0 12 * * MON-FRI"'])
+    schedule: str | None = Field(
+        default=None, min_length=1, max_length=512, pattern=SCHEDULE, examples=['"0 12 * * MON-FRI"']
+    )
     """
     Cron expression: 5 fields (minute, hour, day of month, month, day of week), 6 with seconds last, 7 with the year
     after them, or a word such as @hourly. H stands for a value that is hashed from the task's name, so that many
@@ -305,9 +322,10 @@ class TaskSpec(Model):
         Rule(
             cel=f"self.handler.matches(r'{HANDLER}')",
             message="handler must be a name that the pool's task module registers, such as send_report, and not an import "
-            "path: remove white space, and everything up to ':' or '/'",
-            holds=lambda self: re.fullmatch(HANDLER, self.handler) is not None,
+            "path: use letters, digits, '_', '.' and '-' only",
+            holds=lambda self: is_handler_name(self.handler),
             blames=("handler",),
+            reason="InvalidName",
         ),
         Rule(
             cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",

@@ -12,7 +12,7 @@ import click
 from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
-from pyncette.cli.output import print_json
+from pyncette.cli.output import print_json, print_line
 from pyncette.cli.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
 
@@ -117,16 +117,16 @@ def sweep(
         print_json([item._asdict() for item in held])
         return
     if not held:
-        click.echo("nothing is held back")
+        print_line("nothing is held back")
     for item in held:
         verb = "confirmed" if confirm else "held back"
-        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        print_line(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
         for name in item.names:
-            click.echo(f"  {name}")
+            print_line(f"  {name}")
         if item.tasks > len(item.names):
-            click.echo(f"  and {item.tasks - len(item.names)} more")
+            print_line(f"  and {item.tasks - len(item.names)} more")
     if held and confirm is None:
-        click.echo(f"to stop them: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+        print_line(f"to stop them: pyncette sweep --confirm {sum(item.tasks for item in held)}")
 
 
 @click.command(
@@ -153,8 +153,8 @@ def migrate(settings: Settings, output: str) -> None:
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:
-        click.echo(f"{settings.backend} has schema {migrated.after} already")
+        print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
-        click.echo(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
+        print_line(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
     else:
-        click.echo(f"{settings.backend}: tables of schema {migrated.after} were created")
+        print_line(f"{settings.backend}: tables of schema {migrated.after} were created")
