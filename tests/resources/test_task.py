@@ -1,5 +1,6 @@
 """What a PyncetteTask may say, what it is told when it may not, and what holds if it says nothing."""
 
+import json
 import sys
 import unicodedata
 
@@ -7,9 +8,10 @@ import pytest
 
 from pyncette.core.record import Key, Partition
 from pyncette.mirror.conversion import realm_of
+from pyncette.resources.arguments import ARGS_BYTES_MAX
 from pyncette.resources.modelling import refused_change
 from pyncette.resources.reading import Refusal, read, read_stored, written
-from pyncette.resources.task import ARGS_BYTES_MAX, PyncetteTask, RetryPolicy, TaskSpec, is_handler_name
+from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, is_handler_name
 from pyncette.store.base import check_key, check_partition
 from tests.resources import manifest, problems, task
 
@@ -609,6 +611,17 @@ def test_every_store_can_keep_the_longest_names_that_the_schema_takes():
     check_partition(partition)
     check_key(Key(partition, longest, occurrence="dead-run-2030-01-01T00:00:00.000000Z"))
     check_key(Key(partition, "t" * 253, occurrence="dead-run-2030-01-01T00:00:00.000000Z"))
+
+
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+def test_arguments_may_be_nested_in_six_levels(begin, end):
+    def nested(levels):
+        return {**MINUTELY, "args": {"a": json.loads(begin * levels + "1" + end * levels)}}
+
+    assert not isinstance(read(PyncetteTask, manifest(**nested(5))), Refusal)
+    assert problems(PyncetteTask, manifest(**nested(6))) == [
+        "spec.args: are nested in more than 6 levels: keep such values in a database"
+    ]
 
 
 def test_a_stored_handler_that_no_handler_may_have_is_an_invalid_name():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
@@ -13,6 +12,7 @@ from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
+from pyncette.resources.arguments import Arguments
 from pyncette.resources.modelling import (
     PATTERNS,
     Finding,
@@ -33,14 +33,6 @@ from pyncette.resources.resource import (
 )
 from pyncette.resources.task_status import TaskStatus
 
-ARGS_BYTES_MAX: Final = 16 * 1024
-"""Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
-
-ARGS_KEYS_MAX: Final = 64
-
-ARGS_NESTING_MAX: Final = 100
-"""Lists and mappings within each other, as for a file of manifests."""
-
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
 
@@ -55,49 +47,6 @@ SCHEDULE: Final = "^[ -~]+$"
 PATTERNS[SCHEDULE] = "a cron expression: one line of letters, digits and punctuation of ASCII, without tabs"
 
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
-
-
-def canonical(args: dict[str, Any]) -> bytes:
-    """Return *args* as JSON that is the same for equal arguments, whatever their order. Raises ValueError if they are none."""
-    try:
-        return json.dumps(
-            args, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-        ).encode()
-    except TypeError as error:
-        raise ValueError(error) from None
-    except RecursionError:
-        raise ValueError("they are nested too deeply") from None
-
-
-def _is_too_deep(value: Any) -> bool:
-    """Return whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
-    level = [value]
-    for _ in range(ARGS_NESTING_MAX + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _small(args: dict[str, Any]) -> dict[str, Any]:
-    if _is_too_deep(args):
-        raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
-    try:
-        size = len(canonical(args))
-    except ValueError as error:
-        raise refusal(f"cannot be written as JSON: {error}") from None
-    if size > ARGS_BYTES_MAX:
-        raise refusal(
-            f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
-            "keep large values in a database, and pass their key",
-            "ArgumentsTooLarge",
-        )
-    return args
 
 
 def _known_zone(name: str) -> str:
@@ -129,25 +78,6 @@ Zone = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 64, "pattern": ZONE}),
 ]
 
-Arguments = Annotated[
-    dict[str, Any],
-    Field(max_length=ARGS_KEYS_MAX),
-    AfterValidator(_small),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "maxProperties": ARGS_KEYS_MAX,
-            "additionalProperties": {
-                # Any JSON, of which the API server bounds the first level; the whole is bounded by the operator.
-                "x-kubernetes-preserve-unknown-fields": True,
-                "nullable": True,
-                "maxLength": ARGS_BYTES_MAX,
-                "maxItems": ARGS_BYTES_MAX // 2,
-                "maxProperties": ARGS_BYTES_MAX // 4,
-            },
-        }
-    ),
-]
 
 HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER)]
 WantedHandler = Annotated[str, Field(min_length=1, max_length=128)]
@@ -304,7 +234,7 @@ class TaskSpec(Model):
     the task is resumed or changed. DeadLetter: the next occurrence, and this one is kept, to be tried again on request.
     """
     args: Arguments = Field(default={})
-    """Arguments that the handler finds in its context: any JSON, 64 keys and 16 KiB in all."""
+    """Arguments that the handler finds in its context: any JSON, 64 keys, 6 levels and 16 KiB in all."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
     """
     What becomes of the instances of a dynamic task when it is deleted. Retain: they are stopped and kept.
