@@ -331,7 +331,7 @@ def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world
     world.start()
     world.settle()
 
-    assert world.condition("Ready", "shop/payroll")["reason"] == "Invalid"
+    assert world.condition("Ready", "shop/payroll")["reason"] == "InvalidName"
     assert world.on("first")["payroll"].claimable_at is None
     assert world.on("second")["payroll"].claimable_at is not None
     assert locations(world) == [("first", REALM)]

@@ -18,7 +18,8 @@ from pyncette.mirror.carried import CLOCK_MARGIN, Bounds
 from pyncette.mirror.conversion import desired_record_of
 from pyncette.mirror.records import MisplacedRecord, mirror_one
 from pyncette.mirror.rules import Step
-from pyncette.resources.task import ARGS_BYTES_MAX, PyncetteTask
+from pyncette.resources.arguments import ARGS_BYTES_MAX
+from pyncette.resources.task import PyncetteTask
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing.clock import VirtualClock
 from tests.resources import accepted as read_as

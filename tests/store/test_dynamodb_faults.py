@@ -76,6 +76,10 @@ class TestDynamoDb(StoreFaults, WrongClock):
     batches_are_whole = False
     claims_afterwards = 3
 
+    @pytest.fixture(autouse=True)
+    def credentials(self, own_server):
+        """Those of the server stand in the environment, also for tests that ask for no URL of it."""
+
     @pytest.fixture
     def url(self, own_server):
         self.server = own_server

@@ -72,9 +72,19 @@ class Reason(Enum):
         "Warning",
     )
     UNKNOWN_FIELD = ("UnknownField", "The spec has a field that this release does not know.", "Warning")
+    INVALID_NAME = (
+        "InvalidName",
+        "The name of the handler has characters that no handler may have.",
+        "Warning",
+    )
     INVALID_SCHEDULE = ("InvalidSchedule", "The schedule cannot be read, or can never be due.", "Warning")
     UNKNOWN_TIME_ZONE = ("UnknownTimeZone", "The time zone is not one of the IANA database.", "Warning")
     ARGUMENTS_TOO_LARGE = ("ArgumentsTooLarge", "The arguments take more than 16 KiB as JSON.", "Warning")
+    TOO_LARGE = (
+        "TooLarge",
+        "A part of the spec is larger than the operator holds; the message has the limit.",
+        "Warning",
+    )
     BACKEND_NOT_ALLOWED = (
         "BackendNotAllowed",
         "The operator's settings do not let this namespace use the backend of the pool.",

@@ -24,8 +24,8 @@ from pyncette.core.schedule import EARLIEST
 from pyncette.core.side_runs import side_run_of
 from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.status import OFTEN
+from pyncette.resources.arguments import ARGS_BYTES_MAX, Arguments
 from pyncette.resources.modelling import COUNT_MAX
-from pyncette.resources.task import ARGS_BYTES_MAX, Arguments
 from pyncette.resources.task_status import REQUEST_CHARACTERS_MAX, WORKER_CHARACTERS_MAX
 
 CLOCK_MARGIN: Final[Duration] = 3600 * SECOND

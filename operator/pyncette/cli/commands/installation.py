@@ -12,7 +12,7 @@ import click
 from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
-from pyncette.cli.output import print_json
+from pyncette.cli.output import print_json, print_line
 from pyncette.cli.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
 
@@ -123,21 +123,21 @@ def sweep(
         print_json([item._asdict() for item in held])
         return
     if not held:
-        click.echo("nothing is held back")
+        print_line("nothing is held back")
     for item in held:
         verb = "confirmed" if confirm else "held back"
-        click.echo(
+        print_line(
             f"{item.tasks} tasks of the namespace {item.namespace} (cluster {item.cluster}) are {verb} on {item.backend}:"
         )
         for name in item.names:
-            click.echo(f"  {name}")
+            print_line(f"  {name}")
         if item.tasks > len(item.names):
-            click.echo(f"  and {item.tasks - len(item.names)} whose names cannot be read")
+            print_line(f"  and {item.tasks - len(item.names)} whose names cannot be read")
     if held and confirm is None:
         only = "" if namespace is None else f"--namespace {namespace} "
-        click.echo(f"to stop them: pyncette sweep {only}--confirm {sum(item.tasks for item in held)}")
+        print_line(f"to stop them: pyncette sweep {only}--confirm {sum(item.tasks for item in held)}")
         if len(held) > 1:
-            click.echo("to stop those of one namespace: pyncette sweep --namespace NAMESPACE --confirm COUNT")
+            print_line("to stop those of one namespace: pyncette sweep --namespace NAMESPACE --confirm COUNT")
 
 
 @click.command(
@@ -164,8 +164,8 @@ def migrate(settings: Settings, output: str) -> None:
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif migrated.before == migrated.after:
-        click.echo(f"{settings.backend} has schema {migrated.after} already")
+        print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
-        click.echo(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
+        print_line(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
     else:
-        click.echo(f"{settings.backend}: tables of schema {migrated.after} were created")
+        print_line(f"{settings.backend}: tables of schema {migrated.after} were created")

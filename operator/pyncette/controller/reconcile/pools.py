@@ -21,7 +21,8 @@ from pyncette.controller.cluster.api import (
     Reference,
     RefusedError,
 )
-from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.settings import BackendSettings
@@ -46,7 +47,7 @@ from pyncette.coordination.members import Member
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
-from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.reading import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Pools:
         if stored is None:
             self._known.pop(name, None)
             return None
-        pool = read_stored(PyncetteWorkerPool, stored)
+        pool = read_reduced(POOLS, PyncetteWorkerPool, stored)
         self._known[name] = version, pool
         return pool
 
@@ -186,13 +187,16 @@ class Pools:
         The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
         self.notify_tasks(name)
-        stored = self._objects.get(POOLS, name)
-        if stored is None:
+        held = self._objects.get(POOLS, name)
+        if held is None:
             self._observed.pop(name, None)
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
-        pool = read_stored(PyncetteWorkerPool, stored)
+        stored = await complete(self._api, self._objects, POOLS, name, held)
+        if stored is None:
+            return None
+        pool = read_reduced(POOLS, PyncetteWorkerPool, stored)
         refused: str | None = None
         if isinstance(pool, PyncetteWorkerPool) and "deletionTimestamp" not in stored["metadata"]:
             made = self._workloads(name, pool)

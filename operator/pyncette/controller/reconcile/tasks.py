@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
@@ -31,7 +32,7 @@ from pyncette.core.accounting import keeps_history
 from pyncette.core.spec import Policies
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
-from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.reading import Refusal
 from pyncette.resources.task import PyncetteTask, WorkerPoolRef
 from pyncette.resources.task_status import TaskStatus
 
@@ -108,7 +109,10 @@ class Tasks:
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
             return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
-        task = read_stored(PyncetteTask, stored)
+        stored = await complete(self._api, self._objects, TASKS, name, stored)
+        if stored is None:
+            return None
+        task = read_reduced(TASKS, PyncetteTask, stored)
         location = self._locate(name, task, stored, records)
         known = self._locations.known(name, _status_of(stored), location, records)
         if self._is_too_early(name, location, stored, known.records):

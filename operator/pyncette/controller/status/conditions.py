@@ -6,6 +6,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.controller.reasons import Reason
+from pyncette.core.printable import one_line
 from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus
@@ -38,14 +39,15 @@ def condition(
     """
     Return a condition of *generation* that was *before*.
 
-    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*.
+    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*. The message
+    may quote what tenants wrote, so it is made printable.
     """
     stays = before is not None and before.status == holds and not anew
     return Condition(
         type=kind,
         status=holds,
         reason=reason.value,
-        message=cut(message, CONDITION_CHARACTERS_MAX),
+        message=cut(one_line(message), CONDITION_CHARACTERS_MAX),
         last_transition_time=before.last_transition_time
         if before is not None and stays
         else datetime_of(whole_second(now)),

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import TASKS, Kind, Manifest
 from pyncette.controller.reasons import EventType, Reason
+from pyncette.core.printable import one_line
 from pyncette.core.times import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"
@@ -74,7 +75,7 @@ def event(
             "uid": regarding.uid,
         },
         "reason": content.reason.value,
-        "message": _cut(content.message),
+        "message": _cut(one_line(content.message)),
         "type": content.type,
         "count": 1,
         "firstTimestamp": at,

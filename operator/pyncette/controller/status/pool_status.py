@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
-
-from pydantic import TypeAdapter, ValidationError
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.reasons import Reason
@@ -33,7 +31,7 @@ from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import Condition
-from pyncette.resources.task import HandlerName
+from pyncette.resources.task import is_handler_name
 
 CONDITIONS: Final = {
     READY: "All workers are as the pool says, ready, and registered; or none are wanted, and there are none.",
@@ -157,9 +155,6 @@ def _backend_reachable(context: PoolContext, assessment: Assessment) -> Conditio
     return context.condition(BACKEND_REACHABLE, "Unknown", Reason.NO_WORKER, message)
 
 
-_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
-
-
 def _count(context: PoolContext, name: str) -> int | None:
     """Return a number of workers; of an external pool, all registered workers are ready."""
     if context.external:
@@ -181,16 +176,9 @@ def _handlers(context: PoolContext) -> tuple[str, ...]:
     members = context.environment.members
     if members is None:
         return context.seen.status.handlers
-    return tuple(sorted({name for member in members for name in _nameable(member.handlers)})[:HANDLERS_MAX])
-
-
-def _nameable(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that a task can refer to: a module may register others, which the API server would refuse."""
-    for name in names:
-        try:
-            yield _HANDLER_NAME.validate_python(name)
-        except ValidationError:
-            continue
+    # The API server would refuse a status with other names.
+    names = {name for member in members for name in member.handlers if is_handler_name(name)}
+    return tuple(sorted(names)[:HANDLERS_MAX])
 
 
 def _again_at(context: PoolContext, assessment: Assessment) -> Instant | None:
