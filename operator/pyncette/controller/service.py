@@ -246,13 +246,20 @@ class Operator:
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Queue all that is on *backend*, which became available or unavailable."""
+        """Queue all that is on *backend*, which became available or unavailable, or has another store name."""
+        self._forget_former()
+        if backend.is_alias:
+            self.metrics.set_backlogs(backend.name, {})
         if backend.ready:
             self._queue.recovered(BACKEND)
             self._scan_soon[backend.store_name].set()
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
+
+    def _forget_former(self) -> None:
+        """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
+        self._mirrored.keep_only({backend.store_name for backend in self._backends})
 
     async def _poll_backend_loop(self, backend: OpenBackend) -> None:
         """Scan *backend* regularly for what workers have written."""
@@ -274,7 +281,9 @@ class Operator:
         """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
         first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
+            await backend.check_database(ledger.store)
             scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
+        self._forget_former()
         self.metrics.set_backlogs(backend.name, scan.backlogs)
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:

@@ -172,6 +172,15 @@ class Mirrored:
         self._touched[backend].add(key)
         self._drop((backend, key), task)
 
+    def keep_only(self, backends: Container[str]) -> None:
+        """Forget all that is known of other *backends*: they share the database of one of these, or lead elsewhere now."""
+        for where, task in [(where, task) for where, task in self._names.items() if where[0] not in backends]:
+            self._drop(where, task)
+        for backend in [backend for backend in self._scanned if backend not in backends]:
+            self._scanned.discard(backend)
+            self._realms.pop(backend, None)
+            self._forget_others(backend, ())
+
     def name_of(self, record: Record) -> ObjectName | None:
         """Return the task that owns *record*; None if no resource of this cluster does."""
         owner = record.state.owner

@@ -130,9 +130,10 @@ class Pools:
         return PoolLocation(realm, observed, found)
 
     def ledger(self, backend: str) -> Ledger | None:
-        """Return the ledger of *backend*, if it answers."""
+        """Return the ledger of the records by the name *backend*, if it answers."""
         found = self._backends.get(backend)
-        return None if found is None else found.ledger
+        # A backend that was found to share another one's database has records by that name alone.
+        return None if found is None or found.is_alias else found.ledger
 
     def unseen(self) -> list[OpenBackend]:
         """Return the backends that were not scanned since this process began."""
@@ -312,6 +313,7 @@ class Pools:
             access=access,
             fault=found.fault if found is not None and access is Access.DOWN else "",
             backend=None if found is None else pool_backend(found.settings),
+            is_copy=found is not None and access is Access.OPEN and found.is_copy,
             realm=realm,
             deployment=self._deployment(pool),
             refused=refused,

@@ -111,7 +111,9 @@ class Tasks:
             return self._intervals.taken_key
         if name not in self._counts:
             version = stored["metadata"]["resourceVersion"]
-            self._settled[name] = _Settled(version, location.pool, mirroring.records, again_at, is_reported)
+            self._settled[name] = _Settled(
+                version, location.pool, location.store_name, mirroring.records, again_at, is_reported
+            )
         return self._again_in(name, again_at, self._now(location))
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
@@ -128,7 +130,8 @@ class Tasks:
         location = self._pools.locate(pool)
         if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        return location.pool == settled.pool and tuple(records) == settled.records
+        place = location.pool, location.store_name
+        return place == (settled.pool, settled.store_name) and tuple(records) == settled.records
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -301,6 +304,7 @@ class _Settled(NamedTuple):
     version: str
     """Of the resource."""
     pool: ObservedPool
+    store_name: str
     records: tuple[ObservedRecord, ...]
     again_at: Instant | None
     """When the status changes by itself."""
