@@ -132,6 +132,13 @@ DATABASE_COPIED: Final = Measure(
     "but 0 needs a person",
     {"backend": "as above"},
 )
+OVERFULL: Final = Measure(
+    "overfull_namespaces",
+    Gauge,
+    "Namespaces whose records on a backend exceed `recordMebibytesPerNamespace`, so that their tasks are not reconciled. Anything "
+    "but 0 needs a person",
+    {"backend": "as above"},
+)
 BACKEND_UP: Final = Measure(
     "backend_up",
     Gauge,
@@ -180,6 +187,7 @@ MEASURES: Final = (
     BACKEND_ERRORS,
     BACKEND_UP,
     DATABASE_COPIED,
+    OVERFULL,
     TASKS,
     DUE,
     LATENESS,

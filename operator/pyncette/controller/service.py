@@ -28,9 +28,10 @@ from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
-from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.metrics import HELD_BACK, OVERFULL, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
+from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
@@ -93,7 +94,11 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
-        self._mirrored = Mirrored(cluster_id, self._can_run)
+        limits = MemoryLimits(
+            settings.record_mebibytes_per_namespace * MEBIBYTE,
+            settings.record_mebibytes_per_backend * MEBIBYTE,
+        )
+        self._mirrored = Mirrored(cluster_id, self._can_run, limits)
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
         self._statuses = Statuses(
@@ -285,6 +290,7 @@ class Operator:
             scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
         self._forget_former()
         self.metrics.set_backlogs(backend.name, scan.backlogs)
+        self.metrics.gauge(OVERFULL, backend.name).set(self._mirrored.overfull(backend.store_name))
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)

@@ -83,6 +83,10 @@ class OperatorSettings(Model):
     """How long the record of a resource that is gone is kept, stopped: one that returns within it loses nothing."""
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
+    record_mebibytes_per_namespace: int = Field(default=64, ge=1, le=65_536)
+    """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
+    record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
+    """Memory for all records of one backend, about."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080

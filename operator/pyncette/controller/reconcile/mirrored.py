@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
+from pyncette.controller.reconcile.memory_budget import (
+    DEFAULT_LIMITS,
+    MemoryBudget,
+    MemoryLimits,
+    size_of,
+    size_of_members,
+    size_of_partitions,
+)
+from pyncette.controller.reconcile.record_scan import ObservedRecord, holds_anything, scan_records
 from pyncette.coordination.members import Member, members
-from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import (
     RESERVED_REALMS,
     Change,
@@ -21,14 +30,14 @@ from pyncette.core.record import (
     Partition,
     Record,
     inert_record,
-    is_on_demand,
 )
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
 from pyncette.store.base import Store
-from pyncette.store.scanning import without_instances
+
+logger = logging.getLogger(__name__)
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
@@ -39,21 +48,6 @@ RETIREMENT: Final[Duration] = 3600 * SECOND
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
-
-
-class ObservedRecord(NamedTuple):
-    """The record of a task, and where it is."""
-
-    backend: str
-    record: Record
-    running: int = 0
-    """Runs under way beside the schedule."""
-    requested: int = 0
-    """Requested runs that have no outcome yet, under way or not."""
-    late_since: Instant | None = None
-    """Since when its next occurrence waits for a worker; None if it does not."""
-    strays: tuple[int, ...] = ()
-    """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
 
 class PoolView(NamedTuple):
@@ -101,9 +95,17 @@ class Mirrored:
     *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not.
     """
 
-    def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        cluster_id: str,
+        can_run: Callable[[ObjectName], bool] = lambda _: True,
+        limits: MemoryLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
+        self._limits = limits
+        self._overfull: dict[str, set[str]] = {}
+        """By backend: the namespaces whose records do not fit into their memory."""
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
@@ -123,6 +125,14 @@ class Mirrored:
     def has_seen(self, backend: str) -> bool:
         """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
         return backend in self._scanned
+
+    def is_overfull(self, backend: str, namespace: str) -> bool:
+        """Return whether *namespace* has more records on *backend* than fit into memory, so that not all were read."""
+        return namespace in self._overfull.get(backend, ())
+
+    def overfull(self, backend: str) -> int:
+        """Return how many namespaces are overfull on *backend*."""
+        return len(self._overfull.get(backend, ()))
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -179,6 +189,7 @@ class Mirrored:
         for backend in [backend for backend in self._scanned if backend not in backends]:
             self._scanned.discard(backend)
             self._realms.pop(backend, None)
+            self._overfull.pop(backend, None)
             self._forget_others(backend, ())
 
     def name_of(self, record: Record) -> ObjectName | None:
@@ -251,18 +262,23 @@ class Mirrored:
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | with_pool):
+        budget = MemoryBudget(self._limits)
+        for realm in [*sorted(with_pool), *sorted(opened - with_pool)]:
             pool = self.pool_of(realm)
             if pool is None:  # a row that no operator wrote
                 continue
+            scanned.add(pool)
+            if pool.namespace in budget.overfull:
+                continue
             workers = tuple(await members(store, realm, ledger.clock.now()))
             partitions = await store.partitions(realm)
+            if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
+                continue
             waiting, templates, is_empty = await self._scan_tasks(
-                backend.store_name, ledger, partitions, workers, found
+                backend.store_name, ledger, partitions, workers, found, budget
             )
             if not is_empty:  # a backend that was wiped may have got records again, and not yet this
                 await self.open_realm(backend.store_name, ledger, realm)
-            scanned.add(pool)
             if realm in with_pool:
                 instances = await self._instances_waiting(
                     backend.store_name, pool, ledger, partitions, templates
@@ -274,12 +290,13 @@ class Mirrored:
             if self._pools.get((backend.store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[backend.store_name, pool] = view
-            if realm in with_pool or view.members or await _holds_anything(store, partitions):
+            if realm in with_pool or view.members or await holds_anything(store, partitions):
                 self._empty_since.pop((backend.store_name, realm), None)
             else:
                 await self._retire(backend.store_name, ledger, realm)
         self._forget_others(backend.store_name, scanned)
         changed = self._take(backend.store_name, found)
+        changed_pools += self._note_overfull(backend.store_name, budget.overfull, pools)
         self._scanned.add(backend.store_name)
         return Scan(
             changed,
@@ -287,6 +304,20 @@ class Mirrored:
             backlogs,
             seconds=time.monotonic() - began_at,
         )
+
+    def _note_overfull(
+        self, backend: str, overfull: set[str], pools: Sequence[ObjectName]
+    ) -> list[ObjectName]:
+        """Note which namespaces are *overfull* on *backend*, and return the pools for which that is news."""
+        before = self._overfull.pop(backend, set())
+        if overfull:
+            self._overfull[backend] = overfull
+        for namespace in sorted(overfull - before):
+            logger.warning(
+                "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+                extra={"backend": backend, "namespace": namespace},
+            )
+        return [pool for pool in pools if pool.namespace in before ^ overfull]
 
     async def refresh(
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
@@ -297,7 +328,7 @@ class Mirrored:
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
         key = observed.record.key
-        found = _scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
+        found = scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
@@ -312,20 +343,23 @@ class Mirrored:
         partitions: Sequence[Partition],
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
+        budget: MemoryBudget,
     ) -> tuple[_Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*. Raises StoreError.
+        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*. Raises StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
         waiting, templates, is_empty = _Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+        async for observed in scan_records(ledger.store, partitions, backend, ledger.clock.now()):
             name = self.name_of(observed.record)
             if name is None:
                 continue
             is_empty = False
+            if not budget.admits(name.namespace, size_of(observed.record)):
+                break
             where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
@@ -440,48 +474,3 @@ def _face(observed: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = observed.record
     return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays
-
-
-async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
-    for partition in partitions:
-        if await store.scan(partition, None, None, 1):
-            return True
-    return False
-
-
-async def _scan_records(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
-) -> AsyncIterator[ObservedRecord]:
-    """
-    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
-
-    Instances are passed over, however many there are.
-    """
-    for partition in partitions:
-        observed: ObservedRecord | None = None
-        async for record in without_instances(store, partition, task):
-            key = record.key
-            if not key.occurrence:
-                if observed is not None:
-                    yield observed
-                strays = await _strays(store, partitions, record)
-                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
-            elif observed is not None and observed.record.key == key._replace(occurrence=""):
-                observed = observed._replace(
-                    running=observed.running + record.is_leased(now),
-                    requested=observed.requested + is_on_demand(key),
-                )
-        if observed is not None:
-            yield observed
-
-
-async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
-        return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
-
-
-def _late_since(record: Record, now: Instant) -> Instant | None:
-    at = record.claimable_at
-    return at if at is not None and at <= now and not record.is_leased(now) else None

@@ -115,7 +115,7 @@ class Pools:
                 realm, ObservedPool(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         observed = ObservedPool(
             name.name,
@@ -128,6 +128,15 @@ class Pools:
             problem=_problem(name, pool.status),
         )
         return PoolLocation(realm, observed, found)
+
+    def _access(self, backend: str, namespace: str) -> Access:
+        """Return how pools in *namespace* stand to *backend*."""
+        access = self._backends.access(backend, namespace)
+        if access is Access.OPEN and self._mirrored.is_overfull(
+            self._backends.store_name(backend), namespace
+        ):
+            return Access.OVERFULL
+        return access
 
     def ledger(self, backend: str) -> Ledger | None:
         """Return the ledger of the records by the name *backend*, if it answers."""
@@ -306,7 +315,7 @@ class Pools:
             return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
         view = self._mirrored.pool(self._backends.store_name(backend), name)
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         return PoolEnvironment(
             now=self.now() if found is None else found.clock.now(),

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.resources.task_status import TaskStatus

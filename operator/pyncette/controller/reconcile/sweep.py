@@ -14,7 +14,8 @@ from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.settings import OperatorSettings
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
@@ -38,8 +39,8 @@ EMPTYING_SECONDS: Final = 30.0
 EMPTIED_AT_ONCE: Final = 500
 """Records of instances that are removed before the deletion is checked again."""
 
-NAMES_MAX: Final = 200
-"""Tasks that a notice names; more are counted."""
+NAMES_MAX: Final = 125
+"""Tasks that a notice names; more are counted. So many of the longest names fit into a record."""
 
 
 class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):

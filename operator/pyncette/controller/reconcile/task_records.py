@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, ObjectName
 from pyncette.controller.cluster.objects import Objects
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.status.differences import read_status
 from pyncette.controller.status.observed import Access, ObservedPool

@@ -12,8 +12,9 @@ from pyncette.controller.cluster.objects import Objects
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.requested_runs import FOLLOW_SECONDS, RequestedRuns
 from pyncette.controller.reconcile.sweep import Sweep
 from pyncette.controller.reconcile.task_records import Mirroring, TaskRecords
@@ -208,10 +209,13 @@ class Tasks:
         """
         Return whether a backend that may hold the record has not been read since this process began.
 
-        The first scan of a backend reconciles all tasks that it may concern. If the backend does not answer, a status of
+        The first scan of a backend reconciles all tasks that it may concern, as does one that reads all records of a namespace
+        which had too many. If the backend does not answer, a status of
         this generation holds more than is known here.
         """
         status = _status_of(stored)
+        if location.pool.access is Access.OVERFULL and not records and was_mirrored(status):
+            return True
         unseen = self._pools.unseen()
         if records or not was_mirrored(status):
             own = None if location.pool.access is Access.REFUSED else location.backend

@@ -16,6 +16,7 @@ from pyncette.controller.status.conditions import (
     Holds,
     condition_of,
     counted,
+    too_many_records,
 )
 from pyncette.controller.status.observed import Access
 from pyncette.controller.status.pool_context import (
@@ -149,6 +150,9 @@ def _backend_reachable(context: PoolContext, assessment: Assessment) -> Conditio
         return context.condition(
             BACKEND_REACHABLE, "False", Reason.BACKEND_UNREACHABLE, unavailable_backend(context)
         )
+    if environment.access is Access.OVERFULL:
+        name = "" if environment.backend is None else environment.backend.name
+        return context.condition(BACKEND_REACHABLE, "False", Reason.TOO_MANY_RECORDS, too_many_records(name))
     if environment.members:
         return context.condition(
             BACKEND_REACHABLE, "True", Reason.WORKERS_REGISTERED, registered_workers(environment.members)
