@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from pyncette.core.record import Counts, Owner, State, Summary, replace
@@ -335,3 +336,31 @@ def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world
     assert world.on("first")["payroll"].claimable_at is None
     assert world.on("second")["payroll"].claimable_at is not None
     assert locations(world) == [("first", REALM)]
+
+
+def test_a_task_is_not_started_anew_while_its_record_may_be_among_those_that_were_not_read(world_of):
+    exclusive = {"first": ["shop"], "second": ["shop"]}
+    world = world_of(exclusive, recordMebibytesPerNamespace=1)
+    world.task("shop", args={"to": "staff"})
+    world.start()
+    world.settle()
+    world.kill()
+    large = b'"%s"' % (b"x" * 40_000)
+    filling = [
+        replace(record, spec=replace(record.spec, args=msgspec.Raw(large)))
+        for record in (forged(world, name=f"a-{number:03}") for number in range(40))
+    ]
+    world.put("first", *filling)
+    to(world, "second")
+
+    world.start()
+    world.settle()
+    held = world.on("second")
+    for record in filling:
+        world.backends["first"].memory.shelf(record.key.partition).remove(record.key)
+    world.run(600)
+
+    assert held == {}
+    assert list(world.on("second")) == ["payroll"]
+    assert world.on("first") == {}
+    assert events(world) == []

@@ -147,6 +147,20 @@ BACKEND_ERRORS: Final = Measure(
     "Calls of a backend that failed",
     {"backend": "as above", "operation": "as above"},
 )
+DATABASE_COPIED: Final = Measure(
+    "database_copied",
+    Gauge,
+    "1 if the database of a backend has the identity of another backend's database, so that one of them is a copy. Anything "
+    "but 0 needs a person",
+    {"backend": "as above"},
+)
+OVERFULL: Final = Measure(
+    "overfull_namespaces",
+    Gauge,
+    "Namespaces whose records on a backend exceed `recordMebibytesPerNamespace`, so that their tasks are not reconciled. Anything "
+    "but 0 needs a person",
+    {"backend": "as above"},
+)
 BACKEND_UP: Final = Measure(
     "backend_up",
     Gauge,
@@ -196,6 +210,8 @@ MEASURES: Final = (
     BACKEND,
     BACKEND_ERRORS,
     BACKEND_UP,
+    DATABASE_COPIED,
+    OVERFULL,
     TASKS,
     DUE,
     LATENESS,

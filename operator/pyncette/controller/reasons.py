@@ -183,6 +183,16 @@ class Reason(Enum):
         "The rollout has made no progress for progressDeadlineSeconds: pods cannot be created, do not start, or are not ready.",
         "Warning",
     )
+    TOO_MANY_RECORDS = (
+        "TooManyRecords",
+        "The namespace has more records on its backend than fit into the operator's memory. Its tasks are not reconciled, and run.",
+        "Warning",
+    )
+    DATABASE_COPIED = (
+        "DatabaseCopied",
+        "The database of the pool's backend has the identity of another one: one of them is a copy. Both are used, and kept apart.",
+        "Warning",
+    )
     WORKERS_UNAVAILABLE = (
         "WorkersUnavailable",
         "The rollout was complete, but workers have become unready since.",

@@ -30,16 +30,17 @@ from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
-from pyncette.controller.metrics import FOREIGN, HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.metrics import FOREIGN, HELD_BACK, OVERFULL, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach
+from pyncette.controller.reconcile.dependencies import dependency_of, dependency_on
 from pyncette.controller.reconcile.locations import Locations
+from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
-from pyncette.controller.reconcile.task_records import BackendUnavailableError
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.settings import OperatorSettings
@@ -72,10 +73,6 @@ FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
 
 
-API_SERVER: Final = "the API server"
-"""A dependency that may be unavailable while many objects wait for it. Each backend is another one."""
-
-
 class OperatorError(PyncetteException):
     """The operator cannot go on in this process, and is to be started again."""
 
@@ -103,10 +100,16 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
-        self._mirrored = Mirrored(cluster_id, self._can_run, self._backends.is_open, self._backends.names_of)
+        limits = MemoryLimits(
+            settings.record_mebibytes_per_namespace * MEBIBYTE,
+            settings.record_mebibytes_per_backend * MEBIBYTE,
+        )
+        self._mirrored = Mirrored(
+            cluster_id, self._can_run, self._backends.is_open, self._backends.names_of, limits
+        )
         self._events = EventQueue(api)
         self._queue: Queue[Reference] = Queue(
-            _namespace_of, _dependency_of, intervals.quiet, self._backends.message_of
+            _namespace_of, dependency_of, intervals.quiet, self._backends.message_of
         )
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
@@ -281,9 +284,15 @@ class Operator:
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Queue all that is on *backend*, which became available or unavailable."""
+        """Queue all that is on *backend*, which became available or unavailable, or has another store name."""
+        self._forget_former()
+        if backend.is_alias:
+            self.metrics.set_backlogs(backend.name, {})
+            for gauge in (FOREIGN, OVERFULL):
+                self.metrics.gauge(gauge, backend.name).set(0)
         if backend.ready:
-            self._queue.recovered(_dependency_on(backend.store_name))
+            self._queue.recovered(dependency_on(backend.store_name))
+        if backend.ready or backend.is_alias:  # another name may open the database to more namespaces
             self._scans[backend.store_name].restart()
         self._queue_pools_on(backend)
 
@@ -292,17 +301,24 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
+    def _forget_former(self) -> None:
+        """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
+        self._mirrored.keep_only({backend.store_name for backend in self._backends})
+
     async def _scan(self, backend: OpenBackend, namespace: str | None) -> float:
         """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
         ledger = backend.ledger
         if ledger is None:
             return 0.0
         first = not self._mirrored.has_seen(backend.store_name)
-        pools = self._pools.on(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
+            await backend.check_database(ledger.store)
+            pools = self._pools.on(backend.store_name)
             scan = await self._mirrored.scan(backend, ledger, pools, namespace)
+        self._forget_former()
         self.metrics.set_backlogs(backend.name, scan.backlogs, namespace)
         self.metrics.gauge(FOREIGN, backend.name).set(self._mirrored.realms.foreign(backend.name))
+        self.metrics.gauge(OVERFULL, backend.name).set(self._mirrored.overfull(backend.name))
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
@@ -475,14 +491,3 @@ def _name_of(manifest: Manifest) -> ObjectName:
 
 def _namespace_of(reference: Reference) -> str:
     return reference.namespace
-
-
-def _dependency_of(error: Exception) -> str | None:
-    if isinstance(error, ApiUnavailableError):
-        return API_SERVER
-    return _dependency_on(error.backend) if isinstance(error, BackendUnavailableError) else None
-
-
-def _dependency_on(backend: str) -> str:
-    """Return the dependency on one *backend*: that another one is unavailable delays no object of this one."""
-    return f"the backend {backend}"

@@ -95,6 +95,10 @@ class OperatorSettings(Model):
     """Writes of statuses, of all resources together."""
     per_namespace: NamespaceSettings = NamespaceSettings()
     """Limits of each namespace. Whatever is not limited here is taken in turns."""
+    record_mebibytes_per_namespace: int = Field(default=64, ge=1, le=65_536)
+    """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
+    record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
+    """Memory for all records of one backend, about."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080

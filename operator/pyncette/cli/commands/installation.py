@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_json, print_line
 from pyncette.cli.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from pyncette.store.backend import Backend
 
 
 @click.command(
@@ -143,11 +146,19 @@ def sweep(
 @click.command(
     cls=WithExamples,
     short_help="Create the tables of a backend, or upgrade them.",
-    examples=["pyncette migrate --backend postgresql://owner:password@host/database"],
+    examples=[
+        "pyncette migrate --backend postgresql://owner:password@host/database",
+        "pyncette migrate --backend-file url.txt --new-identity",
+    ],
+)
+@click.option(
+    "--new-identity",
+    is_flag=True,
+    help="Give the database another identity, since it is a copy of one that the same operator uses.",
 )
 @settings_options("backend")
 @output_option
-def migrate(settings: Settings, output: str) -> None:
+def migrate(new_identity: bool, settings: Settings, output: str) -> None:
     """
     Upgrade the tables of the backend to the schema of this release, or create them.
 
@@ -161,11 +172,24 @@ def migrate(settings: Settings, output: str) -> None:
     if settings.backend.in_memory:
         raise Failure("the memory backend is lost when this process ends: use a file or a server")
     migrated = asyncio.run(members.migrate(settings.backend))
+    if new_identity:
+        asyncio.run(_renew_identity(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
+    elif new_identity:
+        click.echo(f"{settings.backend} has another identity now")
     elif migrated.before == migrated.after:
         print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
         print_line(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
     else:
         print_line(f"{settings.backend}: tables of schema {migrated.after} were created")
+
+
+async def _renew_identity(backend: Backend) -> None:
+    """Give the database of *backend* another identity. Raises StoreError and Failure."""
+    from pyncette.coordination.identity import renew_identity
+
+    async with backend.new_store(create=False) as store:
+        if not await renew_identity(store):
+            raise Failure("the identity was changed at the same time: run the command again")

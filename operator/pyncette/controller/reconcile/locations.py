@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.reconcile.backends import Backends
-from pyncette.controller.reconcile.mirrored import ObservedRecord
 from pyncette.controller.reconcile.pools import PoolLocation
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.resources.task_status import LOCATIONS_MAX, Location, TaskStatus
 
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from pyncette.clock import SECOND, Duration, Instant
+from pyncette.clock import SECOND, Duration
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
-from pyncette.controller.reconcile.backlog import Waiting, late_since_of, runs_instances
+from pyncette.controller.reconcile.backlog import Waiting, runs_instances
+from pyncette.controller.reconcile.memory_budget import (
+    DEFAULT_LIMITS,
+    MemoryBudget,
+    MemoryLimits,
+    ScanBudget,
+    size_of,
+    size_of_members,
+    size_of_partitions,
+)
 from pyncette.controller.reconcile.realms import Realms
+from pyncette.controller.reconcile.record_scan import ObservedRecord, holds_anything, scan_records
 from pyncette.coordination.members import Member, members
-from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import Key, Partition, Record, is_on_demand
+from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
-from pyncette.store.base import Store
-from pyncette.store.scanning import without_instances
+
+logger = logging.getLogger(__name__)
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
@@ -28,21 +38,6 @@ INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
-
-
-class ObservedRecord(NamedTuple):
-    """The record of a task, and where it is."""
-
-    backend: str
-    record: Record
-    running: int = 0
-    """Runs under way beside the schedule."""
-    requested: int = 0
-    """Requested runs that have no outcome yet, under way or not."""
-    late_since: Instant | None = None
-    """Since when its next occurrence waits for a worker; None if it does not."""
-    strays: tuple[int, ...] = ()
-    """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
 
 class PoolView(NamedTuple):
@@ -85,11 +80,16 @@ class Mirrored:
         can_run: Callable[[ObjectName], bool] = lambda _: True,
         is_open: Callable[[str, str], bool] = lambda *_: True,
         names_of: Callable[[str], frozenset[str]] = lambda name: frozenset({name}),
+        limits: MemoryLimits = DEFAULT_LIMITS,
     ) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
         self._names_of = names_of
         self.realms = Realms(cluster_id, is_open)
+        self._budgets: defaultdict[str, MemoryBudget] = defaultdict(lambda: MemoryBudget(limits))
+        """By backend: the memory that its records take."""
+        self._overfull: dict[str, set[str]] = {}
+        """By backend: the namespaces whose records do not fit into their memory."""
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
@@ -110,12 +110,25 @@ class Mirrored:
 
         Another name may make it open to further namespaces.
         """
-        return self._scanned.get(backend) == self._names_of(backend)
+        scanned = self._scanned.get(backend)
+        return scanned is not None and self._names_of(backend) <= scanned
 
     def namespaces(self, backend: str) -> Collection[str]:
         """Return the namespaces that have something on *backend*, to be scanned each by itself."""
         known = {pool.namespace for place, pool in self._pools if place == backend}
         return known | self._namespaces.get(backend, set())
+
+    def is_overfull(self, backend: str, namespace: str) -> bool:
+        """Return whether *namespace* has more records on *backend* than fit into memory, so that not all were read."""
+        return namespace in self._overfull.get(backend, ())
+
+    def overfull_for(self, namespace: str) -> list[str]:
+        """Return the backends on which *namespace* is overfull."""
+        return [backend for backend, namespaces in self._overfull.items() if namespace in namespaces]
+
+    def overfull(self, backend: str) -> int:
+        """Return how many namespaces are overfull on *backend*."""
+        return len(self._overfull.get(backend, ()))
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -170,6 +183,19 @@ class Mirrored:
         self._writes += 1
         self._touched[backend][key] = self._writes
 
+    def keep_only(self, backends: Container[str]) -> None:
+        """Forget all that is known of other *backends*: they share the database of one of these, or lead elsewhere now."""
+        for where, task in [(where, task) for where, task in self._names.items() if where[0] not in backends]:
+            self._drop(where, task)
+        for backend in [backend for backend in self._namespaces if backend not in backends]:
+            self._scanned.pop(backend, None)
+            del self._namespaces[backend]
+            self._overfull.pop(backend, None)
+            self._budgets.pop(backend, None)
+            self._touched.pop(backend, None)
+            self._forget_others(backend, (), None)
+            self.realms.forget(backend)
+
     def name_of(self, backend: str, record: Record) -> ObjectName | None:
         """Return the task that owns *record* on *backend*; None if no resource of this cluster can."""
         return self.realms.task_of(backend, record)
@@ -194,56 +220,104 @@ class Mirrored:
         """
         writes_before = self._writes
         began_at = time.monotonic()
-        store = ledger.store
-        names = self._names_of(backend.store_name)
+        place = backend.store_name  # it may become another one meanwhile
+        names = self._names_of(place)
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
-        opened = await self.realms.opened(backend.store_name, store)
+        opened = await self.realms.opened(place, ledger.store)
+        present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
+        budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        present = {
-            realm: self.realms.pool_of(backend.store_name, realm) for realm in sorted(opened | with_pool)
-        }
-        self._namespaces[backend.store_name] = {pool.namespace for pool in present.values() if pool}
         for realm, pool in present.items():
-            if pool is None:  # the pool may not use the backend that it names
-                continue
             if namespace not in {None, pool.namespace}:
                 continue
-            workers = tuple(await members(store, realm, ledger.clock.now()))
-            partitions = await store.partitions(realm)
-            waiting, templates, is_empty = await self._scan_tasks(
-                backend.store_name, ledger, partitions, workers, found
-            )
-            if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.realms.open(backend.store_name, ledger, realm)
             scanned.add(pool)
-            if realm in with_pool:
-                instances = await self._instances_waiting(
-                    backend.store_name, pool, ledger, partitions, templates
-                )
-                waiting = waiting.with_more(*instances)
+            if pool.namespace in budget.overfull:
+                continue
+            has_pool = realm in with_pool
+            read = await self._scan_realm(place, ledger, realm, pool, has_pool, found, budget)
+            if read is None:
+                continue
+            workers, waiting = read
+            if has_pool:
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
-            view = PoolView(workers, waiting.due if realm in with_pool else 0)
-            if self._pools.get((backend.store_name, pool), PoolView()) != view:
+            view = PoolView(workers, waiting.due if has_pool else 0)
+            if self._pools.get((place, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[backend.store_name, pool] = view
-            if realm in with_pool or view.members or await _holds_anything(store, partitions):
-                self.realms.keep(backend.store_name, realm)
-            else:
-                await self.realms.retire(backend.store_name, ledger, realm)
-        self._forget_others(backend.store_name, scanned, namespace)
-        changed = self._take(backend.store_name, found, namespace, writes_before)
+            self._pools[place, pool] = view
+        self._forget_others(place, scanned, namespace)
+        changed = self._take(place, found, namespace, writes_before)
+        budget.end()
+        changed_pools += self._note_overfull(place, budget.overfull, pools, namespace)
         if namespace is None:
-            self._scanned[backend.store_name] = names
+            self._scanned[place] = names
         return Scan(
             changed,
             changed_pools,
             backlogs,
             seconds=time.monotonic() - began_at,
         )
+
+    def _present(self, backend: str, realms: Iterable[str]) -> Mapping[str, ObjectName]:
+        """Return the pools of *realms* on *backend*, without realms that no pool may have there."""
+        present = {realm: pool for realm in realms if (pool := self.realms.pool_of(backend, realm))}
+        self._namespaces[backend] = {pool.namespace for pool in present.values()}
+        return present
+
+    async def _scan_realm(
+        self,
+        backend: str,
+        ledger: Ledger,
+        realm: str,
+        pool: ObjectName,
+        has_pool: bool,
+        found: dict[ObjectName, dict[_Where, ObservedRecord]],
+        budget: ScanBudget,
+    ) -> tuple[tuple[Member, ...], Waiting] | None:
+        """
+        Add the records of tasks in *realm* to *found*. Raises StoreError.
+
+        Return the workers of the *pool*, and its backlog; None if these do not fit into *budget*.
+        """
+        workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
+        partitions = await ledger.store.partitions(realm)
+        if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
+            return None
+        waiting, templates, is_empty = await self._scan_tasks(
+            backend, ledger, partitions, workers, found, budget
+        )
+        if not is_empty:  # a backend that was wiped may have got records again, and not yet this
+            await self.realms.open(backend, ledger, realm)
+        if has_pool:
+            instances = await self._instances_waiting(backend, pool, ledger, partitions, templates)
+            waiting = waiting.with_more(*instances)
+        if has_pool or workers or await holds_anything(ledger.store, partitions):
+            self.realms.keep(backend, realm)
+        else:
+            await self.realms.retire(backend, ledger, realm)
+        return workers, waiting
+
+    def _note_overfull(
+        self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None
+    ) -> list[ObjectName]:
+        """
+        Note which namespaces are *overfull* on *backend*, and return the pools for which that is news.
+
+        With *namespace*, only that one was read.
+        """
+        before = self._overfull.pop(backend, set())
+        overfull = overfull | (set() if namespace is None else before - {namespace})
+        if overfull:
+            self._overfull[backend] = overfull
+        for name in sorted(overfull - before):
+            logger.warning(
+                "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+                extra={"backend": backend, "namespace": name},
+            )
+        return [pool for pool in pools if pool.namespace in before ^ overfull]
 
     async def refresh(
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
@@ -254,7 +328,7 @@ class Mirrored:
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
         key = observed.record.key
-        found = _scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
+        found = scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
@@ -269,20 +343,23 @@ class Mirrored:
         partitions: Sequence[Partition],
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
+        budget: ScanBudget,
     ) -> tuple[Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*. Raises StoreError.
+        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*. Raises StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
         waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+        async for observed in scan_records(ledger.store, partitions, backend, ledger.clock.now()):
             name = self.name_of(backend, observed.record)
             if name is None:
                 continue
             is_empty = False
+            if not budget.admits(name.namespace, size_of(observed.record)):
+                break
             where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
@@ -395,45 +472,3 @@ def _face(observed: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = observed.record
     return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays
-
-
-async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
-    for partition in partitions:
-        if await store.scan(partition, None, None, 1):
-            return True
-    return False
-
-
-async def _scan_records(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
-) -> AsyncIterator[ObservedRecord]:
-    """
-    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
-
-    Instances are passed over, however many there are.
-    """
-    for partition in partitions:
-        observed: ObservedRecord | None = None
-        async for record in without_instances(store, partition, task):
-            key = record.key
-            if not key.occurrence:
-                if observed is not None:
-                    yield observed
-                strays = await _strays(store, partitions, record)
-                observed = ObservedRecord(
-                    backend, record, late_since=late_since_of(record, now), strays=strays
-                )
-            elif observed is not None and observed.record.key == key._replace(occurrence=""):
-                observed = observed._replace(
-                    running=observed.running + record.is_leased(now),
-                    requested=observed.requested + is_on_demand(key),
-                )
-        if observed is not None:
-            yield observed
-
-
-async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
-        return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))

@@ -116,7 +116,7 @@ class Pools:
                 realm, ObservedPool(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         observed = ObservedPool(
             name.name,
@@ -130,10 +130,20 @@ class Pools:
         )
         return PoolLocation(realm, observed, found)
 
+    def _access(self, backend: str, namespace: str) -> Access:
+        """Return how pools in *namespace* stand to *backend*."""
+        access = self._backends.access(backend, namespace)
+        if access is Access.OPEN and self._mirrored.is_overfull(
+            self._backends.store_name(backend), namespace
+        ):
+            return Access.OVERFULL
+        return access
+
     def ledger(self, backend: str) -> Ledger | None:
-        """Return the ledger of *backend*, if it answers."""
+        """Return the ledger of the records by the name *backend*, if it answers."""
         found = self._backends.get(backend)
-        return None if found is None else found.ledger
+        # A backend that was found to share another one's database has records by that name alone.
+        return None if found is None or found.is_alias else found.ledger
 
     def backend(self, name: str) -> OpenBackend | None:
         """Return the backend of this name, if the settings have one."""
@@ -313,13 +323,14 @@ class Pools:
             return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
         view = self._mirrored.pool(self._backends.store_name(backend), name)
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         return PoolEnvironment(
             now=self.now() if found is None else found.clock.now(),
             access=access,
             fault=found.fault if found is not None and access is Access.DOWN else "",
             backend=None if found is None else pool_backend(found.settings),
+            is_copy=found is not None and access is Access.OPEN and found.is_copy,
             realm=realm,
             deployment=self._deployment(pool),
             refused=refused,

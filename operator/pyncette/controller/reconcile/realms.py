@@ -144,6 +144,12 @@ class Realms:
             if record is not None:
                 await ledger.store.swap([Change(record, None)])
 
+    def forget(self, backend: str) -> None:
+        """Drop all that is known of *backend*."""
+        self._opened.pop(backend, None)
+        self._foreign.pop(backend, None)
+        self.forget_others(backend, (), None)
+
     def forget_others(self, backend: str, scanned: Collection[str], namespace: str | None) -> None:
         """Forget the empty realms of *backend*, in *namespace* if it is given, that were not *scanned*: they are gone."""
         for place, realm in list(self._empty_since):

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.fair_queue import FairQueue
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreError
 from pyncette.resources.task_status import TaskStatus

@@ -14,7 +14,8 @@ from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.removal_notice import Notice, load_notices, noticed_namespaces
 from pyncette.controller.settings import OperatorSettings
 from pyncette.errors import StoreUnavailableError

@@ -11,8 +11,9 @@ from pyncette.clock import Instant
 from pyncette.controller.cluster.api import TASKS, Api, ConflictError, Manifest, ObjectName, Reference
 from pyncette.controller.cluster.objects import Objects
 from pyncette.controller.reconcile.locations import Known, Locations
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.status.differences import read_status

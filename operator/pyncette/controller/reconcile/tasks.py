@@ -14,8 +14,9 @@ from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
 from pyncette.controller.reconcile.locations import Known, Locations
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.reconcile.sweep import Sweep
 from pyncette.controller.reconcile.task_records import Mirroring, TaskRecords
@@ -132,7 +133,9 @@ class Tasks:
             return self._intervals.taken_key
         if name not in self._counts:
             version = stored["metadata"]["resourceVersion"]
-            self._settled[name] = _Settled(version, location.pool, mirroring.records, again_at, is_reported)
+            self._settled[name] = _Settled(
+                version, location.pool, location.store_name, mirroring.records, again_at, is_reported
+            )
         return self._again_in(name, again_at, self._now(location))
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
@@ -149,7 +152,8 @@ class Tasks:
         location = self._pools.locate(pool)
         if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        return location.pool == settled.pool and tuple(records) == settled.records
+        place = location.pool, location.store_name
+        return place == (settled.pool, settled.store_name) and tuple(records) == settled.records
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -240,12 +244,17 @@ class Tasks:
         """
         Return whether a backend that may hold the record has not been read since this process began.
 
-        The first scan of a backend reconciles all tasks that it may concern. If the backend does not answer, a status of
-        this generation holds more than is known here.
+        The first scan of a backend reconciles all tasks that it may concern, as does one that reads all records of a namespace
+        which had too many. If the backend does not answer, a status of this generation holds more than is known here.
         """
         status = _status_of(stored)
         own = None if location.pool.access is Access.REFUSED else location.backend
         decides = not records and was_mirrored(status)
+        if decides and any(
+            place == location.store_name or self._locations.may_hold(name, status, place)
+            for place in self._mirrored.overfull_for(name.namespace)
+        ):
+            return True
         unseen = [
             backend
             for backend in self._pools.unseen()
@@ -345,6 +354,7 @@ class _Settled(NamedTuple):
     version: str
     """Of the resource."""
     pool: ObservedPool
+    store_name: str
     records: tuple[ObservedRecord, ...]
     again_at: Instant | None
     """When the status changes by itself."""

@@ -11,8 +11,9 @@ from pyncette.clock import Duration
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import log_failure
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.status.events import EventContent
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import remove_stopped, stop

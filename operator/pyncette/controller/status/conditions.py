@@ -71,6 +71,16 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def too_many_records(backend: str) -> str:
+    """Return why the tasks of a namespace are not reconciled that has too many records on *backend*."""
+    return (
+        f'The records of this namespace on the backend "{backend}" take more of the operator\'s memory than '
+        "recordMebibytesPerNamespace of its settings allows, or those of the backend more than recordMebibytesPerBackend. Not all "
+        "are read, and no task of the namespace is reconciled there; due occurrences run. Remove the records that no task "
+        "needs, or have the setting raised."
+    )
+
+
 class Seen(Protocol):
     """A status as it was written last, and the generation of the object now."""
 

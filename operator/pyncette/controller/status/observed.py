@@ -18,6 +18,8 @@ class Access(Enum):
     """It is reachable, and the pool may use it."""
     DOWN = "down"
     """The pool may use it, and it does not answer now."""
+    OVERFULL = "overfull"
+    """The namespace has more records there than fit into the operator's memory: `TooManyRecords`."""
     REFUSED = "refused"
     """The operator's settings do not let this namespace use it: `BackendNotAllowed`."""
     UNKNOWN = "unknown"
