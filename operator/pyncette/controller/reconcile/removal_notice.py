@@ -23,6 +23,9 @@ PAGE: Final = 100
 SCANNED: Final = 200
 """Records that one scan reads."""
 
+NAMESPACES_MAX: Final = 10_000
+"""Notices that are looked for on a backend. Whoever can write there can make any number of them."""
+
 COUNT_MAX: Final = 10_000_000
 
 NAME: Final = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}")
@@ -57,13 +60,18 @@ class Notice(NamedTuple):
             return self.record is None
         return self.held == HeldBack(len(names), digest_of(names))
 
-    async def names(self, store: Store) -> Sequence[str]:
-        """Return all names of tasks that are held back; those that cannot be read are left out. Raises StoreError."""
+    async def names(self, store: Store, among: Collection[str] | None = None) -> Sequence[str]:
+        """
+        Return the names of tasks that are held back, or those of them that are *among* others. Raises StoreError.
+
+        Names that cannot be read are left out.
+        """
         keys = self._page_keys(self.held.count, self.held.digest)
         found: list[str] = []
         for start in range(0, len(keys), SCANNED):
             for record in await store.load(keys[start : start + SCANNED]):
-                found += () if record is None else _names_in(record)
+                names = () if record is None else _names_in(record)
+                found += names if among is None else [name for name in names if name in among]
         return found
 
     async def hold(
@@ -133,10 +141,10 @@ async def clusters_with_notices(store: Store) -> list[str]:
 
 
 async def noticed_namespaces(store: Store, cluster_id: str) -> set[str]:
-    """Return the namespaces of a cluster that have a notice. Raises StoreError."""
-    partition, found, after = _notices(cluster_id), set[str](), None
-    while page := await store.scan(partition, None, after, SCANNED):
-        after = page[-1].key
+    """Return the namespaces of a cluster that have a notice, of the first `NAMESPACES_MAX` notices. Raises StoreError."""
+    partition, found, after, read = _notices(cluster_id), set[str](), None, 0
+    while read < NAMESPACES_MAX and (page := await store.scan(partition, None, after, SCANNED)):
+        after, read = page[-1].key, read + len(page)
         found |= {record.key.task for record in page if NAME.fullmatch(record.key.task)}
     return found
 

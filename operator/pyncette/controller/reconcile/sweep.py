@@ -259,13 +259,12 @@ class Sweep:
         self, store: Store, running: Collection[ObjectName], notices: Mapping[str, Notice]
     ) -> set[ObjectName]:
         """Return those of *running* that a person has confirmed. After a crash, fewer than that may be left."""
-        listed = {
+        return {
             ObjectName(namespace, name)
-            for namespace, notice in notices.items()
-            if notice.is_confirmed
-            for name in await notice.names(store)
+            for namespace, names in _by_namespace(running).items()
+            if notices[namespace].is_confirmed
+            for name in await notices[namespace].names(store, names)
         }
-        return listed & {*running}
 
     async def _write_notices(
         self, backend: str, store: Store, notices: Mapping[str, Notice], held: frozenset[ObjectName]
@@ -275,7 +274,7 @@ class Sweep:
         for namespace, notice in notices.items():
             wanted = names.get(namespace, set())
             if notice.is_about(wanted) or (
-                notice.is_confirmed and wanted and wanted <= {*await notice.names(store)}
+                notice.is_confirmed and wanted and wanted <= {*await notice.names(store, wanted)}
             ):
                 continue
             if not self._knows_all(backend) and (notice.held.confirmed or not wanted):
