@@ -177,7 +177,7 @@ def migrate(new_identity: bool, settings: Settings, output: str) -> None:
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif new_identity:
-        click.echo(f"{settings.backend} has another identity now")
+        print_line(f"{settings.backend} has another identity now")
     elif migrated.before == migrated.after:
         print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
