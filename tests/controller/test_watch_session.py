@@ -1,7 +1,8 @@
 """What kopf reads of the API server, a list or a stream of events, is reduced, however its bytes arrive."""
 
+import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import kopf
@@ -44,12 +45,15 @@ async def serving(*parts, status=200):
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    login = session_of(kopf.ConnectionInfo(server=url, scheme="Bearer", token="secret"))
     try:
-        async with login.aiohttp_session, login.aiohttp_session.get(url) as response:
+        async with logged_in(url) as session, session.get(url) as response:
             yield response
     finally:
         await runner.cleanup()
+
+
+def logged_in(url):
+    return session_of(kopf.ConnectionInfo(server=url, scheme="Bearer", token="secret")).session
 
 
 def cut(data, size):
@@ -80,6 +84,36 @@ async def test_an_event_without_an_end_breaks_the_connection_off(monkeypatch):
     async with serving(b"x" * 100_000) as response:
         with pytest.raises(aiohttp.ClientPayloadError, match="more than 10,000 bytes"):
             [line async for line in iter_jsonlines(response.content)]
+
+
+async def test_a_server_that_sends_no_headers_is_given_up_like_any_that_is_silent():
+    ended = asyncio.Event()
+
+    async def answer_nothing(reader, writer):
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        ended.set()
+
+    silent = await asyncio.start_server(answer_nothing, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+
+    async with silent, logged_in(url) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await session.get(url)
+        await session.close()
+        await ended.wait()
+
+
+async def test_kopf_does_not_close_the_session_of_watchers_that_it_leaves_behind():
+    session = session_of(kopf.ConnectionInfo(server="http://127.0.0.1"))
+
+    await session.close()
+    assert not session.closed
+
+    await session.end()
+    assert session.closed
 
 
 async def test_a_list_is_reduced():

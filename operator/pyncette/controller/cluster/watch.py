@@ -20,7 +20,7 @@ from pyncette.controller.cluster.api import (
 )
 from pyncette.controller.cluster.credentials import Credentials, authorization_of
 from pyncette.controller.cluster.objects import Change
-from pyncette.controller.cluster.watch_session import WATCHED_KINDS, session_of
+from pyncette.controller.cluster.watch_session import WATCHED_KINDS, KeptSession, session_of
 from pyncette.errors import ConfigurationError, PyncetteException
 from pyncette.resources.resource import GROUP
 
@@ -41,6 +41,9 @@ LISTED_AT_ONCE: Final = 25
 """Objects of one page of kopf's lists, which it reads as a whole: 40 MB if each is as large as the API server takes it."""
 
 IDENTITY: Final = "pyncette-operator"
+
+RECONNECT_SECONDS: Final = 0.25
+"""How long watchers that kopf has left behind may take to connect. Cancelled before, they would log an error."""
 
 GOODBYE_SECONDS: Final = 0.25
 """How long TLS connections may take to close: aiohttp does not wait for that."""
@@ -108,7 +111,9 @@ class Watch:
         self._stopping = threading.Event()
         self._stop_now: Callable[[], None] = lambda: None
         self._login: kopf.ConnectionInfo | None = None
-        self._session: kopf.AiohttpSession | None = None
+        self._session: KeptSession | None = None
+        self._answer: kopf.AiohttpSession | None = None
+        """The answer to kopf's last login."""
 
     async def run(self, api: Api, begins: Callable[[], object] = lambda: None) -> NoReturn:
         """
@@ -200,6 +205,10 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        # kopf leaves other watchers behind if one fails. It has ended their streams, so they connect once more.
+        await asyncio.sleep(RECONNECT_SECONDS)
+        await _cancel_others()
+        await self._close_session()
         await asyncio.sleep(GOODBYE_SECONDS)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
@@ -248,8 +257,24 @@ class Watch:
             trust_env=True,
         )
         if self._session is None or login != self._login:
+            await self._close_session()
             self._login, self._session = login, session_of(login)
-        return self._session
+            session: Any = self._session
+            self._answer = kopf.AiohttpSession(server=login.server, aiohttp_session=session)
+        return self._answer
+
+    async def _close_session(self) -> None:
+        if self._session is not None:
+            await self._session.end()
+
+
+async def _cancel_others() -> None:
+    """Cancel all other tasks of this event loop, and wait for them, but not for ever."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=STOP_SECONDS)
 
 
 def _settings(timing: WatchTiming) -> kopf.OperatorSettings:

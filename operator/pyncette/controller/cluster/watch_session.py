@@ -97,6 +97,9 @@ class ReducedLines:
 class ReducedResponse(aiohttp.ClientResponse):
     """A response of the API server. What kopf reads of it, a list or a stream of events, is reduced."""
 
+    _content: Any = None
+    """None until the headers have arrived. A response may be closed before that."""
+
     @property
     def content(self) -> Any:
         return self._content
@@ -114,7 +117,31 @@ class ReducedResponse(aiohttp.ClientResponse):
             raise json.JSONDecodeError(str(error), "", 0) from error
 
 
-def session_of(login: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+class KeptSession:
+    """
+    The part of an aiohttp *session* that kopf uses, which `close` leaves open.
+
+    While kopf stops, it closes its session and leaves watchers behind, which then fail by that, and log it as an error.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.headers = session.headers
+        self.request = session.request
+
+    @property
+    def closed(self) -> bool:
+        return self.session.closed
+
+    async def close(self) -> None:
+        """Do nothing: `end` closes the session."""
+
+    async def end(self) -> None:
+        """Close the session."""
+        await self.session.close()
+
+
+def session_of(login: kopf.ConnectionInfo) -> KeptSession:
     """Return a session with the credentials of *login*."""
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context()),
@@ -123,4 +150,4 @@ def session_of(login: kopf.ConnectionInfo) -> kopf.AiohttpSession:
         trust_env=login.trust_env,
         response_class=ReducedResponse,
     )
-    return kopf.AiohttpSession(server=login.server, aiohttp_session=session)
+    return KeptSession(session)
