@@ -72,7 +72,7 @@ Events report transitions of tasks:
 - A request by annotation was handled.
 
 They do not report each run, the end of a wait, or a new task, unless it is stalled. Events of pools are similar: stalled, workers
-that fail later, rolled out, scaled to zero, the backend unavailable and available again. The same Event is sent at most once in
+that fail later, rolled out, scaled to zero, the backend unavailable and available again, a copied database. The same Event is sent at most once in
 {WINDOW // SECOND // 60} minutes.
 """
 

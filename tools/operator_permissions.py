@@ -10,8 +10,8 @@ from pyncette.controller.permissions import PERMISSIONS, Permission, Scope
 HEAD = """\
 # Made from operator/pyncette/controller/permissions.py by `make generate`.
 #
-# namespace: in each namespace that is watched. release: in that of the release. clusterId: in the cluster, if no cluster id
-# is set.
+# namespace: in each namespace that is watched. release: in that of the release. cluster: in the cluster, if all of its
+# namespaces are watched.
 """
 
 
@@ -27,10 +27,8 @@ def _rules(scope: Scope) -> Iterator[str]:
 
 
 def _rule(permission: Permission) -> dict[str, list[str]]:
-    names = {"resourceNames": list(permission.names)} if permission.names else {}
     return {
         "apiGroups": [permission.group],
         "resources": list(permission.resources),
-        **names,
         "verbs": list(permission.verbs),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import signal
@@ -322,7 +323,7 @@ class Crowd:
         accept: str = JSON,
         **query: str,
     ) -> dict[str, Any]:
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else io.BytesIO(msgspec.json.encode(body))
         headers = {"Content-Type": content, "Accept": accept}
         async with self._session.request(
             method, self._url + path, data=data, headers=headers, params=query

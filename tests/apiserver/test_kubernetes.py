@@ -20,8 +20,9 @@ from pyncette.controller.cluster.api import (
     ObjectName,
     RefusedError,
 )
-from pyncette.controller.cluster.client import Kubernetes
+from pyncette.controller.cluster.client import PAGE_FIRST, Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
+from pyncette.controller.cluster.reduction import reduced
 from tests.apiserver import pool, task
 
 
@@ -69,10 +70,13 @@ def deployment(namespace, **spec):
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_object_is_read(api, apiserver, namespace, report):
+async def test_an_object_is_read_and_reduced(api, apiserver, namespace, report):
     made = await do(apiserver.admin.create, task(namespace))
 
-    assert await api.get(TASKS, report) == made
+    read = await api.get(TASKS, report)
+
+    assert read == reduced(TASKS, made)
+    assert (read["spec"], read["status"]) == (made["spec"], made["status"])
 
 
 async def test_a_list_comes_in_pages_of_one_version(api, apiserver, namespace):
@@ -86,7 +90,10 @@ async def test_a_list_comes_in_pages_of_one_version(api, apiserver, namespace):
     pages = [page async for page in api.list(SERVICE_ACCOUNTS, namespace)]
     odd = [item async for page in api.list(SERVICE_ACCOUNTS, namespace, "odd=1") for item in page.items]
 
-    assert [len(page.items) for page in pages] == [PAGE, 1]
+    assert [len(page.items) for page in pages] == [
+        PAGE_FIRST,
+        PAGE + 1 - PAGE_FIRST,
+    ]  # small ones, as it shows
     assert len({page.resource_version for page in pages}) == 1
     assert {item["kind"] for page in pages for item in page.items} == {"ServiceAccount"}
     assert len(odd) == PAGE // 2
@@ -139,6 +146,11 @@ async def test_a_namespace_has_a_uid(api, apiserver, namespace):
     assert await api.uid_of_namespace(namespace) == found["metadata"]["uid"]
     with pytest.raises(NoSuchObjectError):
         await api.uid_of_namespace("no-such-namespace")
+
+
+async def test_a_namespace_that_is_not_there_is_ending(api, namespace):
+    assert not await api.is_namespace_ending(namespace)
+    assert await api.is_namespace_ending("no-such-namespace")
 
 
 # --- Applying --------------------------------------------------------------------------------------------------------

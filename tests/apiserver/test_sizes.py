@@ -1,9 +1,10 @@
 """The largest objects that the schema allows, and what the API server itself says to larger ones."""
 
+from pyncette.resources.arguments import ARGS_BYTES_MAX, ARGS_KEYS_MAX
 from pyncette.resources.pool import PyncetteWorkerPool
 from pyncette.resources.reading import Refusal, read, read_stored
 from pyncette.resources.resource import CONDITIONS_MAX
-from pyncette.resources.task import ARGS_BYTES_MAX, ARGS_KEYS_MAX, PyncetteTask
+from pyncette.resources.task import PyncetteTask
 from tests.apiserver import pool, refusal, task
 from tests.apiserver.objects import largest
 from tools.custom_resources import open_api_schema

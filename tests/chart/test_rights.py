@@ -30,11 +30,10 @@ def grants(rules: list[Object]) -> set[tuple[str, str, str, str]]:
 
 def of_the_table(*scopes: Scope) -> set[tuple[str, str, str, str]]:
     return {
-        (one.group, resource, name, verb)
+        (one.group, resource, "", verb)
         for one in PERMISSIONS
         if one.scope in scopes
         for resource in one.resources
-        for name in one.names or ("",)
         for verb in one.verbs
     }
 
@@ -50,14 +49,7 @@ def the_operators(rendering: Rendering, kind: str) -> list[Object]:
 def test_the_operator_may_do_in_the_cluster_what_the_table_says(helm: Helm):
     (role,) = the_operators(render(helm, ONE_BACKEND), "ClusterRole")
 
-    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER_ID)
-
-
-def test_an_operator_with_a_configured_cluster_id_reads_no_namespace(helm: Helm):
-    (role,) = the_operators(render(helm, ONE_BACKEND, {"clusterId": "blue"}), "ClusterRole")
-
-    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE)
-    assert not [one for one in grants(role["rules"]) if one[1] == "namespaces"]
+    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER)
 
 
 def test_with_namespaces_there_is_a_role_in_each_and_nothing_cluster_wide_at_all(helm: Helm):

@@ -1,7 +1,11 @@
 """Tables fit a terminal, and are never cut elsewhere."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from pyncette import cli
 from pyncette.cli.output import Table, fitted, print_table
 from tests.cli import ESCAPE
 
@@ -55,3 +59,14 @@ def test_droppable_columns_are_dropped_if_narrowing_is_not_enough(terminal):
 )
 def test_columns_are_narrowed_one_after_another_down_to_the_least_width(room, widths):
     assert fitted([20, 30, 4], room, narrowable=[1, 0]) == widths
+
+
+def test_no_command_prints_around_the_functions_that_make_text_printable():
+    sources = {path.name: path.read_text() for path in Path(cli.__path__[0]).rglob("*.py")}
+    printing = {
+        name
+        for name, source in sources.items()
+        if re.search(r"click\.(echo|secho)\(|(?<!\.)\bprint\(", source)
+    }
+
+    assert printing == {"output.py", "failures.py"}

@@ -45,6 +45,9 @@ def picture(*views, **more):
     return Picture(NOON, "pyncette: jobs", "running", views, **more)
 
 
+HOSTILE = "no\r\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b2J\u202eend"
+
+
 # --- A terminal ------------------------------------------------------------------------------------------------------
 
 
@@ -207,3 +210,15 @@ def test_lines_carry_their_time_and_what_is_no_information_its_level():
         "12:00:00 hello",
         "12:00:00 ERROR no luck",
     ]
+
+
+def test_neither_screen_hands_on_what_a_terminal_obeys():
+    shown = picture(view(record(HOSTILE)), problems=(HOSTILE,), notes=(HOSTILE,))._replace(title=HOSTILE)
+    stream = io.StringIO()
+    screen = PlainScreen(stream)
+    screen.line(Line(AT_NOON, HOSTILE))
+    screen.draw(shown)
+
+    for lines in (drawn(shown, [Line(AT_NOON, HOSTILE)]), stream.getvalue().splitlines()):
+        assert all(line.isprintable() for line in lines)
+        assert sum(r"no\r\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b2J\u202eend" in line for line in lines) >= 4

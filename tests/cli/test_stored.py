@@ -12,7 +12,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from pyncette import Pyncette, __version__
+from pyncette import FailureMode, Pyncette, __version__
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
 from pyncette.coordination.members import Member
@@ -769,3 +769,64 @@ def test_the_instances_of_a_template_are_counted_and_not_read(store):
     (remind,) = [task for task in told("tasks", "--backend", store.url) if task["name"] == "remind"]
     assert remind["instances"] == {"total": None, "due": 10_000, "leased": 0, "exact": False}
     assert "many instances, 10,000 or more due" in invoke("tasks", "remind", "--backend", store.url).stdout
+
+
+# --- What is stored is not trusted -----------------------------------------------------------------------------------
+
+HOSTILE = "no\n\r\x1b]52;c;cm0gLXJm\x07\x1b]8;;http://evil\x1b\\\x1b[2J\x9b2J\u202e\u2066end"
+"""A line end, the clipboard, a link, an erased screen by seven bits and by eight, and two marks that reorder text."""
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A database with a run whose handler raised what a terminal obeys, and an instance of such a name."""
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    asyncio.run(_run_hostile(url))
+    return url
+
+
+async def _run_hostile(url):
+    app = Pyncette()
+    ran = asyncio.Event()
+
+    @app.task(interval=SECOND, failure_mode=FailureMode.COMMIT)
+    async def beat(context):
+        ran.set()
+        raise ValueError(HOSTILE)
+
+    @app.dynamic_task()
+    async def remind(context):
+        pass
+
+    async with app.create(new_store=read_backend(url).new_store) as context:
+        await context.schedule_task(remind, HOSTILE, schedule="0 9 * * *")
+        running = asyncio.create_task(context.run())
+        await ran.wait()
+        context.shutdown()
+        await running
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("runs", "beat"),
+        ("runs", "beat", "--output", "json"),
+        ("tasks",),
+        ("tasks", "beat"),
+        ("tasks", "remind", "--instances"),
+        ("tasks", f"remind/{HOSTILE}"),
+        ("tasks", "remind", "--instances", "--output", "json"),
+        ("tasks", f"remind/{HOSTILE}x"),
+        ("redrive", f"remind/{HOSTILE}"),
+    ],
+    ids=lambda command: " ".join(command).encode("unicode_escape").decode()[:40],
+)
+def test_a_terminal_gets_nothing_from_the_database_that_it_obeys(hostile, command):
+    with Program(*command, terminal=True, PYNCETTE_BACKEND=hostile) as program:
+        program.ended()
+        text = re.sub(
+            r"\x1b\[(?:1|0)m|\r?\n", "", program._text
+        )  # the header in bold, and line ends of the terminal
+
+    assert text
+    assert text.isprintable(), [one for one in text if not one.isprintable()]

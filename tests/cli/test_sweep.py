@@ -5,14 +5,13 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from msgspec import structs
 
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import ExitCode
-from pyncette.controller.reconcile.sweep import HeldBack, read_notice
+from pyncette.controller.reconcile.removal_notice import SWEEP_REALM, load_notices
 from pyncette.store.backend import read_backend
 
-NAMES = ("shop/a", "shop/b", "shop/c")
+NAMES = ("a", "b", "c")
 
 
 class Database:
@@ -21,18 +20,17 @@ class Database:
     def __init__(self, path):
         self.url = f"sqlite:///{path}"
 
-    def hold_back(self, cluster="east", names=NAMES, count=None, confirmed=0):
-        held = HeldBack(len(names) if count is None else count, names, confirmed)
-
+    def hold_back(self, cluster="east", names=NAMES, namespace="shop"):
         async def told(store):
-            assert await (await read_notice(store, cluster)).write(store, held)
+            notices = await load_notices(store, cluster, [namespace])
+            assert await notices[namespace].hold(store, names)
 
         self._do(told)
         return self
 
-    def held(self, cluster="east"):
+    def confirmed(self, cluster="east", namespace="shop"):
         async def read(store):
-            return (await read_notice(store, cluster)).held
+            return (await load_notices(store, cluster, [namespace]))[namespace].held.confirmed
 
         return self._do(read)
 
@@ -59,15 +57,30 @@ def test_it_shows_what_is_held_back_and_how_to_confirm_it(database):
     shown = sweep(database)
 
     assert shown.exit_code == ExitCode.DONE
-    assert "3 tasks of the cluster east are held back" in shown.output
-    assert all(name in shown.output for name in NAMES)
+    assert "3 tasks of the namespace shop (cluster east) are held back" in shown.output
+    assert [line.strip() for line in shown.output.splitlines()[1:4]] == [*NAMES]
     assert "pyncette sweep --confirm 3" in shown.output
 
 
-def test_it_prints_how_many_more_are_held_back_than_named(database):
-    database.hold_back(count=1000)
+def test_it_lists_all_names_however_many_there_are(database):
+    names = [f"task-{number:05}" for number in range(2_345)]
+    database.hold_back(names=names)
 
-    assert "and 997 more" in sweep(database).output
+    listed = [line.strip() for line in sweep(database).output.splitlines()]
+
+    assert [line for line in listed if line.startswith("task-")] == names
+
+
+def test_it_lists_every_namespace_and_one_of_them_if_asked(database):
+    database.hold_back().hold_back(namespace="billing", names=("x",))
+
+    shown, of_one = sweep(database), sweep(database, "--namespace", "billing")
+
+    assert "3 tasks of the namespace shop" in shown.output
+    assert "1 tasks of the namespace billing" in shown.output
+    assert "pyncette sweep --confirm 4" in shown.output
+    assert "shop" not in of_one.output
+    assert "pyncette sweep --namespace billing --confirm 1" in of_one.output
 
 
 def test_it_shows_it_as_json(database):
@@ -75,10 +88,21 @@ def test_it_shows_it_as_json(database):
 
     (shown,) = json.loads(sweep(database, "--output", "json").output)
 
-    assert (shown["cluster"], shown["tasks"], shown["names"]) == ("east", 3, list(NAMES))
+    assert (shown["cluster"], shown["namespace"]) == ("east", "shop")
+    assert (shown["tasks"], shown["names"]) == (3, list(NAMES))
+
+
+def test_names_that_kubernetes_would_not_accept_are_counted_and_not_shown(database):
+    database.hold_back(names=("a", "\x1b]0;title\x07"))
+
+    shown = sweep(database).output
+
+    assert "\x1b" not in shown
+    assert "and 1 whose names cannot be read" in shown
 
 
 def test_it_reports_that_nothing_is_held_back(database):
+    database.hold_back()
     database.hold_back(names=())
 
     assert "nothing is held back" in sweep(database).output
@@ -90,11 +114,25 @@ def test_what_is_shown_is_confirmed_by_its_number(database):
 
     confirmed = sweep(database, "--confirm", "3")
 
-    assert (confirmed.exit_code, confirmed.output.splitlines()[0][:36]) == (
-        0,
-        "3 tasks of the cluster east are conf",
-    )
-    assert database.held() == HeldBack(3, NAMES, confirmed=3)
+    assert confirmed.exit_code == ExitCode.DONE
+    assert "3 tasks of the namespace shop (cluster east) are confirmed" in confirmed.output
+    assert database.confirmed() == 3
+
+
+def test_one_namespace_is_confirmed_without_the_others(database):
+    database.hold_back().hold_back(namespace="billing", names=("x",))
+
+    assert sweep(database, "--namespace", "shop", "--confirm", "3").exit_code == ExitCode.DONE
+
+    assert (database.confirmed(), database.confirmed(namespace="billing")) == (3, 0)
+
+
+def test_all_namespaces_are_confirmed_by_the_number_of_all(database):
+    database.hold_back().hold_back(namespace="billing", names=("x",))
+
+    assert sweep(database, "--confirm", "4").exit_code == ExitCode.DONE
+
+    assert (database.confirmed(), database.confirmed(namespace="billing")) == (3, 1)
 
 
 def test_to_confirm_twice_confirms_once(database):
@@ -102,7 +140,7 @@ def test_to_confirm_twice_confirms_once(database):
     sweep(database, "--confirm", "3")
 
     assert sweep(database, "--confirm", "3").exit_code == ExitCode.DONE
-    assert database.held().confirmed == 3
+    assert database.confirmed() == 3
 
 
 @pytest.mark.parametrize("count", ["2", "4"])
@@ -113,17 +151,17 @@ def test_another_number_confirms_nothing(database, count):
 
     assert refused.exit_code == ExitCode.USAGE
     assert f"3 tasks are held back, not {count}" in refused.output
-    assert database.held().confirmed == 0
+    assert database.confirmed() == 0
 
 
 def test_of_several_clusters_one_must_be_selected(database):
-    database.hold_back("east").hold_back("west", ("shop/d",))
+    database.hold_back("east").hold_back("west", ("d",))
 
     refused = sweep(database, "--confirm", "4")
 
     assert "several clusters hold back removals: east, west" in refused.output
     assert sweep(database, "--confirm", "1", "--cluster", "west").exit_code == ExitCode.DONE
-    assert (database.held("east").confirmed, database.held("west").confirmed) == (0, 1)
+    assert (database.confirmed("east"), database.confirmed("west")) == (0, 1)
 
 
 def test_without_a_backend_and_settings_the_error_says_where_to_run_it():
@@ -140,16 +178,28 @@ def test_in_the_operator_s_pod_its_settings_tell_the_backends(database, tmp_path
 
     shown = CliRunner().invoke(cli, ["sweep", "--config", str(tmp_path / "operator.yaml")])
 
-    assert "3 tasks of the cluster east are held back" in shown.output
+    assert "3 tasks of the namespace shop (cluster east) are held back" in shown.output
 
 
-async def test_a_confirmation_and_what_the_operator_tells_never_overwrite_each_other(database, tmp_path):
+async def test_a_confirmation_and_what_the_operator_tells_never_overwrite_each_other(tmp_path):
     async with read_backend(f"sqlite:///{tmp_path}/other.db").new_store() as store:
-        empty = await read_notice(store, "east")
-        seen_by_operator = await empty.write(store, HeldBack(3, NAMES))
-        seen_by_user = await read_notice(store, "east")
+        empty = (await load_notices(store, "east", ["shop"]))["shop"]
+        seen_by_operator = await empty.hold(store, NAMES)
+        seen_by_user = (await load_notices(store, "east", ["shop"]))["shop"]
 
-        assert await seen_by_user.write(store, structs.replace(seen_by_user.held, confirmed=3))
-        assert await seen_by_operator.write(store, HeldBack(4, (*NAMES, "shop/d"))) is None
+        assert await seen_by_user.confirm(store)
+        assert await seen_by_operator.hold(store, (*NAMES, "d")) is None
 
-        assert (await read_notice(store, "east")).held.confirmed == 3
+        kept = (await load_notices(store, "east", ["shop"]))["shop"]
+        assert kept.is_confirmed
+        assert tuple(await kept.names(store)) == NAMES
+
+
+async def test_nothing_is_stored_of_removals_that_are_held_back_no_more(tmp_path):
+    async with read_backend(f"sqlite:///{tmp_path}/other.db").new_store() as store:
+        notice = (await load_notices(store, "east", ["shop"]))["shop"]
+        for names in ([f"task-{number}" for number in range(500)], ["a"], []):
+            notice = await notice.hold(store, names)
+
+        for partition in await store.partitions(SWEEP_REALM):
+            assert await store.scan(partition, None, None, 10) == []

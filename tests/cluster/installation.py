@@ -193,9 +193,10 @@ class Installation:
         told = self.command("tasks", "--backend-file", URL_FILE, "--realm", realm, "--output", "json")
         return {task["name"] for task in json.loads(told)}
 
-    def held_back(self) -> int:
-        """Return how many tasks that are gone it does not stop, as the command line tells it."""
-        return sum(held["tasks"] for held in json.loads(self.command("sweep", "--output", "json")))
+    def held_back(self, namespace: str) -> int:
+        """Return how many tasks of *namespace* that are gone it does not stop, as the command line tells it."""
+        told = self.command("sweep", "--namespace", namespace, "--output", "json")
+        return sum(held["tasks"] for held in json.loads(told))
 
     def command(self, *arguments: str) -> str:
         """Run `pyncette …` in the operator's pod, and return what it printed."""

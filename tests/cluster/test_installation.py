@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,11 +159,12 @@ def test_a_crd_that_is_deleted_by_mistake_and_put_back_loses_no_schedule(
     in_step(team, job)
 
 
-def test_a_namespace_deleted_while_nobody_looked_is_held_back_until_it_is_confirmed(
-    team: Team, operator: Installation, kubectl: Kubectl
-):
-    careful = {"resyncSeconds": 5, "withdrawalGraceSeconds": 5, "sweep": {"least": 5, "sharePercent": 20}}
-    operator.ensure(operator.values(careful))
+CAREFUL = {"resyncSeconds": 5, "withdrawalGraceSeconds": 5, "sweep": {"least": 5, "sharePercent": 20}}
+
+
+def scheduled(team: Team, operator: Installation, kubectl: Kubectl) -> tuple[set[str], str]:
+    """Return the names of tasks that a careful operator has stored, and their realm."""
+    operator.ensure(operator.values(CAREFUL))
     team.start_pool()
     names = {f"job-{number}" for number in range(TASKS)}
     for name in names:
@@ -170,14 +172,32 @@ def test_a_namespace_deleted_while_nobody_looked_is_held_back_until_it_is_confir
     kubectl.wait_until_ready(*names)
     realm = kubectl.pool().status["realm"]
     assert names <= operator.stored(realm)
+    return names, realm
+
+
+def test_tasks_deleted_while_nobody_looked_are_held_back_until_it_is_confirmed(
+    team: Team, operator: Installation, kubectl: Kubectl
+):
+    names, realm = scheduled(team, operator, kubectl)
+
+    with operator.away():
+        kubectl.run("delete", "pyncettetasks", "--all")
+    held = partial(operator.held_back, kubectl.namespace)
+    operator.kubectl.wait_until("it says that it holds back", lambda: held() >= TASKS, 60)
+    time.sleep(15)
+    assert names <= operator.stored(realm)
+    operator.command("sweep", "--namespace", kubectl.namespace, "--confirm", str(held()))
+
+    operator.kubectl.wait_until("all are removed", lambda: not names & operator.stored(realm), 120)
+
+
+def test_a_namespace_deleted_while_nobody_looked_needs_no_confirmation(
+    team: Team, operator: Installation, kubectl: Kubectl
+):
+    names, realm = scheduled(team, operator, kubectl)
 
     with operator.away():
         kubectl.run("delete", "namespace", kubectl.namespace, "--timeout=120s", seconds=130)
-    # Others may be among them: of tests before, whose namespaces are still on their way out.
-    operator.kubectl.wait_until("it says that it holds back", lambda: operator.held_back() >= TASKS, 60)
-    time.sleep(15)
-    assert names <= operator.stored(realm)
-    operator.command("sweep", "--confirm", str(operator.held_back()))
 
     operator.kubectl.wait_until("all are removed", lambda: not names & operator.stored(realm), 120)
 

@@ -93,6 +93,8 @@ class FakeApi:
         self.events: list[Manifest] = []
         """The core/v1 Events that were created."""
         self.namespaces: dict[str, str] = {}
+        self.terminating: set[str] = set()
+        """Namespaces that are being deleted, and still hold something."""
         self.served_kinds = {*ALL_KINDS}
         self.forbidden: set[tuple[str, str, str | None]] = set()
         """What the operator may not do: verb, plural, namespace (None: anywhere)."""
@@ -198,6 +200,10 @@ class FakeApi:
         if name not in self.namespaces:
             raise NoSuchObjectError(f'namespaces "{name}" not found')
         return self.namespaces[name]
+
+    async def is_namespace_ending(self, name: str) -> bool:
+        await self._ask_or_fail(Call("is_namespace_ending", None, None, name))
+        return name in self.terminating or name not in self.namespaces
 
     async def served(self) -> frozenset[str]:
         await self._ask_or_fail(Call("served"))

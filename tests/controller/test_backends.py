@@ -9,6 +9,7 @@ import pytest
 
 from pyncette.controller.metrics import Metrics
 from pyncette.controller.reconcile.backends import Backends, OpenBackend, Reach
+from pyncette.controller.reconcile.databases import Databases
 from pyncette.controller.reconcile.queue import Queue
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
@@ -19,13 +20,18 @@ ENCODED = quote(PASSWORD, safe="")
 PATIENCE_SECONDS = 30
 
 
+def alone():
+    """The databases of a backend that is the only one."""
+    return Databases(lambda name, error: None, lambda name: None)
+
+
 async def fault_of(folder, url, reach=None):
     """Have the backend of *url* looked after until it is said why it cannot be used."""
     (folder / "url").write_text(url)
     settings = BackendSettings.model_validate({"urlFile": str(folder / "url"), "namespaces": ["*"]})
-    backend = OpenBackend(settings, Metrics(), **({} if reach is None else {"reach": reach}))
+    backend = OpenBackend(settings, alone(), Metrics(), **({} if reach is None else {"reach": reach}))
     told = asyncio.Event()
-    keeping = asyncio.ensure_future(backend.keep(told.set, lambda name, _: name))
+    keeping = asyncio.ensure_future(backend.keep(told.set))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await told.wait()
@@ -120,9 +126,9 @@ async def test_a_message_that_changes_at_each_attempt_is_reported_once_in_a_whil
     saying = Saying(url, *(StoreUnavailableError(f"try {number}") for number in range(100)))
     told = []
     settings = BackendSettings.model_validate({"urlFile": str(tmp_path / "url"), "namespaces": ["*"]})
-    backend = OpenBackend(settings, Metrics(), reach=Reach(lambda _: saying))
+    backend = OpenBackend(settings, alone(), Metrics(), reach=Reach(lambda _: saying))
 
-    keeping = asyncio.ensure_future(backend.keep(lambda: told.append(backend.fault), lambda name, _: name))
+    keeping = asyncio.ensure_future(backend.keep(lambda: told.append(backend.fault)))
     async with asyncio.timeout(PATIENCE_SECONDS):
         while len(saying.errors) > 97:  # noqa: ASYNC110 - nothing tells of a try
             await asyncio.sleep(0.01)
@@ -142,9 +148,12 @@ async def test_the_log_of_a_pass_that_a_backend_failed_reports_no_secret(tmp_pat
         OperatorSettings.model_validate({"backends": [named]}), Metrics(), reach=Reach(lambda _: saying)
     )
     (backend,) = backends
-    keeping = asyncio.ensure_future(backend.keep(lambda: None, lambda name, _: name))
+    keeping = asyncio.ensure_future(backend.keep(lambda: None))
     queue = Queue(
-        lambda error: "a backend" if kind is StoreUnavailableError else None, 0, backends.message_of
+        lambda key: "shop",
+        lambda error: "a backend" if kind is StoreUnavailableError else None,
+        0,
+        backends.message_of,
     )
     failed = asyncio.Event()
 

@@ -3,11 +3,10 @@
 from random import Random
 
 import pytest
-from msgspec import structs
 
 from pyncette.clock import SECOND
 from pyncette.controller.reconcile import tasks
-from pyncette.controller.reconcile.sweep import read_notice
+from pyncette.controller.reconcile.removal_notice import load_notices
 from pyncette.controller.status.task_phase import PENDING_MAX
 from pyncette.controller.status.task_status import status_of_task
 from pyncette.core.accounting import Verdict, with_verdict
@@ -543,7 +542,11 @@ def finished(world, name):
 # --- Namespaces, clusters and other operators ------------------------------------------------------------------------
 
 
-def test_a_namespace_that_goes_while_the_operator_is_down_is_held_back_and_swept_when_confirmed(world):
+def test_a_namespace_that_goes_while_a_namespaced_operator_is_down_is_held_back_until_it_is_confirmed(
+    world_of,
+):
+    world = world_of("first", namespaces=["default", "shop"])
+    world.api.create(external())
     for number in range(10):
         world.api.create(
             {**yearly(f"task-{number}"), "metadata": {"name": f"task-{number}", "namespace": "shop"}}
@@ -559,7 +562,7 @@ def test_a_namespace_that_goes_while_the_operator_is_down_is_held_back_and_swept
     assert sum(world.operator.held_back.values()) == 10
     assert world.homes("task-0") != []
 
-    confirm(world, "first", 10)
+    confirm(world, "first", 10, "shop")
     world.settle()
 
     assert [world.homes(f"task-{number}") for number in range(10)] == [[]] * 10
@@ -567,12 +570,12 @@ def test_a_namespace_that_goes_while_the_operator_is_down_is_held_back_and_swept
     assert sum(world.operator.held_back.values()) == 0
 
 
-def confirm(world, backend, count):
+def confirm(world, backend, count, namespace="default"):
     async def confirmed():
         store = world.backends[backend].new_store()
-        notice = await read_notice(store, CLUSTER)
+        notice = (await load_notices(store, CLUSTER, [namespace]))[namespace]
         assert notice.held.count == count
-        assert await notice.write(store, structs.replace(notice.held, confirmed=count))
+        assert await notice.confirm(store)
 
     world.loop.spawn("user", confirmed)
     world.run(0)
@@ -627,7 +630,8 @@ def test_what_was_held_back_before_a_start_is_reported_no_more_once_it_came_back
     told = {}
 
     async def look():
-        told["held"] = (await read_notice(world.backends["first"].new_store(), CLUSTER)).held
+        notices = await load_notices(world.backends["first"].new_store(), CLUSTER, ["default"])
+        told["held"] = notices["default"].held
 
     world.loop.spawn("user", look)
     world.run(0)

@@ -165,8 +165,49 @@ async def test_a_list_follows_its_pages(server, api):
     assert pages[0].items[0]["kind"] == "PyncetteTask"
     path = "/apis/pyncette.dev/v1alpha1/namespaces/reports/pyncettetasks"
     assert [asked[1] for asked in server.asked] == [path, path]
-    asked = {"limit": "500", "labelSelector": "team=a,!b"}
-    assert server.queries == [asked, {**asked, "continue": "token/+"}]
+    asked = {"limit": "50", "labelSelector": "team=a,!b"}
+    assert server.queries == [asked, {**asked, "limit": "500", "continue": "token/+"}]
+
+
+def large_pages(sizes):
+    """Answer with pages of a list of objects, as large as *sizes* says, and of as many as are asked for."""
+
+    async def answer(request):
+        start, limit = int(request.query.get("continue", "0")), int(request.query["limit"])
+        items = [
+            {"metadata": {"name": f"report-{start + number}", "labels": {"team": "x" * size}}}
+            for number, size in enumerate(sizes[start : start + limit])
+        ]
+        following = start + len(items)
+        more = {"continue": str(following)} if following < len(sizes) else {}
+        return json.dumps({"metadata": {"resourceVersion": "7", **more}, "items": items}).encode()
+
+    return answer
+
+
+async def test_pages_have_as_many_objects_as_fit_into_some_megabytes(server, api):
+    sizes = [1_000] * 100 + [100_000] * 600 + [1_000] * 100
+    server.answers = [(200, large_pages(sizes))]
+
+    names = [item["metadata"]["name"] async for page in api.list(TASKS, None) for item in page.items]
+
+    assert names == [f"report-{number}" for number in range(len(sizes))]
+    limits = [int(query["limit"]) for query in server.queries]
+    assert limits[:3] == [
+        50,
+        500,
+        62,
+    ]  # 50 small ones; 500, whose 45 MB are not read to the end; fewer in their place
+    assert min(limits[3:-2]) < 50
+    assert len(limits) < 30
+
+
+async def test_a_page_of_one_object_that_is_too_large_is_no_page(server, api, monkeypatch):
+    monkeypatch.setattr(kubernetes, "PAGE_BYTES_MAX", 10_000)
+    server.answers = [(200, large_pages([20_000]))]
+
+    with pytest.raises(ApiUnavailableError, match="more than 10,000 bytes"):
+        [page async for page in api.list(TASKS, None)]
 
 
 async def test_an_empty_list_is_a_page_of_nothing(server, api):
@@ -190,7 +231,7 @@ async def test_pages_of_two_moments_are_no_list(server, api):
 
 
 async def test_a_name_cannot_lead_elsewhere(server, api):
-    server.answers = [(200, b"{}")]
+    server.answers = [(200, b'{"metadata": {}}')]
 
     await api.get(TASKS, ObjectName("default", "../../secrets?x=1#"))
 
@@ -273,7 +314,7 @@ async def test_an_expired_token_is_read_again_and_the_request_made_once_more(ser
     file.write_text("old\n")
     async with Kubernetes(Credentials(server.kubeconfig(tmp_path, tokenFile=str(file)))) as api:
         file.write_text("new\n")
-        server.answers = [(401, status(401, "Unauthorized")), (200, b"{}")]
+        server.answers = [(401, status(401, "Unauthorized")), (200, b'{"metadata": {}}')]
 
         await api.get(TASKS, REPORT)
 
@@ -328,7 +369,7 @@ async def test_the_token_of_a_pod_is_read_again_before_it_expires(server, pod, t
             configuration.ssl_ca_cert = None
             return configuration
 
-    server.answers = [(200, b"{}")]
+    server.answers = [(200, b'{"metadata": {}}')]
     async with Kubernetes(Plain(*pod), token_seconds=0.0) as api:
         (tmp_path / "token").write_text("second")
         await api.get(TASKS, REPORT)
@@ -352,7 +393,7 @@ async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path):
 
 async def test_no_token_is_ever_logged(server, api, caplog):
     caplog.set_level(logging.DEBUG)
-    server.answers = [(401, status(401, "Unauthorized")), (500, b"boom"), (200, b"{}")]
+    server.answers = [(401, status(401, "Unauthorized")), (500, b"boom"), (200, b'{"metadata": {}}')]
     told = []
     for _ in range(2):
         with pytest.raises(ApiUnavailableError) as raised:

@@ -9,7 +9,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.reconcile.backends import Reach
-from pyncette.controller.reconcile.mirrored import RETIREMENT
+from pyncette.controller.reconcile.realms import RETIREMENT
 from pyncette.controller.service import Operator
 from pyncette.controller.settings import OperatorSettings
 from pyncette.store.backend import Backend

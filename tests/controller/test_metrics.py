@@ -53,7 +53,7 @@ def test_passes_are_counted_timed_and_their_errors_named(measured):
 
 
 async def test_the_queue_is_asked_when_it_is_scraped(measured):
-    queue = Queue()
+    queue = Queue(lambda key: "shop")
     measured.ask_queue(lambda: len(queue), lambda: queue.in_progress, lambda: queue.deferred)
     queue.add("a")
     queue.add_after("b", 60)
@@ -61,6 +61,19 @@ async def test_the_queue_is_asked_when_it_is_scraped(measured):
     assert value(measured, "queue_keys", state="waiting") == 1
     assert value(measured, "queue_keys", state="in_progress") == 0
     assert value(measured, "queue_keys", state="deferred") == 1
+
+
+def test_of_each_queue_the_namespaces_that_have_the_most_are_reported_and_no_others(measured):
+    waiting = {f"team-{number}": number for number in range(1, 100)}
+    measured.ask_namespaces("status", lambda: waiting)
+    measured.ask_namespaces("event", lambda: {"shop": 3})
+
+    (family,) = (each for each in measured.registry.collect() if each.name.endswith("namespace_waiting"))
+
+    assert len(family.samples) == metrics.NAMESPACES_MAX + 1
+    assert value(measured, "namespace_waiting", queue="status", namespace="team-99") == 99
+    assert value(measured, "namespace_waiting", queue="status", namespace="team-1") is None
+    assert value(measured, "namespace_waiting", queue="event", namespace="shop") == 3
 
 
 def test_ages_grow_between_scrapes_and_are_not_there_before_the_first_time(measured, clock):

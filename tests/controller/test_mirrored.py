@@ -10,7 +10,8 @@ import pytest
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
-from pyncette.controller.reconcile.mirrored import RETIREMENT, Mirrored
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.realms import RETIREMENT
 from pyncette.coordination.members import Member, Membership
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Owner, Partition, State, inert_record, replace
 from pyncette.core.schedule import Interval
@@ -75,7 +76,7 @@ class Bench:
         self.mirrored = Mirrored(CLUSTER)
 
     async def open(self):
-        await self.mirrored.open_realm(BACKEND.store_name, self.ledger, REALM)
+        await self.mirrored.realms.open(BACKEND.store_name, self.ledger, REALM)
 
     async def scan(self, *pools, after=0):
         await self.clock.advance(timedelta(microseconds=after))
@@ -199,7 +200,7 @@ async def test_a_realm_that_is_written_to_while_its_retirement_waits_stays(bench
 
     other = f"{CLUSTER}/shop/other"
     opening = asyncio.create_task(
-        bench.mirrored.open_realm(BACKEND.store_name, Ledger(store, bench.clock), other)
+        bench.mirrored.realms.open(BACKEND.store_name, Ledger(store, bench.clock), other)
     )
     await store.is_asked.wait()
     scanning = asyncio.create_task(bench.mirrored.scan(BACKEND, bench.ledger))
@@ -218,7 +219,7 @@ async def test_what_another_operator_writes_there_just_then_is_found_again_by_it
     await bench.scans()
     assert await bench.registered() == []
 
-    await other.open_realm(BACKEND.store_name, bench.ledger, REALM)
+    await other.realms.open(BACKEND.store_name, bench.ledger, REALM)
     await bench.write(TASK)
     assert await bench.registered() == []
     await other.scan(BACKEND, bench.ledger, [POOL])
@@ -301,7 +302,7 @@ async def test_a_task_whose_handler_no_worker_has_is_not_late_and_without_worker
 async def test_tasks_of_a_pool_that_is_gone_or_was_never_there_are_not_late():
     waiting = Waiting(pools=())
     await waiting.write("orphan")
-    await waiting.mirrored.open_realm(BACKEND.store_name, waiting.ledger, REALM)
+    await waiting.mirrored.realms.open(BACKEND.store_name, waiting.ledger, REALM)
 
     assert await waiting.backlogs(after=50) == {}
     assert waiting.mirrored.pool(BACKEND.store_name, POOL).due == 0

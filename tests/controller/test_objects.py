@@ -7,9 +7,11 @@ from random import Random
 
 import pytest
 
+from pyncette.controller.cluster import objects
 from pyncette.controller.cluster.api import DEPLOYMENTS, TASKS, ApiUnavailableError, ObjectName, Page
 from pyncette.controller.cluster.liveness import WatchStaleness
 from pyncette.controller.cluster.objects import News, Objects
+from pyncette.controller.cluster.reduction import is_incomplete
 from pyncette.resources.task import PyncetteTask
 from tests.controller.fake_api import FakeApi, task
 
@@ -411,3 +413,23 @@ async def test_lists_and_events_together_end_with_what_there_is():
         for name in names:
             stored, held = api.stored(TASKS, name), world.held(ObjectName("default", name))
             assert (held or {}).get("spec") == (stored or {}).get("spec"), seed
+
+
+# --- Large parts -----------------------------------------------------------------------------------------------------
+
+
+def test_large_arguments_are_held_up_to_a_number_of_bytes_in_all_and_room_is_made_by_what_goes(monkeypatch):
+    monkeypatch.setattr(objects, "LARGE_BYTES_MAX", 25_000)
+    cache = Objects(WatchStaleness())
+
+    def is_held(name, version, args):
+        given = body(version, name=name)
+        cache.observe(TASKS, "MODIFIED", {**given, "spec": {**given["spec"], "args": args}})
+        return not is_incomplete(TASKS, cache.get(TASKS, ObjectName("default", name)))
+
+    large = {"a": "x" * 10_000}
+    assert [is_held(name, 1, large) for name in ("a", "b", "c")] == [True, True, False]
+    assert not is_held("c", 2, large)
+
+    assert is_held("a", 3, {})
+    assert is_held("c", 4, large)

@@ -575,3 +575,14 @@ def test_a_status_of_another_generation_or_of_another_release_is_written_at_once
     assert differs({}, status) is Difference.GENERATION
     assert differs({"handlers": 5}, status) is Difference.GENERATION
     assert differs(stored | {"brandNew": 1}, status) is Difference.NONE
+
+
+def test_a_copied_database_is_reported_and_leaves_the_pool_ready():
+    report = told(is_copy=True)
+
+    found = condition(report, "DatabaseCopied")
+
+    assert (found.status, found.reason) == ("True", "DatabaseCopied")
+    assert "pyncette migrate --new-identity" in found.message
+    assert ready(report) == ("True", "RolledOut")
+    assert condition(told(), "DatabaseCopied") is None

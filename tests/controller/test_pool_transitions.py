@@ -42,6 +42,8 @@ TOLD = {
         AWAY | {"deployment": FAILED},
         [("Warning", "BackendUnreachable")],
     ),
+    "the database is found to be a copy": ({}, {"is_copy": True}, [("Warning", "DatabaseCopied")]),
+    "the database stays a copy": ({"is_copy": True}, {"is_copy": True}, []),
     "the backend comes back": (AWAY, {}, [("Normal", "WorkersRegistered")]),
     "the backend is no longer open": ({}, {"access": Access.REFUSED}, [("Warning", "BackendNotAllowed")]),
     "others start a worker": (

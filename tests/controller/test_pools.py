@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyncette.controller.cluster import objects
 from pyncette.controller.cluster.api import DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICE_ACCOUNTS, ForbiddenError
 from tests.controller.fake_api import pool
 from tests.controller.test_faults import yearly
@@ -357,3 +358,39 @@ def test_how_many_tasks_refer_to_a_pool_is_counted_also_if_they_go_unseen(world)
     world.settle()
 
     assert world.api.stored(POOLS, "default")["status"]["tasks"] == 1
+
+
+# --- Large templates -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+def test_a_large_template_reaches_the_deployment_whether_or_not_the_cache_holds_it(world, monkeypatch, room):
+    monkeypatch.setattr(objects, "LARGE_BYTES_MAX", room)
+    world.api.edit(POOLS, "default", template={"metadata": {"annotations": {"note": "x" * 10_000}}})
+    world.run(10)
+
+    template = world.api.stored(DEPLOYMENTS, NAME)["spec"]["template"]
+    assert len(template["metadata"]["annotations"]["note"]) == 10_000
+
+    world.settle()
+    writes = world.api.writes
+    world.settle()
+
+    assert world.api.writes == writes
+
+
+def test_a_pool_with_a_template_that_is_too_large_is_stalled_and_its_workers_stay(world):
+    before = specs(world)
+
+    world.api.edit(POOLS, "default", template={"metadata": {"annotations": {"note": "x" * 100_000}}})
+    world.settle()
+
+    stalled = world.pool_condition("Stalled")
+    assert stalled["reason"] == "TooLarge"
+    assert "spec.template: takes 100,040 bytes as JSON, 65,536 are allowed" in stalled["message"]
+    assert specs(world) == before
+
+    world.api.edit(POOLS, "default", template={})
+    world.run(10)
+
+    assert world.pool_condition("Stalled") is None

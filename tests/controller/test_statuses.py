@@ -58,8 +58,8 @@ class Bench:
         self.writes.append((manifest["metadata"]["name"], manifest["status"], round(self.loop.time(), 3)))
         return manifest
 
-    def want(self, name, status=1, difference=Difference.OUTCOMES, kind=TASKS):
-        reference = Reference(kind, "default", name)
+    def want(self, name, status=1, difference=Difference.OUTCOMES, kind=TASKS, namespace="default"):
+        reference = Reference(kind, namespace, name)
         self.loop.at(
             self.now,
             lambda: self.statuses.want(reference, status_manifest(reference, "7", status), difference),
@@ -174,6 +174,82 @@ def test_thousands_of_tasks_whose_pool_is_gone_do_not_keep_others_from_what_they
     bench.run_until(2)
 
     assert "asked" in bench.names()
+
+
+def flood(bench, difference, *, tasks, per_second, seconds):
+    """Want statuses of *tasks* in the namespace a, so many a second, each about the next one of them."""
+    numbers = (number % tasks for number in range(per_second * seconds))
+    for nth, number in enumerate(numbers):
+        reference = Reference(TASKS, "a", f"a-{number}")
+        bench.loop.at(
+            bench.now + nth * SECOND // per_second,
+            lambda reference=reference, nth=nth: bench.statuses.want(
+                reference, status_manifest(reference, "7", nth), difference
+            ),
+        )
+
+
+def written_at(bench, name):
+    return next((at for written, _, at in bench.writes if written == name), None)
+
+
+def test_a_namespace_that_edits_without_pause_does_not_keep_a_condition_of_another_from_being_written(
+    bench_of,
+):
+    bench = bench_of(rate=50)
+    flood(bench, Difference.GENERATION, tasks=500, per_second=100, seconds=40)
+    bench.run_until(20)
+
+    bench.want("b", difference=Difference.CONDITIONS, namespace="b")
+    bench.run_until(40)
+
+    assert written_at(bench, "b") == pytest.approx(20, abs=0.1)
+
+
+def test_a_namespace_that_edits_without_pause_delays_an_edit_of_another_by_a_write_or_two(bench_of):
+    bench = bench_of(rate=50)
+    flood(bench, Difference.GENERATION, tasks=500, per_second=100, seconds=40)
+    bench.run_until(20)
+
+    bench.want("b", difference=Difference.GENERATION, namespace="b")
+    bench.run_until(40)
+
+    assert written_at(bench, "b") == pytest.approx(20, abs=0.1)
+
+
+def test_a_namespace_whose_many_tasks_lost_their_pool_does_not_delay_what_others_see(bench_of):
+    bench = bench_of(rate=50)
+    for number in range(2_000):
+        bench.want(f"orphan-{number}", difference=Difference.POOL_GONE, namespace="a")
+
+    bench.want("b", difference=Difference.OUTCOMES, namespace="b")
+    bench.run_until(1)
+
+    assert written_at(bench, "b") == pytest.approx(0, abs=0.1)
+
+
+def test_a_namespace_with_thousands_of_statuses_waits_longer_between_two_of_a_resource_and_others_do_not(
+    bench_of,
+):
+    bench = bench_of(rate=10)
+    for number in range(2_000):
+        bench.want(f"a-{number}", namespace="a")
+    bench.want("b", namespace="b")
+
+    pauses = [bench.statuses.pause_seconds(namespace) for namespace in ("a", "b", "quiet")]
+
+    assert pauses == [pytest.approx(200, abs=1), CALM_SECONDS, CALM_SECONDS]
+
+
+def test_an_edit_comes_first_however_many_namespaces_wait(bench_of):
+    bench = bench_of(rate=10)
+    for number in range(500):
+        bench.want(f"task-{number}", difference=Difference.REST, namespace=f"team-{number}")
+
+    bench.want("edited", difference=Difference.GENERATION, namespace="b")
+    bench.run_until(1)
+
+    assert "edited" in bench.names()
 
 
 def test_of_several_statuses_that_wait_the_latest_is_written_and_as_soon_as_the_most_urgent(bench_of):

@@ -195,6 +195,7 @@ ROWS = [
         STUCK,
         FAILED,
     ),
+    ("a handler with a NUL", lambda: Scene(handler="send\0"), "InvalidName", STUCK, FAILED),
     ("too large arguments", lambda: Scene(args={"a": "x" * 20_000}), "ArgumentsTooLarge", STUCK, FAILED),
     ("a value that is no longer allowed", lambda: Scene(leaseDurationSeconds=-1), "Invalid", STUCK, FAILED),
     (

@@ -1,12 +1,13 @@
 """The record of a task is as its resource desires, and its status is what the record says."""
 
 import asyncio
+import json
 
 import pytest
-from msgspec.structs import replace
 
+from pyncette.controller.cluster import objects
 from pyncette.controller.cluster.api import NoSuchKindError
-from pyncette.controller.reconcile.sweep import HeldBack, read_notice
+from pyncette.controller.reconcile.removal_notice import HeldBack, load_notices
 from pyncette.core.record import Change, inert_record
 from pyncette.core.spec import Spec
 from tests.controller.bench import CLUSTER, INTERVALS, POOLS, TASKS, Bench, named
@@ -271,7 +272,7 @@ async def test_a_suspension_beside_a_wrong_spec_ends_with_the_restore_of_a_clust
     [
         ({"workerPoolRef": {"name": "nowhere"}}, "PoolNotFound"),
         ({"workerPoolRef": {"name": "wrong"}}, "BackendNotFound"),
-        ({"handler": "pkg:send"}, "Invalid"),
+        ({"handler": "pkg:send"}, "InvalidName"),
     ],
 )
 async def test_suspend_suspends_if_the_spec_cannot_be_followed_elsewhere(bench, edit, reason):
@@ -482,15 +483,15 @@ async def test_more_than_is_credible_is_held_back_until_it_is_confirmed(bench):
     assert [(await bench.record(name)).state.withdrawn_at for name in names] == [None] * 10
     assert any(event["reason"] == "RemovalsHeldBack" for event in bench.api.events)
     async with bench.store() as store:
-        notice = await read_notice(store, CLUSTER)
-        assert (notice.held.count, len(notice.held.names)) == (10, 10)
-        assert await notice.write(store, replace(notice.held, confirmed=10))
+        notice = (await load_notices(store, CLUSTER, ["default"]))["default"]
+        assert (notice.held.count, await notice.names(store)) == (10, names)
+        assert await notice.confirm(store)
 
     for name in names:
         await bench.until_record(lambda record: record.state.withdrawn_at is not None, name)
     await bench.until(lambda: not sum(bench.operator.held_back.values()))
     async with bench.store() as store:
-        assert (await read_notice(store, CLUSTER)).held == HeldBack()
+        assert (await load_notices(store, CLUSTER, ["default"]))["default"].held == HeldBack()
 
 
 async def test_a_record_is_removed_after_its_grace(tmp_path):
@@ -503,7 +504,7 @@ async def test_a_record_is_removed_after_its_grace(tmp_path):
 
     await bench.operator.resync()
 
-    assert await bench.record() is None
+    await bench.until_record(lambda record: record is None)
     await bench.end()
 
 
@@ -598,3 +599,74 @@ async def test_a_pool_that_may_not_use_its_backend_says_so_itself(tmp_path):
     conditions = bench.api.stored(POOLS, "default/default")["status"]["conditions"]
     assert {"BackendNotAllowed"} == {one["reason"] for one in conditions if one["type"] == "Stalled"}
     await bench.end()
+
+
+# --- Large arguments -------------------------------------------------------------------------------------------------
+
+LARGE = {"a": "x" * 10_000}
+TOO_LARGE = {"a": "x" * 1_000_000}
+
+
+@pytest.fixture(params=["all are held", "none is held"])
+def room(request, monkeypatch):
+    """Room in the cache for large arguments."""
+    if request.param == "none is held":
+        monkeypatch.setattr(objects, "LARGE_BYTES_MAX", 0)
+
+
+@pytest.mark.usefixtures("room")
+async def test_large_arguments_reach_the_record_whether_or_not_the_cache_holds_them(bench):
+    bench.task(args=LARGE)
+    await bench.start()
+    assert json.loads(bytes((await bench.record()).spec.args)) == LARGE
+
+    bench.api.edit(TASKS, "default/report", args={**LARGE, "b": 1})
+    await bench.settled()
+
+    assert json.loads(bytes((await bench.record()).spec.args)) == {**LARGE, "b": 1}
+    assert bench.condition("Scheduled")["status"] == "True"
+
+
+async def test_a_task_that_is_deleted_while_its_arguments_are_read_again_is_let_go(bench, monkeypatch):
+    monkeypatch.setattr(objects, "LARGE_BYTES_MAX", 0)
+    bench.task(args=LARGE)
+    await bench.start()
+    bench.api.hold_events()
+    bench.api.edit(TASKS, "default/report", args={**LARGE, "b": 1})
+    bench.api.release_events()
+
+    bench.api.remove(TASKS, "default/report")
+    await bench.settled()
+
+    await bench.until_record(lambda record: record is None or record.state.withdrawn_at)
+
+
+async def test_a_task_with_too_large_arguments_is_stalled_and_its_last_generation_stays(bench):
+    bench.task()
+    await bench.start()
+    before = await bench.record()
+
+    bench.api.edit(TASKS, "default/report", args=TOO_LARGE)
+    await bench.settled()
+
+    stalled = bench.condition("Stalled")
+    assert stalled["reason"] == "ArgumentsTooLarge"
+    assert "spec.args: take 1,000,008 bytes as JSON, 16,384 are allowed" in stalled["message"]
+    assert (await bench.record()).due_at == before.due_at
+
+    bench.api.edit(TASKS, "default/report", args={}, suspend=True)
+    await bench.settled()
+
+    assert bench.condition("Stalled") is None
+    assert suspended(bench) == "True Suspended"
+
+
+async def test_a_task_with_too_large_arguments_can_be_suspended(bench):
+    bench.task()
+    await bench.start()
+
+    bench.api.edit(TASKS, "default/report", args=TOO_LARGE, suspend=True)
+    await bench.settled()
+
+    assert suspended(bench) == "True Suspended"
+    assert (await bench.record()).claimable_at is None

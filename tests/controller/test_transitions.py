@@ -1,6 +1,7 @@
 """Which changes of a task's status are worth an Event, and what that says."""
 
 import pytest
+from msgspec import structs
 
 from pyncette.clock import SECOND
 from pyncette.controller.status.events import MESSAGE_BYTES_MAX, Regarding
@@ -188,3 +189,36 @@ def test_a_message_is_cut_between_two_characters():
 
     assert event["message"].endswith("é…")
     assert MESSAGE_BYTES_MAX - 4 <= len(event["message"].encode()) <= MESSAGE_BYTES_MAX
+
+
+HOSTILE = "no\n\x1b]52;c;cm0gLXJm\x07\x9b2J\u202e\u2028end\0"
+SHOWN = r"no \x1b]52;c;cm0gLXJm\x07\x9b2J\u202e end\x00"
+
+
+def test_an_event_and_the_status_quote_a_run_in_characters_that_are_shown_as_themselves():
+    task = well().failed(HOSTILE).look()
+
+    (event,) = task.new
+    assert event["message"] == SHOWN
+    assert task.condition("RunsHealthy").message == SHOWN
+    assert task.status.last_run.message == SHOWN
+
+
+def test_an_event_echoes_a_request_in_characters_that_are_shown_as_themselves():
+    task = well()
+    asked = Requests(run=HOSTILE)
+    task.record = replace(task.record, state=replace(task.record.state, handled=asked))
+
+    (event,) = task.look().new
+
+    assert event["message"].isprintable()
+    assert task.status.last_handled_run_request.isprintable()
+
+
+def test_a_condition_quotes_the_names_of_workers_in_characters_that_are_shown_as_themselves():
+    stranger = structs.replace(OTHERS, handlers=(HOSTILE,), version=HOSTILE)
+
+    task = well().to_pool(members=(stranger,)).look()
+
+    assert SHOWN.split(" ")[1] in task.condition("HandlerResolved").message
+    assert all(condition.message.isprintable() for condition in task.status.conditions)

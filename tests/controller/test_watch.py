@@ -50,7 +50,7 @@ def test_all_settings_of_kopf_that_matter_are_set():
     assert settings.persistence.diffbase_storage.prefix == "pyncette.dev"
     assert settings.watching.server_timeout < settings.watching.client_timeout
     assert 60 < settings.watching.inactivity_timeout < settings.watching.server_timeout
-    assert settings.watching.chunk_size == 500
+    assert settings.watching.chunk_size <= 50
     assert settings.networking.request_timeout
 
 

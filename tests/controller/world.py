@@ -71,7 +71,7 @@ class World:
 
     async def _operate(self):
         reach = Reach(lambda name: self.backends[name], self.clock)
-        self.operator = Operator(self.settings, CLUSTER, self.api, reach=reach)
+        self.operator = Operator(self.settings, CLUSTER, self.api, self.settings.namespaces, reach=reach)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()
         await self.operator.run()

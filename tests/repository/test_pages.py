@@ -131,7 +131,13 @@ def test_each_file_of_the_repository_that_a_page_names_is_there():
 
 
 def test_readme_and_its_neighbours_link_to_what_is_there():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/kubernetes/README.md"):
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "examples/kubernetes/README.md",
+    ):
         text = (ROOT / name).read_text()
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert ((ROOT / name).parent / target).exists(), (name, target)

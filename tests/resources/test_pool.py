@@ -48,7 +48,7 @@ REFUSED = {
     ),
     "an image with white space": (
         {**WHOLE, "image": "tasks 1"},
-        'spec.image: "tasks 1" is not the reference of an image, which has no white space',
+        'spec.image: "tasks 1" is not the reference of an image: letters, digits and punctuation of ASCII, without white space',
     ),
     "a module that is a file": (
         {**WHOLE, "module": "tasks/app.py"},

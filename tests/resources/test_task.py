@@ -1,10 +1,18 @@
 """What a PyncetteTask may say, what it is told when it may not, and what holds if it says nothing."""
 
+import json
+import sys
+import unicodedata
+
 import pytest
 
+from pyncette.core.record import Key, Partition
+from pyncette.mirror.conversion import realm_of
+from pyncette.resources.arguments import ARGS_BYTES_MAX
 from pyncette.resources.modelling import refused_change
 from pyncette.resources.reading import Refusal, read, read_stored, written
-from pyncette.resources.task import ARGS_BYTES_MAX, PyncetteTask, RetryPolicy, TaskSpec
+from pyncette.resources.task import PyncetteTask, RetryPolicy, TaskSpec, is_handler_name
+from pyncette.store.base import check_key, check_partition
 from tests.resources import manifest, problems, task
 
 MINUTELY = {"handler": "send", "intervalSeconds": 60}
@@ -57,6 +65,8 @@ ACCEPTED = {
         "retryPolicy": {"maxAttempts": None},
     },
     "a handler of another alphabet": {**MINUTELY, "handler": "отчёт"},
+    "a handler with vowel signs": {**MINUTELY, "handler": "नमस्ते_दुनिया"},
+    "a handler with dots and hyphens": {**MINUTELY, "handler": "reports.daily-2"},
 }
 
 
@@ -67,22 +77,39 @@ def test_a_task_may_say(spec):
     assert not isinstance(read_back, Refusal), [str(problem) for problem in read_back.problems]
 
 
+NOT_A_HANDLER = (
+    "spec.handler: handler must be a name that the pool's task module registers, such as send_report, and not an "
+    "import path: use letters, digits, '_', '.' and '-' only"
+)
+NOT_A_CRON = "is not a cron expression: one line of letters, digits and punctuation of ASCII, without tabs"
+
 REFUSED = {
+    "a handler with a NUL": ({**MINUTELY, "handler": "send\0"}, NOT_A_HANDLER),
+    "a handler with an escape": ({**MINUTELY, "handler": "send\x1b[2J"}, NOT_A_HANDLER),
+    "a handler that reorders text": ({**MINUTELY, "handler": "send\u202egpj"}, NOT_A_HANDLER),
+    "a handler with an invisible letter": ({**MINUTELY, "handler": "send\u200b"}, NOT_A_HANDLER),
+    "a handler with a line separator": ({**MINUTELY, "handler": "send\u2028"}, NOT_A_HANDLER),
+    "a schedule with an escape": (
+        {"handler": "send", "schedule": "0 12 * * *\x1b[2J"},
+        f'spec.schedule: "0 12 * * *\\u001b[2J" {NOT_A_CRON}',
+    ),
+    "a schedule that reorders text": (
+        {"handler": "send", "schedule": "0 12 * * \u202e*"},
+        f'spec.schedule: "0 12 * * \u202e*" {NOT_A_CRON}',
+    ),
+    "a schedule with a line end, as a block of YAML has it": (
+        {"handler": "send", "schedule": "0 12 * * *\n"},
+        f'spec.schedule: "0 12 * * *\\n" {NOT_A_CRON}',
+    ),
     "no handler": ({"intervalSeconds": 60}, "spec.handler: is required, for example handler: send_report"),
     "an empty handler": ({**MINUTELY, "handler": ""}, "spec.handler: must not be empty"),
     "an import path": (
         {**MINUTELY, "handler": "tasks:send"},
-        (
-            "spec.handler: handler must be a name that the pool's task module registers, such as send_report, and not an "
-            "import path: remove white space, and everything up to ':' or '/'"
-        ),
+        NOT_A_HANDLER,
     ),
     "a handler with a line end, as a block of YAML has it": (
         {**MINUTELY, "handler": "send\n"},
-        (
-            "spec.handler: handler must be a name that the pool's task module registers, such as send_report, and not an "
-            "import path: remove white space, and everything up to ':' or '/'"
-        ),
+        NOT_A_HANDLER,
     ),
     "a handler that is a number": (
         {**MINUTELY, "handler": 7},
@@ -556,3 +583,49 @@ def test_a_static_task_may_change_all_that_and_become_a_template():
         refused_change(before, task(**{**MINUTELY, "handler": "other", "workerPoolRef": {"name": "b"}}))
     )
     assert not list(refused_change(before, task(**TEMPLATE)))
+
+
+# --- Names -----------------------------------------------------------------------------------------------------------
+
+EVERY_CHARACTER = [chr(code) for code in range(sys.maxunicode + 1)]
+
+
+def test_a_handler_may_have_the_name_of_any_function():
+    refused = [one for one in EVERY_CHARACTER if f"a{one}".isidentifier() and not is_handler_name(f"a{one}")]
+
+    assert refused == []
+
+
+def test_a_handler_may_have_no_character_that_is_not_shown_as_itself():
+    assigned = [one for one in EVERY_CHARACTER if unicodedata.category(one) not in {"Cn", "Cs"}]
+
+    assert [one for one in assigned if is_handler_name(one) and not one.isprintable()] == []
+    assert not any(is_handler_name(f"a{one}b") for one in " \t\n:/@")
+
+
+def test_every_store_can_keep_the_longest_names_that_the_schema_takes():
+    longest = "𝒉" * 128  # four bytes each
+    assert is_handler_name(longest)
+    partition = Partition(realm_of("c" * 128, "n" * 63, "p" * 63), longest, 1023)
+
+    check_partition(partition)
+    check_key(Key(partition, longest, occurrence="dead-run-2030-01-01T00:00:00.000000Z"))
+    check_key(Key(partition, "t" * 253, occurrence="dead-run-2030-01-01T00:00:00.000000Z"))
+
+
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+def test_arguments_may_be_nested_in_six_levels(begin, end):
+    def nested(levels):
+        return {**MINUTELY, "args": {"a": json.loads(begin * levels + "1" + end * levels)}}
+
+    assert not isinstance(read(PyncetteTask, manifest(**nested(5))), Refusal)
+    assert problems(PyncetteTask, manifest(**nested(6))) == [
+        "spec.args: are nested in more than 6 levels: keep such values in a database"
+    ]
+
+
+def test_a_stored_handler_that_no_handler_may_have_is_an_invalid_name():
+    refused = read_stored(PyncetteTask, manifest(**{**MINUTELY, "handler": "send\0"}))
+
+    assert isinstance(refused, Refusal)
+    assert [problem.reason for problem in refused.problems] == ["InvalidName"]

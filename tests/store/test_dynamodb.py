@@ -48,12 +48,15 @@ class OnDynamoDb(StoreConformance):
         return backend.open()
 
     async def poison(self, backend: Backend, key: Key) -> None:
+        await self.overwrite(backend, key, "{")
+
+    async def overwrite(self, backend: Backend, key: Key, spec: str) -> None:
         async with backend.open() as store:
             await store._requests.call(
                 "update_item",
                 Key=store._layout.record(key).key,
                 UpdateExpression="SET spec = :spec",
-                ExpressionAttributeValues={":spec": {"S": "{"}},
+                ExpressionAttributeValues={":spec": {"S": spec}},
             )
 
 

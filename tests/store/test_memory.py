@@ -2,9 +2,11 @@
 
 import time
 
+import msgspec
 import pytest
 
-from pyncette.core.record import Change, Key
+from pyncette.core.record import Change, Key, replace
+from pyncette.core.spec import Spec
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.testing.conformance import HERE, T0, StoreConformance, a_record, claim, completed, create
@@ -20,6 +22,10 @@ class TestMemory(StoreConformance):
 
     async def poison(self, backend: MemoryBackend, key: Key) -> None:
         backend.poison(key)
+
+    async def overwrite(self, backend: MemoryBackend, key: Key, spec: str) -> None:
+        shelf = backend.shelf(key.partition)
+        shelf.put(replace(shelf.records[key], spec=msgspec.json.decode(spec, type=Spec)))
 
 
 async def test_the_backend_tells_the_time_it_was_given():

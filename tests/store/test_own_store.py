@@ -7,6 +7,10 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "stores.md"
 
 MY_STORE = """
+import msgspec
+
+from pyncette.core.record import replace
+from pyncette.core.spec import Spec
 from pyncette.store.memory import MemoryBackend, MemoryStore
 
 backends = {}
@@ -17,8 +21,12 @@ class MyStore(MemoryStore):
         super().__init__(backends.setdefault(path, MemoryBackend()))
 
 
-async def spoil(path, key):
-    backends[path].poison(key)
+async def spoil(path, key, spec):
+    shelf = backends[path].shelf(key.partition)
+    try:
+        shelf.put(replace(shelf.records[key], spec=msgspec.json.decode(spec, type=Spec)))
+    except msgspec.DecodeError:
+        backends[path].poison(key)
 """
 
 FORGETFUL_STORE = (

@@ -68,10 +68,14 @@ class TestPostgres(StoreConformance):
         return PostgresStore(backend.url, backend.table)
 
     async def poison(self, backend: Backend, key: Key) -> None:
+        await self.overwrite(backend, key, "{")
+
+    async def overwrite(self, backend: Backend, key: Key, spec: str) -> None:
         await execute(
             backend.url,
-            f"UPDATE {backend.table} SET spec = '{{' WHERE task = $1 AND instance = $2 AND occurrence = $3",
+            f"UPDATE {backend.table} SET spec = $4 WHERE task = $1 AND instance = $2 AND occurrence = $3",
             *key[1:],
+            spec,
         )
 
 
@@ -361,11 +365,13 @@ async def test_a_database_with_another_isolation_by_default_makes_no_difference(
 
 async def test_a_process_that_freezes_in_mid_claim_does_not_keep_the_records_from_others(postgres_url):
     """The reply is too large for the buffers in between, so the server waits, with the records locked."""
-    large = msgspec.Raw(b'"' + b"x" * 200_000 + b'"')
+    large = msgspec.Raw(b'"' + b"x" * 40_000 + b'"')
     async with PostgresStore(postgres_url) as store:
-        for number in range(100):
-            await create(store, a_record(str(number), spec=replace(a_record().spec, args=large)))
-        frozen = process("freeze_in_mid_claim", postgres_url, 100)
+        await create(
+            store,
+            *(a_record(str(number), spec=replace(a_record().spec, args=large)) for number in range(500)),
+        )
+        frozen = process("freeze_in_mid_claim", postgres_url, 500)
         try:
             assert frozen.stdout.readline() == "asked\n"
             await asyncio.sleep(0.5)

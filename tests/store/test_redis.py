@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,15 @@ class RedisConformance(StoreConformance):
         self.server.execute(
             "HSET", keys_in(backend).records, name_of(key), value.replace(b'{"schedule"', b'["schedule"')
         )
+
+    async def overwrite(self, backend: str, key: Key, spec: str) -> None:
+        value = self.server.execute("HGET", keys_in(backend).records, name_of(key))
+        id_length, holder_length = struct.unpack_from(">HH", value, 69)
+        begin = 73 + id_length + holder_length
+        (length,) = struct.unpack_from(">I", value, begin)
+        size = struct.pack(">I", len(spec))
+        value = value[:begin] + size + spec.encode() + value[begin + 4 + length :]
+        self.server.execute("HSET", keys_in(backend).records, name_of(key), value)
 
 
 class TestServer(RedisConformance):

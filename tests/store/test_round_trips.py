@@ -151,10 +151,7 @@ COSTS = {
     "mariadb": MYSQL,
     "mysql": MYSQL,
     "redis": REDIS,
-    # Nodes do not tell commands that read from what their scripts read, so these are counted on one server alone.
-    "redis_cluster": REDIS._replace(
-        at_most_once=Cost(2, 2), create=ONE, edit=ONE, get=Cost(0, 0), unschedule=ONE
-    ),
+    "redis_cluster": REDIS,
     "dynamodb": Costs(
         # A look at each of the four shards and one more, and two batches of 25 conditional writes.
         claim=Cost(7, 7),
@@ -398,8 +395,8 @@ CALLED = Counter(
 )
 """By the script that claims a batch, and the one that completes it, however many records there are in it."""
 
-CALLED_AT_MOST_ONCE = CALLED + Counter(evalsha=1, hmget=2, hset=1, hdel=1, zadd=3, zrem=4)
-"""The starts are written, too."""
+CALLED_AT_MOST_ONCE = CALLED + Counter(evalsha=2, hmget=2, hset=1, hdel=1, zadd=3, zrem=4)
+"""The starts are written, too, and what they are beside is read."""
 
 CALLED_REMOVING = CALLED + Counter(hdel=1, zrem=2, unlink=25)
 """Records go all at once, and the history of each is under a key of its own."""

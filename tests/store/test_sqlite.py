@@ -33,6 +33,8 @@ from pyncette.testing.conformance import (
     seen,
 )
 
+OVERWRITE = "UPDATE pyncette_tasks SET spec = ? WHERE task = ? AND instance = ? AND occurrence = ?"
+
 SPOILING = [
     "spec = '{'",
     "spec = x'00ff'",
@@ -52,11 +54,11 @@ class TestFile(StoreConformance):
         return SqliteStore(backend)
 
     async def poison(self, backend, key: Key) -> None:
+        await self.overwrite(backend, key, "{")
+
+    async def overwrite(self, backend, key: Key, spec: str) -> None:
         with opened(backend) as connection:
-            connection.execute(
-                "UPDATE pyncette_tasks SET spec = '{' WHERE task = ? AND instance = ? AND occurrence = ?",
-                key[1:],
-            )
+            connection.execute(OVERWRITE, (spec, *key[1:]))
 
 
 class TestMemory(StoreConformance):
@@ -68,8 +70,10 @@ class TestMemory(StoreConformance):
         return SqliteStore(backend)
 
     async def poison(self, backend, key: Key) -> None:
-        statement = "UPDATE pyncette_tasks SET spec = '{' WHERE task = ? AND instance = ? AND occurrence = ?"
-        await backend.write(lambda session: session.write(statement, key[1:]))
+        await self.overwrite(backend, key, "{")
+
+    async def overwrite(self, backend, key: Key, spec: str) -> None:
+        await backend.write(lambda session: session.write(OVERWRITE, (spec, *key[1:])))
 
 
 @pytest.fixture

@@ -76,6 +76,36 @@ def test_a_text_line_puts_the_fields_after_the_sentence():
     assert line.endswith('.250 WARNING pyncette.worker: lease lost  task=report message_of="a b"')
 
 
+HOSTILE = "no\n12:00:00.000 ERROR   pyncette.worker: forged\r\x1b]52;c;cm0gLXJm\x07\x9b2J\u202e\u2028end"
+
+
+def test_a_text_line_stays_one_line_whatever_its_message_and_its_fields_hold():
+    line = TextFormatter().format(record("failed: %s", HOSTILE, task=HOSTILE, worker="a\x1b[2J"))
+
+    assert line.isprintable()
+    assert r"failed: no\n12:00:00.000 ERROR" in line
+    assert r'task="no\n12:00' in line
+    assert r"worker=a\x1b[2J" in line
+
+
+def test_no_line_of_a_traceback_can_be_taken_for_a_record():
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        first, *others = TextFormatter().format(record("the handler failed", error=error)).split("\n")
+
+    assert first.endswith("the handler failed")
+    assert len(others) > 3
+    assert all(line.startswith("    ") and line.isprintable() for line in others)
+
+
+def test_a_json_line_shows_nothing_that_a_terminal_obeys_and_loses_nothing():
+    text = JsonFormatter().format(record("failed: %s", HOSTILE, task=HOSTILE))
+
+    assert text.isprintable()
+    assert json.loads(text)["task"] == HOSTILE
+
+
 async def test_a_log_line_of_a_handler_has_the_fields_of_its_run():
     lines = []
     app = Pyncette()

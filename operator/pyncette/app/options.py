@@ -25,6 +25,7 @@ from pyncette.core.spec import (
     Retry,
 )
 from pyncette.core.times import instant_of
+from pyncette.store.base import ARGS_BYTES_MAX
 
 PartitionSelector: TypeAlias = Callable[[int, str], int]
 """Returns the partition of an instance, from 0, for the number of partitions and the name. It must be deterministic."""
@@ -150,13 +151,19 @@ def arguments_of(args: msgspec.Raw) -> dict[str, Any]:
 
 
 def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
-    """Return *args* in stored form. Raises ValueError if they are not JSON."""
+    """Return *args* in stored form. Raises ValueError if they are not JSON, or too large."""
     if not args:
         return EMPTY_ARGS
     try:
-        return msgspec.Raw(_encode(args).encode())
+        text = _encode(args).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"Extra parameters must be JSON serializable ({error})") from error
+    if len(text) > ARGS_BYTES_MAX:
+        raise ValueError(
+            f"Extra parameters have {len(text):,} bytes as JSON; at most {ARGS_BYTES_MAX:,} are allowed: "
+            "store large data elsewhere, and pass a reference to it"
+        )
+    return msgspec.Raw(text)
 
 
 def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:

@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
+from pyncette.coordination.members import MEMBERS_REALM
 from pyncette.core import edits
 from pyncette.core.record import Change, HistoryRow, Key, Outcome, Partition, Record, Run, replace
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
-from pyncette.errors import StoreError
+from pyncette.errors import StoreError, StoreRefusedError
 from pyncette.store.backend import Backend
 from pyncette.store.base import Notification, Renewal, Store
 
@@ -26,6 +27,9 @@ NOTICE_SECONDS: Final = 5.0
 
 REPEAT_SECONDS: Final = 0.2
 """Time between notifications: the first may be sent before the listener is ready."""
+
+REALMS_NAMED_MAX: Final = 5
+"""Other realms that are named, of those that a credential reaches."""
 
 POLICIES: Final = Policies(keep_finished=True, keep_successful=1)
 
@@ -76,11 +80,52 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
         for name, work in trial.steps():
             if not await step(name, work):
                 break
+        else:
+            if realm:
+                await step("stay in its realm", lambda: _reach(backend, store, realm))
     finally:
         with suppress(StoreError):
             await trial.clean_up()
         await store.__aexit__(None, None, None)
     return steps
+
+
+async def _reach(backend: Backend, store: Store, realm: str) -> str:
+    """
+    Return what the credential reaches beside *realm*, as a warning.
+
+    Another realm is tried with a name that nobody uses: what is there belongs to somebody else. Raises StoreError.
+    """
+    found = [*await backend.beyond()]
+    reaches_all = False
+    elsewhere = _Trial(store, f"{realm}/{HANDLER}")
+    try:
+        await elsewhere.read_the_clock()
+        await elsewhere.create()
+        await elsewhere.clean_up()
+    except StoreRefusedError:
+        pass
+    else:
+        reaches_all = True
+        found += await _other_realms(store, realm)
+    if not found:
+        return (
+            "the credential reaches all realms of these records, and no other has had workers"
+            if reaches_all
+            else "the credential reaches no other realm"
+        )
+    return (
+        f"warning: the credential also reaches {', '.join(found)}: give teams that must not reach each other's tasks a "
+        "credential each, see docs/how-to/security.md"
+    )
+
+
+async def _other_realms(store: Store, realm: str) -> list[str]:
+    """Return the other realms that have had workers, as parts of a sentence. Raises StoreError."""
+    others = sorted({found.handler for found in await store.partitions(MEMBERS_REALM)} - {realm, ""})
+    named = [f"the realm {name}" for name in others[:REALMS_NAMED_MAX]]
+    more = len(others) - len(named)
+    return [*named, f"{more} more realms"] if more else named
 
 
 class _Trial:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from pyncette.core.printable import one_line, printable
 from pyncette.errors import ConfigurationError, SchemaError, StoreError
 
 
@@ -42,7 +43,7 @@ class Failure(click.ClickException):
         self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"pyncette: {self.message}", file=sys.stderr if file is None else file)
+        click.echo(f"pyncette: {printable(self.message)}", file=sys.stderr if file is None else file)
 
 
 def failure_of(error: BaseException) -> Failure | None:
@@ -67,4 +68,4 @@ def first_of(error: BaseException) -> BaseException:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__

@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 import click
 from rich.cells import cell_len, set_cell_size
 
+from pyncette.core.printable import one_line, printable, printable_json
+
 GAP: Final = 2
 """Spaces between two columns."""
 
@@ -33,9 +35,14 @@ class Table(NamedTuple):
     """Columns that are dropped if narrowing is not enough, the first one first."""
 
 
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print *text* as one line. All that a command prints passes here, or through the functions below."""
+    click.echo(printable(text), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print *value* as one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(table: Table) -> None:
@@ -45,7 +52,7 @@ def print_table(table: Table) -> None:
     On a terminal, lines fit its width if possible. Otherwise nothing is cut, so that the output can be searched.
     """
     names, rows, narrowable, droppable = table
-    lines = [tuple(names), *(tuple(map(_one_line, row)) for row in rows)]
+    lines = [tuple(names), *(tuple(map(one_line, row)) for row in rows)]
     widths = natural_widths(lines)
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
@@ -94,7 +101,3 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
         if width
     ]
     return (" " * GAP).join(shown).rstrip()
-
-
-def _one_line(cell: str) -> str:
-    return " ".join(cell.split())

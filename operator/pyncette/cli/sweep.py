@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from pyncette.cli.failures import Failure
 from pyncette.cli.stored import with_store
-from pyncette.controller.reconcile.sweep import Notice, clusters_with_held, read_notice
+from pyncette.controller.reconcile.removal_notice import (
+    Notice,
+    clusters_with_notices,
+    load_notices,
+    noticed_namespaces,
+)
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
@@ -19,13 +22,21 @@ from pyncette.store.base import Store
 
 
 class Held(NamedTuple):
-    """The removals that one cluster holds back on one backend."""
+    """The removals that one cluster holds back in one namespace on one backend."""
 
     backend: str
     cluster: str
+    namespace: str
     tasks: int
     names: Sequence[str]
-    """The names of the first tasks."""
+    """The names of all tasks, except for those that cannot be read."""
+
+
+class Selection(NamedTuple):
+    """A cluster and a namespace whose removals are shown or confirmed; None: all."""
+
+    cluster: str | None = None
+    namespace: str | None = None
 
 
 def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
@@ -40,22 +51,22 @@ def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
     return [read_backend_file(str(backend.path)) for backend in load_settings(path, {}).backends]
 
 
-def held_back(backends: Sequence[Backend], cluster: str | None) -> list[Held]:
-    """Return the removals that are held back on *backends*, by *cluster* or by all clusters. Raises StoreError."""
+def held_back(backends: Sequence[Backend], selection: Selection) -> list[Held]:
+    """Return the removals of *selection* that are held back on *backends*. Raises StoreError."""
     found: list[Held] = []
     for backend in backends:
-        found += with_store(backend, partial(_held_on, backend=backend, cluster=cluster))
+        found += with_store(backend, partial(_held_on, backend=backend, selection=selection))
     return found
 
 
-def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> list[Held]:
+def confirmed(backends: Sequence[Backend], selection: Selection, count: int) -> list[Held]:
     """
     Confirm the removal of *count* tasks, which the operator then stops within seconds.
 
     Raises Failure if nothing is held back, if the number differs, if several clusters hold back removals, or if the
     removals change meanwhile. Raises StoreError.
     """
-    found = held_back(backends, cluster)
+    found = held_back(backends, selection)
     if not found:
         raise Failure("nothing is held back")
     clusters = {item.cluster for item in found}
@@ -66,38 +77,42 @@ def confirmed(backends: Sequence[Backend], cluster: str | None, count: int) -> l
     total = sum(item.tasks for item in found)
     if total != count:
         raise Failure(
-            f"{total} tasks are held back, not {count}: run `pyncette sweep` to review them, and confirm that number"
+            f"{total} tasks are held back, not {count}: run `pyncette sweep` to review them, and confirm that number, "
+            "or select a namespace with --namespace"
         )
     for backend in backends:
-        for item in found:
-            if item.backend == str(backend):
-                with_store(backend, partial(_confirm, item=item))
+        items = [item for item in found if item.backend == str(backend)]
+        if items:
+            with_store(backend, partial(_confirm, items=items))
     return found
 
 
-async def _held_on(store: Store, backend: Backend, cluster: str | None) -> list[Held]:
-    clusters = await clusters_with_held(store) if cluster is None else [cluster]
-    found = [(await read_notice(store, name)).held for name in clusters]
-    return [
-        Held(str(backend), name, held.count, held.names)
-        for name, held in zip(clusters, found, strict=True)
-        if held.count
-    ]
+async def _held_on(store: Store, backend: Backend, selection: Selection) -> list[Held]:
+    clusters = await clusters_with_notices(store) if selection.cluster is None else [selection.cluster]
+    found: list[Held] = []
+    for cluster in clusters:
+        if selection.namespace is None:
+            namespaces = await noticed_namespaces(store, cluster)
+        else:
+            namespaces = {selection.namespace}
+        for namespace, notice in (await load_notices(store, cluster, namespaces)).items():
+            if notice.held.count:
+                names = tuple(await notice.names(store))
+                found.append(Held(str(backend), cluster, namespace, notice.held.count, names))
+    return found
 
 
-async def _confirm(store: Store, item: Held) -> None:
-    notice = await read_notice(store, item.cluster)
-    if not await _confirmed(store, item, notice):
-        raise Failure(
-            "the tasks that are held back have just changed: run `pyncette sweep` to review them, and confirm again"
-        )
+async def _confirm(store: Store, items: Sequence[Held]) -> None:
+    for item in items:
+        notices = await load_notices(store, item.cluster, [item.namespace])
+        if not await _confirmed(store, item, notices[item.namespace]):
+            raise Failure(
+                "the tasks that are held back have just changed: run `pyncette sweep` to review them, and confirm again"
+            )
 
 
 async def _confirmed(store: Store, item: Held, notice: Notice) -> bool:
     """Confirm the removals of *notice* and return True, unless they differ from *item* or have changed."""
-    held = notice.held
-    if (held.count, held.names) != (item.tasks, item.names):
+    if (notice.held.count, tuple(await notice.names(store))) != (item.tasks, item.names):
         return False
-    if held.confirmed:
-        return True
-    return await notice.write(store, msgspec.structs.replace(held, confirmed=held.count)) is not None
+    return notice.is_confirmed or await notice.confirm(store) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +10,16 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from pyncette.controller.cluster.api import ObjectName
 
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """From a pass that finds nothing to do to one that waits for what is away, in seconds."""
+
+NAMESPACES_MAX: Final = 5
+"""Namespaces that a scrape reports of each queue: enough to see who floods it, however many namespaces there are."""
 
 RESYNC_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -88,6 +94,16 @@ STATUS_WAITING: Final = Measure(
     Gauge,
     "Statuses that wait for their share of `statusWritesPerSecond`",
 )
+NAMESPACE_WAITING: Final = Measure(
+    "namespace_waiting",
+    Gauge,
+    f"Length of a queue of the operator, by namespace. Each scrape reports the {NAMESPACES_MAX} namespaces with the most. "
+    "Namespaces take turns, so a long queue delays that namespace alone",
+    {
+        "queue": "`reconcile`: objects that wait for a pass; `status`: statuses to be written; `event`: Events to be created",
+        "namespace": "name of the namespace",
+    },
+)
 WITHDRAWALS: Final = Measure(
     "withdrawals_total",
     Counter,
@@ -104,6 +120,12 @@ UNWATCHED: Final = Measure(
     Gauge,
     "Records of namespaces that are no longer watched. They go on running",
 )
+FOREIGN: Final = Measure(
+    "foreign_realms",
+    Gauge,
+    "Realms in the database of a backend that belong to namespaces that the backend is not open to, counted up to 100. Their records are ignored",
+    {"backend": "its name in the settings"},
+)
 FORBIDDEN: Final = Measure(
     "forbidden_namespaces",
     Gauge,
@@ -115,7 +137,7 @@ BACKEND: Final = Measure(
     "Calls of a backend: how many, and how long they took",
     {
         "backend": "its name in the settings",
-        "operation": "`ask`: whether it is there; `look`: all records of the cluster; `mirror`: one task written",
+        "operation": "`ask`: whether it is there; `look`: the records of a namespace, or at first of all; `mirror`: one task written",
     },
     PASS_BUCKETS,
 )
@@ -124,6 +146,20 @@ BACKEND_ERRORS: Final = Measure(
     Counter,
     "Calls of a backend that failed",
     {"backend": "as above", "operation": "as above"},
+)
+DATABASE_COPIED: Final = Measure(
+    "database_copied",
+    Gauge,
+    "1 if the database of a backend has the identity of another backend's database, so that one of them is a copy. Anything "
+    "but 0 needs a person",
+    {"backend": "as above"},
+)
+OVERFULL: Final = Measure(
+    "overfull_namespaces",
+    Gauge,
+    "Namespaces whose records on a backend exceed `recordMebibytesPerNamespace`, so that their tasks are not reconciled. Anything "
+    "but 0 needs a person",
+    {"backend": "as above"},
 )
 BACKEND_UP: Final = Measure(
     "backend_up",
@@ -165,18 +201,25 @@ MEASURES: Final = (
     OBJECTS,
     STATUS_WRITES,
     STATUS_WAITING,
+    NAMESPACE_WAITING,
     WITHDRAWALS,
     HELD_BACK,
     UNWATCHED,
+    FOREIGN,
     FORBIDDEN,
     BACKEND,
     BACKEND_ERRORS,
     BACKEND_UP,
+    DATABASE_COPIED,
+    OVERFULL,
     TASKS,
     DUE,
     LATENESS,
 )
-"""All metrics. No label gets more values with more tasks; `namespace` and `pool` do with more pools."""
+"""
+All metrics. No label gets more values with more tasks; `namespace` and `pool` do with more pools. The namespaces of
+`NAMESPACE_WAITING` are limited.
+"""
 
 
 class Backlog(NamedTuple):
@@ -199,7 +242,11 @@ class Metrics:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self._monotonic = monotonic
-        self._made = {measure.name: self._make(measure) for measure in MEASURES}
+        self._made = {
+            measure.name: self._make(measure) for measure in MEASURES if measure is not NAMESPACE_WAITING
+        }
+        self._waiting = _LongestQueues()
+        self.registry.register(self._waiting)
         self._resynced_at: float | None = None
         self._pools: dict[str, set[ObjectName]] = {}
         """By backend: the pools that have series."""
@@ -255,15 +302,19 @@ class Metrics:
         else:
             self.gauge(TASKS).remove(condition, status)
 
-    def set_backlogs(self, backend: str, backlogs: Mapping[ObjectName, Backlog]) -> None:
-        """Set the backlog of each pool on *backend*, and remove the series of all other pools."""
-        for namespace, pool in self._pools.get(backend, set()) - backlogs.keys():
-            self.gauge(DUE).remove(namespace, pool, backend)
-            self.gauge(LATENESS).remove(namespace, pool, backend)
-        self._pools[backend] = {*backlogs}
-        for (namespace, pool), backlog in backlogs.items():
-            self.gauge(DUE, namespace, pool, backend).set(backlog.due)
-            self.gauge(LATENESS, namespace, pool, backend).set(backlog.late_seconds)
+    def set_backlogs(
+        self, backend: str, backlogs: Mapping[ObjectName, Backlog], namespace: str | None = None
+    ) -> None:
+        """Set the backlog of each pool on *backend*, and remove the series of all other pools of *namespace*, or of all."""
+        reported = self._pools.setdefault(backend, set())
+        for pool in {pool for pool in reported if namespace in {None, pool.namespace}} - backlogs.keys():
+            self.gauge(DUE).remove(*pool, backend)
+            self.gauge(LATENESS).remove(*pool, backend)
+            reported.discard(pool)
+        reported.update(backlogs)
+        for pool, backlog in backlogs.items():
+            self.gauge(DUE, *pool, backend).set(backlog.due)
+            self.gauge(LATENESS, *pool, backend).set(backlog.late_seconds)
 
     @contextmanager
     def measured(self, backend: str, operation: str) -> Iterator[None]:
@@ -287,6 +338,10 @@ class Metrics:
         self.gauge(QUEUE, "in_progress").set_function(in_progress)
         self.gauge(QUEUE, "deferred").set_function(deferred)
 
+    def ask_namespaces(self, queue: str, waiting: Callable[[], Mapping[str, int]]) -> None:
+        """Read at each scrape how many entries of each namespace wait in *queue*."""
+        self._waiting.queues[queue] = waiting
+
     def ask_sight(self, last_delivery_at: Callable[[], float | None]) -> None:
         """Read at each scrape when the watch last delivered anything, by the monotonic clock."""
         self.gauge(WATCH_AGE).set_function(lambda: self._age(last_delivery_at()))
@@ -297,3 +352,27 @@ class Metrics:
     def _age(self, at: float | None) -> float:
         """Return the seconds since then: NaN where it never was, which is neither old nor new."""
         return math.nan if at is None else self._monotonic() - at
+
+
+class _LongestQueues(Collector):
+    """The series of `NAMESPACE_WAITING`, of the namespaces that have the most in each queue."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, Callable[[], Mapping[str, int]]] = {}
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return [self._family()]
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        family = self._family()
+        for queue, waiting in self.queues.items():
+            longest = heapq.nlargest(NAMESPACES_MAX, waiting().items(), key=lambda item: item[1])
+            for namespace, count in longest:
+                family.add_metric((queue, namespace), count)
+        return [family]
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            NAMESPACE_WAITING.full_name, NAMESPACE_WAITING.meaning, labels=tuple(NAMESPACE_WAITING.labels)
+        )

@@ -25,8 +25,8 @@ class Scope(StrEnum):
     """In each namespace that is watched: by a Role there, or by the ClusterRole if that is all of them."""
     RELEASE = "release"
     """In the namespace that the operator itself runs in, whether it is watched or not."""
-    CLUSTER_ID = "clusterId"
-    """In the cluster as a whole, and only as long as the settings name no cluster id."""
+    CLUSTER = "cluster"
+    """In the cluster as a whole, and only if all of its namespaces are watched."""
 
 
 class Permission(NamedTuple):
@@ -37,8 +37,6 @@ class Permission(NamedTuple):
     verbs: tuple[str, ...]
     why: str
     scope: Scope = Scope.NAMESPACE
-    names: tuple[str, ...] = ()
-    """The only objects that it is given for; empty: all."""
 
 
 _TASKS: Final = PyncetteTask.plural
@@ -85,9 +83,9 @@ PERMISSIONS: Final = (
         CORE,
         ("namespaces",),
         ("get",),
-        "The uid of this one namespace is the cluster id, as long as the settings name no other.",
-        Scope.CLUSTER_ID,
-        names=("kube-system",),
+        "Many tasks that are deleted at once are stopped without confirmation only if their namespace is deleted. "
+        "The uid of kube-system is the cluster id, unless the settings name another.",
+        Scope.CLUSTER,
     ),
 )
 """

@@ -54,7 +54,14 @@ class Reason(Enum):
     # Of the operator itself.
     REMOVALS_HELD_BACK = (
         "RemovalsHeldBack",
-        "Too many tasks were deleted at once. They keep running until `pyncette sweep --confirm` confirms their number.",
+        "Too many tasks of the namespace were deleted at once. They keep running until `pyncette sweep --confirm` confirms their number.",
+        "Warning",
+    )
+
+    # Of records on a database that others may write to.
+    NOT_CARRIED_OVER = (
+        "NotCarriedOver",
+        "A record of the task on another database was not taken along: the status does not list that database, or the record is not valid.",
         "Warning",
     )
 
@@ -65,9 +72,19 @@ class Reason(Enum):
         "Warning",
     )
     UNKNOWN_FIELD = ("UnknownField", "The spec has a field that this release does not know.", "Warning")
+    INVALID_NAME = (
+        "InvalidName",
+        "The name of the handler has characters that no handler may have.",
+        "Warning",
+    )
     INVALID_SCHEDULE = ("InvalidSchedule", "The schedule cannot be read, or can never be due.", "Warning")
     UNKNOWN_TIME_ZONE = ("UnknownTimeZone", "The time zone is not one of the IANA database.", "Warning")
     ARGUMENTS_TOO_LARGE = ("ArgumentsTooLarge", "The arguments take more than 16 KiB as JSON.", "Warning")
+    TOO_LARGE = (
+        "TooLarge",
+        "A part of the spec is larger than the operator holds; the message has the limit.",
+        "Warning",
+    )
     BACKEND_NOT_ALLOWED = (
         "BackendNotAllowed",
         "The operator's settings do not let this namespace use the backend of the pool.",
@@ -164,6 +181,16 @@ class Reason(Enum):
     PROGRESS_DEADLINE_EXCEEDED = (
         "ProgressDeadlineExceeded",
         "The rollout has made no progress for progressDeadlineSeconds: pods cannot be created, do not start, or are not ready.",
+        "Warning",
+    )
+    TOO_MANY_RECORDS = (
+        "TooManyRecords",
+        "The namespace has more records on its backend than fit into the operator's memory. Its tasks are not reconciled, and run.",
+        "Warning",
+    )
+    DATABASE_COPIED = (
+        "DatabaseCopied",
+        "The database of the pool's backend has the identity of another one: one of them is a copy. Both are used, and kept apart.",
         "Warning",
     )
     WORKERS_UNAVAILABLE = (

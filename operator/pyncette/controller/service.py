@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Final
 
+from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     PODS,
     POOLS,
     TASKS,
     Api,
+    ApiError,
     ApiUnavailableError,
     Kind,
     Manifest,
@@ -28,28 +30,38 @@ from pyncette.controller.cluster.liveness import Liveness, WatchStaleness
 from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
-from pyncette.controller.metrics import HELD_BACK, UNWATCHED, Metrics
+from pyncette.controller.metrics import FOREIGN, HELD_BACK, OVERFULL, UNWATCHED, Metrics
 from pyncette.controller.reasons import Reason
-from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach, log_failure
+from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach
+from pyncette.controller.reconcile.dependencies import dependency_of, dependency_on
+from pyncette.controller.reconcile.locations import Locations
+from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
+from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import EventContent, Regarding, event
+from pyncette.controller.status.events import (
+    EventContent,
+    Regarding,
+    event,
+    held_back_in_all_message,
+    held_back_message,
+)
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
-from pyncette.errors import PyncetteException, StoreUnavailableError
-from pyncette.ledger.ledger import Ledger
+from pyncette.errors import PyncetteException
 
 logger = logging.getLogger(__name__)
 
-PASSES: Final = 16
-"""Concurrent passes: most of a pass is waiting for the API server and the backend."""
+PASSES: Final = 32
+"""Concurrent passes: most of a pass is waiting for the API server and the backend. The settings limit those of a namespace."""
 
 MISSED_LISTS: Final = 2
 """A task with a record counts as missing after this many lists in a row without it; then it is read by name."""
@@ -59,11 +71,6 @@ IN_A_ROW: Final = 100
 
 FIRST_LIST_SECONDS: Final = 2.0
 """Between tries to list all that there is, at the start."""
-
-
-API_SERVER: Final = "the API server"
-BACKEND: Final = "a backend"
-"""Dependencies that may be unavailable while many objects wait for them."""
 
 
 class OperatorError(PyncetteException):
@@ -93,9 +100,17 @@ class Operator:
         self.liveness = Liveness(sight, settings.resync_seconds, lambda: self._backends.ready)
         self._conditions = ConditionCounts(self.metrics.count_condition)
         self._objects = Objects(sight, self._noted)
-        self._mirrored = Mirrored(cluster_id, self._can_run)
+        limits = MemoryLimits(
+            settings.record_mebibytes_per_namespace * MEBIBYTE,
+            settings.record_mebibytes_per_backend * MEBIBYTE,
+        )
+        self._mirrored = Mirrored(
+            cluster_id, self._can_run, self._backends.is_open, self._backends.names_of, limits
+        )
         self._events = EventQueue(api)
-        self._queue: Queue[Reference] = Queue(_dependency_of, intervals.quiet, self._backends.message_of)
+        self._queue: Queue[Reference] = Queue(
+            _namespace_of, dependency_of, intervals.quiet, self._backends.message_of
+        )
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
@@ -104,6 +119,7 @@ class Operator:
             cluster_id,
             self._mirrored,
             self._is_gone,
+            self._is_ending,
             SweepListener(self._count_stopped, self._report_held),
             intervals,
         )
@@ -119,9 +135,22 @@ class Operator:
             self._sweep,
             self._is_watched,
             self._pool_counted,
+            self._task_again,
+            Locations(self._backends),
+            UnlistedRecords(
+                self._pools,
+                self._mirrored,
+                settings.withdrawal_grace_seconds * SECOND,
+                self._report_task,
+            ),
             intervals,
         )
-        self._scan_soon = {backend.name: asyncio.Event() for backend in self._backends}
+        self._scans = {
+            backend.name: NamespaceScans(
+                backend, partial(self._scan, backend), partial(self._namespaces_on, backend), intervals
+            )
+            for backend in self._backends
+        }
         self._has_listed = False
         self._missing: Counter[ObjectName] = Counter()
         """In how many lists in a row a task that has a record was not."""
@@ -136,6 +165,9 @@ class Operator:
         metrics.ask_queue(
             lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
         )
+        metrics.ask_namespaces("reconcile", self._queue.waiting)
+        metrics.ask_namespaces("status", self._statuses.waiting)
+        metrics.ask_namespaces("event", self._events.waiting)
         metrics.ask_sight(lambda: sight.last_delivery_at)
         for kind in (TASKS, POOLS, DEPLOYMENTS):
             metrics.ask_objects(kind.name, partial(self._objects.count, kind))
@@ -173,13 +205,16 @@ class Operator:
             working.create_task(self._end())
             working.create_task(self._backends.keep(self._backend_changed))
             await self._first_resync()
-            for backend in self._backends:
-                working.create_task(self._poll_backend_loop(backend))
-            working.create_task(self._queue.run(self._reconcile, PASSES, self._passed))
+            for scans in self._scans.values():
+                working.create_task(scans.run())
+            per_namespace = self._settings.per_namespace.passes
+            working.create_task(
+                self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
+            )
+            working.create_task(self._tasks.follow_requested_runs())
             working.create_task(self._statuses.run())
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
-            working.create_task(self._sweep.empty(list(self._backends)))
             working.create_task(self._resync_loop())
 
     async def _end(self) -> None:
@@ -227,6 +262,9 @@ class Operator:
         if self._objects.uid(POOLS, pool) is not None:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
 
+    def _task_again(self, task: ObjectName) -> None:
+        self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
+
     def _again(self, reference: Reference) -> None:
         """Queue an object whose status was worked out from an outdated version."""
         self._queue.add_after(reference, self._intervals.outdated)
@@ -246,50 +284,61 @@ class Operator:
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Queue all that is on *backend*, which became available or unavailable."""
+        """Queue all that is on *backend*, which became available or unavailable, or has another store name."""
+        self._forget_former()
+        if backend.is_alias:
+            self.metrics.set_backlogs(backend.name, {})
+            for gauge in (FOREIGN, OVERFULL):
+                self.metrics.gauge(gauge, backend.name).set(0)
         if backend.ready:
-            self._queue.recovered(BACKEND)
-            self._scan_soon[backend.store_name].set()
+            self._queue.recovered(dependency_on(backend.store_name))
+        if backend.ready or backend.is_alias:  # another name may open the database to more namespaces
+            self._scans[backend.store_name].restart()
+        self._queue_pools_on(backend)
+
+    def _queue_pools_on(self, backend: OpenBackend) -> None:
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
-    async def _poll_backend_loop(self, backend: OpenBackend) -> None:
-        """Scan *backend* regularly for what workers have written."""
-        soon = self._scan_soon[backend.name]
-        while True:
-            pause = self._intervals.scan
-            ledger = backend.ledger
-            if ledger is not None and not backend.is_alias:
-                try:
-                    pause = max(pause, self._intervals.scan_share * await self._scan(backend, ledger))
-                except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
-                    log_failure("could not scan a backend", backend, error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await soon.wait()
-            soon.clear()
+    def _forget_former(self) -> None:
+        """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
+        self._mirrored.keep_only({backend.store_name for backend in self._backends})
 
-    async def _scan(self, backend: OpenBackend, ledger: Ledger) -> float:
+    async def _scan(self, backend: OpenBackend, namespace: str | None) -> float:
         """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
+        ledger = backend.ledger
+        if ledger is None:
+            return 0.0
         first = not self._mirrored.has_seen(backend.store_name)
         with self.metrics.measured(backend.name, "look"):
-            scan = await self._mirrored.scan(backend, ledger, self._pools.on(backend.store_name))
-        self.metrics.set_backlogs(backend.name, scan.backlogs)
+            await backend.check_database(ledger.store)
+            pools = self._pools.on(backend.store_name)
+            scan = await self._mirrored.scan(backend, ledger, pools, namespace)
+        self._forget_former()
+        self.metrics.set_backlogs(backend.name, scan.backlogs, namespace)
+        self.metrics.gauge(FOREIGN, backend.name).set(self._mirrored.realms.foreign(backend.name))
+        self.metrics.gauge(OVERFULL, backend.name).set(self._mirrored.overfull(backend.name))
         for task in scan.changed:
             if self._objects.uid(TASKS, task) is not None:
                 self._queue.add(Reference(TASKS, *task), Urgency.ROUTINE)
         for pool in scan.pools:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
         if first:
-            self._backend_changed(backend)
-            self._reconcile_unrecorded()
+            self._queue_pools_on(backend)
+            self._reconcile_unrecorded(backend)
         return scan.seconds
 
-    def _reconcile_unrecorded(self) -> None:
-        """Queue the tasks without a record, once all backends were scanned."""
-        for name in self._objects.names(TASKS) if self._has_seen_all else ():
-            if not self._mirrored.records(name):
+    def _namespaces_on(self, backend: OpenBackend) -> Collection[str]:
+        pools = {pool.namespace for pool in self._pools.on(backend.store_name)}
+        return pools.union(self._mirrored.namespaces(backend.store_name))
+
+    def _reconcile_unrecorded(self, backend: OpenBackend) -> None:
+        """Queue the tasks without a record that have waited for the first scan of *backend*, which might have held one."""
+        for name in self._objects.names(TASKS):
+            if self._backends.is_open(backend.store_name, name.namespace) and not self._mirrored.records(
+                name
+            ):
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
 
     # --- Resync ------------------------------------------------------------------------------------------------------
@@ -334,7 +383,7 @@ class Operator:
         self.liveness.resynced()
         self.metrics.resynced(time.monotonic() - began_at)
         self._count()
-        await self._remove_stopped()
+        self._sweep.resynced(is_complete=self._surveys >= MISSED_LISTS)
 
     async def _all_tasks(self) -> AsyncIterator[Manifest]:
         """Yield each task, and let other coroutines run in between: ten thousand take half a second."""
@@ -371,17 +420,6 @@ class Operator:
                 self._queue.add(Reference(TASKS, *name), Urgency.ROUTINE)
         if self._has_seen_all:
             self._surveys += 1
-        if self._surveys >= MISSED_LISTS:
-            self._sweep.surveyed()
-
-    async def _remove_stopped(self) -> None:
-        for backend in self._backends:
-            ledger = backend.ledger
-            if ledger is not None:
-                try:
-                    await self._sweep.remove(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
-                    log_failure("could not remove records; retrying", backend, error)
 
     def _noted(self, kind: Kind, name: ObjectName, status: bytes | None) -> None:
         if kind is TASKS:
@@ -395,6 +433,19 @@ class Operator:
         """Return whether the task *name* does not exist in a namespace that this operator watches."""
         return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
+    async def _is_ending(self, namespace: str) -> bool:
+        """Return whether *namespace* is known to be terminating or gone. Without rights on namespaces, nothing is known."""
+        if None not in self._namespaces:
+            return False
+        try:
+            return await self._api.is_namespace_ending(namespace)
+        except ApiError as error:
+            logger.warning(
+                "could not read a namespace whose deleted tasks are held back",
+                extra={"tasks_namespace": namespace, "error": str(error)},
+            )
+            return False
+
     def _is_watched(self, namespace: str) -> bool:
         return None in self._namespaces or namespace in self._namespaces
 
@@ -406,18 +457,31 @@ class Operator:
         self.metrics.withdrew("sweep", missed)
         self.metrics.withdrew("event", len(names) - missed)
 
+    def _report_task(self, name: ObjectName, content: EventContent) -> None:
+        """Create an Event about a task."""
+        stored = self._seen(Reference(TASKS, *name))
+        if stored is not None:
+            meta = stored["metadata"]
+            regarding = Regarding(name.namespace, name.name, meta["uid"])
+            generation, now = meta.get("generation", 0), self._pools.now()
+            self._events.add(event(regarding, content, generation, now, self._settings.pod_name))
+
     def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Create an Event about deleted tasks that are held back."""
-        message = (
-            f"{len(names)} deleted tasks keep running on the backend {backend}, since they are "
-            f"too many at once to be believed: `pyncette sweep` in this pod shows them, and `pyncette sweep --confirm "
-            f"{len(names)}` stops them."
-        )
+        """Create Events about deleted tasks that are held back: in each of their namespaces, and at the operator's pod."""
+        for namespace, held in groupby(sorted(names), lambda name: name.namespace):
+            tasks = [name.name for name in held]
+            first = self._mirrored.records(ObjectName(namespace, tasks[0]))
+            owner = first[0].record.state.owner if first else None
+            regarding = Regarding(namespace, tasks[0], "" if owner is None else owner.uid)
+            self._add_held_event(regarding, held_back_message(backend, namespace, tasks), len(tasks))
         settings = self._settings
         if settings.pod_name:
             pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
-            self._events.add(event(pod, content, len(names), self._pools.now(), settings.pod_name))
+            self._add_held_event(pod, held_back_in_all_message(backend, len(names)), len(names))
+
+    def _add_held_event(self, regarding: Regarding, message: str, count: int) -> None:
+        content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
+        self._events.add(event(regarding, content, count, self._pools.now(), self._settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:
@@ -425,7 +489,5 @@ def _name_of(manifest: Manifest) -> ObjectName:
     return ObjectName(metadata.get("namespace", ""), metadata["name"])
 
 
-def _dependency_of(error: Exception) -> str | None:
-    if isinstance(error, ApiUnavailableError):
-        return API_SERVER
-    return BACKEND if isinstance(error, StoreUnavailableError) else None
+def _namespace_of(reference: Reference) -> str:
+    return reference.namespace

@@ -45,8 +45,11 @@ class BackendSettings(Model):
 
     def is_open_to(self, namespace: str, own: str) -> bool:
         """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
-        allowed = self.namespaces or (own,)
-        return namespace in allowed or ALL_NAMESPACES in allowed
+        return not self.allowed(own).isdisjoint({namespace, ALL_NAMESPACES})
+
+    def allowed(self, own: str) -> frozenset[str]:
+        """Return the namespaces whose pools may use it, where *own* is the namespace of the operator; "*" stands for all."""
+        return frozenset(self.namespaces or (own,))
 
 
 class SweepSettings(Model):
@@ -55,9 +58,16 @@ class SweepSettings(Model):
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
     share_percent: int = Field(default=20, ge=0, le=100)
-    """Of the tasks of a backend, the share that may go within an hour without a confirmation."""
+    """Of the tasks of a namespace, the share that may go within an hour without a confirmation."""
     least: Count = 5
     """As many may go, whatever share that is."""
+
+
+class NamespaceSettings(Model):
+    """What one namespace may take of the operator while others wait."""
+
+    passes: int = Field(default=8, ge=1, le=32)
+    """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
 
 
 class OperatorSettings(Model):
@@ -83,6 +93,12 @@ class OperatorSettings(Model):
     """How long the record of a resource that is gone is kept, stopped: one that returns within it loses nothing."""
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
+    per_namespace: NamespaceSettings = NamespaceSettings()
+    """Limits of each namespace. Whatever is not limited here is taken in turns."""
+    record_mebibytes_per_namespace: int = Field(default=64, ge=1, le=65_536)
+    """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
+    record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
+    """Memory for all records of one backend, about."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080

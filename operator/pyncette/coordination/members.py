@@ -43,6 +43,12 @@ PAGE: Final = 200
 """Members in one page of a scan."""
 
 
+MEMBERS_MAX: Final = 2000
+"""Rows of the members of a realm that are read; a pool has at most 1000 workers. A database may hold any number."""
+
+MEMBERS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The length of all that is read of the members of a realm."""
+
 TOLD_MAX: Final = 5
 """Workers that are named in a sentence."""
 
@@ -97,14 +103,22 @@ async def members(store: Store, realm: str, now: Instant) -> list[Member]:
     Return the members of *realm* whose leases live at *now*, by their names. Raises StoreError.
 
     Unreadable records are left out and logged. Records of workers that died a while ago are removed: each belongs to one
-    process, which registers again if it is alive after all.
+    process, which registers again if it is alive after all. At most `MEMBERS_MAX` members are read, and
+    `MEMBERS_BYTES_MAX` of them.
     """
     found: list[Member] = []
+    rows = size = 0
     after: Key | None = None
     while page := await store.scan(Partition(MEMBERS_REALM, realm), TASK, after, PAGE):
-        found += [
-            member for record in page if record.is_leased(now) and (member := _read(record)) is not None
-        ]
+        for record in page:
+            rows, size = rows + 1, size + len(record.spec.args)
+            if rows > MEMBERS_MAX or size > MEMBERS_BYTES_MAX:
+                logger.warning(
+                    "a realm has more members than are read", extra={"realm": realm, "read": rows - 1}
+                )
+                return found
+            if record.is_leased(now) and (member := _read(record)) is not None:
+                found.append(member)
         await _remove(store, [record for record in page if not record.is_leased(now - MEMBER_LEASE)])
         after = page[-1].key
     return found

@@ -13,6 +13,7 @@ from pyncette.core.record import NO_REQUESTS, Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, seeded
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies, Retry, Spec
 from pyncette.core.times import instant_of
+from pyncette.resources.arguments import canonical
 from pyncette.resources.modelling import duration_of
 from pyncette.resources.task import (
     DEFAULT_ZONE,
@@ -21,7 +22,6 @@ from pyncette.resources.task import (
     PyncetteTask,
     RetryPolicy,
     TaskSpec,
-    canonical,
 )
 from pyncette.resources.task_status import REQUEST_CHARACTERS_MAX
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,16 +18,17 @@ from pyncette.core.record import (
     State,
     is_dead_letter,
     is_on_demand,
-    replace,
 )
 from pyncette.core.runs import NEVER
 from pyncette.core.side_runs import is_released
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
+from pyncette.mirror.carried import Bounds, UnfitError, dead_letter
 from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.rules import (
     MirrorResult,
     Step,
+    Unremoved,
     mirrored,
     moved,
     policies_of,
@@ -41,6 +43,15 @@ from pyncette.store.scanning import side_records, without_instances
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
 
+REMOVAL_SECONDS: Final = 10.0
+"""How long a resource waits for the removal of a record that it has no more. The next pass goes on with it."""
+
+SIDE_RECORDS_MAX: Final = 10_000
+"""Side runs and dead letters that a move reads."""
+
+REFUSED_MAX: Final = 3
+"""Reasons that a result has for what a move has not taken along."""
+
 
 class MisplacedRecord(NamedTuple):
     """A record of a resource that belongs at another key by now."""
@@ -48,6 +59,8 @@ class MisplacedRecord(NamedTuple):
     ledger: Ledger
     """Of the backend that holds it."""
     record: Record
+    bounds: Bounds | None = None
+    """What bounds the record if it moves; None: its database is the one that it moves within."""
 
 
 @dataclass(slots=True)
@@ -98,18 +111,35 @@ async def mirror_one(
     Make the record of one resource equal to *desired*, and return it with the change that was made.
 
     *misplaced* are records of the same resource at other keys, on this backend or another. It moves here from one of them;
-    if it is here already, they are removed. Idempotent. Raises StoreError.
+    if it is here already, they are removed. Idempotent. Raises StoreError, but not for a removal: the result has its error.
     """
     if misplaced:
         (here,) = await ledger.store.load([desired.key])
         latest = max(misplaced, key=lambda item: _lived_until(item.record))
         if _is_left_behind(here, latest.record):
-            return await _move(ledger, desired, latest.ledger, latest.record)
+            return await _move(ledger, desired, latest)
     result = await _create_or_edit(ledger, desired)
     # An interrupted move left two records of one name: remove the other one.
-    for stray in misplaced:
-        await remove_stopped(stray.ledger, stray.record, grace=0)
-    return result
+    return result._replace(unremoved=await _remove_misplaced(misplaced))
+
+
+async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unremoved, ...]:
+    """
+    Remove records that their resource has no more, and return those that could not be removed.
+
+    A database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
+    """
+    unremoved: list[Unremoved] = []
+    for source, record, _ in misplaced:
+        try:
+            async with asyncio.timeout(REMOVAL_SECONDS):
+                await remove_stopped(source, record, grace=0)
+        except StoreError as error:
+            unremoved.append(Unremoved(record, error))
+        except TimeoutError:
+            late = StoreUnavailableError(f"a removal took longer than {REMOVAL_SECONDS:g} seconds")
+            unremoved.append(Unremoved(record, late))
+    return tuple(unremoved)
 
 
 async def _create_or_edit(ledger: Ledger, desired: DesiredRecord) -> MirrorResult:
@@ -137,35 +167,76 @@ async def create_or_edit_all(
                     await remove_permits_of(ledger, result.record, policies_of(result.record).max_concurrent)
 
 
-async def _move(ledger: Ledger, desired: DesiredRecord, source: Ledger, old: Record) -> MirrorResult:
+async def _move(ledger: Ledger, desired: DesiredRecord, misplaced: MisplacedRecord) -> MirrorResult:
     """
-    Stop the record at its *source*, wait for its side runs, create it here, and remove it there.
+    Stop the *misplaced* record, wait for its side runs, create it here with its dead letters, and remove it there.
 
     An interrupted move continues where it stopped.
     """
+    source, old, bounds = misplaced
     stopping: MirrorResult | None = (await source.apply({old.key: stopped_between_runs(desired)}))[old.key]
     if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
         return stopping
     # No worker may be left to withdraw what was released before its handler was called.
-    async for page in side_records(source.store, old.key):
+    async for page in _carried(source, old.key):
         await source.apply(
             dict.fromkeys([record.key for record in page if is_released(record)], _released_withdrawn)
         )
+    waiting = MirrorResult(old.key.task, Step.WAITING)
     # Side runs are counted at the source when they end, and the counts move along.
-    if any([_is_under_way(record) async for page in side_records(source.store, old.key) for record in page]):
-        return MirrorResult(old.key.task, Step.WAITING)
+    if any([_is_under_way(record) async for page in _carried(source, old.key) for record in page]):
+        return waiting
     (last,) = await source.store.load([old.key])
     if last is None:
         return await _create_or_edit(ledger, desired)
+    # Before the record, whose absence leads an interrupted move back here.
+    refused = await _copy_dead_letters(ledger, desired, source, old.key)
+    if refused is None:  # one is tried again
+        return waiting
     # An interrupted move in the other direction may have left a stopped record there.
     await ledger.apply({desired.key: removed_after(0)})
-    rule = moved(desired, last, returns=_returns(old, desired))
+    rule = moved(desired, last, returns=_returns(old, desired), bounds=bounds)
     result: MirrorResult = (await ledger.apply({desired.key: rule}))[desired.key]
-    async for page in side_records(source.store, last.key):
-        dead_letters = {_at(desired.key, letter.key): letter for letter in page if is_dead_letter(letter.key)}
-        await ledger.apply({key: _taken_along(key, letter) for key, letter in dead_letters.items()})
-    await remove_stopped(source, last, grace=0)
-    return result
+    return result._replace(
+        refused=(*result.refused, *refused), unremoved=await _remove_misplaced([misplaced])
+    )
+
+
+async def _copy_dead_letters(
+    ledger: Ledger, desired: DesiredRecord, source: Ledger, home: Key
+) -> list[str] | None:
+    """
+    Create the dead letters of *home* at the key of *desired*, and return why some were not; None: one is under way.
+
+    Each counts as it is read here: an earlier read may have shown another one.
+    """
+    now, read, refused = await ledger.now(), 0, dict[str, None]()
+    async for page in _carried(source, home):
+        if any(map(_is_under_way, page)):
+            return None
+        letters: dict[Key, Rule] = {}
+        for letter in page:
+            if is_dead_letter(letter.key):
+                try:
+                    new = dead_letter(letter, desired, now)
+                    letters[new.key] = _created(new)
+                except UnfitError as error:
+                    refused[str(error)] = None
+        await ledger.apply(letters)
+        read += len(page)
+    if read >= SIDE_RECORDS_MAX:
+        refused[f"it has more than {SIDE_RECORDS_MAX:,} dead letters"] = None
+    return list(refused)[:REFUSED_MAX]
+
+
+async def _carried(source: Ledger, home: Key) -> AsyncIterator[list[Record]]:
+    """Yield the side runs and dead letters of *home*, up to a number: a database may show records without end."""
+    read = 0
+    async for page in side_records(source.store, home):
+        yield page
+        read += len(page)
+        if read >= SIDE_RECORDS_MAX:
+            return
 
 
 async def stop(ledger: Ledger, record: Record) -> MirrorResult | None:
@@ -322,17 +393,12 @@ def _returns(old: Record, desired: DesiredRecord) -> bool:
     return old.state.withdrawn_at is not None and not same
 
 
-def _at(home: Key, letter: Key) -> Key:
-    return home._replace(occurrence=letter.occurrence)
-
-
-def _taken_along(key: Key, letter: Record) -> Rule:
-    """Return the rule that creates a dead letter at the new key of its schedule, unless it is there."""
+def _created(new: Record) -> Rule:
+    """Return the rule that creates the record *new*, unless it is there."""
 
     def rule(record: Record | None, now: Instant) -> Ruling:
-        if record is not None:
-            return Ruling(None)
-        return Ruling(Change(None, replace(letter, key=key, version=max(now, letter.version), locator=None)))
+        del now
+        return Ruling(None if record is not None else Change(None, new))
 
     return rule
 

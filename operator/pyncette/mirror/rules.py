@@ -16,7 +16,9 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
+from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Rule, Ruling, withdrawal
+from pyncette.mirror.carried import Bounds, UnfitError, bounded, check_due
 from pyncette.mirror.conversion import (
     DesiredRecord,
     spec_hash,
@@ -39,6 +41,13 @@ class Step(Enum):
     REMOVED = "removed"
 
 
+class Unremoved(NamedTuple):
+    """A record that could not be removed, and why."""
+
+    record: Record
+    error: StoreError
+
+
 class MirrorResult(NamedTuple):
     """The result of mirroring a resource."""
 
@@ -48,6 +57,10 @@ class MirrorResult(NamedTuple):
     """As it is now, written or not; None if there is none at its key, or if it was not read."""
     lowers_limit: bool = False
     """True if the new limit of concurrent runs is lower than the old one."""
+    refused: tuple[str, ...] = ()
+    """Why a move has not taken along all that was there, as clauses."""
+    unremoved: tuple[Unremoved, ...] = ()
+    """Records at other keys, which the resource has no more, that could not be removed."""
 
     @property
     def is_written(self) -> bool:
@@ -89,11 +102,14 @@ def mirrored(desired: DesiredRecord) -> Rule:
     return rule
 
 
-def moved(desired: DesiredRecord, old: Record, *, returns: bool = False) -> Rule:
+def moved(
+    desired: DesiredRecord, old: Record, *, returns: bool = False, bounds: Bounds | None = None
+) -> Rule:
     """
     Return the rule that creates the record of a resource at its new key, from the *old* one that was stopped.
 
-    If the resource *returns* after a deletion, and was not merely moved, its schedule continues from now.
+    If the resource *returns* after a deletion, and was not merely moved, its schedule continues from now. An *old* record
+    from another database has *bounds*; if it exceeds them, the new one is created as if there were no old one.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -101,21 +117,34 @@ def moved(desired: DesiredRecord, old: Record, *, returns: bool = False) -> Rule
             record is not None
         ):  # it was created there when we were here before, and crashed before old was removed
             return mirrored(desired)(record, now)
-        here = Record(
-            key=desired.key,
-            spec=old.spec,
-            version=max(now, old.version),
-            fence=max(now, old.fence),
-            due_at=old.due_at,
-            schedule_since=old.schedule_since,
-            claimable_at=old.claimable_at,
-            lease_length=old.lease_length,
-            state=old.state if returns or _has_started(old) else replace(old.state, withdrawn_at=None),
-        )
-        new = edits.edited(here, desired.spec, desired.policies, now, owner=desired.owner)
-        return _made(Step.MOVED, None, new, here.state, desired, now)
+        try:
+            return _moved(desired, old, returns, bounds, now)
+        except UnfitError as error:
+            created = mirrored(desired)(None, now)
+            return created._replace(answer=created.answer._replace(refused=(str(error),)))
 
     return rule
+
+
+def _moved(desired: DesiredRecord, old: Record, returns: bool, bounds: Bounds | None, now: Instant) -> Ruling:
+    """Rule that the *old* record continues at its new key. Raises UnfitError if it exceeds its *bounds*."""
+    if bounds is not None:
+        old = bounded(old, now)
+    here = Record(
+        key=desired.key,
+        spec=old.spec,
+        version=max(now, old.version),
+        fence=max(now, old.fence),
+        due_at=old.due_at,
+        schedule_since=old.schedule_since,
+        claimable_at=old.claimable_at,
+        lease_length=old.lease_length,
+        state=old.state if returns or _has_started(old) else replace(old.state, withdrawn_at=None),
+    )
+    new = edits.edited(here, desired.spec, desired.policies, now, owner=desired.owner)
+    if bounds is not None:
+        check_due(new, bounds, now)
+    return _made(Step.MOVED, None, new, here.state, desired, now)
 
 
 def suspended_as(suspend: bool, latest: Owner) -> Rule:

@@ -9,12 +9,14 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.edits import started_of
 from pyncette.core.policies import after_run, next_due
+from pyncette.core.printable import one_line, printable
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX, Outcome, Record, Summary
 from pyncette.core.spec import Policies
 from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.resource import UNOBSERVED, Condition
 from pyncette.resources.task_status import (
+    REQUEST_CHARACTERS_MAX,
     UPCOMING_MAX,
     WORKER_CHARACTERS_MAX,
     Instances,
@@ -74,9 +76,9 @@ def status_of(
         consecutive_failures=summary.consecutive_failures,
         run_counts=_run_counts(summary),
         instances=instances,
-        last_handled_run_request=handled.run or None,
-        last_handled_resume_request=handled.resume or None,
-        last_handled_redrive_request=handled.redrive or None,
+        last_handled_run_request=_request(handled.run),
+        last_handled_resume_request=_request(handled.resume),
+        last_handled_redrive_request=_request(handled.redrive),
     )
 
 
@@ -154,9 +156,14 @@ def _last_run(summary: Summary, run_id: str | None) -> LastRun | None:
         completion_time=_time(summary.last_ended_at),
         outcome=_OUTCOMES[summary.last_outcome],
         attempts=summary.last_attempts,
-        worker=summary.last_worker[:WORKER_CHARACTERS_MAX],
-        message=summary.last_message[:MESSAGE_CHARACTERS_MAX],
+        worker=one_line(summary.last_worker)[:WORKER_CHARACTERS_MAX],
+        message=one_line(summary.last_message)[:MESSAGE_CHARACTERS_MAX],
     )
+
+
+def _request(handled: str) -> str | None:
+    """Return a handled request as the status echoes it; None if there was none."""
+    return printable(handled)[:REQUEST_CHARACTERS_MAX] or None
 
 
 def _run_counts(summary: Summary) -> RunCounts:

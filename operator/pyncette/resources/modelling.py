@@ -37,6 +37,8 @@ class Rule(NamedTuple):
     """The same requirement, of an instance of the model."""
     blames: tuple[str, ...] = ()
     """Fields, by their Python names, dots in between; the first that was given is the one to point at."""
+    reason: str = INVALID
+    """PascalCase, as the condition of a stalled resource gives it."""
 
 
 class Transition(NamedTuple):
@@ -95,7 +97,9 @@ class Model(BaseModel):
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         broken = [
-            Finding(self._culprit(rule.blames), rule.message) for rule in self.rules if not rule.holds(self)
+            Finding(self._culprit(rule.blames), rule.message, rule.reason)
+            for rule in self.rules
+            if not rule.holds(self)
         ]
         found = broken or list(self.findings())
         if found:
@@ -152,9 +156,6 @@ Label = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL)]
 
 Subdomain = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
 """A DNS subdomain of Kubernetes: the name of most objects."""
-
-BLANKS: Final = r"\t-\r "
-"""White space within a class of characters: written out, as for `\\s` Python, Rust and Go have three opinions."""
 
 PATTERNS: Final[dict[str, str]] = {
     LABEL: "a name of lower-case letters, digits and '-' that begins and ends with a letter or digit",

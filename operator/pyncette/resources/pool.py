@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from pyncette.resources.modelling import (
-    BLANKS,
     COUNT_MAX,
     INT32_MAX,
     PATTERNS,
@@ -33,10 +32,10 @@ from pyncette.resources.resource import (
 from pyncette.resources.task import HandlerName
 
 MODULE: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$"
-IMAGE: Final = rf"^[^{BLANKS}]+$"
+IMAGE: Final = "^[!-~]+$"
 
 PATTERNS[MODULE] = "a Python module, or a module and a name in it, such as tasks or tasks:app"
-PATTERNS[IMAGE] = "the reference of an image, which has no white space"
+PATTERNS[IMAGE] = "the reference of an image: letters, digits and punctuation of ASCII, without white space"
 
 REPLICAS_MAX: Final = 1000
 HANDLERS_MAX: Final = 1000

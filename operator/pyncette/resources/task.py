@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
+from pyncette.resources.arguments import Arguments
 from pyncette.resources.modelling import (
-    BLANKS,
+    PATTERNS,
     Finding,
     Instant3339,
     Label,
@@ -34,14 +33,6 @@ from pyncette.resources.resource import (
 )
 from pyncette.resources.task_status import TaskStatus
 
-ARGS_BYTES_MAX: Final = 16 * 1024
-"""Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
-
-ARGS_KEYS_MAX: Final = 64
-
-ARGS_NESTING_MAX: Final = 100
-"""Lists and mappings within each other, as for a file of manifests."""
-
 DEFAULT_ZONE: Final = "UTC"
 """Of a schedule without a zone. It is no default of the schema: then each interval would have a zone, too."""
 
@@ -49,51 +40,13 @@ SUCCESSFUL_RUNS_KEPT: Final = 3
 FAILED_RUNS_KEPT: Final = 10
 """Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
 
-HANDLER: Final = rf"^[^{BLANKS}:/]+$"
+HANDLER: Final = r"^[\p{L}\p{M}\p{N}\p{Pc}\x{B7}\x{387}\x{2118}\x{212E}.-]+$"
+"""Whatever is an identifier of Python, in any alphabet, and dots and hyphens. Nothing that is invisible or reorders text."""
+
+SCHEDULE: Final = "^[ -~]+$"
+PATTERNS[SCHEDULE] = "a cron expression: one line of letters, digits and punctuation of ASCII, without tabs"
+
 ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
-
-
-def canonical(args: dict[str, Any]) -> bytes:
-    """Return *args* as JSON that is the same for equal arguments, whatever their order. Raises ValueError if they are none."""
-    try:
-        return json.dumps(
-            args, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-        ).encode()
-    except TypeError as error:
-        raise ValueError(error) from None
-    except RecursionError:
-        raise ValueError("they are nested too deeply") from None
-
-
-def _is_too_deep(value: Any) -> bool:
-    """Return whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
-    level = [value]
-    for _ in range(ARGS_NESTING_MAX + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _small(args: dict[str, Any]) -> dict[str, Any]:
-    if _is_too_deep(args):
-        raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
-    try:
-        size = len(canonical(args))
-    except ValueError as error:
-        raise refusal(f"cannot be written as JSON: {error}") from None
-    if size > ARGS_BYTES_MAX:
-        raise refusal(
-            f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
-            "keep large values in a database, and pass their key",
-            "ArgumentsTooLarge",
-        )
-    return args
 
 
 def _known_zone(name: str) -> str:
@@ -125,29 +78,21 @@ Zone = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 64, "pattern": ZONE}),
 ]
 
-Arguments = Annotated[
-    dict[str, Any],
-    Field(max_length=ARGS_KEYS_MAX),
-    AfterValidator(_small),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "maxProperties": ARGS_KEYS_MAX,
-            "additionalProperties": {
-                # Any JSON, of which the API server bounds the first level; the whole is bounded by the operator.
-                "x-kubernetes-preserve-unknown-fields": True,
-                "nullable": True,
-                "maxLength": ARGS_BYTES_MAX,
-                "maxItems": ARGS_BYTES_MAX // 2,
-                "maxProperties": ARGS_BYTES_MAX // 4,
-            },
-        }
-    ),
-]
 
 HandlerName = Annotated[str, Field(min_length=1, max_length=128, pattern=HANDLER)]
 WantedHandler = Annotated[str, Field(min_length=1, max_length=128)]
 """The name of a handler in a manifest. A rule replaces the pattern, which the API server would quote without explaining it."""
+
+_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
+
+
+def is_handler_name(name: str) -> bool:
+    """Return whether a PyncetteTask can name a handler of this *name*: a module may register others."""
+    try:
+        _HANDLER_NAME.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 class WorkerPoolRef(Model):
@@ -197,7 +142,9 @@ class TaskSpec(Model):
     Name of a handler that the pool's task module registers. It is a name, never an import path. While no worker
     knows it, the task's condition HandlerResolved says so, and which name comes closest.
     """
-    schedule: str | None = Field(default=None, min_length=1, max_length=512, examples=['"0 12 * * MON-FRI"'])
+    schedule: str | None = Field(
+        default=None, min_length=1, max_length=512, pattern=SCHEDULE, examples=['"0 12 * * MON-FRI"']
+    )
     """
     Cron expression: 5 fields (minute, hour, day of month, month, day of week), 6 with seconds last, 7 with the year
     after them, or a word such as @hourly. H stands for a value that is hashed from the task's name, so that many
@@ -287,7 +234,7 @@ class TaskSpec(Model):
     the task is resumed or changed. DeadLetter: the next occurrence, and this one is kept, to be tried again on request.
     """
     args: Arguments = Field(default={})
-    """Arguments that the handler finds in its context: any JSON, 64 keys and 16 KiB in all."""
+    """Arguments that the handler finds in its context: any JSON, 64 keys, 6 levels and 16 KiB in all."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
     """
     What becomes of the instances of a dynamic task when it is deleted. Retain: they are stopped and kept.
@@ -305,9 +252,10 @@ class TaskSpec(Model):
         Rule(
             cel=f"self.handler.matches(r'{HANDLER}')",
             message="handler must be a name that the pool's task module registers, such as send_report, and not an import "
-            "path: remove white space, and everything up to ':' or '/'",
-            holds=lambda self: re.fullmatch(HANDLER, self.handler) is not None,
+            "path: use letters, digits, '_', '.' and '-' only",
+            holds=lambda self: is_handler_name(self.handler),
             blames=("handler",),
+            reason="InvalidName",
         ),
         Rule(
             cel="self.dynamic || has(self.schedule) || has(self.intervalSeconds) || has(self.executeAt)",

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from pyncette.core.record import MESSAGE_CHARACTERS_MAX
-from pyncette.resources.modelling import COUNT_MAX, Count, Instant3339, Model
+from pyncette.resources.modelling import COUNT_MAX, Count, Instant3339, Label, Model
 from pyncette.resources.resource import (
     AWAITED,
     UNOBSERVED,
@@ -80,7 +80,19 @@ class Instances(Model):
     """Those that run, counted up to 10,000."""
 
 
+class Location(Model):
+    """Where the record of a task is."""
+
+    backend: Label
+    """Name of the backend in the operator's settings."""
+    realm: str = Field(min_length=1, max_length=512)
+    """Realm of the pool."""
+
+
 UPCOMING_MAX: Final = 5
+
+LOCATIONS_MAX: Final = 4
+"""A record moves from one to another; an interrupted move may be followed by a second one."""
 
 REQUEST_CHARACTERS_MAX: Final = 256
 """A request is compared, and echoed, up to this length."""
@@ -123,6 +135,14 @@ class TaskStatus(Model):
     """Occurrences so far, by how they ended."""
     instances: Instances | None = None
     """Instances of a dynamic task."""
+    locations: Annotated[
+        tuple[Location, ...],
+        Field(max_length=LOCATIONS_MAX, strict=False, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """
+    Where the record of the task is, and while it moves, where it goes. A record that another database holds in its name
+    does not count.
+    """
     last_handled_run_request: Request | None = None
     """Value of the annotation pyncette.dev/run-requested-at that was last acted upon."""
     last_handled_resume_request: Request | None = None

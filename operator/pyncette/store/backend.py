@@ -115,6 +115,14 @@ class Backend(ABC):
         """Return the products and versions of its servers, such as `Valkey 9.1.2`, as far as known. Raises StoreError."""
         return ()
 
+    async def beyond(self) -> Sequence[str]:
+        """
+        Return what the credential can read beside the records of this backend, such as tables of another team.
+
+        Empty also where that cannot be found out. Raises StoreError.
+        """
+        return ()
+
     @abstractmethod
     def __str__(self) -> str:
         """Return the text for people, such as `PostgreSQL at db.example:5432/shop`."""

@@ -8,13 +8,19 @@ from typing import Final, NamedTuple, Protocol, Self, runtime_checkable
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
+from pyncette.errors import StoreRefusedError
 
 __all__ = [
+    "ARGS_BYTES_MAX",
+    "HISTORY_ROWS_MAX",
     "KEY_BYTES_MAX",
     "MIN_READER",
+    "PARTITIONS_MAX",
     "PARTITION_BYTES_MAX",
     "PORT_VERSION",
     "SCHEMA_VERSION",
+    "SPEC_BYTES_MAX",
+    "STATE_BYTES_MAX",
     "Capabilities",
     "Change",
     "Claimed",
@@ -27,6 +33,7 @@ __all__ = [
     "check_changes",
     "check_key",
     "check_partition",
+    "check_partitions",
 ]
 
 PORT_VERSION: Final = 1
@@ -44,6 +51,22 @@ KEY_BYTES_MAX: Final = 1000
 
 PARTITION_BYTES_MAX: Final = 1000
 """The length of realm and handler of a partition together, in UTF-8."""
+
+
+SPEC_BYTES_MAX: Final = 49 * 1024
+"""The length of an encoded spec. With `STATE_BYTES_MAX` that is 64 KiB for a record, in UTF-8."""
+
+STATE_BYTES_MAX: Final = 15 * 1024
+"""The length of an encoded state, and of a row of history. The longest message takes 6 KiB of it, the longest requests 5 KiB."""
+
+ARGS_BYTES_MAX: Final = 40 * 1024
+"""The length of the arguments in a spec. A schedule with the longest key as its seed takes less than the rest."""
+
+HISTORY_ROWS_MAX: Final = 4000
+"""The rows of a history that are read. A task keeps at most 1000 successes and 1000 other outcomes."""
+
+PARTITIONS_MAX: Final = 50_000
+"""The partitions of a realm: those of some 50 dynamic tasks with as many partitions as possible."""
 
 
 class Claimed(NamedTuple):
@@ -155,6 +178,10 @@ class Store(Protocol):
         Return the record of each key, in the order of *keys*; None for a record that does not exist.
 
         A record that cannot be read (a poisoned row) is None too, and logged. It must not affect other records.
+
+        Rows are untrusted: another program may have written them. A record whose spec exceeds `SPEC_BYTES_MAX`, or whose
+        state exceeds `STATE_BYTES_MAX`, cannot be read. The server checks the lengths, where it can, so that no verb
+        transfers such a text or keeps it in memory. The same is true of rows of history, and of names that are too long.
         """
         ...
 
@@ -173,7 +200,8 @@ class Store(Protocol):
         the batch, so the last one wins. The deletion of a record whose `occurrence` is empty deletes the history of its
         key too, rows of the same change included.
 
-        Raises ValueError for an invalid batch (see `check_changes`), before anything is written.
+        Raises ValueError for an invalid batch (see `check_changes`), and for a record that is too large to be read again,
+        before anything is written.
         """
         ...
 
@@ -240,11 +268,19 @@ class Store(Protocol):
         ...
 
     async def partitions(self, realm: str) -> list[Partition]:
-        """Return every partition of *realm* that has a record, and perhaps some that no longer have one."""
+        """
+        Return every partition of *realm* that has a record, and perhaps some that no longer have one.
+
+        Raises StoreRefusedError if there are more than `PARTITIONS_MAX`.
+        """
         ...
 
     async def history(self, key: Key) -> list[Run]:
-        """Return the history of *key*, the latest `ended_at` first. Rows that cannot be read are left out and logged."""
+        """
+        Return the history of *key*, the latest `ended_at` first. Rows that cannot be read are left out and logged.
+
+        At most `HISTORY_ROWS_MAX` rows are read.
+        """
         ...
 
     async def now(self) -> Instant:
@@ -293,12 +329,20 @@ def check_key(key: Key) -> None:
     _check_names("task, instance and occurrence", key.task + key.instance + key.occurrence, KEY_BYTES_MAX)
 
 
+def check_partitions(number: int, realm: str) -> None:
+    """Raise StoreRefusedError if a realm has too many partitions to be read."""
+    if number > PARTITIONS_MAX:
+        raise StoreRefusedError(
+            f"The realm {realm} has more than {PARTITIONS_MAX:,} partitions: remove those that no worker wrote"
+        )
+
+
 def check_changes(changes: Sequence[Change]) -> None:
     """
     Raise ValueError unless *changes* are a valid batch.
 
     Each change has a *before* or an *after*. With both, they are of one key and the version grows. No key occurs twice.
-    New records have names that every store can keep. No group creates two records, and a batch with groups writes no
+    New records have names that every store can keep. Arguments have at most `ARGS_BYTES_MAX`. No group creates two records, and a batch with groups writes no
     history of a record that it deletes.
     """
     keys = {_checked_key(change) for change in changes}
@@ -324,6 +368,11 @@ def _checked_key(change: Change) -> Key:
             raise ValueError(f"A change cannot turn the record {before.key} into {key}.")
         elif before.version >= after.version:
             raise ValueError(f"A change of {key} must raise its version above {before.version}.")
+        if len(after.spec.args) > ARGS_BYTES_MAX:
+            raise ValueError(
+                f"The arguments of {key} have {len(after.spec.args):,} bytes; at most {ARGS_BYTES_MAX:,} are allowed: "
+                "store large data elsewhere, and pass a reference to it."
+            )
     if home is not None:
         check_partition(home.partition)
         check_key(home)

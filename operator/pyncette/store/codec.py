@@ -12,6 +12,7 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Key, Lease, Record, Run, State, replace
 from pyncette.core.spec import SPEC_FORMAT, Spec
 from pyncette.errors import StoreError
+from pyncette.store.base import ARGS_BYTES_MAX, SPEC_BYTES_MAX, STATE_BYTES_MAX
 
 logger = logging.getLogger(__name__)
 
@@ -44,34 +45,55 @@ def log_poisoned(error: PoisonedRecordError) -> None:
 
 
 def encode_spec(spec: Spec) -> str:
-    return _encode(spec).decode()
+    """Return *spec* as JSON. Raises ValueError if no store would read it again."""
+    text = _encode(spec)
+    if len(text) > SPEC_BYTES_MAX:
+        raise _too_large("spec of a record", text, SPEC_BYTES_MAX)
+    return text.decode()
+
+
+def is_readable(spec: Spec) -> bool:
+    """Return whether stores read *spec* again: whether it is not too large."""
+    return len(spec.args) <= ARGS_BYTES_MAX or len(_encode(spec)) <= SPEC_BYTES_MAX
 
 
 def encode_state(state: State) -> str:
-    """Return *state* as JSON. What is no valid Unicode in it, as an error's message may hold, becomes question marks."""
+    """
+    Return *state* as JSON. What is no valid Unicode in it, as an error's message may hold, becomes question marks.
+
+    Raises ValueError if no store would read it again.
+    """
     try:
-        return _encode(state).decode()
+        text = _encode(state)
     except UnicodeEncodeError:
-        return _encode(replace(state, summary=_valid(state.summary))).decode()
+        text = _encode(replace(state, summary=_valid(state.summary)))
+    if len(text) > STATE_BYTES_MAX:
+        raise _too_large("state of a record", text, STATE_BYTES_MAX)
+    return text.decode()
 
 
 def encode_run(run: Run) -> str:
-    """Return *run* as JSON, repaired like a state."""
+    """Return *run* as JSON, repaired like a state. Raises ValueError if no store would read it again."""
     try:
-        return _encode(run).decode()
+        text = _encode(run)
     except UnicodeEncodeError:
-        return _encode(_valid(run)).decode()
+        text = _encode(_valid(run))
+    if len(text) > STATE_BYTES_MAX:
+        raise _too_large("row of a history", text, STATE_BYTES_MAX)
+    return text.decode()
 
 
-def decode_run(key: Key, text: str | bytes) -> Run:
-    """Return a row kept for *key*. Raises PoisonedRecordError."""
+def decode_run(key: Key, text: str | bytes | None) -> Run:
+    """Return a row kept for *key*; *text* is None if it was too long to be read. Raises PoisonedRecordError."""
+    if text is None or len(text) > STATE_BYTES_MAX:
+        raise PoisonedRecordError(key, f"a row of its history has more than {STATE_BYTES_MAX:,} bytes")
     try:
         return _decode_run(text)
     except _UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
 
 
-def decode_runs(key: Key, texts: Iterable[str | bytes]) -> list[Run]:
+def decode_runs(key: Key, texts: Iterable[str | bytes | None]) -> list[Run]:
     """Return the rows kept for *key*, the latest `ended_at` first; those that cannot be read are left out, and logged."""
     runs = []
     for text in texts:
@@ -84,8 +106,8 @@ def decode_runs(key: Key, texts: Iterable[str | bytes]) -> list[Run]:
 
 def decode_record(
     key: Key,
-    spec: str | bytes,
-    state: str | bytes,
+    spec: str | bytes | None,
+    state: str | bytes | None,
     version: int,
     fence: int,
     due_at: Instant | None,
@@ -98,11 +120,15 @@ def decode_record(
     locator: Any = None,
 ) -> Record:
     """
-    Put a record together from its columns, of which *spec* and *state* are text.
+    Put a record together from its columns, of which *spec* and *state* are text; None if they were too long to be read.
 
     The arguments of the spec are a view into its text, so a text is to hold one spec and not a whole batch.
     Raises PoisonedRecordError if a text cannot be read, or if a newer release wrote it in a format of its own.
     """
+    if spec is None or state is None or len(spec) > SPEC_BYTES_MAX or len(state) > STATE_BYTES_MAX:
+        raise PoisonedRecordError(
+            key, f"it has more than {SPEC_BYTES_MAX + STATE_BYTES_MAX:,} bytes, or lacks a text"
+        )
     try:
         read = _decode_spec(spec)
         remembered = _decode_state(state)
@@ -125,6 +151,10 @@ def decode_record(
         remembered,
         locator,
     )
+
+
+def _too_large(what: str, text: bytes, limit: int) -> ValueError:
+    return ValueError(f"The {what} has {len(text):,} bytes; at most {limit:,} are allowed.")
 
 
 def _valid(value: _S) -> _S:

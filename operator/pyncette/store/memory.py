@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Lease, Partition, Record, Run, replace
 from pyncette.store.base import (
+    HISTORY_ROWS_MAX,
     Capabilities,
     Claimed,
     Counted,
@@ -22,8 +23,9 @@ from pyncette.store.base import (
     check_changes,
     check_key,
     check_partition,
+    check_partitions,
 )
-from pyncette.store.codec import PoisonedRecordError, log_poisoned
+from pyncette.store.codec import PoisonedRecordError, is_readable, log_poisoned
 
 CAPABILITIES: Final = Capabilities(name="memory", notifies=True, shared=False, durable=False)
 
@@ -171,15 +173,17 @@ class MemoryStore:
         return self.backend.shelf(partition).counted(partition, task, now, limit)
 
     async def partitions(self, realm: str) -> list[Partition]:
-        return sorted(
+        found = sorted(
             partition
             for partition, shelf in self.backend.shelves.items()
             if partition.realm == realm and shelf.records
         )
+        check_partitions(len(found), realm)
+        return found
 
     async def history(self, key: Key) -> list[Run]:
         rows = self.backend.histories.get(key, {})
-        return sorted(rows.values(), key=lambda run: run.ended_at, reverse=True)
+        return sorted(rows.values(), key=lambda run: run.ended_at, reverse=True)[:HISTORY_ROWS_MAX]
 
     async def now(self) -> Instant:
         return self.backend.now()
@@ -220,7 +224,11 @@ class _Indexed:
         if key in self.poisoned:
             log_poisoned(PoisonedRecordError(key, "it was poisoned"))
             return None
-        return self.records.get(key)
+        record = self.records.get(key)
+        if record is not None and not is_readable(record.spec):
+            log_poisoned(PoisonedRecordError(key, "it is too large"))
+            return None
+        return record
 
     def put(self, record: Record) -> None:
         key = record.key

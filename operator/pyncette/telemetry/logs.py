@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
 from pyncette.clock import Instant
+from pyncette.core.printable import printable, printable_json
 from pyncette.core.times import datetime_of
 from pyncette.errors import ConfigurationError
 from pyncette.worker.occurrence import Occurrence, current
@@ -34,19 +35,27 @@ class JsonFormatter(logging.Formatter):
         trace = traceback_of(self, record)
         if trace:
             line["traceback"] = trace
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class TextFormatter(logging.Formatter):
-    """A formatter of text lines: local time of day, level, message, and extra fields as name=value, then a traceback if any."""
+    """
+    A formatter of text lines: local time of day, level, message, and extra fields as name=value, then a traceback if any.
+
+    Only the first line of a record starts at the margin, so no message and no traceback can be taken for a record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created).astimezone()
         head = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {record.name}: "
-        trace = traceback_of(self, record)
         fields = {**run_in_short(), **extra_of(record)}
-        return head + record.getMessage() + as_text(fields) + (f"\n{trace}" if trace else "")
+        trace = traceback_of(self, record).splitlines()
+        line = head + printable(record.getMessage()) + as_text(fields)
+        return "\n".join((line, *(f"{INDENT}{printable(part)}" for part in trace)))
 
+
+INDENT: Final = "    "
+"""Before each line of a traceback."""
 
 FORMATS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
 
@@ -123,7 +132,7 @@ def _formatted(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quoted(text: str) -> str:
     plain = text and not any(character.isspace() or character in "\"'=" for character in text)
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return printable(text) if plain else printable_json(json.dumps(text, ensure_ascii=False))
 
 
 def _rfc3339(instant: Instant) -> str:

@@ -12,7 +12,7 @@ import click
 from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import FOLDER, output_option, settings_options
 from pyncette.cli.failures import ExitCode, Failure
-from pyncette.cli.output import Table, print_json, print_table
+from pyncette.cli.output import Table, print_json, print_line, print_table
 from pyncette.cli.settings import Settings
 from pyncette.store.backend import Backend
 
@@ -51,7 +51,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     folder.prepare()
     target = find_target(path, module)
     if settings.backend is not None:
-        click.echo(
+        print_line(
             f"pyncette: PYNCETTE_BACKEND is ignored: dev uses its own database, {folder.backend.path}",
             err=True,
         )
@@ -68,6 +68,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     examples=[
         "pyncette check examples/quickstart",
         "pyncette check --backend postgresql://user:password@host/database",
+        "pyncette check --backend-file url.txt --realm production/shop/default",
     ],
 )
 @click.argument("path", type=FOLDER, required=False)
@@ -86,7 +87,8 @@ def check(path: Path | None, module: str | None, settings: Settings, output: str
     file, line and column. If the task module cannot be imported, the manifests are checked without it.
 
     Otherwise check the backend: do all that a worker does, with a test record that no worker runs and that is removed
-    afterwards, and stop at the first step that fails. The exit code is 1 if there is a problem.
+    afterwards, and stop at the first step that fails. With --realm, also report what the credential reaches beside that
+    realm, such as the tables of another team. The exit code is 1 if there is a problem.
     """
     if path is None and settings.backend is not None:
         _check_backend(settings.backend, settings.realm or "", output)
@@ -104,14 +106,14 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
         print_json({"folder": str(path), **documents})
         end(ExitCode.FAILED if problems else ExitCode.DONE)
     for problem in problems:
-        click.echo(str(problem))
+        print_line(str(problem))
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        print_line(f"note: {note}", err=True)
     if problems:
         raise Failure(
             f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
         )
-    click.echo(summary)
+    print_line(summary)
 
 
 def _check_backend(backend: Backend, realm: str, output: str) -> None:

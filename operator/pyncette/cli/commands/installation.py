@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
-from pyncette.cli.output import print_json
+from pyncette.cli.output import print_json, print_line
 from pyncette.cli.settings import OPERATOR_CONFIG, Settings
 from pyncette.telemetry.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from pyncette.store.backend import Backend
 
 
 @click.command(
@@ -87,7 +90,7 @@ def operator(config: Path | None) -> None:
 @click.command(
     cls=WithExamples,
     short_help="Show or confirm removals that the operator holds back.",
-    examples=["pyncette sweep", "pyncette sweep --confirm 12"],
+    examples=["pyncette sweep", "pyncette sweep --namespace shop --confirm 12"],
 )
 @click.option(
     "--confirm",
@@ -95,48 +98,67 @@ def operator(config: Path | None) -> None:
     metavar="COUNT",
     help="Stop the tasks that are held back, if this is their number.",
 )
+@click.option("--namespace", metavar="NAMESPACE", help="Show or confirm the tasks of this namespace only.")
 @click.option("--cluster", metavar="ID", help="The ID of the cluster, if several clusters use one backend.")
 @CONFIG
 @settings_options("backend")
 @output_option
 def sweep(
-    confirm: int | None, cluster: str | None, config: Path | None, settings: Settings, output: str
+    confirm: int | None,
+    namespace: str | None,
+    cluster: str | None,
+    config: Path | None,
+    settings: Settings,
+    output: str,
 ) -> None:
     """
-    Show the tasks that were deleted from the cluster but still run, because too many were deleted together.
+    List the tasks that were deleted from the cluster but still run, because too many of a namespace were deleted together.
 
-    So the deletion of a namespace, a CRD or a GitOps branch by mistake stops nothing. If it was intended, confirm the
-    number of tasks: the operator stops them within seconds, and removes their records after its grace period. In the
-    operator's pod, the backends are those of the operator's settings.
+    So an empty GitOps branch or a `kubectl delete --all` by mistake stops nothing. If it was intended, confirm the number
+    of tasks, of one namespace or of all: the operator stops them within seconds, and removes their records after its grace
+    period. In the operator's pod, the backends are those of the operator's settings.
     """
-    from pyncette.cli.sweep import backends_of, confirmed, held_back
+    from pyncette.cli.sweep import Selection, backends_of, confirmed, held_back
 
-    backends = backends_of(settings.backend, config)
-    held = held_back(backends, cluster) if confirm is None else confirmed(backends, cluster, confirm)
+    backends, selection = backends_of(settings.backend, config), Selection(cluster, namespace)
+    held = held_back(backends, selection) if confirm is None else confirmed(backends, selection, confirm)
     if output == "json":
         print_json([item._asdict() for item in held])
         return
     if not held:
-        click.echo("nothing is held back")
+        print_line("nothing is held back")
     for item in held:
         verb = "confirmed" if confirm else "held back"
-        click.echo(f"{item.tasks} tasks of the cluster {item.cluster} are {verb} on {item.backend}:")
+        print_line(
+            f"{item.tasks} tasks of the namespace {item.namespace} (cluster {item.cluster}) are {verb} on {item.backend}:"
+        )
         for name in item.names:
-            click.echo(f"  {name}")
+            print_line(f"  {name}")
         if item.tasks > len(item.names):
-            click.echo(f"  and {item.tasks - len(item.names)} more")
+            print_line(f"  and {item.tasks - len(item.names)} whose names cannot be read")
     if held and confirm is None:
-        click.echo(f"to stop them: pyncette sweep --confirm {sum(item.tasks for item in held)}")
+        only = "" if namespace is None else f"--namespace {namespace} "
+        print_line(f"to stop them: pyncette sweep {only}--confirm {sum(item.tasks for item in held)}")
+        if len(held) > 1:
+            print_line("to stop those of one namespace: pyncette sweep --namespace NAMESPACE --confirm COUNT")
 
 
 @click.command(
     cls=WithExamples,
     short_help="Create the tables of a backend, or upgrade them.",
-    examples=["pyncette migrate --backend postgresql://owner:password@host/database"],
+    examples=[
+        "pyncette migrate --backend postgresql://owner:password@host/database",
+        "pyncette migrate --backend-file url.txt --new-identity",
+    ],
+)
+@click.option(
+    "--new-identity",
+    is_flag=True,
+    help="Give the database another identity, since it is a copy of one that the same operator uses.",
 )
 @settings_options("backend")
 @output_option
-def migrate(settings: Settings, output: str) -> None:
+def migrate(new_identity: bool, settings: Settings, output: str) -> None:
     """
     Upgrade the tables of the backend to the schema of this release, or create them.
 
@@ -150,11 +172,24 @@ def migrate(settings: Settings, output: str) -> None:
     if settings.backend.in_memory:
         raise Failure("the memory backend is lost when this process ends: use a file or a server")
     migrated = asyncio.run(members.migrate(settings.backend))
+    if new_identity:
+        asyncio.run(_renew_identity(settings.backend))
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
+    elif new_identity:
+        print_line(f"{settings.backend} has another identity now")
     elif migrated.before == migrated.after:
-        click.echo(f"{settings.backend} has schema {migrated.after} already")
+        print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
-        click.echo(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
+        print_line(f"{settings.backend}: schema {migrated.before} is now {migrated.after}")
     else:
-        click.echo(f"{settings.backend}: tables of schema {migrated.after} were created")
+        print_line(f"{settings.backend}: tables of schema {migrated.after} were created")
+
+
+async def _renew_identity(backend: Backend) -> None:
+    """Give the database of *backend* another identity. Raises StoreError and Failure."""
+    from pyncette.coordination.identity import renew_identity
+
+    async with backend.new_store(create=False) as store:
+        if not await renew_identity(store):
+            raise Failure("the identity was changed at the same time: run the command again")

@@ -16,7 +16,7 @@ from pyncette.cli.commands.options import (
     settings_options,
 )
 from pyncette.cli.failures import ExitCode, Failure
-from pyncette.cli.output import print_json
+from pyncette.cli.output import print_json, print_line
 from pyncette.cli.settings import Settings
 
 
@@ -62,7 +62,7 @@ def run(
     given = stored.read_args(args)
 
     def report(text: str) -> None:
-        click.echo(text, err=True)
+        print_line(text, err=True)
 
     fired = stored.with_store(
         realm.backend,
@@ -83,7 +83,7 @@ def run(
         took = ""
         if fired.run is not None and fired.run.started_at is not None:
             took = f" in {formatting.duration(fired.run.ended_at - fired.run.started_at)}"
-        click.echo(f"{task}: {fired.outcome.value}{took}{f': {fired.message}' if fired.message else ''}")
+        print_line(f"{task}: {fired.outcome.value}{took}{f': {fired.message}' if fired.message else ''}")
     end(ExitCode.DONE if succeeded else ExitCode.FAILED)
 
 
@@ -114,7 +114,7 @@ def redrive(task: str, handler: str | None, realm: Realm, output: str) -> None:
     if output == "json":
         print_json({"task": task, "redriven": redriven.done})
     else:
-        click.echo(
+        print_line(
             f"{task}: {redriven.done:,} {'dead letter' if redriven.done == 1 else 'dead letters'} redriven"
         )
 
@@ -143,11 +143,11 @@ def resume(task: str, handler: str | None, realm: Realm, output: str) -> None:
         realm.backend, lambda store: redrives.resume(store, realm.name, task, handler)
     )
     if resumed.suspended:
-        click.echo(f"pyncette: {task} is suspended by its manifest and remains suspended", err=True)
+        print_line(f"pyncette: {task} is suspended by its manifest and remains suspended", err=True)
     if output == "json":
         print_json({"task": task, "resumed": resumed.done})
     else:
-        click.echo(f"{task}: {resumed.done:,} resumed")
+        print_line(f"{task}: {resumed.done:,} resumed")
 
 
 @click.command(
@@ -172,7 +172,7 @@ def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: boo
     from pyncette.cli.purge import purge as purged
 
     def report(text: str) -> None:
-        click.echo(f"pyncette: {text}", err=True)
+        print_line(f"pyncette: {text}", err=True)
 
     removed = stored.with_store(
         realm.backend,
@@ -181,7 +181,7 @@ def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: boo
     if output == "json":
         print_json({"task": task, "removed": removed})
     else:
-        click.echo(f"{task}: {removed:,} {'instance record' if removed == 1 else 'instance records'} removed")
+        print_line(f"{task}: {removed:,} {'instance record' if removed == 1 else 'instance records'} removed")
 
 
 @click.command(
@@ -218,11 +218,11 @@ def load(
     from pyncette.cli.modules import read_target
 
     def report(text: str) -> None:
-        click.echo(f"pyncette: {text}", err=True)
+        print_line(f"pyncette: {text}", err=True)
 
     loaded = load_file(read_target(module), task, file, settings, force=force, restart=restart, report=report)
     if output == "json":
         print_json({"scheduled": loaded.scheduled, "refused": loaded.refused})
     else:
-        click.echo(f"{loaded.scheduled:,} scheduled, {loaded.refused:,} refused")
+        print_line(f"{loaded.scheduled:,} scheduled, {loaded.refused:,} refused")
     end(ExitCode.FAILED if loaded.refused else ExitCode.DONE)

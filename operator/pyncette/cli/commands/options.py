@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from pyncette.cli.failures import Failure
+from pyncette.cli.output import print_line
 from pyncette.cli.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend, needing
 
@@ -64,7 +65,7 @@ def settings_options(*names: str) -> Callable[[F], F]:
 def _settings(options: Mapping[str, str | None]) -> Settings:
     settings = read_settings(os.environ, options)
     for warning in settings.warnings:
-        click.echo(f"pyncette: warning: {warning}", err=True)
+        print_line(f"pyncette: warning: {warning}", err=True)
     return settings
 
 

@@ -55,7 +55,9 @@ async def mirror_all(
     for key, each in by_key.items():
         if key in misplaced:
             with report.collecting():
-                report.results.append(await mirror_one(ledger, each, misplaced[key]))
+                result = await mirror_one(ledger, each, misplaced[key])
+                report.results.append(result)
+                report.errors += (each.error for each in result.unremoved)
     await stop_all(ledger, gone, report)
     await remove_all_stopped(
         ledger, [record for record in gone if not is_template(record.spec)], grace, report

@@ -19,6 +19,7 @@ from rich.text import Text
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
 from pyncette.cli.output import GAP, fitted, natural_widths
 from pyncette.cli.survey import Phase, View
+from pyncette.core.printable import one_line, printable
 from pyncette.core.runs import NEVER
 
 LINES_MAX: Final = 1000
@@ -141,7 +142,7 @@ class PlainScreen:
     def _print(self, text: str) -> None:
         try:
             # One write a line: handlers and others may write to the same place.
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{printable(text)}\n")
             self._stream.flush()
         except BrokenPipeError as error:
             self._broken = error
@@ -227,8 +228,8 @@ class _Whole:
 
 def head_of(picture: Picture, width: int, height: int) -> Group:
     """Return everything above the lines, for a terminal of this size."""
-    remarks = [Text(f"problem: {problem}", style="red") for problem in picture.problems]
-    remarks += [Text(f"note: {note}", style="yellow") for note in picture.notes]
+    remarks = [_text(f"problem: {problem}", "red") for problem in picture.problems]
+    remarks += [_text(f"note: {note}", "yellow") for note in picture.notes]
     if len(remarks) > REMARKS_MAX:
         remarks[REMARKS_MAX:] = [Text(f"and {len(remarks) - REMARKS_MAX} more", style="yellow")]
     # What stands there beside the rows: title, status, two empty lines or rules, the names of the columns, "and … more".
@@ -238,8 +239,8 @@ def head_of(picture: Picture, width: int, height: int) -> Group:
         picture = picture._replace(views=tuple(sorted(picture.views, key=_urgency)[:rows_max]))
         remarks.insert(0, Text(f"and {left_out} more, which `pyncette tasks` lists", style="dim"))
     return Group(
-        Text(picture.title, style="bold"),
-        Text(picture.status, style="dim"),
+        _text(picture.title, "bold"),
+        _text(picture.status, "dim"),
         Text(),
         table_of(picture, width),
         *remarks,
@@ -256,18 +257,26 @@ def table_of(picture: Picture, width: int) -> Table:
     """Return the table of tasks; a narrow terminal gets what matters most."""
     shown = COLUMNS if width >= NARROW else [column for column in COLUMNS if not column.only_wide]
     rows = [row_of(view, picture.now) for view in picture.views]
-    cells = [[column.title for column in shown], *([column.cell(row) for column in shown] for row in rows)]
+    cells = [
+        [column.title for column in shown],
+        *([one_line(column.cell(row)) for column in shown] for row in rows),
+    ]
     titles = [column.title for column in shown]
     yielding = [titles.index(title) for title in YIELDING if title in titles]
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", expand=False)
     for column, fits in zip(shown, fitted(natural_widths(cells), width, yielding), strict=True):
         table.add_column(column.title, width=fits, justify=column.justify, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(Text(column.cell(row), style=column.style(row)) for column in shown))
+    for row, texts in zip(rows, cells[1:], strict=True):
+        styles = [column.style(row) for column in shown]
+        table.add_row(*(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
     return table
+
+
+def _text(text: str, style: str) -> Text:
+    return Text(printable(text), style=style)
 
 
 def _styled(line: Line) -> Text:
     text = Text(f"{line.at:%H:%M:%S} ", style="dim", no_wrap=False, overflow="fold")
-    text.append(line.text, style=COLOURS.get(line.level, "default not dim"))
+    text.append(printable(line.text), style=COLOURS.get(line.level, "default not dim"))
     return text

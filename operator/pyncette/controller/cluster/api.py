@@ -14,7 +14,7 @@ FIELD_MANAGER: Final = "pyncette-operator"
 """The owner of applied fields in `metadata.managedFields`."""
 
 PAGE: Final = 500
-"""Objects of one page of a list: what the API server's own clients ask for."""
+"""Objects of one page of a list at most: what the API server's own clients ask for."""
 
 Manifest: TypeAlias = Mapping[str, Any]
 """An object as JSON."""
@@ -130,7 +130,8 @@ class Api(Protocol):
 
     def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
         """
-        Yield the objects of *kind* in *namespace*, or in all, page by page; *labels* is a selector.
+        Yield the objects of *kind* in *namespace*, or in all, page by page; *labels* is a selector. Objects of our own kinds
+        are reduced, whatever was written into them, and so is what the other verbs return of them.
 
         The list is as new as the API server can make it (no cached one). A list whose pages expire half way raises
         ApiUnavailableError: it is no list.
@@ -163,6 +164,10 @@ class Api(Protocol):
 
     async def uid_of_namespace(self, name: str) -> str:
         """Return the uid of a namespace."""
+        ...
+
+    async def is_namespace_ending(self, name: str) -> bool:
+        """Return whether a namespace is terminating or does not exist. Needs the right to read namespaces."""
         ...
 
     async def served(self) -> frozenset[str]:

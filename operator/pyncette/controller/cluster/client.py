@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -17,6 +17,7 @@ from kubernetes_asyncio.client.rest import RESTClientObject
 from pyncette._version import __version__
 from pyncette.controller.cluster.api import (
     FIELD_MANAGER,
+    OWN_KINDS,
     PAGE,
     TASKS,
     ApiError,
@@ -33,9 +34,22 @@ from pyncette.controller.cluster.api import (
     kind_of,
 )
 from pyncette.controller.cluster.credentials import Credentials, authorization_of
+from pyncette.controller.cluster.reduction import StoredObject
 from pyncette.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+
+PAGE_FIRST: Final = 50
+"""Objects of the first page of a list, when their size is not known."""
+
+PAGE_BYTES: Final = 4 * 2**20
+"""The size that pages are to have, by the average of the page before."""
+
+PAGE_BYTES_MAX: Final = 32 * 2**20
+"""The size beyond which a page is not read to its end, but asked for again with fewer objects. An object has 3 MB at most."""
+
+PAGE_REDUCTION: Final = 8
+"""The factor by which the number of objects is reduced then."""
 
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
@@ -108,24 +122,37 @@ class Kubernetes:
     # --- Verbs ---------------------------------------------------------------------------------------------------
 
     async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
-        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        query = {"labelSelector": labels} if labels else {}
+        size = PageSize()
         version: str | None = None
         while True:
-            answer = await self._ask("GET", _path(kind, namespace), query)
-            metadata = answer["metadata"]
-            if version is not None and metadata["resourceVersion"] != version:
+            answer = await self._page(_path(kind, namespace), query, size)
+            if version is not None and answer.metadata.resource_version != version:
                 # Such pages are of two different moments, and what fell between them would look deleted.
                 raise ApiUnavailableError(f"the list of {kind.plural} expired between two pages")
-            version = metadata["resourceVersion"]
-            identity = {"apiVersion": kind.api_version, "kind": kind.name}
-            yield Page([identity | item for item in answer.get("items") or ()], version)
-            following = metadata.get("continue")
-            if not following:
+            version = answer.metadata.resource_version
+            yield Page([item.reduced(kind) for item in answer.items or ()], version)
+            if not answer.metadata.following:
                 return
-            query["continue"] = following
+            query["continue"] = answer.metadata.following
+
+    async def _page(self, path: str, query: Mapping[str, str], size: PageSize) -> StoredList:
+        """Return a page of a list, of as many objects as its *size* in bytes lets it have."""
+        while True:
+            try:
+                answer = await self._answer(
+                    "GET", path, {**query, "limit": str(size.limit)}, bytes_max=PAGE_BYTES_MAX
+                )
+            except AnswerTooLargeError as error:
+                size.reduce(error)
+                continue
+            page = _decoded(answer, StoredList, f"GET {path}")
+            size.adapt(len(answer), len(page.items or ()))
+            return page
 
     async def get(self, kind: Kind, name: ObjectName) -> Manifest:
-        return await self._ask("GET", _path(kind, *name), names=name.name)
+        path = _path(kind, *name)
+        return _object(kind, await self._answer("GET", path, names=name.name), f"GET {path}")
 
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         return await self._apply(manifest, _path_of(manifest), dry_run=dry_run)
@@ -150,9 +177,17 @@ class Kubernetes:
         return bool(answer["status"]["allowed"])
 
     async def uid_of_namespace(self, name: str) -> str:
-        answer = await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
-        uid: str = answer["metadata"]["uid"]
+        uid: str = (await self._namespace(name))["metadata"]["uid"]
         return uid
+
+    async def is_namespace_ending(self, name: str) -> bool:
+        try:
+            return "deletionTimestamp" in (await self._namespace(name))["metadata"]
+        except NoSuchObjectError:
+            return True
+
+    async def _namespace(self, name: str) -> dict[str, Any]:
+        return await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
 
     async def served(self) -> frozenset[str]:
         try:
@@ -165,42 +200,48 @@ class Kubernetes:
     async def _apply(self, manifest: Manifest, path: str, *, dry_run: bool = False) -> Manifest:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         name = manifest["metadata"]["name"]
-        return await self._ask("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
+        answer = await self._answer("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
+        return _object(kind_of(manifest), answer, f"PATCH {path}")
 
     # --- One request ---------------------------------------------------------------------------------------------
 
-    async def _ask(
+    async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """Return the decoded answer to one request. Takes and raises the same as `_answer`."""
+        return _decoded(await self._answer(method, path, **request), dict[str, Any], f"{method} {path}")
+
+    async def _answer(
         self,
         method: str,
         path: str,
-        query: dict[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
         *,
         body: Manifest | None = None,
         content_type: str = JSON,
         names: str | None = None,
-    ) -> dict[str, Any]:
-        """Return the answer to one request about the object that it *names*. Raises ApiError of one of its kinds."""
+        bytes_max: int | None = None,
+    ) -> bytes | bytearray:
+        """
+        Return the answer to one request about the object that it *names*.
+
+        Raises ApiError of one of its kinds, and AnswerTooLargeError beyond *bytes_max*.
+        """
         await self._keep_token_fresh()
-        status, answer = await self._send(method, path, query, body, content_type)
+        status, answer = await self._send(method, path, query, body, content_type, bytes_max)
         if status == HTTPStatus.UNAUTHORIZED and await self._log_in_again():
-            status, answer = await self._send(method, path, query, body, content_type)
+            status, answer = await self._send(method, path, query, body, content_type, bytes_max)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise error_of(status, answer, f"{method} {path}", names)
-        try:
-            return msgspec.json.decode(answer, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise ApiUnavailableError(
-                f"{method} {path}: the response is not a JSON object: {error}"
-            ) from error
+            raise error_of(status, bytes(answer), f"{method} {path}", names)
+        return answer
 
     async def _send(
         self,
         method: str,
         path: str,
-        query: dict[str, str] | None,
+        query: Mapping[str, str] | None,
         body: Manifest | None,
         content_type: str,
-    ) -> tuple[int, bytes]:
+        bytes_max: int | None,
+    ) -> tuple[int, bytes | bytearray]:
         assert self._client is not None
         headers = {
             "Accept": JSON,
@@ -213,7 +254,7 @@ class Kubernetes:
             response = await self._client.request(
                 method,
                 f"{self._host}{path}",
-                query_params=query,
+                query_params=None if query is None else dict(query),
                 headers=headers,
                 body=body,
                 _preload_content=False,
@@ -222,7 +263,9 @@ class Kubernetes:
                 ),
             )
             async with response:
-                return response.status, await response.read()
+                if bytes_max is None:
+                    return response.status, await response.read()
+                return response.status, await _read(response, bytes_max)
         except TimeoutError as error:
             raise ApiUnavailableError(
                 f"{method} {path}: no response within {self._request_seconds:g} s"
@@ -251,6 +294,69 @@ class Kubernetes:
             return False
         changed, self._authorization = authorization != self._authorization, authorization
         return changed
+
+
+class AnswerTooLargeError(ApiError):
+    """An answer has more bytes than its reader takes."""
+
+
+class PageSize:
+    """The number of objects of the next page of a list, such that pages have some megabytes, whatever is in the objects."""
+
+    def __init__(self) -> None:
+        self.limit = PAGE_FIRST
+
+    def adapt(self, size: int, objects: int) -> None:
+        """Choose the next number by a page of *size* bytes."""
+        if objects:
+            self.limit = max(1, min(PAGE, PAGE_BYTES * objects // size))
+
+    def reduce(self, error: AnswerTooLargeError) -> None:
+        """Choose fewer after a page that was too large. Raises ApiUnavailableError if it had one object only."""
+        if self.limit == 1:
+            raise ApiUnavailableError(str(error)) from error
+        self.limit = max(1, self.limit // PAGE_REDUCTION)
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytearray:
+    """Return the body of *response*. Raises AnswerTooLargeError without reading the rest, which closes the connection."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > bytes_max:
+            raise AnswerTooLargeError(f"{response.url.path}: the response has more than {bytes_max:,} bytes")
+    return body
+
+
+class ListMetadata(msgspec.Struct, frozen=True):
+    """The metadata of a list."""
+
+    resource_version: str = msgspec.field(name="resourceVersion")
+    following: str = msgspec.field(name="continue", default="")
+
+
+class StoredList(msgspec.Struct, frozen=True):
+    """A page of a list as the API server writes it."""
+
+    metadata: ListMetadata
+    items: list[StoredObject] | None = None
+
+
+def _object(kind: Kind, answer: bytes | bytearray, request: str) -> dict[str, Any]:
+    """Return the object of an answer, reduced if it is of our own kinds."""
+    if kind in OWN_KINDS:
+        return _decoded(answer, StoredObject, request).reduced(kind)
+    return _decoded(answer, dict[str, Any], request)
+
+
+T = TypeVar("T")
+
+
+def _decoded(answer: bytes | bytearray, form: type[T], request: str) -> T:
+    try:
+        return msgspec.json.decode(answer, type=form)
+    except msgspec.DecodeError as error:
+        raise ApiUnavailableError(f"{request}: the response is not a JSON object: {error}") from error
 
 
 def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiError:

@@ -8,26 +8,15 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from pyncette.controller.cluster.api import Kind, Manifest, ObjectName, Page
+from pyncette.controller.cluster.api import Api, Kind, Manifest, NoSuchObjectError, ObjectName, Page
 from pyncette.controller.cluster.liveness import WatchStaleness
-from pyncette.resources.resource import GROUP
-
-OWN_PREFIX: Final = f"{GROUP}/"
-"""Of the annotations and labels that mean something to the operator."""
-
-KEPT_METADATA: Final = (
-    "name",
-    "namespace",
-    "uid",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "ownerReferences",
-)
-"""Metadata that is kept besides the version and our own prefix. Managed fields, the largest part, are dropped."""
+from pyncette.controller.cluster.reduction import is_incomplete, large_parts, reduced, without
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"] | None
 """The type of a watch event; None if the object was there when the watch started or restarted."""
+
+LARGE_BYTES_MAX: Final = 64 * 2**20
+"""Of the large arguments and templates that are held, of all objects together. Passes read the others again by name."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.decode
@@ -63,6 +52,9 @@ class Objects:
     """
     The objects of all kinds that are watched, as JSON in bytes: ten thousand tasks fit where their dicts would not.
 
+    Each is reduced, so its size is bounded, whatever was written into it. Of large arguments and templates `LARGE_BYTES_MAX`
+    are held, and beyond that none: see `complete`.
+
     Watches repeat events, deliver late, and go back; an older version changes nothing. Resource versions of one kind grow,
     and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is no number, the generation decides, and
     the creation time distinguishes objects of one name.
@@ -78,6 +70,8 @@ class Objects:
         self._sight = sight
         self._noted = noted
         self._held: dict[Kind, dict[ObjectName, _Held]] = {}
+        self._large_bytes = 0
+        """Of the large arguments and templates that are held."""
         self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
         """Objects deleted since the last complete list: a late event must not bring them back."""
         self._listed_at: dict[tuple[Kind, str | None], int] = {}
@@ -85,7 +79,7 @@ class Objects:
 
     def observe(self, kind: Kind, change: Change, body: Manifest) -> News:
         """Add a watch event."""
-        new = _Held.of(body)
+        new = self._reduced(kind, body)
         name = _name_of(body)
         self._sight.delivered(kind, name, new.version)
         if change == "DELETED":
@@ -94,11 +88,11 @@ class Objects:
 
     def learn(self, kind: Kind, body: Manifest) -> News:
         """Add the API server's response to a read or write of ours, which the watch has not delivered yet."""
-        return self._take(kind, _name_of(body), _Held.of(body))
+        return self._take(kind, _name_of(body), self._reduced(kind, body))
 
     def found(self, kind: Kind, body: Manifest) -> None:
         """Add the response to a read by name: the object exists, whatever events and lists have reported before."""
-        name, new = _name_of(body), _Held.of(body)
+        name, new = _name_of(body), self._reduced(kind, body)
         self._gone.get(kind, {}).pop(name, None)
         held = self._held.setdefault(kind, {}).get(name)
         if held is None or new.is_newer_than(held):
@@ -130,7 +124,7 @@ class Objects:
             for body in page.items:
                 name = _name_of(body)
                 names.add(name)
-                news = self._take_listed(kind, name, _Held.of(body))
+                news = self._take_listed(kind, name, self._reduced(kind, body))
                 if news is not News.NOTHING:
                     changed[name] = news
                     told(name, news)
@@ -179,12 +173,17 @@ class Objects:
         self._hold(kind, name, new)
         return News.DESIRED if held is None else new.news_after(held)
 
+    def _reduced(self, kind: Kind, body: Manifest) -> _Held:
+        return _Held.of(kind, body, LARGE_BYTES_MAX - self._large_bytes)
+
     def _hold(self, kind: Kind, name: ObjectName, new: _Held) -> None:
+        before = self._held[kind].get(name)
+        self._large_bytes += new.large_bytes - (0 if before is None else before.large_bytes)
         self._held[kind][name] = new
         self._noted(kind, name, new.status)
 
     def _drop(self, kind: Kind, name: ObjectName) -> None:
-        del self._held[kind][name]
+        self._large_bytes -= self._held[kind].pop(name).large_bytes
         self._noted(kind, name, None)
 
     def _take_listed(self, kind: Kind, name: ObjectName, new: _Held) -> News:
@@ -236,6 +235,24 @@ class Objects:
         return absent
 
 
+async def complete(
+    api: Api, objects: Objects, kind: Kind, name: ObjectName, stored: Manifest
+) -> Manifest | None:
+    """
+    Return an object with the parts that the cache does not hold, reading it by name if necessary.
+
+    None: it is gone meanwhile, which the watch or a resync is about to show. Raises ApiError.
+    """
+    if not is_incomplete(kind, stored):
+        return stored
+    try:
+        found = await api.get(kind, name)
+    except NoSuchObjectError:
+        return None
+    objects.found(kind, found)
+    return reduced(kind, found)
+
+
 class _Gone(NamedTuple):
     """The last that is known of an object that is gone."""
 
@@ -255,15 +272,23 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     desired: bytes
     """The metadata and the spec: all but the status and the version."""
     status: bytes
+    large_bytes: int
+    """Of its large arguments or template, if they are held."""
 
     @classmethod
-    def of(cls, body: Manifest) -> _Held:
-        metadata = body["metadata"]
+    def of(cls, kind: Kind, body: Manifest, room: int) -> _Held:
+        """Return an object with its large parts, if there is *room* for as many bytes."""
+        manifest: Manifest = reduced(kind, body)
+        large = large_parts(manifest)
+        large_bytes = sum(large.values())
+        if large_bytes > room:
+            manifest, large_bytes = without(manifest, large), 0
+        metadata = dict(manifest["metadata"])
+        resource_version = metadata.pop("resourceVersion", "")
         desired = {
-            part: value for part, value in body.items() if part not in {"status", "apiVersion", "kind"}
+            part: value for part, value in manifest.items() if part not in {"status", "apiVersion", "kind"}
         }
-        desired["metadata"] = _reduced(metadata)
-        resource_version = metadata.get("resourceVersion", "")
+        desired["metadata"] = metadata
         return cls(
             uid=metadata.get("uid", ""),
             resource_version=resource_version,
@@ -271,7 +296,8 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
             generation=metadata.get("generation", 0),
             created_at=metadata.get("creationTimestamp", ""),
             desired=_encode(desired),
-            status=_encode(body.get("status", {})),
+            status=_encode(manifest["status"]),
+            large_bytes=large_bytes,
         )
 
     def is_newer_than(self, other: _Held) -> bool:
@@ -295,15 +321,6 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
         manifest["metadata"]["resourceVersion"] = self.resource_version
         manifest["status"] = _decode(self.status)
         return manifest
-
-
-def _reduced(metadata: Manifest) -> dict[str, Any]:
-    reduced = {part: metadata[part] for part in KEPT_METADATA if part in metadata}
-    for part in ("annotations", "labels"):
-        own = {key: value for key, value in (metadata.get(part) or {}).items() if key.startswith(OWN_PREFIX)}
-        if own:
-            reduced[part] = own
-    return reduced
 
 
 def _name_of(body: Manifest) -> ObjectName:

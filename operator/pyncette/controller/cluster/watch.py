@@ -13,9 +13,6 @@ import kopf
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
     OWN_KINDS,
-    PAGE,
-    POOLS,
-    TASKS,
     Api,
     ApiError,
     Kind,
@@ -23,6 +20,7 @@ from pyncette.controller.cluster.api import (
 )
 from pyncette.controller.cluster.credentials import Credentials, authorization_of
 from pyncette.controller.cluster.objects import Change
+from pyncette.controller.cluster.watch_session import WATCHED_KINDS, KeptSession, session_of
 from pyncette.errors import ConfigurationError, PyncetteException
 from pyncette.resources.resource import GROUP
 
@@ -39,7 +37,13 @@ STREAM_SECONDS: Final = 300
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
 
+LISTED_AT_ONCE: Final = 25
+"""Objects of one page of kopf's lists, which it reads as a whole: 40 MB if each is as large as the API server takes it."""
+
 IDENTITY: Final = "pyncette-operator"
+
+RECONNECT_SECONDS: Final = 0.25
+"""How long watchers that kopf has left behind may take to connect. Cancelled before, they would log an error."""
 
 GOODBYE_SECONDS: Final = 0.25
 """How long TLS connections may take to close: aiohttp does not wait for that."""
@@ -106,6 +110,10 @@ class Watch:
         self._ended: asyncio.Future[None] | None = None
         self._stopping = threading.Event()
         self._stop_now: Callable[[], None] = lambda: None
+        self._login: kopf.ConnectionInfo | None = None
+        self._session: KeptSession | None = None
+        self._answer: kopf.AiohttpSession | None = None
+        """The answer to kopf's last login."""
 
     async def run(self, api: Api, begins: Callable[[], object] = lambda: None) -> NoReturn:
         """
@@ -197,6 +205,10 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        # kopf leaves other watchers behind if one fails. It has ended their streams, so they connect once more.
+        await asyncio.sleep(RECONNECT_SECONDS)
+        await _cancel_others()
+        await self._close_session()
         await asyncio.sleep(GOODBYE_SECONDS)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
@@ -207,7 +219,7 @@ class Watch:
         registry = kopf.OperatorRegistry()
         # Its own handlers log in, if there are none, with whatever they find.
         kopf.on.login(id="credentials", registry=registry)(self._log_in)
-        for kind in (TASKS, POOLS, DEPLOYMENTS):
+        for kind in WATCHED_KINDS:
             watched = kopf.on.event(
                 group=kind.group, version=kind.version, plural=kind.plural, id=kind.plural, registry=registry
             )
@@ -217,22 +229,23 @@ class Watch:
     def _handler_of(self, kind: Kind) -> Any:
         async def handle(event: Any, **_: Any) -> None:
             # What a handler returns is written into the object: nothing.
-            body = event["object"]
-            # Who set which field is half of an object, and of no use here.
-            body.get("metadata", {}).pop("managedFields", None)
-            self._call(self._deliver, kind, event["type"], body)
+            self._call(self._deliver, kind, event["type"], event["object"])
 
         return handle
 
-    async def _log_in(self, **_: Any) -> kopf.ConnectionInfo | None:
-        """Return the credentials to kopf. It must not fail: kopf would wait forever for another login handler."""
+    async def _log_in(self, **_: Any) -> kopf.AiohttpSession | None:
+        """
+        Return a session to kopf: the same one for the same credentials, which kopf takes as a refusal after 401.
+
+        It must not fail: kopf would wait forever for another login handler.
+        """
         try:
             configuration = await self._credentials.read()
         except ConfigurationError as error:
             logger.error("the watch could not authenticate", extra={"error": str(error)})  # noqa: TRY400 - no bug of ours
             return None
         scheme, _space, token = (authorization_of(configuration) or "").partition(" ")
-        return kopf.ConnectionInfo(
+        login = kopf.ConnectionInfo(
             server=str(configuration.host),
             ca_path=configuration.ssl_ca_cert,
             insecure=not configuration.verify_ssl,
@@ -243,6 +256,25 @@ class Watch:
             proxy_url=configuration.proxy,
             trust_env=True,
         )
+        if self._session is None or login != self._login:
+            await self._close_session()
+            self._login, self._session = login, session_of(login)
+            session: Any = self._session
+            self._answer = kopf.AiohttpSession(server=login.server, aiohttp_session=session)
+        return self._answer
+
+    async def _close_session(self) -> None:
+        if self._session is not None:
+            await self._session.end()
+
+
+async def _cancel_others() -> None:
+    """Cancel all other tasks of this event loop, and wait for them, but not for ever."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=STOP_SECONDS)
 
 
 def _settings(timing: WatchTiming) -> kopf.OperatorSettings:
@@ -263,7 +295,7 @@ def _settings(timing: WatchTiming) -> kopf.OperatorSettings:
     settings.watching.client_timeout = STREAM_SECONDS + REQUEST_SECONDS
     settings.watching.inactivity_timeout = timing.silence
     settings.watching.connect_timeout = CONNECT_SECONDS
-    settings.watching.chunk_size = PAGE
+    settings.watching.chunk_size = LISTED_AT_ONCE
     settings.networking.connect_timeout = CONNECT_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.networking.error_backoffs = timing.retries

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, NamedTuple
-
-import msgspec
 
 from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
-from pyncette.controller.metrics import BACKEND_UP, Metrics
-from pyncette.controller.settings import BackendSettings, OperatorSettings
+from pyncette.controller.metrics import BACKEND_UP, DATABASE_COPIED, Metrics
+from pyncette.controller.reconcile.databases import Databases, answered
+from pyncette.controller.settings import ALL_NAMESPACES, BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, inert_record
-from pyncette.core.spec import Spec
-from pyncette.errors import ConfigurationError, PyncetteException, StoreError, StoreUnavailableError
+from pyncette.errors import ConfigurationError, PyncetteException, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
 from pyncette.store.backend_file import read_backend_file
@@ -28,14 +25,14 @@ from pyncette.store.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS: Final = 10.0
-"""A backend that takes longer is unavailable."""
-
 RACE_SECONDS: Final = 1.0
 """
 A pass whose writes lose each race for this long fails, and is repeated later and later. A tenant can rewrite rows of its
 own without an end, and must not hold one of the few passes that all tenants share.
 """
+
+COMPARED_SECONDS: Final = 60.0
+"""How often a backend that answers is compared with others: its driver may have connected to another database meanwhile."""
 
 FAULT_SECONDS: Final = 60.0
 """How long a reported error stays the same while a backend does not answer: each change rewrites the status of its tasks."""
@@ -55,13 +52,20 @@ class OpenBackend:
     """A backend of the settings, and its current state."""
 
     def __init__(
-        self, settings: BackendSettings, metrics: Metrics, intervals: Intervals = DEFAULT, reach: Reach = REAL
+        self,
+        settings: BackendSettings,
+        databases: Databases,
+        metrics: Metrics,
+        intervals: Intervals = DEFAULT,
+        reach: Reach = REAL,
     ) -> None:
         self.settings = settings
+        self._databases = databases
         self._intervals = intervals
         self._reach = reach
         self._metrics = metrics
         metrics.gauge(BACKEND_UP, settings.name).set_function(lambda: float(self.ready))
+        metrics.gauge(DATABASE_COPIED, settings.name).set_function(lambda: float(self.is_copy))
         self.clock = reach.clock()
         """The backend's time. Until the backend has answered it is this machine's, which no decision uses."""
         self.ready = False
@@ -70,13 +74,22 @@ class OpenBackend:
         """Why it is not ready, as reported, without secrets; empty if it is ready, or was not checked yet."""
         self._logged = ""
         """The error that was logged last."""
-        self.store_name = settings.name
-        """Where its records are: the name of the first backend that was found to have the same."""
         self._ledger: Ledger | None = None
         self._opened: Backend | None = None
         """The backend of the last attempt to connect: no error may show its URL."""
+        self._on_change: Callable[[], None] = lambda: None
         self._fault_since = -FAULT_SECONDS
         """When the reported error last changed, by the monotonic clock of the loop."""
+
+    @property
+    def store_name(self) -> str:
+        """The name of its records: that of the first backend that was found to have the same."""
+        return self._databases.store_name(self.name)
+
+    @property
+    def is_copy(self) -> bool:
+        """True if its database has the identity of another one, so that one of them is a copy."""
+        return self._databases.is_copy(self.name)
 
     @property
     def is_alias(self) -> bool:
@@ -97,44 +110,55 @@ class OpenBackend:
         """The ledger that writes to it; None while it does not answer."""
         return self._ledger if self.ready else None
 
-    async def keep(self, on_change: Callable[[], None], store_name_of: Callable[[str, str], str]) -> None:
-        """
-        Open it and check it until cancelled; call *on_change* when it becomes available or unavailable.
-
-        *store_name_of* returns the store name for the name of a backend and the identity of the database that it opened.
-        """
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Open it and check it until cancelled; call *on_change* when it becomes available or unavailable."""
+        self._on_change = on_change
         delays = CONNECTS.delays(random.random)
         while True:
             try:
                 await self._migrate()
                 async with self._read().new_store(create=False) as store:
                     delays = CONNECTS.delays(random.random)
-                    self.store_name = store_name_of(self.name, await _identity_of(store))
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
-                    await self._look_after(store, on_change)
+                    await self._look_after(store)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
-                self._mark_down(error, on_change)
+                self.mark_down(error)
             finally:
                 self._ledger = None
+                self._databases.left(self.name)
             await asyncio.sleep(next(delays))
 
-    async def _look_after(self, store: Store, on_change: Callable[[], None]) -> None:
+    async def _look_after(self, store: Store) -> None:
+        is_fresh, compared_at = True, 0.0
         while True:
             try:
                 await self._ask(store)
+                now = asyncio.get_running_loop().time()
+                if not self.ready or now - compared_at >= COMPARED_SECONDS:
+                    await self._databases.compare(self.name, store, fresh=is_fresh, again=self.ready)
+                    is_fresh, compared_at = False, now
             except StoreError as error:
-                self._mark_down(error, on_change)
+                self.mark_down(error)
             else:
-                self._mark_up(on_change)
+                self._mark_up()
             await asyncio.sleep(self._intervals.backend)
 
     async def _ask(self, store: Store) -> None:
+        with self._metrics.measured(self.name, "ask"):
+            await answered(synchronize(self.clock, store.now))
+
+    async def check_database(self, store: Store) -> None:
+        """
+        Raise StoreError if *store* leads to another database than the one that was compared with those of other backends.
+
+        Its driver may have connected anew, to a database that another backend has by another name. A scan would find the
+        tasks there under both names, and each would look like a move of the other.
+        """
         try:
-            with self._metrics.measured(self.name, "ask"):
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await synchronize(self.clock, store.now)
-        except TimeoutError:
-            raise StoreUnavailableError(f"no response within {ANSWER_SECONDS:g} seconds") from None
+            await self._databases.check(self.name, store)
+        except StoreError as error:
+            self.mark_down(error)
+            raise
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":
@@ -166,14 +190,15 @@ class OpenBackend:
                 f"{settings.secret_name}, mounted for the operator"
             ) from None
 
-    def _mark_up(self, on_change: Callable[[], None]) -> None:
+    def _mark_up(self) -> None:
         if self.ready:
             return
         self.ready, self.fault = True, ""
         logger.info("backend ready", extra={"backend": self.name})
-        on_change()
+        self._on_change()
 
-    def _mark_down(self, error: Exception, on_change: Callable[[], None]) -> None:
+    def mark_down(self, error: Exception) -> None:
+        """Record that it failed by *error*, and is not ready before its next health check."""
         now = asyncio.get_running_loop().time()
         message = self.message_of(error)
         if self.ready or message != self._logged:
@@ -181,9 +206,10 @@ class OpenBackend:
         self._logged = message
         is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
+        self._databases.left(self.name)
         if is_news:
             self.fault, self._fault_since = message, now
-            on_change()
+            self._on_change()
 
     def message_of(self, error: Exception) -> str:
         """Return the message of *error* for the log, and for conditions that tenants read: without secrets."""
@@ -197,23 +223,6 @@ class OpenBackend:
         if self._opened is not None:
             yield self._opened.url
             yield self._opened.with_current_credentials().url
-
-
-_IDENTITY: Final = Key(Partition(f"{RESERVED_REALMS}backend", "identity"), "identity")
-"""The record that identifies a database, whatever URL leads to it."""
-
-
-async def _identity_of(store: Store) -> str:
-    """Return the identity of the database of *store*, which the first operator writes there. Raises StoreError."""
-    (record,) = await store.load([_IDENTITY])
-    if record is None:
-        now = await store.now()
-        identity = msgspec.Raw(msgspec.json.encode({"id": secrets.token_hex(16)}))
-        await store.swap([Change(None, inert_record(_IDENTITY, Spec(args=identity), now))])
-        (record,) = await store.load([_IDENTITY])
-    if record is None:
-        raise StoreUnavailableError("a record that was just written is missing")
-    return bytes(record.spec.args).decode()
 
 
 def log_failure(what: str, backend: OpenBackend, error: Exception) -> None:
@@ -235,11 +244,16 @@ class Backends:
         self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
         """The clock for pools without a backend."""
-        self._store_names: dict[str, str] = {}
-        """Names of backends by the identity of their database: that of the first which was opened."""
-        self._all: Mapping[str, OpenBackend] = {
-            backend.name: OpenBackend(backend, metrics, intervals, reach) for backend in settings.backends
+        self._allowed = {
+            backend.name: backend.allowed(settings.release_namespace) for backend in settings.backends
         }
+        """By name: the namespaces that a backend is open to. Records are compared with it one by one."""
+        databases = Databases(self._silent, self._changed)
+        self._all: Mapping[str, OpenBackend] = {
+            backend.name: OpenBackend(backend, databases, metrics, intervals, reach)
+            for backend in settings.backends
+        }
+        self._on_change: Callable[[OpenBackend], None] = lambda _: None
 
     def __iter__(self) -> Iterator[OpenBackend]:
         return iter(self._all.values())
@@ -265,6 +279,23 @@ class Backends:
         backend = self._all.get(name)
         return name if backend is None else backend.store_name
 
+    def names_of(self, store_name: str) -> frozenset[str]:
+        """Return the names of all backends whose records are at *store_name*, as far as that is known."""
+        return frozenset(backend.name for backend in self if backend.store_name == store_name)
+
+    def is_open(self, store_name: str, namespace: str) -> bool:
+        """Return whether pools in *namespace* may use the records at *store_name*, by any name of the backend."""
+        return any(
+            namespace in self._allowed[backend.name] or ALL_NAMESPACES in self._allowed[backend.name]
+            for backend in self
+            if backend.store_name == store_name
+        )
+
+    def is_exclusive(self, store_name: str, namespace: str) -> bool:
+        """Return whether pools in *namespace*, and in no other one, may use the records at *store_name*."""
+        allowed = [self._allowed[name] for name in self.names_of(store_name)]
+        return bool(allowed) and frozenset[str]().union(*allowed) == {namespace}
+
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
         backend = self._all.get(name)
@@ -282,22 +313,18 @@ class Backends:
         return Access.OPEN if backend.ready else Access.DOWN
 
     async def keep(self, on_change: Callable[[OpenBackend], None]) -> None:
-        """Keep all of them open until cancelled; call *on_change* with one that becomes available or unavailable."""
+        """
+        Keep all of them open until cancelled.
 
-        def on_change_of(backend: OpenBackend) -> Callable[[], None]:
-            return lambda: on_change(backend)
-
+        Call *on_change* with one that becomes available or unavailable, has another store name, or became a copy.
+        """
+        self._on_change = on_change
         async with asyncio.TaskGroup() as keeping:
             for backend in self:
-                keeping.create_task(backend.keep(on_change_of(backend), self._store_name_of))
+                keeping.create_task(backend.keep(partial(on_change, backend)))
 
-    def _store_name_of(self, name: str, identity: str) -> str:
-        """
-        Return where the records of the backend *name* are, which turned out to have this *identity*.
+    def _changed(self, name: str) -> None:
+        self._on_change(self._all[name])
 
-        Two names for one database (with other rights, perhaps, for other namespaces) must not look like two of everything.
-        """
-        place = self._store_names.setdefault(identity, name)
-        if place != name:
-            logger.info("two backends share one database", extra={"backend": name, "same_as": place})
-        return place
+    def _silent(self, name: str, error: Exception) -> None:
+        self._all[name].mark_down(error)

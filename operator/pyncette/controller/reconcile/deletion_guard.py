@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import defaultdict, deque
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pyncette.controller.cluster.api import ObjectName
-
-logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS: Final = 3600.0
 """Removals of the last hour count together: a mistake is made in one go, or by a tool that goes on for a while."""
@@ -18,44 +15,78 @@ WINDOW_SECONDS: Final = 3600.0
 class Verdict(NamedTuple):
     """The decision about deleted tasks."""
 
-    stopped: Sequence[ObjectName]
+    credible: Sequence[ObjectName]
     held: Sequence[ObjectName]
 
 
 class Guard:
     """
-    Lets tasks of one backend be stopped as long as they are at most *share* percent of all, or *least* of them, in an hour.
+    The guard against the mass deletion of tasks on one backend.
 
-    Above that, all of them are held back until a person confirms their number.
+    A namespace may lose *share* percent of its tasks within an hour, or *least* of them. Above that, all of its deleted
+    tasks are held back until a person confirms their number. All namespaces together may lose *share* percent of the tasks
+    of the backend, or *least*. If they lose more, only those are held back that exceed an equal part of that: a few
+    deletions in one namespace go on, whatever happens in the others.
     """
 
     def __init__(self, share: int, least: int) -> None:
         self._share = share
         self._least = least
-        self._stopped_at: deque[float] = deque()
-        self.held: frozenset[ObjectName] = frozenset()
+        self._stopped_at: dict[str, deque[float]] = {}
+        """By namespace: when tasks were stopped within the last hour, in the order of time."""
 
-    def judge(self, gone: Collection[ObjectName], mirrored: int, now: float) -> Verdict:
+    def judge(self, gone: Collection[ObjectName], mirrored: Mapping[str, int], now: float) -> Verdict:
         """
-        Decide about all that are *gone*, of *mirrored* that the backend holds; *now* in seconds.
+        Decide about all that are *gone*; *mirrored* counts the tasks of each namespace on the backend; *now* in seconds.
 
-        Neither what is stopped already is among them, nor what was confirmed: that is no reason to doubt what goes next.
+        Tasks that are stopped already are not among *gone*. Neither are those that are proven to be deleted on purpose,
+        which are no reason to doubt the next ones.
         """
-        allowed = self.allowed(mirrored, now)
-        names = sorted(gone)
-        credible = len(names) + len(self._stopped_at) <= allowed
-        if credible:
-            self._stopped_at.extend(now for _ in names)
-            self.held = frozenset()
-            return Verdict(names, ())
-        self.held = frozenset(names)
-        return Verdict((), names)
+        self._drop_old(now)
+        names: defaultdict[str, list[ObjectName]] = defaultdict(list)
+        for name in sorted(gone):
+            names[name.namespace].append(name)
+        lost = {namespace: len(stopped) for namespace, stopped in self._stopped_at.items()}
+        total = self._allowed(sum(mirrored.values()) + sum(lost.values()))
+        for namespace, its in names.items():
+            before = lost.get(namespace, 0)
+            if before + len(its) <= self._allowed(mirrored.get(namespace, 0) + before):
+                lost[namespace] = before + len(its)
+            else:
+                names[namespace] = []
+        part = _equal_part(lost.values(), total)
+        credible = [
+            name for namespace, its in names.items() if lost.get(namespace, 0) <= part for name in its
+        ]
+        return Verdict(credible, sorted({*gone} - {*credible}))
 
-    def allowed(self, mirrored: int, now: float) -> int:
-        """Return how many may go within the hour, of what there was at its begin."""
-        self._pass_over(now)
-        return max(self._least, (mirrored + len(self._stopped_at)) * self._share // 100)
+    def note_stopped(self, names: Collection[ObjectName], now: float) -> None:
+        """Count *names*, which were credible and are stopped now."""
+        for name in names:
+            self._stopped_at.setdefault(name.namespace, deque()).append(now)
 
-    def _pass_over(self, now: float) -> None:
-        while self._stopped_at and self._stopped_at[0] <= now - WINDOW_SECONDS:
-            self._stopped_at.popleft()
+    def _allowed(self, tasks: int) -> int:
+        """Return how many of so many *tasks* may be removed within an hour."""
+        return max(self._least, tasks * self._share // 100)
+
+    def _drop_old(self, now: float) -> None:
+        for namespace, stopped in list(self._stopped_at.items()):
+            while stopped and stopped[0] <= now - WINDOW_SECONDS:
+                stopped.popleft()
+            if not stopped:
+                del self._stopped_at[namespace]
+
+
+def _equal_part(demands: Collection[int], total: int) -> float:
+    """
+    Return how much each of *demands* may have, so that all together have *total* at most.
+
+    Those that demand less than an equal part leave the rest to the others.
+    """
+    left: float = total
+    for number, demand in enumerate(sorted(demands)):
+        part = left / (len(demands) - number)
+        if demand > part:
+            return part
+        left -= demand
+    return float("inf")

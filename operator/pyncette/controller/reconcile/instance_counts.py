@@ -6,8 +6,8 @@ import asyncio
 from typing import Final, NamedTuple
 
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.reconcile.mirrored import ObservedRecord
 from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.errors import StoreUnavailableError
 from pyncette.mirror.counting import instances_of
 from pyncette.resources.task_status import Instances

@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from pyncette.clock import SECOND, Duration, Instant
+from pyncette.clock import SECOND, Duration
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
-from pyncette.coordination.members import Member, members
-from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import (
-    RESERVED_REALMS,
-    Change,
-    Key,
-    Partition,
-    Record,
-    inert_record,
-    is_on_demand,
+from pyncette.controller.reconcile.backlog import Waiting, runs_instances
+from pyncette.controller.reconcile.memory_budget import (
+    DEFAULT_LIMITS,
+    MemoryBudget,
+    MemoryLimits,
+    ScanBudget,
+    size_of,
+    size_of_members,
+    size_of_partitions,
 )
-from pyncette.core.spec import Spec
+from pyncette.controller.reconcile.realms import Realms
+from pyncette.controller.reconcile.record_scan import ObservedRecord, holds_anything, scan_records
+from pyncette.coordination.members import Member, members
+from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX, waiting_in
-from pyncette.store.base import Store
-from pyncette.store.scanning import without_instances
+
+logger = logging.getLogger(__name__)
 
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
 
-RETIREMENT: Final[Duration] = 3600 * SECOND
-"""How long an empty realm is still scanned. A pool that is replaced returns much sooner."""
-
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
-
-
-class ObservedRecord(NamedTuple):
-    """The record of a task, and where it is."""
-
-    backend: str
-    record: Record
-    running: int = 0
-    """Runs under way beside the schedule."""
-    requested: int = 0
-    """Requested runs that have no outcome yet, under way or not."""
-    late_since: Instant | None = None
-    """Since when its next occurrence waits for a worker; None if it does not."""
-    strays: tuple[int, ...] = ()
-    """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
 
 class PoolView(NamedTuple):
@@ -62,19 +46,6 @@ class PoolView(NamedTuple):
     members: tuple[Member, ...] = ()
     due: int = 0
     """Occurrences of its tasks that wait for a worker."""
-
-
-class _Waiting(NamedTuple):
-    """The backlog of a pool."""
-
-    due: int = 0
-    since: Instant | None = None
-    """When the oldest of them was due; None if nothing waits."""
-
-    def with_more(self, due: int, since: Instant | None) -> _Waiting:
-        """Return the sum of this and *due* more, the oldest of which was due at *since*."""
-        instants = [at for at in (self.since, since) if at is not None]
-        return _Waiting(self.due + due, min(instants, default=None))
 
 
 class Scan(NamedTuple):
@@ -98,31 +69,66 @@ class Mirrored:
     what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
     older: a backend that failed over, or was restored, may have lost what it had.
 
-    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not.
+    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not. *is_open* says whether
+    a backend is open to a namespace: records of all other namespaces are ignored there. *names_of* returns all names of a
+    backend, since it is open to what any of these is open to; they are known only once each was opened.
     """
 
-    def __init__(self, cluster_id: str, can_run: Callable[[ObjectName], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        cluster_id: str,
+        can_run: Callable[[ObjectName], bool] = lambda _: True,
+        is_open: Callable[[str, str], bool] = lambda *_: True,
+        names_of: Callable[[str], frozenset[str]] = lambda name: frozenset({name}),
+        limits: MemoryLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._cluster_id = cluster_id
         self._can_run = can_run
+        self._names_of = names_of
+        self.realms = Realms(cluster_id, is_open)
+        self._budgets: defaultdict[str, MemoryBudget] = defaultdict(lambda: MemoryBudget(limits))
+        """By backend: the memory that its records take."""
+        self._overfull: dict[str, set[str]] = {}
+        """By backend: the namespaces whose records do not fit into their memory."""
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
-        self._realms: dict[str, set[str]] = {}
-        """By backend: those that hold tasks of this cluster, or did."""
-        self._empty_since: dict[tuple[str, str], Duration] = {}
-        """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
-        self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By backend: held by who adds to the register of realms there, or takes away from it."""
-        self._instances: dict[tuple[str, ObjectName], tuple[Duration, _Waiting]] = {}
+        self._instances: dict[tuple[str, ObjectName], tuple[Duration, Waiting]] = {}
         """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
-        self._scanned: set[str] = set()
-        self._touched: defaultdict[str, set[Key]] = defaultdict(set)
-        """By backend: what this process wrote or removed since the look began that is under way, or the last one."""
+        self._scanned: dict[str, frozenset[str]] = {}
+        """The names that each backend had when everything on it was last scanned."""
+        self._namespaces: dict[str, set[str]] = {}
+        """By backend: the namespaces that held tasks of this cluster, or had a pool, at the last scan."""
+        self._touched: defaultdict[str, dict[Key, int]] = defaultdict(dict)
+        """By backend: what this process wrote or removed since the last scan of it began, and the number of that write."""
+        self._writes = 0
 
     def has_seen(self, backend: str) -> bool:
-        """Return whether *backend* was scanned since the start. Before that, its records are unknown."""
-        return backend in self._scanned
+        """
+        Return whether *backend* was scanned since the start, under all its names. Before that, its records are unknown.
+
+        Another name may make it open to further namespaces.
+        """
+        scanned = self._scanned.get(backend)
+        return scanned is not None and self._names_of(backend) <= scanned
+
+    def namespaces(self, backend: str) -> Collection[str]:
+        """Return the namespaces that have something on *backend*, to be scanned each by itself."""
+        known = {pool.namespace for place, pool in self._pools if place == backend}
+        return known | self._namespaces.get(backend, set())
+
+    def is_overfull(self, backend: str, namespace: str) -> bool:
+        """Return whether *namespace* has more records on *backend* than fit into memory, so that not all were read."""
+        return namespace in self._overfull.get(backend, ())
+
+    def overfull_for(self, namespace: str) -> list[str]:
+        """Return the backends on which *namespace* is overfull."""
+        return [backend for backend, namespaces in self._overfull.items() if namespace in namespaces]
+
+    def overfull(self, backend: str) -> int:
+        """Return how many namespaces are overfull on *backend*."""
+        return len(self._overfull.get(backend, ()))
 
     def records(self, task: ObjectName) -> Sequence[ObservedRecord]:
         """Return the records of *task*: one, unless it moves."""
@@ -138,7 +144,7 @@ class Mirrored:
 
     def pool(self, backend: str, pool: ObjectName) -> PoolView | None:
         """Return the workers and the backlog of *pool* on *backend*; None before its first scan."""
-        if backend not in self._scanned:
+        if not self.has_seen(backend):
             return None
         return self._pools.get((backend, pool), PoolView())
 
@@ -146,21 +152,22 @@ class Mirrored:
         """Return the task that owns the record at *key*; None if there is none."""
         return self._names.get((backend, key))
 
-    def count(self, backend: str) -> int:
-        """Return how many tasks have a record on *backend* that is not stopped."""
-        return sum(
-            observed.backend == backend and observed.record.state.withdrawn_at is None
-            for records in self._records.values()
+    def counts(self, backend: str) -> Mapping[str, int]:
+        """Return how many tasks of each namespace have a record on *backend* that is not stopped."""
+        return Counter(
+            name.namespace
+            for name, records in self._records.items()
             for observed in records.values()
+            if observed.backend == backend and observed.record.state.withdrawn_at is None
         )
 
     def note(self, backend: str, record: Record) -> ObservedRecord:
         """Note a *record* that was just written or read, and return it with what else is known of it."""
         noted = ObservedRecord(backend, record)
-        name = self.name_of(record)
+        name = self.name_of(backend, record)
         if name is None:
             return noted
-        self._touched[backend].add(record.key)
+        self._touch(backend, record.key)
         before = self._at(name, (backend, record.key))
         if before is not None:
             noted = before._replace(record=record) if before.record.version <= record.version else before
@@ -169,115 +176,148 @@ class Mirrored:
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
         """Drop a record that was just removed."""
-        self._touched[backend].add(key)
+        self._touch(backend, key)
         self._drop((backend, key), task)
 
-    def name_of(self, record: Record) -> ObjectName | None:
-        """Return the task that owns *record*; None if no resource of this cluster does."""
-        owner = record.state.owner
-        pool = self.pool_of(record.key.partition.realm)
-        if owner is None or pool is None:
-            return None
-        return ObjectName(pool.namespace, owner.name or record.key.task)
+    def _touch(self, backend: str, key: Key) -> None:
+        self._writes += 1
+        self._touched[backend][key] = self._writes
 
-    def pool_of(self, realm: str) -> ObjectName | None:
-        """Return the pool that owns *realm*; None if no pool of this cluster does."""
-        cluster, _, rest = realm.partition("/")
-        namespace, separator, pool = rest.partition("/")
-        return ObjectName(namespace, pool) if separator and cluster == self._cluster_id else None
+    def keep_only(self, backends: Container[str]) -> None:
+        """Forget all that is known of other *backends*: they share the database of one of these, or lead elsewhere now."""
+        for where, task in [(where, task) for where, task in self._names.items() if where[0] not in backends]:
+            self._drop(where, task)
+        for backend in [backend for backend in self._namespaces if backend not in backends]:
+            self._scanned.pop(backend, None)
+            del self._namespaces[backend]
+            self._overfull.pop(backend, None)
+            self._budgets.pop(backend, None)
+            self._touched.pop(backend, None)
+            self._forget_others(backend, (), None)
+            self.realms.forget(backend)
 
-    # --- Realms ------------------------------------------------------------------------------------------------------
+    def name_of(self, backend: str, record: Record) -> ObjectName | None:
+        """Return the task that owns *record* on *backend*; None if no resource of this cluster can."""
+        return self.realms.task_of(backend, record)
 
-    async def open_realm(self, backend: str, ledger: Ledger, realm: str) -> None:
-        """
-        Register *realm* before the first record is written there, so that later scans find it.
-
-        A store cannot list realms, so each realm has a record in a reserved realm of the cluster.
-        """
-        self._empty_since.pop((backend, realm), None)
-        if realm in self._realms.setdefault(backend, set()):
-            return
-        async with self._registering[backend]:
-            await ledger.store.swap(
-                [Change(None, inert_record(self._registration(realm), Spec(), await ledger.now()))]
-            )
-            self._realms[backend].add(realm)
-
-    async def _retire(self, backend: str, ledger: Ledger, realm: str) -> None:
-        """
-        Stop scanning *realm* once it has been empty, and its pool gone, for long.
-
-        Else every namespace that ever existed would be scanned forever. A later write opens it again. Another operator that
-        writes there at this moment opens it at its next scan, since it has the pool.
-        """
-        now = ledger.clock.monotonic()
-        if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
-            return
-        async with self._registering[backend]:
-            if self._empty_since.pop((backend, realm), None) is None:  # a write has opened it meanwhile
-                return
-            self._realms[backend].discard(realm)
-            (record,) = await ledger.store.load([self._registration(realm)])
-            if record is not None:
-                await ledger.store.swap([Change(record, None)])
-
-    def _registration(self, realm: str) -> Key:
-        return Key(Partition(self._registry, realm), "pool")
-
-    @property
-    def _registry(self) -> str:
-        return f"{RESERVED_REALMS}pools/{self._cluster_id}"
+    def pool_of(self, observed: ObservedRecord) -> ObjectName | None:
+        """Return the pool that owns the realm of an *observed* record."""
+        return self.realms.pool_of(observed.backend, observed.record.key.partition.realm)
 
     # --- Scanning ----------------------------------------------------------------------------------------------------
 
-    async def scan(self, backend: OpenBackend, ledger: Ledger, pools: Sequence[ObjectName] = ()) -> Scan:
-        """Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError."""
+    async def scan(
+        self,
+        backend: OpenBackend,
+        ledger: Ledger,
+        pools: Sequence[ObjectName] = (),
+        namespace: str | None = None,
+    ) -> Scan:
+        """
+        Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError.
+
+        With *namespace*, read the records of that namespace only.
+        """
+        writes_before = self._writes
         began_at = time.monotonic()
-        store = ledger.store
-        self._touched[backend.store_name] = set()
+        place = backend.store_name  # it may become another one meanwhile
+        names = self._names_of(place)
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
-        opened = await self._opened(store)
-        self._realms[backend.store_name] = opened
+        opened = await self.realms.opened(place, ledger.store)
+        present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
+        budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
-        for realm in sorted(opened | with_pool):
-            pool = self.pool_of(realm)
-            if pool is None:  # a row that no operator wrote
+        for realm, pool in present.items():
+            if namespace not in {None, pool.namespace}:
                 continue
-            workers = tuple(await members(store, realm, ledger.clock.now()))
-            partitions = await store.partitions(realm)
-            waiting, templates, is_empty = await self._scan_tasks(
-                backend.store_name, ledger, partitions, workers, found
-            )
-            if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-                await self.open_realm(backend.store_name, ledger, realm)
             scanned.add(pool)
-            if realm in with_pool:
-                instances = await self._instances_waiting(
-                    backend.store_name, pool, ledger, partitions, templates
-                )
-                waiting = waiting.with_more(*instances)
+            if pool.namespace in budget.overfull:
+                continue
+            has_pool = realm in with_pool
+            read = await self._scan_realm(place, ledger, realm, pool, has_pool, found, budget)
+            if read is None:
+                continue
+            workers, waiting = read
+            if has_pool:
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
-            view = PoolView(workers, waiting.due if realm in with_pool else 0)
-            if self._pools.get((backend.store_name, pool), PoolView()) != view:
+            view = PoolView(workers, waiting.due if has_pool else 0)
+            if self._pools.get((place, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[backend.store_name, pool] = view
-            if realm in with_pool or view.members or await _holds_anything(store, partitions):
-                self._empty_since.pop((backend.store_name, realm), None)
-            else:
-                await self._retire(backend.store_name, ledger, realm)
-        self._forget_others(backend.store_name, scanned)
-        changed = self._take(backend.store_name, found)
-        self._scanned.add(backend.store_name)
+            self._pools[place, pool] = view
+        self._forget_others(place, scanned, namespace)
+        changed = self._take(place, found, namespace, writes_before)
+        budget.end()
+        changed_pools += self._note_overfull(place, budget.overfull, pools, namespace)
+        if namespace is None:
+            self._scanned[place] = names
         return Scan(
             changed,
             changed_pools,
             backlogs,
             seconds=time.monotonic() - began_at,
         )
+
+    def _present(self, backend: str, realms: Iterable[str]) -> Mapping[str, ObjectName]:
+        """Return the pools of *realms* on *backend*, without realms that no pool may have there."""
+        present = {realm: pool for realm in realms if (pool := self.realms.pool_of(backend, realm))}
+        self._namespaces[backend] = {pool.namespace for pool in present.values()}
+        return present
+
+    async def _scan_realm(
+        self,
+        backend: str,
+        ledger: Ledger,
+        realm: str,
+        pool: ObjectName,
+        has_pool: bool,
+        found: dict[ObjectName, dict[_Where, ObservedRecord]],
+        budget: ScanBudget,
+    ) -> tuple[tuple[Member, ...], Waiting] | None:
+        """
+        Add the records of tasks in *realm* to *found*. Raises StoreError.
+
+        Return the workers of the *pool*, and its backlog; None if these do not fit into *budget*.
+        """
+        workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
+        partitions = await ledger.store.partitions(realm)
+        if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
+            return None
+        waiting, templates, is_empty = await self._scan_tasks(
+            backend, ledger, partitions, workers, found, budget
+        )
+        if not is_empty:  # a backend that was wiped may have got records again, and not yet this
+            await self.realms.open(backend, ledger, realm)
+        if has_pool:
+            instances = await self._instances_waiting(backend, pool, ledger, partitions, templates)
+            waiting = waiting.with_more(*instances)
+        if has_pool or workers or await holds_anything(ledger.store, partitions):
+            self.realms.keep(backend, realm)
+        else:
+            await self.realms.retire(backend, ledger, realm)
+        return workers, waiting
+
+    def _note_overfull(
+        self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None
+    ) -> list[ObjectName]:
+        """
+        Note which namespaces are *overfull* on *backend*, and return the pools for which that is news.
+
+        With *namespace*, only that one was read.
+        """
+        before = self._overfull.pop(backend, set())
+        overfull = overfull | (set() if namespace is None else before - {namespace})
+        if overfull:
+            self._overfull[backend] = overfull
+        for name in sorted(overfull - before):
+            logger.warning(
+                "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+                extra={"backend": backend, "namespace": name},
+            )
+        return [pool for pool in pools if pool.namespace in before ^ overfull]
 
     async def refresh(
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
@@ -288,11 +328,11 @@ class Mirrored:
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
         key = observed.record.key
-        found = _scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
+        found = scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
-                self._touched[observed.backend].add(key)
+                self._touch(observed.backend, key)
                 self._put(task, seen._replace(strays=known.strays))
         return self._at(task, (observed.backend, key))
 
@@ -303,20 +343,23 @@ class Mirrored:
         partitions: Sequence[Partition],
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
-    ) -> tuple[_Waiting, set[str], bool]:
+        budget: ScanBudget,
+    ) -> tuple[Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*. Raises StoreError.
+        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*. Raises StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
-        waiting, templates, is_empty = _Waiting(), set[str](), True
+        waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for observed in _scan_records(ledger.store, partitions, backend, ledger.clock.now()):
-            name = self.name_of(observed.record)
+        async for observed in scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+            name = self.name_of(backend, observed.record)
             if name is None:
                 continue
             is_empty = False
+            if not budget.admits(name.namespace, size_of(observed.record)):
+                break
             where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
@@ -327,7 +370,7 @@ class Mirrored:
                 continue
             if observed.late_since is not None:
                 waiting = waiting.with_more(1, observed.late_since)
-            if _runs_instances(observed.record):
+            if runs_instances(observed.record):
                 templates.add(handler)
         return waiting, templates, is_empty
 
@@ -338,15 +381,15 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         templates: Collection[str],
-    ) -> _Waiting:
+    ) -> Waiting:
         """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
         if not templates:
             self._instances.pop((backend, pool), None)
-            return _Waiting()
+            return Waiting()
         now = ledger.clock.monotonic()
         counted = self._instances.get((backend, pool))
         if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting, latest = _Waiting(), 0
+            waiting, latest = Waiting(), 0
             for partition in partitions:
                 if partition.handler in templates:
                     due, late = await waiting_in(
@@ -358,27 +401,35 @@ class Mirrored:
             counted = self._instances[backend, pool] = (now, waiting)
         return counted[1]
 
-    async def _opened(self, store: Store) -> set[str]:
-        """Return the realms that are open: of those that the store names, which may hold nothing any more, those that are registered."""
-        named = sorted({partition.handler for partition in await store.partitions(self._registry)})
-        records = await store.load([self._registration(realm) for realm in named])
-        return {realm for realm, record in zip(named, records, strict=True) if record is not None}
+    def _forget_others(self, backend: str, scanned: Collection[ObjectName], namespace: str | None) -> None:
+        """
+        Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
 
-    def _forget_others(self, backend: str, scanned: Container[ObjectName]) -> None:
-        """Forget pools of *backend* that were not *scanned*: they are gone, and their realms were retired, or never opened."""
+        They are gone, and their realms were retired, or never opened.
+        """
         for place, pool in list(self._pools):
-            if place == backend and pool not in scanned:
+            if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
                 del self._pools[place, pool]
                 self._instances.pop((place, pool), None)
-        for place, realm in list(self._empty_since):
-            if place == backend and self.pool_of(realm) not in scanned:
-                del self._empty_since[place, realm]
+        self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned}, namespace)
 
     def _take(
-        self, backend: str, found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]]
+        self,
+        backend: str,
+        found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]],
+        namespace: str | None,
+        writes_before: int,
     ) -> list[ObjectName]:
-        """Make all that is known of *backend* what a look has *found*, and return whose record is not as it was."""
+        """
+        Make all that is known of *backend*, in *namespace* if it is given, what a scan has *found*.
+
+        What was written after *writes_before* stays. Return the tasks whose records are not as they were.
+        """
         touched = self._touched[backend]
+        for key, write in list(touched.items()):
+            pool = self.realms.pool_of(backend, key.partition.realm)
+            if write <= writes_before and (namespace is None or pool is None or pool.namespace == namespace):
+                del touched[key]
         changed: dict[ObjectName, None] = {}
         for name, records in found.items():
             for where, observed in records.items():
@@ -391,7 +442,7 @@ class Mirrored:
                     changed[name] = None
                 self._put(name, observed)
         for name, known in list(self._records.items()):
-            for where in list(known):
+            for where in list(known) if namespace in {None, name.namespace} else ():
                 if where[0] == backend and where not in found.get(name, {}) and where[1] not in touched:
                     self._drop(where, name)
                     changed[name] = None
@@ -417,62 +468,7 @@ class Mirrored:
             del self._names[where]
 
 
-def _runs_instances(record: Record) -> bool:
-    """Return whether *record* is a template whose instances may run."""
-    policies = record.spec.policies
-    return (
-        record.spec.partitions is not None
-        and record.state.withdrawn_at is None
-        and not (policies is not None and policies.suspend)
-    )
-
-
 def _face(observed: ObservedRecord) -> tuple[object, ...]:
     """Return what a task's status shows of its record; a renewal of a lease is not among that."""
     record = observed.record
     return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays
-
-
-async def _holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
-    for partition in partitions:
-        if await store.scan(partition, None, None, 1):
-            return True
-    return False
-
-
-async def _scan_records(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
-) -> AsyncIterator[ObservedRecord]:
-    """
-    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
-
-    Instances are passed over, however many there are.
-    """
-    for partition in partitions:
-        observed: ObservedRecord | None = None
-        async for record in without_instances(store, partition, task):
-            key = record.key
-            if not key.occurrence:
-                if observed is not None:
-                    yield observed
-                strays = await _strays(store, partitions, record)
-                observed = ObservedRecord(backend, record, late_since=_late_since(record, now), strays=strays)
-            elif observed is not None and observed.record.key == key._replace(occurrence=""):
-                observed = observed._replace(
-                    running=observed.running + record.is_leased(now),
-                    requested=observed.requested + is_on_demand(key),
-                )
-        if observed is not None:
-            yield observed
-
-
-async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
-        return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
-
-
-def _late_since(record: Record, now: Instant) -> Instant | None:
-    at = record.claimable_at
-    return at if at is not None and at <= now and not record.is_leased(now) else None

@@ -21,7 +21,8 @@ from pyncette.controller.cluster.api import (
     Reference,
     RefusedError,
 )
-from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.settings import BackendSettings
@@ -46,7 +47,7 @@ from pyncette.coordination.members import Member
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
-from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.reading import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Pools:
                 realm, ObservedPool(name.name, invalid=True, access=Access.UNKNOWN, problem=problem), None
             )
         backend = pool.spec.backend_ref.name
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         observed = ObservedPool(
             name.name,
@@ -129,10 +130,24 @@ class Pools:
         )
         return PoolLocation(realm, observed, found)
 
+    def _access(self, backend: str, namespace: str) -> Access:
+        """Return how pools in *namespace* stand to *backend*."""
+        access = self._backends.access(backend, namespace)
+        if access is Access.OPEN and self._mirrored.is_overfull(
+            self._backends.store_name(backend), namespace
+        ):
+            return Access.OVERFULL
+        return access
+
     def ledger(self, backend: str) -> Ledger | None:
-        """Return the ledger of *backend*, if it answers."""
+        """Return the ledger of the records by the name *backend*, if it answers."""
         found = self._backends.get(backend)
-        return None if found is None else found.ledger
+        # A backend that was found to share another one's database has records by that name alone.
+        return None if found is None or found.is_alias else found.ledger
+
+    def backend(self, name: str) -> OpenBackend | None:
+        """Return the backend of this name, if the settings have one."""
+        return self._backends.get(name)
 
     def unseen(self) -> list[OpenBackend]:
         """Return the backends that were not scanned since this process began."""
@@ -162,7 +177,7 @@ class Pools:
         if stored is None:
             self._known.pop(name, None)
             return None
-        pool = read_stored(PyncetteWorkerPool, stored)
+        pool = read_reduced(POOLS, PyncetteWorkerPool, stored)
         self._known[name] = version, pool
         return pool
 
@@ -182,13 +197,16 @@ class Pools:
         The garbage collector removes its objects with it, since it owns them. Returns and raises like `Tasks.reconcile`.
         """
         self.notify_tasks(name)
-        stored = self._objects.get(POOLS, name)
-        if stored is None:
+        held = self._objects.get(POOLS, name)
+        if held is None:
             self._observed.pop(name, None)
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
-        pool = read_stored(PyncetteWorkerPool, stored)
+        stored = await complete(self._api, self._objects, POOLS, name, held)
+        if stored is None:
+            return None
+        pool = read_reduced(POOLS, PyncetteWorkerPool, stored)
         refused: str | None = None
         if isinstance(pool, PyncetteWorkerPool) and "deletionTimestamp" not in stored["metadata"]:
             made = self._workloads(name, pool)
@@ -305,13 +323,14 @@ class Pools:
             return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
         view = self._mirrored.pool(self._backends.store_name(backend), name)
-        access = self._backends.access(backend, name.namespace)
+        access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         return PoolEnvironment(
             now=self.now() if found is None else found.clock.now(),
             access=access,
             fault=found.fault if found is not None and access is Access.DOWN else "",
             backend=None if found is None else pool_backend(found.settings),
+            is_copy=found is not None and access is Access.OPEN and found.is_copy,
             realm=realm,
             deployment=self._deployment(pool),
             refused=refused,

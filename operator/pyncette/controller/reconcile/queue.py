@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from enum import IntEnum
 from functools import partial
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
+from pyncette.controller.fair_queue import FairQueue
 from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.circuit_breaker import CircuitBreakers, Dependency
 from pyncette.controller.reconcile.debounce import Debounce
 from pyncette.errors import PyncetteException
 
 logger = logging.getLogger(__name__)
-
-NEW_IN_A_ROW_MAX: Final = 16
-"""After this many keys with something new, one of a resync has its turn, so a flood of edits does not starve the rest."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -34,17 +33,19 @@ class PassCancelledError(PyncetteException):
 
 
 class Urgency(IntEnum):
-    """The order in which keys have their passes."""
+    """The order in which the keys of a namespace have their passes."""
 
-    NEW = 0
-    """The desired state has changed."""
-    ROUTINE = 1
+    ROUTINE = 0
     """A resync, or a repeated pass."""
+    NEW = 1
+    """The desired state has changed."""
 
 
 class Queue(Generic[K]):
     """
-    The work queue of the reconcilers: keys in the order of their arrival, those with something new first.
+    The work queue of the reconcilers: namespaces take turns, and keys with something new come first.
+
+    The namespace of a key is the one of *namespace_of*.
 
     A key says which object, never what happened to it: a pass reads the current state. So a key waits at most once, and a
     burst of changes costs at most one more pass than a single change. Bursts that outlast a pass are debounced by
@@ -58,30 +59,38 @@ class Queue(Generic[K]):
 
     def __init__(
         self,
+        namespace_of: Callable[[K], str],
         dependency_of: Callable[[Exception], Dependency | None] = lambda _: None,
         quiet_seconds: float = 0,
         message_of: Callable[[Exception], str | None] = lambda _: None,
     ) -> None:
+        self._namespace_of = namespace_of
         self._dependency_of = dependency_of
         self._message_of = message_of
         self._debounce: Debounce[K, Urgency] = Debounce(quiet_seconds, self.add)
         self._breakers: CircuitBreakers[K] = CircuitBreakers(partial(self._enqueue, urgency=Urgency.NEW))
-        self._waiting: dict[Urgency, dict[K, None]] = {urgency: {} for urgency in Urgency}
-        self._new_in_a_row = 0
+        self._waiting: FairQueue[K] = FairQueue()
         self._in_progress: set[K] = set()
+        self._passes_of: Counter[str] = Counter()
+        """By namespace: how many passes are under way."""
+        self._passes_max = 0
         self._once_more: dict[K, Urgency] = {}
         """Keys that were added during their pass."""
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         """Keys to be added at a time of the loop."""
         self._failures: dict[K, int] = {}
         """How often in a row the passes of a key failed."""
-        self._filled = asyncio.Event()
+        self._idle_workers: deque[asyncio.Future[None]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __len__(self) -> int:
         """Return how many keys wait for a pass now; those that are deferred do not count."""
-        return sum(map(len, self._waiting.values())) + len(self._debounce)
+        return len(self._waiting) + len(self._debounce)
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many keys of each namespace wait for a pass now. Safe to call from another thread."""
+        return self._waiting.counts()
 
     @property
     def in_progress(self) -> int:
@@ -101,9 +110,9 @@ class Queue(Generic[K]):
     def add(self, key: K, urgency: Urgency = Urgency.NEW) -> None:
         """Queue a pass over *key*. If one is under way or in its quiet period, another follows after that."""
         if key in self._in_progress:
-            self._once_more[key] = min(urgency, self._once_more.get(key, urgency))
+            self._once_more[key] = max(urgency, self._once_more.get(key, urgency))
             self._idle.clear()
-        elif self._debounce.hold(key, urgency, min):
+        elif self._debounce.hold(key, urgency, max):
             self._idle.clear()
         elif urgency is Urgency.NEW or not self._backs_off(key):
             self._breakers.release(key)
@@ -130,9 +139,19 @@ class Queue(Generic[K]):
         await self._idle.wait()
 
     async def run(
-        self, reconcile: Reconcile[K], passes: int, finished: Finished[K] = lambda *_: None
+        self,
+        reconcile: Reconcile[K],
+        passes: int,
+        finished: Finished[K] = lambda *_: None,
+        *,
+        passes_per_namespace: int | None = None,
     ) -> None:
-        """Call *reconcile* with the keys, at most *passes* of them at once, until cancelled."""
+        """
+        Call *reconcile* with the keys, until cancelled: at most *passes* at once, and *passes_per_namespace* of these.
+
+        A pass may wait for a backend that is slow. The other namespaces go on meanwhile.
+        """
+        self._passes_max = passes if passes_per_namespace is None else passes_per_namespace
         async with asyncio.TaskGroup() as group:
             for _ in range(passes):
                 group.create_task(self._work(reconcile, finished))
@@ -159,26 +178,35 @@ class Queue(Generic[K]):
             finished(key, clock() - began, error)
 
     async def _take(self) -> K:
-        while not any(self._waiting.values()):
-            self._filled.clear()
-            await self._filled.wait()
-        key = self._next()
+        while (key := self._waiting.take(self._may_begin)) is None:
+            woken = asyncio.get_running_loop().create_future()
+            self._idle_workers.append(woken)
+            await woken
         self._in_progress.add(key)
+        self._passes_of[self._namespace_of(key)] += 1
         self._debounce.drop(key)
         self._forget_later(key)
         return key
 
-    def _next(self) -> K:
-        new, routine = self._waiting[Urgency.NEW], self._waiting[Urgency.ROUTINE]
-        take_new = bool(new) and not (routine and self._new_in_a_row >= NEW_IN_A_ROW_MAX)
-        self._new_in_a_row = self._new_in_a_row + 1 if take_new else 0
-        waiting = new if take_new else routine
-        key = next(iter(waiting))
-        del waiting[key]
-        return key
+    def _wake_worker(self) -> None:
+        """Wake one worker that has nothing to do, if there is one; a busy one takes the next key after its pass."""
+        while self._idle_workers:
+            woken = self._idle_workers.popleft()
+            if not woken.done():  # else the worker was cancelled
+                woken.set_result(None)
+                return
+
+    def _may_begin(self, namespace: str) -> bool:
+        return self._passes_of[namespace] < self._passes_max
+
+    def _note_end(self, namespace: str) -> None:
+        self._passes_of[namespace] -= 1
+        if not self._passes_of[namespace]:
+            del self._passes_of[namespace]
 
     def _end(self, key: K, error: Exception | None, again: float | None) -> None:
         self._in_progress.discard(key)
+        self._note_end(self._namespace_of(key))
         once_more = self._once_more.pop(key, None)
         unavailable = None
         if error is not None:
@@ -217,13 +245,8 @@ class Queue(Generic[K]):
     # --- Keys that wait ------------------------------------------------------------------------------------------
 
     def _enqueue(self, key: K, urgency: Urgency) -> None:
-        new, routine = self._waiting[Urgency.NEW], self._waiting[Urgency.ROUTINE]
-        if key in new:
-            return
-        if urgency is Urgency.NEW:
-            routine.pop(key, None)
-        self._waiting[urgency][key] = None
-        self._filled.set()
+        self._waiting.add(key, self._namespace_of(key), urgency)
+        self._wake_worker()
         self._idle.clear()
 
     def _ripen(self, key: K) -> None:

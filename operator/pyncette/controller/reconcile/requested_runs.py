@@ -4,53 +4,80 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import ObjectName
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.fair_queue import FairQueue
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.core.times import instant_of
-from pyncette.errors import StoreUnavailableError
+from pyncette.errors import StoreError
 from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
 """Between two reads of a task with a requested run, so that its end shows while people still watch."""
 
-FOLLOWED_MAX: Final = 32
-"""Tasks that are read this often. The regular scan notices the runs of further tasks."""
+READS_MAX: Final = 32
+"""Tasks that are read in that time, namespaces in turn. Those of a namespace with many requested runs are read less often."""
 
 FOLLOWED_SECONDS_MAX: Final = 600.0
 """How long a task is read this often. The regular scan notices a run that takes longer, or that no worker claims."""
 
 
 class RequestedRuns:
-    """The requested runs of all tasks that have no outcome yet, or one that the status does not report yet."""
+    """
+    The requested runs of all tasks that have no outcome yet, or one that the status does not report yet.
 
-    def __init__(self, pools: Pools, mirrored: Mirrored) -> None:
+    *again* is called with each task whose turn it is to be read: its next pass reads it, by `refresh`.
+    """
+
+    def __init__(self, pools: Pools, mirrored: Mirrored, again: Callable[[ObjectName], None]) -> None:
         self._pools = pools
         self._mirrored = mirrored
+        self._again = again
         self._running: dict[ObjectName, _Running] = {}
+        self._turns: FairQueue[ObjectName] = FairQueue()
+        """Tasks that wait for their turn to be read."""
+        self._due: set[ObjectName] = set()
+        """Tasks that their next pass reads."""
+        self._is_followed = asyncio.Event()
+        """Set while a task waits for its turn."""
         self._ended: dict[ObjectName, Instant] = {}
         """When the last requested run of a task ended, until the status reports it."""
 
-    def is_followed(self, task: ObjectName) -> bool:
-        """Return whether *task* is read every `FOLLOW_SECONDS`."""
-        running = self._running.get(task)
-        return running is not None and running.is_followed
+    async def follow(self) -> None:
+        """Have tasks with requested runs read, namespaces in turn, until cancelled."""
+        while True:
+            await self._is_followed.wait()
+            await asyncio.sleep(FOLLOW_SECONDS)
+            for _ in range(READS_MAX):
+                task = self._turns.take()
+                if task is None:
+                    self._is_followed.clear()
+                    break
+                self._due.add(task)
+                self._again(task)
 
-    async def refresh(self, task: ObjectName, records: Sequence[ObservedRecord]) -> Sequence[ObservedRecord]:
-        """Return the *records* of *task*, read again if it is followed and their backends answer."""
-        if not self.is_followed(task):
+    async def refresh(
+        self,
+        task: ObjectName,
+        records: Sequence[ObservedRecord],
+        counts: Callable[[ObjectName, ObservedRecord], bool],
+    ) -> Sequence[ObservedRecord]:
+        """Return the *records* of *task*. If it is its turn, those that count are read again, if their backends can."""
+        if task not in self._due:
             return records
+        self._due.discard(task)
         fresh = []
         for known in records:
             observed: ObservedRecord | None = known
             ledger = self._pools.ledger(known.backend)
-            if ledger is not None:
-                with contextlib.suppress(StoreUnavailableError):
+            if ledger is not None and counts(task, known):
+                with contextlib.suppress(StoreError):
                     observed = await self._mirrored.refresh(task, known, ledger)
             if observed is not None:
                 fresh.append(observed)
@@ -68,15 +95,16 @@ class RequestedRuns:
             if ended:
                 self._ended[task] = max(ended)
         if not count:
-            self._running.pop(task, None)
+            self._stop_following(task)
             return
         now = asyncio.get_running_loop().time()
-        if before is None:
-            slots = FOLLOWED_MAX - sum(running.is_followed for running in self._running.values())
-            self._running[task] = _Running(count, now, is_followed=slots > 0)
-        else:
-            is_followed = before.is_followed and now - before.since < FOLLOWED_SECONDS_MAX
-            self._running[task] = before._replace(runs=count, is_followed=is_followed)
+        since = now if before is None else before.since
+        self._running[task] = _Running(count, since)
+        if at_least:
+            self._due.add(task)  # the read that finds the new run does not wait for a turn
+        elif now - since < FOLLOWED_SECONDS_MAX and task not in self._due:
+            self._turns.add(task, task.namespace)
+            self._is_followed.set()
 
     def is_awaited(self, task: ObjectName, status: TaskStatus) -> bool:
         """Return whether a requested run has ended, and the stored *status* does not report that yet."""
@@ -91,8 +119,13 @@ class RequestedRuns:
 
     def forget(self, task: ObjectName) -> None:
         """Drop all that is known of a *task* that was deleted."""
-        self._running.pop(task, None)
+        self._stop_following(task)
         self._ended.pop(task, None)
+
+    def _stop_following(self, task: ObjectName) -> None:
+        self._running.pop(task, None)
+        self._turns.discard(task)
+        self._due.discard(task)
 
 
 class _Running(NamedTuple):
@@ -101,8 +134,6 @@ class _Running(NamedTuple):
     runs: int
     since: float
     """By the loop's clock."""
-    is_followed: bool
-    """Whether they are read separately, every `FOLLOW_SECONDS`."""
 
 
 def _instant(at: datetime | None) -> Instant | None:

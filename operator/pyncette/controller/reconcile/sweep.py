@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, NamedTuple
-
-import msgspec
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Guard
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.record_scan import ObservedRecord
+from pyncette.controller.reconcile.removal_notice import Notice, load_notices, noticed_namespaces
 from pyncette.controller.settings import OperatorSettings
-from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
-from pyncette.core.spec import Spec
+from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.instances import remove_instances
 from pyncette.mirror.records import remove_stopped, stop
@@ -25,9 +26,6 @@ from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
-"""The realm of the notices of held-back removals and their confirmations: a partition for each cluster id."""
 
 CALM_TIMES_MAX: Final = 15
 """How often the debounce is extended at most: deletions may never come to an end."""
@@ -38,18 +36,11 @@ EMPTYING_SECONDS: Final = 30.0
 EMPTIED_AT_ONCE: Final = 500
 """Records of instances that are removed before the deletion is checked again."""
 
-NAMES_MAX: Final = 200
-"""Tasks that a notice names; more are counted."""
+PROOF_SECONDS: Final = 10.0
+"""Between two reads of a namespace whose deleted tasks are held back: it may be deleted later."""
 
-
-class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The notice of held-back removals on a backend, for a person to confirm."""
-
-    count: int = 0
-    names: tuple[str, ...] = ()
-    """The names of the first of them."""
-    confirmed: int = 0
-    """The confirmed number; 0 if there is no confirmation."""
+PROOFS_AT_ONCE: Final = 20
+"""Namespaces that are read at a time, those that have waited longest first."""
 
 
 class SweepListener(NamedTuple):
@@ -61,7 +52,12 @@ class SweepListener(NamedTuple):
 
 
 class Sweep:
-    """The removals of one operator. *is_gone* returns whether a task does not exist in a watched namespace."""
+    """
+    The removals of one operator.
+
+    *is_gone* returns whether a task does not exist in a watched namespace. *is_ending* returns whether a namespace is
+    terminating or gone: then its tasks were deleted on purpose, however many.
+    """
 
     def __init__(
         self,
@@ -69,44 +65,54 @@ class Sweep:
         cluster_id: str,
         mirrored: Mirrored,
         is_gone: Callable[[ObjectName], bool],
+        is_ending: Callable[[str], Awaitable[bool]],
         listener: SweepListener,
         intervals: Intervals = DEFAULT,
     ) -> None:
         self._mirrored = mirrored
         self._cluster_id = cluster_id
         self._is_gone = is_gone
+        self._is_ending = is_ending
         self._listener = listener
         self._intervals = intervals
         self._grace = settings.withdrawal_grace_seconds * SECOND
         swept = settings.sweep
-        self._guards: Mapping[str, Guard] = {
-            backend.name: Guard(swept.share_percent, swept.least) for backend in settings.backends
-        }
-        self._to_confirm = {backend.name: swept.confirm for backend in settings.backends}
+        names = [backend.name for backend in settings.backends]
+        self._guards: Mapping[str, Guard] = {name: Guard(swept.share_percent, swept.least) for name in names}
+        self._to_confirm = dict.fromkeys(names, swept.confirm)
         """The number that the settings confirm once."""
         self._gone: dict[ObjectName, None] = {}
-        self._changed = asyncio.Event()
-        self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(self._guards, frozenset())
+        self._changed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
+        self._listed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
+        self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(names, frozenset())
         """The tasks that the notices hold back."""
-        self._shown: set[str] = {*self._guards}
-        """Backends that may have a notice, also of an earlier operator process."""
+        self._noticed: dict[str, set[str] | None] = dict.fromkeys(names)
+        """The namespaces with a notice on each backend; None: not read yet, and an earlier process may have left some."""
+        self._unproven: dict[str, dict[str, float]] = {}
+        """By backend: the namespaces whose tasks are held back, and when each is to be read again."""
         self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
         """Record that *task* was deleted, which was verified."""
         if task not in self._gone:
             self._gone[task] = None
-            self._changed.set()
+            self._decide_soon()
 
     def back(self, task: ObjectName) -> None:
         """Record that a *task* of this name exists again."""
         self._gone.pop(task, None)
 
-    def surveyed(self) -> None:
-        """Record that all deletions before the start are detected by now, so earlier notices may be out of date."""
-        if not self._surveyed:
+    def resynced(self, *, is_complete: bool) -> None:
+        """
+        Record that everything was listed; *is_complete* if all deletions before the start are detected by now.
+
+        Then earlier notices may be out of date.
+        """
+        for listed in self._listed.values():
+            listed.set()
+        if is_complete and not self._surveyed:
             self._surveyed = True
-            self._changed.set()
+            self._decide_soon()
 
     @property
     def held(self) -> Mapping[str, int]:
@@ -114,19 +120,34 @@ class Sweep:
         return {backend: len(held) for backend, held in self._held.items()}
 
     async def run(self, backends: Collection[OpenBackend]) -> None:
-        """Decide about deleted tasks, whenever there are new ones, until cancelled."""
-        while True:
-            await self._wait()
+        """
+        Stop and remove the records of deleted tasks, until cancelled.
+
+        Each backend has its own loops: one that is slow delays no other.
+        """
+        async with asyncio.TaskGroup() as group:
             for backend in backends:
-                ledger = backend.ledger
-                if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
-                    try:
-                        await self._decide(backend.name, ledger)
-                    except Exception as error:  # noqa: BLE001 - it is tried again
-                        log_failure("could not remove records; retrying", backend, error)
+                group.create_task(self._decide_loop(backend))
+                group.create_task(self._remove_loop(backend))
+                group.create_task(self._empty_loop(backend))
+
+    async def _decide_loop(self, backend: OpenBackend) -> None:
+        """Decide about deleted tasks whenever there are new ones."""
+        while True:
+            await self._wait(self._changed[backend.name])
+            ledger = backend.ledger
+            if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
+                try:
+                    await self._decide(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - it is tried again
+                    log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
-    async def _wait(self) -> None:
+    def _decide_soon(self) -> None:
+        for changed in self._changed.values():
+            changed.set()
+
+    async def _wait(self, changed: asyncio.Event) -> None:
         """
         Return once a burst of deletions is over; or after a while, if any deletion is undecided.
 
@@ -134,42 +155,61 @@ class Sweep:
         """
         try:
             async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
-                await self._changed.wait()
+                await changed.wait()
         except TimeoutError:
             return
         for _ in range(CALM_TIMES_MAX):
-            self._changed.clear()
+            changed.clear()
             await asyncio.sleep(self._intervals.deletions)
-            if not self._changed.is_set():
+            if not changed.is_set():
                 return
 
-    async def _decide(self, backend: str, ledger: Ledger) -> None:
-        running = {name for name in self._gone if self._is_gone(name) and self._running(backend, name)}
-        if not running and not (backend in self._shown and self._knows_all(backend)):
+    async def _decide(self, backend: OpenBackend, ledger: Ledger) -> None:
+        place = backend.name
+        running = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        if not running and not (self._noticed[place] != set() and self._knows_all(place)):
             return
-        guard = self._guards[backend]
-        notice = await self._confirmed_at_start(
-            backend, ledger.store, running, await read_notice(ledger.store, self._cluster_id)
-        )
-        confirmed = notice.confirmed_of(running)
+        notices = await self._notices(place, ledger.store, {name.namespace for name in running})
+        notices = await self._confirmed_at_start(place, ledger.store, running, notices)
+        confirmed = await self._confirmed(ledger.store, running, notices)
         now = asyncio.get_running_loop().time()
-        verdict = guard.judge(running - confirmed, self._mirrored.count(backend), now)
-        await self._stop(backend, ledger, sorted({*confirmed, *verdict.stopped}))
-        await self._write_notice(backend, ledger.store, notice, guard.held)
+        guard = self._guards[place]
+        verdict = guard.judge(running - confirmed, self._mirrored.counts(place), now)
+        try:
+            await self._stop(backend, ledger, verdict.credible)
+        finally:
+            stopped = [name for name in verdict.credible if not self._running(place, name)]
+            guard.note_stopped(stopped, now)
+        await self._stop(backend, ledger, sorted(confirmed))
+        held = {*verdict.held}
+        for namespace in await self._ending(place, {name.namespace for name in held}, now):
+            proven = {name for name in held if name.namespace == namespace}
+            await self._stop(backend, ledger, sorted(proven))
+            held -= proven
+        # A confirmation stays until all that it confirms is stopped.
+        held |= {name for name in confirmed if self._running(place, name) and self._is_gone(name)}
+        await self._write_notices(place, ledger.store, notices, frozenset(held))
 
-    async def _stop(self, backend: str, ledger: Ledger, names: Collection[ObjectName]) -> None:
+    async def _stop(self, backend: OpenBackend, ledger: Ledger, names: Collection[ObjectName]) -> None:
+        """Stop the records of *names*; those that cannot be written are tried again. Raises StoreUnavailableError."""
         stopped: list[ObjectName] = []
-        for name in names:
-            for home in self._running(backend, name) if self._is_gone(name) else ():
-                result = await stop(ledger, home.record)
-                if result is not None and result.record is not None:
-                    self._mirrored.note(backend, result.record)
-                stopped.append(name)
-        if stopped:
-            logger.info(
-                "stopped the records of deleted tasks", extra={"backend": backend, "tasks": len(stopped)}
-            )
-            self._listener.stopped(stopped)
+        failures = _Failures("could not stop the records of deleted tasks; retrying", backend)
+        try:
+            with failures.logged():
+                for name in names:
+                    for home in self._running(backend.name, name) if self._is_gone(name) else ():
+                        with failures.collected():
+                            result = await stop(ledger, home.record)
+                            if result is not None and result.record is not None:
+                                self._mirrored.note(backend.name, result.record)
+                            stopped.append(name)
+        finally:
+            if stopped:
+                logger.info(
+                    "stopped the records of deleted tasks",
+                    extra={"backend": backend.name, "tasks": len(stopped)},
+                )
+                self._listener.stopped(stopped)
 
     def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
@@ -178,35 +218,73 @@ class Sweep:
             if home.backend == backend and home.record.state.withdrawn_at is None
         ]
 
+    async def _ending(self, backend: str, namespaces: Collection[str], now: float) -> list[str]:
+        """Return those of *namespaces* that are terminating or gone. Others are read again after a while."""
+        known = self._unproven.get(backend, {})
+        read_at = {name: known.get(name, 0.0) for name in namespaces}
+        due = sorted(
+            (name for name, at in read_at.items() if at <= now), key=lambda name: (read_at[name], name)
+        )
+        due = due[:PROOFS_AT_ONCE]
+        ending = dict(zip(due, await asyncio.gather(*map(self._is_ending, due)), strict=True))
+        self._unproven[backend] = read_at | dict.fromkeys(due, now + PROOF_SECONDS)
+        return [name for name in due if ending[name]]
+
     # --- Held-back removals ------------------------------------------------------------------------------------------
 
+    async def _notices(self, backend: str, store: Store, namespaces: Collection[str]) -> dict[str, Notice]:
+        """Return the notices of *namespaces*, and of all others that have one."""
+        known = self._noticed[backend]
+        if known is None:
+            known = self._noticed[backend] = await noticed_namespaces(store, self._cluster_id)
+        return await load_notices(store, self._cluster_id, known | {*namespaces})
+
     async def _confirmed_at_start(
-        self, backend: str, store: Store, running: Collection[ObjectName], notice: Notice
-    ) -> Notice:
+        self, backend: str, store: Store, running: Collection[ObjectName], notices: dict[str, Notice]
+    ) -> dict[str, Notice]:
         """Store a confirmation by the settings before it takes effect, so that it survives a crash."""
         if not running or len(running) != self._to_confirm[backend]:
-            return notice
-        written = await notice.write(store, _held_back(running, confirmed=len(running)))
-        if written is None:
-            return notice
+            return notices
+        after = dict(notices)
+        for namespace, names in _by_namespace(running).items():
+            written = await notices[namespace].hold(store, names, is_confirmed=True)
+            if written is None:
+                return notices
+            after[namespace] = written
+            self._note_notice(backend, written)
         self._to_confirm[backend] = 0
-        return written
+        return after
 
-    async def _write_notice(
-        self, backend: str, store: Store, notice: Notice, held: frozenset[ObjectName]
+    async def _confirmed(
+        self, store: Store, running: Collection[ObjectName], notices: Mapping[str, Notice]
+    ) -> set[ObjectName]:
+        """Return those of *running* that a person has confirmed. After a crash, fewer than that may be left."""
+        return {
+            ObjectName(namespace, name)
+            for namespace, names in _by_namespace(running).items()
+            if notices[namespace].is_confirmed
+            for name in await notices[namespace].names(store, names)
+        }
+
+    async def _write_notices(
+        self, backend: str, store: Store, notices: Mapping[str, Notice], held: frozenset[ObjectName]
     ) -> None:
-        """Store the notice; a confirmation that is written meanwhile wins and is read the next time."""
-        if notice.held != _held_back(held):
-            if not self._knows_all(backend) and (notice.held.confirmed or not held):
+        """Store the notices; a confirmation that is written meanwhile wins and is read the next time."""
+        names = _by_namespace(held)
+        for namespace, notice in notices.items():
+            wanted = names.get(namespace, set())
+            if notice.is_about(wanted) or (
+                notice.is_confirmed and wanted and wanted <= {*await notice.names(store, wanted)}
+            ):
+                continue
+            if not self._knows_all(backend) and (notice.held.confirmed or not wanted):
+                continue
+            written = await notice.hold(store, wanted)
+            if written is None:
+                self._changed[backend].set()
                 return
-            if await notice.write(store, _held_back(held)) is None:
-                self._changed.set()
-                return
+            self._note_notice(backend, written)
         before, self._held[backend] = self._held[backend], held
-        if held:
-            self._shown.add(backend)
-        else:
-            self._shown.discard(backend)
         if not held <= before:
             logger.warning(
                 "deleted tasks keep running: they are too many to be credible; "
@@ -215,56 +293,80 @@ class Sweep:
             )
             self._listener.held(backend, held)
 
+    def _note_notice(self, backend: str, notice: Notice) -> None:
+        noticed = self._noticed[backend]
+        assert noticed is not None
+        if notice.record is None:
+            noticed.discard(notice.namespace)
+        else:
+            noticed.add(notice.namespace)
+
     def _knows_all(self, backend: str) -> bool:
         """Return whether all held-back tasks are known: just after a start, some may be undetected yet."""
         return self._surveyed or bool(self._held[backend])
 
     # --- After the grace ---------------------------------------------------------------------------------------------
 
-    async def remove(self, backend: OpenBackend, ledger: Ledger) -> int:
-        """Remove the records on *backend* that were stopped longer ago than the grace; return how many. Raises StoreError."""
-        removed = 0
-        for name, home in self._over(backend, ledger):
-            # A template stays as long as it has instances, and they are not removed by that.
-            if home.record.spec.partitions is None and self._is_gone(name):
-                result = await remove_stopped(ledger, home.record, self._grace)
-                if result is not None and result.step is Step.REMOVED:
-                    self._mirrored.forget(home.backend, home.record.key, name)
-                    removed += 1
-        return removed
+    async def _remove_loop(self, backend: OpenBackend) -> None:
+        """Remove records after each resync."""
+        listed = self._listed[backend.name]
+        while True:
+            await listed.wait()
+            listed.clear()
+            ledger = backend.ledger
+            if ledger is not None:
+                try:
+                    await self._remove(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
+                    log_failure("could not remove records; retrying", backend, error)
 
-    async def empty(self, backends: Collection[OpenBackend]) -> None:
+    async def _remove(self, backend: OpenBackend, ledger: Ledger) -> None:
+        """Remove the records on *backend* that were stopped longer ago than the grace. Raises StoreUnavailableError."""
+        failures = _Failures("could not remove the records of deleted tasks; retrying", backend)
+        with failures.logged():
+            for name, home in self._over(backend, ledger):
+                # A template stays as long as it has instances, and they are not removed by that.
+                if home.record.spec.partitions is None and self._is_gone(name):
+                    with failures.collected():
+                        result = await remove_stopped(ledger, home.record, self._grace)
+                        if result is not None and result.step is Step.REMOVED:
+                            self._mirrored.forget(home.backend, home.record.key, name)
+
+    async def _empty_loop(self, backend: OpenBackend) -> None:
         """
-        Remove the instances of deleted templates with deletionPolicy Delete, until cancelled.
+        Remove the instances of deleted templates with deletionPolicy Delete.
 
         Millions take minutes. An interrupted removal continues where it stopped.
         """
         while True:
             await asyncio.sleep(EMPTYING_SECONDS)
-            for backend in backends:
-                ledger = backend.ledger
-                if ledger is not None:
-                    try:
-                        await self._empty(backend, ledger)
-                    except Exception as error:  # noqa: BLE001 - it is tried again
-                        log_failure("could not remove records; retrying", backend, error)
+            ledger = backend.ledger
+            if ledger is not None:
+                try:
+                    await self._empty(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - it is tried again
+                    log_failure("could not remove records; retrying", backend, error)
 
     async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
-        for name, home in self._over(backend, ledger):
-            owner = home.record.state.owner
-            if home.record.spec.partitions is None or owner is None or not owner.takes_instances:
-                continue
-            removed, done = 0, False
-            while not done and self._is_gone(name):
-                part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
-                removed, done = removed + part.removed, part.done
-            if done and self._is_gone(name):  # else it may be wanted again, and have stayed
-                self._mirrored.forget(home.backend, home.record.key, name)
-            if removed:
-                logger.info(
-                    "removed the instances of a deleted template",
-                    extra={"task": str(name), "records": removed},
-                )
+        failures = _Failures("could not remove the instances of deleted templates; retrying", backend)
+        with failures.logged():
+            for name, home in self._over(backend, ledger):
+                owner = home.record.state.owner
+                if home.record.spec.partitions is not None and owner is not None and owner.takes_instances:
+                    with failures.collected():
+                        await self._empty_one(name, home, ledger)
+
+    async def _empty_one(self, name: ObjectName, home: ObservedRecord, ledger: Ledger) -> None:
+        removed, done = 0, False
+        while not done and self._is_gone(name):
+            part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
+            removed, done = removed + part.removed, part.done
+        if done and self._is_gone(name):  # else it may be wanted again, and have stayed
+            self._mirrored.forget(home.backend, home.record.key, name)
+        if removed:
+            logger.info(
+                "removed the instances of a deleted template", extra={"task": str(name), "records": removed}
+            )
 
     def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, ObservedRecord]]:
         """Yield the records on *backend* that were stopped longer ago than the grace."""
@@ -276,66 +378,42 @@ class Sweep:
                     yield name, home
 
 
-# --- The notice ------------------------------------------------------------------------------------------------------
+class _Failures:
+    """
+    The failures of a loop over records of *backend*, logged as *message* once after it.
+
+    A record that cannot be written, be it contested or poisoned, does not hold up the others. A backend that is
+    unavailable ends the loop: each further record would wait for a timeout.
+    """
+
+    def __init__(self, message: str, backend: OpenBackend) -> None:
+        self._message = message
+        self._backend = backend
+        self._errors: list[Exception] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Collect the error of one record. Raises StoreUnavailableError."""
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it concerns this record alone, which is tried again
+            self._errors.append(error)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Log the first of the errors that were collected within, however it ends."""
+        try:
+            yield
+        finally:
+            if self._errors:
+                log_failure(self._message, self._backend, self._errors[0])
 
 
-def _key(cluster_id: str) -> Key:
-    return Key(Partition(SWEEP_REALM, cluster_id), "held")
-
-
-async def clusters_with_held(store: Store) -> list[str]:
-    """Return the ids of the clusters that have held something back on this backend, now or before. Raises StoreError."""
-    return sorted({partition.handler for partition in await store.partitions(SWEEP_REALM)})
-
-
-class Notice(NamedTuple):
-    """The notice on a backend, and its record; None if there was never one."""
-
-    cluster_id: str
-    record: Record | None
-    held: HeldBack
-
-    def confirmed_of(self, names: Collection[ObjectName]) -> set[ObjectName]:
-        """
-        Return those of *names* that a person has confirmed, by the number that was shown.
-
-        Fewer than that may be left, after a crash in the midst of it or if some came back; and others may have joined them.
-        """
-        held = self.held
-        if not held.count or held.confirmed != held.count:
-            return set()
-        shown = {name for name in names if str(name) in held.names}
-        if held.count <= len(held.names):
-            return shown
-        # They were shown in their order, as far as there was room. Of the rest just the number is known.
-        rest = {name for name in names if str(name) > held.names[-1]}
-        return shown | rest if len(rest) <= held.count - len(held.names) else shown
-
-    async def write(self, store: Store, held: HeldBack) -> Notice | None:
-        """Store *held* instead, and return the new notice; None if it was changed meanwhile. Raises StoreError."""
-        now = await store.now()
-        spec = Spec(args=msgspec.Raw(msgspec.json.encode(held)))
-        if self.record is None:
-            after = inert_record(_key(self.cluster_id), spec, now)
-        else:
-            after = replace(self.record, version=self.record.version + 1, spec=spec)
-        (made,) = await store.swap([Change(self.record, after)])
-        return self._replace(record=after, held=held) if made else None
-
-
-async def read_notice(store: Store, cluster_id: str) -> Notice:
-    """Return what a cluster holds back. Raises StoreError."""
-    (record,) = await store.load([_key(cluster_id)])
-    return Notice(cluster_id, record, HeldBack() if record is None else _read(record))
-
-
-def _read(record: Record) -> HeldBack:
-    try:
-        return msgspec.json.decode(record.spec.args, type=HeldBack)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        logger.warning("could not read the notice of held-back removals", extra={"error": str(error)})
-        return HeldBack()
-
-
-def _held_back(names: Collection[ObjectName], confirmed: int = 0) -> HeldBack:
-    return HeldBack(len(names), tuple(sorted(map(str, names))[:NAMES_MAX]), confirmed)
+def _by_namespace(names: Collection[ObjectName]) -> Mapping[str, set[str]]:
+    """Return the names of tasks by namespace."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for namespace, name in names:
+        found[namespace].add(name)
+    return found

@@ -8,19 +8,25 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
-from pyncette.controller.cluster.api import TASKS, Api, Manifest, ObjectName
+from pyncette.controller.cluster.api import TASKS, Api, ConflictError, Manifest, ObjectName, Reference
 from pyncette.controller.cluster.objects import Objects
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.locations import Known, Locations
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.requested_runs import RequestedRuns
+from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.status.differences import read_status
 from pyncette.controller.status.observed import Access, ObservedPool
 from pyncette.controller.status.task_context import StoredTask
 from pyncette.controller.status.task_status import is_over, was_mirrored
+from pyncette.controller.status.writer import as_json, status_manifest
 from pyncette.core.record import Key, Owner, Record, Requests, replace
+from pyncette.core.schedule import Once
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
+from pyncette.mirror.carried import Bounds
 from pyncette.mirror.conversion import DesiredRecord, desired_record_of
 from pyncette.mirror.records import MisplacedRecord, mirror_one
 from pyncette.mirror.requests import ask
@@ -42,6 +48,14 @@ POSSIBLE_PARTITIONS: Final = range(1, 1025)
 """Valid values of spec.partitions."""
 
 
+class BackendUnavailableError(StoreUnavailableError):
+    """A pass over a task needed the backend with the name *backend*, which failed with *error*."""
+
+    def __init__(self, backend: str, error: StoreUnavailableError) -> None:
+        super().__init__(str(error))
+        self.backend = backend
+
+
 class Mirroring(NamedTuple):
     """The records of a task after they were made equal to its resource, as far as that was possible."""
 
@@ -51,9 +65,10 @@ class Mirroring(NamedTuple):
     """The record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None
     """Another task that owns the key of the record: in a pool, a handler has one dynamic task."""
-    unavailable: str | None = None
-    """A backend that does not answer, so that something is not written yet."""
-    failed: StoreUnavailableError | None = None
+    failed: BackendUnavailableError | None = None
+    """Set if a backend does not answer, so that something is not written yet."""
+    stored: Manifest | None = None
+    """The resource after its status was written; None: it was not."""
 
     @property
     def current(self) -> ObservedRecord | None:
@@ -65,13 +80,22 @@ class TaskRecords:
     """The writer of the records of PyncetteTasks."""
 
     def __init__(
-        self, api: Api, objects: Objects, pools: Pools, mirrored: Mirrored, requested: RequestedRuns
+        self,
+        api: Api,
+        objects: Objects,
+        pools: Pools,
+        mirrored: Mirrored,
+        requested: RequestedRuns,
+        locations: Locations,
+        unlisted: UnlistedRecords,
     ) -> None:
         self._api = api
         self._objects = objects
         self._pools = pools
         self._mirrored = mirrored
         self._requested = requested
+        self._locations = locations
+        self._unlisted = unlisted
         self._reserved: dict[tuple[str, Key], ObjectName] = {}
         """The task that is about to write at a backend and key: a handler goes to the first task that names it."""
 
@@ -81,28 +105,31 @@ class TaskRecords:
         task: PyncetteTask | Refusal,
         location: PoolLocation,
         stored: Manifest,
-        records: Sequence[ObservedRecord],
+        known: Known,
     ) -> Mirroring:
         """
-        Make the *records* of the task *name* equal to it, and return them as they are then.
+        Make the *known* records of the task *name* equal to it, and return them as they are then.
 
-        If the backend cannot be used, or the spec is invalid, nothing but its suspension is written. Raises StoreError
-        and ApiError; a backend that does not answer is part of the result.
+        If the backend cannot be used, or the spec is invalid, nothing but its suspension is written; else its unlisted
+        records are stopped. Raises StoreError and ApiError; a backend that does not answer is part of the result.
         """
         ledger = None if location.backend is None else location.backend.ledger
         is_open = location.pool.access is Access.OPEN and self._mirrored.has_seen(location.store_name)
         if isinstance(task, Refusal) or ledger is None or not is_open:
-            return await self._suspend_only(name, stored, records)
+            return await self._suspend_only(name, stored, known.records)
         desired = _as_registered(desired_record_of(task, location.realm), location.pool)
         where = (location.store_name, desired.key)
         other = self._owner_at(name, where)
         if other is not None:
-            return (await self._suspend_only(name, stored, records))._replace(taken_by=other)
+            return (await self._suspend_only(name, stored, known.records))._replace(taken_by=other)
         self._reserved[where] = name
         try:
-            return await self._mirror(name, desired, location, ledger, stored, records)
+            mirroring = await self._mirror(name, desired, location, ledger, stored, known)
         finally:
             del self._reserved[where]
+        if mirroring.failed is None:
+            await self._unlisted.stop(name, known.unlisted)
+        return mirroring
 
     async def _suspend_only(
         self, name: ObjectName, stored: Manifest, records: Sequence[ObservedRecord]
@@ -124,7 +151,10 @@ class TaskRecords:
             if ledger is None:
                 return _unavailable(after, observed.backend)
             key = observed.record.key
-            result = (await ledger.apply({key: suspended_as(seen.suspend, latest)}))[key]
+            try:
+                result = (await ledger.apply({key: suspended_as(seen.suspend, latest)}))[key]
+            except StoreUnavailableError as error:
+                return Mirroring(tuple(after), failed=BackendUnavailableError(observed.backend, error))
             if result is not None:
                 after[number] = self._note(name, observed.backend, result) or observed
         return Mirroring(tuple(after))
@@ -143,23 +173,55 @@ class TaskRecords:
         location: PoolLocation,
         ledger: Ledger,
         stored: Manifest,
-        records: Sequence[ObservedRecord],
+        known: Known,
     ) -> Mirroring:
         """Write what differs from *desired*, unless a backend has to answer first."""
         status = read_status(stored.get("status", {}), TaskStatus) or TaskStatus()
-        silent = self._silent(records, status)
+        records = known.records
+        silent = self._silent(name, records, status)
         if silent is not None:
             return _unavailable(records, silent)
-        if not records and is_over(status, stored["metadata"].get("generation", 0)):
-            desired = desired._replace(is_over=True)
         desired = await self._checked_against_newer(name, desired, records)
         here, misplaced = _split(records, location.store_name, desired.key)
+        elsewhere = bool(misplaced or known.unlisted)
+        desired = desired._replace(is_over=_is_over(desired, status, stored, ledger, elsewhere=elsewhere))
+        announced = None
         try:
-            return await self._write(name, desired, here, misplaced, location, ledger)
+            if any(observed.backend != location.store_name for observed in misplaced):
+                announced = await self._announce(name, status, location, stored, records)
+            bounds = Bounds(_instant_of(status.next_schedule_time))
+            mirroring = await self._write(name, desired, here, misplaced, bounds, location, ledger)
+        except ConflictError:  # the status has changed, and may list another place now
+            mirroring = Mirroring(_current_first(here, misplaced), moving=True)
         except StoreUnavailableError as error:
-            return Mirroring(_current_first(here, misplaced), unavailable=location.store_name, failed=error)
+            failed = BackendUnavailableError(location.store_name, error)
+            mirroring = Mirroring(_current_first(here, misplaced), failed=failed)
+        return mirroring._replace(stored=announced)
 
-    def _silent(self, records: Sequence[ObservedRecord], status: TaskStatus) -> str | None:
+    async def _announce(
+        self,
+        name: ObjectName,
+        status: TaskStatus,
+        location: PoolLocation,
+        stored: Manifest,
+        records: Sequence[ObservedRecord],
+    ) -> Manifest | None:
+        """
+        Have the status list both databases before a record moves from one to the other; return the resource, if written.
+
+        A crash may follow in between, and a second move: the record is then known wherever the first one has left it.
+        Raises ApiError.
+        """
+        locations = self._locations.reported(status, location, records, moving=True)
+        if {*locations} <= {*status.locations}:
+            return None
+        reference, version = Reference(TASKS, *name), stored["metadata"]["resourceVersion"]
+        after = status.model_copy(update={"locations": locations})
+        written = await self._api.apply_status(status_manifest(reference, version, as_json(after)))
+        self._objects.learn(TASKS, written)
+        return written
+
+    def _silent(self, name: ObjectName, records: Sequence[ObservedRecord], status: TaskStatus) -> str | None:
         """
         Return a backend that does not answer, and has to before anything is written; None: there is none.
 
@@ -171,7 +233,12 @@ class TaskRecords:
                 return observed.backend
         if records or not was_mirrored(status):
             return None
-        return next((backend.name for backend in self._pools.unseen()), None)
+        unseen = (
+            backend.name
+            for backend in self._pools.unseen()
+            if self._locations.may_hold(name, status, backend.store_name)
+        )
+        return next(unseen, None)
 
     async def _checked_against_newer(
         self, name: ObjectName, desired: DesiredRecord, records: Sequence[ObservedRecord]
@@ -204,28 +271,37 @@ class TaskRecords:
         desired: DesiredRecord,
         here: ObservedRecord | None,
         misplaced: Sequence[ObservedRecord],
+        bounds: Bounds,
         location: PoolLocation,
         ledger: Ledger,
     ) -> Mirroring:
         """Write what differs, then do what the task requests. Raises StoreError."""
         if here is None or misplaced or not _is_mirrored(here.record, desired):
-            await self._mirrored.open_realm(location.store_name, ledger, location.realm)
-            result = await mirror_one(ledger, desired, self._with_ledgers(misplaced))
+            await self._mirrored.realms.open(location.store_name, ledger, location.realm)
+            sources = self._with_ledgers(misplaced, location, bounds)
+            result = await mirror_one(ledger, desired, sources)
             noted = self._note(name, location.store_name, result)
-            if noted is not None and self._mirrored.name_of(noted.record) == name:
+            if noted is not None and self._mirrored.name_of(noted.backend, noted.record) == name:
                 here = noted  # else another task's record has the key, and this status reports nothing of it
             if result.step in {Step.WAITING, Step.OUTDATED}:  # of a newer generation the watch will tell
                 return Mirroring(_current_first(here, misplaced), moving=result.step is Step.WAITING)
-            for stray in misplaced:
-                self._mirrored.forget(stray.backend, stray.record.key, name)
+            self._unlisted.left_behind(name, misplaced, result)
         if here is not None and here.record.state.handled != desired.requests:
             here = await self._handle_requests(name, here, desired.requests, ledger)
         return Mirroring(_current_first(here))
 
-    def _with_ledgers(self, misplaced: Sequence[ObservedRecord]) -> list[MisplacedRecord]:
-        """Return *misplaced* records with the ledgers of their backends. Raises StoreUnavailableError."""
+    def _with_ledgers(
+        self, misplaced: Sequence[ObservedRecord], location: PoolLocation, bounds: Bounds
+    ) -> list[MisplacedRecord]:
+        """
+        Return *misplaced* records with the ledgers of their backends, and those of another database with *bounds*.
+
+        Raises StoreUnavailableError.
+        """
         found = [
-            MisplacedRecord(source, observed.record)
+            MisplacedRecord(
+                source, observed.record, None if observed.backend == location.store_name else bounds
+            )
             for observed in misplaced
             if (source := self._pools.ledger(observed.backend)) is not None
         ]
@@ -253,7 +329,7 @@ class TaskRecords:
         if done.run is None:
             return here
         self._requested.note(name, [here], at_least=1)
-        return next(iter(await self._requested.refresh(name, [here])), None)
+        return next(iter(await self._requested.refresh(name, [here], lambda *_: True)), None)
 
     def _note(self, name: ObjectName, backend: str, result: MirrorResult) -> ObservedRecord | None:
         """Note and return the record that *result* holds. It is noted at once, so that no other task takes its key."""
@@ -266,7 +342,7 @@ class TaskRecords:
 
 def _unavailable(records: Sequence[ObservedRecord], backend: str) -> Mirroring:
     error = StoreUnavailableError(f"{backend} does not answer")
-    return Mirroring(tuple(records), unavailable=backend, failed=error)
+    return Mirroring(tuple(records), failed=BackendUnavailableError(backend, error))
 
 
 def _current_first(
@@ -307,6 +383,26 @@ def _is_mirrored(record: Record, desired: DesiredRecord) -> bool:
         return False
     owner = record.state.owner
     return (owner == desired.owner and owner != desired.outlives) or is_ahead(record, desired)
+
+
+def _is_over(
+    desired: DesiredRecord, status: TaskStatus, stored: Manifest, ledger: Ledger, *, elsewhere: bool
+) -> bool:
+    """
+    Return whether a one-off must not be due if its record is created anew.
+
+    Its status says that it is over. If a record *elsewhere* is not taken along, or only in part, it is enough that the time
+    has passed and that the status reports no next one.
+    """
+    if is_over(status, stored["metadata"].get("generation", 0)):
+        return True
+    schedule = desired.spec.schedule
+    has_passed = isinstance(schedule, Once) and schedule.at <= ledger.clock.now()
+    return elsewhere and has_passed and was_mirrored(status) and status.next_schedule_time is None
+
+
+def _instant_of(at: datetime | None) -> Instant | None:
+    return None if at is None else instant_of(at)
 
 
 def _instant_in(text: object) -> Instant | None:

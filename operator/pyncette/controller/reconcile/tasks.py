@@ -8,15 +8,19 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.cluster.objects import Objects
+from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
-from pyncette.controller.reconcile.mirrored import Mirrored, ObservedRecord
+from pyncette.controller.reconcile.locations import Known, Locations
+from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
-from pyncette.controller.reconcile.requested_runs import FOLLOW_SECONDS, RequestedRuns
+from pyncette.controller.reconcile.record_scan import ObservedRecord
+from pyncette.controller.reconcile.requested_runs import RequestedRuns
 from pyncette.controller.reconcile.sweep import Sweep
 from pyncette.controller.reconcile.task_records import Mirroring, TaskRecords
+from pyncette.controller.reconcile.unlisted import UnlistedRecords
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
@@ -29,7 +33,7 @@ from pyncette.core.accounting import keeps_history
 from pyncette.core.spec import Policies
 from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
-from pyncette.resources.reading import Refusal, read_stored
+from pyncette.resources.reading import Refusal
 from pyncette.resources.task import PyncetteTask, WorkerPoolRef
 from pyncette.resources.task_status import TaskStatus
 
@@ -41,7 +45,7 @@ class Tasks:
     The reconciler of PyncetteTasks.
 
     *is_watched* says whether the operator watches a namespace; *counted* is called with each pool to which more or fewer
-    tasks refer than before.
+    tasks refer than before; *again* with each task that is to be reconciled although nothing has changed.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class Tasks:
         sweep: Sweep,
         is_watched: Callable[[str], bool],
         counted: Callable[[ObjectName], None],
+        again: Callable[[ObjectName], None],
+        locations: Locations,
+        unlisted: UnlistedRecords,
         intervals: Intervals = DEFAULT,
     ) -> None:
         self._api = api
@@ -66,8 +73,9 @@ class Tasks:
         self._counted = counted
         self._intervals = intervals
         self._counts = InstanceCounts(pools)
-        self._requested = RequestedRuns(pools, mirrored)
-        self._records = TaskRecords(api, objects, pools, mirrored, self._requested)
+        self._requested = RequestedRuns(pools, mirrored, again)
+        self._locations = locations
+        self._records = TaskRecords(api, objects, pools, mirrored, self._requested, locations, unlisted)
         self._settled: dict[ObjectName, _Settled] = {}
         self._pool_of: dict[ObjectName, ObjectName] = {}
         self._of_pool: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
@@ -81,6 +89,10 @@ class Tasks:
         name = ObjectName(stored["metadata"]["namespace"], stored["metadata"]["name"])
         self._set_pool(name, ObjectName(name.namespace, _pool_named_in(stored)))
 
+    async def follow_requested_runs(self) -> None:
+        """Have tasks with requested runs reconciled more often, until cancelled."""
+        await self._requested.follow()
+
     async def reconcile(self, name: ObjectName) -> float | None:
         """
         Make the record of the task *name* equal to its resource, and its status equal to its record.
@@ -92,15 +104,25 @@ class Tasks:
         if stored is None:
             return None
         self._sweep.back(name)
-        records = await self._requested.refresh(name, self._mirrored.records(name))
+        records = await self._requested.refresh(
+            name, self._mirrored.records(name), self._locations.is_settled
+        )
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
             return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
-        task = read_stored(PyncetteTask, stored)
-        location = self._locate(name, task, stored, records)
-        if self._is_too_early(location, stored, records):
+        stored = await complete(self._api, self._objects, TASKS, name, stored)
+        if stored is None:
             return None
-        mirroring = await self._records.mirror_task(name, task, location, stored, records)
+        task = read_reduced(TASKS, PyncetteTask, stored)
+        location = self._locate(name, task, stored, records)
+        known = self._locations.known(name, _status_of(stored), location, records)
+        if self._is_too_early(name, location, stored, known.records):
+            return None
+        if _matters(known) and not await self._is_current(name, stored):
+            return self._intervals.outdated
+        mirroring = await self._records.mirror_task(name, task, location, stored, known)
+        stored = mirroring.stored or stored
+        self._locations.settle(name, mirroring.records)
         self._requested.note(name, mirroring.records)
         again_at, is_reported = await self._report(name, stored, task, location, mirroring)
         if mirroring.failed is not None:
@@ -111,7 +133,9 @@ class Tasks:
             return self._intervals.taken_key
         if name not in self._counts:
             version = stored["metadata"]["resourceVersion"]
-            self._settled[name] = _Settled(version, location.pool, mirroring.records, again_at, is_reported)
+            self._settled[name] = _Settled(
+                version, location.pool, location.store_name, mirroring.records, again_at, is_reported
+            )
         return self._again_in(name, again_at, self._now(location))
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
@@ -128,14 +152,13 @@ class Tasks:
         location = self._pools.locate(pool)
         if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        return location.pool == settled.pool and tuple(records) == settled.records
+        place = location.pool, location.store_name
+        return place == (settled.pool, settled.store_name) and tuple(records) == settled.records
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
         if name in self._counts:
             times.append(COUNT_SECONDS)
-        if self._requested.is_followed(name):
-            times.append(FOLLOW_SECONDS)
         return min(times, default=None)
 
     async def _confirmed(self, name: ObjectName) -> Manifest | None:
@@ -157,12 +180,26 @@ class Tasks:
         self._objects.found(TASKS, found)
         return self._objects.get(TASKS, name)
 
+    async def _is_current(self, name: ObjectName, stored: Manifest) -> bool:
+        """
+        Return whether the API server holds a task as *stored*. If not, it is queued again with what the server holds.
+
+        A status that was delivered late may not list the database that the record is on by now.
+        """
+        try:
+            found = await self._api.get(TASKS, name)
+        except NoSuchObjectError:  # the watch or a list will show that
+            return False
+        self._objects.found(TASKS, found)
+        return bool(found["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"])
+
     def forget(self, name: ObjectName) -> None:
         """Drop all that is known of a task that was deleted, except for its record."""
         self._statuses.forget(Reference(TASKS, *name))
         self._set_pool(name, None)
         self._counts.forget(name)
         self._requested.forget(name)
+        self._locations.forget(name)
         self._settled.pop(name, None)
 
     # --- Its pool ----------------------------------------------------------------------------------------------------
@@ -177,12 +214,10 @@ class Tasks:
         """Return where the record of the task belongs; that of an invalid task stays where it is."""
         named = ObjectName(name.namespace, _pool_named_in(stored))
         self._set_pool(name, named)
-        known = (
-            self._mirrored.pool_of(records[0].record.key.partition.realm)
-            if records and isinstance(task, Refusal)
-            else None
-        )
-        return self._pools.locate(known or named)
+        if not isinstance(task, Refusal):
+            return self._pools.locate(named)
+        known = self._locations.known(name, _status_of(stored), None, records).records
+        return self._pools.locate((self._mirrored.pool_of(known[0]) if known else None) or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
         before = self._pool_of.get(name)
@@ -200,19 +235,31 @@ class Tasks:
             self._counted(pool)
 
     def _is_too_early(
-        self, location: PoolLocation, stored: Manifest, records: Sequence[ObservedRecord]
+        self,
+        name: ObjectName,
+        location: PoolLocation,
+        stored: Manifest,
+        records: Sequence[ObservedRecord],
     ) -> bool:
         """
         Return whether a backend that may hold the record has not been read since this process began.
 
-        The first scan of a backend reconciles all tasks that it may concern. If the backend does not answer, a status of
-        this generation holds more than is known here.
+        The first scan of a backend reconciles all tasks that it may concern, as does one that reads all records of a namespace
+        which had too many. If the backend does not answer, a status of this generation holds more than is known here.
         """
         status = _status_of(stored)
-        unseen = self._pools.unseen()
-        if records or not was_mirrored(status):
-            own = None if location.pool.access is Access.REFUSED else location.backend
-            unseen = [backend for backend in unseen if backend is own]
+        own = None if location.pool.access is Access.REFUSED else location.backend
+        decides = not records and was_mirrored(status)
+        if decides and any(
+            place == location.store_name or self._locations.may_hold(name, status, place)
+            for place in self._mirrored.overfull_for(name.namespace)
+        ):
+            return True
+        unseen = [
+            backend
+            for backend in self._pools.unseen()
+            if backend is own or (decides and self._locations.may_hold(name, status, backend.store_name))
+        ]
         if any(backend.is_expected for backend in unseen):
             return True
         ready = condition_of(status, READY)
@@ -236,18 +283,24 @@ class Tasks:
         current = mirroring.current
         observed = ObservedTask(
             record=None if current is None else current.record,
+            locations=self._locations.reported(
+                seen.status,
+                location,
+                mirroring.records,
+                moving=mirroring.moving or mirroring.failed is not None,
+            ),
             moving=mirroring.moving,
             side_runs=0 if current is None else current.running,
             strays=() if current is None else current.strays,
             last_run_id=await self._last_run_id(current, seen.status),
             instances=await self._counts.of(name, current),
             taken_by=mirroring.taken_by,
-            write_interval=round(self._statuses.pause_seconds * SECOND),
+            write_interval=round(self._statuses.pause_seconds(name.namespace) * SECOND),
             now=self._now(location),
         )
         pool = location.pool
-        if mirroring.unavailable is not None:
-            pool = pool._replace(backend=mirroring.unavailable, access=Access.DOWN)
+        if mirroring.failed is not None:
+            pool = pool._replace(backend=mirroring.failed.backend, access=Access.DOWN)
         report = status_of_task(task, seen, pool, observed)
         difference = differs(stored.get("status", {}), report.status)
         if difference is not Difference.NONE and self._requested.is_awaited(name, seen.status):
@@ -301,11 +354,18 @@ class _Settled(NamedTuple):
     version: str
     """Of the resource."""
     pool: ObservedPool
+    store_name: str
     records: tuple[ObservedRecord, ...]
     again_at: Instant | None
     """When the status changes by itself."""
     is_reported: bool
     """Whether the stored status was already right."""
+
+
+def _matters(known: Known) -> bool:
+    """Return whether a pass would stop an unlisted record, or create another one beside it."""
+    runs = any(observed.record.state.withdrawn_at is None for observed in known.unlisted)
+    return runs or bool(known.unlisted and not known.records)
 
 
 def _status_of(stored: Manifest | None) -> TaskStatus:

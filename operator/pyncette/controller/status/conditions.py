@@ -6,6 +6,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from pyncette.clock import Instant
 from pyncette.controller.reasons import Reason
+from pyncette.core.printable import one_line
 from pyncette.core.times import datetime_of
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.pool import PoolStatus
@@ -38,14 +39,15 @@ def condition(
     """
     Return a condition of *generation* that was *before*.
 
-    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*.
+    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*. The message
+    may quote what tenants wrote, so it is made printable.
     """
     stays = before is not None and before.status == holds and not anew
     return Condition(
         type=kind,
         status=holds,
         reason=reason.value,
-        message=cut(message, CONDITION_CHARACTERS_MAX),
+        message=cut(one_line(message), CONDITION_CHARACTERS_MAX),
         last_transition_time=before.last_transition_time
         if before is not None and stays
         else datetime_of(whole_second(now)),
@@ -67,6 +69,16 @@ def counted(number: int, noun: str) -> str:
 def cut(text: str, limit: int) -> str:
     """Return *text* with at most *limit* characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def too_many_records(backend: str) -> str:
+    """Return why the tasks of a namespace are not reconciled that has too many records on *backend*."""
+    return (
+        f'The records of this namespace on the backend "{backend}" take more of the operator\'s memory than '
+        "recordMebibytesPerNamespace of its settings allows, or those of the backend more than recordMebibytesPerBackend. Not all "
+        "are read, and no task of the namespace is reconciled there; due occurrences run. Remove the records that no task "
+        "needs, or have the setting raised."
+    )
 
 
 class Seen(Protocol):

@@ -11,7 +11,7 @@ from pyncette.controller.cluster.api import Manifest
 from pyncette.resources.modelling import Model
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import Condition
-from pyncette.resources.task_status import TaskStatus
+from pyncette.resources.task_status import Location, TaskStatus
 
 S = TypeVar("S", bound=Model)
 
@@ -25,7 +25,7 @@ class Difference(IntEnum):
     OUTCOMES = 2
     """How runs went, and what a condition says in its message."""
     CONDITIONS = 3
-    """The status or the reason of a condition."""
+    """The status or the reason of a condition; or where the record is, from where alone it can move."""
     POOL_GONE = 4
     """The same, since the pool was deleted, as its reconciler finds. It concerns all tasks of the pool at once."""
     REQUESTS = 5
@@ -71,7 +71,7 @@ def differs(stored: Manifest, wanted: TaskStatus | PoolStatus) -> Difference:
         getattr(before, name) != getattr(wanted, name) for name in REQUESTS
     ):
         return Difference.REQUESTS
-    if _judgements(before) != _judgements(wanted):
+    if _judgements(before) != _judgements(wanted) or _locations(before) != _locations(wanted):
         return Difference.CONDITIONS
     if _by_type(before) != _by_type(wanted) or any(
         getattr(before, name) != getattr(wanted, name) for name in OUTCOMES[type(wanted)]
@@ -95,6 +95,10 @@ def _judgements(status: TaskStatus | PoolStatus) -> dict[str, tuple[Any, ...]]:
         item.type: (item.status, item.reason, item.last_transition_time, item.observed_generation)
         for item in status.conditions
     }
+
+
+def _locations(status: TaskStatus | PoolStatus) -> tuple[Location, ...]:
+    return status.locations if isinstance(status, TaskStatus) else ()
 
 
 def _by_type(status: TaskStatus | PoolStatus) -> dict[str, Condition]:

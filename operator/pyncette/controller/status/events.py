@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.cluster.api import TASKS, Kind, Manifest
 from pyncette.controller.reasons import EventType, Reason
+from pyncette.core.printable import one_line
 from pyncette.core.times import datetime_of
 
 REPORTER: Final = "pyncette.dev/operator"
@@ -24,6 +26,10 @@ WINDOW: Final[Duration] = 600 * SECOND
 An Event is not repeated for up to this time: it would have the same name. So a task that fails every
 other minute makes two Events in ten minutes, and an operator that restarts in the middle of a write makes none twice.
 """
+
+
+NAMED_MAX: Final = 10
+"""Tasks that an Event about held-back removals names; `pyncette sweep` lists all."""
 
 
 class Regarding(NamedTuple):
@@ -69,7 +75,7 @@ def event(
             "uid": regarding.uid,
         },
         "reason": content.reason.value,
-        "message": _cut(content.message),
+        "message": _cut(one_line(content.message)),
         "type": content.type,
         "count": 1,
         "firstTimestamp": at,
@@ -78,6 +84,25 @@ def event(
         "reportingComponent": REPORTER,
         "reportingInstance": instance,
     }
+
+
+def held_back_message(backend: str, namespace: str, tasks: Sequence[str]) -> str:
+    """Return the message about the deleted *tasks* of *namespace* that are held back."""
+    more = len(tasks) - NAMED_MAX
+    named = ", ".join(tasks[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"{len(tasks)} deleted tasks of this namespace keep running on the backend {backend}, since too many were "
+        f"deleted within an hour. If this was a mistake, apply them again. If it was intended, have it confirmed in the "
+        f"operator's pod: pyncette sweep --namespace {namespace} --confirm {len(tasks)}. The tasks are {named}"
+    )
+
+
+def held_back_in_all_message(backend: str, count: int) -> str:
+    """Return the message about all deleted tasks that are held back on *backend*."""
+    return (
+        f"{count} deleted tasks keep running on the backend {backend}, since too many were deleted within an hour. "
+        f"pyncette sweep in this pod lists them, and pyncette sweep --confirm {count} stops them"
+    )
 
 
 def _name(regarding: Regarding, content: EventContent, generation: int, now: Instant) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Duration, Instant
 from pyncette.coordination.members import Member
 from pyncette.core.record import Record
-from pyncette.resources.task_status import Instances
+from pyncette.resources.task_status import Instances, Location
 
 
 class Access(Enum):
@@ -18,6 +18,8 @@ class Access(Enum):
     """It is reachable, and the pool may use it."""
     DOWN = "down"
     """The pool may use it, and it does not answer now."""
+    OVERFULL = "overfull"
+    """The namespace has more records there than fit into the operator's memory: `TooManyRecords`."""
     REFUSED = "refused"
     """The operator's settings do not let this namespace use it: `BackendNotAllowed`."""
     UNKNOWN = "unknown"
@@ -51,6 +53,8 @@ class ObservedTask(NamedTuple):
 
     record: Record | None = None
     """None if there is none, or if the backend could not be read."""
+    locations: tuple[Location, ...] = ()
+    """Where its records are; empty if there is none, or if the backend could not be read."""
     moving: bool = False
     """Its record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None

@@ -26,6 +26,7 @@ from pyncette.resources.reading import Refusal
 
 AVAILABLE: Final = "Available"
 BACKEND_REACHABLE: Final = "BackendReachable"
+DATABASE_COPIED: Final = "DatabaseCopied"
 
 RELEASES_NAMED_MAX: Final = 3
 """Releases of the library that a message names; a pool has two during a rollout."""
@@ -54,6 +55,8 @@ class PoolEnvironment(NamedTuple):
     """Why the backend is not reachable, as in the log, without secrets; empty if it is reachable, or if that is unknown."""
     backend: PoolBackend | None = None
     """The backend that it names; None if the settings have none of that name."""
+    is_copy: bool = False
+    """The database of that backend has the identity of another backend's, so that one of them is a copy."""
     realm: str | None = None
     deployment: Manifest | None = None
     """The Deployment after it was applied; None if there is none, or if it belongs to someone else."""

@@ -9,7 +9,7 @@ from pyncette.controller.cluster.api import POOLS, Manifest
 from pyncette.controller.reasons import Reason
 from pyncette.controller.status.conditions import READY, STALLED, condition_of
 from pyncette.controller.status.events import EventContent, Regarding, event
-from pyncette.controller.status.pool_context import BACKEND_REACHABLE
+from pyncette.controller.status.pool_context import BACKEND_REACHABLE, DATABASE_COPIED
 from pyncette.controller.status.pool_status import points_to_pods
 from pyncette.resources.pool import PoolStatus
 from pyncette.resources.resource import UNOBSERVED
@@ -22,7 +22,8 @@ def events_of_pool(
     Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
 
     Reported are: that a pool got stuck, that its workers are no longer ready, or not ready soon in a rollout, and that all is
-    well again, or as the pool says now; that it is scaled to zero; that its backend is away, and back. Not reported are: each
+    well again, or as the pool says now; that it is scaled to zero; that its backend is away, and back; that its
+    database is a copy. Not reported are: each
     step of a rollout, of which the Deployment has Events, and anything of a pool that is seen for the first time, unless it is
     stuck.
 
@@ -49,6 +50,9 @@ def _contents(before: PoolStatus, after: PoolStatus) -> Iterator[EventContent]:
     backend = _of_backend(before, after)
     if backend is not None and (ready is None or ready.reason is not backend.reason):
         yield backend
+    copied = condition_of(after, DATABASE_COPIED)
+    if copied is not None and condition_of(before, DATABASE_COPIED) is None:
+        yield EventContent(Reason.DATABASE_COPIED, "Warning", copied.message)
 
 
 def _of_ready(before: PoolStatus, after: PoolStatus) -> EventContent | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
-
-from pydantic import TypeAdapter, ValidationError
 
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.controller.reasons import Reason
@@ -16,11 +14,13 @@ from pyncette.controller.status.conditions import (
     Holds,
     condition_of,
     counted,
+    too_many_records,
 )
 from pyncette.controller.status.observed import Access
 from pyncette.controller.status.pool_context import (
     AVAILABLE,
     BACKEND_REACHABLE,
+    DATABASE_COPIED,
     PoolContext,
     PoolEnvironment,
     StoredPool,
@@ -33,7 +33,7 @@ from pyncette.controller.workloads.pod_template import POOL_LABEL
 from pyncette.resources.pool import HANDLERS_MAX, PoolStatus, PyncetteWorkerPool
 from pyncette.resources.reading import Refusal
 from pyncette.resources.resource import Condition
-from pyncette.resources.task import HandlerName
+from pyncette.resources.task import is_handler_name
 
 CONDITIONS: Final = {
     READY: "All workers are as the pool says, ready, and registered; or none are wanted, and there are none.",
@@ -41,6 +41,8 @@ CONDITIONS: Final = {
     STALLED: "It is not so, and a person has to do something; the message says what.",
     AVAILABLE: "At least one worker is ready to run due occurrences.",
     BACKEND_REACHABLE: "A worker is registered in the backend that the operator uses: both use the same one, and reach it.",
+    DATABASE_COPIED: "The database of the backend has the identity of another one: one of them is a copy. It has no influence on "
+    "Ready.",
 }
 """The meaning of each condition when it is True, in the order of the status."""
 
@@ -63,8 +65,8 @@ def status_of_pool(
     """
     Return what the status of *pool* is to be; the same whenever the same is known.
 
-    A Refusal is that of its spec, or of its template: the workers of the last good generation go on then. Reconciling
-    and Stalled are there only while they hold.
+    A Refusal is that of its spec, or of its template: the workers of the last good generation go on then. Reconciling,
+    Stalled and DatabaseCopied are there only while they hold.
     """
     context = PoolContext(pool, seen, environment)
     assessment = assess(context)
@@ -72,6 +74,7 @@ def status_of_pool(
         *_summary(context, assessment),
         _available(context),
         _backend_reachable(context, assessment),
+        *_database_copied(context),
     )
     status = PoolStatus(
         observed_generation=seen.generation,
@@ -145,6 +148,9 @@ def _backend_reachable(context: PoolContext, assessment: Assessment) -> Conditio
         return context.condition(
             BACKEND_REACHABLE, "False", Reason.BACKEND_UNREACHABLE, unavailable_backend(context)
         )
+    if environment.access is Access.OVERFULL:
+        name = "" if environment.backend is None else environment.backend.name
+        return context.condition(BACKEND_REACHABLE, "False", Reason.TOO_MANY_RECORDS, too_many_records(name))
     if environment.members:
         return context.condition(
             BACKEND_REACHABLE, "True", Reason.WORKERS_REGISTERED, registered_workers(environment.members)
@@ -157,7 +163,18 @@ def _backend_reachable(context: PoolContext, assessment: Assessment) -> Conditio
     return context.condition(BACKEND_REACHABLE, "Unknown", Reason.NO_WORKER, message)
 
 
-_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
+def _database_copied(context: PoolContext) -> tuple[Condition, ...]:
+    """Return the condition DatabaseCopied, if it holds."""
+    if not context.environment.is_copy:
+        return ()
+    name = "" if context.environment.backend is None else f' "{context.environment.backend.name}"'
+    message = (
+        f"The database of the backend{name} has the identity of another database that the operator uses: one of them is a copy, "
+        "such as a restored backup. The operator keeps the two apart, and the tasks of this pool run. The workers of either "
+        "database may also run the tasks that were copied. Remove those from the copy, and give the copy an identity of its own "
+        "with pyncette migrate --new-identity."
+    )
+    return (context.condition(DATABASE_COPIED, "True", Reason.DATABASE_COPIED, message),)
 
 
 def _count(context: PoolContext, name: str) -> int | None:
@@ -181,16 +198,9 @@ def _handlers(context: PoolContext) -> tuple[str, ...]:
     members = context.environment.members
     if members is None:
         return context.seen.status.handlers
-    return tuple(sorted({name for member in members for name in _nameable(member.handlers)})[:HANDLERS_MAX])
-
-
-def _nameable(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that a task can refer to: a module may register others, which the API server would refuse."""
-    for name in names:
-        try:
-            yield _HANDLER_NAME.validate_python(name)
-        except ValidationError:
-            continue
+    # The API server would refuse a status with other names.
+    names = {name for member in members for name in member.handlers if is_handler_name(name)}
+    return tuple(sorted(names)[:HANDLERS_MAX])
 
 
 def _again_at(context: PoolContext, assessment: Assessment) -> Instant | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import Manifest
 from pyncette.controller.reasons import Reason
@@ -21,7 +19,7 @@ from pyncette.core.spec import Policies
 from pyncette.mirror.conversion import RESUME
 from pyncette.resources.modelling import whole_second
 from pyncette.resources.reading import Refusal
-from pyncette.resources.task import HandlerName, PyncetteTask
+from pyncette.resources.task import PyncetteTask, is_handler_name
 from pyncette.resources.task_status import TaskStatus
 
 SCHEDULED: Final = "Scheduled"
@@ -60,13 +58,8 @@ class StoredTask(NamedTuple):
 
 
 def _handler_in(spec: Manifest) -> str | None:
-    try:
-        return _HANDLER_NAME.validate_python(spec.get("handler"), strict=True)
-    except ValidationError:
-        return None
-
-
-_HANDLER_NAME: Final[TypeAdapter[str]] = TypeAdapter(HandlerName)
+    name = spec.get("handler")
+    return name if isinstance(name, str) and is_handler_name(name) else None
 
 
 class Answer(NamedTuple):

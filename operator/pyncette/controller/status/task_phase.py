@@ -15,6 +15,7 @@ from pyncette.controller.status.conditions import (
     as_sentence,
     counted,
     cut,
+    too_many_records,
 )
 from pyncette.controller.status.handler_condition import MISMATCHES, UNRESOLVED
 from pyncette.controller.status.observed import Access, ObservedPool
@@ -139,6 +140,8 @@ def _not_mirrored(context: TaskContext, task: PyncetteTask) -> Assessment:
         return _waiting(context, f'The pool "{pool.name}" {pool.problem}.')
     if pool.access is Access.DOWN:
         return _reconciling(Reason.BACKEND_UNREACHABLE, _not_written(context))
+    if pool.access is Access.OVERFULL:
+        return _stalled(Reason.TOO_MANY_RECORDS, too_many_records(pool.backend))
     return _reconciling(Reason.MIRRORING, f'It is being written to the backend "{pool.backend}".')
 
 

@@ -80,7 +80,11 @@ def status_of_task(
         _runs_healthy(context),
     )
     shown = _shown(context).model_copy(
-        update={"observed_generation": seen.generation, "conditions": conditions}
+        update={
+            "observed_generation": seen.generation,
+            "conditions": conditions,
+            "locations": observed.locations or seen.status.locations,
+        }
     )
     return TaskReport(shown, assessment.until)
 

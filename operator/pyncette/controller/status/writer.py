@@ -1,11 +1,12 @@
-"""Writes the statuses of resources, the most urgent first, at a limited rate."""
+"""Writes the statuses of resources, the most urgent first and namespaces in turn, at a limited rate."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from pyncette.controller.cluster.api import (
     NoSuchObjectError,
     Reference,
 )
+from pyncette.controller.fair_queue import FairQueue, fair_share
 from pyncette.controller.metrics import STATUS_WAITING, Metrics
 from pyncette.controller.status.differences import Difference
 from pyncette.resources.modelling import Model
@@ -63,7 +65,7 @@ class _Allowance(NamedTuple):
 
 class Statuses:
     """
-    Statuses that are to be written, the latest of each resource, at most *rate* a second.
+    Statuses that are to be written, the latest of each resource, at most *rate* a second; namespaces take turns.
 
     *seen* returns the resource just before the write. *written* is called with that and with the response: by then, the
     watch may have delivered the write itself. *again* is called with those that have to be reconciled again, since the
@@ -87,10 +89,10 @@ class Statuses:
         self._metrics = metrics
         metrics.gauge(STATUS_WAITING).set_function(lambda: float(len(self)))
         self._wanted: dict[Reference, _Wanted] = {}
-        self._ready: dict[Difference, dict[Reference, None]] = {
-            difference: {} for difference in sorted(Difference, reverse=True)
-        }
-        """By how urgent they are, the most urgent first; those of the same urgency in the order of arrival."""
+        self._wanted_of: Counter[str] = Counter()
+        """By namespace: how many of its statuses are to be written."""
+        self._ready: FairQueue[Reference] = FairQueue()
+        """Those that may be written now, except for those of resources that are being written about."""
         self._calm: list[tuple[float, Reference]] = []
         """Until when some wait; a resource can be here several times."""
         self._allowances: dict[Reference, _Allowance] = {}
@@ -107,26 +109,32 @@ class Statuses:
         """Return whether a status of *reference* is to be written, or on its way."""
         return reference in self._wanted or reference in self._under_way
 
-    @property
-    def pause_seconds(self) -> float:
-        """How long a resource waits between two writes, after its first few."""
-        return self._pause()
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many statuses of each namespace are to be written. Safe to call from another thread."""
+        return dict(self._wanted_of)
+
+    def pause_seconds(self, namespace: str) -> float:
+        """Return how long a resource of *namespace* waits between two writes, after its first few."""
+        waiting = fair_share(self._wanted_of[namespace], len(self._wanted), len(self._wanted_of))
+        return max(CALM_SECONDS, waiting / self._rate)
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Queue *status* (an object with its name, resourceVersion and status) instead of the one queued before."""
         before = self._wanted.get(reference)
-        if before is not None:
+        if before is None:
+            self._wanted_of[reference.namespace] += 1
+        else:
             difference = max(difference, before.difference)
-            self._ready[before.difference].pop(reference, None)
         self._wanted[reference] = _Wanted(_encode(status), difference)
-        self._line_up(reference, difference)
-        self._changed.set()
+        if reference not in self._under_way:
+            self._line_up(reference, difference)
+            self._changed.set()
 
     def drop(self, reference: Reference) -> None:
         """Drop the queued status of *reference*, if there is one."""
-        wanted = self._wanted.pop(reference, None)
-        if wanted is not None:
-            self._ready[wanted.difference].pop(reference, None)
+        if reference in self._wanted:
+            self._take(reference)
+            self._ready.discard(reference)
 
     def forget(self, reference: Reference) -> None:
         """Drop all that is known of a deleted resource."""
@@ -140,7 +148,7 @@ class Statuses:
             while True:
                 await slots.acquire()
                 reference = await self._next()
-                wanted = self._wanted.pop(reference)
+                wanted = self._take(reference)
                 self._under_way.add(reference)
                 writing.create_task(self._write(reference, wanted)).add_done_callback(
                     lambda _: slots.release()
@@ -151,11 +159,9 @@ class Statuses:
     async def _next(self) -> Reference:
         while True:
             self._wake_calm()
-            for ready in self._ready.values():
-                for reference in ready:
-                    if reference not in self._under_way:
-                        del ready[reference]
-                        return reference
+            reference = self._ready.take()
+            if reference is not None:
+                return reference
             self._changed.clear()
             timeout = max(self._calm[0][0] - _now(), SHORTEST_SECONDS) if self._calm else None
             try:
@@ -165,6 +171,14 @@ class Statuses:
                 continue
             finally:
                 self._next_at = max(self._next_at, _now())
+
+    def _take(self, reference: Reference) -> _Wanted:
+        """Remove and return the queued status of *reference*."""
+        namespace = reference.namespace
+        self._wanted_of[namespace] -= 1
+        if not self._wanted_of[namespace]:
+            del self._wanted_of[namespace]
+        return self._wanted.pop(reference)
 
     async def _write(self, reference: Reference, wanted: _Wanted) -> None:
         self._spend(reference)
@@ -193,28 +207,35 @@ class Statuses:
             logger.exception("could not write a status", extra={"object": str(reference)})
         finally:
             self._under_way.discard(reference)
-            self._changed.set()
+            following = self._wanted.get(reference)
+            if following is not None:
+                self._line_up(reference, following.difference)
+                self._changed.set()
 
     # --- Pace --------------------------------------------------------------------------------------------------------
 
     def _line_up(self, reference: Reference, difference: Difference) -> None:
         at = _now() if _is_awaited(reference, difference) else self._free_at(reference)
         if at <= _now():
-            self._ready[difference][reference] = None
-        else:
+            self._ready.add(reference, reference.namespace, difference)
+        elif reference not in self._ready:
             heapq.heappush(self._calm, (at, reference))
 
     def _wake_calm(self) -> None:
         while self._calm and self._calm[0][0] <= _now():
             _, reference = heapq.heappop(self._calm)
             wanted = self._wanted.get(reference)
-            if wanted is not None:
-                self._ready[wanted.difference][reference] = None
+            if wanted is not None and reference not in self._under_way:
+                self._ready.add(reference, reference.namespace, wanted.difference)
 
     def _free_at(self, reference: Reference) -> float:
         """Return when *reference* may be written about next."""
         allowance = self._allowance(reference)
-        return _now() if allowance.writes >= 1 else allowance.at + (1 - allowance.writes) * self._pause()
+        return (
+            _now()
+            if allowance.writes >= 1
+            else allowance.at + (1 - allowance.writes) * self.pause_seconds(reference.namespace)
+        )
 
     def _spend(self, reference: Reference) -> None:
         allowance = self._allowance(reference)
@@ -225,11 +246,8 @@ class Statuses:
         before = self._allowances.get(reference)
         if before is None:
             return _Allowance(BURST, now)
-        return _Allowance(min(BURST, before.writes + (now - before.at) / self._pause()), now)
-
-    def _pause(self) -> float:
-        """Return how long a resource waits for each further write: longer if there are so many that all have to."""
-        return max(CALM_SECONDS, len(self._wanted) / self._rate)
+        earned = (now - before.at) / self.pause_seconds(reference.namespace)
+        return _Allowance(min(BURST, before.writes + earned), now)
 
 
 def _is_awaited(reference: Reference, difference: Difference) -> bool:

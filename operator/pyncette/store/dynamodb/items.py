@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -10,6 +11,7 @@ import msgspec
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import HistoryRow, Key, Lease, Partition, Record
+from pyncette.store.base import SPEC_BYTES_MAX, STATE_BYTES_MAX
 from pyncette.store.codec import (
     PoisonedRecordError,
     decode_record,
@@ -190,6 +192,23 @@ def text(item: Item, name: str) -> Any:
     """Return a text; None if it is missing, which the decoder then reports."""
     value = item.get(name)
     return None if value is None else value.get("S")
+
+
+def without_long_texts(items: Iterable[Item]) -> Iterator[Item]:
+    """
+    Yield *items* without texts that are too long to be read, which decoding then reports as missing.
+
+    DynamoDB has no query that leaves out an attribute by its length. One answer has at most a megabyte, and this is done
+    to each answer at once.
+    """
+    for item in items:
+        for name, limit in _LIMITS.items():
+            if len(text(item, name) or "") > limit:
+                del item[name]
+        yield item
+
+
+_LIMITS: Final = {SPEC: SPEC_BYTES_MAX, STATE: STATE_BYTES_MAX, RUN: STATE_BYTES_MAX}
 
 
 def record_of(key: Key, item: Item) -> Record | None:

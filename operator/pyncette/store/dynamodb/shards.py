@@ -10,7 +10,7 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.store.base import Counted
 from pyncette.store.dynamodb.connection import Requests, together
-from pyncette.store.dynamodb.items import CLAIMABLE, UNTIL, Item, number, sure_integer
+from pyncette.store.dynamodb.items import CLAIMABLE, UNTIL, Item, number, sure_integer, without_long_texts
 from pyncette.store.dynamodb.schema import HASH_KEY, INDEX, NEXT, SORT_KEY
 
 PAGE_SLACK: Final = 4
@@ -42,7 +42,7 @@ class Shard:
     async def read(self, count: int) -> None:
         """Read about *count* more items."""
         answer = await self._requests.query(**self._query, Limit=min(count, PAGE_MAX))
-        self.items += answer["Items"]
+        self.items += without_long_texts(answer["Items"])
         self._query["ExclusiveStartKey"] = answer.get("LastEvaluatedKey")
         self.is_read = "LastEvaluatedKey" not in answer
 

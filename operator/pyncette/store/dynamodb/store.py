@@ -12,6 +12,8 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
+    HISTORY_ROWS_MAX,
+    PARTITIONS_MAX,
     Capabilities,
     Claimed,
     Counted,
@@ -21,6 +23,7 @@ from pyncette.store.base import (
     check_changes,
     check_key,
     check_partition,
+    check_partitions,
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.dynamodb.connection import ITEMS_MAX, RequestError, Requests, together
@@ -37,6 +40,7 @@ from pyncette.store.dynamodb.items import (
     record_of,
     sure_integer,
     text,
+    without_long_texts,
 )
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import (
@@ -228,14 +232,16 @@ class DynamoStore:
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
         await self._check_if_needed()
-        return [partition_of(realm, item) for item in await self._collection(self._layout.realm(realm))]
+        items = await self._collection(self._layout.realm(realm), PARTITIONS_MAX + 1)
+        check_partitions(len(items), realm)
+        return [partition_of(realm, item) for item in items]
 
     async def history(self, key: Key) -> list[Run]:
         check_key(key)
         check_partition(key.partition)
         await self._check_if_needed()
         runs = []
-        for item in await self._collection(self._layout.history(key)):
+        for item in await self._collection(self._layout.history(key), HISTORY_ROWS_MAX):
             try:
                 runs.append(decode_run(key, text(item, RUN)))
             except PoisonedRecordError as error:
@@ -360,7 +366,7 @@ class DynamoStore:
             for change in changes
             if change.after is None and change.before is not None and not change.before.key.occurrence
         ]
-        found = await together(self._collection(self._layout.history(key)) for key in keys)
+        found = await together(self._collection(self._layout.history(key), HISTORY_ROWS_MAX) for key in keys)
         return {
             key: [_place_of(item) for item in items] for key, items in zip(keys, found, strict=True) if items
         }
@@ -379,10 +385,11 @@ class DynamoStore:
     async def _items(self, keys: Sequence[Key]) -> dict[ItemKey, Any]:
         await self._check_if_needed()
         places = {self._layout.record(key) for key in keys}
-        return {_place_of(item): item for item in await self._requests.get_many([p.key for p in places])}
+        items = await self._requests.get_many([place.key for place in places])
+        return {_place_of(item): item for item in without_long_texts(items)}
 
-    async def _collection(self, pk: bytes) -> list[Any]:
-        """Return all items with the hash key *pk*, which are few."""
+    async def _collection(self, pk: bytes, limit: int) -> list[Any]:
+        """Return the items with the hash key *pk*: all, or at least *limit*."""
         query: dict[str, Any] = {
             "KeyConditionExpression": f"{HASH_KEY} = :pk",
             "ExpressionAttributeValues": {":pk": {"B": pk}},
@@ -390,8 +397,8 @@ class DynamoStore:
         items: list[Any] = []
         while True:
             answer = await self._requests.query(**query)
-            items += answer["Items"]
-            if "LastEvaluatedKey" not in answer:
+            items += without_long_texts(answer["Items"])
+            if "LastEvaluatedKey" not in answer or len(items) >= limit:
                 return items
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pyncette.store.backend import Backend, needing
@@ -23,6 +24,12 @@ class MysqlBackend(Backend):
         return MysqlStore(
             self.address, create=create, current_address=lambda: self.with_current_credentials().address
         )
+
+    async def beyond(self) -> Sequence[str]:
+        from pyncette.store.mysql.store import MysqlStore  # noqa: PLC0415 - as above
+
+        async with MysqlStore(self.with_current_credentials().address, create=False) as store:
+            return [f"the table {name}" for name in await store.other_tables()]
 
     def __str__(self) -> str:
         return str(self.address)

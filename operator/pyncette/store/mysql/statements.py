@@ -9,6 +9,7 @@ import msgspec
 
 from pyncette.clock import Instant
 from pyncette.core.record import Key, Partition
+from pyncette.store.base import HISTORY_ROWS_MAX, PARTITIONS_MAX, SPEC_BYTES_MAX, STATE_BYTES_MAX
 from pyncette.store.mysql.schema import NO_LEASE, Tables
 from pyncette.store.schema import ID_BLOCK
 
@@ -41,6 +42,9 @@ LIMIT_MARIADB: Final = f"max_statement_time = {STATEMENT_SECONDS}"
 NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
 """The server's time at the start of the statement, in microseconds."""
 
+OTHERS_MAX: Final = 20
+"""Tables of other installations that are named."""
+
 HEAD_MAX: Final = 500
 """
 Leased records at the start of a partition that `peek` reads, for the lease that ends first. Renewed leases are not among
@@ -50,9 +54,11 @@ them, since a renewal moves its record to the end of the lease.
 ROWS_MAX: Final = 2**31
 """More than any number of rows: a derived table keeps its order only with a limit."""
 
-RECORD: Final = """r.id, r.partition_id, CONVERT(r.task USING utf8mb4), CONVERT(r.instance USING utf8mb4),
-    CONVERT(r.occurrence USING utf8mb4), r.spec, r.state, r.version, r.fence,
+RECORD: Final = f"""r.id, r.partition_id, CONVERT(r.task USING utf8mb4), CONVERT(r.instance USING utf8mb4),
+    CONVERT(r.occurrence USING utf8mb4), IF(OCTET_LENGTH(r.spec) <= {SPEC_BYTES_MAX}, r.spec, NULL),
+    IF(OCTET_LENGTH(r.state) <= {STATE_BYTES_MAX}, r.state, NULL), r.version, r.fence,
     r.due_at, r.schedule_since, r.claimable_at, r.lease_length, r.attempt, r.began_at"""
+"""The columns of a record. A text that is too long is null. The names have a limit in the schema."""
 
 FULL: Final = (
     f"""{RECORD}, r.lease_until, CONVERT(r.lease_id USING utf8mb4), CONVERT(r.holder USING utf8mb4)"""
@@ -106,6 +112,11 @@ class Statements:
             " FROM information_schema.tables WHERE table_schema = DATABASE()"
             f" AND table_name IN ('{tables.name}', '{tables.name}_meta')"
         )
+        self.others = f"""
+SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.columns
+WHERE column_name IN ('claimable_at', 'schedule_since', 'lease_until', 'fence', 'spec', 'state')
+    AND NOT (table_schema = DATABASE() AND table_name = '{tables.name}')
+GROUP BY table_schema, table_name HAVING COUNT(*) = 6 ORDER BY 1 LIMIT {OTHERS_MAX}"""
         self.versions = f"SELECT schema_version, min_reader FROM {tables.meta}"
         columns = ", ".join(VALUES)
         self._columns = f"id, partition_id, task, instance, occurrence, {columns}"
@@ -170,14 +181,14 @@ SELECT SUM(named.occurrence = ''), COUNT(*) FROM (
 
     def history(self, partition: int, task: str, instance: str, occurrence: str) -> str:
         return f"""
-SELECT run FROM {self._history} WHERE partition_id = {partition} AND task = {literal(task)}
-    AND instance = {literal(instance)} AND occurrence = {literal(occurrence)}"""
+SELECT IF(OCTET_LENGTH(run) <= {STATE_BYTES_MAX}, run, NULL) FROM {self._history} WHERE partition_id = {partition} AND task = {literal(task)}
+    AND instance = {literal(instance)} AND occurrence = {literal(occurrence)} LIMIT {HISTORY_ROWS_MAX}"""
 
     def partitions(self, realm: str) -> str:
         return f"""
 SELECT p.id, CONVERT(p.handler USING utf8mb4), p.number FROM {self._partitions} AS p
 WHERE p.realm = {literal(realm)}
-    AND EXISTS (SELECT 1 FROM {self._records} AS r WHERE r.partition_id = p.id)"""
+    AND EXISTS (SELECT 1 FROM {self._records} AS r WHERE r.partition_id = p.id) LIMIT {PARTITIONS_MAX + 1}"""
 
     # --- Partitions ---
 

@@ -83,6 +83,10 @@ class MysqlStore(SqlStore[str]):
     def capabilities(self) -> Capabilities:
         return Capabilities("mysql", notifies=False, shared=True, durable=True)
 
+    async def other_tables(self) -> list[str]:
+        """Return the tables of other installations that this user can read. Raises StoreError."""
+        return [name for (name,) in await self._rows(self._sql.others)]
+
     # --- Verbs ---
 
     async def claim(

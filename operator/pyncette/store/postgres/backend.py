@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -53,6 +54,12 @@ class PostgresBackend(Backend):
             create=create,
             current_url=lambda: self.with_current_credentials().database,
         )
+
+    async def beyond(self) -> Sequence[str]:
+        from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - as above
+
+        async with PostgresStore(self.with_current_credentials().database, self.table, create=False) as store:
+            return [f"the table {name}" for name in await store.other_tables()]
 
     def __str__(self) -> str:
         parts = urlsplit(self.database)

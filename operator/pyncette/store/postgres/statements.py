@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND
+from pyncette.store.base import (
+    HISTORY_ROWS_MAX,
+    KEY_BYTES_MAX,
+    PARTITION_BYTES_MAX,
+    PARTITIONS_MAX,
+    SPEC_BYTES_MAX,
+    STATE_BYTES_MAX,
+)
 from pyncette.store.postgres.arrays import (
     BIGINT,
     DOCUMENT,
@@ -24,16 +32,16 @@ NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 TOOK: Final = "(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint"
 """How long the server has executed the statement, in microseconds."""
 
-SESSION: Final = """
-SELECT set_config(name, value, false) FROM (VALUES
+_SETTINGS: Final = """
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),
     ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
     ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('max_parallel_workers_per_gather', '0'),
     ('default_transaction_isolation', 'read committed'),
     ('statement_timeout', '10s'), ('idle_in_transaction_session_timeout', '10s'),
     ('tcp_user_timeout', '10s'), ('tcp_keepalives_idle', '30s'), ('tcp_keepalives_interval', '10s')
-) AS setting(name, value)
 """
+
+SESSION: Final = f"SELECT set_config(name, value, false) FROM (VALUES {_SETTINGS}) AS setting(name, value)"
 """
 The settings of every connection.
 
@@ -42,6 +50,21 @@ has an index to use, so the settings rule other plans out. A row that another se
 again, which only `read committed` does. The timeouts end what a frozen or dead client left behind: a statement whose
 reply nobody reads keeps its locks.
 """
+
+
+def session_of(tables: Tables) -> str:
+    """
+    Return the statement that sets up a connection for *tables*: it also pins `search_path` to the schema that has them.
+
+    So no table or function of another schema of the path takes the place of one that a statement names.
+    """
+    return f"""
+SELECT set_config(name, value, false) FROM (VALUES {_SETTINGS}, ('search_path', coalesce(
+    (SELECT quote_ident(n.nspname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = to_regclass('{tables.meta}')),
+    quote_ident(current_schema()), '') || ', pg_temp')) AS setting(name, value)
+"""
+
 
 HEAD_MAX: Final = 500
 """
@@ -52,9 +75,15 @@ them, since a renewal moves its record to the end of the lease.
 HEAD_PAUSE: Final = SECOND
 """If there are more, the next claim comes after this time at the latest, which is often enough for so busy a partition."""
 
-RECORD: Final = """r.id, r.partition_id, r.task, r.instance, r.occurrence, r.spec, r.state, r.version, r.fence,
+OTHERS_MAX: Final = 20
+"""Tables of other installations that are named."""
+
+RECORD: Final = f"""r.id, r.partition_id, r.task, r.instance, r.occurrence,
+    CASE WHEN octet_length(r.spec) <= {SPEC_BYTES_MAX} THEN r.spec END,
+    CASE WHEN octet_length(r.state) <= {STATE_BYTES_MAX} THEN r.state END, r.version, r.fence,
     r.due_at, r.schedule_since, r.claimable_at, r.lease_length, r.attempt, r.began_at"""
 
+"""The columns of a record. A text that is too long is null: its length is read without the text itself."""
 
 NAMES: Final = {
     "partition_id": NATIVE_INT,
@@ -148,6 +177,8 @@ class Statements(NamedTuple):
     exist: str
     versions: str
     raise_min_reader: str
+    others: str
+    """Names the tables of other installations that this user can read."""
 
 
 def statements_for(tables: Tables) -> Statements:
@@ -164,6 +195,7 @@ def statements_for(tables: Tables) -> Statements:
     wanted = CLAIM.unnest("wanted", alias="wanted")
     now, until, expired_at = CLAIM["now"], CLAIM["until"], CLAIM["expired_at"]
     renewed_until = f"{RENEW['now']} + found.length"
+    short = f"octet_length(n.task) + octet_length(n.instance) + octet_length(n.occurrence) <= {KEY_BYTES_MAX}"
     full = f"{RECORD}, r.lease_until, r.lease_id, r.holder"
     return Statements(
         load=f"""
@@ -249,12 +281,12 @@ SELECT {NOW}, (SELECT array_agg(place) FROM renewed)
 """,
         scan_task=f"""
 SELECT {full} FROM {names} n JOIN {records} r ON r.id = n.id
-WHERE n.partition_id = $1 AND n.task = $3 AND (n.instance, n.occurrence) >= ($4, $5)
+WHERE n.partition_id = $1 AND n.task = $3 AND (n.instance, n.occurrence) >= ($4, $5) AND {short}
 ORDER BY n.instance, n.occurrence LIMIT $2
 """,
         scan_all=f"""
 SELECT {full} FROM {names} n JOIN {records} r ON r.id = n.id
-WHERE n.partition_id = $1 AND (n.task, n.instance, n.occurrence) >= ($3, $4, $5)
+WHERE n.partition_id = $1 AND (n.task, n.instance, n.occurrence) >= ($3, $4, $5) AND {short}
 ORDER BY n.task, n.instance, n.occurrence LIMIT $2
 """,
         count_due=f"""
@@ -279,11 +311,13 @@ FROM (
 ) seen ON true
 """,
         history=f"""
-SELECT run FROM {history} WHERE partition_id = $1 AND task = $2 AND instance = $3 AND occurrence = $4
+SELECT CASE WHEN octet_length(run) <= {STATE_BYTES_MAX} THEN run END FROM {history}
+WHERE partition_id = $1 AND task = $2 AND instance = $3 AND occurrence = $4 LIMIT {HISTORY_ROWS_MAX}
 """,
         partitions=f"""
 SELECT id, handler, number FROM {partitions} p
-WHERE realm = $1 AND EXISTS (SELECT FROM {names} n WHERE n.partition_id = p.id)
+WHERE realm = $1 AND octet_length(handler) <= {PARTITION_BYTES_MAX}
+    AND EXISTS (SELECT FROM {names} n WHERE n.partition_id = p.id) LIMIT {PARTITIONS_MAX + 1}
 """,
         partition_ids=f"""
 SELECT p.id, u.place
@@ -301,6 +335,15 @@ ON CONFLICT DO NOTHING
         exist=f"""SELECT to_regclass('{tables.meta}') IS NOT NULL, to_regclass('{records}') IS NOT NULL""",
         versions=f"""SELECT schema_version, min_reader FROM {tables.meta}""",
         raise_min_reader=f"UPDATE {tables.meta} SET min_reader = $1 WHERE min_reader < $1",
+        others=f"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.oid IS DISTINCT FROM to_regclass('{records}')
+    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+    AND (SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid
+        AND a.attname IN ('claimable_at', 'schedule_since', 'lease_until', 'fence', 'spec', 'state')) = 6
+ORDER BY 1 LIMIT {OTHERS_MAX}
+""",
     )
 
 

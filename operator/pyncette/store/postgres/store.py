@@ -17,7 +17,7 @@ from pyncette.store.postgres.connection import PostgresConnections, Query
 from pyncette.store.postgres.dialect import PostgresDialect
 from pyncette.store.postgres.rows import completion_values, names_of, swap_values
 from pyncette.store.postgres.schema import creation, tables_named
-from pyncette.store.postgres.statements import CLAIM, RENEW, SESSION, statements_for
+from pyncette.store.postgres.statements import CLAIM, RENEW, session_of, statements_for
 from pyncette.store.schema import TABLE
 from pyncette.store.sql.changes import HistoryWrite, Located, has_groups
 from pyncette.store.sql.rows import claimed_records
@@ -50,7 +50,7 @@ class PostgresStore(SqlStore[Query]):
     ) -> None:
         tables = tables_named(table)
         super().__init__(
-            PostgresConnections(url, SESSION, self._forget, current_url=current_url),
+            PostgresConnections(url, session_of(tables), self._forget, current_url=current_url),
             tables.name,
             creation(tables),
             create=create,
@@ -94,6 +94,10 @@ class PostgresStore(SqlStore[Query]):
         self._scan_starts.learn(limits, records, now, footer[9])
         times = (now if more else None, footer[8] and footer[8] - ahead, self._scan_starts.until(limits))
         return Claimed(records, footer[7], min((at for at in times if at is not None), default=None))
+
+    async def other_tables(self) -> list[str]:
+        """Return the tables of other installations that this user can read. Raises StoreError."""
+        return [name for (name,) in await self._rows((self._statements.others,))]
 
     async def notify(self, notifications: Sequence[Notification]) -> None:
         if notifications:

@@ -35,5 +35,11 @@ class RedisBackend(Backend):
 
         return await servers_at(self.with_current_credentials().url)
 
+    async def beyond(self) -> Sequence[str]:
+        from pyncette.store.redis.store import reads_elsewhere  # noqa: PLC0415 - as above
+
+        address = self.with_current_credentials()
+        return ["keys outside of its namespace"] if await reads_elsewhere(address.url) else ()
+
     def __str__(self) -> str:
         return str(self.address)

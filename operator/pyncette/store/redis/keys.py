@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from pyncette.core.record import Key, Partition
-from pyncette.store.base import check_partition
+from pyncette.store.base import PARTITION_BYTES_MAX, check_partition
 
 SPACE: Final = "pyncette-operator:"
 """Follows the namespace, so that a namespace may be empty while other programs use the database."""
@@ -15,6 +15,13 @@ SEPARATOR: Final = "\0"
 
 _ESCAPED: Final = str.maketrans({character: f"%{ord(character):02X}" for character in "%/{}"})
 """Characters that would end a name, or the part of a key that determines its slot."""
+
+
+NUMBER_DIGITS_MAX: Final = 10
+"""The digits of the number of a partition."""
+
+MEMBER_BYTES_MAX: Final = PARTITION_BYTES_MAX + NUMBER_DIGITS_MAX + 1
+"""The length of what stands for a partition in the set of its realm."""
 
 
 class PartitionKeys(NamedTuple):
@@ -76,4 +83,5 @@ def member_of(partition: Partition) -> str:
 def partition_named(realm: str, member: bytes) -> Partition | None:
     """Return the partition that *member* stands for, or None if it is invalid."""
     number, slash, handler = member.decode("utf-8", "replace").partition("/")
-    return Partition(realm, handler, int(number)) if slash and number.isdecimal() else None
+    is_number = number.isdecimal() and len(number) <= NUMBER_DIGITS_MAX
+    return Partition(realm, handler, int(number)) if slash and is_number else None

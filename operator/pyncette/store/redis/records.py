@@ -60,6 +60,8 @@ def unpack(key: Key, value: bytes) -> Record | None:
 
 
 def _unpack(key: Key, value: bytes) -> Record:
+    if not value:
+        raise PoisonedRecordError(key, "it is too long")
     try:
         flags, version, fence, attempt, due_at, since, claimable_at, length, began_at = _FRONT.unpack_from(
             value

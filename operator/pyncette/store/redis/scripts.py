@@ -6,6 +6,19 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final, NamedTuple
 
+from pyncette.store.base import KEY_BYTES_MAX, SPEC_BYTES_MAX, STATE_BYTES_MAX
+
+VALUE_BYTES_MAX: Final = SPEC_BYTES_MAX + STATE_BYTES_MAX + 4096
+"""The length of a packed record: of its texts, its numbers and the names in its lease."""
+
+_LIMITS: Final = {
+    "SPEC_BYTES_MAX": SPEC_BYTES_MAX,
+    "STATE_BYTES_MAX": STATE_BYTES_MAX,
+    "VALUE_BYTES_MAX": VALUE_BYTES_MAX,
+    "NAME_BYTES_MAX": KEY_BYTES_MAX + len("\0\0"),
+}
+"""The limits that scripts know: a server must not send what no store would read."""
+
 _FOLDER: Final = files("pyncette.store.redis") / "lua"
 
 
@@ -17,7 +30,9 @@ class Script(NamedTuple):
 
 
 def _read(name: str) -> Script:
-    source = "\n".join((_FOLDER / part).read_text("utf-8") for part in ("common.lua", f"{name}.lua"))
+    limits = f"local {', '.join(_LIMITS)} = {', '.join(map(str, _LIMITS.values()))}"
+    parts = [(_FOLDER / part).read_text("utf-8") for part in ("common.lua", f"{name}.lua")]
+    source = "\n".join([limits, *parts])
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -25,6 +40,9 @@ CLAIM: Final = _read("claim")
 COUNT: Final = _read("count")
 CREATE: Final = _read("create")
 HEAL: Final = _read("heal")
+HISTORY: Final = _read("history")
+LOAD: Final = _read("load")
+PARTITIONS: Final = _read("partitions")
 RENEW: Final = _read("renew")
 SCAN: Final = _read("scan")
 SWAP: Final = _read("swap")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -12,9 +13,11 @@ import msgspec
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
-from pyncette.errors import SchemaError
+from pyncette.errors import SchemaError, StoreRefusedError
 from pyncette.store.base import (
+    HISTORY_ROWS_MAX,
     MIN_READER,
+    PARTITIONS_MAX,
     SCHEMA_VERSION,
     Capabilities,
     Claimed,
@@ -25,26 +28,39 @@ from pyncette.store.base import (
     check_changes,
     check_key,
     check_partition,
+    check_partitions,
 )
 from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.redis.advice import concerns_of, servers_of, settings_of, warn
 from pyncette.store.redis.connection import Argument, Call, Connections
 from pyncette.store.redis.healing import PAGES, PAUSE_SECONDS, Healer
 from pyncette.store.redis.keys import (
+    MEMBER_BYTES_MAX,
     Keyspace,
     member_of,
     name_of,
     partition_named,
 )
 from pyncette.store.redis.records import packed_integer, packed_renewal, unpack, unpack_named
-from pyncette.store.redis.scripts import CLAIM, COUNT, CREATE, RENEW, SCAN, SWAP, Script
+from pyncette.store.redis.scripts import (
+    CLAIM,
+    COUNT,
+    CREATE,
+    HISTORY,
+    LOAD,
+    PARTITIONS,
+    RENEW,
+    SCAN,
+    SWAP,
+    Script,
+)
 from pyncette.store.redis.swaps import check_places, swap_calls
 from pyncette.store.redis.url import Address, check_timeout, read_url
 from pyncette.store.schema import check_schema
 
 logger = logging.getLogger(__name__)
 
-PARTITIONS_MAX: Final = 50
+CALL_PARTITIONS_MAX: Final = 50
 """Partitions of one call of a script, during which a server does nothing else."""
 
 LISTED_SECONDS: Final = 600.0
@@ -111,15 +127,17 @@ class RedisStore:
             places.setdefault(key.partition, []).append(place)
         if not keys:
             return []
-        commands: list[list[Argument]] = []
-        for partition, some in places.items():
-            commands.append(["HMGET", self._keyspace.of(partition).records])
-            commands[-1] += [name_of(keys[place]) for place in some]
         found: list[Record | None] = [None] * len(keys)
-        for some, values in zip(places.values(), await self._ask(commands), strict=True):
-            for place, value in zip(some, values, strict=True):
-                if value is not None:
-                    found[place] = unpack(keys[place], value)
+        parts = self._parts(list(places))
+        calls = [
+            Call(self._keys(part), [name for partition in part for name in _names(keys, places[partition])])
+            for part in parts
+        ]
+        for part, answers in zip(parts, await self._run(LOAD, calls), strict=True):
+            for partition, values in zip(part, answers, strict=True):
+                for place, value in zip(places[partition], values, strict=True):
+                    if value is not None:
+                        found[place] = unpack(keys[place], value)
         return found
 
     async def swap(self, changes: Sequence[Change]) -> list[bool]:
@@ -231,7 +249,10 @@ class RedisStore:
 
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
-        (members,) = await self._ask([["SMEMBERS", self._keyspace.partitions(realm)]])
+        limits: list[Argument] = [PARTITIONS_MAX, MEMBER_BYTES_MAX]
+        (members,) = await self._run(PARTITIONS, [Call([self._keyspace.partitions(realm)], limits)])
+        if isinstance(members, int):
+            check_partitions(members, realm)
         listed = [
             partition for member in members if (partition := partition_named(realm, member)) is not None
         ]
@@ -243,7 +264,7 @@ class RedisStore:
     async def history(self, key: Key) -> list[Run]:
         check_key(key)
         check_partition(key.partition)
-        (rows,) = await self._ask([["HVALS", self._keyspace.history(key)]])
+        (rows,) = await self._run(HISTORY, [Call([self._keyspace.history(key)], [HISTORY_ROWS_MAX])])
         runs = []
         for text in rows:
             try:
@@ -284,7 +305,7 @@ class RedisStore:
 
     def _parts(self, partitions: Sequence[Partition]) -> list[Sequence[Partition]]:
         """Split *partitions* into parts, each for one call of a script."""
-        size = PARTITIONS_MAX if self._connections.together else 1
+        size = CALL_PARTITIONS_MAX if self._connections.together else 1
         return [partitions[at : at + size] for at in range(0, len(partitions), size)]
 
     def _keys(self, partitions: Collection[Partition]) -> list[str | bytes]:
@@ -373,6 +394,18 @@ async def concerns_at(url: str) -> Sequence[str]:
         await connections.close()
 
 
+async def reads_elsewhere(url: str) -> bool:
+    """Return whether the user of *url* can read keys that do not begin with its namespace. Raises StoreError."""
+    connections = Connections(read_url(url))
+    try:
+        await connections.ask([["EXISTS", f"pyncette-check-{secrets.token_hex(8)}"]])
+    except StoreRefusedError:
+        return False
+    finally:
+        await connections.close()
+    return True
+
+
 async def servers_at(url: str) -> Sequence[str]:
     """Return the products and versions of the servers at *url*, each once. Raises StoreError."""
     connections = Connections(read_url(url))
@@ -400,6 +433,11 @@ def _claimed(partition: Partition, taken: Sequence[bytes]) -> list[Record]:
     ]
     records.sort(key=lambda record: record.claimable_at or 0)
     return records
+
+
+def _names(keys: Sequence[Key], places: Sequence[int]) -> list[Argument]:
+    """Return how many *places* there are, and the names of the *keys* there."""
+    return [len(places), *(name_of(keys[place]) for place in places)]
 
 
 def _range(task: str | None, after: Key | None) -> tuple[bytes, bytes]:

@@ -14,7 +14,8 @@ class Dialect(Protocol[Query_co]):
     """
     Queries in the dialect of a server, each of one statement, as its `Connections` take them.
 
-    Positions in replies count from 1. Rows of records have the columns that `rows.record_of` reads.
+    Positions in replies count from 1. Rows of records have the columns that `rows.record_of` reads. Texts that are longer than
+    the port allows are null, and records with longer names are left out.
     """
 
     @property

@@ -16,7 +16,15 @@ from typing import Any, Final, Generic, Self, TypeVar
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
-from pyncette.store.base import Counted, Renewal, Renewed, check_changes, check_key, check_partition
+from pyncette.store.base import (
+    Counted,
+    Renewal,
+    Renewed,
+    check_changes,
+    check_key,
+    check_partition,
+    check_partitions,
+)
 from pyncette.store.codec import decode_runs
 from pyncette.store.schema import check_schema
 from pyncette.store.sql.changes import (
@@ -157,6 +165,7 @@ class SqlStore(Ids, Generic[Query]):
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
         rows = await self._rows(self._sql.partitions(realm))
+        check_partitions(len(rows), realm)
         found = {Partition(realm, handler, number): id_ for id_, handler, number in rows}
         self._partition_ids.update(found)
         return list(found)

@@ -27,8 +27,8 @@ Row = tuple[
     Duration,  # lease_length
     int,  # attempt
     Instant | None,  # began_at
-    str,  # spec
-    str,  # state
+    str | None,  # spec; None if it is too long
+    str | None,  # state; likewise
     str | None,  # the lease's id
     str | None,  # its holder
     Instant | None,  # its end

@@ -11,7 +11,16 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from pyncette.store.base import MIN_READER, SCHEMA_VERSION
+from pyncette.store.base import (
+    HISTORY_ROWS_MAX,
+    KEY_BYTES_MAX,
+    MIN_READER,
+    PARTITION_BYTES_MAX,
+    PARTITIONS_MAX,
+    SCHEMA_VERSION,
+    SPEC_BYTES_MAX,
+    STATE_BYTES_MAX,
+)
 from pyncette.store.sqlite.database import Session
 
 SIZES: Final = (1, 8, 32, 128, 512)
@@ -42,9 +51,9 @@ _COLUMNS: Final = (
     "r.lease_length",
     "ifnull(l.attempt, r.attempt)",
     "CASE WHEN l.id IS NULL THEN r.began_at ELSE l.began_at END",
-    # The casts accept poisoned rows, which are then found when rows are decoded.
-    "CAST(r.spec AS TEXT)",
-    "CAST(r.state AS TEXT)",
+    # The casts accept poisoned rows, which are then found when rows are decoded. A text that is too long is null.
+    f"CASE WHEN length(CAST(r.spec AS BLOB)) <= {SPEC_BYTES_MAX} THEN CAST(r.spec AS TEXT) END",
+    f"CASE WHEN length(CAST(r.state AS BLOB)) <= {STATE_BYTES_MAX} THEN CAST(r.state AS TEXT) END",
     "l.lease_id",
     "l.holder",
     "l.expires_at",
@@ -55,6 +64,17 @@ _ROW: Final = f"json_array({', '.join(_COLUMNS)})"
 _NAMED_COLUMNS: Final = ", ".join(f"{column} AS c{number}" for number, column in enumerate(_COLUMNS))
 _ROW_OF_NAMED: Final = f"json_array({', '.join(f'c{number}' for number in range(len(_COLUMNS)))})"
 """For sorted rows. After sorting, SQLite no longer knows that a text is JSON."""
+
+
+_RUN: Final = f"CASE WHEN length(CAST(run AS BLOB)) <= {STATE_BYTES_MAX} THEN CAST(run AS TEXT) END"
+
+_OF_REALM: Final = f"realm = ? AND length(CAST(handler AS BLOB)) <= {PARTITION_BYTES_MAX}"
+
+_SHORT: Final = (
+    "length(CAST(r.task AS BLOB)) + length(CAST(r.instance AS BLOB)) + length(CAST(r.occurrence AS BLOB))"
+    f" <= {KEY_BYTES_MAX}"
+)
+"""Of records whose names the port allows: others are not even read."""
 
 
 class Batch:
@@ -172,7 +192,7 @@ class Statements:
         same_key = """r.partition_id = v.column1 AND r.task = v.column2 AND r.instance = v.column3
             AND r.occurrence = v.column4"""
         page = f"""SELECT json_group_array({_ROW_OF_NAMED}) FROM (SELECT {_NAMED_COLUMNS} FROM {from_records} WHERE
-            r.partition_id = ? AND {{range}} ORDER BY r.task, r.instance, r.occurrence LIMIT ?)"""
+            r.partition_id = ? AND {{range}} AND {_SHORT} ORDER BY r.task, r.instance, r.occurrence LIMIT ?)"""
 
         self.partition_ids = Batch(
             f"""SELECT json_group_array(json_array(v.column1, p.id)) FROM (VALUES {{rows}}) AS v
@@ -184,8 +204,8 @@ class Statements:
                 SELECT column1, column2, column3 FROM (VALUES {{rows}}) WHERE column3 <> {FILL}""",
             3,
         )
-        self.partitions = f"""SELECT json_group_array(json_array(handler, number)) FROM {names} AS p WHERE realm = ?
-            AND EXISTS (SELECT 1 FROM {records} AS r WHERE r.partition_id = p.id)"""
+        self.partitions = f"""SELECT json_group_array(json_array(handler, number)) FROM (SELECT handler, number FROM {names} AS p
+            WHERE {_OF_REALM} AND EXISTS (SELECT 1 FROM {records} AS r WHERE r.partition_id = p.id) LIMIT {PARTITIONS_MAX + 1})"""
 
         self.load = Batch(
             f"""SELECT json_group_array(json_array(v.column5, {_ROW})) FROM (VALUES {{rows}}) AS v
@@ -194,8 +214,8 @@ class Statements:
         )
         self.scan_task = page.replace("{range}", "r.task = ? AND (r.instance, r.occurrence) >= (?, ?)")
         self.scan_all = page.replace("{range}", "(r.task, r.instance, r.occurrence) >= (?, ?, ?)")
-        self.history = f"""SELECT json_group_array(CAST(run AS TEXT)) FROM {history}
-            WHERE (partition_id, task, instance, occurrence) = (?, ?, ?, ?)"""
+        self.history = f"""SELECT json_group_array(run) FROM (SELECT {_RUN} AS run FROM {history}
+            WHERE (partition_id, task, instance, occurrence) = (?, ?, ?, ?) LIMIT {HISTORY_ROWS_MAX})"""
 
         # What is due, what is leased, and how many of either were looked at; then how many instances the task has, of how many
         # names, which are one more than the limit if there are too many. Its parameters: partition, task or NULL, now, limit.

@@ -23,6 +23,7 @@ from pyncette.store.base import (
     check_changes,
     check_key,
     check_partition,
+    check_partitions,
 )
 from pyncette.store.codec import decode_runs
 from pyncette.store.schema import TABLE, Migrated, check_schema, check_table_name
@@ -158,7 +159,9 @@ class SqliteStore:
     async def partitions(self, realm: str) -> list[Partition]:
         check_partition(Partition(realm, ""))
         text = await self._database.read(lambda session: session.read(self._sql.partitions, (realm,)))
-        return [Partition(realm, handler, number) for handler, number in decode(text)]
+        rows = decode(text)
+        check_partitions(len(rows), realm)
+        return [Partition(realm, handler, number) for handler, number in rows]
 
     async def history(self, key: Key) -> list[Run]:
         check_key(key)

@@ -34,6 +34,10 @@ class OnBackend:
         """Make what is stored as the spec of *key* unreadable, behind the back of every store."""
         raise NotImplementedError
 
+    async def overwrite(self, backend: Any, key: Key, spec: str) -> None:
+        """Store the text *spec* as the spec of *key*, behind the back of every store."""
+        raise NotImplementedError
+
     @pytest_asyncio.fixture
     async def open_another(self, backend: Any) -> AsyncIterator[OpenAnother]:
         async with contextlib.AsyncExitStack() as stack:

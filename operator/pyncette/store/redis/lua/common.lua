@@ -43,7 +43,7 @@ local function has(flags, flag)
     return bit.band(flags, flag) ~= 0
 end
 
--- Returns where the lease and the spec of a packed record end; nothing if it is invalid.
+-- Returns where the lease and the spec of a packed record end; nothing if it is invalid, or too long to be read.
 local function ends(value)
     if not value or #value < 77 then
         return nil
@@ -54,10 +54,18 @@ local function ends(value)
         return nil
     end
     local spec_end = lease_end + 4 + struct.unpack('>I4', value, lease_end + 1)
-    if #value < spec_end then
+    if #value < spec_end or spec_end - lease_end - 4 > SPEC_BYTES_MAX or #value - spec_end > STATE_BYTES_MAX then
         return nil
     end
     return lease_end, spec_end
+end
+
+-- Returns what a caller gets of a packed record: nothing of one that is far too long, whoever wrote it.
+local function readable(value)
+    if value and #value > VALUE_BYTES_MAX then
+        return ''
+    end
+    return value
 end
 
 -- A list has its length `n`, since Lua would search for its end each time.

@@ -6,6 +6,9 @@ local partition = open_partition(1)
 local names = redis.call('ZRANGE', partition.names, ARGV[1], ARGV[2], 'BYLEX', 'LIMIT', 0, ARGV[3])
 local page = list()
 for place, value in ipairs(values_of(partition, names)) do
-    append(page, names[place], value)
+    if #names[place] > NAME_BYTES_MAX then
+        return redis.error_reply('ERR a record has a name of ' .. #names[place] .. ' bytes: remove it')
+    end
+    append(page, names[place], readable(value))
 end
 return page

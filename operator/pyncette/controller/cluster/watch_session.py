@@ -1,0 +1,153 @@
+"""The HTTP session of the watch: kopf gets objects reduced, before they are decoded as a whole or queued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import aiohttp
+import kopf
+import msgspec
+
+from pyncette.controller.cluster.api import DEPLOYMENTS, OWN_KINDS, Kind
+from pyncette.controller.cluster.reduction import StoredObject
+
+WATCHED_KINDS: Final = (*OWN_KINDS, DEPLOYMENTS)
+
+LINE_BYTES_MAX: Final = 16 * 2**20
+"""Of one event. The API server takes objects of up to 3 MB."""
+
+_KINDS: Final = {(kind.api_version, kind.name): kind for kind in WATCHED_KINDS}
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event as the API server writes it."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class Typed(msgspec.Struct, frozen=True):
+    """The kind of an object or of a list."""
+
+    api_version: str = msgspec.field(name="apiVersion", default="")
+    kind: str = ""
+
+
+class StoredList(msgspec.Struct, frozen=True):
+    """A page of a list as the API server writes it."""
+
+    metadata: dict[str, Any]
+    items: list[StoredObject] | None = None
+
+
+def reduced_event(line: bytes) -> bytes:
+    """Return an event with its object reduced. One that is not about an object of a watched kind stays as it is."""
+    event = msgspec.json.decode(line, type=StoredEvent)
+    kind = _kind_of(event.object)
+    if kind is None or event.type == "BOOKMARK":
+        return line
+    manifest = msgspec.json.decode(event.object, type=StoredObject).reduced(kind)
+    return msgspec.json.encode({"type": event.type, "object": manifest})
+
+
+def reduced_list(answer: bytes) -> Any:
+    """Return the decoded *answer*; if it is a list of objects of a watched kind, with each of them reduced."""
+    kind = _kind_of(answer, "List")
+    if kind is None:
+        return msgspec.json.decode(answer)
+    page = msgspec.json.decode(answer, type=StoredList)
+    return {
+        "apiVersion": kind.api_version,
+        "kind": f"{kind.name}List",
+        "metadata": page.metadata,
+        "items": [item.reduced(kind) for item in page.items or ()],
+    }
+
+
+def _kind_of(text: bytes | msgspec.Raw, suffix: str = "") -> Kind | None:
+    typed = msgspec.json.decode(text, type=Typed)
+    return _KINDS.get((typed.api_version, typed.kind.removesuffix(suffix)))
+
+
+class ReducedLines:
+    """The content of a response, whose lines are the events of a watch. All else is that of the *stream*."""
+
+    def __init__(self, stream: aiohttp.StreamReader) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Yield whole events, each of them reduced. Raises ClientPayloadError if one is too long."""
+        begun = bytearray()
+        async for part in self._stream.iter_chunked(size):
+            *lines, rest = part.split(b"\n")
+            for line in lines:
+                yield reduced_event(bytes(begun + line)) + b"\n" if begun or line else b"\n"
+                begun.clear()
+            begun += rest
+            if len(begun) > LINE_BYTES_MAX:
+                raise aiohttp.ClientPayloadError(f"an event has more than {LINE_BYTES_MAX:,} bytes")
+        yield bytes(begun)
+
+
+class ReducedResponse(aiohttp.ClientResponse):
+    """A response of the API server. What kopf reads of it, a list or a stream of events, is reduced."""
+
+    _content: Any = None
+    """None until the headers have arrived. A response may be closed before that."""
+
+    @property
+    def content(self) -> Any:
+        return self._content
+
+    @content.setter
+    def content(self, stream: Any) -> None:
+        self._content = stream if stream is None else ReducedLines(stream)
+
+    async def json(self, **_: Any) -> Any:
+        """Return the decoded body like `reduced_list`. Raises JSONDecodeError for any other text, as kopf expects it."""
+        body = await self.read()
+        try:
+            return reduced_list(body)
+        except msgspec.DecodeError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class KeptSession:
+    """
+    The part of an aiohttp *session* that kopf uses, which `close` leaves open.
+
+    While kopf stops, it closes its session and leaves watchers behind, which then fail by that, and log it as an error.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.headers = session.headers
+        self.request = session.request
+
+    @property
+    def closed(self) -> bool:
+        return self.session.closed
+
+    async def close(self) -> None:
+        """Do nothing: `end` closes the session."""
+
+    async def end(self) -> None:
+        """Close the session."""
+        await self.session.close()
+
+
+def session_of(login: kopf.ConnectionInfo) -> KeptSession:
+    """Return a session with the credentials of *login*."""
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context()),
+        headers=login.as_http_headers(),
+        proxy=login.proxy_url,
+        trust_env=login.trust_env,
+        response_class=ReducedResponse,
+    )
+    return KeptSession(session)

@@ -1,0 +1,187 @@
+"""Whatever is written into an object, the operator holds of it what decisions need, within the limits of a task."""
+
+import json
+
+import msgspec
+import pytest
+
+from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS
+from pyncette.controller.cluster.reduction import (
+    DROPPED,
+    StoredObject,
+    is_incomplete,
+    large_parts,
+    read_reduced,
+    reduced,
+    without,
+)
+from pyncette.controller.cluster.watch_session import reduced_event, reduced_list
+from pyncette.resources.arguments import ARGS_BYTES_MAX
+from pyncette.resources.pool import PyncetteWorkerPool
+from pyncette.resources.reading import Refusal
+from pyncette.resources.task import PyncetteTask
+from tests.controller.fake_api import pool, task
+
+MEGABYTE = 2**20
+
+compact = json.JSONEncoder(separators=(",", ":")).encode
+SMALL = 4096
+"""Bytes of a reduced object that was one megabyte."""
+
+
+def stored(kind, body):
+    """An object as the client decodes it: its parts are still JSON."""
+    return msgspec.json.decode(compact(body), type=StoredObject).reduced(kind)
+
+
+def size_of(manifest):
+    return len(msgspec.json.encode(manifest))
+
+
+def labelled(**metadata):
+    body = task()
+    return {**body, "metadata": {**body["metadata"], **metadata}}
+
+
+LARGE = {
+    "a text in args": task(args={"a": "x" * MEGABYTE}),
+    "nested args": task(args={"a": [[[]]] * (MEGABYTE // 7)}),
+    "a field that no release has": task(other="x" * MEGABYTE),
+    "managed fields": labelled(managedFields=[{"fieldsV1": {"f:a": "x" * MEGABYTE}}]),
+    "owners": labelled(ownerReferences=[{"uid": "x" * 1000}] * 1000),
+    "finalizers": labelled(finalizers=["example.org/" + "x" * 50] * 20_000),
+    "labels of others": labelled(labels={f"example.org/{number}": "x" * 63 for number in range(10_000)}),
+    "labels of our prefix": labelled(labels={f"pyncette.dev/{number}": "x" * 63 for number in range(10_000)}),
+    "an annotation of ours": labelled(annotations={"pyncette.dev/run-requested-at": "x" * MEGABYTE}),
+    "a status": {**task(), "status": {"lastRun": {"message": "x" * MEGABYTE}}},
+}
+
+
+@pytest.mark.parametrize("body", LARGE.values(), ids=LARGE)
+def test_an_object_of_a_megabyte_is_held_in_some_kilobytes(body):
+    for manifest in (reduced(TASKS, body), stored(TASKS, body)):
+        assert size_of(manifest) < SMALL
+        assert manifest["metadata"]["name"] == "report"
+        assert manifest["spec"]["handler"] == "send"
+
+
+def test_a_small_object_keeps_what_decisions_need():
+    body = labelled(annotations={"pyncette.dev/run-requested-at": "now", "other": "x"}, uid="1", generation=2)
+    body |= {"spec": {**body["spec"], "args": {"to": ["a", None]}}, "status": {"active": 1}}
+
+    for manifest in (reduced(TASKS, body), stored(TASKS, body), reduced(TASKS, stored(TASKS, body))):
+        assert manifest["spec"] == body["spec"]
+        assert manifest["status"] == {"active": 1}
+        assert manifest["metadata"]["annotations"] == {"pyncette.dev/run-requested-at": "now"}
+        assert DROPPED not in manifest
+
+
+def test_arguments_are_measured_as_they_are_stored_and_not_as_the_api_server_escapes_them():
+    args = {"a": "<" * (ARGS_BYTES_MAX - len('{"a":""}'))}
+    text = compact(task(args=args)).replace("<", "\\u003c")
+
+    manifest = msgspec.json.decode(text, type=StoredObject).reduced(TASKS)
+
+    assert manifest["spec"]["args"] == args
+
+
+def test_too_large_arguments_are_reported_with_their_size_and_the_limit():
+    refused = read_reduced(TASKS, PyncetteTask, stored(TASKS, task(args={"a": "x" * MEGABYTE})))
+
+    assert isinstance(refused, Refusal)
+    (problem,) = refused.problems
+    assert problem.reason == "ArgumentsTooLarge"
+    assert str(problem).startswith("spec.args: take 1,048,584 bytes as JSON, 16,384 are allowed")
+
+
+def test_a_template_that_is_too_large_is_reported_with_the_limit():
+    body = pool(template={"spec": {"containers": [{"name": "worker", "args": ["x" * 100_000]}]}})
+
+    refused = read_reduced(POOLS, PyncetteWorkerPool, stored(POOLS, body))
+
+    assert isinstance(refused, Refusal)
+    (problem,) = refused.problems
+    assert problem.reason == "TooLarge"
+    assert "65,536 are allowed" in str(problem)
+
+
+def test_a_field_beyond_all_limits_is_reported():
+    refused = read_reduced(TASKS, PyncetteTask, stored(TASKS, task(other="x" * MEGABYTE)))
+
+    assert isinstance(refused, Refusal)
+    assert [problem.path for problem in refused.problems] == [("spec", "other")]
+
+
+def test_nobody_can_say_that_a_part_was_dropped():
+    manifest = stored(TASKS, {**task(), DROPPED: {"args": 10**9}})
+
+    assert DROPPED not in manifest
+    assert not isinstance(read_reduced(TASKS, PyncetteTask, manifest), Refusal)
+
+
+def test_a_large_part_can_be_left_out_and_read_again():
+    small, large, excessive = (
+        reduced(TASKS, task(args={"a": "x" * size})) for size in (100, 10_000, MEGABYTE)
+    )
+
+    assert large_parts(small) == large_parts(excessive) == {}
+    assert size_of(without(large, large_parts(large))) < SMALL
+    assert is_incomplete(TASKS, without(large, large_parts(large)))
+    assert not is_incomplete(TASKS, large)
+    assert not is_incomplete(TASKS, excessive)
+
+
+def test_of_a_deployment_only_its_scale_and_its_status_are_held():
+    body = {
+        "metadata": {"name": "a", "namespace": "b", "labels": {"pyncette.dev/pool": "default"}},
+        "spec": {"replicas": 3, "template": {"spec": {"x": "x" * MEGABYTE}}},
+        "status": {"readyReplicas": 2},
+    }
+
+    manifest = stored(DEPLOYMENTS, body)
+
+    assert (manifest["spec"], manifest["status"]) == ({"replicas": 3}, {"readyReplicas": 2})
+    assert manifest["metadata"]["labels"] == {"pyncette.dev/pool": "default"}
+
+
+# --- What kopf gets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["ADDED", "MODIFIED", "DELETED"])
+def test_an_event_is_reduced_before_kopf_decodes_it(change):
+    line = compact({"type": change, "object": task(args={"a": "x" * MEGABYTE})}).encode()
+
+    event = json.loads(reduced_event(line))
+
+    assert event["type"] == change
+    assert event["object"] == reduced(TASKS, task(args={"a": "x" * MEGABYTE}))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "BOOKMARK", "object": {**task(), "metadata": {"resourceVersion": "7"}, "spec": {}}},
+        {"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "code": 410}},
+    ],
+    ids=lambda event: event["type"],
+)
+def test_an_event_about_the_watch_itself_stays_as_it_is(event):
+    line = compact(event).encode()
+
+    assert reduced_event(line) == line
+
+
+def test_a_list_is_reduced_and_any_other_document_is_not():
+    page = {
+        "apiVersion": TASKS.api_version,
+        "kind": "PyncetteTaskList",
+        "metadata": {"resourceVersion": "7", "continue": "more"},
+        "items": [task(args={"a": "x" * MEGABYTE})],
+    }
+    resources = {"kind": "APIResourceList", "apiVersion": "v1", "resources": [{"name": "pyncettetasks"}]}
+
+    read = reduced_list(compact(page).encode())
+
+    assert read["items"] == [reduced(TASKS, page["items"][0])]
+    assert read["metadata"] == page["metadata"]
+    assert reduced_list(compact(resources).encode()) == resources

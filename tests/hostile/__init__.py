@@ -1,0 +1,1 @@
+"""Tenants and databases that attack each other through the operator."""
