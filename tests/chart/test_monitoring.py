@@ -66,6 +66,7 @@ FIRING = [
     ),
     ("PyncetteNamespaceForbidden", ["pyncette_operator_forbidden_namespaces"], "1x40", "0x40", "16m"),
     ("PyncetteRecordsUnwatched", ["pyncette_operator_unwatched_records"], "1x90", "0x90", "61m"),
+    ("PyncetteForeignRealms", ['pyncette_operator_foreign_realms{backend="shop"}'], "1x40", "0x40", "16m"),
     ("PyncetteWorkerNotReady", [f"pyncette_worker_ready{{{WORKER}}}"], "0x40", "1x40", "11m"),
     (
         "PyncetteTasksLate",

@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS
+from pyncette.controller.cluster.decoding import decode
 from pyncette.controller.cluster.reduction import (
     DROPPED,
+    NESTING_MAX,
     StoredObject,
     is_incomplete,
     large_parts,
@@ -32,6 +34,21 @@ SMALL = 4096
 def stored(kind, body):
     """An object as the client decodes it: its parts are still JSON."""
     return msgspec.json.decode(compact(body), type=StoredObject).reduced(kind)
+
+
+DEEP = [NESTING_MAX - 1, 900, 950, 960, 970, 980, 990, 1500, 9990]
+"""Nested levels in a template: what can be decoded at all ends about 1,000, the API server's limit is 10,000."""
+
+
+def nested(levels):
+    """The JSON of a pool whose template has so many levels within its spec."""
+    text = compact(pool(template={"spec": {"deep": "DEEP"}}))
+    return text.replace('"DEEP"', '{"a":' * levels + "1" + "}" * levels)
+
+
+def stored_text(kind, text):
+    """An object whose JSON is *text*, as the client decodes it."""
+    return decode(text.encode(), StoredObject).reduced(kind)
 
 
 def size_of(manifest):
@@ -112,6 +129,29 @@ def test_a_field_beyond_all_limits_is_reported():
     assert [problem.path for problem in refused.problems] == [("spec", "other")]
 
 
+@pytest.mark.parametrize("levels", DEEP)
+def test_a_template_that_is_nested_too_deeply_is_reported_with_the_limit(levels):
+    (refused,) = {
+        read_reduced(POOLS, PyncetteWorkerPool, manifest)
+        for manifest in (
+            stored_text(POOLS, nested(levels)),
+            reduced(POOLS, stored_text(POOLS, nested(levels))),
+        )
+    }
+
+    assert isinstance(refused, Refusal)
+    assert [str(problem) for problem in refused.problems] == [
+        f"spec.template: is nested in more than {NESTING_MAX} levels"
+    ]
+
+
+def test_a_template_with_as_many_levels_as_are_allowed_is_kept():
+    manifest = stored_text(POOLS, nested(NESTING_MAX - 2))
+
+    assert manifest["spec"]["template"]["spec"]["deep"]
+    assert not isinstance(read_reduced(POOLS, PyncetteWorkerPool, manifest), Refusal)
+
+
 def test_nobody_can_say_that_a_part_was_dropped():
     manifest = stored(TASKS, {**task(), DROPPED: {"args": 10**9}})
 
@@ -148,10 +188,10 @@ def test_of_a_deployment_only_its_scale_and_its_status_are_held():
 
 
 @pytest.mark.parametrize("change", ["ADDED", "MODIFIED", "DELETED"])
-def test_an_event_is_reduced_before_kopf_decodes_it(change):
+async def test_an_event_is_reduced_before_kopf_decodes_it(change):
     line = compact({"type": change, "object": task(args={"a": "x" * MEGABYTE})}).encode()
 
-    event = json.loads(reduced_event(line))
+    event = json.loads(await reduced_event(line))
 
     assert event["type"] == change
     assert event["object"] == reduced(TASKS, task(args={"a": "x" * MEGABYTE}))
@@ -165,13 +205,13 @@ def test_an_event_is_reduced_before_kopf_decodes_it(change):
     ],
     ids=lambda event: event["type"],
 )
-def test_an_event_about_the_watch_itself_stays_as_it_is(event):
+async def test_an_event_about_the_watch_itself_stays_as_it_is(event):
     line = compact(event).encode()
 
-    assert reduced_event(line) == line
+    assert await reduced_event(line) == line
 
 
-def test_a_list_is_reduced_and_any_other_document_is_not():
+async def test_a_list_is_reduced_and_any_other_document_is_not():
     page = {
         "apiVersion": TASKS.api_version,
         "kind": "PyncetteTaskList",
@@ -180,8 +220,22 @@ def test_a_list_is_reduced_and_any_other_document_is_not():
     }
     resources = {"kind": "APIResourceList", "apiVersion": "v1", "resources": [{"name": "pyncettetasks"}]}
 
-    read = reduced_list(compact(page).encode())
+    read = await reduced_list(compact(page).encode())
 
     assert read["items"] == [reduced(TASKS, page["items"][0])]
     assert read["metadata"] == page["metadata"]
-    assert reduced_list(compact(resources).encode()) == resources
+    assert await reduced_list(compact(resources).encode()) == resources
+
+
+@pytest.mark.parametrize("levels", DEEP)
+async def test_an_object_that_is_nested_too_deeply_neither_ends_the_watch_nor_hides_its_neighbours(levels):
+    line = f'{{"type": "ADDED", "object": {nested(levels)}}}'.encode()
+    neighbour = pool("neighbour")
+    page = compact({"apiVersion": POOLS.api_version, "kind": "PyncetteWorkerPoolList", "metadata": {}})
+    page = page[:-1] + f', "items": [{nested(levels)}, {compact(neighbour)}]}}'
+
+    event = json.loads(await reduced_event(line))
+    listed = await reduced_list(page.encode())
+
+    assert event["object"] == listed["items"][0] == stored_text(POOLS, nested(levels))
+    assert listed["items"][1] == reduced(POOLS, neighbour)

@@ -82,7 +82,7 @@ class Reason(Enum):
     ARGUMENTS_TOO_LARGE = ("ArgumentsTooLarge", "The arguments take more than 16 KiB as JSON.", "Warning")
     TOO_LARGE = (
         "TooLarge",
-        "A part of the spec is larger than the operator holds; the message has the limit.",
+        "A part of the spec is larger, or nested more deeply, than the operator holds; the message has the limit.",
         "Warning",
     )
     BACKEND_NOT_ALLOWED = (

@@ -30,10 +30,10 @@ def canonical(args: dict[str, Any]) -> bytes:
         raise ValueError("they are nested too deeply") from None
 
 
-def _is_too_deep(value: Any) -> bool:
-    """Return whether *value* is nested more deeply than anybody means; without recursion, since that has a limit of its own."""
+def is_nested_deeper(value: Any, levels: int) -> bool:
+    """Return whether *value* is nested in more than so many *levels*; without recursion, since that has a limit of its own."""
     level = [value]
-    for _ in range(ARGS_NESTING_MAX + 1):
+    for _ in range(levels + 1):
         level = [
             inner
             for outer in level
@@ -46,7 +46,7 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def _small(args: dict[str, Any]) -> dict[str, Any]:
-    if _is_too_deep(args):
+    if is_nested_deeper(args, ARGS_NESTING_MAX):
         raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
     try:
         size = len(canonical(args))

@@ -34,6 +34,7 @@ from pyncette.controller.cluster.api import (
     kind_of,
 )
 from pyncette.controller.cluster.credentials import Credentials, authorization_of
+from pyncette.controller.cluster.decoding import decodable, decode
 from pyncette.controller.cluster.reduction import StoredObject
 from pyncette.errors import ConfigurationError
 
@@ -146,13 +147,13 @@ class Kubernetes:
             except AnswerTooLargeError as error:
                 size.reduce(error)
                 continue
-            page = _decoded(answer, StoredList, f"GET {path}")
+            page = await _decoded(answer, StoredList, f"GET {path}")
             size.adapt(len(answer), len(page.items or ()))
             return page
 
     async def get(self, kind: Kind, name: ObjectName) -> Manifest:
         path = _path(kind, *name)
-        return _object(kind, await self._answer("GET", path, names=name.name), f"GET {path}")
+        return await _object(kind, await self._answer("GET", path, names=name.name), f"GET {path}")
 
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         return await self._apply(manifest, _path_of(manifest), dry_run=dry_run)
@@ -201,13 +202,14 @@ class Kubernetes:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         name = manifest["metadata"]["name"]
         answer = await self._answer("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
-        return _object(kind_of(manifest), answer, f"PATCH {path}")
+        return await _object(kind_of(manifest), answer, f"PATCH {path}")
 
     # --- One request ---------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Return the decoded answer to one request. Takes and raises the same as `_answer`."""
-        return _decoded(await self._answer(method, path, **request), dict[str, Any], f"{method} {path}")
+        answer = await self._answer(method, path, **request)
+        return await _decoded(answer, dict[str, Any], f"{method} {path}")
 
     async def _answer(
         self,
@@ -342,19 +344,19 @@ class StoredList(msgspec.Struct, frozen=True):
     items: list[StoredObject] | None = None
 
 
-def _object(kind: Kind, answer: bytes | bytearray, request: str) -> dict[str, Any]:
+async def _object(kind: Kind, answer: bytes | bytearray, request: str) -> dict[str, Any]:
     """Return the object of an answer, reduced if it is of our own kinds."""
     if kind in OWN_KINDS:
-        return _decoded(answer, StoredObject, request).reduced(kind)
-    return _decoded(answer, dict[str, Any], request)
+        return (await _decoded(answer, StoredObject, request)).reduced(kind)
+    return await _decoded(answer, dict[str, Any], request)
 
 
 T = TypeVar("T")
 
 
-def _decoded(answer: bytes | bytearray, form: type[T], request: str) -> T:
+async def _decoded(answer: bytes | bytearray, form: type[T], request: str) -> T:
     try:
-        return msgspec.json.decode(answer, type=form)
+        return decode(await decodable(answer), form)
     except msgspec.DecodeError as error:
         raise ApiUnavailableError(f"{request}: the response is not a JSON object: {error}") from error
 

@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from pyncette.controller.cluster.api import DEPLOYMENTS, POOLS, TASKS, Kind, Manifest
+from pyncette.controller.cluster.decoding import decode
 from pyncette.controller.reasons import Reason
-from pyncette.resources.arguments import ARGS_BYTES_MAX, arguments_too_large
+from pyncette.resources.arguments import ARGS_BYTES_MAX, arguments_too_large, is_nested_deeper
 from pyncette.resources.reading import Problem, Refusal, read_stored
 from pyncette.resources.resource import GROUP, Resource
 
@@ -29,6 +30,12 @@ KEPT_METADATA: Final = (
 
 DROPPED: Final = f"{OWN_PREFIX}dropped"
 """The key of a reduced manifest with the parts that were dropped, and their size. No API server has such a field."""
+
+NESTED: Final = f"{OWN_PREFIX}nested"
+"""The key of a reduced manifest with the parts that were dropped because they are nested too deeply."""
+
+NESTING_MAX: Final = 64
+"""Levels of a part of a spec. Pod templates have a dozen, and code that walks through a value may use a call for each."""
 
 OWN_METADATA_MAX: Final = 32
 """Annotations of our own prefix that are kept, and labels likewise: there are fewer than ten."""
@@ -52,7 +59,6 @@ ESCAPED: Final = 6
 """Bytes that the API server writes at most for a byte of text: it escapes `<` as `\\u003c`."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
-_decode = msgspec.json.decode
 
 M = TypeVar("M", bound=Resource)
 
@@ -112,6 +118,7 @@ def reduced(kind: Kind, body: Manifest) -> dict[str, Any]:
     The parts of its spec may be raw JSON, which is decoded only within the limits. Doing this twice does it once.
     """
     dropped = dict(body.get(DROPPED) or {})
+    nested = set(body.get(NESTED) or ())
     spec = body.get("spec")
     manifest: dict[str, Any] = {
         "apiVersion": kind.api_version,
@@ -120,9 +127,11 @@ def reduced(kind: Kind, body: Manifest) -> dict[str, Any]:
         "status": _within(body.get("status", {}), STATUS_BYTES_MAX)[0] or {},
     }
     if isinstance(spec, Mapping):
-        manifest["spec"] = _spec(kind, spec, dropped)
+        manifest["spec"] = _spec(kind, spec, dropped, nested)
     if dropped:
         manifest[DROPPED] = dropped
+    if nested:
+        manifest[NESTED] = sorted(nested)
     return manifest
 
 
@@ -146,21 +155,25 @@ def is_incomplete(kind: Kind, manifest: Manifest) -> bool:
 
 
 def read_reduced(kind: Kind, model: type[M], manifest: Manifest) -> M | Refusal:
-    """Read a reduced object. One that lacks a part which is too large is refused, and the problem says which."""
-    problems = tuple(
+    """Read a reduced object. One that lacks a part which is too large or nested is refused, and the problem says which."""
+    problems = [
         Problem(("spec", name), limit.message(size), limit.reason.value)
         for name, size in manifest.get(DROPPED, {}).items()
         if size > (limit := _limit(kind, name)).bytes_max
-    )
-    return Refusal(problems) if problems else read_stored(model, manifest)
+    ]
+    problems += [
+        Problem(("spec", name), f"is nested in more than {NESTING_MAX} levels", Reason.TOO_LARGE.value)
+        for name in manifest.get(NESTED, ())
+    ]
+    return Refusal(tuple(problems)) if problems else read_stored(model, manifest)
 
 
 def _limit(kind: Kind, name: str) -> Limit:
     return LIMITS.get(kind, {}).get(name, OTHER)
 
 
-def _spec(kind: Kind, spec: Mapping[str, Any], dropped: dict[str, int]) -> dict[str, Any]:
-    """Return the kept parts of a spec, and add the size of each other one to *dropped*."""
+def _spec(kind: Kind, spec: Mapping[str, Any], dropped: dict[str, int], nested: set[str]) -> dict[str, Any]:
+    """Return the kept parts of a spec. Each other one is added to *dropped* with its size, or to *nested*."""
     kept = {}
     for name, value in spec.items():
         if kind is DEPLOYMENTS and name not in KEPT_OF_DEPLOYMENTS:
@@ -168,6 +181,8 @@ def _spec(kind: Kind, spec: Mapping[str, Any], dropped: dict[str, int]) -> dict[
         part, size = _within(value, _limit(kind, name).bytes_max)
         if part is None and size:
             dropped[name] = size
+        elif is_nested_deeper(part, NESTING_MAX):
+            nested.add(name)
         else:
             kept[name] = part
     return kept
@@ -179,7 +194,7 @@ def _within(value: Any, limit: int) -> tuple[Any, int]:
     if len(data) > ESCAPED * limit:
         return None, len(data)
     if isinstance(value, msgspec.Raw):
-        value = _decode(data)
+        value = decode(data, Any)
         data = _encode(value) if len(data) > limit else data
     return (value, 0) if len(data) <= limit else (None, len(data))
 
@@ -195,4 +210,4 @@ def _metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(value: Any) -> Any:
-    return _decode(value) if isinstance(value, msgspec.Raw) else value
+    return decode(value, Any) if isinstance(value, msgspec.Raw) else value

@@ -11,6 +11,7 @@ import kopf
 import msgspec
 
 from pyncette.controller.cluster.api import DEPLOYMENTS, OWN_KINDS, Kind
+from pyncette.controller.cluster.decoding import decodable, decode
 from pyncette.controller.cluster.reduction import StoredObject
 
 WATCHED_KINDS: Final = (*OWN_KINDS, DEPLOYMENTS)
@@ -42,22 +43,23 @@ class StoredList(msgspec.Struct, frozen=True):
     items: list[StoredObject] | None = None
 
 
-def reduced_event(line: bytes) -> bytes:
+async def reduced_event(line: bytes) -> bytes:
     """Return an event with its object reduced. One that is not about an object of a watched kind stays as it is."""
-    event = msgspec.json.decode(line, type=StoredEvent)
+    event = decode(await decodable(line), StoredEvent)
     kind = _kind_of(event.object)
     if kind is None or event.type == "BOOKMARK":
         return line
-    manifest = msgspec.json.decode(event.object, type=StoredObject).reduced(kind)
+    manifest = decode(event.object, StoredObject).reduced(kind)
     return msgspec.json.encode({"type": event.type, "object": manifest})
 
 
-def reduced_list(answer: bytes) -> Any:
+async def reduced_list(answer: bytes) -> Any:
     """Return the decoded *answer*; if it is a list of objects of a watched kind, with each of them reduced."""
-    kind = _kind_of(answer, "List")
+    text = await decodable(answer)
+    kind = _kind_of(text, "List")
     if kind is None:
-        return msgspec.json.decode(answer)
-    page = msgspec.json.decode(answer, type=StoredList)
+        return decode(text, Any)
+    page = decode(text, StoredList)
     return {
         "apiVersion": kind.api_version,
         "kind": f"{kind.name}List",
@@ -66,8 +68,8 @@ def reduced_list(answer: bytes) -> Any:
     }
 
 
-def _kind_of(text: bytes | msgspec.Raw, suffix: str = "") -> Kind | None:
-    typed = msgspec.json.decode(text, type=Typed)
+def _kind_of(text: bytes | bytearray | msgspec.Raw, suffix: str = "") -> Kind | None:
+    typed = decode(text, Typed)
     return _KINDS.get((typed.api_version, typed.kind.removesuffix(suffix)))
 
 
@@ -86,7 +88,7 @@ class ReducedLines:
         async for part in self._stream.iter_chunked(size):
             *lines, rest = part.split(b"\n")
             for line in lines:
-                yield reduced_event(bytes(begun + line)) + b"\n" if begun or line else b"\n"
+                yield await reduced_event(bytes(begun + line)) + b"\n" if begun or line else b"\n"
                 begun.clear()
             begun += rest
             if len(begun) > LINE_BYTES_MAX:
@@ -112,7 +114,7 @@ class ReducedResponse(aiohttp.ClientResponse):
         """Return the decoded body like `reduced_list`. Raises JSONDecodeError for any other text, as kopf expects it."""
         body = await self.read()
         try:
-            return reduced_list(body)
+            return await reduced_list(body)
         except msgspec.DecodeError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 
