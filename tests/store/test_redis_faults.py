@@ -78,6 +78,9 @@ def url(server):
 
 
 class TestRedis(StoreFaults, Limiting, Listening):
+    reads_while_stalled = False
+    """A server that is paused for writes runs no scripts, and records are read by one."""
+
     @pytest.fixture
     def url(self, server, url):
         self.server = server

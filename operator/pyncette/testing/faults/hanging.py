@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from pyncette.core.record import Change
+from pyncette.core.record import Change, Record
 from pyncette.errors import StoreUnavailableError
+from pyncette.store.base import Store
 from pyncette.testing.conformance.records import a_record, changed, create, load
 from pyncette.testing.faults.server import OnServer, answers, assert_is_one_sentence, until
 
@@ -63,6 +64,12 @@ class Hanging(OnServer):
                     with pytest.raises(asyncio.CancelledError):
                         await swap
 
-                found = await asyncio.gather(*(store.load([before.key]) for _ in range(8)))
+                found = await self._read_by_all(store, before) if self.reads_while_stalled else []
+            found += await self._read_by_all(store, before)
 
-        assert [record and record.key for (record,) in found] == [before.key] * 8
+        assert {record and record.key for (record,) in found} == {before.key}
+
+    async def _read_by_all(self, store: Store, record: Record) -> list[list[Record | None]]:
+        """Read *record* over each connection of *store*."""
+        reads = (store.load([record.key]) for _ in range(2 * self.connections_max))
+        return await asyncio.gather(*reads)

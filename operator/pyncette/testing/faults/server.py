@@ -55,6 +55,9 @@ class OnServer:
     connections_max = 4
     """The largest number of connections of a store, apart from one that listens."""
 
+    reads_while_stalled = True
+    """Whether the server answers reads of a record whose writes are `stalled`."""
+
     @pytest.fixture
     def url(self) -> str:
         """Return the URL of an empty place for one test, as a user who may do everything there."""
