@@ -6,9 +6,10 @@ from pyncette.core import edits, rules
 from pyncette.core.accounting import idempotency_key
 from pyncette.core.record import replace
 from pyncette.core.schedule import Once
-from pyncette.core.spec import Exhaustion, Mode, Policies
+from pyncette.core.spec import Exhaustion, Missed, Mode, Policies
 from tests.core.play import (
     ALLOW,
+    HOUR,
     INSTANCE,
     RAISED,
     REFUSED,
@@ -71,6 +72,45 @@ def test_exhaustion_of_a_side_run_lets_a_run_in_progress_go_on_to_its_outcome():
     play.run(2)
 
     assert play.claimable is None
+    assert play.counts == {"failed": 1, "succeeded": 1}
+
+
+def suspended_in_mid_run() -> Play:
+    """A run of the schedule has begun, and one beside it has suspended the schedule since."""
+    play = Play(policies=Policies(exhausted=Exhaustion.SUSPEND, retry=STEADY), key=INSTANCE, own=False)
+    play.start(1)
+    play.run_now(1.1)
+    exhausted(play, 1.1)
+    assert play.record.state.exhausted
+    return play
+
+
+def test_a_run_in_progress_is_withdrawn_with_a_schedule_that_a_side_run_has_suspended():
+    play = suspended_in_mid_run()
+
+    play.stop(1.2)
+
+    assert play.counts == {"failed": 1, "withdrawn": 1}
+
+
+def test_a_run_in_progress_keeps_its_outcome_when_its_suspended_schedule_is_edited():
+    play = suspended_in_mid_run()
+
+    play.edit(1.2, args='{"a":1}')
+
+    assert play.record.state.started is not None
+    assert play.record.state.started.scheduled_at == at(1)
+
+
+def test_nothing_is_missed_while_a_run_goes_on_whose_schedule_a_side_run_has_suspended():
+    policies = Policies(exhausted=Exhaustion.SUSPEND, retry=STEADY, missed=Missed.FAST_FORWARD, lease=HOUR)
+    play = Play(policies=policies)
+    held = play.start(1)
+    play.run_now(1.1)
+    exhausted(play, 1.1)
+
+    play.end(held, 5.5)
+
     assert play.counts == {"failed": 1, "succeeded": 1}
 
 

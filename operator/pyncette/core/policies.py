@@ -69,12 +69,18 @@ def is_outside(policies: Policies, due: Instant) -> bool:
     return policies.not_after is not None and due > policies.not_after
 
 
+def may_have_run(record: Record, policies: Policies) -> bool:
+    """Say whether an earlier claim of *record* may have led to a run: it has, unless it would have written something first."""
+    return record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW
+
+
 def is_passed_over(record: Record, policies: Policies, due: Instant) -> bool:
-    """Say whether the claimed *record* passes over *due*: it is suspended, or outside of the window, and has not started."""
-    # An earlier claim may have led to a run, unless it would have written something first.
-    if record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW:
-        return False
-    return policies.suspend or record.state.exhausted or is_outside(policies, due)
+    """
+    Say whether the claimed *record* passes over *due*: its template is suspended, or the time is outside of the window.
+
+    A record that a side run has suspended is not claimable, so its suspension came after the claim.
+    """
+    return (policies.suspend or is_outside(policies, due)) and not may_have_run(record, policies)
 
 
 def next_takes_over_at(

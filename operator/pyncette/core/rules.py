@@ -28,6 +28,7 @@ from pyncette.core.policies import (
     is_outside,
     is_passed_over,
     jitter_of,
+    may_have_run,
     next_due,
 )
 from pyncette.core.record import (
@@ -190,11 +191,11 @@ def _first_start(record: Record, policies: Policies, now: Instant) -> StartPlan:
         held = HeldRun(record, policies, due, began_at, record.attempt)
         if is_side_run(record.key):
             return _start_released(held, now)
+    elif record.state.exhausted and not may_have_run(record, policies):
+        # A side run has suspended it while it was claimed.
+        return StartPlan(None, Change(record, replace(idle(record), claimable_at=None)))
     elif (
-        policies.suspend
-        or policies.not_after is not None
-        or policies.not_before is not None
-        or record.state.exhausted
+        policies.suspend or policies.not_after is not None or policies.not_before is not None
     ) and is_passed_over(record, policies, due):
         return _passed_over(record, policies, due, now)
     else:
@@ -309,8 +310,6 @@ def _start_side_run(held: HeldRun, now: Instant) -> StartPlan:
 def _passed_over(record: Record, policies: Policies, due: Instant, now: Instant) -> StartPlan:
     """Move on from a due time that is no occurrence, since a template was suspended or the time is outside of its window."""
     schedule, summary = record.spec.schedule, record.state.summary
-    if record.state.exhausted:  # suspended by a side run, while it was claimed
-        return StartPlan(None, Change(record, replace(idle(record), claimable_at=None)))
     following = next_due(
         schedule, policies, record.schedule_since, max(due, now) if policies.suspend else due
     )
@@ -465,7 +464,7 @@ def _moving_on(held: HeldRun, now: Instant) -> tuple[Instant | None, tuple[Dropp
     record, policies = held.record, held.policies
     schedule, since = record.spec.schedule, record.schedule_since
     due = next_due(schedule, policies, since, after_run(record, held.scheduled_at))
-    if policies.missed is not Missed.FAST_FORWARD or policies.suspend:
+    if policies.missed is not Missed.FAST_FORWARD or policies.suspend or record.state.exhausted:
         return due, held.dropped
     if schedule is None or due is None or due >= now or isinstance(schedule, Once):
         return due, held.dropped  # a one-off set by an edit has no later time to move on to
