@@ -71,7 +71,9 @@ def is_outside(policies: Policies, due: Instant) -> bool:
 
 def may_have_run(record: Record, policies: Policies) -> bool:
     """Say whether an earlier claim of *record* may have led to a run: it has, unless it would have written something first."""
-    return record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW
+    return (
+        record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW
+    )
 
 
 def is_passed_over(record: Record, policies: Policies, due: Instant) -> bool:
