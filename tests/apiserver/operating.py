@@ -41,6 +41,9 @@ AT_ONCE: Final = 16
 
 STOP_SECONDS_MAX: Final = 30
 
+LIMIT_MIB: Final = 512
+"""The memory limit of the operator's container in the chart."""
+
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 MODULE: Final = f'''\
@@ -109,7 +112,7 @@ class Process:
 
 
 class OperatorProcess(Process):
-    """`pyncette operator` with the rights of an administrator."""
+    """`pyncette operator` with the rights of a *kubeconfig*. Its *settings* may name other backends than that of a URL."""
 
     def __init__(self, folder: Path, kubeconfig: Path, backend: str, **settings: object) -> None:
         (folder / "url").write_text(f"{backend}\n")
@@ -254,14 +257,16 @@ class Crowd:
     def __init__(self, session: aiohttp.ClientSession, url: str, namespace: str) -> None:
         self._session = session
         self._url = url
+        self._namespace = namespace
         self._path = TASKS_PATH.format(namespace=namespace)
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, apiserver: ApiServer, namespace: str) -> AsyncIterator[Self]:
+    async def of(cls, apiserver: ApiServer, namespace: str, token: str | None = None) -> AsyncIterator[Self]:
+        """For whoever has the *token*, or for the administrator."""
         trust = ssl.create_default_context(cafile=str(apiserver.authority))
-        headers = {"Authorization": f"Bearer {apiserver.token}"}
+        headers = {"Authorization": f"Bearer {token or apiserver.token}"}
         connector = aiohttp.TCPConnector(ssl=trust, limit=AT_ONCE)
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
             yield cls(session, apiserver.url, namespace)
@@ -284,6 +289,11 @@ class Crowd:
 
     async def get(self, name: str) -> dict[str, Any]:
         return await self._ask("GET", f"{self._path}/{name}")
+
+    async def edit_config_map(self, name: str, **data: str) -> None:
+        """Change an object that no operator looks after: what that takes is the API server's."""
+        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
+        await self._ask("PATCH", path, {"data": data}, content=MERGE)
 
     async def ready(self) -> int:
         """How many tasks are Ready, as `kubectl get` shows it."""

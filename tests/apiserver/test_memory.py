@@ -14,14 +14,11 @@ import pytest
 from pyncette.coordination.members import migrate
 from pyncette.resources.arguments import ARGS_BYTES_MAX, ARGS_KEYS_MAX
 from pyncette.store.backend import read_backend
-from tests.apiserver.operating import POOL, Crowd, OperatorProcess, name_of, pool
+from tests.apiserver.operating import LIMIT_MIB, POOL, Crowd, OperatorProcess, name_of, pool
 
 pytestmark = pytest.mark.long
 
 LARGE_MIB = int(os.environ.get("PYNCETTE_LARGE_MIB", "96"))
-
-LIMIT_MIB = 512
-"""The memory limit of the operator's container in the chart."""
 
 PATIENCE_SECONDS = 120 + LARGE_MIB
 
