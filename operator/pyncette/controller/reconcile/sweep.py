@@ -13,7 +13,7 @@ from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
-from pyncette.controller.reconcile.deletion_guard import Guard
+from pyncette.controller.reconcile.deletion_guard import Bursts, Guard
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.removal_notice import Notice, load_notices, noticed_namespaces
@@ -26,9 +26,6 @@ from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-CALM_TIMES_MAX: Final = 15
-"""How often the debounce is extended at most: deletions may never come to an end."""
 
 EMPTYING_SECONDS: Final = 30.0
 """Between checks for deleted templates whose instances are removed with them."""
@@ -82,6 +79,7 @@ class Sweep:
         self._to_confirm = dict.fromkeys(names, swept.confirm)
         """The number that the settings confirm once."""
         self._gone: dict[ObjectName, None] = {}
+        self._bursts = Bursts(intervals.deletions)
         self._changed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._listed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(names, frozenset())
@@ -96,6 +94,7 @@ class Sweep:
         """Record that *task* was deleted, which was verified."""
         if task not in self._gone:
             self._gone[task] = None
+            self._bursts.note(task.namespace, asyncio.get_running_loop().time())
             self._decide_soon()
 
     def back(self, task: ObjectName) -> None:
@@ -149,30 +148,30 @@ class Sweep:
 
     async def _wait(self, changed: asyncio.Event) -> None:
         """
-        Return once a burst of deletions is over; or after a while, if any deletion is undecided.
+        Return some time after a deletion, when its burst may be over; or after a while, if any deletion is undecided.
 
-        Undecided are those that are held back, and those on a backend that did not answer.
+        Undecided are those of a burst, those that are held back, and those on a backend that did not answer.
         """
         try:
             async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
                 await changed.wait()
         except TimeoutError:
             return
-        for _ in range(CALM_TIMES_MAX):
-            changed.clear()
-            await asyncio.sleep(self._intervals.deletions)
-            if not changed.is_set():
-                return
+        changed.clear()
+        await asyncio.sleep(self._intervals.deletions)
 
     async def _decide(self, backend: OpenBackend, ledger: Ledger) -> None:
         place = backend.name
-        running = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        now = asyncio.get_running_loop().time()
+        bursting = self._bursts.namespaces(now)
+        gone = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        running = {name for name in gone if name.namespace not in bursting}
         if not running and not (self._noticed[place] != set() and self._knows_all(place)):
             return
         notices = await self._notices(place, ledger.store, {name.namespace for name in running})
+        notices = {name: notice for name, notice in notices.items() if name not in bursting}
         notices = await self._confirmed_at_start(place, ledger.store, running, notices)
         confirmed = await self._confirmed(ledger.store, running, notices)
-        now = asyncio.get_running_loop().time()
         guard = self._guards[place]
         verdict = guard.judge(running - confirmed, self._mirrored.counts(place), now)
         try:
@@ -186,6 +185,7 @@ class Sweep:
             proven = {name for name in held if name.namespace == namespace}
             await self._stop(backend, ledger, sorted(proven))
             held -= proven
+        held |= {name for name in self._held[place] & gone if name.namespace in bursting}
         # A confirmation stays until all that it confirms is stopped.
         held |= {name for name in confirmed if self._running(place, name) and self._is_gone(name)}
         await self._write_notices(place, ledger.store, notices, frozenset(held))
