@@ -33,6 +33,25 @@ def edit(world, name):
     return stored["status"]["observedGeneration"] == stored["metadata"]["generation"]
 
 
+def test_a_team_with_many_namespaces_on_a_slow_database_delays_no_edit_of_another(world_of):
+    teams = [f"billing-{number}" for number in range(8)]
+    world = world_of({"shop": ["shop"], "billing": teams})
+    world.pool("shop")
+    world.task("shop")
+    for team in teams:
+        world.pool(team, backend="billing")
+    world.start()
+    world.run(20)
+
+    world.backends["billing"].write_seconds = lambda _: STATEMENT_SECONDS
+    for team in teams:
+        for number in range(20):
+            world.task(team, f"task-{number}")
+    world.run(1)
+
+    assert edit(world, "shop/payroll")
+
+
 def test_unlisted_records_that_are_locked_delay_no_edit_of_the_task_whose_names_they_have(world_of):
     world = world_of({"own": ["shop"], "shared": ["shop", "billing"]})
     world.pool("shop", backend="own")
