@@ -90,6 +90,22 @@ def test_deletions_of_one_team_without_a_pause_do_not_delay_that_of_another(worl
     assert (running(world, "a"), running(world, "b")) == (30, 29)
 
 
+def test_a_deleted_namespace_with_many_tasks_delays_no_deletion_by_another_team(world_of):
+    world = world_of(tasks=100)
+    world.backends["first"].seconds = 0.05
+    world.api.remove_namespace("a")
+    world.run(6)
+
+    delete(world, "b", 1)
+    world.run(AT_ONCE)
+    assert running(world, "a") > 0
+    assert running(world, "b") == 99
+
+    world.run(60)
+    assert running(world, "a") == 0
+    assert held_events(world, "a") == []
+
+
 def test_deletions_without_a_pause_are_decided_together_while_another_team_deletes_tasks(world_of):
     world = world_of()
     for name in names(10):
