@@ -39,7 +39,7 @@ from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.pools import Pools
-from pyncette.controller.reconcile.queue import Queue, Urgency
+from pyncette.controller.reconcile.queue import SLOW_PASSES, Queue, Urgency
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
@@ -207,9 +207,14 @@ class Operator:
             await self._first_resync()
             for scans in self._scans.values():
                 working.create_task(scans.run())
-            per_namespace = self._settings.per_namespace.passes
             working.create_task(
-                self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
+                self._queue.run(
+                    self._reconcile,
+                    PASSES,
+                    self._passed,
+                    passes_per_namespace=self._settings.per_namespace.passes,
+                    slow_passes=SLOW_PASSES,
+                )
             )
             working.create_task(self._tasks.follow_requested_runs())
             working.create_task(self._statuses.run())

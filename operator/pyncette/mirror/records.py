@@ -44,7 +44,7 @@ WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
 
 REMOVAL_SECONDS: Final = 10.0
-"""How long a resource waits for the removal of a record that it has no more. The next pass goes on with it."""
+"""How long a resource waits for the removal of all records that it has no more. The next pass goes on with it."""
 
 SIDE_RECORDS_MAX: Final = 10_000
 """Side runs and dead letters that a move reads."""
@@ -130,14 +130,15 @@ async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unrem
     A database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
     """
     unremoved: list[Unremoved] = []
+    deadline = asyncio.get_running_loop().time() + REMOVAL_SECONDS
     for source, record, _ in misplaced:
         try:
-            async with asyncio.timeout(REMOVAL_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await remove_stopped(source, record, grace=0)
         except StoreError as error:
             unremoved.append(Unremoved(record, error))
         except TimeoutError:
-            late = StoreUnavailableError(f"a removal took longer than {REMOVAL_SECONDS:g} seconds")
+            late = StoreUnavailableError(f"removals took longer than {REMOVAL_SECONDS:g} seconds")
             unremoved.append(Unremoved(record, late))
     return tuple(unremoved)
 

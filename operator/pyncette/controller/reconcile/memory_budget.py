@@ -16,6 +16,9 @@ MEBIBYTE: Final = 1024 * 1024
 RECORD_BYTES: Final = 2048
 """What a record takes by itself: its key, its numbers, and its places in the tables of the cache."""
 
+ROWS_PER_RECORD: Final = 200
+"""Rows that a scan reads at most for each record that fits into memory: runs beside schedules, dead letters, instances."""
+
 PARTITION_BYTES: Final = 512
 """What a partition takes, apart from its names."""
 
@@ -80,14 +83,22 @@ class ScanBudget:
     """
     The memory for one scan of *namespace*, or of everything if it is None.
 
-    A namespace whose records do not fit is overfull: the rest of them is not read. Other namespaces may be scanned at the
+    A namespace whose records do not fit, or that has too many rows, is overfull: the rest of them is not read. Other namespaces may be scanned at the
     same time. While it is scanned, a namespace takes what it took before, or what was read if that is more.
     """
 
     def __init__(self, budget: MemoryBudget, namespace: str | None) -> None:
         self._budget = budget
         self._spent: Counter[str] = Counter() if namespace is None else Counter({namespace: 0})
+        self._rows: Counter[str] = Counter()
         self.overfull: set[str] = set()
+
+    def admits_rows(self, namespace: str, rows: int) -> bool:
+        """Count *rows* that were read of *namespace*, and return whether it has no more than a scan reads."""
+        self._rows[namespace] += rows
+        if self._rows[namespace] > ROWS_PER_RECORD * self._budget.limits.namespace // RECORD_BYTES:
+            self.overfull.add(namespace)
+        return namespace not in self.overfull
 
     def admits(self, namespace: str, size: int) -> bool:
         """Take *size* bytes for *namespace*, and return whether they fit."""

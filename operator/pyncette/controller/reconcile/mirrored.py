@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND, Duration
@@ -23,7 +24,12 @@ from pyncette.controller.reconcile.memory_budget import (
     size_of_partitions,
 )
 from pyncette.controller.reconcile.realms import Realms
-from pyncette.controller.reconcile.record_scan import ObservedRecord, holds_anything, scan_records
+from pyncette.controller.reconcile.record_scan import (
+    ObservedRecord,
+    TooManyRowsError,
+    holds_anything,
+    scan_records,
+)
 from pyncette.coordination.members import Member, members
 from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
@@ -35,6 +41,9 @@ logger = logging.getLogger(__name__)
 INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
 """Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
 
+
+REFRESHED_ROWS_MAX: Final = 10_000
+"""Rows that a read of one task takes. The regular scan reads a task that has more."""
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
@@ -286,9 +295,12 @@ class Mirrored:
         partitions = await ledger.store.partitions(realm)
         if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
             return None
-        waiting, templates, is_empty = await self._scan_tasks(
-            backend, ledger, partitions, workers, found, budget
-        )
+        try:
+            waiting, templates, is_empty = await self._scan_tasks(
+                backend, ledger, partitions, workers, found, budget, pool.namespace
+            )
+        except TooManyRowsError:
+            return None
         if not is_empty:  # a backend that was wiped may have got records again, and not yet this
             await self.realms.open(backend, ledger, realm)
         if has_pool:
@@ -328,7 +340,15 @@ class Mirrored:
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
         key = observed.record.key
-        found = scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
+        rows = 0
+
+        def admits(more: int) -> bool:
+            nonlocal rows
+            rows += more
+            return rows <= REFRESHED_ROWS_MAX
+
+        now = ledger.clock.now()
+        found = scan_records(ledger.store, [key.partition], observed.backend, now, admits, key.task)
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
@@ -344,16 +364,20 @@ class Mirrored:
         workers: Sequence[Member],
         found: dict[ObjectName, dict[_Where, ObservedRecord]],
         budget: ScanBudget,
+        namespace: str,
     ) -> tuple[Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*. Raises StoreError.
+        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*.
+
+        Raises TooManyRowsError if *namespace* has more rows than a scan reads, and StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
         waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for observed in scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+        admits, now = partial(budget.admits_rows, namespace), ledger.clock.now()
+        async for observed in scan_records(ledger.store, partitions, backend, now, admits):
             name = self.name_of(backend, observed.record)
             if name is None:
                 continue

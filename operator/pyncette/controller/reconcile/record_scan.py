@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.controller.reconcile.backlog import late_since_of
 from pyncette.coordination.partition_counts import stray_partitions
 from pyncette.core.record import Partition, Record, is_on_demand
+from pyncette.errors import StoreRefusedError
 from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
+
+
+class TooManyRowsError(StoreRefusedError):
+    """A database shows more rows than are read. Whoever owns it can show rows without end."""
 
 
 class ObservedRecord(NamedTuple):
@@ -37,20 +42,33 @@ async def holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
 
 
 async def scan_records(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
+    store: Store,
+    partitions: Sequence[Partition],
+    backend: str,
+    now: Instant,
+    admits: Callable[[int], bool],
+    task: str | None = None,
 ) -> AsyncIterator[ObservedRecord]:
     """
     Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
 
-    Instances are passed over, however many there are.
+    Instances are passed over, however many there are. Raises TooManyRowsError once *admits* returns false for the number of
+    rows, or of partitions, that are read next.
     """
+
+    def read(rows: int) -> None:
+        if not admits(rows):
+            raise TooManyRowsError(f"the backend {backend} shows more rows than are read")
+
     for partition in partitions:
         observed: ObservedRecord | None = None
-        async for record in without_instances(store, partition, task):
+        async for record in without_instances(store, partition, task, read):
             key = record.key
             if not key.occurrence:
                 if observed is not None:
                     yield observed
+                if record.spec.partitions is not None:
+                    read(len(partitions))
                 strays = await _strays(store, partitions, record)
                 observed = ObservedRecord(
                     backend, record, late_since=late_since_of(record, now), strays=strays
