@@ -45,7 +45,7 @@ class Unremoved(NamedTuple):
     """A record that could not be removed, and why."""
 
     record: Record
-    error: StoreError
+    error: Exception
 
 
 class MirrorResult(NamedTuple):

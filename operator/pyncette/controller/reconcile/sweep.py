@@ -24,6 +24,7 @@ from pyncette.mirror.instances import remove_instances
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
                 try:
-                    await self._decide(backend, ledger)
+                    with leaks_as_errors():
+                        await self._decide(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
@@ -316,7 +318,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._remove(backend, ledger)
+                    with leaks_as_errors():
+                        await self._remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
                     log_failure("could not remove records; retrying", backend, error)
 
@@ -343,7 +346,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._empty(backend, ledger)
+                    with leaks_as_errors():
+                        await self._empty(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
 

@@ -18,6 +18,7 @@ from pyncette.controller.status.events import EventContent
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import MirrorResult, Step
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ class UnlistedRecords:
             if ledger is None:
                 continue
             try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._stop(task, observed, ledger)
+                with leaks_as_errors():
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await self._stop(task, observed, ledger)
             except Exception as error:  # noqa: BLE001 - whatever its database does, the task goes on elsewhere
                 self._log(
                     "could not stop a record that the status of its task does not list", observed, error
