@@ -13,6 +13,7 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import HistoryRow, Key, Lease, Partition, Record
 from pyncette.store.base import SPEC_BYTES_MAX, STATE_BYTES_MAX
 from pyncette.store.codec import (
+    UNREADABLE,
     PoisonedRecordError,
     decode_record,
     encode_run,
@@ -163,7 +164,7 @@ def fields_in(key: Key, item: Item) -> Fields:
     """Return the fields of the record *key* in *item*. Raises PoisonedRecordError."""
     try:
         return _decode_fields(text(item, FIELDS))
-    except (msgspec.MsgspecError, TypeError) as error:
+    except UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
 
 
