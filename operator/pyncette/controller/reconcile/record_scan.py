@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Instant
 from pyncette.controller.reconcile.backlog import late_since_of
 from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import Partition, Record, is_on_demand
+from pyncette.core.record import Key, Partition, Record, is_on_demand
 from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
 
@@ -65,7 +65,13 @@ async def scan_records(
 
 
 async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
+    """
+    Return the partitions beyond the count of a template that hold its instances.
+
+    A handler has one template, which has its name. Any other record that is stored like one is none, and is not looked at:
+    a database may hold any number of them, and of partitions.
+    """
+    count, (realm, handler, _) = record.spec.partitions, record.key.partition
+    if count is None or record.state.owner is None or record.key != Key(Partition(realm, handler), handler):
         return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
+    return tuple(await stray_partitions(store, partitions, handler, count))
