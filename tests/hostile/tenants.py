@@ -43,6 +43,8 @@ class HostileRemote(Remote):
         """Makes of the records that a scan has found those that it returns."""
         self.loaded = lambda record: record
         """Makes of each record that was loaded the one that is returned."""
+        self.fault = lambda verb, key: None
+        """Returns the error that the driver raises when a record is loaded or swapped, if it raises one."""
 
     def new_store(self, *, create=True):
         del create
@@ -58,6 +60,7 @@ class HostileStore(RemoteStore):
 
     async def swap(self, changes):
         await self._reach()
+        self._fail("swap", [change.key for change in changes])
         if self._hostile.refuses_writes and any(_is_of_a_task(change.key) for change in changes):
             raise StoreRefusedError("permission denied")
         if self._hostile.loses_writes and any(_is_of_a_task(change.key) for change in changes):
@@ -74,7 +77,14 @@ class HostileStore(RemoteStore):
 
     async def load(self, keys):
         records = await super().load(keys)
+        self._fail("load", keys)
         return [None if record is None else self._hostile.loaded(record) for record in records]
+
+    def _fail(self, verb, keys):
+        for key in keys:
+            error = self._hostile.fault(verb, key)
+            if error is not None:
+                raise error
 
 
 def _is_of_a_task(key):

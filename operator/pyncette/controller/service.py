@@ -103,6 +103,7 @@ class Operator:
         limits = MemoryLimits(
             settings.record_mebibytes_per_namespace * MEBIBYTE,
             settings.record_mebibytes_per_backend * MEBIBYTE,
+            settings.record_mebibytes * MEBIBYTE,
         )
         self._mirrored = Mirrored(
             cluster_id, self._can_run, self._backends.is_open, self._backends.names_of, limits

@@ -38,6 +38,7 @@ from pyncette.mirror.rules import (
     withdrawn,
 )
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 from pyncette.store.scanning import side_records, without_instances
 
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
@@ -68,7 +69,7 @@ class MirrorReport:
     """What was done about several records, and the errors of those that could not be written."""
 
     results: list[MirrorResult] = field(default_factory=list)
-    errors: list[StoreError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -127,19 +128,21 @@ async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unrem
     """
     Remove records that their resource has no more, and return those that could not be removed.
 
-    A database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
+    A database may refuse that, hold a record that nobody can write, or never come to an end. The resource is somewhere else
+    by now, and does not wait for it.
     """
     unremoved: list[Unremoved] = []
     deadline = asyncio.get_running_loop().time() + REMOVAL_SECONDS
     for source, record, _ in misplaced:
         try:
-            async with asyncio.timeout_at(deadline):
-                await remove_stopped(source, record, grace=0)
-        except StoreError as error:
-            unremoved.append(Unremoved(record, error))
+            with leaks_as_errors():
+                async with asyncio.timeout_at(deadline):
+                    await remove_stopped(source, record, grace=0)
         except TimeoutError:
             late = StoreUnavailableError(f"removals took longer than {REMOVAL_SECONDS:g} seconds")
             unremoved.append(Unremoved(record, late))
+        except Exception as error:  # noqa: BLE001 - whatever that database holds, it concerns this removal alone
+            unremoved.append(Unremoved(record, error))
     return tuple(unremoved)
 
 

@@ -19,6 +19,7 @@ from pyncette.controller.reconcile.memory_budget import (
     MemoryBudget,
     MemoryLimits,
     ScanBudget,
+    TotalMemory,
     size_of,
     size_of_members,
     size_of_partitions,
@@ -95,8 +96,12 @@ class Mirrored:
         self._can_run = can_run
         self._names_of = names_of
         self.realms = Realms(cluster_id, is_open)
-        self._budgets: defaultdict[str, MemoryBudget] = defaultdict(lambda: MemoryBudget(limits))
+        self._limits = limits
+        self._memory = TotalMemory(limits.total, self._evict)
+        self._budgets: dict[str, MemoryBudget] = {}
         """By backend: the memory that its records take."""
+        self._evicted: set[tuple[str, str]] = set()
+        """Backends and namespaces whose records were forgotten since the last scan ended."""
         self._overfull: dict[str, set[str]] = {}
         """By backend: the namespaces whose records do not fit into their memory."""
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
@@ -200,7 +205,8 @@ class Mirrored:
             self._scanned.pop(backend, None)
             del self._namespaces[backend]
             self._overfull.pop(backend, None)
-            self._budgets.pop(backend, None)
+            if backend in self._budgets:
+                self._budgets.pop(backend).release()
             self._touched.pop(backend, None)
             self._forget_others(backend, (), None)
             self.realms.forget(backend)
@@ -234,8 +240,9 @@ class Mirrored:
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self.realms.opened(place, ledger.store)
         present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
+        if place not in self._budgets:
+            self._budgets[place] = MemoryBudget(self._limits, place, self._memory)
         budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
-        found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
@@ -246,7 +253,7 @@ class Mirrored:
             if pool.namespace in budget.overfull:
                 continue
             has_pool = realm in with_pool
-            read = await self._scan_realm(place, ledger, realm, pool, has_pool, found, budget)
+            read = await self._scan_realm(place, ledger, realm, pool, has_pool, budget)
             if read is None:
                 continue
             workers, waiting = read
@@ -258,9 +265,11 @@ class Mirrored:
                 changed_pools.append(pool)
             self._pools[place, pool] = view
         self._forget_others(place, scanned, namespace)
-        changed = self._take(place, found, namespace, writes_before)
+        changed = self._take(place, budget.found, namespace, writes_before)
         budget.end()
         changed_pools += self._note_overfull(place, budget.overfull, pools, namespace)
+        changed_pools += [pool for where, pool in self._pools if (where, pool.namespace) in self._evicted]
+        self._evicted.clear()
         if namespace is None:
             self._scanned[place] = names
         return Scan(
@@ -283,13 +292,12 @@ class Mirrored:
         realm: str,
         pool: ObjectName,
         has_pool: bool,
-        found: dict[ObjectName, dict[_Where, ObservedRecord]],
         budget: ScanBudget,
     ) -> tuple[tuple[Member, ...], Waiting] | None:
         """
-        Add the records of tasks in *realm* to *found*. Raises StoreError.
+        Read the records of tasks in *realm*, as far as they fit into *budget*. Raises StoreError.
 
-        Return the workers of the *pool*, and its backlog; None if these do not fit into *budget*.
+        Return the workers of the *pool*, and its backlog; None if these do not fit.
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
@@ -297,7 +305,7 @@ class Mirrored:
             return None
         try:
             waiting, templates, is_empty = await self._scan_tasks(
-                backend, ledger, partitions, workers, found, budget, pool.namespace
+                backend, ledger, partitions, workers, budget, pool.namespace
             )
         except TooManyRowsError:
             return None
@@ -325,11 +333,20 @@ class Mirrored:
         if overfull:
             self._overfull[backend] = overfull
         for name in sorted(overfull - before):
-            logger.warning(
-                "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
-                extra={"backend": backend, "namespace": name},
-            )
+            _log_overfull(backend, name)
         return [pool for pool in pools if pool.namespace in before ^ overfull]
+
+    def _evict(self, backend: str, namespace: str) -> None:
+        """Forget the records of *namespace* on *backend*: they take more memory than others that do not fit."""
+        for name in [name for name in self._records if name.namespace == namespace]:
+            for where in [where for where in self._records[name] if where[0] == backend]:
+                self._drop(where, name)
+        self._budgets[backend].evict(namespace)
+        overfull = self._overfull.setdefault(backend, set())
+        if namespace not in overfull:
+            _log_overfull(backend, namespace)
+        overfull.add(namespace)
+        self._evicted.add((backend, namespace))
 
     async def refresh(
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
@@ -362,12 +379,11 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         workers: Sequence[Member],
-        found: dict[ObjectName, dict[_Where, ObservedRecord]],
         budget: ScanBudget,
         namespace: str,
     ) -> tuple[Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*.
+        Read the records of tasks in *partitions*, as far as they fit into *budget*.
 
         Raises TooManyRowsError if *namespace* has more rows than a scan reads, and StoreError.
 
@@ -387,7 +403,7 @@ class Mirrored:
             where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
-            found.setdefault(name, {})[where] = known if known == observed and known else observed
+            budget.found.setdefault(name, {})[where] = known if known == observed and known else observed
             handler = observed.record.key.partition.handler
             # Without a worker it is unknown which handlers exist, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
@@ -490,6 +506,13 @@ class Mirrored:
             self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
+
+
+def _log_overfull(backend: str, namespace: str) -> None:
+    logger.warning(
+        "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+        extra={"backend": backend, "namespace": namespace},
+    )
 
 
 def _face(observed: ObservedRecord) -> tuple[object, ...]:

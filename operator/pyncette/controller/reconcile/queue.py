@@ -15,7 +15,7 @@ from pyncette.controller.fair_queue import FairQueue
 from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.circuit_breaker import CircuitBreakers, Dependency
 from pyncette.controller.reconcile.debounce import Debounce
-from pyncette.errors import PyncetteException
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,6 @@ Reconcile: TypeAlias = Callable[[K], Awaitable[float | None]]
 
 Finished: TypeAlias = Callable[[K, float, Exception | None], object]
 """Called after each pass with its key, the seconds that it took, and the error that it failed with."""
-
-
-class PassCancelledError(PyncetteException):
-    """A pass waited for something that was cancelled."""
 
 
 class Urgency(IntEnum):
@@ -183,12 +179,8 @@ class Queue(Generic[K]):
             again: float | None = None
             began = clock()
             try:
-                again = await reconcile(key)
-            except asyncio.CancelledError as failure:
-                if _is_being_cancelled():
-                    raise
-                # Something that the pass waited for was cancelled; this worker goes on.
-                error = PassCancelledError(*failure.args)
+                with leaks_as_errors():
+                    again = await reconcile(key)
             except Exception as failure:  # noqa: BLE001 - it concerns this key alone, which is tried again
                 error = failure
             becoming_slow.cancel()
@@ -291,8 +283,3 @@ class Queue(Generic[K]):
     def _note_idleness(self) -> None:
         if not len(self) and not self._in_progress:
             self._idle.set()
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

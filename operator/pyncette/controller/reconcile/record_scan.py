@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyncette.clock import Instant
 from pyncette.controller.reconcile.backlog import late_since_of
 from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import Partition, Record, is_on_demand
+from pyncette.core.record import Key, Partition, Record, is_on_demand
 from pyncette.errors import StoreRefusedError
 from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
@@ -67,9 +67,10 @@ async def scan_records(
             if not key.occurrence:
                 if observed is not None:
                     yield observed
-                if record.spec.partitions is not None:
+                strays: tuple[int, ...] = ()
+                if (count := _partitions_of(record)) is not None:
                     read(len(partitions))
-                strays = await _strays(store, partitions, record)
+                    strays = tuple(await stray_partitions(store, partitions, key.partition.handler, count))
                 observed = ObservedRecord(
                     backend, record, late_since=late_since_of(record, now), strays=strays
                 )
@@ -82,8 +83,12 @@ async def scan_records(
             yield observed
 
 
-async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
-        return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
+def _partitions_of(record: Record) -> int | None:
+    """
+    Return the partition count of a template; None for any other record.
+
+    A handler has one template, which has its name. A database may hold any number of other records that are stored like one.
+    """
+    realm, handler, _ = record.key.partition
+    is_template = record.state.owner is not None and record.key == Key(Partition(realm, handler), handler)
+    return record.spec.partitions if is_template else None

@@ -24,6 +24,7 @@ from pyncette.mirror.instances import remove_instances
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +143,9 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
                 try:
-                    while await self._decide(backend, ledger):
-                        pass
+                    with leaks_as_errors():
+                        while await self._decide(backend, ledger):
+                            pass
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
@@ -341,7 +343,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._remove(backend, ledger)
+                    with leaks_as_errors():
+                        await self._remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
                     log_failure("could not remove records; retrying", backend, error)
 
@@ -368,7 +371,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._empty(backend, ledger)
+                    with leaks_as_errors():
+                        await self._empty(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
 

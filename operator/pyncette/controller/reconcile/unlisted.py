@@ -18,6 +18,7 @@ from pyncette.controller.status.events import EventContent
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import MirrorResult, Step
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ class UnlistedRecords:
                 continue
             self._again_at.pop(place, None)
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._stop(task, observed, ledger)
+                with leaks_as_errors():
+                    async with asyncio.timeout_at(deadline):
+                        await self._stop(task, observed, ledger)
             except Exception as error:  # noqa: BLE001 - whatever its database does, the task goes on elsewhere
                 self._again_at[place] = loop_time() + AGAIN_SECONDS
                 self._log(
