@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from pyncette.clock import SECOND, Duration
+from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
-from pyncette.controller.reconcile.backlog import Waiting, runs_instances
+from pyncette.controller.reconcile.backlog import Waiting, WaitingInstances, runs_instances
 from pyncette.controller.reconcile.memory_budget import (
     DEFAULT_LIMITS,
     MemoryBudget,
@@ -35,13 +35,9 @@ from pyncette.coordination.members import Member, members
 from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
-from pyncette.mirror.counting import COUNTED_MAX, waiting_in
+from pyncette.mirror.counting import COUNTED_MAX
 
 logger = logging.getLogger(__name__)
-
-INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
-"""Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
-
 
 REFRESHED_ROWS_MAX: Final = 10_000
 """Rows that a read of one task takes. The regular scan reads a task that has more."""
@@ -108,8 +104,7 @@ class Mirrored:
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
-        self._instances: dict[tuple[str, ObjectName], tuple[Duration, Waiting]] = {}
-        """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
+        self._instances = WaitingInstances()
         self._scanned: dict[str, frozenset[str]] = {}
         """The names that each backend had when everything on it was last scanned."""
         self._namespaces: dict[str, set[str]] = {}
@@ -312,7 +307,7 @@ class Mirrored:
         if not is_empty:  # a backend that was wiped may have got records again, and not yet this
             await self.realms.open(backend, ledger, realm)
         if has_pool:
-            instances = await self._instances_waiting(backend, pool, ledger, partitions, templates)
+            instances = await self._instances.of(backend, pool, ledger, partitions, templates)
             waiting = waiting.with_more(*instances)
         if has_pool or workers or await holds_anything(ledger.store, partitions):
             self.realms.keep(backend, realm)
@@ -414,33 +409,6 @@ class Mirrored:
                 templates.add(handler)
         return waiting, templates, is_empty
 
-    async def _instances_waiting(
-        self,
-        backend: str,
-        pool: ObjectName,
-        ledger: Ledger,
-        partitions: Sequence[Partition],
-        templates: Collection[str],
-    ) -> Waiting:
-        """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
-        if not templates:
-            self._instances.pop((backend, pool), None)
-            return Waiting()
-        now = ledger.clock.monotonic()
-        counted = self._instances.get((backend, pool))
-        if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting, latest = Waiting(), 0
-            for partition in partitions:
-                if partition.handler in templates:
-                    due, late = await waiting_in(
-                        ledger.store, partition, partition.handler, ledger.clock.now(), latest
-                    )
-                    latest = max(latest, late or 0)
-                    since = None if late is None else ledger.clock.now() - late
-                    waiting = waiting.with_more(due, since)
-            counted = self._instances[backend, pool] = (now, waiting)
-        return counted[1]
-
     def _forget_others(self, backend: str, scanned: Collection[ObjectName], namespace: str | None) -> None:
         """
         Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
@@ -450,7 +418,7 @@ class Mirrored:
         for place, pool in list(self._pools):
             if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
                 del self._pools[place, pool]
-                self._instances.pop((place, pool), None)
+                self._instances.forget(place, pool)
         self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned}, namespace)
 
     def _take(
