@@ -272,7 +272,7 @@ class Crowd:
     @classmethod
     @asynccontextmanager
     async def of(cls, apiserver: ApiServer, namespace: str, token: str | None = None) -> AsyncIterator[Self]:
-        """For whoever has the *token*, or for the administrator."""
+        """Yield the tasks of *namespace*, for the account with the *token* or for the administrator."""
         trust = ssl.create_default_context(cafile=str(apiserver.authority))
         headers = {"Authorization": f"Bearer {token or apiserver.token}"}
         connector = aiohttp.TCPConnector(ssl=trust, limit=AT_ONCE)

@@ -70,7 +70,7 @@ def is_outside(policies: Policies, due: Instant) -> bool:
 
 
 def may_have_run(record: Record, policies: Policies) -> bool:
-    """Say whether an earlier claim of *record* may have led to a run: it has, unless it would have written something first."""
+    """Say whether an earlier claim of *record* may have led to a run. It has not if its start would have been written first."""
     return (
         record.attempt > 1 and policies.mode is Mode.AT_LEAST_ONCE and policies.overlap is not Overlap.ALLOW
     )

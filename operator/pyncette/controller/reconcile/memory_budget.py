@@ -67,7 +67,7 @@ class TotalMemory:
             self._taken[backend, namespace] = size
 
     def admits(self, backend: str, namespace: str, size: int) -> bool:
-        """Return whether *namespace* may take *size* bytes on *backend* in all. Whoever takes more than that gives way."""
+        """Return whether *namespace* may take *size* bytes on *backend* in all. A namespace that takes more gives way."""
         place = (backend, namespace)
         while self._total - self._taken.get(place, 0) + size > self._limit:
             largest = max(self._taken, key=self._taken.__getitem__, default=place)

@@ -15,7 +15,7 @@ from pyncette.store.scanning import without_instances
 
 
 class TooManyRowsError(StoreRefusedError):
-    """A database shows more rows than are read. Whoever owns it can show rows without end."""
+    """A database returns more rows than are read. Its owner can return rows without end."""
 
 
 class ObservedRecord(NamedTuple):
