@@ -31,8 +31,8 @@ from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
 
-SCAN_MAX: Final = 1000
-"""Records that one request of a page reads at most: their size is not bounded."""
+SCAN_MAX: Final = 500
+"""Records that one request of a page reads at most. With more, the largest would exceed `ANSWER_BYTES_MAX`."""
 
 _T = TypeVar("_T")
 

@@ -11,6 +11,8 @@ from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import StoreRefusedError
 
 __all__ = [
+    "ANSWER_BYTES_MAX",
+    "ANSWER_OBJECTS_MAX",
     "ARGS_BYTES_MAX",
     "HISTORY_ROWS_MAX",
     "KEY_BYTES_MAX",
@@ -67,6 +69,20 @@ HISTORY_ROWS_MAX: Final = 4000
 
 PARTITIONS_MAX: Final = 50_000
 """The partitions of a realm: those of some 50 dynamic tasks with as many partitions as possible."""
+
+ANSWER_BYTES_MAX: Final = 36 * 2**20
+"""
+The size of one answer of a server, or of what it sends while a connection is made.
+
+The largest page that our own records need is 500 of the largest: 32 MiB, with their names and what protocols add.
+"""
+
+ANSWER_OBJECTS_MAX: Final = 2_000_000
+"""
+The Python objects that may come to be while one answer is received: up to 150 MB.
+
+The smallest elements take 16 times their size in memory. The longest list of partitions has a tenth as many.
+"""
 
 
 class Claimed(NamedTuple):

@@ -27,6 +27,8 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 
 from pyncette.core.backoff import Backoff
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.answers import is_too_large, too_large
+from pyncette.store.dynamodb.limited import LimitedSession
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.server_time import DateClock
 from pyncette.store.dynamodb.writes import Delete, Put, Update, Write, request, statement
@@ -129,6 +131,7 @@ class Requests:
             max_pool_connections=CONNECTIONS_MAX,
             parameter_validation=False,
             retries={"total_max_attempts": 1},
+            http_session_cls=LimitedSession,
         )
         try:
             self._client = await self._stack.enter_async_context(
@@ -343,6 +346,8 @@ async def together(jobs: Iterable[Awaitable[_T]]) -> list[_T]:
 
 def translate_error(error: BaseException, place: str) -> Exception:
     """Return the error of the store that the driver's *error* stands for, as one sentence without a secret."""
+    if is_too_large(error):
+        return too_large(place)
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         code = _short(str(details.get("Code", "")))

@@ -8,11 +8,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-import asyncmy
 import asyncmy.errors
 from asyncmy.connection import Connection
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.answers import LimitedLoop, is_too_large, too_large
 from pyncette.store.cancellation import reraise_lost_cancellation
 from pyncette.store.mysql.address import Address
 from pyncette.store.mysql.statements import LIMIT_MARIADB, LIMIT_MYSQL, SESSION
@@ -74,6 +74,15 @@ class Result(NamedTuple):
     rows: Sequence[Any]
 
 
+async def connect_within_limits(**options: Any) -> Connection:
+    """Return a new connection, which is closed once an answer is too large."""
+    connection = Connection(**options)  # type: ignore[no-untyped-call]
+    # It asks this loop for transports. There is no option for it.
+    connection._loop = LimitedLoop(connection.loop)  # type: ignore[attr-defined]  # noqa: SLF001
+    await connection.connect()
+    return connection
+
+
 class MysqlConnections(Connections[Connection, str]):
     """
     A pool of connections to the server at *address*.
@@ -93,7 +102,7 @@ class MysqlConnections(Connections[Connection, str]):
         on_lost: Callable[[], None] = lambda: None,
         *,
         current_address: Callable[[], Address] | None = None,
-        connect: Callable[..., Awaitable[Connection]] = asyncmy.connect,
+        connect: Callable[..., Awaitable[Connection]] = connect_within_limits,
         **limits: float,
     ) -> None:
         super().__init__(str(address), on_lost, **limits)
@@ -205,6 +214,7 @@ class MysqlConnections(Connections[Connection, str]):
 
 
 async def _execute(connection: Connection, script: str) -> list[Result]:
+    connection.loop.answer.begin()
     cursor = connection.cursor()
     found = await cursor.execute(script)
     results = [Result(found, await cursor.fetchall() if cursor.description else ())]
@@ -217,6 +227,8 @@ async def _execute(connection: Connection, script: str) -> list[Result]:
 
 def translate_error(error: BaseException, place: str) -> Exception:
     """Return the error of the store that the driver's *error* stands for, as one sentence without a password."""
+    if is_too_large(error):
+        return too_large(place)
     number, message = _number(error), _message_of(error)
     if number in ROLLED_BACK:
         return RetryableError(message)

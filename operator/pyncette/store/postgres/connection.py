@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import asyncpg
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.answers import Answer, LimitedLoop, is_too_large, too_large
 from pyncette.store.sql.connections import CLOSE_SECONDS, Connections, RetryableError, keep_alive
 
 if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    DriverConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    DriverConnection = asyncpg.Connection
 
 Query: TypeAlias = tuple[Any, ...]
 """A statement and its arguments."""
@@ -24,13 +27,26 @@ Query: TypeAlias = tuple[Any, ...]
 PAYLOADS_MAX: Final = 10_000
 """Notifications that wait to be read. Beyond it the oldest are lost, which a notification may be."""
 
+PAYLOAD_BYTES_MAX: Final = 7_999
+"""PostgreSQL refuses longer payloads of a notification."""
+
 OLDEST_VERSION: Final = 13
 """The oldest server that supports all statements."""
 
 URL_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
-class PostgresConnections(Connections["Connection", Query]):
+class Connection(DriverConnection):
+    """A connection of the driver that is closed once an answer is too large."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, protocol: Any, transport: Any, loop: Any, *settings: Any) -> None:
+        super().__init__(protocol, transport, loop.loop, *settings)
+        self.answer: Final[Answer] = loop.answer
+
+
+class PostgresConnections(Connections[Connection, Query]):
     """
     A pool of connections to the server at *url*, each set up by the statement *session*.
 
@@ -77,8 +93,10 @@ class PostgresConnections(Connections["Connection", Query]):
         wake_up = asyncio.Event()
 
         def receive(*notification: Any) -> None:
-            payloads.append(notification[-1])
-            wake_up.set()
+            connection.answer.begin()
+            if len(notification[-1]) <= PAYLOAD_BYTES_MAX:
+                payloads.append(notification[-1])
+                wake_up.set()
 
         async with self._dedicated() as connection:
             connection.add_termination_listener(lambda _: wake_up.set())
@@ -92,12 +110,18 @@ class PostgresConnections(Connections["Connection", Query]):
                     yield payloads.popleft()
                 wake_up.clear()
                 await wake_up.wait()
+        if connection.answer.is_too_large:
+            raise too_large(self.place)
         raise StoreUnavailableError(f"{self.place} closed the connection that listened for notifications")
 
     async def _open(self) -> Connection:
         try:
             connection = await asyncpg.connect(
-                self._url(), timeout=self._connect_seconds, max_cached_statement_lifetime=0
+                self._url(),
+                timeout=self._connect_seconds,
+                max_cached_statement_lifetime=0,
+                connection_class=Connection,
+                loop=LimitedLoop(asyncio.get_running_loop()).as_loop(),
             )
         except OSError:
             raise
@@ -119,6 +143,7 @@ class PostgresConnections(Connections["Connection", Query]):
         # A timeout by cancellation would make the driver connect again, to cancel the statement.
         loop = asyncio.get_running_loop()
         watchdog = loop.call_later(seconds, connection.terminate)
+        connection.answer.begin()
         try:
             return await connection.fetch(*request)
         except Exception as error:
@@ -159,6 +184,8 @@ class PostgresConnections(Connections["Connection", Query]):
 
 def translate_error(error: BaseException, place: str) -> Exception:
     """Return the error of the store that the driver's *error* stands for, as one sentence without a password."""
+    if is_too_large(error):
+        return too_large(place)
     if isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresConnectionError) and isinstance(
         error.__cause__, asyncpg.PostgresError
     ):

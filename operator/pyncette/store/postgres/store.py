@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from pyncette.clock import Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.store.base import Capabilities, Claimed, Notification, Renewal
 from pyncette.store.codec import UNREADABLE
-from pyncette.store.postgres.connection import PostgresConnections, Query
+from pyncette.store.postgres.connection import PAYLOAD_BYTES_MAX, PostgresConnections, Query
 from pyncette.store.postgres.dialect import PostgresDialect
 from pyncette.store.postgres.rows import completion_values, names_of, swap_values
 from pyncette.store.postgres.schema import creation, tables_named
@@ -26,9 +26,6 @@ from pyncette.store.sql.scan_start import ScanStarts
 from pyncette.store.sql.store import SqlStore
 
 logger = logging.getLogger(__name__)
-
-PAYLOAD_BYTES_MAX: Final = 7_999
-"""PostgreSQL refuses longer payloads of a notification."""
 
 
 class PostgresStore(SqlStore[Query]):

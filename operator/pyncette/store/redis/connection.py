@@ -33,7 +33,9 @@ from redis.exceptions import (
 )
 
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from pyncette.store.answers import is_too_large, too_large
 from pyncette.store.cancellation import reraise_lost_cancellation
+from pyncette.store.redis.limited import limit_client
 from pyncette.store.redis.scripts import Script
 from pyncette.store.redis.url import Address, Kind
 
@@ -92,6 +94,8 @@ class Connections:
         self._on_lost = on_lost
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._client, self._others = _clients(address, self._current_address, self._on_connect)
+        for client in (self._client, *self._others):
+            limit_client(client)
         self.place: Final = str(address)
 
     @property
@@ -142,6 +146,7 @@ class Connections:
                 except _DRIVER_ERRORS as error:
                     raise translate_error(error, self.place) from error
                 if message is not None:
+                    pubsub.connection.answer.begin()
                     yield message["data"]
 
     async def close(self) -> None:
@@ -157,7 +162,9 @@ class Connections:
         await self._answered(self._client.initialize())
         node: ClusterNode = random.choice(self._client.get_primaries())
         options = _options(self._address, self._current_address, self._on_connect)
-        return await stack.enter_async_context(Redis(host=node.host, port=int(node.port), **options))
+        client = await stack.enter_async_context(Redis(host=node.host, port=int(node.port), **options))
+        limit_client(client)
+        return client
 
     async def _on_connect(self, connection: Any) -> None:
         """Set up a new connection. Its server may be another one than before, or have lost its data."""
@@ -229,6 +236,8 @@ def _is_of_the_driver(error: BaseException) -> bool:
 def translate_error(error: BaseException, place: str) -> StoreError:
     """Return the error of the store that the driver's *error* stands for, as one sentence without a password."""
     causes = list(_causes(error))
+    if is_too_large(error):
+        return too_large(place)
     message = " ".join(str(causes[-1] if isinstance(error, RedisClusterException) else error).split())
     message = message or type(error).__name__
     if any(isinstance(cause, AuthenticationError | AuthorizationError) for cause in causes):

@@ -1,0 +1,71 @@
+"""Connections of the driver that are closed once an answer is too large."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from redis.asyncio import Connection, RedisCluster, SSLConnection
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+from pyncette.store.answers import Answer, limit
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    Base: TypeAlias = Connection
+else:
+    Base = object
+
+
+class _Limited(Base):
+    """Counts what it receives since it last sent anything: to a pipeline, all answers are one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.answer = Answer()
+
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[no-untyped-call]
+        self.answer = Answer()
+        assert self._writer is not None
+        limit(self._writer.transport, self.answer)
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
+        self.answer.begin()
+        return super().send_packed_command(command, check_health)
+
+
+class _LimitedConnection(_Limited, Connection):
+    pass
+
+
+class _LimitedSSLConnection(_Limited, SSLConnection):
+    pass
+
+
+class _LimitedSentinelConnection(_Limited, SentinelManagedConnection):
+    pass
+
+
+class _LimitedSentinelSSLConnection(_Limited, SentinelManagedSSLConnection):
+    pass
+
+
+_LIMITED: Final[dict[type, type[Any]]] = {
+    Connection: _LimitedConnection,
+    SSLConnection: _LimitedSSLConnection,
+    SentinelManagedConnection: _LimitedSentinelConnection,
+    SentinelManagedSSLConnection: _LimitedSentinelSSLConnection,
+}
+
+
+def limit_client(client: Redis | RedisCluster) -> None:
+    """Limit the answers to *client*, which has no connection yet."""
+    if isinstance(client, RedisCluster):
+        options = client.nodes_manager.connection_kwargs
+        options["connection_class"] = _LIMITED[options["connection_class"]]
+        pools: list[Any] = list(client.nodes_manager.startup_nodes.values())
+    else:
+        pools = [client.connection_pool]
+    for pool in pools:
+        pool.connection_class = _LIMITED[pool.connection_class]
