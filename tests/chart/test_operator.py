@@ -73,6 +73,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "recordMebibytesPerNamespace": 8,
             "recordMebibytesPerBackend": 16,
             "perNamespace": {"passes": 4},
+            "allowPoolsInReleaseNamespace": True,
             "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
@@ -81,11 +82,25 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "namespaces": ["orders"],
                 "migrate": "Manual",
             }
         ],
+        "extraVolumes": [
+            {"name": "a", "secret": {"secretName": "ca"}},
+            {
+                "name": "b",
+                "projected": {"sources": [{"secret": {"name": "token"}}, {"configMap": {"name": "x"}}]},
+            },
+            {"name": "c", "emptyDir": {}},
+        ],
+        "extraEnv": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "env", "key": "b"}}},
+        ],
+        "extraEnvFrom": [{"secretRef": {"name": "env"}}, {"configMapRef": {"name": "y"}}],
     }
 
     assert render(helm, TWO_NAMESPACES, values).settings == {
@@ -95,6 +110,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "urlFile": "/etc/pyncette/backends/shared/url",
                 "namespaces": ["orders"],
@@ -107,6 +123,8 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "recordMebibytesPerNamespace": 8,
         "recordMebibytesPerBackend": 16,
         "perNamespace": {"passes": 4},
+        "allowPoolsInReleaseNamespace": True,
+        "ownSecrets": ["ca", "token", "env"],
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,

@@ -25,11 +25,17 @@ def test_an_empty_file_gives_the_defaults(load):
 
 
 def test_the_environment_describes_the_pod_unless_the_file_does(load):
-    pod = {"POD_NAMESPACE": "system", "POD_NAME": "operator-1", "POD_UID": "u1"}
+    pod = {
+        "POD_NAMESPACE": "system",
+        "POD_NAME": "operator-1",
+        "POD_UID": "u1",
+        "POD_SERVICE_ACCOUNT": "pyncette-operator",
+    }
 
     assert load("", **pod).release_namespace == "system"
     assert load("releaseNamespace: other", **pod).release_namespace == "other"
     assert (load("", **pod).pod_name, load("", **pod).pod_uid) == ("operator-1", "u1")
+    assert load("", **pod).pod_service_account == "pyncette-operator"
 
 
 def test_a_backend_is_open_to_the_operator_s_own_namespace_unless_it_says_to_which(load):

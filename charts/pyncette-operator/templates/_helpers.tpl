@@ -98,6 +98,7 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
       "name" .name
       "secretName" .secretName
       "secretKey" (.secretKey | default "url")
+      "workerSecretName" (.workerSecretName | default "")
       "urlFile" (printf "/etc/pyncette/backends/%s/url" .name)
       "namespaces" (.namespaces | default list)
       "migrate" (.migrate | default "Auto")) -}}
@@ -127,6 +128,26 @@ pyncette.open: the namespaces that the operator watches and whose pools may use 
 {{- end -}}
 
 {{/*
+pyncette.ownSecrets: the Secrets that the operator's pod reads, but for those of the backends, as {"names": […]}.
+*/}}
+{{- define "pyncette.ownSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.extraVolumes -}}
+{{- $names = append $names (dig "secret" "secretName" "" .) -}}
+{{- range dig "projected" "sources" list . -}}
+{{- $names = append $names (dig "secret" "name" "" .) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- $names = append $names (dig "valueFrom" "secretKeyRef" "name" "" .) -}}
+{{- end -}}
+{{- range .Values.extraEnvFrom -}}
+{{- $names = append $names (dig "secretRef" "name" "" .) -}}
+{{- end -}}
+{{- toYaml (dict "names" (without (uniq $names) "")) -}}
+{{- end -}}
+
+{{/*
 pyncette.settings: the settings file of the operator. Without releaseNamespace, which the pod knows by itself.
 */}}
 {{- define "pyncette.settings" -}}
@@ -134,6 +155,7 @@ pyncette.settings: the settings file of the operator. Without releaseNamespace, 
 {{- $_ := set $settings "clusterId" .Values.clusterId -}}
 {{- $_ := set $settings "namespaces" .Values.namespaces -}}
 {{- $_ := set $settings "backends" (include "pyncette.backends" . | fromYaml).backends -}}
+{{- $_ := set $settings "ownSecrets" (include "pyncette.ownSecrets" . | fromYaml).names -}}
 {{- $_ := set $settings "health" 8080 -}}
 {{- $_ := set $settings "metrics" (ternary 9090 0 .Values.metrics.enabled) -}}
 {{- toYaml $settings -}}

@@ -8,13 +8,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
-from itertools import groupby
 from typing import Final
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
-    PODS,
     POOLS,
     TASKS,
     Api,
@@ -31,7 +29,6 @@ from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import FOREIGN, HELD_BACK, OVERFULL, UNWATCHED, Metrics
-from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach
 from pyncette.controller.reconcile.dependencies import dependency_of, dependency_on
 from pyncette.controller.reconcile.locations import Locations
@@ -40,6 +37,7 @@ from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
+from pyncette.controller.reconcile.removal_events import RemovalEvents
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
@@ -47,15 +45,10 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import (
-    EventContent,
-    Regarding,
-    event,
-    held_back_in_all_message,
-    held_back_message,
-)
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
+from pyncette.controller.workloads.release_namespace import ReleaseNamespace
 from pyncette.errors import PyncetteException
 
 logger = logging.getLogger(__name__)
@@ -114,17 +107,25 @@ class Operator:
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
+        held_back = RemovalEvents(settings, self._mirrored, self._events, self._backends.clock)
         self._sweep = Sweep(
             settings,
             cluster_id,
             self._mirrored,
             self._is_gone,
             self._is_ending,
-            SweepListener(self._count_stopped, self._report_held),
+            SweepListener(self._count_stopped, held_back.report),
             intervals,
         )
         self._pools = Pools(
-            cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
+            cluster_id,
+            api,
+            self._objects,
+            self._backends,
+            self._mirrored,
+            self._statuses,
+            ReleaseNamespace.of(settings),
+            self._pool_changed,
         )
         self._tasks = Tasks(
             api,
@@ -465,23 +466,6 @@ class Operator:
             regarding = Regarding(name.namespace, name.name, meta["uid"])
             generation, now = meta.get("generation", 0), self._pools.now()
             self._events.add(event(regarding, content, generation, now, self._settings.pod_name))
-
-    def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Create Events about deleted tasks that are held back: in each of their namespaces, and at the operator's pod."""
-        for namespace, held in groupby(sorted(names), lambda name: name.namespace):
-            tasks = [name.name for name in held]
-            first = self._mirrored.records(ObjectName(namespace, tasks[0]))
-            owner = first[0].record.state.owner if first else None
-            regarding = Regarding(namespace, tasks[0], "" if owner is None else owner.uid)
-            self._add_held_event(regarding, held_back_message(backend, namespace, tasks), len(tasks))
-        settings = self._settings
-        if settings.pod_name:
-            pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            self._add_held_event(pod, held_back_in_all_message(backend, len(names)), len(names))
-
-    def _add_held_event(self, regarding: Regarding, message: str, count: int) -> None:
-        content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
-        self._events.add(event(regarding, content, count, self._pools.now(), self._settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

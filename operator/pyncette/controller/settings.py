@@ -27,6 +27,8 @@ class BackendSettings(Model):
     """The name that `backendRef.name` of a pool refers to."""
     secret_name: Subdomain = "pyncette-backend"  # noqa: S105 - the name of a Secret, not one
     """The Secret with the URL: in the namespace of each pool, where its workers mount it, and mounted for the operator."""
+    worker_secret_name: Annotated[str, Field(max_length=253)] = ""
+    """The Secret that workers mount instead, with the same key; empty: one of the same name."""
     secret_key: str = Field(default="url", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
     """The key in that Secret."""
     url_file: str = Field(default="", max_length=4096)
@@ -37,6 +39,11 @@ class BackendSettings(Model):
     """Namespaces whose pools may use it; none: the operator's own; "*": all."""
     migrate: Literal["Auto", "Manual"] = "Auto"
     """Whether the operator migrates its tables to the schema of this release at startup."""
+
+    @property
+    def secret_of_workers(self) -> str:
+        """The Secret that workers mount, in the namespace of their pool."""
+        return self.worker_secret_name or self.secret_name
 
     @property
     def path(self) -> Path:
@@ -79,6 +86,12 @@ class OperatorSettings(Model):
     """Namespaces to watch; none: all of the cluster."""
     release_namespace: Label = "default"
     """Namespace that the operator runs in."""
+    allow_pools_in_release_namespace: bool = False
+    """Whether pools there may have workers, though without the operator's ServiceAccount and without its Secrets."""
+    own_secrets: Annotated[tuple[Subdomain, ...], Field(max_length=1000, strict=False)] = ()
+    """Secrets that the operator's pod reads, besides those of the backends."""
+    pod_service_account: str = Field(default="", max_length=253)
+    """ServiceAccount of the operator's own pod."""
     pod_name: str = Field(default="", max_length=253)
     """Name of the operator's own pod, which Events about it are shown at."""
     pod_uid: str = Field(default="", max_length=128)
@@ -120,6 +133,12 @@ class OperatorSettings(Model):
         ),
         Rule(
             cel="",
+            message="is required with allowPoolsInReleaseNamespace, so that no pool runs as the operator's ServiceAccount",
+            holds=lambda self: bool(self.pod_service_account) or not self.allow_pools_in_release_namespace,
+            blames=("pod_service_account",),
+        ),
+        Rule(
+            cel="",
             message="two backends have the same name",
             holds=lambda self: len({backend.name for backend in self.backends}) == len(self.backends),
             blames=("backends",),
@@ -137,7 +156,8 @@ class OperatorSettings(Model):
 
 def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSettings:
     """
-    Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
+    Return what the file at *path* says; the pod by POD_NAME, POD_UID, POD_SERVICE_ACCOUNT and POD_NAMESPACE, unless
+    they stand there.
 
     Raises ConfigurationError with all problems.
     """
@@ -155,7 +175,12 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
 
 
 def _from(environment: Mapping[str, str]) -> dict[str, str]:
-    variables = {"podName": "POD_NAME", "podUid": "POD_UID", "releaseNamespace": "POD_NAMESPACE"}
+    variables = {
+        "podName": "POD_NAME",
+        "podUid": "POD_UID",
+        "podServiceAccount": "POD_SERVICE_ACCOUNT",
+        "releaseNamespace": "POD_NAMESPACE",
+    }
     return {field: environment[name] for field, name in variables.items() if environment.get(name)}
 
 
