@@ -21,9 +21,15 @@ POLICIES = ROOT / "charts" / "namespaced-policies.yaml"
 
 VALUES: dict[str, Any] = {
     "crds": {"enabled": False},
-    "backends": [{"name": "default", "secretName": "pyncette-backend"}],
+    "backends": [
+        {
+            "name": "default",
+            "secretName": "pyncette-backend",
+            "namespaceSelector": {"matchLabels": {"pyncette.dev/backend": "default"}},
+        }
+    ],
 }
-"""The chart's defaults and one backend. The CRDs are those of crds/, which charts/kustomize takes in."""
+"""The chart's defaults and one backend, for namespaces with a label. The CRDs are those of crds/, which charts/kustomize takes in."""
 
 NAMESPACED: dict[str, Any] = {
     "crds": {"enabled": False},
@@ -42,7 +48,7 @@ OF_HELM = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 
 HEAD = """\
 # Made from charts/pyncette-operator by `make plain`: its defaults, and a backend whose URL stands in the Secret
-# pyncette-backend.
+# pyncette-backend. It is open to namespaces with the label pyncette.dev/backend=default.
 """
 
 HEAD_OF_POLICIES = """\

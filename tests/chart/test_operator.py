@@ -114,6 +114,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
                 "secretKey": "dsn",
                 "urlFile": "/etc/pyncette/backends/shared/url",
                 "namespaces": ["orders"],
+                "namespaceSelector": None,
                 "migrate": "Manual",
             }
         ],
@@ -169,13 +170,15 @@ def test_a_change_of_the_settings_restarts_the_operator_and_nothing_else_of_the_
 
     assert checksum() == checksum({"commonLabels": {"a": "b"}, "dashboard": {"enabled": True}})
     assert checksum() != checksum({"settings": {"resyncSeconds": 60}})
-    assert checksum() != checksum({"backends": [{"name": "default", "secretName": "another"}]})
+    assert checksum() != checksum(
+        {"backends": [{"name": "default", "secretName": "another", "namespaces": ["shop"]}]}
+    )
 
 
 def test_settings_and_secrets_lie_where_the_operator_looks_for_them(helm: Helm):
     backends = [
-        {"name": "default", "secretName": "one"},
-        {"name": "other", "secretName": "two", "secretKey": "dsn"},
+        {"name": "default", "secretName": "one", "namespaces": ["shop"]},
+        {"name": "other", "secretName": "two", "secretKey": "dsn", "namespaces": ["*"]},
     ]
     rendering = render(helm, {"backends": backends})
 

@@ -35,6 +35,7 @@ from pyncette.controller.reconcile.locations import Locations
 from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
+from pyncette.controller.reconcile.open_namespaces import Changes
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from pyncette.controller.reconcile.removal_events import RemovalEvents
@@ -217,6 +218,8 @@ class Operator:
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
             working.create_task(self._resync_loop())
+            if self._backends.open_namespaces.has_selectors:
+                working.create_task(self._follow_namespaces())
 
     async def _end(self) -> None:
         await self._ended
@@ -228,6 +231,7 @@ class Operator:
     # --- Reconciling -------------------------------------------------------------------------------------------------
 
     async def _reconcile(self, reference: Reference) -> float | None:
+        self._opened_or_closed(await self._backends.open_namespaces.look(self._api, reference.namespace))
         try:
             if reference.kind is TASKS:
                 return await self._tasks.reconcile(reference.object_name)
@@ -302,6 +306,26 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
+    async def _follow_namespaces(self) -> None:
+        while True:
+            await asyncio.sleep(self._intervals.namespaces)
+            try:
+                self._opened_or_closed(await self._backends.open_namespaces.read(self._api))
+            except ApiError as error:
+                logger.warning(
+                    "could not read the namespaces that backends are open to", extra={"error": str(error)}
+                )
+
+    def _opened_or_closed(self, changes: Changes) -> None:
+        """Queue all that is in the namespaces of the *changes*, and scan the backends again."""
+        for name, namespaces in changes.items():
+            place = self._backends.store_name(name)
+            self._scans[place].restart()
+            for pool in self._pools.on(place):
+                if pool.namespace in namespaces:
+                    self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+                    self._pool_changed(pool)
+
     def _forget_former(self) -> None:
         """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
         self._mirrored.keep_only({backend.store_name for backend in self._backends})
@@ -357,6 +381,7 @@ class Operator:
         """List everything, however long the API server takes to answer: nothing can be decided before."""
         while True:
             try:
+                await self._backends.open_namespaces.read(self._api)
                 return await self.resync()
             except ApiUnavailableError as error:
                 logger.warning("could not list the resources; retrying", extra={"error": str(error)})

@@ -20,6 +20,25 @@ ALL_NAMESPACES: Final = "*"
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
+LABEL_KEY: Final = r"^([-a-z0-9.]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+
+
+class NamespaceSelector(Model):
+    """Namespaces, by their labels."""
+
+    match_labels: dict[
+        Annotated[str, Field(max_length=317, pattern=LABEL_KEY)],
+        Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)],
+    ] = Field(min_length=1, max_length=100)
+    """Labels that a namespace has, all of them."""
+
+    @property
+    def text(self) -> str:
+        """The selector as a request to the API server has it."""
+        return ",".join(f"{key}={value}" for key, value in self.match_labels.items())
+
+
 class BackendSettings(Model):
     """A backend that pools may name."""
 
@@ -36,7 +55,9 @@ class BackendSettings(Model):
     namespaces: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=10_000, strict=False)
     ] = ()
-    """Namespaces whose pools may use it; none: the operator's own; "*": all."""
+    """Namespaces whose pools may use it; "*": all."""
+    namespace_selector: NamespaceSelector | None = None
+    """Namespaces whose pools may use it, by their labels, instead of a list."""
     migrate: Literal["Auto", "Manual"] = "Auto"
     """Whether the operator migrates its tables to the schema of this release at startup."""
 
@@ -50,13 +71,21 @@ class BackendSettings(Model):
         """Where the URL stands."""
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
 
-    def is_open_to(self, namespace: str, own: str) -> bool:
-        """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
-        return not self.allowed(own).isdisjoint({namespace, ALL_NAMESPACES})
-
-    def allowed(self, own: str) -> frozenset[str]:
-        """Return the namespaces whose pools may use it, where *own* is the namespace of the operator; "*" stands for all."""
-        return frozenset(self.namespaces or (own,))
+    rules: ClassVar = (
+        Rule(
+            cel="",
+            message='is required: list the namespaces whose pools may use the backend ("*" for all), or write a '
+            "namespaceSelector instead",
+            holds=lambda self: bool(self.namespaces or self.namespace_selector),
+            blames=("namespaces",),
+        ),
+        Rule(
+            cel="",
+            message="stands instead of namespaces; remove one of them",
+            holds=lambda self: not (self.namespaces and self.namespace_selector),
+            blames=("namespace_selector",),
+        ),
+    )
 
 
 class SweepSettings(Model):
@@ -96,9 +125,7 @@ class OperatorSettings(Model):
     """Name of the operator's own pod, which Events about it are shown at."""
     pod_uid: str = Field(default="", max_length=128)
     """And its uid."""
-    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)] = (
-        BackendSettings(),
-    )
+    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)]
     """Backends that pools may name."""
     resync_seconds: int = Field(default=300, ge=5, le=86_400)
     """How often all resources are listed, and compared with what was seen and with the backends."""
@@ -136,6 +163,15 @@ class OperatorSettings(Model):
             message="is required with allowPoolsInReleaseNamespace, so that no pool runs as the operator's ServiceAccount",
             holds=lambda self: bool(self.pod_service_account) or not self.allow_pools_in_release_namespace,
             blames=("pod_service_account",),
+        ),
+        Rule(
+            cel="",
+            message="a namespaceSelector takes the right to list the namespaces of the cluster, which the operator does "
+            "not have where namespaces are listed: list those of the backend, too",
+            holds=lambda self: (
+                not (self.namespaces and any(backend.namespace_selector for backend in self.backends))
+            ),
+            blames=("backends",),
         ),
         Rule(
             cel="",
