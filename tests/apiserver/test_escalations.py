@@ -3,13 +3,17 @@
 from copy import deepcopy
 
 import pytest
+import yaml
 
 from pyncette.controller.workloads.pod_security import SELINUX_TYPES, SYSCTLS, VOLUME_TYPES
 from pyncette.controller.workloads.strategic_merge import merge
 from tests.apiserver import pool, refusal, task
 from tests.apiserver.admission import installed, objects_of_pool, until
 from tests.controller.pod_parts import BELOW, CONFINED, UP_TO_STANDARD, beside, context
+from tests.pages import DOCS, blocks
 from tests.servers.kubernetes_client import path_of
+
+BACKENDS = DOCS / "how-to" / "backends.md"
 
 POD = ("spec", "template", "spec")
 
@@ -247,25 +251,22 @@ def test_a_deprecated_field_names_no_other_account(release, team):
     assert "not as the ServiceAccount admin" in refusal(lambda: apply(release.operator, manifest)).message
 
 
-def test_an_account_that_the_operator_may_use_is_admitted(apiserver, release, namespace):
-    rules = [
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["mine"], "verbs": ["use"]}
-    ]
-    like = {
-        "metadata": {"name": "mine", "namespace": namespace},
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-    }
-    apiserver.admin.create({**like, "kind": "Role", "rules": rules})
-    subject = {"kind": "ServiceAccount", "name": release.account, "namespace": release.namespace}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "mine"}
-    apiserver.admin.create({**like, "kind": "RoleBinding", "roleRef": role, "subjects": [subject]})
-
-    deployment = objects_of_pool(namespace, serviceAccountName="mine")["Deployment"]
-    until(lambda: apply(release.operator, deployment))
-
-    other = objects_of_pool(namespace, serviceAccountName="other")["Deployment"]
-    message = refusal(lambda: apply(release.operator, other)).message
+def test_an_account_is_admitted_once_the_operator_may_use_it_as_the_page_says(apiserver, release, namespace):
+    (page,) = [block.text for block in blocks(BACKENDS, "yaml") if block.title == "use.yaml"]
+    role, binding = yaml.safe_load_all(page)
+    deployment = objects_of_pool(namespace, serviceAccountName="shop-tasks")["Deployment"]
+    message = refusal(lambda: apply(release.operator, deployment)).message
     assert f"give {release.namespace}/{release.account} the verb use on it" in message
+
+    for manifest in (role, binding):
+        manifest["metadata"]["namespace"] = namespace
+    binding["subjects"][0] |= {"name": release.account, "namespace": release.namespace}
+    for manifest in (role, binding):
+        apiserver.admin.create(manifest)
+
+    until(lambda: apply(release.operator, deployment))
+    other = objects_of_pool(namespace, serviceAccountName="other")["Deployment"]
+    assert "not as the ServiceAccount other" in refusal(lambda: apply(release.operator, other)).message
 
 
 def test_workers_are_created_only_in_namespaces_with_the_labels_that_the_values_ask_for(
