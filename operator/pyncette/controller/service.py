@@ -218,8 +218,8 @@ class Operator:
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
             working.create_task(self._resync_loop())
-            if self._backends.open_namespaces.has_selectors:
-                working.create_task(self._follow_namespaces())
+            following = self._backends.open_namespaces.follow(self._api, self._opened_or_closed)
+            working.create_task(following)
 
     async def _end(self) -> None:
         await self._ended
@@ -305,16 +305,6 @@ class Operator:
         for pool in self._pools.on(backend.store_name):
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
-
-    async def _follow_namespaces(self) -> None:
-        while True:
-            await asyncio.sleep(self._intervals.namespaces)
-            try:
-                self._opened_or_closed(await self._backends.open_namespaces.read(self._api))
-            except ApiError as error:
-                logger.warning(
-                    "could not read the namespaces that backends are open to", extra={"error": str(error)}
-                )
 
     def _opened_or_closed(self, changes: Changes) -> None:
         """Queue all that is in the namespaces of the *changes*, and scan the backends again."""

@@ -244,7 +244,7 @@ class Backends:
     ) -> None:
         self.clock = reach.clock()
         """The clock for pools without a backend."""
-        self.open_namespaces = OpenNamespaces(settings.backends)
+        self.open_namespaces = OpenNamespaces(settings.backends, intervals.namespaces)
         """The namespaces that each backend is open to. Records are compared with them one by one."""
         databases = Databases(self._silent, self._changed)
         self._all: Mapping[str, OpenBackend] = {

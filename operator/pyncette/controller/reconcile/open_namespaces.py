@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-from pyncette.controller.cluster.api import Api
+from pyncette.controller.cluster.api import Api, ApiError
+from pyncette.controller.intervals import DEFAULT
 from pyncette.controller.settings import ALL_NAMESPACES, BackendSettings
+
+logger = logging.getLogger(__name__)
 
 Changes: TypeAlias = Mapping[str, frozenset[str]]
 """By backend: the namespaces that it was opened to, or closed to."""
@@ -17,11 +21,11 @@ class OpenNamespaces:
     """
     The namespaces that *backends* are open to.
 
-    The API server evaluates the selectors. Its last answer holds until the next one, so nothing is closed while it is
-    unavailable. For a namespace that is not known yet, `look` asks again, once between two reads.
+    The API server evaluates the selectors, and is asked every *seconds*. Its last answer holds until the next one, so nothing
+    is closed while it is unavailable. For a namespace that is not known yet, `look` asks at once.
     """
 
-    def __init__(self, backends: Iterable[BackendSettings]) -> None:
+    def __init__(self, backends: Iterable[BackendSettings], seconds: float = DEFAULT.namespaces) -> None:
         named = {backend.name: backend for backend in backends}
         self._listed: Final = {name: frozenset(backend.namespaces) for name, backend in named.items()}
         self._selectors: Final = {
@@ -29,16 +33,13 @@ class OpenNamespaces:
             for name, backend in named.items()
             if backend.namespace_selector is not None
         }
+        self._seconds = seconds
         self._selected: dict[str, frozenset[str]] = dict.fromkeys(self._selectors, frozenset())
         self._looked_for: set[str] = set()
         """Namespaces that `look` has asked for since the last `read`."""
         self._reading = asyncio.Lock()
         self._reads = 0
         """How many reads have begun."""
-
-    @property
-    def has_selectors(self) -> bool:
-        return bool(self._selectors)
 
     def is_open(self, backend: str, namespace: str) -> bool:
         """Return whether pools in *namespace* may use *backend*."""
@@ -61,6 +62,17 @@ class OpenNamespaces:
             changes = await self._read(api)
             self._looked_for.clear()
         return changes
+
+    async def follow(self, api: Api, changed: Callable[[Changes], None]) -> None:
+        """Read them again and again, if there are selectors, and call *changed* with what has changed."""
+        while self._selectors:
+            await asyncio.sleep(self._seconds)
+            try:
+                changed(await self.read(api))
+            except ApiError as error:
+                logger.warning(
+                    "could not read the namespaces that backends are open to", extra={"error": str(error)}
+                )
 
     async def look(self, api: Api, namespace: str) -> Changes:
         """Read them if it is not known yet whether they select *namespace*. Raises ApiError."""
