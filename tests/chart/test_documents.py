@@ -31,15 +31,22 @@ def test_each_installation_of_the_readme_renders_and_finds_the_secret_that_was_m
     installations = commands("helm")
     secrets = [one for one in commands("kubectl") if "secret" in one]
 
-    assert len(installations) == len(secrets) == 2
-    for installation, secret in zip(installations, secrets, strict=True):
-        (backend,) = rendered(helm, installation).settings["backends"]
-        assert backend["secretName"] == secret[secret.index("generic") + 1]
-        assert any(word.startswith(f"--from-literal={backend['secretKey']}=") for word in secret)
+    assert len(installations) == 2
+    assert len(secrets) == 4
+    for installation, operators, workers in zip(installations, secrets[::2], secrets[1::2], strict=True):
+        rendering = rendered(helm, installation)
+        (backend,) = rendering.settings["backends"]
+        namespaces = (rendering.one("Deployment")["metadata"]["namespace"], *backend["namespaces"])
+        for namespace, secret in zip(namespaces, (operators, workers), strict=True):
+            assert secret[:6] == ["kubectl", "-n", namespace, "create", "secret", "generic"]
+            assert secret[6] == backend["secretName"]
+            assert {word.partition("=")[0] for word in secret[7:]} == {"--from-file"}
+            keys = {word.split("=")[1] for word in secret[7:]}
+            assert backend["secretKey"] in keys
 
 
 def test_the_url_of_the_embedded_postgresql_in_the_readme_is_its_address(helm: Helm):
-    (secret,) = [one for one in commands("kubectl") if any("--from-literal=password" in word for word in one)]
+    ((_, url, *_),) = commands("printf")
     (installation,) = [one for one in commands("helm") if any("embedded" in word for word in one)]
 
     rendering = rendered(helm, installation)
@@ -48,8 +55,8 @@ def test_the_url_of_the_embedded_postgresql_in_the_readme_is_its_address(helm: H
     port = rendering.one("Service", "postgresql")["spec"]["ports"][0]["port"]
     environment = rendering.one("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
     values = {one["name"]: one["value"] for one in environment}
-    assert secret[-1] == (
-        f"--from-literal=url=postgresql://{values['POSTGRES_USER']}:$PASSWORD"
+    assert url == (
+        f"postgresql://{values['POSTGRES_USER']}:%s"
         f"@{service['name']}.{service['namespace']}.svc:{port}/{values['POSTGRES_DB']}"
     )
 

@@ -73,6 +73,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "recordMebibytesPerNamespace": 8,
             "recordMebibytesPerBackend": 16,
             "perNamespace": {"passes": 4},
+            "allowPoolsInReleaseNamespace": True,
             "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
@@ -81,11 +82,25 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "namespaces": ["orders"],
                 "migrate": "Manual",
             }
         ],
+        "extraVolumes": [
+            {"name": "a", "secret": {"secretName": "ca"}},
+            {
+                "name": "b",
+                "projected": {"sources": [{"secret": {"name": "token"}}, {"configMap": {"name": "x"}}]},
+            },
+            {"name": "c", "emptyDir": {}},
+        ],
+        "extraEnv": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "env", "key": "b"}}},
+        ],
+        "extraEnvFrom": [{"secretRef": {"name": "env"}}, {"configMapRef": {"name": "y"}}],
     }
 
     assert render(helm, TWO_NAMESPACES, values).settings == {
@@ -95,9 +110,11 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "urlFile": "/etc/pyncette/backends/shared/url",
                 "namespaces": ["orders"],
+                "namespaceSelector": None,
                 "migrate": "Manual",
             }
         ],
@@ -107,6 +124,8 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "recordMebibytesPerNamespace": 8,
         "recordMebibytesPerBackend": 16,
         "perNamespace": {"passes": 4},
+        "allowPoolsInReleaseNamespace": True,
+        "ownSecrets": ["ca", "token", "env"],
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,
@@ -151,13 +170,15 @@ def test_a_change_of_the_settings_restarts_the_operator_and_nothing_else_of_the_
 
     assert checksum() == checksum({"commonLabels": {"a": "b"}, "dashboard": {"enabled": True}})
     assert checksum() != checksum({"settings": {"resyncSeconds": 60}})
-    assert checksum() != checksum({"backends": [{"name": "default", "secretName": "another"}]})
+    assert checksum() != checksum(
+        {"backends": [{"name": "default", "secretName": "another", "namespaces": ["shop"]}]}
+    )
 
 
 def test_settings_and_secrets_lie_where_the_operator_looks_for_them(helm: Helm):
     backends = [
-        {"name": "default", "secretName": "one"},
-        {"name": "other", "secretName": "two", "secretKey": "dsn"},
+        {"name": "default", "secretName": "one", "namespaces": ["shop"]},
+        {"name": "other", "secretName": "two", "secretKey": "dsn", "namespaces": ["*"]},
     ]
     rendering = render(helm, {"backends": backends})
 

@@ -72,8 +72,10 @@ class Installation:
             "settings": {"sweep": {"least": 10_000}, **(settings or {})},
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
-            # Another database of the server, which is not open to pools of other namespaces.
-            "backends": [{"name": "private", "secretName": SECRET, "secretKey": "private"}],
+            # Another database of the server, which is open to no namespace of a test.
+            "backends": [
+                {"name": "private", "secretName": SECRET, "secretKey": "private", "namespaces": ["private"]}
+            ],
             **more,
         }
 

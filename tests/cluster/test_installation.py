@@ -231,7 +231,7 @@ def test_in_namespaced_mode_one_of_two_namespaces_may_disappear(
 
 
 def test_plain_manifests_install_what_the_chart_does(
-    operator: Installation, operator_image: str, example: Sequence[str], tmp_path: Path
+    operator: Installation, kubectl: Kubectl, operator_image: str, example: Sequence[str], tmp_path: Path
 ):
     operator.uninstall()
     name, tag = operator_image.rsplit(":", 1)
@@ -245,16 +245,20 @@ def test_plain_manifests_install_what_the_chart_does(
     plain = operator.kubectl
     with operator.other_database() as url:
         try:
-            plain.run("create", "secret", "generic", "pyncette-backend", f"--from-literal=url={url}")
+            secret = ("create", "secret", "generic", "pyncette-backend", f"--from-literal=url={url}")
+            plain.run(*secret)
+            kubectl.run(*secret)
             plain.run("apply", "--server-side", "--force-conflicts", "--kustomize", tmp_path)
             operator.wait_until_ready()
 
-            # A backend is open to the operator's own namespace alone, by default.
-            plain.apply(*example)
-            plain.wait_until_ready("greeting", "daily-report", seconds=90)
-            plain.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
+            # The backend is open to the namespaces with a label.
+            kubectl.apply(*example)
+            kubectl.wait_for_pool("is refused", lambda pool: pool.reason() == "BackendNotAllowed", "default")
+            kubectl.run("label", "namespace", kubectl.namespace, "pyncette.dev/backend=default")
+            kubectl.wait_until_ready("greeting", "daily-report", seconds=90)
+            kubectl.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
         finally:
-            plain.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
+            kubectl.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
             plain.run("delete", "secret", "pyncette-backend")
             # The namespace and the CRDs stay, since others have them.
             plain.run("delete", "--filename", PLAIN / "operator.yaml")

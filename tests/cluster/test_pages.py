@@ -76,7 +76,7 @@ def test_what_the_pages_tell_to_type_does_what_they_say(played: Played, release:
     kubectl.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
 
     # Security, first, so that all that follows is restricted.
-    (label,) = commands(SECURITY.read_text())
+    (label,) = commands(section(SECURITY, "Pods"))
     played.run(label)
 
     # Observe.

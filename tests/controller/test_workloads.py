@@ -84,6 +84,14 @@ def test_a_pool_is_an_account_a_budget_and_a_deployment_of_one_name_and_one_owne
 
 def test_the_account_brings_no_token_into_pods():
     assert made().service_account["automountServiceAccountToken"] is False
+    assert pod()["spec"]["automountServiceAccountToken"] is False
+
+
+def test_an_account_that_the_pool_names_brings_its_token_only_if_the_template_says_so():
+    assert pod(serviceAccountName="mine")["spec"]["automountServiceAccountToken"] is False
+
+    template = {"spec": {"automountServiceAccountToken": True}}
+    assert pod(serviceAccountName="mine", template=template)["spec"]["automountServiceAccountToken"] is True
 
 
 def test_no_account_is_made_where_the_pool_names_one():

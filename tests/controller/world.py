@@ -47,6 +47,8 @@ class World:
                 "backends": [{"name": name, "urlFile": name, "namespaces": ["*"]} for name in self.backends],
                 "resyncSeconds": RESYNC_SECONDS,
                 "podName": "operator-1",
+                "podServiceAccount": "pyncette-operator",
+                "releaseNamespace": "pyncette",
                 **settings,
             }
         )

@@ -13,7 +13,8 @@ from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
 from pyncette.controller.metrics import BACKEND_UP, DATABASE_COPIED, Metrics
 from pyncette.controller.reconcile.databases import Databases, answered
-from pyncette.controller.settings import ALL_NAMESPACES, BackendSettings, OperatorSettings
+from pyncette.controller.reconcile.open_namespaces import OpenNamespaces
+from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError
@@ -241,13 +242,10 @@ class Backends:
         intervals: Intervals = DEFAULT,
         reach: Reach = REAL,
     ) -> None:
-        self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
         """The clock for pools without a backend."""
-        self._allowed = {
-            backend.name: backend.allowed(settings.release_namespace) for backend in settings.backends
-        }
-        """By name: the namespaces that a backend is open to. Records are compared with it one by one."""
+        self.open_namespaces = OpenNamespaces(settings.backends, intervals.namespaces)
+        """The namespaces that each backend is open to. Records are compared with them one by one."""
         databases = Databases(self._silent, self._changed)
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, databases, metrics, intervals, reach)
@@ -286,20 +284,19 @@ class Backends:
     def is_open(self, store_name: str, namespace: str) -> bool:
         """Return whether pools in *namespace* may use the records at *store_name*, by any name of the backend."""
         return any(
-            namespace in self._allowed[backend.name] or ALL_NAMESPACES in self._allowed[backend.name]
+            self.open_namespaces.is_open(backend.name, namespace)
             for backend in self
             if backend.store_name == store_name
         )
 
     def is_exclusive(self, store_name: str, namespace: str) -> bool:
         """Return whether pools in *namespace*, and in no other one, may use the records at *store_name*."""
-        allowed = [self._allowed[name] for name in self.names_of(store_name)]
-        return bool(allowed) and frozenset[str]().union(*allowed) == {namespace}
+        return self.open_namespaces.is_exclusive(self.names_of(store_name), namespace)
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
         backend = self._all.get(name)
-        if backend is None or not backend.settings.is_open_to(namespace, self._own_namespace):
+        if backend is None or not self.open_namespaces.is_open(name, namespace):
             return None
         return backend.settings
 
@@ -308,7 +305,7 @@ class Backends:
         backend = self._all.get(name)
         if backend is None:
             return Access.UNKNOWN
-        if not backend.settings.is_open_to(namespace, self._own_namespace):
+        if not self.open_namespaces.is_open(name, namespace):
             return Access.REFUSED
         return Access.OPEN if backend.ready else Access.DOWN
 

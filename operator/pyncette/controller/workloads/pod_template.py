@@ -102,6 +102,8 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
         },
         "spec": {
             "serviceAccountName": spec.service_account_name or object_name(pool),
+            # Said here as well as at the account, so that it also holds for an account that the pool names.
+            "automountServiceAccountToken": False,
             # Hundreds of Services in a namespace would become as many variables of the environment.
             "enableServiceLinks": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
