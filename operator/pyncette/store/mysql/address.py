@@ -32,6 +32,11 @@ class Address(NamedTuple):
     ssl_ca: str = ""
     """A file with the certificates to trust; empty for those of the system."""
 
+    @property
+    def knows_server(self) -> bool:
+        """True if no other server can take the place of this one: it is on this machine, or proves its host name."""
+        return bool(self.socket) or self.ssl_mode == "verify-identity"
+
     def __str__(self) -> str:
         return f"MySQL at {self.socket or f'{self.host}:{self.port}'}/{self.database}"
 
