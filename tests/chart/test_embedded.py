@@ -28,6 +28,7 @@ def test_it_is_one_of_the_backends(helm: Helm):
         "secretName": "pyncette-postgresql",
         "secretKey": "url",
         "urlFile": "/etc/pyncette/backends/trial/url",
+        "tls": "Disabled",
         "namespaces": ["orders"],
         "migrate": "Auto",
     }

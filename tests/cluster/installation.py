@@ -7,12 +7,13 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 from tests.cluster.cluster import ROOT, Cluster
 from tests.cluster.kubectl import Kubectl
+from tests.servers.certificates import Certificate, make_certificate
 from tests.servers.tools import Helm, HelmRefusedError
 
 CHART: Final = ROOT / "charts" / "pyncette-operator"
@@ -36,6 +37,14 @@ INSTALL_SECONDS_MAX: Final = 180
 """It takes twenty seconds, of which half go into the first start of PostgreSQL; a laden machine takes longer."""
 
 Values = Mapping[str, Any]
+
+
+class OtherDatabase(NamedTuple):
+    """A database that no chart has installed."""
+
+    url: str
+    authority: Path
+    """What vouches for its certificate."""
 
 
 class Installation:
@@ -73,7 +82,9 @@ class Installation:
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
             # Another database of the server, which is not open to pools of other namespaces.
-            "backends": [{"name": "private", "secretName": SECRET, "secretKey": "private"}],
+            "backends": [
+                {"name": "private", "secretName": SECRET, "secretKey": "private", "tls": "Disabled"}
+            ],
             **more,
         }
 
@@ -255,34 +266,46 @@ class Installation:
             self.kubectl.apply(self.secret())
 
     @contextmanager
-    def other_database(self) -> Iterator[str]:
-        """The URL of a database that no chart has installed, for as long as the context."""
-        password = secrets.token_hex(8)
-        self.kubectl.apply(*_database(self._images[1], password))
-        try:
-            self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
-            yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
-        finally:
-            self.kubectl.run("delete", "--ignore-not-found", "deployment,service", "database")
+    def other_database(self) -> Iterator[OtherDatabase]:
+        """A database that no chart has installed, and that can encrypt, for as long as the context."""
+        password, host = secrets.token_hex(8), f"database.{NAMESPACE}.svc"
+        with tempfile.TemporaryDirectory() as folder:
+            certificate = make_certificate(Path(folder), host)
+            try:
+                self.kubectl.apply(*_database(self._images[1], password, certificate))
+                self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
+                yield OtherDatabase(
+                    f"postgresql://postgres:{password}@{host}:5432/postgres", certificate.file
+                )
+            finally:
+                self.kubectl.run("delete", "--ignore-not-found", "deployment,service,secret", "database")
 
 
-def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _database(image: str, password: str, certificate: Certificate) -> tuple[dict[str, Any], ...]:
     labels = {"app": "database"}
+    encrypting = {"ssl": "on", "ssl_cert_file": "/tls/tls.crt", "ssl_key_file": "/tls/tls.key"}
     container = {
         "name": "postgresql",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
+        "args": ["postgres", *(f"--{name}={value}" for name, value in encrypting.items())],
         "env": [
             {"name": "POSTGRES_PASSWORD", "value": password},
             {"name": "PGDATA", "value": "/data/pgdata"},
         ],
         "readinessProbe": {"exec": {"command": ["pg_isready", "--host=127.0.0.1"]}, "periodSeconds": 1},
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in SCRATCH.items()],
+        "volumeMounts": [
+            *({"name": name, "mountPath": path} for name, path in SCRATCH.items()),
+            {"name": "tls", "mountPath": "/tls", "readOnly": True},
+        ],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     pod = {
         "containers": [container],
-        "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
+        "volumes": [
+            *({"name": name, "emptyDir": {}} for name in SCRATCH),
+            {"name": "tls", "secret": {"secretName": "database", "defaultMode": 0o440}},
+        ],
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 999,
@@ -291,6 +314,12 @@ def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]
         },
     }
     return (
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "database"},
+            "stringData": {"tls.crt": certificate.file.read_text(), "tls.key": certificate.key.read_text()},
+        },
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",

@@ -25,10 +25,12 @@ def alone():
     return Databases(lambda name, error: None, lambda name: None)
 
 
-async def fault_of(folder, url, reach=None):
+async def fault_of(folder, url, reach=None, tls="Preferred"):
     """Have the backend of *url* looked after until it is said why it cannot be used."""
     (folder / "url").write_text(url)
-    settings = BackendSettings.model_validate({"urlFile": str(folder / "url"), "namespaces": ["*"]})
+    settings = BackendSettings.model_validate(
+        {"urlFile": str(folder / "url"), "namespaces": ["*"], "tls": tls}
+    )
     backend = OpenBackend(settings, alone(), Metrics(), **({} if reach is None else {"reach": reach}))
     told = asyncio.Event()
     keeping = asyncio.ensure_future(backend.keep(told.set))
@@ -63,12 +65,13 @@ def assert_tells_no_secret(text):
         "no-such-scheme://shop:{}@host",
     ],
 )
-async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, caplog, monkeypatch, url):
+@pytest.mark.parametrize("tls", ["Preferred", "Required"])
+async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, caplog, monkeypatch, url, tls):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, ENCODED)
 
     with caplog.at_level(logging.DEBUG, "pyncette"):
-        fault = await fault_of(tmp_path, url.replace("{}", ENCODED))
+        fault = await fault_of(tmp_path, url.replace("{}", ENCODED), tls=tls)
 
     assert fault
     assert_tells_no_secret(fault)

@@ -90,7 +90,9 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
 {{- $given := .Values.backends -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
-{{- $given = append $given (pick . "name" "secretName" "secretKey" "namespaces" "migrate") -}}
+{{- $own := pick . "name" "secretName" "secretKey" "namespaces" "migrate" -}}
+{{- /* Its pod has no certificate. */ -}}
+{{- $given = append $given (set $own "tls" "Disabled") -}}
 {{- end -}}
 {{- end -}}
 {{- range $given -}}
@@ -99,6 +101,7 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
       "secretName" .secretName
       "secretKey" (.secretKey | default "url")
       "urlFile" (printf "/etc/pyncette/backends/%s/url" .name)
+      "tls" (.tls | default "Required")
       "namespaces" (.namespaces | default list)
       "migrate" (.migrate | default "Auto")) -}}
 {{- end -}}

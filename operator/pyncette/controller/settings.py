@@ -12,6 +12,9 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
 from pyncette.resources.reading import Refusal, read_settings
+from pyncette.store.backend import Backend
+from pyncette.store.backend_file import read_backend_file
+from pyncette.store.tls import Tls
 
 DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
 
@@ -31,6 +34,8 @@ class BackendSettings(Model):
     """The key in that Secret."""
     url_file: str = Field(default="", max_length=4096)
     """The file with the URL, as it is mounted for the operator; by default after the name of the backend."""
+    tls: Literal["Required", "Preferred", "Disabled"] = "Required"
+    """Encryption of its connections. Required: verify certificate and host name, by ca.crt of the Secret if it is there."""
     namespaces: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=10_000, strict=False)
     ] = ()
@@ -42,6 +47,10 @@ class BackendSettings(Model):
     def path(self) -> Path:
         """Where the URL stands."""
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
+
+    def read(self) -> Backend:
+        """Return the backend, whose file is read again for each connection. Raises ConfigurationError."""
+        return read_backend_file(str(self.path), Tls(self.tls))
 
     def is_open_to(self, namespace: str, own: str) -> bool:
         """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""

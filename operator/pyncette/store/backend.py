@@ -13,6 +13,7 @@ from pyncette.core.suggestions import did_you_mean, nearest
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
 from pyncette.store.schema import TABLE, Migrated, check_table_name
+from pyncette.store.tls import Tls, tls_refusal
 
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
@@ -74,6 +75,18 @@ class Backend(ABC):
         current = self.reread()
         assert isinstance(current, type(self))
         return current
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:  # noqa: ARG002 - for backends that encrypt
+        """
+        Return this backend with the encryption that *tls* demands, which trusts the authorities in *ca_file*.
+
+        Without a *ca_file*, and where the URL names no other one, those of the system are trusted. Raises
+        ConfigurationError if the URL asks for less than is required. A backend that knows nothing of TLS can keep no such
+        demand.
+        """
+        if tls is Tls.REQUIRED:
+            raise tls_refusal(f"{self} does not say whether it is encrypted", "use another backend")
+        return self
 
     @property
     def in_memory(self) -> bool:

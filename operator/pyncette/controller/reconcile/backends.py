@@ -19,7 +19,6 @@ from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
-from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 from pyncette.store.redaction import without_secrets
 
@@ -41,7 +40,7 @@ FAULT_SECONDS: Final = 60.0
 class Reach(NamedTuple):
     """How backends are reached, and what time it is; tests simulate both."""
 
-    read: Callable[[str], Backend] = read_backend_file
+    read: Callable[[BackendSettings], Backend] = BackendSettings.read
     clock: Callable[[], SystemClock] = SystemClock
 
 
@@ -182,7 +181,7 @@ class OpenBackend:
         """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
         settings = self.settings
         try:
-            self._opened = self._reach.read(str(settings.path))
+            self._opened = self._reach.read(settings)
             return self._opened
         except ConfigurationError as error:
             raise ConfigurationError(

@@ -13,6 +13,7 @@ import aiohttp
 
 # These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -22,6 +23,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
     TokenRetrievalError,
 )
 
@@ -104,6 +106,7 @@ class Requests:
         region: str | None,
         endpoint: str | None,
         *,
+        ca: str | None = None,
         batches: bool = True,
         on_lost: Callable[[], None] = lambda: None,
         limits: Limits = LIMITS,
@@ -112,6 +115,7 @@ class Requests:
         self.clock = DateClock()
         self._region = region
         self._endpoint = endpoint
+        self._ca = ca
         self._batches = batches
         self._on_lost = on_lost
         self._limits = limits
@@ -129,11 +133,16 @@ class Requests:
             max_pool_connections=CONNECTIONS_MAX,
             parameter_validation=False,
             retries={"total_max_attempts": 1},
+            http_session_cls=_Session,
         )
         try:
             self._client = await self._stack.enter_async_context(
                 aioboto3.Session().client(
-                    "dynamodb", region_name=self._region, endpoint_url=self._endpoint, config=config
+                    "dynamodb",
+                    region_name=self._region,
+                    endpoint_url=self._endpoint,
+                    verify=self._ca,
+                    config=config,
                 )
             )
         except (NoRegionError, ValueError) as error:
@@ -324,6 +333,19 @@ class Requests:
             self.clock.observe(headers.get("date"), asked_at, self.clock.monotonic())
 
 
+class _Session(AIOHTTPSession):  # type: ignore[misc] # it has no types
+    """A session of the driver that verifies host names. The driver's own leaves that to another library, which it does not use."""
+
+    def _get_ssl_context(self) -> Any:
+        context = super()._get_ssl_context()
+        context.check_hostname = True
+        return context
+
+    def _setup_proxy_ssl_context(self, proxy_url: Any) -> Any:
+        # Without a context, the driver verifies nothing at all.
+        return super()._setup_proxy_ssl_context(proxy_url) or self._get_ssl_context()
+
+
 class _ConditionError(Exception):
     """A write was not made, since its condition failed."""
 
@@ -358,6 +380,8 @@ def translate_error(error: BaseException, place: str) -> Exception:
         )
     if isinstance(error, ParamValidationError):
         return StoreRefusedError(f"{place}: invalid request: {error}")
+    if isinstance(error, SSLError) and "certificate verify failed" in str(error).lower():
+        return StoreRefusedError(f"{place}: the certificate is not trusted: {_message_of(error)}")
     if isinstance(error, CredentialRetrievalError | TokenRetrievalError | HTTPClientError):
         return StoreUnavailableError(f"{place} does not answer: {_message_of(error)}")
     if isinstance(error, TimeoutError):

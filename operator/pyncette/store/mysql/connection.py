@@ -132,6 +132,16 @@ class MysqlConnections(Connections[Connection, str]):
 
     async def _open(self) -> Connection:
         address = self._address()
+        if address.ssl_mode != "preferred":
+            return await self._open_at(address)
+        try:
+            return await self._open_at(address._replace(ssl_mode="required"))
+        except self._driver_errors as error:
+            if not isinstance(error.__cause__, ssl.SSLError):
+                raise
+            return await self._open_at(address._replace(ssl_mode="disabled"))
+
+    async def _open_at(self, address: Address) -> Connection:
         try:
             connection = await self._connect_driver(
                 host=address.host,
