@@ -62,7 +62,10 @@ def test_the_operator_reads_what_the_chart_writes_and_finds_its_backends_and_its
         for item in source.get("secret", {}).get("items", [])
     }
     expected = {str(backend.path) for backend in settings.backends}
-    assert mounted == expected | {str(backend.path.with_name("ca.crt")) for backend in settings.backends}
+    expected |= {str(backend.path.with_name("ca.crt")) for backend in settings.backends}
+    for roles in (backend.roles for backend in settings.backends if backend.roles):
+        expected |= {roles.password_file, roles.worker_url_file}
+    assert mounted == expected
     assert list(settings.namespaces) == values.get("namespaces", [])
 
 
@@ -74,7 +77,8 @@ def test_what_is_not_set_is_as_the_operator_would_have_it_without_the_chart(helm
         if name != "backends":
             assert by_itself[name] == value, name
     (backend,) = written["backends"]
-    assert backend == {**by_itself["backends"][0], "urlFile": "/etc/pyncette/backends/default/url"}
+    expected = {name: value for name, value in by_itself["backends"][0].items() if value is not None}
+    assert backend == {**expected, "urlFile": "/etc/pyncette/backends/default/url"}
 
 
 def test_the_tls_of_a_backend_is_required_unless_the_values_say_otherwise(helm: Helm):

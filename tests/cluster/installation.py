@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -23,6 +24,10 @@ RELEASE: Final = "pyncette"
 SECRET: Final = "pyncette-postgresql"
 DATABASE: Final = "pyncette-operator-postgresql"
 """Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
+
+OWNER: Final = "pyncette_operator"
+WORKER: Final = "pyncette_worker"
+"""The roles that the operator creates in the embedded PostgreSQL, for itself and for workers."""
 
 CRDS: Final = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
 
@@ -52,8 +57,8 @@ class Installation:
 
     def __init__(self, cluster: Cluster, helm: Helm, image: str, postgres: str) -> None:
         self.kubectl = Kubectl(cluster.kubeconfig, NAMESPACE)
-        self.url = f"postgresql://postgres:{secrets.token_hex(8)}@{DATABASE}.{NAMESPACE}.svc:5432/pyncette"
-        """Of the database, as the operator and all workers see it."""
+        self._passwords = {role: secrets.token_hex(8) for role in ("postgres", OWNER, WORKER)}
+        self._host = DATABASE
         self._cluster = cluster
         self._helm = helm
         self._images = (image, postgres)
@@ -107,20 +112,39 @@ class Installation:
         kept = self.kubectl.get("secret", SECRET)
         if kept:
             # So is the volume, from a session before on a cluster that outlives them.
-            self.url = b64decode(kept["data"]["url"]).decode()
-        self.kubectl.apply(self.secret())
+            for role, key in {"postgres": "password", OWNER: "url", WORKER: "worker-url"}.items():
+                value = b64decode(kept["data"][key]).decode()
+                self._passwords[role] = urlsplit(value).password or value
+        self.kubectl.apply(self.own_secret())
         self._cluster.provide_volume(NAMESPACE, DATABASE)
 
+    @property
+    def url(self) -> str:
+        """The URL of the database for the operator, which owns the tables."""
+        return self._url(OWNER)
+
+    @property
+    def worker_url(self) -> str:
+        """The URL of the database for workers."""
+        return self._url(WORKER)
+
+    def _url(self, role: str, database: str = "pyncette") -> str:
+        return f"postgresql://{role}:{self._passwords[role]}@{self._host}.{NAMESPACE}.svc:5432/{database}"
+
+    def own_secret(self) -> dict[str, Any]:
+        """Return the Secret that the operator and the embedded database read here."""
+        return _secret(
+            {
+                "url": self.url,
+                "worker-url": self.worker_url,
+                "password": self._passwords["postgres"],
+                "private": self._url("postgres", "postgres"),
+            }
+        )
+
     def secret(self) -> dict[str, Any]:
-        """Return the Secret that the operator reads here, and workers read in the namespace of their pool."""
-        password = self.url.split(":")[2].split("@")[0]
-        server = self.url.rpartition("/")[0]
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": SECRET},
-            "stringData": {"url": self.url, "private": f"{server}/postgres", "password": password},
-        }
+        """Return the Secret that workers read in the namespace of their pool."""
+        return _secret({"url": self.worker_url})
 
     def install(self, release: str, values: Values, chart: Path = CHART) -> str:
         """Install or upgrade a release, and return once all of it is ready, with what Helm printed."""
@@ -225,16 +249,16 @@ class Installation:
         return [row for row in rows.splitlines() if row]
 
     def change_password(self) -> None:
-        """Give the user another password, and write it into the Secret here."""
-        _, _, host = self.url.partition("@")
-        password = secrets.token_hex(8)
-        self.query(f"ALTER ROLE postgres PASSWORD '{password}'")
-        self.url = f"postgresql://postgres:{password}@{host}"
-        self.kubectl.apply(self.secret())
+        """Give the operator and the workers other passwords, and write them into the Secret here."""
+        for role in (OWNER, WORKER):
+            self._passwords[role] = secrets.token_hex(8)
+            self.query(f"ALTER ROLE {role} PASSWORD '{self._passwords[role]}'")
+        self.kubectl.apply(self.own_secret())
 
     def lock_out(self) -> None:
-        """Give the user another password, which nobody is told."""
-        self.query(f"ALTER ROLE postgres PASSWORD '{secrets.token_hex(8)}'")
+        """Give the operator and the workers other passwords, which nobody is told."""
+        for role in (OWNER, WORKER):
+            self.query(f"ALTER ROLE {role} PASSWORD '{secrets.token_hex(8)}'")
         self.disconnect_everybody()
 
     def disconnect_everybody(self) -> None:
@@ -256,14 +280,13 @@ class Installation:
     @contextmanager
     def database_at(self, host: str) -> Iterator[None]:
         """Have the Secret name another host inside the context."""
-        before = self.url
-        self.url = before.replace(f"@{DATABASE}.", f"@{host}.")
-        self.kubectl.apply(self.secret())
+        before, self._host = self._host, host
+        self.kubectl.apply(self.own_secret())
         try:
             yield
         finally:
-            self.url = before
-            self.kubectl.apply(self.secret())
+            self._host = before
+            self.kubectl.apply(self.own_secret())
 
     @contextmanager
     def other_database(self) -> Iterator[OtherDatabase]:
@@ -279,6 +302,10 @@ class Installation:
                 )
             finally:
                 self.kubectl.run("delete", "--ignore-not-found", "deployment,service,secret", "database")
+
+
+def _secret(data: Mapping[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(data)}
 
 
 def _database(image: str, password: str, certificate: Certificate) -> tuple[dict[str, Any], ...]:

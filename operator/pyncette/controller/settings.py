@@ -12,7 +12,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
 from pyncette.resources.reading import Refusal, read_settings
-from pyncette.store.backend import Backend
+from pyncette.store.backend import Administrator, Backend, Roles
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.tls import Tls
 
@@ -21,6 +21,29 @@ DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
 ALL_NAMESPACES: Final = "*"
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class RoleSettings(Model):
+    """Roles of a database of its own that the operator creates: that of its URL owns the tables, and workers have another."""
+
+    administrator: str = Field(default="postgres", min_length=1, max_length=63)
+    """The superuser who creates them."""
+    password_file: str = Field(min_length=1, max_length=4096)
+    """The file with the superuser's password, as it is mounted for the operator."""
+    worker_url_file: str = Field(min_length=1, max_length=4096)
+    """The file with the URL of the workers, as it is mounted for the operator."""
+
+    def of(self, backend: Backend) -> Roles:
+        """Return the roles, to be created in the database of *backend*. Raises ConfigurationError."""
+        try:
+            password = Path(self.password_file).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{self.password_file} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        return backend.roles(
+            read_backend_file(self.worker_url_file), Administrator(self.administrator, password)
+        )
 
 
 class BackendSettings(Model):
@@ -42,6 +65,8 @@ class BackendSettings(Model):
     """Namespaces whose pools may use it; none: the operator's own; "*": all."""
     migrate: Literal["Auto", "Manual"] = "Auto"
     """Whether the operator migrates its tables to the schema of this release at startup."""
+    roles: RoleSettings | None = None
+    """The roles that the operator creates, of the embedded database; None: they exist."""
 
     @property
     def path(self) -> Path:

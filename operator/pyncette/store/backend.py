@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Self
+from typing import Final, NamedTuple, Protocol, Self
 from urllib.parse import unquote
 
 from pyncette.core.suggestions import did_you_mean, nearest
@@ -47,6 +47,23 @@ BUILT_IN: Final = {
 
 TABLE_NAME: Final = "table_name"
 """The parameter of a URL for the prefix of all table names."""
+
+
+class Administrator(NamedTuple):
+    """A user of a database server who may create others."""
+
+    user: str
+    password: str
+
+
+class Roles(Protocol):
+    """The users of the operator and of the workers of a backend, to be created."""
+
+    async def create(self) -> None:
+        """Create the users, or give them the passwords of their URLs, and the operator's the tables. Raises StoreError."""
+
+    async def grant(self) -> None:
+        """Give the user of the workers its rights, if the tables exist. Raises StoreError."""
 
 
 class Backend(ABC):
@@ -119,6 +136,14 @@ class Backend(ABC):
         except SchemaError:
             async with self.new_store():  # creates what is missing, and refuses what is newer
                 return Migrated(0, SCHEMA_VERSION)
+
+    def roles(self, worker: Backend, administrator: Administrator) -> Roles:  # noqa: ARG002 - for those that have them
+        """
+        Return the users that this URL and that of *worker* name, to be created by *administrator*.
+
+        Raises ConfigurationError if there are none in this kind of backend, or the two are not as they should be.
+        """
+        raise ConfigurationError(f"no users can be created at {self}")
 
     async def concerns(self) -> Sequence[str]:
         """Return a sentence on each known setting of the backend that may lose records. Raises StoreError."""

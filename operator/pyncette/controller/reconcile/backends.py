@@ -115,7 +115,7 @@ class OpenBackend:
         delays = CONNECTS.delays(random.random)
         while True:
             try:
-                await self._migrate()
+                await self._prepare()
                 async with self._read().new_store(create=False) as store:
                     delays = CONNECTS.delays(random.random)
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
@@ -158,6 +158,17 @@ class OpenBackend:
         except StoreError as error:
             self.mark_down(error)
             raise
+
+    async def _prepare(self) -> None:
+        """Create what is missing, as far as that is left to the operator."""
+        settings = self.settings.roles
+        if settings is None:
+            await self._migrate()
+            return
+        backend = self._read()
+        await settings.of(backend).create()
+        await self._migrate()
+        await settings.of(backend).grant()
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Self
 from urllib.parse import urlsplit
 
-from pyncette.store.backend import Backend, needing, without_table_name
+from pyncette.errors import ConfigurationError
+from pyncette.store.backend import Administrator, Backend, Roles, needing, without_table_name
 from pyncette.store.base import Store
 from pyncette.store.postgres.url import CHOICES, OTHERS, SYSTEM, VERIFIED, check_url, is_by_network
 from pyncette.store.tls import Tls, parameters_of, tls_refusal, with_parameters
@@ -45,6 +46,15 @@ class PostgresBackend(Backend):
             create=create,
             current_url=lambda: self.with_current_credentials().database,
         )
+
+    def roles(self, worker: Backend, administrator: Administrator) -> Roles:
+        from pyncette.store.postgres.roles import PostgresRoles  # noqa: PLC0415 - the driver is an extra
+        from pyncette.store.postgres.schema import tables_named  # noqa: PLC0415
+
+        if str(worker) != str(self):
+            raise ConfigurationError(f"the URL of the workers leads to another place than {self}")
+        assert isinstance(worker, PostgresBackend)
+        return PostgresRoles(self.database, worker.database, administrator, tables_named(self.table))
 
     async def beyond(self) -> Sequence[str]:
         from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - as above
