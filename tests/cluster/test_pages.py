@@ -21,8 +21,6 @@ EXAMPLE = ROOT / "examples" / "kubernetes"
 TEAM = "shop"
 """The namespace of an application team, on the pages."""
 
-URL = "postgresql://user:password@host:5432/database"
-
 
 @pytest.fixture
 def played(
@@ -47,8 +45,13 @@ def played(
     shell.run(namespace)
     try:
         with release.other_database() as database:
+            (tmp_path / "url.txt").write_text(database.url)
             played = Played(
-                shell, {URL: database.url, "--values values.yaml": f"--values {tmp_path}/values.yaml"}
+                shell,
+                {
+                    "=url.txt": f"={tmp_path}/url.txt",
+                    "--values values.yaml": f"--values {tmp_path}/values.yaml",
+                },
             )
             shell.run(f"kubectl create namespace {TEAM}")
             for command in (*secret_and_install, *commands(section(INSTALL, "Check the installation"))):
