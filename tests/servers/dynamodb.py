@@ -374,7 +374,7 @@ def credentials() -> Iterator[Mapping[str, str]]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)  # a test may have removed it
             else:
                 os.environ[name] = value
 

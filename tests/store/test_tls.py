@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -26,6 +26,7 @@ from tests.servers import (
     open_redis_with_tls,
 )
 from tests.servers.certificates import make_certificate
+from tests.servers.dynamodb import CREDENTIALS
 
 pytestmark = pytest.mark.xdist_group("tls")
 
@@ -296,6 +297,25 @@ async def test_a_preference_encrypts_where_the_server_can(name, question):
                 query = (question,) if name == "postgres" else question
                 ((answer,),) = await store._connections.rows(query)
             assert answer == encrypted
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("localhost", True), ("127.0.0.1", False)])
+async def test_credentials_of_a_role_come_from_a_server_that_is_verified_too(
+    tmp_path, monkeypatch, host, trusted
+):
+    with dynamodb() as server:
+        for name in CREDENTIALS:
+            monkeypatch.delenv(name)
+        (tmp_path / "token").write_text("a token of Kubernetes")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pyncette")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(server.ca))
+        endpoint = parse_qs(urlsplit(server.url).query)["endpoint"][0]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint.replace("localhost", host))
+        refused = pytest.raises(StoreRefusedError, match="is not trusted")
+        with contextlib.nullcontext() if trusted else refused:
+            async with read_backend(server.url).with_tls(Tls.REQUIRED).new_store() as store:
+                assert await store.now()
 
 
 tunnels: set[asyncio.Task[None]] = set()

@@ -14,6 +14,7 @@ import aiohttp
 # These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -133,11 +134,10 @@ class Requests:
             max_pool_connections=CONNECTIONS_MAX,
             parameter_validation=False,
             retries={"total_max_attempts": 1},
-            http_session_cls=_Session,
         )
         try:
             self._client = await self._stack.enter_async_context(
-                aioboto3.Session().client(
+                aioboto3.Session(botocore_session=_Aws()).client(
                     "dynamodb",
                     region_name=self._region,
                     endpoint_url=self._endpoint,
@@ -333,8 +333,17 @@ class Requests:
             self.clock.observe(headers.get("date"), asked_at, self.clock.monotonic())
 
 
-class _Session(AIOHTTPSession):  # type: ignore[misc] # it has no types
-    """A session of the driver that verifies host names. The driver's own leaves that to another library, which it does not use."""
+class _Aws(AioSession):  # type: ignore[misc] # it has no types
+    """A session of the driver, also for the clients by which the driver itself gets credentials, such as that of STS."""
+
+    def create_client(self, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        config = config or AioConfig()
+        config.http_session_cls = _Http
+        return super().create_client(*args, config=config, **kwargs)
+
+
+class _Http(AIOHTTPSession):  # type: ignore[misc] # it has no types
+    """HTTP that verifies host names. The driver's own leaves that to another library, which it does not use."""
 
     def _get_ssl_context(self) -> Any:
         context = super()._get_ssl_context()
