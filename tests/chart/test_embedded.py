@@ -29,6 +29,12 @@ def test_it_is_one_of_the_backends(helm: Helm):
         "workerSecretName": "",
         "secretKey": "url",
         "urlFile": "/etc/pyncette/backends/trial/url",
+        "tls": "Disabled",
+        "roles": {
+            "administrator": "postgres",
+            "passwordFile": "/etc/pyncette/backends/trial/password",
+            "workerUrlFile": "/etc/pyncette/backends/trial/worker-url",
+        },
         "namespaces": ["orders"],
         "namespaceSelector": None,
         "migrate": "Auto",

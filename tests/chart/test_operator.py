@@ -84,6 +84,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
                 "secretName": "db",
                 "workerSecretName": "db-workers",
                 "secretKey": "dsn",
+                "tls": "Preferred",
                 "namespaces": ["orders"],
                 "migrate": "Manual",
             }
@@ -113,9 +114,11 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
                 "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "urlFile": "/etc/pyncette/backends/shared/url",
+                "tls": "Preferred",
                 "namespaces": ["orders"],
                 "namespaceSelector": None,
                 "migrate": "Manual",
+                "roles": None,
             }
         ],
         "resyncSeconds": 60,
@@ -193,7 +196,9 @@ def test_settings_and_secrets_lie_where_the_operator_looks_for_them(helm: Helm):
     assert placed == {
         "/etc/pyncette/operator.yaml": ("configMap", "pyncette-operator", "operator.yaml"),
         "/etc/pyncette/backends/default/url": ("secret", "one", "url"),
+        "/etc/pyncette/backends/default/ca.crt": ("secret", "one", "ca.crt"),
         "/etc/pyncette/backends/other/url": ("secret", "two", "dsn"),
+        "/etc/pyncette/backends/other/ca.crt": ("secret", "two", "ca.crt"),
     }
     assert [one["urlFile"] for one in rendering.settings["backends"]] == [
         path for path in placed if path.endswith("/url")

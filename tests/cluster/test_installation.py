@@ -104,7 +104,7 @@ def test_two_operators_at_once_do_no_harm(team: Team, operator: Installation, jo
     values = operator.values(
         crds={"enabled": False},
         backend={},
-        backends=[{"name": "default", "secretName": SECRET, "namespaces": ["*"]}],
+        backends=[{"name": "default", "secretName": SECRET, "namespaces": ["*"], "tls": "Disabled"}],
     )
     operator.install("second", values)
     try:
@@ -243,11 +243,13 @@ def test_plain_manifests_install_what_the_chart_does(
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     plain = operator.kubectl
-    with operator.other_database() as url:
+    with operator.other_database() as database:
+        (tmp_path / "url").write_text(database.url)
         try:
-            secret = ("create", "secret", "generic", "pyncette-backend", f"--from-literal=url={url}")
-            plain.run(*secret)
-            kubectl.run(*secret)
+            # By default, the certificate of the server is verified, by the authorities beside the URL.
+            files = (f"--from-file=url={tmp_path}/url", f"--from-file=ca.crt={database.authority}")
+            for namespace in (plain, kubectl):
+                namespace.run("create", "secret", "generic", "pyncette-backend", *files)
             plain.run("apply", "--server-side", "--force-conflicts", "--kustomize", tmp_path)
             operator.wait_until_ready()
 

@@ -85,7 +85,7 @@ def test_where_the_settings_allow_it_workers_read_a_secret_of_their_own(world_of
     (volume,) = [
         one for one in deployment["spec"]["template"]["spec"]["volumes"] if one["name"] == "pyncette-backend"
     ]
-    assert volume["secret"]["secretName"] == "workers"
+    assert {source["secret"]["name"] for source in volume["projected"]["sources"]} == {"workers"}
     assert stalled is None
 
 

@@ -25,6 +25,7 @@ def test_a_file_with_a_backend_gives_the_defaults(load):
 
     assert [backend.name for backend in settings.backends] == ["default"]
     assert str(settings.backends[0].path) == "/etc/pyncette/backends/default/url"
+    assert settings.backends[0].tls == "Required"
     assert settings.watches("anything")
 
 

@@ -72,7 +72,7 @@ class World:
             self.loop.spawn("twin", self._operate)
 
     async def _operate(self):
-        reach = Reach(lambda name: self.backends[name], self.clock)
+        reach = Reach(lambda settings: self.backends[settings.name], self.clock)
         self.operator = Operator(self.settings, CLUSTER, self.api, self.settings.namespaces, reach=reach)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()

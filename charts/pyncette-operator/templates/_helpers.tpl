@@ -90,7 +90,15 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
 {{- $given := .Values.backends -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
-{{- $given = append $given (pick . "name" "secretName" "secretKey" "namespaces" "migrate") -}}
+{{- $own := pick . "name" "secretName" "secretKey" "namespaces" "migrate" -}}
+{{- /* Its pod has no certificate. */ -}}
+{{- $_ := set $own "tls" "Disabled" -}}
+{{- $folder := printf "/etc/pyncette/backends/%s" .name -}}
+{{- $_ := set $own "roles" (dict
+      "administrator" .username
+      "passwordFile" (printf "%s/password" $folder)
+      "workerUrlFile" (printf "%s/worker-url" $folder)) -}}
+{{- $given = append $given $own -}}
 {{- end -}}
 {{- end -}}
 {{- range $given -}}
@@ -100,9 +108,11 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
       "secretKey" (.secretKey | default "url")
       "workerSecretName" (.workerSecretName | default "")
       "urlFile" (printf "/etc/pyncette/backends/%s/url" .name)
+      "tls" (.tls | default "Required")
       "namespaces" (.namespaces | default list)
       "namespaceSelector" .namespaceSelector
-      "migrate" (.migrate | default "Auto")) -}}
+      "migrate" (.migrate | default "Auto")
+      "roles" .roles) -}}
 {{- end -}}
 {{- toYaml (dict "backends" $all) -}}
 {{- end -}}
@@ -212,7 +222,7 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
 {{- if not .secretName -}}
-{{- fail (printf "backend.embedded.secretName is required: pass the name of a Secret with the keys %s and %s. The chart does not create passwords." .passwordKey .secretKey) -}}
+{{- fail (printf "backend.embedded.secretName is required: pass the name of a Secret with the keys %s, %s and %s. The chart does not create passwords." .passwordKey .secretKey .workerKey) -}}
 {{- end -}}
 {{- if and .emptyDir (or .existingClaim (not (kindIs "invalid" .storageClass))) -}}
 {{- fail "backend.embedded.emptyDir is mutually exclusive with existingClaim and storageClass." -}}

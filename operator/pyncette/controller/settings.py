@@ -12,6 +12,9 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
 from pyncette.resources.reading import Refusal, read_settings
+from pyncette.store.backend import Administrator, Backend, Roles
+from pyncette.store.backend_file import read_backend_file
+from pyncette.store.tls import Tls
 
 DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
 
@@ -39,6 +42,29 @@ class NamespaceSelector(Model):
         return ",".join(f"{key}={value}" for key, value in self.match_labels.items())
 
 
+class RoleSettings(Model):
+    """Roles of a database of its own that the operator creates: that of its URL owns the tables, and workers have another."""
+
+    administrator: str = Field(default="postgres", min_length=1, max_length=63)
+    """The superuser who creates them."""
+    password_file: str = Field(min_length=1, max_length=4096)
+    """The file with the superuser's password, as it is mounted for the operator."""
+    worker_url_file: str = Field(min_length=1, max_length=4096)
+    """The file with the URL of the workers, as it is mounted for the operator."""
+
+    def of(self, backend: Backend) -> Roles:
+        """Return the roles, to be created in the database of *backend*. Raises ConfigurationError."""
+        try:
+            password = Path(self.password_file).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{self.password_file} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        return backend.roles(
+            read_backend_file(self.worker_url_file), Administrator(self.administrator, password)
+        )
+
+
 class BackendSettings(Model):
     """A backend that pools may name."""
 
@@ -52,6 +78,8 @@ class BackendSettings(Model):
     """The key in that Secret."""
     url_file: str = Field(default="", max_length=4096)
     """The file with the URL, as it is mounted for the operator; by default after the name of the backend."""
+    tls: Literal["Required", "Preferred", "Disabled"] = "Required"
+    """Encryption of its connections. Required: verify certificate and host name, by ca.crt of the Secret if it is there."""
     namespaces: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=10_000, strict=False)
     ] = ()
@@ -60,6 +88,8 @@ class BackendSettings(Model):
     """Namespaces whose pools may use it, by their labels, instead of a list."""
     migrate: Literal["Auto", "Manual"] = "Auto"
     """Whether the operator migrates its tables to the schema of this release at startup."""
+    roles: RoleSettings | None = None
+    """The roles that the operator creates, of the embedded database; None: they exist."""
 
     @property
     def secret_of_workers(self) -> str:
@@ -70,6 +100,10 @@ class BackendSettings(Model):
     def path(self) -> Path:
         """Where the URL stands."""
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
+
+    def read(self) -> Backend:
+        """Return the backend, whose file is read again for each connection. Raises ConfigurationError."""
+        return read_backend_file(str(self.path), Tls(self.tls))
 
     rules: ClassVar = (
         Rule(

@@ -20,7 +20,6 @@ from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
-from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 from pyncette.store.redaction import without_secrets
 
@@ -42,7 +41,7 @@ FAULT_SECONDS: Final = 60.0
 class Reach(NamedTuple):
     """How backends are reached, and what time it is; tests simulate both."""
 
-    read: Callable[[str], Backend] = read_backend_file
+    read: Callable[[BackendSettings], Backend] = BackendSettings.read
     clock: Callable[[], SystemClock] = SystemClock
 
 
@@ -117,7 +116,7 @@ class OpenBackend:
         delays = CONNECTS.delays(random.random)
         while True:
             try:
-                await self._migrate()
+                await self._prepare()
                 async with self._read().new_store(create=False) as store:
                     delays = CONNECTS.delays(random.random)
                     self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
@@ -161,6 +160,17 @@ class OpenBackend:
             self.mark_down(error)
             raise
 
+    async def _prepare(self) -> None:
+        """Create what is missing, as far as that is left to the operator."""
+        settings = self.settings.roles
+        if settings is None:
+            await self._migrate()
+            return
+        backend = self._read()
+        await settings.of(backend).create()
+        await self._migrate()
+        await settings.of(backend).grant()
+
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":
             return
@@ -183,7 +193,7 @@ class OpenBackend:
         """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
         settings = self.settings
         try:
-            self._opened = self._reach.read(str(settings.path))
+            self._opened = self._reach.read(settings)
             return self._opened
         except ConfigurationError as error:
             raise ConfigurationError(

@@ -378,7 +378,7 @@ def _problem(name: ObjectName, status: PoolStatus) -> str:
 
 def pool_backend(settings: BackendSettings) -> PoolBackend:
     """Return how the pods of a pool get a backend."""
-    return PoolBackend(settings.name, settings.secret_of_workers, settings.secret_key)
+    return PoolBackend(settings.name, settings.secret_of_workers, settings.secret_key, settings.tls)
 
 
 def _status_of(stored: Manifest | None) -> PoolStatus:
