@@ -114,7 +114,14 @@ class Process:
 class OperatorProcess(Process):
     """`pyncette operator` with the rights of a *kubeconfig*. Its *settings* may name other backends than that of a URL."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, backend: str, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        backend: str,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         (folder / "url").write_text(f"{backend}\n")
         self._health, self._metrics = machine.free_port(), machine.free_port()
         file = folder / "operator.yaml"
@@ -131,7 +138,8 @@ class OperatorProcess(Process):
             )
         )
         command = (sys.executable, "-m", "pyncette.cli", "operator", "--config", file)
-        super().__init__(command, folder / "operator.log", {"KUBECONFIG": str(kubeconfig)})
+        own = {"KUBECONFIG": str(kubeconfig)}
+        super().__init__(command, folder / "operator.log", own | dict(environment or {}))
 
     def metrics(self) -> Scrape:
         """What it measures of itself; nothing while it does not serve that."""
@@ -181,7 +189,7 @@ class OperatorProcess(Process):
 
 
 class Scrape:
-    """Metrics of the operator, by name without their prefix, and by the value of a label where there are several."""
+    """Metrics of the operator, by name without their prefix, and by values of labels where there are several."""
 
     LINE: Final = re.compile(r"^pyncette_operator_(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
@@ -191,12 +199,12 @@ class Scrape:
             for name, labels, value in self.LINE.findall(text)
         ]
 
-    def __getitem__(self, asked: str | tuple[str, str]) -> float:
-        name, label = (asked, None) if isinstance(asked, str) else asked
+    def __getitem__(self, asked: str | tuple[str, ...]) -> float:
+        name, *wanted = (asked,) if isinstance(asked, str) else asked
         return sum(
             value
             for known, labels, value in self._found
-            if known == name and (label is None or label in labels)
+            if known == name and all(label in labels for label in wanted)
         )
 
 

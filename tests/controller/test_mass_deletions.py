@@ -76,6 +76,50 @@ def test_a_mass_deletion_by_one_team_does_not_keep_the_task_running_that_another
     assert sum(world.operator.held_back.values()) == 20
 
 
+def test_deletions_of_one_team_without_a_pause_do_not_delay_that_of_another(world_of):
+    world = world_of(backends=("first", "second"))
+    for name in names(10):
+        world.api.remove(TASKS, ObjectName("a", name))
+        world.run(1)
+
+    delete(world, "b", 1)
+    for name in names(15)[10:]:
+        world.api.remove(TASKS, ObjectName("a", name))
+        world.run(1)
+
+    assert (running(world, "a"), running(world, "b")) == (30, 29)
+
+
+def test_a_deleted_namespace_with_many_tasks_delays_no_deletion_by_another_team(world_of):
+    world = world_of(tasks=100)
+    world.backends["first"].seconds = 0.05
+    world.api.remove_namespace("a")
+    world.run(6)
+
+    delete(world, "b", 1)
+    world.run(AT_ONCE)
+    assert running(world, "a") > 0
+    assert running(world, "b") == 99
+
+    world.run(60)
+    assert running(world, "a") == 0
+    assert held_events(world, "a") == []
+
+
+def test_deletions_without_a_pause_are_decided_together_while_another_team_deletes_tasks(world_of):
+    world = world_of()
+    for name in names(10):
+        world.api.remove(TASKS, ObjectName("a", name))
+        world.run(1)
+        world.api.remove(TASKS, ObjectName("b", name))
+        world.run(0.5)
+
+    world.run(AT_ONCE)
+
+    assert (running(world, "a"), running(world, "b")) == (30, 30)
+    assert sum(world.operator.held_back.values()) == 20
+
+
 def test_the_team_whose_tasks_are_held_back_reads_which_and_how_to_confirm_them(world_of):
     world = world_of()
     delete(world, "a", 20)

@@ -7,7 +7,7 @@ import pytest
 
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import OVERFULL
-from pyncette.controller.reconcile.memory_budget import MEBIBYTE
+from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryBudget, MemoryLimits, TotalMemory
 from pyncette.coordination.members import MEMBERS_MAX, MEMBERS_REALM, members
 from pyncette.core.record import Key, Lease, Owner, Partition, Record, State, replace
 from pyncette.core.spec import Spec
@@ -26,8 +26,9 @@ def world_of():
     """One backend with a pool and a task in each of some namespaces."""
     made = []
 
-    def make(*namespaces, mebibytes=1):
-        world = World(recordMebibytesPerNamespace=mebibytes, recordMebibytesPerBackend=3)
+    def make(*namespaces, mebibytes=1, backends=(), **settings):
+        limits = {"recordMebibytesPerNamespace": mebibytes, "recordMebibytesPerBackend": 3} | settings
+        world = World(*backends, **limits)
         made.append(world)
         for namespace in namespaces:
             world.api.create_namespace(namespace)
@@ -45,9 +46,9 @@ def world(world_of):
     return world_of("billing", "shop")
 
 
-def fill(world, namespace="billing", handler="send", records=100):
+def fill(world, namespace="billing", handler="send", records=100, backend="default"):
     """Write as many large records to the realm of a namespace as its tenants like."""
-    backend = world.backends["default"]
+    backend = world.backends[backend]
     partition = Partition(realm_of(CLUSTER, namespace, "default"), handler)
     shelf = backend.memory.shelf(partition)
     for number in range(records):
@@ -191,6 +192,80 @@ def test_what_a_namespace_no_longer_takes_is_free_for_the_others(world_of):
 
     assert backend_reachable(world, "shop")[1] != "TooManyRecords"
     assert cached(world) > MEBIBYTE
+
+
+def test_a_scan_that_is_under_way_forgets_the_namespace_that_gives_way():
+    total = TotalMemory(10, lambda backend, namespace: budgets[backend].evict(namespace))
+    budgets = {name: MemoryBudget(MemoryLimits(), name, total) for name in ("first", "second")}
+    scan = budgets["first"].scan(None, ())
+    assert scan.admits("billing", 8)
+    scan.found[ObjectName("billing", "report")] = {}
+
+    assert budgets["second"].scan("shop", ()).admits("shop", 4)
+
+    assert scan.found == {}
+    assert not scan.admits("billing", 1)
+    scan.end()
+    assert budgets["first"].taken("billing") == 0
+
+
+@pytest.fixture
+def several(world_of):
+    """Four teams, with a backend each, whose records together have the memory of two of them."""
+    teams = [f"team-{number}" for number in range(4)]
+    world = world_of(backends=teams, mebibytes=1, recordMebibytes=2)
+    for team in teams:
+        world.api.create_namespace(team)
+        manifest = pool(namespace=team, external=True, image=None, module=None, backendRef={"name": team})
+        world.api.create(manifest)
+        world.api.create(task("report", team))
+    world.start()
+    world.settle()
+    return world
+
+
+def reasons(world):
+    return [backend_reachable(world, f"team-{number}")[1] for number in range(4)]
+
+
+def test_any_number_of_full_databases_take_a_bounded_part_of_the_memory(several):
+    for number in range(4):
+        fill(several, f"team-{number}", backend=f"team-{number}")
+
+    several.run(120)
+
+    assert cached(several) < 2 * MEBIBYTE
+    assert reasons(several) == ["TooManyRecords"] * 4
+
+
+def test_a_team_with_few_records_keeps_its_memory_however_much_others_have(several):
+    for number in range(3):
+        fill(several, f"team-{number}", backend=f"team-{number}")
+    several.run(120)
+
+    fill(several, "team-3", records=5, backend="team-3")
+    several.api.create(task("new", "team-3"))
+    several.run(120)
+
+    assert cached(several) < 2 * MEBIBYTE
+    assert reasons(several)[3] != "TooManyRecords"
+    assert condition(several, "team-3", "Scheduled", name="new")["status"] == "True"
+    assert len([name for name in several.operator._mirrored.names() if name.namespace == "team-3"]) == 7
+
+
+def test_memory_that_another_backend_no_longer_takes_is_free_again(several):
+    shelves = [fill(several, f"team-{number}", backend=f"team-{number}") for number in range(4)]
+    several.run(120)
+    for shelf in shelves[1:]:
+        for key in list(shelf.records):
+            if key.task.startswith("a-"):
+                shelf.remove(key)
+    for key in list(shelves[0].records)[20:]:
+        shelves[0].remove(key)
+
+    several.run(240)
+
+    assert "TooManyRecords" not in reasons(several)
 
 
 async def test_a_realm_with_any_number_of_members_is_not_read_to_its_end(caplog):

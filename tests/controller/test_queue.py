@@ -10,7 +10,7 @@ import pytest
 
 from pyncette.controller.fair_queue import IN_A_ROW_MAX
 from pyncette.controller.intervals import RETRIES
-from pyncette.controller.reconcile.queue import Queue, Urgency
+from pyncette.controller.reconcile.queue import SLOW_SECONDS, Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
 
 
@@ -21,7 +21,7 @@ class AwayError(Exception):
 class Bench:
     """A queue, and a reconciler that notes each pass and does what it is told."""
 
-    def __init__(self, *, passes=1, per_namespace=None, quiet_seconds=0):
+    def __init__(self, *, passes=1, per_namespace=None, quiet_seconds=0, slow_passes=0):
         self.loop = SimulatedLoop(Random(1))
         self.queue = Queue(
             _namespace_of,
@@ -38,6 +38,7 @@ class Bench:
         self.finished = []
         self._passes = passes
         self._per_namespace = per_namespace
+        self._slow_passes = slow_passes
         self.loop.spawn("operator", self._main)
 
     async def _main(self):
@@ -46,6 +47,7 @@ class Bench:
             self._passes,
             lambda *told: self.finished.append(told),
             passes_per_namespace=self._per_namespace,
+            slow_passes=self._slow_passes,
         )
 
     async def _reconcile(self, key):
@@ -287,6 +289,47 @@ def test_a_namespace_whose_backend_is_slow_leaves_passes_to_the_others():
 
     assert bench.times("b/edited") == [2]
     assert len(bench.seen) == 1 + 2 * 6
+
+
+def test_namespaces_that_share_a_slow_backend_leave_passes_to_the_others():
+    bench = Bench(passes=3, per_namespace=2, slow_passes=10)
+    bench.pass_seconds = 60.0
+    teams = [f"a{number}" for number in range(4)]
+    bench.at(1, lambda: [bench.queue.add(f"{team}/{number}") for team in teams for number in range(100)])
+    bench.at(2, lambda: bench.queue.add("b/edited"))
+
+    bench.run_until(50)
+    bench.loop.close()
+
+    assert bench.times("b/edited") == [pytest.approx(1 + 2 * SLOW_SECONDS, abs=0.01)]
+    assert bench.most_at_once == 2 * len(teams) + 1
+
+
+def test_slow_passes_are_limited_and_no_more_passes_are_left_after_them():
+    bench = Bench(passes=3, per_namespace=20, slow_passes=2)
+    bench.pass_seconds = 60.0
+    bench.at(1, lambda: [bench.queue.add(f"a/{number}") for number in range(20)])
+
+    bench.run_until(1000)
+    most_while_slow, bench.most_at_once = bench.most_at_once, 0
+    bench.pass_seconds = 0.1
+    bench.at(1001, lambda: [bench.queue.add(f"b/{number}") for number in range(100)])
+    bench.run_until(1010)
+    bench.loop.close()
+
+    assert (most_while_slow, bench.most_at_once) == (5, 3)
+    assert len(bench.seen) == 120
+
+
+def test_a_key_that_waits_for_a_slow_pass_of_its_namespace_is_taken_after_that():
+    bench = Bench(passes=2, per_namespace=1, slow_passes=2)
+    bench.pass_seconds = 10.0
+    bench.at(1, lambda: [bench.queue.add(f"a/{number}") for number in range(3)])
+
+    bench.run_until(60)
+    bench.loop.close()
+
+    assert [at for _, at in bench.seen] == [1, 11, 21]
 
 
 def test_a_pass_may_ask_for_another_one_later(bench):

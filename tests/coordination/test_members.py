@@ -268,13 +268,14 @@ async def test_members_of_all_realms_are_found_together(bench: Bench) -> None:
     assert found == {"": [BOB], "one": [ALICE]}
 
 
+@pytest.mark.parametrize("args", [b'{"handlers": 3}', b'{"version": "\xff"}', b"[" * 20_000 + b"]" * 20_000])
 async def test_what_cannot_be_read_is_left_out_and_logged(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, args: bytes
 ) -> None:
     async with bench.member(ALICE), bench.member(BOB):
         (record,) = await bench.store.load([Key(Partition(MEMBERS_REALM, REALM), TASK, "bob")])
         assert record is not None
-        spec = Spec(args=msgspec.Raw(b'{"handlers": 3}'))
+        spec = Spec(args=msgspec.Raw(args))
         await bench.store.swap([Change(record, replace(record, spec=spec, version=record.version + 1))])
 
         assert await bench.look() == [ALICE]

@@ -1,5 +1,7 @@
 """Two tenants in a simulated world, each with a database of its own, of which one attacks the other."""
 
+import asyncio
+
 from pyncette.clock import SECOND
 from pyncette.core.record import (
     RESERVED_REALMS,
@@ -35,10 +37,14 @@ class HostileRemote(Remote):
         self.refuses_writes = False
         self.loses_writes = False
         """Whether it does not answer writes of tasks, and all else."""
+        self.write_seconds = lambda key: 0
+        """How long the write of the record at a key of a task takes, before it fails."""
         self.shown = lambda records: records
         """Makes of the records that a scan has found those that it returns."""
         self.loaded = lambda record: record
         """Makes of each record that was loaded the one that is returned."""
+        self.fault = lambda verb, key: None
+        """Returns the error that the driver raises when a record is loaded or swapped, if it raises one."""
 
     def new_store(self, *, create=True):
         del create
@@ -54,10 +60,16 @@ class HostileStore(RemoteStore):
 
     async def swap(self, changes):
         await self._reach()
+        self._fail("swap", [change.key for change in changes])
         if self._hostile.refuses_writes and any(_is_of_a_task(change.key) for change in changes):
             raise StoreRefusedError("permission denied")
         if self._hostile.loses_writes and any(_is_of_a_task(change.key) for change in changes):
             raise StoreUnavailableError("no answer")
+        keys = [change.key for change in changes]
+        seconds = max((self._hostile.write_seconds(key) for key in keys if _is_of_a_task(key)), default=0)
+        if seconds:
+            await asyncio.sleep(seconds)
+            raise StoreUnavailableError("the statement took too long")
         return await super().swap(changes)
 
     async def scan(self, partition, task, after, limit):
@@ -65,7 +77,14 @@ class HostileStore(RemoteStore):
 
     async def load(self, keys):
         records = await super().load(keys)
+        self._fail("load", keys)
         return [None if record is None else self._hostile.loaded(record) for record in records]
+
+    def _fail(self, verb, keys):
+        for key in keys:
+            error = self._hostile.fault(verb, key)
+            if error is not None:
+                raise error
 
 
 def _is_of_a_task(key):

@@ -2,7 +2,9 @@
 A team floods the operator in all ways that it can, on a real API server, while another team edits its tasks.
 
 The flood is what the role `edit` and the credential of a database allow: it neither ends nor pauses until all edits are
-measured. The number of its tasks is in the variable PYNCETTE_FLOOD_TASKS.
+measured. The number of its tasks is in the variable PYNCETTE_FLOOD_TASKS; the API server takes some minutes for many more:
+
+    PYNCETTE_FLOOD_TASKS=10000 pytest -m cluster tests/hostile/test_floods.py
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from tests.apiserver.operating import LIMIT_MIB, POOL, Crowd, OperatorProcess, n
 from tests.chart.rendering import CHART
 from tests.servers.kubernetes_client import Client
 
-TASKS = int(os.environ.get("PYNCETTE_FLOOD_TASKS", "10000"))
+TASKS = int(os.environ.get("PYNCETTE_FLOOD_TASKS", "2000"))
 
 BUSY, LARGE = 500, 60
 """How many tasks of the flood are edited without pause, and how many are as large as the API server takes."""

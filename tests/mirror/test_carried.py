@@ -307,6 +307,23 @@ async def test_a_database_that_shows_records_without_end_does_not_hold_a_move(mo
     assert "more than 10 dead letters" in "; ".join(result.refused)
 
 
+async def test_a_resource_waits_once_for_all_records_that_it_has_left_behind(move, monkeypatch):
+    monkeypatch.setattr(records, "REMOVAL_SECONDS", 0.2)
+    old = await move.begin()
+    await move.go()
+    left_behind = [
+        MisplacedRecord(move.away, replace(old, key=old.key._replace(partition=Partition("old", f"h{n}"))))
+        for n in range(20)
+    ]
+    move.source.shown = lambda *_: [move.letter()]
+
+    began_at = asyncio.get_running_loop().time()
+    result = await mirror_one(move.here, move.desired("new", 2), left_behind)
+
+    assert asyncio.get_running_loop().time() - began_at < 2
+    assert len(result.unremoved) == 20
+
+
 async def test_a_database_that_keeps_its_record_does_not_fail_the_move(move):
     await move.begin()
     move.source.keeps = True

@@ -7,6 +7,7 @@ from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
 from pyncette.mirror.counting import LATE, due_in, instances_of, waiting_in
+from pyncette.resources.task import PARTITIONS_MAX
 from pyncette.store.memory import MemoryStore
 
 NOW = 1_700_000_000_000_000
@@ -66,6 +67,14 @@ async def test_however_many_partitions_there_are_at_most_twice_the_reported_numb
 
     assert (found.total, found.due) == (500, 100)
     assert sum(store.limits) <= 2 * 100 + 10
+
+
+@pytest.mark.parametrize("stored", [-5, 10**6, 10**30])
+async def test_no_stored_partition_count_makes_a_count_endless(store, stored):
+    found = await instances_of(store, a_template(stored), NOW)
+
+    assert found.total == 0
+    assert len(store.limits) <= PARTITIONS_MAX
 
 
 async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(store):

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
-from pyncette.core.record import Key
+from pyncette.core.record import Key, Partition
 from pyncette.store.backend import read_backend
 from pyncette.store.base import Store
+from pyncette.store.dynamodb.items import key_of, partition_of
 from pyncette.store.dynamodb.store import DynamoStore
 from pyncette.testing.conformance import StoreConformance
 from tests.servers import DynamoDb, Moto
@@ -77,3 +78,18 @@ class TestMoto(OnDynamoDb):
     @pytest.fixture
     def backend(self, moto: DynamoDb) -> Backend:
         return Backend(moto, "pyncette", f"test {next(numbers)}")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [(b"a\0b\0c", ("a", "b", "c")), (b"a", ("a",)), (b"\xff\0\0\0", ("\\xff\0\0\0",))]
+)
+def test_a_sort_key_that_another_program_wrote_becomes_a_key_with_that_name(name, names):
+    here = Partition("realm", "handler")
+
+    assert key_of(here, {"sk": {"B": name}}) == Key(here, *names)
+
+
+@pytest.mark.parametrize("name", [b"\xff\0\0\0\0\1", b"a\0b\0\0\0\0\1", b"handler\0\xff\xff\xff\xff"])
+def test_an_item_that_stands_for_no_partition_of_any_store_is_none(name):
+    assert partition_of("realm", {"sk": {"B": name}}) is None
+    assert partition_of("realm", {"sk": {"B": b"handler\0\0\0\0\1"}}) == Partition("realm", "handler", 1)

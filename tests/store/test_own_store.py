@@ -25,7 +25,7 @@ async def spoil(path, key, spec):
     shelf = backends[path].shelf(key.partition)
     try:
         shelf.put(replace(shelf.records[key], spec=msgspec.json.decode(spec, type=Spec)))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         backends[path].poison(key)
 """
 

@@ -191,6 +191,11 @@ async def test_a_name_that_another_program_wrote_is_skipped_and_logged(server, u
     ]
 
 
+@pytest.mark.parametrize("member", [b"4294967295/handler", b"0/a\0b", b"0/" + b"\xff" * 900])
+def test_a_member_that_is_no_partition_of_any_store_is_none(member):
+    assert partition_named("r", member) is None
+
+
 # Instants
 
 

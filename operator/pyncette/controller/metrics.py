@@ -157,8 +157,8 @@ DATABASE_COPIED: Final = Measure(
 OVERFULL: Final = Measure(
     "overfull_namespaces",
     Gauge,
-    "Namespaces whose records on a backend exceed `recordMebibytesPerNamespace`, so that their tasks are not reconciled. Anything "
-    "but 0 needs a person",
+    "Namespaces whose records on a backend exceed `recordMebibytesPerNamespace`, or another limit of memory, so that their tasks "
+    "are not reconciled. Anything but 0 needs a person",
     {"backend": "as above"},
 )
 BACKEND_UP: Final = Measure(

@@ -37,7 +37,7 @@ from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
 from pyncette.controller.reconcile.open_namespaces import Changes
 from pyncette.controller.reconcile.pools import Pools
-from pyncette.controller.reconcile.queue import Queue, Urgency
+from pyncette.controller.reconcile.queue import SLOW_PASSES, Queue, Urgency
 from pyncette.controller.reconcile.removal_events import RemovalEvents
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
@@ -97,6 +97,7 @@ class Operator:
         limits = MemoryLimits(
             settings.record_mebibytes_per_namespace * MEBIBYTE,
             settings.record_mebibytes_per_backend * MEBIBYTE,
+            settings.record_mebibytes * MEBIBYTE,
         )
         self._mirrored = Mirrored(
             cluster_id, self._can_run, self._backends.is_open, self._backends.names_of, limits
@@ -209,9 +210,14 @@ class Operator:
             await self._first_resync()
             for scans in self._scans.values():
                 working.create_task(scans.run())
-            per_namespace = self._settings.per_namespace.passes
             working.create_task(
-                self._queue.run(self._reconcile, PASSES, self._passed, passes_per_namespace=per_namespace)
+                self._queue.run(
+                    self._reconcile,
+                    PASSES,
+                    self._passed,
+                    passes_per_namespace=self._settings.per_namespace.passes,
+                    slow_passes=SLOW_PASSES,
+                )
             )
             working.create_task(self._tasks.follow_requested_runs())
             working.create_task(self._statuses.run())

@@ -173,6 +173,8 @@ class OperatorSettings(Model):
     """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
     record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
     """Memory for all records of one backend, about."""
+    record_mebibytes: int = Field(default=192, ge=1, le=65_536)
+    """Memory for the records of all backends together, about. The namespace with the most gives way to one with fewer."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080

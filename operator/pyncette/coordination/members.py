@@ -17,6 +17,7 @@ from pyncette.core.spec import Spec
 from pyncette.errors import SchemaError, StoreError
 from pyncette.store.backend import Backend
 from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Versioned
+from pyncette.store.codec import UNREADABLE
 from pyncette.store.schema import Migrated
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ async def members_everywhere(store: Store, now: Instant) -> dict[str, list[Membe
 def _read(record: Record) -> Member | None:
     try:
         told = msgspec.json.decode(record.spec.args, type=_Told)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         logger.warning(
             "could not read the registration of a worker",
             extra={"worker": record.key.instance, "error": str(error)},

@@ -9,6 +9,7 @@ from typing import Final
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
+from pyncette.resources.task import PARTITIONS_MAX
 from pyncette.resources.task_status import Instances
 from pyncette.store.base import Counted, Store
 
@@ -35,7 +36,8 @@ async def instances_of(
 ) -> Instances:
     """Return how many instances the dynamic task of the record *template* has, and how many are due and leased. Raises StoreError."""
     realm, handler, _ = template.key.partition
-    partitions = [Partition(realm, handler, number) for number in range(template.spec.partitions or 1)]
+    stored = template.spec.partitions or 1  # a row may hold any number
+    partitions = [Partition(realm, handler, number) for number in range(min(max(stored, 1), PARTITIONS_MAX))]
     # One handler belongs to one dynamic task, and its instances have that name, whatever the resource is called.
     lease = (template.spec.policies or Policies()).lease
     found = await counted_in(store, partitions, handler, now, lease, counted_max)

@@ -38,13 +38,14 @@ from pyncette.mirror.rules import (
     withdrawn,
 )
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 from pyncette.store.scanning import side_records, without_instances
 
 WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
 
 REMOVAL_SECONDS: Final = 10.0
-"""How long a resource waits for the removal of a record that it has no more. The next pass goes on with it."""
+"""How long a resource waits for the removal of all records that it has no more. The next pass goes on with it."""
 
 SIDE_RECORDS_MAX: Final = 10_000
 """Side runs and dead letters that a move reads."""
@@ -68,7 +69,7 @@ class MirrorReport:
     """What was done about several records, and the errors of those that could not be written."""
 
     results: list[MirrorResult] = field(default_factory=list)
-    errors: list[StoreError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -127,18 +128,21 @@ async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unrem
     """
     Remove records that their resource has no more, and return those that could not be removed.
 
-    A database may refuse that, or never come to an end. The resource is somewhere else by now, and does not wait for it.
+    A database may refuse that, hold a record that nobody can write, or never come to an end. The resource is somewhere else
+    by now, and does not wait for it.
     """
     unremoved: list[Unremoved] = []
+    deadline = asyncio.get_running_loop().time() + REMOVAL_SECONDS
     for source, record, _ in misplaced:
         try:
-            async with asyncio.timeout(REMOVAL_SECONDS):
-                await remove_stopped(source, record, grace=0)
-        except StoreError as error:
-            unremoved.append(Unremoved(record, error))
+            with leaks_as_errors():
+                async with asyncio.timeout_at(deadline):
+                    await remove_stopped(source, record, grace=0)
         except TimeoutError:
-            late = StoreUnavailableError(f"a removal took longer than {REMOVAL_SECONDS:g} seconds")
+            late = StoreUnavailableError(f"removals took longer than {REMOVAL_SECONDS:g} seconds")
             unremoved.append(Unremoved(record, late))
+        except Exception as error:  # noqa: BLE001 - whatever that database holds, it concerns this removal alone
+            unremoved.append(Unremoved(record, error))
     return tuple(unremoved)
 
 

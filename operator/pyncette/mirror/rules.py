@@ -16,7 +16,6 @@ from pyncette.core.record import (
 )
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
-from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Rule, Ruling, withdrawal
 from pyncette.mirror.carried import Bounds, UnfitError, bounded, check_due
 from pyncette.mirror.conversion import (
@@ -45,7 +44,7 @@ class Unremoved(NamedTuple):
     """A record that could not be removed, and why."""
 
     record: Record
-    error: StoreError
+    error: Exception
 
 
 class MirrorResult(NamedTuple):

@@ -40,6 +40,9 @@ SUCCESSFUL_RUNS_KEPT: Final = 3
 FAILED_RUNS_KEPT: Final = 10
 """Of a task with a schedule of its own. They are no defaults of the schema: then each instance would keep as many, too."""
 
+PARTITIONS_MAX: Final = 1024
+"""The partitions of a dynamic task."""
+
 HANDLER: Final = r"^[\p{L}\p{M}\p{N}\p{Pc}\x{B7}\x{387}\x{2118}\x{212E}.-]+$"
 """Whatever is an identifier of Python, in any alphabet, and dots and hyphens. Nothing that is invisible or reorders text."""
 
@@ -162,7 +165,7 @@ class TaskSpec(Model):
     Makes the task a template: programs schedule its instances through the API, each with a schedule of its own. They
     may be tens of millions, and are never Kubernetes objects. Cannot be undone.
     """
-    partitions: int = Field(default=1, ge=1, le=1024)
+    partitions: int = Field(default=1, ge=1, le=PARTITIONS_MAX)
     """
     Parts that the instances of a dynamic task are spread over, so that more workers can claim at once. It must be the
     number in the task module. Immutable: to change it, delete the task and apply it again.

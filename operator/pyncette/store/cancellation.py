@@ -1,10 +1,16 @@
-"""Detects a cancellation that a driver has lost."""
+"""Detects a cancellation that a driver has lost, and one that it has not been asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
+
+from pyncette.errors import PyncetteException
+
+
+class LeakedCancellationError(PyncetteException):
+    """A call waited for something that was cancelled."""
 
 
 @contextlib.contextmanager
@@ -23,3 +29,20 @@ def reraise_lost_cancellation() -> Iterator[None]:
     finally:
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+@contextlib.contextmanager
+def leaks_as_errors() -> Iterator[None]:
+    """
+    Raise LeakedCancellationError in place of a CancelledError, unless this task is being cancelled.
+
+    A driver may wait for something that another call has cancelled. A loop that took that for its own cancellation would
+    end, and a task group would not notice.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LeakedCancellationError("a call waited for something that was cancelled") from error

@@ -22,8 +22,11 @@ _decode_spec = msgspec.json.Decoder(Spec).decode
 _decode_state = msgspec.json.Decoder(State).decode
 _decode_run = msgspec.json.Decoder(Run).decode
 
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, TypeError)
-"""What decoding raises for invalid JSON or UTF-8, for JSON of another shape, and for values that are not text."""
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
+"""
+The errors of decoding a stored text: invalid JSON or UTF-8, JSON of another shape, a value that is not text, or more nested
+levels than the interpreter allows.
+"""
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -89,7 +92,7 @@ def decode_run(key: Key, text: str | bytes | None) -> Run:
         raise PoisonedRecordError(key, f"a row of its history has more than {STATE_BYTES_MAX:,} bytes")
     try:
         return _decode_run(text)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
 
 
@@ -132,7 +135,7 @@ def decode_record(
     try:
         read = _decode_spec(spec)
         remembered = _decode_state(state)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
     if read.format > SPEC_FORMAT:
         raise PoisonedRecordError(key, f"its format is {read.format}, this release knows {SPEC_FORMAT}")

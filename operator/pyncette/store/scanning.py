@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from pyncette.core.record import BEYOND, Key, Partition, Record
@@ -13,15 +13,19 @@ PAGE: Final = 200
 
 
 async def without_instances(
-    store: Store, partition: Partition, task: str | None = None
+    store: Store,
+    partition: Partition,
+    task: str | None = None,
+    read: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Record]:
     """
     Yield the records of *partition*, or of one *task* there, that belong to no instance. Raises StoreError.
 
-    It reads at most a page of the instances of each template.
+    It reads at most a page of the instances of each template. *read* is called with the length of each page, and may raise.
     """
     after: Key | None = None
     while page := await store.scan(partition, task, after, PAGE):
+        read(len(page))
         for record in page:
             if not record.key.instance:
                 yield record

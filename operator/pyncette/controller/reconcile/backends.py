@@ -21,6 +21,7 @@ from pyncette.errors import ConfigurationError, PyncetteException, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 from pyncette.store.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -116,11 +117,12 @@ class OpenBackend:
         delays = CONNECTS.delays(random.random)
         while True:
             try:
-                await self._prepare()
-                async with self._read().new_store(create=False) as store:
-                    delays = CONNECTS.delays(random.random)
-                    self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
-                    await self._look_after(store)
+                with leaks_as_errors():
+                    await self._prepare()
+                    async with self._read().new_store(create=False) as store:
+                        delays = CONNECTS.delays(random.random)
+                        self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
+                        await self._look_after(store)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
                 self.mark_down(error)
             finally:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from pyncette.coordination.identity import Proof, identity_of
 from pyncette.errors import StoreError, StoreUnavailableError
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,12 @@ async def answered(call: Awaitable[T]) -> T:
             return await call
     except TimeoutError:
         raise StoreUnavailableError(f"no response within {ANSWER_SECONDS:g} seconds") from None
+
+
+async def _is_seen(proof: Proof, other: Store) -> bool:
+    """Return whether *other* reads the *proof*. Raises any error, but no CancelledError for a fault of *other*."""
+    with leaks_as_errors():
+        return await answered(proof.is_seen_by(other))
 
 
 class Databases:
@@ -106,7 +113,7 @@ class Databases:
     ) -> dict[frozenset[str], bool | None]:
         """Return whether each of *others* reads the *proof* of the backend *name*, as far as they answer."""
         answers = await asyncio.gather(
-            *(answered(proof.is_seen_by(store)) for store in others.values()), return_exceptions=True
+            *(_is_seen(proof, store) for store in others.values()), return_exceptions=True
         )
         found: dict[frozenset[str], bool | None] = {}
         for (other, store), answer in zip(others.items(), answers, strict=True):

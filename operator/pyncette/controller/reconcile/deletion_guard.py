@@ -1,4 +1,4 @@
-"""Decides which deleted tasks are stopped in the backend, and holds back more than is credible at once."""
+"""Decides when and which deleted tasks are stopped in the backend, and holds back more than is credible at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,41 @@ from pyncette.controller.cluster.api import ObjectName
 
 WINDOW_SECONDS: Final = 3600.0
 """Removals of the last hour count together: a mistake is made in one go, or by a tool that goes on for a while."""
+
+
+LONGEST_BURST: Final = 15
+"""A burst ends after this many times its pause at the latest: deletions may never come to an end."""
+
+
+class Burst(NamedTuple):
+    """Deletions in one namespace that follow each other closely."""
+
+    began_at: float
+    last_at: float
+
+
+class Bursts:
+    """
+    The bursts of deletions, by namespace, so that one that never ends delays no other namespace.
+
+    A burst ends once nothing was deleted for *pause* seconds: a namespace is deleted object by object.
+    """
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._bursts: dict[str, Burst] = {}
+
+    def note(self, namespace: str, now: float) -> None:
+        """Record a deletion in *namespace*."""
+        before = self._bursts.get(namespace)
+        self._bursts[namespace] = Burst(now if before is None else before.began_at, now)
+
+    def namespaces(self, now: float) -> frozenset[str]:
+        """Return the namespaces whose burst has not ended."""
+        for namespace, burst in list(self._bursts.items()):
+            if now >= min(burst.last_at + self._pause, burst.began_at + LONGEST_BURST * self._pause):
+                del self._bursts[namespace]
+        return frozenset(self._bursts)
 
 
 class Verdict(NamedTuple):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
+from weakref import WeakSet
 
 import msgspec
 
+from pyncette.controller.cluster.api import ObjectName
+from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.coordination.members import Member
-from pyncette.core.record import Partition, Record
+from pyncette.core.record import Key, Partition, Record
 
 MEBIBYTE: Final = 1024 * 1024
 
 RECORD_BYTES: Final = 2048
 """What a record takes by itself: its key, its numbers, and its places in the tables of the cache."""
+
+ROWS_PER_RECORD: Final = 200
+"""Rows that a scan reads at most for each record that fits into memory: runs beside schedules, dead letters, instances."""
 
 PARTITION_BYTES: Final = 512
 """What a partition takes, apart from its names."""
@@ -32,30 +38,76 @@ class MemoryLimits(NamedTuple):
     """Of those of one namespace on one backend."""
     backend: int = 192 * MEBIBYTE
     """Of those of one backend."""
+    total: int = 192 * MEBIBYTE
+    """Of those of all backends together."""
 
 
 DEFAULT_LIMITS: Final = MemoryLimits()
 
 
-class MemoryBudget:
-    """The memory for the records of one backend, by namespace. The sizes are estimates."""
+class TotalMemory:
+    """
+    The memory for the records of all backends together, of at most *limit* bytes.
 
-    def __init__(self, limits: MemoryLimits) -> None:
+    Any number of databases may be full, so one that has much gives way to one that has less. *evict* is called with the
+    backend and the namespace whose records take the most, and are to be forgotten.
+    """
+
+    def __init__(self, limit: int, evict: Callable[[str, str], None]) -> None:
+        self._limit = limit
+        self._evict = evict
+        self._taken: dict[tuple[str, str], int] = {}
+        """By backend and namespace."""
+        self._total = 0
+
+    def take(self, backend: str, namespace: str, size: int) -> None:
+        """Record that *namespace* takes *size* bytes on *backend* in all."""
+        self._total += size - self._taken.pop((backend, namespace), 0)
+        if size:
+            self._taken[backend, namespace] = size
+
+    def admits(self, backend: str, namespace: str, size: int) -> bool:
+        """Return whether *namespace* may take *size* bytes on *backend* in all. Whoever takes more than that gives way."""
+        place = (backend, namespace)
+        while self._total - self._taken.get(place, 0) + size > self._limit:
+            largest = max(self._taken, key=self._taken.__getitem__, default=place)
+            if largest == place or self._taken[largest] <= size:
+                return False
+            self.take(*largest, 0)
+            self._evict(*largest)
+        return True
+
+
+class MemoryBudget:
+    """The memory for the records of *backend*, by namespace, as a part of *shared*. The sizes are estimates."""
+
+    def __init__(self, limits: MemoryLimits, backend: str, shared: TotalMemory) -> None:
         self.limits = limits
+        self._backend = backend
+        self._shared = shared
         self._taken: dict[str, int] = {}
         self._preferred: frozenset[str] = frozenset()
         """Namespaces whose memory no other one takes."""
         self._total = 0
         self._total_preferred = 0
+        self._under_way: WeakSet[ScanBudget] = WeakSet()
 
     def scan(self, namespace: str | None, preferred: Collection[str]) -> ScanBudget:
         """Return the budget for a scan of *namespace*, or for one of everything: then nothing is taken yet."""
         if namespace is None:
-            self._taken.clear()
+            self.release()
         self._preferred = frozenset(preferred)
         self._total = sum(self._taken.values())
         self._total_preferred = sum(self._taken.get(name, 0) for name in self._preferred)
-        return ScanBudget(self, namespace)
+        scan = ScanBudget(self, namespace)
+        self._under_way.add(scan)
+        return scan
+
+    def evict(self, namespace: str) -> None:
+        """Have scans that are under way forget *namespace*, and read no more of it."""
+        for scan in self._under_way:
+            scan.give_up(namespace)
+        self.take(namespace, 0)
 
     def others(self, namespace: str) -> int:
         """Return how much is taken by others, as far as *namespace* has to leave that to them."""
@@ -66,8 +118,22 @@ class MemoryBudget:
         """Return how much *namespace* takes."""
         return self._taken.get(namespace, 0)
 
+    def admits(self, namespace: str, size: int) -> bool:
+        """Return whether *namespace* may take *size* bytes in all."""
+        return (
+            size <= self.limits.namespace
+            and self.others(namespace) + size <= self.limits.backend
+            and self._shared.admits(self._backend, namespace, size)
+        )
+
+    def release(self) -> None:
+        """Record that nothing is taken."""
+        for namespace in list(self._taken):
+            self.take(namespace, 0)
+
     def take(self, namespace: str, size: int) -> None:
         """Record that *namespace* takes *size* bytes in all."""
+        self._shared.take(self._backend, namespace, size)
         more = size - self._taken.pop(namespace, 0)
         self._total += more
         if namespace in self._preferred:
@@ -80,19 +146,29 @@ class ScanBudget:
     """
     The memory for one scan of *namespace*, or of everything if it is None.
 
-    A namespace whose records do not fit is overfull: the rest of them is not read. Other namespaces may be scanned at the
+    A namespace whose records do not fit, or that has too many rows, is overfull: the rest of them is not read. Other namespaces may be scanned at the
     same time. While it is scanned, a namespace takes what it took before, or what was read if that is more.
     """
 
     def __init__(self, budget: MemoryBudget, namespace: str | None) -> None:
+        self.found: dict[ObjectName, dict[tuple[str, Key], ObservedRecord]] = {}
+        """The records that were read so far, by the tasks that own them."""
         self._budget = budget
         self._spent: Counter[str] = Counter() if namespace is None else Counter({namespace: 0})
+        self._rows: Counter[str] = Counter()
         self.overfull: set[str] = set()
+
+    def admits_rows(self, namespace: str, rows: int) -> bool:
+        """Count *rows* that were read of *namespace*, and return whether it has no more than a scan reads."""
+        self._rows[namespace] += rows
+        if self._rows[namespace] > ROWS_PER_RECORD * self._budget.limits.namespace // RECORD_BYTES:
+            self.overfull.add(namespace)
+        return namespace not in self.overfull
 
     def admits(self, namespace: str, size: int) -> bool:
         """Take *size* bytes for *namespace*, and return whether they fit."""
-        limits, after = self._budget.limits, self._spent[namespace] + size
-        if after > limits.namespace or self._budget.others(namespace) + after > limits.backend:
+        after = self._spent[namespace] + size
+        if not self._budget.admits(namespace, after):
             self.overfull.add(namespace)
         if namespace in self.overfull:
             return False
@@ -100,6 +176,13 @@ class ScanBudget:
         if after > self._budget.taken(namespace):
             self._budget.take(namespace, after)
         return True
+
+    def give_up(self, namespace: str) -> None:
+        """Forget what was read of *namespace*, and admit no more of it."""
+        self.overfull.add(namespace)
+        self._spent.pop(namespace, None)
+        for name in [name for name in self.found if name.namespace == namespace]:
+            del self.found[name]
 
     def end(self) -> None:
         """Record that nothing is held any more but what this scan has read."""

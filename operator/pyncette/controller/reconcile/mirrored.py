@@ -6,35 +6,41 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from pyncette.clock import SECOND, Duration
+from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.metrics import Backlog
 from pyncette.controller.reconcile.backends import OpenBackend
-from pyncette.controller.reconcile.backlog import Waiting, runs_instances
+from pyncette.controller.reconcile.backlog import Waiting, WaitingInstances, runs_instances
 from pyncette.controller.reconcile.memory_budget import (
     DEFAULT_LIMITS,
     MemoryBudget,
     MemoryLimits,
     ScanBudget,
+    TotalMemory,
     size_of,
     size_of_members,
     size_of_partitions,
 )
 from pyncette.controller.reconcile.realms import Realms
-from pyncette.controller.reconcile.record_scan import ObservedRecord, holds_anything, scan_records
+from pyncette.controller.reconcile.record_scan import (
+    ObservedRecord,
+    TooManyRowsError,
+    holds_anything,
+    scan_records,
+)
 from pyncette.coordination.members import Member, members
 from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
-from pyncette.mirror.counting import COUNTED_MAX, waiting_in
+from pyncette.mirror.counting import COUNTED_MAX
 
 logger = logging.getLogger(__name__)
 
-INSTANCES_PAUSE: Final[Duration] = 10 * SECOND
-"""Between two counts of waiting instances of dynamic tasks: a count takes a request or more for each partition."""
-
+REFRESHED_ROWS_MAX: Final = 10_000
+"""Rows that a read of one task takes. The regular scan reads a task that has more."""
 
 _Where: TypeAlias = tuple[str, Key]
 """The backend, and the key there."""
@@ -86,16 +92,19 @@ class Mirrored:
         self._can_run = can_run
         self._names_of = names_of
         self.realms = Realms(cluster_id, is_open)
-        self._budgets: defaultdict[str, MemoryBudget] = defaultdict(lambda: MemoryBudget(limits))
+        self._limits = limits
+        self._memory = TotalMemory(limits.total, self._evict)
+        self._budgets: dict[str, MemoryBudget] = {}
         """By backend: the memory that its records take."""
+        self._evicted: set[tuple[str, str]] = set()
+        """Backends and namespaces whose records were forgotten since the last scan ended."""
         self._overfull: dict[str, set[str]] = {}
         """By backend: the namespaces whose records do not fit into their memory."""
         self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         self._names: dict[_Where, ObjectName] = {}
         """Whose record is where."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
-        self._instances: dict[tuple[str, ObjectName], tuple[Duration, Waiting]] = {}
-        """By backend and pool: when the waiting instances of dynamic tasks were counted, by the monotonic clock, and the result."""
+        self._instances = WaitingInstances()
         self._scanned: dict[str, frozenset[str]] = {}
         """The names that each backend had when everything on it was last scanned."""
         self._namespaces: dict[str, set[str]] = {}
@@ -191,7 +200,8 @@ class Mirrored:
             self._scanned.pop(backend, None)
             del self._namespaces[backend]
             self._overfull.pop(backend, None)
-            self._budgets.pop(backend, None)
+            if backend in self._budgets:
+                self._budgets.pop(backend).release()
             self._touched.pop(backend, None)
             self._forget_others(backend, (), None)
             self.realms.forget(backend)
@@ -225,8 +235,9 @@ class Mirrored:
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
         opened = await self.realms.opened(place, ledger.store)
         present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
+        if place not in self._budgets:
+            self._budgets[place] = MemoryBudget(self._limits, place, self._memory)
         budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
-        found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
@@ -237,7 +248,7 @@ class Mirrored:
             if pool.namespace in budget.overfull:
                 continue
             has_pool = realm in with_pool
-            read = await self._scan_realm(place, ledger, realm, pool, has_pool, found, budget)
+            read = await self._scan_realm(place, ledger, realm, pool, has_pool, budget)
             if read is None:
                 continue
             workers, waiting = read
@@ -249,9 +260,11 @@ class Mirrored:
                 changed_pools.append(pool)
             self._pools[place, pool] = view
         self._forget_others(place, scanned, namespace)
-        changed = self._take(place, found, namespace, writes_before)
+        changed = self._take(place, budget.found, namespace, writes_before)
         budget.end()
         changed_pools += self._note_overfull(place, budget.overfull, pools, namespace)
+        changed_pools += [pool for where, pool in self._pools if (where, pool.namespace) in self._evicted]
+        self._evicted.clear()
         if namespace is None:
             self._scanned[place] = names
         return Scan(
@@ -274,25 +287,27 @@ class Mirrored:
         realm: str,
         pool: ObjectName,
         has_pool: bool,
-        found: dict[ObjectName, dict[_Where, ObservedRecord]],
         budget: ScanBudget,
     ) -> tuple[tuple[Member, ...], Waiting] | None:
         """
-        Add the records of tasks in *realm* to *found*. Raises StoreError.
+        Read the records of tasks in *realm*, as far as they fit into *budget*. Raises StoreError.
 
-        Return the workers of the *pool*, and its backlog; None if these do not fit into *budget*.
+        Return the workers of the *pool*, and its backlog; None if these do not fit.
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
         if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
             return None
-        waiting, templates, is_empty = await self._scan_tasks(
-            backend, ledger, partitions, workers, found, budget
-        )
+        try:
+            waiting, templates, is_empty = await self._scan_tasks(
+                backend, ledger, partitions, workers, budget, pool.namespace
+            )
+        except TooManyRowsError:
+            return None
         if not is_empty:  # a backend that was wiped may have got records again, and not yet this
             await self.realms.open(backend, ledger, realm)
         if has_pool:
-            instances = await self._instances_waiting(backend, pool, ledger, partitions, templates)
+            instances = await self._instances.of(backend, pool, ledger, partitions, templates)
             waiting = waiting.with_more(*instances)
         if has_pool or workers or await holds_anything(ledger.store, partitions):
             self.realms.keep(backend, realm)
@@ -313,11 +328,20 @@ class Mirrored:
         if overfull:
             self._overfull[backend] = overfull
         for name in sorted(overfull - before):
-            logger.warning(
-                "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
-                extra={"backend": backend, "namespace": name},
-            )
+            _log_overfull(backend, name)
         return [pool for pool in pools if pool.namespace in before ^ overfull]
+
+    def _evict(self, backend: str, namespace: str) -> None:
+        """Forget the records of *namespace* on *backend*: they take more memory than others that do not fit."""
+        for name in [name for name in self._records if name.namespace == namespace]:
+            for where in [where for where in self._records[name] if where[0] == backend]:
+                self._drop(where, name)
+        self._budgets[backend].evict(namespace)
+        overfull = self._overfull.setdefault(backend, set())
+        if namespace not in overfull:
+            _log_overfull(backend, namespace)
+        overfull.add(namespace)
+        self._evicted.add((backend, namespace))
 
     async def refresh(
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
@@ -328,7 +352,15 @@ class Mirrored:
         Returns it as it is known then; None if it was removed. Raises StoreError.
         """
         key = observed.record.key
-        found = scan_records(ledger.store, [key.partition], observed.backend, ledger.clock.now(), key.task)
+        rows = 0
+
+        def admits(more: int) -> bool:
+            nonlocal rows
+            rows += more
+            return rows <= REFRESHED_ROWS_MAX
+
+        now = ledger.clock.now()
+        found = scan_records(ledger.store, [key.partition], observed.backend, now, admits, key.task)
         async for seen in found:
             known = self._at(task, (observed.backend, key))
             if seen.record.key == key and known is not None and known.record.version <= seen.record.version:
@@ -342,18 +374,21 @@ class Mirrored:
         ledger: Ledger,
         partitions: Sequence[Partition],
         workers: Sequence[Member],
-        found: dict[ObjectName, dict[_Where, ObservedRecord]],
         budget: ScanBudget,
+        namespace: str,
     ) -> tuple[Waiting, set[str], bool]:
         """
-        Add the records of tasks in *partitions* to *found*, as far as they fit into *budget*. Raises StoreError.
+        Read the records of tasks in *partitions*, as far as they fit into *budget*.
+
+        Raises TooManyRowsError if *namespace* has more rows than a scan reads, and StoreError.
 
         Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
         there was no record at all.
         """
         waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
-        async for observed in scan_records(ledger.store, partitions, backend, ledger.clock.now()):
+        admits, now = partial(budget.admits_rows, namespace), ledger.clock.now()
+        async for observed in scan_records(ledger.store, partitions, backend, now, admits):
             name = self.name_of(backend, observed.record)
             if name is None:
                 continue
@@ -363,7 +398,7 @@ class Mirrored:
             where = backend, observed.record.key
             known = self._at(name, where)
             # What is the same is kept once: else each look would take the memory of all records again.
-            found.setdefault(name, {})[where] = known if known == observed and known else observed
+            budget.found.setdefault(name, {})[where] = known if known == observed and known else observed
             handler = observed.record.key.partition.handler
             # Without a worker it is unknown which handlers exist, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
@@ -374,33 +409,6 @@ class Mirrored:
                 templates.add(handler)
         return waiting, templates, is_empty
 
-    async def _instances_waiting(
-        self,
-        backend: str,
-        pool: ObjectName,
-        ledger: Ledger,
-        partitions: Sequence[Partition],
-        templates: Collection[str],
-    ) -> Waiting:
-        """Return the backlog of the instances of *templates*, counted at most `INSTANCES_PAUSE` ago. Raises StoreError."""
-        if not templates:
-            self._instances.pop((backend, pool), None)
-            return Waiting()
-        now = ledger.clock.monotonic()
-        counted = self._instances.get((backend, pool))
-        if counted is None or now - counted[0] >= INSTANCES_PAUSE:
-            waiting, latest = Waiting(), 0
-            for partition in partitions:
-                if partition.handler in templates:
-                    due, late = await waiting_in(
-                        ledger.store, partition, partition.handler, ledger.clock.now(), latest
-                    )
-                    latest = max(latest, late or 0)
-                    since = None if late is None else ledger.clock.now() - late
-                    waiting = waiting.with_more(due, since)
-            counted = self._instances[backend, pool] = (now, waiting)
-        return counted[1]
-
     def _forget_others(self, backend: str, scanned: Collection[ObjectName], namespace: str | None) -> None:
         """
         Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
@@ -410,7 +418,7 @@ class Mirrored:
         for place, pool in list(self._pools):
             if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
                 del self._pools[place, pool]
-                self._instances.pop((place, pool), None)
+                self._instances.forget(place, pool)
         self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned}, namespace)
 
     def _take(
@@ -466,6 +474,13 @@ class Mirrored:
             self._records.pop(name, None)
         if self._names.get(where) == name:
             del self._names[where]
+
+
+def _log_overfull(backend: str, namespace: str) -> None:
+    logger.warning(
+        "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+        extra={"backend": backend, "namespace": namespace},
+    )
 
 
 def _face(observed: ObservedRecord) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from typing import Final
 from pyncette.controller.fair_queue import fair_share
 from pyncette.controller.intervals import Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
+from pyncette.store.cancellation import leaks_as_errors
 
 SCANS_AT_ONCE: Final = 4
 """Concurrent scans of one backend: a namespace whose scan takes long leaves the others to the next ones in turn."""
@@ -90,7 +91,8 @@ class NamespaceScans:
                 return
         self._is_complete = True
         try:
-            await self._scan(None)
+            with leaks_as_errors():
+                await self._scan(None)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._is_complete = False
             self._log(error)
@@ -99,7 +101,8 @@ class NamespaceScans:
         try:
             async with self._slots:
                 if self._is_usable:
-                    self._seconds[namespace] = await self._scan(namespace)
+                    with leaks_as_errors():
+                        self._seconds[namespace] = await self._scan(namespace)
         except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
             self._log(error)
         finally:

@@ -9,15 +9,21 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from enum import IntEnum
 from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from pyncette.controller.fair_queue import FairQueue
 from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.circuit_breaker import CircuitBreakers, Dependency
 from pyncette.controller.reconcile.debounce import Debounce
-from pyncette.errors import PyncetteException
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
+
+SLOW_SECONDS: Final = 2.0
+"""A pass that takes longer is slow: another one begins in its place."""
+
+SLOW_PASSES: Final = 96
+"""Slow passes that others take the places of: a team may have many namespaces on one slow backend."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -26,10 +32,6 @@ Reconcile: TypeAlias = Callable[[K], Awaitable[float | None]]
 
 Finished: TypeAlias = Callable[[K, float, Exception | None], object]
 """Called after each pass with its key, the seconds that it took, and the error that it failed with."""
-
-
-class PassCancelledError(PyncetteException):
-    """A pass waited for something that was cancelled."""
 
 
 class Urgency(IntEnum):
@@ -74,6 +76,10 @@ class Queue(Generic[K]):
         self._passes_of: Counter[str] = Counter()
         """By namespace: how many passes are under way."""
         self._passes_max = 0
+        self._slow: set[K] = set()
+        """Keys whose passes are slow, so that others have begun in their places."""
+        self._slow_max = 0
+        self._begin_worker: Callable[[], object] = lambda: None
         self._once_more: dict[K, Urgency] = {}
         """Keys that were added during their pass."""
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
@@ -145,37 +151,50 @@ class Queue(Generic[K]):
         finished: Finished[K] = lambda *_: None,
         *,
         passes_per_namespace: int | None = None,
+        slow_passes: int = 0,
     ) -> None:
         """
         Call *reconcile* with the keys, until cancelled: at most *passes* at once, and *passes_per_namespace* of these.
 
-        A pass may wait for a backend that is slow. The other namespaces go on meanwhile.
+        A pass may wait for a backend that is slow. The other namespaces go on meanwhile: *slow_passes* more may be under
+        way, each in the place of one that takes longer than `SLOW_SECONDS`. So no backend takes all passes, however many
+        namespaces use it.
         """
         self._passes_max = passes if passes_per_namespace is None else passes_per_namespace
+        self._slow_max = slow_passes
         async with asyncio.TaskGroup() as group:
+            self._begin_worker = lambda: group.create_task(self._work(reconcile, finished))
             for _ in range(passes):
-                group.create_task(self._work(reconcile, finished))
+                self._begin_worker()
 
     # --- Passes --------------------------------------------------------------------------------------------------
 
     async def _work(self, reconcile: Reconcile[K], finished: Finished[K]) -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
+        loop = asyncio.get_running_loop()
+        clock, is_replaced = loop.time, False
+        while not is_replaced:
             key = await self._take()
+            becoming_slow = loop.call_later(SLOW_SECONDS, self._replace_worker, key)
             error: Exception | None = None
             again: float | None = None
             began = clock()
             try:
-                again = await reconcile(key)
-            except asyncio.CancelledError as failure:
-                if _is_being_cancelled():
-                    raise
-                # Something that the pass waited for was cancelled; this worker goes on.
-                error = PassCancelledError(*failure.args)
+                with leaks_as_errors():
+                    again = await reconcile(key)
             except Exception as failure:  # noqa: BLE001 - it concerns this key alone, which is tried again
                 error = failure
+            becoming_slow.cancel()
+            is_replaced = key in self._slow
+            self._slow.discard(key)
             self._end(key, error, again)
             finished(key, clock() - began, error)
+        self._wake_worker()  # what waited for a pass of this namespace to end
+
+    def _replace_worker(self, key: K) -> None:
+        """Begin another worker in the place of the one with the slow pass over *key*, which ends after that pass."""
+        if len(self._slow) < self._slow_max:
+            self._slow.add(key)
+            self._begin_worker()
 
     async def _take(self) -> K:
         while (key := self._waiting.take(self._may_begin)) is None:
@@ -264,8 +283,3 @@ class Queue(Generic[K]):
     def _note_idleness(self) -> None:
         if not len(self) and not self._in_progress:
             self._idle.set()
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

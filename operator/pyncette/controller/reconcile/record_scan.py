@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.controller.reconcile.backlog import late_since_of
 from pyncette.coordination.partition_counts import stray_partitions
-from pyncette.core.record import Partition, Record, is_on_demand
+from pyncette.core.record import Key, Partition, Record, is_on_demand
+from pyncette.errors import StoreRefusedError
 from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
+
+
+class TooManyRowsError(StoreRefusedError):
+    """A database shows more rows than are read. Whoever owns it can show rows without end."""
 
 
 class ObservedRecord(NamedTuple):
@@ -37,21 +42,35 @@ async def holds_anything(store: Store, partitions: Sequence[Partition]) -> bool:
 
 
 async def scan_records(
-    store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
+    store: Store,
+    partitions: Sequence[Partition],
+    backend: str,
+    now: Instant,
+    admits: Callable[[int], bool],
+    task: str | None = None,
 ) -> AsyncIterator[ObservedRecord]:
     """
     Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
 
-    Instances are passed over, however many there are.
+    Instances are passed over, however many there are. Raises TooManyRowsError once *admits* returns false for the number of
+    rows, or of partitions, that are read next.
     """
+
+    def read(rows: int) -> None:
+        if not admits(rows):
+            raise TooManyRowsError(f"the backend {backend} shows more rows than are read")
+
     for partition in partitions:
         observed: ObservedRecord | None = None
-        async for record in without_instances(store, partition, task):
+        async for record in without_instances(store, partition, task, read):
             key = record.key
             if not key.occurrence:
                 if observed is not None:
                     yield observed
-                strays = await _strays(store, partitions, record)
+                strays: tuple[int, ...] = ()
+                if (count := _partitions_of(record)) is not None:
+                    read(len(partitions))
+                    strays = tuple(await stray_partitions(store, partitions, key.partition.handler, count))
                 observed = ObservedRecord(
                     backend, record, late_since=late_since_of(record, now), strays=strays
                 )
@@ -64,8 +83,12 @@ async def scan_records(
             yield observed
 
 
-async def _strays(store: Store, partitions: Sequence[Partition], record: Record) -> tuple[int, ...]:
-    count = record.spec.partitions
-    if count is None or record.state.owner is None:
-        return ()
-    return tuple(await stray_partitions(store, partitions, record.key.partition.handler, count))
+def _partitions_of(record: Record) -> int | None:
+    """
+    Return the partition count of a template; None for any other record.
+
+    A handler has one template, which has its name. A database may hold any number of other records that are stored like one.
+    """
+    realm, handler, _ = record.key.partition
+    is_template = record.state.owner is not None and record.key == Key(Partition(realm, handler), handler)
+    return record.spec.partitions if is_template else None

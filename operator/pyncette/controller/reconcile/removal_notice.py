@@ -13,6 +13,7 @@ import msgspec
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.store.base import Store
+from pyncette.store.codec import UNREADABLE
 
 SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
 """The realm of the notices. Each cluster id has a partition for the notices, and one for the pages of their names."""
@@ -175,7 +176,7 @@ def _notice(cluster_id: str, namespace: str, record: Record | None) -> Notice:
     """Return the notice in *record*. One that cannot be read holds nothing back, so the operator writes it again."""
     held = HeldBack()
     if record is not None:
-        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        with contextlib.suppress(*UNREADABLE):
             held = msgspec.json.decode(record.spec.args, type=HeldBack)
     return Notice(cluster_id, namespace, record, held)
 
@@ -183,6 +184,6 @@ def _notice(cluster_id: str, namespace: str, record: Record | None) -> Notice:
 def _names_in(page: Record) -> Sequence[str]:
     try:
         names = msgspec.json.decode(page.spec.args, type=tuple[str, ...])
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return ()
     return [name for name in names if NAME.fullmatch(name)]

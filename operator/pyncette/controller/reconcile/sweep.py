@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import ObjectName
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reconcile.backends import OpenBackend, log_failure
-from pyncette.controller.reconcile.deletion_guard import Guard
+from pyncette.controller.reconcile.deletion_guard import Bursts, Guard
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.controller.reconcile.removal_notice import Notice, load_notices, noticed_namespaces
@@ -24,11 +24,12 @@ from pyncette.mirror.instances import remove_instances
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import Step
 from pyncette.store.base import Store
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
-CALM_TIMES_MAX: Final = 15
-"""How often the debounce is extended at most: deletions may never come to an end."""
+STOPPING_SECONDS: Final = 2.0
+"""How long records are stopped before deletions are decided anew: other namespaces do not wait for thousands in one."""
 
 EMPTYING_SECONDS: Final = 30.0
 """Between checks for deleted templates whose instances are removed with them."""
@@ -82,6 +83,9 @@ class Sweep:
         self._to_confirm = dict.fromkeys(names, swept.confirm)
         """The number that the settings confirm once."""
         self._gone: dict[ObjectName, None] = {}
+        self._bursts = Bursts(intervals.deletions)
+        self._failures: Counter[ObjectName] = Counter()
+        """How often deleted tasks could not be stopped, those that were not stopped yet."""
         self._changed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._listed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(names, frozenset())
@@ -96,6 +100,7 @@ class Sweep:
         """Record that *task* was deleted, which was verified."""
         if task not in self._gone:
             self._gone[task] = None
+            self._bursts.note(task.namespace, asyncio.get_running_loop().time())
             self._decide_soon()
 
     def back(self, task: ObjectName) -> None:
@@ -138,10 +143,13 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
                 try:
-                    await self._decide(backend, ledger)
+                    with leaks_as_errors():
+                        while await self._decide(backend, ledger):
+                            pass
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
+            self._failures = Counter({name: n for name, n in self._failures.items() if name in self._gone})
 
     def _decide_soon(self) -> None:
         for changed in self._changed.values():
@@ -149,60 +157,78 @@ class Sweep:
 
     async def _wait(self, changed: asyncio.Event) -> None:
         """
-        Return once a burst of deletions is over; or after a while, if any deletion is undecided.
+        Return some time after a deletion, when its burst may be over; or after a while, if any deletion is undecided.
 
-        Undecided are those that are held back, and those on a backend that did not answer.
+        Undecided are those of a burst, those that are held back, and those on a backend that did not answer.
         """
         try:
             async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
                 await changed.wait()
         except TimeoutError:
             return
-        for _ in range(CALM_TIMES_MAX):
-            changed.clear()
-            await asyncio.sleep(self._intervals.deletions)
-            if not changed.is_set():
-                return
+        changed.clear()
+        await asyncio.sleep(self._intervals.deletions)
 
-    async def _decide(self, backend: OpenBackend, ledger: Ledger) -> None:
+    async def _decide(self, backend: OpenBackend, ledger: Ledger) -> bool:
+        """Stop and hold back deleted tasks, and return whether the time was too short to stop all that are to be."""
         place = backend.name
-        running = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        now = asyncio.get_running_loop().time()
+        bursting = self._bursts.namespaces(now)
+        gone = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        running = {name for name in gone if name.namespace not in bursting}
         if not running and not (self._noticed[place] != set() and self._knows_all(place)):
-            return
+            return False
         notices = await self._notices(place, ledger.store, {name.namespace for name in running})
+        notices = {name: notice for name, notice in notices.items() if name not in bursting}
         notices = await self._confirmed_at_start(place, ledger.store, running, notices)
         confirmed = await self._confirmed(ledger.store, running, notices)
-        now = asyncio.get_running_loop().time()
         guard = self._guards[place]
         verdict = guard.judge(running - confirmed, self._mirrored.counts(place), now)
+        until = asyncio.get_running_loop().time() + STOPPING_SECONDS
+        is_done = True
         try:
-            await self._stop(backend, ledger, verdict.credible)
+            is_done &= await self._stop(backend, ledger, verdict.credible, until)
         finally:
             stopped = [name for name in verdict.credible if not self._running(place, name)]
             guard.note_stopped(stopped, now)
-        await self._stop(backend, ledger, sorted(confirmed))
+        is_done &= await self._stop(backend, ledger, confirmed, until)
         held = {*verdict.held}
         for namespace in await self._ending(place, {name.namespace for name in held}, now):
             proven = {name for name in held if name.namespace == namespace}
-            await self._stop(backend, ledger, sorted(proven))
+            is_done &= await self._stop(backend, ledger, proven, until)
             held -= proven
+        held |= {name for name in self._held[place] & gone if name.namespace in bursting}
         # A confirmation stays until all that it confirms is stopped.
         held |= {name for name in confirmed if self._running(place, name) and self._is_gone(name)}
         await self._write_notices(place, ledger.store, notices, frozenset(held))
+        return not is_done
 
-    async def _stop(self, backend: OpenBackend, ledger: Ledger, names: Collection[ObjectName]) -> None:
-        """Stop the records of *names*; those that cannot be written are tried again. Raises StoreUnavailableError."""
+    async def _stop(
+        self, backend: OpenBackend, ledger: Ledger, names: Collection[ObjectName], until: float
+    ) -> bool:
+        """
+        Stop the records of *names*, namespaces in turn, and return whether all were tried *until* a time of the loop.
+
+        Those that cannot be written come last from then on, and are tried again after a while. Raises
+        StoreUnavailableError.
+        """
         stopped: list[ObjectName] = []
+        clock, tried = asyncio.get_running_loop().time, set[ObjectName]()
         failures = _Failures("could not stop the records of deleted tasks; retrying", backend)
         try:
             with failures.logged():
-                for name in names:
+                for name in sorted(_in_turn(names), key=self._failures.__getitem__):
+                    tried.add(name)
+                    self._failures[name] += 1
                     for home in self._running(backend.name, name) if self._is_gone(name) else ():
                         with failures.collected():
                             result = await stop(ledger, home.record)
                             if result is not None and result.record is not None:
                                 self._mirrored.note(backend.name, result.record)
                             stopped.append(name)
+                            del self._failures[name]
+                    if clock() >= until:
+                        break
         finally:
             if stopped:
                 logger.info(
@@ -210,6 +236,7 @@ class Sweep:
                     extra={"backend": backend.name, "tasks": len(stopped)},
                 )
                 self._listener.stopped(stopped)
+        return all(name in tried or name in self._failures for name in names)
 
     def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
@@ -227,7 +254,7 @@ class Sweep:
         )
         due = due[:PROOFS_AT_ONCE]
         ending = dict(zip(due, await asyncio.gather(*map(self._is_ending, due)), strict=True))
-        self._unproven[backend] = read_at | dict.fromkeys(due, now + PROOF_SECONDS)
+        self._unproven[backend] = read_at | {name: now + PROOF_SECONDS for name in due if not ending[name]}
         return [name for name in due if ending[name]]
 
     # --- Held-back removals ------------------------------------------------------------------------------------------
@@ -316,7 +343,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._remove(backend, ledger)
+                    with leaks_as_errors():
+                        await self._remove(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
                     log_failure("could not remove records; retrying", backend, error)
 
@@ -343,7 +371,8 @@ class Sweep:
             ledger = backend.ledger
             if ledger is not None:
                 try:
-                    await self._empty(backend, ledger)
+                    with leaks_as_errors():
+                        await self._empty(backend, ledger)
                 except Exception as error:  # noqa: BLE001 - it is tried again
                     log_failure("could not remove records; retrying", backend, error)
 
@@ -409,6 +438,16 @@ class _Failures:
         finally:
             if self._errors:
                 log_failure(self._message, self._backend, self._errors[0])
+
+
+def _in_turn(names: Collection[ObjectName]) -> list[ObjectName]:
+    """Return *names* in an order in which namespaces take turns."""
+    turns: Counter[str] = Counter()
+    places: dict[ObjectName, int] = {}
+    for name in sorted(names):
+        places[name] = turns[name.namespace]
+        turns[name.namespace] += 1
+    return sorted(places, key=lambda name: (places[name], name))
 
 
 def _by_namespace(names: Collection[ObjectName]) -> Mapping[str, set[str]]:

@@ -39,12 +39,12 @@ from pyncette.mirror.rules import (
     suspension,
 )
 from pyncette.resources.reading import Refusal
-from pyncette.resources.task import PyncetteTask
+from pyncette.resources.task import PARTITIONS_MAX, PyncetteTask
 from pyncette.resources.task_status import TaskStatus
 
 logger = logging.getLogger(__name__)
 
-POSSIBLE_PARTITIONS: Final = range(1, 1025)
+POSSIBLE_PARTITIONS: Final = range(1, PARTITIONS_MAX + 1)
 """Valid values of spec.partitions."""
 
 

@@ -18,11 +18,15 @@ from pyncette.controller.status.events import EventContent
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import remove_stopped, stop
 from pyncette.mirror.rules import MirrorResult, Step
+from pyncette.store.cancellation import leaks_as_errors
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS: Final = 10.0
-"""How long a pass waits for the database of an unlisted record, which may belong to somebody else."""
+STOP_SECONDS: Final = 2.0
+"""How long a pass waits for the databases of all unlisted records, which may belong to somebody else."""
+
+AGAIN_SECONDS: Final = 60.0
+"""How long no pass over a task of a namespace waits for such a database again that has failed, or took longer."""
 
 
 class UnlistedRecords:
@@ -45,17 +49,24 @@ class UnlistedRecords:
         self._mirrored = mirrored
         self._grace = grace
         self._report = report
+        self._again_at: dict[tuple[str, str], float] = {}
+        """By backend and namespace: when unlisted records there are next tried, after a failure."""
 
     async def stop(self, task: ObjectName, unlisted: Sequence[ObservedRecord]) -> None:
         """Stop the *unlisted* records of *task* that run, and remove those that were stopped longer ago than the grace."""
+        loop_time = asyncio.get_running_loop().time
+        deadline = loop_time() + STOP_SECONDS
         for observed in unlisted:
-            ledger = self._pools.ledger(observed.backend)
-            if ledger is None:
+            ledger, place = self._pools.ledger(observed.backend), (observed.backend, task.namespace)
+            if ledger is None or loop_time() < self._again_at.get(place, 0.0):
                 continue
+            self._again_at.pop(place, None)
             try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._stop(task, observed, ledger)
+                with leaks_as_errors():
+                    async with asyncio.timeout_at(deadline):
+                        await self._stop(task, observed, ledger)
             except Exception as error:  # noqa: BLE001 - whatever its database does, the task goes on elsewhere
+                self._again_at[place] = loop_time() + AGAIN_SECONDS
                 self._log(
                     "could not stop a record that the status of its task does not list", observed, error
                 )

@@ -75,9 +75,9 @@ def too_many_records(backend: str) -> str:
     """Return why the tasks of a namespace are not reconciled that has too many records on *backend*."""
     return (
         f'The records of this namespace on the backend "{backend}" take more of the operator\'s memory than '
-        "recordMebibytesPerNamespace of its settings allows, or those of the backend more than recordMebibytesPerBackend. Not all "
-        "are read, and no task of the namespace is reconciled there; due occurrences run. Remove the records that no task "
-        "needs, or have the setting raised."
+        "recordMebibytesPerNamespace of its settings allows, or those of the backend more than recordMebibytesPerBackend, or "
+        "all together more than recordMebibytes. Not all are read, and no task of the namespace is reconciled there; due "
+        "occurrences run. Remove the records that no task needs, or have the setting raised."
     )
 
 

@@ -11,8 +11,9 @@ import msgspec
 
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import HistoryRow, Key, Lease, Partition, Record
-from pyncette.store.base import SPEC_BYTES_MAX, STATE_BYTES_MAX
+from pyncette.store.base import SPEC_BYTES_MAX, STATE_BYTES_MAX, check_partition
 from pyncette.store.codec import (
+    UNREADABLE,
     PoisonedRecordError,
     decode_record,
     encode_run,
@@ -116,13 +117,20 @@ def names(key: Key) -> bytes:
 
 
 def key_of(partition: Partition, item: Item) -> Key:
-    task, instance, occurrence = item[SORT_KEY]["B"].decode().split("\0")
-    return Key(partition, task, instance, occurrence)
+    """Return the key of the record in *item*. A sort key that another program wrote becomes a key with that name."""
+    parts = item[SORT_KEY]["B"].decode("utf-8", "backslashreplace").split("\0")
+    return Key(partition, *parts) if len(parts) == 3 else Key(partition, "\0".join(parts))
 
 
-def partition_of(realm: str, item: Item) -> Partition:
+def partition_of(realm: str, item: Item) -> Partition | None:
+    """Return the partition that *item* stands for; None if no store can keep it."""
     sk: bytes = item[SORT_KEY]["B"]
-    return Partition(realm, sk[:-5].decode(), int.from_bytes(sk[-4:], "big"))
+    try:
+        partition = Partition(realm, sk[:-5].decode(), int.from_bytes(sk[-4:], "big"))
+        check_partition(partition)
+    except ValueError:
+        return None
+    return partition
 
 
 def item_of(place: ItemKey, record: Record) -> Item:
@@ -163,7 +171,7 @@ def fields_in(key: Key, item: Item) -> Fields:
     """Return the fields of the record *key* in *item*. Raises PoisonedRecordError."""
     try:
         return _decode_fields(text(item, FIELDS))
-    except (msgspec.MsgspecError, TypeError) as error:
+    except UNREADABLE as error:
         raise PoisonedRecordError(key, error) from None
 
 

@@ -236,7 +236,8 @@ class DynamoStore:
         await self._check_if_needed()
         items = await self._collection(self._layout.realm(realm), PARTITIONS_MAX + 1)
         check_partitions(len(items), realm)
-        return [partition_of(realm, item) for item in items]
+        found = (partition_of(realm, item) for item in items)
+        return [partition for partition in found if partition is not None]
 
     async def history(self, key: Key) -> list[Run]:
         check_key(key)

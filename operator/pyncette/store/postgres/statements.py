@@ -332,7 +332,12 @@ ON CONFLICT DO NOTHING
         next_ids=f"""SELECT nextval('{tables.ids}')""",
         notify="""SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload""",
         now=f"SELECT {NOW}",
-        exist=f"""SELECT to_regclass('{tables.meta}') IS NOT NULL, to_regclass('{records}') IS NOT NULL""",
+        # A name is looked up in the latest catalog, so another process may create all tables between two look-ups. CASE looks
+        # for the records first: if these are there, so is the rest.
+        exist=f"""
+SELECT to_regclass('{tables.meta}') IS NOT NULL,
+    CASE WHEN to_regclass('{records}') IS NULL THEN false ELSE to_regclass('{tables.meta}') IS NULL END
+""",
         versions=f"""SELECT schema_version, min_reader FROM {tables.meta}""",
         raise_min_reader=f"UPDATE {tables.meta} SET min_reader = $1 WHERE min_reader < $1",
         others=f"""

@@ -13,6 +13,7 @@ import msgspec
 from pyncette.clock import Duration, Instant
 from pyncette.core.record import Partition
 from pyncette.store.base import Capabilities, Claimed, Notification, Renewal
+from pyncette.store.codec import UNREADABLE
 from pyncette.store.postgres.connection import PostgresConnections, Query
 from pyncette.store.postgres.dialect import PostgresDialect
 from pyncette.store.postgres.rows import completion_values, names_of, swap_values
@@ -107,7 +108,7 @@ class PostgresStore(SqlStore[Query]):
         async for payload in self._connections.listen(self._channel):
             try:
                 notifications = msgspec.json.decode(payload, type=list[Notification])
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 logger.warning("ignored a notification of another program", extra={"channel": self._channel})
                 continue
             for notification in notifications:

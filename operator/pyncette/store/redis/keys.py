@@ -83,5 +83,11 @@ def member_of(partition: Partition) -> str:
 def partition_named(realm: str, member: bytes) -> Partition | None:
     """Return the partition that *member* stands for, or None if it is invalid."""
     number, slash, handler = member.decode("utf-8", "replace").partition("/")
-    is_number = number.isdecimal() and len(number) <= NUMBER_DIGITS_MAX
-    return Partition(realm, handler, int(number)) if slash and is_number else None
+    if not slash or not number.isdecimal() or len(number) > NUMBER_DIGITS_MAX:
+        return None
+    partition = Partition(realm, handler, int(number))
+    try:
+        check_partition(partition)
+    except ValueError:
+        return None
+    return partition

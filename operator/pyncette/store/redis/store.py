@@ -30,7 +30,7 @@ from pyncette.store.base import (
     check_partition,
     check_partitions,
 )
-from pyncette.store.codec import PoisonedRecordError, decode_run, log_poisoned
+from pyncette.store.codec import UNREADABLE, PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.redis.advice import concerns_of, servers_of, settings_of, warn
 from pyncette.store.redis.connection import Argument, Call, Connections
 from pyncette.store.redis.healing import PAGES, PAUSE_SECONDS, Healer
@@ -293,7 +293,7 @@ class RedisStore:
         async for payload in self._connections.listen(self._keyspace.channel):
             try:
                 notifications = msgspec.json.decode(payload, type=list[Notification])
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 logger.warning(
                     "ignored a notification of another program", extra={"channel": self._keyspace.channel}
                 )

@@ -109,6 +109,19 @@ class Unreadable(OnBackend):
         assert instances(await store.scan(HERE, None, None, 10)) == ["fine", "full", "more"]
         assert sorted(instances(await claim(store))) == ["fine", "full", "more"]
 
+    async def test_a_record_that_is_nested_too_deeply_hurts_only_itself(
+        self, backend: Any, store: Store
+    ) -> None:
+        await create(store, a_record("bad"), a_record("good"))
+        levels = 20_000
+        await self.overwrite(backend, a_record("bad").key, f'{{"args":{"[" * levels}{"]" * levels}}}')
+
+        found = await store.load([a_record(name).key for name in ("bad", "good")])
+
+        assert [record is None for record in found] == [True, False]
+        assert instances(await store.scan(HERE, "task", None, 10)) == ["good"]
+        assert instances(await claim(store)) == ["good"]
+
     async def test_a_page_of_records_that_are_far_too_large_does_not_end_a_scan(
         self, backend: Any, store: Store
     ) -> None:
