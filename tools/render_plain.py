@@ -1,7 +1,10 @@
 """
-Writes charts/kustomize/operator.yaml, the plain manifests for those who have no Helm, from the chart; needs Helm.
+Writes plain manifests from the chart; needs Helm.
 
-It is not among the files of tools/generate.py, since `make check` does without Helm. A test of the chart compares it.
+charts/kustomize/operator.yaml is for those who have no Helm. charts/namespaced-policies.yaml is for the administrator of a
+cluster on which others install the operator for some namespaces.
+
+They are not among the files of tools/generate.py, since `make check` does without Helm. Tests of the chart compare them.
 """
 
 import sys
@@ -11,13 +14,31 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "charts" / "pyncette-operator"
 TARGET = ROOT / "charts" / "kustomize" / "operator.yaml"
+
+POLICIES = ROOT / "charts" / "namespaced-policies.yaml"
 
 VALUES: dict[str, Any] = {
     "crds": {"enabled": False},
-    "backends": [{"name": "default", "secretName": "pyncette-backend"}],
+    "backends": [
+        {
+            "name": "default",
+            "secretName": "pyncette-backend",
+            "namespaceSelector": {"matchLabels": {"pyncette.dev/backend": "default"}},
+        }
+    ],
 }
-"""The chart's defaults and one backend. The CRDs are those of crds/, which charts/kustomize takes in."""
+"""The chart's defaults and one backend, for namespaces with a label. The CRDs are those of crds/, which charts/kustomize takes in."""
+
+NAMESPACED: dict[str, Any] = {
+    "crds": {"enabled": False},
+    "clusterId": "production",
+    "namespaces": ["shop"],
+    "backends": [{"name": "default", "secretName": "pyncette-backend", "namespaces": ["shop"]}],
+    "admissionPolicies": {"withNamespaces": True},
+}
+"""An operator for one namespace. Of this, only the policies are written."""
 
 NAME = "pyncette"
 """Of the release and of its namespace."""
@@ -27,7 +48,16 @@ OF_HELM = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 
 HEAD = """\
 # Made from charts/pyncette-operator by `make plain`: its defaults, and a backend whose URL stands in the Secret
-# pyncette-backend.
+# pyncette-backend. It is open to namespaces with the label pyncette.dev/backend=default.
+"""
+
+HEAD_OF_POLICIES = """\
+# Made from charts/pyncette-operator by `make plain`, for the administrator of a cluster: the admission policies of an
+# operator that serves the namespace shop, and is the release pyncette in the namespace pyncette. For other names, render
+# them with the values of the release:
+#
+#   helm template RELEASE charts/pyncette-operator --namespace NAMESPACE --values values.yaml \\
+#     --set admissionPolicies.withNamespaces=true --show-only templates/admission-policies.yaml
 """
 
 
@@ -36,14 +66,19 @@ def main() -> None:
     from tests.servers.tools import open_helm
 
     with open_helm() as helm:
-        TARGET.write_text(
-            plain(helm.template(ROOT / "charts/pyncette-operator", VALUES, release=NAME)), "utf-8"
-        )
+        TARGET.write_text(plain(helm.template(CHART, VALUES, release=NAME)), "utf-8")
+        POLICIES.write_text(policies(helm.template(CHART, NAMESPACED, release=NAME)), "utf-8")
 
 
-def plain(objects: list[dict[str, Any]]) -> str:
+def policies(objects: list[dict[str, Any]]) -> str:
+    """Return the manifests of the admission policies among *objects*."""
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    return plain([one for one in objects if one["kind"] in kinds], HEAD_OF_POLICIES)
+
+
+def plain(objects: list[dict[str, Any]], head: str = HEAD) -> str:
     """Return the manifests of *objects*, which Helm has rendered, without what only Helm has a use for."""
-    return HEAD + "".join(
+    return head + "".join(
         f"---\n{yaml.dump(_plain(one), Dumper=_Dumper, sort_keys=False, width=120)}" for one in objects
     )
 

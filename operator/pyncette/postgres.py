@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyncette.app.configuration import takes_all_settings
 from pyncette.errors import ConfigurationError
 from pyncette.store.base import Store
-from pyncette.store.postgres.backend import check_url
+from pyncette.store.postgres.url import check_url
 
 try:
     from pyncette.store.postgres.store import PostgresStore

@@ -129,7 +129,7 @@ class OperatorProcess(Process):
             yaml.safe_dump(
                 {
                     "clusterId": CLUSTER,
-                    "backends": [{"urlFile": str(folder / "url"), "namespaces": ["*"]}],
+                    "backends": [{"urlFile": str(folder / "url"), "namespaces": ["*"], "tls": "Disabled"}],
                     "health": self._health,
                     "metrics": self._metrics,
                     "logLevel": "WARNING",

@@ -153,6 +153,17 @@ async def test_a_namespace_that_is_not_there_is_ending(api, namespace):
     assert await api.is_namespace_ending("no-such-namespace")
 
 
+async def test_namespaces_are_found_by_their_labels(api, apiserver, namespace):
+    where = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    labels = {"example.org/tenant": namespace, "other": "x"}
+    assert await api.namespaces_with(f"example.org/tenant={namespace}") == frozenset()
+
+    await do(apiserver.admin.patch, where, {"metadata": {"labels": labels}})
+
+    assert await api.namespaces_with(f"example.org/tenant={namespace},other=x") == {namespace}
+    assert await api.namespaces_with(f"example.org/tenant={namespace},other=y") == frozenset()
+
+
 # --- Applying --------------------------------------------------------------------------------------------------------
 
 

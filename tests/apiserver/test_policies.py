@@ -1,4 +1,4 @@
-"""The policies in examples/policies do what their first lines say, on a real API server."""
+"""The policies in examples/policies, and those of the chart with namespaces, do what their first lines say, on a real API server."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from tests.apiserver import pool, refusal, task
+from tests.apiserver.admission import POOLS, installed, objects_of_pool
+from tests.apiserver.admission import until_refused as until_denied
 from tests.servers import ApiError
 
 POLICIES = Path(__file__).resolve().parents[2] / "examples" / "policies"
@@ -131,3 +133,19 @@ def test_the_quota_is_accepted_as_it_is(apiserver, namespace):
     )
 
     assert made["spec"] == quota["spec"]
+
+
+def test_for_namespaced_mode_the_administrator_creates_the_same_policies(apiserver, helm, namespace):
+    values = {
+        "namespaces": [namespace],
+        "clusterId": "east",
+        "admissionPolicies": {"withNamespaces": True},
+    }
+    with installed(apiserver, helm, values) as made, apiserver.fresh_namespace() as elsewhere:
+        deployment = objects_of_pool(namespace)["Deployment"]
+        made.operator.apply(deployment, "pyncette-operator", dryRun="All")
+        author = apiserver.account(namespace, rules=POOLS).client
+        until_denied(lambda: author.create(pool(namespace), dryRun="All"), made.denial("pools"))
+
+        # Another operator may serve other namespaces.
+        apiserver.account(elsewhere, rules=POOLS).client.create(pool(elsewhere), dryRun="All")

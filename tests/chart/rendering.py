@@ -16,10 +16,25 @@ CHART = ROOT / "charts" / "pyncette-operator"
 
 Object = dict[str, Any]
 
-ONE_BACKEND: Object = {"backends": [{"name": "default", "secretName": "pyncette-backend"}]}
+ONE_BACKEND: Object = {
+    "backends": [{"name": "default", "secretName": "pyncette-backend", "namespaces": ["shop"]}]
+}
 """The least that the chart has to be told."""
 
-EMBEDDED: Object = {"backend": {"embedded": {"enabled": True, "secretName": "pyncette-postgresql"}}}
+EMBEDDED: Object = {
+    "backend": {"embedded": {"enabled": True, "secretName": "pyncette-postgresql", "namespaces": ["shop"]}}
+}
+
+SELECTED: Object = {
+    "backends": [
+        {
+            "name": "default",
+            "secretName": "pyncette-backend",
+            "namespaceSelector": {"matchLabels": {"example.org/tenant": "true"}},
+        }
+    ]
+}
+"""A backend that is open to the namespaces with a label."""
 
 TWO_NAMESPACES: Object = {
     "clusterId": "blue",

@@ -31,15 +31,26 @@ def test_each_installation_of_the_readme_renders_and_finds_the_secret_that_was_m
     installations = commands("helm")
     secrets = [one for one in commands("kubectl") if "secret" in one]
 
-    assert len(installations) == len(secrets) == 2
-    for installation, secret in zip(installations, secrets, strict=True):
-        (backend,) = rendered(helm, installation).settings["backends"]
-        assert backend["secretName"] == secret[secret.index("generic") + 1]
-        assert any(word.startswith(f"--from-literal={backend['secretKey']}=") for word in secret)
+    assert len(installations) == 2
+    assert len(secrets) == 4
+    for installation, operators, workers in zip(installations, secrets[::2], secrets[1::2], strict=True):
+        rendering = rendered(helm, installation)
+        (backend,) = rendering.settings["backends"]
+        (volume,) = [one for one in rendering.pod["spec"]["volumes"] if one["name"] == "settings"]
+        sources = [source["secret"] for source in volume["projected"]["sources"] if "secret" in source]
+        mounted = {item["key"] for one in sources if not one.get("optional") for item in one["items"]}
+        of_operator = (rendering.one("Deployment")["metadata"]["namespace"], operators, mounted)
+        (of_workers,) = [(team, workers, {backend["secretKey"]}) for team in backend["namespaces"]]
+        for namespace, secret, keys in (of_operator, of_workers):
+            assert secret[:6] == ["kubectl", "-n", namespace, "create", "secret", "generic"]
+            assert secret[6] == backend["secretName"]
+            assert {word.partition("=")[0] for word in secret[7:]} == {"--from-file"}
+            assert {word.split("=")[1] for word in secret[7:]} == keys
 
 
 def test_the_url_of_the_embedded_postgresql_in_the_readme_is_its_address(helm: Helm):
-    (secret,) = [one for one in commands("kubectl") if any("--from-literal=password" in word for word in one)]
+    (database,) = re.findall(r"^DATABASE=(.*)$", README, re.MULTILINE)
+    urls = [words[1] for words in commands("printf")]
     (installation,) = [one for one in commands("helm") if any("embedded" in word for word in one)]
 
     rendering = rendered(helm, installation)
@@ -48,10 +59,8 @@ def test_the_url_of_the_embedded_postgresql_in_the_readme_is_its_address(helm: H
     port = rendering.one("Service", "postgresql")["spec"]["ports"][0]["port"]
     environment = rendering.one("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
     values = {one["name"]: one["value"] for one in environment}
-    assert secret[-1] == (
-        f"--from-literal=url=postgresql://{values['POSTGRES_USER']}:$PASSWORD"
-        f"@{service['name']}.{service['namespace']}.svc:{port}/{values['POSTGRES_DB']}"
-    )
+    assert urls == ["postgresql://pyncette_operator:%s@%s", "postgresql://pyncette_worker:%s@%s"]
+    assert database == f"{service['name']}.{service['namespace']}.svc:{port}/{values['POSTGRES_DB']}"
 
 
 def test_files_that_the_readme_links_to_are_there():

@@ -19,16 +19,24 @@ def test_there_is_none_unless_it_is_asked_for(helm: Helm):
 
 
 def test_it_is_one_of_the_backends(helm: Helm):
-    other = {"backends": [{"name": "default", "secretName": "db"}]}
+    other = {"backends": [{"name": "default", "secretName": "db", "namespaces": ["orders"]}]}
 
     rendering = render(helm, embedded(name="trial", namespaces=["orders"]), other)
 
     assert rendering.settings["backends"][1] == {
         "name": "trial",
         "secretName": "pyncette-postgresql",
+        "workerSecretName": "",
         "secretKey": "url",
         "urlFile": "/etc/pyncette/backends/trial/url",
+        "tls": "Disabled",
+        "roles": {
+            "administrator": "postgres",
+            "passwordFile": "/etc/pyncette/backends/trial/password",
+            "workerUrlFile": "/etc/pyncette/backends/trial/worker-url",
+        },
         "namespaces": ["orders"],
+        "namespaceSelector": None,
         "migrate": "Auto",
     }
 

@@ -65,7 +65,7 @@ def named(*namespaces: str) -> Object:
 
 @pytest.mark.parametrize(
     ("namespaces", "where"),
-    [([], named("pyncette")), (["orders", "reports"], named("orders", "reports")), (["*"], {})],
+    [(["orders"], named("orders")), (["orders", "reports"], named("orders", "reports")), (["*"], {})],
 )
 def test_the_embedded_postgresql_lets_in_the_operator_and_workers_of_where_it_is_open_to(
     helm: Helm, namespaces, where

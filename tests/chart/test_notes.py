@@ -1,7 +1,8 @@
 """What Helm prints after an installation can be pasted, and works."""
 
 import re
-import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,27 +46,46 @@ def test_the_pool_in_the_notes_goes_where_its_backend_is_open_to_it(helm: Helm, 
     used = PyncetteWorkerPool.model_validate(pool).spec.backend_ref.name
     (backend,) = [one for one in render(helm, values).settings["backends"] if one["name"] == used]
     (namespace,) = set(re.findall(r"kubectl -n (\S+) apply", notes))
-    assert namespace in (backend["namespaces"] or ["pyncette"]) or "*" in backend["namespaces"]
+    assert namespace in backend["namespaces"] or "*" in backend["namespaces"]
     watched = render(helm, values).settings["namespaces"]
     assert not watched or namespace in watched
 
 
-def test_the_secret_in_the_notes_is_what_the_embedded_postgresql_and_the_operator_look_for(helm: Helm):
+def test_the_secret_in_the_notes_is_what_the_embedded_postgresql_and_the_operator_look_for(
+    helm: Helm, tmp_path: Path
+):
     values = merged(
         EMBEDDED, {"backend": {"embedded": {"database": "cron", "username": "app", "secretKey": "dsn"}}}
     )
     notes = helm.notes(CHART, values, release="blue", namespace="elsewhere")
     rendering = render(helm, values, release="blue", namespace="elsewhere")
 
-    command = re.search(r"kubectl -n \S+ create secret generic .*?(?=\n\n|\Z)", notes, re.DOTALL)[0]
-    words = shlex.split(command.replace("\\\n", " ").replace("$PASSWORD", "pw"))
+    commands = re.search(r"( +for name in .*?)(?=\n\n)", notes, re.DOTALL)[1]
     service = rendering.one("Service", "postgresql")["metadata"]["name"]
-    assert words[:6] == ["kubectl", "-n", "elsewhere", "create", "secret", "generic"]
-    assert words[6:] == [
-        "pyncette-postgresql",
-        "--from-literal=password=pw",
-        f"--from-literal=dsn=postgresql://app:pw@{service}.elsewhere.svc:5432/cron",
-    ]
+    created = played(commands, tmp_path)
+    assert created[0] == "-n elsewhere create secret generic pyncette-postgresql"
+    files = {item.partition("=")[0]: (tmp_path / item.partition("=")[2]).read_text() for item in created[1:]}
+    assert set(files) == {"password", "dsn", "worker-url"}
+    assert re.fullmatch(r"[0-9a-f]{32}", files["password"])
+    place = f"@{service}.elsewhere.svc:5432/cron"
+    assert re.fullmatch(rf"postgresql://pyncette_operator:[0-9a-f]{{32}}{place}", files["dsn"])
+    assert re.fullmatch(rf"postgresql://pyncette_worker:[0-9a-f]{{32}}{place}", files["worker-url"])
+    [volume] = [one for one in rendering.pod["spec"]["volumes"] if one["name"] == "settings"]
+    keys = {
+        item["key"]
+        for source in volume["projected"]["sources"]
+        for item in source.get("secret", {}).get("items", [])
+    }
+    assert keys == {*files, "ca.crt"}
+
+
+def played(commands: str, folder: Path) -> list[str]:
+    """Run commands of the notes in *folder*, and return the arguments of kubectl, which is not called: its files come last."""
+    stand_in = 'kubectl() { echo "$1 $2 $3 $4 $5 $6"; shift 6; for one in "$@"; do echo "${one#--from-file=}"; done; }\n'
+    done = subprocess.run(
+        ["bash", "-euc", stand_in + commands], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
 
 
 def test_the_deployment_in_the_notes_is_the_one_that_is_installed(helm: Helm):

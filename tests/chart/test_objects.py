@@ -141,7 +141,13 @@ def test_a_misspelt_field_would_be_noticed(helm: Helm):
 def test_no_two_objects_are_the_same_one_and_each_stands_in_a_namespace_if_it_can(helm: Helm, values):
     rendering = render(helm, *values)
 
-    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    cluster_wide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
     keys = []
     for one in rendering.objects:
         assert ("namespace" in one["metadata"]) == (one["kind"] not in cluster_wide)

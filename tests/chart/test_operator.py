@@ -74,6 +74,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "recordMebibytesPerBackend": 16,
             "recordMebibytes": 32,
             "perNamespace": {"passes": 4},
+            "allowPoolsInReleaseNamespace": True,
             "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
@@ -82,11 +83,26 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
+                "tls": "Preferred",
                 "namespaces": ["orders"],
                 "migrate": "Manual",
             }
         ],
+        "extraVolumes": [
+            {"name": "a", "secret": {"secretName": "ca"}},
+            {
+                "name": "b",
+                "projected": {"sources": [{"secret": {"name": "token"}}, {"configMap": {"name": "x"}}]},
+            },
+            {"name": "c", "emptyDir": {}},
+        ],
+        "extraEnv": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "env", "key": "b"}}},
+        ],
+        "extraEnvFrom": [{"secretRef": {"name": "env"}}, {"configMapRef": {"name": "y"}}],
     }
 
     assert render(helm, TWO_NAMESPACES, values).settings == {
@@ -96,10 +112,14 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             {
                 "name": "shared",
                 "secretName": "db",
+                "workerSecretName": "db-workers",
                 "secretKey": "dsn",
                 "urlFile": "/etc/pyncette/backends/shared/url",
+                "tls": "Preferred",
                 "namespaces": ["orders"],
+                "namespaceSelector": None,
                 "migrate": "Manual",
+                "roles": None,
             }
         ],
         "resyncSeconds": 60,
@@ -109,6 +129,8 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "recordMebibytesPerBackend": 16,
         "recordMebibytes": 32,
         "perNamespace": {"passes": 4},
+        "allowPoolsInReleaseNamespace": True,
+        "ownSecrets": ["ca", "token", "env"],
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,
@@ -153,13 +175,15 @@ def test_a_change_of_the_settings_restarts_the_operator_and_nothing_else_of_the_
 
     assert checksum() == checksum({"commonLabels": {"a": "b"}, "dashboard": {"enabled": True}})
     assert checksum() != checksum({"settings": {"resyncSeconds": 60}})
-    assert checksum() != checksum({"backends": [{"name": "default", "secretName": "another"}]})
+    assert checksum() != checksum(
+        {"backends": [{"name": "default", "secretName": "another", "namespaces": ["shop"]}]}
+    )
 
 
 def test_settings_and_secrets_lie_where_the_operator_looks_for_them(helm: Helm):
     backends = [
-        {"name": "default", "secretName": "one"},
-        {"name": "other", "secretName": "two", "secretKey": "dsn"},
+        {"name": "default", "secretName": "one", "namespaces": ["shop"]},
+        {"name": "other", "secretName": "two", "secretKey": "dsn", "namespaces": ["*"]},
     ]
     rendering = render(helm, {"backends": backends})
 
@@ -174,7 +198,9 @@ def test_settings_and_secrets_lie_where_the_operator_looks_for_them(helm: Helm):
     assert placed == {
         "/etc/pyncette/operator.yaml": ("configMap", "pyncette-operator", "operator.yaml"),
         "/etc/pyncette/backends/default/url": ("secret", "one", "url"),
+        "/etc/pyncette/backends/default/ca.crt": ("secret", "one", "ca.crt"),
         "/etc/pyncette/backends/other/url": ("secret", "two", "dsn"),
+        "/etc/pyncette/backends/other/ca.crt": ("secret", "two", "ca.crt"),
     }
     assert [one["urlFile"] for one in rendering.settings["backends"]] == [
         path for path in placed if path.endswith("/url")

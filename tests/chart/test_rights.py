@@ -3,7 +3,7 @@
 import pytest
 
 from pyncette.controller.permissions import PERMISSIONS, Scope
-from tests.chart.rendering import EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, Object, Rendering, render
+from tests.chart.rendering import EMBEDDED, ONE_BACKEND, SELECTED, TWO_NAMESPACES, Object, Rendering, render
 from tests.servers.tools import Helm
 
 pytestmark = pytest.mark.cluster
@@ -11,6 +11,7 @@ pytestmark = pytest.mark.cluster
 MODES = [
     pytest.param(ONE_BACKEND, id="cluster-wide"),
     pytest.param({**ONE_BACKEND, "clusterId": "blue"}, id="cluster-wide-with-an-id"),
+    pytest.param(SELECTED, id="with-a-selector"),
     pytest.param(EMBEDDED, id="embedded"),
     pytest.param(TWO_NAMESPACES, id="namespaced"),
 ]
@@ -50,6 +51,12 @@ def test_the_operator_may_do_in_the_cluster_what_the_table_says(helm: Helm):
     (role,) = the_operators(render(helm, ONE_BACKEND), "ClusterRole")
 
     assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER)
+
+
+def test_the_operator_lists_namespaces_only_for_a_selector(helm: Helm):
+    (role,) = the_operators(render(helm, SELECTED), "ClusterRole")
+
+    assert grants(role["rules"]) == of_the_table(Scope.NAMESPACE, Scope.CLUSTER, Scope.SELECTOR)
 
 
 def test_with_namespaces_there_is_a_role_in_each_and_nothing_cluster_wide_at_all(helm: Helm):

@@ -45,7 +45,12 @@ def test_the_operator_reads_what_the_chart_writes_and_finds_its_backends_and_its
     rendering = render(helm, values, namespace="elsewhere")
     file = tmp_path / "operator.yaml"
     file.write_text(rendering.one("ConfigMap", "operator")["data"]["operator.yaml"])
-    of_the_pod = {"metadata.name": "operator-0", "metadata.namespace": "elsewhere", "metadata.uid": "1-2-3"}
+    of_the_pod = {
+        "metadata.name": "operator-0",
+        "metadata.namespace": "elsewhere",
+        "metadata.uid": "1-2-3",
+        "spec.serviceAccountName": "mine",
+    }
     environment = {
         one["name"]: of_the_pod[one["valueFrom"]["fieldRef"]["fieldPath"]]
         for one in rendering.container["env"]
@@ -55,20 +60,30 @@ def test_the_operator_reads_what_the_chart_writes_and_finds_its_backends_and_its
 
     assert settings.release_namespace == "elsewhere"
     assert settings.pod_name == "operator-0"
+    assert settings.pod_service_account == "mine"
     (volume,) = [one for one in rendering.pod["spec"]["volumes"] if one["name"] == "settings"]
     mounted = {
         f"/etc/pyncette/{item['path']}"
         for source in volume["projected"]["sources"]
         for item in source.get("secret", {}).get("items", [])
     }
-    assert {str(backend.path) for backend in settings.backends} == mounted
+    expected = {str(backend.path) for backend in settings.backends}
+    expected |= {str(backend.path.with_name("ca.crt")) for backend in settings.backends}
+    for roles in (backend.roles for backend in settings.backends if backend.roles):
+        expected |= {roles.password_file, roles.worker_url_file}
+    assert mounted == expected
     assert list(settings.namespaces) == values.get("namespaces", [])
+
+
+def least() -> OperatorSettings:
+    """The settings that have nothing but what is required."""
+    return OperatorSettings.model_validate({"backends": [{"namespaces": ["shop"]}]})
 
 
 def test_what_is_not_set_is_as_the_operator_would_have_it_without_the_chart(helm: Helm):
     written = render(helm, ONE_BACKEND).settings
 
-    by_itself = OperatorSettings().model_dump(by_alias=True, mode="json")
+    by_itself = least().model_dump(by_alias=True, mode="json")
     for name, value in written.items():
         if name != "backends":
             assert by_itself[name] == value, name
@@ -76,8 +91,30 @@ def test_what_is_not_set_is_as_the_operator_would_have_it_without_the_chart(helm
     assert backend == {**by_itself["backends"][0], "urlFile": "/etc/pyncette/backends/default/url"}
 
 
-def test_every_setting_of_the_operator_can_be_set_or_is_the_charts_to_know(helm: Helm):
-    of_the_pod = {"podName", "podUid", "releaseNamespace"}
+def test_the_tls_of_a_backend_is_required_unless_the_values_say_otherwise(helm: Helm):
+    backends = [
+        {"name": f"db-{number}", "secretName": "db", "namespaces": ["shop"], **tls}
+        for number, tls in enumerate(({}, {"tls": "Preferred"}, {"tls": "Disabled"}))
+    ]
 
-    known = set(OperatorSettings().model_dump(by_alias=True))
+    written = render(helm, {"backends": backends}).settings
+
+    assert [backend["tls"] for backend in written["backends"]] == ["Required", "Preferred", "Disabled"]
+
+
+def test_a_secret_without_authorities_does_not_keep_the_operator_from_starting(helm: Helm):
+    [volume] = [one for one in render(helm, ONE_BACKEND).pod["spec"]["volumes"] if one["name"] == "settings"]
+
+    optional = {
+        source["secret"]["items"][0]["key"]: source["secret"].get("optional", False)
+        for source in volume["projected"]["sources"]
+        if "secret" in source
+    }
+    assert optional == {"url": False, "ca.crt": True}
+
+
+def test_every_setting_of_the_operator_can_be_set_or_is_the_charts_to_know(helm: Helm):
+    of_the_pod = {"podName", "podUid", "podServiceAccount", "releaseNamespace"}
+
+    known = set(least().model_dump(by_alias=True))
     assert known - of_the_pod == set(render(helm, ONE_BACKEND).settings)

@@ -6,7 +6,16 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, Object, merged, render
+from tests.chart.rendering import (
+    CHART,
+    EMBEDDED,
+    ONE_BACKEND,
+    SELECTED,
+    TWO_NAMESPACES,
+    Object,
+    merged,
+    render,
+)
 from tests.servers.tools import Helm, HelmRefusedError
 
 pytestmark = pytest.mark.cluster
@@ -51,6 +60,8 @@ def test_what_is_misspelt_or_is_no_value_of_the_chart_is_refused_and_named(helm:
         {"backends": [{"name": "default", "secretName": "x", "migrate": "auto"}]},
         {"backends": [{"name": "../x", "secretName": "x"}]},
         {"backends": [{"name": "default", "secretName": ""}]},
+        {"backends": [{"name": "default", "secretName": "x", "namespaceSelector": {"matchLabels": {}}}]},
+        {"backends": [{"name": "a", "secretName": "x", "namespaceSelector": {"matchExpressions": []}}]},
         {"image": {"digest": "latest"}},
         {"fullnameOverride": "Big"},
         {"fullnameOverride": "f" * 64},
@@ -66,12 +77,31 @@ def test_what_kubernetes_or_the_operator_would_refuse_later_is_refused_now(helm:
     ("values", "sentence"),
     [
         ({}, "No backend is configured. Pass a Secret"),
-        ({"backend": {"embedded": {"enabled": True}}}, "backend.embedded.secretName is required"),
+        (
+            {"backend": {"embedded": {"enabled": True, "namespaces": ["shop"]}}},
+            "backend.embedded.secretName is required",
+        ),
+        (
+            {"backends": [{"name": "default", "secretName": "x"}]},
+            'The backend "default" is open to no namespace. List the namespaces whose pools may use it',
+        ),
+        (
+            {"backend": {"embedded": {"enabled": True, "secretName": "x"}}},
+            'The backend "default" is open to no namespace',
+        ),
+        (
+            {"backends": [{**SELECTED["backends"][0], "namespaces": ["shop"]}]},
+            "has namespaces and a namespaceSelector. Remove one of them",
+        ),
+        (
+            merged(SELECTED, {"namespaces": ["orders"], "clusterId": "blue"}),
+            "needs the right to list the namespaces of the cluster",
+        ),
         (merged(ONE_BACKEND, EMBEDDED), 'Two backends have the name "default"'),
         (merged(ONE_BACKEND, {"namespaces": ["orders"]}), "clusterId is required"),
         (
             merged(ONE_BACKEND, {"namespaces": ["orders"], "clusterId": "blue"}),
-            'No pool can use the backend "default": it is open only to pyncette',
+            'No pool can use the backend "default": it is open only to shop',
         ),
         (merged(ONE_BACKEND, {"serviceAccount": {"create": False}}), "serviceAccount.name is required"),
         (

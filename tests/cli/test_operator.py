@@ -16,6 +16,7 @@ clusterId: east
 backends:
 - name: default
   urlFile: {folder}/url
+  namespaces: ["*"]
 health: {health}
 metrics: 0
 logFormat: text
@@ -85,11 +86,15 @@ def test_a_signal_ends_it_immediately_even_if_no_api_server_answers(operator, nu
         (None, "cannot read"),
         ("backends: []", "backends"),
         ("clusterID: east", "unknown field"),
-        ("namespaces: [shop]", "clusterId is required"),
+        ("namespaces: [shop]\nbackends: [{{namespaces: [shop]}}]", "clusterId is required"),
+        ("backends: [{{name: a}}]", "backends[0].namespaces: is required"),
         ("resyncSeconds: often", "resyncSeconds: must be a whole number"),
         ("- one\n- two", "must be a mapping"),
         ("a: {{", "operator.yaml:"),
-        ("backends: [{{name: a}}, {{name: a}}]", "two backends have the same name"),
+        (
+            "backends: [{{name: a, namespaces: [a]}}, {{name: a, namespaces: [a]}}]",
+            "two backends have the same name",
+        ),
     ],
 )
 def test_invalid_settings_are_reported_in_one_sentence(operator, settings, said):

@@ -93,6 +93,36 @@ def test_the_error_of_a_file_without_a_url_has_its_name_and_not_its_content(tmp_
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize("level", ["required", "Required", "REQUIRED"])
+def test_tls_can_be_required_of_a_backend_wherever_its_url_comes_from(tmp_path, level):
+    file = tmp_path / "url"
+    file.write_text("postgresql://u@h/d")
+    (tmp_path / "ca.crt").touch()
+    variables = {"PYNCETTE_BACKEND": "postgresql://u@h/d", "PYNCETTE_BACKEND_TLS": level}
+
+    assert read(variables).backend.url == "postgresql://u@h/d?sslmode=verify-full&sslrootcert=system"
+    assert read(variables, backend_file=str(file)).backend.url == (
+        f"postgresql://u@h/d?sslmode=verify-full&sslrootcert={tmp_path}/ca.crt"
+    )
+    assert refusal(variables, backend="redis://u:hunter2@h").startswith("--backend: TLS is required, but")
+    assert read(variables, backend="redis://h", backend_tls="preferred").backend.url == "redis://h"
+    assert read(variables).warnings == ()
+
+
+def test_the_url_alone_decides_about_tls_unless_that_is_configured(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("postgresql://u@h/d")
+    (tmp_path / "ca.crt").touch()
+
+    assert read(backend_file=str(file)).backend.url == "postgresql://u@h/d"
+
+
+def test_an_unknown_level_of_tls_is_refused():
+    assert refusal({"PYNCETTE_BACKEND_TLS": "strict"}) == (
+        "PYNCETTE_BACKEND_TLS: must be one of Required, Preferred, Disabled, not 'strict'"
+    )
+
+
 def test_an_option_wins_over_the_environment():
     assert read({"PYNCETTE_REALM": "theirs"}, realm="ours").realm == "ours"
     assert read({"PYNCETTE_REALM": "theirs"}, realm="").realm == ""

@@ -174,7 +174,9 @@ def test_without_a_backend_and_settings_the_error_says_where_to_run_it():
 def test_in_the_operator_s_pod_its_settings_tell_the_backends(database, tmp_path):
     database.hold_back()
     (tmp_path / "url").write_text(database.url)
-    (tmp_path / "operator.yaml").write_text(f"backends: [{{name: default, urlFile: {tmp_path}/url}}]")
+    (tmp_path / "operator.yaml").write_text(
+        f"backends: [{{name: default, urlFile: {tmp_path}/url, namespaces: [shop]}}]"
+    )
 
     shown = CliRunner().invoke(cli, ["sweep", "--config", str(tmp_path / "operator.yaml")])
 

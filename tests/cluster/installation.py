@@ -7,12 +7,14 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
 
 from tests.cluster.cluster import ROOT, Cluster
 from tests.cluster.kubectl import Kubectl
+from tests.servers.certificates import Certificate, make_certificate
 from tests.servers.tools import Helm, HelmRefusedError
 
 CHART: Final = ROOT / "charts" / "pyncette-operator"
@@ -22,6 +24,10 @@ RELEASE: Final = "pyncette"
 SECRET: Final = "pyncette-postgresql"
 DATABASE: Final = "pyncette-operator-postgresql"
 """Name of the StatefulSet, the Service and the claim of the embedded PostgreSQL."""
+
+OWNER: Final = "pyncette_operator"
+WORKER: Final = "pyncette_worker"
+"""The roles that the operator creates in the embedded PostgreSQL, for itself and for workers."""
 
 CRDS: Final = ("pyncettetasks.pyncette.dev", "pyncetteworkerpools.pyncette.dev")
 
@@ -38,13 +44,21 @@ INSTALL_SECONDS_MAX: Final = 180
 Values = Mapping[str, Any]
 
 
+class OtherDatabase(NamedTuple):
+    """A database that no chart has installed."""
+
+    url: str
+    authority: Path
+    """What vouches for its certificate."""
+
+
 class Installation:
     """One release of the chart, and what it leaves behind when it is gone."""
 
     def __init__(self, cluster: Cluster, helm: Helm, image: str, postgres: str) -> None:
         self.kubectl = Kubectl(cluster.kubeconfig, NAMESPACE)
-        self.url = f"postgresql://postgres:{secrets.token_hex(8)}@{DATABASE}.{NAMESPACE}.svc:5432/pyncette"
-        """Of the database, as the operator and all workers see it."""
+        self._passwords = {role: secrets.token_hex(8) for role in ("postgres", OWNER, WORKER)}
+        self._host = DATABASE
         self._cluster = cluster
         self._helm = helm
         self._images = (image, postgres)
@@ -72,8 +86,16 @@ class Installation:
             "settings": {"sweep": {"least": 10_000}, **(settings or {})},
             # The same tag may be another image than in the session before, on a cluster that outlives them.
             "podAnnotations": {"pyncette.dev/tests-session": self._session},
-            # Another database of the server, which is not open to pools of other namespaces.
-            "backends": [{"name": "private", "secretName": SECRET, "secretKey": "private"}],
+            # Another database of the server, which is open to no namespace of a test.
+            "backends": [
+                {
+                    "name": "private",
+                    "secretName": SECRET,
+                    "secretKey": "private",
+                    "tls": "Disabled",
+                    "namespaces": ["private"],
+                }
+            ],
             **more,
         }
 
@@ -96,20 +118,39 @@ class Installation:
         kept = self.kubectl.get("secret", SECRET)
         if kept:
             # So is the volume, from a session before on a cluster that outlives them.
-            self.url = b64decode(kept["data"]["url"]).decode()
-        self.kubectl.apply(self.secret())
+            for role, key in {"postgres": "password", OWNER: "url", WORKER: "worker-url"}.items():
+                value = b64decode(kept["data"][key]).decode()
+                self._passwords[role] = urlsplit(value).password or value
+        self.kubectl.apply(self.own_secret())
         self._cluster.provide_volume(NAMESPACE, DATABASE)
 
+    @property
+    def url(self) -> str:
+        """The URL of the database for the operator, which owns the tables."""
+        return self._url(OWNER)
+
+    @property
+    def worker_url(self) -> str:
+        """The URL of the database for workers."""
+        return self._url(WORKER)
+
+    def _url(self, role: str, database: str = "pyncette") -> str:
+        return f"postgresql://{role}:{self._passwords[role]}@{self._host}.{NAMESPACE}.svc:5432/{database}"
+
+    def own_secret(self) -> dict[str, Any]:
+        """Return the Secret that the operator and the embedded database read here."""
+        return _secret(
+            {
+                "url": self.url,
+                "worker-url": self.worker_url,
+                "password": self._passwords["postgres"],
+                "private": self._url("postgres", "postgres"),
+            }
+        )
+
     def secret(self) -> dict[str, Any]:
-        """Return the Secret that the operator reads here, and workers read in the namespace of their pool."""
-        password = self.url.split(":")[2].split("@")[0]
-        server = self.url.rpartition("/")[0]
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": SECRET},
-            "stringData": {"url": self.url, "private": f"{server}/postgres", "password": password},
-        }
+        """Return the Secret that workers read in the namespace of their pool."""
+        return _secret({"url": self.worker_url})
 
     def install(self, release: str, values: Values, chart: Path = CHART) -> str:
         """Install or upgrade a release, and return once all of it is ready, with what Helm printed."""
@@ -214,16 +255,16 @@ class Installation:
         return [row for row in rows.splitlines() if row]
 
     def change_password(self) -> None:
-        """Give the user another password, and write it into the Secret here."""
-        _, _, host = self.url.partition("@")
-        password = secrets.token_hex(8)
-        self.query(f"ALTER ROLE postgres PASSWORD '{password}'")
-        self.url = f"postgresql://postgres:{password}@{host}"
-        self.kubectl.apply(self.secret())
+        """Give the operator and the workers other passwords, and write them into the Secret here."""
+        for role in (OWNER, WORKER):
+            self._passwords[role] = secrets.token_hex(8)
+            self.query(f"ALTER ROLE {role} PASSWORD '{self._passwords[role]}'")
+        self.kubectl.apply(self.own_secret())
 
     def lock_out(self) -> None:
-        """Give the user another password, which nobody is told."""
-        self.query(f"ALTER ROLE postgres PASSWORD '{secrets.token_hex(8)}'")
+        """Give the operator and the workers other passwords, which nobody is told."""
+        for role in (OWNER, WORKER):
+            self.query(f"ALTER ROLE {role} PASSWORD '{secrets.token_hex(8)}'")
         self.disconnect_everybody()
 
     def disconnect_everybody(self) -> None:
@@ -245,44 +286,59 @@ class Installation:
     @contextmanager
     def database_at(self, host: str) -> Iterator[None]:
         """Have the Secret name another host inside the context."""
-        before = self.url
-        self.url = before.replace(f"@{DATABASE}.", f"@{host}.")
-        self.kubectl.apply(self.secret())
+        before, self._host = self._host, host
+        self.kubectl.apply(self.own_secret())
         try:
             yield
         finally:
-            self.url = before
-            self.kubectl.apply(self.secret())
+            self._host = before
+            self.kubectl.apply(self.own_secret())
 
     @contextmanager
-    def other_database(self) -> Iterator[str]:
-        """The URL of a database that no chart has installed, for as long as the context."""
-        password = secrets.token_hex(8)
-        self.kubectl.apply(*_database(self._images[1], password))
-        try:
-            self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
-            yield f"postgresql://postgres:{password}@database.{NAMESPACE}.svc:5432/postgres"
-        finally:
-            self.kubectl.run("delete", "--ignore-not-found", "deployment,service", "database")
+    def other_database(self) -> Iterator[OtherDatabase]:
+        """A database that no chart has installed, and that can encrypt, for as long as the context."""
+        password, host = secrets.token_hex(8), f"database.{NAMESPACE}.svc"
+        with tempfile.TemporaryDirectory() as folder:
+            certificate = make_certificate(Path(folder), host)
+            try:
+                self.kubectl.apply(*_database(self._images[1], password, certificate))
+                self.kubectl.run("rollout", "status", "deployment/database", "--timeout=90s")
+                yield OtherDatabase(
+                    f"postgresql://postgres:{password}@{host}:5432/postgres", certificate.file
+                )
+            finally:
+                self.kubectl.run("delete", "--ignore-not-found", "deployment,service,secret", "database")
 
 
-def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _secret(data: Mapping[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(data)}
+
+
+def _database(image: str, password: str, certificate: Certificate) -> tuple[dict[str, Any], ...]:
     labels = {"app": "database"}
+    encrypting = {"ssl": "on", "ssl_cert_file": "/tls/tls.crt", "ssl_key_file": "/tls/tls.key"}
     container = {
         "name": "postgresql",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
+        "args": ["postgres", *(f"--{name}={value}" for name, value in encrypting.items())],
         "env": [
             {"name": "POSTGRES_PASSWORD", "value": password},
             {"name": "PGDATA", "value": "/data/pgdata"},
         ],
         "readinessProbe": {"exec": {"command": ["pg_isready", "--host=127.0.0.1"]}, "periodSeconds": 1},
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in SCRATCH.items()],
+        "volumeMounts": [
+            *({"name": name, "mountPath": path} for name, path in SCRATCH.items()),
+            {"name": "tls", "mountPath": "/tls", "readOnly": True},
+        ],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     pod = {
         "containers": [container],
-        "volumes": [{"name": name, "emptyDir": {}} for name in SCRATCH],
+        "volumes": [
+            *({"name": name, "emptyDir": {}} for name in SCRATCH),
+            {"name": "tls", "secret": {"secretName": "database", "defaultMode": 0o440}},
+        ],
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 999,
@@ -291,6 +347,12 @@ def _database(image: str, password: str) -> tuple[dict[str, Any], dict[str, Any]
         },
     }
     return (
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "database"},
+            "stringData": {"tls.crt": certificate.file.read_text(), "tls.key": certificate.key.read_text()},
+        },
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",

@@ -104,7 +104,7 @@ def test_two_operators_at_once_do_no_harm(team: Team, operator: Installation, jo
     values = operator.values(
         crds={"enabled": False},
         backend={},
-        backends=[{"name": "default", "secretName": SECRET, "namespaces": ["*"]}],
+        backends=[{"name": "default", "secretName": SECRET, "namespaces": ["*"], "tls": "Disabled"}],
     )
     operator.install("second", values)
     try:
@@ -231,7 +231,7 @@ def test_in_namespaced_mode_one_of_two_namespaces_may_disappear(
 
 
 def test_plain_manifests_install_what_the_chart_does(
-    operator: Installation, operator_image: str, example: Sequence[str], tmp_path: Path
+    operator: Installation, kubectl: Kubectl, operator_image: str, example: Sequence[str], tmp_path: Path
 ):
     operator.uninstall()
     name, tag = operator_image.rsplit(":", 1)
@@ -243,18 +243,24 @@ def test_plain_manifests_install_what_the_chart_does(
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     plain = operator.kubectl
-    with operator.other_database() as url:
+    with operator.other_database() as database:
+        (tmp_path / "url").write_text(database.url)
         try:
-            plain.run("create", "secret", "generic", "pyncette-backend", f"--from-literal=url={url}")
+            # By default, the certificate of the server is verified, by the authorities beside the URL.
+            files = (f"--from-file=url={tmp_path}/url", f"--from-file=ca.crt={database.authority}")
+            for namespace in (plain, kubectl):
+                namespace.run("create", "secret", "generic", "pyncette-backend", *files)
             plain.run("apply", "--server-side", "--force-conflicts", "--kustomize", tmp_path)
             operator.wait_until_ready()
 
-            # A backend is open to the operator's own namespace alone, by default.
-            plain.apply(*example)
-            plain.wait_until_ready("greeting", "daily-report", seconds=90)
-            plain.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
+            # The backend is open to the namespaces with a label.
+            kubectl.apply(*example)
+            kubectl.wait_for_pool("is refused", lambda pool: pool.reason() == "BackendNotAllowed", "default")
+            kubectl.run("label", "namespace", kubectl.namespace, "pyncette.dev/backend=default")
+            kubectl.wait_until_ready("greeting", "daily-report", seconds=90)
+            kubectl.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
         finally:
-            plain.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
+            kubectl.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
             plain.run("delete", "secret", "pyncette-backend")
             # The namespace and the CRDs stay, since others have them.
             plain.run("delete", "--filename", PLAIN / "operator.yaml")

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from tests.cluster.cluster import ROOT, BreakableCluster
 from tests.cluster.installation import CRDS, NAMESPACE, Installation
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.quick_start import Shell, commands, files, section
 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial" / "kubernetes.md"
+
+TEAM = "shop"
+"""The namespace of an application team, on both pages."""
 
 ASKED_SECONDS_MAX = 5
 """From the request for a run to its outcome in the status, beside the time that the run takes."""
@@ -68,13 +72,13 @@ def test_the_quick_start_of_the_readme_goes_as_it_says_command_by_command(
     shell.run(ran)
     waited = time.monotonic() - asked_at
     assert re.search(r"Outcome: +Succeeded", shell.run(described))
-    took = release.kubectl.task("daily-report").last_run_seconds()
+    took = release.kubectl.in_namespace(TEAM).task("daily-report").last_run_seconds()
     assert waited < took + ASKED_SECONDS_MAX
 
     for command in cleaning:
         shell.run(command)
     assert time.monotonic() - began_at < 300
-    assert not release.kubectl.get("namespace", NAMESPACE)
+    assert [name for name in (NAMESPACE, TEAM) if release.kubectl.get("namespace", name)] == []
     assert [crd for crd in CRDS if release.kubectl.get("crd", crd)] == []
 
 
@@ -109,11 +113,12 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
     assert "balcony" in shell.run(shown)
     assert '"message": "watering the tomatoes"' in shell.run(logged)
 
+    kubectl = release.kubectl.in_namespace(TEAM)
     manifest = folder / "balcony.yaml"
     right = manifest.read_text().replace("tomatoes", "basil")
     manifest.write_text(right)
     shell.run(changed)
-    release.kubectl.wait_until("the edit counts", lambda: "watering the basil" in shell.run(logged), 30)
+    kubectl.wait_until("the edit counts", lambda: "watering the basil" in shell.run(logged), 30)
 
     manifest.write_text(right.replace("water", "watr"))
     shell.run(mistaken)
@@ -125,32 +130,30 @@ def test_the_tutorial_goes_as_it_says_on_a_cluster(
 
     shell.run(suspend)
     shell.run(ask)
-    release.kubectl.wait_for_task(
+    kubectl.wait_for_task(
         "balcony", "has done what was asked", lambda task: task.status.get("lastHandledRunRequest")
     )
     shell.run(delete)
     release.clear()
+    release.kubectl.run("delete", "namespace", TEAM)
 
 
 def test_a_task_is_ready_with_a_next_time_and_a_last_success_within_a_minute_of_its_apply(
-    operator: Installation, example: list[str]
+    operator: Installation, kubectl: Kubectl, example: list[str]
 ):
-    kubectl = operator.kubectl
+    kubectl.apply(operator.secret())
     began_at = time.monotonic()
 
     kubectl.apply(*example)
-    try:
-        kubectl.wait_until_ready("greeting", "daily-report")
-        seen = kubectl.wait_for_task(
-            "greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime")
-        )
+    kubectl.wait_until_ready("greeting", "daily-report")
+    seen = kubectl.wait_for_task("greeting", "has succeeded", lambda task: task.time("lastSuccessfulTime"))
 
-        assert time.monotonic() - began_at < READY_SECONDS_MAX
-        assert seen.time("nextScheduleTime") is not None
-        # The pod's own account tells the realm, since no clusterId is configured.
-        stored = json.loads(operator.command("tasks", "--namespace", kubectl.namespace, "--output", "json"))
-        assert {task["name"] for task in stored} >= {"daily-report", "greeting"}
-    finally:
-        kubectl.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
+    assert time.monotonic() - began_at < READY_SECONDS_MAX
+    assert seen.time("nextScheduleTime") is not None
+    # The pod's own account tells the realm, since no clusterId is configured.
+    stored = json.loads(operator.command("tasks", "--namespace", kubectl.namespace, "--output", "json"))
+    assert {task["name"] for task in stored} >= {"daily-report", "greeting"}
+
+    kubectl.run("delete", "pyncettetasks,pyncetteworkerpools", "--all")
 
     kubectl.wait_until("its workers are gone", lambda: not kubectl.worker_pods())

@@ -80,6 +80,18 @@ def test_every_call_of_the_operator_was_allowed(
     assert {f"{call['verb']} {call['requestURI']}" for call in refused} == set()
 
 
+def test_the_admission_policies_denied_nothing_that_the_operator_does(calls: list[dict[str, Any]]):
+    written = [call for call in calls if call["verb"] == "patch" and succeeded(call)]
+    denied = [
+        call
+        for call in calls
+        if "ValidatingAdmissionPolicy" in call.get("responseStatus", {}).get("message", "")
+    ]
+
+    assert {call["objectRef"]["resource"] for call in written} >= {"deployments", "serviceaccounts"}
+    assert {f"{call['verb']} {call['requestURI']}" for call in denied} == set()
+
+
 def test_nothing_is_granted_that_no_scenario_needed(calls: list[dict[str, Any]]):
     used = {right for call in calls if "objectRef" in call for right in rights_of(call)}
 

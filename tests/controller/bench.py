@@ -47,6 +47,7 @@ class Bench:
                 "backends": [{"urlFile": str(folder / "url"), "namespaces": ["*"]}],
                 "resyncSeconds": 300,
                 "podName": "operator-1",
+                "releaseNamespace": "pyncette",
                 **settings,
             }
         )

@@ -93,6 +93,8 @@ class FakeApi:
         self.events: list[Manifest] = []
         """The core/v1 Events that were created."""
         self.namespaces: dict[str, str] = {}
+        self.namespace_labels: dict[str, dict[str, str]] = {}
+        """The labels of namespaces that have some."""
         self.terminating: set[str] = set()
         """Namespaces that are being deleted, and still hold something."""
         self.served_kinds = {*ALL_KINDS}
@@ -200,6 +202,14 @@ class FakeApi:
         if name not in self.namespaces:
             raise NoSuchObjectError(f'namespaces "{name}" not found')
         return self.namespaces[name]
+
+    async def namespaces_with(self, labels: str) -> frozenset[str]:
+        await self._ask_or_fail(Call("namespaces_with", None, None, labels))
+        return frozenset(
+            name
+            for name in self.namespaces
+            if _matches({"metadata": {"labels": self.namespace_labels.get(name, {})}}, labels)
+        )
 
     async def is_namespace_ending(self, name: str) -> bool:
         await self._ask_or_fail(Call("is_namespace_ending", None, None, name))

@@ -7,13 +7,14 @@ from urllib.parse import quote
 
 import pytest
 
+from pyncette.cli.check_backend import try_out
 from pyncette.controller.metrics import Metrics
 from pyncette.controller.reconcile.backends import Backends, OpenBackend, Reach
 from pyncette.controller.reconcile.databases import Databases
 from pyncette.controller.reconcile.queue import Queue
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.errors import StoreRefusedError, StoreUnavailableError
-from pyncette.store.backend import Backend
+from pyncette.store.backend import Backend, read_backend
 
 PASSWORD = "s3cr3t/p@ss:w0rd"
 ENCODED = quote(PASSWORD, safe="")
@@ -25,10 +26,12 @@ def alone():
     return Databases(lambda name, error: None, lambda name: None)
 
 
-async def fault_of(folder, url, reach=None):
+async def fault_of(folder, url, reach=None, tls="Preferred", roles=None):
     """Have the backend of *url* looked after until it is said why it cannot be used."""
     (folder / "url").write_text(url)
-    settings = BackendSettings.model_validate({"urlFile": str(folder / "url"), "namespaces": ["*"]})
+    settings = BackendSettings.model_validate(
+        {"urlFile": str(folder / "url"), "namespaces": ["*"], "tls": tls, "roles": roles}
+    )
     backend = OpenBackend(settings, alone(), Metrics(), **({} if reach is None else {"reach": reach}))
     told = asyncio.Event()
     keeping = asyncio.ensure_future(backend.keep(told.set))
@@ -63,12 +66,13 @@ def assert_tells_no_secret(text):
         "no-such-scheme://shop:{}@host",
     ],
 )
-async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, caplog, monkeypatch, url):
+@pytest.mark.parametrize("tls", ["Preferred", "Required"])
+async def test_no_backend_that_cannot_be_reached_shows_its_password(tmp_path, caplog, monkeypatch, url, tls):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, ENCODED)
 
     with caplog.at_level(logging.DEBUG, "pyncette"):
-        fault = await fault_of(tmp_path, url.replace("{}", ENCODED))
+        fault = await fault_of(tmp_path, url.replace("{}", ENCODED), tls=tls)
 
     assert fault
     assert_tells_no_secret(fault)
@@ -174,3 +178,47 @@ async def test_the_log_of_a_pass_that_a_backend_failed_reports_no_secret(tmp_pat
 
     assert "wrong: …" in str([vars(record) for record in caplog.records])
     assert_tells_no_secret(caplog.text + str([vars(record) for record in caplog.records]))
+
+
+async def test_a_database_of_its_own_gets_a_role_for_the_operator_and_one_for_workers(tmp_path, own_postgres):
+    with own_postgres.fresh_database() as url:
+        place = url.rpartition("@")[2]
+        (tmp_path / "url").write_text(f"postgresql://owner:pw-1@{place}")
+        (tmp_path / "worker-url").write_text(f"postgresql://worker:pw-2@{place}\n")
+        (tmp_path / "password").write_text(f"{own_postgres.password}\n")
+        roles = {
+            "passwordFile": str(tmp_path / "password"),
+            "workerUrlFile": str(tmp_path / "worker-url"),
+        }
+        settings = BackendSettings.model_validate(
+            {"urlFile": str(tmp_path / "url"), "namespaces": ["*"], "tls": "Disabled", "roles": roles}
+        )
+        backend = OpenBackend(settings, alone(), Metrics())
+        ready = asyncio.Event()
+        keeping = asyncio.ensure_future(backend.keep(ready.set))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await ready.wait()
+            assert not backend.fault
+            users = own_postgres.execute(
+                f"SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'"
+            )
+            assert [row["usename"] for row in users] == ["owner"]
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+        worker = read_backend((tmp_path / "worker-url").read_text().strip())
+        assert all(step.works for step in await try_out(worker, ""))
+
+
+@pytest.mark.parametrize("missing", ["password", "worker-url"])
+async def test_a_missing_file_for_the_roles_of_a_database_is_named(tmp_path, missing):
+    (tmp_path / "url").write_text("postgresql://owner:pw-1@127.0.0.1:1/d")
+    (tmp_path / "worker-url").write_text("postgresql://worker:pw-2@127.0.0.1:1/d")
+    (tmp_path / "password").write_text("pw")
+    (tmp_path / missing).unlink()
+    roles = {"passwordFile": str(tmp_path / "password"), "workerUrlFile": str(tmp_path / "worker-url")}
+
+    fault = await fault_of(tmp_path, "postgresql://owner:pw-1@127.0.0.1:1/d", roles=roles)
+
+    assert f"{tmp_path}/{missing} cannot be read: No such file or directory" in fault

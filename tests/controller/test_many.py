@@ -50,6 +50,7 @@ async def operating(api, backend):
         {
             "clusterId": CLUSTER,
             "backends": [{"namespaces": ["*"]}],
+            "releaseNamespace": "pyncette",
             "resyncSeconds": 3600,
             "statusWritesPerSecond": 10_000,
         }

@@ -37,10 +37,10 @@ def test_our_own_kinds_are_written_in_their_status_alone():
 
 def test_what_only_a_cluster_role_can_give_is_never_in_a_role():
     for row in PERMISSIONS:
-        assert (row.scope is Scope.CLUSTER) == ("namespaces" in row.resources)
+        assert (row.scope in {Scope.CLUSTER, Scope.SELECTOR}) == ("namespaces" in row.resources)
 
 
-def test_namespaces_are_read_by_name_and_never_listed():
-    (row,) = [row for row in PERMISSIONS if "namespaces" in row.resources]
+def test_namespaces_are_read_by_name_and_listed_only_for_a_selector():
+    rows = {row.scope: row.verbs for row in PERMISSIONS if "namespaces" in row.resources}
 
-    assert row.verbs == ("get",)
+    assert rows == {Scope.CLUSTER: ("get",), Scope.SELECTOR: ("list",)}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyncette.controller.reconcile.open_namespaces import OpenNamespaces
 from pyncette.controller.settings import load_settings
 from pyncette.errors import ConfigurationError
 
@@ -16,42 +17,42 @@ def load(tmp_path):
     return load
 
 
-def test_an_empty_file_gives_the_defaults(load):
-    settings = load("")
+LEAST = "backends: [{namespaces: [shop]}]"
+
+
+def test_a_file_with_a_backend_gives_the_defaults(load):
+    settings = load(LEAST)
 
     assert [backend.name for backend in settings.backends] == ["default"]
     assert str(settings.backends[0].path) == "/etc/pyncette/backends/default/url"
+    assert settings.backends[0].tls == "Required"
     assert settings.watches("anything")
 
 
 def test_the_environment_describes_the_pod_unless_the_file_does(load):
-    pod = {"POD_NAMESPACE": "system", "POD_NAME": "operator-1", "POD_UID": "u1"}
+    pod = {
+        "POD_NAMESPACE": "system",
+        "POD_NAME": "operator-1",
+        "POD_UID": "u1",
+        "POD_SERVICE_ACCOUNT": "pyncette-operator",
+    }
 
-    assert load("", **pod).release_namespace == "system"
-    assert load("releaseNamespace: other", **pod).release_namespace == "other"
-    assert (load("", **pod).pod_name, load("", **pod).pod_uid) == ("operator-1", "u1")
+    assert load(LEAST, **pod).release_namespace == "system"
+    assert load(f"{LEAST}\nreleaseNamespace: other", **pod).release_namespace == "other"
+    assert (load(LEAST, **pod).pod_name, load(LEAST, **pod).pod_uid) == ("operator-1", "u1")
+    assert load(LEAST, **pod).pod_service_account == "pyncette-operator"
 
 
-def test_a_backend_is_open_to_the_operator_s_own_namespace_unless_it_says_to_which(load):
-    own, some, every = load(
-        "backends: [{name: a}, {name: b, namespaces: [shop]}, {name: c, namespaces: ['*']}]"
-    ).backends
+def test_a_backend_is_open_to_the_namespaces_of_its_list_and_to_no_other_by_default(load):
+    some, every = load("backends: [{name: b, namespaces: [shop]}, {name: c, namespaces: ['*']}]").backends
 
-    assert [own.is_open_to(namespace, "system") for namespace in ("system", "shop", "x")] == [
-        True,
-        False,
-        False,
-    ]
-    assert [some.is_open_to(namespace, "system") for namespace in ("system", "shop", "x")] == [
-        False,
-        True,
-        False,
-    ]
-    assert every.is_open_to("x", "system")
+    is_open = OpenNamespaces([some, every]).is_open
+    assert [is_open("b", namespace) for namespace in ("default", "shop", "x")] == [False, True, False]
+    assert is_open("c", "x")
 
 
 def test_only_the_namespaces_that_are_listed_are_watched(load):
-    settings = load("clusterId: east\nnamespaces: [shop]")
+    settings = load(f"clusterId: east\nnamespaces: [shop]\n{LEAST}")
 
     assert settings.watches("shop")
     assert not settings.watches("other")
@@ -62,9 +63,33 @@ def test_only_the_namespaces_that_are_listed_are_watched(load):
     [
         ("clusterid: east", "unknown field; did you mean clusterId?"),
         ("clusterId: a/b", "clusterId"),
-        ("namespaces: [shop]", "clusterId is required where namespaces are listed"),
+        (f"{LEAST}\nnamespaces: [shop]", "clusterId is required where namespaces are listed"),
         ("backends: []", "backends"),
-        ("backends: [{name: a}, {name: a}]", "two backends have the same name"),
+        ("clusterId: east", "backends: is required"),
+        (
+            "backends: [{name: a}]",
+            "backends[0].namespaces: is required: list the namespaces whose pools may use",
+        ),
+        ("backends: [{namespaces: []}]", "backends[0].namespaces: is required"),
+        (
+            "backends: [{namespaces: [a], namespaceSelector: {matchLabels: {a: b}}}]",
+            "backends[0].namespaceSelector: stands instead of namespaces",
+        ),
+        (
+            "clusterId: east\nnamespaces: [a]\nbackends: [{namespaceSelector: {matchLabels: {a: b}}}]",
+            "takes the right to list the namespaces of the cluster",
+        ),
+        ("backends: [{namespaceSelector: {matchLabels: {}}}]", "backends[0].namespaceSelector.matchLabels"),
+        ("backends: [{namespaceSelector: {matchLabels: {'a=b,c': d}}}]", "namespaceSelector.matchLabels"),
+        ("backends: [{namespaceSelector: {matchLabels: {a: 'b,c'}}}]", "namespaceSelector.matchLabels"),
+        (
+            "backends: [{name: a, namespaces: [a]}, {name: a, namespaces: [b]}]",
+            "two backends have the same name",
+        ),
+        (
+            f"{LEAST}\nallowPoolsInReleaseNamespace: true",
+            "podServiceAccount: is required with allowPoolsInReleaseNamespace",
+        ),
         ("backends: [{nme: a}]", "backends[0].nme: unknown field"),
         ("backends: [{migrate: Sometimes}]", "must be Auto or Manual"),
         ("resyncSeconds: 1", "resyncSeconds: must be at least 5"),

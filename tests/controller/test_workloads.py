@@ -84,6 +84,14 @@ def test_a_pool_is_an_account_a_budget_and_a_deployment_of_one_name_and_one_owne
 
 def test_the_account_brings_no_token_into_pods():
     assert made().service_account["automountServiceAccountToken"] is False
+    assert pod()["spec"]["automountServiceAccountToken"] is False
+
+
+def test_an_account_that_the_pool_names_brings_its_token_only_if_the_template_says_so():
+    assert pod(serviceAccountName="mine")["spec"]["automountServiceAccountToken"] is False
+
+    template = {"spec": {"automountServiceAccountToken": True}}
+    assert pod(serviceAccountName="mine", template=template)["spec"]["automountServiceAccountToken"] is True
 
 
 def test_no_account_is_made_where_the_pool_names_one():
@@ -139,13 +147,27 @@ def test_a_realm_is_not_taken_for_the_name_of_a_variable():
     assert realm == "$$(HOME)/a/b"
 
 
-def test_pods_get_one_key_of_the_backends_secret_as_a_file_and_never_its_value():
+def test_pods_get_the_url_and_the_authorities_of_the_backends_secret_as_files_and_no_other_key():
     template = made(PoolBackend("main", "main-database", "dsn")).deployment["spec"]["template"]
     [volume] = [each for each in template["spec"]["volumes"] if each["name"] == "pyncette-backend"]
 
-    assert volume["secret"]["secretName"] == "main-database"
-    assert volume["secret"]["items"] == [{"key": "dsn", "path": "url"}]
+    url, authorities = (source["secret"] for source in volume["projected"]["sources"])
+    assert url == {"name": "main-database", "items": [{"key": "dsn", "path": "url"}]}
+    assert authorities == {
+        "name": "main-database",
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+        "optional": True,
+    }
     assert "secretKeyRef" not in json.dumps(template)
+
+
+@pytest.mark.parametrize("tls", ["Required", "Preferred", "Disabled"])
+def test_workers_are_told_the_tls_of_their_backend(tls):
+    [container] = made(PoolBackend("main", "main-database", "dsn", tls)).deployment["spec"]["template"][
+        "spec"
+    ]["containers"]
+
+    assert {"name": "PYNCETTE_BACKEND_TLS", "value": tls} in container["env"]
 
 
 def restored(**changes):
@@ -293,6 +315,16 @@ REFUSED = {
     "another backend": (
         {"spec": {"containers": [{"name": "worker", "env": [{"name": "PYNCETTE_BACKEND", "value": "x"}]}]}},
         f"{WORKER}.env[name=PYNCETTE_BACKEND]: the URL comes from a Secret",
+    ),
+    "less TLS": (
+        {
+            "spec": {
+                "containers": [
+                    {"name": "worker", "env": [{"name": "PYNCETTE_BACKEND_TLS", "value": "disabled"}]}
+                ]
+            }
+        },
+        f"{WORKER}.env[name=PYNCETTE_BACKEND_TLS]: the operator's settings say it for the backend; leave it out",
     ),
     "another realm": (
         {"spec": {"containers": [{"name": "worker", "env": [{"name": "PYNCETTE_REALM", "value": "x"}]}]}},

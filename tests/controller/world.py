@@ -47,6 +47,8 @@ class World:
                 "backends": [{"name": name, "urlFile": name, "namespaces": ["*"]} for name in self.backends],
                 "resyncSeconds": RESYNC_SECONDS,
                 "podName": "operator-1",
+                "podServiceAccount": "pyncette-operator",
+                "releaseNamespace": "pyncette",
                 **settings,
             }
         )
@@ -70,7 +72,7 @@ class World:
             self.loop.spawn("twin", self._operate)
 
     async def _operate(self):
-        reach = Reach(lambda name: self.backends[name], self.clock)
+        reach = Reach(lambda settings: self.backends[settings.name], self.clock)
         self.operator = Operator(self.settings, CLUSTER, self.api, self.settings.namespaces, reach=reach)
         self.api.watch(self.operator.seen)
         self.operator.liveness.discovered()

@@ -4,12 +4,21 @@ Real servers for tests, benchmarks and examples: started on a free loopback port
 A server that cannot be had is an error with the command that installs it, never a skipped test.
 """
 
-from tests.servers.dynamodb import DynamoDb, Moto, OwnDynamoDb, open_dynamodb
+from tests.servers.dynamodb import DynamoDb, Moto, OwnDynamoDb, open_dynamodb, open_dynamodb_with_tls
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.kubernetes import Account, ApiServer, open_apiserver
 from tests.servers.kubernetes_client import ApiError, Client
-from tests.servers.mysql import MARIADB, MYSQL, GivenMysql, Mysql, OwnMysql, Product, open_mysql
-from tests.servers.postgres import GivenPostgres, OwnPostgres, Postgres, open_postgres
+from tests.servers.mysql import (
+    MARIADB,
+    MYSQL,
+    GivenMysql,
+    InstalledMysql,
+    Mysql,
+    OwnMysql,
+    Product,
+    open_mysql,
+)
+from tests.servers.postgres import GivenPostgres, InstalledPostgres, OwnPostgres, Postgres, open_postgres
 from tests.servers.redis import (
     REDIS,
     VALKEY,
@@ -41,6 +50,8 @@ __all__ = [
     "GivenMysql",
     "GivenPostgres",
     "GivenRedis",
+    "InstalledMysql",
+    "InstalledPostgres",
     "MissingServerError",
     "Moto",
     "Mysql",
@@ -59,6 +70,7 @@ __all__ = [
     "open_apiserver",
     "open_cluster",
     "open_dynamodb",
+    "open_dynamodb_with_tls",
     "open_mysql",
     "open_postgres",
     "open_redis",

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ import aioboto3  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from tests.servers import machine
+from tests.servers.certificates import make_certificate
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.wrong_clock import wrong_clock
 
@@ -310,9 +312,25 @@ class Moto(OwnDynamoDb):
         serve = (
             "import sys; from werkzeug.serving import run_simple;"
             "from moto.server import DomainDispatcherApplication, create_backend_app;"
-            "run_simple('127.0.0.1', int(sys.argv[1]), DomainDispatcherApplication(create_backend_app))"
+            "run_simple('127.0.0.1', int(sys.argv[1]), DomainDispatcherApplication(create_backend_app),"
+            " ssl_context=tuple(sys.argv[2:]) or None)"
         )
         return [sys.executable, "-c", serve, str(self.port)]
+
+
+class MotoWithTls(Moto):
+    """One that speaks TLS alone, with a certificate that `authority` vouches for: its own."""
+
+    @property
+    def endpoint(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        return self._folder / "localhost.pem"
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), *map(str, make_certificate(self._folder))]
 
 
 def open_dynamodb(*, own: bool = False, durable: bool = False, fast: bool = False) -> DynamoDb:
@@ -337,6 +355,13 @@ def open_dynamodb(*, own: bool = False, durable: bool = False, fast: bool = Fals
 
 
 @contextmanager
+def open_dynamodb_with_tls() -> Iterator[MotoWithTls]:
+    """A server of our own that speaks TLS, and credentials for it."""
+    with credentials(), MotoWithTls() as server:
+        yield server
+
+
+@contextmanager
 def credentials() -> Iterator[Mapping[str, str]]:
     """Credentials in the environment, for us and for the programs that we start, unless there are some."""
     if os.environ.get(URL_VARIABLE):
@@ -349,7 +374,7 @@ def credentials() -> Iterator[Mapping[str, str]]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)  # a test may have removed it
             else:
                 os.environ[name] = value
 
@@ -430,6 +455,8 @@ def _answers(endpoint: str) -> bool:
             return True
     except urllib.error.HTTPError:
         return True  # what it says to somebody without a signature
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLCertVerificationError)
     except OSError:
         return False
 

@@ -485,6 +485,8 @@ class ApiServer:
             "secure-port": self.port,
             "cert-dir": self.authority.parent,
             "authorization-mode": "RBAC",
+            # As every installer has it: admission decides about privileged pods.
+            "allow-privileged": "true",
             "token-auth-file": self._folder / "tokens.csv",
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": self._folder / "accounts.key",

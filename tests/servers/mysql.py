@@ -23,6 +23,7 @@ import asyncmy
 import asyncmy.errors
 
 from tests.servers import machine
+from tests.servers.certificates import Certificate, make_certificate
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.unpacked import unpacked
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
@@ -313,6 +314,13 @@ class InstalledMysql(OwnMysql):
     def stop(self, mode: StopMode = "fast") -> None:
         assert self._process is not None
         self._end(self._process, signal.SIGTERM if mode == "fast" else signal.SIGKILL)
+
+    def encrypt(self) -> Certificate:
+        """Accept TLS from now on, with the certificate for `localhost` that is returned."""
+        certificate = make_certificate(self._folder)
+        self._common += [f"--ssl-cert={certificate.file}", f"--ssl-key={certificate.key}"]
+        self.restart()
+        return certificate
 
     def close(self) -> None:
         if self._process is not None:

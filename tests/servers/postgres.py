@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from tests.servers import machine
+from tests.servers.certificates import Certificate, make_certificate
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
 
@@ -238,6 +239,18 @@ class InstalledPostgres(OwnPostgres):
 
     def close(self) -> None:
         self._watchdog.fire()
+
+    def encrypt(self) -> Certificate:
+        """Accept TLS from now on, with the certificate for `localhost` that is returned."""
+        certificate = make_certificate(self._folder, account=self._account)
+        for name, value in {
+            "ssl_cert_file": certificate.file,
+            "ssl_key_file": certificate.key,
+            "ssl": "on",
+        }.items():
+            self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.restart()  # a reload would be enough, and nothing tells when it has been read
+        return certificate
 
     def _start_first_time(self) -> None:
         self.start()

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import redis
 
 from tests.servers import machine
+from tests.servers.certificates import make_certificate
 from tests.servers.errors import MissingServerError, ServerDidNotStartError
 from tests.servers.unpacked import unpacked
 from tests.servers.wrong_clock import HOW_TO_GET_A_WRONG_CLOCK, wrong_clock
@@ -389,20 +390,13 @@ class RedisWithTls(OwnRedis):
     """A server that also listens for TLS, with a certificate that `authority` vouches for: its own."""
 
     def _bring_up(self) -> None:
-        self.authority = self._folder / "certificate.pem"
-        key = self._folder / "key.pem"
-        made = self._account.run(
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-            "-keyout", key, "-out", self.authority,
-        )  # fmt: skip
-        if made.returncode != 0:
-            raise ServerDidNotStartError(made.stderr)
+        certificate = make_certificate(self._folder, account=self._account)
+        self.authority = certificate.file
         self.tls_port = machine.free_port()
         self.node = self._new_node(
             f"tls-port {self.tls_port}",
             f"tls-cert-file {self.authority}",
-            f"tls-key-file {key}",
+            f"tls-key-file {certificate.key}",
             f"tls-ca-cert-file {self.authority}",
             "tls-auth-clients no",
         )

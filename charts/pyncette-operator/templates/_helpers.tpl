@@ -90,7 +90,15 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
 {{- $given := .Values.backends -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
-{{- $given = append $given (pick . "name" "secretName" "secretKey" "namespaces" "migrate") -}}
+{{- $own := pick . "name" "secretName" "secretKey" "namespaces" "migrate" -}}
+{{- /* Its pod has no certificate. */ -}}
+{{- $_ := set $own "tls" "Disabled" -}}
+{{- $folder := printf "/etc/pyncette/backends/%s" .name -}}
+{{- $_ := set $own "roles" (dict
+      "administrator" .username
+      "passwordFile" (printf "%s/password" $folder)
+      "workerUrlFile" (printf "%s/worker-url" $folder)) -}}
+{{- $given = append $given $own -}}
 {{- end -}}
 {{- end -}}
 {{- range $given -}}
@@ -98,9 +106,13 @@ pyncette.backends: all backends in full, the embedded one among them, as {"backe
       "name" .name
       "secretName" .secretName
       "secretKey" (.secretKey | default "url")
+      "workerSecretName" (.workerSecretName | default "")
       "urlFile" (printf "/etc/pyncette/backends/%s/url" .name)
+      "tls" (.tls | default "Required")
       "namespaces" (.namespaces | default list)
-      "migrate" (.migrate | default "Auto")) -}}
+      "namespaceSelector" .namespaceSelector
+      "migrate" (.migrate | default "Auto")
+      "roles" .roles) -}}
 {{- end -}}
 {{- toYaml (dict "backends" $all) -}}
 {{- end -}}
@@ -110,7 +122,7 @@ pyncette.open: the namespaces that the operator watches and whose pools may use 
 {"namespaces": […]}; "*" stands for all. Call with (dict "root" $ "backend" one of the backends).
 */}}
 {{- define "pyncette.open" -}}
-{{- $allowed := .backend.namespaces | default (list .root.Release.Namespace) -}}
+{{- $allowed := .backend.namespaces -}}
 {{- $watched := .root.Values.namespaces -}}
 {{- $open := $allowed -}}
 {{- if $watched -}}
@@ -127,6 +139,26 @@ pyncette.open: the namespaces that the operator watches and whose pools may use 
 {{- end -}}
 
 {{/*
+pyncette.ownSecrets: the Secrets that the operator's pod reads, but for those of the backends, as {"names": […]}.
+*/}}
+{{- define "pyncette.ownSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.extraVolumes -}}
+{{- $names = append $names (dig "secret" "secretName" "" .) -}}
+{{- range dig "projected" "sources" list . -}}
+{{- $names = append $names (dig "secret" "name" "" .) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- $names = append $names (dig "valueFrom" "secretKeyRef" "name" "" .) -}}
+{{- end -}}
+{{- range .Values.extraEnvFrom -}}
+{{- $names = append $names (dig "secretRef" "name" "" .) -}}
+{{- end -}}
+{{- toYaml (dict "names" (without (uniq $names) "")) -}}
+{{- end -}}
+
+{{/*
 pyncette.settings: the settings file of the operator. Without releaseNamespace, which the pod knows by itself.
 */}}
 {{- define "pyncette.settings" -}}
@@ -134,6 +166,7 @@ pyncette.settings: the settings file of the operator. Without releaseNamespace, 
 {{- $_ := set $settings "clusterId" .Values.clusterId -}}
 {{- $_ := set $settings "namespaces" .Values.namespaces -}}
 {{- $_ := set $settings "backends" (include "pyncette.backends" . | fromYaml).backends -}}
+{{- $_ := set $settings "ownSecrets" (include "pyncette.ownSecrets" . | fromYaml).names -}}
 {{- $_ := set $settings "health" 8080 -}}
 {{- $_ := set $settings "metrics" (ternary 9090 0 .Values.metrics.enabled) -}}
 {{- toYaml $settings -}}
@@ -145,7 +178,7 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- define "pyncette.checked" -}}
 {{- $backends := (include "pyncette.backends" . | fromYaml).backends -}}
 {{- if not $backends -}}
-{{- fail "No backend is configured. Pass a Secret with the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' (or, for evaluation, set backend.embedded.enabled and backend.embedded.secretName)." -}}
+{{- fail "No backend is configured. Pass a Secret with the URL of a database: --set 'backends[0].name=default' --set 'backends[0].secretName=pyncette-backend' --set 'backends[0].namespaces={shop}' (or, for evaluation, set backend.embedded.enabled, backend.embedded.secretName and backend.embedded.namespaces)." -}}
 {{- end -}}
 {{- if and .Values.namespaces (not .Values.clusterId) -}}
 {{- fail "clusterId is required with namespaces, since the operator then cannot read the uid of kube-system. Choose a name that is unique among the clusters on the database, and do not change it." -}}
@@ -156,8 +189,17 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- fail (printf "Two backends have the name %q. Rename one of them (backend.embedded.name is the name of the embedded one)." .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
-{{- if not (include "pyncette.open" (dict "root" $ "backend" .) | fromYaml).namespaces -}}
-{{- fail (printf "No pool can use the backend %q: it is open only to %s, and the operator serves %s. Add some of these to the namespaces of the backend, or \"*\"." .name (.namespaces | default (list $.Release.Namespace) | join ", ") (join ", " $.Values.namespaces)) -}}
+{{- if .namespaceSelector -}}
+{{- if .namespaces -}}
+{{- fail (printf "The backend %q has namespaces and a namespaceSelector. Remove one of them." .name) -}}
+{{- end -}}
+{{- if $.Values.namespaces -}}
+{{- fail (printf "The backend %q has a namespaceSelector, for which the operator needs the right to list the namespaces of the cluster. With namespaces, it has no such right: list the namespaces of the backend, too." .name) -}}
+{{- end -}}
+{{- else if not .namespaces -}}
+{{- fail (printf "The backend %q is open to no namespace. List the namespaces whose pools may use it in its namespaces (\"*\" for all), or set its namespaceSelector." .name) -}}
+{{- else if not (include "pyncette.open" (dict "root" $ "backend" .) | fromYaml).namespaces -}}
+{{- fail (printf "No pool can use the backend %q: it is open only to %s, and the operator serves %s. Add some of these to the namespaces of the backend, or \"*\"." .name (join ", " .namespaces) (join ", " $.Values.namespaces)) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
@@ -180,7 +222,7 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}
 {{- if not .secretName -}}
-{{- fail (printf "backend.embedded.secretName is required: pass the name of a Secret with the keys %s and %s. The chart does not create passwords." .passwordKey .secretKey) -}}
+{{- fail (printf "backend.embedded.secretName is required: pass the name of a Secret with the keys %s, %s and %s. The chart does not create passwords." .passwordKey .secretKey .workerKey) -}}
 {{- end -}}
 {{- if and .emptyDir (or .existingClaim (not (kindIs "invalid" .storageClass))) -}}
 {{- fail "backend.embedded.emptyDir is mutually exclusive with existingClaim and storageClass." -}}

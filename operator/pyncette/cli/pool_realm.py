@@ -16,7 +16,6 @@ from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_se
 from pyncette.core.suggestions import nearest
 from pyncette.mirror.conversion import realm_of
 from pyncette.store.backend import Backend
-from pyncette.store.backend_file import read_backend_file
 
 IN_THE_POD = "kubectl exec deployment/pyncette-operator -- pyncette …"
 
@@ -72,4 +71,4 @@ def _backend(settings: OperatorSettings, manifest: Manifest) -> Backend:
     backend = settings.backend(name)
     if backend is None:
         raise Failure(f"the backend {name} of the pool is not in the operator's settings")
-    return read_backend_file(str(backend.path))
+    return backend.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from pyncette.core.record import check_realm
@@ -13,6 +14,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, read_backend
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import PARTITION_BYTES_MAX
+from pyncette.store.tls import Tls
 from pyncette.telemetry.logs import FORMATS, LEVELS
 
 PREFIX: Final = "PYNCETTE_"
@@ -92,17 +94,18 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
     values: dict[str, Any] = {}
     faults: list[str] = []
     environment, options = _one_backend(environment, options, faults)
-    for setting in SETTINGS:
+    for setting in sorted(SETTINGS, key=lambda setting: setting is not BACKEND_TLS):
         option = options.get(setting.name)
         text = environment.get(setting.variable) if option is None else option
         if text is None or (option is None and not text.strip()):
             continue  # an empty variable counts as not set
         try:
-            values[setting.name] = setting.read(text)
+            values[setting.name] = _reader(setting, values.get(BACKEND_TLS.name))(text)
         except ConfigurationError as error:
             faults.append(f"{setting.variable if option is None else setting.option}: {error}")
     if faults:
         raise ConfigurationError("; ".join(faults))
+    values.pop(BACKEND_TLS.name, None)
     if BACKEND_FILE.name in values:
         values[BACKEND.name] = values.pop(BACKEND_FILE.name)
     return Settings(**values, warnings=tuple(_unknown(environment)))
@@ -124,6 +127,15 @@ def _one_backend(
     if len(given) > 1:
         options = {name: text for name, text in options.items() if name not in {s.name for s in both}}
     return environment, options
+
+
+def _reader(setting: Setting, tls: Tls | None) -> Callable[[str], Any]:
+    """Return what parses the text of *setting*. A backend is held to *tls*, if that is configured."""
+    if tls is not None and setting is BACKEND:
+        return lambda text: read_backend(text).with_tls(tls)
+    if tls is not None and setting is BACKEND_FILE:
+        return partial(read_backend_file, tls=tls)
+    return setting.read
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
@@ -195,6 +207,10 @@ def _one_of(names: tuple[str, ...], change: Callable[[str], str]) -> Callable[[s
     return read
 
 
+def _tls(text: str) -> Tls:
+    return Tls(_one_of(tuple(level.value for level in Tls), str.capitalize)(text))
+
+
 BACKEND: Final = Setting(
     "backend", "PYNCETTE_BACKEND", read_backend, f"The backend that stores records: {EXAMPLES}.", "URL"
 )
@@ -205,10 +221,19 @@ BACKEND_FILE: Final = Setting(
     "A file with the URL of the backend. Each new connection reads it again, so the password may change.",
     "FILE",
 )
+BACKEND_TLS: Final = Setting(
+    "backend_tls",
+    "PYNCETTE_BACKEND_TLS",
+    _tls,
+    "required: verify certificate and host name of the backend, and trust ca.crt beside the file of the backend, if it is there. "
+    "preferred: encrypt if the server can. disabled: do not. By default the URL decides, and it may always ask for more.",
+    "LEVEL",
+)
 
 SETTINGS: Final = (
     BACKEND,
     BACKEND_FILE,
+    BACKEND_TLS,
     Setting(
         "realm",
         "PYNCETTE_REALM",

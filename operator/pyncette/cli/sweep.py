@@ -17,7 +17,6 @@ from pyncette.controller.reconcile.removal_notice import (
 )
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
 from pyncette.store.backend import Backend
-from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 
 
@@ -48,7 +47,7 @@ def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
         raise Failure(
             f"no backend configured: set PYNCETTE_BACKEND or pass --backend, or run this in the operator's pod, which has {path}"
         )
-    return [read_backend_file(str(backend.path)) for backend in load_settings(path, {}).backends]
+    return [backend.read() for backend in load_settings(path, {}).backends]
 
 
 def held_back(backends: Sequence[Backend], selection: Selection) -> list[Held]:

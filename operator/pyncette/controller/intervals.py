@@ -16,6 +16,8 @@ class Intervals(NamedTuple):
     """Scans take at most one part in this many of the time, however many tasks there are."""
     backend: float = 5.0
     """Between two health checks of a backend, which also read its time."""
+    namespaces: float = 10.0
+    """Between two reads of the namespaces that the selectors of backends select."""
     deletions: float = 2.0
     """Deletions within this time are one event: a namespace is deleted object by object."""
     confirmation: float = 2.0

@@ -27,6 +27,8 @@ class Scope(StrEnum):
     """In the namespace that the operator itself runs in, whether it is watched or not."""
     CLUSTER = "cluster"
     """In the cluster as a whole, and only if all of its namespaces are watched."""
+    SELECTOR = "selector"
+    """The same, and only if a backend has a selector of namespaces."""
 
 
 class Permission(NamedTuple):
@@ -86,6 +88,13 @@ PERMISSIONS: Final = (
         "Many tasks that are deleted at once are stopped without confirmation only if their namespace is deleted. "
         "The uid of kube-system is the cluster id, unless the settings name another.",
         Scope.CLUSTER,
+    ),
+    Permission(
+        CORE,
+        ("namespaces",),
+        ("list",),
+        "The namespaces that the selector of a backend selects.",
+        Scope.SELECTOR,
     ),
 )
 """

@@ -159,6 +159,11 @@ class Reason(Enum):
         "The template cannot be merged, changes what is the operator's, or is below the restricted Pod Security Standard.",
         "Warning",
     )
+    NAMESPACE_REFUSED = (
+        "NamespaceRefused",
+        "The pool is in the namespace of the operator, and would use its ServiceAccount or its Secrets, or is not allowed there.",
+        "Warning",
+    )
     NAME_TAKEN = (
         "NameTaken",
         "An object that the pool needs exists already and belongs to someone else. It is left alone.",

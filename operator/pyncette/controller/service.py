@@ -8,13 +8,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
-from itertools import groupby
 from typing import Final
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import (
     DEPLOYMENTS,
-    PODS,
     POOLS,
     TASKS,
     Api,
@@ -31,15 +29,16 @@ from pyncette.controller.cluster.objects import Change, News, Objects
 from pyncette.controller.cluster.watch import MANAGED
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.metrics import FOREIGN, HELD_BACK, OVERFULL, UNWATCHED, Metrics
-from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.backends import REAL, Backends, OpenBackend, Reach
 from pyncette.controller.reconcile.dependencies import dependency_of, dependency_on
 from pyncette.controller.reconcile.locations import Locations
 from pyncette.controller.reconcile.memory_budget import MEBIBYTE, MemoryLimits
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.namespace_scans import NamespaceScans
+from pyncette.controller.reconcile.open_namespaces import Changes
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.queue import SLOW_PASSES, Queue, Urgency
+from pyncette.controller.reconcile.removal_events import RemovalEvents
 from pyncette.controller.reconcile.sweep import Sweep, SweepListener
 from pyncette.controller.reconcile.tasks import Tasks
 from pyncette.controller.reconcile.unlisted import UnlistedRecords
@@ -47,15 +46,10 @@ from pyncette.controller.settings import OperatorSettings
 from pyncette.controller.status.condition_counts import ConditionCounts
 from pyncette.controller.status.conditions import STALLED
 from pyncette.controller.status.event_queue import EventQueue
-from pyncette.controller.status.events import (
-    EventContent,
-    Regarding,
-    event,
-    held_back_in_all_message,
-    held_back_message,
-)
+from pyncette.controller.status.events import EventContent, Regarding, event
 from pyncette.controller.status.writer import Statuses
 from pyncette.controller.workloads.pod_template import POOL_LABEL
+from pyncette.controller.workloads.release_namespace import ReleaseNamespace
 from pyncette.errors import PyncetteException
 
 logger = logging.getLogger(__name__)
@@ -115,17 +109,25 @@ class Operator:
         self._statuses = Statuses(
             api, settings.status_writes_per_second, self._seen, self._written, self._again, self.metrics
         )
+        held_back = RemovalEvents(settings, self._mirrored, self._events, self._backends.clock)
         self._sweep = Sweep(
             settings,
             cluster_id,
             self._mirrored,
             self._is_gone,
             self._is_ending,
-            SweepListener(self._count_stopped, self._report_held),
+            SweepListener(self._count_stopped, held_back.report),
             intervals,
         )
         self._pools = Pools(
-            cluster_id, api, self._objects, self._backends, self._mirrored, self._statuses, self._pool_changed
+            cluster_id,
+            api,
+            self._objects,
+            self._backends,
+            self._mirrored,
+            self._statuses,
+            ReleaseNamespace.of(settings),
+            self._pool_changed,
         )
         self._tasks = Tasks(
             api,
@@ -222,6 +224,8 @@ class Operator:
             working.create_task(self._events.run())
             working.create_task(self._sweep.run(list(self._backends)))
             working.create_task(self._resync_loop())
+            following = self._backends.open_namespaces.follow(self._api, self._opened_or_closed)
+            working.create_task(following)
 
     async def _end(self) -> None:
         await self._ended
@@ -233,6 +237,7 @@ class Operator:
     # --- Reconciling -------------------------------------------------------------------------------------------------
 
     async def _reconcile(self, reference: Reference) -> float | None:
+        self._opened_or_closed(await self._backends.open_namespaces.look(self._api, reference.namespace))
         try:
             if reference.kind is TASKS:
                 return await self._tasks.reconcile(reference.object_name)
@@ -307,6 +312,16 @@ class Operator:
             self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
             self._pool_changed(pool)
 
+    def _opened_or_closed(self, changes: Changes) -> None:
+        """Queue all that is in the namespaces of the *changes*, and scan the backends again."""
+        for name, namespaces in changes.items():
+            place = self._backends.store_name(name)
+            self._scans[place].restart()
+            for pool in self._pools.on(place):
+                if pool.namespace in namespaces:
+                    self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
+                    self._pool_changed(pool)
+
     def _forget_former(self) -> None:
         """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
         self._mirrored.keep_only({backend.store_name for backend in self._backends})
@@ -362,6 +377,7 @@ class Operator:
         """List everything, however long the API server takes to answer: nothing can be decided before."""
         while True:
             try:
+                await self._backends.open_namespaces.read(self._api)
                 return await self.resync()
             except ApiUnavailableError as error:
                 logger.warning("could not list the resources; retrying", extra={"error": str(error)})
@@ -471,23 +487,6 @@ class Operator:
             regarding = Regarding(name.namespace, name.name, meta["uid"])
             generation, now = meta.get("generation", 0), self._pools.now()
             self._events.add(event(regarding, content, generation, now, self._settings.pod_name))
-
-    def _report_held(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Create Events about deleted tasks that are held back: in each of their namespaces, and at the operator's pod."""
-        for namespace, held in groupby(sorted(names), lambda name: name.namespace):
-            tasks = [name.name for name in held]
-            first = self._mirrored.records(ObjectName(namespace, tasks[0]))
-            owner = first[0].record.state.owner if first else None
-            regarding = Regarding(namespace, tasks[0], "" if owner is None else owner.uid)
-            self._add_held_event(regarding, held_back_message(backend, namespace, tasks), len(tasks))
-        settings = self._settings
-        if settings.pod_name:
-            pod = Regarding(settings.release_namespace, settings.pod_name, settings.pod_uid, PODS)
-            self._add_held_event(pod, held_back_in_all_message(backend, len(names)), len(names))
-
-    def _add_held_event(self, regarding: Regarding, message: str, count: int) -> None:
-        content = EventContent(Reason.REMOVALS_HELD_BACK, "Warning", message)
-        self._events.add(event(regarding, content, count, self._pools.now(), self._settings.pod_name))
 
 
 def _name_of(manifest: Manifest) -> ObjectName:

@@ -12,12 +12,57 @@ from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
 from pyncette.resources.reading import Refusal, read_settings
+from pyncette.store.backend import Administrator, Backend, Roles
+from pyncette.store.backend_file import read_backend_file
+from pyncette.store.tls import Tls
 
 DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
 
 ALL_NAMESPACES: Final = "*"
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+LABEL_KEY: Final = r"^([-a-z0-9.]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+
+
+class NamespaceSelector(Model):
+    """Namespaces, by their labels."""
+
+    match_labels: dict[
+        Annotated[str, Field(max_length=317, pattern=LABEL_KEY)],
+        Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)],
+    ] = Field(min_length=1, max_length=100)
+    """Labels that a namespace has, all of them."""
+
+    @property
+    def text(self) -> str:
+        """The selector as a request to the API server has it."""
+        return ",".join(f"{key}={value}" for key, value in self.match_labels.items())
+
+
+class RoleSettings(Model):
+    """Roles of a database of its own that the operator creates: that of its URL owns the tables, and workers have another."""
+
+    administrator: str = Field(default="postgres", min_length=1, max_length=63)
+    """The superuser who creates them."""
+    password_file: str = Field(min_length=1, max_length=4096)
+    """The file with the superuser's password, as it is mounted for the operator."""
+    worker_url_file: str = Field(min_length=1, max_length=4096)
+    """The file with the URL of the workers, as it is mounted for the operator."""
+
+    def of(self, backend: Backend) -> Roles:
+        """Return the roles, to be created in the database of *backend*. Raises ConfigurationError."""
+        try:
+            password = Path(self.password_file).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{self.password_file} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        return backend.roles(
+            read_backend_file(self.worker_url_file), Administrator(self.administrator, password)
+        )
 
 
 class BackendSettings(Model):
@@ -27,29 +72,54 @@ class BackendSettings(Model):
     """The name that `backendRef.name` of a pool refers to."""
     secret_name: Subdomain = "pyncette-backend"  # noqa: S105 - the name of a Secret, not one
     """The Secret with the URL: in the namespace of each pool, where its workers mount it, and mounted for the operator."""
+    worker_secret_name: Annotated[str, Field(max_length=253)] = ""
+    """The Secret that workers mount instead, with the same key; empty: one of the same name."""
     secret_key: str = Field(default="url", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
     """The key in that Secret."""
     url_file: str = Field(default="", max_length=4096)
     """The file with the URL, as it is mounted for the operator; by default after the name of the backend."""
+    tls: Literal["Required", "Preferred", "Disabled"] = "Required"
+    """Encryption of its connections. Required: verify certificate and host name, by ca.crt of the Secret if it is there."""
     namespaces: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=10_000, strict=False)
     ] = ()
-    """Namespaces whose pools may use it; none: the operator's own; "*": all."""
+    """Namespaces whose pools may use it; "*": all."""
+    namespace_selector: NamespaceSelector | None = None
+    """Namespaces whose pools may use it, by their labels, instead of a list."""
     migrate: Literal["Auto", "Manual"] = "Auto"
     """Whether the operator migrates its tables to the schema of this release at startup."""
+    roles: RoleSettings | None = None
+    """The roles that the operator creates, of the embedded database; None: they exist."""
+
+    @property
+    def secret_of_workers(self) -> str:
+        """The Secret that workers mount, in the namespace of their pool."""
+        return self.worker_secret_name or self.secret_name
 
     @property
     def path(self) -> Path:
         """Where the URL stands."""
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
 
-    def is_open_to(self, namespace: str, own: str) -> bool:
-        """Return whether pools in *namespace* may use it, where *own* is the namespace of the operator."""
-        return not self.allowed(own).isdisjoint({namespace, ALL_NAMESPACES})
+    def read(self) -> Backend:
+        """Return the backend, whose file is read again for each connection. Raises ConfigurationError."""
+        return read_backend_file(str(self.path), Tls(self.tls))
 
-    def allowed(self, own: str) -> frozenset[str]:
-        """Return the namespaces whose pools may use it, where *own* is the namespace of the operator; "*" stands for all."""
-        return frozenset(self.namespaces or (own,))
+    rules: ClassVar = (
+        Rule(
+            cel="",
+            message='is required: list the namespaces whose pools may use the backend ("*" for all), or write a '
+            "namespaceSelector instead",
+            holds=lambda self: bool(self.namespaces or self.namespace_selector),
+            blames=("namespaces",),
+        ),
+        Rule(
+            cel="",
+            message="stands instead of namespaces; remove one of them",
+            holds=lambda self: not (self.namespaces and self.namespace_selector),
+            blames=("namespace_selector",),
+        ),
+    )
 
 
 class SweepSettings(Model):
@@ -79,13 +149,17 @@ class OperatorSettings(Model):
     """Namespaces to watch; none: all of the cluster."""
     release_namespace: Label = "default"
     """Namespace that the operator runs in."""
+    allow_pools_in_release_namespace: bool = False
+    """Whether pools there may have workers, though without the operator's ServiceAccount and without its Secrets."""
+    own_secrets: Annotated[tuple[Subdomain, ...], Field(max_length=1000, strict=False)] = ()
+    """Secrets that the operator's pod reads, besides those of the backends."""
+    pod_service_account: str = Field(default="", max_length=253)
+    """ServiceAccount of the operator's own pod."""
     pod_name: str = Field(default="", max_length=253)
     """Name of the operator's own pod, which Events about it are shown at."""
     pod_uid: str = Field(default="", max_length=128)
     """And its uid."""
-    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)] = (
-        BackendSettings(),
-    )
+    backends: Annotated[tuple[BackendSettings, ...], Field(min_length=1, max_length=100, strict=False)]
     """Backends that pools may name."""
     resync_seconds: int = Field(default=300, ge=5, le=86_400)
     """How often all resources are listed, and compared with what was seen and with the backends."""
@@ -122,6 +196,21 @@ class OperatorSettings(Model):
         ),
         Rule(
             cel="",
+            message="is required with allowPoolsInReleaseNamespace, so that no pool runs as the operator's ServiceAccount",
+            holds=lambda self: bool(self.pod_service_account) or not self.allow_pools_in_release_namespace,
+            blames=("pod_service_account",),
+        ),
+        Rule(
+            cel="",
+            message="a namespaceSelector takes the right to list the namespaces of the cluster, which the operator does "
+            "not have where namespaces are listed: list those of the backend, too",
+            holds=lambda self: (
+                not (self.namespaces and any(backend.namespace_selector for backend in self.backends))
+            ),
+            blames=("backends",),
+        ),
+        Rule(
+            cel="",
             message="two backends have the same name",
             holds=lambda self: len({backend.name for backend in self.backends}) == len(self.backends),
             blames=("backends",),
@@ -139,7 +228,8 @@ class OperatorSettings(Model):
 
 def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSettings:
     """
-    Return what the file at *path* says; the pod by POD_NAME, POD_UID and POD_NAMESPACE, unless they stand there.
+    Return what the file at *path* says; the pod by POD_NAME, POD_UID, POD_SERVICE_ACCOUNT and POD_NAMESPACE, unless
+    they stand there.
 
     Raises ConfigurationError with all problems.
     """
@@ -157,7 +247,12 @@ def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSetting
 
 
 def _from(environment: Mapping[str, str]) -> dict[str, str]:
-    variables = {"podName": "POD_NAME", "podUid": "POD_UID", "releaseNamespace": "POD_NAMESPACE"}
+    variables = {
+        "podName": "POD_NAME",
+        "podUid": "POD_UID",
+        "podServiceAccount": "POD_SERVICE_ACCOUNT",
+        "releaseNamespace": "POD_NAMESPACE",
+    }
     return {field: environment[name] for field, name in variables.items() if environment.get(name)}
 
 

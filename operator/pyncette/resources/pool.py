@@ -123,7 +123,10 @@ class PoolSpec(Model):
     What would take them below the restricted Pod Security Standard is refused.
     """
     service_account_name: Subdomain | None = Field(default=None, examples=["reports-worker"])
-    """An existing ServiceAccount to run as, for workload identity; the operator's own, which has no rights, if it is not set."""
+    """
+    An existing ServiceAccount to run as, for workload identity. By default the operator creates one without rights. An
+    admission policy of the chart requires that the operator has the verb `use` on the ServiceAccount.
+    """
     progress_deadline_seconds: int = Field(default=600, ge=1, le=86_400)
     """Seconds that a rollout may take until it counts as stalled."""
 

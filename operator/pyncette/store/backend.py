@@ -6,13 +6,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Self
+from typing import Final, NamedTuple, Protocol, Self
 from urllib.parse import unquote
 
 from pyncette.core.suggestions import did_you_mean, nearest
 from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.store.base import SCHEMA_VERSION, Store
 from pyncette.store.schema import TABLE, Migrated, check_table_name
+from pyncette.store.tls import Tls, tls_refusal
 
 EXAMPLES: Final = "sqlite:///path/to/file.db or postgresql://user:password@host/database"
 
@@ -48,6 +49,23 @@ TABLE_NAME: Final = "table_name"
 """The parameter of a URL for the prefix of all table names."""
 
 
+class Administrator(NamedTuple):
+    """A user of a database server who may create others."""
+
+    user: str
+    password: str
+
+
+class Roles(Protocol):
+    """The users of the operator and of the workers of a backend, to be created."""
+
+    async def create(self) -> None:
+        """Create the users, or give them the passwords of their URLs, and the operator's the tables. Raises StoreError."""
+
+    async def grant(self) -> None:
+        """Give the user of the workers its rights, if the tables exist. Raises StoreError."""
+
+
 class Backend(ABC):
     """
     The place of records that a URL names. Its text shows no password.
@@ -74,6 +92,18 @@ class Backend(ABC):
         current = self.reread()
         assert isinstance(current, type(self))
         return current
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:  # noqa: ARG002 - for backends that encrypt
+        """
+        Return this backend with the encryption that *tls* demands, which trusts the authorities in *ca_file*.
+
+        Without a *ca_file*, and where the URL names no other one, those of the system are trusted. Raises
+        ConfigurationError if the URL asks for less than is required. A backend that knows nothing of TLS can keep no such
+        demand.
+        """
+        if tls is Tls.REQUIRED:
+            raise tls_refusal(f"{self} does not say whether it is encrypted", "use another backend")
+        return self
 
     @property
     def in_memory(self) -> bool:
@@ -106,6 +136,14 @@ class Backend(ABC):
         except SchemaError:
             async with self.new_store():  # creates what is missing, and refuses what is newer
                 return Migrated(0, SCHEMA_VERSION)
+
+    def roles(self, worker: Backend, administrator: Administrator) -> Roles:  # noqa: ARG002 - for those that have them
+        """
+        Return the users that this URL and that of *worker* name, to be created by *administrator*.
+
+        Raises ConfigurationError if there are none in this kind of backend, or the two are not as they should be.
+        """
+        raise ConfigurationError(f"no users can be created at {self}")
 
     async def concerns(self) -> Sequence[str]:
         """Return a sentence on each known setting of the backend that may lose records. Raises StoreError."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, is_scheme, read_backend
+from pyncette.store.tls import CA_FILE, Tls
 
 logger = logging.getLogger(__name__)
 
@@ -15,20 +16,23 @@ BYTES_MAX: Final = 16 * 1024
 """Longer than any URL. A file that is named by mistake may be large."""
 
 
-def read_backend_file(path: str) -> Backend:
+def read_backend_file(path: str, tls: Tls | None = None) -> Backend:
     """
     Return the backend whose URL is in the file *path*, which is read again for each new connection.
 
-    White space around the URL is ignored. Raises ConfigurationError, whose message repeats nothing of the file.
+    White space around the URL is ignored. With *tls*, the URL is held to it, and the file `ca.crt` beside it, if there is
+    one, has the authorities to trust. Without it, the URL alone decides. Raises ConfigurationError, whose message repeats
+    nothing of the file.
     """
-    return _File(Path(path)).first()
+    return _File(Path(path), tls).first()
 
 
 class _File:
     """A file with a URL, and the last valid backend that was read from it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tls: Tls | None) -> None:
         self._path = path
+        self._tls = tls
         self._latest: Backend | None = None
         self._problem = ""
 
@@ -71,9 +75,16 @@ class _File:
         except OSError as error:
             raise ConfigurationError(f"{self._path} cannot be read: {error.strerror}") from None
         try:
-            return read_backend(_url_in(content))
+            backend = read_backend(_url_in(content))
         except ConfigurationError as error:
             raise ConfigurationError(f"{self._path} does not contain the URL of a backend: {error}") from None
+        if self._tls is None:
+            return backend
+        authorities = self._path.with_name(CA_FILE)
+        try:
+            return backend.with_tls(self._tls, str(authorities) if authorities.exists() else "")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self._path}: {error}") from None
 
 
 def _url_in(content: bytes) -> str:

@@ -12,6 +12,7 @@ import sys
 import click
 
 from pyncette._version import __version__
+from pyncette.cli.arguments import hide_passwords
 from pyncette.cli.commands.command import Commands
 from pyncette.cli.commands.folder import check, dev
 from pyncette.cli.commands.installation import migrate, operator, sweep, worker
@@ -60,6 +61,7 @@ for each in (
 
 def main() -> None:
     """Run the command that the program's arguments name, and exit with its code."""
+    hide_passwords()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that a terminal cannot show must not end a command.

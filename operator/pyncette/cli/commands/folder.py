@@ -67,7 +67,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     short_help="Check a folder of handlers and manifests, or a backend.",
     examples=[
         "pyncette check examples/quickstart",
-        "pyncette check --backend postgresql://user:password@host/database",
+        "pyncette check --backend-file url.txt",
         "pyncette check --backend-file url.txt --realm production/shop/default",
     ],
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     cls=WithExamples,
     short_help="Run the handlers of a module on a backend.",
     examples=[
-        "pyncette worker tasks --backend postgresql://user:password@host/database",
+        "pyncette worker tasks --backend-file url.txt",
         "PYNCETTE_BACKEND=sqlite:///tasks.db pyncette worker jobs/nightly.py:app --health 8080",
     ],
 )
@@ -147,7 +147,7 @@ def sweep(
     cls=WithExamples,
     short_help="Create the tables of a backend, or upgrade them.",
     examples=[
-        "pyncette migrate --backend postgresql://owner:password@host/database",
+        "pyncette migrate --backend-file url.txt",
         "pyncette migrate --backend-file url.txt --new-identity",
     ],
 )

@@ -98,7 +98,7 @@ def runs(task: str, handler: str | None, realm: Realm, output: str) -> None:
     cls=WithExamples,
     short_help="List running workers.",
     examples=[
-        "pyncette workers --backend postgresql://user:password@host/database",
+        "pyncette workers --backend-file url.txt",
         "pyncette workers --realm cluster/shop/default --output json",
     ],
 )

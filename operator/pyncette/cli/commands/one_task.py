@@ -188,7 +188,7 @@ def purge(task: str, handler: str | None, realm: Realm, output: str, *, yes: boo
     cls=WithExamples,
     short_help="Schedule instances from a file.",
     examples=[
-        "pyncette load tasks remind users.jsonl --backend postgresql://user:password@host/database",
+        "pyncette load tasks remind users.jsonl --backend-file url.txt",
         '# users.jsonl: {"name": "ada", "schedule": "0 8 * * *", "timezone": "Asia/Tokyo", "args": {"id": 1}}',
     ],
 )

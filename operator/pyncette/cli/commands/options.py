@@ -12,7 +12,7 @@ import click
 
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_line
-from pyncette.cli.settings import BACKEND, BACKEND_FILE, SETTINGS, Settings, read_settings
+from pyncette.cli.settings import BACKEND, BACKEND_FILE, BACKEND_TLS, SETTINGS, Settings, read_settings
 from pyncette.store.backend import Backend, needing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ class Realm(NamedTuple):
 def settings_options(*names: str) -> Callable[[F], F]:
     """Add the options of settings. The command receives all settings as one argument, `settings`."""
     if BACKEND.name in names:
-        names = (*names, BACKEND_FILE.name)
+        names = (*names, BACKEND_FILE.name, BACKEND_TLS.name)
 
     def decorator(command: F) -> F:
         @wraps(command)  # the options of the command so far come along

@@ -46,6 +46,8 @@ KUBE_SYSTEM: Final = "kube-system"
 PODS: Final = Kind("", "v1", "pods", "Pod")
 """Only the subject of Events about the operator itself; nothing is read of it."""
 
+NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace")
+
 OWN_KINDS: Final = (TASKS, POOLS)
 """Those of the CRDs: without them there is nothing to do."""
 
@@ -168,6 +170,10 @@ class Api(Protocol):
 
     async def is_namespace_ending(self, name: str) -> bool:
         """Return whether a namespace is terminating or does not exist. Needs the right to read namespaces."""
+        ...
+
+    async def namespaces_with(self, labels: str) -> frozenset[str]:
+        """Return the names of all namespaces with *labels*, which is a selector. Needs the right to list namespaces."""
         ...
 
     async def served(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ from kubernetes_asyncio.client.rest import RESTClientObject
 from pyncette._version import __version__
 from pyncette.controller.cluster.api import (
     FIELD_MANAGER,
+    NAMESPACES,
     OWN_KINDS,
     PAGE,
     TASKS,
@@ -186,6 +187,10 @@ class Kubernetes:
             return "deletionTimestamp" in (await self._namespace(name))["metadata"]
         except NoSuchObjectError:
             return True
+
+    async def namespaces_with(self, labels: str) -> frozenset[str]:
+        pages = self.list(NAMESPACES, None, labels)
+        return frozenset([item["metadata"]["name"] async for page in pages for item in page.items])
 
     async def _namespace(self, name: str) -> dict[str, Any]:
         return await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)

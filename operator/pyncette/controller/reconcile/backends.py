@@ -13,13 +13,13 @@ from pyncette.clock import SystemClock, synchronize
 from pyncette.controller.intervals import CONNECTS, DEFAULT, Intervals
 from pyncette.controller.metrics import BACKEND_UP, DATABASE_COPIED, Metrics
 from pyncette.controller.reconcile.databases import Databases, answered
-from pyncette.controller.settings import ALL_NAMESPACES, BackendSettings, OperatorSettings
+from pyncette.controller.reconcile.open_namespaces import OpenNamespaces
+from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
 from pyncette.errors import ConfigurationError, PyncetteException, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
-from pyncette.store.backend_file import read_backend_file
 from pyncette.store.base import Store
 from pyncette.store.cancellation import leaks_as_errors
 from pyncette.store.redaction import without_secrets
@@ -42,7 +42,7 @@ FAULT_SECONDS: Final = 60.0
 class Reach(NamedTuple):
     """How backends are reached, and what time it is; tests simulate both."""
 
-    read: Callable[[str], Backend] = read_backend_file
+    read: Callable[[BackendSettings], Backend] = BackendSettings.read
     clock: Callable[[], SystemClock] = SystemClock
 
 
@@ -118,7 +118,7 @@ class OpenBackend:
         while True:
             try:
                 with leaks_as_errors():
-                    await self._migrate()
+                    await self._prepare()
                     async with self._read().new_store(create=False) as store:
                         delays = CONNECTS.delays(random.random)
                         self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
@@ -162,6 +162,17 @@ class OpenBackend:
             self.mark_down(error)
             raise
 
+    async def _prepare(self) -> None:
+        """Create what is missing, as far as that is left to the operator."""
+        settings = self.settings.roles
+        if settings is None:
+            await self._migrate()
+            return
+        backend = self._read()
+        await settings.of(backend).create()
+        await self._migrate()
+        await settings.of(backend).grant()
+
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":
             return
@@ -184,7 +195,7 @@ class OpenBackend:
         """Return the backend that its file names, which is read again at each connect, since a Secret may be changed."""
         settings = self.settings
         try:
-            self._opened = self._reach.read(str(settings.path))
+            self._opened = self._reach.read(settings)
             return self._opened
         except ConfigurationError as error:
             raise ConfigurationError(
@@ -243,13 +254,10 @@ class Backends:
         intervals: Intervals = DEFAULT,
         reach: Reach = REAL,
     ) -> None:
-        self._own_namespace = settings.release_namespace
         self.clock = reach.clock()
         """The clock for pools without a backend."""
-        self._allowed = {
-            backend.name: backend.allowed(settings.release_namespace) for backend in settings.backends
-        }
-        """By name: the namespaces that a backend is open to. Records are compared with it one by one."""
+        self.open_namespaces = OpenNamespaces(settings.backends, intervals.namespaces)
+        """The namespaces that each backend is open to. Records are compared with them one by one."""
         databases = Databases(self._silent, self._changed)
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, databases, metrics, intervals, reach)
@@ -288,20 +296,19 @@ class Backends:
     def is_open(self, store_name: str, namespace: str) -> bool:
         """Return whether pools in *namespace* may use the records at *store_name*, by any name of the backend."""
         return any(
-            namespace in self._allowed[backend.name] or ALL_NAMESPACES in self._allowed[backend.name]
+            self.open_namespaces.is_open(backend.name, namespace)
             for backend in self
             if backend.store_name == store_name
         )
 
     def is_exclusive(self, store_name: str, namespace: str) -> bool:
         """Return whether pools in *namespace*, and in no other one, may use the records at *store_name*."""
-        allowed = [self._allowed[name] for name in self.names_of(store_name)]
-        return bool(allowed) and frozenset[str]().union(*allowed) == {namespace}
+        return self.open_namespaces.is_exclusive(self.names_of(store_name), namespace)
 
     def settings(self, name: str, namespace: str) -> BackendSettings | None:
         """Return the settings of the backend *name*, if there is one and pools in *namespace* may use it."""
         backend = self._all.get(name)
-        if backend is None or not backend.settings.is_open_to(namespace, self._own_namespace):
+        if backend is None or not self.open_namespaces.is_open(name, namespace):
             return None
         return backend.settings
 
@@ -310,7 +317,7 @@ class Backends:
         backend = self._all.get(name)
         if backend is None:
             return Access.UNKNOWN
-        if not backend.settings.is_open_to(namespace, self._own_namespace):
+        if not self.open_namespaces.is_open(name, namespace):
             return Access.REFUSED
         return Access.OPEN if backend.ready else Access.DOWN
 

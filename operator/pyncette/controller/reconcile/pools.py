@@ -37,6 +37,7 @@ from pyncette.controller.status.rollout import rolling_out
 from pyncette.controller.status.writer import Statuses, as_json, status_manifest
 from pyncette.controller.workloads.drift import covers
 from pyncette.controller.workloads.pod_template import PoolBackend
+from pyncette.controller.workloads.release_namespace import ReleaseNamespace
 from pyncette.controller.workloads.workloads import (
     Workloads,
     claimed_elsewhere,
@@ -86,6 +87,7 @@ class Pools:
         backends: Backends,
         mirrored: Mirrored,
         statuses: Statuses,
+        release_namespace: ReleaseNamespace,
         changed: Callable[[ObjectName], None],
     ) -> None:
         self._cluster_id = cluster_id
@@ -94,6 +96,7 @@ class Pools:
         self._backends = backends
         self._mirrored = mirrored
         self._statuses = statuses
+        self._release_namespace = release_namespace
         self._changed = changed
         self._observed: dict[ObjectName, ObservedPool] = {}
         """The last state of each pool that its tasks were reconciled with."""
@@ -229,7 +232,13 @@ class Pools:
         settings = self._backends.settings(pool.spec.backend_ref.name, name.namespace)
         if settings is None:
             return None
-        return workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
+        refused = self._release_namespace.refusal(pool)
+        if refused is not None:
+            return refused
+        made = workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
+        if isinstance(made, Refusal) or made.deployment is None:
+            return made
+        return self._release_namespace.refusal_of(made.deployment) or made
 
     async def _apply(
         self, name: ObjectName, pool: PyncetteWorkerPool, stored: Manifest, made: Workloads
@@ -369,7 +378,7 @@ def _problem(name: ObjectName, status: PoolStatus) -> str:
 
 def pool_backend(settings: BackendSettings) -> PoolBackend:
     """Return how the pods of a pool get a backend."""
-    return PoolBackend(settings.name, settings.secret_name, settings.secret_key)
+    return PoolBackend(settings.name, settings.secret_of_workers, settings.secret_key, settings.tls)
 
 
 def _status_of(stored: Manifest | None) -> PoolStatus:

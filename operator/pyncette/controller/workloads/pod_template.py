@@ -12,6 +12,7 @@ from pyncette.controller.workloads.strategic_merge import MergeRefusedError, ite
 from pyncette.resources.pool import PoolSpec, PyncetteWorkerPool
 from pyncette.resources.reading import Path, Problem, Refusal
 from pyncette.resources.resource import GROUP
+from pyncette.store.tls import CA_FILE, Tls
 
 CONTAINER: Final = "worker"
 BACKEND_VOLUME: Final = "pyncette-backend"
@@ -49,7 +50,8 @@ class PoolBackend(NamedTuple):
     secret_name: str
     """A Secret in the pool's namespace."""
     secret_key: str
-    """The one of its keys that holds the URL; pods see no other."""
+    """The one of its keys that holds the URL; pods see no other but that with the authorities to trust."""
+    tls: str = Tls.REQUIRED.value
 
 
 def pool_labels(pool: PyncetteWorkerPool) -> dict[str, str]:
@@ -102,6 +104,8 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
         },
         "spec": {
             "serviceAccountName": spec.service_account_name or object_name(pool),
+            # Said here as well as at the account, so that it also holds for an account that the pool names.
+            "automountServiceAccountToken": False,
             # Hundreds of Services in a namespace would become as many variables of the environment.
             "enableServiceLinks": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -109,13 +113,15 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
             "topologySpreadConstraints": [
                 _spread(pool, key) for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
             ],
-            "containers": [_worker(spec, realm)],
+            "containers": [_worker(spec, backend, realm)],
             "volumes": [
                 {
                     "name": BACKEND_VOLUME,
-                    "secret": {
-                        "secretName": backend.secret_name,
-                        "items": [{"key": backend.secret_key, "path": BACKEND_FILE}],
+                    "projected": {
+                        "sources": [
+                            {"secret": _key(backend, backend.secret_key, BACKEND_FILE)},
+                            {"secret": _key(backend, CA_FILE, CA_FILE) | {"optional": True}},
+                        ],
                         "defaultMode": READ_ONLY,
                     },
                 },
@@ -129,6 +135,10 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
 def object_name(pool: PyncetteWorkerPool) -> str:
     """Return the name of the Deployment, the ServiceAccount and the PodDisruptionBudget of a pool."""
     return f"pyncette-{pool.metadata.name}"
+
+
+def _key(backend: PoolBackend, key: str, path: str) -> dict[str, Any]:
+    return {"name": backend.secret_name, "items": [{"key": key, "path": path}]}
 
 
 def _pull_secrets(spec: PoolSpec) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _spread(pool: PyncetteWorkerPool, topology_key: str) -> dict[str, Any]:
     }
 
 
-def _worker(spec: PoolSpec, realm: str) -> dict[str, Any]:
+def _worker(spec: PoolSpec, backend: PoolBackend, realm: str) -> dict[str, Any]:
     assert spec.image is not None
     assert spec.module is not None
     pull = {} if spec.image_pull_policy is None else {"imagePullPolicy": spec.image_pull_policy}
@@ -157,7 +167,7 @@ def _worker(spec: PoolSpec, realm: str) -> dict[str, Any]:
         "image": spec.image,
         **pull,
         "args": ["worker", spec.module],
-        "env": [{"name": name, "value": value} for name, value in _environment(spec, realm).items()],
+        "env": [{"name": name, "value": value} for name, value in _environment(spec, backend, realm).items()],
         "ports": [
             {"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
@@ -197,9 +207,10 @@ def _worker(spec: PoolSpec, realm: str) -> dict[str, Any]:
     }
 
 
-def _environment(spec: PoolSpec, realm: str) -> dict[str, str]:
+def _environment(spec: PoolSpec, backend: PoolBackend, realm: str) -> dict[str, str]:
     return {
         "PYNCETTE_BACKEND_FILE": f"{BACKEND_FOLDER}/{BACKEND_FILE}",
+        "PYNCETTE_BACKEND_TLS": backend.tls,
         # A $ would begin the name of another variable, if the cluster's id had one.
         "PYNCETTE_REALM": realm.replace("$", "$$"),
         "PYNCETTE_CONCURRENCY": str(spec.concurrency),
@@ -276,6 +287,7 @@ CLAIMS: Final = (
     _of_pod("terminationGracePeriodSeconds", "follows from spec.drainSeconds; write it there"),
     _variable("PYNCETTE_BACKEND", "the URL comes from a Secret; write spec.backendRef"),
     _variable("PYNCETTE_BACKEND_FILE", "the URL comes from a Secret; write spec.backendRef"),
+    _variable("PYNCETTE_BACKEND_TLS", "the operator's settings say it for the backend; leave it out"),
     _variable("PYNCETTE_REALM", "the realm is that of the pool; leave it out"),
     _variable("PYNCETTE_CONCURRENCY", "write it to spec.concurrency"),
     _variable("PYNCETTE_DRAIN_SECONDS", "write it to spec.drainSeconds"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pyncette.errors import ConfigurationError
@@ -11,6 +11,7 @@ from pyncette.store.backend import Backend, needing
 from pyncette.store.base import Store
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import SHARDS, Table, check_table
+from pyncette.store.tls import Tls, tls_refusal, with_parameters
 
 FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
 
@@ -42,6 +43,16 @@ class DynamoBackend(Backend):
             )
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:
+        if tls is not Tls.REQUIRED:
+            return self  # the scheme of the endpoint leaves nothing open
+        endpoint = self._options.get("endpoint", "")
+        if urlsplit(endpoint).scheme == "http":
+            raise tls_refusal("the endpoint in the URL begins with http://", "write https://")
+        if not ca_file or "ca" in self._options:
+            return self
+        return type(self)(with_parameters(self.url, {"ca": ca_file}))
 
     def new_store(self, *, create: bool = True, limits: Limits = LIMITS) -> Store:
         with needing("aioboto3", "DynamoDB", "dynamodb"):
@@ -86,6 +97,7 @@ def _switch(text: str) -> bool:
 
 _READ: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "endpoint": ("endpoint", _endpoint),
+    "ca": ("ca", str),
     "prefix": ("prefix", str),
     "shards": ("shards", _number),
     "batches": ("batches", _switch),

@@ -13,6 +13,8 @@ import aiohttp
 
 # These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -22,6 +24,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
     TokenRetrievalError,
 )
 
@@ -106,6 +109,7 @@ class Requests:
         region: str | None,
         endpoint: str | None,
         *,
+        ca: str | None = None,
         batches: bool = True,
         on_lost: Callable[[], None] = lambda: None,
         limits: Limits = LIMITS,
@@ -114,6 +118,7 @@ class Requests:
         self.clock = DateClock()
         self._region = region
         self._endpoint = endpoint
+        self._ca = ca
         self._batches = batches
         self._on_lost = on_lost
         self._limits = limits
@@ -135,8 +140,12 @@ class Requests:
         )
         try:
             self._client = await self._stack.enter_async_context(
-                aioboto3.Session().client(
-                    "dynamodb", region_name=self._region, endpoint_url=self._endpoint, config=config
+                aioboto3.Session(botocore_session=_Aws()).client(
+                    "dynamodb",
+                    region_name=self._region,
+                    endpoint_url=self._endpoint,
+                    verify=self._ca,
+                    config=config,
                 )
             )
         except (NoRegionError, ValueError) as error:
@@ -327,6 +336,28 @@ class Requests:
             self.clock.observe(headers.get("date"), asked_at, self.clock.monotonic())
 
 
+class _Aws(AioSession):  # type: ignore[misc] # it has no types
+    """A session of the driver, also for the clients by which the driver itself gets credentials, such as that of STS."""
+
+    def create_client(self, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        config = config or AioConfig()
+        config.http_session_cls = _Http
+        return super().create_client(*args, config=config, **kwargs)
+
+
+class _Http(AIOHTTPSession):  # type: ignore[misc] # it has no types
+    """HTTP that verifies host names. The driver's own leaves that to another library, which it does not use."""
+
+    def _get_ssl_context(self) -> Any:
+        context = super()._get_ssl_context()
+        context.check_hostname = True
+        return context
+
+    def _setup_proxy_ssl_context(self, proxy_url: Any) -> Any:
+        # Without a context, the driver verifies nothing at all.
+        return super()._setup_proxy_ssl_context(proxy_url) or self._get_ssl_context()
+
+
 class _ConditionError(Exception):
     """A write was not made, since its condition failed."""
 
@@ -363,6 +394,8 @@ def translate_error(error: BaseException, place: str) -> Exception:
         )
     if isinstance(error, ParamValidationError):
         return StoreRefusedError(f"{place}: invalid request: {error}")
+    if isinstance(error, SSLError) and "certificate verify failed" in str(error).lower():
+        return StoreRefusedError(f"{place}: the certificate is not trusted: {_message_of(error)}")
     if isinstance(error, CredentialRetrievalError | TokenRetrievalError | HTTPClientError):
         return StoreUnavailableError(f"{place} does not answer: {_message_of(error)}")
     if isinstance(error, TimeoutError):

@@ -79,7 +79,8 @@ class DynamoStore:
     A store in the DynamoDB table *table* of *region* (of the environment, if None), below *prefix*.
 
     With *create* a missing table is created, with so many *shards* a partition; without it nothing but items of records is
-    ever written. *batches* must be false for servers without PartiQL. Raises ValueError for an invalid name.
+    ever written. *batches* must be false for servers without PartiQL. *ca* is a file with the authorities to trust instead of
+    the system's. Raises ValueError for an invalid name.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class DynamoStore:
         table: str = TABLE,
         *,
         endpoint: str | None = None,
+        ca: str | None = None,
         prefix: str = "",
         shards: int = SHARDS,
         batches: bool = True,
@@ -98,7 +100,7 @@ class DynamoStore:
         check_table(self._table)
         self._create = create
         self._requests = Requests(
-            table, region, endpoint, batches=batches, on_lost=self._forget, limits=limits
+            table, region, endpoint, ca=ca, batches=batches, on_lost=self._forget, limits=limits
         )
         self._layout = Layout(prefix, shards)
         self._scanner = Scanner(self._requests)

@@ -12,8 +12,11 @@ PORT: Final = 3306
 
 URL_FORM: Final = "mysql://USER:PASSWORD@HOST:PORT/DATABASE"
 
-SSL_MODES: Final = ("disabled", "required", "verify-ca", "verify-identity")
-"""The values of `--ssl-mode` of MySQL's own programs, without `preferred`, which an attacker can downgrade."""
+VERIFIED: Final = "verify-identity"
+"""The mode that verifies the chain of the certificate and the host name."""
+
+SSL_MODES: Final = ("disabled", "preferred", "required", "verify-ca", VERIFIED)
+"""The values of `--ssl-mode` of MySQL's own programs."""
 
 OPTIONS: Final = ("socket", "ssl-mode", "ssl-ca")
 
@@ -31,6 +34,11 @@ class Address(NamedTuple):
     ssl_mode: str = "disabled"
     ssl_ca: str = ""
     """A file with the certificates to trust; empty for those of the system."""
+
+    @property
+    def knows_server(self) -> bool:
+        """True if no other server can take the place of this one: it is on this machine, or proves its host name."""
+        return bool(self.socket) or self.ssl_mode == VERIFIED
 
     def __str__(self) -> str:
         return f"MySQL at {self.socket or f'{self.host}:{self.port}'}/{self.database}"

@@ -6,7 +6,8 @@ import asyncio
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn
 
 import asyncmy.errors
 from asyncmy.connection import Connection
@@ -61,6 +62,9 @@ BINLOG_FORMAT: Final = 1665
 
 CLIENT_ERRORS: Final = range(2000, 3000)
 """Numbers that the driver itself gives, for connections that are closed or were never made."""
+
+CLEAR_TEXT_PLUGINS: Final = ("mysql_clear_password", "dialog")
+"""The authentication plugins by which the driver sends the password itself to whoever asks for it."""
 
 MISSING_PACKAGE: Final = "package is required"
 """A part of the driver's message if it needs a package that is not installed."""
@@ -137,6 +141,16 @@ class MysqlConnections(Connections[Connection, str]):
 
     async def _open(self) -> Connection:
         address = self._address()
+        if address.ssl_mode != "preferred":
+            return await self._open_at(address)
+        try:
+            return await self._open_at(address._replace(ssl_mode="required"))
+        except self._driver_errors as error:
+            if not isinstance(error.__cause__, ssl.SSLError):
+                raise
+            return await self._open_at(address._replace(ssl_mode="disabled"))
+
+    async def _open_at(self, address: Address) -> Connection:
         try:
             connection = await self._connect_driver(
                 host=address.host,
@@ -150,6 +164,7 @@ class MysqlConnections(Connections[Connection, str]):
                 client_flag=FOUND_ROWS,
                 connect_timeout=self._connect_seconds,
                 ssl=_ssl_context(address),
+                auth_plugin_map={} if address.knows_server else _refusing(self.place),
             )
             try:
                 await self._set_up(connection)
@@ -273,6 +288,18 @@ def _message_of(error: BaseException) -> str:
     is_drivers = isinstance(error, asyncmy.errors.MySQLError) and error.args
     message = str(error.args[-1]) if is_drivers else str(error)
     return " ".join(message.split()) or type(error).__name__
+
+
+def _refusing(place: str) -> dict[str, Callable[[Connection], NoReturn]]:
+    """Return plugins for the driver that take the place of those which would send the password itself."""
+    return {name: partial(_refuse_plugin, place, name) for name in CLEAR_TEXT_PLUGINS}
+
+
+def _refuse_plugin(place: str, name: str, _: Connection) -> NoReturn:
+    raise StoreRefusedError(
+        f"{place} asks for the password in clear text ({name}), which is sent by verified TLS alone: "
+        "write ?ssl-mode=verify-identity, or give the user another authentication plugin"
+    )
 
 
 def _check_version(server_info: str, place: str) -> bool:

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from typing import Self
+from urllib.parse import urlsplit
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import Backend, needing, without_table_name
+from pyncette.store.backend import Administrator, Backend, Roles, needing, without_table_name
 from pyncette.store.base import Store
-
-CHOICES: Final = {
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
-}
-"""Parameters of a URL with a fixed set of values."""
-
-OTHERS: Final = (
-    *(
-        "host",
-        "port",
-        "dbname",
-        "database",
-        "user",
-        "password",
-        "passfile",
-        "service",
-        "krbsrvname",
-        "gsslib",
-    ),
-    *("sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "search_path", "options"),
-)
-"""Further known parameters. The server treats all others as settings, or refuses them."""
+from pyncette.store.postgres.url import CHOICES, OTHERS, SYSTEM, VERIFIED, check_url, is_by_network
+from pyncette.store.tls import Tls, parameters_of, tls_refusal, with_parameters
 
 
 class PostgresBackend(Backend):
@@ -43,6 +21,20 @@ class PostgresBackend(Backend):
         self.database, self.table = without_table_name(url, (*CHOICES, *OTHERS))
         """The URL without our own parameters, as the driver takes it."""
         check_url(self.database)
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:
+        given = parameters_of(self.url)
+        if tls is not Tls.REQUIRED:
+            mode = {Tls.PREFERRED: "prefer", Tls.DISABLED: "disable"}[tls]
+            return self if "sslmode" in given else type(self)(with_parameters(self.url, {"sslmode": mode}))
+        if given.get("sslmode", VERIFIED) != VERIFIED:
+            raise tls_refusal(
+                f"the URL has sslmode={given['sslmode']}", f"leave sslmode out, or write {VERIFIED}"
+            )
+        if not is_by_network(self.url):
+            raise tls_refusal("the URL leads to a local socket, which has none", "name a host")
+        roots = given.get("sslrootcert") or ca_file or SYSTEM
+        return type(self)(with_parameters(self.url, {"sslmode": VERIFIED, "sslrootcert": roots}))
 
     def new_store(self, *, create: bool = True) -> Store:
         with needing("asyncpg", "PostgreSQL", "postgres"):
@@ -55,6 +47,15 @@ class PostgresBackend(Backend):
             current_url=lambda: self.with_current_credentials().database,
         )
 
+    def roles(self, worker: Backend, administrator: Administrator) -> Roles:
+        from pyncette.store.postgres.roles import PostgresRoles  # noqa: PLC0415 - the driver is an extra
+        from pyncette.store.postgres.schema import tables_named  # noqa: PLC0415
+
+        if str(worker) != str(self):
+            raise ConfigurationError(f"the URL of the workers leads to another place than {self}")
+        assert isinstance(worker, PostgresBackend)
+        return PostgresRoles(self.database, worker.database, administrator, tables_named(self.table))
+
     async def beyond(self) -> Sequence[str]:
         from pyncette.store.postgres.store import PostgresStore  # noqa: PLC0415 - as above
 
@@ -65,22 +66,3 @@ class PostgresBackend(Backend):
         parts = urlsplit(self.database)
         hosts = parts.netloc.rpartition("@")[2] or "the local socket"
         return f"PostgreSQL at {hosts}{parts.path}{self.tables_suffix}"
-
-
-def check_url(url: str) -> None:
-    """Raise ConfigurationError, whose message repeats nothing of a password, if *url* is invalid."""
-    try:
-        parts = urlsplit(url)
-        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
-        ports = [host.port for host in hosts]
-    except ValueError:
-        raise ConfigurationError(
-            "invalid host or port; percent-encode special characters in the user and the password"
-        ) from None
-    if parts.netloc.count("@") > 1:
-        raise ConfigurationError("more than one @ before the host; write @ in a user or password as %40")
-    if any(port is not None and not host.hostname for host, port in zip(hosts, ports, strict=True)):
-        raise ConfigurationError("the host before the port is missing")
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in CHOICES and value not in CHOICES[name]:
-            raise ConfigurationError(f"{name} must be one of {', '.join(CHOICES[name])}")

@@ -14,7 +14,9 @@ import asyncpg
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.answers import Answer, LimitedLoop, is_too_large, too_large
+from pyncette.store.postgres.url import SYSTEM
 from pyncette.store.sql.connections import CLOSE_SECONDS, Connections, RetryableError, keep_alive
+from pyncette.store.tls import parameters_of
 
 if TYPE_CHECKING:
     DriverConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -116,8 +118,10 @@ class PostgresConnections(Connections[Connection, Query]):
 
     async def _open(self) -> Connection:
         try:
+            url = self._url()
             connection = await asyncpg.connect(
-                self._url(),
+                url,
+                ssl=_system_context(url),
                 timeout=self._connect_seconds,
                 max_cached_statement_lifetime=0,
                 connection_class=Connection,
@@ -216,6 +220,17 @@ def place_of(url: str) -> str:
     """Return the server and the database that *url* names, without a password; in doubt neither."""
     match = re.fullmatch(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*(?:/[\w-]*)?)(?:\?[^@]*)?", url)
     return f"PostgreSQL at {match[1]}" if match and match[1] else "PostgreSQL"
+
+
+def _system_context(url: str) -> ssl.SSLContext | None:
+    """Return the TLS settings of a *url* that trusts the authorities of the system; None: the driver makes its own."""
+    given = parameters_of(url)
+    if given.get("sslrootcert") != SYSTEM:
+        return None
+    context = ssl.create_default_context()
+    if certificate := given.get("sslcert"):
+        context.load_cert_chain(certificate, given.get("sslkey"), lambda: given.get("sslpassword", ""))
+    return context
 
 
 def _is_outage(error: asyncpg.PostgresError) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from pyncette.store.backend import Backend, needing
 from pyncette.store.base import Store
 from pyncette.store.redis.url import read_url
+from pyncette.store.tls import Tls, tls_refusal, with_parameters
+
+VERIFYING: Final = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
+"""Parameters that verify the server, with the values that do so and are the driver's defaults."""
 
 
 class RedisBackend(Backend):
@@ -16,6 +20,21 @@ class RedisBackend(Backend):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.address: Final = read_url(url)
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:
+        if tls is not Tls.REQUIRED:
+            return self  # the scheme leaves nothing open
+        scheme = self.url.partition("://")[0]
+        if not self.address.tls:
+            name, plus, way = scheme.partition("+")
+            raise tls_refusal(f"the URL begins with {scheme}://", f"write {name}s{plus}{way}://")
+        for name, verified in VERIFYING.items():
+            value = self.address.tls_options.get(name, verified)
+            if value.lower() != verified:
+                raise tls_refusal(f"the URL has {name}={value}", f"leave {name} out")
+        if not ca_file or "ssl_ca_certs" in self.address.tls_options:
+            return self
+        return type(self)(with_parameters(self.url, {"ssl_ca_certs": ca_file}))
 
     def new_store(self, *, create: bool = True) -> Store:
         with needing("redis", self.address.product, "redis"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote, unquote
 
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import Backend, without_table_name
 from pyncette.store.base import Store
 from pyncette.store.schema import Migrated
+from pyncette.store.tls import Tls
 
 MEMORY: Final = ":memory:"
 
@@ -22,6 +23,9 @@ class SqliteBackend(Backend):
         database, self.table = without_table_name(url)
         self.path: Final = _path(database.partition("://")[2])
         """The path of the file, or `:memory:`."""
+
+    def with_tls(self, tls: Tls, ca_file: str = "") -> Self:  # noqa: ARG002 - it has no connections
+        return self
 
     @property
     def in_memory(self) -> bool:
