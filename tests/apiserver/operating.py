@@ -39,6 +39,9 @@ PAGE: Final = 2_000
 AT_ONCE: Final = 16
 """Requests under way: as many as several people and a GitOps controller send together."""
 
+EVENT_BYTES_MAX: Final = 4 * 2**20
+"""The API server takes objects of up to 3 MB."""
+
 STOP_SECONDS_MAX: Final = 30
 
 LIMIT_MIB: Final = 512
@@ -302,6 +305,22 @@ class Crowd:
         """Change an object that no operator looks after: what that takes is the API server's."""
         path = f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
         await self._ask("PATCH", path, {"data": data}, content=MERGE)
+
+    async def changes(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield each task as it is and as it changes, as soon as a watch shows it."""
+        options: dict[str, Any] = {
+            "params": {"watch": "true"},
+            "timeout": aiohttp.ClientTimeout(total=None),
+            "read_bufsize": EVENT_BYTES_MAX,
+        }
+        while True:  # the API server ends a watch after some minutes, or once it has lost track
+            async with self._session.get(self._url + self._path, **options) as response:
+                assert response.ok, await response.text()
+                while line := await response.content.readline():
+                    event = msgspec.json.decode(line)
+                    if event["type"] == "ERROR":
+                        break
+                    yield event["object"]
 
     async def ready(self) -> int:
         """How many tasks are Ready, as `kubectl get` shows it."""

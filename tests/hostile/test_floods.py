@@ -39,6 +39,9 @@ EDITS, LANES = 200, 4
 SECONDS_MAX = 5.0
 """Time limit at the 99th percentile for an edit to be observed, beyond what the API server takes for an edit of its own."""
 
+BESIDE_SECONDS = 0.1
+"""Pause between two edits of the ConfigMap that shows what the API server itself takes."""
+
 PATIENCE_SECONDS = 180
 
 pytestmark = pytest.mark.timeout(900)
@@ -139,42 +142,92 @@ async def observed(team, number, generation):
     await until(is_observed, PATIENCE_SECONDS, pause=0.05)
 
 
-async def edited(team, lane, number):
+async def edited(team, watched, lane, number):
     """
     Edit a task, and return after how many seconds that was observed.
 
-    What the API server then takes for an edit that no operator observes is subtracted.
+    What the API server itself takes is not counted: the time until a watch of another client shows the edit, and the
+    slowest edit meanwhile of an object that no operator observes.
     """
-    started_at = time.monotonic()
-    metadata = await team.crowd.edit(name_of(lane), args={"edit": str(number)})
-    await observed(team, lane, metadata["generation"])
-    took, started_at = time.monotonic() - started_at, time.monotonic()
-    await team.crowd.edit_config_map("beside", edit=str(number))
-    return took - (time.monotonic() - started_at)
+    async with slowest_beside(team, lane) as slowest:
+        metadata = await team.crowd.edit(name_of(lane), args={"edit": str(number)})
+        shown_at = await watched.shown(metadata)
+        await observed(team, lane, metadata["generation"])
+        observed_at = time.monotonic()
+    return max(0.0, observed_at - shown_at - slowest())
+
+
+class Watched:
+    """When a watch of a client other than the operator showed each edit of a *crowd*."""
+
+    def __init__(self):
+        self._shown_at = {}
+        self._changed = asyncio.Condition()
+
+    async def run(self, crowd):
+        async for task in crowd.changes():
+            metadata = task["metadata"]
+            async with self._changed:
+                self._shown_at.setdefault((metadata["name"], metadata["generation"]), time.monotonic())
+                self._changed.notify_all()
+
+    async def shown(self, metadata):
+        """Wait until that generation was shown, and return when it was."""
+        edit = (metadata["name"], metadata["generation"])
+        async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: edit in self._shown_at)
+        return self._shown_at[edit]
+
+
+def beside(lane):
+    return f"beside-{lane}"
+
+
+@asynccontextmanager
+async def slowest_beside(team, lane):
+    """Edit a ConfigMap all the time, and yield what returns how many seconds the slowest edit took."""
+    took, done = [], asyncio.Event()
+
+    async def edit():
+        while not done.is_set():
+            started_at = time.monotonic()
+            await team.crowd.edit_config_map(beside(lane), edit=str(started_at))
+            took.append(time.monotonic() - started_at)
+            await asyncio.sleep(BESIDE_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(edit())
+        yield lambda: max(took)
+        done.set()
 
 
 async def test_an_edit_is_observed_within_seconds_while_another_team_floods_the_operator(apiserver, tmp_path):
     async with teams(apiserver, tmp_path) as (operator, noisy, quiet):
-        beside = {"apiVersion": "v1", "kind": "ConfigMap"}
-        apiserver.admin.create({**beside, "metadata": {"name": "beside", "namespace": quiet.namespace}})
+        for lane in range(LANES):
+            metadata = {"name": beside(lane), "namespace": quiet.namespace}
+            apiserver.admin.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
         await quiet.crowd.create(range(LANES))
         await noisy.crowd.create(range(TASKS))
         await noisy.crowd.create(range(TASKS, TASKS + LARGE), args=LARGEST)
         await asyncio.gather(*(observed(team, 0, 1) for team in (noisy, quiet)))
         await asyncio.to_thread(noisy.flood_database)
+        watched = Watched()
+        watch = asyncio.create_task(watched.run(quiet.crowd))
         flood = asyncio.create_task(noisy.flood())
 
         async def edits(lane):
-            return [await edited(quiet, lane, number) for number in range(EDITS // LANES)]
+            return [await edited(quiet, watched, lane, number) for number in range(EDITS // LANES)]
 
         lanes = await asyncio.gather(*map(edits, range(LANES)))
         flooded = not flood.done()
         flood.cancel()
-        await asyncio.gather(flood, return_exceptions=True)
+        watch.cancel()
+        await asyncio.gather(flood, watch, return_exceptions=True)
 
         late = sorted(seconds for lane in lanes for seconds in lane)
         print(
-            "seconds until an edit is observed:", *(f"{late[int(at * EDITS)]:.2f}" for at in (0.5, 0.9, 0.99))
+            "seconds until an edit is observed:",
+            *(f"{late[int(at * EDITS) - 1]:.2f}" for at in (0.5, 0.9, 0.99)),
         )
         assert flooded, flood
         assert late[int(0.99 * EDITS) - 1] < SECONDS_MAX

@@ -131,6 +131,11 @@ class _Process:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop it, and return once all of its threads stand still: until then it can still answer."""
+        self.send(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -398,7 +403,7 @@ class ApiServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Freeze the API server in the block: connections open, but get no answer. Then it continues."""
-        self._server.send(signal.SIGSTOP)
+        self._server.freeze()
         try:
             yield
         finally:
