@@ -333,7 +333,12 @@ class Installation:
 
     def _backend(self, name, url, *namespaces):
         (self.folder / f"{name}.url").write_text(url)
-        return {"name": name, "urlFile": str(self.folder / f"{name}.url"), "namespaces": list(namespaces)}
+        return {
+            "name": name,
+            "urlFile": str(self.folder / f"{name}.url"),
+            "namespaces": list(namespaces),
+            "tls": "Disabled",
+        }
 
     def _worker(self, team):
         environment = {
