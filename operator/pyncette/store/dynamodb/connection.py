@@ -13,8 +13,6 @@ import aiohttp
 
 # These have no types. The stubs that exist describe clients of each service, which are not used here.
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -31,9 +29,9 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from pyncette.core.backoff import Backoff
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.answers import is_too_large, too_large
-from pyncette.store.dynamodb.limited import LimitedSession
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.server_time import DateClock
+from pyncette.store.dynamodb.session import Session
 from pyncette.store.dynamodb.writes import Delete, Put, Update, Write, request, statement
 
 CONNECTIONS_MAX: Final = 16
@@ -136,11 +134,10 @@ class Requests:
             max_pool_connections=CONNECTIONS_MAX,
             parameter_validation=False,
             retries={"total_max_attempts": 1},
-            http_session_cls=LimitedSession,
         )
         try:
             self._client = await self._stack.enter_async_context(
-                aioboto3.Session(botocore_session=_Aws()).client(
+                aioboto3.Session(botocore_session=Session()).client(
                     "dynamodb",
                     region_name=self._region,
                     endpoint_url=self._endpoint,
@@ -334,28 +331,6 @@ class Requests:
         if answer:
             headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             self.clock.observe(headers.get("date"), asked_at, self.clock.monotonic())
-
-
-class _Aws(AioSession):  # type: ignore[misc] # it has no types
-    """A session of the driver, also for the clients by which the driver itself gets credentials, such as that of STS."""
-
-    def create_client(self, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        config = config or AioConfig()
-        config.http_session_cls = _Http
-        return super().create_client(*args, config=config, **kwargs)
-
-
-class _Http(AIOHTTPSession):  # type: ignore[misc] # it has no types
-    """HTTP that verifies host names. The driver's own leaves that to another library, which it does not use."""
-
-    def _get_ssl_context(self) -> Any:
-        context = super()._get_ssl_context()
-        context.check_hostname = True
-        return context
-
-    def _setup_proxy_ssl_context(self, proxy_url: Any) -> Any:
-        # Without a context, the driver verifies nothing at all.
-        return super()._setup_proxy_ssl_context(proxy_url) or self._get_ssl_context()
 
 
 class _ConditionError(Exception):
