@@ -24,7 +24,7 @@ DAY = 86_400 * SECOND
 
 YEARLY = "0 12 24 12 *"
 
-LETTER = "dead-1"
+DEAD_LETTER = "dead-1"
 
 
 class HostileRemote(Remote):
@@ -134,18 +134,18 @@ def forged(world, *, namespace="shop", pool="default", handler="pay", name="payr
     return replace(record, **fields)
 
 
-def forged_letter(world, home, args=b'{"to":"attacker"}', **fields):
+def forged_dead_letter(world, home, args=b'{"to":"attacker"}', **fields):
     """Return a dead letter of the record *home*, with forged arguments."""
     spec = Spec(home.spec.schedule, args, Policies())
-    letter = replace(
+    dead_letter = replace(
         home,
-        key=home.key._replace(occurrence=LETTER),
+        key=home.key._replace(occurrence=DEAD_LETTER),
         spec=spec,
         claimable_at=None,
         due_at=world.now,
         state=State(started=Started(world.now, world.now)),
     )
-    return replace(letter, **fields)
+    return replace(dead_letter, **fields)
 
 
-__all__ = ["CLUSTER", "DAY", "LETTER", "YEARLY", "Tenants", "forged", "forged_letter"]
+__all__ = ["CLUSTER", "DAY", "DEAD_LETTER", "YEARLY", "Tenants", "forged", "forged_dead_letter"]

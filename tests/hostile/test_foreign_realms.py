@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tests.controller.world import TASKS
-from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_letter
+from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_dead_letter
 
 HOME = f"{CLUSTER}/shop/default"
 
@@ -29,7 +29,7 @@ def attacked(world, *records):
 
 def test_a_record_on_the_database_of_another_tenant_is_not_carried_over(world):
     home = forged(world, due_at=world.now, version=2**63 - 1, fence=2**63 - 1)
-    attacked(world, home, forged_letter(world, home))
+    attacked(world, home, forged_dead_letter(world, home))
 
     world.task("shop", args={"to": "staff"})
     world.settle()
@@ -43,15 +43,15 @@ def test_a_record_on_the_database_of_another_tenant_is_not_carried_over(world):
 
 def test_a_record_on_the_database_of_another_tenant_is_left_as_it_is(world):
     home = forged(world)
-    letter = forged_letter(world, home)
-    attacked(world, home, letter)
+    dead_letter = forged_dead_letter(world, home)
+    attacked(world, home, dead_letter)
 
     world.task("shop")
     world.settle()
     world.api.remove(TASKS, "shop/payroll")
     world.settle()
 
-    assert list(world.on("billing").values()) == [home, letter]
+    assert list(world.on("billing").values()) == [home, dead_letter]
 
 
 def test_a_database_that_refuses_writes_delays_no_task_of_another_tenant(world):

@@ -1,4 +1,4 @@
-"""A task moves only from a database that the API server names, and takes along only what it may have left there."""
+"""A task moves only from a database that its status lists, and carries over only plausible records."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 
 from pyncette.core.record import Counts, Owner, State, Summary, replace
 from tests.controller.world import POOLS, TASKS
-from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_letter
+from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_dead_letter
 
 REALM = f"{CLUSTER}/shop/default"
 EVERYBODY = ["shop", "billing"]
@@ -84,11 +84,11 @@ def test_a_task_moves_with_its_history_from_the_database_that_its_status_lists(w
     assert events(world) == []
 
 
-def test_a_forged_record_on_a_shared_database_is_not_taken_along_but_stopped(world):
+def test_a_forged_record_on_a_shared_database_is_not_carried_over_but_stopped(world):
     home = forged(world, due_at=world.now, claimable_at=world.now, state=State(owner=Owner("x", 9, "x")))
     (before,) = world.on("first").values()
 
-    world.put("second", home, forged_letter(world, home))
+    world.put("second", home, forged_dead_letter(world, home))
     world.settle()
 
     assert list(world.on("first").values()) == [before]
@@ -99,10 +99,10 @@ def test_a_forged_record_on_a_shared_database_is_not_taken_along_but_stopped(wor
     assert '"second"' in events(world)[0]
 
 
-def test_a_forged_record_that_was_there_before_its_task_is_not_taken_along(world_of):
+def test_a_forged_record_that_was_there_before_its_task_is_not_carried_over(world_of):
     world = world_of()
     home = forged(world, due_at=world.now, version=2**62)
-    world.put("second", home, forged_letter(world, home))
+    world.put("second", home, forged_dead_letter(world, home))
     world.start()
     world.run(10)
 
@@ -163,10 +163,10 @@ def test_a_forged_due_time_on_the_database_that_a_task_leaves_makes_nothing_due_
 
     (record,) = world.on("second").values()
     assert record.due_at > world.now + DAY
-    assert "due at a time" in events(world)[0]
+    assert "its due time is not in its schedule" in events(world)[0]
 
 
-def test_a_finished_one_off_does_not_run_again_if_its_record_is_not_taken_along(world_of):
+def test_a_finished_one_off_does_not_run_again_if_its_record_is_not_carried_over(world_of):
     world = world_of()
     world.pool("shop", "other", backend="second")
     world.task("shop", schedule=None, executeAt="2030-01-01T08:00:05Z")

@@ -61,7 +61,7 @@ class Reason(Enum):
     # Of records on a database that others may write to.
     NOT_CARRIED_OVER = (
         "NotCarriedOver",
-        "A record of the task on another database was not taken along: the status does not list that database, or the record is not valid.",
+        "A record of the task on another database was not carried over: the status does not list that database, or the record is not valid.",
         "Warning",
     )
 

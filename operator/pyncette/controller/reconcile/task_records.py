@@ -391,7 +391,7 @@ def _is_over(
     """
     Return whether a one-off must not be due if its record is created anew.
 
-    Its status says that it is over. If a record *elsewhere* is not taken along, or only in part, it is enough that the time
+    Its status says that it is over. If a record *elsewhere* is not carried over, or only in part, it is enough that the time
     has passed and that the status reports no next one.
     """
     if is_over(status, stored["metadata"].get("generation", 0)):

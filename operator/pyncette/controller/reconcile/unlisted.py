@@ -1,4 +1,4 @@
-"""Stops unlisted records, and reports those of which a move has not taken everything along."""
+"""Stops unlisted records, and reports records that a move did not carry over."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class UnlistedRecords:
 
     def _warn(self, task: ObjectName, backend: str, why: str) -> None:
         logger.warning(
-            "did not take a record along from another database",
+            "did not carry over a record from another database",
             extra={"task": str(task), "backend": backend, "reason": why},
         )
-        message = f'A record of the task on the backend "{backend}" was not taken along: {why}.'
+        message = f'A record of the task on the backend "{backend}" was not carried over: {why}.'
         self._report(task, EventContent(Reason.NOT_CARRIED_OVER, "Warning", message, backend))
 
     def _log(self, what: str, observed: ObservedRecord, error: Exception) -> None:
