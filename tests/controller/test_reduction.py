@@ -15,7 +15,7 @@ from pyncette.controller.cluster.reduction import (
     large_parts,
     read_reduced,
     reduced,
-    without,
+    without_parts,
 )
 from pyncette.controller.cluster.watch_session import reduced_event, reduced_list
 from pyncette.resources.arguments import ARGS_BYTES_MAX
@@ -165,8 +165,8 @@ def test_a_large_part_can_be_left_out_and_read_again():
     )
 
     assert large_parts(small) == large_parts(excessive) == {}
-    assert size_of(without(large, large_parts(large))) < SMALL
-    assert is_incomplete(TASKS, without(large, large_parts(large)))
+    assert size_of(without_parts(large, large_parts(large))) < SMALL
+    assert is_incomplete(TASKS, without_parts(large, large_parts(large)))
     assert not is_incomplete(TASKS, large)
     assert not is_incomplete(TASKS, excessive)
 

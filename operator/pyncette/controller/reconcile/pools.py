@@ -21,7 +21,7 @@ from pyncette.controller.cluster.api import (
     Reference,
     RefusedError,
 )
-from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
 from pyncette.controller.reconcile.mirrored import Mirrored
@@ -203,7 +203,7 @@ class Pools:
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
-        stored = await complete(self._api, self._objects, POOLS, name, held)
+        stored = await read_whole(self._api, self._objects, POOLS, name, held)
         if stored is None:
             return None
         pool = read_reduced(POOLS, PyncetteWorkerPool, stored)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
@@ -110,7 +110,7 @@ class Tasks:
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
             return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
-        stored = await complete(self._api, self._objects, TASKS, name, stored)
+        stored = await read_whole(self._api, self._objects, TASKS, name, stored)
         if stored is None:
             return None
         task = read_reduced(TASKS, PyncetteTask, stored)
