@@ -223,8 +223,8 @@ class Mirrored:
         place = backend.store_name  # it may become another one meanwhile
         names = self._names_of(place)
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
-        opened = await self.realms.opened(place, ledger.store)
-        present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
+        registered = await self.realms.read_registered(place, ledger.store)
+        present = self._present(place, [*sorted(with_pool), *sorted(registered - with_pool)])
         budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
         found: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
         scanned: set[ObjectName] = set()
@@ -290,7 +290,7 @@ class Mirrored:
             backend, ledger, partitions, workers, found, budget
         )
         if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-            await self.realms.open(backend, ledger, realm)
+            await self.realms.register(backend, ledger, realm)
         if has_pool:
             instances = await self._instances_waiting(backend, pool, ledger, partitions, templates)
             waiting = waiting.with_more(*instances)

@@ -131,7 +131,7 @@ class Pools:
         return PoolLocation(realm, observed, found)
 
     def _access(self, backend: str, namespace: str) -> Access:
-        """Return how pools in *namespace* stand to *backend*."""
+        """Return the access of pools in *namespace* to *backend*."""
         access = self._backends.access(backend, namespace)
         if access is Access.OPEN and self._mirrored.is_overfull(
             self._backends.store_name(backend), namespace

@@ -22,16 +22,16 @@ from pyncette.mirror.rules import MirrorResult, Step
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 10.0
-"""How long a pass waits for the database of an unlisted record, which may belong to somebody else."""
+"""Time limit for the database of an unlisted record, which may belong to another team."""
 
 
 class UnlistedRecords:
     """
     The records of tasks on databases that their statuses do not list.
 
-    Such a record is stopped like that of a deleted task, and removed after the same *grace*: it may be the task's own, if
-    a status was lost. *report* is called with the content of an Event about a task. No error of a database with unlisted
-    records fails the pass over their task.
+    Such a record is stopped like that of a deleted task, and removed after the same *grace*. If a status was lost, it may
+    be the task's own. *report* is called with the content of an Event about a task. An error of a database with unlisted
+    records never fails the pass over their task.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class UnlistedRecords:
         self._report = report
 
     async def stop(self, task: ObjectName, unlisted: Sequence[ObservedRecord]) -> None:
-        """Stop the *unlisted* records of *task* that run, and remove those that were stopped longer ago than the grace."""
+        """Stop the active *unlisted* records of *task*, and remove those that were stopped longer ago than the grace."""
         for observed in unlisted:
             ledger = self._pools.ledger(observed.backend)
             if ledger is None:
@@ -55,7 +55,7 @@ class UnlistedRecords:
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await self._stop(task, observed, ledger)
-            except Exception as error:  # noqa: BLE001 - whatever its database does, the task goes on elsewhere
+            except Exception as error:  # noqa: BLE001 - no fault of that database may stop the pass
                 self._log(
                     "could not stop a record that the status of its task does not list", observed, error
                 )
@@ -68,35 +68,35 @@ class UnlistedRecords:
             if result is not None and result.record is not None:
                 self._mirrored.note(observed.backend, result.record)
                 self._warn(task, observed.backend, "the status of the task does not list that database")
-        # As for deleted tasks: a template stays as long as it has instances, and they are not removed by that.
+        # As for deleted tasks, a template stays while it has instances. Its removal would not remove them.
         elif stopped_at <= ledger.clock.now() - self._grace and record.spec.partitions is None:
             result = await remove_stopped(ledger, record, self._grace)
             if result is not None and result.step is Step.REMOVED:
                 self._mirrored.forget(observed.backend, record.key, task)
 
-    def left_behind(
+    def note_removed(
         self, task: ObjectName, misplaced: Sequence[ObservedRecord], result: MirrorResult
     ) -> None:
-        """Record that the *misplaced* records of *task* were removed, as far as *result* says so."""
+        """Forget the *misplaced* records of *task*. Log those that could not be removed, and report those that were refused."""
         errors = {id(each.record): each.error for each in result.unremoved}
         for observed in misplaced:
             error = errors.get(id(observed.record))
             if error is None:
                 self._mirrored.forget(observed.backend, observed.record.key, task)
             else:
-                self._log("could not remove a record that its task has left behind", observed, error)
+                self._log("could not remove the old record of a task that moved", observed, error)
         if result.refused and misplaced:
             self._warn(task, misplaced[0].backend, "; ".join(result.refused))
 
-    def _warn(self, task: ObjectName, backend: str, why: str) -> None:
+    def _warn(self, task: ObjectName, backend: str, reason: str) -> None:
         logger.warning(
             "did not carry over a record from another database",
-            extra={"task": str(task), "backend": backend, "reason": why},
+            extra={"task": str(task), "backend": backend, "reason": reason},
         )
-        message = f'A record of the task on the backend "{backend}" was not carried over: {why}.'
+        message = f'A record of the task on the backend "{backend}" was not carried over: {reason}.'
         self._report(task, EventContent(Reason.NOT_CARRIED_OVER, "Warning", message, backend))
 
-    def _log(self, what: str, observed: ObservedRecord, error: Exception) -> None:
+    def _log(self, message: str, observed: ObservedRecord, error: Exception) -> None:
         backend = self._pools.backend(observed.backend)
         if backend is not None:
-            log_failure(what, backend, error)
+            log_failure(message, backend, error)
